@@ -1,0 +1,113 @@
+//! The command line: flags, subcommands and their help texts.
+//!
+//! In: the process's arguments. Out: a `Cli`; clap itself answers `--help`, `--version` and a
+//! flag that it does not know (exit code 2). The flags that override the configuration are
+//! `config::Flags`, because they are one of its sources. Nothing here reads a file.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Flags};
+
+const EXAMPLES: &str = "\
+Examples:
+  ringway                                          the file config.toml, or the defaults
+  ringway --config /etc/ringway.toml               another file
+  ringway --port 8080 --upstream http://10.0.0.1   no file at all
+  ringway check --config new.toml                  is this file usable?";
+
+/// An `io_uring` HTTP/1.1 reverse proxy
+#[derive(Debug, Parser)]
+#[command(name = "ringway", version, about, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Configuration file [default: config.toml if it exists]
+    #[arg(long, short, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub flags: Flags,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do; without one, run the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Read and verify the configuration, then exit with 0 (usable) or 2 (not usable)
+    Check,
+}
+
+impl Cli {
+    /// The configuration that these arguments select.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.config.as_deref(), &self.flags)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("ringway").chain(arguments.iter().copied()))
+    }
+
+    #[test]
+    fn the_definition_has_no_contradiction() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_one_line_mode_is_read() {
+        let line = [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--upstream",
+            "http://a:1",
+            "--upstream",
+            "http://b:2",
+            "--workers",
+            "3",
+        ];
+        let cli = parse(&line).unwrap();
+        assert_eq!(cli.command, None);
+        assert_eq!(cli.config, None);
+        assert_eq!(
+            cli.flags,
+            Flags {
+                host: Some("127.0.0.1".to_owned()),
+                port: Some(0),
+                upstream: vec!["http://a:1".to_owned(), "http://b:2".to_owned()],
+                workers: Some(3),
+            }
+        );
+    }
+
+    #[test]
+    fn flags_stand_before_or_after_the_subcommand() {
+        for line in [["--config", "a.toml", "check"], ["check", "--config", "a.toml"]] {
+            let cli = parse(&line).unwrap();
+            assert_eq!(cli.command, Some(Command::Check));
+            assert_eq!(cli.config, Some(PathBuf::from("a.toml")));
+        }
+    }
+
+    #[test]
+    fn a_flag_that_cannot_be_read_exits_with_two() {
+        for line in [
+            &["--port", "70000"][..],
+            &["--port", "http"],
+            &["--workers", "-1"],
+            &["--prot", "1"],
+            &["chekc"],
+            &["--upstream"],
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+}

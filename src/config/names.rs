@@ -1,0 +1,133 @@
+//! Names and addresses in the configuration: which texts are hosts, origins and paths.
+//!
+//! In: text from the file or a flag. Out: its parts, or `None`; each `_FORM` says in words what
+//! would have been accepted. Syntax only: whether a name exists is for `upstream::resolve`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::HostPattern;
+
+/// RFC 1035 §2.3.4, without the root's dot.
+const NAME_BYTES_MAX: usize = 253;
+const LABEL_BYTES_MAX: usize = 63;
+
+pub(super) const ORIGIN_FORM: &str = "a URL of the form http://HOST:PORT without a path";
+pub(super) const LISTEN_FORM: &str =
+    "an address and port such as \"0.0.0.0:8000\" or \"[::]:8000\"";
+pub(super) const ADDRESS_FORM: &str =
+    "an IP address such as \"0.0.0.0\" or \"::\", or \"localhost\"";
+pub(super) const NETWORK_FORM: &str = "a network such as \"10.0.0.0/8\" or \"fd00::/8\"";
+pub(super) const ROUTE_HOST_FORM: &str =
+    "a host name without a port, \"*.\" and a host name, or \"\" for any";
+pub(super) const ROUTE_PATH_FORM: &str =
+    "a path that begins with / and has no query, fragment or space";
+pub(super) const HOST_POLICY_FORM: &str =
+    "\"pass\", \"origin\" or a host name with or without a port";
+
+pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
+    if text.eq_ignore_ascii_case("localhost") {
+        return Some(Ipv4Addr::LOCALHOST.into());
+    }
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    match bare {
+        Some(bare) => bare.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        None => text.parse().ok(),
+    }
+}
+
+pub(super) fn parse_listen(text: &str) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    let host = host.eq_ignore_ascii_case("localhost").then_some(Ipv4Addr::LOCALHOST)?;
+    Some(SocketAddr::new(host.into(), port.parse().ok()?))
+}
+
+/// The host without brackets and the port, or what was expected.
+pub(super) fn parse_origin(url: &str) -> Result<(String, u16), &'static str> {
+    let (scheme, rest) = url.split_once("://").ok_or(ORIGIN_FORM)?;
+    if scheme.eq_ignore_ascii_case("https") {
+        return Err("an http:// URL: origins are spoken to without TLS");
+    }
+    if !scheme.eq_ignore_ascii_case("http") {
+        return Err(ORIGIN_FORM);
+    }
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.contains(['/', '?', '#']) {
+        return Err("a URL without a path: http://HOST:PORT");
+    }
+    if authority.contains('@') {
+        return Err("a URL without a user or password: http://HOST:PORT");
+    }
+    let (host, port) = split_authority(authority).ok_or(ORIGIN_FORM)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    Ok((host, port.unwrap_or(80)))
+}
+
+/// `host`, `host:port`, `[v6]` or `[v6]:port`, with a host that can exist.
+pub(super) fn split_authority(text: &str) -> Option<(&str, Option<u16>)> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let port = match port {
+        // `parse` would take "+80".
+        Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some(port.parse().ok().filter(|port| *port != 0)?)
+        }
+        Some(_) => return None,
+        None => None,
+    };
+    is_host(host).then_some((host, port))
+}
+
+pub(super) fn authority(host: &str, port: u16) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    if port == 80 { host } else { format!("{host}:{port}") }
+}
+
+pub(super) fn host_pattern(text: &str) -> Option<HostPattern> {
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    if text.is_empty() {
+        return Some(HostPattern::Any);
+    }
+    match name.strip_prefix("*.") {
+        Some(suffix) => is_host(suffix).then(|| HostPattern::Suffix(format!(".{suffix}"))),
+        None => is_host(&name).then_some(HostPattern::Exact(name)),
+    }
+}
+
+/// A name, an IPv4 address or an IPv6 address in brackets.
+fn is_host(text: &str) -> bool {
+    if let Some(bare) = text.strip_prefix('[') {
+        return bare.strip_suffix(']').is_some_and(|bare| bare.parse::<Ipv6Addr>().is_ok());
+    }
+    let is_label = |label: &str| {
+        (1..=LABEL_BYTES_MAX).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    // "10.0.0.256" is a slip in an address, not a name: no top-level domain is a number.
+    let is_number = !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number {
+        return text.parse::<Ipv4Addr>().is_ok();
+    }
+    text.len() <= NAME_BYTES_MAX && text.split('.').all(is_label)
+}
+
+pub(super) fn is_route_path(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'?' && byte != b'#';
+    text.starts_with('/') && text.bytes().all(is_plain)
+}
+
+pub(super) fn is_upstream_name(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
+/// RFC 9110 §5.6.2.
+pub(super) fn is_token(text: &str) -> bool {
+    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_tchar)
+}

@@ -1,0 +1,245 @@
+//! One client connection: a request, an answer, and so on until one side has had enough.
+//!
+//! In goes an accepted socket; the task reads heads, hands each to [`exchange`], and ends the
+//! connection for exactly one reason ([`Close`]). A connection that rests for a second gives its
+//! buffers back and waits on a poll: what it then holds is a small task and a deadline.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::exchange::{self, After};
+use crate::fault::{Close, Fault};
+use crate::http::Version;
+use crate::http::head::{HeadError, RequestHead, ResponseHead};
+use crate::http::rewrite::ConnectionOut;
+use crate::ring::{HeadBuffer, Socket, Waited, clock};
+use crate::worker::{Seat, Worker};
+
+/// Silence after which a connection gives its buffers back. A busy client is never that slow, and
+/// a resting one costs a turn of the loop more when it wakes.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
+/// Serves one client connection to its end.
+pub async fn serve(
+    worker: Rc<Worker>,
+    socket: Socket,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) {
+    let seat = worker.seat(&socket, permit);
+    if let Err(error) = socket.set_options(worker.config.pool.tcp_keepalive) {
+        tracing::debug!("a client's socket could not be set up: {error}");
+        return;
+    }
+    let mut is_new = true;
+    let close = loop {
+        // Boxed so that a resting connection's task does not carry the room for a busy one.
+        match Box::pin(converse(&worker, &socket, peer, &mut is_new)).await {
+            Pause::Closed(close) => break close,
+            Pause::Resting => {}
+        }
+        if let Err(close) = rest(&worker, &socket, &seat, is_new).await {
+            break close;
+        }
+    };
+    finish(&worker, &socket, close).await;
+}
+
+/// Waits for the next request without holding a buffer.
+async fn rest(worker: &Worker, socket: &Socket, seat: &Seat, is_new: bool) -> Result<(), Close> {
+    if worker.is_draining.get() {
+        return Err(Close::Stopping);
+    }
+    let timeouts = &worker.config.timeouts;
+    let limit = if is_new { timeouts.client_head } else { timeouts.client_idle };
+    seat.set_resting(true);
+    let rested = socket.readable(&worker.deadlines, limit.saturating_sub(REST_AFTER)).await;
+    seat.set_resting(false);
+    match rested {
+        Ok(()) => Ok(()),
+        Err(Waited::Expired) => Err(Close::Idle),
+        Err(Waited::Interrupted) => Err(Close::Stopping),
+        Err(Waited::Failed(_)) => Err(Close::ClientGone),
+    }
+}
+
+/// Why a conversation paused.
+enum Pause {
+    Resting,
+    Closed(Close),
+}
+
+/// What a client connection holds while it is busy.
+pub struct Client<'a> {
+    pub worker: &'a Worker,
+    pub socket: &'a Socket,
+    pub peer: SocketAddr,
+    /// What was received and not yet consumed; begins with the head of the request under way.
+    pub inbox: HeadBuffer,
+    pub request: RequestHead,
+    pub response: ResponseHead,
+    /// The client's address without its port, as the forwarding fields have it.
+    pub address_text: String,
+    pub is_trusted: bool,
+    /// Length of the request in the inbox, head and body, where all of it is there.
+    pub whole_bytes: Option<usize>,
+    /// The time at which the first byte of the head under way had arrived.
+    pub head_began_ms: u64,
+}
+
+async fn converse(
+    worker: &Rc<Worker>,
+    socket: &Socket,
+    peer: SocketAddr,
+    is_new: &mut bool,
+) -> Pause {
+    let address = peer.ip().to_canonical();
+    let mut client = Client {
+        worker,
+        socket,
+        peer,
+        inbox: worker.heads.lease(),
+        request: RequestHead::new(),
+        response: ResponseHead::new(),
+        address_text: address.to_string(),
+        is_trusted: is_trusted(worker, address),
+        whole_bytes: None,
+        head_began_ms: 0,
+    };
+    loop {
+        match client.next_head(*is_new).await {
+            Next::Head => *is_new = false,
+            Next::Rest => return Pause::Resting,
+            Next::Close(close) => return Pause::Closed(close),
+            Next::Fault(fault) => {
+                exchange::refuse_head(&mut client, fault).await;
+                return Pause::Closed(Close::Refused);
+            }
+        }
+        match exchange::run(&mut client).await {
+            After::Reuse => {}
+            After::Close(close) => return Pause::Closed(close),
+        }
+    }
+}
+
+fn is_trusted(worker: &Worker, address: IpAddr) -> bool {
+    worker.config.server.trusted_proxies.contains(address)
+}
+
+/// What came instead of, or as, the next request.
+enum Next {
+    Head,
+    /// Nothing for a second.
+    Rest,
+    Close(Close),
+    Fault(Fault),
+}
+
+impl Client<'_> {
+    /// Reads until a whole head is in the inbox.
+    async fn next_head(&mut self, is_new: bool) -> Next {
+        self.request.reset();
+        self.whole_bytes = None;
+        self.head_began_ms = if self.inbox.is_empty() { 0 } else { clock::coarse_ms() };
+        loop {
+            if !self.inbox.is_empty() {
+                match self.request.parse(self.inbox.filled(), &self.worker.head_limits) {
+                    Ok(true) => return Next::Head,
+                    Ok(false) => {}
+                    Err(error) => return Next::Fault(Fault::ClientHead(error)),
+                }
+            }
+            if !self.inbox.make_room(self.worker.head_limits.head_bytes) {
+                return Next::Fault(Fault::ClientHead(HeadError::HeadTooLarge));
+            }
+            let limit = self.head_patience();
+            if limit.is_zero() {
+                return Next::Fault(Fault::ClientHeadTimeout);
+            }
+            match self.receive(limit).await {
+                Ok(0) if self.inbox.is_empty() && is_new => return Next::Close(Close::ClientGone),
+                Ok(0) if self.inbox.is_empty() => return Next::Close(Close::ClientDone),
+                Ok(0) => return Next::Fault(Fault::ClientGone),
+                Ok(_) if self.head_began_ms == 0 => self.head_began_ms = clock::coarse_ms(),
+                Ok(_) | Err(Waited::Interrupted) => {}
+                Err(Waited::Expired) if self.inbox.is_empty() => return Next::Rest,
+                Err(Waited::Expired) => return Next::Fault(Fault::ClientHeadTimeout),
+                Err(Waited::Failed(_)) => return Next::Close(Close::ClientGone),
+            }
+        }
+    }
+
+    /// How the client is told that its connection goes on.
+    pub fn kept_alive(&self) -> ConnectionOut {
+        match self.request.version {
+            Version::Http10 => ConnectionOut::KeepAlive,
+            Version::Http11 => ConnectionOut::Implicit,
+        }
+    }
+
+    /// How long the next piece of the head may take: all of it has one deadline.
+    fn head_patience(&self) -> Duration {
+        if self.head_began_ms == 0 {
+            return REST_AFTER;
+        }
+        let spent = clock::coarse_ms().saturating_sub(self.head_began_ms);
+        self.worker.config.timeouts.client_head.saturating_sub(Duration::from_millis(spent))
+    }
+
+    async fn receive(&mut self, limit: Duration) -> Result<usize, Waited> {
+        let spare = self.worker.heads.none();
+        let inbox = std::mem::replace(&mut self.inbox, spare);
+        let (result, inbox) = self.socket.recv(inbox, &self.worker.deadlines, limit).await;
+        self.inbox = inbox;
+        result
+    }
+}
+
+/// Ends the connection in the way its reason asks for.
+async fn finish(worker: &Worker, socket: &Socket, close: Close) {
+    match close {
+        Close::Refused => linger(worker, socket).await,
+        Close::Answered => {
+            // Unread input would turn the close into a reset, which can take the answer's tail
+            // with it (RFC 9112 §9.6).
+            if matches!(socket.try_peek(&mut [0]), Ok(1..)) {
+                linger(worker, socket).await;
+            }
+        }
+        Close::Cut
+        | Close::ClientDone
+        | Close::Idle
+        | Close::ClientGone
+        | Close::Stopping => {}
+    }
+    tracing::trace!(?close, "a client connection ended");
+}
+
+/// How long, and for how many bytes, a refused client may go on sending.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_SILENCE: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+
+/// Says that nothing more will come and throws away what the client still sends, so that it gets to
+/// read the answer (RFC 9112 §9.6).
+async fn linger(worker: &Worker, socket: &Socket) {
+    socket.finish_sending();
+    let began = Instant::now();
+    let mut discarded = 0;
+    while discarded < LINGER_BYTES && began.elapsed() < LINGER && !worker.is_draining.get() {
+        match socket.try_discard(LINGER_BYTES) {
+            Ok(0) => return,
+            Ok(count) => discarded += count,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                if socket.readable(&worker.deadlines, LINGER_SILENCE).await.is_err() {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}

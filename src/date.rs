@@ -1,0 +1,90 @@
+//! The `Date` field's value, rendered once a second.
+//!
+//! In goes the clock; out comes an IMF-fixdate (RFC 9110 §5.6.7), 29 bytes. No allocation.
+
+use std::cell::Cell;
+
+use crate::ring::clock;
+
+/// Length of an IMF-fixdate in bytes.
+pub const DATE_BYTES: usize = 29;
+
+/// The value for the current second.
+pub struct DateLine {
+    second: Cell<u64>,
+    text: Cell<[u8; DATE_BYTES]>,
+}
+
+impl DateLine {
+    pub fn new() -> Self {
+        let now = clock::unix_seconds();
+        Self { second: Cell::new(now), text: Cell::new(render(now)) }
+    }
+
+    pub fn now(&self) -> [u8; DATE_BYTES] {
+        let now = clock::unix_seconds();
+        if self.second.replace(now) != now {
+            self.text.set(render(now));
+        }
+        self.text.get()
+    }
+}
+
+const DAYS: [&[u8; 3]; 7] = [b"Thu", b"Fri", b"Sat", b"Sun", b"Mon", b"Tue", b"Wed"];
+const MONTHS: [&[u8; 3]; 12] = [
+    b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",
+];
+
+/// `second` counts from 1970-01-01T00:00:00Z, a Thursday.
+fn render(second: u64) -> [u8; DATE_BYTES] {
+    let (days, time) = (second / 86_400, second % 86_400);
+    let (year, month, day) = civil(days);
+    let mut text = *b"Thu, 01 Jan 1970 00:00:00 GMT";
+    text[0..3].copy_from_slice(DAYS[(days % 7) as usize]);
+    put_two(&mut text[5..7], day);
+    text[8..11].copy_from_slice(MONTHS[(month - 1) as usize]);
+    put_two(&mut text[12..14], year / 100);
+    put_two(&mut text[14..16], year % 100);
+    put_two(&mut text[17..19], time / 3600);
+    put_two(&mut text[20..22], time / 60 % 60);
+    put_two(&mut text[23..25], time % 60);
+    text
+}
+
+fn put_two(place: &mut [u8], number: u64) {
+    place[0] = b'0' + (number / 10) as u8;
+    place[1] = b'0' + (number % 10) as u8;
+}
+
+/// Year, month and day of a day number, by H. Hinnant's `civil_from_days`: years begin in March, so
+/// that the leap day comes last.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_rendered_as_rfc_9110_shows_them() {
+        for (second, text) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (951_782_399, "Mon, 28 Feb 2000 23:59:59 GMT"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
+        ] {
+            assert_eq!(std::str::from_utf8(&render(second)), Ok(text));
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The answer on its way to the client: head, body, and what becomes of both connections.
+//!
+//! In goes a final response head with what came behind it; out comes whether the client's
+//! connection goes on. The origin's connection goes back to its pool as soon as the answer has been
+//! read to its end, before a slow client has taken it. An answer that its origin cuts short is cut
+//! short for the client too, in a way that cannot be taken for its end.
+
+
+use crate::answer::send_rest;
+use crate::connection::Client;
+use crate::exchange::{After, Failed, RequestBody};
+use crate::fault::{Close, Fault};
+use crate::http::chunked::{ChunkScanner, LAST_CHUNK};
+use crate::http::rewrite::{self, BodyOut, ConnectionOut, ResponseRewrite};
+use crate::http::{BodyLength, Version};
+use crate::record::Record;
+use crate::relay::{Broken, Decoder, Encoding, Patience, Transfer};
+use crate::ring::{HeadBuffer, Socket};
+use crate::upstream::pool::Lease;
+use crate::worker::Worker;
+
+/// How an answer is to be passed on.
+struct Plan {
+    body: BodyOut,
+    encoding: Encoding,
+    decoder: Decoder,
+    connection: ConnectionOut,
+}
+
+impl Plan {
+    fn of(client: &Client<'_>, is_uploaded: bool) -> Self {
+        let is_modern = client.request.version == Version::Http11;
+        let (body, encoding, decoder) = match (client.response.body, is_modern) {
+            (BodyLength::Empty, _) => (BodyOut::Empty, Encoding::AsIs, Decoder::Sized(0)),
+            (BodyLength::Exact(n), _) => (BodyOut::AsIs, Encoding::AsIs, Decoder::Sized(n)),
+            (BodyLength::Chunked, true) => {
+                (BodyOut::AsIs, Encoding::AsIs, Decoder::Chunked(ChunkScanner::new()))
+            }
+            // HTTP/1.0 knows no chunks: the payload ends with the connection.
+            (BodyLength::Chunked, false) => {
+                (BodyOut::UntilClose, Encoding::Payload, Decoder::Chunked(ChunkScanner::new()))
+            }
+            (BodyLength::UntilClose, true) => {
+                (BodyOut::Chunked, Encoding::Chunked, Decoder::UntilClose)
+            }
+            (BodyLength::UntilClose, false) => {
+                (BodyOut::UntilClose, Encoding::AsIs, Decoder::UntilClose)
+            }
+        };
+        let is_last = matches!(body, BodyOut::UntilClose)
+            || !client.request.is_persistent
+            || !is_uploaded
+            || client.worker.is_draining.get();
+        let connection = if is_last { ConnectionOut::Close } else { client.kept_alive() };
+        Self { body, encoding, decoder, connection }
+    }
+
+    fn is_last(&self) -> bool {
+        matches!(self.connection, ConnectionOut::Close)
+    }
+}
+
+/// Passes the answer in `client.response`, whose bytes begin `buffer`, on to the client.
+pub(crate) async fn deliver(
+    client: &mut Client<'_>,
+    lease: Lease,
+    mut buffer: HeadBuffer,
+    body: &RequestBody,
+    is_uploaded: bool,
+    record: &mut Record,
+) -> Result<After, Failed> {
+    let worker = client.worker;
+    let mut plan = Plan::of(client, is_uploaded);
+    let head_bytes = client.response.bytes;
+    let sent = worker.send_built(client.socket, |out| {
+        let how = ResponseRewrite {
+            body: plan.body,
+            connection: plan.connection,
+            date: &worker.date.now(),
+            via: None,
+        };
+        rewrite::response(out, &client.response, buffer.filled(), &how);
+        let behind_head = &buffer.filled()[head_bytes..];
+        if plan.decoder.is_done() {
+            return Ok((0, out.len()));
+        }
+        let decoded = plan.encoding.append(&mut plan.decoder, behind_head, out)?;
+        Ok((decoded.used, out.len()))
+    });
+    // A chunk that is bad right behind the head is refused as long as nothing has been sent.
+    let ((used, out_bytes), rest) = match sent {
+        Ok(sent) => sent,
+        Err(Ok(error)) => return Err(Fault::OriginChunk(error).into()),
+        Err(Err(_)) => return Ok(gone(record, Fault::ClientGone)),
+    };
+    record.sent(out_bytes as u64);
+    buffer.consume(head_bytes + used);
+    let may_reuse = client.response.is_persistent && is_uploaded && buffer.is_empty();
+    let after = if plan.is_last() { last(is_uploaded) } else { After::Reuse };
+    if plan.decoder.is_done() {
+        if may_reuse {
+            lease.give_back_with(buffer);
+        } else {
+            drop(lease);
+        }
+        if let Some(rest) = rest
+            && let Err(fault) = send_rest(client, &rest).await
+        {
+            return Ok(gone(record, fault));
+        }
+    } else {
+        drop(buffer);
+        if let Some(rest) = rest
+            && let Err(fault) = send_rest(client, &rest).await
+        {
+            return Ok(gone(record, fault));
+        }
+        match pass_body(client.worker, client.socket, lease.socket(), &plan).await {
+            Ok(moved) => record.sent(moved),
+            Err(broken) => return Ok(cut(client, &broken, record)),
+        }
+        if may_reuse && plan.encoding != Encoding::Chunked {
+            lease.give_back();
+        }
+    }
+    if let (After::Reuse, Some(whole)) = (after, whole_bytes(client, body)) {
+        client.inbox.consume(whole);
+    }
+    Ok(after)
+}
+
+/// Head and body of the request, as far as they are still in the inbox.
+fn whole_bytes(client: &Client<'_>, body: &RequestBody) -> Option<usize> {
+    Some(client.request.bytes + body.in_inbox).filter(|bytes| *bytes <= client.inbox.len())
+}
+
+fn last(is_uploaded: bool) -> After {
+    After::Close(if is_uploaded { Close::Answered } else { Close::Refused })
+}
+
+async fn pass_body(
+    worker: &Worker,
+    client: &Socket,
+    origin: &Socket,
+    plan: &Plan,
+) -> Result<u64, Broken> {
+    let config = &worker.config;
+    let transfer = Transfer {
+        chunks: &worker.chunks,
+        deadlines: &worker.deadlines,
+        from: origin,
+        to: client,
+        patience: Patience { silence: config.timeouts.read, rate_min: 0 },
+        stall: config.timeouts.write,
+        operation_chunks: config.buffers.operation_chunks,
+        is_fixed: config.buffers.fixed_operations,
+        is_exact: false,
+        payload_bytes_max: u64::MAX,
+    };
+    let moved = transfer.run(plan.decoder, plan.encoding).await?;
+    if plan.encoding == Encoding::Chunked {
+        crate::relay::send_all(client, LAST_CHUNK, &worker.deadlines, config.timeouts.write)
+            .await
+            .map_err(|_| Broken::ToFailed)?;
+    }
+    Ok(moved)
+}
+
+fn gone(record: &mut Record, fault: Fault) -> After {
+    record.failed(fault);
+    After::Close(Close::ClientGone)
+}
+
+/// Ends a connection whose answer could not be completed. Where the end of the connection is the
+/// end of the body, only a reset says that this was not it.
+fn cut(client: &Client<'_>, broken: &Broken, record: &mut Record) -> After {
+    let (fault, close) = match broken {
+        Broken::FromEnded | Broken::FromFailed => (Fault::OriginTruncated, Close::Cut),
+        Broken::FromExpired => (Fault::OriginReadTimeout, Close::Cut),
+        Broken::Framing(error) => (Fault::OriginChunk(*error), Close::Cut),
+        Broken::TooLarge => (Fault::Internal, Close::Cut),
+        Broken::Interrupted => (Fault::Stopping, Close::Cut),
+        Broken::ToExpired => (Fault::ClientWriteTimeout, Close::ClientGone),
+        Broken::ToFailed => (Fault::ClientGone, Close::ClientGone),
+    };
+    record.failed(fault);
+    client.socket.reset_on_close();
+    After::Close(close)
+}
+

@@ -1,0 +1,429 @@
+//! One request, one answer, one record: the story of an exchange, straight down the page.
+//!
+//! In goes a client with a request head in its inbox; out comes whether the connection goes on.
+//! Route, check out, send, wait, deliver. A request is repeated once, on a new connection, where
+//! a reused one died before any byte of an answer and nothing is lost by asking again.
+//!
+//! Everything that waits here has a deadline, and every failure is a [`Fault`], whose answer is
+//! chosen in one place.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::answer::{self, Served};
+use crate::config::HostPolicy;
+use crate::connection::Client;
+use crate::delivery;
+use crate::fault::{Close, Fault};
+use crate::http::chunked::ChunkScanner;
+use crate::http::head::HeadError;
+use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
+use crate::http::{BodyLength, Version};
+use crate::record::Record;
+use crate::relay::{self, Broken, Decoder, Encoding, Patience, Transfer};
+use crate::ring::net::{Either, first_of, poll_now};
+use crate::ring::{HeadBuffer, Socket, Waited};
+use crate::route::Route;
+use crate::upstream::pool::Lease;
+use crate::worker::Worker;
+
+/// What becomes of the client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    Reuse,
+    Close(Close),
+}
+
+/// Carries one exchange out.
+pub async fn run(client: &mut Client<'_>) -> After {
+    let mut record = Record::begin(client);
+    let after = match forward(client, &mut record).await {
+        Ok(after) => after,
+        Err(fault) => answer::refuse(client, fault, &mut record).await,
+    };
+    record.write(client);
+    after
+}
+
+/// Answers a head that could not be taken.
+pub async fn refuse_head(client: &mut Client<'_>, fault: Fault) {
+    let mut record = Record::begin(client);
+    answer::refuse(client, fault, &mut record).await;
+    record.write(client);
+}
+
+async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, Fault> {
+    let worker = client.worker;
+    if let Served::Here(after) = answer::own(client, record).await? {
+        return Ok(after);
+    }
+    let body = RequestBody::in_inbox(client)?;
+    let head = &client.request;
+    client.whole_bytes = body.is_whole().then_some(head.bytes + body.in_inbox);
+    let text = client.inbox.filled();
+    let route = worker
+        .routes
+        .find(head.authority.of(text), head.path(text))
+        .ok_or(Fault::NoRoute)?;
+    let upstream = &worker.upstreams[route.upstream];
+    let mut is_repeated = false;
+    loop {
+        record.wait_for_pool();
+        let lease = upstream.checkout(&worker.pool, is_repeated).await?;
+        record.connected(upstream.name(), &lease);
+        let may_repeat = lease.is_reused && !is_repeated;
+        match attempt(client, lease, route, &body, record).await {
+            Ok(after) => return Ok(after),
+            Err(Failed::Fault(fault)) => return Err(fault),
+            Err(Failed::Unsent) if may_repeat => is_repeated = true,
+            Err(Failed::Unanswered)
+                if may_repeat && body.is_whole() && client.request.method.is_idempotent() =>
+            {
+                is_repeated = true;
+            }
+            Err(Failed::Unsent | Failed::Unanswered) => return Err(Fault::OriginClosed),
+        }
+    }
+}
+
+/// How one attempt on one connection failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Failed {
+    /// The connection was dead: not a byte of the request went out.
+    Unsent,
+    /// The connection died before a byte of an answer.
+    Unanswered,
+    Fault(Fault),
+}
+
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+async fn attempt(
+    client: &mut Client<'_>,
+    mut lease: Lease,
+    route: Route,
+    body: &RequestBody,
+    record: &mut Record,
+) -> Result<After, Failed> {
+    let worker = client.worker;
+    send_request(client, &lease, route, body).await?;
+    lease.expect_reply();
+    let (client_socket, origin_socket) = (client.socket.clone(), lease.socket().clone());
+    let rest = std::pin::pin!(upload_rest(worker, &client_socket, &origin_socket, body.rest()));
+    let is_uploading = Cell::new(!body.is_whole());
+    let mut upload = Upload::new(rest, &client_socket, &origin_socket, &is_uploading);
+    let reply = upload.beside(read_reply(client, &mut lease, &is_uploading)).await;
+    if let Some(fault) = upload.fault() {
+        // The client's side failed, or the origin took nothing for too long: no answer will make
+        // sense any more, and the origin must not take what it has for the whole.
+        return Err(Failed::Fault(fault));
+    }
+    let buffer = match reply {
+        Ok(buffer) => buffer,
+        Err(failed) => {
+            upload.end().await;
+            return Err(failed);
+        }
+    };
+    record.answered(client.response.status);
+    let is_uploaded = !is_uploading.get();
+    let delivered = upload
+        .beside(delivery::deliver(client, lease, buffer, body, is_uploaded, record))
+        .await;
+    if is_uploading.get() {
+        // The answer was over before the request: the client is told to stop by the close.
+        upload.end().await;
+    }
+    record.uploaded(upload.moved_bytes());
+    delivered
+}
+
+/// What is known of the request's body when its head has been read.
+pub struct RequestBody {
+    /// Bytes of it that came with the head and are in the inbox behind it.
+    pub in_inbox: usize,
+    decoder: Decoder,
+}
+
+impl RequestBody {
+    /// Looks at what came with the head, so that a bad chunk is refused before anything of the
+    /// request has been forwarded.
+    fn in_inbox(client: &Client<'_>) -> Result<Self, Fault> {
+        let limit = client.worker.config.limits.body_bytes;
+        let mut decoder = match client.request.body {
+            BodyLength::Empty | BodyLength::UntilClose => Decoder::Sized(0),
+            BodyLength::Exact(bytes) if bytes > limit => return Err(Fault::ClientBodyTooLarge),
+            BodyLength::Exact(bytes) => Decoder::Sized(bytes),
+            BodyLength::Chunked => Decoder::Chunked(ChunkScanner::new()),
+        };
+        let behind_head = &client.inbox.filled()[client.request.bytes..];
+        let decoded = decoder.advance(behind_head).map_err(Fault::ClientChunk)?;
+        if matches!(decoder, Decoder::Chunked(scanner) if scanner.payload_bytes() > limit) {
+            return Err(Fault::ClientBodyTooLarge);
+        }
+        Ok(Self { in_inbox: decoded.used, decoder })
+    }
+
+    /// All of it came with the head.
+    pub fn is_whole(&self) -> bool {
+        self.decoder.is_done()
+    }
+
+    fn rest(&self) -> Option<Decoder> {
+        (!self.is_whole()).then_some(self.decoder)
+    }
+}
+
+/// Sends the head as the origin shall see it, with what of the body came with it.
+async fn send_request(
+    client: &Client<'_>,
+    lease: &Lease,
+    route: Route,
+    body: &RequestBody,
+) -> Result<(), Failed> {
+    let worker = client.worker;
+    let text = client.inbox.filled();
+    let head = &client.request;
+    let upstream = &worker.upstreams[route.upstream];
+    let host = match upstream.host() {
+        HostPolicy::Pass => HostRule::Pass,
+        HostPolicy::Fixed(host) => HostRule::Set(host.as_bytes()),
+        HostPolicy::Origin => upstream
+            .origin(lease.origin())
+            .map_or(HostRule::Pass, |origin| HostRule::Set(origin.authority.as_bytes())),
+    };
+    let how = RequestRewrite {
+        path: &route.sent_path(head.path(text)),
+        host,
+        via: worker.config.server.via.as_bytes(),
+        forwarded: ForwardedFor {
+            client: &client.address_text,
+            is_v6: client.address_text.contains(':'),
+            is_trusted: client.is_trusted,
+            proto: "http",
+        },
+    };
+    let built = worker.send_built(lease.socket(), |out| {
+        rewrite::request(out, head, text, &how);
+        out.extend_from_slice(&text[head.bytes..head.bytes + body.in_inbox]);
+        Ok::<_, Infallible>(())
+    });
+    let rest = match built {
+        Ok(((), rest)) => rest,
+        // Nothing went out; where the origin has said something before it closed (408, say), a new
+        // connection gets the same answer.
+        Err(Err(_)) => return Err(Failed::Unsent),
+        Err(Ok(never)) => match never {},
+    };
+    if let Some(rest) = rest {
+        let stall = worker.config.timeouts.write;
+        relay::send_all(lease.socket(), &rest, &worker.deadlines, stall).await.map_err(
+            |waited| match waited {
+                Waited::Expired => Failed::Fault(Fault::OriginWriteTimeout),
+                Waited::Interrupted => Failed::Fault(Fault::Stopping),
+                Waited::Failed(_) => Failed::Unanswered,
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Moves what of the request's body did not come with the head.
+async fn upload_rest(
+    worker: &Worker,
+    client: &Socket,
+    origin: &Socket,
+    rest: Option<Decoder>,
+) -> Result<u64, Broken> {
+    let Some(decoder) = rest else { return Ok(0) };
+    let config = &worker.config;
+    let transfer = Transfer {
+        chunks: &worker.chunks,
+        deadlines: &worker.deadlines,
+        from: client,
+        to: origin,
+        patience: Patience {
+            silence: config.timeouts.read,
+            rate_min: config.limits.min_body_rate,
+        },
+        stall: config.timeouts.write,
+        operation_chunks: config.buffers.operation_chunks,
+        is_fixed: config.buffers.fixed_operations,
+        is_exact: true,
+        payload_bytes_max: config.limits.body_bytes,
+    };
+    transfer.run(decoder, Encoding::AsIs).await
+}
+
+/// The upload beside the wait for, and the delivery of, the answer.
+struct Upload<'a, F> {
+    future: Pin<&'a mut F>,
+    client: &'a Socket,
+    origin: &'a Socket,
+    is_running: &'a Cell<bool>,
+    outcome: Option<Result<u64, Broken>>,
+}
+
+impl<'a, F: Future<Output = Result<u64, Broken>>> Upload<'a, F> {
+    fn new(
+        future: Pin<&'a mut F>,
+        client: &'a Socket,
+        origin: &'a Socket,
+        is_running: &'a Cell<bool>,
+    ) -> Self {
+        let outcome = (!is_running.get()).then_some(Ok(0));
+        Self { future, client, origin, is_running, outcome }
+    }
+
+    /// Drives the upload while `foreground` is under way.
+    async fn beside<T>(&mut self, foreground: impl Future<Output = T>) -> T {
+        let mut foreground = std::pin::pin!(foreground);
+        std::future::poll_fn(|cx| {
+            if self.outcome.is_none()
+                && let Poll::Ready(outcome) = self.future.as_mut().poll(cx)
+            {
+                self.outcome = Some(outcome);
+                self.is_running.set(false);
+                if self.fault().is_some() {
+                    // Ends the wait for an answer that cannot come.
+                    self.origin.interrupt();
+                }
+            }
+            foreground.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Why there is no point in waiting for an answer. An origin that stops taking the body is no
+    /// reason: it may have answered already.
+    fn fault(&self) -> Option<Fault> {
+        match self.outcome.as_ref()?.as_ref().err()? {
+            Broken::ToFailed => None,
+            Broken::FromEnded => Some(Fault::ClientBodyIncomplete),
+            Broken::FromFailed => Some(Fault::ClientGone),
+            Broken::FromExpired => Some(Fault::ClientBodyTimeout),
+            Broken::ToExpired => Some(Fault::OriginWriteTimeout),
+            Broken::Interrupted => Some(Fault::Stopping),
+            Broken::Framing(error) => Some(Fault::ClientChunk(*error)),
+            Broken::TooLarge => Some(Fault::ClientBodyTooLarge),
+        }
+    }
+
+    /// Ends an upload that nobody needs any more.
+    async fn end(&mut self) {
+        if self.outcome.is_none() {
+            self.client.interrupt();
+            self.origin.interrupt();
+            self.outcome = Some(self.future.as_mut().await);
+            self.is_running.set(false);
+        }
+    }
+
+    fn moved_bytes(&self) -> u64 {
+        self.outcome.as_ref().and_then(|outcome| outcome.as_ref().ok()).copied().unwrap_or(0)
+    }
+}
+
+/// Interim answers that one request may get: more are an attack on the client.
+const INTERIM_ANSWERS_MAX: usize = 16;
+
+/// Reads until the head of the final answer is in the buffer, passing interim ones on.
+async fn read_reply(
+    client: &mut Client<'_>,
+    lease: &mut Lease,
+    is_uploading: &Cell<bool>,
+) -> Result<HeadBuffer, Failed> {
+    let worker = client.worker;
+    let mut interims = 0;
+    client.response.reset();
+    let (mut received, mut buffer) = first_bytes(client, lease, is_uploading).await?;
+    loop {
+        match received {
+            Ok(0) if buffer.is_empty() && interims == 0 => return Err(Failed::Unanswered),
+            Ok(0) => return Err(Fault::OriginTruncated.into()),
+            Ok(_) => {}
+            Err(Waited::Expired) if is_uploading.get() => {}
+            Err(Waited::Expired) => return Err(Fault::OriginReadTimeout.into()),
+            Err(Waited::Interrupted) => return Err(Fault::Stopping.into()),
+            Err(Waited::Failed(_)) if buffer.is_empty() && interims == 0 => {
+                return Err(Failed::Unanswered);
+            }
+            Err(Waited::Failed(_)) => return Err(Fault::OriginTruncated.into()),
+        }
+        while client
+            .response
+            .parse(buffer.filled(), &worker.head_limits, client.request.method)
+            .map_err(Fault::OriginHead)?
+        {
+            if client.response.status >= 200 {
+                return Ok(buffer);
+            }
+            interims += 1;
+            if client.response.status == 101 || interims > INTERIM_ANSWERS_MAX {
+                return Err(Fault::OriginAnswer.into());
+            }
+            pass_interim(client, &buffer).await?;
+            buffer.consume(client.response.bytes);
+            client.response.reset();
+        }
+        if !buffer.make_room(worker.head_limits.head_bytes) {
+            return Err(Fault::OriginHead(HeadError::HeadTooLarge).into());
+        }
+        (received, buffer) = lease.recv_more(buffer, worker.config.timeouts.read).await;
+    }
+}
+
+/// An answer that takes longer than this is worth watching the client for its going away.
+const WATCH_AFTER: Duration = Duration::from_secs(1);
+
+/// Waits for the first bytes of an answer. A client that goes away meanwhile ends the wait, so that
+/// a long poll does not keep a connection to the origin for nobody.
+async fn first_bytes(
+    client: &Client<'_>,
+    lease: &mut Lease,
+    is_uploading: &Cell<bool>,
+) -> Result<(Result<usize, Waited>, HeadBuffer), Failed> {
+    let worker = client.worker;
+    let read = worker.config.timeouts.read;
+    let (received, buffer) = lease.recv(read.min(WATCH_AFTER)).await;
+    if !matches!(received, Err(Waited::Expired)) || read <= WATCH_AFTER || is_uploading.get() {
+        return Ok((received, buffer));
+    }
+    let origin = lease.socket().clone();
+    let mut hang_up = client.socket.start_poll_hang_up();
+    let mut answer = std::pin::pin!(lease.recv_more(buffer, read - WATCH_AFTER));
+    match first_of(&mut answer, &mut hang_up).await {
+        Either::First(result) => {
+            if poll_now(&mut hang_up).is_none() {
+                client.socket.interrupt();
+            }
+            Ok(result)
+        }
+        Either::Second(_) => {
+            // The receive owns the buffer: it is ended, and then awaited.
+            origin.interrupt();
+            let _ = answer.await;
+            Err(Fault::ClientGone.into())
+        }
+    }
+}
+
+async fn pass_interim(client: &Client<'_>, buffer: &HeadBuffer) -> Result<(), Fault> {
+    // An HTTP/1.0 client does not know interim answers (RFC 9110 §15.2).
+    if client.request.version == Version::Http10 {
+        return Ok(());
+    }
+    let worker = client.worker;
+    let sent = worker.send_built(client.socket, |out| {
+        rewrite::interim(out, &client.response, buffer.filled());
+        Ok::<_, Infallible>(())
+    });
+    answer::finish_sending(client, sent).await
+}

@@ -1,0 +1,497 @@
+//! Follows a chunked body (RFC 9112 §7.1) to its end.
+//!
+//! In come the bytes of the body as they arrive, split anywhere; out comes how many of them belong
+//! to the message and whether it is complete, and on demand where the payload lies. Payload is
+//! passed over in one step however long it is; only size lines and trailers are looked at byte by
+//! byte. Nothing is buffered, nothing is allocated, and nothing is repaired: what one reader could
+//! take for a chunk's end and another could not is an error.
+
+use std::ops::Range;
+
+use super::fields::is_essential;
+use super::lines::{FieldPlace, LineError};
+use crate::limits::{
+    CHUNK_LINE_BYTES_MAX, CHUNK_OVERHEAD_BYTES_MAX, TRAILER_BYTES_MAX, TRAILER_COUNT_MAX,
+};
+
+/// Ends a chunked body without trailers.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Why a chunked body is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkError {
+    /// A chunk size is missing, is not hexadecimal, or has something odd behind it.
+    Size,
+    /// A chunk size, or the sum of all, is not below 2^63.
+    SizeOverflow,
+    /// A control byte in a chunk extension.
+    Extension,
+    /// A size line is longer than [`CHUNK_LINE_BYTES_MAX`].
+    LineTooLong,
+    /// Extensions outweigh the payload by [`CHUNK_OVERHEAD_BYTES_MAX`].
+    Overhead,
+    /// A chunk's payload is not followed by CRLF.
+    PayloadEnd,
+    BareLf,
+    BareCr,
+    /// A trailer line that is no field line.
+    Trailer,
+    /// A trailer that would change framing, routing or credentials.
+    TrailerForbidden,
+    /// More than [`TRAILER_BYTES_MAX`] bytes or [`TRAILER_COUNT_MAX`] lines of trailers.
+    TrailersTooLong,
+}
+
+impl ChunkError {
+    /// The cause in a few words.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Size => "invalid chunk size",
+            Self::SizeOverflow => "chunk size too large",
+            Self::Extension => "invalid chunk extension",
+            Self::LineTooLong => "chunk size line too long",
+            Self::Overhead => "too many chunk extensions",
+            Self::PayloadEnd => "chunk longer than its size",
+            Self::BareLf => "chunk line ends without CR",
+            Self::BareCr => "CR without LF in a chunk line",
+            Self::Trailer => "invalid trailer",
+            Self::TrailerForbidden => "forbidden trailer",
+            Self::TrailersTooLong => "trailers too long",
+        }
+    }
+}
+
+impl From<LineError> for ChunkError {
+    fn from(error: LineError) -> Self {
+        match error {
+            LineError::BareLf => Self::BareLf,
+            LineError::BareCr => Self::BareCr,
+            LineError::Name | LineError::Value | LineError::Folded => Self::Trailer,
+        }
+    }
+}
+
+/// What one call found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the input that belong to this message: all of them unless `is_done`.
+    pub used: usize,
+    /// The message ends with those bytes.
+    pub is_done: bool,
+}
+
+/// Where the next byte belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Before the first digit of a size.
+    Size,
+    Digits,
+    /// White space behind the size, which is allowed where an extension follows.
+    Gap,
+    Extension,
+    /// After the CR of a size line.
+    LineEnd,
+    Payload,
+    PayloadCr,
+    PayloadLf,
+    Trailers(FieldPlace),
+}
+
+/// Follows one chunked body. Of no use after an error.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkScanner {
+    place: Place,
+    /// The size being read, then what is left of the payload. `< 2^63`.
+    size: u64,
+    /// Bytes of the current size line, or of the trailer section.
+    line: usize,
+    trailers: usize,
+    /// What size lines cost beyond their allowance. `<= CHUNK_OVERHEAD_BYTES_MAX`.
+    overhead: u64,
+    /// All payload passed so far. `< 2^63`.
+    payload: u64,
+    name: TrailerName,
+}
+
+impl Default for ChunkScanner {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ChunkScanner {
+    /// At the first byte of a body.
+    pub const fn new() -> Self {
+        Self {
+            place: Place::Size,
+            size: 0,
+            line: 0,
+            trailers: 0,
+            overhead: 0,
+            payload: 0,
+            name: TrailerName::EMPTY,
+        }
+    }
+
+    /// Passes over `input`, the bytes that follow those of the last call.
+    pub fn advance(&mut self, input: &[u8]) -> Result<Progress, ChunkError> {
+        self.advance_with(input, |_| {})
+    }
+
+    /// As [`ChunkScanner::advance`], and hands each run of payload to `each` as a range of `input`.
+    pub fn advance_with(
+        &mut self,
+        input: &[u8],
+        mut each: impl FnMut(Range<usize>),
+    ) -> Result<Progress, ChunkError> {
+        let mut at = 0;
+        while at < input.len() && !self.is_done() {
+            if self.place == Place::Payload {
+                let length = self.size.min((input.len() - at) as u64);
+                each(at..at + length as usize);
+                at += length as usize;
+                self.size -= length;
+                self.payload += length;
+                if self.size == 0 {
+                    self.place = Place::PayloadCr;
+                }
+            } else {
+                self.place = self.after(input[at])?;
+                at += 1;
+            }
+        }
+        Ok(Progress { used: at, is_done: self.is_done() })
+    }
+
+    /// Payload bytes passed so far.
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload
+    }
+
+    /// Payload bytes of the current chunk that are still to come.
+    pub fn payload_left(&self) -> u64 {
+        if self.place == Place::Payload { self.size } else { 0 }
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.place == Place::Trailers(FieldPlace::Done)
+    }
+
+    fn after(&mut self, byte: u8) -> Result<Place, ChunkError> {
+        match self.place {
+            Place::Size | Place::Digits => self.after_size(byte),
+            Place::Gap | Place::Extension => self.after_extension(byte),
+            Place::LineEnd if byte == b'\n' => self.end_line(),
+            Place::LineEnd => Err(ChunkError::BareCr),
+            Place::PayloadCr if byte == b'\r' => Ok(Place::PayloadLf),
+            Place::PayloadLf if byte == b'\n' => {
+                self.line = 0;
+                Ok(Place::Size)
+            }
+            Place::Payload | Place::PayloadCr | Place::PayloadLf => Err(ChunkError::PayloadEnd),
+            Place::Trailers(place) => self.after_trailer(place, byte).map(Place::Trailers),
+        }
+    }
+
+    fn after_size(&mut self, byte: u8) -> Result<Place, ChunkError> {
+        self.line += 1;
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            b'A'..=b'F' => byte - b'A' + 10,
+            _ if self.place == Place::Size => return Err(ChunkError::Size),
+            b' ' | b'\t' => return Ok(Place::Gap),
+            b';' => return Ok(Place::Extension),
+            b'\r' => return Ok(Place::LineEnd),
+            b'\n' => return Err(ChunkError::BareLf),
+            _ => return Err(ChunkError::Size),
+        };
+        // Sixteen digits: zeros in front are legal, endless ones are an attack.
+        if self.line > 16 || self.size >> 59 != 0 {
+            return Err(ChunkError::SizeOverflow);
+        }
+        self.size = self.size << 4 | u64::from(digit);
+        Ok(Place::Digits)
+    }
+
+    fn after_extension(&mut self, byte: u8) -> Result<Place, ChunkError> {
+        self.line += 1;
+        if self.line > CHUNK_LINE_BYTES_MAX {
+            return Err(ChunkError::LineTooLong);
+        }
+        match (self.place, byte) {
+            (Place::Gap, b' ' | b'\t') => Ok(Place::Gap),
+            (Place::Gap, b';') => Ok(Place::Extension),
+            (Place::Gap, _) => Err(ChunkError::Size),
+            (_, b'\r') => Ok(Place::LineEnd),
+            (_, b'\n') => Err(ChunkError::BareLf),
+            (_, 0..b' ' | 0x7f) if byte != b'\t' => Err(ChunkError::Extension),
+            _ => Ok(Place::Extension),
+        }
+    }
+
+    fn end_line(&mut self) -> Result<Place, ChunkError> {
+        const LINE_ALLOWANCE: u64 = 16;
+        let allowance = self.size.saturating_mul(2).saturating_add(LINE_ALLOWANCE);
+        self.overhead = (self.overhead + self.line as u64).saturating_sub(allowance);
+        if self.overhead > CHUNK_OVERHEAD_BYTES_MAX {
+            return Err(ChunkError::Overhead);
+        }
+        self.line = 0;
+        if self.size == 0 {
+            return Ok(Place::Trailers(FieldPlace::Start));
+        }
+        if self.payload + self.size > i64::MAX as u64 {
+            return Err(ChunkError::SizeOverflow);
+        }
+        Ok(Place::Payload)
+    }
+
+    fn after_trailer(&mut self, place: FieldPlace, byte: u8) -> Result<FieldPlace, ChunkError> {
+        let next = place.after(byte)?;
+        self.line += 1;
+        if self.line > TRAILER_BYTES_MAX {
+            return Err(ChunkError::TrailersTooLong);
+        }
+        match (place, next) {
+            (FieldPlace::Start, FieldPlace::Name) => {
+                self.trailers += 1;
+                if self.trailers > TRAILER_COUNT_MAX {
+                    return Err(ChunkError::TrailersTooLong);
+                }
+                self.name = TrailerName::EMPTY;
+                self.name.push(byte);
+            }
+            (_, FieldPlace::Name) => self.name.push(byte),
+            (FieldPlace::Name, _) if self.name.is_forbidden() => {
+                return Err(ChunkError::TrailerForbidden);
+            }
+            _ => {}
+        }
+        Ok(next)
+    }
+}
+
+/// The start of a trailer's name, as much as it takes to tell the forbidden ones.
+#[derive(Clone, Copy, Debug)]
+struct TrailerName {
+    start: [u8; Self::START_BYTES],
+    /// Of the whole name.
+    length: usize,
+}
+
+impl TrailerName {
+    /// One more than the longest name that is told apart, so that a longer one never equals it.
+    const START_BYTES: usize = 20;
+    const EMPTY: Self = Self { start: [0; Self::START_BYTES], length: 0 };
+
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.start.get_mut(self.length) {
+            *place = byte;
+        }
+        self.length += 1;
+    }
+
+    /// RFC 9110 §6.5.1: trailers may not bring what the message had to be understood by.
+    fn is_forbidden(&self) -> bool {
+        is_essential(&self.start[..self.length.min(Self::START_BYTES)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a scan leads to: payload, bytes used and whether it is done; or the error.
+    type Outcome = Result<(Vec<u8>, usize, bool), ChunkError>;
+
+    /// Scans `text` in parts that end at `ends`.
+    fn scan(text: &[u8], ends: &[usize]) -> Outcome {
+        let mut scanner = ChunkScanner::new();
+        let mut payload = Vec::new();
+        let mut start = 0;
+        for &end in ends {
+            let input = &text[start..end];
+            let progress =
+                scanner.advance_with(input, |range| payload.extend_from_slice(&input[range]))?;
+            start += progress.used;
+            assert_eq!(progress.is_done, scanner.is_done());
+            if progress.is_done {
+                break;
+            }
+            assert_eq!(start, end);
+        }
+        assert_eq!(scanner.payload_bytes(), payload.len() as u64);
+        Ok((payload, start, scanner.is_done()))
+    }
+
+    /// Scans in one piece, in all pairs of pieces and byte by byte: all must agree.
+    fn scan_every_way(text: &[u8]) -> Outcome {
+        let whole = scan(text, &[text.len()]);
+        for cut in 0..=text.len() {
+            assert_eq!(scan(text, &[cut, text.len()]), whole, "cut at {cut} of {text:?}");
+        }
+        let bytes: Vec<usize> = (1..=text.len()).collect();
+        assert_eq!(scan(text, &bytes), whole, "byte by byte: {text:?}");
+        whole
+    }
+
+    #[test]
+    fn chunks_are_followed_to_their_end_and_no_further() {
+        let cases: &[(&str, &str)] = &[
+            ("0\r\n\r\n", ""),
+            ("000000\r\n\r\n", ""),
+            ("5\r\nhello\r\n0\r\n\r\n", "hello"),
+            ("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n", "hello world"),
+            ("a\r\n0123456789\r\nA\r\n0123456789\r\n0\r\n\r\n", "01234567890123456789"),
+            ("0000000000000005\r\nhello\r\n0\r\n\r\n", "hello"),
+            ("2\r\n\r\n\r\n0\r\n\r\n", "\r\n"),
+            ("5;name=value;x\r\nhello\r\n0;last\r\n\r\n", "hello"),
+            ("5 \t;a=\"b c\"\r\nhello\r\n0\r\n\r\n", "hello"),
+            ("5;\t\u{e9}\r\nhello\r\n0\r\n\r\n", "hello"),
+            ("5\r\nhello\r\n0\r\nDigest: x\r\nServer-Timing:\t a b \r\n\r\n", "hello"),
+            ("0\r\nEmpty:\r\n\r\n", ""),
+            ("0\r\nConnections: a-name-longer-than-any-known-one\r\n\r\n", ""),
+            ("0\r\nTransfer-Encoding-Of-The-Body: x\r\n\r\n", ""),
+        ];
+        for &(body, payload) in cases {
+            let text = format!("{body}GET / HTTP/1.1\r\n");
+            let found = scan_every_way(text.as_bytes());
+            assert_eq!(found, Ok((payload.as_bytes().to_vec(), body.len(), true)), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn what_two_readers_could_take_differently_is_refused() {
+        use ChunkError as E;
+        let cases: &[(&str, E)] = &[
+            ("\r\n", E::Size),
+            ("\n", E::Size),
+            (";a\r\n", E::Size),
+            (" 5\r\nhello\r\n", E::Size),
+            ("+5\r\n", E::Size),
+            ("-5\r\n", E::Size),
+            ("0x5\r\n", E::Size),
+            ("5x\r\n", E::Size),
+            ("g\r\n", E::Size),
+            ("5,5\r\n", E::Size),
+            ("5_0\r\n", E::Size),
+            ("5 \r\n", E::Size),
+            ("5\t\r\n", E::Size),
+            ("5 5\r\n", E::Size),
+            ("5\u{b}\r\n", E::Size),
+            ("5\0\r\n", E::Size),
+            ("5\n", E::BareLf),
+            ("5\r5", E::BareCr),
+            ("5\r\r\n", E::BareCr),
+            ("5;a\n", E::BareLf),
+            ("5;a\rb", E::BareCr),
+            ("5;a\0\r\n", E::Extension),
+            ("5;a\x7f\r\n", E::Extension),
+            ("8000000000000000\r\n", E::SizeOverflow),
+            ("ffffffffffffffff\r\n", E::SizeOverflow),
+            ("10000000000000005\r\n", E::SizeOverflow),
+            ("00000000000000005\r\n", E::SizeOverflow),
+            ("1\r\na\r\n7fffffffffffffff\r\n", E::SizeOverflow),
+            ("5\r\nhellox\r\n", E::PayloadEnd),
+            ("5\r\nhello\n", E::PayloadEnd),
+            ("5\r\nhello\rx", E::PayloadEnd),
+            ("5\r\nhello0\r\n\r\n", E::PayloadEnd),
+            ("5\r\nhello\r\n\r\n", E::Size),
+            ("0\r\nA\r\n\r\n", E::Trailer),
+            ("0\r\nA : b\r\n\r\n", E::Trailer),
+            ("0\r\n A: b\r\n\r\n", E::Trailer),
+            ("0\r\nA: b\r\n c\r\n\r\n", E::Trailer),
+            ("0\r\nA: \0\r\n\r\n", E::Trailer),
+            ("0\r\n: b\r\n\r\n", E::Trailer),
+            ("0\r\nA: b\n\r\n", E::BareLf),
+            ("0\r\n\n", E::BareLf),
+            ("0\r\n\rx", E::BareCr),
+            ("0\r\nA: b\rc\r\n", E::BareCr),
+            ("0\r\nContent-Length: 5\r\n\r\n", E::TrailerForbidden),
+            ("0\r\ntransfer-ENCODING: chunked\r\n\r\n", E::TrailerForbidden),
+            ("0\r\nHost: b\r\n\r\n", E::TrailerForbidden),
+            ("0\r\nConnection: close\r\n\r\n", E::TrailerForbidden),
+            ("0\r\nA: b\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n", E::TrailerForbidden),
+            ("0\r\nX-Forwarded-Whatever-It-Is: b\r\n\r\n", E::TrailerForbidden),
+            ("0\r\nProxy-Authorization: b\r\n\r\n", E::TrailerForbidden),
+            ("0\r\nAuthorization: b\r\n\r\n", E::TrailerForbidden),
+            ("0\r\nSet-Cookie: b\r\n\r\n", E::TrailerForbidden),
+        ];
+        for &(text, error) in cases {
+            assert_eq!(scan_every_way(text.as_bytes()), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_incomplete_body_is_never_done() {
+        let text = b"5;x\r\nhello\r\n0\r\nA: b\r\n\r\n";
+        for length in 0..text.len() {
+            let (_, used, is_done) = scan_every_way(&text[..length]).unwrap();
+            assert_eq!((used, is_done), (length, false));
+        }
+    }
+
+    /// Any byte anywhere: every split agrees, and what is taken never holds a bare CR or LF
+    /// outside of the payload.
+    #[test]
+    fn every_byte_at_every_place_means_the_same_for_every_split() {
+        let sample = b"4 ;x\r\nab\r\n\r\n1\r\nc\r\n0\r\nA: b\r\n\r\n";
+        for at in 0..sample.len() {
+            for byte in 0..=255 {
+                let mut text = sample.to_vec();
+                text[at] = byte;
+                let _ = scan_every_way(&text);
+            }
+        }
+    }
+
+    #[test]
+    fn lines_and_trailers_are_bounded() {
+        let line = |length: usize| format!("1;{}\r\na\r\n0\r\n\r\n", "x".repeat(length - 3));
+        assert!(scan(line(4096).as_bytes(), &[line(4096).len()]).is_ok());
+        assert_eq!(scan(line(4097).as_bytes(), &[line(4097).len()]), Err(ChunkError::LineTooLong));
+
+        let count = |lines: usize| format!("0\r\n{}\r\n", "A: b\r\n".repeat(lines));
+        assert!(scan(count(64).as_bytes(), &[count(64).len()]).is_ok());
+        assert_eq!(
+            scan(count(65).as_bytes(), &[count(65).len()]),
+            Err(ChunkError::TrailersTooLong)
+        );
+
+        // The section: "A: " + value + CRLF, and the last CRLF.
+        let bytes = |section: usize| format!("0\r\nA: {}\r\n\r\n", "b".repeat(section - 7));
+        assert!(scan(bytes(16384).as_bytes(), &[bytes(16384).len()]).is_ok());
+        assert_eq!(
+            scan(bytes(16385).as_bytes(), &[bytes(16385).len()]),
+            Err(ChunkError::TrailersTooLong)
+        );
+    }
+
+    #[test]
+    fn single_byte_chunks_pass_and_extensions_that_outweigh_the_payload_do_not() {
+        let plain = "1\r\na\r\n".repeat(100_000);
+        assert!(scan(plain.as_bytes(), &[plain.len()]).is_ok());
+        let padded = format!("1;{}\r\na\r\n", "x".repeat(100)).repeat(1000);
+        assert_eq!(scan(padded.as_bytes(), &[padded.len()]), Err(ChunkError::Overhead));
+    }
+
+    #[test]
+    fn a_copy_looks_ahead_without_moving_the_original() {
+        let text = b"5\r\nhello\r\n0\r\n\r\n";
+        let scanner = ChunkScanner::new();
+        let mut ahead = scanner;
+        assert!(ahead.advance(text).unwrap().is_done);
+        assert!(!scanner.is_done());
+        assert_eq!(scanner.payload_bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_left_of_a_chunk_is_known() {
+        let mut scanner = ChunkScanner::new();
+        scanner.advance(b"10\r\nabc").unwrap();
+        assert_eq!(scanner.payload_left(), 13);
+        scanner.advance(b"defghijklmnop").unwrap();
+        assert_eq!(scanner.payload_left(), 0);
+    }
+}

@@ -1,0 +1,123 @@
+//! Why a head is refused: one name per cause, and what each means to a client.
+//!
+//! The set is closed, and a new cause does not compile until its status is chosen. Nothing here
+//! holds bytes of the message, so that a cause can be logged as it is.
+
+use super::framing::FramingError;
+use super::lines::LineError;
+
+/// Why a head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadError {
+    BareLf,
+    BareCr,
+    EmptyLines,
+    Method,
+    MethodTooLong,
+    /// A byte that no target may hold.
+    Target,
+    TargetTooLong,
+    /// No form of target that fits the method, or a host in it that is invalid.
+    TargetForm,
+    /// Not a version at all.
+    BadVersion,
+    /// A version that is not spoken.
+    OtherVersion,
+    StatusLine,
+    FieldName,
+    FieldValue,
+    FoldedLine,
+    HeadTooLarge,
+    TooManyFields,
+    HostMissing,
+    HostRepeated,
+    HostInvalid,
+    ConnectionOptions,
+    Expectation,
+    MaxForwards,
+    Framing(FramingError),
+}
+
+impl HeadError {
+    /// What a client is answered. An origin's faults are 502 whatever they are.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::TargetTooLong => 414,
+            Self::Expectation => 417,
+            Self::HeadTooLarge | Self::TooManyFields => 431,
+            Self::MethodTooLong | Self::Framing(FramingError::CodingUnsupported) => 501,
+            Self::OtherVersion => 505,
+            Self::BareLf
+            | Self::BareCr
+            | Self::EmptyLines
+            | Self::Method
+            | Self::Target
+            | Self::TargetForm
+            | Self::BadVersion
+            | Self::StatusLine
+            | Self::FieldName
+            | Self::FieldValue
+            | Self::FoldedLine
+            | Self::HostMissing
+            | Self::HostRepeated
+            | Self::HostInvalid
+            | Self::ConnectionOptions
+            | Self::MaxForwards
+            | Self::Framing(
+                FramingError::LengthAndCoding
+                | FramingError::LengthRepeated
+                | FramingError::LengthInvalid
+                | FramingError::CodingInHttp10
+                | FramingError::CodingInvalid
+                | FramingError::BodyForbidden,
+            ) => 400,
+        }
+    }
+
+    /// The cause in a few words, for a log line or a Proxy-Status field.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::BareLf => "line ends without CR",
+            Self::BareCr => "CR without LF",
+            Self::EmptyLines => "too many empty lines",
+            Self::Method => "invalid method",
+            Self::MethodTooLong => "method too long",
+            Self::Target => "invalid byte in target",
+            Self::TargetTooLong => "target too long",
+            Self::TargetForm => "invalid target",
+            Self::BadVersion => "invalid version",
+            Self::OtherVersion => "unsupported version",
+            Self::StatusLine => "invalid status line",
+            Self::FieldName => "invalid field name",
+            Self::FieldValue => "invalid field value",
+            Self::FoldedLine => "folded line",
+            Self::HeadTooLarge => "head too large",
+            Self::TooManyFields => "too many fields",
+            Self::HostMissing => "no Host",
+            Self::HostRepeated => "more than one Host",
+            Self::HostInvalid => "invalid Host",
+            Self::ConnectionOptions => "too many Connection options",
+            Self::Expectation => "unknown expectation",
+            Self::MaxForwards => "invalid Max-Forwards",
+            Self::Framing(error) => error.text(),
+        }
+    }
+}
+
+impl From<FramingError> for HeadError {
+    fn from(error: FramingError) -> Self {
+        Self::Framing(error)
+    }
+}
+
+impl From<LineError> for HeadError {
+    fn from(error: LineError) -> Self {
+        match error {
+            LineError::BareLf => Self::BareLf,
+            LineError::BareCr => Self::BareCr,
+            LineError::Name => Self::FieldName,
+            LineError::Value => Self::FieldValue,
+            LineError::Folded => Self::FoldedLine,
+        }
+    }
+}

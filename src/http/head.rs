@@ -1,0 +1,1054 @@
+//! Reads the head of a request or a response.
+//!
+//! In comes a receive buffer that starts at the message; out comes, once all of the head is there,
+//! what a proxy must know of it, as ranges of that buffer. httparse finds the lines; everything
+//! that RFC 9112 leaves to the recipient's care is refused here and never repaired. Nothing is
+//! copied or decoded, and a head that is re-used from message to message allocates nothing.
+//!
+//! Which error is reported depends on the bytes alone, not on how they were split: see `lines`.
+
+use std::mem::MaybeUninit;
+
+pub use super::error::HeadError;
+use super::fields::{ConnectionOptions, Field, Known, KnownSet, Lifetime, mark_named};
+use super::framing::{Coding, Length, decimal, request_body, response_body};
+use super::lines::{HeadLines, Kind};
+use super::target::{Port, Target, is_authority};
+use super::{BodyLength, Method, Span, TargetForm, Version};
+use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX, METHOD_BYTES_MAX};
+
+/// How much of a head is taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// The whole head, leading empty lines and the last empty line included.
+    pub head_bytes: usize,
+    /// A request's target.
+    pub target_bytes: usize,
+    /// Fields. [`HEADER_COUNT_MAX`] holds in any case.
+    pub header_count: usize,
+}
+
+/// One request head. Meant to be re-used: `parse` allocates only when a head has more fields than
+/// any before it.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    pub method: Method,
+    pub method_text: Span,
+    pub target: Span,
+    pub form: TargetForm,
+    /// The part of the target that is sent on: path and query. See [`RequestHead::path`], which
+    /// also knows what an empty one means.
+    pub path_span: Span,
+    /// The effective `host[:port]`: from the target if that has one (RFC 9112 §3.2.2), else from
+    /// Host. Empty for an HTTP/1.0 request without either.
+    pub authority: Span,
+    pub version: Version,
+    pub fields: Vec<Field>,
+    /// The classes of all `fields`.
+    pub known: KnownSet,
+    /// Length of the head from the buffer's start, leading empty lines included.
+    pub bytes: usize,
+    /// Never [`BodyLength::UntilClose`].
+    pub body: BodyLength,
+    /// Whether the client lets the connection live on after this exchange.
+    pub is_persistent: bool,
+    /// The client waits for a 100 before it sends the body. Never so for HTTP/1.0, whose
+    /// expectations are to be ignored (RFC 9110 §10.1.1).
+    pub expects_continue: bool,
+    /// Read for OPTIONS and TRACE only. Zero: the request is not to be forwarded.
+    pub max_forwards: Option<u64>,
+    /// An Upgrade field is there and Connection names it.
+    pub is_upgrade: bool,
+    lines: HeadLines,
+}
+
+impl Default for RequestHead {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RequestHead {
+    pub fn new() -> Self {
+        Self {
+            method: Method::default(),
+            method_text: Span::EMPTY,
+            target: Span::EMPTY,
+            form: TargetForm::default(),
+            path_span: Span::EMPTY,
+            authority: Span::EMPTY,
+            version: Version::default(),
+            fields: Vec::new(),
+            known: KnownSet::EMPTY,
+            bytes: 0,
+            body: BodyLength::Empty,
+            is_persistent: false,
+            expects_continue: false,
+            max_forwards: None,
+            is_upgrade: false,
+            lines: HeadLines::new(Kind::Request),
+        }
+    }
+
+    /// Forgets the message, and what was seen of an incomplete one. Only needed to give up a head
+    /// half-way: after `parse` gave `Ok(true)` or an error, the next call starts a message.
+    pub fn reset(&mut self) {
+        self.lines = HeadLines::new(Kind::Request);
+        self.fields.clear();
+        self.known = KnownSet::EMPTY;
+        self.bytes = 0;
+    }
+
+    /// Reads the head that `buf` starts with. `Ok(false)`: it is not complete; call again when
+    /// `buf` holds more. Bytes seen before are not looked at again until the head is complete.
+    pub fn parse(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<bool, HeadError> {
+        // A head in one piece needs no look at its lines, unless something is wrong with it.
+        if self.lines.is_new()
+            && let Some(facts) = self.read(buf, limits)
+        {
+            return self.judge(buf, &facts).map(|()| true);
+        }
+        let end = match self.lines.advance(buf, limits) {
+            Ok(Some(end)) => end,
+            Ok(None) => return Ok(false),
+            Err(error) => {
+                self.lines = HeadLines::new(Kind::Request);
+                return Err(error);
+            }
+        };
+        self.lines = HeadLines::new(Kind::Request);
+        // httparse also wants the target to be UTF-8.
+        let facts = self.read(&buf[..end], limits).ok_or(HeadError::Target)?;
+        self.judge(buf, &facts).map(|()| true)
+    }
+
+    /// The path to route by and to send on. `*` for the asterisk form and for what means the same
+    /// (an OPTIONS request for a server as a whole, RFC 9112 §3.2.4); empty for CONNECT; may begin
+    /// with `?` where an absolute target had a query and no path.
+    #[inline]
+    pub fn path<'a>(&self, buf: &'a [u8]) -> &'a [u8] {
+        match (self.form, self.method) {
+            (TargetForm::Absolute, Method::Options) if self.path_span.is_empty() => b"*",
+            (TargetForm::Absolute, _) if self.path_span.is_empty() => b"/",
+            _ => self.path_span.of(buf),
+        }
+    }
+
+    /// The syntax. `None`: incomplete or refused.
+    fn read(&mut self, buf: &[u8], limits: &HeadLimits) -> Option<Facts> {
+        let start = after_empty_lines(buf);
+        let mut headers = [const { MaybeUninit::uninit() }; HEADER_COUNT_MAX];
+        let headers = &mut headers[..limits.header_count.min(HEADER_COUNT_MAX)];
+        let mut request = httparse::Request::new(&mut []);
+        let Ok(httparse::Status::Complete(length)) =
+            request.parse_with_uninit_headers(&buf[start..], headers)
+        else {
+            return None;
+        };
+        let method = request.method?.as_bytes();
+        let target = request.path?.as_bytes();
+        self.bytes = start + length;
+        self.method = Method::of(method);
+        self.method_text = Span::within(buf, method);
+        self.target = Span::within(buf, target);
+        self.version = if request.version? == 0 { Version::Http10 } else { Version::Http11 };
+        // httparse skips empty lines of its own, ended by a bare LF.
+        let is_within = self.method_text.start as usize == start
+            && self.bytes <= limits.head_bytes
+            && method.len() <= METHOD_BYTES_MAX
+            && target.len() <= limits.target_bytes;
+        if !is_within {
+            return None;
+        }
+        Facts::of(&mut self.fields, &buf[..self.bytes], request.headers)
+    }
+
+    /// The meaning.
+    fn judge(&mut self, buf: &[u8], facts: &Facts) -> Result<(), HeadError> {
+        self.known = facts.known;
+        let target = Target::of(self.method, self.target.of(buf)).ok_or(HeadError::TargetForm)?;
+        self.form = target.form;
+        self.path_span = self.target.slice(target.path.0, target.path.1);
+        self.authority = self.target.slice(target.authority.0, target.authority.1);
+        self.check_host(buf, facts)?;
+        self.body = request_body(self.version, self.method, facts.coding, facts.length)?;
+        self.read_connection(buf, facts)?;
+        self.expects_continue = false;
+        if facts.known.has(Known::Expect) && self.version == Version::Http11 {
+            self.read_expect(buf)?;
+        }
+        self.max_forwards = None;
+        if facts.known.has(Known::MaxForwards)
+            && matches!(self.method, Method::Options | Method::Trace)
+        {
+            self.read_max_forwards(buf)?;
+        }
+        Ok(())
+    }
+
+    /// One valid Host; none at all is for HTTP/1.0 alone (RFC 9112 §3.2).
+    fn check_host(&mut self, buf: &[u8], facts: &Facts) -> Result<(), HeadError> {
+        match facts.hosts {
+            0 if self.version == Version::Http10 => Ok(()),
+            0 => Err(HeadError::HostMissing),
+            1 if is_authority(facts.host.of(buf), Port::Optional) => {
+                if self.authority.is_empty() {
+                    self.authority = facts.host;
+                }
+                Ok(())
+            }
+            1 => Err(HeadError::HostInvalid),
+            _ => Err(HeadError::HostRepeated),
+        }
+    }
+
+    fn read_connection(&mut self, buf: &[u8], facts: &Facts) -> Result<(), HeadError> {
+        let options = facts.options.ok_or(HeadError::ConnectionOptions)?;
+        self.is_persistent = is_persistent(self.version, options);
+        self.is_upgrade = options.has_upgrade && facts.known.has(Known::Upgrade);
+        if options.has_names {
+            mark_named(&mut self.fields, buf);
+            self.known = self.known.with(Known::Named);
+        }
+        Ok(())
+    }
+
+    /// The only expectation there is; others are refused (RFC 9110 §10.1.1).
+    fn read_expect(&mut self, buf: &[u8]) -> Result<(), HeadError> {
+        for field in self.fields.iter().filter(|field| field.known == Known::Expect) {
+            if !field.value.of(buf).eq_ignore_ascii_case(b"100-continue") {
+                return Err(HeadError::Expectation);
+            }
+        }
+        self.expects_continue = !self.body.is_empty();
+        Ok(())
+    }
+
+    fn read_max_forwards(&mut self, buf: &[u8]) -> Result<(), HeadError> {
+        for field in self.fields.iter().filter(|field| field.known == Known::MaxForwards) {
+            let forwards = decimal(field.value.of(buf)).ok_or(HeadError::MaxForwards)?;
+            if self.max_forwards.replace(forwards).is_some() {
+                return Err(HeadError::MaxForwards);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One response head. Meant to be re-used, as [`RequestHead`] is.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// 100 to 599.
+    pub status: u16,
+    /// May be empty, and need not be UTF-8.
+    pub reason: Span,
+    pub version: Version,
+    pub fields: Vec<Field>,
+    /// The classes of all `fields`.
+    pub known: KnownSet,
+    /// Length of the head.
+    pub bytes: usize,
+    pub body: BodyLength,
+    /// Whether the origin lets the connection live on after this exchange.
+    pub is_persistent: bool,
+    pub has_date: bool,
+    lines: HeadLines,
+}
+
+impl Default for ResponseHead {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ResponseHead {
+    pub fn new() -> Self {
+        Self {
+            status: 0,
+            reason: Span::EMPTY,
+            version: Version::default(),
+            fields: Vec::new(),
+            known: KnownSet::EMPTY,
+            bytes: 0,
+            body: BodyLength::Empty,
+            is_persistent: false,
+            has_date: false,
+            lines: HeadLines::new(Kind::Response),
+        }
+    }
+
+    /// As [`RequestHead::reset`].
+    pub fn reset(&mut self) {
+        self.lines = HeadLines::new(Kind::Response);
+        self.fields.clear();
+        self.known = KnownSet::EMPTY;
+        self.bytes = 0;
+    }
+
+    /// As [`RequestHead::parse`]. `request` is the method of the request that is answered: what
+    /// follows the head depends on it. A 2xx to CONNECT is not treated specially.
+    pub fn parse(
+        &mut self,
+        buf: &[u8],
+        limits: &HeadLimits,
+        request: Method,
+    ) -> Result<bool, HeadError> {
+        if self.lines.is_new()
+            && let Some(facts) = self.read(buf, limits)
+        {
+            return self.judge(buf, &facts, request).map(|()| true);
+        }
+        let end = match self.lines.advance(buf, limits) {
+            Ok(Some(end)) => end,
+            Ok(None) => return Ok(false),
+            Err(error) => {
+                self.lines = HeadLines::new(Kind::Response);
+                return Err(error);
+            }
+        };
+        self.lines = HeadLines::new(Kind::Response);
+        let facts = self.read(&buf[..end], limits).ok_or(HeadError::StatusLine)?;
+        self.judge(buf, &facts, request).map(|()| true)
+    }
+
+    /// The syntax. `None`: incomplete or refused.
+    fn read(&mut self, buf: &[u8], limits: &HeadLimits) -> Option<Facts> {
+        let mut headers = [const { MaybeUninit::uninit() }; HEADER_COUNT_MAX];
+        let headers = &mut headers[..limits.header_count.min(HEADER_COUNT_MAX)];
+        let mut response = httparse::Response::new(&mut []);
+        let Ok(httparse::Status::Complete(length)) = httparse::ParserConfig::default()
+            .parse_response_with_uninit_headers(&mut response, buf, headers)
+        else {
+            return None;
+        };
+        self.bytes = length;
+        self.status = response.code?;
+        self.version = if response.version? == 0 { Version::Http10 } else { Version::Http11 };
+        // httparse would skip empty lines, which nothing allows a response to begin with.
+        let is_within = buf.first() == Some(&b'H')
+            && length <= limits.head_bytes
+            && (100..600).contains(&self.status);
+        if !is_within {
+            return None;
+        }
+        // httparse gives no reason that is not ASCII. Its range follows from the line's:
+        // "HTTP/1.1 200" has twelve bytes, and the fields or the last line follow the line's CRLF.
+        let line_end = match response.headers.first() {
+            Some(header) => Span::within(buf, header.name.as_bytes()).start as usize,
+            None => length - 2,
+        };
+        let reason_end = line_end - 2;
+        self.reason = Span { start: 13.min(reason_end) as u32, end: reason_end as u32 };
+        Facts::of(&mut self.fields, &buf[..length], response.headers)
+    }
+
+    /// The meaning.
+    fn judge(&mut self, buf: &[u8], facts: &Facts, request: Method) -> Result<(), HeadError> {
+        self.known = facts.known;
+        self.has_date = facts.known.has(Known::Date);
+        self.body = response_body(self.version, request, self.status, facts.coding, facts.length)?;
+        let options = facts.options.ok_or(HeadError::ConnectionOptions)?;
+        self.is_persistent =
+            is_persistent(self.version, options) && self.body != BodyLength::UntilClose;
+        if options.has_names {
+            mark_named(&mut self.fields, buf);
+            self.known = self.known.with(Known::Named);
+        }
+        Ok(())
+    }
+}
+
+/// What one pass over the fields of a head finds.
+struct Facts {
+    known: KnownSet,
+    length: Length,
+    coding: Coding,
+    /// The last Host's value, and how many there are.
+    host: Span,
+    hosts: usize,
+    /// `None`: more options than are looked at.
+    options: Option<ConnectionOptions>,
+}
+
+impl Facts {
+    /// Notes the fields of `head`, which ends where the last line does. `None`: a line does not
+    /// end in CRLF.
+    #[inline]
+    fn of(fields: &mut Vec<Field>, head: &[u8], headers: &[httparse::Header]) -> Option<Self> {
+        let mut facts = Self {
+            known: KnownSet::EMPTY,
+            length: Length::Absent,
+            coding: Coding::Absent,
+            host: Span::EMPTY,
+            hosts: 0,
+            options: Some(ConnectionOptions::default()),
+        };
+        // httparse lets a bare LF end a line. No CR can stand in a line, so the byte before a
+        // line's LF tells; a field line starts with its name.
+        let mut is_strict = head.ends_with(b"\r\n") && line_ends(head, head.len() - 2);
+        fields.clear();
+        fields.extend(headers.iter().map(|header| {
+            let name = Span::within(head, header.name.as_bytes());
+            let value = Span::within(head, header.value);
+            is_strict &= line_ends(head, name.start as usize);
+            let mut known = Known::of(header.name.as_bytes());
+            if known != Known::Other {
+                known = facts.note(known, value, header.value);
+            }
+            Field { name, value, known }
+        }));
+        is_strict.then_some(facts)
+    }
+
+    /// Adds a field, and gives its class, which may depend on the value.
+    fn note(&mut self, known: Known, span: Span, value: &[u8]) -> Known {
+        let mut class = known;
+        match known {
+            Known::ContentLength => {
+                self.length = self.length.and(value);
+                if value.len() > 1 && value[0] == b'0' {
+                    class = Known::PaddedLength;
+                }
+            }
+            Known::TransferEncoding => self.coding = self.coding.and(value),
+            Known::Host => {
+                self.host = span;
+                self.hosts += 1;
+            }
+            Known::Connection => {
+                self.options = self.options.and_then(|options| options.and(value));
+            }
+            _ => {}
+        }
+        self.known = self.known.with(class);
+        class
+    }
+}
+
+/// Whether a CRLF ends right before `at`, given that an LF does.
+#[inline]
+fn line_ends(head: &[u8], at: usize) -> bool {
+    head.get(at.wrapping_sub(2)) == Some(&b'\r')
+}
+
+/// Where the request line starts, behind the few empty lines that may come before it.
+#[inline]
+fn after_empty_lines(buf: &[u8]) -> usize {
+    let mut start = 0;
+    while start < 2 * EMPTY_LINES_MAX as usize && buf[start..].starts_with(b"\r\n") {
+        start += 2;
+    }
+    start
+}
+
+/// RFC 9112 §9.3.
+fn is_persistent(version: Version, options: ConnectionOptions) -> bool {
+    match version {
+        Version::Http11 => options.lifetime != Lifetime::Close,
+        Version::Http10 => options.lifetime == Lifetime::KeepAlive,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::framing::FramingError;
+
+    const LIMITS: HeadLimits =
+        HeadLimits { head_bytes: 4096, target_bytes: 1024, header_count: 100 };
+
+    fn request(text: &[u8]) -> Result<RequestHead, HeadError> {
+        let mut head = RequestHead::new();
+        match head.parse(text, &LIMITS) {
+            Ok(true) => Ok(head),
+            Ok(false) => panic!("incomplete: {:?}", String::from_utf8_lossy(text)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn response(text: &[u8], method: Method) -> Result<ResponseHead, HeadError> {
+        let mut head = ResponseHead::new();
+        match head.parse(text, &LIMITS, method) {
+            Ok(true) => Ok(head),
+            Ok(false) => panic!("incomplete: {:?}", String::from_utf8_lossy(text)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A request with a valid Host and these further lines.
+    fn with_lines(lines: &str) -> Result<RequestHead, HeadError> {
+        request(format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n").as_bytes())
+    }
+
+    #[test]
+    fn a_plain_request_is_taken_apart() {
+        let text = b"GET /p?q=1 HTTP/1.1\r\nHost: example.org:80\r\nAccept:  */* \r\n\r\nrest";
+        let head = request(text).unwrap();
+        assert_eq!(head.method, Method::Get);
+        assert_eq!(head.method_text.of(text), b"GET");
+        assert_eq!(head.target.of(text), b"/p?q=1");
+        assert_eq!(head.path(text), b"/p?q=1");
+        assert_eq!(head.form, TargetForm::Origin);
+        assert_eq!(head.authority.of(text), b"example.org:80");
+        assert_eq!(head.version, Version::Http11);
+        assert_eq!(head.bytes, text.len() - 4);
+        assert_eq!(head.body, BodyLength::Empty);
+        assert!(head.is_persistent);
+        let fields: Vec<_> =
+            head.fields.iter().map(|f| (f.name.of(text), f.value.of(text), f.known)).collect();
+        assert_eq!(
+            fields,
+            [
+                (&b"Host"[..], &b"example.org:80"[..], Known::Host),
+                (b"Accept", b"*/*", Known::Other)
+            ]
+        );
+    }
+
+    #[test]
+    fn syntax_that_readers_could_see_differently_is_refused() {
+        use HeadError as E;
+        let cases: &[(&str, E)] = &[
+            ("GET / HTTP/1.1\nHost: a\r\n\r\n", E::BareLf),
+            ("GET / HTTP/1.1\r\nHost: a\n\r\n", E::BareLf),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\n", E::BareLf),
+            ("GET / HTTP/1.1\r\nHost: a\n\n", E::BareLf),
+            ("GET / HTTP/1.1\r\nHost:\n a\r\n\r\n", E::BareLf),
+            ("\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", E::BareLf),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\rx", E::BareCr),
+            ("GET / HTTP/1.1\rHost: a\r\n\r\n", E::BareCr),
+            ("GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n", E::BareCr),
+            ("GET / HTTP/1.1\r\nHost: a\r\r\n\r\n", E::BareCr),
+            ("\rGET / HTTP/1.1\r\nHost: a\r\n\r\n", E::BareCr),
+            ("GET / HTTP/1.1\r\nA: b\r\n c\r\nHost: a\r\n\r\n", E::FoldedLine),
+            ("GET / HTTP/1.1\r\nA: b\r\n\tc\r\nHost: a\r\n\r\n", E::FoldedLine),
+            ("GET / HTTP/1.1\r\n A: b\r\nHost: a\r\n\r\n", E::FoldedLine),
+            ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", E::FieldName),
+            ("GET / HTTP/1.1\r\nHost\t: a\r\n\r\n", E::FieldName),
+            ("GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n", E::FieldName),
+            ("GET / HTTP/1.1\r\nHost: a\r\nA\r\n\r\n", E::FieldName),
+            ("GET / HTTP/1.1\r\nHost: a\r\nA b: c\r\n\r\n", E::FieldName),
+            ("GET / HTTP/1.1\r\nHost: a\r\nA\0: c\r\n\r\n", E::FieldName),
+            ("GET / HTTP/1.1\r\nHost: a\r\nA\u{e9}: c\r\n\r\n", E::FieldName),
+            ("GET / HTTP/1.1\r\nHost: a\r\nA: \0\r\n\r\n", E::FieldValue),
+            ("GET / HTTP/1.1\r\nHost: a\r\nA: b\x0bc\r\n\r\n", E::FieldValue),
+            ("GET / HTTP/1.1\r\nHost: a\r\nA: b\x7f\r\n\r\n", E::FieldValue),
+            ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", E::Target),
+            ("GET /  HTTP/1.1\r\nHost: a\r\n\r\n", E::BadVersion),
+            ("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", E::BadVersion),
+            (" GET / HTTP/1.1\r\nHost: a\r\n\r\n", E::Method),
+            ("GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n", E::Method),
+            ("GET /\tHTTP/1.1\r\nHost: a\r\n\r\n", E::Target),
+            ("GET /\x7f HTTP/1.1\r\nHost: a\r\n\r\n", E::Target),
+            ("G(T / HTTP/1.1\r\nHost: a\r\n\r\n", E::Method),
+            ("GET /\r\n", E::BadVersion),
+            ("GET\r\n", E::Method),
+            ("GET / http/1.1\r\nHost: a\r\n\r\n", E::BadVersion),
+            ("GET / HTTP/1.10\r\nHost: a\r\n\r\n", E::BadVersion),
+            ("GET / HTTP/11\r\nHost: a\r\n\r\n", E::BadVersion),
+            ("GET / HTTP/1,1\r\nHost: a\r\n\r\n", E::BadVersion),
+            ("GET / ICY/1.1\r\nHost: a\r\n\r\n", E::BadVersion),
+            ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", E::OtherVersion),
+            ("GET / HTTP/0.9\r\nHost: a\r\n\r\n", E::OtherVersion),
+            ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", E::OtherVersion),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", E::OtherVersion),
+            ("\x16\x03\x01\x02", E::Method),
+            ("\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", E::EmptyLines),
+            ("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA / HTTP/1.1\r\n", E::MethodTooLong),
+        ];
+        for &(text, error) in cases {
+            assert_eq!(request(text.as_bytes()).err(), Some(error), "{text:?}");
+        }
+    }
+
+    /// The last byte of each text is the wrong one.
+    #[test]
+    fn a_wrong_byte_is_refused_when_it_arrives() {
+        let texts: &[&[u8]] = &[
+            b"\x16",
+            b"GET / HTTP/1.1\r\nA: b\n",
+            b"GET / HTTP/1.1\r\nA: b\rc",
+            b"GET / HTTP/1.1\r\nA: b\r\n ",
+            b"GET / HTTP/1.1\r\nA: b\0",
+            b"GET / HTTP/1.1\r\nA ",
+            b"GET / HTTP/2.0",
+            b"GET / X",
+        ];
+        for text in texts {
+            let mut head = RequestHead::new();
+            let (wrong, start) = text.split_last().unwrap();
+            assert_eq!(head.parse(start, &LIMITS), Ok(false));
+            assert!(head.parse(text, &LIMITS).is_err(), "{wrong} after {start:?}");
+        }
+    }
+
+    #[test]
+    fn host_is_there_once_and_valid() {
+        use HeadError as E;
+        let valid = [
+            "a",
+            "a.b",
+            "a:1",
+            "a:65535",
+            "a:",
+            "A-b_c~.d",
+            "127.0.0.1:80",
+            "[::1]",
+            "[::ffff:1.2.3.4]:80",
+            "!$&'()*+;=",
+        ];
+        for host in valid {
+            let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let head = request(text.as_bytes()).unwrap();
+            assert_eq!(head.authority.of(text.as_bytes()), host.as_bytes());
+        }
+        let invalid = [
+            "",
+            ":80",
+            "a:0",
+            "a:65536",
+            "a:123456",
+            "a:+1",
+            "a:8a",
+            "a:80:80",
+            "u@a",
+            "u:p@a",
+            "a b",
+            "a/",
+            "a?",
+            "a#",
+            "a\\b",
+            "a,b",
+            "a%20",
+            "\u{e9}",
+            "[::1",
+            "::1",
+            "[]",
+            "[::1]x",
+            "[::1%25eth0]",
+            "[v1.a]",
+            "[1.2.3.4]",
+            "a\"b",
+            "<a>",
+            "a|b",
+            "{a}",
+        ];
+        for host in invalid {
+            let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            assert_eq!(request(text.as_bytes()).err(), Some(E::HostInvalid), "{host:?}");
+        }
+        let cases: &[(&str, E)] = &[
+            ("GET / HTTP/1.1\r\n\r\n", E::HostMissing),
+            ("GET http://a/ HTTP/1.1\r\n\r\n", E::HostMissing),
+            ("GET http://a/ HTTP/1.1\r\nHost: a b\r\n\r\n", E::HostInvalid),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", E::HostRepeated),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: y\r\nhOST: b\r\n\r\n", E::HostRepeated),
+            ("GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n", E::HostRepeated),
+            ("GET / HTTP/1.0\r\nHost:\r\n\r\n", E::HostInvalid),
+        ];
+        for &(text, error) in cases {
+            assert_eq!(request(text.as_bytes()).err(), Some(error), "{text:?}");
+        }
+        assert!(request(b"GET / HTTP/1.0\r\n\r\n").unwrap().authority.is_empty());
+    }
+
+    #[test]
+    fn the_target_has_a_form_that_fits_the_method() {
+        // Method, target, path, authority; Host is always "h".
+        let valid = [
+            ("GET", "/", "/", "h"),
+            ("GET", "//b/c", "//b/c", "h"),
+            ("GET", "/%00?a=b?c", "/%00?a=b?c", "h"),
+            ("GET", "/\u{e9}", "/\u{e9}", "h"),
+            ("GET", "http://a", "/", "a"),
+            ("GET", "HTTPS://a:1/b", "/b", "a:1"),
+            ("GET", "http://a?b", "?b", "a"),
+            ("GET", "http://[::1]:8/", "/", "[::1]:8"),
+            ("OPTIONS", "*", "*", "h"),
+            ("OPTIONS", "http://a", "*", "a"),
+            ("OPTIONS", "http://a/", "/", "a"),
+            ("CONNECT", "a:443", "", "a:443"),
+            ("CONNECT", "[::1]:443", "", "[::1]:443"),
+        ];
+        for (method, target, path, authority) in valid {
+            let text = format!("{method} {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+            let buf = text.as_bytes();
+            let head = request(buf).unwrap_or_else(|error| panic!("{text:?}: {error:?}"));
+            assert_eq!(head.path(buf), path.as_bytes(), "{text:?}");
+            assert_eq!(head.authority.of(buf), authority.as_bytes(), "{text:?}");
+        }
+        let invalid = [
+            ("GET", "*"),
+            ("GET", "a"),
+            ("GET", "a/b"),
+            ("GET", "?a"),
+            ("GET", "a:443"),
+            ("GET", "/a#b"),
+            ("GET", "/#"),
+            ("GET", "http:///a"),
+            ("GET", "http://"),
+            ("GET", "http:/a"),
+            ("GET", "http:a"),
+            ("GET", "ftp://a/"),
+            ("GET", "http://u@a/"),
+            ("GET", "http://a b/"),
+            ("GET", "http://a:99999/"),
+            ("GET", "http://a\\@b/"),
+            ("OPTIONS", "*a"),
+            ("OPTIONS", "**"),
+            ("CONNECT", "/"),
+            ("CONNECT", "a"),
+            ("CONNECT", "a:"),
+            ("CONNECT", "a:0"),
+            ("CONNECT", "http://a:1/"),
+            ("CONNECT", "a:1/"),
+            ("CONNECT", "*"),
+        ];
+        for (method, target) in invalid {
+            let text = format!("{method} {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+            let status = request(text.as_bytes()).err().map(HeadError::status);
+            assert_eq!(status, Some(400), "{text:?}");
+        }
+        let not_utf8 = request(b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(not_utf8.err(), Some(HeadError::Target));
+    }
+
+    #[test]
+    fn request_framing_is_one_of_three_or_refused() {
+        use FramingError as F;
+        let valid = [
+            ("", BodyLength::Empty),
+            ("Content-Length: 0\r\n", BodyLength::Exact(0)),
+            ("content-length:5 \r\n", BodyLength::Exact(5)),
+            ("Content-Length: 0005\r\n", BodyLength::Exact(5)),
+            ("Content-Length: 9223372036854775807\r\n", BodyLength::Exact(i64::MAX as u64)),
+            ("Transfer-Encoding: chunked\r\n", BodyLength::Chunked),
+            ("tRANSFER-eNCODING: \tCHUNKED\t\r\n", BodyLength::Chunked),
+        ];
+        for (lines, body) in valid {
+            assert_eq!(with_lines(lines).map(|head| head.body), Ok(body), "{lines:?}");
+        }
+        let refused = [
+            ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", F::LengthAndCoding),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", F::LengthAndCoding),
+            ("Transfer-Encoding: gzip, chunked\r\nContent-Length: 5\r\n", F::LengthAndCoding),
+            ("Transfer-Encoding:\r\nContent-Length: 5\r\n", F::LengthAndCoding),
+            ("Content-Length: 5\r\nContent-Length: 6\r\n", F::LengthRepeated),
+            ("Content-Length: 5\r\nContent-Length: 5\r\n", F::LengthRepeated),
+            ("Content-Length: 5, 5\r\n", F::LengthRepeated),
+            ("Content-Length: 5,6\r\n", F::LengthRepeated),
+            ("Content-Length: +5\r\n", F::LengthInvalid),
+            ("Content-Length: -1\r\n", F::LengthInvalid),
+            ("Content-Length: 0x5\r\n", F::LengthInvalid),
+            ("Content-Length: 5 5\r\n", F::LengthInvalid),
+            ("Content-Length: 5.0\r\n", F::LengthInvalid),
+            ("Content-Length: \"5\"\r\n", F::LengthInvalid),
+            ("Content-Length:\r\n", F::LengthInvalid),
+            ("Content-Length: \t \r\n", F::LengthInvalid),
+            ("Content-Length: 5;\r\n", F::LengthInvalid),
+            ("Content-Length: \u{665}\r\n", F::LengthInvalid),
+            ("Content-Length: 9223372036854775808\r\n", F::LengthInvalid),
+            ("Content-Length: 18446744073709551621\r\n", F::LengthInvalid),
+            ("Content-Length: 99999999999999999999999\r\n", F::LengthInvalid),
+            ("Transfer-Encoding: identity\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: xchunked\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: chunkedx\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: \"chunked\"\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: chunked;x\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: chunked;q=1\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: chunked, chunked\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: chunked, identity\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: identity, chunked\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: chunked,\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: ,chunked\r\n", F::CodingInvalid),
+            ("Transfer-Encoding:\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: gzip\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: chunked, gzip\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: chunked\u{b}\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: gzip, chunked, gzip\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding:\r\n", F::CodingInvalid),
+            ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", F::CodingUnsupported),
+            ("Transfer-Encoding: gzip, chunked\r\n", F::CodingUnsupported),
+            ("Transfer-Encoding: X-GZIP ,\tChunked\r\n", F::CodingUnsupported),
+        ];
+        for (lines, error) in refused {
+            match with_lines(lines) {
+                // The vertical tab stops it before framing is looked at.
+                Err(HeadError::FieldValue) if lines.contains('\u{b}') => {}
+                Err(refusal) => assert_eq!(refusal, HeadError::Framing(error), "{lines:?}"),
+                Ok(_) => panic!("taken: {lines:?}"),
+            }
+        }
+        let old = b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(request(old).err(), Some(HeadError::Framing(F::CodingInHttp10)));
+        let trace = b"TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n";
+        assert_eq!(request(trace).err(), Some(HeadError::Framing(F::BodyForbidden)));
+    }
+
+    #[test]
+    fn bounds_hold_from_both_sides() {
+        let limits = HeadLimits { head_bytes: 60, target_bytes: 5, header_count: 2 };
+        let parse = |text: &str| RequestHead::new().parse(text.as_bytes(), &limits);
+        assert_eq!(parse("GET /1234 HTTP/1.1\r\nHost: a\r\n\r\n"), Ok(true));
+        assert_eq!(parse("GET /12345 HTTP/1.1\r\nHost: a\r\n\r\n"), Err(HeadError::TargetTooLong));
+        assert_eq!(parse("GET /12345"), Err(HeadError::TargetTooLong));
+        assert_eq!(parse("GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n"), Ok(true));
+        assert_eq!(
+            parse("GET / HTTP/1.1\r\nHost: a\r\nA: b\r\nC: d\r\n\r\n"),
+            Err(HeadError::TooManyFields)
+        );
+        let sized = |bytes: usize| {
+            let start = "GET / HTTP/1.1\r\nHost: a\r\nA: ";
+            format!("{start}{}\r\n\r\n", "b".repeat(bytes - start.len() - 4))
+        };
+        assert_eq!(parse(&sized(60)), Ok(true));
+        assert_eq!(parse(&sized(61)), Err(HeadError::HeadTooLarge));
+        assert_eq!(parse(&sized(80)[..60]), Ok(false));
+        assert_eq!(parse(&sized(80)[..61]), Err(HeadError::HeadTooLarge));
+    }
+
+    #[test]
+    fn more_fields_than_the_hard_bound_are_refused_whatever_the_limit_says() {
+        let limits = HeadLimits { head_bytes: 1 << 20, target_bytes: 5, header_count: 100_000 };
+        let parse = |count: usize| {
+            let text = format!("GET / HTTP/1.0\r\n{}\r\n", "A: b\r\n".repeat(count));
+            RequestHead::new().parse(text.as_bytes(), &limits)
+        };
+        assert_eq!(parse(HEADER_COUNT_MAX), Ok(true));
+        assert_eq!(parse(HEADER_COUNT_MAX + 1), Err(HeadError::TooManyFields));
+    }
+
+    #[test]
+    fn persistence_follows_version_and_connection() {
+        let cases = [
+            ("HTTP/1.1", "", true),
+            ("HTTP/1.1", "Connection: close\r\n", false),
+            ("HTTP/1.1", "Connection: Keep-Alive, CLOSE\r\n", false),
+            ("HTTP/1.1", "Connection: keep-alive\r\nConnection: close\r\n", false),
+            ("HTTP/1.1", "Connection: closed\r\n", true),
+            ("HTTP/1.0", "", false),
+            ("HTTP/1.0", "Connection: keep-alive\r\n", true),
+            ("HTTP/1.0", "Connection: close, keep-alive\r\n", false),
+            ("HTTP/1.0", "Proxy-Connection: keep-alive\r\n", false),
+        ];
+        for (version, lines, is_persistent) in cases {
+            let text = format!("GET / {version}\r\nHost: a\r\n{lines}\r\n");
+            let head = request(text.as_bytes()).unwrap();
+            assert_eq!(head.is_persistent, is_persistent, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn connection_names_only_what_is_not_essential() {
+        use Known::{Connection, Host, Named, Other};
+        let text = b"GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nx-a: 2\r\nX-B: 3\r\nCookie: c\r\n\
+            X-Forwarded-Foo: d\r\nConnection: X-a, host, cookie,,x-forwarded-foo, close\r\n\r\n";
+        let head = request(text).unwrap();
+        let known: Vec<_> = head.fields.iter().map(|field| field.known).collect();
+        assert_eq!(known, [Host, Named, Named, Other, Other, Other, Connection]);
+
+        let many = format!("Connection: {}\r\n", "a,".repeat(31));
+        assert!(with_lines(&many).is_ok());
+        let too_many = format!("Connection: {}\r\n", "a,".repeat(32));
+        assert_eq!(with_lines(&too_many).err(), Some(HeadError::ConnectionOptions));
+    }
+
+    #[test]
+    fn expectations_upgrades_and_max_forwards_are_read() {
+        let expects = |text: &str| request(text.as_bytes()).map(|head| head.expects_continue);
+        let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n";
+        assert_eq!(expects(&format!("{post}Expect: 100-Continue\r\n\r\n")), Ok(true));
+        assert_eq!(expects(&format!("{post}Expect: 200-ok\r\n\r\n")), Err(HeadError::Expectation));
+        assert_eq!(
+            expects("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n"),
+            Ok(false)
+        );
+        assert_eq!(
+            expects("POST / HTTP/1.0\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"),
+            Ok(false)
+        );
+
+        let upgrade = with_lines("Connection: upgrade\r\nUpgrade: websocket\r\n").unwrap();
+        assert!(upgrade.is_upgrade);
+        assert!(!with_lines("Upgrade: websocket\r\n").unwrap().is_upgrade);
+        assert!(!with_lines("Connection: upgrade\r\n").unwrap().is_upgrade);
+
+        let forwards = |method: &str, value: &str| {
+            let text = format!("{method} / HTTP/1.1\r\nHost: a\r\nMax-Forwards: {value}\r\n\r\n");
+            request(text.as_bytes()).map(|head| head.max_forwards)
+        };
+        assert_eq!(forwards("TRACE", "3"), Ok(Some(3)));
+        assert_eq!(forwards("OPTIONS", "0"), Ok(Some(0)));
+        assert_eq!(forwards("GET", "x"), Ok(None));
+        assert_eq!(forwards("TRACE", "x"), Err(HeadError::MaxForwards));
+    }
+
+    #[test]
+    fn a_plain_response_is_taken_apart() {
+        let text = b"HTTP/1.1 200 Very OK\r\nContent-Length: 3\r\nDate: today\r\n\r\nabc";
+        let head = response(text, Method::Get).unwrap();
+        assert_eq!(head.status, 200);
+        assert_eq!(head.reason.of(text), b"Very OK");
+        assert_eq!(head.body, BodyLength::Exact(3));
+        assert_eq!(head.bytes, text.len() - 3);
+        assert!(head.is_persistent && head.has_date);
+        for (line, reason) in [
+            (&b"HTTP/1.1 200"[..], &b""[..]),
+            (b"HTTP/1.1 200 ", b""),
+            (b"HTTP/1.0 200 \xe9t\xe9", b"\xe9t\xe9"),
+        ] {
+            for fields in [&b""[..], b"A: b\r\n"] {
+                let text = [line, b"\r\n", fields, b"\r\n"].concat();
+                let head = response(&text, Method::Get).unwrap();
+                assert_eq!(head.reason.of(&text), reason);
+                assert_eq!(head.body, BodyLength::UntilClose);
+                assert!(!head.is_persistent && !head.has_date);
+            }
+        }
+    }
+
+    #[test]
+    fn responses_are_held_to_the_same_syntax() {
+        use HeadError as E;
+        let cases: &[(&str, E)] = &[
+            ("HTTP/1.1 200 OK\n\r\n", E::BareLf),
+            ("HTTP/1.1 200\n\r\n", E::BareLf),
+            ("HTTP/1.1 200 OK\r\nA: b\n\r\n", E::BareLf),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n\n", E::BareLf),
+            ("HTTP/1.1 200 OK\rA: b\r\n\r\n", E::BareCr),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", E::FoldedLine),
+            ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", E::FieldName),
+            ("HTTP/1.1 200 OK\r\nA: \0\r\n\r\n", E::FieldValue),
+            ("HTTP/1.1 200 O\0K\r\n\r\n", E::StatusLine),
+            ("HTTP/1.1 099 OK\r\n\r\n", E::StatusLine),
+            ("HTTP/1.1 600 OK\r\n\r\n", E::StatusLine),
+            ("HTTP/1.1 999 OK\r\n\r\n", E::StatusLine),
+            ("HTTP/1.1 2000 OK\r\n\r\n", E::StatusLine),
+            ("HTTP/1.1 20 OK\r\n\r\n", E::StatusLine),
+            ("HTTP/1.1  200 OK\r\n\r\n", E::StatusLine),
+            ("HTTP/1.1\t200 OK\r\n\r\n", E::BadVersion),
+            ("HTTP/1.2 200 OK\r\n\r\n", E::OtherVersion),
+            ("HTTP/2 200 OK\r\n\r\n", E::BadVersion),
+            ("\r\nHTTP/1.1 200 OK\r\n\r\n", E::BadVersion),
+            ("ICY 200 OK\r\n\r\n", E::BadVersion),
+            ("<html>", E::BadVersion),
+        ];
+        for &(text, error) in cases {
+            assert_eq!(response(text.as_bytes(), Method::Get).err(), Some(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn response_framing_depends_on_status_and_method() {
+        use BodyLength as B;
+        use FramingError as F;
+        let chunked = "Transfer-Encoding: chunked\r\n";
+        let length = "Content-Length: 5\r\n";
+        let cases = [
+            (Method::Get, 200, "", Ok(B::UntilClose)),
+            (Method::Get, 200, length, Ok(B::Exact(5))),
+            (Method::Get, 200, chunked, Ok(B::Chunked)),
+            (Method::Head, 200, length, Ok(B::Empty)),
+            (Method::Head, 200, chunked, Ok(B::Empty)),
+            (Method::Head, 200, "", Ok(B::Empty)),
+            (Method::Get, 304, length, Ok(B::Empty)),
+            (Method::Get, 304, chunked, Ok(B::Empty)),
+            (Method::Get, 204, length, Ok(B::Empty)),
+            (Method::Get, 204, "", Ok(B::Empty)),
+            (Method::Get, 204, chunked, Err(F::BodyForbidden)),
+            (Method::Get, 100, "", Ok(B::Empty)),
+            (Method::Get, 103, chunked, Err(F::BodyForbidden)),
+            (Method::Get, 200, "Content-Length: 5, 5\r\n", Err(F::LengthRepeated)),
+            (Method::Get, 200, "Content-Length: x\r\n", Err(F::LengthInvalid)),
+            (Method::Head, 200, "Content-Length: x\r\n", Err(F::LengthInvalid)),
+            (Method::Get, 200, "Transfer-Encoding: gzip, chunked\r\n", Err(F::CodingUnsupported)),
+            (Method::Get, 200, "Transfer-Encoding: gzip\r\n", Err(F::CodingInvalid)),
+        ];
+        for (method, status, lines, body) in cases {
+            let text = format!("HTTP/1.1 {status} X\r\n{lines}\r\n");
+            let found = response(text.as_bytes(), method).map(|head| head.body);
+            assert_eq!(found, body.map_err(HeadError::Framing), "{method:?} {text:?}");
+        }
+        let both = format!("HTTP/1.1 200 X\r\n{length}{chunked}\r\n");
+        let refusal = response(both.as_bytes(), Method::Get).err();
+        assert_eq!(refusal, Some(HeadError::Framing(F::LengthAndCoding)));
+        let old = format!("HTTP/1.0 200 X\r\n{chunked}\r\n");
+        let refusal = response(old.as_bytes(), Method::Get).err();
+        assert_eq!(refusal, Some(HeadError::Framing(F::CodingInHttp10)));
+    }
+
+    /// What a parse of `text` leads to, cut into two parts and byte by byte.
+    fn every_split<T: PartialEq + std::fmt::Debug>(text: &[u8], parse: impl Fn(&[usize]) -> T) {
+        let whole = parse(&[text.len()]);
+        for cut in 1..text.len() {
+            assert_eq!(parse(&[cut, text.len()]), whole, "cut at {cut} of {text:?}");
+        }
+        let bytes: Vec<usize> = (1..=text.len()).collect();
+        assert_eq!(parse(&bytes), whole, "byte by byte: {text:?}");
+    }
+
+    fn parse_request_to(text: &[u8], ends: &[usize]) -> Result<Option<(usize, usize)>, HeadError> {
+        let mut head = RequestHead::new();
+        for &end in ends {
+            if head.parse(&text[..end], &LIMITS)? {
+                return Ok(Some((head.bytes, head.fields.len())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn parse_response_to(text: &[u8], ends: &[usize]) -> Result<Option<(usize, usize)>, HeadError> {
+        let mut head = ResponseHead::new();
+        for &end in ends {
+            if head.parse(&text[..end], &LIMITS, Method::Get)? {
+                return Ok(Some((head.bytes, head.fields.len())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// httparse and `lines` must agree on every byte at every place, or a head's fate would
+    /// depend on how it was split.
+    #[test]
+    fn every_byte_at_every_place_means_the_same_for_every_split() {
+        let request =
+            b"\r\nPUT /a?b HTTP/1.1\r\nHost: a:1\r\nX-Y:\t z \r\nContent-Length: 3\r\n\r\nabc";
+        let response = b"HTTP/1.1 200 O K\r\nX-Y:\t z \r\nConnection: close\r\n\r\nabc";
+        for at in 0..request.len() {
+            for byte in 0..=255 {
+                let mut text = request.to_vec();
+                text[at] = byte;
+                let whole = parse_request_to(&text, &[text.len()]);
+                let bytes: Vec<usize> = (1..=text.len()).collect();
+                assert_eq!(parse_request_to(&text, &bytes), whole, "{byte} at {at}");
+            }
+        }
+        for at in 0..response.len() {
+            for byte in 0..=255 {
+                let mut text = response.to_vec();
+                text[at] = byte;
+                let whole = parse_response_to(&text, &[text.len()]);
+                let bytes: Vec<usize> = (1..=text.len()).collect();
+                assert_eq!(parse_response_to(&text, &bytes), whole, "{byte} at {at}");
+            }
+        }
+        every_split(request, |ends| parse_request_to(request, ends));
+        every_split(response, |ends| parse_response_to(response, ends));
+    }
+
+    #[test]
+    fn a_head_is_reusable_after_success_and_after_failure() {
+        let mut head = RequestHead::new();
+        let first = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let second = b"GET /2 HTTP/1.1\r\nHost: b\r\n\r\n";
+        assert_eq!(head.parse(&first[..20], &LIMITS), Ok(false));
+        assert_eq!(head.parse(first, &LIMITS), Ok(true));
+        assert!(!head.is_persistent);
+        assert_eq!(head.parse(b"GET / HTTP/1.1\r\n\n", &LIMITS), Err(HeadError::BareLf));
+        assert_eq!(head.parse(second, &LIMITS), Ok(true));
+        assert!(head.is_persistent);
+        assert_eq!(head.authority.of(second), b"b");
+    }
+}

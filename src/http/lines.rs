@@ -1,0 +1,233 @@
+//! Watches the lines of a head or trailer section as its bytes arrive.
+//!
+//! httparse parses whole heads and takes some liberties (a bare LF ends a line). These machines
+//! look at every byte once, keep their place between calls, and say at the first wrong byte what
+//! is wrong, however the bytes were split. A head that arrives in one piece and is well-formed is
+//! never seen by them; they judge the incomplete and the refused, so that which error is reported
+//! depends on the bytes alone. They build nothing and find no ranges.
+
+use super::error::HeadError;
+use super::fields::{is_text, is_token};
+use super::head::HeadLimits;
+use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX, METHOD_BYTES_MAX};
+
+/// What is wrong with a field line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineError {
+    /// An LF without a CR before it.
+    BareLf,
+    /// A CR without an LF after it.
+    BareCr,
+    /// A field name is empty, holds a byte that is not a token's, or is followed by white space.
+    Name,
+    /// A field value holds a control byte.
+    Value,
+    /// A line begins with white space: obsolete line folding (RFC 9112 §5.2).
+    Folded,
+}
+
+/// Where the next byte of a field section belongs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum FieldPlace {
+    #[default]
+    Start,
+    Name,
+    Value,
+    /// After the CR of a field line.
+    LineEnd,
+    /// After the CR of the empty line.
+    LastEnd,
+    Done,
+}
+
+impl FieldPlace {
+    /// Where `byte` leads.
+    #[inline]
+    pub(crate) fn after(self, byte: u8) -> Result<Self, LineError> {
+        match (self, byte) {
+            (Self::Start, b'\r') => Ok(Self::LastEnd),
+            (Self::Start, b' ' | b'\t') => Err(LineError::Folded),
+            (Self::Name, b':') => Ok(Self::Value),
+            (Self::Start | Self::Name, _) if is_token(byte) => Ok(Self::Name),
+            (Self::Value, b'\r') => Ok(Self::LineEnd),
+            (Self::Value, _) if is_text(byte) => Ok(Self::Value),
+            (Self::LineEnd, b'\n') => Ok(Self::Start),
+            (Self::LastEnd, b'\n') | (Self::Done, _) => Ok(Self::Done),
+            (Self::LineEnd | Self::LastEnd, _) => Err(LineError::BareCr),
+            (Self::Start | Self::Name | Self::Value, b'\n') => Err(LineError::BareLf),
+            (Self::Start | Self::Name, _) => Err(LineError::Name),
+            (Self::Value, _) => Err(LineError::Value),
+        }
+    }
+}
+
+/// Whose head it is: the first line differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Request,
+    Response,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Before the first line, where a request may be preceded by empty lines.
+    Empty,
+    EmptyEnd,
+    Method,
+    Target,
+    /// In the version, of which so many bytes were seen.
+    Version(u8),
+    /// After a response's version: SP, three digits; so many bytes were seen.
+    Status(u8),
+    Reason,
+    FirstEnd,
+    Fields(FieldPlace),
+}
+
+/// Follows one head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadLines {
+    kind: Kind,
+    place: Place,
+    /// Bytes seen, from the start of the buffer.
+    seen: usize,
+    /// Where the element began that `place` is in. `<= seen`.
+    mark: usize,
+    empty_lines: u8,
+    fields: usize,
+    version: [u8; 8],
+}
+
+impl HeadLines {
+    pub(crate) const fn new(kind: Kind) -> Self {
+        let place = match kind {
+            Kind::Request => Place::Empty,
+            Kind::Response => Place::Version(0),
+        };
+        Self { kind, place, seen: 0, mark: 0, empty_lines: 0, fields: 0, version: [0; 8] }
+    }
+
+    /// Whether no byte was seen yet.
+    #[inline]
+    pub(crate) fn is_new(&self) -> bool {
+        self.seen == 0
+    }
+
+    /// Looks at what `buf`, which starts at the head, holds beyond the bytes seen before. Gives
+    /// the head's length once its last byte was seen.
+    pub(crate) fn advance(
+        &mut self,
+        buf: &[u8],
+        limits: &HeadLimits,
+    ) -> Result<Option<usize>, HeadError> {
+        while let Some(&byte) = buf.get(self.seen) {
+            if self.seen >= limits.head_bytes {
+                return Err(HeadError::HeadTooLarge);
+            }
+            self.place = self.after(byte, limits)?;
+            self.seen += 1;
+            if self.place == Place::Fields(FieldPlace::Done) {
+                return Ok(Some(self.seen));
+            }
+        }
+        Ok(None)
+    }
+
+    fn after(&mut self, byte: u8, limits: &HeadLimits) -> Result<Place, HeadError> {
+        match self.place {
+            Place::Empty => self.after_empty(byte),
+            Place::EmptyEnd if byte == b'\n' => Ok(Place::Empty),
+            Place::FirstEnd if byte == b'\n' => Ok(Place::Fields(FieldPlace::Start)),
+            Place::EmptyEnd | Place::FirstEnd => Err(HeadError::BareCr),
+            Place::Method => self.after_method(byte),
+            Place::Target => self.after_target(byte, limits),
+            Place::Version(count) => self.after_version(byte, count),
+            Place::Status(count) => Self::after_status(byte, count),
+            Place::Reason => match byte {
+                b'\r' => Ok(Place::FirstEnd),
+                b'\n' => Err(HeadError::BareLf),
+                _ if is_text(byte) => Ok(Place::Reason),
+                _ => Err(HeadError::StatusLine),
+            },
+            Place::Fields(place) => {
+                let next = place.after(byte)?;
+                if place == FieldPlace::Start && next == FieldPlace::Name {
+                    self.fields += 1;
+                    if self.fields > limits.header_count.min(HEADER_COUNT_MAX) {
+                        return Err(HeadError::TooManyFields);
+                    }
+                }
+                Ok(Place::Fields(next))
+            }
+        }
+    }
+
+    fn after_empty(&mut self, byte: u8) -> Result<Place, HeadError> {
+        match byte {
+            b'\r' if self.empty_lines < EMPTY_LINES_MAX => {
+                self.empty_lines += 1;
+                Ok(Place::EmptyEnd)
+            }
+            b'\r' => Err(HeadError::EmptyLines),
+            b'\n' => Err(HeadError::BareLf),
+            _ => {
+                self.mark = self.seen;
+                self.after_method(byte)
+            }
+        }
+    }
+
+    fn after_method(&mut self, byte: u8) -> Result<Place, HeadError> {
+        let length = self.seen - self.mark;
+        match byte {
+            b' ' if length > 0 => {
+                self.mark = self.seen + 1;
+                Ok(Place::Target)
+            }
+            _ if !is_token(byte) => Err(HeadError::Method),
+            _ if length >= METHOD_BYTES_MAX => Err(HeadError::MethodTooLong),
+            _ => Ok(Place::Method),
+        }
+    }
+
+    fn after_target(&mut self, byte: u8, limits: &HeadLimits) -> Result<Place, HeadError> {
+        let length = self.seen - self.mark;
+        match byte {
+            b' ' if length > 0 => Ok(Place::Version(0)),
+            // "GET /" and the end of the line was HTTP/0.9.
+            b'\r' => Err(HeadError::BadVersion),
+            b'\n' => Err(HeadError::BareLf),
+            0..=b' ' | 0x7f => Err(HeadError::Target),
+            _ if length >= limits.target_bytes => Err(HeadError::TargetTooLong),
+            _ => Ok(Place::Target),
+        }
+    }
+
+    fn after_version(&mut self, byte: u8, count: u8) -> Result<Place, HeadError> {
+        let next = match (count, byte) {
+            (8, b'\r') if self.kind == Kind::Request => return Ok(Place::FirstEnd),
+            (8, b' ') if self.kind == Kind::Response => return Ok(Place::Status(1)),
+            (_, b'\n') => return Err(HeadError::BareLf),
+            (0..5, _) if byte == b"HTTP/"[count as usize] => Place::Version(count + 1),
+            (5 | 7, b'0'..=b'9') | (6, b'.') => Place::Version(count + 1),
+            _ => return Err(HeadError::BadVersion),
+        };
+        self.version[count as usize] = byte;
+        match &self.version {
+            b"HTTP/1.0" | b"HTTP/1.1" => Ok(next),
+            _ if count == 7 => Err(HeadError::OtherVersion),
+            _ => Ok(next),
+        }
+    }
+
+    fn after_status(byte: u8, count: u8) -> Result<Place, HeadError> {
+        match (count, byte) {
+            (1, b'1'..=b'5') | (2 | 3, b'0'..=b'9') => Ok(Place::Status(count + 1)),
+            (4, b' ') => Ok(Place::Reason),
+            // The SP before an absent reason is missing often enough to be let pass.
+            (4, b'\r') => Ok(Place::FirstEnd),
+            (_, b'\n') => Err(HeadError::BareLf),
+            _ => Err(HeadError::StatusLine),
+        }
+    }
+}

@@ -1,0 +1,635 @@
+//! Writes the head that is sent on, and the answers that are our own.
+//!
+//! In come a parsed head, the buffer it lies in and what the exchange decided; out comes a whole
+//! head, appended to the caller's buffer. End-to-end fields keep their order and their bytes: the
+//! lines between two that must go are copied as one run. What goes are hop-by-hop fields, whatever
+//! Connection names, and what is said anew. Nothing is read from anywhere else, and nothing is
+//! allocated but the growth of `out`.
+
+use super::fields::{Field, Known, KnownSet};
+use super::head::{RequestHead, ResponseHead};
+use super::{BodyLength, TargetForm, Version};
+
+/// Fields that concern one connection only (RFC 9110 §7.6.1), or one proxy (§11.7).
+const HOP_BY_HOP: KnownSet = KnownSet::EMPTY
+    .with(Known::Named)
+    .with(Known::Connection)
+    .with(Known::KeepAlive)
+    .with(Known::PaddedLength)
+    .with(Known::ProxyAuthenticate)
+    .with(Known::ProxyAuthorization)
+    .with(Known::ProxyConnection)
+    .with(Known::Te)
+    // Said anew wherever it applies, in the one spelling that no reader takes for another coding.
+    .with(Known::TransferEncoding)
+    .with(Known::Upgrade);
+
+/// What the client's peer address says to the origin.
+#[derive(Clone, Copy, Debug)]
+pub struct ForwardedFor<'a> {
+    /// The address as text, without a port or brackets.
+    pub client: &'a str,
+    pub is_v6: bool,
+    /// Append to what the client said of those before it, rather than replace it.
+    pub is_trusted: bool,
+    /// `http` or `https`.
+    pub proto: &'static str,
+}
+
+/// Which Host the origin is sent.
+#[derive(Clone, Copy, Debug)]
+pub enum HostRule<'a> {
+    /// The client's, which is empty if an HTTP/1.0 client sent none.
+    Pass,
+    Set(&'a [u8]),
+}
+
+/// How a request is sent on.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestRewrite<'a> {
+    /// The target to send: [`RequestHead::path`] or a part of it.
+    pub path: &'a [u8],
+    pub host: HostRule<'a>,
+    /// Our name in Via.
+    pub via: &'a [u8],
+    pub forwarded: ForwardedFor<'a>,
+}
+
+/// Appends the request head to send to the origin.
+pub fn request(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &RequestRewrite) {
+    let forwarded = &how.forwarded;
+    out.reserve(head.bytes + LINES_ADDED_BYTES);
+    let mut dropped = HOP_BY_HOP.with(Known::XForwardedFor).with(Known::Forwarded);
+    if !forwarded.is_trusted {
+        dropped = dropped.with(Known::XForwardedHost).with(Known::XForwardedProto);
+    }
+    if head.max_forwards.is_some() {
+        dropped = dropped.with(Known::MaxForwards);
+    }
+    if head.version == Version::Http10 {
+        // To be ignored there (RFC 9110 §10.1.1), but an origin would heed it in HTTP/1.1.
+        dropped = dropped.with(Known::Expect);
+    }
+
+    let end = head.bytes - LINE_END.len();
+    let host = match how.host {
+        HostRule::Pass if head.form == TargetForm::Origin && head.known.has(Known::Host) => None,
+        HostRule::Pass => Some(head.authority.of(buf)),
+        HostRule::Set(host) => Some(host),
+    };
+    match host {
+        None if is_line_kept(head, buf, how) => {
+            copy_lines(out, buf, head.method_text.start as usize, end, &head.fields, dropped);
+        }
+        None => {
+            put_request_line(out, head, buf, how.path);
+            copy_fields(out, buf, end, &head.fields, dropped);
+        }
+        Some(host) => {
+            put_request_line(out, head, buf, how.path);
+            put(out, [b"Host: ", host, LINE_END]);
+            copy_fields(out, buf, end, &head.fields, dropped.with(Known::Host));
+        }
+    }
+
+    put_framing(out, head.body, head.known);
+    if let Some(forwards) = head.max_forwards {
+        put(out, [b"Max-Forwards: "]);
+        put_decimal(out, forwards.saturating_sub(1));
+        put(out, [LINE_END]);
+    }
+    put_forwarded(out, head, buf, forwarded);
+    put(out, [b"Via: ", version_text(head.version), b" ", how.via, b"\r\n\r\n"]);
+}
+
+/// How a response's body goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyOut {
+    /// As the origin framed it.
+    AsIs,
+    /// In chunks that are ours: the origin's body ends with its connection.
+    Chunked,
+    /// Raw, up to the end of the connection.
+    UntilClose,
+    /// There is none; a Content-Length that says what GET would have got stays.
+    Empty,
+}
+
+/// What the client is told about its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionOut {
+    /// Nothing, which for HTTP/1.1 means that it lives on.
+    Implicit,
+    /// That it lives on: an HTTP/1.0 client that asked for it must be told.
+    KeepAlive,
+    Close,
+}
+
+/// How a response is sent on.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseRewrite<'a> {
+    pub body: BodyOut,
+    pub connection: ConnectionOut,
+    /// An IMF-fixdate, used if the origin sent none.
+    pub date: &'a [u8],
+    /// Our name in Via, if it is to be said.
+    pub via: Option<&'a [u8]>,
+}
+
+/// Appends the response head to send to the client.
+pub fn response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], how: &ResponseRewrite) {
+    out.reserve(head.bytes + LINES_ADDED_BYTES);
+    let mut dropped = HOP_BY_HOP;
+    let body = match how.body {
+        BodyOut::AsIs => head.body,
+        BodyOut::Chunked => BodyLength::Chunked,
+        BodyOut::UntilClose => BodyLength::UntilClose,
+        BodyOut::Empty => BodyLength::Empty,
+    };
+    // The fields speak of the body as the origin sent it.
+    if body != head.body || may_not_have_length(head.status) {
+        dropped = dropped.with(Known::ContentLength);
+    }
+    if body != BodyLength::Chunked {
+        dropped = dropped.with(Known::Trailer);
+    }
+    copy_response(out, head, buf, dropped);
+
+    put_framing(out, body, head.known);
+    if !head.has_date {
+        put(out, [b"Date: ", how.date, LINE_END]);
+    }
+    if let Some(via) = how.via {
+        put(out, [b"Via: ", version_text(head.version), b" ", via, LINE_END]);
+    }
+    out.extend_from_slice(connection_line(how.connection));
+    out.extend_from_slice(LINE_END);
+}
+
+/// Appends an interim response (1xx), which has no body and says nothing of the connection.
+pub fn interim(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8]) {
+    let dropped = HOP_BY_HOP.with(Known::ContentLength).with(Known::Trailer);
+    copy_response(out, head, buf, dropped);
+    out.extend_from_slice(LINE_END);
+}
+
+/// An answer of our own.
+#[derive(Clone, Copy, Debug)]
+pub struct Simple<'a> {
+    pub status: u16,
+    pub reason: &'a str,
+    /// Plain text.
+    pub body: &'a str,
+    /// Further field lines, each with its CRLF. Must come from us.
+    pub extra: &'a [u8],
+    pub connection: ConnectionOut,
+    /// An IMF-fixdate.
+    pub date: &'a [u8],
+    /// Leave the body out: the request was HEAD.
+    pub is_head_only: bool,
+}
+
+/// Appends an answer of our own, body included.
+pub fn simple(out: &mut Vec<u8>, answer: &Simple) {
+    put(out, [b"HTTP/1.1 "]);
+    put_decimal(out, u64::from(answer.status));
+    put(out, [b" ", answer.reason.as_bytes(), LINE_END]);
+    put(out, [b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: "]);
+    put_decimal(out, answer.body.len() as u64);
+    put(out, [b"\r\nDate: ", answer.date, LINE_END, connection_line(answer.connection)]);
+    put(out, [answer.extra, LINE_END]);
+    if !answer.is_head_only {
+        out.extend_from_slice(answer.body.as_bytes());
+    }
+}
+
+const LINE_END: &[u8] = b"\r\n";
+
+/// Room for what is said anew: address, host and our name, each twice or thrice, with their words.
+const LINES_ADDED_BYTES: usize = 384;
+
+/// Whether the request line can go as it came, as part of the first run of lines.
+fn is_line_kept(head: &RequestHead, buf: &[u8], how: &RequestRewrite) -> bool {
+    head.version == Version::Http11 && std::ptr::eq(how.path, head.target.of(buf))
+}
+
+fn put_request_line(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], path: &[u8]) {
+    // An absolute target may have a query and no path.
+    let slash: &[u8] = if path.starts_with(b"?") { b"/" } else { b"" };
+    put(out, [head.method_text.of(buf), b" ", slash, path, b" HTTP/1.1\r\n"]);
+}
+
+/// The status line and the lines of all fields but those in `dropped`.
+fn copy_response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], dropped: KnownSet) {
+    /// "HTTP/1.1 200 ": a line that has its last space goes as it came.
+    const LINE_START_BYTES: u32 = 13;
+    let end = head.bytes - LINE_END.len();
+    if head.version == Version::Http11 && head.reason.start == LINE_START_BYTES {
+        copy_lines(out, buf, 0, end, &head.fields, dropped);
+    } else {
+        put(out, [b"HTTP/1.1 "]);
+        put_decimal(out, u64::from(head.status));
+        put(out, [b" ", head.reason.of(buf), LINE_END]);
+        copy_fields(out, buf, end, &head.fields, dropped);
+    }
+}
+
+fn copy_fields(out: &mut Vec<u8>, buf: &[u8], end: usize, fields: &[Field], dropped: KnownSet) {
+    let start = fields.first().map_or(end, |field| field.name.start as usize);
+    copy_lines(out, buf, start, end, fields, dropped);
+}
+
+/// Copies `buf[start..end]`, which ends with the lines of `fields`, but for the lines of fields in
+/// `dropped`.
+fn copy_lines(
+    out: &mut Vec<u8>,
+    buf: &[u8],
+    start: usize,
+    end: usize,
+    fields: &[Field],
+    dropped: KnownSet,
+) {
+    let mut run = start;
+    for (at, field) in fields.iter().enumerate() {
+        if dropped.has(field.known) {
+            out.extend_from_slice(&buf[run..field.name.start as usize]);
+            run = fields.get(at + 1).map_or(end, |next| next.name.start as usize);
+        }
+    }
+    out.extend_from_slice(&buf[run..end]);
+}
+
+/// The framing field that the copied lines do not hold.
+fn put_framing(out: &mut Vec<u8>, body: BodyLength, known: KnownSet) {
+    match body {
+        BodyLength::Chunked => put(out, [b"Transfer-Encoding: chunked\r\n"]),
+        BodyLength::Exact(length) if known.has(Known::PaddedLength) => {
+            put(out, [b"Content-Length: "]);
+            put_decimal(out, length);
+            put(out, [LINE_END]);
+        }
+        BodyLength::Exact(_) | BodyLength::Empty | BodyLength::UntilClose => {}
+    }
+}
+
+/// X-Forwarded-For, -Proto and -Host, and Forwarded (RFC 7239).
+fn put_forwarded(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], from: &ForwardedFor) {
+    let is_passed = |known| from.is_trusted && head.known.has(known);
+    let host = head.authority.of(buf);
+    let client = from.client.as_bytes();
+    let proto = from.proto.as_bytes();
+
+    put(out, [b"X-Forwarded-For: "]);
+    if is_passed(Known::XForwardedFor) {
+        put_values(out, head, buf, Known::XForwardedFor);
+    }
+    put(out, [client, LINE_END]);
+    if !is_passed(Known::XForwardedProto) {
+        put(out, [b"X-Forwarded-Proto: ", proto, LINE_END]);
+    }
+    if !is_passed(Known::XForwardedHost) && !host.is_empty() {
+        put(out, [b"X-Forwarded-Host: ", host, LINE_END]);
+    }
+    put(out, [b"Forwarded: "]);
+    if is_passed(Known::Forwarded) {
+        put_values(out, head, buf, Known::Forwarded);
+    }
+    // Colons want quotes, and no authority that was let in holds a quote or a backslash.
+    let quotes: [&[u8]; 2] = if from.is_v6 { [b"\"[", b"]\""] } else { [b"", b""] };
+    put(out, [b"for=", quotes[0], client, quotes[1], b";proto=", proto]);
+    if !host.is_empty() {
+        put(out, [b";host=\"", host, b"\""]);
+    }
+    put(out, [LINE_END]);
+}
+
+/// All values of one kind of field, each with a comma behind it: more follows.
+fn put_values(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], known: Known) {
+    for field in head.fields.iter().filter(|field| field.known == known) {
+        if !field.value.is_empty() {
+            put(out, [field.value.of(buf), b", "]);
+        }
+    }
+}
+
+fn connection_line(connection: ConnectionOut) -> &'static [u8] {
+    match connection {
+        ConnectionOut::Implicit => b"",
+        ConnectionOut::KeepAlive => b"Connection: keep-alive\r\n",
+        ConnectionOut::Close => b"Connection: close\r\n",
+    }
+}
+
+/// The version of the message received, as Via has it.
+fn version_text(version: Version) -> &'static [u8] {
+    match version {
+        Version::Http10 => b"1.0",
+        Version::Http11 => b"1.1",
+    }
+}
+
+/// RFC 9110 §8.6.
+fn may_not_have_length(status: u16) -> bool {
+    matches!(status, 100..200 | 204)
+}
+
+fn put_decimal(out: &mut Vec<u8>, number: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    let mut rest = number;
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+#[inline]
+fn put<const N: usize>(out: &mut Vec<u8>, parts: [&[u8]; N]) {
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Method;
+    use crate::http::head::HeadLimits;
+
+    const LIMITS: HeadLimits =
+        HeadLimits { head_bytes: 4096, target_bytes: 1024, header_count: 100 };
+
+    const UNTRUSTED: ForwardedFor =
+        ForwardedFor { client: "192.0.2.1", is_v6: false, is_trusted: false, proto: "http" };
+
+    const TRUSTED: ForwardedFor = ForwardedFor { is_trusted: true, ..UNTRUSTED };
+
+    const ADDED: &str = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: http\r\n\
+        X-Forwarded-Host: a\r\nForwarded: for=192.0.2.1;proto=http;host=\"a\"\r\n\
+        Via: 1.1 ringway\r\n\r\n";
+
+    const REQUEST_LINE: &str = "GET / HTTP/1.1\r\n";
+
+    /// What the origin is sent for `text`.
+    fn sent(text: &str, host: HostRule, forwarded: ForwardedFor) -> String {
+        let buf = text.as_bytes();
+        let mut head = RequestHead::new();
+        assert_eq!(head.parse(buf, &LIMITS), Ok(true), "{text:?}");
+        let how = RequestRewrite { path: head.path(buf), host, via: b"ringway", forwarded };
+        let mut out = Vec::new();
+        request(&mut out, &head, buf, &how);
+        let out = String::from_utf8(out).unwrap();
+        // Whatever was sent must be a head that we would take ourselves, framed alike.
+        let mut again = RequestHead::new();
+        if !head.authority.is_empty() || matches!(host, HostRule::Set(_)) {
+            assert_eq!(again.parse(out.as_bytes(), &LIMITS), Ok(true), "{out:?}");
+            assert_eq!((again.body, again.bytes), (head.body, out.len()));
+        }
+        out
+    }
+
+    /// What the origin is sent for a GET with Host "a" and these further lines, without the
+    /// request line, the Host and what is always added.
+    fn lines_sent(lines: &str) -> String {
+        let out = sent(&format!("{REQUEST_LINE}Host: a\r\n{lines}\r\n"), HostRule::Pass, UNTRUSTED);
+        let out = out.strip_prefix(&format!("{REQUEST_LINE}Host: a\r\n")).unwrap();
+        out.strip_suffix(ADDED).unwrap_or_else(|| panic!("{out:?}")).to_owned()
+    }
+
+    #[test]
+    fn end_to_end_fields_keep_their_order_and_bytes() {
+        let lines = "X-A:1\r\nx-B: \t2 \t\r\nCookie: a=b\r\nCookie: c\r\nX-Empty:\r\n";
+        assert_eq!(lines_sent(lines), lines);
+        assert_eq!(lines_sent(""), "");
+    }
+
+    #[test]
+    fn hop_by_hop_fields_go_and_those_around_them_stay() {
+        let cases = [
+            ("Connection: close\r\nA: b\r\n", "A: b\r\n"),
+            ("A: b\r\nConnection: keep-alive\r\n", "A: b\r\n"),
+            (
+                "A: 1\r\nKeep-Alive: timeout=5\r\nB: 2\r\nTE: trailers\r\nC: 3\r\n",
+                "A: 1\r\nB: 2\r\nC: 3\r\n",
+            ),
+            ("Connection: X-Hop, close\r\nX-Hop: 1\r\nx-hop: 2\r\nX-Hops: 3\r\n", "X-Hops: 3\r\n"),
+            ("Connection: upgrade\r\nUpgrade: websocket\r\nA: b\r\n", "A: b\r\n"),
+            ("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n", ""),
+            ("Proxy-Connection: close\r\nProxy-Authorization: x\r\n", ""),
+            ("Trailer: Digest\r\n", "Trailer: Digest\r\n"),
+            ("Max-Forwards: 7\r\n", "Max-Forwards: 7\r\n"),
+        ];
+        for (lines, rest) in cases {
+            assert_eq!(lines_sent(lines), rest, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn essential_fields_cannot_be_named_away() {
+        let lines = "Authorization: x\r\nCookie: y\r\nContent-Length: 3\r\n";
+        let attack =
+            format!("Connection: authorization, cookie, content-length, host, via\r\n{lines}");
+        assert_eq!(lines_sent(&attack), lines);
+    }
+
+    #[test]
+    fn framing_is_said_once_and_canonically() {
+        let cases = [
+            ("Content-Length: 3\r\n", "Content-Length: 3\r\n"),
+            ("Content-Length: 0003\r\nA: b\r\n", "A: b\r\nContent-Length: 3\r\n"),
+            ("Content-Length: 000\r\n", "Content-Length: 0\r\n"),
+            ("Transfer-encoding: \tCHUNKED\r\nA: b\r\n", "A: b\r\nTransfer-Encoding: chunked\r\n"),
+        ];
+        for (lines, rest) in cases {
+            assert_eq!(lines_sent(lines), rest, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn host_is_passed_or_set_and_stands_once() {
+        let text = "GET / HTTP/1.1\r\nA: b\r\nHost: a\r\n\r\n";
+        let passed = sent(text, HostRule::Pass, UNTRUSTED);
+        assert_eq!(passed, format!("GET / HTTP/1.1\r\nA: b\r\nHost: a\r\n{ADDED}"));
+        let set = sent(text, HostRule::Set(b"origin:81"), UNTRUSTED);
+        assert_eq!(set, format!("GET / HTTP/1.1\r\nHost: origin:81\r\nA: b\r\n{ADDED}"));
+        // The authority of an absolute target wins.
+        let absolute = "GET http://a/p HTTP/1.1\r\nHost: other\r\nA: b\r\n\r\n";
+        let passed = sent(absolute, HostRule::Pass, UNTRUSTED);
+        assert_eq!(passed, format!("GET /p HTTP/1.1\r\nHost: a\r\nA: b\r\n{ADDED}"));
+        let query = sent("GET http://a?q HTTP/1.1\r\nHost: b\r\n\r\n", HostRule::Pass, UNTRUSTED);
+        assert!(query.starts_with("GET /?q HTTP/1.1\r\nHost: a\r\n"));
+        let star = sent("OPTIONS http://a HTTP/1.1\r\nHost: b\r\n\r\n", HostRule::Pass, UNTRUSTED);
+        assert!(star.starts_with("OPTIONS * HTTP/1.1\r\nHost: a\r\n"));
+    }
+
+    #[test]
+    fn a_request_of_http_1_0_goes_out_as_1_1() {
+        let old = "GET / HTTP/1.0\r\nConnection: keep-alive\r\nExpect: 100-continue\r\n\r\n";
+        assert_eq!(
+            sent(old, HostRule::Pass, UNTRUSTED),
+            "GET / HTTP/1.1\r\nHost: \r\nX-Forwarded-For: 192.0.2.1\r\n\
+             X-Forwarded-Proto: http\r\nForwarded: for=192.0.2.1;proto=http\r\n\
+             Via: 1.0 ringway\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn empty_lines_before_a_request_are_not_sent_on() {
+        let text = "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let out = sent(text, HostRule::Pass, UNTRUSTED);
+        assert_eq!(out, format!("GET / HTTP/1.1\r\nHost: a\r\n{ADDED}"));
+    }
+
+    #[test]
+    fn what_strangers_say_of_the_path_is_replaced_and_what_trusted_peers_say_is_kept() {
+        let said = "X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-Host: evil\r\n\
+            X-Forwarded-Proto: https\r\nForwarded: for=10.0.0.1\r\nX-Forwarded-For: 10.0.0.2\r\n\
+            X-Forwarded-For:\r\nVia: 1.1 first\r\n";
+        assert_eq!(lines_sent(said), "Via: 1.1 first\r\n");
+        let text = format!("{REQUEST_LINE}Host: a\r\n{said}\r\n");
+        assert_eq!(
+            sent(&text, HostRule::Pass, TRUSTED),
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\n\
+             Via: 1.1 first\r\nX-Forwarded-For: 10.0.0.1, 10.0.0.2, 192.0.2.1\r\n\
+             Forwarded: for=10.0.0.1, for=192.0.2.1;proto=http;host=\"a\"\r\n\
+             Via: 1.1 ringway\r\n\r\n"
+        );
+        let silent = format!("{REQUEST_LINE}Host: a\r\n\r\n");
+        assert_eq!(
+            sent(&silent, HostRule::Pass, TRUSTED),
+            format!("{REQUEST_LINE}Host: a\r\n{ADDED}")
+        );
+    }
+
+    #[test]
+    fn a_v6_client_is_quoted_in_forwarded_only() {
+        let v6 = ForwardedFor { client: "2001:db8::1", is_v6: true, ..UNTRUSTED };
+        let out = sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n", HostRule::Pass, v6);
+        assert!(out.contains("\r\nX-Forwarded-For: 2001:db8::1\r\n"));
+        assert!(out.contains("\r\nForwarded: for=\"[2001:db8::1]\";proto=http;host=\"a\"\r\n"));
+    }
+
+    #[test]
+    fn max_forwards_counts_down_where_it_means_something() {
+        let text = "TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 5\r\n\r\n";
+        assert!(sent(text, HostRule::Pass, UNTRUSTED).contains("\r\nMax-Forwards: 4\r\n"));
+    }
+
+    const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+
+    const PLAIN: ResponseRewrite = ResponseRewrite {
+        body: BodyOut::AsIs,
+        connection: ConnectionOut::Implicit,
+        date: DATE,
+        via: None,
+    };
+
+    fn parsed(text: &str, method: Method) -> ResponseHead {
+        let mut head = ResponseHead::new();
+        assert_eq!(head.parse(text.as_bytes(), &LIMITS, method), Ok(true), "{text:?}");
+        head
+    }
+
+    fn answered(text: &str, method: Method, how: &ResponseRewrite) -> String {
+        let head = parsed(text, method);
+        let mut out = Vec::new();
+        response(&mut out, &head, text.as_bytes(), how);
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(parsed(&out, method).bytes, out.len());
+        out
+    }
+
+    #[test]
+    fn a_response_passes_without_its_hop_by_hop_fields() {
+        let text = "HTTP/1.1 200 Very OK\r\nServer: x\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\
+            Keep-Alive: timeout=5\r\nDate: d\r\nContent-Length: 3\r\nProxy-Authenticate: y\r\n\
+            Upgrade: h2c\r\nTrailer: z\r\nSet-Cookie: a\r\n\r\n";
+        assert_eq!(
+            answered(text, Method::Get, &PLAIN),
+            "HTTP/1.1 200 Very OK\r\nServer: x\r\nDate: d\r\nContent-Length: 3\r\n\
+             Set-Cookie: a\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_response_says_its_date_via_and_connection() {
+        let text = "HTTP/1.0 200\r\nContent-Length: 3\r\n\r\n";
+        let how =
+            ResponseRewrite { connection: ConnectionOut::Close, via: Some(b"ringway"), ..PLAIN };
+        assert_eq!(
+            answered(text, Method::Get, &how),
+            "HTTP/1.1 200 \r\nContent-Length: 3\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+             Via: 1.0 ringway\r\nConnection: close\r\n\r\n"
+        );
+        let how = ResponseRewrite { connection: ConnectionOut::KeepAlive, ..PLAIN };
+        let out =
+            answered("HTTP/1.1 200 \r\nDate: d\r\nContent-Length: 0\r\n\r\n", Method::Get, &how);
+        assert_eq!(
+            out,
+            "HTTP/1.1 200 \r\nDate: d\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn the_framing_field_follows_how_the_body_goes_out() {
+        let chunked = "Transfer-Encoding: Chunked\r\nTrailer: x\r\n";
+        let length = "Content-Length: 3\r\n";
+        let canonical = "Trailer: x\r\nTransfer-Encoding: chunked\r\n";
+        let cases = [
+            (Method::Get, 200, chunked, BodyOut::AsIs, canonical),
+            (Method::Get, 200, chunked, BodyOut::UntilClose, ""),
+            (Method::Get, 200, length, BodyOut::AsIs, length),
+            (Method::Get, 200, "Content-Length: 03\r\n", BodyOut::AsIs, length),
+            (Method::Get, 200, "", BodyOut::Chunked, "Transfer-Encoding: chunked\r\n"),
+            (Method::Get, 200, "", BodyOut::UntilClose, ""),
+            (Method::Get, 200, "", BodyOut::AsIs, ""),
+            (Method::Head, 200, length, BodyOut::Empty, length),
+            (Method::Head, 200, chunked, BodyOut::Empty, ""),
+            (Method::Head, 200, length, BodyOut::AsIs, length),
+            (Method::Get, 304, length, BodyOut::Empty, length),
+            (Method::Get, 204, length, BodyOut::Empty, ""),
+            (Method::Get, 204, length, BodyOut::AsIs, ""),
+        ];
+        for (method, status, lines, body, framing) in cases {
+            let text = format!("HTTP/1.1 {status} X\r\nDate: d\r\n{lines}\r\n");
+            let out = answered(&text, method, &ResponseRewrite { body, ..PLAIN });
+            assert_eq!(out, format!("HTTP/1.1 {status} X\r\nDate: d\r\n{framing}\r\n"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_interim_response_has_its_own_fields_and_no_others() {
+        let text = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: close\r\n\
+            Content-Length: 0\r\n\r\n";
+        let mut out = Vec::new();
+        interim(&mut out, &parsed(text, Method::Get), text.as_bytes());
+        assert_eq!(out, b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+    }
+
+    #[test]
+    fn our_own_answers_are_whole_messages() {
+        let answer = Simple {
+            status: 502,
+            reason: "Bad Gateway",
+            body: "Bad Gateway\n",
+            extra: b"Proxy-Status: ringway\r\n",
+            connection: ConnectionOut::Close,
+            date: DATE,
+            is_head_only: false,
+        };
+        let head = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\n\
+            Content-Length: 12\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nConnection: close\r\n\
+            Proxy-Status: ringway\r\n\r\n";
+        let mut out = Vec::new();
+        simple(&mut out, &answer);
+        assert_eq!(out, format!("{head}Bad Gateway\n").into_bytes());
+        out.clear();
+        simple(&mut out, &Simple { is_head_only: true, ..answer });
+        assert_eq!(out, head.as_bytes());
+    }
+}

@@ -1,0 +1,23 @@
+//! ringway: an `io_uring` HTTP/1.1 reverse proxy.
+pub mod access_log;
+pub mod answer;
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod date;
+pub mod delivery;
+pub mod demo;
+pub mod exchange;
+pub mod fault;
+pub mod http;
+pub mod limits;
+pub mod listener;
+pub mod logging;
+pub mod notices;
+pub mod record;
+pub mod relay;
+pub mod ring;
+pub mod route;
+pub mod server;
+pub mod upstream;
+pub mod worker;

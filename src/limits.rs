@@ -1,0 +1,22 @@
+//! Every bound with its derivation.
+
+/// The most fields one head may have, whatever `limits.header_count` says: httparse fills an array
+/// of this size on the stack (8 KiB).
+pub const HEADER_COUNT_MAX: usize = 256;
+/// The longest method token. The longest registered one, `UPDATEREDIRECTREF`, has 17 bytes.
+pub const METHOD_BYTES_MAX: usize = 32;
+/// Empty lines skipped before a request line. RFC 9112 §2.2 asks for one; old clients sent it
+/// after a body.
+pub const EMPTY_LINES_MAX: u8 = 4;
+/// Elements of all Connection fields of a head together. Each is compared with every field name,
+/// so this bounds the work of one head to 32 × 256 short comparisons.
+pub const CONNECTION_OPTIONS_MAX: usize = 32;
+/// A chunk's size line, extensions included.
+pub const CHUNK_LINE_BYTES_MAX: usize = 4096;
+/// What the size lines of one body may cost beyond 16 bytes each and twice their payload: stops a
+/// peer that sends one byte per chunk behind kilobytes of extensions.
+pub const CHUNK_OVERHEAD_BYTES_MAX: u64 = 16 * 1024;
+/// The trailer section of a chunked body.
+pub const TRAILER_BYTES_MAX: usize = 16 * 1024;
+/// Lines of a trailer section.
+pub const TRAILER_COUNT_MAX: usize = 64;

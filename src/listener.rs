@@ -1,0 +1,59 @@
+//! Accepts client connections: room first, then accept, then place.
+//!
+//! In goes a listening socket that all workers share; out go connections, each to the worker with
+//! the fewest. The task lives until the listening socket is shut down: a dropped accept would take
+//! a connection with it.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::notices;
+use crate::ring::{Acceptor, Waited};
+use crate::worker::{Accepted, Worker};
+
+/// Connections taken in one go after an accept has completed.
+const BURST: usize = 64;
+/// Rest after EMFILE: descriptors come back as connections end.
+const FILES_BACK_OFF: Duration = Duration::from_millis(100);
+
+pub async fn run(worker: Rc<Worker>, listener: OwnedFd) {
+    let mut acceptor = Acceptor::new(listener);
+    loop {
+        let Ok(permit) = worker.shared.clients.clone().acquire_owned().await else { return };
+        match acceptor.accept().await {
+            Ok((fd, peer)) => {
+                worker.shared.place(Accepted { fd, peer, permit }, worker.index);
+                take_burst(&worker, &acceptor);
+            }
+            Err(Waited::Interrupted) => return,
+            Err(Waited::Expired) => {}
+            Err(Waited::Failed(error)) => match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    notices::too_many_files("accept a connection", &error);
+                    drop(permit);
+                    tokio::time::sleep(FILES_BACK_OFF).await;
+                }
+                // The client gave up between its SYN and our accept: accept(2).
+                _ => tracing::debug!("a connection was lost before it was accepted: {error}"),
+            },
+        }
+        if worker.is_draining.get() {
+            return;
+        }
+    }
+}
+
+/// A burst of connections is not worth a turn of the loop each.
+fn take_burst(worker: &Worker, acceptor: &Acceptor) {
+    for _ in 0..BURST {
+        let Ok(permit) = worker.shared.clients.clone().try_acquire_owned() else { return };
+        match acceptor.try_accept() {
+            Ok(Some((fd, peer))) => {
+                worker.shared.place(Accepted { fd, peer, permit }, worker.index);
+            }
+            // An error is met again by the next accept.
+            Ok(None) | Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Lines for the operator that would otherwise repeat for every connection.
+//!
+//! In goes a condition that lasts (no descriptors left, say); out comes at most one log line per
+//! interval, with cause and cure. Nothing is counted here and nothing waits.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::ring::clock;
+
+const INTERVAL_MS: u64 = 5000;
+
+static TOO_MANY_FILES: AtomicU64 = AtomicU64::new(0);
+
+/// Says that the process (EMFILE) or the machine (ENFILE) is out of descriptors.
+pub fn too_many_files(doing: &str, error: &io::Error) {
+    if is_due(&TOO_MANY_FILES) {
+        tracing::error!(
+            "cannot {doing}: {error}. Raise the limit on open files (`ulimit -n`, docker `--ulimit \
+             nofile=65536:65536`, systemd `LimitNOFILE`) or lower limits.clients"
+        );
+    }
+}
+
+fn is_due(last: &AtomicU64) -> bool {
+    // 0 means never, and the clock is past it.
+    let now = clock::coarse_ms().max(1);
+    let before = last.load(Ordering::Relaxed);
+    (before == 0 || now.saturating_sub(before) >= INTERVAL_MS)
+        && last.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}

@@ -1,0 +1,472 @@
+//! Moves one body in one direction, by its framing, through leased chunks.
+//!
+//! In go two sockets, what is known of the body and how it is to be framed on the way out; out
+//! comes how many bytes were moved, or which side failed and how. Back-pressure is by construction:
+//! the next bytes are received when the last ones have been sent.
+//!
+//! A wait for the sender holds no chunk. A receiver that is slow, and a pool that is nearly empty,
+//! make the transfer careful: it looks at the bytes where they are (`MSG_PEEK`), sends what the
+//! receiver takes, and only then takes that much off the sender's socket, so that what cannot be
+//! sent yet stays in the kernel's buffer and no chunk is held there either.
+
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::http::chunked::{ChunkError, ChunkScanner};
+use crate::ring::{ChunkPool, Deadlines, Run, Socket, Waited, clock};
+use std::rc::Rc;
+
+/// How the sender delimits the body.
+#[derive(Clone, Copy, Debug)]
+pub enum Decoder {
+    /// This many bytes are still to come.
+    Sized(u64),
+    Chunked(ChunkScanner),
+    /// The body ends with the connection.
+    UntilClose,
+}
+
+/// What became of a piece of input.
+pub struct Decoded {
+    /// Bytes of the input that belong to the body; what follows does not.
+    pub used: usize,
+    pub is_done: bool,
+}
+
+impl Decoder {
+    pub fn advance(&mut self, input: &[u8]) -> Result<Decoded, ChunkError> {
+        match self {
+            Decoder::Sized(left) => {
+                let used = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
+                *left -= used as u64;
+                Ok(Decoded { used, is_done: *left == 0 })
+            }
+            Decoder::Chunked(scanner) => {
+                let progress = scanner.advance(input)?;
+                Ok(Decoded { used: progress.used, is_done: progress.is_done })
+            }
+            Decoder::UntilClose => Ok(Decoded { used: input.len(), is_done: false }),
+        }
+    }
+
+    pub fn is_done(&self) -> bool {
+        match self {
+            Decoder::Sized(left) => *left == 0,
+            Decoder::Chunked(scanner) => scanner.is_done(),
+            Decoder::UntilClose => false,
+        }
+    }
+
+    /// Payload seen so far, where the framing does not say it beforehand.
+    fn payload_bytes(&self) -> u64 {
+        match self {
+            Decoder::Chunked(scanner) => scanner.payload_bytes(),
+            Decoder::Sized(_) | Decoder::UntilClose => 0,
+        }
+    }
+}
+
+/// How the body is framed on the way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// The bytes as they came, framing included.
+    AsIs,
+    /// Each piece as a chunk (a body that ends with the connection, for an HTTP/1.1 client).
+    Chunked,
+    /// The payload of the chunks only (for an HTTP/1.0 client).
+    Payload,
+}
+
+impl Encoding {
+    /// Appends the outgoing form of `input`, which begins where `decoder` stands.
+    pub fn append(
+        self,
+        decoder: &mut Decoder,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Decoded, ChunkError> {
+        if let (Encoding::Payload, Decoder::Chunked(scanner)) = (self, &mut *decoder) {
+            let progress =
+                scanner.advance_with(input, |range| out.extend_from_slice(&input[range]))?;
+            return Ok(Decoded { used: progress.used, is_done: progress.is_done });
+        }
+        let decoded = decoder.advance(input)?;
+        let body = &input[..decoded.used];
+        if self == Encoding::Chunked && !body.is_empty() {
+            out.extend_from_slice(&chunk_lead(body.len()));
+            out.extend_from_slice(body);
+            out.extend_from_slice(b"\r\n");
+        } else {
+            out.extend_from_slice(body);
+        }
+        Ok(decoded)
+    }
+}
+
+/// The chunk that ends a body that was chunked here.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Bytes of a chunk's size line with its CRLF: eight digits, leading zeros allowed (RFC 9112 §7.1).
+const LEAD_BYTES: usize = 10;
+const TAIL_BYTES: usize = 2;
+
+fn chunk_lead(size: usize) -> [u8; LEAD_BYTES] {
+    let mut lead = *b"00000000\r\n";
+    for (place, digit) in lead[..8].iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(size >> (4 * place)) & 15];
+    }
+    lead
+}
+
+/// Which side ended a transfer early, and how.
+#[derive(Debug)]
+pub enum Broken {
+    /// The sender ended its side before the body was complete.
+    FromEnded,
+    FromFailed,
+    FromExpired,
+    ToFailed,
+    ToExpired,
+    /// Somebody ended the wait from outside.
+    Interrupted,
+    Framing(ChunkError),
+    /// More payload than `payload_bytes_max`.
+    TooLarge,
+}
+
+/// How long the sender may keep a transfer waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// The longest silence.
+    pub silence: Duration,
+    /// Bytes per second that must arrive on average over the time spent waiting; 0 for no such
+    /// rule.
+    pub rate_min: u64,
+}
+
+/// Time that a sender may take before its rate counts: the time that a lossy mobile network needs
+/// to come back.
+const RATE_GRACE_MS: u64 = 10_000;
+
+/// The rate rule's account of one transfer.
+struct RateAccount {
+    patience: Patience,
+    waited_ms: u64,
+    moved_bytes: u64,
+}
+
+impl RateAccount {
+    /// The time that the next wait may take.
+    fn limit(&self) -> Duration {
+        if self.patience.rate_min == 0 {
+            return self.patience.silence;
+        }
+        let earned_ms = self.moved_bytes.saturating_mul(1000) / self.patience.rate_min;
+        let left = (RATE_GRACE_MS + earned_ms).saturating_sub(self.waited_ms);
+        self.patience.silence.min(Duration::from_millis(left))
+    }
+}
+
+/// What a transfer moves through, and its waits.
+pub struct Transfer<'a> {
+    pub chunks: &'a Rc<ChunkPool>,
+    pub deadlines: &'a Deadlines,
+    pub from: &'a Socket,
+    pub to: &'a Socket,
+    pub patience: Patience,
+    /// The longest time for which the receiver may take nothing.
+    pub stall: Duration,
+    /// Chunks per operation at most.
+    pub operation_chunks: usize,
+    /// Move by `READ_FIXED` and `WRITE_FIXED`.
+    pub is_fixed: bool,
+    /// Never take more off the sender's socket than belongs to this body: the next request may
+    /// follow.
+    pub is_exact: bool,
+    /// Refuse a body with more payload than this.
+    pub payload_bytes_max: u64,
+}
+
+impl Transfer<'_> {
+    /// Moves the rest of the body; the bytes taken off the sender's socket.
+    pub async fn run(&self, mut decoder: Decoder, encoding: Encoding) -> Result<u64, Broken> {
+        let mut account = RateAccount { patience: self.patience, waited_ms: 0, moved_bytes: 0 };
+        let mut window = Window { chunks: 1, chunks_max: self.operation_chunks };
+        let mut is_congested = false;
+        while !decoder.is_done() {
+            if is_congested {
+                self.to.writable(self.deadlines, self.stall).await.map_err(to_broken)?;
+            }
+            let run = self.chunks.lease(window.for_body(&decoder, self.chunks)).await;
+            let is_careful = encoding == Encoding::AsIs
+                && (self.is_exact && !matches!(decoder, Decoder::Sized(_))
+                    || is_congested
+                    || self.chunks.is_scarce());
+            let step = if self.is_fixed && encoding == Encoding::AsIs && !self.is_exact {
+                self.step_fixed(run, &mut decoder).await?
+            } else if is_careful {
+                self.step_careful(run, &mut decoder)?
+            } else {
+                self.step(run, &mut decoder, encoding).await?
+            };
+            match step {
+                Step::Empty => self.wait_for_sender(&mut account).await?,
+                Step::Ended if matches!(decoder, Decoder::UntilClose) => break,
+                Step::Ended => return Err(Broken::FromEnded),
+                Step::Moved { bytes, room, is_congested: congested } => {
+                    account.moved_bytes += bytes as u64;
+                    window.adapt(bytes, room);
+                    is_congested = congested;
+                }
+            }
+            if decoder.payload_bytes() > self.payload_bytes_max {
+                return Err(Broken::TooLarge);
+            }
+        }
+        Ok(account.moved_bytes)
+    }
+
+    async fn wait_for_sender(&self, account: &mut RateAccount) -> Result<(), Broken> {
+        let began = clock::coarse_ms();
+        let limit = account.limit();
+        if limit.is_zero() {
+            return Err(Broken::FromExpired);
+        }
+        self.from.readable(self.deadlines, limit).await.map_err(from_broken)?;
+        account.waited_ms += clock::coarse_ms().saturating_sub(began);
+        Ok(())
+    }
+
+    /// Receives, then sends all of it, waiting for the receiver where need be.
+    async fn step(
+        &self,
+        mut run: Run,
+        decoder: &mut Decoder,
+        encoding: Encoding,
+    ) -> Result<Step, Broken> {
+        let (lead, tail) =
+            if encoding == Encoding::Chunked { (LEAD_BYTES, TAIL_BYTES) } else { (0, 0) };
+        let room = limit_to_body(decoder, run.len() - lead - tail);
+        let received = match receive(self.from.try_recv(&mut run[lead..lead + room]))? {
+            Received::Bytes(count) => count,
+            Received::Nothing => return Ok(Step::Empty),
+            Received::End => return Ok(Step::Ended),
+        };
+        let range = encode(&mut run, lead..lead + received, decoder, encoding)?;
+        let is_congested =
+            send_all(self.to, &run[range], self.deadlines, self.stall).await.map_err(to_broken)?;
+        Ok(Step::Moved { bytes: received, room, is_congested })
+    }
+
+    /// Looks, sends what the receiver takes, then takes that much off the sender's socket.
+    fn step_careful(&self, mut run: Run, decoder: &mut Decoder) -> Result<Step, Broken> {
+        let room = limit_to_body(decoder, run.len());
+        let seen = match receive(self.from.try_peek(&mut run[..room]))? {
+            Received::Bytes(count) => count,
+            Received::Nothing => return Ok(Step::Empty),
+            Received::End => return Ok(Step::Ended),
+        };
+        let mut ahead = *decoder;
+        let body = ahead.advance(&run[..seen]).map_err(Broken::Framing)?.used;
+        let sent = match self.to.try_send(&run[..body]) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => return Err(Broken::ToFailed),
+        };
+        decoder.advance(&run[..sent]).map_err(Broken::Framing)?;
+        drop(run);
+        let mut discarded = 0;
+        while discarded < sent {
+            match receive(self.from.try_discard(sent - discarded))? {
+                Received::Bytes(count) => discarded += count,
+                Received::Nothing | Received::End => return Err(Broken::FromFailed),
+            }
+        }
+        Ok(Step::Moved { bytes: sent, room, is_congested: sent < body })
+    }
+
+    /// One chunk by `READ_FIXED` and `WRITE_FIXED`, which hold it while they wait.
+    async fn step_fixed(&self, run: Run, decoder: &mut Decoder) -> Result<Step, Broken> {
+        let room = limit_to_body(decoder, run.len().min(self.chunks.chunk_bytes()));
+        let (result, mut run) =
+            self.from.recv_fixed(run, 0..room, self.deadlines, self.patience.silence).await;
+        let received = result.map_err(from_broken)?;
+        if received == 0 {
+            return Ok(Step::Ended);
+        }
+        let body = decoder.advance(&run[..received]).map_err(Broken::Framing)?.used;
+        let mut sent = 0;
+        while sent < body {
+            let (result, back) =
+                self.to.send_fixed(run, sent..body, self.deadlines, self.stall).await;
+            run = back;
+            sent += result.map_err(to_broken)?;
+        }
+        Ok(Step::Moved { bytes: received, room, is_congested: false })
+    }
+}
+
+enum Step {
+    /// Nothing had arrived.
+    Empty,
+    /// The sender has ended its side.
+    Ended,
+    /// `bytes` of at most `room` came; `is_congested` where the receiver did not take all at once.
+    Moved { bytes: usize, room: usize, is_congested: bool },
+}
+
+enum Received {
+    Bytes(usize),
+    Nothing,
+    End,
+}
+
+fn receive(result: io::Result<usize>) -> Result<Received, Broken> {
+    match result {
+        Ok(0) => Ok(Received::End),
+        Ok(count) => Ok(Received::Bytes(count)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
+        Err(_) => Err(Broken::FromFailed),
+    }
+}
+
+fn limit_to_body(decoder: &Decoder, room: usize) -> usize {
+    match decoder {
+        Decoder::Sized(left) => usize::try_from(*left).map_or(room, |left| left.min(room)),
+        Decoder::Chunked(_) | Decoder::UntilClose => room,
+    }
+}
+
+/// Turns what was received at `input` into its outgoing form, in place; where that lies.
+fn encode(
+    run: &mut Run,
+    input: Range<usize>,
+    decoder: &mut Decoder,
+    encoding: Encoding,
+) -> Result<Range<usize>, Broken> {
+    match (encoding, decoder) {
+        (Encoding::Payload, Decoder::Chunked(scanner)) => {
+            let mut ranges = Vec::new();
+            scanner
+                .advance_with(&run[input], |range| ranges.push(range))
+                .map_err(Broken::Framing)?;
+            let mut end = 0;
+            for range in ranges {
+                let length = range.len();
+                run.copy_within(range, end);
+                end += length;
+            }
+            Ok(0..end)
+        }
+        (Encoding::Chunked, decoder) => {
+            let used = decoder.advance(&run[input.clone()]).map_err(Broken::Framing)?.used;
+            let end = input.start + used;
+            run[input.start - LEAD_BYTES..input.start].copy_from_slice(&chunk_lead(used));
+            run[end..end + TAIL_BYTES].copy_from_slice(b"\r\n");
+            Ok(input.start - LEAD_BYTES..end + TAIL_BYTES)
+        }
+        (Encoding::AsIs | Encoding::Payload, decoder) => {
+            let used = decoder.advance(&run[input.clone()]).map_err(Broken::Framing)?.used;
+            Ok(input.start..input.start + used)
+        }
+    }
+}
+
+/// How many chunks the next operation gets: grows while operations fill what they got, shrinks when
+/// they come back with less than half.
+struct Window {
+    chunks: usize,
+    chunks_max: usize,
+}
+
+impl Window {
+    fn for_body(&self, decoder: &Decoder, pool: &ChunkPool) -> usize {
+        match decoder {
+            Decoder::Sized(left) => usize::try_from(left.div_ceil(pool.chunk_bytes() as u64))
+                .map_or(self.chunks, |chunks| chunks.min(self.chunks)),
+            Decoder::Chunked(_) | Decoder::UntilClose => self.chunks,
+        }
+    }
+
+    fn adapt(&mut self, moved: usize, room: usize) {
+        if moved == room {
+            self.chunks = (self.chunks * 2).min(self.chunks_max);
+        } else if moved * 4 < room {
+            self.chunks = (self.chunks / 2).max(1);
+        }
+    }
+}
+
+/// Sends all of `bytes`; true where the receiver had to be waited for.
+pub async fn send_all(
+    to: &Socket,
+    mut bytes: &[u8],
+    deadlines: &Deadlines,
+    stall: Duration,
+) -> Result<bool, Waited> {
+    let mut has_waited = false;
+    while !bytes.is_empty() {
+        match to.try_send(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                has_waited = true;
+                to.writable(deadlines, stall).await?;
+            }
+            Err(error) => return Err(Waited::Failed(error)),
+        }
+    }
+    Ok(has_waited)
+}
+
+fn from_broken(waited: Waited) -> Broken {
+    match waited {
+        Waited::Expired => Broken::FromExpired,
+        Waited::Interrupted => Broken::Interrupted,
+        Waited::Failed(_) => Broken::FromFailed,
+    }
+}
+
+fn to_broken(waited: Waited) -> Broken {
+    match waited {
+        Waited::Expired => Broken::ToExpired,
+        Waited::Interrupted => Broken::Interrupted,
+        Waited::Failed(_) => Broken::ToFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_lead_is_the_size_in_eight_digits() {
+        assert_eq!(&chunk_lead(0), b"00000000\r\n");
+        assert_eq!(&chunk_lead(0x0012_ab3f), b"0012ab3f\r\n");
+    }
+
+    #[test]
+    fn the_rate_rule_counts_waiting_time_only_after_a_grace() {
+        let patience = Patience { silence: Duration::from_secs(60), rate_min: 100 };
+        let mut account = RateAccount { patience, waited_ms: 0, moved_bytes: 0 };
+        assert_eq!(account.limit(), Duration::from_secs(10));
+        account.waited_ms = 9_000;
+        account.moved_bytes = 300;
+        assert_eq!(account.limit(), Duration::from_secs(4));
+        account.waited_ms = 13_000;
+        assert_eq!(account.limit(), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_window_follows_what_arrives() {
+        let mut window = Window { chunks: 1, chunks_max: 8 };
+        for expected in [2, 4, 8, 8] {
+            window.adapt(65_536, 65_536);
+            assert_eq!(window.chunks, expected);
+        }
+        window.adapt(10, 524_288);
+        assert_eq!(window.chunks, 4);
+        window.adapt(200_000, 262_144);
+        assert_eq!(window.chunks, 4);
+    }
+}

@@ -1,0 +1,481 @@
+//! Memory that the ring writes to: small head buffers, and the pool of registered chunks.
+//!
+//! Head buffers (8 KiB, from a free list) receive heads and the beginning of bodies; they are held
+//! only while bytes are expected. Chunks (64 KiB) are one page-aligned mapping per worker, pinned
+//! once by registering it with the ring, bounded, and leased as runs of neighbours, so that eight
+//! of them make one 512 KiB operation. Both come home when dropped.
+//!
+//! Neither ever shows bytes of an earlier user: a head buffer hands out its filled part only, and a
+//! run's user slices it by the count that the kernel returned.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use tokio::sync::Notify;
+use tokio_uring::buf::fixed::FixedBufRegistry;
+use tokio_uring::buf::{IoBuf, IoBufMut};
+
+/// Free list of head buffers of one size. `Rc`-shared with the buffers that it lent.
+pub struct HeadPool {
+    free: RefCell<Vec<Box<[u8]>>>,
+    buffer_bytes: usize,
+    leased: Cell<usize>,
+}
+
+/// Free buffers kept beyond this are given back to the allocator when they come home.
+const FREE_HEAD_BUFFERS_MAX: usize = 512;
+
+impl HeadPool {
+    pub fn new(buffer_bytes: usize) -> Rc<Self> {
+        Rc::new(Self { free: RefCell::default(), buffer_bytes, leased: Cell::new(0) })
+    }
+
+    pub fn lease(self: &Rc<Self>) -> HeadBuffer {
+        let bytes = self.free.borrow_mut().pop();
+        let bytes = bytes.unwrap_or_else(|| vec![0; self.buffer_bytes].into_boxed_slice());
+        self.leased.set(self.leased.get() + 1);
+        HeadBuffer { bytes, start: 0, end: 0, pool: self.clone() }
+    }
+
+    /// A buffer without room: what stands in for one that is out with an operation.
+    pub fn none(self: &Rc<Self>) -> HeadBuffer {
+        self.leased.set(self.leased.get() + 1);
+        HeadBuffer { bytes: Box::default(), start: 0, end: 0, pool: self.clone() }
+    }
+
+    /// Buffers out with connections now.
+    pub fn leased(&self) -> usize {
+        self.leased.get()
+    }
+
+    /// Gives the free half (and at last every buffer) back to the allocator.
+    pub fn trim(&self) {
+        let mut free = self.free.borrow_mut();
+        let keep = free.len() / 2;
+        free.truncate(keep);
+        free.shrink_to_fit();
+    }
+}
+
+/// A leased head buffer: `0 <= start <= end <= bytes.len()`, filled in `start..end`.
+pub struct HeadBuffer {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+    pool: Rc<HeadPool>,
+}
+
+impl HeadBuffer {
+    /// The bytes received and not yet consumed.
+    pub fn filled(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    pub(super) fn free(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.end..]
+    }
+
+    pub(super) fn advance(&mut self, count: usize) {
+        self.end += count;
+    }
+
+    /// Forgets the first `count` filled bytes.
+    pub fn consume(&mut self, count: usize) {
+        debug_assert!(count <= self.len());
+        self.start += count;
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    /// Makes room for at least one more byte, by moving what is filled to the front or by growing
+    /// up to `bytes_max`. False where the buffer is full at that size.
+    pub fn make_room(&mut self, bytes_max: usize) -> bool {
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.end < self.bytes.len() {
+            return true;
+        }
+        if self.bytes.len() >= bytes_max {
+            return false;
+        }
+        let mut grown = vec![0; (self.bytes.len() * 2).min(bytes_max)].into_boxed_slice();
+        grown[..self.end].copy_from_slice(&self.bytes[..self.end]);
+        self.bytes = grown;
+        true
+    }
+}
+
+impl Drop for HeadBuffer {
+    fn drop(&mut self) {
+        let pool = &self.pool;
+        pool.leased.set(pool.leased.get() - 1);
+        let mut free = pool.free.borrow_mut();
+        if self.bytes.len() == pool.buffer_bytes && free.len() < FREE_HEAD_BUFFERS_MAX {
+            free.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+/// One anonymous mapping, page-aligned, without huge pages: a huge page is charged to
+/// RLIMIT_MEMLOCK whole.
+struct Region {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Region {
+    fn map(bytes: usize) -> io::Result<Self> {
+        let length = std::num::NonZeroUsize::new(bytes)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice.
+        let start =
+            unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }?;
+        // SAFETY: the range was mapped just now. Where the advice is refused nothing changes.
+        let _ = unsafe { madvise(start, bytes, MmapAdvise::MADV_NOHUGEPAGE) };
+        Ok(Self { start: start.cast(), bytes })
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this region's own; slices and runs hold an `Rc` of it.
+        let _ = unsafe { munmap(self.start.cast(), self.bytes) };
+    }
+}
+
+/// One chunk of the region, as the registration wants it.
+struct RegisteredChunk {
+    region: Rc<Region>,
+    offset: usize,
+    bytes: usize,
+}
+
+// SAFETY: the memory is mapped, zero-initialised and fixed in place for as long as the region.
+unsafe impl IoBuf for RegisteredChunk {
+    fn stable_ptr(&self) -> *const u8 {
+        // SAFETY: `offset` lies inside the region by construction.
+        unsafe { self.region.start.as_ptr().add(self.offset) }
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.bytes
+    }
+
+    fn bytes_total(&self) -> usize {
+        self.bytes
+    }
+}
+
+// SAFETY: as above; nothing is checked out of the registry, so nobody else writes through it.
+unsafe impl IoBufMut for RegisteredChunk {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.stable_ptr().cast_mut()
+    }
+
+    unsafe fn set_init(&mut self, _: usize) {}
+}
+
+/// The chunks of one worker.
+pub struct ChunkPool {
+    region: Rc<Region>,
+    chunk_bytes: usize,
+    count: usize,
+    /// A set bit is a free chunk.
+    free: RefCell<Vec<u64>>,
+    available: Cell<usize>,
+    waiting: Cell<usize>,
+    released: Notify,
+    /// Keeps the registration; `None` where the kernel refused to pin.
+    registered: Option<FixedBufRegistry<RegisteredChunk>>,
+}
+
+/// IORING_REGISTER_BUFFERS takes UIO_MAXIOV (1,024) buffers at most, and tokio-uring cuts silently.
+pub const CHUNKS_MAX: usize = 1024;
+
+impl ChunkPool {
+    /// Maps and registers `count` chunks of `chunk_bytes`; must be called inside the worker's
+    /// runtime. Where RLIMIT_MEMLOCK does not allow as many, half as many are tried, and so on; the
+    /// last resort is `count` chunks that are not pinned.
+    pub fn new(count: usize, chunk_bytes: usize) -> io::Result<Rc<Self>> {
+        let wanted = count.clamp(1, CHUNKS_MAX);
+        let mut pinned = wanted;
+        loop {
+            let region = Rc::new(Region::map(pinned.max(1) * chunk_bytes)?);
+            let chunks = (0..pinned).map(|i| RegisteredChunk {
+                region: region.clone(),
+                offset: i * chunk_bytes,
+                bytes: chunk_bytes,
+            });
+            let registry = FixedBufRegistry::new(chunks);
+            if registry.register().is_ok() {
+                return Ok(Self::over(region, chunk_bytes, pinned, Some(registry)));
+            }
+            pinned /= 2;
+            if pinned == 0 {
+                let region = Rc::new(Region::map(wanted * chunk_bytes)?);
+                return Ok(Self::over(region, chunk_bytes, wanted, None));
+            }
+        }
+    }
+
+    fn over(
+        region: Rc<Region>,
+        chunk_bytes: usize,
+        count: usize,
+        registered: Option<FixedBufRegistry<RegisteredChunk>>,
+    ) -> Rc<Self> {
+        let mut free = vec![0_u64; count.div_ceil(64)];
+        for chunk in 0..count {
+            free[chunk / 64] |= 1 << (chunk % 64);
+        }
+        Rc::new(Self {
+            region,
+            chunk_bytes,
+            count,
+            free: RefCell::new(free),
+            available: Cell::new(count),
+            waiting: Cell::new(0),
+            released: Notify::new(),
+            registered,
+        })
+    }
+
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    pub fn chunk_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+
+    pub fn leased(&self) -> usize {
+        self.count - self.available.get()
+    }
+
+    pub fn is_registered(&self) -> bool {
+        self.registered.is_some()
+    }
+
+    /// True while less than a quarter is free: a transfer should then hold nothing while it waits.
+    pub fn is_scarce(&self) -> bool {
+        self.available.get() * 4 <= self.count
+    }
+
+    /// Leases up to `want` neighbouring chunks, at least one; waits its turn (first come, first
+    /// served) where none is free. Dropping the future while it waits loses nothing.
+    pub async fn lease(self: &Rc<Self>, want: usize) -> Run {
+        if self.waiting.get() == 0
+            && let Some(run) = self.try_lease(want)
+        {
+            return run;
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let _turn = Turn(self);
+        loop {
+            self.released.notified().await;
+            // One chunk each while others wait.
+            if let Some(run) = self.try_lease(1) {
+                if self.available.get() > 0 {
+                    self.released.notify_one();
+                }
+                return run;
+            }
+        }
+    }
+
+    fn try_lease(self: &Rc<Self>, want: usize) -> Option<Run> {
+        let mut count = want.clamp(1, 64);
+        let mut free = self.free.borrow_mut();
+        while count > 0 {
+            for (index, word) in free.iter_mut().enumerate() {
+                if let Some(bit) = find_run(*word, count) {
+                    *word &= !(mask(count) << bit);
+                    self.available.set(self.available.get() - count);
+                    return Some(Run { pool: self.clone(), first: index * 64 + bit, count });
+                }
+            }
+            count /= 2;
+        }
+        None
+    }
+
+    fn release(&self, first: usize, count: usize) {
+        self.free.borrow_mut()[first / 64] |= mask(count) << (first % 64);
+        self.available.set(self.available.get() + count);
+        if self.waiting.get() > 0 {
+            self.released.notify_one();
+        }
+    }
+}
+
+struct Turn<'a>(&'a ChunkPool);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
+    }
+}
+
+fn mask(count: usize) -> u64 {
+    if count >= 64 { u64::MAX } else { (1 << count) - 1 }
+}
+
+/// The lowest bit at which `count` ones stand side by side.
+fn find_run(word: u64, count: usize) -> Option<usize> {
+    let mut starts = word;
+    let mut length = 1;
+    while length < count {
+        let step = length.min(count - length);
+        starts &= starts >> step;
+        length += step;
+    }
+    (starts != 0).then(|| starts.trailing_zeros() as usize)
+}
+
+/// Leased neighbouring chunks, as one slice. Holds the bytes of whoever had them before.
+pub struct Run {
+    pool: Rc<ChunkPool>,
+    first: usize,
+    count: usize,
+}
+
+impl Run {
+    /// How many chunks these are.
+    pub fn chunks(&self) -> usize {
+        self.count
+    }
+
+    /// The registered buffer that this run begins in, where it lies in one whole.
+    pub(super) fn registered_index(&self) -> Option<u16> {
+        (self.count == 1 && self.pool.is_registered()).then_some(self.first as u16)
+    }
+}
+
+impl Deref for Run {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let (start, bytes) = self.extent();
+        // SAFETY: the run's chunks lie inside the mapping and are leased to it alone.
+        unsafe { std::slice::from_raw_parts(start, bytes) }
+    }
+}
+
+impl DerefMut for Run {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let (start, bytes) = self.extent();
+        // SAFETY: as above, and `&mut self` makes this the only slice.
+        unsafe { std::slice::from_raw_parts_mut(start, bytes) }
+    }
+}
+
+impl Run {
+    fn extent(&self) -> (*mut u8, usize) {
+        let bytes = self.pool.chunk_bytes;
+        // SAFETY: `first + count <= pool.count`, so the offset is inside the region.
+        let start = unsafe { self.pool.region.start.as_ptr().add(self.first * bytes) };
+        (start, self.count * bytes)
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.pool.release(self.first, self.count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_found_where_enough_neighbours_are_free() {
+        assert_eq!(find_run(0b0110_0111, 3), Some(0));
+        assert_eq!(find_run(0b0110_1110, 3), Some(1));
+        assert_eq!(find_run(0b0110_0110, 3), None);
+        assert_eq!(find_run(u64::MAX, 64), Some(0));
+        assert_eq!(find_run(u64::MAX >> 1, 64), None);
+        assert_eq!(find_run(0, 1), None);
+        for count in 1..=64 {
+            assert_eq!(find_run(u64::MAX, count), Some(0), "{count}");
+            assert_eq!(find_run(mask(count) << (64 - count), count), Some(64 - count), "{count}");
+        }
+    }
+
+    fn unpinned(count: usize) -> Rc<ChunkPool> {
+        let region = Rc::new(Region::map(count * 4096).expect("a small mapping"));
+        ChunkPool::over(region, 4096, count, None)
+    }
+
+    #[test]
+    fn every_chunk_comes_home() {
+        let pool = unpinned(70);
+        let runs: Vec<_> = std::iter::from_fn(|| pool.try_lease(8)).collect();
+        assert_eq!(pool.leased(), 70);
+        assert!(runs.iter().all(|run| run.len() == run.chunks() * 4096));
+        drop(runs);
+        assert_eq!(pool.leased(), 0);
+        assert_eq!(pool.try_lease(64).map(|run| run.chunks()), Some(64));
+    }
+
+    #[tokio::test]
+    async fn an_empty_pool_is_waited_for_in_order() {
+        let pool = unpinned(1);
+        let held = pool.lease(8).await;
+        assert_eq!(held.chunks(), 1);
+        let order = RefCell::new(Vec::new());
+        let wait = |name| {
+            let (pool, order) = (pool.clone(), &order);
+            async move {
+                let run = pool.lease(1).await;
+                order.borrow_mut().push(name);
+                tokio::task::yield_now().await;
+                drop(run);
+            }
+        };
+        let release = async {
+            tokio::task::yield_now().await;
+            drop(held);
+        };
+        tokio::join!(wait("first"), wait("second"), wait("third"), release);
+        assert_eq!(*order.borrow(), ["first", "second", "third"]);
+        assert_eq!(pool.leased(), 0);
+    }
+
+    #[test]
+    fn a_head_buffer_grows_to_its_limit_and_no_further() {
+        let pool = HeadPool::new(16);
+        let mut buffer = pool.lease();
+        buffer.free().fill(b'x');
+        buffer.advance(16);
+        assert!(buffer.make_room(24));
+        assert_eq!(buffer.filled(), [b'x'; 16]);
+        buffer.advance(8);
+        assert!(!buffer.make_room(24));
+        buffer.consume(1);
+        assert!(buffer.make_room(24));
+        assert_eq!(buffer.len(), 23);
+        drop(buffer);
+        assert_eq!(pool.leased(), 0);
+        // A grown buffer is not kept, so that the free list holds one size only.
+        assert_eq!(pool.free.borrow().len(), 0);
+    }
+}

@@ -1,0 +1,22 @@
+//! The ring: the only code that names `tokio_uring` or `io_uring`, and the only `unsafe`.
+//!
+//! In go sockets, buffers and deadlines; out come results with the buffer that was lent. What
+//! waits, waits through the ring (RECV with POLL_FIRST, POLL_ADD, CONNECT, ACCEPT); what can be
+//! moved at once is moved by a plain non-blocking call, because an operation that runs inline at
+//! submission still costs a turn of the runtime's loop.
+//!
+//! Invariants. A pending operation is never dropped while its buffer matters: it is ended from
+//! outside (cancelled by descriptor) and then awaited. An operation owns what its pointers point
+//! to. A descriptor stays open as long as an operation names it.
+#![allow(unsafe_code)]
+
+pub mod buffers;
+pub mod clock;
+pub mod deadlines;
+pub mod net;
+mod ops;
+pub mod runtime;
+
+pub use buffers::{ChunkPool, HeadBuffer, HeadPool, Run};
+pub use deadlines::Deadlines;
+pub use net::{Acceptor, PendingPoll, PendingRecv, Socket, Waited};

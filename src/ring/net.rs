@@ -1,0 +1,401 @@
+//! Sockets over the ring: waiting with a deadline, and moving bytes without waiting.
+//!
+//! A `Socket` is an own type rather than tokio-uring's, which has neither flags nor cancellation
+//! nor addresses. Its calls that move bytes never block (MSG_DONTWAIT) and never signal
+//! (MSG_NOSIGNAL); its waits end by themselves, by their deadline or by [`Socket::interrupt`], and
+//! give back what was lent to them in each case.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{self, MsgFlags, SockFlag};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
+
+use super::buffers::{HeadBuffer, Run};
+use super::deadlines::Deadlines;
+use super::ops::{self, AddressRoom, InFlight, SharedFd};
+
+/// How a wait ended, apart from success.
+#[derive(Debug)]
+pub enum Waited {
+    /// The deadline passed.
+    Expired,
+    /// Somebody else cancelled the wait: the connection is to go idle, to drain or to die.
+    Interrupted,
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Waited {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A connected TCP socket of this worker.
+#[derive(Clone)]
+pub struct Socket {
+    fd: SharedFd,
+}
+
+impl Socket {
+    /// Takes an accepted connection over.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd: Rc::new(fd) }
+    }
+
+    /// Opens a TCP socket for [`Socket::connect`]: without Nagle, and with keep-alive probes after
+    /// `keepalive` of silence where that is not zero.
+    pub fn open(address: SocketAddr, keepalive: Duration) -> io::Result<Self> {
+        let domain = Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Self { fd: Rc::new(socket.into()) };
+        socket.set_options(keepalive)?;
+        Ok(socket)
+    }
+
+    /// Heads and bodies leave in separate writes; Nagle would hold the second for a round trip.
+    pub fn set_options(&self, keepalive: Duration) -> io::Result<()> {
+        let socket = SockRef::from(&*self.fd);
+        socket.set_tcp_nodelay(true)?;
+        if !keepalive.is_zero() {
+            let probes = socket2::TcpKeepalive::new().with_time(keepalive).with_interval(keepalive);
+            socket.set_tcp_keepalive(&probes)?;
+        }
+        Ok(())
+    }
+
+    /// Connects through the ring.
+    pub async fn connect(
+        &self,
+        address: SocketAddr,
+        deadlines: &Deadlines,
+        limit: Duration,
+    ) -> Result<(), Waited> {
+        let deadline = deadlines.arm(&self.fd, limit);
+        let (result, _) = ops::connect(&self.fd, Box::new(SockAddr::from(address))).await;
+        match result {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ended(error, deadline.has_expired())),
+        }
+    }
+
+    /// Begins to receive into the free part of `buffer`; the bytes arrive whether or not the
+    /// result is asked for.
+    pub fn start_recv(&self, buffer: HeadBuffer) -> PendingRecv {
+        PendingRecv { operation: ops::recv(&self.fd, buffer) }
+    }
+
+    /// Receives into the free part of `buffer`; 0 is the end of the stream.
+    pub async fn recv(
+        &self,
+        buffer: HeadBuffer,
+        deadlines: &Deadlines,
+        limit: Duration,
+    ) -> (Result<usize, Waited>, HeadBuffer) {
+        self.finish_recv(self.start_recv(buffer), deadlines, limit).await
+    }
+
+    /// Waits for a receive that was begun earlier.
+    pub async fn finish_recv(
+        &self,
+        pending: PendingRecv,
+        deadlines: &Deadlines,
+        limit: Duration,
+    ) -> (Result<usize, Waited>, HeadBuffer) {
+        let deadline = deadlines.arm(&self.fd, limit);
+        let (result, buffer) = pending.await;
+        (result.map_err(|error| ended(error, deadline.has_expired())), buffer)
+    }
+
+    /// Begins to wait for input, a hang-up or an error; holds no buffer and takes no byte.
+    pub fn start_poll_input(&self) -> PendingPoll {
+        PendingPoll { operation: ops::poll(&self.fd, libc::POLLIN | libc::POLLRDHUP) }
+    }
+
+    /// Waits until something can be received, the end of the stream and errors included.
+    pub async fn readable(&self, deadlines: &Deadlines, limit: Duration) -> Result<(), Waited> {
+        self.poll(libc::POLLIN | libc::POLLRDHUP, deadlines, limit).await
+    }
+
+    /// Waits until something can be sent, or sending fails.
+    pub async fn writable(&self, deadlines: &Deadlines, limit: Duration) -> Result<(), Waited> {
+        self.poll(libc::POLLOUT, deadlines, limit).await
+    }
+
+    /// Begins to wait until the connection has been reset or closed both ways.
+    pub fn start_poll_hang_up(&self) -> PendingPoll {
+        PendingPoll { operation: ops::poll(&self.fd, 0) }
+    }
+
+    async fn poll(&self, events: i16, deadlines: &Deadlines, limit: Duration) -> Result<(), Waited> {
+        let deadline = deadlines.arm(&self.fd, limit);
+        match ops::poll(&self.fd, events).await.0 {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ended(error, deadline.has_expired())),
+        }
+    }
+
+    /// Sends what the socket takes at once. `WouldBlock` where that is nothing.
+    pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        uninterrupted(|| socket::send(self.raw(), bytes, flags))
+    }
+
+    /// As [`Socket::try_send`], from several slices at once.
+    pub fn try_send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        uninterrupted(|| socket::sendmsg::<()>(self.raw(), slices, &[], flags, None))
+    }
+
+    /// Receives what is there; 0 is the end of the stream, `WouldBlock` means nothing yet.
+    pub fn try_recv(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        uninterrupted(|| socket::recv(self.raw(), bytes, MsgFlags::MSG_DONTWAIT))
+    }
+
+    /// As [`Socket::try_recv`], and leaves the bytes where they are.
+    pub fn try_peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        uninterrupted(|| socket::recv(self.raw(), bytes, flags))
+    }
+
+    /// Throws up to `count` received bytes away without copying them (MSG_TRUNC, tcp(7)).
+    pub fn try_discard(&self, count: usize) -> io::Result<usize> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        uninterrupted(|| {
+            // SAFETY: with MSG_TRUNC on a TCP socket the kernel writes nothing to the buffer
+            // (tcp(7)), so that a null pointer is allowed whatever the length.
+            let count = unsafe { libc::recv(self.raw(), std::ptr::null_mut(), count, flags) };
+            Errno::result(count).map(isize::cast_unsigned)
+        })
+    }
+
+    /// Receives into one registered chunk by READ_FIXED, or as [`Socket::readable`] and
+    /// [`Socket::try_recv`] where the run is not registered.
+    pub async fn recv_fixed(
+        &self,
+        mut run: Run,
+        range: std::ops::Range<usize>,
+        deadlines: &Deadlines,
+        limit: Duration,
+    ) -> (Result<usize, Waited>, Run) {
+        let Some(index) = run.registered_index() else {
+            let result = self.readable(deadlines, limit).await;
+            let result = result.and_then(|()| Ok(self.try_recv(&mut run[range])?));
+            return (result, run);
+        };
+        let deadline = deadlines.arm(&self.fd, limit);
+        let part = &mut run[range];
+        let (pointer, length) = (part.as_mut_ptr(), part.len() as u32);
+        // SAFETY: the part lies in the one registered chunk of `run`, which the operation owns.
+        let operation = unsafe { ops::read_fixed(&self.fd, run, pointer, length, index) };
+        let (result, (_, run)) = operation.await;
+        let result = result.map(|n| n as usize);
+        (result.map_err(|error| ended(error, deadline.has_expired())), run)
+    }
+
+    /// Sends part of one registered chunk by WRITE_FIXED; the counterpart of
+    /// [`Socket::recv_fixed`].
+    pub async fn send_fixed(
+        &self,
+        run: Run,
+        range: std::ops::Range<usize>,
+        deadlines: &Deadlines,
+        limit: Duration,
+    ) -> (Result<usize, Waited>, Run) {
+        let Some(index) = run.registered_index() else {
+            let result = self.writable(deadlines, limit).await;
+            let result = result.and_then(|()| Ok(self.try_send(&run[range])?));
+            return (result, run);
+        };
+        let deadline = deadlines.arm(&self.fd, limit);
+        let part = &run[range];
+        let (pointer, length) = (part.as_ptr(), part.len() as u32);
+        // SAFETY: as in `recv_fixed`.
+        let operation = unsafe { ops::write_fixed(&self.fd, run, pointer, length, index) };
+        let (result, (_, run)) = operation.await;
+        let result = result.map(|n| n as usize);
+        (result.map_err(|error| ended(error, deadline.has_expired())), run)
+    }
+
+    /// Ends what is pending on the socket with [`Waited::Interrupted`]; the socket lives on and no
+    /// byte is lost.
+    pub fn interrupt(&self) {
+        ops::cancel(&self.fd);
+    }
+
+    /// Ends the connection in both directions, and with it whatever is pending on it.
+    pub fn cut(&self) {
+        let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Both);
+    }
+
+    /// Makes the close that follows send RST instead of FIN, so that the peer cannot take what it
+    /// has for complete (SO_LINGER with 0 s, socket(7)).
+    pub fn reset_on_close(&self) {
+        let _ = SockRef::from(&*self.fd).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn finish_sending(&self) {
+        let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Write);
+    }
+
+    /// The address at which the connection arrived.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        SockRef::from(&*self.fd).local_addr().ok().and_then(|address| address.as_socket())
+    }
+
+    fn raw(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+fn ended(error: io::Error, has_expired: bool) -> Waited {
+    match error.raw_os_error() {
+        Some(libc::ECANCELED) if has_expired => Waited::Expired,
+        Some(libc::ECANCELED) => Waited::Interrupted,
+        _ => Waited::Failed(error),
+    }
+}
+
+fn uninterrupted(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// A receive in flight; resolves to the count and the buffer, whose filled part has grown by it.
+pub struct PendingRecv {
+    operation: InFlight<(SharedFd, HeadBuffer)>,
+}
+
+impl Future for PendingRecv {
+    type Output = (io::Result<usize>, HeadBuffer);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.operation).poll(cx).map(|(result, (_, mut buffer))| {
+            let result = result.map(|count| count as usize);
+            if let Ok(count) = result {
+                buffer.advance(count);
+            }
+            (result, buffer)
+        })
+    }
+}
+
+/// A wait for input in flight.
+pub struct PendingPoll {
+    operation: InFlight<SharedFd>,
+}
+
+impl Future for PendingPoll {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.operation).poll(cx).map(|(result, _)| result.map(drop))
+    }
+}
+
+/// A listening socket, as one worker sees it.
+pub struct Acceptor {
+    fd: SharedFd,
+    room: Option<Box<AddressRoom>>,
+}
+
+impl Acceptor {
+    pub fn new(listener: OwnedFd) -> Self {
+        Self { fd: Rc::new(listener), room: Some(AddressRoom::new()) }
+    }
+
+    /// Waits for a connection. `Interrupted` once the listening socket has been shut down.
+    ///
+    /// The future must be awaited to its end: a dropped accept takes a connection with it.
+    pub async fn accept(&mut self) -> Result<(OwnedFd, SocketAddr), Waited> {
+        let room = self.room.take().unwrap_or_else(AddressRoom::new);
+        let (result, (_, room)) = ops::accept(&self.fd, room).await;
+        let accepted = result.map_err(|error| match error.raw_os_error() {
+            // shutdown(2) on a listening socket completes its accepts with EINVAL.
+            Some(libc::EINVAL | libc::ECANCELED) => Waited::Interrupted,
+            _ => Waited::Failed(error),
+        });
+        let accepted = accepted.map(|fd| {
+            // SAFETY: the kernel has just opened this descriptor for us.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+            let peer = peer_address(&room);
+            (fd, peer)
+        });
+        self.room = Some(room);
+        accepted.and_then(|(fd, peer)| peer.map(|peer| (fd, peer)).map_err(Waited::Failed))
+    }
+
+    /// Takes one more connection if one is waiting: a burst is not worth a turn of the loop each.
+    pub fn try_accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+        match socket::accept4(self.fd.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            Ok(fd) => {
+                // SAFETY: the kernel has just opened this descriptor for us.
+                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                let address = SockRef::from(&fd).peer_addr()?;
+                Ok(address.as_socket().map(|peer| (fd, peer)))
+            }
+            Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR | Errno::EINVAL) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Completes the pending accept of every worker on this listening socket, and refuses
+    /// connections from now on.
+    pub fn shut(&self) {
+        let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Both);
+    }
+}
+
+fn peer_address(room: &AddressRoom) -> io::Result<SocketAddr> {
+    // SAFETY: the kernel has filled `storage` with an address of `length` bytes.
+    let address = unsafe {
+        SockAddr::new(
+            std::ptr::from_ref(&room.storage).cast::<socket2::SockAddrStorage>().read(),
+            room.length,
+        )
+    };
+    address.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
+}
+
+/// Polls `future` once, without arranging to be woken.
+pub fn poll_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    match Pin::new(future).poll(&mut cx) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+/// Drives two waits of one connection at once until `first` is over; `second` is given back where
+/// it is not over yet, so that it can be ended from outside and then awaited.
+pub async fn first_of<A, B>(first: &mut A, second: &mut B) -> Either<A::Output, B::Output>
+where
+    A: Future + Unpin,
+    B: Future + Unpin,
+{
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = Pin::new(&mut *first).poll(cx) {
+            return Poll::Ready(Either::First(output));
+        }
+        Pin::new(&mut *second).poll(cx).map(Either::Second)
+    })
+    .await
+}
+
+/// Which of two was over.
+pub enum Either<A, B> {
+    First(A),
+    Second(B),
+}

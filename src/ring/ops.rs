@@ -1,0 +1,183 @@
+//! One-shot operations on the runtime's ring, each with the data that its pointers point to.
+//!
+//! `tokio_uring::UnsubmittedOneshot` takes any submission entry and is safe to call with any
+//! pointer; this module is where that is made true. Stable data is moved into the operation and
+//! comes back with the result, so nothing that the kernel writes to can be freed or re-used while
+//! the operation is pending. Multishot and zero-copy sends panic in tokio-uring 0.5, SHUTDOWN and
+//! SPLICE run on worker threads: none of them is offered.
+
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use io_uring::{cqueue, opcode, squeue, types};
+use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+
+use super::buffers::HeadBuffer;
+
+/// A descriptor shared between its socket and the operations in flight on it.
+pub(super) type SharedFd = Rc<OwnedFd>;
+
+/// Hands the completion's result on, with the data that the operation owned.
+pub(super) struct Completed<D>(PhantomData<fn(D)>);
+
+impl<D> OneshotOutputTransform for Completed<D> {
+    type Output = (io::Result<u32>, D);
+    type StoredData = D;
+
+    fn transform_oneshot_output(self, data: D, cqe: cqueue::Entry) -> Self::Output {
+        let result = cqe.result();
+        let result =
+            if result >= 0 { Ok(result as u32) } else { Err(io::Error::from_raw_os_error(-result)) };
+        (result, data)
+    }
+}
+
+/// An operation that the ring holds; resolves to its result and the data lent to it.
+pub(super) struct InFlight<D: Unpin + 'static>(InFlightOneshot<D, Completed<D>>);
+
+impl<D: Unpin + 'static> Future for InFlight<D> {
+    type Output = (io::Result<u32>, D);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.get_mut().0).poll(cx)
+    }
+}
+
+/// Queues `entry` for the next submission.
+///
+/// # Safety
+///
+/// Every pointer in `entry` targets memory that `data` owns on the heap and that stays where it is
+/// when `data` is moved; the descriptor in it is kept open by `data`; the operation posts exactly
+/// one completion.
+unsafe fn submit<D: Unpin + 'static>(data: D, entry: squeue::Entry) -> InFlight<D> {
+    InFlight(UnsubmittedOneshot::new(data, Completed(PhantomData), entry).submit())
+}
+
+/// Receives into the free part of `buffer`, first waiting for the socket to be readable.
+///
+/// POLL_FIRST spares the attempt that would find nothing: the wait is for an answer or the next
+/// request, which is never there yet when this is called.
+pub(super) fn recv(fd: &SharedFd, mut buffer: HeadBuffer) -> InFlight<(SharedFd, HeadBuffer)> {
+    let free = buffer.free();
+    let (pointer, length) = (free.as_mut_ptr(), free.len() as u32);
+    let mut entry = opcode::Recv::new(types::Fd(fd.as_raw_fd()), pointer, length).build();
+    set_poll_first(&mut entry);
+    // SAFETY: the pointer targets the boxed bytes of `buffer`, which the operation owns; RECV
+    // without multishot posts one completion.
+    unsafe { submit((fd.clone(), buffer), entry) }
+}
+
+/// Sets IORING_RECVSEND_POLL_FIRST, for which the crate's builder has no setter.
+fn set_poll_first(entry: &mut squeue::Entry) {
+    const POLL_FIRST: u16 = 1;
+    const IOPRIO_OFFSET: usize = 2;
+    const _: () = assert!(size_of::<squeue::Entry>() == 64);
+    let bytes = std::ptr::from_mut(entry).cast::<u8>();
+    // SAFETY: the entry is `struct io_uring_sqe` (repr(C), 64 bytes), whose `ioprio` is the u16
+    // after `opcode` and `flags`.
+    unsafe { bytes.add(IOPRIO_OFFSET).cast::<u16>().write_unaligned(POLL_FIRST) };
+}
+
+/// Waits until one of `events` (POLLIN and so on), an error or a hang-up is there. Moves no byte.
+pub(super) fn poll(fd: &SharedFd, events: i16) -> InFlight<SharedFd> {
+    let entry =
+        opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), u32::from(events.cast_unsigned())).build();
+    // SAFETY: no pointers; a POLL_ADD without the multi flag posts one completion.
+    unsafe { submit(fd.clone(), entry) }
+}
+
+/// Room for a peer's address, boxed because the kernel writes to it.
+pub(super) struct AddressRoom {
+    pub(super) storage: libc::sockaddr_storage,
+    pub(super) length: libc::socklen_t,
+}
+
+impl AddressRoom {
+    pub(super) fn new() -> Box<Self> {
+        // SAFETY: a zeroed sockaddr_storage is a valid one (AF_UNSPEC).
+        let storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        Box::new(Self { storage, length: size_of::<libc::sockaddr_storage>() as libc::socklen_t })
+    }
+}
+
+/// Accepts one connection; the result is its descriptor.
+pub(super) fn accept(
+    fd: &SharedFd,
+    mut room: Box<AddressRoom>,
+) -> InFlight<(SharedFd, Box<AddressRoom>)> {
+    room.length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let address = (&raw mut room.storage).cast::<libc::sockaddr>();
+    let length = &raw mut room.length;
+    let entry = opcode::Accept::new(types::Fd(fd.as_raw_fd()), address, length)
+        .flags(libc::SOCK_CLOEXEC)
+        .build();
+    // SAFETY: both pointers target the boxed `room`, which the operation owns.
+    unsafe { submit((fd.clone(), room), entry) }
+}
+
+/// Connects to `address`.
+pub(super) fn connect(
+    fd: &SharedFd,
+    address: Box<socket2::SockAddr>,
+) -> InFlight<(SharedFd, Box<socket2::SockAddr>)> {
+    let pointer = address.as_ptr().cast::<libc::sockaddr>();
+    let entry =
+        opcode::Connect::new(types::Fd(fd.as_raw_fd()), pointer, address.len()).build();
+    // SAFETY: the pointer targets the boxed address, which the operation owns.
+    unsafe { submit((fd.clone(), address), entry) }
+}
+
+/// Cancels every operation pending on `fd`; each completes with ECANCELED and gives its data back.
+///
+/// Nobody waits for the cancellation itself: entries are carried out in the order in which they
+/// were queued, so an operation queued later is not hit.
+pub(super) fn cancel(fd: &SharedFd) {
+    let builder = types::CancelBuilder::fd(types::Fd(fd.as_raw_fd())).all();
+    let entry = opcode::AsyncCancel2::new(builder).build();
+    // SAFETY: no pointers. The descriptor is kept open (not re-used for another socket) by the
+    // clone that the runtime holds until the completion.
+    drop(unsafe { submit(fd.clone(), entry) });
+}
+
+/// Receives at most `length` bytes into registered memory (READ_FIXED).
+///
+/// # Safety
+///
+/// `pointer..pointer + length` lies inside the registered buffer `index` and stays leased to
+/// `keep` until the operation has completed.
+pub(super) unsafe fn read_fixed<K: Unpin + 'static>(
+    fd: &SharedFd,
+    keep: K,
+    pointer: *mut u8,
+    length: u32,
+    index: u16,
+) -> InFlight<(SharedFd, K)> {
+    let entry =
+        opcode::ReadFixed::new(types::Fd(fd.as_raw_fd()), pointer, length, index).build();
+    // SAFETY: the caller keeps the memory leased through `keep`.
+    unsafe { submit((fd.clone(), keep), entry) }
+}
+
+/// Sends `length` bytes of registered memory (WRITE_FIXED).
+///
+/// # Safety
+///
+/// As for [`read_fixed`].
+pub(super) unsafe fn write_fixed<K: Unpin + 'static>(
+    fd: &SharedFd,
+    keep: K,
+    pointer: *const u8,
+    length: u32,
+    index: u16,
+) -> InFlight<(SharedFd, K)> {
+    let entry =
+        opcode::WriteFixed::new(types::Fd(fd.as_raw_fd()), pointer, length, index).build();
+    // SAFETY: the caller keeps the memory leased through `keep`.
+    unsafe { submit((fd.clone(), keep), entry) }
+}

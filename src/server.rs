@@ -1,0 +1,307 @@
+//! The whole proxy as a value: listening sockets, workers, and their orderly end.
+//!
+//! In goes a checked configuration; [`Server::start`] binds, starts the workers and returns when all
+//! are ready, or says in one line why not. [`Server::drain`] stops accepting, lets what is under way
+//! finish for `server.drain_timeout`, and returns what was left.
+//!
+//! It installs no signal handler and writes to no standard stream: that is `main`'s part.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Type};
+use tokio::sync::{Notify, Semaphore, mpsc as queue};
+
+use crate::access_log::AccessLog;
+use crate::config::Config;
+use crate::demo;
+use crate::ring::runtime;
+use crate::upstream::pool::PoolShared;
+use crate::upstream::resolve::Resolver;
+use crate::upstream::{Origin, UpstreamPlan};
+use crate::worker::{self, Accepted, Ready, Remains, Shared, WorkerPlan};
+
+/// Why ringway could not start: one line with cause and cure.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A running proxy.
+pub struct Server {
+    listeners: Vec<Listener>,
+    workers: Vec<JoinHandle<Remains>>,
+    shared: Arc<Shared>,
+    drain_timeout: Duration,
+    _resolver: Resolver,
+}
+
+struct Listener {
+    address: SocketAddr,
+    socket: socket2::Socket,
+}
+
+/// Descriptors that the process needs besides connections: rings, logs, listeners, epoll.
+const FILES_RESERVED: usize = 64;
+
+impl Server {
+    /// Starts everything that `config` names.
+    pub fn start(mut config: Config) -> Result<Self, StartError> {
+        runtime::probe().map_err(StartError)?;
+        raise_files_limit(&mut config);
+        let listeners = config
+            .server
+            .listeners
+            .iter()
+            .map(|address| listen(*address, config.server.backlog))
+            .collect::<Result<Vec<_>, _>>()?;
+        if config.needs_demo() {
+            let address = demo::start()
+                .map_err(|error| StartError(format!("the demo origin did not start: {error}")))?;
+            config.place_demo(address);
+        }
+        let access_log = AccessLog::start(&config.log)
+            .map_err(|error| StartError(format!("the access log cannot be written: {error}")))?;
+        let resolver = Resolver::start()
+            .map_err(|error| StartError(format!("the resolver did not start: {error}")))?;
+        let upstreams = Arc::new(plan_upstreams(&config, &resolver));
+        let (shared, inboxes) = share(&config);
+        let config = Arc::new(config);
+        let mut server = Self {
+            listeners,
+            workers: Vec::new(),
+            shared: shared.clone(),
+            drain_timeout: config.server.drain_timeout,
+            _resolver: resolver,
+        };
+        for (index, inbox) in inboxes.into_iter().enumerate() {
+            let listeners = server.clone_listeners()?;
+            let plan = WorkerPlan {
+                index,
+                config: config.clone(),
+                upstreams: upstreams.clone(),
+                access_log: access_log.clone(),
+                shared: shared.clone(),
+                inbox,
+                listeners,
+            };
+            server.start_worker(plan)?;
+        }
+        for upstream in upstreams.iter() {
+            let origins: Vec<_> = upstream.origins.iter().map(|o| o.authority.as_str()).collect();
+            tracing::info!(name = upstream.config.name, origins = origins.join(","), "upstream");
+        }
+        for listener in &server.listeners {
+            tracing::info!(address = %listener.address, "listening");
+        }
+        Ok(server)
+    }
+
+    fn clone_listeners(&self) -> Result<Vec<OwnedFd>, StartError> {
+        self.listeners
+            .iter()
+            .map(|listener| listener.socket.as_fd().try_clone_to_owned())
+            .collect::<io::Result<_>>()
+            .map_err(|error| StartError(format!("a listening socket cannot be shared: {error}")))
+    }
+
+    fn start_worker(&mut self, plan: WorkerPlan) -> Result<(), StartError> {
+        let index = plan.index;
+        let wanted = plan.config.buffers.chunks_per_worker;
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || worker::run(plan, |ready| drop(sender.send(ready))))
+            .map_err(|error| StartError(format!("worker {index} got no thread: {error}")))?;
+        self.workers.push(thread);
+        let ready = receiver.recv().unwrap_or_else(|_| Err(io::Error::other("it ended early")));
+        match ready {
+            Ok(ready) => {
+                report_worker(index, wanted, ready);
+                Ok(())
+            }
+            Err(error) => {
+                Err(StartError(format!("worker {index}: {}", runtime::diagnose(&error))))
+            }
+        }
+    }
+
+    /// The addresses listened on, with the ports that were chosen for port 0.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(|listener| listener.address).collect()
+    }
+
+    /// Connections of clients and to origins that are open now.
+    pub fn connections(&self) -> (usize, usize) {
+        let live = self.shared.live.iter().map(|live| live.load(Ordering::Relaxed)).sum();
+        (live, self.shared.pool.open())
+    }
+
+    /// Stops accepting, and waits for what is under way up to `server.drain_timeout`; then, or once
+    /// `hurry` says so, ends the rest.
+    pub fn drain(self, hurry: &AtomicBool) -> Remains {
+        let deadline = Instant::now() + self.drain_timeout;
+        for listener in &self.listeners {
+            self.close_listener(listener);
+        }
+        self.shared.is_draining.store(true, Ordering::Release);
+        self.wake_workers();
+        while !self.workers.iter().all(JoinHandle::is_finished) {
+            if Instant::now() >= deadline || hurry.load(Ordering::Relaxed) {
+                self.shared.is_cutting.store(true, Ordering::Release);
+                self.wake_workers();
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        let mut remains = Remains::default();
+        for worker in self.workers {
+            let left = worker.join().unwrap_or_default();
+            remains.connections += left.connections;
+            remains.leased_chunks += left.leased_chunks;
+            remains.leased_heads += left.leased_heads;
+            remains.upstream_connections += left.upstream_connections;
+        }
+        remains
+    }
+
+    fn wake_workers(&self) {
+        for signal in &self.shared.drain {
+            signal.notify_one();
+        }
+    }
+
+    /// Takes what has been waiting to be accepted, then completes the workers' pending accepts:
+    /// closing a listening socket resets what is still in its queue.
+    fn close_listener(&self, listener: &Listener) {
+        let _ = listener.socket.set_nonblocking(true);
+        while let Ok((socket, peer)) = listener.socket.accept() {
+            let Ok(permit) = self.shared.clients.clone().try_acquire_owned() else { break };
+            if let Some(peer) = peer.as_socket() {
+                self.shared.place(Accepted { fd: socket.into(), peer, permit }, 0);
+            }
+        }
+        let _ = listener.socket.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+fn report_worker(index: usize, wanted: usize, ready: Ready) {
+    let Ready { chunks, is_registered } = ready;
+    tracing::info!(index, chunks, is_registered, "worker");
+    if !is_registered {
+        tracing::warn!(
+            "worker {index} could not register its buffers with the ring and runs with ordinary \
+             memory: RLIMIT_MEMLOCK is too small. Raise it (`ulimit -l unlimited`, docker \
+             `--ulimit memlock=-1:-1`, systemd `LimitMEMLOCK=infinity`) or grant CAP_IPC_LOCK"
+        );
+    } else if chunks < wanted {
+        tracing::warn!(
+            "worker {index} registered {chunks} of {wanted} chunks: RLIMIT_MEMLOCK is too small \
+             for buffers.chunks_per_worker. Raise it (`ulimit -l unlimited`, docker `--ulimit \
+             memlock=-1:-1`, systemd `LimitMEMLOCK=infinity`) or grant CAP_IPC_LOCK"
+        );
+    }
+}
+
+fn share(config: &Config) -> (Arc<Shared>, Vec<queue::UnboundedReceiver<Accepted>>) {
+    let workers = config.server.workers;
+    let (senders, receivers) = (0..workers).map(|_| queue::unbounded_channel()).unzip();
+    let shared = Shared {
+        pool: PoolShared::new(config.pool.max_connections, workers),
+        clients: Arc::new(Semaphore::new(config.limits.clients)),
+        live: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+        inboxes: senders,
+        is_draining: AtomicBool::new(false),
+        drain: (0..workers).map(|_| Notify::new()).collect(),
+        is_cutting: AtomicBool::new(false),
+    };
+    (Arc::new(shared), receivers)
+}
+
+/// Numbers the origins of all upstreams and asks the resolver for their addresses.
+fn plan_upstreams(config: &Config, resolver: &Resolver) -> Vec<UpstreamPlan> {
+    let mut index = 0;
+    let mut origin_of = |origin: &crate::config::OriginConfig| {
+        index += 1;
+        Origin {
+            index: index - 1,
+            authority: origin.authority.clone(),
+            weight: origin.weight,
+            addresses: resolver.watch(&origin.host, origin.port),
+        }
+    };
+    config
+        .upstreams
+        .iter()
+        .map(|upstream| UpstreamPlan {
+            config: upstream.clone(),
+            origins: upstream.origins.iter().map(&mut origin_of).collect(),
+        })
+        .collect()
+}
+
+/// Binds without SO_REUSEPORT, so that a second instance is told that the port is in use.
+fn listen(address: SocketAddr, backlog: u32) -> Result<Listener, StartError> {
+    let bound = || -> io::Result<Listener> {
+        let domain = Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        // Connections of an earlier instance in TIME_WAIT must not keep the port.
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // Each family has its own listener; `[::]` shall not take IPv4's place.
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?.as_socket().unwrap_or(address);
+        Ok(Listener { address, socket })
+    };
+    bound().map_err(|error| StartError(cannot_listen(address, &error)))
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
+    let cure = match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => {
+            "another process listens there (`ss -ltnp` shows which); stop it or choose another \
+             server.port"
+        }
+        Some(libc::EACCES) => {
+            "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE; choose a \
+             higher server.port"
+        }
+        Some(libc::EADDRNOTAVAIL) => {
+            "no interface of this machine has that address; see server.host"
+        }
+        _ => "see server.host, server.port and server.listen",
+    };
+    format!("cannot listen on {address}: {error}: {cure}")
+}
+
+/// Raises the soft limit on open files to the hard one, and `limits.clients` down to what fits.
+fn raise_files_limit(config: &mut Config) {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    let files = usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX);
+    let room = files.saturating_sub(config.pool.max_connections + FILES_RESERVED).max(1);
+    if room < config.limits.clients {
+        tracing::warn!(
+            "limits.clients = {} does not fit the limit of {files} open files and is {room} for \
+             now. Raise the limit (`ulimit -n`, docker `--ulimit nofile`, systemd `LimitNOFILE`)",
+            config.limits.clients
+        );
+        config.limits.clients = room;
+    }
+}

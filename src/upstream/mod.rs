@@ -1,0 +1,145 @@
+//! Upstreams: groups of origins, and how an exchange gets a connection to one of them.
+//!
+//! In goes the configuration with the resolver's addresses; out come leases. The pick is
+//! [`balance`]'s, the connections are [`pool`]'s, the addresses [`resolve`]'s; here they meet: the
+//! next address, then the next origin, where connecting fails.
+
+pub mod balance;
+pub mod pool;
+pub mod prewarm;
+pub mod resolve;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::{HostPolicy, UpstreamConfig};
+use crate::fault::Fault;
+use crate::ring::clock;
+
+use self::balance::Balance;
+use self::pool::{Lease, Permitted, Pool};
+use self::resolve::Addresses;
+
+/// An upstream as all workers see it: its configuration and its origins' addresses.
+pub struct UpstreamPlan {
+    pub config: UpstreamConfig,
+    pub origins: Vec<Origin>,
+}
+
+/// One origin server.
+#[derive(Clone)]
+pub struct Origin {
+    /// Its number among the origins of all upstreams.
+    pub index: usize,
+    /// `host:port` as the `Host` field has it.
+    pub authority: String,
+    pub weight: u32,
+    pub addresses: Arc<Addresses>,
+}
+
+impl Origin {
+    pub fn has_address(&self, address: SocketAddr) -> bool {
+        self.addresses.load().contains(&address)
+    }
+}
+
+/// An upstream as one worker sees it.
+pub struct Upstream {
+    name: String,
+    host: HostPolicy,
+    fail_timeout: Duration,
+    origins: Vec<Origin>,
+    balance: RefCell<Balance>,
+}
+
+/// Addresses of one origin that a single request tries.
+const ADDRESSES_TRIED_MAX: usize = 4;
+
+impl Upstream {
+    pub fn new(plan: &UpstreamPlan) -> Self {
+        let weights: Vec<u32> = plan.origins.iter().map(|origin| origin.weight).collect();
+        Self {
+            name: plan.config.name.clone(),
+            host: plan.config.host.clone(),
+            fail_timeout: plan.config.fail_timeout,
+            origins: plan.origins.clone(),
+            balance: RefCell::new(Balance::new(&weights)),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn host(&self) -> &HostPolicy {
+        &self.host
+    }
+
+    pub fn origins(&self) -> &[Origin] {
+        &self.origins
+    }
+
+    /// The origin of this upstream with the number `index`.
+    pub fn origin(&self, index: usize) -> Option<&Origin> {
+        self.origins.iter().find(|origin| origin.index == index)
+    }
+
+    /// A connection to the origin whose turn it is, or to the next one where it cannot be
+    /// reached. `is_fresh` asks for one that has carried no exchange yet.
+    pub async fn checkout(&self, pool: &Rc<Pool>, is_fresh: bool) -> Result<Lease, Fault> {
+        let mut tried = Vec::new();
+        let mut fault = Fault::OriginUnresolved;
+        loop {
+            let now = clock::coarse_ms();
+            let pick = self.balance.borrow_mut().pick(now, |origin| tried.contains(&origin));
+            let Some(pick) = pick else { return Err(fault) };
+            let origin = &self.origins[pick];
+            if !is_fresh && let Some(lease) = pool.take_idle(origin.index) {
+                return Ok(lease);
+            }
+            match open(pool, origin, is_fresh).await {
+                Ok(lease) => {
+                    self.balance.borrow_mut().mark_ok(pick);
+                    return Ok(lease);
+                }
+                Err(failed) if failed.is_connect_failure() => {
+                    let now = clock::coarse_ms();
+                    self.balance.borrow_mut().mark_failed(pick, now, self.fail_timeout);
+                    tried.push(pick);
+                    fault = failed;
+                }
+                Err(failed) => return Err(failed),
+            }
+        }
+    }
+}
+
+/// Connects to the first address that answers, within `timeouts.connect` for all of them.
+pub(crate) async fn open(
+    pool: &Rc<Pool>,
+    origin: &Origin,
+    is_fresh: bool,
+) -> Result<Lease, Fault> {
+    let addresses = origin.addresses.load();
+    let mut fault = Fault::OriginUnresolved;
+    let began = Instant::now();
+    for address in addresses.iter().take(ADDRESSES_TRIED_MAX) {
+        let permit = loop {
+            match pool.permit(origin.index).await? {
+                Permitted::Open(permit) => break permit,
+                Permitted::Handed(lease) if !is_fresh => return Ok(lease),
+                // Dropping it frees the right to open another.
+                Permitted::Handed(_) => {}
+            }
+        };
+        match pool.connect(origin.index, *address, permit, began).await {
+            Ok(lease) => return Ok(lease),
+            Err(failed) if failed.is_connect_failure() => fault = failed,
+            Err(failed) => return Err(failed),
+        }
+    }
+    Err(fault)
+}

@@ -1,0 +1,84 @@
+//! Keeps connections to every origin open before anybody asks for them.
+//!
+//! In go the origins and `pool.prewarm`; the task opens what is missing to this worker's share of
+//! it, once a second at most, and backs off from an origin that refuses or that closes what it was
+//! given. It never holds more than its share and never takes a connection from a request.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::ring::clock;
+use crate::upstream::{Upstream, open};
+use crate::worker::Worker;
+
+const ROUND: Duration = Duration::from_secs(1);
+const BACK_OFF_MS: u64 = 1_000;
+const BACK_OFF_MAX_MS: u64 = 30_000;
+
+/// When an origin is to be looked at again.
+#[derive(Clone, Copy)]
+struct Schedule {
+    next_ms: u64,
+    back_off_ms: u64,
+}
+
+pub async fn run(worker: Rc<Worker>) {
+    let share = share(worker.config.pool.prewarm, worker.index, worker.shared.live.len());
+    let origins: Vec<_> = worker.upstreams.iter().flat_map(Upstream::origins).collect();
+    let mut schedules = vec![Schedule { next_ms: 0, back_off_ms: BACK_OFF_MS }; origins.len()];
+    while share > 0 && !worker.is_draining.get() {
+        for (origin, schedule) in origins.iter().zip(&mut schedules) {
+            let now = clock::coarse_ms();
+            let missing = share.saturating_sub(worker.pool.count_of(origin.index));
+            if missing == 0 {
+                if now > schedule.next_ms + BACK_OFF_MAX_MS {
+                    schedule.back_off_ms = BACK_OFF_MS;
+                }
+                continue;
+            }
+            if now < schedule.next_ms {
+                continue;
+            }
+            for _ in 0..missing {
+                if !worker.pool.has_room() {
+                    break;
+                }
+                match open(&worker.pool, origin, false).await {
+                    Ok(lease) => lease.give_back(),
+                    Err(fault) => {
+                        tracing::debug!(
+                            origin = origin.authority,
+                            fault = fault.name(),
+                            "could not open a connection ahead of requests"
+                        );
+                        break;
+                    }
+                }
+            }
+            // Doubles whether the origin refused or will close what it was given; a quiet half
+            // minute with all of them open forgives.
+            schedule.next_ms = clock::coarse_ms() + schedule.back_off_ms;
+            schedule.back_off_ms = (schedule.back_off_ms * 2).min(BACK_OFF_MAX_MS);
+        }
+        tokio::time::sleep(ROUND).await;
+    }
+}
+
+/// This worker's part of `total` connections, the first workers taking what does not divide.
+fn share(total: usize, worker: usize, workers: usize) -> usize {
+    total / workers + usize::from(worker < total % workers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn the_shares_of_all_workers_add_up() {
+        for workers in 1..=9 {
+            let sum: usize = (0..workers).map(|worker| share(5, worker, workers)).sum();
+            assert_eq!(sum, 5, "{workers}");
+        }
+        assert_eq!([share(5, 0, 2), share(5, 1, 2)], [3, 2]);
+    }
+}
