@@ -5,9 +5,7 @@
 //! and the fault was not its own.
 
 use std::convert::Infallible;
-use std::io;
 
-use crate::config::PoolStatus;
 use crate::connection::Client;
 use crate::exchange::After;
 use crate::fault::{Close, Fault, Status};
@@ -16,6 +14,7 @@ use crate::http::rewrite::{self, ConnectionOut, Simple};
 use crate::record::Record;
 use crate::relay;
 use crate::ring::Waited;
+use crate::worker::{Sent, Unsent};
 
 /// Whether a request was answered without an origin.
 pub enum Served {
@@ -46,7 +45,7 @@ pub async fn own(client: &mut Client<'_>, record: &mut Record) -> Result<Served,
         return Ok(Served::Here(After::Close(Close::Refused)));
     };
     send(client, answer.status, "", answer.extra, false, record).await?;
-    Ok(Served::Here(consume(client)))
+    Ok(Served::Here(After::Reuse))
 }
 
 struct Own {
@@ -58,10 +57,7 @@ struct Own {
 pub async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) -> After {
     record.failed(fault);
     let worker = client.worker;
-    let pool_status = match worker.config.timeouts.pool_status {
-        PoolStatus::GatewayTimeout => 504,
-        PoolStatus::ServiceUnavailable => 503,
-    };
+    let pool_status = worker.config.timeouts.pool_status.code();
     let Some(status) = fault.status(pool_status) else {
         return After::Close(Close::ClientGone);
     };
@@ -79,7 +75,6 @@ pub async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) 
     let after = after(client, fault.spares_client());
     let is_last = after != After::Reuse;
     match send(client, status, status.reason, &extra, is_last, record).await {
-        Ok(()) if !is_last => consume(client),
         Ok(()) => after,
         Err(_) => After::Close(Close::ClientGone),
     }
@@ -88,15 +83,10 @@ pub async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) 
 /// What may become of the connection once the request has been answered here.
 fn after(client: &Client<'_>, is_spared: bool) -> After {
     let may_go_on = is_spared
-        && client.whole_bytes.is_some()
+        && client.is_whole
         && client.request.is_persistent
         && !client.worker.is_draining.get();
     if may_go_on { After::Reuse } else { After::Close(Close::Refused) }
-}
-
-fn consume(client: &mut Client<'_>) -> After {
-    client.inbox.consume(client.whole_bytes.unwrap_or(0));
-    After::Reuse
 }
 
 async fn send(
@@ -107,7 +97,6 @@ async fn send(
     is_last: bool,
     record: &mut Record,
 ) -> Result<(), Fault> {
-    record.answered(status.code);
     let worker = client.worker;
     let connection = if is_last { ConnectionOut::Close } else { client.kept_alive() };
     let sent = worker.send_built(client.socket, |out| {
@@ -123,21 +112,24 @@ async fn send(
                 is_head_only: client.request.method == Method::Head,
             },
         );
-        Ok::<_, Infallible>(())
+        Ok::<_, Infallible>(out.len())
     });
-    finish_sending(client, sent).await
+    let bytes = finish_sending(client, sent).await?;
+    record.answered(status.code);
+    record.sent(bytes as u64);
+    Ok(())
 }
 
 /// Waits until the client has taken what it did not take at once.
 pub async fn finish_sending<T>(
     client: &Client<'_>,
-    sent: Result<(T, Option<Vec<u8>>), Result<Infallible, io::Error>>,
+    sent: Result<Sent<T>, Unsent<Infallible>>,
 ) -> Result<T, Fault> {
     match sent {
-        Ok((built, None)) => Ok(built),
-        Ok((built, Some(rest))) => send_rest(client, &rest).await.map(|()| built),
-        Err(Ok(never)) => match never {},
-        Err(Err(_)) => Err(Fault::ClientGone),
+        Ok(Sent { about, rest: None }) => Ok(about),
+        Ok(Sent { about, rest: Some(rest) }) => send_rest(client, &rest).await.map(|()| about),
+        Err(Unsent::Refused(never)) => match never {},
+        Err(Unsent::Broken) => Err(Fault::ClientGone),
     }
 }
 

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, Flags};
+use crate::config::Flags;
+
+const ABOUT: &str = "An io_uring HTTP/1.1 reverse proxy";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,9 +19,9 @@ Examples:
   ringway --port 8080 --upstream http://10.0.0.1   no file at all
   ringway check --config new.toml                  is this file usable?";
 
-/// An `io_uring` HTTP/1.1 reverse proxy
+/// What was typed.
 #[derive(Debug, Parser)]
-#[command(name = "ringway", version, about, after_help = EXAMPLES)]
+#[command(name = "ringway", version, about = ABOUT, after_help = EXAMPLES)]
 pub struct Cli {
     /// Configuration file [default: config.toml if it exists]
     #[arg(long, short, global = true, value_name = "FILE")]
@@ -35,13 +37,6 @@ pub struct Cli {
 pub enum Command {
     /// Read and verify the configuration, then exit with 0 (usable) or 2 (not usable)
     Check,
-}
-
-impl Cli {
-    /// The configuration that these arguments select.
-    pub fn load(&self) -> Result<Config, ConfigError> {
-        Config::load(self.config.as_deref(), &self.flags)
-    }
 }
 
 #[cfg(test)]

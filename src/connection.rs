@@ -5,10 +5,7 @@
 //! buffers back and waits on a poll: what it then holds is a small task and a deadline.
 
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
-
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::exchange::{self, After};
 use crate::fault::{Close, Fault};
@@ -23,46 +20,46 @@ use crate::worker::{Seat, Worker};
 const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves one client connection to its end.
-pub async fn serve(
-    worker: Rc<Worker>,
-    socket: Socket,
-    peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
-) {
-    let seat = worker.seat(&socket, permit);
-    if let Err(error) = socket.set_options(worker.config.pool.tcp_keepalive) {
+///
+/// What this future holds across its waits is what an idle connection costs, so it holds little:
+/// the seat, and either a box or a wait.
+pub async fn serve(seat: Seat) {
+    if let Err(error) = seat.socket().set_options(seat.worker().config.pool.tcp_keepalive) {
         tracing::debug!("a client's socket could not be set up: {error}");
         return;
     }
-    let mut is_new = true;
     let close = loop {
-        // Boxed so that a resting connection's task does not carry the room for a busy one.
-        match Box::pin(converse(&worker, &socket, peer, &mut is_new)).await {
+        // Boxed so that a resting connection does not carry the room for a busy one.
+        match Box::pin(converse(&seat)).await {
             Pause::Closed(close) => break close,
             Pause::Resting => {}
         }
-        if let Err(close) = rest(&worker, &socket, &seat, is_new).await {
-            break close;
+        if seat.worker().is_draining.get() {
+            break Close::Stopping;
+        }
+        let rested = seat.rest(REST_AFTER).await;
+        seat.set_resting(false);
+        match rested {
+            Ok(()) => {}
+            Err(Waited::Expired) => break Close::Idle,
+            // A drain ends what rests; what has arrived in the meantime is still answered.
+            Err(Waited::Interrupted) => match seat.socket().try_peek(&mut [0]) {
+                Ok(1..) => {}
+                _ => break Close::Stopping,
+            },
+            Err(Waited::Failed(_)) => break Close::ClientGone,
         }
     };
-    finish(&worker, &socket, close).await;
-}
-
-/// Waits for the next request without holding a buffer.
-async fn rest(worker: &Worker, socket: &Socket, seat: &Seat, is_new: bool) -> Result<(), Close> {
-    if worker.is_draining.get() {
-        return Err(Close::Stopping);
-    }
-    let timeouts = &worker.config.timeouts;
-    let limit = if is_new { timeouts.client_head } else { timeouts.client_idle };
-    seat.set_resting(true);
-    let rested = socket.readable(&worker.deadlines, limit.saturating_sub(REST_AFTER)).await;
-    seat.set_resting(false);
-    match rested {
-        Ok(()) => Ok(()),
-        Err(Waited::Expired) => Err(Close::Idle),
-        Err(Waited::Interrupted) => Err(Close::Stopping),
-        Err(Waited::Failed(_)) => Err(Close::ClientGone),
+    tracing::trace!(?close, "a client connection ends");
+    let is_lingering = match close {
+        Close::Refused => true,
+        // Unread input would turn the close into a reset, which can take the answer's tail with it
+        // (RFC 9112 §9.6).
+        Close::Answered => matches!(seat.socket().try_peek(&mut [0]), Ok(1..)),
+        Close::Cut | Close::ClientDone | Close::Idle | Close::ClientGone | Close::Stopping => false,
+    };
+    if is_lingering {
+        Box::pin(linger(seat.worker(), seat.socket())).await;
     }
 }
 
@@ -84,34 +81,34 @@ pub struct Client<'a> {
     /// The client's address without its port, as the forwarding fields have it.
     pub address_text: String,
     pub is_trusted: bool,
-    /// Length of the request in the inbox, head and body, where all of it is there.
-    pub whole_bytes: Option<usize>,
+    /// Bytes at the front of the inbox that belong to the request under way: its head and what of
+    /// its body came with it.
+    pub request_bytes: usize,
+    /// All of the request is in the inbox.
+    pub is_whole: bool,
     /// The time at which the first byte of the head under way had arrived.
     pub head_began_ms: u64,
 }
 
-async fn converse(
-    worker: &Rc<Worker>,
-    socket: &Socket,
-    peer: SocketAddr,
-    is_new: &mut bool,
-) -> Pause {
-    let address = peer.ip().to_canonical();
+async fn converse(seat: &Seat) -> Pause {
+    let worker = seat.worker();
+    let address = seat.peer().ip().to_canonical();
     let mut client = Client {
         worker,
-        socket,
-        peer,
+        socket: seat.socket(),
+        peer: seat.peer(),
         inbox: worker.heads.lease(),
         request: RequestHead::new(),
         response: ResponseHead::new(),
         address_text: address.to_string(),
         is_trusted: is_trusted(worker, address),
-        whole_bytes: None,
+        request_bytes: 0,
+        is_whole: false,
         head_began_ms: 0,
     };
     loop {
-        match client.next_head(*is_new).await {
-            Next::Head => *is_new = false,
+        match client.next_head(seat.is_new()).await {
+            Next::Head => seat.set_served(),
             Next::Rest => return Pause::Resting,
             Next::Close(close) => return Pause::Closed(close),
             Next::Fault(fault) => {
@@ -143,7 +140,7 @@ impl Client<'_> {
     /// Reads until a whole head is in the inbox.
     async fn next_head(&mut self, is_new: bool) -> Next {
         self.request.reset();
-        self.whole_bytes = None;
+        self.is_whole = false;
         self.head_began_ms = if self.inbox.is_empty() { 0 } else { clock::coarse_ms() };
         loop {
             if !self.inbox.is_empty() {
@@ -197,26 +194,6 @@ impl Client<'_> {
         self.inbox = inbox;
         result
     }
-}
-
-/// Ends the connection in the way its reason asks for.
-async fn finish(worker: &Worker, socket: &Socket, close: Close) {
-    match close {
-        Close::Refused => linger(worker, socket).await,
-        Close::Answered => {
-            // Unread input would turn the close into a reset, which can take the answer's tail
-            // with it (RFC 9112 §9.6).
-            if matches!(socket.try_peek(&mut [0]), Ok(1..)) {
-                linger(worker, socket).await;
-            }
-        }
-        Close::Cut
-        | Close::ClientDone
-        | Close::Idle
-        | Close::ClientGone
-        | Close::Stopping => {}
-    }
-    tracing::trace!(?close, "a client connection ended");
 }
 
 /// How long, and for how many bytes, a refused client may go on sending.

@@ -15,12 +15,14 @@ pub struct DateLine {
     text: Cell<[u8; DATE_BYTES]>,
 }
 
-impl DateLine {
-    pub fn new() -> Self {
+impl Default for DateLine {
+    fn default() -> Self {
         let now = clock::unix_seconds();
         Self { second: Cell::new(now), text: Cell::new(render(now)) }
     }
+}
 
+impl DateLine {
     pub fn now(&self) -> [u8; DATE_BYTES] {
         let now = clock::unix_seconds();
         if self.second.replace(now) != now {

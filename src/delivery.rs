@@ -5,10 +5,9 @@
 //! read to its end, before a slow client has taken it. An answer that its origin cuts short is cut
 //! short for the client too, in a way that cannot be taken for its end.
 
-
 use crate::answer::send_rest;
 use crate::connection::Client;
-use crate::exchange::{After, Failed, RequestBody};
+use crate::exchange::{After, Failed};
 use crate::fault::{Close, Fault};
 use crate::http::chunked::{ChunkScanner, LAST_CHUNK};
 use crate::http::rewrite::{self, BodyOut, ConnectionOut, ResponseRewrite};
@@ -17,7 +16,7 @@ use crate::record::Record;
 use crate::relay::{Broken, Decoder, Encoding, Patience, Transfer};
 use crate::ring::{HeadBuffer, Socket};
 use crate::upstream::pool::Lease;
-use crate::worker::Worker;
+use crate::worker::{Sent, Unsent, Worker};
 
 /// How an answer is to be passed on.
 struct Plan {
@@ -62,10 +61,9 @@ impl Plan {
 
 /// Passes the answer in `client.response`, whose bytes begin `buffer`, on to the client.
 pub(crate) async fn deliver(
-    client: &mut Client<'_>,
+    client: &Client<'_>,
     lease: Lease,
     mut buffer: HeadBuffer,
-    body: &RequestBody,
     is_uploaded: bool,
     record: &mut Record,
 ) -> Result<After, Failed> {
@@ -88,10 +86,10 @@ pub(crate) async fn deliver(
         Ok((decoded.used, out.len()))
     });
     // A chunk that is bad right behind the head is refused as long as nothing has been sent.
-    let ((used, out_bytes), rest) = match sent {
+    let Sent { about: (used, out_bytes), rest } = match sent {
         Ok(sent) => sent,
-        Err(Ok(error)) => return Err(Fault::OriginChunk(error).into()),
-        Err(Err(_)) => return Ok(gone(record, Fault::ClientGone)),
+        Err(Unsent::Refused(error)) => return Err(Fault::OriginChunk(error).into()),
+        Err(Unsent::Broken) => return Ok(gone(record, Fault::ClientGone)),
     };
     record.sent(out_bytes as u64);
     buffer.consume(head_bytes + used);
@@ -123,15 +121,7 @@ pub(crate) async fn deliver(
             lease.give_back();
         }
     }
-    if let (After::Reuse, Some(whole)) = (after, whole_bytes(client, body)) {
-        client.inbox.consume(whole);
-    }
     Ok(after)
-}
-
-/// Head and body of the request, as far as they are still in the inbox.
-fn whole_bytes(client: &Client<'_>, body: &RequestBody) -> Option<usize> {
-    Some(client.request.bytes + body.in_inbox).filter(|bytes| *bytes <= client.inbox.len())
 }
 
 fn last(is_uploaded: bool) -> After {
@@ -187,4 +177,3 @@ fn cut(client: &Client<'_>, broken: &Broken, record: &mut Record) -> After {
     client.socket.reset_on_close();
     After::Close(close)
 }
-

@@ -20,7 +20,7 @@ use crate::delivery;
 use crate::fault::{Close, Fault};
 use crate::http::chunked::ChunkScanner;
 use crate::http::head::HeadError;
-use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
+use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite, Scheme};
 use crate::http::{BodyLength, Version};
 use crate::record::Record;
 use crate::relay::{self, Broken, Decoder, Encoding, Patience, Transfer};
@@ -28,7 +28,7 @@ use crate::ring::net::{Either, first_of, poll_now};
 use crate::ring::{HeadBuffer, Socket, Waited};
 use crate::route::Route;
 use crate::upstream::pool::Lease;
-use crate::worker::Worker;
+use crate::worker::{Unsent, Worker};
 
 /// What becomes of the client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,41 +39,45 @@ pub enum After {
 
 /// Carries one exchange out.
 pub async fn run(client: &mut Client<'_>) -> After {
-    let mut record = Record::begin(client);
+    let mut record = Record::begin(client, true);
     let after = match forward(client, &mut record).await {
         Ok(after) => after,
         Err(fault) => answer::refuse(client, fault, &mut record).await,
     };
+    // The record quotes the head, so that this comes before the head is forgotten.
     record.write(client);
+    if after == After::Reuse {
+        client.inbox.consume(client.request_bytes);
+    }
     after
 }
 
 /// Answers a head that could not be taken.
 pub async fn refuse_head(client: &mut Client<'_>, fault: Fault) {
-    let mut record = Record::begin(client);
+    let mut record = Record::begin(client, false);
     answer::refuse(client, fault, &mut record).await;
     record.write(client);
 }
 
 async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, Fault> {
     let worker = client.worker;
+    let body = RequestBody::in_inbox(client)?;
+    client.request_bytes = client.request.bytes + body.in_inbox;
+    client.is_whole = body.is_whole();
+    record.received(body.in_inbox as u64);
     if let Served::Here(after) = answer::own(client, record).await? {
         return Ok(after);
     }
-    let body = RequestBody::in_inbox(client)?;
     let head = &client.request;
-    client.whole_bytes = body.is_whole().then_some(head.bytes + body.in_inbox);
     let text = client.inbox.filled();
-    let route = worker
-        .routes
-        .find(head.authority.of(text), head.path(text))
-        .ok_or(Fault::NoRoute)?;
+    let route =
+        worker.routes.find(head.authority.of(text), head.path(text)).ok_or(Fault::NoRoute)?;
     let upstream = &worker.upstreams[route.upstream];
     let mut is_repeated = false;
     loop {
         record.wait_for_pool();
         let lease = upstream.checkout(&worker.pool, is_repeated).await?;
-        record.connected(upstream.name(), &lease);
+        record.connected(route.upstream, &lease);
         let may_repeat = lease.is_reused && !is_repeated;
         match attempt(client, lease, route, &body, record).await {
             Ok(after) => return Ok(after),
@@ -134,14 +138,13 @@ async fn attempt(
     };
     record.answered(client.response.status);
     let is_uploaded = !is_uploading.get();
-    let delivered = upload
-        .beside(delivery::deliver(client, lease, buffer, body, is_uploaded, record))
-        .await;
+    let delivered =
+        upload.beside(delivery::deliver(client, lease, buffer, is_uploaded, record)).await;
     if is_uploading.get() {
         // The answer was over before the request: the client is told to stop by the close.
         upload.end().await;
     }
-    record.uploaded(upload.moved_bytes());
+    record.received(upload.moved_bytes());
     delivered
 }
 
@@ -164,11 +167,11 @@ impl RequestBody {
             BodyLength::Chunked => Decoder::Chunked(ChunkScanner::new()),
         };
         let behind_head = &client.inbox.filled()[client.request.bytes..];
-        let decoded = decoder.advance(behind_head).map_err(Fault::ClientChunk)?;
+        let used = decoder.advance(behind_head).map_err(Fault::ClientChunk)?.used;
         if matches!(decoder, Decoder::Chunked(scanner) if scanner.payload_bytes() > limit) {
             return Err(Fault::ClientBodyTooLarge);
         }
-        Ok(Self { in_inbox: decoded.used, decoder })
+        Ok(Self { in_inbox: used, decoder })
     }
 
     /// All of it came with the head.
@@ -207,7 +210,7 @@ async fn send_request(
             client: &client.address_text,
             is_v6: client.address_text.contains(':'),
             is_trusted: client.is_trusted,
-            proto: "http",
+            scheme: Scheme::Http,
         },
     };
     let built = worker.send_built(lease.socket(), |out| {
@@ -216,11 +219,11 @@ async fn send_request(
         Ok::<_, Infallible>(())
     });
     let rest = match built {
-        Ok(((), rest)) => rest,
+        Ok(sent) => sent.rest,
         // Nothing went out; where the origin has said something before it closed (408, say), a new
         // connection gets the same answer.
-        Err(Err(_)) => return Err(Failed::Unsent),
-        Err(Ok(never)) => match never {},
+        Err(Unsent::Broken) => return Err(Failed::Unsent),
+        Err(Unsent::Refused(never)) => match never {},
     };
     if let Some(rest) = rest {
         let stall = worker.config.timeouts.write;
@@ -249,10 +252,7 @@ async fn upload_rest(
         deadlines: &worker.deadlines,
         from: client,
         to: origin,
-        patience: Patience {
-            silence: config.timeouts.read,
-            rate_min: config.limits.min_body_rate,
-        },
+        patience: Patience { silence: config.timeouts.read, rate_min: config.limits.min_body_rate },
         stall: config.timeouts.write,
         operation_chunks: config.buffers.operation_chunks,
         is_fixed: config.buffers.fixed_operations,
@@ -398,7 +398,7 @@ async fn first_bytes(
     }
     let origin = lease.socket().clone();
     let mut hang_up = client.socket.start_poll_hang_up();
-    let mut answer = std::pin::pin!(lease.recv_more(buffer, read - WATCH_AFTER));
+    let mut answer = std::pin::pin!(lease.recv_more(buffer, read.saturating_sub(WATCH_AFTER)));
     match first_of(&mut answer, &mut hang_up).await {
         Either::First(result) => {
             if poll_now(&mut hang_up).is_none() {

@@ -4,6 +4,7 @@
 //! the fewest. The task lives until the listening socket is shut down: a dropped accept would take
 //! a connection with it.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -28,20 +29,25 @@ pub async fn run(worker: Rc<Worker>, listener: OwnedFd) {
             }
             Err(Waited::Interrupted) => return,
             Err(Waited::Expired) => {}
-            Err(Waited::Failed(error)) => match error.raw_os_error() {
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+            Err(Waited::Failed(error)) => {
+                drop(permit);
+                if is_out_of_resources(&error) {
                     notices::too_many_files("accept a connection", &error);
-                    drop(permit);
                     tokio::time::sleep(FILES_BACK_OFF).await;
+                } else {
+                    // The client gave up between its SYN and our accept: accept(2).
+                    tracing::debug!("a connection was lost before it was accepted: {error}");
                 }
-                // The client gave up between its SYN and our accept: accept(2).
-                _ => tracing::debug!("a connection was lost before it was accepted: {error}"),
-            },
+            }
         }
         if worker.is_draining.get() {
             return;
         }
     }
+}
+
+fn is_out_of_resources(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// A burst of connections is not worth a turn of the loop each.

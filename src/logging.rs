@@ -1,1 +1,176 @@
-pub fn start(_: &crate::config::LogConfig) -> Result<(), std::io::Error> { tracing_subscriber::fmt().init(); Ok(()) }
+//! The event log: what happens to the process, as opposed to what happens to a request.
+//!
+//! In: tracing events from any thread. Out: lines of text or JSON on standard output or in a
+//! file. A bounded queue and a thread of its own stand between: an event never waits for a disk
+//! or a pipe, and what the queue cannot hold is dropped and counted. One line per exchange is
+//! `access_log`'s part.
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal, Write};
+
+use tracing::Subscriber;
+use tracing::subscriber::set_global_default;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::config::{LogConfig, LogFormat, LogTarget};
+
+/// Why there is no event log.
+#[derive(Debug)]
+pub enum LoggingError {
+    Unwritable { target: LogTarget, error: io::Error },
+    AlreadyStarted,
+}
+
+/// Keeps the log's thread. Dropping it, at the very end of `main`, writes what is still queued.
+#[derive(Debug)]
+pub struct LogGuard {
+    dropped: ErrorCounter,
+    _thread: WorkerGuard,
+}
+
+/// Makes the log the destination of every event of the process. Call it once.
+pub fn start(config: &LogConfig) -> Result<LogGuard, LoggingError> {
+    let writer = open(&config.target)
+        .map_err(|error| LoggingError::Unwritable { target: config.target.clone(), error })?;
+    let (queue, thread) = NonBlockingBuilder::default()
+        .buffered_lines_limit(config.queue_lines)
+        .lossy(true)
+        .thread_name("event-log")
+        .finish(writer);
+    let guard = LogGuard { dropped: queue.error_counter(), _thread: thread };
+    let is_terminal = config.target == LogTarget::StandardOutput && io::stdout().is_terminal();
+    set_global_default(subscriber(config, queue, is_terminal))
+        .map_err(|_| LoggingError::AlreadyStarted)?;
+    Ok(guard)
+}
+
+/// Opens a log for appending; a file is created if it is not there.
+pub(crate) fn open(target: &LogTarget) -> io::Result<Box<dyn Write + Send>> {
+    Ok(match target {
+        LogTarget::StandardOutput => Box::new(io::stdout()),
+        LogTarget::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+    })
+}
+
+fn subscriber<W>(
+    config: &LogConfig,
+    writer: W,
+    is_coloured: bool,
+) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(config.level)
+        .with_target(false)
+        .with_ansi(is_coloured)
+        .with_writer(writer);
+    match config.format {
+        LogFormat::Text => Box::new(builder.finish()),
+        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+    }
+}
+
+impl LogGuard {
+    /// Lines that the queue had no room for.
+    pub fn dropped_lines(&self) -> usize {
+        self.dropped.dropped_lines()
+    }
+}
+
+impl std::error::Error for LoggingError {}
+
+impl fmt::Display for LoggingError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unwritable { target: LogTarget::File(path), error } => {
+                write!(out, "log.file: {} cannot be written: {error}", path.display())
+            }
+            Self::Unwritable { target: LogTarget::StandardOutput, error } => {
+                write!(out, "standard output cannot be written: {error}")
+            }
+            Self::AlreadyStarted => out.write_str("the event log was started twice"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::level_filters::LevelFilter;
+    use tracing::subscriber::with_default;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn captured(config: &LogConfig, events: impl FnOnce()) -> String {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        with_default(subscriber(config, move || writer.clone(), false), events);
+        String::from_utf8(captured.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_text_line_has_a_time_a_level_and_its_fields() {
+        let line = captured(&Config::default().log, || {
+            tracing::info!(address = %"127.0.0.1:80", "listening");
+        });
+        let (time, rest) = line.split_once(' ').unwrap();
+        assert!(time.ends_with('Z') && time.contains('T'), "{line}");
+        assert_eq!(rest.trim_start(), "INFO listening address=127.0.0.1:80\n");
+    }
+
+    #[test]
+    fn a_json_line_has_its_fields_at_the_top() {
+        let config = LogConfig { format: LogFormat::Json, ..Config::default().log };
+        let line = captured(&config, || tracing::warn!(lines = 3, "dropped \"x\"\n"));
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["level"], "WARN");
+        assert_eq!(value["message"], "dropped \"x\"\n");
+        assert_eq!(value["lines"], 3);
+        assert_eq!(line.lines().count(), 1);
+    }
+
+    #[test]
+    fn events_below_the_level_are_not_written() {
+        let config = LogConfig { level: LevelFilter::ERROR, ..Config::default().log };
+        let lines = captured(&config, || {
+            tracing::warn!("no");
+            tracing::error!("yes");
+        });
+        assert_eq!(lines.lines().count(), 1);
+        let config = LogConfig { level: LevelFilter::OFF, ..Config::default().log };
+        assert_eq!(captured(&config, || tracing::error!("no")), "");
+    }
+
+    #[test]
+    fn a_file_is_appended_to_and_an_impossible_one_is_named() {
+        let path = std::env::temp_dir().join(format!("ringway-logging-{}", std::process::id()));
+        for line in ["one\n", "two\n"] {
+            open(&LogTarget::File(path.clone())).unwrap().write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+        std::fs::remove_file(&path).unwrap();
+        let target = LogTarget::File(path.join("below"));
+        let error = start(&LogConfig { target, ..Config::default().log }).unwrap_err().to_string();
+        assert!(error.starts_with("log.file: "), "{error}");
+        assert!(error.contains("below cannot be written: No such file"), "{error}");
+    }
+}

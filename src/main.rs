@@ -3,12 +3,14 @@
 //! Exit codes: 0 after an orderly stop, 1 where ringway could not start, 2 where the configuration
 //! is wrong. Errors go to standard error, one line each.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use ringway::cli::{Cli, Command};
 use ringway::config::{Config, EXIT_CONFIG};
@@ -39,8 +41,8 @@ fn run(config: Config) -> ExitCode {
         Ok(log) => log,
         Err(error) => return fail(1, &error),
     };
-    let signals = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let signals = match signals {
+    // Registered before anything listens: who sees us ready may tell us to stop.
+    let mut signals = match Signals::register() {
         Ok(signals) => signals,
         Err(error) => return fail(1, &error),
     };
@@ -49,15 +51,12 @@ fn run(config: Config) -> ExitCode {
         Err(error) => return fail(1, &error),
     };
     let hurry = Arc::new(AtomicBool::new(false));
-    if let Err(error) = signals.block_on(until_told_to_stop()) {
-        return fail(1, &error);
-    }
+    signals.wait();
     tracing::info!("stopping: no new connections, waiting for what is under way");
     let impatient = hurry.clone();
     std::thread::spawn(move || {
-        if signals.block_on(until_told_to_stop()).is_ok() {
-            impatient.store(true, Ordering::Relaxed);
-        }
+        signals.wait();
+        impatient.store(true, Ordering::Relaxed);
     });
     let remains = server.drain(&hurry);
     tracing::info!(
@@ -71,23 +70,40 @@ fn run(config: Config) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn until_told_to_stop() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT, as the wish to stop.
+struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn register() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (terminate, interrupt) = {
+            let _context = runtime.enter();
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        };
+        Ok(Self { runtime, terminate, interrupt })
     }
-    Ok(())
+
+    /// Returns at the next of them.
+    fn wait(&mut self) {
+        let (terminate, interrupt) = (&mut self.terminate, &mut self.interrupt);
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+    }
 }
 
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "ringway: {error}");
+    let _ = writeln!(io::stderr(), "ringway: {error}");
     ExitCode::from(code)
 }
 
 fn say(text: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = writeln!(io::stdout(), "{text}");
 }

@@ -91,8 +91,8 @@ impl Encoding {
                 scanner.advance_with(input, |range| out.extend_from_slice(&input[range]))?;
             return Ok(Decoded { used: progress.used, is_done: progress.is_done });
         }
-        let decoded = decoder.advance(input)?;
-        let body = &input[..decoded.used];
+        let Decoded { used, is_done } = decoder.advance(input)?;
+        let body = &input[..used];
         if self == Encoding::Chunked && !body.is_empty() {
             out.extend_from_slice(&chunk_lead(body.len()));
             out.extend_from_slice(body);
@@ -100,7 +100,7 @@ impl Encoding {
         } else {
             out.extend_from_slice(body);
         }
-        Ok(decoded)
+        Ok(Decoded { used, is_done })
     }
 }
 

@@ -54,6 +54,9 @@ struct Listener {
     socket: socket2::Socket,
 }
 
+/// How long the start waits for the addresses of named origins.
+const NAMES_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Descriptors that the process needs besides connections: rings, logs, listeners, epoll.
 const FILES_RESERVED: usize = 64;
 
@@ -78,6 +81,9 @@ impl Server {
         let resolver = Resolver::start()
             .map_err(|error| StartError(format!("the resolver did not start: {error}")))?;
         let upstreams = Arc::new(plan_upstreams(&config, &resolver));
+        if !resolver.settle(NAMES_PATIENCE) {
+            tracing::warn!("some names of origins are not resolved yet; starting without them");
+        }
         let (shared, inboxes) = share(&config);
         let config = Arc::new(config);
         let mut server = Self {
@@ -133,9 +139,7 @@ impl Server {
                 report_worker(index, wanted, ready);
                 Ok(())
             }
-            Err(error) => {
-                Err(StartError(format!("worker {index}: {}", runtime::diagnose(&error))))
-            }
+            Err(error) => Err(StartError(format!("worker {index}: {}", runtime::diagnose(&error)))),
         }
     }
 

@@ -25,7 +25,8 @@ use crate::connection;
 use crate::date::DateLine;
 use crate::http::head::HeadLimits;
 use crate::listener;
-use crate::ring::{ChunkPool, Deadlines, HeadPool, Socket, runtime};
+use crate::ring::net::Wait;
+use crate::ring::{ChunkPool, Deadlines, HeadPool, Socket, memory, runtime};
 use crate::route::Routes;
 use crate::upstream::pool::{Pool, PoolLimits, PoolShared};
 use crate::upstream::{Upstream, UpstreamPlan, prewarm};
@@ -90,11 +91,16 @@ pub struct Worker {
     scratch: RefCell<Vec<u8>>,
     connections: RefCell<Slab<Rc<Live>>>,
     pub is_draining: Cell<bool>,
+    /// Times that a connection has given its memory up, since the last purge.
+    pub released: Cell<usize>,
 }
 
 /// One client connection, as the worker sees it from outside.
 struct Live {
     socket: Socket,
+    peer: SocketAddr,
+    /// No request has come yet.
+    is_new: Cell<bool>,
     /// Between two requests for over a second: a drain may end it at once.
     is_resting: Cell<bool>,
 }
@@ -106,6 +112,22 @@ pub struct Remains {
     pub leased_chunks: usize,
     pub leased_heads: usize,
     pub upstream_connections: usize,
+}
+
+/// What became of bytes that [`Worker::send_built`] built.
+pub struct Sent<T> {
+    /// What the builder had to say.
+    pub about: T,
+    /// What the socket did not take at once.
+    pub rest: Option<Vec<u8>>,
+}
+
+/// Why nothing was sent.
+pub enum Unsent<E> {
+    /// The builder refused.
+    Refused(E),
+    /// The connection is broken.
+    Broken,
 }
 
 /// What a worker is started with.
@@ -162,6 +184,7 @@ async fn serve(mut plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> 
         watched.pool.run_janitor(is_current).await;
     });
     tokio_spawn(prewarm::run(worker.clone()));
+    tokio_spawn(housekeep(worker.clone()));
     for listener in listeners {
         tokio_spawn(listener::run(worker.clone(), listener));
     }
@@ -177,15 +200,31 @@ fn tokio_spawn(task: impl Future<Output = ()> + 'static) {
 /// Serves what this and other workers have accepted for this one.
 async fn take_in(worker: Rc<Worker>, mut inbox: UnboundedReceiver<Accepted>) {
     while let Some(Accepted { fd, peer, permit }) = inbox.recv().await {
-        let socket = Socket::from_fd(fd);
-        tokio_spawn(connection::serve(worker.clone(), socket, peer, permit));
+        tokio_spawn(connection::serve(Seat::take(&worker, Socket::from_fd(fd), peer, permit)));
     }
 }
+
+/// Gives memory back that a burst has left behind.
+async fn housekeep(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        let freed = worker.released.take() + worker.heads.trim();
+        if freed >= PURGE_MIN {
+            memory::purge();
+        } else {
+            worker.released.set(freed);
+        }
+    }
+}
+
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Connections and buffers that must have been released for a walk over the heap to be worth it.
+const PURGE_MIN: usize = 64;
 
 impl Worker {
     fn new(plan: WorkerPlan) -> io::Result<Self> {
         let config = plan.config;
-        let deadlines = Rc::new(Deadlines::new());
+        let deadlines = Rc::new(Deadlines::default());
         let heads = HeadPool::new(config.buffers.head_buffer_bytes);
         let chunks = ChunkPool::new(config.buffers.chunks_per_worker, config.buffers.chunk_bytes)?;
         let limits = PoolLimits {
@@ -196,7 +235,8 @@ impl Worker {
             connect: config.timeouts.connect,
             keepalive: config.pool.tcp_keepalive,
         };
-        let upstreams: Vec<_> = plan.upstreams.iter().map(Upstream::new).collect();
+        let upstreams: Vec<_> =
+            plan.upstreams.iter().map(|upstream| Upstream::new(upstream, plan.index)).collect();
         let origins = upstreams.iter().map(|upstream| upstream.origins().len()).sum();
         let pool = Pool::new(
             plan.index,
@@ -219,12 +259,13 @@ impl Worker {
             heads,
             chunks,
             deadlines,
-            date: DateLine::new(),
+            date: DateLine::default(),
             access_log: plan.access_log,
             shared: plan.shared,
             scratch: RefCell::new(Vec::with_capacity(config.buffers.head_buffer_bytes * 2)),
             connections: RefCell::default(),
             is_draining: Cell::new(false),
+            released: Cell::new(0),
             config,
         })
     }
@@ -237,31 +278,22 @@ impl Worker {
             .is_none_or(|origin| origin.has_address(address))
     }
 
-    /// Builds outgoing bytes and sends what the socket takes at once; `Ok(Some)` is the rest.
-    ///
-    /// `Err(Ok(_))` is the builder's refusal, `Err(Err(_))` the socket's.
+    /// Builds outgoing bytes and sends what the socket takes at once.
     pub fn send_built<T, E>(
         &self,
         socket: &Socket,
         build: impl FnOnce(&mut Vec<u8>) -> Result<T, E>,
-    ) -> Result<(T, Option<Vec<u8>>), Result<E, io::Error>> {
+    ) -> Result<Sent<T>, Unsent<E>> {
         let mut scratch = self.scratch.borrow_mut();
         scratch.clear();
-        let built = build(&mut scratch).map_err(Ok)?;
+        let about = build(&mut scratch).map_err(Unsent::Refused)?;
         let sent = match socket.try_send(&scratch) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(Err(error)),
+            Err(_) => return Err(Unsent::Broken),
         };
         let rest = (sent < scratch.len()).then(|| scratch[sent..].to_vec());
-        Ok((built, rest))
-    }
-
-    /// Registers a client connection for as long as the seat is held.
-    pub fn seat(self: &Rc<Self>, socket: &Socket, permit: OwnedSemaphorePermit) -> Seat {
-        let live = Rc::new(Live { socket: socket.clone(), is_resting: Cell::new(false) });
-        let key = self.connections.borrow_mut().insert(live.clone());
-        Seat { worker: self.clone(), key, live, _permit: permit }
+        Ok(Sent { about, rest })
     }
 
     async fn until_drained(&self) -> Remains {
@@ -339,14 +371,58 @@ const SETTLE_ROUNDS: usize = 50;
 /// A client connection's place in its worker; dropping it gives the place up.
 pub struct Seat {
     worker: Rc<Worker>,
-    key: usize,
     live: Rc<Live>,
-    _permit: OwnedSemaphorePermit,
+    key: usize,
 }
 
 impl Seat {
+    fn take(
+        worker: &Rc<Worker>,
+        socket: Socket,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        // The seat's drop gives the permit back; keeping it would cost each connection 16 bytes.
+        permit.forget();
+        let (is_new, is_resting) = (Cell::new(true), Cell::new(false));
+        let live = Rc::new(Live { socket, peer, is_new, is_resting });
+        let key = worker.connections.borrow_mut().insert(live.clone());
+        Self { worker: worker.clone(), live, key }
+    }
+
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    pub fn socket(&self) -> &Socket {
+        &self.live.socket
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.live.peer
+    }
+
+    pub fn is_new(&self) -> bool {
+        self.live.is_new.get()
+    }
+
+    pub fn set_served(&self) {
+        self.live.is_new.set(false);
+    }
+
     pub fn set_resting(&self, is_resting: bool) {
         self.live.is_resting.set(is_resting);
+    }
+
+    /// Begins to wait for the next request without holding a buffer, after `spent` of the time that
+    /// it may take.
+    pub fn rest(&self, spent: Duration) -> Wait<'_> {
+        let worker = &self.worker;
+        worker.released.set(worker.released.get() + 1);
+        self.set_resting(true);
+        let timeouts = &worker.config.timeouts;
+        let limit = if self.is_new() { timeouts.client_head } else { timeouts.client_idle };
+        self.socket().readable(&worker.deadlines, limit.saturating_sub(spent))
     }
 }
 
@@ -354,5 +430,6 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().try_remove(self.key);
         self.worker.shared.live[self.worker.index].fetch_sub(1, Ordering::Relaxed);
+        self.worker.shared.clients.add_permits(1);
     }
 }

@@ -14,6 +14,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
+use crate::limits::HEADER_COUNT_MAX;
+
 use super::defaults::{DEFAULT_HOST, DEFAULT_PORT, cores};
 use super::error::{Problem, Refusal, nearest, quoted};
 use super::names::{
@@ -128,7 +130,11 @@ fn limits(raw: &RawLimits) -> Checked<LimitsConfig> {
     Ok(LimitsConfig {
         clients: number(raw.clients.as_ref(), 1..=1_000_000, default.clients)?,
         head_bytes: head_bytes as usize,
-        header_count: number(raw.header_count.as_ref(), 1..=256, default.header_count)?,
+        header_count: number(
+            raw.header_count.as_ref(),
+            1..=HEADER_COUNT_MAX,
+            default.header_count,
+        )?,
         target_bytes: target_bytes.min(head_bytes) as usize,
         body_bytes: if body_bytes == 0 { u64::MAX } else { body_bytes },
         min_body_rate: size(raw.min_body_rate.as_ref(), 0..=KIB * MIB, default.min_body_rate)?,

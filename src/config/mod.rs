@@ -153,7 +153,8 @@ pub struct LogConfig {
     pub access: bool,
     pub access_format: LogFormat,
     pub access_target: LogTarget,
-    /// Lines that may wait for the writer; further ones are dropped and counted.
+    /// Lines of events, and per worker of exchanges, that may wait for their writer; further ones
+    /// are dropped and counted.
     pub queue_lines: usize,
 }
 
@@ -469,5 +470,276 @@ mod tests {
             (&format!("x = {}", "[".repeat(100_000)), "1:"),
             (&format!("x = {}", "{a=".repeat(100_000)), "1:"),
         ]);
+    }
+
+    #[test]
+    fn contradictions_between_keys_are_refused() {
+        let app = "[[upstream]]\nname = \"app\"\n";
+        let own = |rest: &str| format!("{app}{rest}");
+        all_refused(&[
+            ("upstream = []", "1:12: upstream: missing an upstream: there must be one"),
+            ("[[upstream]]\nbuiltin = \"demo\"", "1:1: upstream[0]: missing key `name`"),
+            (app, "1:1: upstream[0]: missing key `origins`, or `builtin = \"demo\"`"),
+            (&own("origins = []"), "3:11: upstream[0].origins: missing an origin"),
+            (&own("builtin = \"x\""), "3:11: upstream[0].builtin: found \"x\", expected \"demo\""),
+            (
+                &own("builtin = \"demo\"\norigins = [\"http://a\"]"),
+                "4:11: upstream[0].origins: an upstream has either `builtin` or `origins`",
+            ),
+            (
+                &own("origins = [\"https://a\"]"),
+                "3:12: upstream[0].origins[0]: found \"https://a\", expected an http:// URL",
+            ),
+            (
+                &own("origins = [\"http://a\", { url = \"http://A:80/\" }]"),
+                "3:24: upstream[0].origins[1]: there is already an origin \"http://A:80/\"",
+            ),
+            (
+                &own("origins = [{ url = \"http://a\", weight = 0 }]"),
+                "3:41: upstream[0].origins[0].weight: found 0, expected a whole number from 1",
+            ),
+            (&own("builtin = \"demo\"\nhost = \"a b\""), "4:8: upstream[0].host: found \"a b\""),
+            (
+                &format!("{app}builtin = \"demo\"\n{app}builtin = \"demo\""),
+                "5:8: upstream[1].name: there is already an upstream named \"app\"",
+            ),
+            ("[[route]]", "1:1: route[0]: missing key `upstream`"),
+            (
+                "[[route]]\nupstream = \"dmeo\"",
+                "2:12: route[0].upstream: there is no upstream \"dmeo\", did you mean \"demo\"?",
+            ),
+            (
+                "[[route]]\nupstream = \"\\u001b[2J\"",
+                "2:12: route[0].upstream: there is no upstream \"\\u{1b}[2J\"",
+            ),
+            (
+                "[[route]]\nupstream = \"demo\"\n[[route]]\npath = \"/\"\nupstream = \"demo\"",
+                "3:1: route[1]: there is already a route with this host and path",
+            ),
+            ("[[route]]\nupstream = \"demo\"\npath = \"a\"", "3:8: route[0].path: found \"a\""),
+            (
+                "[[route]]\nupstream = \"demo\"\nhost = \"a:80\"",
+                "3:8: route[0].host: found \"a:80\", expected a host name without a port",
+            ),
+            (
+                "[server]\nlisten = [\"[::]:8000\", \"127.0.0.1:8000\"]",
+                "2:24: server.listen[1]: 127.0.0.1:8000 is taken by the listener 0.0.0.0:8000",
+            ),
+            (
+                "[server]\ntrusted_proxies = [\"10.0.0.0/33\"]",
+                "2:20: server.trusted_proxies[0]: found \"10.0.0.0/33\", expected a network such",
+            ),
+            ("[server]\nvia = \"a b\"", "2:7: server.via: found \"a b\", expected a name"),
+            ("[server]\nhost = \"nowhere\"", "2:8: server.host: found \"nowhere\", expected an"),
+        ]);
+    }
+
+    #[test]
+    fn a_full_file_is_read_as_it_is_written() {
+        let config = parse(
+            r#"
+            [server]
+            host = "127.0.0.1"
+            port = 0
+            listen = ["127.0.0.1:0", "[::1]:8001"]
+            workers = 3
+            trusted_proxies = ["10.1.2.3/8", "::1"]
+            drain_timeout = 0
+            [limits]
+            body_bytes = "1MiB"
+            [timeouts]
+            read = "1m30s"
+            write = 0.25
+            pool_status = 503
+            [log]
+            level = "off"
+            format = "json"
+            file = "/var/log/ringway.log"
+            [[upstream]]
+            name = "a"
+            origins = ["http://10.0.0.1:8080", { url = "http://b", weight = 3 }]
+            host = "origin"
+            fail_timeout = 0
+            [[upstream]]
+            name = "b"
+            origins = ["http://[::1]:81"]
+            host = "app.example:8080"
+            [[route]]
+            host = "*.example.org"
+            path = "/api"
+            upstream = "b"
+            strip_prefix = true
+            [[route]]
+            upstream = "a"
+            "#,
+        )
+        .unwrap();
+        let listeners = ["127.0.0.1:0", "127.0.0.1:0", "[::1]:8001"];
+        assert_eq!(config.server.listeners, listeners.map(|text| text.parse().unwrap()));
+        assert_eq!(config.server.workers, 3);
+        assert_eq!(config.server.drain_timeout, Duration::ZERO);
+        assert_eq!(config.limits.body_bytes, 1 << 20);
+        assert_eq!(config.timeouts.read, Duration::from_secs(90));
+        assert_eq!(config.timeouts.write, Duration::from_millis(250));
+        assert_eq!(config.timeouts.pool_status.code(), 503);
+        assert_eq!(config.log.level, LevelFilter::OFF);
+        assert_eq!(config.log.format, LogFormat::Json);
+        assert_eq!(config.log.target, LogTarget::File("/var/log/ringway.log".into()));
+        let origin = |host: &str, port, weight, authority: &str| OriginConfig {
+            host: host.to_owned(),
+            port,
+            weight,
+            authority: authority.to_owned(),
+        };
+        let [a, b] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
+        let origins = [origin("10.0.0.1", 8080, 1, "10.0.0.1:8080"), origin("b", 80, 3, "b")];
+        assert_eq!(a.origins, origins);
+        assert_eq!((&a.host, a.fail_timeout), (&HostPolicy::Origin, Duration::ZERO));
+        assert_eq!(b.origins, [origin("::1", 81, 1, "[::1]:81")]);
+        assert_eq!(b.host, HostPolicy::Fixed("app.example:8080".to_owned()));
+        let [first, second] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
+        assert_eq!(first.host, HostPattern::Suffix(".example.org".to_owned()));
+        assert_eq!((first.path.as_str(), first.upstream, first.strip_prefix), ("/api", 1, true));
+        assert_eq!((&second.host, second.path.as_str()), (&HostPattern::Any, "/"));
+        assert!(!config.needs_demo());
+    }
+
+    #[test]
+    fn a_limit_that_another_makes_pointless_is_trimmed() {
+        let config = parse(
+            "[pool]\nmax_connections = 3\n[limits]\nhead_bytes = \"4KiB\"\n\
+             [buffers]\nchunks_per_worker = 2",
+        )
+        .unwrap();
+        assert_eq!((config.pool.max_idle, config.pool.prewarm), (3, 3));
+        assert_eq!(config.limits.target_bytes, 4096);
+        assert_eq!(config.buffers.head_buffer_bytes, 4096);
+        assert_eq!(config.buffers.operation_chunks, 2);
+    }
+
+    #[test]
+    fn trusted_proxies_are_networks_of_both_families() {
+        let text = "[server]\ntrusted_proxies = [\"10.1.2.3/8\", \"192.0.2.7\", \"fd00::/8\"]";
+        let trusted = parse(text).unwrap().server.trusted_proxies;
+        let table = [
+            ("10.255.0.1", true),
+            ("11.0.0.1", false),
+            ("192.0.2.7", true),
+            ("192.0.2.8", false),
+            ("fd12::1", true),
+            ("fe80::1", false),
+            ("::ffff:10.0.0.1", true),
+            ("::ffff:11.0.0.1", false),
+        ];
+        for (address, is_trusted) in table {
+            assert_eq!(trusted.contains(address.parse().unwrap()), is_trusted, "{address}");
+        }
+        assert!(!TrustedProxies::default().contains("127.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn flags_override_the_file() {
+        let flags = Flags {
+            host: Some("::1".to_owned()),
+            port: Some(0),
+            upstream: vec!["http://a:1".to_owned(), "http://b:2".to_owned()],
+            workers: Some(2),
+        };
+        let text = "[server]\nport = 99\nworkers = 9\n[pool]\nmax_idle = 7\n\
+                    [[upstream]]\nname = \"x\"\norigins = [\"http://x\"]\n\
+                    [[route]]\nhost = \"x\"\nupstream = \"x\"";
+        let config = Config::merge(Path::new("a.toml"), text, &flags).unwrap();
+        assert_eq!(config.server.listeners, ["[::1]:0".parse().unwrap()]);
+        assert_eq!(config.server.workers, 2);
+        assert_eq!(config.pool.max_idle, 7);
+        assert_eq!(config.routes, Config::default().routes);
+        let [upstream] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
+        assert_eq!(upstream.name, FLAG_UPSTREAM);
+        let authorities: Vec<_> = upstream.origins.iter().map(|o| o.authority.as_str()).collect();
+        assert_eq!(authorities, ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn a_mistake_in_a_flag_names_the_flag() {
+        let table = [
+            (
+                Flags { upstream: vec!["b:80".to_owned()], ..Flags::default() },
+                "--upstream: found \"b:80\", expected a URL of the form http://HOST:PORT",
+            ),
+            (
+                Flags { host: Some("b".to_owned()), ..Flags::default() },
+                "--host: found \"b\", expected an IP address",
+            ),
+            (
+                Flags { workers: Some(5000), ..Flags::default() },
+                "--workers: found 5000, expected a whole number from 0 to 1024",
+            ),
+        ];
+        for (flags, expected) in table {
+            let error = Config::merge(Path::new("a.toml"), "", &flags).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_in_what_a_flag_replaces_is_still_refused_when_it_is_not_toml() {
+        let flags = Flags { upstream: vec!["http://a".to_owned()], ..Flags::default() };
+        let text = "[[upstream]]\nnmae = \"x\"";
+        assert!(Config::merge(Path::new("a.toml"), text, &flags).is_err());
+    }
+
+    #[test]
+    fn upstream_flags_need_no_file_and_look_for_none() {
+        let with = Flags { upstream: vec!["http://a".to_owned()], ..Flags::default() };
+        let named = Path::new("named.toml");
+        assert_eq!(file_in_use(None, &with), None);
+        assert_eq!(file_in_use(Some(named), &with).as_deref(), Some(named));
+        assert_eq!(file_in_use(Some(named), &Flags::default()).as_deref(), Some(named));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_a_configuration_is_named() {
+        let directory = std::env::temp_dir().join(format!("ringway-config-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let large = directory.join("large.toml");
+        std::fs::write(&large, vec![b'#'; FILE_BYTES_MAX as usize + 1]).unwrap();
+        let binary = directory.join("binary.toml");
+        std::fs::write(&binary, [0xff, 0xfe, 0]).unwrap();
+        let table = [
+            (directory.join("absent.toml"), "cannot be read: No such file or directory"),
+            (directory.clone(), "cannot be read: Is a directory"),
+            (large, "is larger than 4194304 bytes"),
+            (binary, "is not UTF-8 text"),
+        ];
+        for (path, expected) in table {
+            let error = Config::load(Some(&path), &Flags::default()).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{}: {expected}", path.display())), "{error}");
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn the_demo_gets_its_address_when_it_has_started() {
+        let mut config = Config::default();
+        assert!(config.needs_demo());
+        config.place_demo("127.0.0.1:4321".parse().unwrap());
+        let origin = &config.upstreams[0].origins[0];
+        assert_eq!((origin.host.as_str(), origin.port), ("127.0.0.1", 4321));
+        assert_eq!(origin.authority, "127.0.0.1:4321");
+    }
+
+    #[test]
+    fn no_text_makes_the_parser_panic() {
+        // Every prefix, and the shipped file with each of its bytes replaced: errors or not, but
+        // a position that can be computed.
+        for end in (0..SHIPPED.len()).filter(|end| SHIPPED.is_char_boundary(*end)) {
+            let _ = parse(&SHIPPED[..end]).map_err(|error| error.to_string());
+        }
+        for (at, _) in SHIPPED.char_indices() {
+            for with in ["\"", "é"] {
+                let text = format!("{}{with}{}", &SHIPPED[..at], &SHIPPED[at + 1..]);
+                let _ = parse(&text).map_err(|error| error.to_string());
+            }
+        }
     }
 }

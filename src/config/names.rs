@@ -131,3 +131,128 @@ pub(super) fn is_token(text: &str) -> bool {
     let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(is_tchar)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_read_with_their_ports() {
+        let table = [
+            ("http://a", ("a", 80)),
+            ("http://A.Example:8080/", ("a.example", 8080)),
+            ("HTTP://10.0.0.1:1", ("10.0.0.1", 1)),
+            ("http://[::1]:65535", ("::1", 65_535)),
+            ("http://[FD00::1]", ("fd00::1", 80)),
+            ("http://my_service:80", ("my_service", 80)),
+        ];
+        for (url, (host, port)) in table {
+            assert_eq!(parse_origin(url), Ok((host.to_owned(), port)), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_origin_is_told_what_one_is() {
+        let table = [
+            ("", ORIGIN_FORM),
+            ("a:80", ORIGIN_FORM),
+            ("ftp://a", ORIGIN_FORM),
+            ("http://", ORIGIN_FORM),
+            ("http://:80", ORIGIN_FORM),
+            ("http://a:", ORIGIN_FORM),
+            ("http://a:0", ORIGIN_FORM),
+            ("http://a:+80", ORIGIN_FORM),
+            ("http://a:65536", ORIGIN_FORM),
+            ("http://a b", ORIGIN_FORM),
+            ("http://a..b", ORIGIN_FORM),
+            ("http://10.0.0.256", ORIGIN_FORM),
+            ("http://::1", ORIGIN_FORM),
+            ("http://[::1", ORIGIN_FORM),
+            ("http://[::1]x:80", ORIGIN_FORM),
+            ("http://[10.0.0.1]", ORIGIN_FORM),
+            ("http://é", ORIGIN_FORM),
+            ("https://a", "an http:// URL: origins are spoken to without TLS"),
+            ("http://a/b", "a URL without a path: http://HOST:PORT"),
+            ("http://a//", "a URL without a path: http://HOST:PORT"),
+            ("http://a?b", "a URL without a path: http://HOST:PORT"),
+            ("http://u:p@a", "a URL without a user or password: http://HOST:PORT"),
+        ];
+        for (url, expected) in table {
+            assert_eq!(parse_origin(url), Err(expected), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_authority_is_what_a_host_field_carries() {
+        let table = [
+            (("a", 80), "a"),
+            (("a", 81), "a:81"),
+            (("::1", 80), "[::1]"),
+            (("::1", 81), "[::1]:81"),
+        ];
+        for ((host, port), expected) in table {
+            assert_eq!(authority(host, port), expected);
+        }
+    }
+
+    #[test]
+    fn route_hosts_are_names_suffixes_or_any() {
+        let exact = |name: &str| Some(HostPattern::Exact(name.to_owned()));
+        let suffix = |name: &str| Some(HostPattern::Suffix(name.to_owned()));
+        let table = [
+            ("", Some(HostPattern::Any)),
+            ("Example.ORG", exact("example.org")),
+            ("example.org.", exact("example.org")),
+            ("[::1]", exact("[::1]")),
+            ("10.0.0.1", exact("10.0.0.1")),
+            ("*.Example.org", suffix(".example.org")),
+            ("*", None),
+            ("*.", None),
+            (".", None),
+            ("*example.org", None),
+            ("a.*.org", None),
+            ("example.org:80", None),
+            ("http://a", None),
+            ("a b", None),
+            ("-", exact("-")),
+        ];
+        for (text, expected) in table {
+            assert_eq!(host_pattern(text), expected, "{text}");
+        }
+        assert_eq!(host_pattern(&"a".repeat(LABEL_BYTES_MAX + 1)), None);
+        assert_eq!(host_pattern(&"a.".repeat(NAME_BYTES_MAX)), None);
+    }
+
+    #[test]
+    fn listeners_are_addresses_with_ports() {
+        let table = [
+            ("0.0.0.0:8000", Some("0.0.0.0:8000")),
+            ("[::]:0", Some("[::]:0")),
+            ("localhost:80", Some("127.0.0.1:80")),
+            ("8000", None),
+            (":8000", None),
+            ("example.org:80", None),
+            ("0.0.0.0", None),
+            ("0.0.0.0:65536", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse_listen(text), expected.map(|text| text.parse().unwrap()), "{text}");
+        }
+        for text in ["::", "[::]"] {
+            assert_eq!(parse_address(text), Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
+        }
+        for text in ["", "[0.0.0.0]", "0.0.0.0:1", "example.org"] {
+            assert_eq!(parse_address(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn route_paths_are_plain_prefixes() {
+        for text in ["/", "/a/b/", "/%20", "/a;b=c,d"] {
+            assert!(is_route_path(text), "{text}");
+        }
+        for text in ["", "a", "/a?b", "/a#b", "/a b", "/é", "/\n", "*"] {
+            assert!(!is_route_path(text), "{text}");
+        }
+    }
+}

@@ -8,8 +8,8 @@
 
 use std::ops::Range;
 
-use super::fields::is_essential;
 use super::lines::{FieldPlace, LineError};
+use super::names::is_essential;
 use crate::limits::{
     CHUNK_LINE_BYTES_MAX, CHUNK_OVERHEAD_BYTES_MAX, TRAILER_BYTES_MAX, TRAILER_COUNT_MAX,
 };
@@ -146,19 +146,21 @@ impl ChunkScanner {
     ) -> Result<Progress, ChunkError> {
         let mut at = 0;
         while at < input.len() && !self.is_done() {
-            if self.place == Place::Payload {
-                let length = self.size.min((input.len() - at) as u64);
-                each(at..at + length as usize);
-                at += length as usize;
-                self.size -= length;
-                self.payload += length;
-                if self.size == 0 {
-                    self.place = Place::PayloadCr;
+            let rest = &input[at..];
+            at += match self.place {
+                Place::Payload => {
+                    let length = self.size.min(rest.len() as u64) as usize;
+                    each(at..at + length);
+                    self.pass(length);
+                    length
                 }
-            } else {
-                self.place = self.after(input[at])?;
-                at += 1;
-            }
+                Place::PayloadCr if rest.starts_with(b"\r\n") => {
+                    self.place = Place::Size;
+                    2
+                }
+                Place::Size => self.read_line(rest)?,
+                _ => self.read_byte(rest[0])?,
+            };
         }
         Ok(Progress { used: at, is_done: self.is_done() })
     }
@@ -177,6 +179,29 @@ impl ChunkScanner {
         self.place == Place::Trailers(FieldPlace::Done)
     }
 
+    fn pass(&mut self, length: usize) {
+        self.size -= length as u64;
+        self.payload += length as u64;
+        if self.size == 0 {
+            self.place = Place::PayloadCr;
+        }
+    }
+
+    /// Passes over a size line in one go where it is whole and has no extension, as nearly all
+    /// are, and over its first byte elsewhere.
+    fn read_line(&mut self, input: &[u8]) -> Result<usize, ChunkError> {
+        let Some((size, digits)) = plain_size(input) else { return self.read_byte(input[0]) };
+        self.size = size;
+        self.line = digits + 1;
+        self.place = self.end_line()?;
+        Ok(digits + 2)
+    }
+
+    fn read_byte(&mut self, byte: u8) -> Result<usize, ChunkError> {
+        self.place = self.after(byte)?;
+        Ok(1)
+    }
+
     fn after(&mut self, byte: u8) -> Result<Place, ChunkError> {
         match self.place {
             Place::Size | Place::Digits => self.after_size(byte),
@@ -184,10 +209,7 @@ impl ChunkScanner {
             Place::LineEnd if byte == b'\n' => self.end_line(),
             Place::LineEnd => Err(ChunkError::BareCr),
             Place::PayloadCr if byte == b'\r' => Ok(Place::PayloadLf),
-            Place::PayloadLf if byte == b'\n' => {
-                self.line = 0;
-                Ok(Place::Size)
-            }
+            Place::PayloadLf if byte == b'\n' => Ok(Place::Size),
             Place::Payload | Place::PayloadCr | Place::PayloadLf => Err(ChunkError::PayloadEnd),
             Place::Trailers(place) => self.after_trailer(place, byte).map(Place::Trailers),
         }
@@ -195,22 +217,21 @@ impl ChunkScanner {
 
     fn after_size(&mut self, byte: u8) -> Result<Place, ChunkError> {
         self.line += 1;
-        let digit = match byte {
-            b'0'..=b'9' => byte - b'0',
-            b'a'..=b'f' => byte - b'a' + 10,
-            b'A'..=b'F' => byte - b'A' + 10,
-            _ if self.place == Place::Size => return Err(ChunkError::Size),
-            b' ' | b'\t' => return Ok(Place::Gap),
-            b';' => return Ok(Place::Extension),
-            b'\r' => return Ok(Place::LineEnd),
-            b'\n' => return Err(ChunkError::BareLf),
-            _ => return Err(ChunkError::Size),
+        let Some(digit) = hex_digit(byte) else {
+            return match (self.place, byte) {
+                (Place::Size, _) => Err(ChunkError::Size),
+                (_, b' ' | b'\t') => Ok(Place::Gap),
+                (_, b';') => Ok(Place::Extension),
+                (_, b'\r') => Ok(Place::LineEnd),
+                (_, b'\n') => Err(ChunkError::BareLf),
+                _ => Err(ChunkError::Size),
+            };
         };
         // Sixteen digits: zeros in front are legal, endless ones are an attack.
         if self.line > 16 || self.size >> 59 != 0 {
             return Err(ChunkError::SizeOverflow);
         }
-        self.size = self.size << 4 | u64::from(digit);
+        self.size = self.size << 4 | digit;
         Ok(Place::Digits)
     }
 
@@ -269,6 +290,33 @@ impl ChunkScanner {
             _ => {}
         }
         Ok(next)
+    }
+}
+
+/// Size and number of digits of a line that `input` holds whole, if it has nothing but a size.
+fn plain_size(input: &[u8]) -> Option<(u64, usize)> {
+    /// So few that no size overflows.
+    const DIGITS_MAX: usize = 15;
+    let mut size = 0;
+    for digits in 0..=DIGITS_MAX {
+        match hex_digit(*input.get(digits)?) {
+            Some(digit) => size = size << 4 | digit,
+            None if digits > 0 && input[digits..].starts_with(b"\r\n") => {
+                return Some((size, digits));
+            }
+            None => return None,
+        }
+    }
+    None
+}
+
+#[inline]
+fn hex_digit(byte: u8) -> Option<u64> {
+    match byte {
+        b'0'..=b'9' => Some(u64::from(byte - b'0')),
+        b'a'..=b'f' => Some(u64::from(byte - b'a' + 10)),
+        b'A'..=b'F' => Some(u64::from(byte - b'A' + 10)),
+        _ => None,
     }
 }
 

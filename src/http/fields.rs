@@ -1,112 +1,202 @@
-//! Header fields: which ones a proxy must know, and what their lists say.
+//! Finds the fields of a head that a proxy must know, in one pass.
 //!
-//! In come field names and values that were checked byte by byte before (tokens, no control
-//! bytes); out come a name's class ([`Known`]), sets of classes, and the facts that Connection
-//! options state. Values are never decoded and names are never copied.
+//! In come the lines that httparse found; out come, as ranges, the few of them that frame, route or
+//! concern the connection. All others are lines between these and are sent on as they came. What is
+//! not there costs one test of a bit. Nothing is copied.
+
+use httparse::Header;
 
 use super::Span;
+use super::framing::{Coding, Length};
+use super::names::{Candidate, Known, KnownSet, elements, is_essential, is_name};
 use crate::limits::CONNECTION_OPTIONS_MAX;
 
 /// One field line, as ranges of the receive buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// Starts its line: the line ends two bytes (CRLF) before the next one starts.
-    pub name: Span,
+    /// From the name to the CRLF, which is included.
+    pub line: Span,
     /// Without the white space around it.
     pub value: Span,
     pub known: Known,
 }
 
-/// The class of a field name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Known {
-    /// End-to-end and of no interest to a proxy.
-    Other,
-    /// Not known by name, but named by this head's Connection field: hop-by-hop here.
-    Named,
-    /// A Content-Length with leading zeros: legal, but said anew rather than passed on.
-    PaddedLength,
-    Connection,
-    ContentLength,
-    Date,
-    Expect,
-    Forwarded,
-    Host,
-    KeepAlive,
-    MaxForwards,
-    ProxyAuthenticate,
-    ProxyAuthorization,
-    ProxyConnection,
-    Te,
-    Trailer,
-    TransferEncoding,
-    Upgrade,
-    Via,
-    XForwardedFor,
-    XForwardedHost,
-    XForwardedProto,
+/// The fields of one head that a proxy must know, in their order.
+#[derive(Clone, Debug, Default)]
+pub struct Fields {
+    /// All field lines of the head, the unknown ones included.
+    pub lines: Span,
+    list: Vec<Field>,
+    /// The classes in `list`.
+    known: KnownSet,
+    /// The classes that more than one field in `list` has.
+    repeated: KnownSet,
+    pub(crate) options: ConnectionOptions,
 }
 
-impl Known {
-    /// Classifies a field name, which must be a token. Length and first letter leave one
-    /// candidate at most, so that an unknown name costs one jump and no comparison.
+impl Fields {
+    /// Whether there is a field of this class.
     #[inline]
-    pub fn of(name: &[u8]) -> Self {
-        let Some(first) = name.first() else { return Self::Other };
-        let (known, is_same) = match (name.len(), first | 0x20) {
-            (2, b't') => (Self::Te, is_name(name, b"te")),
-            (3, b'v') => (Self::Via, is_name(name, b"via")),
-            (4, b'd') => (Self::Date, is_name(name, b"date")),
-            (4, b'h') => (Self::Host, is_name(name, b"host")),
-            (6, b'e') => (Self::Expect, is_name(name, b"expect")),
-            (7, b't') => (Self::Trailer, is_name(name, b"trailer")),
-            (7, b'u') => (Self::Upgrade, is_name(name, b"upgrade")),
-            (9, b'f') => (Self::Forwarded, is_name(name, b"forwarded")),
-            (10, b'c') => (Self::Connection, is_name(name, b"connection")),
-            (10, b'k') => (Self::KeepAlive, is_name(name, b"keep-alive")),
-            (12, b'm') => (Self::MaxForwards, is_name(name, b"max-forwards")),
-            (14, b'c') => (Self::ContentLength, is_name(name, b"content-length")),
-            (15, b'x') => (Self::XForwardedFor, is_name(name, b"x-forwarded-for")),
-            (16, b'p') => (Self::ProxyConnection, is_name(name, b"proxy-connection")),
-            (16, b'x') => (Self::XForwardedHost, is_name(name, b"x-forwarded-host")),
-            (17, b't') => (Self::TransferEncoding, is_name(name, b"transfer-encoding")),
-            (17, b'x') => (Self::XForwardedProto, is_name(name, b"x-forwarded-proto")),
-            (18, b'p') => (Self::ProxyAuthenticate, is_name(name, b"proxy-authenticate")),
-            (19, b'p') => (Self::ProxyAuthorization, is_name(name, b"proxy-authorization")),
-            _ => return Self::Other,
-        };
-        if is_same { known } else { Self::Other }
+    pub fn has(&self, known: Known) -> bool {
+        self.known.has(known)
+    }
+
+    /// Whether there is more than one.
+    #[inline]
+    pub fn has_many(&self, known: Known) -> bool {
+        self.repeated.has(known)
+    }
+
+    /// The first field of this class.
+    #[inline]
+    pub fn find(&self, known: Known) -> Option<&Field> {
+        self.all(known).next()
+    }
+
+    /// The fields of this class.
+    #[inline]
+    pub fn all(&self, known: Known) -> impl Iterator<Item = &Field> {
+        self.list.iter().filter(move |field| field.known == known)
+    }
+
+    /// The fields of these classes.
+    #[inline]
+    pub fn any(&self, classes: KnownSet) -> impl Iterator<Item = &Field> {
+        self.list.iter().filter(move |field| classes.has(field.known))
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.lines = Span::EMPTY;
+        if self.list.capacity() > FIELDS_KEPT {
+            self.list = Vec::new();
+        }
+        self.list.clear();
+        self.known = KnownSet::EMPTY;
+        self.repeated = KnownSet::EMPTY;
+        self.options = ConnectionOptions::default();
+    }
+
+    /// Reads the fields of `head`, which ends where the last line does. False: a line does not end
+    /// in CRLF.
+    pub(crate) fn read(&mut self, head: &[u8], headers: &[Header]) -> bool {
+        self.clear();
+        // httparse lets a bare LF end a line. No CR can stand in a line, so the byte before a
+        // line's LF tells; a field line starts with its name.
+        let end = head.len() - 2;
+        let mut is_strict = head[end] == b'\r' && line_ends(head, end);
+        for (at, header) in headers.iter().enumerate() {
+            let name = header.name.as_bytes();
+            is_strict &= line_ends(head, offset(head, name));
+            if let Some(candidate) = Candidate::of(name) {
+                self.note(candidate, head, headers, at);
+            }
+        }
+        self.lines = Span { start: line_start(head, headers, 0), end: end as u32 };
+        if self.has(Known::Connection) {
+            self.read_connection(head, headers);
+        }
+        is_strict
+    }
+
+    /// Notes one field. Kept out of the loop over all fields, most of which are of no interest:
+    /// inlined, it costs that loop its registers.
+    #[inline(never)]
+    fn note(&mut self, candidate: Candidate, head: &[u8], headers: &[Header], at: usize) {
+        let known = candidate.confirm(headers[at].name.as_bytes());
+        if known != Known::Other {
+            if self.known.has(known) {
+                self.repeated = self.repeated.with(known);
+            }
+            self.push(known, head, headers, at);
+        }
+    }
+
+    fn push(&mut self, known: Known, head: &[u8], headers: &[Header], at: usize) {
+        let line =
+            Span { start: line_start(head, headers, at), end: line_start(head, headers, at + 1) };
+        self.known = self.known.with(known);
+        self.list.push(Field { line, value: Span::within(head, headers[at].value), known });
+    }
+
+    fn read_connection(&mut self, head: &[u8], headers: &[Header]) {
+        let mut options = ConnectionOptions::default();
+        for field in self.all(Known::Connection) {
+            options.add(field.value.of(head));
+        }
+        self.options = options;
+        if options.has_names && !options.is_excessive {
+            self.add_named(head, headers);
+        }
+    }
+
+    /// Adds the fields that Connection names.
+    fn add_named(&mut self, head: &[u8], headers: &[Header]) {
+        for (at, header) in headers.iter().enumerate() {
+            let name = header.name.as_bytes();
+            let is_named = self.all(Known::Connection).any(|field| {
+                elements(field.value.of(head)).any(|option| option.eq_ignore_ascii_case(name))
+            });
+            if is_named && !is_essential(name) {
+                self.push(Known::Named, head, headers, at);
+            }
+        }
+        self.list.sort_unstable_by_key(|field| field.line.start);
+    }
+
+    /// What the Content-Length fields say. One with leading zeros is legal, but not sent on as it
+    /// came.
+    #[inline]
+    pub(crate) fn length(&mut self, head: &[u8]) -> Length {
+        if self.has_many(Known::ContentLength) {
+            return Length::Repeated;
+        }
+        if !self.has(Known::ContentLength) {
+            return Length::Absent;
+        }
+        let found = self.list.iter_mut().find(|field| field.known == Known::ContentLength);
+        let Some(field) = found else { return Length::Absent };
+        let value = field.value.of(head);
+        if value.len() > 1 && value[0] == b'0' {
+            field.known = Known::PaddedLength;
+            self.known = self.known.with(Known::PaddedLength);
+        }
+        Length::of(value)
+    }
+
+    /// What the Transfer-Encoding fields say.
+    #[inline]
+    pub(crate) fn coding(&self, head: &[u8]) -> Coding {
+        if !self.has(Known::TransferEncoding) {
+            return Coding::Absent;
+        }
+        let fields = self.all(Known::TransferEncoding);
+        fields.fold(Coding::Absent, |coding, field| coding.and(field.value.of(head)))
     }
 }
 
-/// A set of field classes, one bit each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KnownSet(u32);
+/// Room for so many fields is kept from head to head, in every connection. Heads with more are rare
+/// and mostly hostile: they pay for it themselves.
+const FIELDS_KEPT: usize = 16;
 
-impl KnownSet {
-    pub const EMPTY: Self = Self(0);
+/// Where `part`, a sub-slice of `head`, starts in it.
+#[inline]
+fn offset(head: &[u8], part: &[u8]) -> usize {
+    part.as_ptr() as usize - head.as_ptr() as usize
+}
 
-    #[must_use]
-    pub const fn with(self, known: Known) -> Self {
-        Self(self.0 | 1 << known as u8)
+/// Where a field's line starts, or the empty line behind all of them.
+#[inline]
+fn line_start(head: &[u8], headers: &[Header], at: usize) -> u32 {
+    match headers.get(at) {
+        Some(header) => offset(head, header.name.as_bytes()) as u32,
+        None => head.len() as u32 - 2,
     }
+}
 
-    #[must_use]
-    pub const fn without(self, known: Known) -> Self {
-        Self(self.0 & !(1 << known as u8))
-    }
-
-    #[inline]
-    pub const fn has(self, known: Known) -> bool {
-        self.0 & (1 << known as u8) != 0
-    }
-
-    /// Whether the sets share a member.
-    #[inline]
-    pub const fn meets(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
+/// Whether a CRLF ends right before `at`, given that an LF does.
+#[inline]
+fn line_ends(head: &[u8], at: usize) -> bool {
+    head.get(at.wrapping_sub(2)) == Some(&b'\r')
 }
 
 /// What the Connection fields of one head say.
@@ -114,8 +204,10 @@ impl KnownSet {
 pub(crate) struct ConnectionOptions {
     pub lifetime: Lifetime,
     pub has_upgrade: bool,
-    /// There are names for [`mark_named`] to look for.
-    pub has_names: bool,
+    /// It names fields that are not hop-by-hop anyway, nor essential.
+    has_names: bool,
+    /// It has more elements than are looked at.
+    pub is_excessive: bool,
     /// Elements seen so far, empty ones included.
     count: usize,
 }
@@ -131,28 +223,26 @@ pub(crate) enum Lifetime {
 }
 
 impl ConnectionOptions {
-    /// What is said once a further field with this value is seen. `None`: more elements than are
-    /// looked at.
-    #[must_use]
-    pub(crate) fn and(mut self, value: &[u8]) -> Option<Self> {
-        for option in elements(value) {
-            self.count += 1;
-            if self.count > CONNECTION_OPTIONS_MAX {
-                return None;
-            }
-            self.add_option(option);
+    /// Adds what one field with this value says.
+    fn add(&mut self, value: &[u8]) {
+        // Nearly every value there is.
+        if is_name(value, b"keep-alive") || is_name(value, b"close") {
+            self.add_option(value);
+        } else {
+            elements(value).take(CONNECTION_OPTIONS_MAX + 1).for_each(|it| self.add_option(it));
         }
-        Some(self)
     }
 
     fn add_option(&mut self, option: &[u8]) {
-        if option.eq_ignore_ascii_case(b"close") {
+        self.count += 1;
+        self.is_excessive |= self.count > CONNECTION_OPTIONS_MAX;
+        if is_name(option, b"close") {
             self.lifetime = Lifetime::Close;
-        } else if option.eq_ignore_ascii_case(b"keep-alive") {
+        } else if is_name(option, b"keep-alive") {
             if self.lifetime == Lifetime::Unsaid {
                 self.lifetime = Lifetime::KeepAlive;
             }
-        } else if option.eq_ignore_ascii_case(b"upgrade") {
+        } else if is_name(option, b"upgrade") {
             self.has_upgrade = true;
         } else if !option.is_empty() && !is_essential(option) {
             self.has_names = true;
@@ -160,100 +250,46 @@ impl ConnectionOptions {
     }
 }
 
-/// Turns the fields that the Connection fields name from [`Known::Other`] into [`Known::Named`].
-pub(crate) fn mark_named(fields: &mut [Field], buf: &[u8]) {
-    for at in 0..fields.len() {
-        if fields[at].known != Known::Connection {
-            continue;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::head::{HeadLimits, RequestHead};
+
+    const LIMITS: HeadLimits =
+        HeadLimits { head_bytes: 1 << 16, target_bytes: 100, header_count: 256 };
+
+    #[test]
+    fn a_head_full_of_known_fields_does_not_keep_its_memory() {
+        let mut head = RequestHead::new();
+        let full = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "Via: 1.1 b\r\n".repeat(200));
+        assert_eq!(head.parse(full.as_bytes(), &LIMITS), Ok(true));
+        assert_eq!(head.fields.all(Known::Via).count(), 200);
+        assert_eq!(head.parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &LIMITS), Ok(true));
+        assert!(head.fields.list.capacity() <= FIELDS_KEPT);
+    }
+
+    #[test]
+    fn a_few_known_fields_keep_their_place() {
+        let mut head = RequestHead::new();
+        let text = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x-a\r\nX-A: 1\r\nVia: 1.1 b\r\n\r\n";
+        assert_eq!(head.parse(text, &LIMITS), Ok(true));
+        let place = head.fields.list.as_ptr();
+        for _ in 0..10 {
+            assert_eq!(head.parse(text, &LIMITS), Ok(true));
+            assert_eq!(
+                head.fields.list.as_ptr(),
+                place,
+                "a head that is re-used allocates nothing"
+            );
         }
-        for option in elements(fields[at].value.of(buf)) {
-            if is_essential(option) {
-                continue;
-            }
-            for field in fields.iter_mut() {
-                if field.known == Known::Other && field.name.of(buf).eq_ignore_ascii_case(option) {
-                    field.known = Known::Named;
-                }
-            }
-        }
+    }
+
+    #[test]
+    fn named_fields_stand_among_the_others_in_their_order() {
+        let mut head = RequestHead::new();
+        let text = b"GET / HTTP/1.1\r\nX-A: 1\r\nHost: a\r\nX-B: 2\r\nConnection: x-b, x-a\r\n\r\n";
+        assert_eq!(head.parse(text, &LIMITS), Ok(true));
+        let known: Vec<Known> = head.fields.list.iter().map(|field| field.known).collect();
+        assert_eq!(known, [Known::Named, Known::Host, Known::Named, Known::Connection]);
     }
 }
-
-/// Whether a Connection option may not take this field away, and a trailer may not bring it:
-/// fields that frame, route, authorise or describe the message for everybody (RFC 9110 §7.6.1).
-/// Stripping credentials or addresses by naming them in Connection is a known attack.
-pub(crate) fn is_essential(name: &[u8]) -> bool {
-    const ESSENTIAL: [&[u8]; 14] = [
-        b"authorization",
-        b"cache-control",
-        b"content-encoding",
-        b"content-range",
-        b"content-type",
-        b"cookie",
-        b"location",
-        b"origin",
-        b"pragma",
-        b"range",
-        b"set-cookie",
-        b"vary",
-        b"www-authenticate",
-        b"x-real-ip",
-    ];
-    const FORWARDED: &[u8] = b"x-forwarded-";
-    Known::of(name) != Known::Other
-        || ESSENTIAL.iter().any(|essential| name.eq_ignore_ascii_case(essential))
-        || name.get(..FORWARDED.len()).is_some_and(|start| start.eq_ignore_ascii_case(FORWARDED))
-}
-
-/// The elements of a comma-separated list, without the white space around them; empty ones are
-/// given too. Not for lists whose elements may hold quoted commas.
-pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|&byte| byte == b',').map(trim)
-}
-
-/// `value` without the spaces and tabs around it.
-pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = value {
-        value = rest;
-    }
-    while let [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
-}
-
-/// Whether `byte` may be part of a token (RFC 9110 §5.6.2).
-#[inline]
-pub(crate) fn is_token(byte: u8) -> bool {
-    TOKEN[byte as usize]
-}
-
-/// Whether `byte` may be part of a field value: anything but control bytes, tab excepted.
-#[inline]
-pub(crate) fn is_text(byte: u8) -> bool {
-    byte >= b' ' && byte != 0x7f || byte == b'\t'
-}
-
-/// Compares without regard to case, by words rather than bytes. Both sides are tokens: only
-/// letters then differ in the bit that is ignored (`^` and `~` too, which no `lower` contains).
-#[inline]
-pub(crate) fn is_name<const N: usize>(name: &[u8], lower: &[u8; N]) -> bool {
-    let Ok(name) = <&[u8; N]>::try_from(name) else { return false };
-    let mut difference = 0;
-    for at in 0..N {
-        difference |= (name[at] | 0x20) ^ lower[at];
-    }
-    difference == 0
-}
-
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = matches!(byte as u8,
-            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'!' | b'#' | b'$' | b'%' | b'&' | b'\''
-            | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
-        byte += 1;
-    }
-    table
-};

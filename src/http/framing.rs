@@ -5,7 +5,7 @@
 //! refusal. It never repairs and never prefers one field to another: where two readers of the same
 //! head could disagree, the message is refused.
 
-use super::fields::elements;
+use super::names::elements;
 use super::{BodyLength, Method, Version};
 
 /// Why a message's framing is refused.
@@ -43,25 +43,24 @@ impl FramingError {
     }
 }
 
-/// What the Content-Length fields of a head say, all taken together.
+/// What the Content-Length fields of a head say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Length {
     #[default]
     Absent,
     Exact(u64),
+    /// More than one field, or a list of numbers.
     Repeated,
     Invalid,
 }
 
 impl Length {
-    /// What is said once a further field with this value is seen.
-    #[must_use]
-    pub fn and(self, value: &[u8]) -> Self {
-        match (self, decimal(value)) {
-            (Self::Absent, Some(length)) => Self::Exact(length),
-            (Self::Absent, None) if value.contains(&b',') => Self::Repeated,
-            (Self::Absent | Self::Invalid, _) => Self::Invalid,
-            (Self::Exact(_) | Self::Repeated, _) => Self::Repeated,
+    /// What one field with this value says.
+    pub fn of(value: &[u8]) -> Self {
+        match decimal(value) {
+            Some(length) => Self::Exact(length),
+            None if value.contains(&b',') => Self::Repeated,
+            None => Self::Invalid,
         }
     }
 }
@@ -163,7 +162,6 @@ fn only_chunked(version: Version, coding: Coding) -> Result<BodyLength, FramingE
 /// A decimal number as Content-Length and Max-Forwards have it: digits only, below 2^63 so that
 /// every later sum fits.
 pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
-    const NUMBER_MAX: u64 = i64::MAX as u64;
     if text.is_empty() {
         return None;
     }
@@ -175,5 +173,5 @@ pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
         }
         number = number.checked_mul(10)?.checked_add(digit as u64)?;
     }
-    (number <= NUMBER_MAX).then_some(number)
+    i64::try_from(number).is_ok().then_some(number)
 }

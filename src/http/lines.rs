@@ -7,13 +7,13 @@
 //! depends on the bytes alone. They build nothing and find no ranges.
 
 use super::error::HeadError;
-use super::fields::{is_text, is_token};
 use super::head::HeadLimits;
+use super::names::{is_text, is_token};
 use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX, METHOD_BYTES_MAX};
 
 /// What is wrong with a field line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LineError {
+pub(crate) enum LineError {
     /// An LF without a CR before it.
     BareLf,
     /// A CR without an LF after it.
@@ -113,24 +113,18 @@ impl HeadLines {
         self.seen == 0
     }
 
-    /// Looks at what `buf`, which starts at the head, holds beyond the bytes seen before. Gives
-    /// the head's length once its last byte was seen.
-    pub(crate) fn advance(
-        &mut self,
-        buf: &[u8],
-        limits: &HeadLimits,
-    ) -> Result<Option<usize>, HeadError> {
-        while let Some(&byte) = buf.get(self.seen) {
+    /// Looks at what `buf`, which starts at the head, holds beyond the bytes seen before. Whether
+    /// the head is complete.
+    pub(crate) fn advance(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<bool, HeadError> {
+        while self.place != Place::Fields(FieldPlace::Done) {
+            let Some(&byte) = buf.get(self.seen) else { return Ok(false) };
             if self.seen >= limits.head_bytes {
                 return Err(HeadError::HeadTooLarge);
             }
             self.place = self.after(byte, limits)?;
             self.seen += 1;
-            if self.place == Place::Fields(FieldPlace::Done) {
-                return Ok(Some(self.seen));
-            }
         }
-        Ok(None)
+        Ok(true)
     }
 
     fn after(&mut self, byte: u8, limits: &HeadLimits) -> Result<Place, HeadError> {

@@ -12,7 +12,10 @@ mod error;
 pub mod fields;
 pub mod framing;
 pub mod head;
+#[doc(hidden)]
+pub mod invariants;
 mod lines;
+pub mod names;
 pub mod rewrite;
 mod target;
 

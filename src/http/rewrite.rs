@@ -6,9 +6,10 @@
 //! Connection names, and what is said anew. Nothing is read from anywhere else, and nothing is
 //! allocated but the growth of `out`.
 
-use super::fields::{Field, Known, KnownSet};
+use super::fields::Fields;
 use super::head::{RequestHead, ResponseHead};
-use super::{BodyLength, TargetForm, Version};
+use super::names::{Known, KnownSet};
+use super::{BodyLength, Span, TargetForm, Version};
 
 /// Fields that concern one connection only (RFC 9110 §7.6.1), or one proxy (§11.7).
 const HOP_BY_HOP: KnownSet = KnownSet::EMPTY
@@ -32,8 +33,14 @@ pub struct ForwardedFor<'a> {
     pub is_v6: bool,
     /// Append to what the client said of those before it, rather than replace it.
     pub is_trusted: bool,
-    /// `http` or `https`.
-    pub proto: &'static str,
+    pub scheme: Scheme,
+}
+
+/// How the client reached us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
 }
 
 /// Which Host the origin is sent.
@@ -71,35 +78,36 @@ pub fn request(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &RequestR
         dropped = dropped.with(Known::Expect);
     }
 
-    let end = head.bytes - LINE_END.len();
     let host = match how.host {
-        HostRule::Pass if head.form == TargetForm::Origin && head.known.has(Known::Host) => None,
+        HostRule::Pass if head.form == TargetForm::Origin && head.fields.has(Known::Host) => None,
         HostRule::Pass => Some(head.authority.of(buf)),
         HostRule::Set(host) => Some(host),
     };
     match host {
         None if is_line_kept(head, buf, how) => {
-            copy_lines(out, buf, head.method_text.start as usize, end, &head.fields, dropped);
+            copy_lines(out, buf, head.method_text.start, &head.fields, dropped);
         }
         None => {
             put_request_line(out, head, buf, how.path);
-            copy_fields(out, buf, end, &head.fields, dropped);
+            copy_lines(out, buf, head.fields.lines.start, &head.fields, dropped);
         }
         Some(host) => {
             put_request_line(out, head, buf, how.path);
             put(out, [b"Host: ", host, LINE_END]);
-            copy_fields(out, buf, end, &head.fields, dropped.with(Known::Host));
+            let dropped = dropped.with(Known::Host);
+            copy_lines(out, buf, head.fields.lines.start, &head.fields, dropped);
         }
     }
 
-    put_framing(out, head.body, head.known);
+    put_framing(out, head.body, &head.fields);
     if let Some(forwards) = head.max_forwards {
         put(out, [b"Max-Forwards: "]);
         put_decimal(out, forwards.saturating_sub(1));
         put(out, [LINE_END]);
     }
     put_forwarded(out, head, buf, forwarded);
-    put(out, [b"Via: ", version_text(head.version), b" ", how.via, b"\r\n\r\n"]);
+    put_via(out, head.version, how.via);
+    out.extend_from_slice(LINE_END);
 }
 
 /// How a response's body goes out.
@@ -155,12 +163,12 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], how: &Respon
     }
     copy_response(out, head, buf, dropped);
 
-    put_framing(out, body, head.known);
+    put_framing(out, body, &head.fields);
     if !head.has_date {
         put(out, [b"Date: ", how.date, LINE_END]);
     }
     if let Some(via) = how.via {
-        put(out, [b"Via: ", version_text(head.version), b" ", via, LINE_END]);
+        put_via(out, head.version, via);
     }
     out.extend_from_slice(connection_line(how.connection));
     out.extend_from_slice(LINE_END);
@@ -223,47 +231,33 @@ fn put_request_line(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], path: &[u
 fn copy_response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], dropped: KnownSet) {
     /// "HTTP/1.1 200 ": a line that has its last space goes as it came.
     const LINE_START_BYTES: u32 = 13;
-    let end = head.bytes - LINE_END.len();
     if head.version == Version::Http11 && head.reason.start == LINE_START_BYTES {
-        copy_lines(out, buf, 0, end, &head.fields, dropped);
+        copy_lines(out, buf, 0, &head.fields, dropped);
     } else {
         put(out, [b"HTTP/1.1 "]);
         put_decimal(out, u64::from(head.status));
         put(out, [b" ", head.reason.of(buf), LINE_END]);
-        copy_fields(out, buf, end, &head.fields, dropped);
+        copy_lines(out, buf, head.fields.lines.start, &head.fields, dropped);
     }
 }
 
-fn copy_fields(out: &mut Vec<u8>, buf: &[u8], end: usize, fields: &[Field], dropped: KnownSet) {
-    let start = fields.first().map_or(end, |field| field.name.start as usize);
-    copy_lines(out, buf, start, end, fields, dropped);
-}
-
-/// Copies `buf[start..end]`, which ends with the lines of `fields`, but for the lines of fields in
-/// `dropped`.
-fn copy_lines(
-    out: &mut Vec<u8>,
-    buf: &[u8],
-    start: usize,
-    end: usize,
-    fields: &[Field],
-    dropped: KnownSet,
-) {
-    let mut run = start;
-    for (at, field) in fields.iter().enumerate() {
-        if dropped.has(field.known) {
-            out.extend_from_slice(&buf[run..field.name.start as usize]);
-            run = fields.get(at + 1).map_or(end, |next| next.name.start as usize);
-        }
+/// Copies `buf[start..]` up to the end of the field lines, but for the lines of fields in
+/// `dropped`. `start` is that of the first line, or before it.
+fn copy_lines(out: &mut Vec<u8>, buf: &[u8], start: u32, fields: &Fields, dropped: KnownSet) {
+    let mut run = Span { start, end: fields.lines.end };
+    for field in fields.any(dropped) {
+        run.end = field.line.start;
+        out.extend_from_slice(run.of(buf));
+        run = Span { start: field.line.end, end: fields.lines.end };
     }
-    out.extend_from_slice(&buf[run..end]);
+    out.extend_from_slice(run.of(buf));
 }
 
 /// The framing field that the copied lines do not hold.
-fn put_framing(out: &mut Vec<u8>, body: BodyLength, known: KnownSet) {
+fn put_framing(out: &mut Vec<u8>, body: BodyLength, fields: &Fields) {
     match body {
         BodyLength::Chunked => put(out, [b"Transfer-Encoding: chunked\r\n"]),
-        BodyLength::Exact(length) if known.has(Known::PaddedLength) => {
+        BodyLength::Exact(length) if fields.has(Known::PaddedLength) => {
             put(out, [b"Content-Length: "]);
             put_decimal(out, length);
             put(out, [LINE_END]);
@@ -274,38 +268,55 @@ fn put_framing(out: &mut Vec<u8>, body: BodyLength, known: KnownSet) {
 
 /// X-Forwarded-For, -Proto and -Host, and Forwarded (RFC 7239).
 fn put_forwarded(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], from: &ForwardedFor) {
-    let is_passed = |known| from.is_trusted && head.known.has(known);
+    let is_kept = |known| from.is_trusted && head.fields.has(known);
     let host = head.authority.of(buf);
     let client = from.client.as_bytes();
-    let proto = from.proto.as_bytes();
 
     put(out, [b"X-Forwarded-For: "]);
-    if is_passed(Known::XForwardedFor) {
+    if is_kept(Known::XForwardedFor) {
         put_values(out, head, buf, Known::XForwardedFor);
     }
     put(out, [client, LINE_END]);
-    if !is_passed(Known::XForwardedProto) {
-        put(out, [b"X-Forwarded-Proto: ", proto, LINE_END]);
+    if !is_kept(Known::XForwardedProto) {
+        match from.scheme {
+            Scheme::Http => put(out, [b"X-Forwarded-Proto: http\r\n"]),
+            Scheme::Https => put(out, [b"X-Forwarded-Proto: https\r\n"]),
+        }
     }
-    if !is_passed(Known::XForwardedHost) && !host.is_empty() {
+    if !is_kept(Known::XForwardedHost) && !host.is_empty() {
         put(out, [b"X-Forwarded-Host: ", host, LINE_END]);
     }
     put(out, [b"Forwarded: "]);
-    if is_passed(Known::Forwarded) {
+    if is_kept(Known::Forwarded) {
         put_values(out, head, buf, Known::Forwarded);
     }
     // Colons want quotes, and no authority that was let in holds a quote or a backslash.
-    let quotes: [&[u8]; 2] = if from.is_v6 { [b"\"[", b"]\""] } else { [b"", b""] };
-    put(out, [b"for=", quotes[0], client, quotes[1], b";proto=", proto]);
+    if from.is_v6 {
+        put(out, [b"for=\"[", client, b"]\""]);
+    } else {
+        put(out, [b"for=", client]);
+    }
+    match from.scheme {
+        Scheme::Http => put(out, [b";proto=http"]),
+        Scheme::Https => put(out, [b";proto=https"]),
+    }
     if !host.is_empty() {
         put(out, [b";host=\"", host, b"\""]);
     }
     put(out, [LINE_END]);
 }
 
+/// Adds us to those a message came through, by the version it came in.
+fn put_via(out: &mut Vec<u8>, version: Version, name: &[u8]) {
+    match version {
+        Version::Http10 => put(out, [b"Via: 1.0 ", name, LINE_END]),
+        Version::Http11 => put(out, [b"Via: 1.1 ", name, LINE_END]),
+    }
+}
+
 /// All values of one kind of field, each with a comma behind it: more follows.
 fn put_values(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], known: Known) {
-    for field in head.fields.iter().filter(|field| field.known == known) {
+    for field in head.fields.all(known) {
         if !field.value.is_empty() {
             put(out, [field.value.of(buf), b", "]);
         }
@@ -317,14 +328,6 @@ fn connection_line(connection: ConnectionOut) -> &'static [u8] {
         ConnectionOut::Implicit => b"",
         ConnectionOut::KeepAlive => b"Connection: keep-alive\r\n",
         ConnectionOut::Close => b"Connection: close\r\n",
-    }
-}
-
-/// The version of the message received, as Via has it.
-fn version_text(version: Version) -> &'static [u8] {
-    match version {
-        Version::Http10 => b"1.0",
-        Version::Http11 => b"1.1",
     }
 }
 
@@ -365,7 +368,7 @@ mod tests {
         HeadLimits { head_bytes: 4096, target_bytes: 1024, header_count: 100 };
 
     const UNTRUSTED: ForwardedFor =
-        ForwardedFor { client: "192.0.2.1", is_v6: false, is_trusted: false, proto: "http" };
+        ForwardedFor { client: "192.0.2.1", is_v6: false, is_trusted: false, scheme: Scheme::Http };
 
     const TRUSTED: ForwardedFor = ForwardedFor { is_trusted: true, ..UNTRUSTED };
 

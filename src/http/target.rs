@@ -23,7 +23,7 @@ impl Target {
     #[inline]
     pub(crate) fn of(method: Method, text: &[u8]) -> Option<Self> {
         // A fragment is for the client's own use and is never sent (RFC 9110 §7.1).
-        if memchr::memchr(b'#', text).is_some() {
+        if text.contains(&b'#') {
             return None;
         }
         let form = match (method, text) {
@@ -48,7 +48,8 @@ impl Target {
             start.eq_ignore_ascii_case(scheme).then_some(scheme.len())
         })?;
         let rest = &text[start..];
-        let end = start + memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
+        let end = rest.iter().position(|&byte| byte == b'/' || byte == b'?');
+        let end = start + end.unwrap_or(rest.len());
         is_authority(&text[start..end], Port::Optional).then_some(Self {
             form: TargetForm::Absolute,
             authority: (start, end),
@@ -66,18 +67,13 @@ pub(crate) enum Port {
 
 /// Whether `text` is `host [":" port]` with a host that is not empty. Stricter than the grammar:
 /// no percent-encoding and no comma, with which two readers could see two hosts.
-#[inline]
 pub(crate) fn is_authority(text: &[u8], port: Port) -> bool {
     let host_length = match text {
-        [b'[', ..] => match address_length(text) {
-            Some(length) => length,
-            None => return false,
-        },
-        _ => text.iter().take_while(|&&byte| HOST[byte as usize]).count(),
+        [b'[', ..] => address_length(text).unwrap_or(0),
+        _ => text.iter().position(|&byte| !HOST[usize::from(byte)]).unwrap_or(text.len()),
     };
-    let (host, rest) = text.split_at(host_length);
-    !host.is_empty()
-        && match rest {
+    host_length > 0
+        && match &text[host_length..] {
             [] => port == Port::Optional,
             [b':', digits @ ..] => is_port(digits, port),
             _ => false,
@@ -86,7 +82,7 @@ pub(crate) fn is_authority(text: &[u8], port: Port) -> bool {
 
 /// The length of the IPv6 address in brackets that `text` starts with.
 fn address_length(text: &[u8]) -> Option<usize> {
-    let end = memchr::memchr(b']', text)?;
+    let end = text.iter().position(|&byte| byte == b']')?;
     let address = std::str::from_utf8(&text[1..end]).ok()?;
     address.parse::<Ipv6Addr>().ok()?;
     Some(end + 1)
@@ -94,13 +90,19 @@ fn address_length(text: &[u8]) -> Option<usize> {
 
 /// `host:` with nothing after the colon is legal where the port is optional (RFC 3986 §3.2.3).
 fn is_port(digits: &[u8], port: Port) -> bool {
-    if digits.is_empty() {
-        return port == Port::Optional;
+    const DIGITS_MAX: usize = 5;
+    let mut number = 0;
+    for &byte in digits {
+        let digit = u32::from(byte.wrapping_sub(b'0'));
+        number = number * 10 + digit;
+        if digit > 9 || number > u32::from(u16::MAX) {
+            return false;
+        }
     }
-    let is_short = digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit);
-    is_short && {
-        let number = digits.iter().fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
-        (1..=65535).contains(&number)
+    match digits.len() {
+        0 => port == Port::Optional,
+        1..=DIGITS_MAX => number > 0,
+        _ => false,
     }
 }
 

@@ -24,6 +24,8 @@ pub struct HeadPool {
     free: RefCell<Vec<Box<[u8]>>>,
     buffer_bytes: usize,
     leased: Cell<usize>,
+    /// The fewest free buffers since the last trim: those were not needed.
+    spare: Cell<usize>,
 }
 
 /// Free buffers kept beyond this are given back to the allocator when they come home.
@@ -31,11 +33,21 @@ const FREE_HEAD_BUFFERS_MAX: usize = 512;
 
 impl HeadPool {
     pub fn new(buffer_bytes: usize) -> Rc<Self> {
-        Rc::new(Self { free: RefCell::default(), buffer_bytes, leased: Cell::new(0) })
+        Rc::new(Self {
+            free: RefCell::default(),
+            buffer_bytes,
+            leased: Cell::new(0),
+            spare: Cell::new(0),
+        })
     }
 
     pub fn lease(self: &Rc<Self>) -> HeadBuffer {
-        let bytes = self.free.borrow_mut().pop();
+        let bytes = {
+            let mut free = self.free.borrow_mut();
+            let bytes = free.pop();
+            self.spare.set(self.spare.get().min(free.len()));
+            bytes
+        };
         let bytes = bytes.unwrap_or_else(|| vec![0; self.buffer_bytes].into_boxed_slice());
         self.leased.set(self.leased.get() + 1);
         HeadBuffer { bytes, start: 0, end: 0, pool: self.clone() }
@@ -52,12 +64,15 @@ impl HeadPool {
         self.leased.get()
     }
 
-    /// Gives the free half (and at last every buffer) back to the allocator.
-    pub fn trim(&self) {
+    /// Gives the buffers that nobody has needed since the last call back to the allocator; how
+    /// many.
+    pub fn trim(&self) -> usize {
         let mut free = self.free.borrow_mut();
-        let keep = free.len() / 2;
+        let unneeded = self.spare.get();
+        let keep = free.len().saturating_sub(unneeded);
         free.truncate(keep);
-        free.shrink_to_fit();
+        self.spare.set(keep);
+        unneeded
     }
 }
 
@@ -146,8 +161,7 @@ impl Region {
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice.
-        let start =
-            unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }?;
+        let start = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }?;
         // SAFETY: the range was mapped just now. Where the advice is refused nothing changes.
         let _ = unsafe { madvise(start, bytes, MmapAdvise::MADV_NOHUGEPAGE) };
         Ok(Self { start: start.cast(), bytes })

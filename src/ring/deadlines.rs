@@ -38,8 +38,8 @@ const TICK_SHIFT: u32 = 4;
 /// The least time between two scans: deadlines fire late by this much at most, never early.
 const SCAN_INTERVAL_TICKS: u32 = 3;
 
-impl Deadlines {
-    pub fn new() -> Self {
+impl Default for Deadlines {
+    fn default() -> Self {
         Self {
             expires: RefCell::default(),
             entries: RefCell::default(),
@@ -49,7 +49,9 @@ impl Deadlines {
             earlier: Notify::new(),
         }
     }
+}
 
+impl Deadlines {
     fn now(&self) -> u32 {
         ((clock::coarse_ms() - self.origin_ms) >> TICK_SHIFT) as u32
     }

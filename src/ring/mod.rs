@@ -13,6 +13,7 @@
 pub mod buffers;
 pub mod clock;
 pub mod deadlines;
+pub mod memory;
 pub mod net;
 mod ops;
 pub mod runtime;

@@ -19,7 +19,7 @@ use nix::sys::socket::{self, MsgFlags, SockFlag};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 use super::buffers::{HeadBuffer, Run};
-use super::deadlines::Deadlines;
+use super::deadlines::{Deadline, Deadlines};
 use super::ops::{self, AddressRoom, InFlight, SharedFd};
 
 /// How a wait ended, apart from success.
@@ -120,13 +120,13 @@ impl Socket {
     }
 
     /// Waits until something can be received, the end of the stream and errors included.
-    pub async fn readable(&self, deadlines: &Deadlines, limit: Duration) -> Result<(), Waited> {
-        self.poll(libc::POLLIN | libc::POLLRDHUP, deadlines, limit).await
+    pub fn readable<'a>(&self, deadlines: &'a Deadlines, limit: Duration) -> Wait<'a> {
+        self.wait(libc::POLLIN | libc::POLLRDHUP, deadlines, limit)
     }
 
     /// Waits until something can be sent, or sending fails.
-    pub async fn writable(&self, deadlines: &Deadlines, limit: Duration) -> Result<(), Waited> {
-        self.poll(libc::POLLOUT, deadlines, limit).await
+    pub fn writable<'a>(&self, deadlines: &'a Deadlines, limit: Duration) -> Wait<'a> {
+        self.wait(libc::POLLOUT, deadlines, limit)
     }
 
     /// Begins to wait until the connection has been reset or closed both ways.
@@ -134,12 +134,8 @@ impl Socket {
         PendingPoll { operation: ops::poll(&self.fd, 0) }
     }
 
-    async fn poll(&self, events: i16, deadlines: &Deadlines, limit: Duration) -> Result<(), Waited> {
-        let deadline = deadlines.arm(&self.fd, limit);
-        match ops::poll(&self.fd, events).await.0 {
-            Ok(_) => Ok(()),
-            Err(error) => Err(ended(error, deadline.has_expired())),
-        }
+    fn wait<'a>(&self, events: i16, deadlines: &'a Deadlines, limit: Duration) -> Wait<'a> {
+        Wait { operation: ops::poll(&self.fd, events), deadline: deadlines.arm(&self.fd, limit) }
     }
 
     /// Sends what the socket takes at once. `WouldBlock` where that is nothing.
@@ -305,6 +301,24 @@ impl Future for PendingPoll {
     }
 }
 
+/// A wait with its deadline. An own type and not an `async fn`, because every resting connection
+/// holds one: it is 40 bytes.
+pub struct Wait<'a> {
+    operation: InFlight<SharedFd>,
+    deadline: Deadline<'a>,
+}
+
+impl Future for Wait<'_> {
+    type Output = Result<(), Waited>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.operation).poll(cx).map(|(result, _)| match result {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ended(error, self.deadline.has_expired())),
+        })
+    }
+}
+
 /// A listening socket, as one worker sees it.
 pub struct Acceptor {
     fd: SharedFd,
@@ -329,7 +343,7 @@ impl Acceptor {
         });
         let accepted = accepted.map(|fd| {
             // SAFETY: the kernel has just opened this descriptor for us.
-            let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+            let fd = unsafe { OwnedFd::from_raw_fd(fd.cast_signed()) };
             let peer = peer_address(&room);
             (fd, peer)
         });

@@ -31,8 +31,11 @@ impl<D> OneshotOutputTransform for Completed<D> {
 
     fn transform_oneshot_output(self, data: D, cqe: cqueue::Entry) -> Self::Output {
         let result = cqe.result();
-        let result =
-            if result >= 0 { Ok(result as u32) } else { Err(io::Error::from_raw_os_error(-result)) };
+        let result = if result >= 0 {
+            Ok(result as u32)
+        } else {
+            Err(io::Error::from_raw_os_error(-result))
+        };
         (result, data)
     }
 }
@@ -127,8 +130,7 @@ pub(super) fn connect(
     address: Box<socket2::SockAddr>,
 ) -> InFlight<(SharedFd, Box<socket2::SockAddr>)> {
     let pointer = address.as_ptr().cast::<libc::sockaddr>();
-    let entry =
-        opcode::Connect::new(types::Fd(fd.as_raw_fd()), pointer, address.len()).build();
+    let entry = opcode::Connect::new(types::Fd(fd.as_raw_fd()), pointer, address.len()).build();
     // SAFETY: the pointer targets the boxed address, which the operation owns.
     unsafe { submit((fd.clone(), address), entry) }
 }
@@ -158,8 +160,7 @@ pub(super) unsafe fn read_fixed<K: Unpin + 'static>(
     length: u32,
     index: u16,
 ) -> InFlight<(SharedFd, K)> {
-    let entry =
-        opcode::ReadFixed::new(types::Fd(fd.as_raw_fd()), pointer, length, index).build();
+    let entry = opcode::ReadFixed::new(types::Fd(fd.as_raw_fd()), pointer, length, index).build();
     // SAFETY: the caller keeps the memory leased through `keep`.
     unsafe { submit((fd.clone(), keep), entry) }
 }
@@ -176,8 +177,7 @@ pub(super) unsafe fn write_fixed<K: Unpin + 'static>(
     length: u32,
     index: u16,
 ) -> InFlight<(SharedFd, K)> {
-    let entry =
-        opcode::WriteFixed::new(types::Fd(fd.as_raw_fd()), pointer, length, index).build();
+    let entry = opcode::WriteFixed::new(types::Fd(fd.as_raw_fd()), pointer, length, index).build();
     // SAFETY: the caller keeps the memory leased through `keep`.
     unsafe { submit((fd.clone(), keep), entry) }
 }

@@ -59,14 +59,15 @@ pub struct Upstream {
 const ADDRESSES_TRIED_MAX: usize = 4;
 
 impl Upstream {
-    pub fn new(plan: &UpstreamPlan) -> Self {
+    /// `worker` staggers the turns, so that not every worker begins with the first origin.
+    pub fn new(plan: &UpstreamPlan, worker: usize) -> Self {
         let weights: Vec<u32> = plan.origins.iter().map(|origin| origin.weight).collect();
         Self {
             name: plan.config.name.clone(),
             host: plan.config.host.clone(),
             fail_timeout: plan.config.fail_timeout,
             origins: plan.origins.clone(),
-            balance: RefCell::new(Balance::new(&weights)),
+            balance: RefCell::new(Balance::new(&weights).started_at(worker)),
         }
     }
 
@@ -118,11 +119,7 @@ impl Upstream {
 }
 
 /// Connects to the first address that answers, within `timeouts.connect` for all of them.
-pub(crate) async fn open(
-    pool: &Rc<Pool>,
-    origin: &Origin,
-    is_fresh: bool,
-) -> Result<Lease, Fault> {
+pub(crate) async fn open(pool: &Rc<Pool>, origin: &Origin, is_fresh: bool) -> Result<Lease, Fault> {
     let addresses = origin.addresses.load();
     let mut fault = Fault::OriginUnresolved;
     let began = Instant::now();

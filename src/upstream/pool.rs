@@ -28,7 +28,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::fault::Fault;
 use crate::ring::net::poll_now;
-use crate::ring::{Deadlines, HeadBuffer, HeadPool, PendingPoll, PendingRecv, Socket, Waited, clock};
+use crate::ring::{
+    Deadlines, HeadBuffer, HeadPool, PendingPoll, PendingRecv, Socket, Waited, clock,
+};
 
 /// The limits and waits of `[pool]` and `[timeouts]` that concern the pool.
 #[derive(Clone, Debug)]
@@ -171,8 +173,7 @@ impl Pool {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(key)?;
         let Slot::Idle(Idle { link, .. }) = &*slot else { return None };
-        let leased =
-            Slot::Leased(Leased { socket: link.socket.clone(), origin: link.origin });
+        let leased = Slot::Leased(Leased { socket: link.socket.clone(), origin: link.origin });
         let Slot::Idle(idle) = std::mem::replace(slot, leased) else { return None };
         drop(slots);
         let is_yielding = matches!(idle.watch, Watch::Yielding(_));
@@ -200,6 +201,7 @@ impl Pool {
             reply,
             is_yielding,
             is_reused: true,
+            connect_began: None,
         })
     }
 
@@ -219,11 +221,8 @@ impl Pool {
         {
             return Ok(Permitted::Open(permit));
         }
-        let waiter = Rc::new(Waiter {
-            origin,
-            handed: RefCell::default(),
-            waker: RefCell::default(),
-        });
+        let waiter =
+            Rc::new(Waiter { origin, handed: RefCell::default(), waker: RefCell::default() });
         let _place = WaitingPlace::take(self, &waiter);
         let mut acquire = std::pin::pin!(permits.clone().acquire_owned());
         let mut patience = std::pin::pin!(tokio::time::sleep(self.limits.acquire));
@@ -278,9 +277,9 @@ impl Pool {
             reply: None,
             is_yielding: false,
             is_reused: false,
+            connect_began: Some(Instant::now()),
         };
-        let connected =
-            lease.socket().connect(address, &self.deadlines, limit).await;
+        let connected = lease.socket().connect(address, &self.deadlines, limit).await;
         connected.map(|()| lease).map_err(|waited| match waited {
             Waited::Expired => Fault::OriginConnectTimeout,
             Waited::Interrupted => Fault::Stopping,
@@ -305,10 +304,8 @@ impl Pool {
             return;
         }
         let Some(link) = lease.link.take() else { return };
-        let mut pending = lease
-            .reply
-            .take()
-            .unwrap_or_else(|| link.socket.start_recv(self.heads.lease()));
+        let mut pending =
+            lease.reply.take().unwrap_or_else(|| link.socket.start_recv(self.heads.lease()));
         // Polled once with the janitor's waker, the receive is the watch.
         let ended = {
             let janitor = self.janitor.borrow();
@@ -336,6 +333,7 @@ impl Pool {
         let waiter = waiters.remove(position)?;
         drop(waiters);
         lease.is_reused = true;
+        lease.connect_began = None;
         lease.expect_reply();
         *waiter.handed.borrow_mut() = Some(lease);
         if let Some(waker) = waiter.waker.borrow_mut().take() {
@@ -574,6 +572,8 @@ pub struct Lease {
     is_yielding: bool,
     /// It has carried an exchange before, so that the origin may be closing it just now.
     pub is_reused: bool,
+    /// When connecting began, where that was for this exchange.
+    pub connect_began: Option<Instant>,
 }
 
 impl Lease {
@@ -604,8 +604,7 @@ impl Lease {
     pub async fn recv(&mut self, limit: Duration) -> (Result<usize, Waited>, HeadBuffer) {
         self.expect_reply();
         let reply = self.reply.take().expect("expect_reply has begun one");
-        let (result, buffer) =
-            self.socket().finish_recv(reply, &self.pool.deadlines, limit).await;
+        let (result, buffer) = self.socket().finish_recv(reply, &self.pool.deadlines, limit).await;
         match result {
             Err(Waited::Interrupted) if std::mem::take(&mut self.is_yielding) => {
                 self.recv_more(buffer, limit).await

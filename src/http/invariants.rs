@@ -1,0 +1,321 @@
+//! What holds for every input, however hostile: the checks behind the fuzz targets in `tests/fuzz`
+//! and behind the seeded tests below.
+//!
+//! In come arbitrary bytes; a check panics if a promise of this directory is broken: what is found
+//! does not depend on how the bytes were split, what is accepted holds no ambiguity, and what is
+//! sent on means to its reader what the original meant to us. Nothing here runs in the proxy.
+
+use std::fmt::Debug;
+
+use super::chunked::{ChunkError, ChunkScanner};
+use super::head::{HeadError, HeadLimits, RequestHead, ResponseHead};
+use super::rewrite::{
+    self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite, Scheme,
+};
+use super::{BodyLength, Method};
+
+/// Small, so that short inputs reach them.
+const LIMITS: HeadLimits = HeadLimits { head_bytes: 512, target_bytes: 64, header_count: 12 };
+
+/// For heads with our own lines in them.
+const LIMITS_SENT: HeadLimits = HeadLimits { head_bytes: 4096, target_bytes: 65, header_count: 24 };
+
+/// Parses a request head in every way, and what it becomes.
+pub fn request_head(input: &[u8]) {
+    let parse = |ends: &[usize]| {
+        let mut head = RequestHead::new();
+        let is_complete = is_completed(ends, |end| head.parse(&input[..end], &LIMITS))?;
+        Ok::<_, HeadError>(is_complete.then_some(head.bytes))
+    };
+    check_splits(input.len(), parse);
+    let mut head = RequestHead::new();
+    if head.parse(input, &LIMITS) != Ok(true) || head.method == Method::Connect {
+        return;
+    }
+    check_lines(&input[..head.bytes]);
+    assert_ne!(head.body, BodyLength::UntilClose);
+    for is_trusted in [false, true] {
+        let forwarded =
+            ForwardedFor { client: "2001:db8::1", is_v6: true, is_trusted, scheme: Scheme::Http };
+        for host in [HostRule::Pass, HostRule::Set(b"origin.example:8080")] {
+            let how = RequestRewrite { path: head.path(input), host, via: b"ringway", forwarded };
+            check_request_sent(&head, input, &how);
+        }
+    }
+}
+
+fn check_request_sent(head: &RequestHead, input: &[u8], how: &RequestRewrite) {
+    let host = match how.host {
+        HostRule::Pass => head.authority.of(input),
+        HostRule::Set(host) => host,
+    };
+    if host.is_empty() {
+        return;
+    }
+    let mut out = Vec::new();
+    rewrite::request(&mut out, head, input, how);
+    check_lines(&out);
+    let mut sent = RequestHead::new();
+    assert_eq!(sent.parse(&out, &LIMITS_SENT), Ok(true), "{}", out.escape_ascii());
+    assert_eq!((sent.bytes, sent.method, sent.body), (out.len(), head.method, head.body));
+    assert_eq!(sent.method_text.of(&out), head.method_text.of(input));
+    assert_eq!(sent.authority.of(&out), host);
+    assert!(sent.is_persistent, "how long the connection to the origin lives is our business");
+}
+
+/// Parses a response head to two kinds of request in every way, and what it becomes.
+pub fn response_head(input: &[u8]) {
+    for method in [Method::Get, Method::Head] {
+        let parse = |ends: &[usize]| {
+            let mut head = ResponseHead::new();
+            let is_complete = is_completed(ends, |end| head.parse(&input[..end], &LIMITS, method))?;
+            Ok::<_, HeadError>(is_complete.then_some(head.bytes))
+        };
+        check_splits(input.len(), parse);
+        let mut head = ResponseHead::new();
+        if head.parse(input, &LIMITS, method) == Ok(true) {
+            check_lines(&input[..head.bytes]);
+            check_response_sent(&head, input, method);
+        }
+    }
+}
+
+fn check_response_sent(head: &ResponseHead, input: &[u8], method: Method) {
+    let bodies: &[(BodyOut, BodyLength)] = match head.body {
+        BodyLength::Empty => &[(BodyOut::Empty, BodyLength::Empty)],
+        BodyLength::Exact(_) => &[(BodyOut::AsIs, head.body)],
+        BodyLength::Chunked | BodyLength::UntilClose => &[
+            (BodyOut::AsIs, head.body),
+            (BodyOut::Chunked, BodyLength::Chunked),
+            (BodyOut::UntilClose, BodyLength::UntilClose),
+        ],
+    };
+    for &(body, length) in bodies {
+        let how = ResponseRewrite {
+            body,
+            connection: ConnectionOut::Close,
+            date: b"Sun, 06 Nov 1994 08:49:37 GMT",
+            via: Some(b"ringway"),
+        };
+        let mut out = Vec::new();
+        rewrite::response(&mut out, head, input, &how);
+        check_lines(&out);
+        let mut sent = ResponseHead::new();
+        assert_eq!(sent.parse(&out, &LIMITS_SENT, method), Ok(true), "{}", out.escape_ascii());
+        assert_eq!((sent.bytes, sent.status, sent.body), (out.len(), head.status, length));
+        assert_eq!(sent.reason.of(&out), head.reason.of(input));
+        assert!(sent.has_date && !sent.is_persistent);
+    }
+}
+
+/// Follows a chunked body in every way, and decodes it by other means.
+pub fn chunked(input: &[u8]) {
+    check_splits(input.len(), |ends| scan(input, ends));
+    if let Ok((true, used, payload)) = scan(input, &[input.len()]) {
+        assert_eq!(decode(&input[..used]), Some(payload));
+    }
+}
+
+/// Whether a body that arrives in parts is complete, how long it is, and its payload.
+fn scan(input: &[u8], ends: &[usize]) -> Result<(bool, usize, Vec<u8>), ChunkError> {
+    let mut scanner = ChunkScanner::new();
+    let mut payload = Vec::new();
+    let mut used = 0;
+    for &end in ends {
+        let part = &input[used..end];
+        let progress =
+            scanner.advance_with(part, |range| payload.extend_from_slice(&part[range]))?;
+        used += progress.used;
+        if progress.is_done {
+            break;
+        }
+        assert_eq!(used, end, "all of an incomplete body belongs to it");
+    }
+    assert_eq!(scanner.payload_bytes(), payload.len() as u64);
+    Ok((scanner.is_done(), used, payload))
+}
+
+/// Decodes a whole chunked body that was accepted, by a search for line ends.
+fn decode(mut body: &[u8]) -> Option<Vec<u8>> {
+    let mut payload = Vec::new();
+    loop {
+        let line_end = body.windows(2).position(|pair| pair == b"\r\n")?;
+        let digits = body.iter().position(|byte| !byte.is_ascii_hexdigit())?;
+        let digits = std::str::from_utf8(&body[..digits]).ok()?;
+        let size = usize::from_str_radix(digits, 16).ok()?;
+        body = &body[line_end + 2..];
+        if size == 0 {
+            let trailers_end = body.windows(4).position(|four| four == b"\r\n\r\n");
+            let is_whole = body == b"\r\n" || trailers_end == body.len().checked_sub(4);
+            return is_whole.then_some(payload);
+        }
+        payload.extend_from_slice(body.get(..size)?);
+        body = body[size..].strip_prefix(b"\r\n")?;
+    }
+}
+
+/// Whether one of growing parts of a message completes it.
+fn is_completed(
+    ends: &[usize],
+    mut parse: impl FnMut(usize) -> Result<bool, HeadError>,
+) -> Result<bool, HeadError> {
+    for &end in ends {
+        if parse(end)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// One piece, two pieces, and single bytes must lead to the same.
+fn check_splits<T: PartialEq + Debug>(length: usize, parse: impl Fn(&[usize]) -> T) {
+    let whole = parse(&[length]);
+    let bytes: Vec<usize> = (1..=length).collect();
+    assert_eq!(parse(&bytes), whole, "byte by byte");
+    for cut in bytes {
+        assert_eq!(parse(&[cut, length]), whole, "cut at {cut}");
+    }
+}
+
+/// A head that was accepted or written has lines that no reader can see differently.
+fn check_lines(head: &[u8]) {
+    let text = head.strip_suffix(b"\n").expect("a head ends with a line");
+    for line in text.split(|&byte| byte == b'\n') {
+        let text = line.strip_suffix(b"\r").expect("a line ends in CRLF");
+        assert!(text.iter().all(|&byte| byte >= b' ' && byte != 0x7f || byte == b'\t'));
+        assert!(!text.starts_with(b" ") && !text.starts_with(b"\t"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUESTS: &[&[u8]] = &[
+        b"GET /a?b HTTP/1.1\r\nHost: a:1\r\nX-Y:\t z \r\n\r\nGET",
+        b"POST http://a/b HTTP/1.1\r\nHost: c\r\nContent-Length: 03\r\nExpect: 100-continue\r\n\
+            \r\nabc",
+        b"\r\nPUT / HTTP/1.1\r\nConnection: x-y, close\r\nHost: a\r\n\
+            Transfer-Encoding: chunked\r\nX-Y: 1\r\n\r\n",
+        b"OPTIONS * HTTP/1.0\r\nMax-Forwards: 5\r\nForwarded: for=1\r\nX-Forwarded-For: 1\r\n\r\n",
+    ];
+
+    const RESPONSES: &[&[u8]] = &[
+        b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\nabc",
+        b"HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\nTrailer: x\r\nConnection: x-y\r\n\
+            X-Y: 1\r\n\r\n",
+        b"HTTP/1.0 304\r\nContent-Length: 007\r\n\r\n",
+        b"HTTP/1.1 103 Early\r\nLink: <a>\r\n\r\nHTTP/1.1 204 X\r\n\r\n",
+    ];
+
+    const BODIES: &[&[u8]] = &[
+        b"4 ;x=\"y\"\r\nab\r\n\r\n0a\r\n0123456789\r\n0\r\n\r\nGET",
+        b"1\r\na\r\n00;x\r\nA: b\r\nC:\r\n\r\n",
+    ];
+
+    /// What mutation puts in: what the grammars are made of, and what attacks are.
+    const PIECES: &[&[u8]] = &[
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b"\r\n\r\n",
+        b" ",
+        b"\t",
+        b":",
+        b",",
+        b";",
+        b"\0",
+        b"\x0b",
+        b"\x7f",
+        b"\xff",
+        b"/",
+        b"#",
+        b"?",
+        b"*",
+        b"@",
+        b"0",
+        b"1",
+        b"9",
+        b"f",
+        b"+",
+        b"-",
+        b"chunked",
+        b"gzip",
+        b"close",
+        b"keep-alive",
+        b"Host: b\r\n",
+        b"Content-Length: 5\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Connection: host\r\n",
+        b"Upgrade: h2c\r\n",
+        b"X-Forwarded-For: 6\r\n",
+        b"Via: 1.0 x\r\n",
+        b"TE: trailers\r\n",
+        b"HTTP/1.0",
+        b"HTTP/1.1",
+        b"HTTP/2.0",
+        b"http://",
+        b"[::1]",
+        b"99999999999999999999",
+        b"HEAD",
+    ];
+
+    /// xorshift64: the same inputs in every run.
+    struct Seeded(u64);
+
+    impl Seeded {
+        fn below(&mut self, end: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 % end as u64) as usize
+        }
+
+        /// One of `corpus` after one to four changes.
+        fn mutated(&mut self, corpus: &[&[u8]]) -> Vec<u8> {
+            let mut text = corpus[self.below(corpus.len())].to_vec();
+            for _ in 0..=self.below(4) {
+                let at = self.below(text.len() + 1);
+                let end = (at + self.below(8)).min(text.len());
+                let piece = PIECES[self.below(PIECES.len())];
+                match self.below(4) {
+                    0 => drop(text.splice(at..at, piece.iter().copied())),
+                    1 => drop(text.splice(at..end, piece.iter().copied())),
+                    2 => drop(text.drain(at..end)),
+                    _ => {
+                        let copy = text[at..end].to_vec();
+                        let to = self.below(text.len() + 1);
+                        drop(text.splice(to..to, copy));
+                    }
+                }
+            }
+            text
+        }
+    }
+
+    fn check_mutations(corpus: &[&[u8]], check: fn(&[u8])) {
+        const ROUNDS: usize = 20_000;
+        for text in corpus {
+            check(text);
+        }
+        let mut seeded = Seeded(0x9e37_79b9_7f4a_7c15);
+        for _ in 0..ROUNDS {
+            check(&seeded.mutated(corpus));
+        }
+    }
+
+    #[test]
+    fn requests_hold_under_mutation() {
+        check_mutations(REQUESTS, request_head);
+    }
+
+    #[test]
+    fn responses_hold_under_mutation() {
+        check_mutations(RESPONSES, response_head);
+    }
+
+    #[test]
+    fn chunked_bodies_hold_under_mutation() {
+        check_mutations(BODIES, chunked);
+    }
+}

@@ -1,0 +1,270 @@
+//! Field names and the grammar of field lines: which names a proxy must know, and which bytes may
+//! stand where.
+//!
+//! In come bytes of names and values; out come a name's class ([`Known`]), sets of classes, and the
+//! elements of lists. Nothing is decoded and nothing is copied.
+
+/// The class of a field name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Known {
+    /// End-to-end and of no interest to a proxy.
+    Other,
+    /// Not known by name, but named by this head's Connection field: hop-by-hop here.
+    Named,
+    /// A Content-Length with leading zeros: legal, but said anew rather than passed on.
+    PaddedLength,
+    Connection,
+    ContentLength,
+    Date,
+    Expect,
+    Forwarded,
+    Host,
+    KeepAlive,
+    MaxForwards,
+    ProxyAuthenticate,
+    ProxyAuthorization,
+    ProxyConnection,
+    Te,
+    Trailer,
+    TransferEncoding,
+    Upgrade,
+    Via,
+    XForwardedFor,
+    XForwardedHost,
+    XForwardedProto,
+}
+
+impl Known {
+    /// Classifies a field name, which must be a token.
+    #[inline]
+    pub fn of(name: &[u8]) -> Self {
+        Candidate::of(name).map_or(Self::Other, |candidate| candidate.confirm(name))
+    }
+}
+
+/// The one known name that a name's length and first letter leave possible.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate(u8);
+
+impl Candidate {
+    #[inline]
+    pub(crate) fn of(name: &[u8]) -> Option<Self> {
+        let first = name.first()?;
+        let candidate = *CANDIDATES.get(name.len())?.get(usize::from(first & 31))?;
+        (candidate != NONE).then_some(Self(candidate))
+    }
+
+    /// Compares the rest of the name.
+    #[inline]
+    pub(crate) fn confirm(self, name: &[u8]) -> Known {
+        let (lower, known) = NAMES[usize::from(self.0)];
+        if is_name(name, lower) { known } else { Known::Other }
+    }
+}
+
+/// The known names, in lower case.
+const NAMES: [(&[u8], Known); 19] = [
+    (b"connection", Known::Connection),
+    (b"content-length", Known::ContentLength),
+    (b"date", Known::Date),
+    (b"expect", Known::Expect),
+    (b"forwarded", Known::Forwarded),
+    (b"host", Known::Host),
+    (b"keep-alive", Known::KeepAlive),
+    (b"max-forwards", Known::MaxForwards),
+    (b"proxy-authenticate", Known::ProxyAuthenticate),
+    (b"proxy-authorization", Known::ProxyAuthorization),
+    (b"proxy-connection", Known::ProxyConnection),
+    (b"te", Known::Te),
+    (b"trailer", Known::Trailer),
+    (b"transfer-encoding", Known::TransferEncoding),
+    (b"upgrade", Known::Upgrade),
+    (b"via", Known::Via),
+    (b"x-forwarded-for", Known::XForwardedFor),
+    (b"x-forwarded-host", Known::XForwardedHost),
+    (b"x-forwarded-proto", Known::XForwardedProto),
+];
+
+/// The length of the longest name.
+const NAME_BYTES_MAX: usize = 19;
+
+const NONE: u8 = u8::MAX;
+
+/// By length and the last five bits of the first letter: the index in [`NAMES`], or [`NONE`].
+static CANDIDATES: [[u8; 32]; NAME_BYTES_MAX + 1] = {
+    let mut candidates = [[NONE; 32]; NAME_BYTES_MAX + 1];
+    let mut at = 0;
+    while at < NAMES.len() {
+        let name = NAMES[at].0;
+        let candidate = &mut candidates[name.len()][(name[0] & 31) as usize];
+        assert!(*candidate == NONE, "length and first letter must tell the names apart");
+        *candidate = at as u8;
+        at += 1;
+    }
+    candidates
+};
+
+/// A set of field classes, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KnownSet(u32);
+
+impl KnownSet {
+    pub const EMPTY: Self = Self(0);
+
+    #[inline]
+    #[must_use]
+    pub const fn with(self, known: Known) -> Self {
+        Self(self.0 | 1 << known as u8)
+    }
+
+    #[inline]
+    pub const fn has(self, known: Known) -> bool {
+        self.0 & (1 << known as u8) != 0
+    }
+}
+
+/// Whether a Connection option may not take this field away, and a trailer may not bring it:
+/// fields that frame, route, authorise or describe the message for everybody (RFC 9110 §7.6.1).
+/// Stripping credentials or addresses by naming them in Connection is a known attack.
+pub(crate) fn is_essential(name: &[u8]) -> bool {
+    const ESSENTIAL: [&[u8]; 14] = [
+        b"authorization",
+        b"cache-control",
+        b"content-encoding",
+        b"content-range",
+        b"content-type",
+        b"cookie",
+        b"location",
+        b"origin",
+        b"pragma",
+        b"range",
+        b"set-cookie",
+        b"vary",
+        b"www-authenticate",
+        b"x-real-ip",
+    ];
+    const FORWARDED: &[u8] = b"x-forwarded-";
+    Known::of(name) != Known::Other
+        || ESSENTIAL.iter().any(|essential| name.eq_ignore_ascii_case(essential))
+        || name.get(..FORWARDED.len()).is_some_and(|start| start.eq_ignore_ascii_case(FORWARDED))
+}
+
+/// The elements of a comma-separated list, without the white space around them; empty ones are
+/// given too. Not for lists whose elements may hold quoted commas.
+pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(trim)
+}
+
+/// `value` without the spaces and tabs around it.
+pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// Whether `byte` may be part of a token (RFC 9110 §5.6.2).
+#[inline]
+pub(crate) fn is_token(byte: u8) -> bool {
+    TOKEN[byte as usize]
+}
+
+/// Whether `byte` may be part of a field value: anything but control bytes, tab excepted.
+#[inline]
+pub(crate) fn is_text(byte: u8) -> bool {
+    byte >= b' ' && byte != 0x7f || byte == b'\t'
+}
+
+/// Compares without regard to case, by words rather than bytes. `token` holds no control bytes;
+/// only letters then differ from those of `lower`, a name, in the bit that is ignored.
+#[inline]
+pub(crate) fn is_name(token: &[u8], lower: &[u8]) -> bool {
+    token.len() == lower.len()
+        && match token.len() {
+            4..8 => is_same_at_ends::<4>(token, lower),
+            8..=16 => is_same_at_ends::<8>(token, lower),
+            17..=32 => is_same_at_ends::<16>(token, lower),
+            _ => token.eq_ignore_ascii_case(lower),
+        }
+}
+
+/// Whether the first and the last `N` bytes, which may overlap, are those of `lower`.
+#[inline]
+fn is_same_at_ends<const N: usize>(token: &[u8], lower: &[u8]) -> bool {
+    let is_same = |token: Option<&[u8; N]>, lower: Option<&[u8; N]>| {
+        let (Some(token), Some(lower)) = (token, lower) else { return false };
+        (0..N).fold(0, |difference, at| difference | (token[at] | 0x20) ^ lower[at]) == 0
+    };
+    is_same(token.first_chunk(), lower.first_chunk())
+        && is_same(token.last_chunk(), lower.last_chunk())
+}
+
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(byte as u8,
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'!' | b'#' | b'$' | b'%' | b'&' | b'\''
+            | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
+        byte += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_known_in_any_case() {
+        for (name, known) in NAMES {
+            let upper = name.to_ascii_uppercase();
+            let mut mixed = upper.clone();
+            mixed.iter_mut().step_by(2).for_each(|byte| *byte = byte.to_ascii_lowercase());
+            for spelling in [name, &upper, &mixed] {
+                assert_eq!(Known::of(spelling), known);
+            }
+        }
+    }
+
+    /// Every byte of every name replaced by every other token byte, and every name cut and grown.
+    #[test]
+    fn what_differs_in_one_byte_is_not_known() {
+        for (name, known) in NAMES {
+            for at in 0..name.len() {
+                for byte in (0..=255).filter(|&byte| is_token(byte)) {
+                    let mut other = name.to_vec();
+                    other[at] = byte;
+                    let is_same = byte.eq_ignore_ascii_case(&name[at]);
+                    assert_eq!(Known::of(&other) == known, is_same, "{}", other.escape_ascii());
+                }
+            }
+            assert_ne!(Known::of(&name[1..]), known);
+            assert_ne!(Known::of(&name[..name.len() - 1]), known);
+            assert_ne!(Known::of(&[name, b"s"].concat()), known);
+        }
+        assert_eq!(Known::of(b""), Known::Other);
+        assert_eq!(Known::of(&[b'x'; 100]), Known::Other);
+    }
+
+    #[test]
+    fn lists_give_their_elements_without_white_space() {
+        let list = |text| elements(text).collect::<Vec<&[u8]>>();
+        assert_eq!(list(b"a"), [b"a"]);
+        assert_eq!(list(b" a\t,\tb c ,,"), [&b"a"[..], b"b c", b"", b""]);
+        assert_eq!(list(b""), [b""]);
+    }
+
+    #[test]
+    fn long_names_are_compared_whole() {
+        let name = [b'a'; 40];
+        let mut other = name;
+        other[20] = b'b';
+        assert!(is_name(&name, &name));
+        assert!(!is_name(&other, &name));
+    }
+}

@@ -1,0 +1,125 @@
+//! The scripted client: raw bytes to the proxy, whole responses back.
+//!
+//! Comes in: bytes and expectations, in the order of a conversation. Goes out: responses, or a panic
+//! that names the expectation and shows what came instead. It never retries, never reconnects and
+//! never adds a byte to what a test wrote.
+
+use super::message::{Ending, Message};
+use super::wire::{Arrival, Expected, Wire};
+use super::{DEADLINE, show};
+use socket2::{Domain, Socket, Type};
+use std::net::{SocketAddr, TcpStream};
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+pub struct Client(Wire);
+
+impl Client {
+    #[track_caller]
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect_timeout(&address, DEADLINE)
+            .unwrap_or_else(|e| panic!("connecting to {address}: {e}"));
+        Self(Wire::new(stream, |_| ()))
+    }
+
+    /// A client whose kernel takes in little, so that a body it does not read stays outside.
+    #[track_caller]
+    pub fn with_small_window(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        socket.connect_timeout(&address.into(), DEADLINE).unwrap();
+        Self(Wire::new(socket.into(), |_| ()))
+    }
+
+    #[track_caller]
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.0.send(bytes);
+        self
+    }
+
+    /// The next response, interim ones included, which must be whole.
+    #[track_caller]
+    pub fn read_response(&mut self) -> Message {
+        let response = self.read_any_response(Expected::Response);
+        assert!(response.ending != Ending::Cut, "the connection ended inside {response}");
+        response
+    }
+
+    /// The response to a HEAD request.
+    #[track_caller]
+    pub fn read_response_to_head(&mut self) -> Message {
+        self.read_any_response(Expected::ResponseToHead)
+    }
+
+    /// A response that must not look complete, because its source was cut off.
+    #[track_caller]
+    pub fn read_cut_response(&mut self) -> Message {
+        let response = self.read_any_response(Expected::Response);
+        assert!(response.ending == Ending::Cut, "a cut answer looks complete: {response}");
+        response
+    }
+
+    #[track_caller]
+    fn read_any_response(&mut self, expected: Expected) -> Message {
+        let response = self.0.read_message(expected);
+        response.expect("the connection ended before the first byte of a response")
+    }
+
+    /// Reads one whole response and checks its status.
+    #[track_caller]
+    pub fn expect_status(&mut self, status: u16) -> &mut Self {
+        self.read_response().expect_status(status);
+        self
+    }
+
+    /// The connection ends, with an error of the proxy or with nothing.
+    #[track_caller]
+    pub fn expect_no_success(&mut self) -> &mut Self {
+        let (bytes, _) = self.0.read_to_end();
+        let is_error = bytes.starts_with(b"HTTP/1.1 4") || bytes.starts_with(b"HTTP/1.1 5");
+        assert!(bytes.is_empty() || is_error, "expected no success, got {}", show(&bytes));
+        self
+    }
+
+    /// Nothing more comes, and the connection ends, be it by a close or by a reset.
+    #[track_caller]
+    pub fn expect_closed(&mut self) -> &mut Self {
+        let (rest, _) = self.0.read_to_end();
+        assert!(rest.is_empty(), "expected the end of the connection, got {}", show(&rest));
+        self
+    }
+
+    /// Nothing more comes, and the connection ends by an orderly close.
+    #[track_caller]
+    pub fn expect_orderly_close(&mut self) -> &mut Self {
+        let (rest, end) = self.0.read_to_end();
+        assert!(rest.is_empty(), "expected the end of the connection, got {}", show(&rest));
+        assert!(end == Arrival::End, "expected a close, got a reset");
+        self
+    }
+
+    /// The connection is still open and says nothing. `time` is how long it is given to do wrong.
+    #[track_caller]
+    pub fn expect_quiet_for(&mut self, time: Duration) -> &mut Self {
+        assert!(self.0.is_quiet_for(time), "expected silence for {time:?}");
+        self
+    }
+
+    pub fn reset(self) {
+        self.0.reset();
+    }
+}
+
+impl Deref for Client {
+    type Target = Wire;
+
+    fn deref(&self) -> &Wire {
+        &self.0
+    }
+}
+
+impl DerefMut for Client {
+    fn deref_mut(&mut self) -> &mut Wire {
+        &mut self.0
+    }
+}

@@ -1,0 +1,90 @@
+//! A scripted client, a scripted origin and the real `ringway` process between them.
+//!
+//! Comes in: raw bytes that a test writes down. Goes out: raw bytes that the other end received, and
+//! the messages they spell. Nothing here knows how the proxy works: it is a process on port 0 with a
+//! configuration file, seen through its sockets, its log and `/proc`.
+//!
+//! Nothing here sleeps to let something happen. Every wait is for an event and ends at `DEADLINE`
+//! with a panic that shows what had arrived until then.
+#![allow(dead_code, unused_imports, reason = "each test file uses its own part of this library")]
+#![allow(unreachable_pub, reason = "every test file is a crate of its own, with no public face")]
+
+mod client;
+mod message;
+mod origin;
+mod proxy;
+mod wire;
+
+pub use client::Client;
+pub use message::{Ending, Message};
+pub use origin::{Blackhole, Origin, Peer, Refusal, Seen};
+pub use proxy::{Home, Proxy, Setup, ringway, run};
+pub use wire::{Arrival, Expected, Wire};
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long any single wait may take. Far above what a loaded two-core machine needs.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A plain request for `/` that keeps the connection open.
+pub const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+
+/// A plain answer that keeps the connection open.
+pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A one-way switch: threads wait at it until somebody opens it.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    #[track_caller]
+    pub fn wait(&self) {
+        let is_open = self.0.0.lock().unwrap();
+        let (_open, late) =
+            self.0.1.wait_timeout_while(is_open, DEADLINE, |is_open| !*is_open).unwrap();
+        assert!(!late.timed_out(), "the gate stayed shut for {DEADLINE:?}");
+    }
+}
+
+/// Waits for a fact that announces itself to nobody, such as a figure in `/proc`.
+#[track_caller]
+pub fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_true() {
+        assert!(Instant::now() < deadline, "waited {DEADLINE:?} until {what}");
+        // Parking for a moment between two looks leaves the processor to the proxy.
+        thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// Bytes that repeat with no short period, so that a lost, doubled or shifted piece shows.
+pub fn pattern(length: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// Bytes as a reader of a failed test wants to see them.
+pub fn show(bytes: &[u8]) -> String {
+    const SHOWN: usize = 2_000;
+    let shown = bytes[..bytes.len().min(SHOWN)].escape_ascii().to_string();
+    let text = shown.replace("\\r\\n", "\\r\\n\n    ");
+    match bytes.len().saturating_sub(SHOWN) {
+        0 => text,
+        more => format!("{text}... and {more} bytes more"),
+    }
+}

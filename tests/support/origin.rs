@@ -1,0 +1,373 @@
+//! The scripted origin: a listener that runs one script per connection and remembers everything.
+//!
+//! Comes in: connections from the proxy. Goes out: whatever the script sends, and a journal of every
+//! connection, every byte and every request that arrived. It never parses beyond what a script asks
+//! for, and a script that panics fails the test that owns the origin.
+
+use super::message::Message;
+use super::wire::{Expected, Wire};
+use super::{DEADLINE, show};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+pub struct Origin {
+    address: SocketAddr,
+    listener: TcpListener,
+    journal: Arc<Journal>,
+    accepting: Option<JoinHandle<()>>,
+    /// Fails the test if any byte arrives.
+    is_untouchable: bool,
+}
+
+/// What an origin has seen so far.
+#[derive(Default)]
+pub struct Seen {
+    pub connections: Vec<Connection>,
+    /// The requests that scripts have read to their end, in that order.
+    pub requests: Vec<Message>,
+    /// What scripts died of.
+    failures: Vec<String>,
+    /// From here on a script that fails fails because it was stopped.
+    is_stopping: bool,
+}
+
+pub struct Connection {
+    /// Every byte that a script received, understood or not, up to `WITNESSED_BYTES_MAX`.
+    pub bytes: Vec<u8>,
+    /// The script has not ended yet.
+    pub is_open: bool,
+    /// To end a script that waits for bytes. Gone when the script has ended, because a reset needs
+    /// the last handle to be closed.
+    stream: Option<TcpStream>,
+}
+
+/// Longer uploads are for the scripts that read them to judge.
+const WITNESSED_BYTES_MAX: usize = 4 << 20;
+
+impl Seen {
+    pub fn open(&self) -> usize {
+        self.connections.iter().filter(|connection| connection.is_open).count()
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        self.connections.iter().flat_map(|connection| connection.bytes.clone()).collect()
+    }
+}
+
+#[derive(Default)]
+struct Journal {
+    seen: Mutex<Seen>,
+    changed: Condvar,
+}
+
+impl Journal {
+    fn write<T>(&self, change: impl FnOnce(&mut Seen) -> T) -> T {
+        let result = change(&mut self.read());
+        self.changed.notify_all();
+        result
+    }
+
+    /// A test that failed with the journal in hand has failed already; its end must still be seen.
+    fn read(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Origin {
+    /// Runs `script` once per connection, each on a thread of its own.
+    pub fn start(script: impl Fn(Peer) + Send + Sync + 'static) -> Self {
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), script)
+    }
+
+    /// The same on a given address, to come back where another origin has stopped.
+    #[track_caller]
+    pub fn start_at(address: SocketAddr, script: impl Fn(Peer) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
+        let address = listener.local_addr().expect("a bound listener");
+        let journal = Arc::<Journal>::default();
+        let accepting = {
+            let (listener, journal) = (listener.try_clone().unwrap(), Arc::clone(&journal));
+            thread::spawn(move || accept(&listener, &journal, &Arc::new(script)))
+        };
+        let accepting = Some(accepting);
+        Self { address, listener, journal, accepting, is_untouchable: false }
+    }
+
+    /// Gives every request the same answer and keeps its connections open.
+    pub fn answering(response: impl AsRef<[u8]>) -> Self {
+        let response = response.as_ref().to_vec();
+        Self::start(move |mut peer| {
+            while peer.next_request().is_some() {
+                peer.send(&response);
+            }
+        })
+    }
+
+    /// Sends the given bytes to the first request of each connection, then closes it.
+    pub fn answering_and_closing(response: impl AsRef<[u8]>) -> Self {
+        let response = response.as_ref().to_vec();
+        Self::start(move |mut peer| {
+            if peer.next_request().is_some() {
+                peer.send(&response);
+            }
+        })
+    }
+
+    /// Takes whatever comes and never says a word.
+    pub fn silent() -> Self {
+        Self::start(|mut peer| {
+            peer.read_to_end();
+        })
+    }
+
+    /// Fails the test if a single byte ever arrives. Connections are no harm: a pool may open them.
+    pub fn untouchable() -> Self {
+        let mut origin = Self::silent();
+        origin.is_untouchable = true;
+        origin
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.journal.read()
+    }
+
+    /// Waits until what was seen satisfies `is_enough`.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, is_enough: impl Fn(&Seen) -> bool) {
+        let waiting = |seen: &mut Seen| !is_enough(seen) && seen.failures.is_empty();
+        let waited = self.journal.changed.wait_timeout_while(self.seen(), DEADLINE, waiting);
+        let (seen, late) = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(seen.failures.is_empty(), "the origin failed: {:?}", seen.failures);
+        assert!(
+            !late.timed_out(),
+            "the origin waited {DEADLINE:?} for {what}; {} connections, {} open, bytes: {}",
+            seen.connections.len(),
+            seen.open(),
+            show(&seen.bytes())
+        );
+    }
+
+    /// The only request that this origin was given.
+    #[track_caller]
+    pub fn only_request(&self) -> Message {
+        self.wait_for("a request", |seen| !seen.requests.is_empty());
+        let seen = self.seen();
+        assert!(seen.requests.len() == 1, "expected one request, saw {:?}", seen.requests);
+        seen.requests[0].clone()
+    }
+
+    /// Ends every connection and the listener; a new origin may come to the same address.
+    #[track_caller]
+    pub fn stop(mut self) -> SocketAddr {
+        self.close();
+        self.address
+    }
+
+    /// The bytes that must not have come.
+    #[track_caller]
+    pub fn expect_untouched(&self) {
+        let bytes = self.seen().bytes();
+        assert!(bytes.is_empty(), "the origin was given {}", show(&bytes));
+    }
+
+    #[track_caller]
+    fn close(&mut self) {
+        let Some(accepting) = self.accepting.take() else { return };
+        // On Linux this ends a pending accept, which dropping the listener would not.
+        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        self.journal.write(|seen| {
+            seen.is_stopping = true;
+            for stream in seen.connections.iter().filter_map(|c| c.stream.as_ref()) {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        });
+        accepting.join().expect("the accepting thread catches what scripts throw");
+        if !thread::panicking() {
+            let seen = self.seen();
+            assert!(seen.failures.is_empty(), "the origin failed: {:?}", seen.failures);
+            drop(seen);
+            if self.is_untouchable {
+                self.expect_untouched();
+            }
+        }
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// An address whose kernel takes no connection and refuses none: its queue is full.
+pub struct Blackhole {
+    address: SocketAddr,
+    _listener: Socket,
+    _queued: Vec<Socket>,
+}
+
+impl Blackhole {
+    pub fn new() -> Self {
+        let any = SockAddr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&any).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        // A queue of length 0 holds one connection; the others are dropped without an answer.
+        let queued = (0..4)
+            .map(|_| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                socket.set_nonblocking(true).unwrap();
+                let _ = socket.connect(&address);
+                socket
+            })
+            .collect();
+        let address = address.as_socket().expect("an internet address");
+        Self { address, _listener: listener, _queued: queued }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+/// A port of the loopback on which nobody listens, for as long as this lives.
+pub struct Refusal(Socket);
+
+impl Refusal {
+    pub fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        // Bound but not listening: the port is taken, and a connection to it is refused.
+        socket.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))).unwrap();
+        Self(socket)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap().as_socket().expect("an internet address")
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+}
+
+/// The origin's end of one connection.
+pub struct Peer {
+    /// The how-manieth connection of this origin, from 0.
+    pub number: usize,
+    wire: Wire,
+    // After the wire, so that the journal learns of the end when there is nothing left to see.
+    journal: Arc<Journal>,
+}
+
+impl Peer {
+    /// The next whole request, or nothing when the connection ends before one begins.
+    #[track_caller]
+    pub fn next_request(&mut self) -> Option<Message> {
+        let request = self.wire.read_message(Expected::Request)?;
+        self.journal.write(|seen| seen.requests.push(request.clone()));
+        Some(request)
+    }
+
+    /// The next whole request, which must come.
+    #[track_caller]
+    pub fn expect_request(&mut self) -> Message {
+        self.next_request().expect("a request, not the end of the connection")
+    }
+
+    /// The head of the next request, which must come; its body stays on the wire.
+    #[track_caller]
+    pub fn expect_head(&mut self) -> Message {
+        self.wire.read_head().expect("a request, not the end of the connection")
+    }
+
+    /// Keeps the connection open until the other end closes it.
+    pub fn hold(mut self) {
+        self.wire.read_to_end();
+    }
+
+    /// Ends the connection with a reset.
+    pub fn reset(self) {
+        SockRef::from(self.wire.stream()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let number = self.number;
+        self.journal.write(|seen| {
+            seen.connections[number].stream = None;
+            seen.connections[number].is_open = false;
+        });
+    }
+}
+
+impl Deref for Peer {
+    type Target = Wire;
+
+    fn deref(&self) -> &Wire {
+        &self.wire
+    }
+}
+
+impl DerefMut for Peer {
+    fn deref_mut(&mut self) -> &mut Wire {
+        &mut self.wire
+    }
+}
+
+fn accept<S>(listener: &TcpListener, journal: &Arc<Journal>, script: &Arc<S>)
+where
+    S: Fn(Peer) + Send + Sync + 'static,
+{
+    let mut scripts = Vec::new();
+    while let Ok((stream, _)) = listener.accept() {
+        let handle = stream.try_clone().expect("a handle for the journal");
+        let number = journal.write(|seen| {
+            if seen.is_stopping {
+                let _ = handle.shutdown(Shutdown::Both);
+            }
+            let stream = Some(handle);
+            seen.connections.push(Connection { bytes: Vec::new(), is_open: true, stream });
+            seen.connections.len() - 1
+        });
+        let witness = {
+            let journal = Arc::clone(journal);
+            move |bytes: &[u8]| {
+                journal.write(|seen| {
+                    let witnessed = &mut seen.connections[number].bytes;
+                    let room = WITNESSED_BYTES_MAX - witnessed.len();
+                    witnessed.extend_from_slice(&bytes[..room.min(bytes.len())]);
+                });
+            }
+        };
+        let peer = Peer { number, wire: Wire::new(stream, witness), journal: Arc::clone(journal) };
+        let (script, journal) = (Arc::clone(script), Arc::clone(journal));
+        scripts.push(thread::spawn(move || {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| script(peer))) {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+                journal.write(|seen| {
+                    if !seen.is_stopping {
+                        seen.failures.push(format!("connection {number}: {text:?}"));
+                    }
+                });
+            }
+        }));
+    }
+    for script in scripts {
+        script.join().expect("a script's panic was caught");
+    }
+}
