@@ -15,7 +15,7 @@ use crate::http::{BodyLength, Version};
 use crate::record::Record;
 use crate::relay::{Broken, Decoder, Encoding, Patience, Transfer};
 use crate::ring::{HeadBuffer, Socket};
-use crate::upstream::pool::Lease;
+use crate::upstream::lease::Lease;
 use crate::worker::{Sent, Unsent, Worker};
 
 /// How an answer is to be passed on.
@@ -113,7 +113,8 @@ pub(crate) async fn deliver(
         {
             return Ok(gone(record, fault));
         }
-        match pass_body(client.worker, client.socket, lease.socket(), &plan).await {
+        // While the client still uploads, the upload sees it go away.
+        match pass_body(client.worker, client.socket, lease.socket(), &plan, is_uploaded).await {
             Ok(moved) => record.sent(moved),
             Err(broken) => return Ok(cut(client, &broken, record)),
         }
@@ -133,6 +134,7 @@ async fn pass_body(
     client: &Socket,
     origin: &Socket,
     plan: &Plan,
+    is_watching: bool,
 ) -> Result<u64, Broken> {
     let config = &worker.config;
     let transfer = Transfer {
@@ -145,6 +147,7 @@ async fn pass_body(
         operation_chunks: config.buffers.operation_chunks,
         is_fixed: config.buffers.fixed_operations,
         is_exact: false,
+        is_watching,
         payload_bytes_max: u64::MAX,
     };
     let moved = transfer.run(plan.decoder, plan.encoding).await?;

@@ -11,7 +11,6 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Duration;
 
 use crate::answer::{self, Served};
 use crate::config::HostPolicy;
@@ -23,11 +22,11 @@ use crate::http::head::HeadError;
 use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite, Scheme};
 use crate::http::{BodyLength, Version};
 use crate::record::Record;
-use crate::relay::{self, Broken, Decoder, Encoding, Patience, Transfer};
-use crate::ring::net::{Either, first_of, poll_now};
+use crate::relay::{self, Broken, Decoder, Encoding, Patience, Transfer, WATCH_AFTER};
+use crate::ring::net::unless_hung_up;
 use crate::ring::{HeadBuffer, Socket, Waited};
 use crate::route::Route;
-use crate::upstream::pool::Lease;
+use crate::upstream::lease::Lease;
 use crate::worker::{Unsent, Worker};
 
 /// What becomes of the client's connection.
@@ -196,9 +195,10 @@ async fn send_request(
     let head = &client.request;
     let upstream = &worker.upstreams[route.upstream];
     let host = match upstream.host() {
-        HostPolicy::Pass => HostRule::Pass,
+        HostPolicy::Pass if !head.authority.is_empty() => HostRule::Pass,
         HostPolicy::Fixed(host) => HostRule::Set(host.as_bytes()),
-        HostPolicy::Origin => upstream
+        // An HTTP/1.0 request need not name a host, a request to an origin must.
+        HostPolicy::Pass | HostPolicy::Origin => upstream
             .origin(lease.origin())
             .map_or(HostRule::Pass, |origin| HostRule::Set(origin.authority.as_bytes())),
     };
@@ -257,6 +257,7 @@ async fn upload_rest(
         operation_chunks: config.buffers.operation_chunks,
         is_fixed: config.buffers.fixed_operations,
         is_exact: true,
+        is_watching: false,
         payload_bytes_max: config.limits.body_bytes,
     };
     transfer.run(decoder, Encoding::AsIs).await
@@ -380,9 +381,6 @@ async fn read_reply(
     }
 }
 
-/// An answer that takes longer than this is worth watching the client for its going away.
-const WATCH_AFTER: Duration = Duration::from_secs(1);
-
 /// Waits for the first bytes of an answer. A client that goes away meanwhile ends the wait, so that
 /// a long poll does not keep a connection to the origin for nobody.
 async fn first_bytes(
@@ -397,22 +395,9 @@ async fn first_bytes(
         return Ok((received, buffer));
     }
     let origin = lease.socket().clone();
-    let mut hang_up = client.socket.start_poll_hang_up();
-    let mut answer = std::pin::pin!(lease.recv_more(buffer, read.saturating_sub(WATCH_AFTER)));
-    match first_of(&mut answer, &mut hang_up).await {
-        Either::First(result) => {
-            if poll_now(&mut hang_up).is_none() {
-                client.socket.interrupt();
-            }
-            Ok(result)
-        }
-        Either::Second(_) => {
-            // The receive owns the buffer: it is ended, and then awaited.
-            origin.interrupt();
-            let _ = answer.await;
-            Err(Fault::ClientGone.into())
-        }
-    }
+    let answer = lease.recv_more(buffer, read.saturating_sub(WATCH_AFTER));
+    let received = unless_hung_up(answer, &origin, client.socket).await;
+    received.ok_or(Fault::ClientGone.into())
 }
 
 async fn pass_interim(client: &Client<'_>, buffer: &HeadBuffer) -> Result<(), Fault> {

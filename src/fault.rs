@@ -177,14 +177,15 @@ impl Fault {
         }
     }
 
-    /// A different origin may do better: no byte of the request has reached this one.
-    pub fn is_connect_failure(self) -> bool {
+    /// Met while connecting, it says that another origin may do better.
+    pub fn is_of_one_origin(self) -> bool {
         matches!(
             self,
             Fault::OriginUnresolved
                 | Fault::OriginRefused
                 | Fault::OriginUnreachable
                 | Fault::OriginConnectTimeout
+                | Fault::OriginClosed
         )
     }
 }

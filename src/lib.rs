@@ -19,5 +19,6 @@ pub mod relay;
 pub mod ring;
 pub mod route;
 pub mod server;
+pub mod thread;
 pub mod upstream;
 pub mod worker;

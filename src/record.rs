@@ -11,7 +11,7 @@ use crate::connection::Client;
 use crate::fault::Fault;
 use crate::http::Span;
 use crate::ring::clock;
-use crate::upstream::pool::Lease;
+use crate::upstream::lease::Lease;
 
 /// What is known of an exchange; `None` where no access log is wanted.
 pub struct Record(Option<Facts>);

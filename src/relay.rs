@@ -11,11 +11,12 @@
 
 use std::io;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::http::chunked::{ChunkError, ChunkScanner};
+use crate::ring::net::unless_hung_up;
 use crate::ring::{ChunkPool, Deadlines, Run, Socket, Waited, clock};
-use std::rc::Rc;
 
 /// How the sender delimits the body.
 #[derive(Clone, Copy, Debug)]
@@ -104,9 +105,6 @@ impl Encoding {
     }
 }
 
-/// The chunk that ends a body that was chunked here.
-pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-
 /// Bytes of a chunk's size line with its CRLF: eight digits, leading zeros allowed (RFC 9112 §7.1).
 const LEAD_BYTES: usize = 10;
 const TAIL_BYTES: usize = 2;
@@ -144,6 +142,9 @@ pub struct Patience {
     /// rule.
     pub rate_min: u64,
 }
+
+/// A silence longer than this is worth watching the other side for its going away.
+pub const WATCH_AFTER: Duration = Duration::from_secs(1);
 
 /// Time that a sender may take before its rate counts: the time that a lossy mobile network needs
 /// to come back.
@@ -184,6 +185,9 @@ pub struct Transfer<'a> {
     /// Never take more off the sender's socket than belongs to this body: the next request may
     /// follow.
     pub is_exact: bool,
+    /// Notice when the receiver goes away during a long silence of the sender. Not where
+    /// something else is pending on the receiver's socket.
+    pub is_watching: bool,
     /// Refuse a body with more payload than this.
     pub payload_bytes_max: u64,
 }
@@ -233,9 +237,28 @@ impl Transfer<'_> {
         if limit.is_zero() {
             return Err(Broken::FromExpired);
         }
-        self.from.readable(self.deadlines, limit).await.map_err(from_broken)?;
+        let waited = self.from.readable(self.deadlines, limit.min(WATCH_AFTER)).await;
+        match waited {
+            Err(Waited::Expired) if limit > WATCH_AFTER => {
+                self.wait_on(limit.saturating_sub(WATCH_AFTER)).await?;
+            }
+            waited => waited.map_err(from_broken)?,
+        }
         account.waited_ms += clock::coarse_ms().saturating_sub(began);
         Ok(())
+    }
+
+    /// A long wait, in which the receiver may go away without anybody noticing: nothing is sent to
+    /// it. A stream of rare events would be kept up for nobody.
+    async fn wait_on(&self, limit: Duration) -> Result<(), Broken> {
+        let wait = self.from.readable(self.deadlines, limit);
+        if !self.is_watching {
+            return wait.await.map_err(from_broken);
+        }
+        match unless_hung_up(wait, self.from, self.to).await {
+            Some(waited) => waited.map_err(from_broken),
+            None => Err(Broken::ToFailed),
+        }
     }
 
     /// Receives, then sends all of it, waiting for the receiver where need be.

@@ -1,8 +1,8 @@
 //! The whole proxy as a value: listening sockets, workers, and their orderly end.
 //!
-//! In goes a checked configuration; [`Server::start`] binds, starts the workers and returns when all
-//! are ready, or says in one line why not. [`Server::drain`] stops accepting, lets what is under way
-//! finish for `server.drain_timeout`, and returns what was left.
+//! In goes a checked configuration; [`Server::start`] binds, starts the workers and returns when
+//! all are ready, or says in one line why not. [`Server::drain`] stops accepting, lets what is
+//! under way finish for `server.drain_timeout`, and returns what was left.
 //!
 //! It installs no signal handler and writes to no standard stream: that is `main`'s part.
 
@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -23,10 +23,11 @@ use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::demo;
 use crate::ring::runtime;
-use crate::upstream::pool::PoolShared;
+use crate::thread::{self, Ready, Remains, WorkerPlan};
+use crate::upstream::permits::PoolShared;
 use crate::upstream::resolve::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
-use crate::worker::{self, Accepted, Ready, Remains, Shared, WorkerPlan};
+use crate::worker::{Accepted, Shared};
 
 /// Why ringway could not start: one line with cause and cure.
 #[derive(Debug)]
@@ -128,9 +129,9 @@ impl Server {
         let index = plan.index;
         let wanted = plan.config.buffers.chunks_per_worker;
         let (sender, receiver) = mpsc::sync_channel(1);
-        let thread = thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || worker::run(plan, |ready| drop(sender.send(ready))))
+            .spawn(move || thread::run(plan, |ready| drop(sender.send(ready))))
             .map_err(|error| StartError(format!("worker {index} got no thread: {error}")))?;
         self.workers.push(thread);
         let ready = receiver.recv().unwrap_or_else(|_| Err(io::Error::other("it ended early")));
@@ -168,7 +169,7 @@ impl Server {
                 self.shared.is_cutting.store(true, Ordering::Release);
                 self.wake_workers();
             }
-            thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
         let mut remains = Remains::default();
         for worker in self.workers {

@@ -1,10 +1,10 @@
-//! One worker: a thread with its own ring, runtime, buffers and pool.
+//! What the tasks of one worker share: its pools, tables and limits.
 //!
-//! In go the configuration and the listening sockets; the worker accepts, serves what is placed on
-//! it, watches its pool and its deadlines, and at a stop finishes what is under way. What its tasks
-//! share is in [`Worker`], behind one `Rc`; nothing hot is shared with other workers.
+//! In goes the configuration; the tasks of a thread (listeners, connections, the pool's janitor)
+//! reach everything else through one `Rc<Worker>`. Nothing hot is shared with other workers: what
+//! they have in common is in [`Shared`], touched once per connection.
 //!
-//! Nothing here may block: names are resolved and logs are written elsewhere.
+//! The tasks themselves are started elsewhere.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -16,20 +16,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use slab::Slab;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::access_log::AccessLog;
 use crate::config::Config;
-use crate::connection;
 use crate::date::DateLine;
 use crate::http::head::HeadLimits;
-use crate::listener;
 use crate::ring::net::Wait;
-use crate::ring::{ChunkPool, Deadlines, HeadPool, Socket, memory, runtime};
+use crate::ring::{ChunkPool, Deadlines, HeadPool, Socket};
 use crate::route::Routes;
-use crate::upstream::pool::{Pool, PoolLimits, PoolShared};
-use crate::upstream::{Upstream, UpstreamPlan, prewarm};
+use crate::upstream::permits::PoolShared;
+use crate::upstream::pool::{Pool, PoolLimits};
+use crate::upstream::{Upstream, UpstreamPlan};
 
 /// What the workers share: atomics and queues that are touched per connection.
 pub struct Shared {
@@ -105,15 +104,6 @@ struct Live {
     is_resting: Cell<bool>,
 }
 
-/// What the process had left when a worker stopped; all zero unless something was cut or leaked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Remains {
-    pub connections: usize,
-    pub leased_chunks: usize,
-    pub leased_heads: usize,
-    pub upstream_connections: usize,
-}
-
 /// What became of bytes that [`Worker::send_built`] built.
 pub struct Sent<T> {
     /// What the builder had to say.
@@ -130,100 +120,15 @@ pub enum Unsent<E> {
     Broken,
 }
 
-/// What a worker is started with.
-pub struct WorkerPlan {
-    pub index: usize,
-    pub config: Arc<Config>,
-    pub upstreams: Arc<Vec<UpstreamPlan>>,
-    pub access_log: Option<AccessLog>,
-    pub shared: Arc<Shared>,
-    pub inbox: UnboundedReceiver<Accepted>,
-    pub listeners: Vec<OwnedFd>,
-}
-
-/// What a worker has, once it is ready.
-#[derive(Clone, Copy, Debug)]
-pub struct Ready {
-    pub chunks: usize,
-    pub is_registered: bool,
-}
-
-/// The worker's thread: opens the ring, reports, serves until the drain is over.
-pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains {
-    let runtime = match runtime::open() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            report(Err(error));
-            return Remains::default();
-        }
-    };
-    let remains = runtime.block_on(serve(plan, report));
-    runtime::leave(runtime);
-    remains
-}
-
-async fn serve(mut plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains {
-    let inbox = std::mem::replace(&mut plan.inbox, tokio::sync::mpsc::unbounded_channel().1);
-    let listeners = std::mem::take(&mut plan.listeners);
-    let worker = match Worker::new(plan) {
-        Ok(worker) => Rc::new(worker),
-        Err(error) => {
-            report(Err(error));
-            return Remains::default();
-        }
-    };
-    report(Ok(Ready {
-        chunks: worker.chunks.count(),
-        is_registered: worker.chunks.is_registered(),
-    }));
-    let deadlines = worker.deadlines.clone();
-    tokio_spawn(async move { deadlines.run().await });
-    let watched = worker.clone();
-    tokio_spawn(async move {
-        let is_current = |origin, address| watched.is_current(origin, address);
-        watched.pool.run_janitor(is_current).await;
-    });
-    tokio_spawn(prewarm::run(worker.clone()));
-    tokio_spawn(housekeep(worker.clone()));
-    for listener in listeners {
-        tokio_spawn(listener::run(worker.clone(), listener));
-    }
-    tokio_spawn(take_in(worker.clone(), inbox));
-    worker.until_drained().await
-}
-
-/// Spawns on the worker's own thread.
-fn tokio_spawn(task: impl Future<Output = ()> + 'static) {
-    tokio::task::spawn_local(task);
-}
-
-/// Serves what this and other workers have accepted for this one.
-async fn take_in(worker: Rc<Worker>, mut inbox: UnboundedReceiver<Accepted>) {
-    while let Some(Accepted { fd, peer, permit }) = inbox.recv().await {
-        tokio_spawn(connection::serve(Seat::take(&worker, Socket::from_fd(fd), peer, permit)));
-    }
-}
-
-/// Gives memory back that a burst has left behind.
-async fn housekeep(worker: Rc<Worker>) {
-    loop {
-        tokio::time::sleep(HOUSEKEEPING).await;
-        let freed = worker.released.take() + worker.heads.trim();
-        if freed >= PURGE_MIN {
-            memory::purge();
-        } else {
-            worker.released.set(freed);
-        }
-    }
-}
-
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// Connections and buffers that must have been released for a walk over the heap to be worth it.
-const PURGE_MIN: usize = 64;
-
 impl Worker {
-    fn new(plan: WorkerPlan) -> io::Result<Self> {
-        let config = plan.config;
+    /// Must be called inside the worker's runtime, with which it registers the chunks.
+    pub fn new(
+        index: usize,
+        config: Arc<Config>,
+        upstreams: &[UpstreamPlan],
+        access_log: Option<AccessLog>,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
         let deadlines = Rc::new(Deadlines::default());
         let heads = HeadPool::new(config.buffers.head_buffer_bytes);
         let chunks = ChunkPool::new(config.buffers.chunks_per_worker, config.buffers.chunk_bytes)?;
@@ -236,18 +141,18 @@ impl Worker {
             keepalive: config.pool.tcp_keepalive,
         };
         let upstreams: Vec<_> =
-            plan.upstreams.iter().map(|upstream| Upstream::new(upstream, plan.index)).collect();
+            upstreams.iter().map(|upstream| Upstream::new(upstream, index)).collect();
         let origins = upstreams.iter().map(|upstream| upstream.origins().len()).sum();
         let pool = Pool::new(
-            plan.index,
+            index,
             origins,
             limits,
-            plan.shared.pool.clone(),
+            shared.pool.clone(),
             deadlines.clone(),
             heads.clone(),
         );
         Ok(Self {
-            index: plan.index,
+            index,
             head_limits: HeadLimits {
                 head_bytes: config.limits.head_bytes,
                 target_bytes: config.limits.target_bytes,
@@ -260,8 +165,8 @@ impl Worker {
             chunks,
             deadlines,
             date: DateLine::default(),
-            access_log: plan.access_log,
-            shared: plan.shared,
+            access_log,
+            shared,
             scratch: RefCell::new(Vec::with_capacity(config.buffers.head_buffer_bytes * 2)),
             connections: RefCell::default(),
             is_draining: Cell::new(false),
@@ -270,7 +175,7 @@ impl Worker {
         })
     }
 
-    fn is_current(&self, origin: usize, address: SocketAddr) -> bool {
+    pub fn is_current(&self, origin: usize, address: SocketAddr) -> bool {
         self.upstreams
             .iter()
             .flat_map(Upstream::origins)
@@ -296,40 +201,18 @@ impl Worker {
         Ok(Sent { about, rest })
     }
 
-    async fn until_drained(&self) -> Remains {
-        let signal = &self.shared.drain[self.index];
-        while !self.shared.is_draining.load(Ordering::Acquire) {
-            signal.notified().await;
-        }
-        self.is_draining.set(true);
-        self.end_resting();
-        loop {
-            if self.connections.borrow().is_empty() && self.live() == 0 {
-                break;
-            }
-            // Connections end by themselves; the signal says that their time is up.
-            let poll = Duration::from_millis(20);
-            let _ = tokio::time::timeout(poll, signal.notified()).await;
-            if self.shared.is_cutting.load(Ordering::Acquire) {
-                self.cut().await;
-                break;
-            }
-        }
-        self.pool.stop();
-        self.settle().await;
-        Remains {
-            connections: self.connections.borrow().len(),
-            leased_chunks: self.chunks.leased(),
-            leased_heads: self.heads.leased(),
-            upstream_connections: self.pool.len(),
-        }
+    /// Client connections that are being served.
+    pub fn connections(&self) -> usize {
+        self.connections.borrow().len()
     }
 
-    fn live(&self) -> usize {
+    /// Those and the ones that are still on their way here.
+    pub fn live(&self) -> usize {
         self.shared.live[self.index].load(Ordering::Relaxed)
     }
 
-    fn end_resting(&self) {
+    /// Wakes the connections that rest between two requests.
+    pub fn interrupt_resting(&self) {
         for (_, live) in self.connections.borrow().iter() {
             if live.is_resting.get() {
                 live.socket.interrupt();
@@ -337,36 +220,15 @@ impl Worker {
         }
     }
 
-    /// Ends every exchange that is still under way.
-    async fn cut(&self) {
-        self.pool.stop();
-        for _ in 0..CUT_ROUNDS {
-            for (_, live) in self.connections.borrow().iter() {
-                live.socket.cut();
-                live.socket.interrupt();
-            }
-            self.pool.cut();
-            if self.connections.borrow().is_empty() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    /// Ends every connection, in whatever it is.
+    pub fn cut_connections(&self) {
+        for (_, live) in self.connections.borrow().iter() {
+            live.socket.cut();
+            live.socket.interrupt();
         }
-    }
-
-    /// Lets the watches of the connections that were just closed complete.
-    async fn settle(&self) {
-        for _ in 0..SETTLE_ROUNDS {
-            if self.heads.leased() == 0 && self.chunks.leased() == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        self.pool.cut();
     }
 }
-
-/// Rounds of 10 ms in which cut exchanges may end.
-const CUT_ROUNDS: usize = 100;
-const SETTLE_ROUNDS: usize = 50;
 
 /// A client connection's place in its worker; dropping it gives the place up.
 pub struct Seat {
@@ -376,7 +238,7 @@ pub struct Seat {
 }
 
 impl Seat {
-    fn take(
+    pub fn take(
         worker: &Rc<Worker>,
         socket: Socket,
         peer: SocketAddr,

@@ -216,7 +216,8 @@ fn interim_answers_are_relayed_at_once() {
         let is_hinted = is_hinted.clone();
         move |mut peer| {
             peer.expect_request();
-            peer.send("HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nConnection: x\r\nX: y\r\n\r\n");
+            peer.send("HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n");
+            peer.send("Connection: x\r\nX: y\r\n\r\n");
             is_hinted.wait();
             peer.send("HTTP/1.1 102 Processing\r\n\r\n");
             peer.send("HTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n");
@@ -384,7 +385,8 @@ fn a_body_that_ends_with_its_connection_is_cut_by_a_reset() {
 #[test]
 fn an_old_client_gets_no_chunks() {
     let answers = [
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n1;e\r\no\r\n1\r\nk\r\n0\r\nX: y\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n\
+         1;e\r\no\r\n1\r\nk\r\n0\r\nX: y\r\n\r\n",
         "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok",
     ];
     for answer in answers {
@@ -459,6 +461,10 @@ fn big_bodies_arrive_byte_for_byte_in_both_directions_at_once() {
 /// How much the proxy's memory may grow while one side of a transfer does not read.
 const STALLED_BYTES_MAX: usize = 8 << 20;
 
+/// How long one side takes nothing: longer than any interval at which the proxy looks after its
+/// transfers by itself.
+const STALL: Duration = Duration::from_millis(1_500);
+
 #[test]
 fn a_client_that_does_not_read_stops_the_origin_and_costs_no_memory() {
     let (body, is_stalled) = (Arc::new(pattern(128 << 20)), Gate::default());
@@ -467,7 +473,7 @@ fn a_client_that_does_not_read_stops_the_origin_and_costs_no_memory() {
         move |mut peer| {
             peer.expect_request();
             peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()));
-            let sent = peer.send_until_stalled(&body, Duration::from_millis(300));
+            let sent = peer.send_until_stalled(&body, STALL);
             assert!(sent < body.len() / 2, "{sent} bytes left the origin before anybody read");
             is_stalled.open();
             peer.send(&body[sent..]);
@@ -503,7 +509,7 @@ fn an_origin_that_does_not_read_stops_the_client_and_costs_no_memory() {
     let length = body.len();
     let mut client =
         proxy.send(format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"));
-    let sent = client.send_until_stalled(&body, Duration::from_millis(300));
+    let sent = client.send_until_stalled(&body, STALL);
     assert!(sent < length / 2, "{sent} bytes left the client before anybody read");
     let grown = proxy.resident_bytes().saturating_sub(before);
     assert!(grown < STALLED_BYTES_MAX, "the proxy grew by {grown} bytes");

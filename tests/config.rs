@@ -1,8 +1,8 @@
 //! Each way to get the configuration wrong, and what the user is told about it.
 //!
-//! Comes in: a file with one mistake. Goes out: status 2 and a message that names the file, the line
-//! and the column, says what was expected, and offers the nearest name that exists. Then the ways to
-//! start without any file, and the commands that only look.
+//! Comes in: a file with one mistake. Goes out: status 2 and a message that names the file, the
+//! line and the column, says what was expected, and offers the nearest name that exists. Then the
+//! ways to start without any file, and the commands that only look.
 
 mod support;
 

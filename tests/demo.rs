@@ -125,13 +125,6 @@ fn events_come_one_at_a_time() {
 }
 
 #[test]
-fn trailers_follow_the_last_chunk() {
-    let proxy = demo();
-    let response = ask(&mut proxy.connect(), "GET", "/trailers");
-    assert!(!response.trailers.is_empty(), "{response}");
-}
-
-#[test]
 fn a_hundred_requests_share_the_prewarmed_connections() {
     let proxy = demo();
     let mut client = proxy.connect();

@@ -216,7 +216,7 @@ fn requests_pipelined_before_the_signal_are_answered() {
     proxy.signal(Signal::SIGTERM);
     wait_until_closed_to_new_clients(&proxy);
     is_open.open();
-    // RFC 9112 §9.6: once it has said close, a server answers nothing more; it says so with the last.
+    // RFC 9112 §9.6: after it has said close, a server answers nothing more.
     let mut answers = 0;
     while let Some(response) = client.read_message(Expected::Response) {
         response.expect_status(200);

@@ -413,7 +413,7 @@ fn what_is_unusual_but_legal_is_forwarded() {
         b"GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a_b-c.example\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost:test\r\nConnection: keep-alive\r\n\r\n",
-        b"POST / HTTP/1.0\r\nHost: test\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nabcde",
+        b"PUT / HTTP/1.0\r\nHost: test\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nabcde",
     ]);
 }
 
@@ -558,7 +558,7 @@ fn answers_that_are_unusual_but_legal_are_passed_on() {
             b"HTTP/1.1 200 \r\nCONTENT-LENGTH: 2 \r\n\r\nok",
             b"HTTP/1.1 200 Tr\xe8s bien\r\nContent-Length: 2\r\n\r\nok",
             b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
-            b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n2;x=y\r\nok\r\n0\r\nX: y\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n2;x\r\nok\r\n0\r\nX: y\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0002\r\nok\r\n00\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nX: caf\xe9\t!\r\nContent-Length: 2\r\n\r\nok",
             b"HTTP/1.1 200 OK\r\nServer:\r\n\r\nok",

@@ -89,8 +89,9 @@ fn hop_by_hop_fields_of_a_request_stop_here() {
 #[test]
 fn hop_by_hop_fields_of_a_response_stop_here() {
     let response = answered(
-        "HTTP/1.1 200 OK\r\nConnection: close, X-Private\r\nKeep-Alive: timeout=5\r\nX-Private: 1\r\n\
-         Proxy-Connection: close\r\nUpgrade: h2c\r\nX-Public: 2\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nConnection: close, X-Private\r\nKeep-Alive: timeout=5\r\n\
+         X-Private: 1\r\nProxy-Connection: close\r\nUpgrade: h2c\r\nX-Public: 2\r\n\
+         Content-Length: 0\r\n\r\n",
     );
     for name in ["Keep-Alive", "X-Private", "Proxy-Connection", "Upgrade"] {
         response.expect_no_field(name);
@@ -127,7 +128,8 @@ fn a_request_says_where_it_came_from() {
 }
 
 const PROXIED: &str = "GET / HTTP/1.1\r\nHost: inner\r\nX-Forwarded-For: 10.0.0.1, 10.0.0.2\r\n\
-    X-Forwarded-Proto: https\r\nX-Forwarded-Host: outer\r\nForwarded: for=10.0.0.1;proto=https\r\n\r\n";
+    X-Forwarded-Proto: https\r\nX-Forwarded-Host: outer\r\n\
+    Forwarded: for=10.0.0.1;proto=https\r\n\r\n";
 
 #[test]
 fn what_an_unknown_peer_says_of_earlier_hops_is_dropped() {

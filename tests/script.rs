@@ -99,6 +99,8 @@ fn a_script_that_fails_fails_its_owner() {
         peer.expect_request().expect_field("Wanted", "yes");
     });
     Client::connect(origin.address()).send(GET).expect_closed();
+    let waits = || origin.wait_for("what never comes", |_| false);
+    assert!(catch_unwind(AssertUnwindSafe(waits)).is_err(), "who waits is told");
     assert!(catch_unwind(AssertUnwindSafe(|| drop(origin))).is_err());
 }
 

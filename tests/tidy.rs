@@ -14,8 +14,8 @@ const FUNCTION_LINES_MAX: usize = 70;
 
 const COLUMNS_MAX: usize = 100;
 
-/// Who may import whom: a module uses what stands on its own floor or below it. The order is that of
-/// the drawing in `src/lib.rs`.
+/// Who may import whom: a module uses what stands on its own floor or below it. The order is that
+/// of the drawing in `src/lib.rs`.
 const FLOORS: [&[&str]; 9] = [
     &["limits"],
     // Pure: bytes in, facts out.

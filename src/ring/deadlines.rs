@@ -124,8 +124,10 @@ pub struct Deadline<'a> {
 }
 
 impl Deadline<'_> {
-    pub(super) fn has_expired(&self) -> bool {
-        self.table.entries.borrow()[self.index as usize].has_expired
+    /// Whether it has passed, and how often the descriptor has been interrupted so far.
+    pub(super) fn status(&self) -> (bool, u32) {
+        let entry = &self.table.entries.borrow()[self.index as usize];
+        (entry.has_expired, entry.fd.as_ref().map_or(0, |fd| fd.interrupts.get()))
     }
 }
 

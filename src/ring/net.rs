@@ -10,7 +10,6 @@ use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 use super::buffers::{HeadBuffer, Run};
 use super::deadlines::{Deadline, Deadlines};
-use super::ops::{self, AddressRoom, InFlight, SharedFd};
+use super::ops::{self, AddressRoom, Descriptor, InFlight, SharedFd};
 
 /// How a wait ended, apart from success.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ pub struct Socket {
 impl Socket {
     /// Takes an accepted connection over.
     pub fn from_fd(fd: OwnedFd) -> Self {
-        Self { fd: Rc::new(fd) }
+        Self { fd: Descriptor::share(fd) }
     }
 
     /// Opens a TCP socket for [`Socket::connect`]: without Nagle, and with keep-alive probes after
@@ -55,7 +54,7 @@ impl Socket {
     pub fn open(address: SocketAddr, keepalive: Duration) -> io::Result<Self> {
         let domain = Domain::for_address(address);
         let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-        let socket = Self { fd: Rc::new(socket.into()) };
+        let socket = Self { fd: Descriptor::share(socket.into()) };
         socket.set_options(keepalive)?;
         Ok(socket)
     }
@@ -80,9 +79,13 @@ impl Socket {
     ) -> Result<(), Waited> {
         let deadline = deadlines.arm(&self.fd, limit);
         let (result, _) = ops::connect(&self.fd, Box::new(SockAddr::from(address))).await;
-        match result {
-            Ok(_) => Ok(()),
-            Err(error) => Err(ended(error, deadline.has_expired())),
+        match (result, deadline.status()) {
+            (Ok(_), _) => Ok(()),
+            (Err(_), (true, _)) => Err(Waited::Expired),
+            (Err(error), _) if error.raw_os_error() == Some(libc::ECANCELED) => {
+                Err(Waited::Interrupted)
+            }
+            (Err(error), _) => Err(Waited::Failed(error)),
         }
     }
 
@@ -105,13 +108,21 @@ impl Socket {
     /// Waits for a receive that was begun earlier.
     pub async fn finish_recv(
         &self,
-        pending: PendingRecv,
+        mut pending: PendingRecv,
         deadlines: &Deadlines,
         limit: Duration,
     ) -> (Result<usize, Waited>, HeadBuffer) {
-        let deadline = deadlines.arm(&self.fd, limit);
-        let (result, buffer) = pending.await;
-        (result.map_err(|error| ended(error, deadline.has_expired())), buffer)
+        let term = self.begin(deadlines, limit);
+        loop {
+            let (result, buffer) = pending.await;
+            match result {
+                Ok(count) => return (Ok(count), buffer),
+                Err(error) => match term.ending(error) {
+                    Some(waited) => return (Err(waited), buffer),
+                    None => pending = self.start_recv(buffer),
+                },
+            }
+        }
     }
 
     /// Begins to wait for input, a hang-up or an error; holds no buffer and takes no byte.
@@ -135,7 +146,11 @@ impl Socket {
     }
 
     fn wait<'a>(&self, events: i16, deadlines: &'a Deadlines, limit: Duration) -> Wait<'a> {
-        Wait { operation: ops::poll(&self.fd, events), deadline: deadlines.arm(&self.fd, limit) }
+        Wait { operation: ops::poll(&self.fd, events), term: self.begin(deadlines, limit), events }
+    }
+
+    fn begin<'a>(&self, deadlines: &'a Deadlines, limit: Duration) -> Term<'a> {
+        Term { deadline: deadlines.arm(&self.fd, limit), interrupts: self.fd.interrupts.get() }
     }
 
     /// Sends what the socket takes at once. `WouldBlock` where that is nothing.
@@ -186,21 +201,30 @@ impl Socket {
             let result = result.and_then(|()| Ok(self.try_recv(&mut run[range])?));
             return (result, run);
         };
-        let deadline = deadlines.arm(&self.fd, limit);
-        let part = &mut run[range];
-        let (pointer, length) = (part.as_mut_ptr(), part.len() as u32);
-        // SAFETY: the part lies in the one registered chunk of `run`, which the operation owns.
-        let operation = unsafe { ops::read_fixed(&self.fd, run, pointer, length, index) };
-        let (result, (_, run)) = operation.await;
-        let result = result.map(|n| n as usize);
-        (result.map_err(|error| ended(error, deadline.has_expired())), run)
+        let term = self.begin(deadlines, limit);
+        loop {
+            let part = &mut run[range.clone()];
+            let (pointer, length) = (part.as_mut_ptr(), part.len() as u32);
+            // SAFETY: the part lies in the one registered chunk of `run`, which the operation owns.
+            let operation = unsafe { ops::read_fixed(&self.fd, run, pointer, length, index) };
+            let (result, (_, back)) = operation.await;
+            run = back;
+            match result {
+                Ok(count) => return (Ok(count as usize), run),
+                Err(error) => {
+                    if let Some(waited) = term.ending(error) {
+                        return (Err(waited), run);
+                    }
+                }
+            }
+        }
     }
 
     /// Sends part of one registered chunk by WRITE_FIXED; the counterpart of
     /// [`Socket::recv_fixed`].
     pub async fn send_fixed(
         &self,
-        run: Run,
+        mut run: Run,
         range: std::ops::Range<usize>,
         deadlines: &Deadlines,
         limit: Duration,
@@ -210,19 +234,29 @@ impl Socket {
             let result = result.and_then(|()| Ok(self.try_send(&run[range])?));
             return (result, run);
         };
-        let deadline = deadlines.arm(&self.fd, limit);
-        let part = &run[range];
-        let (pointer, length) = (part.as_ptr(), part.len() as u32);
-        // SAFETY: as in `recv_fixed`.
-        let operation = unsafe { ops::write_fixed(&self.fd, run, pointer, length, index) };
-        let (result, (_, run)) = operation.await;
-        let result = result.map(|n| n as usize);
-        (result.map_err(|error| ended(error, deadline.has_expired())), run)
+        let term = self.begin(deadlines, limit);
+        loop {
+            let part = &run[range.clone()];
+            let (pointer, length) = (part.as_ptr(), part.len() as u32);
+            // SAFETY: as in `recv_fixed`.
+            let operation = unsafe { ops::write_fixed(&self.fd, run, pointer, length, index) };
+            let (result, (_, back)) = operation.await;
+            run = back;
+            match result {
+                Ok(count) => return (Ok(count as usize), run),
+                Err(error) => {
+                    if let Some(waited) = term.ending(error) {
+                        return (Err(waited), run);
+                    }
+                }
+            }
+        }
     }
 
     /// Ends what is pending on the socket with [`Waited::Interrupted`]; the socket lives on and no
     /// byte is lost.
     pub fn interrupt(&self) {
+        self.fd.interrupts.set(self.fd.interrupts.get().wrapping_add(1));
         ops::cancel(&self.fd);
     }
 
@@ -252,11 +286,25 @@ impl Socket {
     }
 }
 
-fn ended(error: io::Error, has_expired: bool) -> Waited {
-    match error.raw_os_error() {
-        Some(libc::ECANCELED) if has_expired => Waited::Expired,
-        Some(libc::ECANCELED) => Waited::Interrupted,
-        _ => Waited::Failed(error),
+/// For how long a wait lasts.
+struct Term<'a> {
+    deadline: Deadline<'a>,
+    /// The descriptor's count when the wait began.
+    interrupts: u32,
+}
+
+impl Term<'_> {
+    /// What `error` says of the wait; `None` where the cancellation was meant for another one on
+    /// the same descriptor.
+    fn ending(&self, error: io::Error) -> Option<Waited> {
+        if error.raw_os_error() != Some(libc::ECANCELED) {
+            return Some(Waited::Failed(error));
+        }
+        match self.deadline.status() {
+            (true, _) => Some(Waited::Expired),
+            (false, interrupts) if interrupts == self.interrupts => None,
+            (false, _) => Some(Waited::Interrupted),
+        }
     }
 }
 
@@ -302,20 +350,29 @@ impl Future for PendingPoll {
 }
 
 /// A wait with its deadline. An own type and not an `async fn`, because every resting connection
-/// holds one: it is 40 bytes.
+/// holds one.
 pub struct Wait<'a> {
     operation: InFlight<SharedFd>,
-    deadline: Deadline<'a>,
+    term: Term<'a>,
+    events: i16,
 }
 
 impl Future for Wait<'_> {
     type Output = Result<(), Waited>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.operation).poll(cx).map(|(result, _)| match result {
-            Ok(_) => Ok(()),
-            Err(error) => Err(ended(error, self.deadline.has_expired())),
-        })
+        loop {
+            let Poll::Ready((result, fd)) = Pin::new(&mut self.operation).poll(cx) else {
+                return Poll::Pending;
+            };
+            match result {
+                Ok(_) => return Poll::Ready(Ok(())),
+                Err(error) => match self.term.ending(error) {
+                    Some(waited) => return Poll::Ready(Err(waited)),
+                    None => self.operation = ops::poll(&fd, self.events),
+                },
+            }
+        }
     }
 }
 
@@ -327,7 +384,7 @@ pub struct Acceptor {
 
 impl Acceptor {
     pub fn new(listener: OwnedFd) -> Self {
-        Self { fd: Rc::new(listener), room: Some(AddressRoom::new()) }
+        Self { fd: Descriptor::share(listener), room: Some(AddressRoom::new()) }
     }
 
     /// Waits for a connection. `Interrupted` once the listening socket has been shut down.
@@ -384,7 +441,7 @@ fn peer_address(room: &AddressRoom) -> io::Result<SocketAddr> {
 }
 
 /// Polls `future` once, without arranging to be woken.
-pub fn poll_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+pub(crate) fn poll_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     let mut cx = Context::from_waker(std::task::Waker::noop());
     match Pin::new(future).poll(&mut cx) {
         Poll::Ready(output) => Some(output),
@@ -394,7 +451,7 @@ pub fn poll_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
 
 /// Drives two waits of one connection at once until `first` is over; `second` is given back where
 /// it is not over yet, so that it can be ended from outside and then awaited.
-pub async fn first_of<A, B>(first: &mut A, second: &mut B) -> Either<A::Output, B::Output>
+async fn first_of<A, B>(first: &mut A, second: &mut B) -> Either<A::Output, B::Output>
 where
     A: Future + Unpin,
     B: Future + Unpin,
@@ -408,8 +465,33 @@ where
     .await
 }
 
+/// Awaits `wait`, which is pending on `busy`, unless `other` hangs up first: then `wait` is ended
+/// and awaited, so that its buffer comes home, and nothing comes out.
+pub async fn unless_hung_up<F: Future>(
+    wait: F,
+    busy: &Socket,
+    other: &Socket,
+) -> Option<F::Output> {
+    let mut wait = std::pin::pin!(wait);
+    let mut hang_up = other.start_poll_hang_up();
+    match first_of(&mut wait, &mut hang_up).await {
+        Either::First(output) => {
+            if poll_now(&mut hang_up).is_none() {
+                // An operation in flight keeps the descriptor open.
+                other.interrupt();
+            }
+            Some(output)
+        }
+        Either::Second(_) => {
+            busy.interrupt();
+            wait.await;
+            None
+        }
+    }
+}
+
 /// Which of two was over.
-pub enum Either<A, B> {
+enum Either<A, B> {
     First(A),
     Second(B),
 }

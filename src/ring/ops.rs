@@ -6,10 +6,11 @@
 //! the operation is pending. Multishot and zero-copy sends panic in tokio-uring 0.5, SHUTDOWN and
 //! SPLICE run on worker threads: none of them is offered.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -20,7 +21,34 @@ use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 use super::buffers::HeadBuffer;
 
 /// A descriptor shared between its socket and the operations in flight on it.
-pub(super) type SharedFd = Rc<OwnedFd>;
+pub(super) type SharedFd = Rc<Descriptor>;
+
+/// An open descriptor.
+pub(super) struct Descriptor {
+    fd: OwnedFd,
+    /// How often somebody has deliberately ended what was pending. A cancellation hits all that is
+    /// pending on a descriptor, so that one wait's deadline cancels another wait too; that one finds
+    /// this unchanged and begins again.
+    pub(super) interrupts: Cell<u32>,
+}
+
+impl Descriptor {
+    pub(super) fn share(fd: OwnedFd) -> SharedFd {
+        Rc::new(Self { fd, interrupts: Cell::new(0) })
+    }
+}
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
 
 /// Hands the completion's result on, with the data that the operation owned.
 pub(super) struct Completed<D>(PhantomData<fn(D)>);

@@ -5,6 +5,9 @@
 //! next address, then the next origin, where connecting fails.
 
 pub mod balance;
+mod idle;
+pub mod lease;
+pub mod permits;
 pub mod pool;
 pub mod prewarm;
 pub mod resolve;
@@ -20,7 +23,9 @@ use crate::fault::Fault;
 use crate::ring::clock;
 
 use self::balance::Balance;
-use self::pool::{Lease, Permitted, Pool};
+use self::lease::Lease;
+use self::permits::Permitted;
+use self::pool::Pool;
 use self::resolve::Addresses;
 
 /// An upstream as all workers see it: its configuration and its origins' addresses.
@@ -106,7 +111,7 @@ impl Upstream {
                     self.balance.borrow_mut().mark_ok(pick);
                     return Ok(lease);
                 }
-                Err(failed) if failed.is_connect_failure() => {
+                Err(failed) if failed.is_of_one_origin() => {
                     let now = clock::coarse_ms();
                     self.balance.borrow_mut().mark_failed(pick, now, self.fail_timeout);
                     tried.push(pick);
@@ -134,7 +139,7 @@ pub(crate) async fn open(pool: &Rc<Pool>, origin: &Origin, is_fresh: bool) -> Re
         };
         match pool.connect(origin.index, *address, permit, began).await {
             Ok(lease) => return Ok(lease),
-            Err(failed) if failed.is_connect_failure() => fault = failed,
+            Err(failed) if failed.is_of_one_origin() => fault = failed,
             Err(failed) => return Err(failed),
         }
     }

@@ -8,8 +8,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::ring::clock;
-use crate::upstream::{Upstream, open};
-use crate::worker::Worker;
+
+use super::pool::Pool;
+use super::{Origin, open};
 
 const ROUND: Duration = Duration::from_secs(1);
 const BACK_OFF_MS: u64 = 1_000;
@@ -22,14 +23,13 @@ struct Schedule {
     back_off_ms: u64,
 }
 
-pub async fn run(worker: Rc<Worker>) {
-    let share = share(worker.config.pool.prewarm, worker.index, worker.shared.live.len());
-    let origins: Vec<_> = worker.upstreams.iter().flat_map(Upstream::origins).collect();
+/// The task; `share` connections to each of `origins`, until `is_over`.
+pub async fn run(pool: Rc<Pool>, origins: Vec<Origin>, share: usize, is_over: impl Fn() -> bool) {
     let mut schedules = vec![Schedule { next_ms: 0, back_off_ms: BACK_OFF_MS }; origins.len()];
-    while share > 0 && !worker.is_draining.get() {
+    while share > 0 && !is_over() {
         for (origin, schedule) in origins.iter().zip(&mut schedules) {
             let now = clock::coarse_ms();
-            let missing = share.saturating_sub(worker.pool.count_of(origin.index));
+            let missing = share.saturating_sub(pool.count_of(origin.index));
             if missing == 0 {
                 if now > schedule.next_ms + BACK_OFF_MAX_MS {
                     schedule.back_off_ms = BACK_OFF_MS;
@@ -40,10 +40,10 @@ pub async fn run(worker: Rc<Worker>) {
                 continue;
             }
             for _ in 0..missing {
-                if !worker.pool.has_room() {
+                if !pool.has_room() {
                     break;
                 }
-                match open(&worker.pool, origin, false).await {
+                match open(&pool, origin, false).await {
                     Ok(lease) => lease.give_back(),
                     Err(fault) => {
                         tracing::debug!(
@@ -65,7 +65,7 @@ pub async fn run(worker: Rc<Worker>) {
 }
 
 /// This worker's part of `total` connections, the first workers taking what does not divide.
-fn share(total: usize, worker: usize, workers: usize) -> usize {
+pub fn share(total: usize, worker: usize, workers: usize) -> usize {
     total / workers + usize::from(worker < total % workers)
 }
 

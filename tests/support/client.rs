@@ -1,8 +1,8 @@
 //! The scripted client: raw bytes to the proxy, whole responses back.
 //!
-//! Comes in: bytes and expectations, in the order of a conversation. Goes out: responses, or a panic
-//! that names the expectation and shows what came instead. It never retries, never reconnects and
-//! never adds a byte to what a test wrote.
+//! Comes in: bytes and expectations, in the order of a conversation. Goes out: responses, or a
+//! panic that names the expectation and shows what came instead. It never retries, never reconnects
+//! and never adds a byte to what a test wrote.
 
 use super::message::{Ending, Message};
 use super::wire::{Arrival, Expected, Wire};

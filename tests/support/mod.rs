@@ -1,8 +1,8 @@
 //! A scripted client, a scripted origin and the real `ringway` process between them.
 //!
-//! Comes in: raw bytes that a test writes down. Goes out: raw bytes that the other end received, and
-//! the messages they spell. Nothing here knows how the proxy works: it is a process on port 0 with a
-//! configuration file, seen through its sockets, its log and `/proc`.
+//! Comes in: raw bytes that a test writes down. Goes out: raw bytes that the other end received,
+//! and the messages they spell. Nothing here knows how the proxy works: it is a process on port 0
+//! with a configuration file, seen through its sockets, its log and `/proc`.
 //!
 //! Nothing here sleeps to let something happen. Every wait is for an event and ends at `DEADLINE`
 //! with a panic that shows what had arrived until then.

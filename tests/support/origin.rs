@@ -1,8 +1,8 @@
 //! The scripted origin: a listener that runs one script per connection and remembers everything.
 //!
-//! Comes in: connections from the proxy. Goes out: whatever the script sends, and a journal of every
-//! connection, every byte and every request that arrived. It never parses beyond what a script asks
-//! for, and a script that panics fails the test that owns the origin.
+//! Comes in: connections from the proxy. Goes out: whatever the script sends, and a journal of
+//! every connection, every byte and every request that arrived. It never parses beyond what a
+//! script asks for, and a script that panics fails the test that owns the origin.
 
 use super::message::Message;
 use super::wire::{Expected, Wire};

@@ -1,8 +1,8 @@
 //! The real `ringway` process on port 0, with a configuration file in a directory of its own.
 //!
 //! Comes in: configuration keys. Goes out: an address to connect to, the log, what `/proc` says of
-//! the process, and how it ended. Dropping a `Proxy` stops it with SIGTERM and fails the test unless
-//! it left in order: status 0, and not one connection or lease still counted.
+//! the process, and how it ended. Dropping a `Proxy` stops it with SIGTERM and fails the test
+//! unless it left in order: status 0, and not one connection or lease still counted.
 
 use super::{Client, DEADLINE, GET, Message, Origin, wait_until};
 use nix::sys::signal::{Signal, kill};
@@ -410,7 +410,7 @@ fn wait(child: &mut Child) -> Option<ExitStatus> {
         if let Some(status) = child.try_wait().expect("a child of ours") {
             return Some(status);
         }
-        // Nothing wakes a thread when a child ends, short of a signal handler for the whole process.
+        // Nothing wakes a thread when a child ends, short of a handler for the whole process.
         thread::park_timeout(Duration::from_millis(2));
     }
     None

@@ -1,8 +1,8 @@
 //! One end of a TCP connection that speaks raw bytes and reads whole messages.
 //!
-//! Comes in: a connected stream. Goes out: bytes exactly as a test wrote them, and messages found by
-//! their own framing. It never answers by itself and never waits past `DEADLINE`: what had arrived
-//! until then becomes the text of the panic.
+//! Comes in: a connected stream. Goes out: bytes exactly as a test wrote them, and messages found
+//! by their own framing. It never answers by itself and never waits past `DEADLINE`: what had
+//! arrived until then becomes the text of the panic.
 
 use super::message::{Ending, Message, latin1, parse_fields};
 use super::{DEADLINE, show, wait_until};

@@ -1,0 +1,182 @@
+//! A worker's thread: ring, runtime, tasks, and their orderly end.
+//!
+//! In go the plan of one worker and the listening sockets; the thread accepts, serves what is
+//! placed on it, watches its pool and its deadlines, and at a drain finishes what is under way.
+//! What is left after that is reported.
+//!
+//! Nothing here may block: names are resolved and logs are written elsewhere.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::access_log::AccessLog;
+use crate::config::Config;
+use crate::connection;
+use crate::listener;
+use crate::ring::{Socket, memory, runtime};
+use crate::upstream::{Upstream, UpstreamPlan, prewarm};
+use crate::worker::{Accepted, Seat, Shared, Worker};
+
+/// What a worker is started with.
+pub struct WorkerPlan {
+    pub index: usize,
+    pub config: Arc<Config>,
+    pub upstreams: Arc<Vec<UpstreamPlan>>,
+    pub access_log: Option<AccessLog>,
+    pub shared: Arc<Shared>,
+    pub inbox: UnboundedReceiver<Accepted>,
+    pub listeners: Vec<OwnedFd>,
+}
+
+/// What a worker has, once it is ready.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    pub chunks: usize,
+    pub is_registered: bool,
+}
+
+/// The worker's thread: opens the ring, reports, serves until the drain is over.
+pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains {
+    let runtime = match runtime::open() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            report(Err(error));
+            return Remains::default();
+        }
+    };
+    let remains = runtime.block_on(serve(plan, report));
+    runtime::leave(runtime);
+    remains
+}
+
+async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains {
+    let created =
+        Worker::new(plan.index, plan.config, &plan.upstreams, plan.access_log, plan.shared);
+    let worker = match created {
+        Ok(worker) => Rc::new(worker),
+        Err(error) => {
+            report(Err(error));
+            return Remains::default();
+        }
+    };
+    report(Ok(Ready {
+        chunks: worker.chunks.count(),
+        is_registered: worker.chunks.is_registered(),
+    }));
+    let deadlines = worker.deadlines.clone();
+    spawn(async move { deadlines.run().await });
+    let watched = worker.clone();
+    spawn(async move {
+        let is_current = |origin, address| watched.is_current(origin, address);
+        watched.pool.run_janitor(is_current).await;
+    });
+    let origins = worker.upstreams.iter().flat_map(Upstream::origins).cloned().collect();
+    let workers = worker.shared.live.len();
+    let share = prewarm::share(worker.config.pool.prewarm, worker.index, workers);
+    let drained = worker.clone();
+    let is_over = move || drained.is_draining.get();
+    spawn(prewarm::run(worker.pool.clone(), origins, share, is_over));
+    spawn(housekeep(worker.clone()));
+    for listener in plan.listeners {
+        spawn(listener::run(worker.clone(), listener));
+    }
+    spawn(take_in(worker.clone(), plan.inbox));
+    until_drained(&worker).await
+}
+
+/// Spawns on the worker's own thread.
+fn spawn(task: impl Future<Output = ()> + 'static) {
+    tokio::task::spawn_local(task);
+}
+
+/// Serves what this and other workers have accepted for this one.
+async fn take_in(worker: Rc<Worker>, mut inbox: UnboundedReceiver<Accepted>) {
+    while let Some(Accepted { fd, peer, permit }) = inbox.recv().await {
+        spawn(connection::serve(Seat::take(&worker, Socket::from_fd(fd), peer, permit)));
+    }
+}
+
+/// Gives memory back that a burst has left behind.
+async fn housekeep(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        let freed = worker.released.take() + worker.heads.trim();
+        if freed >= PURGE_MIN {
+            memory::purge();
+        } else {
+            worker.released.set(freed);
+        }
+    }
+}
+
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Connections and buffers that must have been released for a walk over the heap to be worth it.
+const PURGE_MIN: usize = 64;
+
+/// What the process had left when a worker stopped; all zero unless something was cut or leaked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    pub connections: usize,
+    pub leased_chunks: usize,
+    pub leased_heads: usize,
+    pub upstream_connections: usize,
+}
+
+async fn until_drained(worker: &Worker) -> Remains {
+    let signal = &worker.shared.drain[worker.index];
+    while !worker.shared.is_draining.load(Ordering::Acquire) {
+        signal.notified().await;
+    }
+    worker.is_draining.set(true);
+    worker.interrupt_resting();
+    while worker.connections() > 0 || worker.live() > 0 {
+        // Connections end by themselves; the signal says that their time is up.
+        let _ = tokio::time::timeout(DRAIN_POLL, signal.notified()).await;
+        if worker.shared.is_cutting.load(Ordering::Acquire) {
+            cut(worker).await;
+            break;
+        }
+    }
+    worker.pool.stop();
+    settle(worker).await;
+    Remains {
+        connections: worker.connections(),
+        leased_chunks: worker.chunks.leased(),
+        leased_heads: worker.heads.leased(),
+        upstream_connections: worker.pool.len(),
+    }
+}
+
+/// Ends every exchange that is still under way.
+async fn cut(worker: &Worker) {
+    worker.pool.stop();
+    for _ in 0..CUT_ROUNDS {
+        worker.cut_connections();
+        if worker.connections() == 0 {
+            return;
+        }
+        tokio::time::sleep(SETTLE_POLL).await;
+    }
+}
+
+/// Lets the watches of the connections that were just closed complete.
+async fn settle(worker: &Worker) {
+    for _ in 0..SETTLE_ROUNDS {
+        if worker.heads.leased() == 0 && worker.chunks.leased() == 0 {
+            return;
+        }
+        tokio::time::sleep(SETTLE_POLL).await;
+    }
+}
+
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+const SETTLE_POLL: Duration = Duration::from_millis(10);
+/// One second for cut exchanges to end.
+const CUT_ROUNDS: usize = 100;
+const SETTLE_ROUNDS: usize = 50;

@@ -1,0 +1,212 @@
+//! Idle connections: their watch, their sweep, and their way back into use.
+//!
+//! In goes what the operations that watch idle connections say; out come connections that are still
+//! good. The receive for the next answer is the watch: if it completes while the connection is
+//! idle, the origin has closed or sent what nobody asked for, and the connection is dropped. After a
+//! second of rest it gives way to a wait without a buffer.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::ring::net::poll_now;
+use crate::ring::{PendingPoll, PendingRecv, clock};
+
+use super::lease::Lease;
+use super::pool::{Leased, Link, Pool, Slot};
+
+pub(super) struct Idle {
+    pub(super) link: Link,
+    pub(super) watch: Watch,
+    pub(super) since_ms: u64,
+}
+
+/// What watches an idle connection.
+pub(super) enum Watch {
+    Recv(PendingRecv),
+    /// The receive has been told to give its buffer back.
+    Yielding(PendingRecv),
+    Poll(PendingPoll),
+}
+
+/// Rest after which an idle connection's receive gives its buffer back, and after which the sweep
+/// may close it for `max_idle`.
+const REST_MS: u64 = 1000;
+
+impl Pool {
+    /// Turns an idle slot into a lease; `None` where the origin has ended the connection.
+    pub(super) fn revive(self: &Rc<Self>, key: usize) -> Option<Lease> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.get_mut(key)?;
+        let Slot::Idle(Idle { link, .. }) = &*slot else { return None };
+        let leased = Slot::Leased(Leased { socket: link.socket.clone(), origin: link.origin });
+        let Slot::Idle(idle) = std::mem::replace(slot, leased) else { return None };
+        drop(slots);
+        let reply = match idle.watch {
+            Watch::Recv(mut pending) => match poll_now(&mut pending) {
+                None => Some(pending),
+                Some(_) => return self.abandon(key),
+            },
+            Watch::Yielding(mut pending) => match poll_now(&mut pending) {
+                None => Some(pending),
+                // Given back empty, as it was told to.
+                Some((Err(error), _)) if error.raw_os_error() == Some(libc::ECANCELED) => None,
+                Some(_) => return self.abandon(key),
+            },
+            // A poll left in flight completes with the answer and is ignored.
+            Watch::Poll(mut pending) => match poll_now(&mut pending) {
+                None => None,
+                Some(_) => return self.abandon(key),
+            },
+        };
+        Some(Lease {
+            pool: self.clone(),
+            key,
+            link: Some(idle.link),
+            reply,
+            is_reused: true,
+            connect_began: None,
+        })
+    }
+
+    fn abandon(&self, key: usize) -> Option<Lease> {
+        self.slots.borrow_mut().try_remove(key);
+        None
+    }
+
+    /// Closes the connection that has been idle for longest; false where none is idle.
+    pub(super) fn close_oldest_idle(&self) -> bool {
+        let oldest = {
+            let slots = self.slots.borrow();
+            let idle = slots.iter().filter_map(|(key, slot)| match slot {
+                Slot::Idle(idle) => Some((idle.since_ms, key)),
+                Slot::Leased(_) => None,
+            });
+            idle.min()
+        };
+        oldest.is_some_and(|(_, key)| self.close_idle(key))
+    }
+
+    fn close_idle(&self, key: usize) -> bool {
+        let Some(Slot::Idle(idle)) = self.slots.borrow_mut().try_remove(key) else { return false };
+        self.idle.borrow_mut()[idle.link.origin].retain(|other| *other != key);
+        // Completes the watch, whose operation then lets go of the descriptor.
+        idle.link.socket.cut();
+        true
+    }
+
+    /// The task that watches idle connections; one per worker, ends with the worker.
+    ///
+    /// `is_current` says whether an address is still one of its origin's.
+    pub async fn run_janitor(&self, is_current: impl Fn(usize, SocketAddr) -> bool) {
+        let mut sweep = tokio::time::interval(Duration::from_millis(REST_MS));
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let shed = &self.shared.shed[self.worker];
+        let mut asked = std::pin::pin!(shed.notified());
+        poll_fn(|cx| {
+            self.janitor.borrow_mut().clone_from(cx.waker());
+            while asked.as_mut().poll(cx).is_ready() {
+                asked.set(shed.notified());
+                self.shed();
+            }
+            while sweep.poll_tick(cx).is_ready() {
+                self.sweep(&is_current);
+            }
+            self.reap(cx);
+            Poll::<()>::Pending
+        })
+        .await;
+    }
+
+    /// Gives idle connections up while other workers' requests wait.
+    fn shed(&self) {
+        while self.shared.wanted.load(Ordering::Relaxed) > self.waiters.borrow().len()
+            && self.shared.permits.available_permits() == 0
+            && self.close_oldest_idle()
+        {}
+    }
+
+    /// Drops the idle connections whose watch has ended, and re-arms the watch of those that were
+    /// told to give their buffer back.
+    fn reap(&self, cx: &mut Context<'_>) {
+        let mut dead = Vec::new();
+        for (key, slot) in self.slots.borrow_mut().iter_mut() {
+            let Slot::Idle(idle) = slot else { continue };
+            let ended = match &mut idle.watch {
+                Watch::Recv(pending) => Pin::new(pending).poll(cx).is_ready(),
+                Watch::Poll(pending) => Pin::new(pending).poll(cx).is_ready(),
+                Watch::Yielding(pending) => match Pin::new(pending).poll(cx) {
+                    Poll::Pending => false,
+                    Poll::Ready((Err(error), _))
+                        if error.raw_os_error() == Some(libc::ECANCELED) =>
+                    {
+                        let mut poll = idle.link.socket.start_poll_input();
+                        let ended = Pin::new(&mut poll).poll(cx).is_ready();
+                        idle.watch = Watch::Poll(poll);
+                        ended
+                    }
+                    Poll::Ready(_) => true,
+                },
+            };
+            if ended {
+                dead.push(key);
+            }
+        }
+        for key in dead {
+            self.close_idle(key);
+        }
+    }
+
+    /// Once a second: expires, trims to `max_idle`, and takes buffers back from the rested.
+    fn sweep(&self, is_current: &impl Fn(usize, SocketAddr) -> bool) {
+        let now = clock::coarse_ms();
+        let expiry_ms = self.limits.idle_expiry.as_millis() as u64;
+        let mut rested = Vec::new();
+        let mut expired = Vec::new();
+        for (key, slot) in self.slots.borrow_mut().iter_mut() {
+            let Slot::Idle(idle) = slot else { continue };
+            let age_ms = now.saturating_sub(idle.since_ms);
+            if age_ms >= expiry_ms || !is_current(idle.link.origin, idle.link.address) {
+                expired.push(key);
+            } else if age_ms >= REST_MS {
+                rested.push((idle.since_ms, key));
+            }
+        }
+        for key in expired {
+            self.close_idle(key);
+        }
+        rested.sort_unstable();
+        self.publish_idle();
+        for (_, key) in rested {
+            if self.shared.idle.load(Ordering::Relaxed) > self.limits.max_idle {
+                self.close_idle(key);
+                self.publish_idle();
+            } else {
+                self.yield_buffer(key);
+            }
+        }
+    }
+
+    pub(super) fn publish_idle(&self) {
+        let count = self.idle.borrow().iter().map(Vec::len).sum();
+        let before = self.idle_published.replace(count);
+        self.shared.idle.fetch_add(count.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    fn yield_buffer(&self, key: usize) {
+        let mut slots = self.slots.borrow_mut();
+        let Some(Slot::Idle(idle)) = slots.get_mut(key) else { return };
+        if !matches!(idle.watch, Watch::Recv(_)) {
+            return;
+        }
+        idle.link.socket.interrupt();
+        let empty = Watch::Poll(idle.link.socket.start_poll_input());
+        if let Watch::Recv(pending) = std::mem::replace(&mut idle.watch, empty) {
+            idle.watch = Watch::Yielding(pending);
+        }
+    }
+}

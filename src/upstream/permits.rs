@@ -1,0 +1,138 @@
+//! The right to open a connection, and the wait for it.
+//!
+//! In goes a request that found no idle connection; out comes a permit, one of `max_connections`
+//! for the whole process, or a connection that another request has just given back. Waiting
+//! requests are served in their order, for `timeouts.pool` at most.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Poll, Waker};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::fault::Fault;
+
+use super::lease::Lease;
+use super::pool::Pool;
+
+/// What the pools of all workers share.
+pub struct PoolShared {
+    pub(super) permits: Arc<Semaphore>,
+    max_connections: usize,
+    /// Requests that wait for a permit, in any worker.
+    pub(super) wanted: AtomicUsize,
+    /// Idle connections, as each worker's last sweep counted them.
+    pub(super) idle: AtomicUsize,
+    /// One per worker: asks its janitor to give up idle connections.
+    pub(super) shed: Vec<Notify>,
+}
+
+impl PoolShared {
+    pub fn new(max_connections: usize, workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            permits: Arc::new(Semaphore::new(max_connections)),
+            max_connections,
+            wanted: AtomicUsize::new(0),
+            idle: AtomicUsize::new(0),
+            shed: (0..workers).map(|_| Notify::new()).collect(),
+        })
+    }
+
+    /// Connections open now, idle or leased, in all workers.
+    pub fn open(&self) -> usize {
+        self.max_connections - self.permits.available_permits().min(self.max_connections)
+    }
+}
+
+/// A request that waits because the process has `max_connections` open.
+pub(super) struct Waiter {
+    pub(super) origin: usize,
+    pub(super) handed: RefCell<Option<Lease>>,
+    pub(super) waker: RefCell<Option<Waker>>,
+}
+
+impl Pool {
+    /// Waits for the right to open a connection to `origin`, or for one that is handed over.
+    pub async fn permit(self: &Rc<Self>, origin: usize) -> Result<Permitted, Fault> {
+        if self.is_stopping.get() {
+            return Err(Fault::Stopping);
+        }
+        let permits = &self.shared.permits;
+        if self.waiters.borrow().is_empty()
+            && let Some(permit) = self.try_permit()
+        {
+            return Ok(Permitted::Open(permit));
+        }
+        let waiter =
+            Rc::new(Waiter { origin, handed: RefCell::default(), waker: RefCell::default() });
+        let _place = WaitingPlace::take(self, &waiter);
+        let mut acquire = std::pin::pin!(permits.clone().acquire_owned());
+        let mut patience = std::pin::pin!(tokio::time::sleep(self.limits.acquire));
+        poll_fn(|cx| {
+            if let Some(lease) = waiter.handed.borrow_mut().take() {
+                return Poll::Ready(Ok(Permitted::Handed(lease)));
+            }
+            if self.is_stopping.get() {
+                return Poll::Ready(Err(Fault::Stopping));
+            }
+            if let Poll::Ready(permit) = acquire.as_mut().poll(cx) {
+                return Poll::Ready(permit.map(Permitted::Open).map_err(|_| Fault::Stopping));
+            }
+            if patience.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Fault::PoolTimeout));
+            }
+            *waiter.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// A permit that is free, or that closing one of our own idle connections frees.
+    fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
+        let permits = &self.shared.permits;
+        permits.clone().try_acquire_owned().ok().or_else(|| {
+            self.close_oldest_idle().then(|| permits.clone().try_acquire_owned().ok()).flatten()
+        })
+    }
+}
+
+/// Counts a waiting request in and out.
+struct WaitingPlace<'a> {
+    pool: &'a Pool,
+    waiter: Rc<Waiter>,
+}
+
+impl<'a> WaitingPlace<'a> {
+    fn take(pool: &'a Rc<Pool>, waiter: &Rc<Waiter>) -> Self {
+        pool.waiters.borrow_mut().push_back(waiter.clone());
+        pool.shared.wanted.fetch_add(1, Ordering::Relaxed);
+        for (worker, shed) in pool.shared.shed.iter().enumerate() {
+            if worker != pool.worker {
+                shed.notify_one();
+            }
+        }
+        Self { pool, waiter: waiter.clone() }
+    }
+}
+
+impl Drop for WaitingPlace<'_> {
+    fn drop(&mut self) {
+        self.pool.shared.wanted.fetch_sub(1, Ordering::Relaxed);
+        self.pool.waiters.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.waiter));
+        // Handed over at the moment at which the wait ended otherwise: back to the pool.
+        if let Some(lease) = self.waiter.handed.borrow_mut().take() {
+            lease.give_back();
+        }
+    }
+}
+
+/// What a wait for a connection ended with.
+pub enum Permitted {
+    /// The right to open a new one.
+    Open(OwnedSemaphorePermit),
+    /// One that another exchange has just given back.
+    Handed(Lease),
+}
