@@ -1,24 +1,79 @@
 //! ringway: an `io_uring` HTTP/1.1 reverse proxy.
-pub mod access_log;
-pub mod answer;
-pub mod cli;
-pub mod config;
-pub mod connection;
-pub mod date;
-pub mod delivery;
-pub mod demo;
-pub mod exchange;
-pub mod fault;
-pub mod http;
+//!
+//! One thread is one ring is one runtime. A request goes down this house and its answer comes back
+//! up, five calls at most from the listener to the ring; imports point down only (a test says so).
+//!
+//! ```text
+//!  main ── cli ── server         start, signals, drain                 demo     a server to proxy to
+//!  ─────────────────────────────────────────────────────────────────────────────────────────────
+//!  entry     thread ──> listener      one ring, its tasks, their end; room, accept, place
+//!  exchange  connection ──> exchange ──> delivery     a head, a request, its answer on its way
+//!                           answer, record            our own answers; one line per exchange
+//!  worker    what the tasks of a thread share
+//!  movers    route        where to
+//!            upstream     to whom: balance, resolve, pool (permits, idle, lease), prewarm
+//!            relay        one body, one direction, through leased chunks
+//!            access_log   lines to a writer thread
+//!  words     notices, date, logging
+//!  ring      net, ops, buffers, deadlines, clock, memory, runtime
+//!            the only code that names tokio_uring or io_uring, and the only unsafe code
+//!  words     fault, config
+//!  http      head, lines, target, fields, names, framing, chunked, rewrite
+//!            pure: bytes in, facts out
+//!  limits    every bound with its derivation
+//!  ─────────────────────────────────────────────────────────────────────────────────────────────
+//!  request:  listener > connection > http::head > exchange > route > upstream > delivery > relay
+//! ```
+//!
+//! # Lexicon
+//!
+//! A *client* opens a *connection* to a *listener*. On it one *exchange* follows another: a request
+//! and its answer, each a *head* and perhaps a *body*. A *route* leads to an *upstream*, which is a
+//! group of *origins*; an origin is a server, with one or more addresses. A *lease* is a
+//! connection, or memory, in the hands of one exchange. A *fault* is what went wrong with an
+//! exchange; a *close* is why a connection ended. A connection that *rests* holds no buffer.
+//!
+//! # Invariants
+//!
+//! - What waits, waits through the ring and has a deadline; what can be moved is moved at once by a
+//!   call that does not block. No operation that owns a buffer is dropped while it is pending.
+//! - Nothing of a request reaches an origin before its head has been understood completely, and
+//!   nothing of an answer reaches a client before its head has been.
+//! - A body that its sender cuts short is cut short for its receiver too.
+//! - A request is repeated only if the origin cannot have acted upon it, or if acting twice is
+//!   harmless and no byte of an answer has been seen.
+//! - Buffers, chunks, connections and permits come home on every path; a drain counts them.
+//! - A keep-alive request allocates nothing once its connection is warm (a test counts).
+
 pub mod limits;
-pub mod listener;
+
+pub mod http;
+
+pub mod config;
+pub mod fault;
+
+pub mod ring;
+
+pub mod date;
 pub mod logging;
 pub mod notices;
-pub mod record;
+
+pub mod access_log;
 pub mod relay;
-pub mod ring;
 pub mod route;
-pub mod server;
-pub mod thread;
 pub mod upstream;
+
 pub mod worker;
+
+pub mod answer;
+pub mod connection;
+pub mod delivery;
+pub mod exchange;
+pub mod record;
+
+pub mod listener;
+pub mod thread;
+
+pub mod cli;
+pub mod demo;
+pub mod server;

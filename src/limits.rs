@@ -1,4 +1,7 @@
-//! Every bound with its derivation.
+//! Every bound that is not configured, with its derivation.
+//!
+//! Nothing comes in and nothing is computed: these are the numbers that keep hostile input from
+//! costing more than it should. Bounds that are one module's own affair stand in that module.
 
 /// The most fields one head may have, whatever `limits.header_count` says: httparse fills an array
 /// of this size on the stack (8 KiB).

@@ -6,7 +6,8 @@
 mod support;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use support::{Client, Expected, GET, Gate, OK, Origin, Peer, Proxy, Setup, pattern};
+use std::process::Command;
+use support::{BINARY, Client, Expected, GET, Gate, OK, Origin, Peer, Proxy, Setup, pattern};
 
 /// Breaks off in some way, then demands that everything is as it was.
 #[track_caller]
@@ -311,6 +312,25 @@ fn running_out_of_files_later_is_said_and_survived() {
     restore();
     drop(clients);
     proxy.get().expect_status(200);
+}
+
+#[test]
+fn too_little_locked_memory_is_said_and_survived() {
+    // Root may lock all it wants, so the program runs as nobody.
+    let mut launcher = "ulimit -l 128 && exec ".to_owned();
+    if nix::unistd::geteuid().is_root() {
+        launcher += "setpriv --reuid=65534 --regid=65534 --clear-groups ";
+    }
+    let probe = format!("{launcher} test -x {BINARY}");
+    if !Command::new("sh").args(["-c", &probe]).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: setpriv(1) is missing, or nobody may not start {BINARY}");
+        return;
+    }
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n";
+    let origin = Origin::answering([&head[..], &pattern(3_000_000)].concat());
+    let proxy = Setup::to(&origin).launched_by(&format!("{launcher}\"$0\" \"$@\"")).start();
+    proxy.wait_for_log(&["RLIMIT_MEMLOCK", "ulimit -l"]);
+    proxy.get().expect_body(pattern(3_000_000));
 }
 
 #[test]

@@ -86,8 +86,6 @@ enum Place {
     /// Before the first digit of a size.
     Size,
     Digits,
-    /// White space behind the size, which is allowed where an extension follows.
-    Gap,
     Extension,
     /// After the CR of a size line.
     LineEnd,
@@ -205,7 +203,7 @@ impl ChunkScanner {
     fn after(&mut self, byte: u8) -> Result<Place, ChunkError> {
         match self.place {
             Place::Size | Place::Digits => self.after_size(byte),
-            Place::Gap | Place::Extension => self.after_extension(byte),
+            Place::Extension => self.after_extension(byte),
             Place::LineEnd if byte == b'\n' => self.end_line(),
             Place::LineEnd => Err(ChunkError::BareCr),
             Place::PayloadCr if byte == b'\r' => Ok(Place::PayloadLf),
@@ -220,7 +218,6 @@ impl ChunkScanner {
         let Some(digit) = hex_digit(byte) else {
             return match (self.place, byte) {
                 (Place::Size, _) => Err(ChunkError::Size),
-                (_, b' ' | b'\t') => Ok(Place::Gap),
                 (_, b';') => Ok(Place::Extension),
                 (_, b'\r') => Ok(Place::LineEnd),
                 (_, b'\n') => Err(ChunkError::BareLf),
@@ -240,13 +237,10 @@ impl ChunkScanner {
         if self.line > CHUNK_LINE_BYTES_MAX {
             return Err(ChunkError::LineTooLong);
         }
-        match (self.place, byte) {
-            (Place::Gap, b' ' | b'\t') => Ok(Place::Gap),
-            (Place::Gap, b';') => Ok(Place::Extension),
-            (Place::Gap, _) => Err(ChunkError::Size),
-            (_, b'\r') => Ok(Place::LineEnd),
-            (_, b'\n') => Err(ChunkError::BareLf),
-            (_, 0..b' ' | 0x7f) if byte != b'\t' => Err(ChunkError::Extension),
+        match byte {
+            b'\r' => Ok(Place::LineEnd),
+            b'\n' => Err(ChunkError::BareLf),
+            0..b' ' | 0x7f if byte != b'\t' => Err(ChunkError::Extension),
             _ => Ok(Place::Extension),
         }
     }
@@ -395,7 +389,7 @@ mod tests {
             ("0000000000000005\r\nhello\r\n0\r\n\r\n", "hello"),
             ("2\r\n\r\n\r\n0\r\n\r\n", "\r\n"),
             ("5;name=value;x\r\nhello\r\n0;last\r\n\r\n", "hello"),
-            ("5 \t;a=\"b c\"\r\nhello\r\n0\r\n\r\n", "hello"),
+            ("5;a=\"b c\"\r\nhello\r\n0\r\n\r\n", "hello"),
             ("5;\t\u{e9}\r\nhello\r\n0\r\n\r\n", "hello"),
             ("5\r\nhello\r\n0\r\nDigest: x\r\nServer-Timing:\t a b \r\n\r\n", "hello"),
             ("0\r\nEmpty:\r\n\r\n", ""),
@@ -484,7 +478,7 @@ mod tests {
     /// outside of the payload.
     #[test]
     fn every_byte_at_every_place_means_the_same_for_every_split() {
-        let sample = b"4 ;x\r\nab\r\n\r\n1\r\nc\r\n0\r\nA: b\r\n\r\n";
+        let sample = b"4;x\r\nab\r\n\r\n1\r\nc\r\n0\r\nA: b\r\n\r\n";
         for at in 0..sample.len() {
             for byte in 0..=255 {
                 let mut text = sample.to_vec();

@@ -18,7 +18,7 @@ mod wire;
 pub use client::Client;
 pub use message::{Ending, Message};
 pub use origin::{Blackhole, Origin, Peer, Refusal, Seen};
-pub use proxy::{Home, Proxy, Setup, ringway, run};
+pub use proxy::{BINARY, Home, Proxy, Setup, ringway, run};
 pub use wire::{Arrival, Expected, Wire};
 
 use std::sync::{Arc, Condvar, Mutex};

@@ -27,17 +27,14 @@ pub struct Setup {
     tables: String,
     /// How many listeners to await.
     listeners: usize,
-    open_files_max: Option<u32>,
+    /// Shell text that starts the program as `"$0" "$@"`.
+    launcher: Option<String>,
 }
 
 impl Setup {
     pub fn new() -> Self {
-        let setup = Self {
-            keys: BTreeMap::new(),
-            tables: String::new(),
-            listeners: 1,
-            open_files_max: None,
-        };
+        let setup =
+            Self { keys: BTreeMap::new(), tables: String::new(), listeners: 1, launcher: None };
         setup
             .set("server.host", "127.0.0.1")
             .set("server.port", 0)
@@ -90,8 +87,13 @@ impl Setup {
     }
 
     /// Runs with a low limit of open files.
-    pub fn open_files_max(mut self, count: u32) -> Self {
-        self.open_files_max = Some(count);
+    pub fn open_files_max(self, count: u32) -> Self {
+        self.launched_by(&format!("ulimit -n {count} && exec \"$0\" \"$@\""))
+    }
+
+    /// Starts the program, which is `"$0" "$@"`, from a shell.
+    pub fn launched_by(mut self, launcher: &str) -> Self {
+        self.launcher = Some(launcher.to_owned());
         self
     }
 
@@ -105,12 +107,11 @@ impl Setup {
 
     fn command(&self, home: &Home) -> Command {
         let config = home.write("ringway.toml", &self.text());
-        let mut command = match self.open_files_max {
+        let mut command = match &self.launcher {
             None => ringway(),
-            Some(count) => {
+            Some(launcher) => {
                 let mut shell = plain(Command::new("sh"));
-                shell.args(["-c", &format!("ulimit -n {count} && exec \"$0\" \"$@\"")]);
-                shell.arg(BINARY);
+                shell.args(["-c", launcher, BINARY]);
                 shell
             }
         };
@@ -208,6 +209,12 @@ impl Proxy {
 
     pub fn log_lines(&self) -> Vec<String> {
         self.log.lines.lock().unwrap().text.clone()
+    }
+
+    /// Stops reading what the process says, or goes on with it, as a stuck terminal would.
+    pub fn hear(&self, is_heard: bool) {
+        self.log.lines.lock().unwrap().is_deaf = !is_heard;
+        self.log.grown.notify_all();
     }
 
     pub fn open_files(&self) -> usize {
@@ -310,6 +317,8 @@ struct Lines {
     text: Vec<String>,
     /// Streams that have ended, of two.
     ended: usize,
+    /// Nothing is read for now.
+    is_deaf: bool,
 }
 
 impl Log {
@@ -319,6 +328,8 @@ impl Log {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
                 log.lines.lock().unwrap().text.push(line);
                 log.grown.notify_all();
+                let lines = log.lines.lock().unwrap();
+                drop(log.grown.wait_while(lines, |lines| lines.is_deaf).unwrap());
             }
             log.lines.lock().unwrap().ended += 1;
             log.grown.notify_all();
@@ -379,7 +390,8 @@ impl Drop for Home {
     }
 }
 
-const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
+/// Where the binary under test is.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
 
 /// The binary under test.
 pub fn ringway() -> Command {

@@ -1,0 +1,140 @@
+//! A keep-alive request allocates nothing once its connection is warm.
+//!
+//! The proxy runs inside this process, below an allocator that counts what the worker's thread
+//! allocates. Client and origin are plain sockets on threads of their own.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use ringway::config::{Config, Flags};
+use ringway::server::Server;
+
+static WORKER_ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// Whether this thread is a worker; const and without a destructor, so that asking does not
+    /// allocate.
+    static IS_WORKER: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+struct Counting;
+
+fn count() {
+    let is_worker = IS_WORKER.get().unwrap_or_else(|| {
+        // Asking for the thread's name may allocate: not again in here.
+        IS_WORKER.set(Some(false));
+        let is_worker = thread_name().is_some_and(|name| name.starts_with(b"worker-"));
+        IS_WORKER.set(Some(is_worker));
+        is_worker
+    });
+    if is_worker {
+        WORKER_ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The kernel's name of this thread. The standard library names a thread before it runs our code.
+fn thread_name() -> Option<[u8; 16]> {
+    let mut name = [0_u8; 16];
+    let mut file = std::fs::File::open("/proc/thread-self/comm").ok()?;
+    file.read(&mut name).ok()?;
+    Some(name)
+}
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const ANSWER: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, World!";
+const REQUEST: &[u8] =
+    b"GET /path?query HTTP/1.1\r\nHost: example.org\r\nUser-Agent: test\r\nAccept: */*\r\n\r\n";
+const UPLOAD: &[u8] = b"POST /path HTTP/1.1\r\nHost: example.org\r\nContent-Length: 5\r\n\r\nhello";
+
+fn origin() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || answer(stream));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: TcpStream) {
+    let mut buffer = [0; 4096];
+    while let Ok(1..) = stream.read(&mut buffer) {
+        if stream.write_all(ANSWER).is_err() {
+            return;
+        }
+    }
+}
+
+fn exchange(client: &mut TcpStream, request: &[u8]) {
+    client.write_all(request).expect("the proxy reads");
+    let mut answer = Vec::with_capacity(512);
+    let mut buffer = [0; 512];
+    while !answer.ends_with(b"Hello, World!") {
+        let count = client.read(&mut buffer).expect("the proxy answers");
+        assert!(count > 0, "the proxy closed: {}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&buffer[..count]);
+    }
+}
+
+#[test]
+fn a_warm_keep_alive_request_allocates_nothing() {
+    let flags = Flags {
+        host: Some("127.0.0.1".to_owned()),
+        port: Some(0),
+        upstream: vec![format!("http://{}", origin())],
+        workers: Some(1),
+    };
+    let server = Server::start(Config::load(None, &flags).expect("valid flags")).expect("a start");
+    let mut client = TcpStream::connect(server.addresses()[0]).expect("a listener");
+    for _ in 0..100 {
+        exchange(&mut client, REQUEST);
+        exchange(&mut client, UPLOAD);
+    }
+    // What a second of the janitor and the like allocates may fall into one round, not into each.
+    let least = (0..5)
+        .map(|_| {
+            let before = WORKER_ALLOCATIONS.load(Ordering::Relaxed);
+            for _ in 0..200 {
+                exchange(&mut client, REQUEST);
+                exchange(&mut client, UPLOAD);
+            }
+            WORKER_ALLOCATIONS.load(Ordering::Relaxed) - before
+        })
+        .min();
+    assert_eq!(least, Some(0), "allocations in 400 requests");
+    assert!(WORKER_ALLOCATIONS.load(Ordering::Relaxed) > 0, "the counter counts");
+    drop(client);
+    let remains = server.drain(&AtomicBool::new(false));
+    assert_eq!(remains, ringway::thread::Remains::default());
+}

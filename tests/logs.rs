@@ -1,0 +1,162 @@
+//! What an operator reads: one record per exchange that says what happened, and nothing that a
+//! client could have written.
+//!
+//! Comes in: exchanges that end in different ways. Goes out: the lines that the process wrote about
+//! them, to standard output or to a file. A log that nobody takes off its hands holds up no request.
+
+mod support;
+
+use std::fs;
+use std::time::Duration;
+use support::{GET, OK, Origin, Proxy, Refusal, Setup, wait_until};
+
+/// The value of a field of a line of text.
+#[track_caller]
+fn value<'a>(line: &'a str, name: &str) -> &'a str {
+    let start = format!("{name}=");
+    let found = line.split_whitespace().find_map(|word| word.strip_prefix(start.as_str()));
+    found.unwrap_or_else(|| panic!("no {name} in {line}"))
+}
+
+#[test]
+fn exchanges_are_not_recorded_unless_asked_for() {
+    let origin = Origin::answering(OK);
+    let proxy = Proxy::to(&origin);
+    proxy.send("GET /secret HTTP/1.1\r\nHost: test\r\n\r\n").expect_status(200);
+    let lines = proxy.log_lines();
+    proxy.stop();
+    assert!(!lines.join("\n").contains("/secret"), "{lines:#?}");
+}
+
+#[test]
+fn an_exchange_is_one_line_with_everything_in_it() {
+    let origin = Origin::answering(OK);
+    let proxy = Setup::to(&origin).set("log.access", true).start();
+    let request = "POST /one?x HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody";
+    let mut client = proxy.send(request);
+    client.expect_status(200).send("GET /two HTTP/1.1\r\nHost: test\r\n\r\n").expect_status(200);
+
+    let one = proxy.wait_for_log(&["target=/one?x"]);
+    assert_eq!(value(&one, "client"), client.local().to_string());
+    assert_eq!((value(&one, "method"), value(&one, "host")), ("POST", "test"));
+    assert_eq!((value(&one, "status"), value(&one, "upstream")), ("200", "origin"));
+    assert_eq!(value(&one, "origin"), origin.address().to_string());
+    assert_eq!(value(&one, "bytes_in"), request.len().to_string());
+    assert!(value(&one, "bytes_out").parse::<usize>().unwrap() > OK.len(), "{one}");
+    assert_eq!((value(&one, "reused"), value(&one, "error")), ("false", "-"));
+    let phases = ["head_us", "pool_us", "connect_us", "first_byte_us", "total_us"];
+    let phases = phases.map(|phase| value(&one, phase).parse::<u64>().expect("a number"));
+    assert!(phases[4] >= phases[3] && phases[3] > 0, "{one}");
+
+    let two = proxy.wait_for_log(&["target=/two"]);
+    assert_eq!((value(&two, "method"), value(&two, "reused")), ("GET", "true"));
+}
+
+#[test]
+fn bodies_count_in_both_directions() {
+    let origin = Origin::start(|mut peer| {
+        peer.expect_request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n");
+        peer.send(vec![0; 2_000_000]);
+        peer.hold();
+    });
+    let proxy = Setup::to(&origin).set("log.access", true).start();
+    let post = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n";
+    proxy.send(post).send(vec![0; 1_000_000]).expect_status(200);
+    let line = proxy.wait_for_log(&["method=POST"]);
+    assert_eq!(value(&line, "bytes_in"), (post.len() + 1_000_000).to_string());
+    let sent = value(&line, "bytes_out").parse::<usize>().unwrap();
+    assert!((2_000_000..2_001_000).contains(&sent), "{line}");
+}
+
+#[test]
+fn failures_are_recorded_by_name() {
+    let (origin, refusal) = (Origin::silent(), Refusal::new());
+    let proxy = Setup::new()
+        .upstream("silent", &[&origin.url()], "")
+        .upstream("refusing", &[&refusal.url()], "")
+        .route("", "/silent", "silent", "")
+        .route("", "/refusing", "refusing", "")
+        .set("log.access", true)
+        .set("timeouts.read", "200ms")
+        .set("timeouts.client_head", "200ms")
+        .start();
+    let get = |path| format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+    for (request, status, error) in [
+        (get("/silent"), 504, "origin_read_timeout"),
+        (get("/refusing"), 502, "origin_refused"),
+        (get("/nowhere"), 404, "no_route"),
+        ("GET / HTTP/1.1\r\nHo".to_owned(), 408, "client_head_timeout"),
+    ] {
+        proxy.send(request).expect_status(status);
+        let line = proxy.wait_for_log(&[&format!("error={error}")]);
+        assert_eq!(value(&line, "status"), status.to_string());
+    }
+    proxy.send("GET / HTTP/1.1\r\nHost : x\r\n\r\n").expect_status(400);
+    proxy.wait_for_log(&["status=400", "error="]);
+}
+
+#[test]
+fn a_client_that_vanishes_is_recorded_too() {
+    let origin = Origin::silent();
+    let proxy = Setup::to(&origin).set("log.access", true).start();
+    let client = proxy.send("POST /gone HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\nbody");
+    origin.wait_for("the request", |seen| !seen.bytes().is_empty());
+    client.reset();
+    let line = proxy.wait_for_log(&["target=/gone"]);
+    assert_eq!((value(&line, "status"), value(&line, "error")), ("0", "client_gone"));
+}
+
+#[test]
+fn a_client_cannot_forge_a_line() {
+    let origin = Origin::answering(OK);
+    for (format, status) in [("text", " status=200 "), ("json", "\"status\":200,")] {
+        let setup = Setup::to(&origin).set("log.access", true).set("log.access_format", format);
+        let proxy = setup.start();
+        let target = "/forged\"status=200\\x0a\\\",\"status\":200,\"caf\u{e9}";
+        proxy.send(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n")).expect_status(200);
+        let line = proxy.wait_for_log(&["/forged"]);
+        assert_eq!(line.matches(status).count(), 1, "{line}");
+        assert!(format == "json" || line.is_ascii(), "{line}");
+    }
+}
+
+#[test]
+fn json_is_one_object_per_line() {
+    let origin = Origin::answering(OK);
+    let proxy = Setup::to(&origin).set("log.access", true).set("log.access_format", "json").start();
+    proxy.send("GET /j HTTP/1.1\r\nHost: test\r\n\r\n").expect_status(200);
+    let line = proxy.wait_for_log(&["\"target\":\"/j\""]);
+    assert!(line.starts_with('{') && line.ends_with('}'), "{line}");
+    for part in ["\"method\":\"GET\"", "\"status\":200", "\"reused\":false", "\"bytes_in\":"] {
+        assert!(line.contains(part), "expected {part} in {line}");
+    }
+}
+
+#[test]
+fn files_take_what_would_have_gone_to_standard_output() {
+    let origin = Origin::answering(OK);
+    let proxy =
+        Setup::to(&origin).set("log.access", true).set("log.access_file", "access.log").start();
+    proxy.send("GET /filed HTTP/1.1\r\nHost: test\r\n\r\n").expect_status(200);
+    let file = proxy.home().join("access.log");
+    let read = || fs::read_to_string(&file).unwrap_or_default();
+    wait_until("the record is in its file", || read().contains("target=/filed"));
+    assert!(!proxy.log_lines().join("\n").contains("target="), "{:#?}", proxy.log_lines());
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up() {
+    const REQUESTS: usize = 3_000;
+    let origin = Origin::answering(OK);
+    let proxy = Setup::to(&origin).set("log.access", true).set("log.queue_lines", 100).start();
+    proxy.hear(false);
+    let mut client = proxy.connect();
+    for _ in 0..REQUESTS {
+        // Far more than the pipe and the queue hold.
+        client.send(GET).expect_status(200);
+    }
+    proxy.hear(true);
+    proxy.wait_for_log(&["dropped", "lines="]);
+    client.expect_quiet_for(Duration::from_millis(1));
+}
