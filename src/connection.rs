@@ -141,11 +141,15 @@ impl Client<'_> {
     async fn next_head(&mut self, is_new: bool) -> Next {
         self.request.reset();
         self.is_whole = false;
-        self.head_began_ms = if self.inbox.is_empty() { 0 } else { clock::coarse_ms() };
+        self.head_began_ms = 0;
         loop {
             if !self.inbox.is_empty() {
                 match self.request.parse(self.inbox.filled(), &self.worker.head_limits) {
                     Ok(true) => return Next::Head,
+                    // Most heads come in one piece, and then the clock is not asked.
+                    Ok(false) if self.head_began_ms == 0 => {
+                        self.head_began_ms = clock::coarse_ms();
+                    }
                     Ok(false) => {}
                     Err(error) => return Next::Fault(Fault::ClientHead(error)),
                 }
@@ -157,11 +161,13 @@ impl Client<'_> {
             if limit.is_zero() {
                 return Next::Fault(Fault::ClientHeadTimeout);
             }
-            match self.receive(limit).await {
+            let inbox = std::mem::take(&mut self.inbox);
+            let (received, inbox) = self.socket.recv(inbox, &self.worker.deadlines, limit).await;
+            self.inbox = inbox;
+            match received {
                 Ok(0) if self.inbox.is_empty() && is_new => return Next::Close(Close::ClientGone),
                 Ok(0) if self.inbox.is_empty() => return Next::Close(Close::ClientDone),
                 Ok(0) => return Next::Fault(Fault::ClientGone),
-                Ok(_) if self.head_began_ms == 0 => self.head_began_ms = clock::coarse_ms(),
                 Ok(_) | Err(Waited::Interrupted) => {}
                 Err(Waited::Expired) if self.inbox.is_empty() => return Next::Rest,
                 Err(Waited::Expired) => return Next::Fault(Fault::ClientHeadTimeout),
@@ -185,14 +191,6 @@ impl Client<'_> {
         }
         let spent = clock::coarse_ms().saturating_sub(self.head_began_ms);
         self.worker.config.timeouts.client_head.saturating_sub(Duration::from_millis(spent))
-    }
-
-    async fn receive(&mut self, limit: Duration) -> Result<usize, Waited> {
-        let spare = self.worker.heads.none();
-        let inbox = std::mem::replace(&mut self.inbox, spare);
-        let (result, inbox) = self.socket.recv(inbox, &self.worker.deadlines, limit).await;
-        self.inbox = inbox;
-        result
     }
 }
 

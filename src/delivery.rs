@@ -7,6 +7,7 @@
 
 use crate::answer::send_rest;
 use crate::connection::Client;
+use crate::date::DATE_BYTES;
 use crate::exchange::{After, Failed};
 use crate::fault::{Close, Fault};
 use crate::http::chunked::{ChunkScanner, LAST_CHUNK};
@@ -70,11 +71,12 @@ pub(crate) async fn deliver(
     let worker = client.worker;
     let mut plan = Plan::of(client, is_uploaded);
     let head_bytes = client.response.bytes;
+    let date = if client.response.has_date { [0; DATE_BYTES] } else { worker.date.now() };
     let sent = worker.send_built(client.socket, |out| {
         let how = ResponseRewrite {
             body: plan.body,
             connection: plan.connection,
-            date: &worker.date.now(),
+            date: &date,
             via: None,
         };
         rewrite::response(out, &client.response, buffer.filled(), &how);

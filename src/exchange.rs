@@ -15,7 +15,7 @@ use std::task::Poll;
 use crate::answer::{self, Served};
 use crate::config::HostPolicy;
 use crate::connection::Client;
-use crate::delivery;
+use crate::delivery::deliver;
 use crate::fault::{Close, Fault};
 use crate::http::chunked::ChunkScanner;
 use crate::http::head::HeadError;
@@ -122,7 +122,10 @@ async fn attempt(
     let rest = std::pin::pin!(upload_rest(worker, &client_socket, &origin_socket, body.rest()));
     let is_uploading = Cell::new(!body.is_whole());
     let mut upload = Upload::new(rest, &client_socket, &origin_socket, &is_uploading);
-    let reply = upload.beside(read_reply(client, &mut lease, &is_uploading)).await;
+    let reply = {
+        let reply = std::pin::pin!(read_reply(client, &mut lease, &is_uploading));
+        upload.beside(reply).await
+    };
     if let Some(fault) = upload.fault() {
         // The client's side failed, or the origin took nothing for too long: no answer will make
         // sense any more, and the origin must not take what it has for the whole.
@@ -137,8 +140,10 @@ async fn attempt(
     };
     record.answered(client.response.status);
     let is_uploaded = !is_uploading.get();
-    let delivered =
-        upload.beside(delivery::deliver(client, lease, buffer, is_uploaded, record)).await;
+    let delivered = {
+        let delivery = std::pin::pin!(deliver(client, lease, buffer, is_uploaded, record));
+        upload.beside(delivery).await
+    };
     if is_uploading.get() {
         // The answer was over before the request: the client is told to stop by the close.
         upload.end().await;
@@ -283,9 +288,9 @@ impl<'a, F: Future<Output = Result<u64, Broken>>> Upload<'a, F> {
         Self { future, client, origin, is_running, outcome }
     }
 
-    /// Drives the upload while `foreground` is under way.
-    async fn beside<T>(&mut self, foreground: impl Future<Output = T>) -> T {
-        let mut foreground = std::pin::pin!(foreground);
+    /// Drives the upload while `foreground` is under way, which comes pinned because a future that
+    /// is passed by value is copied.
+    async fn beside<T>(&mut self, mut foreground: Pin<&mut impl Future<Output = T>>) -> T {
         std::future::poll_fn(|cx| {
             if self.outcome.is_none()
                 && let Poll::Ready(outcome) = self.future.as_mut().poll(cx)
@@ -293,8 +298,9 @@ impl<'a, F: Future<Output = Result<u64, Broken>>> Upload<'a, F> {
                 self.outcome = Some(outcome);
                 self.is_running.set(false);
                 if self.fault().is_some() {
-                    // Ends the wait for an answer that cannot come.
-                    self.origin.interrupt();
+                    // Ends the wait for an answer that cannot come, whether or not it has begun: an
+                    // interruption would only end what is pending now.
+                    self.origin.cut();
                 }
             }
             foreground.as_mut().poll(cx)

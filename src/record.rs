@@ -14,7 +14,7 @@ use crate::ring::clock;
 use crate::upstream::lease::Lease;
 
 /// What is known of an exchange; `None` where no access log is wanted.
-pub struct Record(Option<Facts>);
+pub struct Record(Option<Box<Facts>>);
 
 struct Facts {
     time: SystemTime,
@@ -42,7 +42,7 @@ impl Record {
             let head = Duration::from_millis(if client.head_began_ms == 0 { 0 } else { head_ms });
             let now = Instant::now();
             let wall = SystemTime::now();
-            Facts {
+            Box::new(Facts {
                 time: wall.checked_sub(head).unwrap_or(wall),
                 began: now.checked_sub(head).unwrap_or(now),
                 phase_began: now,
@@ -56,7 +56,7 @@ impl Record {
                 is_reused: false,
                 fault: None,
                 is_head_known,
-            }
+            })
         }))
     }
 
@@ -71,7 +71,7 @@ impl Record {
     pub fn connected(&mut self, upstream: usize, lease: &Lease) {
         let Some(facts) = &mut self.0 else { return };
         let now = Instant::now();
-        let connect_began = lease.connect_began.unwrap_or(now);
+        let connect_began = lease.connect_began().unwrap_or(now);
         facts.phases.pool_us += micros(connect_began.saturating_duration_since(facts.phase_began));
         facts.phases.connect_us += micros(now.saturating_duration_since(connect_began));
         facts.phase_began = now;

@@ -109,11 +109,19 @@ fn a_chunked_body_over_the_limit_is_413_and_never_whole_at_the_origin() {
     });
     let proxy = Setup::to(&origin).set("limits.body_bytes", 1_000).start();
     for sizes in [&[1_001][..], &[1_000, 1], &[0xffff_ffff]] {
-        let mut client = proxy.send(post("Transfer-Encoding: chunked"));
+        let mut body = Vec::new();
         for &size in sizes {
-            client.send(format!("{size:x}\r\n")).send(pattern(size.min(2_000))).send("\r\n");
+            body.extend_from_slice(format!("{size:x}\r\n").as_bytes());
+            body.extend_from_slice(&pattern(size.min(2_000)));
+            body.extend_from_slice(b"\r\n");
         }
-        client.send("0\r\n\r\n").expect_status(413).expect_closed();
+        body.extend_from_slice(b"0\r\n\r\n");
+        // With the head, and after the head has gone on to the origin.
+        let together = [post("Transfer-Encoding: chunked").as_bytes(), &body].concat();
+        proxy.send(together).expect_status(413).expect_closed();
+        let mut client = proxy.send(post("Transfer-Encoding: chunked"));
+        client.wait_until_read();
+        client.send(body).expect_status(413).expect_closed();
     }
 }
 

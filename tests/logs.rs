@@ -2,7 +2,7 @@
 //! client could have written.
 //!
 //! Comes in: exchanges that end in different ways. Goes out: the lines that the process wrote about
-//! them, to standard output or to a file. A log that nobody takes off its hands holds up no request.
+//! them, to standard output or to a file. A log that nobody reads holds up no request.
 
 mod support;
 

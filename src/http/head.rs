@@ -91,6 +91,9 @@ impl RequestHead {
     /// Forgets the message, and what was seen of an incomplete one. Only needed to give up a head
     /// half-way: after `parse` gave `Ok(true)` or an error, the next call starts a message.
     pub fn reset(&mut self) {
+        // What is said of a head that could not be read must not be said of the one before it.
+        self.method = Method::Get;
+        self.version = Version::Http11;
         self.lines = HeadLines::new(Kind::Request);
         self.fields.clear();
         self.bytes = 0;

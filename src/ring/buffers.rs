@@ -50,13 +50,7 @@ impl HeadPool {
         };
         let bytes = bytes.unwrap_or_else(|| vec![0; self.buffer_bytes].into_boxed_slice());
         self.leased.set(self.leased.get() + 1);
-        HeadBuffer { bytes, start: 0, end: 0, pool: self.clone() }
-    }
-
-    /// A buffer without room: what stands in for one that is out with an operation.
-    pub fn none(self: &Rc<Self>) -> HeadBuffer {
-        self.leased.set(self.leased.get() + 1);
-        HeadBuffer { bytes: Box::default(), start: 0, end: 0, pool: self.clone() }
+        HeadBuffer { bytes, start: 0, end: 0, pool: Some(self.clone()) }
     }
 
     /// Buffers out with connections now.
@@ -81,7 +75,15 @@ pub struct HeadBuffer {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
-    pool: Rc<HeadPool>,
+    /// `None` where there are no bytes either.
+    pool: Option<Rc<HeadPool>>,
+}
+
+impl Default for HeadBuffer {
+    /// A buffer without room: what stands in for one that is out with an operation.
+    fn default() -> Self {
+        Self { bytes: Box::default(), start: 0, end: 0, pool: None }
+    }
 }
 
 impl HeadBuffer {
@@ -139,7 +141,7 @@ impl HeadBuffer {
 
 impl Drop for HeadBuffer {
     fn drop(&mut self) {
-        let pool = &self.pool;
+        let Some(pool) = &self.pool else { return };
         pool.leased.set(pool.leased.get() - 1);
         let mut free = pool.free.borrow_mut();
         if self.bytes.len() == pool.buffer_bytes && free.len() < FREE_HEAD_BUFFERS_MAX {

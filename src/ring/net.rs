@@ -96,33 +96,23 @@ impl Socket {
     }
 
     /// Receives into the free part of `buffer`; 0 is the end of the stream.
-    pub async fn recv(
+    pub fn recv<'a>(
         &self,
         buffer: HeadBuffer,
-        deadlines: &Deadlines,
+        deadlines: &'a Deadlines,
         limit: Duration,
-    ) -> (Result<usize, Waited>, HeadBuffer) {
-        self.finish_recv(self.start_recv(buffer), deadlines, limit).await
+    ) -> Recv<'a> {
+        self.finish_recv(self.start_recv(buffer), deadlines, limit)
     }
 
     /// Waits for a receive that was begun earlier.
-    pub async fn finish_recv(
+    pub fn finish_recv<'a>(
         &self,
-        mut pending: PendingRecv,
-        deadlines: &Deadlines,
+        pending: PendingRecv,
+        deadlines: &'a Deadlines,
         limit: Duration,
-    ) -> (Result<usize, Waited>, HeadBuffer) {
-        let term = self.begin(deadlines, limit);
-        loop {
-            let (result, buffer) = pending.await;
-            match result {
-                Ok(count) => return (Ok(count), buffer),
-                Err(error) => match term.ending(error) {
-                    Some(waited) => return (Err(waited), buffer),
-                    None => pending = self.start_recv(buffer),
-                },
-            }
-        }
+    ) -> Recv<'a> {
+        Recv { operation: pending.operation, term: self.begin(deadlines, limit) }
     }
 
     /// Begins to wait for input, a hang-up or an error; holds no buffer and takes no byte.
@@ -370,6 +360,35 @@ impl Future for Wait<'_> {
                 Err(error) => match self.term.ending(error) {
                     Some(waited) => return Poll::Ready(Err(waited)),
                     None => self.operation = ops::poll(&fd, self.events),
+                },
+            }
+        }
+    }
+}
+
+/// A receive with its deadline; resolves to the count and the buffer.
+pub struct Recv<'a> {
+    operation: InFlight<(SharedFd, HeadBuffer)>,
+    term: Term<'a>,
+}
+
+impl Future for Recv<'_> {
+    type Output = (Result<usize, Waited>, HeadBuffer);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let Poll::Ready((result, (fd, mut buffer))) = Pin::new(&mut self.operation).poll(cx)
+            else {
+                return Poll::Pending;
+            };
+            match result {
+                Ok(count) => {
+                    buffer.advance(count as usize);
+                    return Poll::Ready((Ok(count as usize), buffer));
+                }
+                Err(error) => match self.term.ending(error) {
+                    Some(waited) => return Poll::Ready((Err(waited), buffer)),
+                    None => self.operation = ops::recv(&fd, buffer),
                 },
             }
         }

@@ -6,6 +6,7 @@
 //! second of rest it gives way to a wait without a buffer.
 
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,10 +18,10 @@ use crate::ring::net::poll_now;
 use crate::ring::{PendingPoll, PendingRecv, clock};
 
 use super::lease::Lease;
-use super::pool::{Leased, Link, Pool, Slot};
+use super::pool::Pool;
 
+/// What an idle slot has that a leased one has not.
 pub(super) struct Idle {
-    pub(super) link: Link,
     pub(super) watch: Watch,
     pub(super) since_ms: u64,
 }
@@ -42,60 +43,38 @@ impl Pool {
     pub(super) fn revive(self: &Rc<Self>, key: usize) -> Option<Lease> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(key)?;
-        let Slot::Idle(Idle { link, .. }) = &*slot else { return None };
-        let leased = Slot::Leased(Leased { socket: link.socket.clone(), origin: link.origin });
-        let Slot::Idle(idle) = std::mem::replace(slot, leased) else { return None };
-        drop(slots);
-        let reply = match idle.watch {
-            Watch::Recv(mut pending) => match poll_now(&mut pending) {
-                None => Some(pending),
-                Some(_) => return self.abandon(key),
-            },
+        let reply = match slot.idle.take()?.watch {
+            Watch::Recv(mut pending) => poll_now(&mut pending).is_none().then_some(Some(pending)),
             Watch::Yielding(mut pending) => match poll_now(&mut pending) {
-                None => Some(pending),
+                None => Some(Some(pending)),
                 // Given back empty, as it was told to.
-                Some((Err(error), _)) if error.raw_os_error() == Some(libc::ECANCELED) => None,
-                Some(_) => return self.abandon(key),
+                Some((Err(error), _)) if is_cancelled(&error) => Some(None),
+                Some(_) => None,
             },
             // A poll left in flight completes with the answer and is ignored.
-            Watch::Poll(mut pending) => match poll_now(&mut pending) {
-                None => None,
-                Some(_) => return self.abandon(key),
-            },
+            Watch::Poll(mut pending) => poll_now(&mut pending).is_none().then_some(None),
         };
-        Some(Lease {
-            pool: self.clone(),
-            key,
-            link: Some(idle.link),
-            reply,
-            is_reused: true,
-            connect_began: None,
-        })
-    }
-
-    fn abandon(&self, key: usize) -> Option<Lease> {
-        self.slots.borrow_mut().try_remove(key);
-        None
+        let Some(reply) = reply else {
+            slots.remove(key);
+            return None;
+        };
+        Some(Lease::new(self, key, slot.socket.clone(), reply, true))
     }
 
     /// Closes the connection that has been idle for longest; false where none is idle.
     pub(super) fn close_oldest_idle(&self) -> bool {
         let oldest = {
             let slots = self.slots.borrow();
-            let idle = slots.iter().filter_map(|(key, slot)| match slot {
-                Slot::Idle(idle) => Some((idle.since_ms, key)),
-                Slot::Leased(_) => None,
-            });
-            idle.min()
+            slots.iter().filter_map(|(key, slot)| Some((slot.idle.as_ref()?.since_ms, key))).min()
         };
         oldest.is_some_and(|(_, key)| self.close_idle(key))
     }
 
     fn close_idle(&self, key: usize) -> bool {
-        let Some(Slot::Idle(idle)) = self.slots.borrow_mut().try_remove(key) else { return false };
-        self.idle.borrow_mut()[idle.link.origin].retain(|other| *other != key);
+        let Some(slot) = self.slots.borrow_mut().try_remove(key) else { return false };
+        self.idle.borrow_mut()[slot.origin].retain(|other| *other != key);
         // Completes the watch, whose operation then lets go of the descriptor.
-        idle.link.socket.cut();
+        slot.socket.cut();
         true
     }
 
@@ -135,16 +114,14 @@ impl Pool {
     fn reap(&self, cx: &mut Context<'_>) {
         let mut dead = Vec::new();
         for (key, slot) in self.slots.borrow_mut().iter_mut() {
-            let Slot::Idle(idle) = slot else { continue };
+            let Some(idle) = &mut slot.idle else { continue };
             let ended = match &mut idle.watch {
                 Watch::Recv(pending) => Pin::new(pending).poll(cx).is_ready(),
                 Watch::Poll(pending) => Pin::new(pending).poll(cx).is_ready(),
                 Watch::Yielding(pending) => match Pin::new(pending).poll(cx) {
                     Poll::Pending => false,
-                    Poll::Ready((Err(error), _))
-                        if error.raw_os_error() == Some(libc::ECANCELED) =>
-                    {
-                        let mut poll = idle.link.socket.start_poll_input();
+                    Poll::Ready((Err(error), _)) if is_cancelled(&error) => {
+                        let mut poll = slot.socket.start_poll_input();
                         let ended = Pin::new(&mut poll).poll(cx).is_ready();
                         idle.watch = Watch::Poll(poll);
                         ended
@@ -167,10 +144,10 @@ impl Pool {
         let expiry_ms = self.limits.idle_expiry.as_millis() as u64;
         let mut rested = Vec::new();
         let mut expired = Vec::new();
-        for (key, slot) in self.slots.borrow_mut().iter_mut() {
-            let Slot::Idle(idle) = slot else { continue };
+        for (key, slot) in self.slots.borrow().iter() {
+            let Some(idle) = &slot.idle else { continue };
             let age_ms = now.saturating_sub(idle.since_ms);
-            if age_ms >= expiry_ms || !is_current(idle.link.origin, idle.link.address) {
+            if age_ms >= expiry_ms || !is_current(slot.origin, slot.address) {
                 expired.push(key);
             } else if age_ms >= REST_MS {
                 rested.push((idle.since_ms, key));
@@ -199,14 +176,17 @@ impl Pool {
 
     fn yield_buffer(&self, key: usize) {
         let mut slots = self.slots.borrow_mut();
-        let Some(Slot::Idle(idle)) = slots.get_mut(key) else { return };
-        if !matches!(idle.watch, Watch::Recv(_)) {
-            return;
-        }
-        idle.link.socket.interrupt();
-        let empty = Watch::Poll(idle.link.socket.start_poll_input());
-        if let Watch::Recv(pending) = std::mem::replace(&mut idle.watch, empty) {
-            idle.watch = Watch::Yielding(pending);
-        }
+        let Some(slot) = slots.get_mut(key) else { return };
+        slot.idle = slot.idle.take().map(|Idle { watch, since_ms }| match watch {
+            Watch::Recv(pending) => {
+                slot.socket.interrupt();
+                Idle { watch: Watch::Yielding(pending), since_ms }
+            }
+            watch => Idle { watch, since_ms },
+        });
     }
+}
+
+fn is_cancelled(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECANCELED)
 }

@@ -8,70 +8,79 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::ring::{HeadBuffer, PendingRecv, Socket, Waited};
+use crate::ring::net::Recv;
+use crate::ring::{HeadBuffer, PendingRecv, Socket};
 
-use super::pool::{Link, Pool};
+use super::pool::Pool;
 
 /// A connection to an origin, held by one exchange. Dropping it closes the connection.
 pub struct Lease {
-    pub(super) pool: Rc<Pool>,
-    pub(super) key: usize,
-    /// `Some` until the connection is given back.
-    pub(super) link: Option<Link>,
+    pool: Rc<Pool>,
+    socket: Socket,
+    /// The receive that will bring the next answer, once it has begun.
     pub(super) reply: Option<PendingRecv>,
+    /// Its slot in the pool.
+    key: usize,
     /// It has carried an exchange before, so that the origin may be closing it just now.
     pub is_reused: bool,
-    /// When connecting began, where that was for this exchange.
-    pub connect_began: Option<Instant>,
+    /// Back in the pool's hands.
+    is_kept: bool,
 }
 
 impl Lease {
-    pub fn socket(&self) -> &Socket {
-        &self.link().socket
+    pub(super) fn new(
+        pool: &Rc<Pool>,
+        key: usize,
+        socket: Socket,
+        reply: Option<PendingRecv>,
+        is_reused: bool,
+    ) -> Self {
+        Self { pool: pool.clone(), socket, reply, key, is_reused, is_kept: false }
     }
 
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// The origin's number, and the address that this connection goes to.
     pub fn origin(&self) -> usize {
-        self.link().origin
+        self.pool.slots.borrow()[self.key].origin
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.link().address
+        self.pool.slots.borrow()[self.key].address
     }
 
-    fn link(&self) -> &Link {
-        self.link.as_ref().expect("a lease has its link until give_back consumes it")
+    /// When connecting began, where that was for this exchange.
+    pub fn connect_began(&self) -> Option<Instant> {
+        (!self.is_reused).then(|| self.pool.slots.borrow()[self.key].born)
     }
 
     /// Makes sure that the receive for the answer is pending.
     pub fn expect_reply(&mut self) {
         if self.reply.is_none() {
-            self.reply = Some(self.socket().start_recv(self.pool.heads.lease()));
+            self.reply = Some(self.socket.start_recv(self.pool.heads.lease()));
         }
     }
 
-    /// Waits for bytes of the answer.
-    pub async fn recv(&mut self, limit: Duration) -> (Result<usize, Waited>, HeadBuffer) {
+    /// Waits for bytes of the answer. Where the sweep had told the receive to give its buffer back
+    /// just before the checkout, it begins again by itself.
+    pub fn recv(&mut self, limit: Duration) -> Recv<'_> {
         self.expect_reply();
         let reply = self.reply.take().expect("expect_reply has begun one");
-        // Where the sweep has told it to give its buffer back just before the checkout, it begins
-        // again by itself.
-        self.socket().finish_recv(reply, &self.pool.deadlines, limit).await
+        self.socket.finish_recv(reply, &self.pool.deadlines, limit)
     }
 
     /// Waits for more of an answer of which `buffer` holds the beginning.
-    pub async fn recv_more(
-        &mut self,
-        buffer: HeadBuffer,
-        limit: Duration,
-    ) -> (Result<usize, Waited>, HeadBuffer) {
-        self.socket().recv(buffer, &self.pool.deadlines, limit).await
+    pub fn recv_more(&mut self, buffer: HeadBuffer, limit: Duration) -> Recv<'_> {
+        self.socket.recv(buffer, &self.pool.deadlines, limit)
     }
 
     /// Returns a connection on which the last answer has been read to its end. `buffer` is lent to
     /// the receive for the next one.
     pub fn give_back_with(mut self, buffer: HeadBuffer) {
         debug_assert!(buffer.is_empty());
-        self.reply = Some(self.socket().start_recv(buffer));
+        self.reply = Some(self.socket.start_recv(buffer));
         self.give_back();
     }
 
@@ -80,13 +89,21 @@ impl Lease {
         let pool = self.pool.clone();
         pool.give_back(self);
     }
+
+    /// Ends the lease without closing the connection; its slot.
+    pub(super) fn keep(mut self) -> usize {
+        self.is_kept = true;
+        self.key
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Some(link) = self.link.take() else { return };
-        // Ends a pending receive, which holds the descriptor open as long as it is pending.
-        link.socket.cut();
-        self.pool.slots.borrow_mut().try_remove(self.key);
+        if !self.is_kept {
+            // Ends a pending receive, which holds the descriptor open as long as it is pending.
+            self.socket.cut();
+            let closed = self.pool.slots.borrow_mut().try_remove(self.key);
+            drop(closed);
+        }
     }
 }

@@ -55,22 +55,16 @@ pub struct Pool {
     pub(super) is_stopping: Cell<bool>,
 }
 
-pub(super) enum Slot {
-    Idle(Idle),
-    /// Out with an exchange, or still connecting; the socket serves to cut it at a stop.
-    Leased(Leased),
-}
-
-pub(super) struct Leased {
-    pub(super) socket: Socket,
-    pub(super) origin: usize,
-}
-
-/// A connection and what belongs to it. `reply` is the receive that will bring the next answer.
-pub(super) struct Link {
+/// A connection and its state. It stays in its place while it is leased, so that a checkout moves
+/// a key and not a connection.
+pub(super) struct Slot {
     pub(super) socket: Socket,
     pub(super) origin: usize,
     pub(super) address: SocketAddr,
+    /// When connecting began.
+    pub(super) born: Instant,
+    /// `None` while it is out with an exchange, or still connecting.
+    pub(super) idle: Option<Idle>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -121,18 +115,16 @@ impl Pool {
             return Err(Fault::OriginConnectTimeout);
         }
         let socket = Socket::open(address, self.limits.keepalive).map_err(|e| open_fault(&e))?;
-        let leased = Leased { socket: socket.clone(), origin };
-        let key = self.slots.borrow_mut().insert(Slot::Leased(leased));
-        let link = Link { socket, origin, address, _permit: permit };
+        let key = self.slots.borrow_mut().insert(Slot {
+            socket: socket.clone(),
+            origin,
+            address,
+            born: Instant::now(),
+            idle: None,
+            _permit: permit,
+        });
         // From here on the lease cleans up.
-        let lease = Lease {
-            pool: self.clone(),
-            key,
-            link: Some(link),
-            reply: None,
-            is_reused: false,
-            connect_began: Some(Instant::now()),
-        };
+        let lease = Lease::new(self, key, socket, None, false);
         let connected = lease.socket().connect(address, &self.deadlines, limit).await;
         connected.map(|()| lease).map_err(|waited| match waited {
             Waited::Expired => Fault::OriginConnectTimeout,
@@ -157,37 +149,33 @@ impl Pool {
             // this one frees its permit.
             return;
         }
-        let Some(link) = lease.link.take() else { return };
         let mut pending =
-            lease.reply.take().unwrap_or_else(|| link.socket.start_recv(self.heads.lease()));
+            lease.reply.take().unwrap_or_else(|| lease.socket().start_recv(self.heads.lease()));
         // Polled once with the janitor's waker, the receive is the watch.
         let ended = {
             let janitor = self.janitor.borrow();
             Pin::new(&mut pending).poll(&mut Context::from_waker(&janitor)).is_ready()
         };
         if ended {
-            self.slots.borrow_mut().try_remove(lease.key);
             return;
         }
-        let origin = link.origin;
-        let idle = Idle { link, watch: Watch::Recv(pending), since_ms: clock::coarse_ms() };
-        if let Some(slot) = self.slots.borrow_mut().get_mut(lease.key) {
-            *slot = Slot::Idle(idle);
-            self.idle.borrow_mut()[origin].push(lease.key);
+        let key = lease.keep();
+        if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
+            slot.idle = Some(Idle { watch: Watch::Recv(pending), since_ms: clock::coarse_ms() });
+            self.idle.borrow_mut()[slot.origin].push(key);
         }
     }
 
     /// Gives `lease` to the first request that waits for its origin; back where none does.
     fn hand_over(&self, mut lease: Lease) -> Option<Lease> {
-        let mut waiters = self.waiters.borrow_mut();
         let origin = lease.origin();
+        let mut waiters = self.waiters.borrow_mut();
         let Some(position) = waiters.iter().position(|waiter| waiter.origin == origin) else {
             return Some(lease);
         };
         let waiter = waiters.remove(position)?;
         drop(waiters);
         lease.is_reused = true;
-        lease.connect_began = None;
         lease.expect_reply();
         *waiter.handed.borrow_mut() = Some(lease);
         if let Some(waker) = waiter.waker.borrow_mut().take() {
@@ -198,12 +186,7 @@ impl Pool {
 
     /// Connections of this worker to `origin`, idle and leased.
     pub fn count_of(&self, origin: usize) -> usize {
-        let slots = self.slots.borrow();
-        let of_origin = |(_, slot): &(usize, &Slot)| match slot {
-            Slot::Idle(idle) => idle.link.origin == origin,
-            Slot::Leased(leased) => leased.origin == origin,
-        };
-        slots.iter().filter(of_origin).count()
+        self.slots.borrow().iter().filter(|(_, slot)| slot.origin == origin).count()
     }
 
     /// True while a connection may be opened without anybody having to wait or to give one up.
@@ -236,9 +219,9 @@ impl Pool {
     /// Ends every connection that is out with an exchange.
     pub fn cut(&self) {
         for (_, slot) in self.slots.borrow().iter() {
-            if let Slot::Leased(leased) = slot {
-                leased.socket.cut();
-                leased.socket.interrupt();
+            if slot.idle.is_none() {
+                slot.socket.cut();
+                slot.socket.interrupt();
             }
         }
     }

@@ -400,7 +400,7 @@ pub fn ringway() -> Command {
 
 /// Takes from the environment what could change what the binary says.
 fn plain(mut command: Command) -> Command {
-    command.env_remove("RUST_LOG").env("NO_COLOR", "1");
+    command.env_remove("RUST_LOG").env_remove("NO_COLOR");
     command
 }
 

@@ -48,6 +48,11 @@ impl Wire {
         Self { stream, pending: Vec::new(), witness: Box::new(witness) }
     }
 
+    /// A second handle, for a thread that sends while this one receives.
+    pub fn another_handle(&self) -> Self {
+        Self::new(self.stream.try_clone().expect("a connected stream"), |_| ())
+    }
+
     pub fn local(&self) -> SocketAddr {
         self.stream.local_addr().expect("a connected stream")
     }
