@@ -166,6 +166,12 @@ impl AccessLog {
         }
     }
 
+    /// Writes what is queued and ends the log; for the end of the process, where not every handle
+    /// is dropped.
+    pub fn finish(&self) {
+        self.writer.end();
+    }
+
     /// Lines that could not be queued or written, of all workers.
     pub fn dropped_lines(&self) -> u64 {
         self.writer.queue.dropped.load(Ordering::Relaxed)
@@ -232,13 +238,20 @@ impl Lines {
     }
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
+impl Writer {
+    /// Ends the thread once everything queued has been written.
+    fn end(&self) {
         self.queue.is_ending.store(true, Ordering::Release);
         self.queue.is_awake.store(true, Ordering::Release);
         self.thread.unpark();
         // An error means that the thread has ended, which is what is waited for.
         let _ = lock(&self.ended).recv_timeout(FLUSH_MAX);
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -318,11 +331,12 @@ fn text_line(out: &mut Vec<u8>, record: &Record<'_>) {
         out,
         format_args!(
             " reused={} head_us={head_us} pool_us={pool_us} connect_us={connect_us} \
-             first_byte_us={first_byte_us} total_us={total_us} error={}\n",
+             first_byte_us={first_byte_us} total_us={total_us} error=",
             record.is_reused,
-            record.error.unwrap_or("-")
         ),
     );
+    put_text_value(out, record.error.unwrap_or_default().as_bytes());
+    out.push(b'\n');
 }
 
 fn json_line(out: &mut Vec<u8>, record: &Record<'_>) {

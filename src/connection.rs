@@ -12,12 +12,16 @@ use crate::fault::{Close, Fault};
 use crate::http::Version;
 use crate::http::head::{HeadError, RequestHead, ResponseHead};
 use crate::http::rewrite::ConnectionOut;
+use crate::ring::net::turn;
 use crate::ring::{HeadBuffer, Socket, Waited, clock};
 use crate::worker::{Seat, Worker};
 
 /// Silence after which a connection gives its buffers back. A busy client is never that slow, and
 /// a resting one costs a turn of the loop more when it wakes.
 const REST_AFTER: Duration = Duration::from_secs(1);
+
+/// Requests that are answered in one go where the client did not wait for the answers.
+const PIPELINED_MAX: usize = 16;
 
 /// Serves one client connection to its end.
 ///
@@ -106,6 +110,7 @@ async fn converse(seat: &Seat) -> Pause {
         is_whole: false,
         head_began_ms: 0,
     };
+    let mut pipelined = 0_usize;
     loop {
         match client.next_head(seat.is_new()).await {
             Next::Head => seat.set_served(),
@@ -117,6 +122,13 @@ async fn converse(seat: &Seat) -> Pause {
             }
         }
         match exchange::run(&mut client).await {
+            // A client that has sent many requests at once is served in turns with the others.
+            After::Reuse if !client.inbox.is_empty() => {
+                pipelined += 1;
+                if pipelined.is_multiple_of(PIPELINED_MAX) {
+                    turn().await;
+                }
+            }
             After::Reuse => {}
             After::Close(close) => return Pause::Closed(close),
         }

@@ -14,7 +14,7 @@ use crate::http::chunked::{ChunkScanner, LAST_CHUNK};
 use crate::http::rewrite::{self, BodyOut, ConnectionOut, ResponseRewrite};
 use crate::http::{BodyLength, Version};
 use crate::record::Record;
-use crate::relay::{Broken, Decoder, Encoding, Patience, Transfer};
+use crate::relay::{Broken, Control, Decoder, Encoding, Moved, Patience, Transfer};
 use crate::ring::{HeadBuffer, Socket};
 use crate::upstream::lease::Lease;
 use crate::worker::{Sent, Unsent, Worker};
@@ -91,7 +91,7 @@ pub(crate) async fn deliver(
     let Sent { about: (used, out_bytes), rest } = match sent {
         Ok(sent) => sent,
         Err(Unsent::Refused(error)) => return Err(Fault::OriginChunk(error).into()),
-        Err(Unsent::Broken) => return Ok(gone(record, Fault::ClientGone)),
+        Err(Unsent::Broken) => return Ok(gone(client, record, Fault::ClientGone)),
     };
     record.sent(out_bytes as u64);
     buffer.consume(head_bytes + used);
@@ -106,22 +106,25 @@ pub(crate) async fn deliver(
         if let Some(rest) = rest
             && let Err(fault) = send_rest(client, &rest).await
         {
-            return Ok(gone(record, fault));
+            return Ok(gone(client, record, fault));
         }
     } else {
         drop(buffer);
         if let Some(rest) = rest
             && let Err(fault) = send_rest(client, &rest).await
         {
-            return Ok(gone(record, fault));
+            return Ok(gone(client, record, fault));
         }
         // While the client still uploads, the upload sees it go away.
         match pass_body(client.worker, client.socket, lease.socket(), &plan, is_uploaded).await {
-            Ok(moved) => record.sent(moved),
+            Ok(moved) => {
+                record.sent(moved.bytes);
+                // Excess behind an answer is what a smuggled one looks like.
+                if may_reuse && moved.is_clean && plan.encoding != Encoding::Chunked {
+                    lease.give_back();
+                }
+            }
             Err(broken) => return Ok(cut(client, &broken, record)),
-        }
-        if may_reuse && plan.encoding != Encoding::Chunked {
-            lease.give_back();
         }
     }
     Ok(after)
@@ -137,7 +140,7 @@ async fn pass_body(
     origin: &Socket,
     plan: &Plan,
     is_watching: bool,
-) -> Result<u64, Broken> {
+) -> Result<Moved, Broken> {
     let config = &worker.config;
     let transfer = Transfer {
         chunks: &worker.chunks,
@@ -151,6 +154,7 @@ async fn pass_body(
         is_exact: false,
         is_watching,
         payload_bytes_max: u64::MAX,
+        control: &Control::default(),
     };
     let moved = transfer.run(plan.decoder, plan.encoding).await?;
     if plan.encoding == Encoding::Chunked {
@@ -161,7 +165,10 @@ async fn pass_body(
     Ok(moved)
 }
 
-fn gone(record: &mut Record, fault: Fault) -> After {
+/// Ends a connection whose client does not take its answer; by a reset, because a close might pass
+/// for the answer's end.
+fn gone(client: &Client<'_>, record: &mut Record, fault: Fault) -> After {
+    client.socket.reset_on_close();
     record.failed(fault);
     After::Close(Close::ClientGone)
 }

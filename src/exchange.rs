@@ -11,6 +11,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use crate::answer::{self, Served};
 use crate::config::HostPolicy;
@@ -22,9 +23,9 @@ use crate::http::head::HeadError;
 use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite, Scheme};
 use crate::http::{BodyLength, Version};
 use crate::record::Record;
-use crate::relay::{self, Broken, Decoder, Encoding, Patience, Transfer, WATCH_AFTER};
+use crate::relay::{self, Broken, Control, Decoder, Encoding, Patience, Transfer, WATCH_AFTER};
 use crate::ring::net::unless_hung_up;
-use crate::ring::{HeadBuffer, Socket, Waited};
+use crate::ring::{HeadBuffer, Socket, Waited, clock};
 use crate::route::Route;
 use crate::upstream::lease::Lease;
 use crate::worker::{Unsent, Worker};
@@ -74,9 +75,9 @@ async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
     let upstream = &worker.upstreams[route.upstream];
     let mut is_repeated = false;
     loop {
-        record.wait_for_pool();
+        record.wait_for_pool(route.upstream);
         let lease = upstream.checkout(&worker.pool, is_repeated).await?;
-        record.connected(route.upstream, &lease);
+        record.connected(&lease);
         let may_repeat = lease.is_reused && !is_repeated;
         match attempt(client, lease, route, &body, record).await {
             Ok(after) => return Ok(after),
@@ -119,11 +120,12 @@ async fn attempt(
     send_request(client, &lease, route, body).await?;
     lease.expect_reply();
     let (client_socket, origin_socket) = (client.socket.clone(), lease.socket().clone());
-    let rest = std::pin::pin!(upload_rest(worker, &client_socket, &origin_socket, body.rest()));
-    let is_uploading = Cell::new(!body.is_whole());
-    let mut upload = Upload::new(rest, &client_socket, &origin_socket, &is_uploading);
+    let progress = Progress::new(body.is_whole(), client.request.expects_continue);
+    let rest =
+        std::pin::pin!(upload_rest(worker, &client_socket, &origin_socket, body.rest(), &progress));
+    let mut upload = Upload::new(rest, &client_socket, &origin_socket, &progress);
     let reply = {
-        let reply = std::pin::pin!(read_reply(client, &mut lease, &is_uploading));
+        let reply = std::pin::pin!(read_reply(client, &mut lease, &progress));
         upload.beside(reply).await
     };
     if let Some(fault) = upload.fault() {
@@ -139,12 +141,12 @@ async fn attempt(
         }
     };
     record.answered(client.response.status);
-    let is_uploaded = !is_uploading.get();
+    let is_uploaded = !progress.is_running();
     let delivered = {
         let delivery = std::pin::pin!(deliver(client, lease, buffer, is_uploaded, record));
         upload.beside(delivery).await
     };
-    if is_uploading.get() {
+    if progress.is_running() {
         // The answer was over before the request: the client is told to stop by the close.
         upload.end().await;
     }
@@ -249,6 +251,7 @@ async fn upload_rest(
     client: &Socket,
     origin: &Socket,
     rest: Option<Decoder>,
+    progress: &Progress,
 ) -> Result<u64, Broken> {
     let Some(decoder) = rest else { return Ok(0) };
     let config = &worker.config;
@@ -264,8 +267,9 @@ async fn upload_rest(
         is_exact: true,
         is_watching: false,
         payload_bytes_max: config.limits.body_bytes,
+        control: &progress.control,
     };
-    transfer.run(decoder, Encoding::AsIs).await
+    transfer.run(decoder, Encoding::AsIs).await.map(|moved| moved.bytes)
 }
 
 /// The upload beside the wait for, and the delivery of, the answer.
@@ -273,7 +277,7 @@ struct Upload<'a, F> {
     future: Pin<&'a mut F>,
     client: &'a Socket,
     origin: &'a Socket,
-    is_running: &'a Cell<bool>,
+    progress: &'a Progress,
     outcome: Option<Result<u64, Broken>>,
 }
 
@@ -282,10 +286,10 @@ impl<'a, F: Future<Output = Result<u64, Broken>>> Upload<'a, F> {
         future: Pin<&'a mut F>,
         client: &'a Socket,
         origin: &'a Socket,
-        is_running: &'a Cell<bool>,
+        progress: &'a Progress,
     ) -> Self {
-        let outcome = (!is_running.get()).then_some(Ok(0));
-        Self { future, client, origin, is_running, outcome }
+        let outcome = (!progress.is_running()).then_some(Ok(0));
+        Self { future, client, origin, progress, outcome }
     }
 
     /// Drives the upload while `foreground` is under way, which comes pinned because a future that
@@ -296,7 +300,7 @@ impl<'a, F: Future<Output = Result<u64, Broken>>> Upload<'a, F> {
                 && let Poll::Ready(outcome) = self.future.as_mut().poll(cx)
             {
                 self.outcome = Some(outcome);
-                self.is_running.set(false);
+                self.progress.end();
                 if self.fault().is_some() {
                     // Ends the wait for an answer that cannot come, whether or not it has begun: an
                     // interruption would only end what is pending now.
@@ -315,6 +319,10 @@ impl<'a, F: Future<Output = Result<u64, Broken>>> Upload<'a, F> {
             Broken::ToFailed => None,
             Broken::FromEnded => Some(Fault::ClientBodyIncomplete),
             Broken::FromFailed => Some(Fault::ClientGone),
+            // It waits for a 100 that the origin does not send.
+            Broken::FromExpired if self.progress.control.is_held_back.get() => {
+                Some(Fault::OriginReadTimeout)
+            }
             Broken::FromExpired => Some(Fault::ClientBodyTimeout),
             Broken::ToExpired => Some(Fault::OriginWriteTimeout),
             Broken::Interrupted => Some(Fault::Stopping),
@@ -326,15 +334,42 @@ impl<'a, F: Future<Output = Result<u64, Broken>>> Upload<'a, F> {
     /// Ends an upload that nobody needs any more.
     async fn end(&mut self) {
         if self.outcome.is_none() {
+            // An interruption ends what is pending; the flag, what would begin after it.
+            self.progress.control.is_over.set(true);
             self.client.interrupt();
             self.origin.interrupt();
             self.outcome = Some(self.future.as_mut().await);
-            self.is_running.set(false);
+            self.progress.end();
         }
     }
 
     fn moved_bytes(&self) -> u64 {
         self.outcome.as_ref().and_then(|outcome| outcome.as_ref().ok()).copied().unwrap_or(0)
+    }
+}
+
+/// How far an upload is, for those that wait beside it.
+struct Progress {
+    /// When it ended, on the coarse clock: `RUNNING` while it has not, 0 where there was none.
+    ended_ms: Cell<u64>,
+    control: Control,
+}
+
+const RUNNING: u64 = u64::MAX;
+
+impl Progress {
+    fn new(is_whole: bool, expects_continue: bool) -> Self {
+        let control = Control::default();
+        control.is_held_back.set(expects_continue);
+        Self { ended_ms: Cell::new(if is_whole { 0 } else { RUNNING }), control }
+    }
+
+    fn is_running(&self) -> bool {
+        self.ended_ms.get() == RUNNING
+    }
+
+    fn end(&self) {
+        self.ended_ms.set(clock::coarse_ms());
     }
 }
 
@@ -345,18 +380,21 @@ const INTERIM_ANSWERS_MAX: usize = 16;
 async fn read_reply(
     client: &mut Client<'_>,
     lease: &mut Lease,
-    is_uploading: &Cell<bool>,
+    progress: &Progress,
 ) -> Result<HeadBuffer, Failed> {
     let worker = client.worker;
     let mut interims = 0;
     client.response.reset();
-    let (mut received, mut buffer) = first_bytes(client, lease, is_uploading).await?;
+    let read = worker.config.timeouts.read;
+    let (mut received, mut buffer) = lease.recv(read.min(WATCH_AFTER)).await;
     loop {
+        if matches!(received, Err(Waited::Expired)) {
+            (received, buffer) = wait_on(client, lease, buffer, progress).await?;
+        }
         match received {
             Ok(0) if buffer.is_empty() && interims == 0 => return Err(Failed::Unanswered),
             Ok(0) => return Err(Fault::OriginTruncated.into()),
             Ok(_) => {}
-            Err(Waited::Expired) if is_uploading.get() => {}
             Err(Waited::Expired) => return Err(Fault::OriginReadTimeout.into()),
             Err(Waited::Interrupted) => return Err(Fault::Stopping.into()),
             Err(Waited::Failed(_)) if buffer.is_empty() && interims == 0 => {
@@ -376,6 +414,7 @@ async fn read_reply(
             if client.response.status == 101 || interims > INTERIM_ANSWERS_MAX {
                 return Err(Fault::OriginAnswer.into());
             }
+            progress.control.is_held_back.set(false);
             pass_interim(client, &buffer).await?;
             buffer.consume(client.response.bytes);
             client.response.reset();
@@ -383,26 +422,35 @@ async fn read_reply(
         if !buffer.make_room(worker.head_limits.head_bytes) {
             return Err(Fault::OriginHead(HeadError::HeadTooLarge).into());
         }
-        (received, buffer) = lease.recv_more(buffer, worker.config.timeouts.read).await;
+        (received, buffer) = lease.recv_more(buffer, read.min(WATCH_AFTER)).await;
     }
 }
 
-/// Waits for the first bytes of an answer. A client that goes away meanwhile ends the wait, so that
-/// a long poll does not keep a connection to the origin for nobody.
-async fn first_bytes(
+/// Goes on waiting for an answer that did not come within a second. `timeouts.read` counts from the
+/// end of the upload. A client that goes away meanwhile ends the wait, so that a long poll does not
+/// keep a connection to the origin for nobody; while the client uploads, the upload sees that.
+async fn wait_on(
     client: &Client<'_>,
     lease: &mut Lease,
-    is_uploading: &Cell<bool>,
+    mut buffer: HeadBuffer,
+    progress: &Progress,
 ) -> Result<(Result<usize, Waited>, HeadBuffer), Failed> {
-    let worker = client.worker;
-    let read = worker.config.timeouts.read;
-    let (received, buffer) = lease.recv(read.min(WATCH_AFTER)).await;
-    if !matches!(received, Err(Waited::Expired)) || read <= WATCH_AFTER || is_uploading.get() {
-        return Ok((received, buffer));
+    let read = client.worker.config.timeouts.read;
+    let began_ms = clock::coarse_ms().saturating_sub(WATCH_AFTER.as_millis() as u64);
+    while progress.is_running() {
+        let (received, back) = lease.recv_more(buffer, WATCH_AFTER).await;
+        if !matches!(received, Err(Waited::Expired)) {
+            return Ok((received, back));
+        }
+        buffer = back;
+    }
+    let waiting_ms = clock::coarse_ms().saturating_sub(began_ms.max(progress.ended_ms.get()));
+    let left = read.saturating_sub(Duration::from_millis(waiting_ms));
+    if left.is_zero() {
+        return Ok((Err(Waited::Expired), buffer));
     }
     let origin = lease.socket().clone();
-    let answer = lease.recv_more(buffer, read.saturating_sub(WATCH_AFTER));
-    let received = unless_hung_up(answer, &origin, client.socket).await;
+    let received = unless_hung_up(lease.recv_more(buffer, left), &origin, client.socket).await;
     received.ok_or(Fault::ClientGone.into())
 }
 

@@ -21,16 +21,21 @@ const FILES_BACK_OFF: Duration = Duration::from_millis(100);
 pub async fn run(worker: Rc<Worker>, listener: OwnedFd) {
     let mut acceptor = Acceptor::new(listener);
     loop {
-        let Ok(permit) = worker.shared.clients.clone().acquire_owned().await else { return };
+        // Room first. The right is not kept while nobody comes: with few of them and several
+        // listeners, one listener's wait would keep the others from accepting.
+        let clients = &worker.shared.clients;
+        if clients.acquire().await.is_err() {
+            return;
+        }
         match acceptor.accept().await {
             Ok((fd, peer)) => {
+                let Ok(permit) = clients.clone().acquire_owned().await else { return };
                 worker.shared.place(Accepted { fd, peer, permit }, worker.index);
                 take_burst(&worker, &acceptor);
             }
             Err(Waited::Interrupted) => return,
             Err(Waited::Expired) => {}
             Err(Waited::Failed(error)) => {
-                drop(permit);
                 if is_out_of_resources(&error) {
                     notices::too_many_files("accept a connection", &error);
                     tokio::time::sleep(FILES_BACK_OFF).await;

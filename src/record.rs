@@ -61,21 +61,21 @@ impl Record {
     }
 
     /// The exchange begins to look for a connection.
-    pub fn wait_for_pool(&mut self) {
+    pub fn wait_for_pool(&mut self, upstream: usize) {
         if let Some(facts) = &mut self.0 {
+            facts.upstream = Some(upstream);
             facts.phase_began = Instant::now();
         }
     }
 
     /// It has got one.
-    pub fn connected(&mut self, upstream: usize, lease: &Lease) {
+    pub fn connected(&mut self, lease: &Lease) {
         let Some(facts) = &mut self.0 else { return };
         let now = Instant::now();
         let connect_began = lease.connect_began().unwrap_or(now);
         facts.phases.pool_us += micros(connect_began.saturating_duration_since(facts.phase_began));
         facts.phases.connect_us += micros(now.saturating_duration_since(connect_began));
         facts.phase_began = now;
-        facts.upstream = Some(upstream);
         facts.origin = Some(lease.address());
         facts.is_reused = lease.is_reused;
     }

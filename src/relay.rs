@@ -9,13 +9,14 @@
 //! receiver takes, and only then takes that much off the sender's socket, so that what cannot be
 //! sent yet stays in the kernel's buffer and no chunk is held there either.
 
+use std::cell::Cell;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::http::chunked::{ChunkError, ChunkScanner};
-use crate::ring::net::unless_hung_up;
+use crate::ring::net::{turn, unless_hung_up};
 use crate::ring::{ChunkPool, Deadlines, Run, Socket, Waited, clock};
 
 /// How the sender delimits the body.
@@ -117,6 +118,19 @@ fn chunk_lead(size: usize) -> [u8; LEAD_BYTES] {
     lead
 }
 
+/// What a transfer came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// Bytes taken off the sender's socket.
+    pub bytes: u64,
+    /// None of them followed the body's end.
+    pub is_clean: bool,
+}
+
+/// The most that is received at once while chunks are few and the outgoing form cannot be left with
+/// the sender's socket.
+const TIGHT_BYTES: usize = 16 * 1024;
+
 /// Which side ended a transfer early, and how.
 #[derive(Debug)]
 pub enum Broken {
@@ -188,19 +202,42 @@ pub struct Transfer<'a> {
     /// Notice when the receiver goes away during a long silence of the sender. Not where
     /// something else is pending on the receiver's socket.
     pub is_watching: bool,
-    /// Refuse a body with more payload than this.
+    /// Refuse a chunked body with more payload than this; of use where `is_exact`.
     pub payload_bytes_max: u64,
+    pub control: &'a Control,
 }
 
+/// What others may tell a transfer while it is under way.
+#[derive(Default)]
+pub struct Control {
+    /// Nobody needs it any more.
+    pub is_over: Cell<bool>,
+    /// The sender waits for leave to begin, which is not its doing.
+    pub is_held_back: Cell<bool>,
+}
+
+/// What a transfer moves before the other connections of its thread get a turn, where neither of
+/// its sides makes it wait.
+const TURN_BYTES: usize = 1024 * 1024;
+
 impl Transfer<'_> {
-    /// Moves the rest of the body; the bytes taken off the sender's socket.
-    pub async fn run(&self, mut decoder: Decoder, encoding: Encoding) -> Result<u64, Broken> {
+    /// Moves the rest of the body.
+    pub async fn run(&self, mut decoder: Decoder, encoding: Encoding) -> Result<Moved, Broken> {
         let mut account = RateAccount { patience: self.patience, waited_ms: 0, moved_bytes: 0 };
         let mut window = Window { chunks: 1, chunks_max: self.operation_chunks };
         let mut is_congested = false;
+        let mut is_clean = true;
+        let mut turn_bytes = 0;
         while !decoder.is_done() {
+            if self.control.is_over.get() {
+                return Err(Broken::Interrupted);
+            }
+            if turn_bytes >= TURN_BYTES {
+                turn_bytes = 0;
+                turn().await;
+            }
             if is_congested {
-                self.to.writable(self.deadlines, self.stall).await.map_err(to_broken)?;
+                writable(self.to, self.deadlines, self.stall).await.map_err(to_broken)?;
             }
             let run = self.chunks.lease(window.for_body(&decoder, self.chunks)).await;
             let is_careful = encoding == Encoding::AsIs
@@ -212,28 +249,33 @@ impl Transfer<'_> {
             } else if is_careful {
                 self.step_careful(run, &mut decoder)?
             } else {
-                self.step(run, &mut decoder, encoding).await?
+                let is_tight = is_congested || self.chunks.is_scarce();
+                self.step(run, &mut decoder, encoding, is_tight).await?
             };
             match step {
-                Step::Empty => self.wait_for_sender(&mut account).await?,
+                Step::Empty => {
+                    turn_bytes = 0;
+                    self.wait_for_sender(&mut account).await?;
+                }
                 Step::Ended if matches!(decoder, Decoder::UntilClose) => break,
                 Step::Ended => return Err(Broken::FromEnded),
-                Step::Moved { bytes, room, is_congested: congested } => {
+                Step::Moved { bytes, room, is_congested: congested, excess } => {
                     account.moved_bytes += bytes as u64;
+                    turn_bytes += bytes;
+                    self.control.is_held_back.set(false);
+                    is_clean &= excess == 0;
                     window.adapt(bytes, room);
                     is_congested = congested;
                 }
             }
-            if decoder.payload_bytes() > self.payload_bytes_max {
-                return Err(Broken::TooLarge);
-            }
         }
-        Ok(account.moved_bytes)
+        Ok(Moved { bytes: account.moved_bytes, is_clean })
     }
 
     async fn wait_for_sender(&self, account: &mut RateAccount) -> Result<(), Broken> {
         let began = clock::coarse_ms();
-        let limit = account.limit();
+        let is_held_back = self.control.is_held_back.get();
+        let limit = if is_held_back { self.patience.silence } else { account.limit() };
         if limit.is_zero() {
             return Err(Broken::FromExpired);
         }
@@ -244,7 +286,9 @@ impl Transfer<'_> {
             }
             waited => waited.map_err(from_broken)?,
         }
-        account.waited_ms += clock::coarse_ms().saturating_sub(began);
+        if !is_held_back {
+            account.waited_ms += clock::coarse_ms().saturating_sub(began);
+        }
         Ok(())
     }
 
@@ -261,25 +305,34 @@ impl Transfer<'_> {
         }
     }
 
-    /// Receives, then sends all of it, waiting for the receiver where need be.
+    /// Receives, then sends all of it, waiting for the receiver where need be. Where it `is_tight`,
+    /// the piece is small and what the receiver does not take at once waits in memory of its own.
     async fn step(
         &self,
         mut run: Run,
         decoder: &mut Decoder,
         encoding: Encoding,
+        is_tight: bool,
     ) -> Result<Step, Broken> {
         let (lead, tail) =
             if encoding == Encoding::Chunked { (LEAD_BYTES, TAIL_BYTES) } else { (0, 0) };
-        let room = limit_to_body(decoder, run.len() - lead - tail);
+        let space = run.len() - lead - tail;
+        let room = limit_to_body(decoder, if is_tight { space.min(TIGHT_BYTES) } else { space });
         let received = match receive(self.from.try_recv(&mut run[lead..lead + room]))? {
             Received::Bytes(count) => count,
             Received::Nothing => return Ok(Step::Empty),
             Received::End => return Ok(Step::Ended),
         };
-        let range = encode(&mut run, lead..lead + received, decoder, encoding)?;
-        let is_congested =
-            send_all(self.to, &run[range], self.deadlines, self.stall).await.map_err(to_broken)?;
-        Ok(Step::Moved { bytes: received, room, is_congested })
+        let (range, used) = encode(&mut run, lead..lead + received, decoder, encoding)?;
+        let is_congested = if is_tight {
+            let piece = run[range].to_vec();
+            drop(run);
+            send_all(self.to, &piece, self.deadlines, self.stall).await
+        } else {
+            send_all(self.to, &run[range], self.deadlines, self.stall).await
+        };
+        let is_congested = is_congested.map_err(to_broken)?;
+        Ok(Step::Moved { bytes: received, room, is_congested, excess: received - used })
     }
 
     /// Looks, sends what the receiver takes, then takes that much off the sender's socket.
@@ -292,6 +345,10 @@ impl Transfer<'_> {
         };
         let mut ahead = *decoder;
         let body = ahead.advance(&run[..seen]).map_err(Broken::Framing)?.used;
+        // Before the excess is sent: an origin must not get the whole of what is refused.
+        if ahead.payload_bytes() > self.payload_bytes_max {
+            return Err(Broken::TooLarge);
+        }
         let sent = match self.to.try_send(&run[..body]) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -306,7 +363,9 @@ impl Transfer<'_> {
                 Received::Nothing | Received::End => return Err(Broken::FromFailed),
             }
         }
-        Ok(Step::Moved { bytes: sent, room, is_congested: sent < body })
+        // What follows the body stays with the sender's socket: the next request, or an origin's
+        // excess, which the pool's watch will see.
+        Ok(Step::Moved { bytes: sent, room, is_congested: sent < body, excess: 0 })
     }
 
     /// One chunk by `READ_FIXED` and `WRITE_FIXED`, which hold it while they wait.
@@ -326,7 +385,7 @@ impl Transfer<'_> {
             run = back;
             sent += result.map_err(to_broken)?;
         }
-        Ok(Step::Moved { bytes: received, room, is_congested: false })
+        Ok(Step::Moved { bytes: received, room, is_congested: false, excess: received - body })
     }
 }
 
@@ -335,8 +394,9 @@ enum Step {
     Empty,
     /// The sender has ended its side.
     Ended,
-    /// `bytes` of at most `room` came; `is_congested` where the receiver did not take all at once.
-    Moved { bytes: usize, room: usize, is_congested: bool },
+    /// `bytes` of at most `room` came, `excess` of them behind the body's end; `is_congested` where
+    /// the receiver did not take all at once.
+    Moved { bytes: usize, room: usize, is_congested: bool, excess: usize },
 }
 
 enum Received {
@@ -361,17 +421,18 @@ fn limit_to_body(decoder: &Decoder, room: usize) -> usize {
     }
 }
 
-/// Turns what was received at `input` into its outgoing form, in place; where that lies.
+/// Turns what was received at `input` into its outgoing form, in place; where that lies, and how
+/// much of the input belonged to the body.
 fn encode(
     run: &mut Run,
     input: Range<usize>,
     decoder: &mut Decoder,
     encoding: Encoding,
-) -> Result<Range<usize>, Broken> {
+) -> Result<(Range<usize>, usize), Broken> {
     match (encoding, decoder) {
         (Encoding::Payload, Decoder::Chunked(scanner)) => {
             let mut ranges = Vec::new();
-            scanner
+            let progress = scanner
                 .advance_with(&run[input], |range| ranges.push(range))
                 .map_err(Broken::Framing)?;
             let mut end = 0;
@@ -380,18 +441,18 @@ fn encode(
                 run.copy_within(range, end);
                 end += length;
             }
-            Ok(0..end)
+            Ok((0..end, progress.used))
         }
         (Encoding::Chunked, decoder) => {
             let used = decoder.advance(&run[input.clone()]).map_err(Broken::Framing)?.used;
             let end = input.start + used;
             run[input.start - LEAD_BYTES..input.start].copy_from_slice(&chunk_lead(used));
             run[end..end + TAIL_BYTES].copy_from_slice(b"\r\n");
-            Ok(input.start - LEAD_BYTES..end + TAIL_BYTES)
+            Ok((input.start - LEAD_BYTES..end + TAIL_BYTES, used))
         }
         (Encoding::AsIs | Encoding::Payload, decoder) => {
             let used = decoder.advance(&run[input.clone()]).map_err(Broken::Framing)?.used;
-            Ok(input.start..input.start + used)
+            Ok((input.start..input.start + used, used))
         }
     }
 }
@@ -421,6 +482,22 @@ impl Window {
     }
 }
 
+/// Waits until something can be sent, for as long as the receiver makes progress.
+///
+/// The kernel reports a socket as writable when a third of its buffer is free, which can be more
+/// than a megabyte: a receiver that takes less than that in time is slow, not stalled.
+async fn writable(to: &Socket, deadlines: &Deadlines, stall: Duration) -> Result<(), Waited> {
+    let mut unacknowledged = to.unacknowledged();
+    loop {
+        match to.writable(deadlines, stall).await {
+            Err(Waited::Expired) if to.unacknowledged() < unacknowledged => {
+                unacknowledged = to.unacknowledged();
+            }
+            waited => return waited,
+        }
+    }
+}
+
 /// Sends all of `bytes`; true where the receiver had to be waited for.
 pub async fn send_all(
     to: &Socket,
@@ -434,7 +511,7 @@ pub async fn send_all(
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 has_waited = true;
-                to.writable(deadlines, stall).await?;
+                writable(to, deadlines, stall).await?;
             }
             Err(error) => return Err(Waited::Failed(error)),
         }

@@ -47,6 +47,7 @@ pub struct Server {
     workers: Vec<JoinHandle<Remains>>,
     shared: Arc<Shared>,
     drain_timeout: Duration,
+    access_log: Option<AccessLog>,
     _resolver: Resolver,
 }
 
@@ -92,6 +93,7 @@ impl Server {
             workers: Vec::new(),
             shared: shared.clone(),
             drain_timeout: config.server.drain_timeout,
+            access_log: access_log.clone(),
             _resolver: resolver,
         };
         for (index, inbox) in inboxes.into_iter().enumerate() {
@@ -178,6 +180,9 @@ impl Server {
             remains.leased_chunks += left.leased_chunks;
             remains.leased_heads += left.leased_heads;
             remains.upstream_connections += left.upstream_connections;
+        }
+        if let Some(log) = self.access_log {
+            log.finish();
         }
         remains
     }

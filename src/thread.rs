@@ -144,6 +144,8 @@ async fn until_drained(worker: &Worker) -> Remains {
         }
     }
     worker.pool.stop();
+    // What is still connecting ahead of requests.
+    worker.pool.cut();
     settle(worker).await;
     Remains {
         connections: worker.connections(),
@@ -168,7 +170,7 @@ async fn cut(worker: &Worker) {
 /// Lets the watches of the connections that were just closed complete.
 async fn settle(worker: &Worker) {
     for _ in 0..SETTLE_ROUNDS {
-        if worker.heads.leased() == 0 && worker.chunks.leased() == 0 {
+        if worker.heads.leased() == 0 && worker.chunks.leased() == 0 && worker.pool.is_empty() {
             return;
         }
         tokio::time::sleep(SETTLE_POLL).await;

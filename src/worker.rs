@@ -223,7 +223,8 @@ impl Worker {
     /// Ends every connection, in whatever it is.
     pub fn cut_connections(&self) {
         for (_, live) in self.connections.borrow().iter() {
-            live.socket.cut();
+            // A shutdown would look like the end of an answer that ends with its connection.
+            live.socket.reset_on_close();
             live.socket.interrupt();
         }
         self.pool.cut();

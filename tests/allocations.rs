@@ -40,8 +40,8 @@ fn count() {
 fn thread_name() -> Option<[u8; 16]> {
     let mut name = [0_u8; 16];
     let mut file = std::fs::File::open("/proc/thread-self/comm").ok()?;
-    file.read(&mut name).ok()?;
-    Some(name)
+    let count = file.read(&mut name).ok()?;
+    (count > 0).then_some(name)
 }
 
 // SAFETY: every call is passed on to the system's allocator unchanged.

@@ -130,7 +130,8 @@ impl Socket {
         self.wait(libc::POLLOUT, deadlines, limit)
     }
 
-    /// Begins to wait until the connection has been reset or closed both ways.
+    /// Begins to wait until the peer has reset the connection, or closed or half-closed its side:
+    /// io_uring adds POLLRDHUP to every poll.
     pub fn start_poll_hang_up(&self) -> PendingPoll {
         PendingPoll { operation: ops::poll(&self.fd, 0) }
     }
@@ -164,6 +165,14 @@ impl Socket {
     pub fn try_peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
         uninterrupted(|| socket::recv(self.raw(), bytes, flags))
+    }
+
+    /// Bytes that the peer has not acknowledged yet (SIOCOUTQ, tcp(7)); 0 where that is not known.
+    pub fn unacknowledged(&self) -> usize {
+        let mut count: libc::c_int = 0;
+        // SAFETY: TIOCOUTQ, which SIOCOUTQ is another name for, writes one int.
+        let result = unsafe { libc::ioctl(self.raw(), libc::TIOCOUTQ, &raw mut count) };
+        if result == 0 { usize::try_from(count).unwrap_or(0) } else { 0 }
     }
 
     /// Throws up to `count` received bytes away without copying them (MSG_TRUNC, tcp(7)).
@@ -332,10 +341,11 @@ pub struct PendingPoll {
 }
 
 impl Future for PendingPoll {
-    type Output = io::Result<()>;
+    /// The events that are there, as poll(2) reports them.
+    type Output = io::Result<u32>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.operation).poll(cx).map(|(result, _)| result.map(drop))
+        Pin::new(&mut self.operation).poll(cx).map(|(result, _)| result)
     }
 }
 
@@ -459,6 +469,12 @@ fn peer_address(room: &AddressRoom) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
 }
 
+/// Gives everybody else on this thread a turn. `yield_now` would not do: the runtime submits and
+/// reaps only when it has nothing else to run.
+pub async fn turn() {
+    let _ = ops::nop().await;
+}
+
 /// Polls `future` once, without arranging to be woken.
 pub(crate) fn poll_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -501,6 +517,8 @@ pub async fn unless_hung_up<F: Future>(
             }
             Some(output)
         }
+        // A client that only says that it has no more to send still wants its answer.
+        Either::Second(Ok(events)) if events & HUNG_UP == 0 => Some(wait.await),
         Either::Second(_) => {
             busy.interrupt();
             wait.await;
@@ -508,6 +526,8 @@ pub async fn unless_hung_up<F: Future>(
         }
     }
 }
+
+const HUNG_UP: u32 = (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) as u32;
 
 /// Which of two was over.
 enum Either<A, B> {

@@ -64,7 +64,9 @@ pub fn probe() -> Result<(), String> {
 pub fn diagnose(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => "io_uring is not available (ENOSYS): this kernel was built without \
-             it, is older than 5.19, or is a sandbox such as gVisor. Run on Linux 6.1 or later"
+             it or is too old, a sandbox such as gVisor has none, or a seccomp profile such as \
+             Podman's hides it. Run on Linux 6.1 or later, with a profile that allows \
+             io_uring_setup, io_uring_enter and io_uring_register"
             .to_owned(),
         Some(libc::EPERM | libc::EACCES) => diagnose_permission(),
         Some(libc::ENOMEM) => {
@@ -98,8 +100,8 @@ fn diagnose_permission() -> String {
             .to_owned(),
         _ if has_seccomp_filter() => "io_uring is blocked by a seccomp filter (EPERM): Docker 25+ \
              and containerd 2+ do so by default. Run the container with a profile that allows \
-             io_uring_setup, io_uring_enter and io_uring_register, such as `--security-opt \
-             seccomp=docker/seccomp.json`"
+             io_uring_setup, io_uring_enter and io_uring_register (`docker run --security-opt \
+             seccomp=FILE`; `seccomp=unconfined` shows whether that is it)"
             .to_owned(),
         _ => "io_uring is not permitted here (EPERM): a security module or sandbox forbids \
              io_uring_setup"

@@ -8,12 +8,13 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::fault::Fault;
+use crate::ring::clock;
 
 use super::lease::Lease;
 use super::pool::Pool;
@@ -24,6 +25,8 @@ pub struct PoolShared {
     max_connections: usize,
     /// Requests that wait for a permit, in any worker.
     pub(super) wanted: AtomicUsize,
+    /// By worker, since when its first waiting request has waited; `NOBODY` where none waits.
+    waiting_since: Vec<AtomicU64>,
     /// Idle connections, as each worker's last sweep counted them.
     pub(super) idle: AtomicUsize,
     /// One per worker: asks its janitor to give up idle connections.
@@ -36,6 +39,7 @@ impl PoolShared {
             permits: Arc::new(Semaphore::new(max_connections)),
             max_connections,
             wanted: AtomicUsize::new(0),
+            waiting_since: (0..workers).map(|_| AtomicU64::new(NOBODY)).collect(),
             idle: AtomicUsize::new(0),
             shed: (0..workers).map(|_| Notify::new()).collect(),
         })
@@ -50,6 +54,7 @@ impl PoolShared {
 /// A request that waits because the process has `max_connections` open.
 pub(super) struct Waiter {
     pub(super) origin: usize,
+    pub(super) since_ms: u64,
     pub(super) handed: RefCell<Option<Lease>>,
     pub(super) waker: RefCell<Option<Waker>>,
 }
@@ -66,8 +71,12 @@ impl Pool {
         {
             return Ok(Permitted::Open(permit));
         }
-        let waiter =
-            Rc::new(Waiter { origin, handed: RefCell::default(), waker: RefCell::default() });
+        let waiter = Rc::new(Waiter {
+            origin,
+            since_ms: clock::coarse_ms(),
+            handed: RefCell::default(),
+            waker: RefCell::default(),
+        });
         let _place = WaitingPlace::take(self, &waiter);
         let mut acquire = std::pin::pin!(permits.clone().acquire_owned());
         let mut patience = std::pin::pin!(tokio::time::sleep(self.limits.acquire));
@@ -99,6 +108,27 @@ impl Pool {
     }
 }
 
+/// How much longer than one that a connection could be handed to another request must have waited
+/// for the connection to be given up for it. Handing over is cheap and closing is not; this bounds
+/// what the one saves at the expense of the others.
+const UNFAIR_MS: u64 = 50;
+
+const NOBODY: u64 = u64::MAX;
+
+impl Pool {
+    pub(super) fn publish_waiting(&self) {
+        let since = self.waiters.borrow().front().map_or(NOBODY, |waiter| waiter.since_ms);
+        self.shared.waiting_since[self.worker].store(since, Ordering::Relaxed);
+    }
+
+    /// Whether a connection may go to a request that has waited since `since_ms` although requests
+    /// of other workers, or for other origins, wait too.
+    pub(super) fn is_fair(&self, since_ms: u64) -> bool {
+        let first = self.shared.waiting_since.iter().map(|since| since.load(Ordering::Relaxed));
+        first.min().is_none_or(|first| since_ms <= first.saturating_add(UNFAIR_MS))
+    }
+}
+
 /// Counts a waiting request in and out.
 struct WaitingPlace<'a> {
     pool: &'a Pool,
@@ -108,6 +138,7 @@ struct WaitingPlace<'a> {
 impl<'a> WaitingPlace<'a> {
     fn take(pool: &'a Rc<Pool>, waiter: &Rc<Waiter>) -> Self {
         pool.waiters.borrow_mut().push_back(waiter.clone());
+        pool.publish_waiting();
         pool.shared.wanted.fetch_add(1, Ordering::Relaxed);
         for (worker, shed) in pool.shared.shed.iter().enumerate() {
             if worker != pool.worker {
@@ -122,6 +153,7 @@ impl Drop for WaitingPlace<'_> {
     fn drop(&mut self) {
         self.pool.shared.wanted.fetch_sub(1, Ordering::Relaxed);
         self.pool.waiters.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.waiter));
+        self.pool.publish_waiting();
         // Handed over at the moment at which the wait ended otherwise: back to the pool.
         if let Some(lease) = self.waiter.handed.borrow_mut().take() {
             lease.give_back();

@@ -166,15 +166,16 @@ impl Pool {
         }
     }
 
-    /// Gives `lease` to the first request that waits for its origin; back where none does.
+    /// Gives `lease` to the first request that waits for its origin; back where none does, or where
+    /// others have waited for longer.
     fn hand_over(&self, mut lease: Lease) -> Option<Lease> {
         let origin = lease.origin();
         let mut waiters = self.waiters.borrow_mut();
-        let Some(position) = waiters.iter().position(|waiter| waiter.origin == origin) else {
-            return Some(lease);
-        };
+        let fit = |waiter: &Rc<Waiter>| waiter.origin == origin && self.is_fair(waiter.since_ms);
+        let Some(position) = waiters.iter().position(fit) else { return Some(lease) };
         let waiter = waiters.remove(position)?;
         drop(waiters);
+        self.publish_waiting();
         lease.is_reused = true;
         lease.expect_reply();
         *waiter.handed.borrow_mut() = Some(lease);
