@@ -4,7 +4,7 @@
 //! up, five calls at most from the listener to the ring; imports point down only (a test says so).
 //!
 //! ```text
-//!  main ── cli ── server         start, signals, drain                 demo     a server to proxy to
+//!  main ── cli ── server     start, signals, drain           demo    a server to proxy to
 //!  ─────────────────────────────────────────────────────────────────────────────────────────────
 //!  entry     thread ──> listener      one ring, its tasks, their end; room, accept, place
 //!  exchange  connection ──> exchange ──> delivery     a head, a request, its answer on its way
@@ -15,14 +15,14 @@
 //!            relay        one body, one direction, through leased chunks
 //!            access_log   lines to a writer thread
 //!  words     notices, date, logging
-//!  ring      net, ops, buffers, deadlines, clock, memory, runtime
+//!  ring      net, accept, ops, buffers, deadlines, clock, memory, runtime
 //!            the only code that names tokio_uring or io_uring, and the only unsafe code
 //!  words     fault, config
 //!  http      head, lines, target, fields, names, framing, chunked, rewrite
 //!            pure: bytes in, facts out
 //!  limits    every bound with its derivation
 //!  ─────────────────────────────────────────────────────────────────────────────────────────────
-//!  request:  listener > connection > http::head > exchange > route > upstream > delivery > relay
+//!  listener > connection > http::head > exchange > route > upstream > delivery > relay
 //! ```
 //!
 //! # Lexicon

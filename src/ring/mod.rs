@@ -10,6 +10,7 @@
 //! to. A descriptor stays open as long as an operation names it.
 #![allow(unsafe_code)]
 
+mod accept;
 pub mod buffers;
 pub mod clock;
 pub mod deadlines;
@@ -18,6 +19,7 @@ pub mod net;
 mod ops;
 pub mod runtime;
 
+pub use accept::Acceptor;
 pub use buffers::{ChunkPool, HeadBuffer, HeadPool, Run};
 pub use deadlines::Deadlines;
-pub use net::{Acceptor, PendingPoll, PendingRecv, Socket, Waited};
+pub use net::{PendingPoll, PendingRecv, Socket, Waited};

@@ -27,8 +27,8 @@ pub(super) type SharedFd = Rc<Descriptor>;
 pub(super) struct Descriptor {
     fd: OwnedFd,
     /// How often somebody has deliberately ended what was pending. A cancellation hits all that is
-    /// pending on a descriptor, so that one wait's deadline cancels another wait too; that one finds
-    /// this unchanged and begins again.
+    /// pending on a descriptor, so that one wait's deadline cancels another wait too; that one
+    /// finds this unchanged and begins again.
     pub(super) interrupts: Cell<u32>,
 }
 

@@ -1,8 +1,8 @@
 //! A connection in the hands of one exchange.
 //!
-//! In goes what the pool has found or opened; the exchange sends on its socket, waits for the answer
-//! through it, and gives it back when the answer has been read to its end. Dropped instead, the
-//! connection is closed.
+//! In goes what the pool has found or opened; the exchange sends on its socket, waits for the
+//! answer through it, and gives it back when the answer has been read to its end. Dropped instead,
+//! the connection is closed.
 
 use std::net::SocketAddr;
 use std::rc::Rc;

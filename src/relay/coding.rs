@@ -1,0 +1,164 @@
+//! How a body is delimited where it comes from, and where it goes.
+//!
+//! In go bytes as they were received; out comes how much of them belongs to the body, and their
+//! outgoing form: as they came, as chunks, or without their chunks. No socket and no clock.
+
+use std::ops::Range;
+
+use crate::http::chunked::{ChunkError, ChunkScanner};
+use crate::ring::Run;
+
+use super::Broken;
+
+/// How the sender delimits the body.
+#[derive(Clone, Copy, Debug)]
+pub enum Decoder {
+    /// This many bytes are still to come.
+    Sized(u64),
+    Chunked(ChunkScanner),
+    /// The body ends with the connection.
+    UntilClose,
+}
+
+/// What became of a piece of input.
+pub struct Decoded {
+    /// Bytes of the input that belong to the body; what follows does not.
+    pub used: usize,
+    pub is_done: bool,
+}
+
+impl Decoder {
+    pub fn advance(&mut self, input: &[u8]) -> Result<Decoded, ChunkError> {
+        match self {
+            Decoder::Sized(left) => {
+                let used = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
+                *left -= used as u64;
+                Ok(Decoded { used, is_done: *left == 0 })
+            }
+            Decoder::Chunked(scanner) => {
+                let progress = scanner.advance(input)?;
+                Ok(Decoded { used: progress.used, is_done: progress.is_done })
+            }
+            Decoder::UntilClose => Ok(Decoded { used: input.len(), is_done: false }),
+        }
+    }
+
+    pub fn is_done(&self) -> bool {
+        match self {
+            Decoder::Sized(left) => *left == 0,
+            Decoder::Chunked(scanner) => scanner.is_done(),
+            Decoder::UntilClose => false,
+        }
+    }
+
+    /// Payload seen so far, where the framing does not say it beforehand.
+    pub(super) fn payload_bytes(&self) -> u64 {
+        match self {
+            Decoder::Chunked(scanner) => scanner.payload_bytes(),
+            Decoder::Sized(_) | Decoder::UntilClose => 0,
+        }
+    }
+}
+
+/// How the body is framed on the way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// The bytes as they came, framing included.
+    AsIs,
+    /// Each piece as a chunk (a body that ends with the connection, for an HTTP/1.1 client).
+    Chunked,
+    /// The payload of the chunks only (for an HTTP/1.0 client).
+    Payload,
+}
+
+impl Encoding {
+    /// Appends the outgoing form of `input`, which begins where `decoder` stands.
+    pub fn append(
+        self,
+        decoder: &mut Decoder,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Decoded, ChunkError> {
+        if let (Encoding::Payload, Decoder::Chunked(scanner)) = (self, &mut *decoder) {
+            let progress =
+                scanner.advance_with(input, |range| out.extend_from_slice(&input[range]))?;
+            return Ok(Decoded { used: progress.used, is_done: progress.is_done });
+        }
+        let Decoded { used, is_done } = decoder.advance(input)?;
+        let body = &input[..used];
+        if self == Encoding::Chunked && !body.is_empty() {
+            out.extend_from_slice(&chunk_lead(body.len()));
+            out.extend_from_slice(body);
+            out.extend_from_slice(b"\r\n");
+        } else {
+            out.extend_from_slice(body);
+        }
+        Ok(Decoded { used, is_done })
+    }
+}
+
+/// Bytes of a chunk's size line with its CRLF: eight digits, leading zeros allowed (RFC 9112 §7.1).
+pub(super) const LEAD_BYTES: usize = 10;
+pub(super) const TAIL_BYTES: usize = 2;
+
+fn chunk_lead(size: usize) -> [u8; LEAD_BYTES] {
+    let mut lead = *b"00000000\r\n";
+    for (place, digit) in lead[..8].iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(size >> (4 * place)) & 15];
+    }
+    lead
+}
+
+pub(super) fn limit_to_body(decoder: &Decoder, room: usize) -> usize {
+    match decoder {
+        Decoder::Sized(left) => usize::try_from(*left).map_or(room, |left| left.min(room)),
+        Decoder::Chunked(_) | Decoder::UntilClose => room,
+    }
+}
+
+/// Turns what was received at `input` into its outgoing form, in place; where that lies, and how
+/// much of the input belonged to the body.
+pub(super) fn encode(
+    run: &mut Run,
+    input: Range<usize>,
+    decoder: &mut Decoder,
+    encoding: Encoding,
+) -> Result<(Range<usize>, usize), Broken> {
+    match (encoding, decoder) {
+        (Encoding::Payload, Decoder::Chunked(scanner)) => {
+            let mut ranges = Vec::new();
+            let progress = scanner
+                .advance_with(&run[input], |range| ranges.push(range))
+                .map_err(Broken::Framing)?;
+            let mut end = 0;
+            for range in ranges {
+                let length = range.len();
+                run.copy_within(range, end);
+                end += length;
+            }
+            Ok((0..end, progress.used))
+        }
+        (Encoding::Chunked, decoder) => {
+            let used = decoder.advance(&run[input.clone()]).map_err(Broken::Framing)?.used;
+            let end = input.start + used;
+            run[input.start - LEAD_BYTES..input.start].copy_from_slice(&chunk_lead(used));
+            run[end..end + TAIL_BYTES].copy_from_slice(b"\r\n");
+            Ok((input.start - LEAD_BYTES..end + TAIL_BYTES, used))
+        }
+        (Encoding::AsIs | Encoding::Payload, decoder) => {
+            let used = decoder.advance(&run[input.clone()]).map_err(Broken::Framing)?.used;
+            Ok((input.start..input.start + used, used))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_lead_is_the_size_in_eight_digits() {
+        assert_eq!(&chunk_lead(0), b"00000000\r\n");
+        assert_eq!(&chunk_lead(0x0012_ab3f), b"0012ab3f\r\n");
+    }
+}

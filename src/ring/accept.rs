@@ -1,0 +1,73 @@
+//! A listening socket, and the connections that come in on it.
+//!
+//! In goes a descriptor that all workers share; out come connected sockets with their peers'
+//! addresses. One accept is pending in the ring; the rest of a burst is taken by plain calls.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{self, SockFlag};
+use socket2::{SockAddr, SockRef};
+
+use super::net::Waited;
+use super::ops::{self, AddressRoom, Descriptor, SharedFd};
+
+/// A listening socket, as one worker sees it.
+pub struct Acceptor {
+    fd: SharedFd,
+    room: Option<Box<AddressRoom>>,
+}
+
+impl Acceptor {
+    pub fn new(listener: OwnedFd) -> Self {
+        Self { fd: Descriptor::share(listener), room: Some(AddressRoom::new()) }
+    }
+
+    /// Waits for a connection. `Interrupted` once the listening socket has been shut down.
+    ///
+    /// The future must be awaited to its end: a dropped accept takes a connection with it.
+    pub async fn accept(&mut self) -> Result<(OwnedFd, SocketAddr), Waited> {
+        let room = self.room.take().unwrap_or_else(AddressRoom::new);
+        let (result, (_, room)) = ops::accept(&self.fd, room).await;
+        let accepted = result.map_err(|error| match error.raw_os_error() {
+            // shutdown(2) on a listening socket completes its accepts with EINVAL.
+            Some(libc::EINVAL | libc::ECANCELED) => Waited::Interrupted,
+            _ => Waited::Failed(error),
+        });
+        let accepted = accepted.map(|fd| {
+            // SAFETY: the kernel has just opened this descriptor for us.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd.cast_signed()) };
+            let peer = peer_address(&room);
+            (fd, peer)
+        });
+        self.room = Some(room);
+        accepted.and_then(|(fd, peer)| peer.map(|peer| (fd, peer)).map_err(Waited::Failed))
+    }
+
+    /// Takes one more connection if one is waiting: a burst is not worth a turn of the loop each.
+    pub fn try_accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+        match socket::accept4(self.fd.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            Ok(fd) => {
+                // SAFETY: the kernel has just opened this descriptor for us.
+                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                let address = SockRef::from(&fd).peer_addr()?;
+                Ok(address.as_socket().map(|peer| (fd, peer)))
+            }
+            Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR | Errno::EINVAL) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+fn peer_address(room: &AddressRoom) -> io::Result<SocketAddr> {
+    // SAFETY: the kernel has filled `storage` with an address of `length` bytes.
+    let address = unsafe {
+        SockAddr::new(
+            std::ptr::from_ref(&room.storage).cast::<socket2::SockAddrStorage>().read(),
+            room.length,
+        )
+    };
+    address.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
+}
