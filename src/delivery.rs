@@ -17,7 +17,7 @@ use crate::record::Record;
 use crate::relay::{Broken, Control, Decoder, Encoding, Moved, Patience, Transfer};
 use crate::ring::{HeadBuffer, Socket};
 use crate::upstream::lease::Lease;
-use crate::worker::{Sent, Unsent, Worker};
+use crate::worker::{Sent, Unsent};
 
 /// How an answer is to be passed on.
 struct Plan {
@@ -116,11 +116,13 @@ pub(crate) async fn deliver(
             return Ok(gone(client, record, fault));
         }
         // While the client still uploads, the upload sees it go away.
-        match pass_body(client.worker, client.socket, lease.socket(), &plan, is_uploaded).await {
+        let control = Control::default();
+        let passed = pass_body(client, lease.socket(), &plan, is_uploaded, &control).await;
+        record.sent(control.sent.get());
+        match passed {
             Ok(moved) => {
-                record.sent(moved.bytes);
                 // Excess behind an answer is what a smuggled one looks like.
-                if may_reuse && moved.is_clean && plan.encoding != Encoding::Chunked {
+                if may_reuse && moved == Moved::Clean && plan.encoding != Encoding::Chunked {
                     lease.give_back();
                 }
             }
@@ -135,18 +137,19 @@ fn last(is_uploaded: bool) -> After {
 }
 
 async fn pass_body(
-    worker: &Worker,
-    client: &Socket,
+    client: &Client<'_>,
     origin: &Socket,
     plan: &Plan,
     is_watching: bool,
+    control: &Control,
 ) -> Result<Moved, Broken> {
+    let worker = client.worker;
     let config = &worker.config;
     let transfer = Transfer {
         chunks: &worker.chunks,
         deadlines: &worker.deadlines,
         from: origin,
-        to: client,
+        to: client.socket,
         patience: Patience { silence: config.timeouts.read, rate_min: 0 },
         stall: config.timeouts.write,
         operation_chunks: config.buffers.operation_chunks,
@@ -154,13 +157,14 @@ async fn pass_body(
         is_exact: false,
         is_watching,
         payload_bytes_max: u64::MAX,
-        control: &Control::default(),
+        control,
     };
     let moved = transfer.run(plan.decoder, plan.encoding).await?;
     if plan.encoding == Encoding::Chunked {
-        crate::relay::send_all(client, LAST_CHUNK, &worker.deadlines, config.timeouts.write)
+        crate::relay::send_all(client.socket, LAST_CHUNK, &worker.deadlines, config.timeouts.write)
             .await
             .map_err(|_| Broken::ToFailed)?;
+        control.sent.set(control.sent.get() + LAST_CHUNK.len() as u64);
     }
     Ok(moved)
 }

@@ -129,6 +129,7 @@ async fn attempt(
         upload.beside(reply).await
     };
     if let Some(fault) = upload.fault() {
+        record.received(progress.control.received.get());
         // The client's side failed, or the origin took nothing for too long: no answer will make
         // sense any more, and the origin must not take what it has for the whole.
         return Err(Failed::Fault(fault));
@@ -137,6 +138,7 @@ async fn attempt(
         Ok(buffer) => buffer,
         Err(failed) => {
             upload.end().await;
+            record.received(progress.control.received.get());
             return Err(failed);
         }
     };
@@ -150,7 +152,7 @@ async fn attempt(
         // The answer was over before the request: the client is told to stop by the close.
         upload.end().await;
     }
-    record.received(upload.moved_bytes());
+    record.received(progress.control.received.get());
     delivered
 }
 
@@ -252,8 +254,8 @@ async fn upload_rest(
     origin: &Socket,
     rest: Option<Decoder>,
     progress: &Progress,
-) -> Result<u64, Broken> {
-    let Some(decoder) = rest else { return Ok(0) };
+) -> Result<(), Broken> {
+    let Some(decoder) = rest else { return Ok(()) };
     let config = &worker.config;
     let transfer = Transfer {
         chunks: &worker.chunks,
@@ -269,7 +271,7 @@ async fn upload_rest(
         payload_bytes_max: config.limits.body_bytes,
         control: &progress.control,
     };
-    transfer.run(decoder, Encoding::AsIs).await.map(|moved| moved.bytes)
+    transfer.run(decoder, Encoding::AsIs).await.map(drop)
 }
 
 /// The upload beside the wait for, and the delivery of, the answer.
@@ -278,17 +280,17 @@ struct Upload<'a, F> {
     client: &'a Socket,
     origin: &'a Socket,
     progress: &'a Progress,
-    outcome: Option<Result<u64, Broken>>,
+    outcome: Option<Result<(), Broken>>,
 }
 
-impl<'a, F: Future<Output = Result<u64, Broken>>> Upload<'a, F> {
+impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
     fn new(
         future: Pin<&'a mut F>,
         client: &'a Socket,
         origin: &'a Socket,
         progress: &'a Progress,
     ) -> Self {
-        let outcome = (!progress.is_running()).then_some(Ok(0));
+        let outcome = (!progress.is_running()).then_some(Ok(()));
         Self { future, client, origin, progress, outcome }
     }
 
@@ -341,10 +343,6 @@ impl<'a, F: Future<Output = Result<u64, Broken>>> Upload<'a, F> {
             self.outcome = Some(self.future.as_mut().await);
             self.progress.end();
         }
-    }
-
-    fn moved_bytes(&self) -> u64 {
-        self.outcome.as_ref().and_then(|outcome| outcome.as_ref().ok()).copied().unwrap_or(0)
     }
 }
 

@@ -24,12 +24,12 @@ pub use coding::{Decoded, Decoder, Encoding};
 use coding::{LEAD_BYTES, TAIL_BYTES, encode, limit_to_body};
 
 /// What a transfer came to.
-#[derive(Clone, Copy, Debug)]
-pub struct Moved {
-    /// Bytes taken off the sender's socket.
-    pub bytes: u64,
-    /// None of them followed the body's end.
-    pub is_clean: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// The body, and nothing that followed it.
+    Clean,
+    /// The sender has sent more than the body.
+    WithExcess,
 }
 
 /// The most that is received at once while chunks are few and the outgoing form cannot be left with
@@ -112,9 +112,13 @@ pub struct Transfer<'a> {
     pub control: &'a Control,
 }
 
-/// What others may tell a transfer while it is under way.
+/// What others may tell a transfer while it is under way, and what it tells them however it ends.
 #[derive(Default)]
 pub struct Control {
+    /// Bytes taken off the sender's socket.
+    pub received: Cell<u64>,
+    /// Bytes that the receiver's socket has taken, with the framing that was added here.
+    pub sent: Cell<u64>,
     /// Nobody needs it any more.
     pub is_over: Cell<bool>,
     /// The sender waits for leave to begin, which is not its doing.
@@ -174,7 +178,7 @@ impl Transfer<'_> {
                 }
             }
         }
-        Ok(Moved { bytes: account.moved_bytes, is_clean })
+        Ok(if is_clean { Moved::Clean } else { Moved::WithExcess })
     }
 
     async fn wait_for_sender(&self, account: &mut RateAccount) -> Result<(), Broken> {
@@ -228,7 +232,9 @@ impl Transfer<'_> {
             Received::Nothing => return Ok(Step::Empty),
             Received::End => return Ok(Step::Ended),
         };
+        add(&self.control.received, received);
         let (range, used) = encode(&mut run, lead..lead + received, decoder, encoding)?;
+        let outgoing = range.len();
         let is_congested = if is_tight {
             let piece = run[range].to_vec();
             drop(run);
@@ -237,6 +243,7 @@ impl Transfer<'_> {
             send_all(self.to, &run[range], self.deadlines, self.stall).await
         };
         let is_congested = is_congested.map_err(to_broken)?;
+        add(&self.control.sent, outgoing);
         Ok(Step::Moved { bytes: received, room, is_congested, excess: received - used })
     }
 
@@ -259,6 +266,8 @@ impl Transfer<'_> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => return Err(Broken::ToFailed),
         };
+        add(&self.control.received, sent);
+        add(&self.control.sent, sent);
         decoder.advance(&run[..sent]).map_err(Broken::Framing)?;
         drop(run);
         let mut discarded = 0;
@@ -290,8 +299,14 @@ impl Transfer<'_> {
             run = back;
             sent += result.map_err(to_broken)?;
         }
+        add(&self.control.received, received);
+        add(&self.control.sent, sent);
         Ok(Step::Moved { bytes: received, room, is_congested: false, excess: received - body })
     }
+}
+
+fn add(counter: &Cell<u64>, bytes: usize) {
+    counter.set(counter.get() + bytes as u64);
 }
 
 enum Step {
