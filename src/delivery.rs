@@ -66,6 +66,7 @@ pub(crate) async fn deliver(
     lease: Lease,
     mut buffer: HeadBuffer,
     is_uploaded: bool,
+    control: &Control,
     record: &mut Record,
 ) -> Result<After, Failed> {
     let worker = client.worker;
@@ -116,8 +117,7 @@ pub(crate) async fn deliver(
             return Ok(gone(client, record, fault));
         }
         // While the client still uploads, the upload sees it go away.
-        let control = Control::default();
-        let passed = pass_body(client, lease.socket(), &plan, is_uploaded, &control).await;
+        let passed = pass_body(client, lease.socket(), &plan, is_uploaded, control).await;
         record.sent(control.sent.get());
         match passed {
             Ok(moved) => {

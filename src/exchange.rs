@@ -128,6 +128,7 @@ async fn attempt(
         let reply = std::pin::pin!(read_reply(client, &mut lease, &progress));
         upload.beside(reply).await
     };
+    record.sent(progress.interim_bytes.get());
     if let Some(fault) = upload.fault() {
         record.received(progress.control.received.get());
         // The client's side failed, or the origin took nothing for too long: no answer will make
@@ -145,7 +146,8 @@ async fn attempt(
     record.answered(client.response.status);
     let is_uploaded = !progress.is_running();
     let delivered = {
-        let delivery = std::pin::pin!(deliver(client, lease, buffer, is_uploaded, record));
+        let delivery =
+            std::pin::pin!(deliver(client, lease, buffer, is_uploaded, &progress.delivery, record));
         upload.beside(delivery).await
     };
     if progress.is_running() {
@@ -305,7 +307,9 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
                 self.progress.end();
                 if self.fault().is_some() {
                     // Ends the wait for an answer that cannot come, whether or not it has begun: an
-                    // interruption would only end what is pending now.
+                    // interruption would only end what is pending now. The end of the connection is
+                    // then not the end of an answer.
+                    self.progress.delivery.is_over.set(true);
                     self.origin.cut();
                 }
             }
@@ -351,6 +355,10 @@ struct Progress {
     /// When it ended, on the coarse clock: `RUNNING` while it has not, 0 where there was none.
     ended_ms: Cell<u64>,
     control: Control,
+    /// Of the answer's body, which goes the other way.
+    delivery: Control,
+    /// Bytes of interim answers that the client has been sent.
+    interim_bytes: Cell<u64>,
 }
 
 const RUNNING: u64 = u64::MAX;
@@ -359,7 +367,12 @@ impl Progress {
     fn new(is_whole: bool, expects_continue: bool) -> Self {
         let control = Control::default();
         control.is_held_back.set(expects_continue);
-        Self { ended_ms: Cell::new(if is_whole { 0 } else { RUNNING }), control }
+        Self {
+            ended_ms: Cell::new(if is_whole { 0 } else { RUNNING }),
+            control,
+            delivery: Control::default(),
+            interim_bytes: Cell::new(0),
+        }
     }
 
     fn is_running(&self) -> bool {
@@ -413,7 +426,8 @@ async fn read_reply(
                 return Err(Fault::OriginAnswer.into());
             }
             progress.control.is_held_back.set(false);
-            pass_interim(client, &buffer).await?;
+            let bytes = pass_interim(client, &buffer).await?;
+            progress.interim_bytes.set(progress.interim_bytes.get() + bytes as u64);
             buffer.consume(client.response.bytes);
             client.response.reset();
         }
@@ -452,15 +466,15 @@ async fn wait_on(
     received.ok_or(Fault::ClientGone.into())
 }
 
-async fn pass_interim(client: &Client<'_>, buffer: &HeadBuffer) -> Result<(), Fault> {
+async fn pass_interim(client: &Client<'_>, buffer: &HeadBuffer) -> Result<usize, Fault> {
     // An HTTP/1.0 client does not know interim answers (RFC 9110 §15.2).
     if client.request.version == Version::Http10 {
-        return Ok(());
+        return Ok(0);
     }
     let worker = client.worker;
     let sent = worker.send_built(client.socket, |out| {
         rewrite::interim(out, &client.response, buffer.filled());
-        Ok::<_, Infallible>(())
+        Ok::<_, Infallible>(out.len())
     });
     answer::finish_sending(client, sent).await
 }

@@ -56,6 +56,9 @@ struct Listener {
     socket: socket2::Socket,
 }
 
+/// More than can wait in a listening socket's queue.
+const LAST_ACCEPTED: usize = 65_536;
+
 /// How long the start waits for the addresses of named origins.
 const NAMES_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -161,6 +164,8 @@ impl Server {
     /// `hurry` says so, ends the rest.
     pub fn drain(self, hurry: &AtomicBool) -> Remains {
         let deadline = Instant::now() + self.drain_timeout;
+        // What has been accepted is served, room or no room: nobody comes after it.
+        self.shared.clients.add_permits(self.listeners.len() * LAST_ACCEPTED);
         for listener in &self.listeners {
             self.close_listener(listener);
         }

@@ -8,7 +8,7 @@ mod support;
 
 use std::fs;
 use std::time::Duration;
-use support::{GET, OK, Origin, Proxy, Refusal, Setup, wait_until};
+use support::{Expected, GET, OK, Origin, Proxy, Refusal, Setup, wait_until};
 
 /// The value of a field of a line of text.
 #[track_caller]
@@ -67,6 +67,55 @@ fn bodies_count_in_both_directions() {
     assert_eq!(value(&line, "bytes_in"), (post.len() + 1_000_000).to_string());
     let sent = value(&line, "bytes_out").parse::<usize>().unwrap();
     assert!((2_000_000..2_001_000).contains(&sent), "{line}");
+}
+
+#[test]
+fn every_byte_to_the_client_counts() {
+    let answers = [
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: y\r\n\r\n",
+        // Chunked on its way.
+        "HTTP/1.1 200 OK\r\n\r\nok",
+        // Cut short.
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok",
+        "not HTTP\r\n\r\n",
+    ];
+    for answer in answers {
+        let origin = Origin::answering_and_closing(answer);
+        let proxy = Setup::to(&origin).set("log.access", true).start();
+        let request = "GET /all HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        let (bytes, _) = proxy.send(request).read_to_end();
+        let line = proxy.wait_for_log(&["target=/all"]);
+        assert_eq!(value(&line, "bytes_out"), bytes.len().to_string(), "{answer:?}");
+        assert_eq!(value(&line, "bytes_in"), request.len().to_string(), "{answer:?}");
+    }
+}
+
+#[test]
+fn bytes_of_transfers_that_were_broken_off_count() {
+    let origin = Origin::start(|mut peer| {
+        while let Some(mut request) = peer.read_head() {
+            if request.method() == "POST" {
+                peer.read_body(&mut request, Expected::Request);
+                return;
+            }
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n");
+            peer.send(vec![0; 50_000_000]);
+        }
+    });
+    let proxy = Setup::to(&origin).set("log.access", true).start();
+    let mut client = proxy.send("GET /down HTTP/1.1\r\nHost: test\r\n\r\n");
+    client.discard(5_000_000);
+    client.reset();
+    let line = proxy.wait_for_log(&["target=/down"]);
+    assert!(value(&line, "bytes_out").parse::<usize>().unwrap() >= 5_000_000, "{line}");
+
+    let head = "POST /up HTTP/1.1\r\nHost: test\r\nContent-Length: 50000000\r\n\r\n";
+    let mut client = proxy.send(head);
+    client.send(vec![0; 5_000_000]).wait_until_read();
+    client.reset();
+    let line = proxy.wait_for_log(&["target=/up"]);
+    assert_eq!(value(&line, "bytes_in"), (head.len() + 5_000_000).to_string());
 }
 
 #[test]

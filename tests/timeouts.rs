@@ -9,7 +9,7 @@ mod support;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Blackhole, Client, GET, Gate, OK, Origin, Setup, pattern};
+use support::{Blackhole, Client, Expected, GET, Gate, OK, Origin, Setup, pattern};
 
 const SHORT: &str = "300ms";
 
@@ -205,6 +205,29 @@ fn a_request_body_that_only_trickles_is_a_request_timeout() {
     assert!(started.elapsed() > Duration::from_secs(9), "the rate counts after a grace of 10 s");
     client.expect_status(408).expect_closed();
     origin.wait_for("the end of the connection", |seen| seen.open() == 0);
+}
+
+#[test]
+fn a_client_that_waits_for_continue_is_not_too_slow() {
+    let is_willing = Gate::default();
+    let origin = Origin::start({
+        let is_willing = is_willing.clone();
+        move |mut peer| {
+            let mut request = peer.expect_head();
+            is_willing.wait();
+            peer.send("HTTP/1.1 100 Continue\r\n\r\n");
+            peer.read_body(&mut request, Expected::Request);
+            peer.send(OK);
+            peer.hold();
+        }
+    });
+    let proxy = Setup::to(&origin).set("limits.min_body_rate", 1_000).start();
+    let head = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
+    let mut client = proxy.send(head);
+    // Longer than the grace of 10 s, after which its rate would count if it were its turn.
+    client.expect_quiet_for(Duration::from_secs(11));
+    is_willing.open();
+    client.expect_status(100).send("body").expect_status(200);
 }
 
 /// Far more than the kernel takes in for two connections.

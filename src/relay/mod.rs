@@ -166,6 +166,8 @@ impl Transfer<'_> {
                     turn_bytes = 0;
                     self.wait_for_sender(&mut account).await?;
                 }
+                // The connection may have been ended on our side.
+                Step::Ended if self.control.is_over.get() => return Err(Broken::Interrupted),
                 Step::Ended if matches!(decoder, Decoder::UntilClose) => break,
                 Step::Ended => return Err(Broken::FromEnded),
                 Step::Moved { bytes, room, is_congested: congested, excess } => {

@@ -221,7 +221,7 @@ impl Pool {
     pub fn cut(&self) {
         for (_, slot) in self.slots.borrow().iter() {
             if slot.idle.is_none() {
-                slot.socket.cut();
+                // A shutdown would look like the end of an answer that ends with its connection.
                 slot.socket.interrupt();
             }
         }

@@ -26,7 +26,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long any single wait may take. Far above what a loaded two-core machine needs.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A plain request for `/` that keeps the connection open.
 pub const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";

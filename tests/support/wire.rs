@@ -157,6 +157,24 @@ impl Wire {
         self.take(count.min(self.pending.len()))
     }
 
+    /// Takes up to `count` bytes without looking at them. Returns how many came.
+    #[track_caller]
+    pub fn discard(&mut self, count: usize) -> usize {
+        let mut left = count;
+        loop {
+            left = left.saturating_sub(self.pending.len());
+            self.forget();
+            if left == 0 || self.receive() != Arrival::Bytes {
+                return count - left;
+            }
+        }
+    }
+
+    /// Drops what was received and not read.
+    pub fn forget(&mut self) {
+        self.pending.clear();
+    }
+
     /// Exactly `count` bytes.
     #[track_caller]
     pub fn read_exact(&mut self, count: usize) -> Vec<u8> {
