@@ -72,7 +72,8 @@ fn bodies_count_in_both_directions() {
 #[test]
 fn every_byte_to_the_client_counts() {
     let answers = [
-        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n\
+         HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: y\r\n\r\n",
         // Chunked on its way.
         "HTTP/1.1 200 OK\r\n\r\nok",

@@ -1,7 +1,8 @@
 //! A real origin and real clients: nginx behind ringway, read by the scripted client, curl and wrk.
 //!
 //! Comes in: static files of the sizes that people serve. Goes out: the same bytes, conditional and
-//! partial answers included. Where nginx, curl or wrk is missing, the test says so and does nothing.
+//! partial answers included. Where nginx, curl or wrk is missing, the test says so and does
+//! nothing.
 
 mod support;
 

@@ -1,9 +1,9 @@
 //! Seeded chance against the whole data path: any message, in any framing, cut anywhere.
 //!
 //! Comes in: a seed. Goes out: conversations whose every message both ends can work out from the
-//! seed and the number in its target, so that each side knows exactly what it must receive. Requests
-//! are pipelined in pieces of random size, answers come in pieces of random size, and several
-//! clients share few chunks and few connections. A failure names its seed.
+//! seed and the number in its target, so that each side knows exactly what it must receive.
+//! Requests are pipelined in pieces of random size, answers come in pieces of random size, and
+//! several clients share few chunks and few connections. A failure names its seed.
 
 mod support;
 
