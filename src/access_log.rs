@@ -16,6 +16,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{LogConfig, LogFormat};
+use crate::date;
 use crate::logging;
 
 /// How long lines may gather before they are written together.
@@ -434,7 +435,7 @@ fn put_json_value(out: &mut Vec<u8>, value: &[u8]) {
 fn put_time(out: &mut Vec<u8>, time: SystemTime) {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = since.as_secs();
-    let (year, month, day) = date_of(seconds / 86_400);
+    let (year, month, day) = date::civil(seconds / 86_400);
     put(
         out,
         format_args!(
@@ -445,21 +446,6 @@ fn put_time(out: &mut Vec<u8>, time: SystemTime) {
             since.subsec_millis()
         ),
     );
-}
-
-/// Year, month and day of a day number, counted from 1970-01-01, by H. Hinnant's
-/// `civil_from_days`: years begin in March, so that the leap day comes last.
-fn date_of(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
@@ -587,7 +573,7 @@ mod tests {
             (47_541, (2100, 3, 1)),
         ];
         for (days, date) in table {
-            assert_eq!(date_of(days), date, "{days}");
+            assert_eq!(date::civil(days), date, "{days}");
         }
     }
 

@@ -60,7 +60,7 @@ fn put_two(place: &mut [u8], number: u64) {
 
 /// Year, month and day of a day number, by H. Hinnant's `civil_from_days`: years begin in March, so
 /// that the leap day comes last.
-fn civil(days: u64) -> (u64, u64, u64) {
+pub(crate) fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let era = shifted / 146_097;
     let day_of_era = shifted % 146_097;

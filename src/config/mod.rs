@@ -126,7 +126,7 @@ pub struct PoolConfig {
     pub idle_expiry: Duration,
     /// Connections per origin opened at start-up. Never above `max_idle`.
     pub prewarm: usize,
-    /// Idle time before the kernel's first probe, in whole seconds. Zero sends none.
+    /// Idle time before the kernel's first probe of either side, whole seconds. Zero sends none.
     pub tcp_keepalive: Duration,
 }
 
