@@ -191,7 +191,7 @@ fn r2_bytes_behind_a_chunked_answer_end_its_connection() {
 /// A worker handed its connections to its own clients for ever, and another worker's got none.
 #[test]
 fn r2_clients_of_all_workers_share_the_pool() {
-    const CLIENTS: usize = 12;
+    const CLIENTS: usize = 16;
     let origin = Origin::start(|mut peer| {
         while peer.next_request().is_some() {
             pause(20);
@@ -204,16 +204,39 @@ fn r2_clients_of_all_workers_share_the_pool() {
         .set("pool.max_idle", 2)
         .set("timeouts.pool", "1s")
         .start();
-    // At 100 requests per second every client has its turn eight times a second.
+    // Each new connection goes to the worker with the fewest: every other one to the same.
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = proxy.send(GET);
+        client.expect_status(200);
+        clients.push(client);
+    }
+    let (is_held, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
-        for _ in 0..CLIENTS {
-            scope.spawn(|| {
-                let mut client = proxy.connect();
-                for _ in 0..15 {
+        let mut late = Vec::new();
+        for (number, mut client) in clients.into_iter().enumerate() {
+            if number % 2 == 1 {
+                late.push(client);
+                continue;
+            }
+            let (is_held, is_over) = (&is_held, &is_over);
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
                     client.send(GET).expect_status(200);
+                    is_held.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
+        wait_until("one worker has the pool", || is_held.load(Ordering::Relaxed) > 50);
+        for _ in 0..5 {
+            for client in &mut late {
+                client.send(GET);
+            }
+            let statuses: Vec<_> = late.iter_mut().map(|c| c.read_response().status()).collect();
+            is_over.store(statuses != [200; CLIENTS / 2], Ordering::Relaxed);
+            assert_eq!(statuses, [200; CLIENTS / 2]);
+        }
+        is_over.store(true, Ordering::Relaxed);
     });
 }
 
@@ -276,8 +299,9 @@ fn r2_slow_readers_leave_chunks_for_others() {
 
 /// A body that came and went at full speed left nobody else on its worker a turn until its end.
 #[test]
-fn r2_a_big_body_lets_others_have_their_turn() {
-    const BODY: usize = 1 << 30;
+fn r2_big_bodies_let_others_have_their_turn() {
+    const BODY: usize = 1 << 29;
+    const READERS: usize = 4;
     let big = Origin::start(|mut peer| {
         peer.expect_request();
         peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n"));
@@ -293,24 +317,27 @@ fn r2_a_big_body_lets_others_have_their_turn() {
         .upstream("small", &[&small.url()], "")
         .route("", "/big", "big", "")
         .route("", "/", "small", "")
+        .set("buffers.chunks_per_worker", 64)
         .start();
-    let is_over = AtomicBool::new(false);
+    let readers_left = AtomicUsize::new(READERS);
     let turns = thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut client = proxy.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n");
-            client.read_head().expect("a head");
-            assert_eq!(client.discard(BODY), BODY);
-            is_over.store(true, Ordering::Relaxed);
-        });
+        for _ in 0..READERS {
+            scope.spawn(|| {
+                let mut client = proxy.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n");
+                client.read_head().expect("a head");
+                assert_eq!(client.discard(BODY), BODY);
+                readers_left.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
         let mut client = proxy.connect();
         let mut turns = 0;
-        while !is_over.load(Ordering::Relaxed) {
+        while readers_left.load(Ordering::Relaxed) > 0 {
             client.send(GET).expect_status(200);
             turns += 1;
         }
         turns
     });
-    assert!(turns >= 20, "{turns} small requests were served beside a big one");
+    assert!(turns >= 80, "{turns} small requests were served beside big ones");
 }
 
 /// An answer of our own waited until a client had uploaded what nobody needed any more.
@@ -325,7 +352,7 @@ fn r2_a_bad_answer_is_reported_while_the_client_still_sends() {
         }
     });
     let proxy = Proxy::to(&origin);
-    for _ in 0..4 {
+    for _ in 0..20 {
         let length = 1_u64 << 40;
         let head = format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n");
         let mut client = proxy.send(head);

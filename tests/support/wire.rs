@@ -35,6 +35,8 @@ pub struct Wire {
     stream: TcpStream,
     /// Received, and not yet part of anything that was read.
     pending: Vec<u8>,
+    /// Where the kernel puts what arrives.
+    arrived: Box<[u8]>,
     /// Told of every byte when it arrives, before anything makes sense of it.
     witness: Witness,
 }
@@ -45,7 +47,8 @@ impl Wire {
     pub fn new(stream: TcpStream, witness: impl Fn(&[u8]) + Send + 'static) -> Self {
         stream.set_nodelay(true).expect("a connected stream");
         stream.set_write_timeout(Some(DEADLINE)).expect("a connected stream");
-        Self { stream, pending: Vec::new(), witness: Box::new(witness) }
+        let arrived = vec![0; 256 * 1024].into_boxed_slice();
+        Self { stream, pending: Vec::new(), arrived, witness: Box::new(witness) }
     }
 
     /// A second handle, for a thread that sends while this one receives.
@@ -123,15 +126,14 @@ impl Wire {
     }
 
     fn receive_before(&mut self, deadline: Instant) -> Option<Arrival> {
-        let mut chunk = [0; 16 * 1024];
         loop {
             let left = deadline.checked_duration_since(Instant::now()).filter(|d| !d.is_zero())?;
             self.stream.set_read_timeout(Some(left)).expect("a connected stream");
-            match self.stream.read(&mut chunk) {
+            match self.stream.read(&mut self.arrived) {
                 Ok(0) => return Some(Arrival::End),
                 Ok(count) => {
-                    (self.witness)(&chunk[..count]);
-                    self.pending.extend_from_slice(&chunk[..count]);
+                    (self.witness)(&self.arrived[..count]);
+                    self.pending.extend_from_slice(&self.arrived[..count]);
                     return Some(Arrival::Bytes);
                 }
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => return Some(Arrival::Reset),
