@@ -8,7 +8,9 @@ mod support;
 
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 use support::{Blackhole, Client, Ending, Expected, GET, Gate, OK, Origin, Refusal, pattern};
 
@@ -128,6 +130,35 @@ fn pieces_can_be_sent_one_read_apart() {
         client.send(piece).wait_until_read();
     }
     client.expect_status(200);
+}
+
+#[test]
+fn what_nobody_reads_is_waited_for() {
+    let is_reading = Gate::default();
+    let origin = Origin::start({
+        let is_reading = is_reading.clone();
+        move |mut peer| {
+            is_reading.wait();
+            peer.read_exact(1);
+            peer.send(OK);
+        }
+    });
+    let client = Arc::new(Mutex::new(Client::connect(origin.address())));
+    client.lock().unwrap().send("x");
+    let is_read = Arc::new(AtomicBool::new(false));
+    let waiting = {
+        let (client, is_read) = (Arc::clone(&client), Arc::clone(&is_read));
+        thread::spawn(move || {
+            client.lock().unwrap().wait_until_read();
+            is_read.store(true, Ordering::Relaxed);
+        })
+    };
+    // Time enough to be wrong.
+    thread::park_timeout(Duration::from_millis(50));
+    assert!(!is_read.load(Ordering::Relaxed), "it was not read yet");
+    is_reading.open();
+    waiting.join().expect("the wait ends");
+    client.lock().unwrap().expect_status(200);
 }
 
 #[test]

@@ -5,10 +5,10 @@
 //! arrived until then becomes the text of the panic.
 
 use super::message::{Ending, Message, latin1, parse_fields};
+use super::unread::Unread;
 use super::{DEADLINE, show, wait_until};
 use memchr::memmem;
 use socket2::SockRef;
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -92,13 +92,9 @@ impl Wire {
     #[track_caller]
     pub fn wait_until_read(&self) {
         let Ok(other) = self.stream.peer_addr() else { return };
-        let ends = format!("{} {}", proc_address(other), proc_address(self.local()));
+        let unread = Unread::new(other, self.local());
         wait_until("the other end has read what was sent", || {
-            let table = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp is readable");
-            let row = table.lines().find(|row| row.contains(&ends));
-            // Columns: number, local, remote, state, sent:received.
-            let queues = row.and_then(|row| row.split_whitespace().nth(4));
-            queues.is_none_or(|queues| queues.ends_with(":00000000"))
+            unread.as_ref().and_then(Unread::count).is_none_or(|count| count == 0)
         });
     }
 
@@ -309,11 +305,4 @@ impl Wire {
         let rest = self.pending.split_off(count);
         std::mem::replace(&mut self.pending, rest)
     }
-}
-
-/// An IPv4 address as `/proc/net/tcp` writes it.
-fn proc_address(address: SocketAddr) -> String {
-    let SocketAddr::V4(address) = address else { panic!("{address} is not in /proc/net/tcp") };
-    let number = u32::from_ne_bytes(address.ip().octets());
-    format!("{number:08X}:{:04X}", address.port())
 }
