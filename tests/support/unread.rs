@@ -4,6 +4,7 @@
 //! receive queue at the other end, asked of the kernel by `sock_diag(7)`, which looks one socket
 //! up instead of listing them all as `/proc/net/tcp` does. Nothing is assumed where it cannot be
 //! asked.
+
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
 };
