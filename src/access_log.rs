@@ -640,8 +640,8 @@ mod tests {
         for _ in 0..1_000 {
             log.record(&record());
         }
-        // At most what the writer took once, and what the lane holds.
-        assert!(log.dropped_lines() >= 980, "{}", log.dropped_lines());
+        // At most what the writer took once, and what the lane's two buffers hold.
+        assert!(log.dropped_lines() >= 970, "{}", log.dropped_lines());
         drop(release);
     }
 
