@@ -168,11 +168,6 @@ impl ChunkScanner {
         self.payload
     }
 
-    /// Payload bytes of the current chunk that are still to come.
-    pub fn payload_left(&self) -> u64 {
-        if self.place == Place::Payload { self.size } else { 0 }
-    }
-
     pub fn is_done(&self) -> bool {
         self.place == Place::Trailers(FieldPlace::Done)
     }
@@ -526,14 +521,5 @@ mod tests {
         assert!(ahead.advance(text).unwrap().is_done);
         assert!(!scanner.is_done());
         assert_eq!(scanner.payload_bytes(), 0);
-    }
-
-    #[test]
-    fn what_is_left_of_a_chunk_is_known() {
-        let mut scanner = ChunkScanner::new();
-        scanner.advance(b"10\r\nabc").unwrap();
-        assert_eq!(scanner.payload_left(), 13);
-        scanner.advance(b"defghijklmnop").unwrap();
-        assert_eq!(scanner.payload_left(), 0);
     }
 }

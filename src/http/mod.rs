@@ -68,16 +68,6 @@ impl Method {
             Self::Post | Self::Patch | Self::Connect | Self::Other => false,
         }
     }
-
-    /// Whether the client asks for no change of state (RFC 9110 §9.2.1).
-    pub fn is_safe(self) -> bool {
-        match self {
-            Self::Get | Self::Head | Self::Options | Self::Trace => true,
-            Self::Post | Self::Put | Self::Delete | Self::Patch | Self::Connect | Self::Other => {
-                false
-            }
-        }
-    }
 }
 
 /// How the end of a body is found (RFC 9112 §6.3).

@@ -6,7 +6,7 @@
 //! give back what was lent to them in each case.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
@@ -150,12 +150,6 @@ impl Socket {
         uninterrupted(|| socket::send(self.raw(), bytes, flags))
     }
 
-    /// As [`Socket::try_send`], from several slices at once.
-    pub fn try_send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        uninterrupted(|| socket::sendmsg::<()>(self.raw(), slices, &[], flags, None))
-    }
-
     /// Receives what is there; 0 is the end of the stream, `WouldBlock` means nothing yet.
     pub fn try_recv(&self, bytes: &mut [u8]) -> io::Result<usize> {
         uninterrupted(|| socket::recv(self.raw(), bytes, MsgFlags::MSG_DONTWAIT))
@@ -273,11 +267,6 @@ impl Socket {
     /// Says that nothing more will be sent.
     pub fn finish_sending(&self) {
         let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Write);
-    }
-
-    /// The address at which the connection arrived.
-    pub fn local_address(&self) -> Option<SocketAddr> {
-        SockRef::from(&*self.fd).local_addr().ok().and_then(|address| address.as_socket())
     }
 
     fn raw(&self) -> RawFd {
