@@ -133,7 +133,6 @@ impl Worker {
         let heads = HeadPool::new(config.buffers.head_buffer_bytes);
         let chunks = ChunkPool::new(config.buffers.chunks_per_worker, config.buffers.chunk_bytes)?;
         let limits = PoolLimits {
-            max_connections: config.pool.max_connections,
             max_idle: config.pool.max_idle,
             idle_expiry: config.pool.idle_expiry,
             acquire: config.timeouts.pool,

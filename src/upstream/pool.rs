@@ -29,8 +29,6 @@ use super::permits::{PoolShared, Waiter};
 /// The limits and waits of `[pool]` and `[timeouts]` that concern the pool.
 #[derive(Clone, Debug)]
 pub struct PoolLimits {
-    /// Open connections in the process.
-    pub max_connections: usize,
     /// Idle connections in the process that the sweep leaves alone.
     pub max_idle: usize,
     pub idle_expiry: Duration,
