@@ -70,8 +70,13 @@ fn rewrites(criterion: &mut Criterion) {
     for (name, text) in [("small_request", SMALL_REQUEST), ("large_request", LARGE_REQUEST)] {
         assert_eq!(head.parse(text, &LIMITS), Ok(true));
         let path = head.path(text);
-        let how =
-            RequestRewrite { path, host: HostRule::Pass, via: b"ringway", forwarded: FORWARDED };
+        let how = RequestRewrite {
+            path,
+            host: HostRule::Pass,
+            via: b"ringway",
+            forwarded: Some(FORWARDED),
+            extra: b"",
+        };
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 out.clear();

@@ -5,15 +5,22 @@
 //! and the fault was not its own.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
+use subtle::ConstantTimeEq as _;
+use tokio::sync::oneshot;
+
+use crate::ask::ControlAsk;
 use crate::connection::Client;
 use crate::exchange::After;
 use crate::fault::{Close, Fault, Status};
-use crate::http::Method;
+use crate::http::names::Known;
 use crate::http::rewrite::{self, ConnectionOut, Simple};
+use crate::http::{Method, TargetForm};
 use crate::record::Record;
 use crate::relay;
 use crate::ring::Waited;
+use crate::seat::Seat;
 use crate::worker::{Sent, Unsent};
 
 /// Whether a request was answered without an origin.
@@ -22,12 +29,14 @@ pub enum Served {
     Elsewhere,
 }
 
-/// Answers what is meant for this hop: CONNECT (refused, this is no forward proxy), and OPTIONS or
-/// TRACE whose Max-Forwards is used up (RFC 9110 §7.6.2).
+/// Answers what is meant for this hop: OPTIONS or TRACE whose Max-Forwards is used up (RFC 9110
+/// §7.6.2).
 pub async fn own(client: &mut Client<'_>, record: &mut Record) -> Result<Served, Fault> {
     let request = &client.request;
+    if let Some(wish) = Wish::of(client) {
+        return Box::pin(for_ringway(client, wish, record)).await;
+    }
     let answer = match request.method {
-        Method::Connect => return Err(Fault::MethodNotOffered),
         Method::Options if request.max_forwards == Some(0) => Own {
             status: Status { code: 200, reason: "OK" },
             extra: "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n",
@@ -53,6 +62,134 @@ struct Own {
     extra: &'static str,
 }
 
+/// What a request on a data port may want of ringway itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Health,
+    Cleanup,
+}
+
+impl Wish {
+    /// Only in origin form: who asks a forward proxy asks for somebody else.
+    fn of(client: &Client<'_>) -> Option<Self> {
+        let head = &client.request;
+        if head.form != TargetForm::Origin || !client.worker.config.admin.on_data_port {
+            return None;
+        }
+        let path = head.path(client.inbox.filled());
+        let is = |own: &[u8]| matches!(path.strip_prefix(own), Some([] | [b'?', ..]));
+        if is(b"/health") {
+            return Some(Self::Health);
+        }
+        is(b"/admin/cleanup").then_some(Self::Cleanup)
+    }
+}
+
+/// Answers what is meant for ringway itself and not for an origin: its health, and the wish that it
+/// gives memory back.
+async fn for_ringway(
+    client: &Client<'_>,
+    wish: Wish,
+    record: &mut Record,
+) -> Result<Served, Fault> {
+    let worker = client.worker;
+    let head = &client.request;
+    let is_cleanup = wish == Wish::Cleanup;
+    let is_allowed = match head.method {
+        Method::Get | Method::Head => !is_cleanup,
+        Method::Post => is_cleanup,
+        _ => false,
+    };
+    let (reply, answer) = oneshot::channel();
+    let ask = if !is_allowed {
+        let allow = if is_cleanup { "Allow: POST\r\n" } else { "Allow: GET, HEAD\r\n" };
+        return own_answer(client, 405, "Method Not Allowed\n", allow, record).await;
+    } else if !is_cleanup {
+        ControlAsk::Health { reply }
+    } else if may_change(client) {
+        ControlAsk::Cleanup { reply }
+    } else {
+        let why = "Forbidden: from this machine or with `Authorization: Bearer` and admin.token\n";
+        return own_answer(client, 403, why, "", record).await;
+    };
+    let _ = worker.shared.control.send(ask);
+    let answered = tokio::time::timeout(CONTROL_PATIENCE, answer);
+    let Ok(Ok(body)) = worker.unless_cut(answered).await? else { return Err(Fault::Internal) };
+    own_answer(client, 200, &body, JSON, record).await
+}
+
+/// How long the control thread may take; a cleanup walks over the heaps of all workers.
+const CONTROL_PATIENCE: Duration = Duration::from_secs(10);
+
+const JSON: &str = "Content-Type: application/json\r\nCache-Control: no-store\r\n";
+
+/// Whether a change may be asked for: from this machine, unless another proxy passes it on, or with
+/// the token.
+fn may_change(client: &Client<'_>) -> bool {
+    let fields = &client.request.fields;
+    let passed_on = [Known::Forwarded, Known::XForwardedFor, Known::Via];
+    let is_passed_on = passed_on.into_iter().any(|known| fields.has(known));
+    let Some(token) = &client.worker.config.admin.token else {
+        return client.peer.ip().to_canonical().is_loopback() && !is_passed_on;
+    };
+    let text = client.inbox.filled();
+    let expected = format!("Bearer {}", token.reveal());
+    // All of them are looked at, whatever they say, and in constant time.
+    let mut is_known = subtle::Choice::from(0);
+    for value in fields.values(text, b"authorization") {
+        is_known |= value.ct_eq(expected.as_bytes());
+    }
+    is_known.into()
+}
+
+async fn own_answer(
+    client: &Client<'_>,
+    code: u16,
+    body: &str,
+    extra: &str,
+    record: &mut Record,
+) -> Result<Served, Fault> {
+    let reason = match code {
+        200 => "OK",
+        403 => "Forbidden",
+        _ => "Method Not Allowed",
+    };
+    let after = after(client, true);
+    let is_last = !matches!(after, After::Reuse);
+    send(client, Status { code, reason }, body, extra, is_last, record).await?;
+    Ok(Served::Here(after))
+}
+
+/// Tells a client that there is no room for it, without taking its request in.
+pub async fn turn_away(seat: &Seat) {
+    let worker = seat.worker();
+    worker.metrics.clients_refused.add(1);
+    if seat.is_new() && seat.rest(Duration::ZERO).await.is_err() {
+        seat.set_resting(false);
+        return;
+    }
+    seat.set_resting(false);
+    let via = &worker.config.server.via;
+    let extra = format!("Proxy-Status: {via}; error=proxy_internal_error\r\nRetry-After: 5\r\n");
+    // A client that does not even take this has left.
+    let _ = worker.send_built(seat.socket(), |out| {
+        rewrite::simple(
+            out,
+            &Simple {
+                status: 503,
+                reason: "Service Unavailable",
+                body: "Service Unavailable",
+                extra: extra.as_bytes(),
+                connection: ConnectionOut::Close,
+                date: &worker.date.now(),
+                is_head_only: false,
+            },
+        );
+        Ok::<_, Infallible>(())
+    });
+    worker.metrics.requests[5].add(1);
+}
+
 /// Tells the client what went wrong, if anybody is left to tell.
 pub async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) -> After {
     record.failed(fault);
@@ -69,11 +206,14 @@ pub async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) 
         }
         _ => format!("Proxy-Status: {via}; error={error}\r\n"),
     };
-    if status.code == 503 {
-        extra.push_str("Retry-After: 1\r\n");
+    match status.code {
+        407 => extra.push_str(&worker.forward.challenge),
+        429 => extra.push_str("Retry-After: 60\r\n"),
+        503 => extra.push_str("Retry-After: 1\r\n"),
+        _ => {}
     }
     let after = after(client, fault.spares_client());
-    let is_last = after != After::Reuse;
+    let is_last = !matches!(after, After::Reuse);
     match send(client, status, status.reason, &extra, is_last, record).await {
         Ok(()) => after,
         Err(_) => After::Close(Close::ClientGone),
@@ -85,6 +225,8 @@ fn after(client: &Client<'_>, is_spared: bool) -> After {
     let may_go_on = is_spared
         && client.is_whole
         && client.request.is_persistent
+        // What follows may be meant for the tunnel that was refused.
+        && client.request.method != Method::Connect
         && !client.worker.is_draining.get();
     if may_go_on { After::Reuse } else { After::Close(Close::Refused) }
 }
@@ -116,7 +258,7 @@ async fn send(
     });
     let bytes = finish_sending(client, sent).await?;
     record.answered(status.code);
-    record.sent(bytes as u64);
+    record.sent(client.account, bytes as u64);
     Ok(())
 }
 

@@ -17,6 +17,7 @@ Examples:
   ringway                                          the file config.toml, or the defaults
   ringway --config /etc/ringway.toml               another file
   ringway --port 8080 --upstream http://10.0.0.1   no file at all
+  ringway --forward                                a forward proxy for this machine
   ringway check --config new.toml                  is this file usable?";
 
 /// What was typed.
@@ -67,6 +68,7 @@ mod tests {
             "http://b:2",
             "--workers",
             "3",
+            "--forward",
         ];
         let cli = parse(&line).unwrap();
         assert_eq!(cli.command, None);
@@ -78,6 +80,7 @@ mod tests {
                 port: Some(0),
                 upstream: vec!["http://a:1".to_owned(), "http://b:2".to_owned()],
                 workers: Some(3),
+                forward: true,
             }
         );
     }
@@ -100,6 +103,7 @@ mod tests {
             &["--prot", "1"],
             &["chekc"],
             &["--upstream"],
+            &["--forward=yes"],
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line:?}");

@@ -5,16 +5,22 @@
 //! buffers back and waits on a poll: what it then holds is a small task and a deadline.
 
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::account::{Account, Phase};
+use crate::answer;
 use crate::exchange::{self, After};
 use crate::fault::{Close, Fault};
 use crate::http::Version;
 use crate::http::head::{HeadError, RequestHead, ResponseHead};
 use crate::http::rewrite::ConnectionOut;
+use crate::ledger::Kind;
 use crate::ring::net::turn;
-use crate::ring::{HeadBuffer, Socket, Waited, clock};
-use crate::worker::{Seat, Worker};
+use crate::ring::{HeadBuffer, NoRoom, Socket, Waited, clock};
+use crate::seat::Seat;
+use crate::tunnel::{self, Tunnel};
+use crate::worker::Worker;
 
 /// Silence after which a connection gives its buffers back. A busy client is never that slow, and
 /// a resting one costs a turn of the loop more when it wakes.
@@ -33,9 +39,20 @@ pub async fn serve(seat: Seat) {
         return;
     }
     let close = loop {
+        let Some(busy) = seat.begin(future_bytes(converse), Kind::Connections) else {
+            answer::turn_away(&seat).await;
+            break Close::Refused;
+        };
         // Boxed so that a resting connection does not carry the room for a busy one.
-        match Box::pin(converse(&seat)).await {
+        let pause = Box::pin(converse(&seat)).await;
+        drop(busy);
+        match pause {
             Pause::Closed(close) => break close,
+            // What the conversation held has been given back.
+            Pause::Tunnel(tunnel) => {
+                let _busy = seat.hold(tunnel::TUNNEL_BYTES, Kind::Tunnels);
+                break Box::pin(tunnel::run(&seat, tunnel)).await;
+            }
             Pause::Resting => {}
         }
         if seat.worker().is_draining.get() {
@@ -63,21 +80,31 @@ pub async fn serve(seat: Seat) {
         Close::Cut | Close::ClientDone | Close::Idle | Close::ClientGone | Close::Stopping => false,
     };
     if is_lingering {
+        seat.account().enter(Phase::Linger, clock::coarse_ms());
         Box::pin(linger(seat.worker(), seat.socket())).await;
     }
+}
+
+/// The size of the future that `conversation` makes. Asking a future itself would keep room for it
+/// in the one that asks.
+fn future_bytes<'a, F>(conversation: impl Fn(&'a Seat) -> F) -> usize {
+    let _ = conversation;
+    size_of::<F>()
 }
 
 /// Why a conversation paused.
 enum Pause {
     Resting,
     Closed(Close),
+    Tunnel(Box<Tunnel>),
 }
 
 /// What a client connection holds while it is busy.
 pub struct Client<'a> {
-    pub worker: &'a Worker,
+    pub worker: &'a Rc<Worker>,
     pub socket: &'a Socket,
     pub peer: SocketAddr,
+    pub account: &'a Account,
     /// What was received and not yet consumed; begins with the head of the request under way.
     pub inbox: HeadBuffer,
     pub request: RequestHead,
@@ -85,6 +112,8 @@ pub struct Client<'a> {
     /// The client's address without its port, as the forwarding fields have it.
     pub address_text: String,
     pub is_trusted: bool,
+    /// It came in by a listener at which it may ask for what is not ours.
+    pub is_forward: bool,
     /// Bytes at the front of the inbox that belong to the request under way: its head and what of
     /// its body came with it.
     pub request_bytes: usize,
@@ -101,11 +130,13 @@ async fn converse(seat: &Seat) -> Pause {
         worker,
         socket: seat.socket(),
         peer: seat.peer(),
+        account: seat.account(),
         inbox: worker.heads.lease(),
         request: RequestHead::new(),
         response: ResponseHead::new(),
         address_text: address.to_string(),
         is_trusted: is_trusted(worker, address),
+        is_forward: seat.is_forward(),
         request_bytes: 0,
         is_whole: false,
         head_began_ms: 0,
@@ -131,6 +162,7 @@ async fn converse(seat: &Seat) -> Pause {
             }
             After::Reuse => {}
             After::Close(close) => return Pause::Closed(close),
+            After::Tunnel(tunnel) => return Pause::Tunnel(tunnel),
         }
     }
 }
@@ -161,13 +193,17 @@ impl Client<'_> {
                     // Most heads come in one piece, and then the clock is not asked.
                     Ok(false) if self.head_began_ms == 0 => {
                         self.head_began_ms = clock::coarse_ms();
+                        self.account.enter(Phase::Head, self.head_began_ms);
                     }
                     Ok(false) => {}
                     Err(error) => return Next::Fault(Fault::ClientHead(error)),
                 }
             }
-            if !self.inbox.make_room(self.worker.head_limits.head_bytes) {
-                return Next::Fault(Fault::ClientHead(HeadError::HeadTooLarge));
+            if let Err(no_room) = self.inbox.make_room(self.worker.head_limits.head_bytes) {
+                return Next::Fault(match no_room {
+                    NoRoom::TooLarge => Fault::ClientHead(HeadError::HeadTooLarge),
+                    NoRoom::NoMemory => Fault::Overloaded,
+                });
             }
             let limit = self.head_patience();
             if limit.is_zero() {

@@ -94,7 +94,7 @@ pub(crate) async fn deliver(
         Err(Unsent::Refused(error)) => return Err(Fault::OriginChunk(error).into()),
         Err(Unsent::Broken) => return Ok(gone(client, record, Fault::ClientGone)),
     };
-    record.sent(out_bytes as u64);
+    record.sent(client.account, out_bytes as u64);
     buffer.consume(head_bytes + used);
     let may_reuse = client.response.is_persistent && is_uploaded && buffer.is_empty();
     let after = if plan.is_last() { last(is_uploaded) } else { After::Reuse };
@@ -118,7 +118,7 @@ pub(crate) async fn deliver(
         }
         // While the client still uploads, the upload sees it go away.
         let passed = pass_body(client, lease.socket(), &plan, is_uploaded, control).await;
-        record.sent(control.sent.get());
+        record.moved(0, control.sent.get());
         match passed {
             Ok(moved) => {
                 // Excess behind an answer is what a smuggled one looks like.
@@ -154,10 +154,13 @@ async fn pass_body(
         stall: config.timeouts.write,
         operation_chunks: config.buffers.operation_chunks,
         is_fixed: config.buffers.fixed_operations,
+        pipes: Some(&worker.pipes),
         is_exact: false,
         is_watching,
         payload_bytes_max: u64::MAX,
         control,
+        account: client.account,
+        flow: &client.account.sent,
     };
     let moved = transfer.run(plan.decoder, plan.encoding).await?;
     if plan.encoding == Encoding::Chunked {

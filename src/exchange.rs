@@ -7,46 +7,50 @@
 //! Everything that waits here has a deadline, and every failure is a [`Fault`], whose answer is
 //! chosen in one place.
 
-use std::cell::Cell;
 use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use crate::answer::{self, Served};
-use crate::config::HostPolicy;
+use crate::connect;
 use crate::connection::Client;
 use crate::delivery::deliver;
 use crate::fault::{Close, Fault};
-use crate::http::chunked::ChunkScanner;
 use crate::http::head::HeadError;
-use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite, Scheme};
-use crate::http::{BodyLength, Version};
+use crate::http::rewrite;
+use crate::http::{Method, Version};
 use crate::record::Record;
-use crate::relay::{self, Broken, Control, Decoder, Encoding, Patience, Transfer, WATCH_AFTER};
+use crate::relay::{self, WATCH_AFTER};
 use crate::ring::net::unless_hung_up;
-use crate::ring::{HeadBuffer, Socket, Waited, clock};
-use crate::route::Route;
+use crate::ring::{HeadBuffer, NoRoom, Waited, clock};
+use crate::tunnel::Tunnel;
+use crate::upgrade;
+use crate::upload::{Progress, RequestBody, Upload, upload_rest};
 use crate::upstream::lease::Lease;
-use crate::worker::{Unsent, Worker};
+use crate::way::Way;
+use crate::worker::Unsent;
 
 /// What becomes of the client's connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
     Reuse,
     Close(Close),
+    /// It is no connection for HTTP any more.
+    Tunnel(Box<Tunnel>),
 }
 
 /// Carries one exchange out.
 pub async fn run(client: &mut Client<'_>) -> After {
     let mut record = Record::begin(client, true);
-    let after = match forward(client, &mut record).await {
+    let outcome = match client.request.method {
+        Method::Connect => connect::run(client, &mut record).await,
+        _ => forward(client, &mut record).await,
+    };
+    let after = match outcome {
         Ok(after) => after,
         Err(fault) => answer::refuse(client, fault, &mut record).await,
     };
     // The record quotes the head, so that this comes before the head is forgotten.
     record.write(client);
-    if after == After::Reuse {
+    if matches!(after, After::Reuse) {
         client.inbox.consume(client.request_bytes);
     }
     after
@@ -61,25 +65,21 @@ pub async fn refuse_head(client: &mut Client<'_>, fault: Fault) {
 
 async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, Fault> {
     let worker = client.worker;
-    let body = RequestBody::in_inbox(client)?;
+    let body = RequestBody::of(client)?;
     client.request_bytes = client.request.bytes + body.in_inbox;
     client.is_whole = body.is_whole();
-    record.received(body.in_inbox as u64);
+    record.received(client.account, body.in_inbox as u64);
     if let Served::Here(after) = answer::own(client, record).await? {
         return Ok(after);
     }
-    let head = &client.request;
-    let text = client.inbox.filled();
-    let route =
-        worker.routes.find(head.authority.of(text), head.path(text)).ok_or(Fault::NoRoute)?;
-    let upstream = &worker.upstreams[route.upstream];
+    let way = Way::find(client).await?;
     let mut is_repeated = false;
     loop {
-        record.wait_for_pool(route.upstream);
-        let lease = upstream.checkout(&worker.pool, is_repeated).await?;
+        record.wait_for_pool(&way);
+        let lease = way.checkout(worker, is_repeated).await?;
         record.connected(&lease);
         let may_repeat = lease.is_reused && !is_repeated;
-        match attempt(client, lease, route, &body, record).await {
+        match attempt(client, lease, &way, &body, record).await {
             Ok(after) => return Ok(after),
             Err(Failed::Fault(fault)) => return Err(fault),
             Err(Failed::Unsent) if may_repeat => is_repeated = true,
@@ -112,25 +112,31 @@ impl From<Fault> for Failed {
 async fn attempt(
     client: &mut Client<'_>,
     mut lease: Lease,
-    route: Route,
+    way: &Way,
     body: &RequestBody,
     record: &mut Record,
 ) -> Result<After, Failed> {
     let worker = client.worker;
-    send_request(client, &lease, route, body).await?;
+    send_request(client, &lease, way, body).await?;
     lease.expect_reply();
     let (client_socket, origin_socket) = (client.socket.clone(), lease.socket().clone());
     let progress = Progress::new(body.is_whole(), client.request.expects_continue);
-    let rest =
-        std::pin::pin!(upload_rest(worker, &client_socket, &origin_socket, body.rest(), &progress));
+    let rest = std::pin::pin!(upload_rest(
+        worker,
+        client.account,
+        &client_socket,
+        &origin_socket,
+        body.rest(),
+        &progress
+    ));
     let mut upload = Upload::new(rest, &client_socket, &origin_socket, &progress);
     let reply = {
         let reply = std::pin::pin!(read_reply(client, &mut lease, &progress));
         upload.beside(reply).await
     };
-    record.sent(progress.interim_bytes.get());
+    record.sent(client.account, progress.interim_bytes.get());
     if let Some(fault) = upload.fault() {
-        record.received(progress.control.received.get());
+        record.moved(progress.control.received.get(), 0);
         // The client's side failed, or the origin took nothing for too long: no answer will make
         // sense any more, and the origin must not take what it has for the whole.
         return Err(Failed::Fault(fault));
@@ -139,12 +145,17 @@ async fn attempt(
         Ok(buffer) => buffer,
         Err(failed) => {
             upload.end().await;
-            record.received(progress.control.received.get());
+            record.moved(progress.control.received.get(), 0);
             return Err(failed);
         }
     };
-    record.answered(client.response.status);
     let is_uploaded = !progress.is_running();
+    if client.response.status == 101 {
+        upload.end().await;
+        record.moved(progress.control.received.get(), 0);
+        return Ok(upgrade::switch(client, lease, &buffer, is_uploaded, record).await?);
+    }
+    record.answered(client.response.status);
     let delivered = {
         let delivery =
             std::pin::pin!(deliver(client, lease, buffer, is_uploaded, &progress.delivery, record));
@@ -154,76 +165,22 @@ async fn attempt(
         // The answer was over before the request: the client is told to stop by the close.
         upload.end().await;
     }
-    record.received(progress.control.received.get());
+    record.moved(progress.control.received.get(), 0);
     delivered
-}
-
-/// What is known of the request's body when its head has been read.
-pub struct RequestBody {
-    /// Bytes of it that came with the head and are in the inbox behind it.
-    pub in_inbox: usize,
-    decoder: Decoder,
-}
-
-impl RequestBody {
-    /// Looks at what came with the head, so that a bad chunk is refused before anything of the
-    /// request has been forwarded.
-    fn in_inbox(client: &Client<'_>) -> Result<Self, Fault> {
-        let limit = client.worker.config.limits.body_bytes;
-        let mut decoder = match client.request.body {
-            BodyLength::Empty | BodyLength::UntilClose => Decoder::Sized(0),
-            BodyLength::Exact(bytes) if bytes > limit => return Err(Fault::ClientBodyTooLarge),
-            BodyLength::Exact(bytes) => Decoder::Sized(bytes),
-            BodyLength::Chunked => Decoder::Chunked(ChunkScanner::new()),
-        };
-        let behind_head = &client.inbox.filled()[client.request.bytes..];
-        let used = decoder.advance(behind_head).map_err(Fault::ClientChunk)?.used;
-        if matches!(decoder, Decoder::Chunked(scanner) if scanner.payload_bytes() > limit) {
-            return Err(Fault::ClientBodyTooLarge);
-        }
-        Ok(Self { in_inbox: used, decoder })
-    }
-
-    /// All of it came with the head.
-    pub fn is_whole(&self) -> bool {
-        self.decoder.is_done()
-    }
-
-    fn rest(&self) -> Option<Decoder> {
-        (!self.is_whole()).then_some(self.decoder)
-    }
 }
 
 /// Sends the head as the origin shall see it, with what of the body came with it.
 async fn send_request(
     client: &Client<'_>,
     lease: &Lease,
-    route: Route,
+    way: &Way,
     body: &RequestBody,
 ) -> Result<(), Failed> {
     let worker = client.worker;
     let text = client.inbox.filled();
     let head = &client.request;
-    let upstream = &worker.upstreams[route.upstream];
-    let host = match upstream.host() {
-        HostPolicy::Pass if !head.authority.is_empty() => HostRule::Pass,
-        HostPolicy::Fixed(host) => HostRule::Set(host.as_bytes()),
-        // An HTTP/1.0 request need not name a host, a request to an origin must.
-        HostPolicy::Pass | HostPolicy::Origin => upstream
-            .origin(lease.origin())
-            .map_or(HostRule::Pass, |origin| HostRule::Set(origin.authority.as_bytes())),
-    };
-    let how = RequestRewrite {
-        path: &route.sent_path(head.path(text)),
-        host,
-        via: worker.config.server.via.as_bytes(),
-        forwarded: ForwardedFor {
-            client: &client.address_text,
-            is_v6: client.address_text.contains(':'),
-            is_trusted: client.is_trusted,
-            scheme: Scheme::Http,
-        },
-    };
+    let path = way.sent_path(head, text);
+    let how = way.rewrite(client, lease, &path);
     let built = worker.send_built(lease.socket(), |out| {
         rewrite::request(out, head, text, &how);
         out.extend_from_slice(&text[head.bytes..head.bytes + body.in_inbox]);
@@ -247,141 +204,6 @@ async fn send_request(
         )?;
     }
     Ok(())
-}
-
-/// Moves what of the request's body did not come with the head.
-async fn upload_rest(
-    worker: &Worker,
-    client: &Socket,
-    origin: &Socket,
-    rest: Option<Decoder>,
-    progress: &Progress,
-) -> Result<(), Broken> {
-    let Some(decoder) = rest else { return Ok(()) };
-    let config = &worker.config;
-    let transfer = Transfer {
-        chunks: &worker.chunks,
-        deadlines: &worker.deadlines,
-        from: client,
-        to: origin,
-        patience: Patience { silence: config.timeouts.read, rate_min: config.limits.min_body_rate },
-        stall: config.timeouts.write,
-        operation_chunks: config.buffers.operation_chunks,
-        is_fixed: config.buffers.fixed_operations,
-        is_exact: true,
-        is_watching: false,
-        payload_bytes_max: config.limits.body_bytes,
-        control: &progress.control,
-    };
-    transfer.run(decoder, Encoding::AsIs).await.map(drop)
-}
-
-/// The upload beside the wait for, and the delivery of, the answer.
-struct Upload<'a, F> {
-    future: Pin<&'a mut F>,
-    client: &'a Socket,
-    origin: &'a Socket,
-    progress: &'a Progress,
-    outcome: Option<Result<(), Broken>>,
-}
-
-impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
-    fn new(
-        future: Pin<&'a mut F>,
-        client: &'a Socket,
-        origin: &'a Socket,
-        progress: &'a Progress,
-    ) -> Self {
-        let outcome = (!progress.is_running()).then_some(Ok(()));
-        Self { future, client, origin, progress, outcome }
-    }
-
-    /// Drives the upload while `foreground` is under way, which comes pinned because a future that
-    /// is passed by value is copied.
-    async fn beside<T>(&mut self, mut foreground: Pin<&mut impl Future<Output = T>>) -> T {
-        std::future::poll_fn(|cx| {
-            if self.outcome.is_none()
-                && let Poll::Ready(outcome) = self.future.as_mut().poll(cx)
-            {
-                self.outcome = Some(outcome);
-                self.progress.end();
-                if self.fault().is_some() {
-                    // Ends the wait for an answer that cannot come, whether or not it has begun: an
-                    // interruption would only end what is pending now. The end of the connection is
-                    // then not the end of an answer.
-                    self.progress.delivery.is_over.set(true);
-                    self.origin.cut();
-                }
-            }
-            foreground.as_mut().poll(cx)
-        })
-        .await
-    }
-
-    /// Why there is no point in waiting for an answer. An origin that stops taking the body is no
-    /// reason: it may have answered already.
-    fn fault(&self) -> Option<Fault> {
-        match self.outcome.as_ref()?.as_ref().err()? {
-            Broken::ToFailed => None,
-            Broken::FromEnded => Some(Fault::ClientBodyIncomplete),
-            Broken::FromFailed => Some(Fault::ClientGone),
-            // It waits for a 100 that the origin does not send.
-            Broken::FromExpired if self.progress.control.is_held_back.get() => {
-                Some(Fault::OriginReadTimeout)
-            }
-            Broken::FromExpired => Some(Fault::ClientBodyTimeout),
-            Broken::ToExpired => Some(Fault::OriginWriteTimeout),
-            Broken::Interrupted => Some(Fault::Stopping),
-            Broken::Framing(error) => Some(Fault::ClientChunk(*error)),
-            Broken::TooLarge => Some(Fault::ClientBodyTooLarge),
-        }
-    }
-
-    /// Ends an upload that nobody needs any more.
-    async fn end(&mut self) {
-        if self.outcome.is_none() {
-            // An interruption ends what is pending; the flag, what would begin after it.
-            self.progress.control.is_over.set(true);
-            self.client.interrupt();
-            self.origin.interrupt();
-            self.outcome = Some(self.future.as_mut().await);
-            self.progress.end();
-        }
-    }
-}
-
-/// How far an upload is, for those that wait beside it.
-struct Progress {
-    /// When it ended, on the coarse clock: `RUNNING` while it has not, 0 where there was none.
-    ended_ms: Cell<u64>,
-    control: Control,
-    /// Of the answer's body, which goes the other way.
-    delivery: Control,
-    /// Bytes of interim answers that the client has been sent.
-    interim_bytes: Cell<u64>,
-}
-
-const RUNNING: u64 = u64::MAX;
-
-impl Progress {
-    fn new(is_whole: bool, expects_continue: bool) -> Self {
-        let control = Control::default();
-        control.is_held_back.set(expects_continue);
-        Self {
-            ended_ms: Cell::new(if is_whole { 0 } else { RUNNING }),
-            control,
-            delivery: Control::default(),
-            interim_bytes: Cell::new(0),
-        }
-    }
-
-    fn is_running(&self) -> bool {
-        self.ended_ms.get() == RUNNING
-    }
-
-    fn end(&self) {
-        self.ended_ms.set(clock::coarse_ms());
-    }
 }
 
 /// Interim answers that one request may get: more are an attack on the client.
@@ -418,7 +240,8 @@ async fn read_reply(
             .parse(buffer.filled(), &worker.head_limits, client.request.method)
             .map_err(Fault::OriginHead)?
         {
-            if client.response.status >= 200 {
+            let is_granted = client.request.is_upgrade && client.response.is_upgrade;
+            if client.response.status >= 200 || client.response.status == 101 && is_granted {
                 return Ok(buffer);
             }
             interims += 1;
@@ -431,10 +254,16 @@ async fn read_reply(
             buffer.consume(client.response.bytes);
             client.response.reset();
         }
-        if !buffer.make_room(worker.head_limits.head_bytes) {
-            return Err(Fault::OriginHead(HeadError::HeadTooLarge).into());
-        }
+        buffer.make_room(worker.head_limits.head_bytes).map_err(no_room)?;
         (received, buffer) = lease.recv_more(buffer, read.min(WATCH_AFTER)).await;
+    }
+}
+
+/// What it means that an answer's head does not fit.
+pub(crate) fn no_room(reason: NoRoom) -> Fault {
+    match reason {
+        NoRoom::TooLarge => Fault::OriginHead(HeadError::HeadTooLarge),
+        NoRoom::NoMemory => Fault::Overloaded,
     }
 }
 

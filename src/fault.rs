@@ -28,12 +28,31 @@ pub enum Fault {
     NoRoute,
     /// CONNECT, where this listener is no forward proxy.
     MethodNotOffered,
+    /// A target whose scheme is not spoken: `https` without CONNECT.
+    SchemeNotOffered,
+    /// The client may not use the forward proxy.
+    ClientForbidden,
+    /// The policy forbids the target.
+    TargetForbidden,
+    /// The forward proxy wants to know who asks.
+    LoginRequired,
+    /// Too many wrong passwords from the client's address.
+    TooManyLogins,
+    /// Passwords cannot be verified as fast as they come.
+    LoginsBusy,
+    /// `limits.tunnels` are open.
+    TooManyTunnels,
+    /// The client went on before it was told that the protocol changes.
+    UpgradeTooEarly,
     PoolTimeout,
     Stopping,
     TooManyFiles,
+    /// There is no memory for it: `memory.max_mb`.
+    Overloaded,
     Internal,
     // The origin's side.
     OriginUnresolved,
+    OriginResolveTimeout,
     OriginRefused,
     OriginUnreachable,
     OriginConnectTimeout,
@@ -47,6 +66,10 @@ pub enum Fault {
     OriginWriteTimeout,
     /// The origin's body ended before its framing said so.
     OriginTruncated,
+    /// The parent proxy refused the tunnel.
+    ParentRefused,
+    /// Nobody had anything to say for `timeouts.tunnel_idle`.
+    TunnelIdle,
 }
 
 /// Status of an answer and the reason phrase that is its body too.
@@ -63,12 +86,15 @@ impl Fault {
         use Fault as F;
         let code = match self {
             F::ClientHead(error) => error.status(),
-            F::ClientChunk(_) | F::ClientBodyIncomplete => 400,
+            F::ClientChunk(_) | F::ClientBodyIncomplete | F::UpgradeTooEarly => 400,
+            F::ClientForbidden | F::TargetForbidden => 403,
             F::NoRoute => 404,
+            F::LoginRequired => 407,
             F::ClientHeadTimeout | F::ClientBodyTimeout => 408,
             F::ClientBodyTooLarge => 413,
+            F::TooManyLogins => 429,
             F::Internal => 500,
-            F::MethodNotOffered => 501,
+            F::MethodNotOffered | F::SchemeNotOffered => 501,
             F::OriginUnresolved
             | F::OriginRefused
             | F::OriginUnreachable
@@ -76,11 +102,17 @@ impl Fault {
             | F::OriginHead(_)
             | F::OriginChunk(_)
             | F::OriginAnswer
-            | F::OriginTruncated => 502,
-            F::Stopping | F::TooManyFiles => 503,
-            F::OriginConnectTimeout | F::OriginReadTimeout | F::OriginWriteTimeout => 504,
+            | F::OriginTruncated
+            | F::ParentRefused => 502,
+            F::Stopping | F::TooManyFiles | F::Overloaded | F::TooManyTunnels | F::LoginsBusy => {
+                503
+            }
+            F::OriginResolveTimeout
+            | F::OriginConnectTimeout
+            | F::OriginReadTimeout
+            | F::OriginWriteTimeout => 504,
             F::PoolTimeout => pool,
-            F::ClientGone | F::ClientWriteTimeout => return None,
+            F::ClientGone | F::ClientWriteTimeout | F::TunnelIdle => return None,
         };
         Some(Status { code, reason: reason(code) })
     }
@@ -96,20 +128,30 @@ impl Fault {
             | F::ClientHeadTimeout
             | F::ClientBodyTimeout
             | F::ClientWriteTimeout
+            | F::UpgradeTooEarly
             | F::ClientGone => "http_request_error",
             F::NoRoute => "destination_not_found",
-            F::MethodNotOffered => "http_request_denied",
-            F::PoolTimeout => "connection_limit_reached",
+            F::MethodNotOffered
+            | F::SchemeNotOffered
+            | F::ClientForbidden
+            | F::TargetForbidden
+            | F::LoginRequired
+            | F::TooManyLogins => "http_request_denied",
+            F::PoolTimeout | F::TooManyTunnels => "connection_limit_reached",
             F::Stopping | F::OriginUnreachable => "destination_unavailable",
-            F::TooManyFiles | F::Internal => "proxy_internal_error",
+            F::TooManyFiles | F::Overloaded | F::LoginsBusy | F::Internal => "proxy_internal_error",
             F::OriginUnresolved => "dns_error",
+            F::OriginResolveTimeout => "dns_timeout",
             F::OriginRefused => "connection_refused",
             F::OriginConnectTimeout => "connection_timeout",
             F::OriginClosed => "connection_terminated",
-            F::OriginHead(_) | F::OriginChunk(_) | F::OriginAnswer => "http_protocol_error",
+            F::OriginHead(_) | F::OriginChunk(_) | F::OriginAnswer | F::ParentRefused => {
+                "http_protocol_error"
+            }
             F::OriginReadTimeout => "http_response_timeout",
             F::OriginWriteTimeout => "connection_write_timeout",
             F::OriginTruncated => "http_response_incomplete",
+            F::TunnelIdle => "connection_read_timeout",
         }
     }
 
@@ -127,11 +169,21 @@ impl Fault {
             F::ClientGone => "client_gone",
             F::NoRoute => "no_route",
             F::MethodNotOffered => "method_not_offered",
+            F::SchemeNotOffered => "scheme_not_offered",
+            F::ClientForbidden => "client_forbidden",
+            F::TargetForbidden => "target_forbidden",
+            F::LoginRequired => "login_required",
+            F::TooManyLogins => "too_many_logins",
+            F::LoginsBusy => "logins_busy",
+            F::TooManyTunnels => "too_many_tunnels",
+            F::UpgradeTooEarly => "upgrade_too_early",
             F::PoolTimeout => "pool_timeout",
             F::Stopping => "stopping",
             F::TooManyFiles => "too_many_files",
+            F::Overloaded => "overloaded",
             F::Internal => "internal",
             F::OriginUnresolved => "origin_unresolved",
+            F::OriginResolveTimeout => "origin_resolve_timeout",
             F::OriginRefused => "origin_refused",
             F::OriginUnreachable => "origin_unreachable",
             F::OriginConnectTimeout => "origin_connect_timeout",
@@ -142,6 +194,8 @@ impl Fault {
             F::OriginReadTimeout => "origin_read_timeout",
             F::OriginWriteTimeout => "origin_write_timeout",
             F::OriginTruncated => "origin_truncated",
+            F::ParentRefused => "parent_refused",
+            F::TunnelIdle => "tunnel_idle",
         }
     }
 
@@ -158,9 +212,21 @@ impl Fault {
             | F::ClientWriteTimeout
             | F::ClientGone
             | F::MethodNotOffered
+            | F::UpgradeTooEarly
+            | F::TunnelIdle
+            | F::Overloaded
             | F::Stopping
             | F::Internal => false,
             F::NoRoute
+            | F::SchemeNotOffered
+            | F::ClientForbidden
+            | F::TargetForbidden
+            | F::LoginRequired
+            | F::TooManyLogins
+            | F::LoginsBusy
+            | F::TooManyTunnels
+            | F::ParentRefused
+            | F::OriginResolveTimeout
             | F::PoolTimeout
             | F::TooManyFiles
             | F::OriginUnresolved
@@ -193,11 +259,14 @@ impl Fault {
 fn reason(code: u16) -> &'static str {
     match code {
         400 => "Bad Request",
+        403 => "Forbidden",
         404 => "Not Found",
+        407 => "Proxy Authentication Required",
         408 => "Request Timeout",
         413 => "Content Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         502 => "Bad Gateway",

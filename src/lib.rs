@@ -1,4 +1,4 @@
-//! ringway: an `io_uring` HTTP/1.1 reverse proxy.
+//! ringway: an `io_uring` HTTP/1.1 proxy, reverse and forward.
 //!
 //! One thread is one ring is one runtime. A request goes down this house and its answer comes back
 //! up, five calls at most from the listener to the ring; imports point down only (a test says so).
@@ -8,16 +8,22 @@
 //!  ─────────────────────────────────────────────────────────────────────────────────────────────
 //!  entry     thread ──> listener      one ring, its tasks, their end; room, accept, place
 //!  exchange  connection ──> exchange ──> delivery     a head, a request, its answer on its way
-//!                           answer, record            our own answers; one line per exchange
-//!  worker    what the tasks of a thread share
+//!                           way, forwarding           by a route, or to whatever a client asks for
+//!                           upload                    the request's body, beside all that
+//!                           connect, upgrade ──> tunnel     bytes both ways
+//!                           answer, record            our own answers; counts and one line each
+//!  worker    worker, seat   what the tasks of a thread share; its client connections
+//!            gate, ask      the forward proxy's rules, compiled; questions between threads
 //!  movers    route        where to
-//!            upstream     to whom: balance, resolve, pool (permits, idle, lease), prewarm
-//!            relay        one body, one direction, through leased chunks
+//!            forward      who may use the forward proxy, and for what: policy, auth, target
+//!            upstream     to whom: balance, resolve, names, race, destinations,
+//!                         pool (permits, idle, lease), prewarm
+//!            relay        one body, one direction, through leased chunks or a pipe
 //!            access_log   lines to a writer thread
-//!  words     notices, date, logging
-//!  ring      net, accept, ops, buffers, deadlines, clock, memory, runtime
+//!  words     notices, date, logging, account
+//!  ring      net, accept, ops, buffers, pipes, deadlines, clock, memory, meters, runtime
 //!            the only code that names tokio_uring or io_uring, and the only unsafe code
-//!  words     fault, config
+//!  words     fault, config, ledger, metrics
 //!  http      head, lines, target, fields, names, framing, chunked, rewrite
 //!            pure: bytes in, facts out
 //!  limits    every bound with its derivation
@@ -29,9 +35,11 @@
 //!
 //! A *client* opens a *connection* to a *listener*. On it one *exchange* follows another: a request
 //! and its answer, each a *head* and perhaps a *body*. A *route* leads to an *upstream*, which is a
-//! group of *origins*; an origin is a server, with one or more addresses. A *lease* is a
-//! connection, or memory, in the hands of one exchange. A *fault* is what went wrong with an
-//! exchange; a *close* is why a connection ended. A connection that *rests* holds no buffer.
+//! group of *origins*; an origin is a server, with one or more addresses. A forward request goes to
+//! a *target*, straight or by a *parent* proxy; a *tunnel* is what CONNECT or an upgrade makes. A
+//! *lease* is a connection, or memory, in the hands of one exchange. A *fault* is what went wrong
+//! with an exchange; a *close* is why a connection ended. A connection that *rests* holds no
+//! buffer.
 //!
 //! # Invariants
 //!
@@ -51,6 +59,8 @@ pub mod http;
 
 pub mod config;
 pub mod fault;
+pub mod ledger;
+pub mod metrics;
 
 pub mod ring;
 
@@ -59,17 +69,28 @@ pub mod logging;
 pub mod notices;
 
 pub mod access_log;
+pub mod account;
+pub mod forward;
 pub mod relay;
 pub mod route;
 pub mod upstream;
 
+pub mod ask;
+pub mod gate;
+pub mod seat;
 pub mod worker;
 
 pub mod answer;
+pub mod connect;
 pub mod connection;
 pub mod delivery;
 pub mod exchange;
+pub mod forwarding;
 pub mod record;
+pub mod tunnel;
+pub mod upgrade;
+pub mod upload;
+pub mod way;
 
 pub mod listener;
 pub mod thread;

@@ -14,6 +14,9 @@ pub const EMPTY_LINES_MAX: u8 = 4;
 /// Elements of all Connection fields of a head together. Each is compared with every field name,
 /// so this bounds the work of one head to 32 × 256 short comparisons.
 pub const CONNECTION_OPTIONS_MAX: usize = 32;
+/// Pipes per worker through which bodies and tunnels are spliced. What is in one is the kernel's
+/// memory: 8 pipes of 512 KiB are 4 MiB, twice the default pool of chunks.
+pub const PIPES_PER_WORKER: usize = 8;
 /// A chunk's size line, extensions included.
 pub const CHUNK_LINE_BYTES_MAX: usize = 4096;
 /// What the size lines of one body may cost beyond 16 bytes each and twice their payload: stops a

@@ -18,7 +18,7 @@ const BURST: usize = 64;
 /// Rest after EMFILE: descriptors come back as connections end.
 const FILES_BACK_OFF: Duration = Duration::from_millis(100);
 
-pub async fn run(worker: Rc<Worker>, listener: OwnedFd) {
+pub async fn run(worker: Rc<Worker>, listener: OwnedFd, index: u16) {
     let mut acceptor = Acceptor::new(listener);
     loop {
         // Room first. The right is not kept while nobody comes: with few of them and several
@@ -29,13 +29,16 @@ pub async fn run(worker: Rc<Worker>, listener: OwnedFd) {
         }
         match acceptor.accept().await {
             Ok((fd, peer)) => {
+                worker.metrics.accepted.add(1);
                 let Ok(permit) = clients.clone().acquire_owned().await else { return };
-                worker.shared.place(Accepted { fd, peer, permit }, worker.index);
-                take_burst(&worker, &acceptor);
+                let accepted = Accepted { fd, peer, permit, listener: index };
+                worker.shared.place(accepted, worker.index);
+                take_burst(&worker, &acceptor, index);
             }
             Err(Waited::Interrupted) => return,
             Err(Waited::Expired) => {}
             Err(Waited::Failed(error)) => {
+                worker.metrics.accept_errors.add(1);
                 if is_out_of_resources(&error) {
                     notices::too_many_files("accept a connection", &error);
                     tokio::time::sleep(FILES_BACK_OFF).await;
@@ -56,12 +59,14 @@ fn is_out_of_resources(error: &io::Error) -> bool {
 }
 
 /// A burst of connections is not worth a turn of the loop each.
-fn take_burst(worker: &Worker, acceptor: &Acceptor) {
+fn take_burst(worker: &Worker, acceptor: &Acceptor, index: u16) {
     for _ in 0..BURST {
         let Ok(permit) = worker.shared.clients.clone().try_acquire_owned() else { return };
         match acceptor.try_accept() {
             Ok(Some((fd, peer))) => {
-                worker.shared.place(Accepted { fd, peer, permit }, worker.index);
+                worker.metrics.accepted.add(1);
+                let accepted = Accepted { fd, peer, permit, listener: index };
+                worker.shared.place(accepted, worker.index);
             }
             // An error is met again by the next accept.
             Ok(None) | Err(_) => return,

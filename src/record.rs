@@ -1,133 +1,255 @@
 //! The record of one exchange, filled in as it goes and written once at its end.
 //!
-//! In go the moments and facts of an exchange; out goes one line for the access log. Where no
-//! access log is wanted each call is a test of one flag: no clock is read and nothing is kept.
+//! In go the moments and facts of an exchange; out go the worker's counts, the connection's account
+//! and, where there is an access log, one line. What only the line needs is kept, and its clocks
+//! are read, only then.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::access_log::{self, Phases};
+use crate::account::{Account, Phase};
 use crate::connection::Client;
 use crate::fault::Fault;
 use crate::http::Span;
+use crate::metrics::class_of;
 use crate::ring::clock;
 use crate::upstream::lease::Lease;
+use crate::way::Way;
+use crate::worker::Worker;
 
-/// What is known of an exchange; `None` where no access log is wanted.
-pub struct Record(Option<Box<Facts>>);
+/// What is known of an exchange.
+pub struct Record {
+    began_us: u64,
+    status: u16,
+    bytes_in: u64,
+    bytes_out: u64,
+    /// Indexes in the configuration.
+    route: Option<u32>,
+    upstream: Option<u32>,
+    is_forward: bool,
+    is_counted: bool,
+    fault: Option<Fault>,
+    /// `None` where no access log is wanted.
+    line: Option<Box<Line>>,
+}
 
-struct Facts {
+/// What only the access log wants to know.
+struct Line {
     time: SystemTime,
     began: Instant,
     /// The moment at which the phase under way began.
     phase_began: Instant,
     phases: Phases,
-    status: u16,
-    bytes_in: u64,
-    bytes_out: u64,
-    /// Index in the configuration.
-    upstream: Option<usize>,
     origin: Option<SocketAddr>,
     is_reused: bool,
-    fault: Option<Fault>,
     is_head_known: bool,
+    /// What the line quotes, once the request itself is gone.
+    quoted: Option<Quoted>,
+}
+
+struct Quoted {
+    client: SocketAddr,
+    method: Box<[u8]>,
+    host: Box<[u8]>,
+    target: Box<[u8]>,
 }
 
 impl Record {
     /// Begins the record of the request in the client's inbox; `is_head_known` says whether its
     /// head could be parsed.
     pub fn begin(client: &Client<'_>, is_head_known: bool) -> Self {
-        Self(client.worker.access_log.is_some().then(|| {
-            let head_ms = clock::coarse_ms().saturating_sub(client.head_began_ms);
-            let head = Duration::from_millis(if client.head_began_ms == 0 { 0 } else { head_ms });
+        let now_us = clock::precise_us();
+        client.account.enter(Phase::Exchange, now_us / 1000);
+        client.account.requests.set(client.account.requests.get() + 1);
+        let head_ms = match client.head_began_ms {
+            0 => 0,
+            began_ms => clock::coarse_ms().saturating_sub(began_ms),
+        };
+        let line = client.worker.access_log.is_some().then(|| {
+            let head = Duration::from_millis(head_ms);
             let now = Instant::now();
             let wall = SystemTime::now();
-            Box::new(Facts {
+            Box::new(Line {
                 time: wall.checked_sub(head).unwrap_or(wall),
                 began: now.checked_sub(head).unwrap_or(now),
                 phase_began: now,
                 phases: Phases { head_us: micros(head), ..Phases::default() },
-                status: 0,
-                bytes_in: if is_head_known { client.request.bytes } else { client.inbox.len() }
-                    as u64,
-                bytes_out: 0,
-                upstream: None,
                 origin: None,
                 is_reused: false,
-                fault: None,
                 is_head_known,
+                quoted: None,
             })
-        }))
+        });
+        let mut record = Self {
+            began_us: now_us.saturating_sub(head_ms * 1000),
+            status: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            route: None,
+            upstream: None,
+            is_forward: false,
+            is_counted: false,
+            fault: None,
+            line,
+        };
+        let head_bytes = if is_head_known { client.request.bytes } else { client.inbox.len() };
+        record.received(client.account, head_bytes as u64);
+        record
     }
 
-    /// The exchange begins to look for a connection.
-    pub fn wait_for_pool(&mut self, upstream: usize) {
-        if let Some(facts) = &mut self.0 {
-            facts.upstream = Some(upstream);
-            facts.phase_began = Instant::now();
+    /// The exchange knows where it goes, and begins to look for a connection.
+    pub fn wait_for_pool(&mut self, way: &Way) {
+        match way {
+            Way::Route(route) => {
+                self.route = Some(route.index);
+                self.upstream = Some(route.upstream as u32);
+            }
+            Way::Forward(_) => self.is_forward = true,
         }
+        self.connecting();
     }
 
     /// It has got one.
     pub fn connected(&mut self, lease: &Lease) {
-        let Some(facts) = &mut self.0 else { return };
+        let Some(line) = &mut self.line else { return };
         let now = Instant::now();
         let connect_began = lease.connect_began().unwrap_or(now);
-        facts.phases.pool_us += micros(connect_began.saturating_duration_since(facts.phase_began));
-        facts.phases.connect_us += micros(now.saturating_duration_since(connect_began));
-        facts.phase_began = now;
-        facts.origin = Some(lease.address());
-        facts.is_reused = lease.is_reused;
+        line.phases.pool_us += micros(connect_began.saturating_duration_since(line.phase_began));
+        line.phases.connect_us += micros(now.saturating_duration_since(connect_began));
+        line.phase_began = now;
+        line.origin = Some(lease.address());
+        line.is_reused = lease.is_reused;
+    }
+
+    /// The exchange begins to connect.
+    pub fn connecting(&mut self) {
+        if let Some(line) = &mut self.line {
+            line.phase_began = Instant::now();
+        }
+    }
+
+    /// It is connected, outside the pool.
+    pub fn reached(&mut self, origin: SocketAddr) {
+        let Some(line) = &mut self.line else { return };
+        let now = Instant::now();
+        line.phases.connect_us += micros(now.saturating_duration_since(line.phase_began));
+        line.phase_began = now;
+        line.origin = Some(origin);
     }
 
     /// The head of an answer is there, the origin's or our own.
     pub fn answered(&mut self, status: u16) {
-        let Some(facts) = &mut self.0 else { return };
-        facts.status = status;
-        if facts.fault.is_none() && facts.origin.is_some() {
-            facts.phases.first_byte_us = micros(facts.phase_began.elapsed());
+        self.status = status;
+        let Some(line) = &mut self.line else { return };
+        if self.fault.is_none() && line.origin.is_some() {
+            line.phases.first_byte_us = micros(line.phase_began.elapsed());
         }
     }
 
-    pub fn sent(&mut self, bytes: u64) {
-        if let Some(facts) = &mut self.0 {
-            facts.bytes_out += bytes;
-        }
+    pub fn sent(&mut self, account: &Account, bytes: u64) {
+        self.bytes_out += bytes;
+        account.sent.set(account.sent.get() + bytes);
     }
 
-    pub fn received(&mut self, bytes: u64) {
-        if let Some(facts) = &mut self.0 {
-            facts.bytes_in += bytes;
-        }
+    pub fn received(&mut self, account: &Account, bytes: u64) {
+        self.bytes_in += bytes;
+        account.received.set(account.received.get() + bytes);
+    }
+
+    /// A transfer has moved so much; the account has had it step by step.
+    pub fn moved(&mut self, bytes_in: u64, bytes_out: u64) {
+        self.bytes_in += bytes_in;
+        self.bytes_out += bytes_out;
     }
 
     pub fn failed(&mut self, fault: Fault) {
-        if let Some(facts) = &mut self.0 {
-            facts.fault = Some(fault);
-        }
+        self.fault = Some(fault);
     }
 
-    /// Writes the line.
-    pub fn write(self, client: &Client<'_>) {
-        let (Some(mut facts), Some(log)) = (self.0, &client.worker.access_log) else { return };
-        facts.phases.total_us = micros(facts.began.elapsed());
-        let (head, text) = (&client.request, client.inbox.filled());
-        let part = |span: Span| if facts.is_head_known { span.of(text) } else { b"" };
-        log.record(&access_log::Record {
-            time: facts.time,
-            client: client.peer,
-            method: part(head.method_text),
-            host: part(head.authority),
-            target: part(head.target),
-            status: facts.status,
-            bytes_in: facts.bytes_in,
-            bytes_out: facts.bytes_out,
-            upstream: facts.upstream.map_or("", |index| client.worker.upstreams[index].name()),
-            origin: facts.origin,
-            is_reused: facts.is_reused,
-            phases: facts.phases,
-            error: facts.fault.map(Fault::name),
+    /// Takes the record out of the exchange's hands, with what it quotes of the request: what
+    /// follows outlives that. The answer to the request is counted now.
+    #[must_use]
+    pub fn detach(&mut self, client: &Client<'_>) -> Self {
+        self.count(client.worker);
+        let line = self.line.take().map(|mut line| {
+            let (head, text) = (&client.request, client.inbox.filled());
+            line.quoted = Some(Quoted {
+                client: client.peer,
+                method: head.method_text.of(text).into(),
+                host: head.authority.of(text).into(),
+                target: head.target.of(text).into(),
+            });
+            line
         });
+        Self { line, ..*self }
+    }
+
+    /// Writes the line of a detached record.
+    pub fn write_detached(self, worker: &Worker) {
+        if let Some(fault) = self.fault {
+            worker.metrics.faults.count(fault.proxy_error());
+        }
+        let (Some(line), Some(log)) = (&self.line, &worker.access_log) else { return };
+        let Some(quoted) = &line.quoted else { return };
+        let text = [&*quoted.method, &*quoted.host, &*quoted.target];
+        log.record(&self.render(line, worker, quoted.client, text));
+    }
+
+    /// Counts the exchange and writes its line.
+    pub fn write(mut self, client: &Client<'_>) {
+        let now_us = self.count(client.worker);
+        client.account.enter(Phase::Idle, now_us / 1000);
+        let (Some(line), Some(log)) = (&self.line, &client.worker.access_log) else { return };
+        let (head, text) = (&client.request, client.inbox.filled());
+        let part = |span: Span| if line.is_head_known { span.of(text) } else { b"" };
+        let quoted = [part(head.method_text), part(head.authority), part(head.target)];
+        log.record(&self.render(line, client.worker, client.peer, quoted));
+    }
+
+    /// Adds to the worker's counts, once; the time.
+    fn count(&mut self, worker: &Worker) -> u64 {
+        let now_us = clock::precise_us();
+        if std::mem::replace(&mut self.is_counted, true) {
+            return now_us;
+        }
+        let metrics = &worker.metrics;
+        let index = |index: Option<u32>| index.map(|index| index as usize);
+        let us = now_us.saturating_sub(self.began_us);
+        metrics.answered(index(self.route), index(self.upstream), self.status, us);
+        metrics.bytes_received.add(self.bytes_in);
+        metrics.bytes_sent.add(self.bytes_out);
+        if self.is_forward {
+            metrics.forwarded[class_of(self.status)].add(1);
+        }
+        if let Some(fault) = self.fault {
+            metrics.faults.count(fault.proxy_error());
+        }
+        now_us
+    }
+
+    fn render<'a>(
+        &self,
+        line: &Line,
+        worker: &'a Worker,
+        client: SocketAddr,
+        [method, host, target]: [&'a [u8]; 3],
+    ) -> access_log::Record<'a> {
+        access_log::Record {
+            time: line.time,
+            client,
+            method,
+            host,
+            target,
+            status: self.status,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            upstream: self.upstream.map_or("", |index| worker.upstreams[index as usize].name()),
+            origin: line.origin,
+            is_reused: line.is_reused,
+            phases: Phases { total_us: micros(line.began.elapsed()), ..line.phases },
+            error: self.fault.map(Fault::name),
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Routes {
 /// Where one request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
+    /// Index in `Config::routes`.
+    pub index: u32,
     /// Index in `Config::upstreams`.
     pub upstream: usize,
     /// Bytes of the path that the origin does not see.
@@ -53,14 +55,14 @@ impl Routes {
     pub fn new(config: &Config) -> Self {
         let mut routes =
             Self { only: None, exact: Vec::new(), suffixes: Vec::new(), any: Vec::new() };
-        for route in &config.routes {
+        for (index, route) in config.routes.iter().enumerate() {
             let paths = match &route.host {
                 HostPattern::Any => &mut routes.any,
                 HostPattern::Exact(name) => paths_of(&mut routes.exact, name),
                 HostPattern::Suffix(suffix) => paths_of(&mut routes.suffixes, suffix),
             };
             let place = paths.partition_point(|other| comes_first(&other.prefix, &route.path));
-            paths.insert(place, PathPrefix::new(route));
+            paths.insert(place, PathPrefix::new(index, route));
         }
         if let ([any], true, true) =
             (routes.any.as_slice(), routes.exact.is_empty(), routes.suffixes.is_empty())
@@ -81,6 +83,15 @@ impl Routes {
             .and_then(|paths| find_path(paths, path))
             .or_else(|| self.find_suffix(host, path))
             .or_else(|| find_path(&self.any, path))
+    }
+
+    /// Whether a route names the host of `authority`, rather than taking any.
+    pub fn names(&self, authority: &[u8]) -> bool {
+        let host = host_of(authority);
+        find_host(&self.exact, host).is_some()
+            || (1..host.len())
+                .filter(|dot| host[*dot] == b'.')
+                .any(|dot| find_host(&self.suffixes, &host[dot..]).is_some())
     }
 
     /// Each dot begins a shorter suffix, so the first one that fits is the longest.
@@ -112,11 +123,14 @@ impl Route {
 }
 
 impl PathPrefix {
-    fn new(route: &RouteConfig) -> Self {
+    fn new(index: usize, route: &RouteConfig) -> Self {
         // "/api/" keeps its last slash, which is the first one of what is sent.
         let prefix_bytes = route.path.trim_end_matches('/').len();
         let cut = if route.strip_prefix { prefix_bytes } else { 0 };
-        Self { prefix: route.path.clone(), route: Route { upstream: route.upstream, cut } }
+        Self {
+            prefix: route.path.clone(),
+            route: Route { index: index as u32, upstream: route.upstream, cut },
+        }
     }
 
     fn fits(&self, path: &[u8]) -> bool {

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,14 +20,18 @@ use socket2::{Domain, Protocol, Type};
 use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
 use crate::access_log::AccessLog;
+use crate::ask::{Ask, ControlAsk};
 use crate::config::Config;
 use crate::demo;
+use crate::gate::Gate;
+use crate::ledger::Ledgers;
+use crate::metrics::WorkerMetrics;
 use crate::ring::runtime;
 use crate::thread::{self, Ready, Remains, WorkerPlan};
 use crate::upstream::permits::PoolShared;
 use crate::upstream::resolve::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
-use crate::worker::{Accepted, Shared};
+use crate::worker::{Accepted, NORMAL, Share, Shared};
 
 /// Why ringway could not start: one line with cause and cure.
 #[derive(Debug)]
@@ -89,7 +93,9 @@ impl Server {
         if !resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; starting without them");
         }
-        let (shared, inboxes) = share(&config);
+        let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
+        let forward = Arc::new(Gate::prepare(&config, &addresses).map_err(StartError)?);
+        let Sharing { shared, inboxes, asks, control: _control_asks } = share(&config, forward);
         let config = Arc::new(config);
         let mut server = Self {
             listeners,
@@ -99,7 +105,7 @@ impl Server {
             access_log: access_log.clone(),
             _resolver: resolver,
         };
-        for (index, inbox) in inboxes.into_iter().enumerate() {
+        for (index, (inbox, asks)) in inboxes.into_iter().zip(asks).enumerate() {
             let listeners = server.clone_listeners()?;
             let plan = WorkerPlan {
                 index,
@@ -108,6 +114,7 @@ impl Server {
                 access_log: access_log.clone(),
                 shared: shared.clone(),
                 inbox,
+                asks,
                 listeners,
             };
             server.start_worker(plan)?;
@@ -166,8 +173,8 @@ impl Server {
         let deadline = Instant::now() + self.drain_timeout;
         // What has been accepted is served, room or no room: nobody comes after it.
         self.shared.clients.add_permits(self.listeners.len() * LAST_ACCEPTED);
-        for listener in &self.listeners {
-            self.close_listener(listener);
+        for (index, listener) in self.listeners.iter().enumerate() {
+            self.close_listener(index, listener);
         }
         self.shared.is_draining.store(true, Ordering::Release);
         self.wake_workers();
@@ -200,12 +207,13 @@ impl Server {
 
     /// Takes what has been waiting to be accepted, then completes the workers' pending accepts:
     /// closing a listening socket resets what is still in its queue.
-    fn close_listener(&self, listener: &Listener) {
+    fn close_listener(&self, index: usize, listener: &Listener) {
         let _ = listener.socket.set_nonblocking(true);
         while let Ok((socket, peer)) = listener.socket.accept() {
             let Ok(permit) = self.shared.clients.clone().try_acquire_owned() else { break };
             if let Some(peer) = peer.as_socket() {
-                self.shared.place(Accepted { fd: socket.into(), peer, permit }, 0);
+                let listener = index as u16;
+                self.shared.place(Accepted { fd: socket.into(), peer, permit, listener }, 0);
             }
         }
         let _ = listener.socket.shutdown(std::net::Shutdown::Both);
@@ -230,19 +238,40 @@ fn report_worker(index: usize, wanted: usize, ready: Ready) {
     }
 }
 
-fn share(config: &Config) -> (Arc<Shared>, Vec<queue::UnboundedReceiver<Accepted>>) {
+/// What the threads share, and the ends of its queues.
+struct Sharing {
+    shared: Arc<Shared>,
+    inboxes: Vec<queue::UnboundedReceiver<Accepted>>,
+    asks: Vec<queue::UnboundedReceiver<Ask>>,
+    control: queue::UnboundedReceiver<ControlAsk>,
+}
+
+fn share(config: &Config, forward: Arc<Gate>) -> Sharing {
     let workers = config.server.workers;
-    let (senders, receivers) = (0..workers).map(|_| queue::unbounded_channel()).unzip();
-    let shared = Shared {
+    let (inbox_senders, inboxes) = (0..workers).map(|_| queue::unbounded_channel()).unzip();
+    let (ask_senders, asks) = (0..workers).map(|_| queue::unbounded_channel()).unzip();
+    let (control_sender, control) = queue::unbounded_channel();
+    let metrics = || Arc::new(WorkerMetrics::new(config.routes.len(), config.upstreams.len()));
+    let shared = Arc::new(Shared {
         pool: PoolShared::new(config.pool.max_connections, workers),
         clients: Arc::new(Semaphore::new(config.limits.clients)),
+        tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
         live: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
-        inboxes: senders,
+        inboxes: inbox_senders,
+        asks: ask_senders,
+        control: control_sender,
+        forward,
+        metrics: (0..workers).map(|_| metrics()).collect(),
+        rings: (0..workers).map(|_| Arc::default()).collect(),
+        ledgers: Ledgers::new(workers),
+        share: Share { bytes: u64::MAX, growth_bytes: u64::MAX },
+        pressure: AtomicU8::new(NORMAL),
+        is_ready: AtomicBool::new(false),
         is_draining: AtomicBool::new(false),
         drain: (0..workers).map(|_| Notify::new()).collect(),
         is_cutting: AtomicBool::new(false),
-    };
-    (Arc::new(shared), receivers)
+    });
+    Sharing { shared, inboxes, asks, control }
 }
 
 /// Numbers the origins of all upstreams and asks the resolver for their addresses.
@@ -255,6 +284,7 @@ fn plan_upstreams(config: &Config, resolver: &Resolver) -> Vec<UpstreamPlan> {
             authority: origin.authority.clone(),
             weight: origin.weight,
             addresses: resolver.watch(&origin.host, origin.port),
+            failed_since_ms: Arc::default(),
         }
     };
     config

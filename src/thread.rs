@@ -16,12 +16,14 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::access_log::AccessLog;
+use crate::ask::Ask;
 use crate::config::Config;
 use crate::connection;
 use crate::listener;
 use crate::ring::{Socket, memory, runtime};
+use crate::seat::Seat;
 use crate::upstream::{Upstream, UpstreamPlan, prewarm};
-use crate::worker::{Accepted, Seat, Shared, Worker};
+use crate::worker::{Accepted, Shared, Worker};
 
 /// What a worker is started with.
 pub struct WorkerPlan {
@@ -31,6 +33,7 @@ pub struct WorkerPlan {
     pub access_log: Option<AccessLog>,
     pub shared: Arc<Shared>,
     pub inbox: UnboundedReceiver<Accepted>,
+    pub asks: UnboundedReceiver<Ask>,
     pub listeners: Vec<OwnedFd>,
 }
 
@@ -56,6 +59,7 @@ pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains 
 }
 
 async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains {
+    plan.shared.rings[plan.index].install();
     let created =
         Worker::new(plan.index, plan.config, &plan.upstreams, plan.access_log, plan.shared);
     let worker = match created {
@@ -83,10 +87,11 @@ async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Rema
     let is_over = move || drained.is_draining.get();
     spawn(prewarm::run(worker.pool.clone(), origins, share, is_over));
     spawn(housekeep(worker.clone()));
-    for listener in plan.listeners {
-        spawn(listener::run(worker.clone(), listener));
+    for (index, listener) in plan.listeners.into_iter().enumerate() {
+        spawn(listener::run(worker.clone(), listener, index as u16));
     }
     spawn(take_in(worker.clone(), plan.inbox));
+    spawn(answer_asks(worker.clone(), plan.asks));
     until_drained(&worker).await
 }
 
@@ -97,8 +102,27 @@ fn spawn(task: impl Future<Output = ()> + 'static) {
 
 /// Serves what this and other workers have accepted for this one.
 async fn take_in(worker: Rc<Worker>, mut inbox: UnboundedReceiver<Accepted>) {
-    while let Some(Accepted { fd, peer, permit }) = inbox.recv().await {
-        spawn(connection::serve(Seat::take(&worker, Socket::from_fd(fd), peer, permit)));
+    while let Some(Accepted { fd, peer, permit, listener }) = inbox.recv().await {
+        let socket = Socket::from_fd(fd);
+        spawn(connection::serve(Seat::take(&worker, socket, peer, permit, listener)));
+    }
+}
+
+/// Does what the control thread asks for.
+async fn answer_asks(worker: Rc<Worker>, mut asks: UnboundedReceiver<Ask>) {
+    // Whoever asked may have given up: nobody minds an answer that nobody reads.
+    while let Some(ask) = asks.recv().await {
+        match ask {
+            Ask::Connections { reply } => {
+                let _ = reply.send(worker.list_connections());
+            }
+            Ask::End { id, reply } => {
+                let _ = reply.send(worker.end_connection(id));
+            }
+            Ask::Clean { level, reply } => {
+                let _ = reply.send(worker.clean(level));
+            }
+        }
     }
 }
 
@@ -106,7 +130,7 @@ async fn take_in(worker: Rc<Worker>, mut inbox: UnboundedReceiver<Accepted>) {
 async fn housekeep(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
-        let freed = worker.released.take() + worker.heads.trim();
+        let freed = worker.released.take() + worker.heads.trim() + worker.pipes.trim();
         if freed >= PURGE_MIN {
             memory::purge();
         } else {

@@ -12,20 +12,26 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use slab::Slab;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::access_log::AccessLog;
+use crate::ask::{Ask, ControlAsk};
 use crate::config::Config;
 use crate::date::DateLine;
+use crate::fault::Fault;
+use crate::gate::Gate;
 use crate::http::head::HeadLimits;
-use crate::ring::net::Wait;
-use crate::ring::{ChunkPool, Deadlines, HeadPool, Socket};
+use crate::ledger::{Budget, Ledger, Ledgers};
+use crate::limits::PIPES_PER_WORKER;
+use crate::metrics::WorkerMetrics;
+use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, RingMeters, Socket};
 use crate::route::Routes;
+use crate::seat::Live;
+use crate::upstream::destinations::Destinations;
 use crate::upstream::permits::PoolShared;
 use crate::upstream::pool::{Pool, PoolLimits};
 use crate::upstream::{Upstream, UpstreamPlan};
@@ -35,6 +41,22 @@ pub struct Shared {
     pub pool: Arc<PoolShared>,
     /// Rights to hold a client connection: `limits.clients` of them.
     pub clients: Arc<Semaphore>,
+    /// Rights to hold a tunnel: `limits.tunnels` of them.
+    pub tunnels: Arc<Semaphore>,
+    /// What the forward proxy needs; the same for all workers.
+    pub forward: Arc<Gate>,
+    pub metrics: Vec<Arc<WorkerMetrics>>,
+    pub ledgers: Ledgers,
+    pub rings: Vec<Arc<RingMeters>>,
+    /// What each worker may hold.
+    pub share: Share,
+    /// Questions to the workers, and from them to the control thread.
+    pub asks: Vec<UnboundedSender<Ask>>,
+    pub control: UnboundedSender<ControlAsk>,
+    /// [`NORMAL`], or how hard memory is being given back: while it is [`FORCED`], new connections
+    /// are turned away.
+    pub pressure: AtomicU8,
+    pub is_ready: AtomicBool,
     /// Live client connections by worker, counted up by whoever places one.
     pub live: Vec<AtomicUsize>,
     /// Hands accepted connections to the worker that shall serve them.
@@ -45,11 +67,26 @@ pub struct Shared {
     pub is_cutting: AtomicBool,
 }
 
+/// No shortage of memory.
+pub const NORMAL: u8 = 0;
+pub const LIGHT: u8 = 1;
+pub const FORCED: u8 = 2;
+
+/// The memory that one worker may hold, in bytes; `growth_bytes` of it for heads that outgrow their
+/// first buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    pub bytes: u64,
+    pub growth_bytes: u64,
+}
+
 /// A client connection on its way to its worker.
 pub struct Accepted {
     pub fd: OwnedFd,
     pub peer: SocketAddr,
     pub permit: OwnedSemaphorePermit,
+    /// By which listener it came in.
+    pub listener: u16,
 }
 
 impl Shared {
@@ -82,26 +119,28 @@ pub struct Worker {
     pub pool: Rc<Pool>,
     pub heads: Rc<HeadPool>,
     pub chunks: Rc<ChunkPool>,
+    pub pipes: Rc<PipePool>,
     pub deadlines: Rc<Deadlines>,
     pub date: DateLine,
     pub access_log: Option<AccessLog>,
     pub shared: Arc<Shared>,
+    pub forward: Arc<Gate>,
+    /// Targets of forward requests.
+    pub destinations: Rc<Destinations>,
+    pub metrics: Arc<WorkerMetrics>,
+    pub ledger: Arc<Ledger>,
+    /// How much memory connections and requests may come to.
+    pub budget: Rc<Budget>,
+    /// Exchanges are not to go on waiting for what can be dropped.
+    pub(crate) cutting: Notify,
     /// Where outgoing heads are built; free again before anything waits.
     scratch: RefCell<Vec<u8>>,
-    connections: RefCell<Slab<Rc<Live>>>,
+    pub(crate) connections: RefCell<Slab<Rc<Live>>>,
+    /// Connections that this worker has ever served.
+    pub(crate) serial: Cell<u64>,
     pub is_draining: Cell<bool>,
     /// Times that a connection has given its memory up, since the last purge.
     pub released: Cell<usize>,
-}
-
-/// One client connection, as the worker sees it from outside.
-struct Live {
-    socket: Socket,
-    peer: SocketAddr,
-    /// No request has come yet.
-    is_new: Cell<bool>,
-    /// Between two requests for over a second: a drain may end it at once.
-    is_resting: Cell<bool>,
 }
 
 /// What became of bytes that [`Worker::send_built`] built.
@@ -130,8 +169,12 @@ impl Worker {
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
         let deadlines = Rc::new(Deadlines::default());
-        let heads = HeadPool::new(config.buffers.head_buffer_bytes);
-        let chunks = ChunkPool::new(config.buffers.chunks_per_worker, config.buffers.chunk_bytes)?;
+        let ledger = shared.ledgers.workers()[index].clone();
+        let budget = Rc::new(Budget::new(shared.share.bytes, shared.share.growth_bytes));
+        let buffers = &config.buffers;
+        let heads = HeadPool::new(buffers.head_buffer_bytes, ledger.clone(), budget.clone());
+        let chunks =
+            ChunkPool::new(buffers.chunks_per_worker, buffers.chunk_bytes, ledger.clone())?;
         let limits = PoolLimits {
             max_idle: config.pool.max_idle,
             idle_expiry: config.pool.idle_expiry,
@@ -149,6 +192,7 @@ impl Worker {
             shared.pool.clone(),
             deadlines.clone(),
             heads.clone(),
+            (ledger.clone(), shared.metrics[index].clone()),
         );
         Ok(Self {
             index,
@@ -162,12 +206,20 @@ impl Worker {
             pool,
             heads,
             chunks,
+            pipes: PipePool::new(PIPES_PER_WORKER),
             deadlines,
             date: DateLine::default(),
             access_log,
+            forward: shared.forward.clone(),
+            destinations: Destinations::new(origins),
+            metrics: shared.metrics[index].clone(),
+            ledger,
+            budget,
+            cutting: Notify::new(),
             shared,
             scratch: RefCell::new(Vec::with_capacity(config.buffers.head_buffer_bytes * 2)),
             connections: RefCell::default(),
+            serial: Cell::new(0),
             is_draining: Cell::new(false),
             released: Cell::new(0),
             config,
@@ -200,98 +252,11 @@ impl Worker {
         Ok(Sent { about, rest })
     }
 
-    /// Client connections that are being served.
-    pub fn connections(&self) -> usize {
-        self.connections.borrow().len()
-    }
-
-    /// Those and the ones that are still on their way here.
-    pub fn live(&self) -> usize {
-        self.shared.live[self.index].load(Ordering::Relaxed)
-    }
-
-    /// Wakes the connections that rest between two requests.
-    pub fn interrupt_resting(&self) {
-        for (_, live) in self.connections.borrow().iter() {
-            if live.is_resting.get() {
-                live.socket.interrupt();
-            }
+    /// Awaits what holds neither a buffer nor a descriptor, unless the worker is to end first.
+    pub async fn unless_cut<F: Future>(&self, wait: F) -> Result<F::Output, Fault> {
+        tokio::select! {
+            output = wait => Ok(output),
+            () = self.cutting.notified() => Err(Fault::Stopping),
         }
-    }
-
-    /// Ends every connection, in whatever it is.
-    pub fn cut_connections(&self) {
-        for (_, live) in self.connections.borrow().iter() {
-            // A shutdown would look like the end of an answer that ends with its connection.
-            live.socket.reset_on_close();
-            live.socket.interrupt();
-        }
-        self.pool.cut();
-    }
-}
-
-/// A client connection's place in its worker; dropping it gives the place up.
-pub struct Seat {
-    worker: Rc<Worker>,
-    live: Rc<Live>,
-    key: usize,
-}
-
-impl Seat {
-    pub fn take(
-        worker: &Rc<Worker>,
-        socket: Socket,
-        peer: SocketAddr,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
-        // The seat's drop gives the permit back; keeping it would cost each connection 16 bytes.
-        permit.forget();
-        let (is_new, is_resting) = (Cell::new(true), Cell::new(false));
-        let live = Rc::new(Live { socket, peer, is_new, is_resting });
-        let key = worker.connections.borrow_mut().insert(live.clone());
-        Self { worker: worker.clone(), live, key }
-    }
-
-    pub fn worker(&self) -> &Rc<Worker> {
-        &self.worker
-    }
-
-    pub fn socket(&self) -> &Socket {
-        &self.live.socket
-    }
-
-    pub fn peer(&self) -> SocketAddr {
-        self.live.peer
-    }
-
-    pub fn is_new(&self) -> bool {
-        self.live.is_new.get()
-    }
-
-    pub fn set_served(&self) {
-        self.live.is_new.set(false);
-    }
-
-    pub fn set_resting(&self, is_resting: bool) {
-        self.live.is_resting.set(is_resting);
-    }
-
-    /// Begins to wait for the next request without holding a buffer, after `spent` of the time that
-    /// it may take.
-    pub fn rest(&self, spent: Duration) -> Wait<'_> {
-        let worker = &self.worker;
-        worker.released.set(worker.released.get() + 1);
-        self.set_resting(true);
-        let timeouts = &worker.config.timeouts;
-        let limit = if self.is_new() { timeouts.client_head } else { timeouts.client_idle };
-        self.socket().readable(&worker.deadlines, limit.saturating_sub(spent))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.worker.connections.borrow_mut().try_remove(self.key);
-        self.worker.shared.live[self.worker.index].fetch_sub(1, Ordering::Relaxed);
-        self.worker.shared.clients.add_permits(1);
     }
 }

@@ -114,6 +114,7 @@ fn a_warm_keep_alive_request_allocates_nothing() {
         port: Some(0),
         upstream: vec![format!("http://{}", origin())],
         workers: Some(1),
+        ..Flags::default()
     };
     let server = Server::start(Config::load(None, &flags).expect("valid flags")).expect("a start");
     let mut client = TcpStream::connect(server.addresses()[0]).expect("a listener");

@@ -23,12 +23,24 @@ const FLOORS: [&[&str]; 10] = [
     // Words that everybody above shares.
     &["fault", "config", "ledger", "metrics"],
     &["ring"],
-    &["notices", "date", "logging"],
-    &["route", "upstream", "access_log", "relay"],
-    &["worker"],
-    &["connection", "exchange", "answer", "delivery", "record"],
+    &["notices", "date", "logging", "account"],
+    &["route", "forward", "upstream", "access_log", "relay"],
+    &["ask", "gate", "worker", "seat"],
+    &[
+        "connection",
+        "exchange",
+        "answer",
+        "connect",
+        "delivery",
+        "forwarding",
+        "record",
+        "tunnel",
+        "upgrade",
+        "upload",
+        "way",
+    ],
     &["listener", "thread"],
-    &["server", "cli", "demo"],
+    &["server", "control", "cli", "demo"],
 ];
 
 /// Words that must not stay in a source file, and why.

@@ -4,19 +4,25 @@
 //! falls back on key by key. `config.toml` repeats every value for the reader; a test compares
 //! the two, so neither can change alone.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net};
 use tracing::level_filters::LevelFilter;
 
+use super::forward::{Rule, RuleTarget};
+use super::rules::ANY_PORT;
 use super::{
-    BuffersConfig, Config, HostPattern, HostPolicy, LimitsConfig, LogConfig, LogFormat, LogTarget,
-    PoolConfig, PoolStatus, RouteConfig, ServerConfig, TimeoutsConfig, TrustedProxies,
-    UpstreamConfig,
+    AdminAddress, AdminConfig, AlertsConfig, BuffersConfig, Config, DnsConfig, ForwardConfig,
+    HostPattern, HostPolicy, LimitsConfig, LogConfig, LogFormat, LogTarget, MemoryConfig,
+    MemoryMax, Networks, ParentConfig, PoolConfig, PoolStatus, RouteConfig, ServerConfig,
+    StatsConfig, TimeoutsConfig, UpstreamConfig,
 };
 
 pub(super) const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 pub(super) const DEFAULT_PORT: u16 = 8000;
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 impl Default for Config {
     fn default() -> Self {
@@ -29,6 +35,13 @@ impl Default for Config {
             log: LogConfig::default(),
             upstreams: vec![UpstreamConfig::demo()],
             routes: vec![RouteConfig::everything_to_the_first()],
+            forward: ForwardConfig::default(),
+            parents: Vec::new(),
+            dns: DnsConfig::default(),
+            memory: MemoryConfig::default(),
+            admin: AdminConfig::default(),
+            stats: StatsConfig::default(),
+            alerts: AlertsConfig::default(),
         }
     }
 }
@@ -38,9 +51,10 @@ impl Default for ServerConfig {
         Self {
             listeners: vec![SocketAddr::new(DEFAULT_HOST, DEFAULT_PORT)],
             workers: cores(),
-            trusted_proxies: TrustedProxies::default(),
+            trusted_proxies: Networks::default(),
             via: "ringway".to_owned(),
             drain_timeout: Duration::from_secs(30),
+            ready_grace: Duration::ZERO,
             backlog: 4096,
         }
     }
@@ -50,6 +64,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             clients: 10_000,
+            tunnels: 10_000,
             head_bytes: 32 * 1024,
             header_count: 100,
             target_bytes: 8 * 1024,
@@ -63,12 +78,14 @@ impl Default for TimeoutsConfig {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
-            read: Duration::from_secs(60),
+            read: MINUTE,
             write: Duration::from_secs(10),
             pool: Duration::from_secs(5),
             pool_status: PoolStatus::GatewayTimeout,
             client_head: Duration::from_secs(10),
-            client_idle: Duration::from_secs(60),
+            client_idle: MINUTE,
+            tunnel_idle: MINUTE * 60,
+            tunnel_half_closed: MINUTE,
         }
     }
 }
@@ -128,6 +145,81 @@ impl UpstreamConfig {
 impl RouteConfig {
     pub(super) fn everything_to_the_first() -> Self {
         Self { host: HostPattern::Any, path: "/".to_owned(), upstream: 0, strip_prefix: false }
+    }
+}
+
+impl Default for ForwardConfig {
+    fn default() -> Self {
+        let loopback_v4 = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
+        let loopback_v6 = IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST));
+        Self {
+            enabled: false,
+            listeners: Vec::new(),
+            allow_clients: Networks(vec![loopback_v4, loopback_v6]),
+            allow_loopback: false,
+            allow_private: true,
+            connect_ports: vec![443..=443],
+            allow: Vec::new(),
+            deny: Vec::new(),
+            users_file: None,
+            realm: "ringway".to_owned(),
+            auth_failures: 10,
+            add_forwarded: false,
+        }
+    }
+}
+
+impl ParentConfig {
+    pub(super) fn every_domain() -> Vec<Rule> {
+        vec![Rule { text: "*".to_owned(), target: RuleTarget::Any, ports: ANY_PORT }]
+    }
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self {
+            cache_entries: 1024,
+            negative_ttl: Duration::from_secs(5),
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { check_interval: MINUTE / 2, cleanup_mb: 400, max: MemoryMax::Mb(500) }
+    }
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            address: AdminAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9901))),
+            token: None,
+            on_data_port: true,
+        }
+    }
+}
+
+impl Default for StatsConfig {
+    fn default() -> Self {
+        Self { interval: MINUTE, log: true }
+    }
+}
+
+impl Default for AlertsConfig {
+    fn default() -> Self {
+        Self {
+            error_rate: 0.05,
+            p95: Duration::ZERO,
+            memory_mb: 0,
+            pool_wait: Duration::from_secs(1),
+            upstream_down: true,
+            open_files: 0.9,
+            interval: Duration::from_secs(10),
+            webhook: None,
+        }
     }
 }
 

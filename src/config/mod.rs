@@ -8,30 +8,38 @@
 mod check;
 mod defaults;
 mod error;
+mod flags;
+mod forward;
 mod names;
+mod operation;
 mod raw;
+mod rules;
+mod sections;
 mod units;
 
 use std::fs::File;
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use ipnet::IpNet;
-use tracing::level_filters::LevelFilter;
 
 use self::error::Problem;
-use self::raw::{Given, RawConfig, RawOrigin, RawUpstream, Table};
-use self::units::Whole;
+use self::raw::RawConfig;
 
 pub use self::error::{ConfigError, EXIT_CONFIG};
+pub use self::flags::{FLAG_UPSTREAM, Flags};
+pub use self::forward::{ForwardConfig, ParentConfig, Rule, RuleTarget, Secret};
+pub use self::operation::{
+    AdminAddress, AdminConfig, AlertsConfig, DnsConfig, MemoryConfig, MemoryLimits, MemoryMax,
+    StatsConfig,
+};
+pub use self::sections::{
+    BuffersConfig, HostPattern, HostPolicy, LimitsConfig, LogConfig, LogFormat, LogTarget,
+    Networks, OriginConfig, PoolConfig, PoolStatus, RouteConfig, ServerConfig, TimeoutsConfig,
+    UpstreamConfig,
+};
 
 /// Read when no file is named and the command line names no upstream.
 pub const DEFAULT_FILE: &str = "config.toml";
-
-/// Name of the upstream that `--upstream` flags make up.
-pub const FLAG_UPSTREAM: &str = "default";
 
 /// A file of 10,000 routes is below this. A larger one is not a configuration.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -49,199 +57,14 @@ pub struct Config {
     pub upstreams: Vec<UpstreamConfig>,
     /// Never empty: without a `[[route]]` one route sends everything to the first upstream.
     pub routes: Vec<RouteConfig>,
-}
-
-/// Where ringway listens and as what it presents itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerConfig {
-    /// `host` and `port` first, then `listen`. Never empty, no two of them overlap.
-    pub listeners: Vec<SocketAddr>,
-    /// Threads, each with its ring. At least 1: the file's 0 has become the number of cores.
-    pub workers: usize,
-    /// Peers whose Forwarded and X-Forwarded fields are believed.
-    pub trusted_proxies: TrustedProxies,
-    /// The pseudonym in Via and Proxy-Status; a token.
-    pub via: String,
-    /// How long exchanges may go on after the signal to stop. Zero cuts them at once.
-    pub drain_timeout: Duration,
-    /// The second argument of `listen(2)`, which the kernel trims to `somaxconn`.
-    pub backlog: u32,
-}
-
-/// Networks, asked once per client connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrustedProxies(Vec<IpNet>);
-
-/// What a client may ask for at most.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LimitsConfig {
-    /// Client connections of the whole process.
-    pub clients: usize,
-    /// A larger head is answered 431.
-    pub head_bytes: usize,
-    /// More fields are answered 431. At most `limits::HEADER_COUNT_MAX`.
-    pub header_count: usize,
-    /// A longer request-target is answered 414. Never above `head_bytes`.
-    pub target_bytes: usize,
-    /// A larger request body is answered 413. `u64::MAX` when the file says 0, unlimited.
-    pub body_bytes: u64,
-    /// Bytes per second that a request body must keep up with. 0 asks for nothing.
-    pub min_body_rate: u64,
-}
-
-/// Deadlines. None of them is zero.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TimeoutsConfig {
-    /// For the TCP connection to an origin.
-    pub connect: Duration,
-    /// Between two reads from an origin.
-    pub read: Duration,
-    /// For one write that makes no progress, to either side.
-    pub write: Duration,
-    /// For a free connection when the pool is at its limit.
-    pub pool: Duration,
-    /// What the client is told when `pool` runs out.
-    pub pool_status: PoolStatus,
-    /// For a whole request head, from its first byte.
-    pub client_head: Duration,
-    /// Between two requests of a client connection.
-    pub client_idle: Duration,
-}
-
-/// The status for a pool that stayed full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PoolStatus {
-    GatewayTimeout,
-    ServiceUnavailable,
-}
-
-/// Connections to origins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolConfig {
-    /// Of the whole process, busy and idle.
-    pub max_connections: usize,
-    /// Of the whole process. Never above `max_connections`.
-    pub max_idle: usize,
-    /// An idle connection older than this is closed.
-    pub idle_expiry: Duration,
-    /// Connections per origin opened at start-up. Never above `max_idle`.
-    pub prewarm: usize,
-    /// Idle time before the kernel's first probe of either side, whole seconds. Zero sends none.
-    pub tcp_keepalive: Duration,
-}
-
-/// The memory that bodies and heads stream through.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BuffersConfig {
-    /// A multiple of the page size, 4 KiB.
-    pub chunk_bytes: usize,
-    pub chunks_per_worker: usize,
-    /// Chunks that one operation may move. Never above `chunks_per_worker`.
-    pub operation_chunks: usize,
-    /// `READ_FIXED` and `WRITE_FIXED` in place of `RECV` and `SEND`.
-    pub fixed_operations: bool,
-    /// First size of a head's buffer. Never above `limits.head_bytes`.
-    pub head_buffer_bytes: usize,
-}
-
-/// The two logs: events, and one line per exchange.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    pub level: LevelFilter,
-    pub format: LogFormat,
-    pub target: LogTarget,
-    pub access: bool,
-    pub access_format: LogFormat,
-    pub access_target: LogTarget,
-    /// Lines of events, and per worker of exchanges, that may wait for their writer; further ones
-    /// are dropped and counted.
-    pub queue_lines: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogTarget {
-    StandardOutput,
-    File(PathBuf),
-}
-
-/// A group of origins that serve the same thing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamConfig {
-    /// Unique. Letters, digits, `-`, `_` and `.`.
-    pub name: String,
-    /// The built-in demo origin, whose address is known only once it has started.
-    pub is_demo: bool,
-    /// Never empty, unless `is_demo`: see `Config::place_demo`.
-    pub origins: Vec<OriginConfig>,
-    pub host: HostPolicy,
-    /// How long an origin is passed over after a failure. Zero never passes it over.
-    pub fail_timeout: Duration,
-}
-
-/// One address that requests can be sent to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OriginConfig {
-    /// A name in lower case or an IP literal without brackets.
-    pub host: String,
-    pub port: u16,
-    /// At least 1.
-    pub weight: u32,
-    /// `host:port` as a Host field carries it: no port when it is 80, IPv6 in brackets.
-    pub authority: String,
-}
-
-/// The Host field that an origin sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HostPolicy {
-    /// The client's.
-    Pass,
-    /// The `authority` of the origin.
-    Origin,
-    Fixed(String),
-}
-
-/// Which requests go to which upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteConfig {
-    pub host: HostPattern,
-    /// Begins with `/` and holds neither a query nor a fragment.
-    pub path: String,
-    /// Index in `Config::upstreams`.
-    pub upstream: usize,
-    pub strip_prefix: bool,
-}
-
-/// Names are in lower case, without a port and without the root's dot.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum HostPattern {
-    Any,
-    Exact(String),
-    /// `.example.org` for `*.example.org`, which `example.org` itself does not fit.
-    Suffix(String),
-}
-
-/// What the command line sets. It overrides the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
-pub struct Flags {
-    /// Address to listen on, in place of server.host
-    #[arg(long, global = true, value_name = "ADDRESS")]
-    pub host: Option<String>,
-    /// Port to listen on, in place of server.port; 0 lets the system choose
-    #[arg(long, global = true, value_name = "PORT")]
-    pub port: Option<u16>,
-    /// Origin to forward to; may be repeated. Replaces every upstream and route of the file,
-    /// and without --config no file is read
-    #[arg(long, global = true, value_name = "URL")]
-    pub upstream: Vec<String>,
-    /// Threads, each with its own ring, in place of server.workers; 0 is one per core
-    #[arg(long, global = true, value_name = "COUNT")]
-    pub workers: Option<u32>,
+    pub forward: ForwardConfig,
+    /// The first that is for a host is the one it goes through. Empty without `[[parent]]`.
+    pub parents: Vec<ParentConfig>,
+    pub dns: DnsConfig,
+    pub memory: MemoryConfig,
+    pub admin: AdminConfig,
+    pub stats: StatsConfig,
+    pub alerts: AlertsConfig,
 }
 
 impl Config {
@@ -304,63 +127,23 @@ fn read(path: &Path) -> Result<String, Problem> {
     String::from_utf8(bytes).map_err(|_| Problem::NotText)
 }
 
-impl RawConfig {
-    fn apply_flags(&mut self, flags: &Flags) {
-        if let Some(host) = &flags.host {
-            self.server.host = Some(Given::by_flag("--host", host.clone()));
-        }
-        if let Some(port) = flags.port {
-            self.server.port = Some(Given::by_flag("--port", Whole(port.into())));
-        }
-        if let Some(workers) = flags.workers {
-            self.server.workers = Some(Given::by_flag("--workers", Whole(workers.into())));
-        }
-        if !flags.upstream.is_empty() {
-            let flag = "--upstream";
-            let origin =
-                |url: &String| Given::by_flag(flag, RawOrigin { url: url.clone(), weight: None });
-            let origins = flags.upstream.iter().map(origin).collect();
-            let upstream = RawUpstream {
-                name: Some(Given::by_flag(flag, FLAG_UPSTREAM.to_owned())),
-                origins: Some(Given::by_flag(flag, origins)),
-                ..RawUpstream::default()
-            };
-            self.upstream = Some(Given::by_flag(flag, vec![Given::by_flag(flag, Table(upstream))]));
-            self.route.clear();
-        }
-    }
-}
-
-impl TrustedProxies {
-    /// An IPv4 address mapped into IPv6 counts as the IPv4 address it is.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
-    }
-}
-
-impl PoolStatus {
-    pub fn code(self) -> u16 {
-        match self {
-            Self::GatewayTimeout => 504,
-            Self::ServiceUnavailable => 503,
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(in crate::config) mod tests {
+    use std::time::Duration;
+
+    use tracing::level_filters::LevelFilter;
+
     use super::*;
 
     const SHIPPED: &str = include_str!("../../config.toml");
 
-    fn parse(text: &str) -> Result<Config, ConfigError> {
+    pub(in crate::config) fn parse(text: &str) -> Result<Config, ConfigError> {
         Config::merge(Path::new("a.toml"), text, &Flags::default())
     }
 
     /// Each entry: a file, and how the error for it begins after the file's name.
     #[track_caller]
-    fn all_refused(table: &[(&str, &str)]) {
+    pub(in crate::config) fn all_refused(table: &[(&str, &str)]) {
         for (text, expected) in table {
             let error = parse(text).expect_err(text).to_string();
             let error = error.strip_prefix("a.toml:").unwrap_or(&error);
@@ -403,10 +186,6 @@ mod tests {
             ("server = [\"::\", 1]", "1:10: server: invalid type: array, expected a table"),
             ("[[server]]\nport = 1", "1:1: server[0]: invalid type: array, expected a table"),
             ("upstream = 5", "1:12: upstream: invalid type: integer `5`, expected an array"),
-            (
-                "[server]\nport = \"x\"",
-                "2:8: server.port: invalid type: string \"x\", expected a w",
-            ),
             ("[server]\nport = 1.5", "2:8: server.port: invalid type: floating point `1.5`, exp"),
             ("[log]\naccess = 1", "2:10: log.access: invalid type: integer `1`, expected a bool"),
             ("[log]\nfile = 1", "2:8: log.file: invalid type: integer `1`, expected a string"),
@@ -430,36 +209,6 @@ mod tests {
     }
 
     #[test]
-    fn a_value_out_of_range_names_the_range() {
-        all_refused(&[
-            ("[server]\nport = 70000", "2:8: server.port: found 70000, expected a whole number f"),
-            ("[server]\r\n\r\n# é\r\n  port = -1", "4:10: server.port: found -1, expected"),
-            ("server = { via = \"é\", port = -1 }", "1:30: server.port: found -1, expected"),
-            ("[limits]\nclients = 0", "2:11: limits.clients: found 0, expected a whole number"),
-            ("[limits]\nheader_count = 257", "2:16: limits.header_count: found 257, expected a"),
-            (
-                "[timeouts]\nread = 0",
-                "2:8: timeouts.read: found 0s, expected a duration from 1ms to 1d",
-            ),
-            ("[timeouts]\npool_status = 500", "2:15: timeouts.pool_status: found 500, expected 5"),
-            (
-                "[pool]\ntcp_keepalive = 0.5",
-                "2:17: pool.tcp_keepalive: found 500ms, expected 0, or a duration from 1s to 327",
-            ),
-            (
-                "[buffers]\nchunk_bytes = 5000",
-                "2:15: buffers.chunk_bytes: found 5000B, expected a multiple of 4KiB",
-            ),
-            ("[buffers]\nchunk_bytes = \"2MiB\"", "2:15: buffers.chunk_bytes: found 2MiB, expec"),
-            (
-                "[log]\nlevel = \"loud\"",
-                "2:9: log.level: found \"loud\", expected \"off\", \"error\", \"warn\", \"info\", \
-                 \"debug\" or \"trace\"",
-            ),
-        ]);
-    }
-
-    #[test]
     fn text_that_is_not_toml_is_refused_at_its_place() {
         all_refused(&[
             ("[server]\nport = 1\nport = 2", "3:1: duplicate key"),
@@ -469,68 +218,6 @@ mod tests {
             (&"[".repeat(100_000), "1:"),
             (&format!("x = {}", "[".repeat(100_000)), "1:"),
             (&format!("x = {}", "{a=".repeat(100_000)), "1:"),
-        ]);
-    }
-
-    #[test]
-    fn contradictions_between_keys_are_refused() {
-        let app = "[[upstream]]\nname = \"app\"\n";
-        let own = |rest: &str| format!("{app}{rest}");
-        all_refused(&[
-            ("upstream = []", "1:12: upstream: missing an upstream: there must be one"),
-            ("[[upstream]]\nbuiltin = \"demo\"", "1:1: upstream[0]: missing key `name`"),
-            (app, "1:1: upstream[0]: missing key `origins`, or `builtin = \"demo\"`"),
-            (&own("origins = []"), "3:11: upstream[0].origins: missing an origin"),
-            (&own("builtin = \"x\""), "3:11: upstream[0].builtin: found \"x\", expected \"demo\""),
-            (
-                &own("builtin = \"demo\"\norigins = [\"http://a\"]"),
-                "4:11: upstream[0].origins: an upstream has either `builtin` or `origins`",
-            ),
-            (
-                &own("origins = [\"https://a\"]"),
-                "3:12: upstream[0].origins[0]: found \"https://a\", expected an http:// URL",
-            ),
-            (
-                &own("origins = [\"http://a\", { url = \"http://A:80/\" }]"),
-                "3:24: upstream[0].origins[1]: there is already an origin \"http://A:80/\"",
-            ),
-            (
-                &own("origins = [{ url = \"http://a\", weight = 0 }]"),
-                "3:41: upstream[0].origins[0].weight: found 0, expected a whole number from 1",
-            ),
-            (&own("builtin = \"demo\"\nhost = \"a b\""), "4:8: upstream[0].host: found \"a b\""),
-            (
-                &format!("{app}builtin = \"demo\"\n{app}builtin = \"demo\""),
-                "5:8: upstream[1].name: there is already an upstream named \"app\"",
-            ),
-            ("[[route]]", "1:1: route[0]: missing key `upstream`"),
-            (
-                "[[route]]\nupstream = \"dmeo\"",
-                "2:12: route[0].upstream: there is no upstream \"dmeo\", did you mean \"demo\"?",
-            ),
-            (
-                "[[route]]\nupstream = \"\\u001b[2J\"",
-                "2:12: route[0].upstream: there is no upstream \"\\u{1b}[2J\"",
-            ),
-            (
-                "[[route]]\nupstream = \"demo\"\n[[route]]\npath = \"/\"\nupstream = \"demo\"",
-                "3:1: route[1]: there is already a route with this host and path",
-            ),
-            ("[[route]]\nupstream = \"demo\"\npath = \"a\"", "3:8: route[0].path: found \"a\""),
-            (
-                "[[route]]\nupstream = \"demo\"\nhost = \"a:80\"",
-                "3:8: route[0].host: found \"a:80\", expected a host name without a port",
-            ),
-            (
-                "[server]\nlisten = [\"[::]:8000\", \"127.0.0.1:8000\"]",
-                "2:24: server.listen[1]: 127.0.0.1:8000 is taken by the listener 0.0.0.0:8000",
-            ),
-            (
-                "[server]\ntrusted_proxies = [\"10.0.0.0/33\"]",
-                "2:20: server.trusted_proxies[0]: found \"10.0.0.0/33\", expected a network such",
-            ),
-            ("[server]\nvia = \"a b\"", "2:7: server.via: found \"a b\", expected a name"),
-            ("[server]\nhost = \"nowhere\"", "2:8: server.host: found \"nowhere\", expected an"),
         ]);
     }
 
@@ -605,45 +292,13 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_another_makes_pointless_is_trimmed() {
-        let config = parse(
-            "[pool]\nmax_connections = 3\n[limits]\nhead_bytes = \"4KiB\"\n\
-             [buffers]\nchunks_per_worker = 2",
-        )
-        .unwrap();
-        assert_eq!((config.pool.max_idle, config.pool.prewarm), (3, 3));
-        assert_eq!(config.limits.target_bytes, 4096);
-        assert_eq!(config.buffers.head_buffer_bytes, 4096);
-        assert_eq!(config.buffers.operation_chunks, 2);
-    }
-
-    #[test]
-    fn trusted_proxies_are_networks_of_both_families() {
-        let text = "[server]\ntrusted_proxies = [\"10.1.2.3/8\", \"192.0.2.7\", \"fd00::/8\"]";
-        let trusted = parse(text).unwrap().server.trusted_proxies;
-        let table = [
-            ("10.255.0.1", true),
-            ("11.0.0.1", false),
-            ("192.0.2.7", true),
-            ("192.0.2.8", false),
-            ("fd12::1", true),
-            ("fe80::1", false),
-            ("::ffff:10.0.0.1", true),
-            ("::ffff:11.0.0.1", false),
-        ];
-        for (address, is_trusted) in table {
-            assert_eq!(trusted.contains(address.parse().unwrap()), is_trusted, "{address}");
-        }
-        assert!(!TrustedProxies::default().contains("127.0.0.1".parse().unwrap()));
-    }
-
-    #[test]
     fn flags_override_the_file() {
         let flags = Flags {
             host: Some("::1".to_owned()),
             port: Some(0),
             upstream: vec!["http://a:1".to_owned(), "http://b:2".to_owned()],
             workers: Some(2),
+            forward: true,
         };
         let text = "[server]\nport = 99\nworkers = 9\n[pool]\nmax_idle = 7\n\
                     [[upstream]]\nname = \"x\"\norigins = [\"http://x\"]\n\
@@ -651,6 +306,7 @@ mod tests {
         let config = Config::merge(Path::new("a.toml"), text, &flags).unwrap();
         assert_eq!(config.server.listeners, ["[::1]:0".parse().unwrap()]);
         assert_eq!(config.server.workers, 2);
+        assert!(config.forward.enabled);
         assert_eq!(config.pool.max_idle, 7);
         assert_eq!(config.routes, Config::default().routes);
         let [upstream] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };

@@ -4,8 +4,9 @@
 //! would have been accepted. Syntax only: whether a name exists is for `upstream::resolve`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
-use super::HostPattern;
+use super::{AdminAddress, HostPattern};
 
 /// RFC 1035 §2.3.4, without the root's dot.
 const NAME_BYTES_MAX: usize = 253;
@@ -17,12 +18,28 @@ pub(super) const LISTEN_FORM: &str =
 pub(super) const ADDRESS_FORM: &str =
     "an IP address such as \"0.0.0.0\" or \"::\", or \"localhost\"";
 pub(super) const NETWORK_FORM: &str = "a network such as \"10.0.0.0/8\" or \"fd00::/8\"";
+/// Of upstreams and parents.
+pub(super) const NAME_FORM: &str = "1 to 64 letters, digits, \"-\", \"_\" or \".\"";
 pub(super) const ROUTE_HOST_FORM: &str =
     "a host name without a port, \"*.\" and a host name, or \"\" for any";
 pub(super) const ROUTE_PATH_FORM: &str =
     "a path that begins with / and has no query, fragment or space";
 pub(super) const HOST_POLICY_FORM: &str =
     "\"pass\", \"origin\" or a host name with or without a port";
+pub(super) const ADMIN_ADDRESS_FORM: &str =
+    "an address and port such as \"127.0.0.1:9901\", or \"unix:\" and a path of 1 to 107 bytes";
+pub(super) const WEBHOOK_FORM: &str =
+    "a URL that begins with http:// or https:// and has no user, fragment or space, or \"\"";
+pub(super) const REALM_FORM: &str = "printable ASCII without \" and \\";
+pub(super) const TOKEN_FORM: &str =
+    "at least 16 printable ASCII characters without a space, or \"\" for none";
+pub(super) const CREDENTIALS_FORM: &str =
+    "\"user:password\" without control characters, or \"\" for none";
+
+/// What `sockaddr_un` has room for, less the NUL behind it.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+const ADMIN_TOKEN_BYTES_MIN: usize = 16;
 
 pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
     if text.eq_ignore_ascii_case("localhost") {
@@ -48,7 +65,7 @@ pub(super) fn parse_listen(text: &str) -> Option<SocketAddr> {
 pub(super) fn parse_origin(url: &str) -> Result<(String, u16), &'static str> {
     let (scheme, rest) = url.split_once("://").ok_or(ORIGIN_FORM)?;
     if scheme.eq_ignore_ascii_case("https") {
-        return Err("an http:// URL: origins are spoken to without TLS");
+        return Err("an http:// URL: origins and parents are spoken to without TLS");
     }
     if !scheme.eq_ignore_ascii_case("http") {
         return Err(ORIGIN_FORM);
@@ -121,9 +138,40 @@ pub(super) fn is_route_path(text: &str) -> bool {
     text.starts_with('/') && text.bytes().all(is_plain)
 }
 
-pub(super) fn is_upstream_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     (1..=64).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
+pub(super) fn parse_admin_address(text: &str) -> Option<AdminAddress> {
+    let Some(path) = text.strip_prefix("unix:") else {
+        return parse_listen(text).map(AdminAddress::Tcp);
+    };
+    let can_be_bound = (1..=SOCKET_PATH_BYTES_MAX).contains(&path.len()) && !path.contains('\0');
+    can_be_bound.then(|| AdminAddress::Unix(PathBuf::from(path)))
+}
+
+pub(super) fn is_webhook(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
+    is_http && split_authority(authority).is_some() && rest.bytes().all(is_plain)
+}
+
+/// What may stand between quotation marks without an escape.
+pub(super) fn is_realm(text: &str) -> bool {
+    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\';
+    !text.is_empty() && text.bytes().all(is_plain)
+}
+
+pub(super) fn is_admin_token(text: &str) -> bool {
+    text.len() >= ADMIN_TOKEN_BYTES_MIN && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// RFC 7617 §2: the first colon ends the user.
+pub(super) fn is_credentials(text: &str) -> bool {
+    text.contains(':') && !text.chars().any(char::is_control)
 }
 
 /// RFC 9110 §5.6.2.
@@ -171,7 +219,7 @@ mod tests {
             ("http://[::1]x:80", ORIGIN_FORM),
             ("http://[10.0.0.1]", ORIGIN_FORM),
             ("http://é", ORIGIN_FORM),
-            ("https://a", "an http:// URL: origins are spoken to without TLS"),
+            ("https://a", "an http:// URL: origins and parents are spoken to without TLS"),
             ("http://a/b", "a URL without a path: http://HOST:PORT"),
             ("http://a//", "a URL without a path: http://HOST:PORT"),
             ("http://a?b", "a URL without a path: http://HOST:PORT"),
@@ -253,6 +301,59 @@ mod tests {
         }
         for text in ["", "a", "/a?b", "/a#b", "/a b", "/é", "/\n", "*"] {
             assert!(!is_route_path(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_administrator_listens_on_a_port_or_a_socket() {
+        let table = [
+            ("127.0.0.1:9901", Some(AdminAddress::Tcp("127.0.0.1:9901".parse().unwrap()))),
+            ("[::1]:0", Some(AdminAddress::Tcp("[::1]:0".parse().unwrap()))),
+            ("unix:/run/ringway.sock", Some(AdminAddress::Unix("/run/ringway.sock".into()))),
+            ("", None),
+            ("9901", None),
+            ("unix:", None),
+            ("unix:/a\0b", None),
+            ("/run/ringway.sock", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse_admin_address(text), expected, "{text}");
+        }
+        for (bytes, can_be_bound) in [(107, true), (108, false)] {
+            let address = parse_admin_address(&format!("unix:{}", "a".repeat(bytes)));
+            assert_eq!(address.is_some(), can_be_bound, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn webhooks_are_urls_of_either_scheme() {
+        for text in ["http://a", "HTTPS://a.example:8443/x?y=z", "http://[::1]:80/", "http://a?b"] {
+            assert!(is_webhook(text), "{text}");
+        }
+        for text in
+            ["", "a", "ftp://a", "http://", "http://a b", "http://u@a", "http://a/#b", "http://a/é"]
+        {
+            assert!(!is_webhook(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_and_realms_fit_into_a_header_field() {
+        for text in ["a", "two words", "~!"] {
+            assert!(is_realm(text), "{text}");
+        }
+        for text in ["", "a\"b", "a\\b", "a\nb", "é"] {
+            assert!(!is_realm(text), "{text}");
+        }
+        assert!(is_admin_token("0123456789abcdef"));
+        for text in ["", "0123456789abcde", "0123456789abcde f", "0123456789abcdé"] {
+            assert!(!is_admin_token(text), "{text}");
+        }
+        for text in ["a:b", "a:", ":b", "a:b:c", "ü:ö"] {
+            assert!(is_credentials(text), "{text}");
+        }
+        for text in ["", "a", "a:b\n"] {
+            assert!(!is_credentials(text), "{text}");
         }
     }
 }

@@ -10,10 +10,11 @@ use std::ops::{Deref, DerefMut, Range};
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 use toml::Spanned;
 
-use super::units::{Bytes, Span, Whole};
+use super::forward::Secret;
+use super::units::{Bytes, Share, Span, Whole};
 
 /// A value and where it was given.
 #[derive(Clone, Debug)]
@@ -95,6 +96,13 @@ pub(super) struct RawConfig {
     pub(super) log: Table<RawLog>,
     pub(super) upstream: Option<Given<Vec<Given<Table<RawUpstream>>>>>,
     pub(super) route: Vec<Given<Table<RawRoute>>>,
+    pub(super) forward: Table<RawForward>,
+    pub(super) parent: Vec<Given<Table<RawParent>>>,
+    pub(super) dns: Table<RawDns>,
+    pub(super) memory: Table<RawMemory>,
+    pub(super) admin: Table<RawAdmin>,
+    pub(super) stats: Table<RawStats>,
+    pub(super) alerts: Table<RawAlerts>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -107,6 +115,7 @@ pub(super) struct RawServer {
     pub(super) trusted_proxies: Vec<Given<String>>,
     pub(super) via: Option<Given<String>>,
     pub(super) drain_timeout: Option<Given<Span>>,
+    pub(super) ready_grace: Option<Given<Span>>,
     pub(super) backlog: Option<Given<Whole>>,
 }
 
@@ -114,6 +123,7 @@ pub(super) struct RawServer {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawLimits {
     pub(super) clients: Option<Given<Whole>>,
+    pub(super) tunnels: Option<Given<Whole>>,
     pub(super) head_bytes: Option<Given<Bytes>>,
     pub(super) header_count: Option<Given<Whole>>,
     pub(super) target_bytes: Option<Given<Bytes>>,
@@ -131,6 +141,8 @@ pub(super) struct RawTimeouts {
     pub(super) pool_status: Option<Given<Whole>>,
     pub(super) client_head: Option<Given<Span>>,
     pub(super) client_idle: Option<Given<Span>>,
+    pub(super) tunnel_idle: Option<Given<Span>>,
+    pub(super) tunnel_half_closed: Option<Given<Span>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -198,6 +210,79 @@ pub(super) struct RawRoute {
     pub(super) strip_prefix: Option<Given<bool>>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawForward {
+    pub(super) enabled: Option<Given<bool>>,
+    pub(super) listeners: Option<Vec<Given<String>>>,
+    pub(super) allow_clients: Option<Vec<Given<String>>>,
+    pub(super) allow_loopback: Option<Given<bool>>,
+    pub(super) allow_private: Option<Given<bool>>,
+    pub(super) connect_ports: Option<Vec<Given<Whole>>>,
+    pub(super) allow: Option<Vec<Given<String>>>,
+    pub(super) deny: Option<Vec<Given<String>>>,
+    pub(super) users_file: Option<Given<String>>,
+    pub(super) realm: Option<Given<String>>,
+    pub(super) auth_failures: Option<Given<Whole>>,
+    pub(super) add_forwarded: Option<Given<bool>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawParent {
+    pub(super) name: Option<Given<String>>,
+    pub(super) url: Option<Given<String>>,
+    pub(super) credentials: Option<Given<Secret>>,
+    pub(super) domains: Option<Vec<Given<String>>>,
+    pub(super) except: Option<Vec<Given<String>>>,
+    pub(super) direct_fallback: Option<Given<bool>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawDns {
+    pub(super) cache_entries: Option<Given<Whole>>,
+    pub(super) negative_ttl: Option<Given<Span>>,
+    pub(super) timeout: Option<Given<Span>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawMemory {
+    pub(super) check_interval: Option<Given<Span>>,
+    pub(super) cleanup_mb: Option<Given<Whole>>,
+    pub(super) max_mb: Option<Given<Whole>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawAdmin {
+    pub(super) enabled: Option<Given<bool>>,
+    pub(super) address: Option<Given<String>>,
+    pub(super) token: Option<Given<Secret>>,
+    pub(super) on_data_port: Option<Given<bool>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawStats {
+    pub(super) interval: Option<Given<Span>>,
+    pub(super) log: Option<Given<bool>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawAlerts {
+    pub(super) error_rate: Option<Given<Share>>,
+    pub(super) p95: Option<Given<Span>>,
+    pub(super) memory_mb: Option<Given<Whole>>,
+    pub(super) pool_wait: Option<Given<Span>>,
+    pub(super) upstream_down: Option<Given<bool>>,
+    pub(super) open_files: Option<Given<Share>>,
+    pub(super) interval: Option<Given<Span>>,
+    pub(super) webhook: Option<Given<String>>,
+}
+
 impl<'de> Deserialize<'de> for RawOrigin {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(RawOriginVisitor)
@@ -223,5 +308,34 @@ impl<'de> Visitor<'de> for RawOriginVisitor {
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawOrigin, A::Error> {
         let table = RawOriginTable::deserialize(MapAccessDeserializer::new(map))?;
         Ok(RawOrigin { url: table.url, weight: table.weight })
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(SecretVisitor)
+    }
+}
+
+struct SecretVisitor;
+
+impl Visitor<'_> for SecretVisitor {
+    type Value = Secret;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a string")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Secret, E> {
+        Ok(Secret::new(text))
+    }
+
+    // Written out because serde's own error would show the number.
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Secret, E> {
+        Err(E::invalid_type(Unexpected::Other("number"), &self))
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Secret, E> {
+        Err(E::invalid_type(Unexpected::Other("number"), &self))
     }
 }

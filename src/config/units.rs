@@ -19,6 +19,8 @@ pub(super) const BYTES_FORM: &str = "a size such as \"64KiB\", \"8MB\" or a numb
 
 const WHOLE_FORM: &str = "a whole number";
 
+pub(super) const SHARE_FORM: &str = "a number from 0 to 1";
+
 /// In nanoseconds, and in ascending order: `duration_text` walks it backwards.
 const DURATION_UNITS: [(&str, u64); 6] = [
     ("us", 1_000),
@@ -41,9 +43,17 @@ const BYTE_UNITS: [(&str, u64); 9] = [
     ("tib", 1 << 40),
 ];
 
-/// A whole number of any size that TOML can hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Whole(pub(super) i64);
+/// A whole number of any size that TOML can hold, or a text: for some keys a word or a range is
+/// a value too, and for the others `check` says which numbers are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Whole {
+    Number(i64),
+    Text(String),
+}
+
+/// A part of a whole, which is 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Share(pub(super) f64);
 
 /// A duration in any of its spellings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +155,12 @@ impl<'de> Deserialize<'de> for Whole {
     }
 }
 
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(ShareVisitor)
+    }
+}
+
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(SpanVisitor)
@@ -158,6 +174,7 @@ impl<'de> Deserialize<'de> for Bytes {
 }
 
 struct WholeVisitor;
+struct ShareVisitor;
 struct SpanVisitor;
 struct BytesVisitor;
 
@@ -169,7 +186,28 @@ impl Visitor<'_> for WholeVisitor {
     }
 
     fn visit_i64<E: Error>(self, number: i64) -> Result<Whole, E> {
-        Ok(Whole(number))
+        Ok(Whole::Number(number))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Whole, E> {
+        Ok(Whole::Text(text.to_owned()))
+    }
+}
+
+impl Visitor<'_> for ShareVisitor {
+    type Value = Share;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(SHARE_FORM)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "0 and 1 are the only ones in range")]
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Share, E> {
+        self.visit_f64(number as f64)
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Share, E> {
+        Ok(Share(number))
     }
 }
 

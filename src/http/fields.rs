@@ -8,7 +8,7 @@ use httparse::Header;
 
 use super::Span;
 use super::framing::{Coding, Length};
-use super::names::{Candidate, Known, KnownSet, elements, is_essential, is_name};
+use super::names::{Candidate, Known, KnownSet, elements, is_essential, is_name, trim};
 use crate::limits::CONNECTION_OPTIONS_MAX;
 
 /// One field line, as ranges of the receive buffer.
@@ -63,6 +63,18 @@ impl Fields {
     #[inline]
     pub fn any(&self, classes: KnownSet) -> impl Iterator<Item = &Field> {
         self.list.iter().filter(move |field| classes.has(field.known))
+    }
+
+    /// The values of all fields called `name`, for names that no class is for: a walk over every
+    /// line of the head.
+    pub fn values<'a>(&self, head: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let lines = self.lines.of(head).split(|byte| *byte == b'\n');
+        lines.filter_map(move |line| {
+            let (start, rest) = line.split_at_checked(name.len())?;
+            let value = rest.strip_prefix(b":")?;
+            let value = value.strip_suffix(b"\r").unwrap_or(value);
+            start.eq_ignore_ascii_case(name).then(|| trim(value))
+        })
     }
 
     pub(crate) fn clear(&mut self) {

@@ -117,7 +117,10 @@ pub fn request_body(
         (coding, Length::Absent) => only_chunked(version, coding)?,
     };
     match method {
-        Method::Trace | Method::Connect if !body.is_empty() => Err(FramingError::BodyForbidden),
+        Method::Trace if !body.is_empty() => Err(FramingError::BodyForbidden),
+        // What follows is the tunnel's, whatever a field says (RFC 9110 §9.3.6): two readers could
+        // disagree about a length of zero already.
+        Method::Connect if body != BodyLength::Empty => Err(FramingError::BodyForbidden),
         _ => Ok(body),
     }
 }

@@ -13,7 +13,7 @@ pub use super::error::HeadError;
 use super::fields::{ConnectionOptions, Fields, Lifetime};
 use super::framing::{decimal, request_body, response_body};
 use super::lines::{HeadLines, Kind};
-use super::names::Known;
+use super::names::{Known, elements};
 use super::target::{Port, Target, is_authority};
 use super::{BodyLength, Method, Span, TargetForm, Version};
 use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX, METHOD_BYTES_MAX};
@@ -56,7 +56,9 @@ pub struct RequestHead {
     pub expects_continue: bool,
     /// Read for OPTIONS and TRACE only. Zero: the request is not to be forwarded.
     pub max_forwards: Option<u64>,
-    /// An Upgrade field is there and Connection names it.
+    /// The client offers to change to another protocol: an Upgrade field is there, Connection names
+    /// it, and it does not ask for HTTP/2, with which a request could hide in what looks like a
+    /// tunnel. Never so for HTTP/1.0 (RFC 9110 §7.8).
     pub is_upgrade: bool,
     lines: HeadLines,
 }
@@ -176,7 +178,10 @@ impl RequestHead {
             return Err(HeadError::ConnectionOptions);
         }
         self.is_persistent = is_persistent(self.version, options);
-        self.is_upgrade = options.has_upgrade && self.fields.has(Known::Upgrade);
+        self.is_upgrade = options.has_upgrade
+            && self.version == Version::Http11
+            && self.fields.has(Known::Upgrade)
+            && self.offers_a_tunnel(buf);
         self.expects_continue = false;
         if self.fields.has(Known::Expect) && self.version == Version::Http11 {
             self.read_expect(buf)?;
@@ -204,6 +209,18 @@ impl RequestHead {
             }
             (Some(_), _) => Err(HeadError::HostInvalid),
         }
+    }
+
+    /// Whether no protocol that is offered is HTTP itself.
+    fn offers_a_tunnel(&self, buf: &[u8]) -> bool {
+        let is_http = |protocol: &[u8]| {
+            let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
+            let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+            is(b"h2c") || is(b"h2") || is(b"http") || is(b"tls")
+        };
+        let mut offers = self.fields.all(Known::Upgrade).map(|field| field.value.of(buf));
+        offers
+            .all(|value| elements(value).all(|protocol| !protocol.is_empty() && !is_http(protocol)))
     }
 
     /// The only expectation there is; others are refused (RFC 9110 §10.1.1).
@@ -243,6 +260,8 @@ pub struct ResponseHead {
     /// Whether the origin lets the connection live on after this exchange.
     pub is_persistent: bool,
     pub has_date: bool,
+    /// An Upgrade field is there and Connection names it.
+    pub is_upgrade: bool,
     lines: HeadLines,
 }
 
@@ -263,6 +282,7 @@ impl ResponseHead {
             body: BodyLength::Empty,
             is_persistent: false,
             has_date: false,
+            is_upgrade: false,
             lines: HeadLines::new(Kind::Response),
         }
     }
@@ -349,6 +369,7 @@ impl ResponseHead {
         self.is_persistent =
             is_persistent(self.version, options) && self.body != BodyLength::UntilClose;
         self.has_date = self.fields.has(Known::Date);
+        self.is_upgrade = options.has_upgrade && self.fields.has(Known::Upgrade);
         Ok(())
     }
 }

@@ -38,7 +38,13 @@ pub fn request_head(input: &[u8]) {
         let forwarded =
             ForwardedFor { client: "2001:db8::1", is_v6: true, is_trusted, scheme: Scheme::Http };
         for host in [HostRule::Pass, HostRule::Set(b"origin.example:8080")] {
-            let how = RequestRewrite { path: head.path(input), host, via: b"ringway", forwarded };
+            let how = RequestRewrite {
+                path: head.path(input),
+                host,
+                via: b"ringway",
+                forwarded: Some(forwarded),
+                extra: b"",
+            };
             check_request_sent(&head, input, &how);
         }
     }

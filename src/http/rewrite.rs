@@ -59,16 +59,21 @@ pub struct RequestRewrite<'a> {
     pub host: HostRule<'a>,
     /// Our name in Via.
     pub via: &'a [u8],
-    pub forwarded: ForwardedFor<'a>,
+    /// `None` leaves it to the client what it says of itself and of those before it.
+    pub forwarded: Option<ForwardedFor<'a>>,
+    /// Further field lines, each with its CRLF. Must come from us.
+    pub extra: &'a [u8],
 }
 
 /// Appends the request head to send to the origin.
 pub fn request(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &RequestRewrite) {
-    let forwarded = &how.forwarded;
     out.reserve(head.bytes + LINES_ADDED_BYTES);
-    let mut dropped = HOP_BY_HOP.with(Known::XForwardedFor).with(Known::Forwarded);
-    if !forwarded.is_trusted {
-        dropped = dropped.with(Known::XForwardedHost).with(Known::XForwardedProto);
+    let mut dropped = HOP_BY_HOP;
+    if let Some(forwarded) = &how.forwarded {
+        dropped = dropped.with(Known::XForwardedFor).with(Known::Forwarded);
+        if !forwarded.is_trusted {
+            dropped = dropped.with(Known::XForwardedHost).with(Known::XForwardedProto);
+        }
     }
     if head.max_forwards.is_some() {
         dropped = dropped.with(Known::MaxForwards);
@@ -105,8 +110,14 @@ pub fn request(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &RequestR
         put_decimal(out, forwards.saturating_sub(1));
         put(out, [LINE_END]);
     }
-    put_forwarded(out, head, buf, forwarded);
+    if head.is_upgrade {
+        put_upgrade(out, &head.fields, buf);
+    }
+    if let Some(forwarded) = &how.forwarded {
+        put_forwarded(out, head, buf, forwarded);
+    }
     put_via(out, head.version, how.via);
+    out.extend_from_slice(how.extra);
     out.extend_from_slice(LINE_END);
 }
 
@@ -181,12 +192,28 @@ pub fn interim(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8]) {
     out.extend_from_slice(LINE_END);
 }
 
+/// Appends the response that changes the protocol (101), with what it says of the new one.
+pub fn switching(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8]) {
+    let dropped = HOP_BY_HOP.with(Known::ContentLength).with(Known::Trailer);
+    copy_response(out, head, buf, dropped);
+    put_upgrade(out, &head.fields, buf);
+    out.extend_from_slice(LINE_END);
+}
+
+/// Appends the request for a tunnel to `authority`, as a parent proxy is sent it.
+pub fn connect(out: &mut Vec<u8>, authority: &[u8], extra: &[u8]) {
+    put(
+        out,
+        [b"CONNECT ", authority, b" HTTP/1.1\r\nHost: ", authority, LINE_END, extra, LINE_END],
+    );
+}
+
 /// An answer of our own.
 #[derive(Clone, Copy, Debug)]
 pub struct Simple<'a> {
     pub status: u16,
     pub reason: &'a str,
-    /// Plain text.
+    /// Plain text, unless `extra` begins with another Content-Type.
     pub body: &'a str,
     /// Further field lines, each with its CRLF. Must come from us.
     pub extra: &'a [u8],
@@ -202,7 +229,10 @@ pub fn simple(out: &mut Vec<u8>, answer: &Simple) {
     put(out, [b"HTTP/1.1 "]);
     put_decimal(out, u64::from(answer.status));
     put(out, [b" ", answer.reason.as_bytes(), LINE_END]);
-    put(out, [b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: "]);
+    if !answer.extra.starts_with(b"Content-Type: ") {
+        put(out, [b"Content-Type: text/plain; charset=utf-8\r\n"]);
+    }
+    put(out, [b"Content-Length: "]);
     put_decimal(out, answer.body.len() as u64);
     put(out, [b"\r\nDate: ", answer.date, LINE_END, connection_line(answer.connection)]);
     put(out, [answer.extra, LINE_END]);
@@ -263,6 +293,14 @@ fn put_framing(out: &mut Vec<u8>, body: BodyLength, fields: &Fields) {
             put(out, [LINE_END]);
         }
         BodyLength::Exact(_) | BodyLength::Empty | BodyLength::UntilClose => {}
+    }
+}
+
+/// The offer, or the choice, of another protocol (RFC 9110 §7.8).
+fn put_upgrade(out: &mut Vec<u8>, fields: &Fields, buf: &[u8]) {
+    put(out, [b"Connection: upgrade\r\n"]);
+    for field in fields.all(Known::Upgrade) {
+        put(out, [b"Upgrade: ", field.value.of(buf), LINE_END]);
     }
 }
 
@@ -383,7 +421,13 @@ mod tests {
         let buf = text.as_bytes();
         let mut head = RequestHead::new();
         assert_eq!(head.parse(buf, &LIMITS), Ok(true), "{text:?}");
-        let how = RequestRewrite { path: head.path(buf), host, via: b"ringway", forwarded };
+        let how = RequestRewrite {
+            path: head.path(buf),
+            host,
+            via: b"ringway",
+            forwarded: Some(forwarded),
+            extra: b"",
+        };
         let mut out = Vec::new();
         request(&mut out, &head, buf, &how);
         let out = String::from_utf8(out).unwrap();
@@ -421,7 +465,11 @@ mod tests {
                 "A: 1\r\nB: 2\r\nC: 3\r\n",
             ),
             ("Connection: X-Hop, close\r\nX-Hop: 1\r\nx-hop: 2\r\nX-Hops: 3\r\n", "X-Hops: 3\r\n"),
-            ("Connection: upgrade\r\nUpgrade: websocket\r\nA: b\r\n", "A: b\r\n"),
+            (
+                "Connection: upgrade\r\nUpgrade: websocket\r\nA: b\r\n",
+                "A: b\r\nConnection: upgrade\r\nUpgrade: websocket\r\n",
+            ),
+            ("Upgrade: websocket\r\nA: b\r\n", "A: b\r\n"),
             ("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n", ""),
             ("Proxy-Connection: close\r\nProxy-Authorization: x\r\n", ""),
             ("Trailer: Digest\r\n", "Trailer: Digest\r\n"),

@@ -43,6 +43,13 @@ impl Decoder {
         }
     }
 
+    /// Counts bytes that nobody has looked at: not for chunks.
+    pub(super) fn skip(&mut self, count: usize) {
+        if let Decoder::Sized(left) = self {
+            *left = left.saturating_sub(count as u64);
+        }
+    }
+
     pub fn is_done(&self) -> bool {
         match self {
             Decoder::Sized(left) => *left == 0,

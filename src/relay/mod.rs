@@ -10,18 +10,20 @@
 //! sent yet stays in the kernel's buffer and no chunk is held there either.
 
 mod coding;
+mod steps;
 
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::account::Account;
 use crate::http::chunked::ChunkError;
 use crate::ring::net::{turn, unless_hung_up};
-use crate::ring::{ChunkPool, Deadlines, Run, Socket, Waited, clock};
+use crate::ring::{ChunkPool, Deadlines, PipePool, Socket, Waited, clock};
 
 pub use coding::{Decoded, Decoder, Encoding};
-use coding::{LEAD_BYTES, TAIL_BYTES, encode, limit_to_body};
+use steps::{Ends, Moving, Step, add};
 
 /// What a transfer came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +33,6 @@ pub enum Moved {
     /// The sender has sent more than the body.
     WithExcess,
 }
-
-/// The most that is received at once while chunks are few and the outgoing form cannot be left with
-/// the sender's socket.
-const TIGHT_BYTES: usize = 16 * 1024;
 
 /// Which side ended a transfer early, and how.
 #[derive(Debug)]
@@ -101,6 +99,9 @@ pub struct Transfer<'a> {
     pub operation_chunks: usize,
     /// Move by `READ_FIXED` and `WRITE_FIXED`.
     pub is_fixed: bool,
+    /// Where the pipes come from through which much is moved; `None` where a receive may be
+    /// submitted on either socket meanwhile.
+    pub pipes: Option<&'a Rc<PipePool>>,
     /// Never take more off the sender's socket than belongs to this body: the next request may
     /// follow.
     pub is_exact: bool,
@@ -110,6 +111,9 @@ pub struct Transfer<'a> {
     /// Refuse a chunked body with more payload than this; of use where `is_exact`.
     pub payload_bytes_max: u64,
     pub control: &'a Control,
+    /// Of the client connection that it is for, and what of it the bytes add to.
+    pub account: &'a Account,
+    pub flow: &'a Cell<u64>,
 }
 
 /// What others may tell a transfer while it is under way, and what it tells them however it ends.
@@ -119,6 +123,8 @@ pub struct Control {
     pub received: Cell<u64>,
     /// Bytes that the receiver's socket has taken, with the framing that was added here.
     pub sent: Cell<u64>,
+    /// When bytes were last moved, on the coarse clock.
+    pub active_ms: Cell<u64>,
     /// Nobody needs it any more.
     pub is_over: Cell<bool>,
     /// The sender waits for leave to begin, which is not its doing.
@@ -133,8 +139,8 @@ impl Transfer<'_> {
     /// Moves the rest of the body.
     pub async fn run(&self, mut decoder: Decoder, encoding: Encoding) -> Result<Moved, Broken> {
         let mut account = RateAccount { patience: self.patience, waited_ms: 0, moved_bytes: 0 };
-        let mut window = Window { chunks: 1, chunks_max: self.operation_chunks };
-        let mut is_congested = false;
+        let window = Window { chunks: 1, chunks_max: self.operation_chunks };
+        let mut pace = Pace { window, is_congested: false, spliced: None };
         let mut is_clean = true;
         let mut turn_bytes = 0;
         while !decoder.is_done() {
@@ -145,23 +151,10 @@ impl Transfer<'_> {
                 turn_bytes = 0;
                 turn().await;
             }
-            if is_congested {
+            if pace.is_congested {
                 writable(self.to, self.deadlines, self.stall).await.map_err(to_broken)?;
             }
-            let run = self.chunks.lease(window.for_body(&decoder, self.chunks)).await;
-            let is_careful = encoding == Encoding::AsIs
-                && (self.is_exact && !matches!(decoder, Decoder::Sized(_))
-                    || is_congested
-                    || self.chunks.is_scarce());
-            let step = if self.is_fixed && encoding == Encoding::AsIs && !self.is_exact {
-                self.step_fixed(run, &mut decoder).await?
-            } else if is_careful {
-                self.step_careful(run, &mut decoder)?
-            } else {
-                let is_tight = is_congested || self.chunks.is_scarce();
-                self.step(run, &mut decoder, encoding, is_tight).await?
-            };
-            match step {
+            match self.advance(&mut pace, &mut decoder, encoding).await? {
                 Step::Empty => {
                     turn_bytes = 0;
                     self.wait_for_sender(&mut account).await?;
@@ -170,17 +163,57 @@ impl Transfer<'_> {
                 Step::Ended if self.control.is_over.get() => return Err(Broken::Interrupted),
                 Step::Ended if matches!(decoder, Decoder::UntilClose) => break,
                 Step::Ended => return Err(Broken::FromEnded),
-                Step::Moved { bytes, room, is_congested: congested, excess } => {
+                Step::Moved { bytes, room, is_congested, excess } => {
                     account.moved_bytes += bytes as u64;
                     turn_bytes += bytes;
                     self.control.is_held_back.set(false);
+                    let now = clock::coarse_ms();
+                    self.control.active_ms.set(now);
+                    self.account.moved_ms.set(now);
+                    add(self.flow, bytes);
                     is_clean &= excess == 0;
-                    window.adapt(bytes, room);
-                    is_congested = congested;
+                    pace.window.adapt(bytes, room);
+                    pace.is_congested = is_congested;
                 }
             }
         }
         Ok(if is_clean { Moved::Clean } else { Moved::WithExcess })
+    }
+
+    /// Moves one piece, in the way that fits how the transfer goes.
+    async fn advance<'s>(
+        &'s self,
+        pace: &mut Pace<'s>,
+        decoder: &mut Decoder,
+        encoding: Encoding,
+    ) -> Result<Step, Broken> {
+        let is_congested = pace.is_congested;
+        if encoding == Encoding::AsIs
+            && !is_congested
+            && pace.window.is_bulk(decoder)
+            && let Some(pipe) = self.pipes.and_then(PipePool::try_lease)
+        {
+            if pace.spliced.is_none() {
+                pace.spliced = Some(Ends::new(self.from, self.to)?);
+            }
+            if let Some(ends) = &pace.spliced {
+                return self.step_spliced(pipe, ends, decoder).await;
+            }
+        }
+        let run = self.chunks.lease(pace.window.for_body(decoder, self.chunks)).await;
+        let _moving = Moving::new(self.account, run.len());
+        let is_careful = encoding == Encoding::AsIs
+            && (self.is_exact && !matches!(decoder, Decoder::Sized(_))
+                || is_congested
+                || self.chunks.is_scarce());
+        if self.is_fixed && encoding == Encoding::AsIs && !self.is_exact {
+            self.step_fixed(run, decoder).await
+        } else if is_careful {
+            self.step_careful(run, decoder)
+        } else {
+            let is_tight = is_congested || self.chunks.is_scarce();
+            self.step(run, decoder, encoding, is_tight).await
+        }
     }
 
     async fn wait_for_sender(&self, account: &mut RateAccount) -> Result<(), Broken> {
@@ -215,126 +248,19 @@ impl Transfer<'_> {
             None => Err(Broken::ToFailed),
         }
     }
-
-    /// Receives, then sends all of it, waiting for the receiver where need be. Where it `is_tight`,
-    /// the piece is small and what the receiver does not take at once waits in memory of its own.
-    async fn step(
-        &self,
-        mut run: Run,
-        decoder: &mut Decoder,
-        encoding: Encoding,
-        is_tight: bool,
-    ) -> Result<Step, Broken> {
-        let (lead, tail) =
-            if encoding == Encoding::Chunked { (LEAD_BYTES, TAIL_BYTES) } else { (0, 0) };
-        let space = run.len() - lead - tail;
-        let room = limit_to_body(decoder, if is_tight { space.min(TIGHT_BYTES) } else { space });
-        let received = match receive(self.from.try_recv(&mut run[lead..lead + room]))? {
-            Received::Bytes(count) => count,
-            Received::Nothing => return Ok(Step::Empty),
-            Received::End => return Ok(Step::Ended),
-        };
-        add(&self.control.received, received);
-        let (range, used) = encode(&mut run, lead..lead + received, decoder, encoding)?;
-        let outgoing = range.len();
-        let is_congested = if is_tight {
-            let piece = run[range].to_vec();
-            drop(run);
-            send_all(self.to, &piece, self.deadlines, self.stall).await
-        } else {
-            send_all(self.to, &run[range], self.deadlines, self.stall).await
-        };
-        let is_congested = is_congested.map_err(to_broken)?;
-        add(&self.control.sent, outgoing);
-        Ok(Step::Moved { bytes: received, room, is_congested, excess: received - used })
-    }
-
-    /// Looks, sends what the receiver takes, then takes that much off the sender's socket.
-    fn step_careful(&self, mut run: Run, decoder: &mut Decoder) -> Result<Step, Broken> {
-        let room = limit_to_body(decoder, run.len());
-        let seen = match receive(self.from.try_peek(&mut run[..room]))? {
-            Received::Bytes(count) => count,
-            Received::Nothing => return Ok(Step::Empty),
-            Received::End => return Ok(Step::Ended),
-        };
-        let mut ahead = *decoder;
-        let body = ahead.advance(&run[..seen]).map_err(Broken::Framing)?.used;
-        // Before the excess is sent: an origin must not get the whole of what is refused.
-        if ahead.payload_bytes() > self.payload_bytes_max {
-            return Err(Broken::TooLarge);
-        }
-        let sent = match self.to.try_send(&run[..body]) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return Err(Broken::ToFailed),
-        };
-        add(&self.control.received, sent);
-        add(&self.control.sent, sent);
-        decoder.advance(&run[..sent]).map_err(Broken::Framing)?;
-        drop(run);
-        let mut discarded = 0;
-        while discarded < sent {
-            match receive(self.from.try_discard(sent - discarded))? {
-                Received::Bytes(count) => discarded += count,
-                Received::Nothing | Received::End => return Err(Broken::FromFailed),
-            }
-        }
-        // What follows the body stays with the sender's socket: the next request, or an origin's
-        // excess, which the pool's watch will see.
-        Ok(Step::Moved { bytes: sent, room, is_congested: sent < body, excess: 0 })
-    }
-
-    /// One chunk by `READ_FIXED` and `WRITE_FIXED`, which hold it while they wait.
-    async fn step_fixed(&self, run: Run, decoder: &mut Decoder) -> Result<Step, Broken> {
-        let room = limit_to_body(decoder, run.len().min(self.chunks.chunk_bytes()));
-        let (result, mut run) =
-            self.from.recv_fixed(run, 0..room, self.deadlines, self.patience.silence).await;
-        let received = result.map_err(from_broken)?;
-        if received == 0 {
-            return Ok(Step::Ended);
-        }
-        let body = decoder.advance(&run[..received]).map_err(Broken::Framing)?.used;
-        let mut sent = 0;
-        while sent < body {
-            let (result, back) =
-                self.to.send_fixed(run, sent..body, self.deadlines, self.stall).await;
-            run = back;
-            sent += result.map_err(to_broken)?;
-        }
-        add(&self.control.received, received);
-        add(&self.control.sent, sent);
-        Ok(Step::Moved { bytes: received, room, is_congested: false, excess: received - body })
-    }
 }
 
-fn add(counter: &Cell<u64>, bytes: usize) {
-    counter.set(counter.get() + bytes as u64);
+/// How a transfer goes.
+struct Pace<'a> {
+    window: Window,
+    /// The receiver did not take all of the last piece at once.
+    is_congested: bool,
+    /// Set once a pipe has been used.
+    spliced: Option<Ends<'a>>,
 }
 
-enum Step {
-    /// Nothing had arrived.
-    Empty,
-    /// The sender has ended its side.
-    Ended,
-    /// `bytes` of at most `room` came, `excess` of them behind the body's end; `is_congested` where
-    /// the receiver did not take all at once.
-    Moved { bytes: usize, room: usize, is_congested: bool, excess: usize },
-}
-
-enum Received {
-    Bytes(usize),
-    Nothing,
-    End,
-}
-
-fn receive(result: io::Result<usize>) -> Result<Received, Broken> {
-    match result {
-        Ok(0) => Ok(Received::End),
-        Ok(count) => Ok(Received::Bytes(count)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
-        Err(_) => Err(Broken::FromFailed),
-    }
-}
+/// A body of which at least this much is to come is worth a pipe.
+const BULK_BYTES: u64 = 192 * 1024;
 
 /// How many chunks the next operation gets: grows while operations fill what they got, shrinks when
 /// they come back with less than half.
@@ -349,6 +275,15 @@ impl Window {
             Decoder::Sized(left) => usize::try_from(left.div_ceil(pool.chunk_bytes() as u64))
                 .map_or(self.chunks, |chunks| chunks.min(self.chunks)),
             Decoder::Chunked(_) | Decoder::UntilClose => self.chunks,
+        }
+    }
+
+    /// Whether there is so much to move that a pipe pays: it is known, or it looks like it.
+    fn is_bulk(&self, decoder: &Decoder) -> bool {
+        match decoder {
+            Decoder::Sized(left) => *left >= BULK_BYTES,
+            Decoder::UntilClose => self.chunks == self.chunks_max,
+            Decoder::Chunked(_) => false,
         }
     }
 

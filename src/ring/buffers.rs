@@ -13,11 +13,14 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use tokio::sync::Notify;
 use tokio_uring::buf::fixed::FixedBufRegistry;
 use tokio_uring::buf::{IoBuf, IoBufMut};
+
+use crate::ledger::{Budget, Kind, Ledger};
 
 /// Free list of head buffers of one size. `Rc`-shared with the buffers that it lent.
 pub struct HeadPool {
@@ -26,16 +29,31 @@ pub struct HeadPool {
     leased: Cell<usize>,
     /// The fewest free buffers since the last trim: those were not needed.
     spare: Cell<usize>,
+    /// Counts the bytes of all buffers, lent or free.
+    ledger: Arc<Ledger>,
+    /// Says whether a buffer may grow.
+    budget: Rc<Budget>,
+}
+
+/// Why a buffer does not grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// It is as large as it may be.
+    TooLarge,
+    /// The worker has no memory left for it.
+    NoMemory,
 }
 
 /// Free buffers kept beyond this are given back to the allocator when they come home.
 const FREE_HEAD_BUFFERS_MAX: usize = 512;
 
 impl HeadPool {
-    pub fn new(buffer_bytes: usize) -> Rc<Self> {
+    pub fn new(buffer_bytes: usize, ledger: Arc<Ledger>, budget: Rc<Budget>) -> Rc<Self> {
         Rc::new(Self {
             free: RefCell::default(),
             buffer_bytes,
+            ledger,
+            budget,
             leased: Cell::new(0),
             spare: Cell::new(0),
         })
@@ -48,7 +66,10 @@ impl HeadPool {
             self.spare.set(self.spare.get().min(free.len()));
             bytes
         };
-        let bytes = bytes.unwrap_or_else(|| vec![0; self.buffer_bytes].into_boxed_slice());
+        let bytes = bytes.unwrap_or_else(|| {
+            self.ledger.add(Kind::HeadBuffers, self.buffer_bytes as u64);
+            vec![0; self.buffer_bytes].into_boxed_slice()
+        });
         self.leased.set(self.leased.get() + 1);
         HeadBuffer { bytes, start: 0, end: 0, pool: Some(self.clone()) }
     }
@@ -64,9 +85,20 @@ impl HeadPool {
         let mut free = self.free.borrow_mut();
         let unneeded = self.spare.get();
         let keep = free.len().saturating_sub(unneeded);
+        let dropped = (free.len() - keep) * self.buffer_bytes;
         free.truncate(keep);
+        self.ledger.sub(Kind::HeadBuffers, dropped as u64);
         self.spare.set(keep);
         unneeded
+    }
+
+    /// Gives every free buffer back to the allocator; their bytes.
+    pub fn release(&self) -> usize {
+        let free = std::mem::take(&mut *self.free.borrow_mut());
+        let bytes = free.len() * self.buffer_bytes;
+        self.ledger.sub(Kind::HeadBuffers, bytes as u64);
+        self.spare.set(0);
+        bytes
     }
 }
 
@@ -96,6 +128,11 @@ impl HeadBuffer {
         self.end - self.start
     }
 
+    /// Bytes that it could hold.
+    pub fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
@@ -119,23 +156,31 @@ impl HeadBuffer {
     }
 
     /// Makes room for at least one more byte, by moving what is filled to the front or by growing
-    /// up to `bytes_max`. False where the buffer is full at that size.
-    pub fn make_room(&mut self, bytes_max: usize) -> bool {
+    /// up to `bytes_max`.
+    pub fn make_room(&mut self, bytes_max: usize) -> Result<(), NoRoom> {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
         if self.end < self.bytes.len() {
-            return true;
+            return Ok(());
         }
         if self.bytes.len() >= bytes_max {
-            return false;
+            return Err(NoRoom::TooLarge);
         }
-        let mut grown = vec![0; (self.bytes.len() * 2).min(bytes_max)].into_boxed_slice();
+        let grown_bytes = (self.bytes.len() * 2).min(bytes_max);
+        if let Some(pool) = &self.pool {
+            let more_bytes = (grown_bytes - self.bytes.len()) as u64;
+            if !pool.budget.grow(&pool.ledger, more_bytes) {
+                return Err(NoRoom::NoMemory);
+            }
+            pool.ledger.add(Kind::HeadBuffers, more_bytes);
+        }
+        let mut grown = vec![0; grown_bytes].into_boxed_slice();
         grown[..self.end].copy_from_slice(&self.bytes[..self.end]);
         self.bytes = grown;
-        true
+        Ok(())
     }
 }
 
@@ -146,6 +191,10 @@ impl Drop for HeadBuffer {
         let mut free = pool.free.borrow_mut();
         if self.bytes.len() == pool.buffer_bytes && free.len() < FREE_HEAD_BUFFERS_MAX {
             free.push(std::mem::take(&mut self.bytes));
+        } else {
+            pool.ledger.sub(Kind::HeadBuffers, self.bytes.len() as u64);
+            let grown_bytes = self.bytes.len().saturating_sub(pool.buffer_bytes);
+            pool.budget.shrink(grown_bytes as u64);
         }
     }
 }
@@ -217,6 +266,7 @@ pub struct ChunkPool {
     /// A set bit is a free chunk.
     free: RefCell<Vec<u64>>,
     available: Cell<usize>,
+    ledger: Arc<Ledger>,
     waiting: Cell<usize>,
     released: Notify,
     /// Keeps the registration; `None` where the kernel refused to pin.
@@ -230,7 +280,7 @@ impl ChunkPool {
     /// Maps and registers `count` chunks of `chunk_bytes`; must be called inside the worker's
     /// runtime. Where RLIMIT_MEMLOCK does not allow as many, half as many are tried, and so on; the
     /// last resort is `count` chunks that are not pinned.
-    pub fn new(count: usize, chunk_bytes: usize) -> io::Result<Rc<Self>> {
+    pub fn new(count: usize, chunk_bytes: usize, ledger: Arc<Ledger>) -> io::Result<Rc<Self>> {
         let wanted = count.clamp(1, CHUNKS_MAX);
         let mut pinned = wanted;
         loop {
@@ -242,12 +292,12 @@ impl ChunkPool {
             });
             let registry = FixedBufRegistry::new(chunks);
             if registry.register().is_ok() {
-                return Ok(Self::over(region, chunk_bytes, pinned, Some(registry)));
+                return Ok(Self::over(region, chunk_bytes, pinned, Some(registry), ledger));
             }
             pinned /= 2;
             if pinned == 0 {
                 let region = Rc::new(Region::map(wanted * chunk_bytes)?);
-                return Ok(Self::over(region, chunk_bytes, wanted, None));
+                return Ok(Self::over(region, chunk_bytes, wanted, None, ledger));
             }
         }
     }
@@ -257,7 +307,9 @@ impl ChunkPool {
         chunk_bytes: usize,
         count: usize,
         registered: Option<FixedBufRegistry<RegisteredChunk>>,
+        ledger: Arc<Ledger>,
     ) -> Rc<Self> {
+        ledger.set(Kind::PinnedChunks, (count * chunk_bytes) as u64);
         let mut free = vec![0_u64; count.div_ceil(64)];
         for chunk in 0..count {
             free[chunk / 64] |= 1 << (chunk % 64);
@@ -268,6 +320,7 @@ impl ChunkPool {
             count,
             free: RefCell::new(free),
             available: Cell::new(count),
+            ledger,
             waiting: Cell::new(0),
             released: Notify::new(),
             registered,
@@ -324,7 +377,7 @@ impl ChunkPool {
             for (index, word) in free.iter_mut().enumerate() {
                 if let Some(bit) = find_run(*word, count) {
                     *word &= !(mask(count) << bit);
-                    self.available.set(self.available.get() - count);
+                    self.set_available(self.available.get() - count);
                     return Some(Run { pool: self.clone(), first: index * 64 + bit, count });
                 }
             }
@@ -333,9 +386,15 @@ impl ChunkPool {
         None
     }
 
+    fn set_available(&self, count: usize) {
+        self.available.set(count);
+        let leased_bytes = (self.count - count) * self.chunk_bytes;
+        self.ledger.set(Kind::LeasedChunks, leased_bytes as u64);
+    }
+
     fn release(&self, first: usize, count: usize) {
         self.free.borrow_mut()[first / 64] |= mask(count) << (first % 64);
-        self.available.set(self.available.get() + count);
+        self.set_available(self.available.get() + count);
         if self.waiting.get() > 0 {
             self.released.notify_one();
         }
@@ -438,7 +497,7 @@ mod tests {
 
     fn unpinned(count: usize) -> Rc<ChunkPool> {
         let region = Rc::new(Region::map(count * 4096).expect("a small mapping"));
-        ChunkPool::over(region, 4096, count, None)
+        ChunkPool::over(region, 4096, count, None, Arc::default())
     }
 
     #[test]
@@ -478,16 +537,16 @@ mod tests {
 
     #[test]
     fn a_head_buffer_grows_to_its_limit_and_no_further() {
-        let pool = HeadPool::new(16);
+        let pool = HeadPool::new(16, Arc::default(), Rc::new(Budget::unlimited()));
         let mut buffer = pool.lease();
         buffer.free().fill(b'x');
         buffer.advance(16);
-        assert!(buffer.make_room(24));
+        assert_eq!(buffer.make_room(24), Ok(()));
         assert_eq!(buffer.filled(), [b'x'; 16]);
         buffer.advance(8);
-        assert!(!buffer.make_room(24));
+        assert_eq!(buffer.make_room(24), Err(NoRoom::TooLarge));
         buffer.consume(1);
-        assert!(buffer.make_room(24));
+        assert_eq!(buffer.make_room(24), Ok(()));
         assert_eq!(buffer.len(), 23);
         drop(buffer);
         assert_eq!(pool.leased(), 0);

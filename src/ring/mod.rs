@@ -15,11 +15,15 @@ pub mod buffers;
 pub mod clock;
 pub mod deadlines;
 pub mod memory;
+mod meters;
 pub mod net;
 mod ops;
+mod pipes;
 pub mod runtime;
 
 pub use accept::Acceptor;
-pub use buffers::{ChunkPool, HeadBuffer, HeadPool, Run};
+pub use buffers::{ChunkPool, HeadBuffer, HeadPool, NoRoom, Run};
 pub use deadlines::Deadlines;
+pub use meters::{Operation, RingMeters};
 pub use net::{PendingPoll, PendingRecv, Socket, Waited};
+pub use pipes::{PIPE_BYTES, Pipe, PipePool, Spliced};

@@ -8,7 +8,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -269,8 +269,19 @@ impl Socket {
         let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Write);
     }
 
+    /// Whether calls on the socket wait (O_NONBLOCK of its file, by FIONBIO).
+    pub(super) fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
+        SockRef::from(&*self.fd).set_nonblocking(is_nonblocking)
+    }
+
     fn raw(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -19,6 +19,7 @@ use io_uring::{cqueue, opcode, squeue, types};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 use super::buffers::HeadBuffer;
+use super::meters::{Operation, count_completed, count_submitted};
 
 /// A descriptor shared between its socket and the operations in flight on it.
 pub(super) type SharedFd = Rc<Descriptor>;
@@ -50,8 +51,18 @@ impl AsRawFd for Descriptor {
     }
 }
 
-/// Hands the completion's result on, with the data that the operation owned.
-pub(super) struct Completed<D>(PhantomData<fn(D)>);
+/// Hands the completion's result on, with the data that the operation owned. Its drop, which comes
+/// with the completion or with the end of anybody's interest, is counted.
+pub(super) struct Completed<D> {
+    operation: Operation,
+    data: PhantomData<fn(D)>,
+}
+
+impl<D> Drop for Completed<D> {
+    fn drop(&mut self) {
+        count_completed(self.operation);
+    }
+}
 
 impl<D> OneshotOutputTransform for Completed<D> {
     type Output = (io::Result<u32>, D);
@@ -86,8 +97,14 @@ impl<D: Unpin + 'static> Future for InFlight<D> {
 /// Every pointer in `entry` targets memory that `data` owns on the heap and that stays where it is
 /// when `data` is moved; the descriptor in it is kept open by `data`; the operation posts exactly
 /// one completion.
-unsafe fn submit<D: Unpin + 'static>(data: D, entry: squeue::Entry) -> InFlight<D> {
-    InFlight(UnsubmittedOneshot::new(data, Completed(PhantomData), entry).submit())
+unsafe fn submit<D: Unpin + 'static>(
+    operation: Operation,
+    data: D,
+    entry: squeue::Entry,
+) -> InFlight<D> {
+    count_submitted(operation);
+    let completed = Completed { operation, data: PhantomData };
+    InFlight(UnsubmittedOneshot::new(data, completed, entry).submit())
 }
 
 /// Receives into the free part of `buffer`, first waiting for the socket to be readable.
@@ -101,7 +118,7 @@ pub(super) fn recv(fd: &SharedFd, mut buffer: HeadBuffer) -> InFlight<(SharedFd,
     set_poll_first(&mut entry);
     // SAFETY: the pointer targets the boxed bytes of `buffer`, which the operation owns; RECV
     // without multishot posts one completion.
-    unsafe { submit((fd.clone(), buffer), entry) }
+    unsafe { submit(Operation::Recv, (fd.clone(), buffer), entry) }
 }
 
 /// Sets IORING_RECVSEND_POLL_FIRST, for which the crate's builder has no setter.
@@ -120,13 +137,13 @@ pub(super) fn poll(fd: &SharedFd, events: i16) -> InFlight<SharedFd> {
     let entry =
         opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), u32::from(events.cast_unsigned())).build();
     // SAFETY: no pointers; a POLL_ADD without the multi flag posts one completion.
-    unsafe { submit(fd.clone(), entry) }
+    unsafe { submit(Operation::Poll, fd.clone(), entry) }
 }
 
 /// Completes at once, which takes a turn of the loop all the same.
 pub(super) fn nop() -> InFlight<()> {
     // SAFETY: no pointers and no descriptor.
-    unsafe { submit((), opcode::Nop::new().build()) }
+    unsafe { submit(Operation::Nop, (), opcode::Nop::new().build()) }
 }
 
 /// Room for a peer's address, boxed because the kernel writes to it.
@@ -155,7 +172,7 @@ pub(super) fn accept(
         .flags(libc::SOCK_CLOEXEC)
         .build();
     // SAFETY: both pointers target the boxed `room`, which the operation owns.
-    unsafe { submit((fd.clone(), room), entry) }
+    unsafe { submit(Operation::Accept, (fd.clone(), room), entry) }
 }
 
 /// Connects to `address`.
@@ -166,7 +183,7 @@ pub(super) fn connect(
     let pointer = address.as_ptr().cast::<libc::sockaddr>();
     let entry = opcode::Connect::new(types::Fd(fd.as_raw_fd()), pointer, address.len()).build();
     // SAFETY: the pointer targets the boxed address, which the operation owns.
-    unsafe { submit((fd.clone(), address), entry) }
+    unsafe { submit(Operation::Connect, (fd.clone(), address), entry) }
 }
 
 /// Cancels every operation pending on `fd`; each completes with ECANCELED and gives its data back.
@@ -178,7 +195,7 @@ pub(super) fn cancel(fd: &SharedFd) {
     let entry = opcode::AsyncCancel2::new(builder).build();
     // SAFETY: no pointers. The descriptor is kept open (not re-used for another socket) by the
     // clone that the runtime holds until the completion.
-    drop(unsafe { submit(fd.clone(), entry) });
+    drop(unsafe { submit(Operation::Cancel, fd.clone(), entry) });
 }
 
 /// Receives at most `length` bytes into registered memory (READ_FIXED).
@@ -196,7 +213,7 @@ pub(super) unsafe fn read_fixed<K: Unpin + 'static>(
 ) -> InFlight<(SharedFd, K)> {
     let entry = opcode::ReadFixed::new(types::Fd(fd.as_raw_fd()), pointer, length, index).build();
     // SAFETY: the caller keeps the memory leased through `keep`.
-    unsafe { submit((fd.clone(), keep), entry) }
+    unsafe { submit(Operation::ReadFixed, (fd.clone(), keep), entry) }
 }
 
 /// Sends `length` bytes of registered memory (WRITE_FIXED).
@@ -213,5 +230,5 @@ pub(super) unsafe fn write_fixed<K: Unpin + 'static>(
 ) -> InFlight<(SharedFd, K)> {
     let entry = opcode::WriteFixed::new(types::Fd(fd.as_raw_fd()), pointer, length, index).build();
     // SAFETY: the caller keeps the memory leased through `keep`.
-    unsafe { submit((fd.clone(), keep), entry) }
+    unsafe { submit(Operation::WriteFixed, (fd.clone(), keep), entry) }
 }

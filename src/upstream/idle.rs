@@ -70,7 +70,7 @@ impl Pool {
         oldest.is_some_and(|(_, key)| self.close_idle(key))
     }
 
-    fn close_idle(&self, key: usize) -> bool {
+    pub(super) fn close_idle(&self, key: usize) -> bool {
         let Some(slot) = self.slots.borrow_mut().try_remove(key) else { return false };
         self.idle.borrow_mut()[slot.origin].retain(|other| *other != key);
         // Completes the watch, whose operation then lets go of the descriptor.

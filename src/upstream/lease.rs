@@ -90,6 +90,15 @@ impl Lease {
         pool.give_back(self);
     }
 
+    /// Takes the connection out of the pool: it has become something else.
+    pub fn into_socket(mut self) -> Socket {
+        self.is_kept = true;
+        let socket = self.socket.clone();
+        let slot = self.pool.slots.borrow_mut().try_remove(self.key);
+        drop(slot);
+        socket
+    }
+
     /// Ends the lease without closing the connection; its slot.
     pub(super) fn keep(mut self) -> usize {
         self.is_kept = true;

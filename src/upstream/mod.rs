@@ -5,17 +5,21 @@
 //! next address, then the next origin, where connecting fails.
 
 pub mod balance;
+pub mod destinations;
 mod idle;
 pub mod lease;
+pub mod names;
 pub mod permits;
 pub mod pool;
 pub mod prewarm;
+mod race;
 pub mod resolve;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::{HostPolicy, UpstreamConfig};
@@ -23,6 +27,7 @@ use crate::fault::Fault;
 use crate::ring::clock;
 
 use self::balance::Balance;
+use self::destinations::Destination;
 use self::lease::Lease;
 use self::permits::Permitted;
 use self::pool::Pool;
@@ -43,6 +48,9 @@ pub struct Origin {
     pub authority: String,
     pub weight: u32,
     pub addresses: Arc<Addresses>,
+    /// When the first of the connection attempts failed that have all failed since, on the coarse
+    /// clock; 0 where the last one went well.
+    pub failed_since_ms: Arc<AtomicU64>,
 }
 
 impl Origin {
@@ -109,17 +117,42 @@ impl Upstream {
             }
             match open(pool, origin, is_fresh).await {
                 Ok(lease) => {
+                    origin.failed_since_ms.store(0, Ordering::Relaxed);
                     self.balance.borrow_mut().mark_ok(pick);
                     return Ok(lease);
                 }
                 Err(failed) if failed.is_of_one_origin() => {
                     let now = clock::coarse_ms();
+                    let since = &origin.failed_since_ms;
+                    let _ = since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
                     self.balance.borrow_mut().mark_failed(pick, now, self.fail_timeout);
                     tried.push(pick);
                     fault = failed;
                 }
                 Err(failed) => return Err(failed),
             }
+        }
+    }
+}
+
+/// A connection to a forward target: one that waits for its next request, or a new one to any of
+/// `addresses`.
+pub async fn open_target(
+    pool: &Rc<Pool>,
+    destination: &Destination,
+    addresses: &[SocketAddr],
+    is_fresh: bool,
+) -> Result<Lease, Fault> {
+    loop {
+        match pool.permit(destination.origin()).await? {
+            Permitted::Open(permit) => {
+                let born = Instant::now();
+                let connected = pool.race(addresses).await?;
+                return Ok(pool.adopt(destination.clone(), connected, born, permit));
+            }
+            Permitted::Handed(lease) if !is_fresh => return Ok(lease),
+            // Dropping it frees the right to open another.
+            Permitted::Handed(_) => {}
         }
     }
 }

@@ -45,6 +45,20 @@ impl PoolShared {
         })
     }
 
+    pub fn max(&self) -> usize {
+        self.max_connections
+    }
+
+    /// Idle connections, as the workers last counted them.
+    pub fn idle(&self) -> usize {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    /// Requests that wait for a connection now.
+    pub fn waiting(&self) -> usize {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
     /// Connections open now, idle or leased, in all workers.
     pub fn open(&self) -> usize {
         self.max_connections - self.permits.available_permits().min(self.max_connections)
@@ -71,6 +85,8 @@ impl Pool {
         {
             return Ok(Permitted::Open(permit));
         }
+        self.metrics.pool_waits.add(1);
+        let began_us = clock::precise_us();
         let waiter = Rc::new(Waiter {
             origin,
             since_ms: clock::coarse_ms(),
@@ -80,7 +96,7 @@ impl Pool {
         let _place = WaitingPlace::take(self, &waiter);
         let mut acquire = std::pin::pin!(permits.clone().acquire_owned());
         let mut patience = std::pin::pin!(tokio::time::sleep(self.limits.acquire));
-        poll_fn(|cx| {
+        let outcome = poll_fn(|cx| {
             if let Some(lease) = waiter.handed.borrow_mut().take() {
                 return Poll::Ready(Ok(Permitted::Handed(lease)));
             }
@@ -96,7 +112,12 @@ impl Pool {
             *waiter.waker.borrow_mut() = Some(cx.waker().clone());
             Poll::Pending
         })
-        .await
+        .await;
+        self.metrics.pool_wait.record(clock::precise_us().saturating_sub(began_us));
+        if let Err(Fault::PoolTimeout) = outcome {
+            self.metrics.pool_timeouts.add(1);
+        }
+        outcome
     }
 
     /// A permit that is free, or that closing one of our own idle connections frees.

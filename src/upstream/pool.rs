@@ -20,8 +20,11 @@ use slab::Slab;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::fault::Fault;
+use crate::ledger::{Kind, Ledger};
+use crate::metrics::WorkerMetrics;
 use crate::ring::{Deadlines, HeadPool, Socket, Waited, clock};
 
+use super::destinations::Destination;
 use super::idle::{Idle, Watch};
 use super::lease::Lease;
 use super::permits::{PoolShared, Waiter};
@@ -44,6 +47,8 @@ pub struct Pool {
     pub(super) shared: Arc<PoolShared>,
     pub(super) deadlines: Rc<Deadlines>,
     pub(super) heads: Rc<HeadPool>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) slots: RefCell<Slab<Slot>>,
     /// Idle slots by origin, the one that came back last at the end.
     pub(super) idle: RefCell<Vec<Vec<usize>>>,
@@ -51,6 +56,8 @@ pub struct Pool {
     pub(super) janitor: RefCell<Waker>,
     pub(super) idle_published: Cell<usize>,
     pub(super) is_stopping: Cell<bool>,
+    /// Sockets that are connecting and have no slot.
+    pub(super) dials: RefCell<Slab<Socket>>,
 }
 
 /// A connection and its state. It stays in its place while it is leased, so that a checkout moves
@@ -63,7 +70,30 @@ pub(super) struct Slot {
     pub(super) born: Instant,
     /// `None` while it is out with an exchange, or still connecting.
     pub(super) idle: Option<Idle>,
+    /// Keeps the number of an origin that no configuration names.
+    _destination: Option<Destination>,
+    _place: Place,
     _permit: OwnedSemaphorePermit,
+}
+
+/// What a connection to an origin costs: its slot, its descriptor and the operation that watches
+/// it. Its head buffer is counted where it comes from.
+pub const SLOT_BYTES: usize = 448;
+
+/// A slot's part in the ledger.
+pub(super) struct Place(Arc<Ledger>);
+
+impl Place {
+    fn new(ledger: &Arc<Ledger>) -> Self {
+        ledger.add(Kind::Pool, SLOT_BYTES as u64);
+        Self(ledger.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.sub(Kind::Pool, SLOT_BYTES as u64);
+    }
 }
 
 impl Pool {
@@ -74,6 +104,7 @@ impl Pool {
         shared: Arc<PoolShared>,
         deadlines: Rc<Deadlines>,
         heads: Rc<HeadPool>,
+        (ledger, metrics): (Arc<Ledger>, Arc<WorkerMetrics>),
     ) -> Rc<Self> {
         Rc::new(Self {
             worker,
@@ -81,22 +112,28 @@ impl Pool {
             shared,
             deadlines,
             heads,
+            ledger,
+            metrics,
             slots: RefCell::default(),
             idle: RefCell::new((0..origins).map(|_| Vec::new()).collect()),
             waiters: RefCell::default(),
             janitor: RefCell::new(Waker::noop().clone()),
             idle_published: Cell::new(0),
             is_stopping: Cell::new(false),
+            dials: RefCell::default(),
         })
     }
 
     /// The connection to `origin` that came back last and is still good.
     pub fn take_idle(self: &Rc<Self>, origin: usize) -> Option<Lease> {
         loop {
-            let key = self.idle.borrow_mut()[origin].pop()?;
+            // No connection has ever been opened for a destination beyond the list.
+            let key = self.idle.borrow_mut().get_mut(origin)?.pop()?;
             if let Some(lease) = self.revive(key) {
+                self.metrics.pool_reused.add(1);
                 return Some(lease);
             }
+            self.metrics.pool_stale.add(1);
         }
     }
 
@@ -119,8 +156,11 @@ impl Pool {
             address,
             born: Instant::now(),
             idle: None,
+            _destination: None,
+            _place: Place::new(&self.ledger),
             _permit: permit,
         });
+        self.metrics.pool_opened.add(1);
         // From here on the lease cleans up.
         let lease = Lease::new(self, key, socket, None, false);
         let connected = lease.socket().connect(address, &self.deadlines, limit).await;
@@ -129,6 +169,33 @@ impl Pool {
             Waited::Interrupted => Fault::Stopping,
             Waited::Failed(error) => connect_fault(&error),
         })
+    }
+
+    /// Takes a connection in that has been opened for `destination`.
+    pub fn adopt(
+        self: &Rc<Self>,
+        destination: Destination,
+        (socket, address): (Socket, SocketAddr),
+        born: Instant,
+        permit: OwnedSemaphorePermit,
+    ) -> Lease {
+        let origin = destination.origin();
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() <= origin {
+            idle.resize_with(origin + 1, Vec::new);
+        }
+        let key = self.slots.borrow_mut().insert(Slot {
+            socket: socket.clone(),
+            origin,
+            address,
+            born,
+            idle: None,
+            _destination: Some(destination),
+            _place: Place::new(&self.ledger),
+            _permit: permit,
+        });
+        self.metrics.pool_opened.add(1);
+        Lease::new(self, key, socket, None, false)
     }
 
     /// Takes a connection back: to whoever waits for it, to the idle list, or to its end.
@@ -183,6 +250,17 @@ impl Pool {
         None
     }
 
+    /// Closes idle connections, the oldest first, down to `keep` for each origin; how many.
+    pub fn close_idle_beyond(&self, keep: usize) -> usize {
+        let excess: Vec<usize> = {
+            let idle = self.idle.borrow();
+            idle.iter().flat_map(|keys| &keys[..keys.len().saturating_sub(keep)]).copied().collect()
+        };
+        let closed = excess.into_iter().filter(|key| self.close_idle(*key)).count();
+        self.publish_idle();
+        closed
+    }
+
     /// Connections of this worker to `origin`, idle and leased.
     pub fn count_of(&self, origin: usize) -> usize {
         self.slots.borrow().iter().filter(|(_, slot)| slot.origin == origin).count()
@@ -223,10 +301,13 @@ impl Pool {
                 slot.socket.interrupt();
             }
         }
+        for (_, socket) in self.dials.borrow().iter() {
+            socket.interrupt();
+        }
     }
 }
 
-fn open_fault(error: &std::io::Error) -> Fault {
+pub(super) fn open_fault(error: &std::io::Error) -> Fault {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => {
             crate::notices::too_many_files("connect to an origin", error);
@@ -236,7 +317,7 @@ fn open_fault(error: &std::io::Error) -> Fault {
     }
 }
 
-fn connect_fault(error: &std::io::Error) -> Fault {
+pub(super) fn connect_fault(error: &std::io::Error) -> Fault {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => Fault::OriginRefused,
         Some(libc::ECONNRESET | libc::EPIPE) => Fault::OriginClosed,

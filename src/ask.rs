@@ -1,0 +1,69 @@
+//! Questions between threads: what the control thread asks workers, and the data port asks it.
+//!
+//! In goes a question with the sender of its answer; the one asked answers when it comes to it, or
+//! drops the sender because it is stopping. Nobody here waits: the asker alone decides for how
+//! long.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+pub use crate::ledger::Level;
+
+/// What a worker is asked. One that is stopping drops the question.
+#[derive(Debug)]
+pub enum Ask {
+    /// Every client connection that it serves.
+    Connections { reply: oneshot::Sender<Vec<ConnectionInfo>> },
+    /// Ends the connection `id`. The answer says whether there was one.
+    End { id: u64, reply: oneshot::Sender<bool> },
+    /// Gives memory back.
+    Clean { level: Level, reply: oneshot::Sender<Cleaned> },
+}
+
+/// What the data port asks the control thread. The answer is a JSON document.
+#[derive(Debug)]
+pub enum ControlAsk {
+    Health { reply: oneshot::Sender<String> },
+    Cleanup { reply: oneshot::Sender<String> },
+}
+
+/// One client connection, as its worker sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConnectionInfo {
+    /// No other connection of the process has it, now or later.
+    pub id: u64,
+    pub worker: usize,
+    pub peer: SocketAddr,
+    /// `idle`, `head`, `exchange`, `tunnel` or `linger`.
+    pub phase: &'static str,
+    pub age_ms: u64,
+    /// How long it has been in `phase`.
+    pub phase_ms: u64,
+    pub requests: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    /// What it holds of the ledger.
+    pub memory_bytes: u64,
+}
+
+/// What a cleanup has done in one worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Connections to origins.
+    pub closed_idle: usize,
+    pub closed_clients: usize,
+    pub cut_transfers: usize,
+    pub freed_bytes: u64,
+}
+
+impl Cleaned {
+    /// Adds what another worker has done.
+    pub fn add(&mut self, other: Self) {
+        self.closed_idle += other.closed_idle;
+        self.closed_clients += other.closed_clients;
+        self.cut_transfers += other.cut_transfers;
+        self.freed_bytes = self.freed_bytes.saturating_add(other.freed_bytes);
+    }
+}

@@ -1,0 +1,133 @@
+//! CONNECT: from the request to the tunnel (RFC 9110 §9.3.6).
+//!
+//! In goes a CONNECT request; out comes a tunnel that is ready to begin, or the fault that is
+//! answered instead. Nothing of the client's reaches the target before the client has been told
+//! 200. A connection that has asked for a tunnel never carries another request.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use crate::answer;
+use crate::connection::Client;
+use crate::exchange::{self, After};
+use crate::fault::Fault;
+use crate::forward::Target;
+use crate::forwarding::{self, Hop};
+use crate::http::head::ResponseHead;
+use crate::http::{Method, rewrite};
+use crate::record::Record;
+use crate::relay;
+use crate::ring::{Socket, Waited};
+use crate::tunnel::Tunnel;
+use crate::worker::Worker;
+
+/// A connection that reaches the target.
+struct Reached {
+    socket: Socket,
+    address: SocketAddr,
+    /// What has come from there already.
+    early: Vec<u8>,
+}
+
+/// Carries a CONNECT request out.
+pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<After, Fault> {
+    let worker = client.worker;
+    client.request_bytes = client.request.bytes;
+    if !client.is_forward {
+        return Err(Fault::MethodNotOffered);
+    }
+    let authority = client.request.authority.of(client.inbox.filled());
+    // The parser has seen to it that there is a port.
+    let target = Target::of(authority).ok_or(Fault::TargetForbidden)?;
+    let (hop, _) = forwarding::admit(client, &target, true).await?;
+    let tunnels = worker.shared.tunnels.clone();
+    let permit = tunnels.try_acquire_owned().map_err(|_| Fault::TooManyTunnels)?;
+    record.connecting();
+    let reached = reach(worker, &target, hop).await?;
+    record.reached(reached.address);
+    let sent = worker.send_built(client.socket, |out| {
+        out.extend_from_slice(b"HTTP/1.1 200 Connection established\r\n\r\n");
+        Ok::<_, Infallible>(out.len())
+    });
+    let bytes = answer::finish_sending(client, sent).await?;
+    record.answered(200);
+    record.sent(client.account, bytes as u64);
+    let to_origin = client.inbox.filled()[client.request.bytes..].to_vec();
+    Ok(After::Tunnel(Box::new(Tunnel {
+        origin: reached.socket,
+        to_origin,
+        to_client: reached.early,
+        record: record.detach(client),
+        permit,
+    })))
+}
+
+async fn reach(worker: &Worker, target: &Target, hop: Hop) -> Result<Reached, Fault> {
+    if let Hop::Parent(index) = hop {
+        let parent = forwarding::parent(&worker.config, index);
+        match by_parent(worker, target, index).await {
+            Err(fault) if parent.direct_fallback && fault.is_of_one_origin() => {
+                tracing::info!(parent = parent.name, error = fault.name(), "going direct");
+            }
+            reached => return reached,
+        }
+    }
+    let addresses = forwarding::addresses(worker, target, Hop::Direct, true).await?;
+    let (socket, address) = worker.pool.race(&addresses).await?;
+    Ok(Reached { socket, address, early: Vec::new() })
+}
+
+/// Has the parent proxy open the tunnel.
+async fn by_parent(worker: &Worker, target: &Target, index: usize) -> Result<Reached, Fault> {
+    let addresses = forwarding::addresses(worker, target, Hop::Parent(index), true).await?;
+    let (socket, address) = worker.pool.race(&addresses).await?;
+    let _dial = worker.pool.watch(&socket);
+    let parent = forwarding::parent(&worker.config, index);
+    let mut request = Vec::new();
+    let authority = target.to_string();
+    let login = worker.forward.parent_logins[index].as_bytes();
+    rewrite::connect(&mut request, authority.as_bytes(), login);
+    let timeouts = &worker.config.timeouts;
+    relay::send_all(&socket, &request, &worker.deadlines, timeouts.write).await.map_err(
+        |waited| match waited {
+            Waited::Expired => Fault::OriginWriteTimeout,
+            Waited::Interrupted => Fault::Stopping,
+            Waited::Failed(_) => Fault::OriginClosed,
+        },
+    )?;
+    let early = parents_answer(worker, &socket, &parent.name).await?;
+    Ok(Reached { socket, address, early })
+}
+
+/// Reads the parent's answer; what came behind it, if it has opened the tunnel.
+async fn parents_answer(worker: &Worker, socket: &Socket, name: &str) -> Result<Vec<u8>, Fault> {
+    let limit = worker.config.timeouts.read;
+    let mut head = ResponseHead::new();
+    let mut buffer = worker.heads.lease();
+    loop {
+        let (received, back) = socket.recv(buffer, &worker.deadlines, limit).await;
+        buffer = back;
+        match received {
+            Ok(1..) => {}
+            Err(Waited::Expired) => return Err(Fault::OriginReadTimeout),
+            Err(Waited::Interrupted) => return Err(Fault::Stopping),
+            Ok(0) | Err(Waited::Failed(_)) => return Err(Fault::OriginClosed),
+        }
+        while head
+            .parse(buffer.filled(), &worker.head_limits, Method::Connect)
+            .map_err(Fault::OriginHead)?
+        {
+            match head.status {
+                // Interim answers are for whoever asked, which is ringway here.
+                100..=199 => buffer.consume(head.bytes),
+                200..=299 => return Ok(buffer.filled()[head.bytes..].to_vec()),
+                status => {
+                    tracing::warn!(parent = name, status, "the parent proxy refused a tunnel");
+                    return Err(Fault::ParentRefused);
+                }
+            }
+            head.reset();
+        }
+        buffer.make_room(worker.head_limits.head_bytes).map_err(exchange::no_room)?;
+    }
+}

@@ -1,0 +1,199 @@
+//! The forward proxy's side of an exchange: who may ask, for what, and the way there.
+//!
+//! In goes a request whose target is not ours; out comes a connection to the target, or to the
+//! parent proxy that stands before it. Who asks is settled first (`forward.allow_clients`, the
+//! password), then the name, then each address that would be dialled; nothing is sent anywhere
+//! before all three. Connections are pooled by scheme, host and port, and by user.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use crate::config::{Config, ParentConfig};
+use crate::connection::Client;
+use crate::fault::Fault;
+use crate::forward::{Checked, Outcome, Target, UserId, Verdict};
+use crate::http::TargetForm;
+use crate::http::names::Known;
+use crate::upstream;
+use crate::upstream::destinations::Destination;
+use crate::upstream::lease::Lease;
+use crate::worker::Worker;
+
+/// A forward request on its way.
+pub struct Forwarded {
+    target: Target,
+    destination: Destination,
+    hop: Hop,
+}
+
+/// What stands before the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    Direct,
+    /// Index in the configuration.
+    Parent(usize),
+}
+
+/// Whether the request in the inbox asks for something that is not ours.
+pub fn is_forward(client: &Client<'_>) -> bool {
+    client.is_forward
+        && client.request.form == TargetForm::Absolute
+        && !is_own(client, client.request.authority.of(client.inbox.filled()))
+}
+
+/// Whether `authority` is one of our own: a route names it, or it is the address of a listener.
+fn is_own(client: &Client<'_>, authority: &[u8]) -> bool {
+    let worker = client.worker;
+    let is_listener = || {
+        let address = Target::of(authority).and_then(|target| target.address());
+        address.is_some_and(|address| worker.forward.policy.is_own(address.ip(), address.port()))
+    };
+    worker.routes.names(authority) || is_listener()
+}
+
+impl Forwarded {
+    /// Judges an absolute-form request.
+    pub async fn judge(client: &Client<'_>) -> Result<Self, Fault> {
+        let text = client.inbox.filled();
+        let head = &client.request;
+        // What is asked for in plain text would travel in plain text.
+        if !starts_with_ignoring_case(head.target.of(text), b"http://") {
+            return Err(Fault::SchemeNotOffered);
+        }
+        let target = Target::of(head.authority.of(text)).ok_or(Fault::TargetForbidden)?;
+        let (hop, user) = admit(client, &target, false).await?;
+        let mut key = String::with_capacity(64);
+        let _ = match hop {
+            Hop::Direct => write!(key, "http://{target}"),
+            Hop::Parent(index) => write!(key, "parent {index}"),
+        };
+        if let Some(user) = user {
+            let _ = write!(key, " user {}", user.index());
+        }
+        let destination = client.worker.destinations.hold(&key);
+        Ok(Self { target, destination, hop })
+    }
+
+    /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
+    /// exchange yet.
+    pub async fn checkout(&self, worker: &Rc<Worker>, is_fresh: bool) -> Result<Lease, Fault> {
+        let pool = &worker.pool;
+        if !is_fresh && let Some(lease) = pool.take_idle(self.destination.origin()) {
+            return Ok(lease);
+        }
+        let addresses = addresses(worker, &self.target, self.hop, false).await?;
+        upstream::open_target(pool, &self.destination, &addresses, is_fresh).await
+    }
+
+    pub fn hop(&self) -> Hop {
+        self.hop
+    }
+}
+
+/// Whether the client may have `target`, by which hop, and as whom.
+pub async fn admit(
+    client: &Client<'_>,
+    target: &Target,
+    is_connect: bool,
+) -> Result<(Hop, Option<UserId>), Fault> {
+    let forward = &client.worker.forward;
+    if !client.worker.config.forward.allow_clients.contains(client.peer.ip()) {
+        tracing::info!(client = %client.peer.ip(), "denied: not in forward.allow_clients");
+        return Err(Fault::ClientForbidden);
+    }
+    let user = log_in(client).await?;
+    let policy = &forward.policy;
+    let verdict = policy.judge_name(&target.host, target.port, is_connect);
+    judged(client.worker, target, None, verdict)?;
+    let hop = policy.parent(&target.host).map_or(Hop::Direct, Hop::Parent);
+    if hop != Hop::Direct {
+        // The parent resolves the name: what is not known now will never be.
+        let verdict = policy.judge_unresolved(&target.host, target.port, is_connect);
+        judged(client.worker, target, None, verdict)?;
+    }
+    Ok((hop, user))
+}
+
+/// Finds out who asks, where anybody is to be asked.
+async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
+    let worker = client.worker;
+    let Some(authenticator) = &worker.forward.authenticator else { return Ok(None) };
+    let fields = &client.request.fields;
+    if fields.has_many(Known::ProxyAuthorization) {
+        return Err(Fault::LoginRequired);
+    }
+    let Some(field) = fields.find(Known::ProxyAuthorization) else {
+        return Err(Fault::LoginRequired);
+    };
+    let credentials = field.value.of(client.inbox.filled());
+    let outcome = match authenticator.check(client.peer.ip(), credentials) {
+        Checked::Done(outcome) => outcome,
+        Checked::Pending(verification) => worker.unless_cut(verification.outcome()).await?,
+    };
+    match outcome {
+        Outcome::Known(user) => return Ok(Some(user)),
+        Outcome::Wrong => worker.metrics.auth_failures.add(1),
+        Outcome::TooManyFailures { .. } => return Err(Fault::TooManyLogins),
+        Outcome::Busy => return Err(Fault::LoginsBusy),
+    }
+    Err(Fault::LoginRequired)
+}
+
+/// The addresses at which the next hop may be dialled; never empty.
+pub async fn addresses(
+    worker: &Worker,
+    target: &Target,
+    hop: Hop,
+    is_connect: bool,
+) -> Result<Vec<SocketAddr>, Fault> {
+    let forward = &worker.forward;
+    let names = forward.names.as_ref().ok_or(Fault::Internal)?;
+    match hop {
+        Hop::Parent(index) => {
+            let parent = parent(&worker.config, index);
+            worker.unless_cut(names.look_up(&parent.host, parent.port)).await?
+        }
+        Hop::Direct => {
+            let found = names.look_up(&target.host, target.port);
+            let mut found = worker.unless_cut(found).await??;
+            let mut denied = None;
+            found.retain(|address| {
+                let verdict = forward.policy.judge_address(&target.host, *address, is_connect);
+                let verdict = judged(worker, target, Some(*address), verdict);
+                denied = denied.or(verdict.err());
+                verdict.is_ok()
+            });
+            if found.is_empty() {
+                Err(denied.unwrap_or(Fault::OriginUnresolved))
+            } else {
+                Ok(found)
+            }
+        }
+    }
+}
+
+/// Says in the log, and there only, which rule it was.
+fn judged(
+    worker: &Worker,
+    target: &Target,
+    address: Option<SocketAddr>,
+    verdict: Verdict<'_>,
+) -> Result<(), Fault> {
+    match verdict {
+        Verdict::Allowed => Ok(()),
+        Verdict::Denied(rule) => {
+            worker.metrics.denied.add(1);
+            tracing::info!(%target, ?address, rule = %rule, "denied by the forward policy");
+            Err(Fault::TargetForbidden)
+        }
+    }
+}
+
+pub fn parent(config: &Config, index: usize) -> &ParentConfig {
+    &config.parents[index]
+}
+
+fn starts_with_ignoring_case(text: &[u8], start: &[u8]) -> bool {
+    text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
+}

@@ -1,0 +1,204 @@
+//! The ways in which one piece of a body is moved: through a chunk, in place, or through a pipe.
+//!
+//! In goes a transfer with what it has leased for the piece; out comes what became of the piece, or
+//! which side failed. How large the next one is, and which way it takes, is the transfer's affair.
+
+use std::cell::Cell;
+use std::io;
+
+use crate::account::Account;
+use crate::ring::{PIPE_BYTES, Pipe, Run, Socket, Spliced, clock};
+
+use super::coding::{LEAD_BYTES, TAIL_BYTES, encode, limit_to_body};
+use super::{Broken, Decoder, Encoding, Transfer, from_broken, send_all, to_broken, writable};
+
+/// The most that is received at once while chunks are few and the outgoing form cannot be left with
+/// the sender's socket.
+const TIGHT_BYTES: usize = 16 * 1024;
+
+impl Transfer<'_> {
+    /// Receives, then sends all of it, waiting for the receiver where need be. Where it `is_tight`,
+    /// the piece is small and what the receiver does not take at once waits in memory of its own.
+    pub(super) async fn step(
+        &self,
+        mut run: Run,
+        decoder: &mut Decoder,
+        encoding: Encoding,
+        is_tight: bool,
+    ) -> Result<Step, Broken> {
+        let (lead, tail) =
+            if encoding == Encoding::Chunked { (LEAD_BYTES, TAIL_BYTES) } else { (0, 0) };
+        let space = run.len() - lead - tail;
+        let room = limit_to_body(decoder, if is_tight { space.min(TIGHT_BYTES) } else { space });
+        let received = match receive(self.from.try_recv(&mut run[lead..lead + room]))? {
+            Received::Bytes(count) => count,
+            Received::Nothing => return Ok(Step::Empty),
+            Received::End => return Ok(Step::Ended),
+        };
+        add(&self.control.received, received);
+        let (range, used) = encode(&mut run, lead..lead + received, decoder, encoding)?;
+        let outgoing = range.len();
+        let is_congested = if is_tight {
+            let piece = run[range].to_vec();
+            drop(run);
+            send_all(self.to, &piece, self.deadlines, self.stall).await
+        } else {
+            send_all(self.to, &run[range], self.deadlines, self.stall).await
+        };
+        let is_congested = is_congested.map_err(to_broken)?;
+        add(&self.control.sent, outgoing);
+        Ok(Step::Moved { bytes: received, room, is_congested, excess: received - used })
+    }
+
+    /// Looks, sends what the receiver takes, then takes that much off the sender's socket.
+    pub(super) fn step_careful(&self, mut run: Run, decoder: &mut Decoder) -> Result<Step, Broken> {
+        let room = limit_to_body(decoder, run.len());
+        let seen = match receive(self.from.try_peek(&mut run[..room]))? {
+            Received::Bytes(count) => count,
+            Received::Nothing => return Ok(Step::Empty),
+            Received::End => return Ok(Step::Ended),
+        };
+        let mut ahead = *decoder;
+        let body = ahead.advance(&run[..seen]).map_err(Broken::Framing)?.used;
+        // Before the excess is sent: an origin must not get the whole of what is refused.
+        if ahead.payload_bytes() > self.payload_bytes_max {
+            return Err(Broken::TooLarge);
+        }
+        let sent = match self.to.try_send(&run[..body]) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => return Err(Broken::ToFailed),
+        };
+        add(&self.control.received, sent);
+        add(&self.control.sent, sent);
+        decoder.advance(&run[..sent]).map_err(Broken::Framing)?;
+        drop(run);
+        let mut discarded = 0;
+        while discarded < sent {
+            match receive(self.from.try_discard(sent - discarded))? {
+                Received::Bytes(count) => discarded += count,
+                Received::Nothing | Received::End => return Err(Broken::FromFailed),
+            }
+        }
+        // What follows the body stays with the sender's socket: the next request, or an origin's
+        // excess, which the pool's watch will see.
+        Ok(Step::Moved { bytes: sent, room, is_congested: sent < body, excess: 0 })
+    }
+
+    /// Has the kernel move a piece from socket to socket. What a slow receiver leaves in the pipe
+    /// is waited for; where that takes long, the next pieces are moved with more care.
+    pub(super) async fn step_spliced(
+        &self,
+        mut pipe: Pipe,
+        ends: &Ends<'_>,
+        decoder: &mut Decoder,
+    ) -> Result<Step, Broken> {
+        let room = limit_to_body(decoder, PIPE_BYTES);
+        let received = match receive(pipe.fill(&ends.from, room))? {
+            Received::Bytes(count) => count,
+            Received::Nothing => return Ok(Step::Empty),
+            Received::End => return Ok(Step::Ended),
+        };
+        add(&self.control.received, received);
+        decoder.skip(received);
+        let _moving = Moving::new(self.account, received);
+        let mut began_ms = None;
+        while pipe.held() > 0 {
+            match pipe.drain(&ends.to) {
+                Ok(count) => add(&self.control.sent, count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    began_ms.get_or_insert_with(clock::coarse_ms);
+                    writable(self.to, self.deadlines, self.stall).await.map_err(to_broken)?;
+                }
+                Err(_) => return Err(Broken::ToFailed),
+            }
+        }
+        let is_slow = |began| clock::coarse_ms().saturating_sub(began) > SLOW_MS;
+        let is_congested = began_ms.is_some_and(is_slow);
+        Ok(Step::Moved { bytes: received, room, is_congested, excess: 0 })
+    }
+
+    /// One chunk by `READ_FIXED` and `WRITE_FIXED`, which hold it while they wait.
+    pub(super) async fn step_fixed(&self, run: Run, decoder: &mut Decoder) -> Result<Step, Broken> {
+        let room = limit_to_body(decoder, run.len().min(self.chunks.chunk_bytes()));
+        let (result, mut run) =
+            self.from.recv_fixed(run, 0..room, self.deadlines, self.patience.silence).await;
+        let received = result.map_err(from_broken)?;
+        if received == 0 {
+            return Ok(Step::Ended);
+        }
+        let body = decoder.advance(&run[..received]).map_err(Broken::Framing)?.used;
+        let mut sent = 0;
+        while sent < body {
+            let (result, back) =
+                self.to.send_fixed(run, sent..body, self.deadlines, self.stall).await;
+            run = back;
+            sent += result.map_err(to_broken)?;
+        }
+        add(&self.control.received, received);
+        add(&self.control.sent, sent);
+        Ok(Step::Moved { bytes: received, room, is_congested: false, excess: received - body })
+    }
+}
+
+/// Bytes of chunks and pipes, for as long as one step holds them.
+pub(super) struct Moving<'a>(&'a Account, u32);
+
+impl<'a> Moving<'a> {
+    pub(super) fn new(account: &'a Account, bytes: usize) -> Self {
+        account.moving_bytes.set(account.moving_bytes.get() + bytes as u32);
+        Self(account, bytes as u32)
+    }
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        self.0.moving_bytes.set(self.0.moving_bytes.get() - self.1);
+    }
+}
+
+/// Both sockets, made fit for a pipe.
+pub(super) struct Ends<'a> {
+    from: Spliced<'a>,
+    to: Spliced<'a>,
+}
+
+impl<'a> Ends<'a> {
+    pub(super) fn new(from: &'a Socket, to: &'a Socket) -> Result<Self, Broken> {
+        let from = Spliced::new(from).map_err(|_| Broken::FromFailed)?;
+        let to = Spliced::new(to).map_err(|_| Broken::ToFailed)?;
+        Ok(Self { from, to })
+    }
+}
+
+/// A receiver that takes longer than this for what a pipe holds shall not hold a pipe again.
+const SLOW_MS: u64 = 200;
+
+pub(super) fn add(counter: &Cell<u64>, bytes: usize) {
+    counter.set(counter.get() + bytes as u64);
+}
+
+pub(super) enum Step {
+    /// Nothing had arrived.
+    Empty,
+    /// The sender has ended its side.
+    Ended,
+    /// `bytes` of at most `room` came, `excess` of them behind the body's end; `is_congested` where
+    /// the receiver did not take all at once.
+    Moved { bytes: usize, room: usize, is_congested: bool, excess: usize },
+}
+
+enum Received {
+    Bytes(usize),
+    Nothing,
+    End,
+}
+
+fn receive(result: io::Result<usize>) -> Result<Received, Broken> {
+    match result {
+        Ok(0) => Ok(Received::End),
+        Ok(count) => Ok(Received::Bytes(count)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
+        Err(_) => Err(Broken::FromFailed),
+    }
+}

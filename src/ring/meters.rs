@@ -1,0 +1,122 @@
+//! What a worker's ring does: operations begun and over, and turns of the loop.
+//!
+//! In go the operations of the thread that [`RingMeters::install`] was called on; out come totals
+//! that any thread may read. A dropped wait counts as over: nobody waits for it any more.
+
+use std::cell::OnceCell;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio::runtime::{Handle, RuntimeMetrics};
+
+use crate::ledger::Gauge;
+
+/// The operations that are submitted (io_uring_enter(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Recv,
+    Poll,
+    Accept,
+    Connect,
+    Cancel,
+    ReadFixed,
+    WriteFixed,
+    Nop,
+}
+
+impl Operation {
+    pub const ALL: [Self; 8] = [
+        Self::Recv,
+        Self::Poll,
+        Self::Accept,
+        Self::Connect,
+        Self::Cancel,
+        Self::ReadFixed,
+        Self::WriteFixed,
+        Self::Nop,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Recv => "recv",
+            Self::Poll => "poll",
+            Self::Accept => "accept",
+            Self::Connect => "connect",
+            Self::Cancel => "cancel",
+            Self::ReadFixed => "read_fixed",
+            Self::WriteFixed => "write_fixed",
+            Self::Nop => "nop",
+        }
+    }
+}
+
+/// One ring's totals; the index is an [`Operation`].
+#[derive(Debug)]
+pub struct RingMeters {
+    pub submitted: [Gauge; 8],
+    pub completed: [Gauge; 8],
+    /// The ring's descriptor, for `/proc/self/fdinfo`; -1 where it is not known.
+    pub ring_fd: AtomicI32,
+    runtime: OnceLock<RuntimeMetrics>,
+}
+
+impl Default for RingMeters {
+    fn default() -> Self {
+        Self {
+            submitted: Default::default(),
+            completed: Default::default(),
+            ring_fd: AtomicI32::new(-1),
+            runtime: OnceLock::new(),
+        }
+    }
+}
+
+thread_local! {
+    static METERS: OnceCell<Arc<RingMeters>> = const { OnceCell::new() };
+}
+
+impl RingMeters {
+    /// Has the calling thread's operations counted; inside its runtime, once.
+    pub fn install(self: &Arc<Self>) {
+        let _ = self.runtime.set(Handle::current().metrics());
+        self.ring_fd.store(newest_ring().unwrap_or(-1), Ordering::Relaxed);
+        METERS.with(|meters| {
+            let _ = meters.set(self.clone());
+        });
+    }
+
+    /// Turns of the loop that found nothing left to run and went to the kernel.
+    pub fn parks(&self) -> u64 {
+        self.runtime.get().map_or(0, |metrics| metrics.worker_park_count(0))
+    }
+}
+
+#[inline]
+pub(super) fn count_submitted(operation: Operation) {
+    METERS.with(|meters| {
+        if let Some(meters) = meters.get() {
+            meters.submitted[operation as usize].add(1);
+        }
+    });
+}
+
+#[inline]
+pub(super) fn count_completed(operation: Operation) {
+    // An operation can outlive the thread's variables by its last destructors.
+    let _ = METERS.try_with(|meters| {
+        if let Some(meters) = meters.get() {
+            meters.completed[operation as usize].add(1);
+        }
+    });
+}
+
+/// The ring that was opened last: workers open theirs one after the other.
+fn newest_ring() -> Option<i32> {
+    let is_ring = |entry: &std::fs::DirEntry| {
+        std::fs::read_link(entry.path())
+            .is_ok_and(|target| target.as_os_str().to_string_lossy().contains("io_uring"))
+    };
+    let entries = std::fs::read_dir("/proc/self/fd").ok()?;
+    let rings = entries.flatten().filter(is_ring);
+    rings.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).max()
+}

@@ -1,0 +1,329 @@
+//! The client connections of one worker: their places, and what can be done to them from outside.
+//!
+//! In goes an accepted socket, which takes a [`Seat`]; as long as it keeps it, the connection is in
+//! its worker's list, where it can be seen, woken or ended. Dropping the seat gives the place, its
+//! memory and its right to be a client back.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::account::{Account, Phase};
+use crate::ask::{Cleaned, ConnectionInfo, Level};
+use crate::ledger::Kind;
+use crate::ring::net::Wait;
+use crate::ring::{Socket, clock};
+use crate::worker::{FORCED, Worker};
+
+/// What a connection costs that does nothing: its task, its entry in the list, its descriptor and
+/// deadline, and the operation that waits for its next request. Measured at 440 bytes on the heap.
+pub const SEAT_BYTES: usize = 512;
+
+/// One client connection, as the worker sees it from outside.
+pub struct Live {
+    socket: Socket,
+    peer: SocketAddr,
+    /// No other connection of the process has it, now or later.
+    id: u64,
+    pub account: Account,
+    /// No request has come yet.
+    is_new: Cell<bool>,
+    /// Between two requests for over a second: a drain may end it at once.
+    is_resting: Cell<bool>,
+    /// Somebody has decided that it ends now.
+    is_cut: Cell<bool>,
+    listener: u16,
+    /// The other end of a tunnel.
+    other_end: RefCell<Option<Socket>>,
+}
+
+impl Worker {
+    /// Client connections that are being served.
+    pub fn connections(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Those and the ones that are still on their way here.
+    pub fn live(&self) -> usize {
+        self.shared.live[self.index].load(Ordering::Relaxed)
+    }
+
+    /// Wakes the connections that rest between two requests.
+    pub fn interrupt_resting(&self) {
+        for (_, live) in self.connections.borrow().iter() {
+            if live.is_resting.get() {
+                live.socket.interrupt();
+            }
+        }
+    }
+
+    /// Ends every connection, in whatever it is.
+    pub fn cut_connections(&self) {
+        for (_, live) in self.connections.borrow().iter() {
+            live.cut();
+        }
+        self.cutting.notify_waiters();
+        self.pool.cut();
+    }
+
+    /// The connections as an operator sees them.
+    pub fn list_connections(&self) -> Vec<ConnectionInfo> {
+        let now = clock::coarse_ms();
+        let connections = self.connections.borrow();
+        connections.iter().map(|(_, live)| live.describe(self.index, now)).collect()
+    }
+
+    /// Ends the connection `id`, if there is one.
+    pub fn end_connection(&self, id: u64) -> bool {
+        let connections = self.connections.borrow();
+        let found = connections.iter().find(|(_, live)| live.id == id);
+        if let Some((_, live)) = found {
+            live.cut();
+        }
+        found.is_some()
+    }
+
+    /// Gives back what nobody uses, and where it is forced, what somebody does: connections at
+    /// rest, and the transfers that hold most and have not moved for a while.
+    pub fn clean(&self, level: Level) -> Cleaned {
+        let before_bytes = self.ledger.total();
+        let mut cleaned = Cleaned {
+            closed_idle: self.pool.close_idle_beyond(self.config.pool.prewarm),
+            ..Cleaned::default()
+        };
+        self.heads.release();
+        self.pipes.trim();
+        if level == Level::Forced {
+            cleaned.closed_clients = self.close_resting();
+            cleaned.cut_transfers = self.cut_stalled();
+        }
+        crate::ring::memory::purge();
+        cleaned.freed_bytes = before_bytes.saturating_sub(self.ledger.total());
+        cleaned
+    }
+
+    fn close_resting(&self) -> usize {
+        let connections = self.connections.borrow();
+        let resting = connections.iter().filter(|(_, live)| live.is_resting.get());
+        resting.map(|(_, live)| live.close()).count()
+    }
+
+    /// Cuts stalled exchanges, the largest first, until a quarter of what connections hold is free.
+    fn cut_stalled(&self) -> usize {
+        let now = clock::coarse_ms();
+        let connections = self.connections.borrow();
+        let is_stalled = |live: &Live| {
+            matches!(live.account.phase(), Phase::Exchange | Phase::Tunnel | Phase::Head)
+                && now.saturating_sub(live.account.moved_ms.get()) >= STALLED_MS
+                && now.saturating_sub(live.account.phase_ms()) >= STALLED_MS
+        };
+        let mut stalled: Vec<_> = connections
+            .iter()
+            .map(|(_, live)| live)
+            .filter(|live| is_stalled(live))
+            .map(|live| (live.account.bytes(), live))
+            .collect();
+        stalled.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let held: u64 = connections.iter().map(|(_, live)| live.account.bytes()).sum();
+        let mut freed = 0;
+        let mut count = 0;
+        for (bytes, live) in stalled {
+            if freed >= held / 4 {
+                break;
+            }
+            live.cut();
+            freed += bytes;
+            count += 1;
+        }
+        self.metrics.cuts.add(count as u64);
+        count
+    }
+}
+
+/// Silence after which a transfer counts as stalled.
+const STALLED_MS: u64 = 2000;
+
+impl Live {
+    /// Ends a connection that rests.
+    fn close(&self) {
+        self.is_cut.set(true);
+        self.socket.interrupt();
+    }
+
+    fn describe(&self, worker: usize, now_ms: u64) -> ConnectionInfo {
+        let account = &self.account;
+        ConnectionInfo {
+            id: self.id,
+            worker,
+            peer: self.peer,
+            phase: account.phase().name(),
+            age_ms: now_ms.saturating_sub(account.born_ms),
+            phase_ms: now_ms.saturating_sub(account.phase_ms()),
+            requests: u64::from(account.requests.get()),
+            bytes_received: account.received.get(),
+            bytes_sent: account.sent.get(),
+            memory_bytes: account.bytes(),
+        }
+    }
+
+    /// Ends the connection, in whatever it is.
+    pub(crate) fn cut(&self) {
+        self.is_cut.set(true);
+        // A shutdown would look like the end of an answer that ends with its connection.
+        self.socket.reset_on_close();
+        self.socket.interrupt();
+        if let Some(other) = &*self.other_end.borrow() {
+            other.reset_on_close();
+            other.interrupt();
+        }
+    }
+}
+
+/// A client connection's place in its worker; dropping it gives the place up.
+pub struct Seat {
+    worker: Rc<Worker>,
+    live: Rc<Live>,
+    key: usize,
+}
+
+impl Seat {
+    pub fn take(
+        worker: &Rc<Worker>,
+        socket: Socket,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+        listener: u16,
+    ) -> Self {
+        // The seat's drop gives the permit back; keeping it would cost each connection 16 bytes.
+        permit.forget();
+        let serial = worker.serial.get() + 1;
+        worker.serial.set(serial);
+        let live = Rc::new(Live {
+            socket,
+            peer,
+            is_new: Cell::new(true),
+            is_resting: Cell::new(false),
+            is_cut: Cell::new(false),
+            listener,
+            other_end: RefCell::default(),
+            id: (worker.index as u64) << 48 | serial,
+            account: Account::default(),
+        });
+        live.account.hold(SEAT_BYTES);
+        worker.ledger.add(Kind::Connections, SEAT_BYTES as u64);
+        worker.metrics.clients.add(1);
+        let key = worker.connections.borrow_mut().insert(live.clone());
+        Self { worker: worker.clone(), live, key }
+    }
+
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// Admits a conversation whose future has `future_bytes`, if the worker has the memory that it
+    /// may come to: that, and a head buffer for either side.
+    pub fn begin(&self, future_bytes: usize, kind: Kind) -> Option<Held<'_>> {
+        let worker = &self.worker;
+        let buffers = 2 * worker.config.buffers.head_buffer_bytes;
+        let is_turned_away =
+            self.is_new() && worker.shared.pressure.load(Ordering::Relaxed) == FORCED;
+        let fits = || worker.budget.admits(&worker.ledger, (future_bytes + buffers) as u64);
+        if is_turned_away || !fits() {
+            return None;
+        }
+        let held = self.hold(future_bytes, kind);
+        // The buffers' pool counts their bytes; this says in whose hands they are.
+        held.seat.live.account.hold(buffers);
+        Some(held)
+    }
+
+    /// Counts `bytes` as the connection's, for as long as the result lives.
+    pub fn hold(&self, bytes: usize, kind: Kind) -> Held<'_> {
+        self.worker.ledger.add(kind, bytes as u64);
+        self.live.account.hold(bytes);
+        Held { seat: self, bytes, kind }
+    }
+
+    pub fn account(&self) -> &Account {
+        &self.live.account
+    }
+
+    pub fn socket(&self) -> &Socket {
+        &self.live.socket
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.live.peer
+    }
+
+    pub fn is_new(&self) -> bool {
+        self.live.is_new.get()
+    }
+
+    pub fn set_served(&self) {
+        self.live.is_new.set(false);
+    }
+
+    /// Whether it came in by a listener that offers the forward proxy.
+    pub fn is_forward(&self) -> bool {
+        self.worker.forward.offered.get(usize::from(self.live.listener)).is_some_and(|is| *is)
+    }
+
+    /// Whether somebody has decided that the connection ends now.
+    pub fn is_cut(&self) -> bool {
+        self.live.is_cut.get()
+    }
+
+    /// Says that the connection is, or is no more, one end of a tunnel.
+    pub fn set_tunnel(&self, other_end: Option<Socket>) {
+        *self.live.other_end.borrow_mut() = other_end;
+    }
+
+    pub fn set_resting(&self, is_resting: bool) {
+        let resting = &self.worker.metrics.resting;
+        match (self.live.is_resting.replace(is_resting), is_resting) {
+            (false, true) => resting.add(1),
+            (true, false) => resting.sub(1),
+            _ => {}
+        }
+    }
+
+    /// Begins to wait for the next request without holding a buffer, after `spent` of the time that
+    /// it may take.
+    pub fn rest(&self, spent: Duration) -> Wait<'_> {
+        let worker = &self.worker;
+        worker.released.set(worker.released.get() + 1);
+        self.set_resting(true);
+        let timeouts = &worker.config.timeouts;
+        let limit = if self.is_new() { timeouts.client_head } else { timeouts.client_idle };
+        self.socket().readable(&worker.deadlines, limit.saturating_sub(spent))
+    }
+}
+
+/// Memory that a connection holds for a while.
+pub struct Held<'a> {
+    seat: &'a Seat,
+    bytes: usize,
+    kind: Kind,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.seat.worker.ledger.sub(self.kind, self.bytes as u64);
+        self.seat.live.account.reset(SEAT_BYTES);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().try_remove(self.key);
+        self.worker.ledger.sub(Kind::Connections, SEAT_BYTES as u64);
+        self.worker.metrics.clients.sub(1);
+        self.worker.shared.live[self.worker.index].fetch_sub(1, Ordering::Relaxed);
+        self.worker.shared.clients.add_permits(1);
+    }
+}

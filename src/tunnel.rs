@@ -1,0 +1,271 @@
+//! A tunnel: two sockets and whatever they have to say to each other.
+//!
+//! In goes a client whose request has become a tunnel (CONNECT, or an upgrade that the origin has
+//! granted) with the origin's socket; out comes why it ended. Each direction ends by itself and
+//! says so to the other side (half-close); the tunnel is over when both have ended, when one has
+//! failed, when neither has moved a byte for `timeouts.tunnel_idle`, or when the side that is left
+//! has been silent for `timeouts.tunnel_half_closed`. Nothing is held while nothing moves.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::account::{Account, Phase};
+use crate::fault::{Close, Fault};
+use crate::record::Record;
+use crate::relay::{self, Broken, Control, Decoder, Encoding, Patience, Transfer, WATCH_AFTER};
+use crate::ring::{Socket, Waited, clock};
+use crate::seat::Seat;
+use crate::worker::Worker;
+
+/// A tunnel that is about to begin.
+pub struct Tunnel {
+    pub origin: Socket,
+    /// What the client has sent behind its request.
+    pub to_origin: Vec<u8>,
+    /// What the origin has sent behind its answer.
+    pub to_client: Vec<u8>,
+    pub record: Record,
+    /// One of `limits.tunnels`.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// What a tunnel costs beside its client's connection: its future, and what the ring and the table
+/// of deadlines keep for the origin's socket.
+pub const TUNNEL_BYTES: usize = 1280;
+
+/// Moves bytes both ways until the tunnel is over.
+pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
+    let Tunnel { origin, to_origin, to_client, mut record, permit } = *tunnel;
+    let worker = seat.worker();
+    seat.set_tunnel(Some(origin.clone()));
+    worker.metrics.tunnels.add(1);
+    worker.metrics.tunnels_opened.add(1);
+    let (up, down) = (Direction::new(), Direction::new());
+    let ended = {
+        let client = seat.socket();
+        let account = seat.account();
+        account.enter(Phase::Tunnel, clock::coarse_ms());
+        let pump =
+            |from, to, this, other, flow| Pump { worker, from, to, this, other, account, flow };
+        let upward = pump(client, &origin, &up, &down, &account.received);
+        let downward = pump(&origin, client, &down, &up, &account.sent);
+        let upward = std::pin::pin!(upward.run(seat, to_origin));
+        let downward = std::pin::pin!(downward.run(seat, to_client));
+        both(upward, downward, || {
+            for direction in [&up, &down] {
+                direction.control.is_over.set(true);
+            }
+            client.interrupt();
+            origin.interrupt();
+        })
+        .await
+    };
+    seat.set_tunnel(None);
+    let (up_bytes, down_bytes) = (up.control.received.get(), down.control.sent.get());
+    record.moved(up_bytes, down_bytes);
+    worker.metrics.tunnel_bytes.add(up_bytes + down_bytes);
+    worker.metrics.tunnels.sub(1);
+    let close = match ended {
+        Ok(()) => Close::ClientDone,
+        Err(fault) => {
+            record.failed(fault);
+            if fault != Fault::TunnelIdle {
+                // Neither side may take what it has for all there was.
+                seat.socket().reset_on_close();
+                origin.reset_on_close();
+            }
+            Close::Cut
+        }
+    };
+    record.write_detached(worker);
+    drop(permit);
+    close
+}
+
+/// One direction, as the other one sees it.
+struct Direction {
+    control: Control,
+    /// Its sender has ended its side, and its receiver knows.
+    has_ended: Cell<bool>,
+}
+
+impl Direction {
+    fn new() -> Self {
+        let control = Control::default();
+        control.active_ms.set(clock::coarse_ms());
+        Self { control, has_ended: Cell::new(false) }
+    }
+}
+
+struct Pump<'a> {
+    worker: &'a Worker,
+    from: &'a Socket,
+    to: &'a Socket,
+    this: &'a Direction,
+    other: &'a Direction,
+    account: &'a Account,
+    /// What of the account it adds to.
+    flow: &'a Cell<u64>,
+}
+
+impl Pump<'_> {
+    /// Moves what comes until its sender has no more to say.
+    async fn run(&self, seat: &Seat, mut early: Vec<u8>) -> Result<(), Broken> {
+        loop {
+            // Boxed so that a silent tunnel does not carry the room for a busy one.
+            match Box::pin(self.move_on(std::mem::take(&mut early))).await {
+                Ok(()) => break,
+                Err(Broken::FromExpired) => {}
+                // The other direction has ended, so that there is less patience with this one.
+                Err(Broken::Interrupted) if !self.is_over(seat) => {}
+                Err(broken) => return Err(broken),
+            }
+            self.worker.released.set(self.worker.released.get() + 1);
+            self.rest(seat).await?;
+        }
+        self.to.finish_sending();
+        self.this.has_ended.set(true);
+        self.this.control.active_ms.set(clock::coarse_ms());
+        // The other direction waits here for its sender, with nothing in its hands.
+        self.to.interrupt();
+        Ok(())
+    }
+
+    /// Moves what comes until there is silence for a while, or the end.
+    async fn move_on(&self, early: Vec<u8>) -> Result<(), Broken> {
+        if !early.is_empty() {
+            let control = &self.this.control;
+            let idle = self.worker.config.timeouts.tunnel_idle;
+            control.received.set(control.received.get() + early.len() as u64);
+            let sent = relay::send_all(self.to, &early, &self.worker.deadlines, idle).await;
+            sent.map_err(|waited| match waited {
+                Waited::Expired => Broken::ToExpired,
+                Waited::Interrupted => Broken::Interrupted,
+                Waited::Failed(_) => Broken::ToFailed,
+            })?;
+            control.sent.set(control.sent.get() + early.len() as u64);
+        }
+        let transfer = self.transfer(WATCH_AFTER.min(self.patience()));
+        transfer.run(Decoder::UntilClose, Encoding::AsIs).await.map(drop)
+    }
+
+    /// Waits for something to come, holding nothing.
+    async fn rest(&self, seat: &Seat) -> Result<(), Broken> {
+        loop {
+            let patience = self.patience();
+            if patience.is_zero() {
+                return Err(Broken::FromExpired);
+            }
+            match self.from.readable(&self.worker.deadlines, patience).await {
+                Ok(()) => return Ok(()),
+                Err(Waited::Expired) => {}
+                Err(Waited::Interrupted) if !self.is_over(seat) => {}
+                Err(Waited::Interrupted) => return Err(Broken::Interrupted),
+                Err(Waited::Failed(_)) => return Err(Broken::FromFailed),
+            }
+        }
+    }
+
+    fn is_over(&self, seat: &Seat) -> bool {
+        self.this.control.is_over.get() || seat.is_cut()
+    }
+
+    /// How much longer nothing may move.
+    fn patience(&self) -> Duration {
+        let timeouts = &self.worker.config.timeouts;
+        let limit = if self.other.has_ended.get() {
+            timeouts.tunnel_half_closed.min(timeouts.tunnel_idle)
+        } else {
+            timeouts.tunnel_idle
+        };
+        let active_ms = self.this.control.active_ms.get().max(self.other.control.active_ms.get());
+        limit.saturating_sub(Duration::from_millis(clock::coarse_ms().saturating_sub(active_ms)))
+    }
+
+    fn transfer(&self, silence: Duration) -> Transfer<'_> {
+        let config = &self.worker.config;
+        Transfer {
+            chunks: &self.worker.chunks,
+            deadlines: &self.worker.deadlines,
+            from: self.from,
+            to: self.to,
+            patience: Patience { silence, rate_min: 0 },
+            stall: config.timeouts.tunnel_idle,
+            operation_chunks: config.buffers.operation_chunks,
+            is_fixed: config.buffers.fixed_operations,
+            pipes: Some(&self.worker.pipes),
+            is_exact: false,
+            is_watching: false,
+            payload_bytes_max: u64::MAX,
+            control: &self.this.control,
+            account: self.account,
+            flow: self.flow,
+        }
+    }
+}
+
+/// Drives both directions. Where one fails, `give_up` ends what the other waits for.
+async fn both<A, B>(
+    mut up: Pin<&mut A>,
+    mut down: Pin<&mut B>,
+    give_up: impl Fn(),
+) -> Result<(), Fault>
+where
+    A: Future<Output = Result<(), Broken>>,
+    B: Future<Output = Result<(), Broken>>,
+{
+    let (mut up_ended, mut down_ended) = (false, false);
+    let mut fault = None;
+    poll_fn(|cx| {
+        if !up_ended && let Poll::Ready(ended) = up.as_mut().poll(cx) {
+            up_ended = true;
+            if let Err(broken) = ended
+                && fault.is_none()
+            {
+                fault = Some(upward_fault(&broken));
+                give_up();
+            }
+        }
+        if !down_ended && let Poll::Ready(ended) = down.as_mut().poll(cx) {
+            down_ended = true;
+            if let Err(broken) = ended
+                && fault.is_none()
+            {
+                fault = Some(downward_fault(&broken));
+                give_up();
+                // The other one has been polled already; it is to see that it is over.
+                cx.waker().wake_by_ref();
+            }
+        }
+        if up_ended && down_ended { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    fault.map_or(Ok(()), Err)
+}
+
+fn upward_fault(broken: &Broken) -> Fault {
+    match broken {
+        Broken::FromExpired => Fault::TunnelIdle,
+        Broken::FromEnded | Broken::FromFailed => Fault::ClientGone,
+        Broken::ToExpired => Fault::OriginWriteTimeout,
+        Broken::ToFailed => Fault::OriginTruncated,
+        Broken::Interrupted => Fault::Stopping,
+        Broken::Framing(_) | Broken::TooLarge => Fault::Internal,
+    }
+}
+
+fn downward_fault(broken: &Broken) -> Fault {
+    match broken {
+        Broken::FromExpired => Fault::TunnelIdle,
+        Broken::FromEnded | Broken::FromFailed => Fault::OriginTruncated,
+        Broken::ToExpired => Fault::ClientWriteTimeout,
+        Broken::ToFailed => Fault::ClientGone,
+        Broken::Interrupted => Fault::Stopping,
+        Broken::Framing(_) | Broken::TooLarge => Fault::Internal,
+    }
+}

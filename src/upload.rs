@@ -1,0 +1,197 @@
+//! The request's body on its way to the origin, beside the wait for the answer.
+//!
+//! In goes what came with the head and the two sockets; out comes how the upload ended, while
+//! somebody else waits for the answer or passes it on. An origin may answer before it has read
+//! everything, and a client that fails half-way makes an answer pointless: both are told here.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::task::Poll;
+
+use crate::account::Account;
+use crate::connection::Client;
+use crate::fault::Fault;
+use crate::http::BodyLength;
+use crate::http::chunked::ChunkScanner;
+use crate::relay::{Broken, Control, Decoder, Encoding, Patience, Transfer};
+use crate::ring::{Socket, clock};
+use crate::worker::Worker;
+
+/// What is known of the request's body when its head has been read.
+pub struct RequestBody {
+    /// Bytes of it that came with the head and are in the inbox behind it.
+    pub in_inbox: usize,
+    decoder: Decoder,
+}
+
+impl RequestBody {
+    /// Looks at what came with the head, so that a bad chunk is refused before anything of the
+    /// request has been forwarded.
+    pub(crate) fn of(client: &Client<'_>) -> Result<Self, Fault> {
+        let limit = client.worker.config.limits.body_bytes;
+        let mut decoder = match client.request.body {
+            BodyLength::Empty | BodyLength::UntilClose => Decoder::Sized(0),
+            BodyLength::Exact(bytes) if bytes > limit => return Err(Fault::ClientBodyTooLarge),
+            BodyLength::Exact(bytes) => Decoder::Sized(bytes),
+            BodyLength::Chunked => Decoder::Chunked(ChunkScanner::new()),
+        };
+        let behind_head = &client.inbox.filled()[client.request.bytes..];
+        let used = decoder.advance(behind_head).map_err(Fault::ClientChunk)?.used;
+        if matches!(decoder, Decoder::Chunked(scanner) if scanner.payload_bytes() > limit) {
+            return Err(Fault::ClientBodyTooLarge);
+        }
+        Ok(Self { in_inbox: used, decoder })
+    }
+
+    /// All of it came with the head.
+    pub fn is_whole(&self) -> bool {
+        self.decoder.is_done()
+    }
+
+    pub(crate) fn rest(&self) -> Option<Decoder> {
+        (!self.is_whole()).then_some(self.decoder)
+    }
+}
+
+/// Moves what of the request's body did not come with the head.
+pub(crate) async fn upload_rest(
+    worker: &Worker,
+    account: &Account,
+    client: &Socket,
+    origin: &Socket,
+    rest: Option<Decoder>,
+    progress: &Progress,
+) -> Result<(), Broken> {
+    let Some(decoder) = rest else { return Ok(()) };
+    let config = &worker.config;
+    let transfer = Transfer {
+        chunks: &worker.chunks,
+        deadlines: &worker.deadlines,
+        from: client,
+        to: origin,
+        patience: Patience { silence: config.timeouts.read, rate_min: config.limits.min_body_rate },
+        stall: config.timeouts.write,
+        operation_chunks: config.buffers.operation_chunks,
+        is_fixed: config.buffers.fixed_operations,
+        // The receive for the answer is pending on the origin's socket.
+        pipes: None,
+        is_exact: true,
+        is_watching: false,
+        payload_bytes_max: config.limits.body_bytes,
+        control: &progress.control,
+        account,
+        flow: &account.received,
+    };
+    transfer.run(decoder, Encoding::AsIs).await.map(drop)
+}
+
+/// The upload beside the wait for, and the delivery of, the answer.
+pub(crate) struct Upload<'a, F> {
+    future: Pin<&'a mut F>,
+    client: &'a Socket,
+    origin: &'a Socket,
+    progress: &'a Progress,
+    outcome: Option<Result<(), Broken>>,
+}
+
+impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
+    pub(crate) fn new(
+        future: Pin<&'a mut F>,
+        client: &'a Socket,
+        origin: &'a Socket,
+        progress: &'a Progress,
+    ) -> Self {
+        let outcome = (!progress.is_running()).then_some(Ok(()));
+        Self { future, client, origin, progress, outcome }
+    }
+
+    /// Drives the upload while `foreground` is under way, which comes pinned because a future that
+    /// is passed by value is copied.
+    pub(crate) async fn beside<T>(
+        &mut self,
+        mut foreground: Pin<&mut impl Future<Output = T>>,
+    ) -> T {
+        std::future::poll_fn(|cx| {
+            if self.outcome.is_none()
+                && let Poll::Ready(outcome) = self.future.as_mut().poll(cx)
+            {
+                self.outcome = Some(outcome);
+                self.progress.end();
+                if self.fault().is_some() {
+                    // Ends the wait for an answer that cannot come, whether or not it has begun: an
+                    // interruption would only end what is pending now. The end of the connection is
+                    // then not the end of an answer.
+                    self.progress.delivery.is_over.set(true);
+                    self.origin.cut();
+                }
+            }
+            foreground.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Why there is no point in waiting for an answer. An origin that stops taking the body is no
+    /// reason: it may have answered already.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        match self.outcome.as_ref()?.as_ref().err()? {
+            Broken::ToFailed => None,
+            Broken::FromEnded => Some(Fault::ClientBodyIncomplete),
+            Broken::FromFailed => Some(Fault::ClientGone),
+            // It waits for a 100 that the origin does not send.
+            Broken::FromExpired if self.progress.control.is_held_back.get() => {
+                Some(Fault::OriginReadTimeout)
+            }
+            Broken::FromExpired => Some(Fault::ClientBodyTimeout),
+            Broken::ToExpired => Some(Fault::OriginWriteTimeout),
+            Broken::Interrupted => Some(Fault::Stopping),
+            Broken::Framing(error) => Some(Fault::ClientChunk(*error)),
+            Broken::TooLarge => Some(Fault::ClientBodyTooLarge),
+        }
+    }
+
+    /// Ends an upload that nobody needs any more.
+    pub(crate) async fn end(&mut self) {
+        if self.outcome.is_none() {
+            // An interruption ends what is pending; the flag, what would begin after it.
+            self.progress.control.is_over.set(true);
+            self.client.interrupt();
+            self.origin.interrupt();
+            self.outcome = Some(self.future.as_mut().await);
+            self.progress.end();
+        }
+    }
+}
+
+/// How far an upload is, for those that wait beside it.
+pub(crate) struct Progress {
+    /// When it ended, on the coarse clock: `RUNNING` while it has not, 0 where there was none.
+    pub(crate) ended_ms: Cell<u64>,
+    pub(crate) control: Control,
+    /// Of the answer's body, which goes the other way.
+    pub(crate) delivery: Control,
+    /// Bytes of interim answers that the client has been sent.
+    pub(crate) interim_bytes: Cell<u64>,
+}
+
+const RUNNING: u64 = u64::MAX;
+
+impl Progress {
+    pub(crate) fn new(is_whole: bool, expects_continue: bool) -> Self {
+        let control = Control::default();
+        control.is_held_back.set(expects_continue);
+        Self {
+            ended_ms: Cell::new(if is_whole { 0 } else { RUNNING }),
+            control,
+            delivery: Control::default(),
+            interim_bytes: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.ended_ms.get() == RUNNING
+    }
+
+    pub(crate) fn end(&self) {
+        self.ended_ms.set(clock::coarse_ms());
+    }
+}

@@ -1,0 +1,109 @@
+//! Origins that no configuration names: the targets of forward requests, for as long as a
+//! connection or an exchange concerns them.
+//!
+//! In goes a key (where to, for whom); out comes a number that the pool knows it by, beside the
+//! numbers of the configured origins. A number is given back with the last [`Destination`] that
+//! holds it, so that the table is never larger than the connections and exchanges of its worker.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use slab::Slab;
+
+/// The targets of one worker.
+pub struct Destinations {
+    /// Numbers below this are those of configured origins.
+    first: usize,
+    entries: RefCell<Slab<Rc<Entry>>>,
+    numbers: RefCell<HashMap<Rc<str>, usize>>,
+}
+
+struct Entry {
+    key: Rc<str>,
+    holders: Cell<usize>,
+}
+
+impl Destinations {
+    pub fn new(first: usize) -> Rc<Self> {
+        Rc::new(Self { first, entries: RefCell::default(), numbers: RefCell::default() })
+    }
+
+    /// The destination of `key`, which must say all that keeps its connections from being
+    /// another's: scheme, host, port, the user, and the proxy on the way.
+    pub fn hold(self: &Rc<Self>, key: &str) -> Destination {
+        let known = self.numbers.borrow().get(key).copied();
+        let number = known.unwrap_or_else(|| {
+            let key: Rc<str> = key.into();
+            let entry = Rc::new(Entry { key: key.clone(), holders: Cell::new(0) });
+            let number = self.entries.borrow_mut().insert(entry);
+            self.numbers.borrow_mut().insert(key, number);
+            number
+        });
+        let entry = self.entries.borrow()[number].clone();
+        entry.holders.set(entry.holders.get() + 1);
+        Destination { table: self.clone(), entry, number }
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.borrow().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.borrow().is_empty()
+    }
+}
+
+/// A hold on a destination.
+pub struct Destination {
+    table: Rc<Destinations>,
+    entry: Rc<Entry>,
+    number: usize,
+}
+
+impl Destination {
+    /// The number by which the pool knows it.
+    pub fn origin(&self) -> usize {
+        self.table.first + self.number
+    }
+}
+
+impl Clone for Destination {
+    fn clone(&self) -> Self {
+        self.entry.holders.set(self.entry.holders.get() + 1);
+        Self { table: self.table.clone(), entry: self.entry.clone(), number: self.number }
+    }
+}
+
+impl Drop for Destination {
+    fn drop(&mut self) {
+        let holders = self.entry.holders.get() - 1;
+        self.entry.holders.set(holders);
+        if holders == 0 {
+            self.table.numbers.borrow_mut().remove(&self.entry.key);
+            self.table.entries.borrow_mut().remove(self.number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_lives_as_long_as_somebody_holds_it() {
+        let table = Destinations::new(3);
+        let first = table.hold("http://a:80");
+        let second = table.hold("http://b:80");
+        assert_eq!((first.origin(), second.origin()), (3, 4));
+        let again = table.hold("http://a:80");
+        assert_eq!(again.origin(), 3);
+        drop(first);
+        assert_eq!(table.hold("http://a:80").origin(), 3);
+        drop(again);
+        assert_eq!(table.len(), 1);
+        assert_eq!(table.hold("http://c:80").origin(), 3);
+        drop(second);
+        assert!(table.is_empty());
+    }
+}

@@ -1,0 +1,110 @@
+//! Which way a request goes: by a route of the configuration, or as a forward request.
+//!
+//! In goes a request head; out come a connection to whoever shall answer it, and how the request is
+//! written for them. CONNECT has a way of its own, which ends in a tunnel.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use crate::config::HostPolicy;
+use crate::connection::Client;
+use crate::fault::Fault;
+use crate::forwarding::{self, Forwarded, Hop};
+use crate::http::head::RequestHead;
+use crate::http::rewrite::{ForwardedFor, HostRule, RequestRewrite, Scheme};
+use crate::route::Route;
+use crate::upstream::lease::Lease;
+use crate::worker::Worker;
+
+/// The way of one request.
+pub enum Way {
+    Route(Route),
+    Forward(Box<Forwarded>),
+}
+
+impl Way {
+    pub async fn find(client: &Client<'_>) -> Result<Self, Fault> {
+        if forwarding::is_forward(client) {
+            return Ok(Self::Forward(Box::new(Box::pin(Forwarded::judge(client)).await?)));
+        }
+        let head = &client.request;
+        let text = client.inbox.filled();
+        let route = client.worker.routes.find(head.authority.of(text), head.path(text));
+        route.map(Self::Route).ok_or(Fault::NoRoute)
+    }
+
+    /// The upstream of a route, by its index in the configuration.
+    pub fn upstream(&self) -> Option<usize> {
+        match self {
+            Self::Route(route) => Some(route.upstream),
+            Self::Forward(_) => None,
+        }
+    }
+
+    /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
+    /// exchange yet.
+    pub async fn checkout(&self, worker: &Rc<Worker>, is_fresh: bool) -> Result<Lease, Fault> {
+        match self {
+            Self::Route(route) => {
+                worker.upstreams[route.upstream].checkout(&worker.pool, is_fresh).await
+            }
+            Self::Forward(forwarded) => Box::pin(forwarded.checkout(worker, is_fresh)).await,
+        }
+    }
+
+    /// The target as it is sent on.
+    pub fn sent_path<'t>(&self, head: &RequestHead, text: &'t [u8]) -> Cow<'t, [u8]> {
+        match self {
+            Self::Route(route) => route.sent_path(head.path(text)),
+            Self::Forward(forwarded) => match forwarded.hop() {
+                Hop::Direct => Cow::Borrowed(head.path(text)),
+                // A proxy is asked as we were (RFC 9112 §3.2.2).
+                Hop::Parent(_) => Cow::Borrowed(head.target.of(text)),
+            },
+        }
+    }
+
+    /// How the head is written for whoever is at the other end of `lease`.
+    pub fn rewrite<'a>(
+        &'a self,
+        client: &'a Client<'_>,
+        lease: &Lease,
+        path: &'a [u8],
+    ) -> RequestRewrite<'a> {
+        let worker = client.worker;
+        let via = worker.config.server.via.as_bytes();
+        let forwarded = ForwardedFor {
+            client: &client.address_text,
+            is_v6: client.address_text.contains(':'),
+            is_trusted: client.is_trusted,
+            scheme: Scheme::Http,
+        };
+        match self {
+            Self::Route(route) => {
+                let upstream = &worker.upstreams[route.upstream];
+                let host = match upstream.host() {
+                    HostPolicy::Pass if !client.request.authority.is_empty() => HostRule::Pass,
+                    HostPolicy::Fixed(host) => HostRule::Set(host.as_bytes()),
+                    // An HTTP/1.0 request need not name a host, a request to an origin must.
+                    HostPolicy::Pass | HostPolicy::Origin => {
+                        upstream.origin(lease.origin()).map_or(HostRule::Pass, |origin| {
+                            HostRule::Set(origin.authority.as_bytes())
+                        })
+                    }
+                };
+                RequestRewrite { path, host, via, forwarded: Some(forwarded), extra: b"" }
+            }
+            Self::Forward(to) => RequestRewrite {
+                path,
+                // What the target says takes the place of what Host says (RFC 9112 §3.2.2).
+                host: HostRule::Pass,
+                via,
+                forwarded: worker.config.forward.add_forwarded.then_some(forwarded),
+                extra: match to.hop() {
+                    Hop::Direct => b"",
+                    Hop::Parent(index) => worker.forward.parent_logins[index].as_bytes(),
+                },
+            },
+        }
+    }
+}
