@@ -18,6 +18,7 @@ Examples:
   ringway --config /etc/ringway.toml               another file
   ringway --port 8080 --upstream http://10.0.0.1   no file at all
   ringway --forward                                a forward proxy for this machine
+  ringway --set pool.max_idle=50 --profile large   any key, and sizes that go together
   ringway check --config new.toml                  is this file usable?";
 
 /// What was typed.
@@ -45,6 +46,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::config::Profile;
 
     fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(std::iter::once("ringway").chain(arguments.iter().copied()))
@@ -69,6 +71,12 @@ mod tests {
             "--workers",
             "3",
             "--forward",
+            "--set",
+            "log.access=true",
+            "--set",
+            "admin.token=a=b",
+            "--profile",
+            "small",
         ];
         let cli = parse(&line).unwrap();
         assert_eq!(cli.command, None);
@@ -81,6 +89,8 @@ mod tests {
                 upstream: vec!["http://a:1".to_owned(), "http://b:2".to_owned()],
                 workers: Some(3),
                 forward: true,
+                set: vec!["log.access=true".to_owned(), "admin.token=a=b".to_owned()],
+                profile: Some(Profile::Small),
             }
         );
     }
@@ -104,6 +114,8 @@ mod tests {
             &["chekc"],
             &["--upstream"],
             &["--forward=yes"],
+            &["--set"],
+            &["--profile", "huge"],
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line:?}");

@@ -74,7 +74,7 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
         Ok(()) => Close::ClientDone,
         Err(fault) => {
             record.failed(fault);
-            if fault != Fault::TunnelIdle {
+            if fault != Fault::TunnelIdle || !up.is_delivered() || !down.is_delivered() {
                 // Neither side may take what it has for all there was.
                 seat.socket().reset_on_close();
                 origin.reset_on_close();
@@ -99,6 +99,16 @@ impl Direction {
         let control = Control::default();
         control.active_ms.set(clock::coarse_ms());
         Self { control, has_ended: Cell::new(false) }
+    }
+
+    /// Whether its receiver's socket has got all that was taken off its sender's.
+    fn is_delivered(&self) -> bool {
+        self.control.received.get() == self.control.sent.get()
+    }
+
+    fn active_ms(&self) -> u64 {
+        // What waits for a slow receiver has a patience of its own.
+        if self.control.is_sending.get() { u64::MAX } else { self.control.active_ms.get() }
     }
 }
 
@@ -161,8 +171,12 @@ impl Pump<'_> {
             if patience.is_zero() {
                 return Err(Broken::FromExpired);
             }
-            match self.from.readable(&self.worker.deadlines, patience).await {
+            // A receiver that has ended its own direction already is not heard of when it resets.
+            let wait =
+                if self.other.has_ended.get() { patience.min(WATCH_AFTER) } else { patience };
+            match self.from.readable(&self.worker.deadlines, wait).await {
                 Ok(()) => return Ok(()),
+                Err(Waited::Expired) if self.to.has_failed() => return Err(Broken::ToFailed),
                 Err(Waited::Expired) => {}
                 Err(Waited::Interrupted) if !self.is_over(seat) => {}
                 Err(Waited::Interrupted) => return Err(Broken::Interrupted),
@@ -183,7 +197,7 @@ impl Pump<'_> {
         } else {
             timeouts.tunnel_idle
         };
-        let active_ms = self.this.control.active_ms.get().max(self.other.control.active_ms.get());
+        let active_ms = self.this.control.active_ms.get().max(self.other.active_ms());
         limit.saturating_sub(Duration::from_millis(clock::coarse_ms().saturating_sub(active_ms)))
     }
 

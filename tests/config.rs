@@ -2,7 +2,7 @@
 //!
 //! Comes in: a file with one mistake. Goes out: status 2 and a message that names the file, the
 //! line and the column, says what was expected, and offers the nearest name that exists. Then the
-//! ways to start without any file, and the commands that only look.
+//! other sources of values, the ways to start without any file, and the commands that only look.
 
 mod support;
 
@@ -253,6 +253,69 @@ fn flags_outrank_the_file() {
     let proxy = Proxy::spawn(command, home, 1);
     proxy.get().expect_status(200);
     flagged.only_request().expect_field("Via", "1.1 from-the-file");
+}
+
+/// `ringway check` with these variables and flags, in a directory with one flat file.
+#[track_caller]
+fn check_sources(variables: &[(&str, &str)], flags: &[&str]) -> Output {
+    let home = Home::new();
+    home.write("proxy_config.json", "{\n  \"port\": 8123,\n  \"read_timeout\": 30.0\n}\n");
+    home.write("wrong.json", "{\n  \"port\": 8123,\n  \"reed_timeout\": 30.0\n}\n");
+    let mut command = ringway();
+    command.args(flags).arg("check").envs(variables.iter().copied()).current_dir(home.path());
+    run(command)
+}
+
+#[test]
+fn a_mistake_names_the_variable_or_flag_or_file_that_made_it() {
+    for (variables, flags, part) in [
+        (
+            &[("PROXY_PORT", "x")][..],
+            &[][..],
+            "PROXY_PORT: found \"x\", expected a whole number from 0 to 65535",
+        ),
+        (&[("RINGWAY_SERVER__PROT", "1")], &[], "did you mean `RINGWAY_SERVER__PORT`?"),
+        (&[], &["--set", "server.prot=1"], "--set server.prot: unknown key, did you mean"),
+        (&[], &["--set", "server.port"], "expected SECTION.KEY=VALUE"),
+        (&[], &["--profile", "huge"], "small, default, large"),
+        (&[], &["--config", "wrong.json"], "wrong.json:3:3: reed_timeout: unknown key, did you"),
+        (
+            &[("PROXY_PORT", "70000")],
+            &["--config", "proxy_config.json"],
+            "PROXY_PORT: found 70000, expected",
+        ),
+    ] {
+        let output = check_sources(variables, flags);
+        assert_eq!(output.status.code(), Some(2), "{variables:?} {flags:?}: {output:?}");
+        assert!(text(&output).contains(part), "expected {part:?} in\n{}", text(&output));
+        assert!(!text(&output).contains("panicked"), "{}", text(&output));
+    }
+}
+
+#[test]
+fn every_source_is_accepted() {
+    for (variables, flags) in [
+        (&[("PROXY_MAX_MEMORY_USAGE", "300")][..], &[][..]),
+        (&[("PROXY_READ_TIMEOUT", "30.0"), ("RINGWAY_SERVER__PORT", "")], &["--profile", "small"]),
+        (&[("PROXY_PORT", "0")], &["--config", "proxy_config.json", "--set", "log.access=true"]),
+    ] {
+        let output = check_sources(variables, flags);
+        assert_eq!(output.status.code(), Some(0), "{variables:?} {flags:?}: {output:?}");
+    }
+}
+
+#[test]
+fn the_environment_outranks_the_file_and_flags_outrank_both() {
+    let origin = Origin::answering(OK);
+    let home = Home::new();
+    let setup = Setup::to(&origin).set("server.port", 1).set("server.via", "from-the-file");
+    let path = home.write("ringway.toml", &setup.text());
+    let mut command = ringway();
+    command.arg("--config").arg(path).args(["--set", "server.port=0"]);
+    command.env("RINGWAY_SERVER__VIA", "from-the-environment").env("PROXY_PORT", "2");
+    let proxy = Proxy::spawn(command, home, 1);
+    proxy.get().expect_status(200);
+    origin.only_request().expect_field("Via", "1.1 from-the-environment");
 }
 
 #[test]

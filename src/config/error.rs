@@ -1,6 +1,6 @@
 //! What is wrong with a configuration, where, and what was expected instead.
 //!
-//! In: a refusal from the TOML parser or from `check`, and the text it is about. Out: one line,
+//! In: a refusal, and the location that `Sources` found for it. Out: one line,
 //! `config.toml:3:8: server.port: found 70000, expected a whole number from 0 to 65535`, which
 //! `main` prints before it leaves with `EXIT_CONFIG`. Never more than the first mistake: the
 //! ones after it are often its echo.
@@ -26,12 +26,12 @@ const SHOWN_CHARS_MAX: usize = 80;
 /// A configuration that cannot be used.
 #[derive(Debug)]
 pub struct ConfigError {
-    location: Location,
+    location: Box<Location>,
     problem: Problem,
 }
 
 #[derive(Debug)]
-enum Location {
+pub(super) enum Location {
     /// Lines and columns count from 1, columns in characters.
     Position {
         file: PathBuf,
@@ -40,22 +40,45 @@ enum Location {
         key: String,
     },
     File(PathBuf),
-    Flag(&'static str),
+    /// A flag, a variable or a profile, spelled as it was given.
+    Setting(String),
 }
 
 /// The causes, each with what its text needs.
 #[derive(Debug)]
 pub(super) enum Problem {
     Unreadable(io::Error),
-    TooLarge { bytes_max: u64 },
+    TooLarge {
+        bytes_max: u64,
+    },
     NotText,
+    /// A path that leads nowhere.
+    Misplaced {
+        what: String,
+    },
     Syntax(String),
-    UnknownKey { known: Vec<String>, nearest: Option<String> },
-    Unexpected { found: String, expected: String },
-    Missing { what: &'static str },
-    Conflict { rule: &'static str },
-    Duplicate { what: String },
-    UnknownUpstream { name: String, nearest: Option<String> },
+    UnknownKey {
+        name: String,
+        known: Vec<String>,
+        nearest: Option<String>,
+    },
+    Unexpected {
+        found: String,
+        expected: String,
+    },
+    Missing {
+        what: &'static str,
+    },
+    Conflict {
+        rule: &'static str,
+    },
+    Duplicate {
+        what: String,
+    },
+    UnknownUpstream {
+        name: String,
+        nearest: Option<String>,
+    },
 }
 
 /// A problem whose place is not yet a line and a column.
@@ -66,25 +89,8 @@ pub(super) struct Refusal {
 }
 
 impl ConfigError {
-    pub(super) fn of_file(path: &Path, problem: Problem) -> Self {
-        Self { location: Location::File(path.to_owned()), problem }
-    }
-
-    /// `text` is the file's content, or empty when there is no file.
-    pub(super) fn of_refusal(path: &Path, text: &str, refusal: Refusal) -> Self {
-        let location = match refusal.place {
-            Place::Flag(flag) => Location::Flag(flag),
-            Place::File(span) => Location::at(path, text, &span),
-        };
-        Self { location, problem: refusal.problem }
-    }
-
-    pub(super) fn of_toml(path: &Path, text: &str, error: &toml::de::Error) -> Self {
-        let location = match error.span() {
-            Some(span) => Location::at(path, text, &span),
-            None => Location::File(path.to_owned()),
-        };
-        Self { location, problem: Problem::of_toml(error.message()) }
+    pub(super) fn new(location: Location, problem: Problem) -> Self {
+        Self { location: Box::new(location), problem }
     }
 }
 
@@ -104,7 +110,7 @@ impl fmt::Display for ConfigError {
 }
 
 impl Location {
-    fn at(path: &Path, text: &str, span: &Range<usize>) -> Self {
+    pub(super) fn at(path: &Path, text: &str, span: &Range<usize>) -> Self {
         let mut start = span.start.min(text.len());
         while !text.is_char_boundary(start) {
             start -= 1;
@@ -120,6 +126,16 @@ impl Location {
     }
 }
 
+impl Location {
+    /// For a file that is not TOML, whose keys cannot be looked up.
+    pub(super) fn with_key(mut self, name: &str) -> Self {
+        if let Self::Position { key, .. } = &mut self {
+            name.clone_into(key);
+        }
+        self
+    }
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -128,21 +144,23 @@ impl fmt::Display for Location {
                 if key.is_empty() { Ok(()) } else { write!(out, ": {key}") }
             }
             Self::File(file) => write!(out, "{}", file.display()),
-            Self::Flag(flag) => out.write_str(flag),
+            Self::Setting(name) => out.write_str(name),
         }
     }
 }
 
 impl Problem {
+    /// From the message of a parser, TOML's or JSON's, or of serde behind it.
+    ///
     /// The toml crate reports an unknown key only as text: "unknown field `prot`, expected one
     /// of `host`, `port`". A test pins that wording; if it changes, the text is shown as it is.
-    fn of_toml(message: &str) -> Self {
+    pub(super) fn of_parser(message: &str) -> Self {
         if message.starts_with("unknown field") {
             let mut names = message.split('`').skip(1).step_by(2).map(str::to_owned);
-            let unknown = names.next().unwrap_or_default();
+            let name = names.next().unwrap_or_default();
             let known: Vec<String> = names.collect();
-            let nearest = nearest(&unknown, known.iter().map(String::as_str));
-            return Self::UnknownKey { known, nearest };
+            let nearest = nearest(&name, known.iter().map(String::as_str));
+            return Self::UnknownKey { name, known, nearest };
         }
         if let Some(name) = message.strip_prefix("missing field ") {
             return Self::Syntax(format!("missing key {name}"));
@@ -165,7 +183,7 @@ impl fmt::Display for Problem {
             }
             Self::NotText => out.write_str("is not UTF-8 text"),
             Self::Syntax(message) => out.write_str(message),
-            Self::UnknownKey { known, nearest: None } => {
+            Self::UnknownKey { known, nearest: None, .. } => {
                 write!(out, "unknown key, expected one of {}", known.join(", "))
             }
             Self::UnknownKey { nearest: Some(nearest), .. } => {
@@ -176,7 +194,7 @@ impl fmt::Display for Problem {
             }
             Self::Missing { what } => write!(out, "missing {what}"),
             Self::Conflict { rule } => out.write_str(rule),
-            Self::Duplicate { what } => write!(out, "{what}"),
+            Self::Misplaced { what } | Self::Duplicate { what } => out.write_str(what),
             Self::UnknownUpstream { name, nearest } => {
                 write!(out, "there is no upstream {}", quoted(name))?;
                 match nearest {

@@ -1,15 +1,21 @@
 //! The command line's flags that are part of the configuration.
 //!
-//! In: what clap has read. Out: values in the raw configuration, each marked with its flag.
-//! Nothing here checks a range: a flag's value goes through `check` like a file's.
+//! In: what clap has read. Out: settings, each marked with its flag. Nothing here checks a range:
+//! a flag's value goes through `check` like a file's.
 
-use super::raw::{Given, RawConfig, RawOrigin, RawUpstream, Table};
-use super::units::Whole;
+use std::borrow::Cow;
+
+use clap::ValueEnum;
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue};
+
+use super::error::{ConfigError, Location, Problem, quoted};
+use super::sources::{Origin, Setting, Value};
 
 /// Name of the upstream that `--upstream` flags make up.
 pub const FLAG_UPSTREAM: &str = "default";
 
-/// What the command line sets. It overrides the file.
+/// What the command line sets. All but the profile overrides every other source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct Flags {
     /// Address to listen on, in place of server.host
@@ -28,34 +34,96 @@ pub struct Flags {
     /// Offer the forward proxy, in place of forward.enabled
     #[arg(long, global = true)]
     pub forward: bool,
+    /// Any key, such as log.access=true; may be repeated. VALUE is TOML or a plain text
+    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Sizes to start from; the file overrides them
+    #[arg(long, global = true, value_enum)]
+    pub profile: Option<Profile>,
 }
 
-impl RawConfig {
-    pub(super) fn apply_flags(&mut self, flags: &Flags) {
-        if let Some(host) = &flags.host {
-            self.server.host = Some(Given::by_flag("--host", host.clone()));
-        }
-        if let Some(port) = flags.port {
-            self.server.port = Some(Given::by_flag("--port", Whole::Number(port.into())));
-        }
-        if let Some(workers) = flags.workers {
-            self.server.workers = Some(Given::by_flag("--workers", Whole::Number(workers.into())));
-        }
-        if flags.forward {
-            self.forward.enabled = Some(Given::by_flag("--forward", true));
-        }
-        if !flags.upstream.is_empty() {
-            let flag = "--upstream";
-            let origin =
-                |url: &String| Given::by_flag(flag, RawOrigin { url: url.clone(), weight: None });
-            let origins = flags.upstream.iter().map(origin).collect();
-            let upstream = RawUpstream {
-                name: Some(Given::by_flag(flag, FLAG_UPSTREAM.to_owned())),
-                origins: Some(Given::by_flag(flag, origins)),
-                ..RawUpstream::default()
+/// Sizes that go together. Weaker than the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// 50 connections to origins, 10 idle, 1 MiB of chunks per worker
+    Small,
+    /// 100 connections to origins, 20 idle, 2 MiB of chunks per worker
+    Default,
+    /// 200 connections to origins, 40 idle, 4 MiB of chunks per worker
+    Large,
+}
+
+impl Flags {
+    /// The flags that have a key of their own, and then `--set`, which can refine them.
+    pub(super) fn settings(&self) -> Result<Vec<Setting>, ConfigError> {
+        let mut settings = Vec::new();
+        let mut typed = |flag, path: [&str; 2], text: Option<String>| {
+            settings.extend(text.map(|text| setting(Origin::Flag(flag), path, text)));
+        };
+        typed("--host", ["server", "host"], self.host.clone());
+        typed("--port", ["server", "port"], self.port.map(|port| port.to_string()));
+        typed("--workers", ["server", "workers"], self.workers.map(|count| count.to_string()));
+        typed("--forward", ["forward", "enabled"], self.forward.then(|| "true".to_owned()));
+        if !self.upstream.is_empty() {
+            let mut table = |key: &str, value| {
+                let path = vec![key.to_owned()];
+                let value = Value::Exact(DeValue::Array(value));
+                settings.push(Setting { path, value, origin: Origin::Flag("--upstream") });
             };
-            self.upstream = Some(Given::by_flag(flag, vec![Given::by_flag(flag, Table(upstream))]));
-            self.route.clear();
+            table("upstream", DeArray::from_iter([unplaced(upstream(&self.upstream))]));
+            table("route", DeArray::new());
         }
+        for assignment in &self.set {
+            settings.push(set(assignment)?);
+        }
+        Ok(settings)
+    }
+}
+
+/// One upstream with these origins.
+fn upstream(urls: &[String]) -> DeValue<'static> {
+    let text = |text: &str| DeValue::String(Cow::Owned(text.to_owned()));
+    let origins = urls.iter().map(|url| unplaced(text(url))).collect();
+    let mut table = DeTable::new();
+    table.insert(Spanned::new(0..0, "name".into()), unplaced(text(FLAG_UPSTREAM)));
+    table.insert(Spanned::new(0..0, "origins".into()), unplaced(DeValue::Array(origins)));
+    DeValue::Table(table)
+}
+
+/// `Sources` says where a setting is.
+fn unplaced(value: DeValue<'static>) -> Spanned<DeValue<'static>> {
+    Spanned::new(0..0, value)
+}
+
+fn set(assignment: &str) -> Result<Setting, ConfigError> {
+    let parts = assignment.split_once('=').map(|(key, value)| (key.trim(), value.trim()));
+    let Some((key, value)) = parts.filter(|(key, _)| !key.is_empty()) else {
+        let problem = Problem::Unexpected {
+            found: quoted(assignment),
+            expected: "SECTION.KEY=VALUE".to_owned(),
+        };
+        return Err(ConfigError::new(Location::Setting("--set".to_owned()), problem));
+    };
+    let path = key.split('.').map(str::to_owned).collect();
+    Ok(Setting { path, value: Value::Typed(value.to_owned()), origin: Origin::Set(key.to_owned()) })
+}
+
+fn setting(origin: Origin, path: [&str; 2], text: String) -> Setting {
+    Setting { path: path.map(str::to_owned).to_vec(), value: Value::Typed(text), origin }
+}
+
+impl Profile {
+    pub(super) fn settings(self) -> Vec<Setting> {
+        let (name, connections, idle, chunks) = match self {
+            Self::Small => ("small", 50, 10, 16),
+            Self::Default => ("default", 100, 20, 32),
+            Self::Large => ("large", 200, 40, 64),
+        };
+        let number = |path, number: u32| setting(Origin::Profile(name), path, number.to_string());
+        vec![
+            number(["pool", "max_connections"], connections),
+            number(["pool", "max_idle"], idle),
+            number(["buffers", "chunks_per_worker"], chunks),
+        ]
     }
 }

@@ -1,20 +1,25 @@
 //! The configuration, parsed once and never checked again.
 //!
-//! In: the built-in defaults, a TOML file and the command line's flags, each overriding the one
-//! before it. Out: a `Config` in which every value is in range, every name is resolved to an
-//! index and nothing means "default". It is shared as an `Arc` and read on the data path.
-//! This is the only module that knows TOML. It never opens a socket and never asks DNS.
+//! In: the built-in defaults, a profile, a file (TOML, or flat JSON), the environment and the
+//! command line's flags, each overriding the ones before it. Out: a `Config` in which every value
+//! is in range, every name is resolved to an index and nothing means "default". It is shared as
+//! an `Arc` and read on the data path. This is the only module that knows TOML. It never opens a
+//! socket and never asks DNS.
 
 mod check;
 mod defaults;
+mod environment;
 mod error;
 mod flags;
+mod flat;
 mod forward;
 mod names;
 mod operation;
 mod raw;
 mod rules;
 mod sections;
+mod sources;
+mod tree;
 mod units;
 
 use std::fs::File;
@@ -22,11 +27,12 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use self::error::Problem;
-use self::raw::RawConfig;
+use self::environment::Environment;
+use self::error::{Location, Problem};
+use self::sources::Sources;
 
 pub use self::error::{ConfigError, EXIT_CONFIG};
-pub use self::flags::{FLAG_UPSTREAM, Flags};
+pub use self::flags::{FLAG_UPSTREAM, Flags, Profile};
 pub use self::forward::{ForwardConfig, ParentConfig, Rule, RuleTarget, Secret};
 pub use self::operation::{
     AdminAddress, AdminConfig, AlertsConfig, DnsConfig, MemoryConfig, MemoryLimits, MemoryMax,
@@ -68,22 +74,41 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads `path`, or without one what `file_in_use` finds, and lets `flags` override it.
+    /// Reads the environment and `path`, or without one what `file_in_use` finds, and lets
+    /// `flags` override them.
     pub fn load(path: Option<&Path>, flags: &Flags) -> Result<Self, ConfigError> {
+        let environment = Environment::of_process()?;
         let Some(path) = file_in_use(path, flags) else {
-            return Self::merge(Path::new(DEFAULT_FILE), "", flags);
+            return Self::merge(Path::new(DEFAULT_FILE), "", &environment, flags);
         };
-        let text = read(&path).map_err(|problem| ConfigError::of_file(&path, problem))?;
-        Self::merge(&path, &text, flags)
+        let text = read(&path)
+            .map_err(|problem| ConfigError::new(Location::File(path.clone()), problem))?;
+        Self::merge(&path, &text, &environment, flags)
     }
 
-    /// The one place where sources meet. A further source overrides the fields of the raw
-    /// configuration here, between the weaker and the stronger one.
-    fn merge(path: &Path, text: &str, flags: &Flags) -> Result<Self, ConfigError> {
-        let mut raw: RawConfig =
-            toml::from_str(text).map_err(|error| ConfigError::of_toml(path, text, &error))?;
-        raw.apply_flags(flags);
-        check::config(&raw).map_err(|refusal| ConfigError::of_refusal(path, text, refusal))
+    /// The one place where sources meet: flags > environment > file > profile > defaults. Each
+    /// lies over the ones before it, key by key, and `check` fills in the defaults.
+    fn merge(
+        path: &Path,
+        text: &str,
+        environment: &Environment,
+        flags: &Flags,
+    ) -> Result<Self, ConfigError> {
+        let profile = flags.profile.map(Profile::settings).unwrap_or_default();
+        let is_flat = flat::is_flat(path);
+        let flat = if is_flat { flat::settings(path, text)? } else { Vec::new() };
+        let flags = flags.settings()?;
+        let mut sources = Sources::new(path, text);
+        sources.lay(&profile)?;
+        if is_flat {
+            sources.lay(&flat)?;
+        } else {
+            sources.lay_file()?;
+        }
+        sources.lay(environment.settings())?;
+        sources.lay(&flags)?;
+        let raw = sources.raw()?;
+        check::config(&raw).map_err(|refusal| sources.refused(refusal))
     }
 
     /// Whether the demo origin has to be started.
@@ -138,7 +163,38 @@ pub(in crate::config) mod tests {
     const SHIPPED: &str = include_str!("../../config.toml");
 
     pub(in crate::config) fn parse(text: &str) -> Result<Config, ConfigError> {
-        Config::merge(Path::new("a.toml"), text, &Flags::default())
+        Config::merge(Path::new("a.toml"), text, &Environment::default(), &Flags::default())
+    }
+
+    fn with_flags(text: &str, flags: &Flags) -> Result<Config, ConfigError> {
+        Config::merge(Path::new("a.toml"), text, &Environment::default(), flags)
+    }
+
+    fn with_variables(
+        text: &str,
+        variables: &[(&str, &str)],
+        flags: &Flags,
+    ) -> Result<Config, ConfigError> {
+        let environment = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        let environment = Environment::of(environment).unwrap();
+        Config::merge(Path::new("a.toml"), text, &environment, flags)
+    }
+
+    #[track_caller]
+    pub(in crate::config) fn from(text: &str, variables: &[(&str, &str)], flags: &Flags) -> Config {
+        match with_variables(text, variables, flags) {
+            Ok(config) => config,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[track_caller]
+    pub(in crate::config) fn refused(
+        text: &str,
+        variables: &[(&str, &str)],
+        flags: &Flags,
+    ) -> String {
+        with_variables(text, variables, flags).expect_err("a mistake").to_string()
     }
 
     /// Each entry: a file, and how the error for it begins after the file's name.
@@ -299,11 +355,12 @@ pub(in crate::config) mod tests {
             upstream: vec!["http://a:1".to_owned(), "http://b:2".to_owned()],
             workers: Some(2),
             forward: true,
+            ..Flags::default()
         };
         let text = "[server]\nport = 99\nworkers = 9\n[pool]\nmax_idle = 7\n\
                     [[upstream]]\nname = \"x\"\norigins = [\"http://x\"]\n\
                     [[route]]\nhost = \"x\"\nupstream = \"x\"";
-        let config = Config::merge(Path::new("a.toml"), text, &flags).unwrap();
+        let config = with_flags(text, &flags).unwrap();
         assert_eq!(config.server.listeners, ["[::1]:0".parse().unwrap()]);
         assert_eq!(config.server.workers, 2);
         assert!(config.forward.enabled);
@@ -332,7 +389,7 @@ pub(in crate::config) mod tests {
             ),
         ];
         for (flags, expected) in table {
-            let error = Config::merge(Path::new("a.toml"), "", &flags).unwrap_err().to_string();
+            let error = with_flags("", &flags).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{error}");
         }
     }
@@ -341,7 +398,7 @@ pub(in crate::config) mod tests {
     fn a_mistake_in_what_a_flag_replaces_is_still_refused_when_it_is_not_toml() {
         let flags = Flags { upstream: vec!["http://a".to_owned()], ..Flags::default() };
         let text = "[[upstream]]\nnmae = \"x\"";
-        assert!(Config::merge(Path::new("a.toml"), text, &flags).is_err());
+        assert!(with_flags(text, &flags).is_err());
     }
 
     #[test]

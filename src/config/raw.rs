@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Deref, Range};
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -23,25 +23,15 @@ pub(super) struct Given<T> {
     pub(super) place: Place,
 }
 
-/// Where a value was given. A source of values that is added gets a variant here.
+/// Where a value was given: bytes of the file, or beyond its end the number of a setting. Only
+/// `Sources` can tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Bytes of the file.
-    File(Range<usize>),
-    /// A command-line flag, spelled as it is typed.
-    Flag(&'static str),
-}
-
-impl<T> Given<T> {
-    pub(super) fn by_flag(flag: &'static str, value: T) -> Self {
-        Self { value, place: Place::Flag(flag) }
-    }
-}
+pub(super) struct Place(pub(super) Range<usize>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Given<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<T>::deserialize(from)?;
-        let place = Place::File(spanned.span());
+        let place = Place(spanned.span());
         Ok(Self { value: spanned.into_inner(), place })
     }
 }
@@ -56,12 +46,6 @@ impl<T> Deref for Table<T> {
 
     fn deref(&self) -> &T {
         &self.0
-    }
-}
-
-impl<T> DerefMut for Table<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.0
     }
 }
 

@@ -137,7 +137,7 @@ fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 3] {
         [0x2002, ..] => [at(2), None],
         // Teredo (RFC 4380): the server, and the client with its bits inverted.
         [0x2001, 0, ..] => {
-            let client = at(12).map(|client| Ipv4Addr::from_bits(client.to_bits()));
+            let client = at(12).map(|client| Ipv4Addr::from_bits(!client.to_bits()));
             [at(4), client]
         }
         _ => [None, None],

@@ -125,6 +125,8 @@ pub struct Control {
     pub sent: Cell<u64>,
     /// When bytes were last moved, on the coarse clock.
     pub active_ms: Cell<u64>,
+    /// It has bytes in its hands, or at hand, that the receiver does not take yet.
+    pub is_sending: Cell<bool>,
     /// Nobody needs it any more.
     pub is_over: Cell<bool>,
     /// The sender waits for leave to begin, which is not its doing.
@@ -151,10 +153,13 @@ impl Transfer<'_> {
                 turn_bytes = 0;
                 turn().await;
             }
+            self.control.is_sending.set(true);
             if pace.is_congested {
                 writable(self.to, self.deadlines, self.stall).await.map_err(to_broken)?;
             }
-            match self.advance(&mut pace, &mut decoder, encoding).await? {
+            let step = self.advance(&mut pace, &mut decoder, encoding).await?;
+            self.control.is_sending.set(false);
+            match step {
                 Step::Empty => {
                     turn_bytes = 0;
                     self.wait_for_sender(&mut account).await?;

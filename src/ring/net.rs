@@ -169,6 +169,11 @@ impl Socket {
         if result == 0 { usize::try_from(count).unwrap_or(0) } else { 0 }
     }
 
+    /// Whether the connection has failed since anybody last asked (SO_ERROR, socket(7)).
+    pub fn has_failed(&self) -> bool {
+        !matches!(SockRef::from(&*self.fd).take_error(), Ok(None))
+    }
+
     /// Throws up to `count` received bytes away without copying them (MSG_TRUNC, tcp(7)).
     pub fn try_discard(&self, count: usize) -> io::Result<usize> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;

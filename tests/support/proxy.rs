@@ -401,6 +401,12 @@ pub fn ringway() -> Command {
 /// Takes from the environment what could change what the binary says.
 fn plain(mut command: Command) -> Command {
     command.env_remove("RUST_LOG").env_remove("NO_COLOR");
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("RINGWAY_") || text.starts_with("PROXY_") {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 

@@ -95,8 +95,10 @@ pub(super) fn admin(raw: &RawConfig, listeners: &[SocketAddr]) -> Checked<AdminC
         let what =
             format!("the administrator's {own} is taken by the listener {}", listeners[index]);
         let place = address.as_ref().map(|address| &address.place);
-        let place = place.or_else(|| listener_place(&raw.server, index));
-        return Err(refusal(place.unwrap_or(&Place::File(0..0)), Problem::Duplicate { what }));
+        // The defaults do not overlap, so one of the two was given.
+        if let Some(place) = place.or_else(|| listener_place(&raw.server, index)) {
+            return Err(refusal(place, Problem::Duplicate { what }));
+        }
     }
     Ok(admin)
 }
