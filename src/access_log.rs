@@ -17,7 +17,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{LogConfig, LogFormat};
 use crate::date;
-use crate::logging;
+use crate::logging::Output;
+use crate::memory::plan::LANE_LINE_BYTES;
 
 /// How long lines may gather before they are written together.
 const GATHER: Duration = Duration::from_millis(20);
@@ -29,13 +30,19 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 const NOTICE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A queue of `log.queue_lines` holds at most this many bytes per line; most lines have 300.
-const QUEUED_BYTES_PER_LINE: usize = 512;
+const QUEUED_BYTES_PER_LINE: usize = LANE_LINE_BYTES as usize;
 
 /// What a buffer keeps between two batches.
 const BUFFER_BYTES_KEPT: usize = 256 * 1024;
 
 /// Longer values from the network are cut.
 const VALUE_BYTES_MAX: usize = 2048;
+
+/// Three values, each byte of which becomes six at most (`\u001f`), and everything else.
+const LINE_BYTES_MAX: usize = 3 * 6 * VALUE_BYTES_MAX + 1024;
+
+/// Formatting writes and no more; the standard 2 MiB of stack are addresses for nothing.
+const STACK_BYTES: usize = 256 * 1024;
 
 /// One exchange, as its line tells it.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +119,8 @@ struct Queue {
     is_awake: AtomicBool,
     is_ending: AtomicBool,
     dropped: AtomicU64,
+    /// What all buffers occupy, filled or not.
+    bytes: AtomicU64,
 }
 
 impl AccessLog {
@@ -120,21 +129,18 @@ impl AccessLog {
         if !config.access {
             return Ok(None);
         }
-        let output = logging::open(&config.access_target)?;
+        let output = Output::open(&config.access_target)?;
         Self::start_with(output, config.access_format, config.queue_lines).map(Some)
     }
 
-    fn start_with(
-        output: Box<dyn Write + Send>,
-        format: LogFormat,
-        line_count_max: usize,
-    ) -> io::Result<Self> {
+    fn start_with(output: Output, format: LogFormat, line_count_max: usize) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let (ending, ended) = channel();
         let collected = queue.clone();
         let thread = thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write_until_end(&collected, output, &ending))?
+            .stack_size(STACK_BYTES)
+            .spawn(move || write_until_end(&collected, &output, &ending))?
             .thread()
             .clone();
         let lane = queue.add_lane();
@@ -153,6 +159,7 @@ impl AccessLog {
         if lines.count >= self.line_count_max || lines.bytes.len() >= bytes_max {
             queue.dropped.fetch_add(1, Ordering::Relaxed);
         } else {
+            queue.grew(lines.make_room(bytes_max));
             match self.format {
                 LogFormat::Text => text_line(&mut lines.bytes, record),
                 LogFormat::Json => json_line(&mut lines.bytes, record),
@@ -176,6 +183,11 @@ impl AccessLog {
     /// Lines that could not be queued or written, of all workers.
     pub fn dropped_lines(&self) -> u64 {
         self.writer.queue.dropped.load(Ordering::Relaxed)
+    }
+
+    /// What the buffers of all workers and of the writer occupy.
+    pub fn queue_bytes(&self) -> u64 {
+        self.writer.queue.bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -210,32 +222,62 @@ impl Queue {
     }
 
     /// Writes what every lane holds. A lane whose worker has gone is emptied and forgotten.
-    fn collect(&self, output: &mut dyn Write, spare: &mut Lines) -> io::Result<()> {
+    fn collect(&self, output: &Output, spare: &mut Lines) -> io::Result<()> {
         let mut result = Ok(());
         lock(&self.lanes).retain(|lane| {
             let is_in_use = Arc::strong_count(lane) > 1;
             for lines in &lane.0 {
                 mem::swap(&mut *lock(lines), spare);
                 if spare.count > 0 {
-                    let written = output.write_all(&spare.bytes);
+                    let written = output.write_lines(&spare.bytes);
                     if written.is_err() {
                         self.dropped.fetch_add(spare.count as u64, Ordering::Relaxed);
                         result = written;
                     }
                 }
-                spare.clear();
+                self.shrank(spare.clear());
+            }
+            if !is_in_use {
+                self.shrank(lane.0.iter().map(|lines| lock(lines).bytes.capacity()).sum());
             }
             is_in_use
         });
-        result.and(output.flush())
+        result
+    }
+
+    fn grew(&self, bytes: usize) {
+        if bytes > 0 {
+            self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn shrank(&self, bytes: usize) {
+        if bytes > 0 {
+            self.bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+        }
     }
 }
 
 impl Lines {
-    fn clear(&mut self) {
+    /// Makes room for any line; by how much the buffer has grown. Left to itself it would double,
+    /// up to twice of what the queue may hold.
+    fn make_room(&mut self, bytes_max: usize) -> usize {
+        let before = self.bytes.capacity();
+        let needed = self.bytes.len() + LINE_BYTES_MAX;
+        if before < needed {
+            let wanted = needed.max(before * 2).min(bytes_max.saturating_add(LINE_BYTES_MAX));
+            self.bytes.reserve_exact(wanted - self.bytes.len());
+        }
+        self.bytes.capacity() - before
+    }
+
+    /// Forgets the lines; by how much the buffer has shrunk.
+    fn clear(&mut self) -> usize {
+        let before = self.bytes.capacity();
         self.bytes.clear();
         self.bytes.shrink_to(BUFFER_BYTES_KEPT);
         self.count = 0;
+        before - self.bytes.capacity()
     }
 }
 
@@ -257,7 +299,7 @@ impl Drop for Writer {
 }
 
 /// The writer thread. `ending` is only there to be dropped with it.
-fn write_until_end(queue: &Queue, mut output: Box<dyn Write + Send>, _ending: &Sender<()>) {
+fn write_until_end(queue: &Queue, output: &Output, _ending: &Sender<()>) {
     let mut spare = Lines::default();
     let mut notices = Notices::default();
     loop {
@@ -270,7 +312,7 @@ fn write_until_end(queue: &Queue, mut output: Box<dyn Write + Send>, _ending: &S
         // A swap, so that whoever set the flag is seen to have set `is_ending` as well.
         queue.is_awake.swap(false, Ordering::AcqRel);
         let is_ending = queue.is_ending.load(Ordering::Acquire);
-        let written = queue.collect(&mut *output, &mut spare);
+        let written = queue.collect(output, &mut spare);
         notices.report(queue.dropped.load(Ordering::Relaxed), written);
         if is_ending {
             return;
@@ -468,6 +510,18 @@ mod tests {
         }
     }
 
+    /// Holds the writer until the test lets go of the other end.
+    struct Stuck(Receiver<()>);
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     fn record<'a>() -> Record<'a> {
         Record {
             time: UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
@@ -581,7 +635,8 @@ mod tests {
     fn the_last_handle_to_go_leaves_everything_written_in_order() {
         let (output, written) = mpsc::channel();
         let first =
-            AccessLog::start_with(Box::new(Piece(output)), LogFormat::Text, 100_000).unwrap();
+            AccessLog::start_with(Output::to(Box::new(Piece(output))), LogFormat::Text, 100_000)
+                .unwrap();
         let workers: Vec<_> = (0..3_u16)
             .map(|worker| {
                 let log = first.clone();
@@ -614,7 +669,8 @@ mod tests {
     #[test]
     fn a_line_is_written_without_another_one_behind_it() {
         let (output, written) = mpsc::channel();
-        let log = AccessLog::start_with(Box::new(Piece(output)), LogFormat::Text, 10).unwrap();
+        let log = AccessLog::start_with(Output::to(Box::new(Piece(output))), LogFormat::Text, 10)
+            .unwrap();
         for _ in 0..3 {
             log.record(&record());
             let line = written.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -624,19 +680,9 @@ mod tests {
 
     #[test]
     fn an_output_that_stands_still_costs_lines_and_no_time() {
-        /// Holds the writer until the test lets go of the other end.
-        struct Stuck(Receiver<()>);
-        impl Write for Stuck {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                let _ = self.0.recv();
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
         let (release, held) = channel::<()>();
-        let log = AccessLog::start_with(Box::new(Stuck(held)), LogFormat::Text, 10).unwrap();
+        let log =
+            AccessLog::start_with(Output::to(Box::new(Stuck(held))), LogFormat::Text, 10).unwrap();
         for _ in 0..1_000 {
             log.record(&record());
         }
@@ -656,13 +702,38 @@ mod tests {
                 Ok(())
             }
         }
-        let log = AccessLog::start_with(Box::new(Full), LogFormat::Text, 10).unwrap();
+        let log = AccessLog::start_with(Output::to(Box::new(Full)), LogFormat::Text, 10).unwrap();
         let clone = log.clone();
         clone.record(&record());
         drop(clone);
         let began = Instant::now();
         while log.dropped_lines() != 1 {
             assert!(began.elapsed() < Duration::from_secs(10));
+            thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn the_buffers_are_counted_and_stay_within_the_queue() {
+        const LINES: usize = 200;
+        let (release, held) = channel::<()>();
+        let log = AccessLog::start_with(Output::to(Box::new(Stuck(held))), LogFormat::Json, LINES);
+        let log = log.unwrap();
+        let worker = log.clone();
+        // The longest lines that there can be.
+        let noise = [1; 5_000];
+        let long = Record { method: &noise, host: &noise, target: &noise, ..record() };
+        for round in 0..1_000 {
+            worker.record(&if round % 2 == 0 { long } else { record() });
+            let bytes_max = 3 * (LINES * QUEUED_BYTES_PER_LINE + LINE_BYTES_MAX);
+            assert!((1..=bytes_max as u64).contains(&log.queue_bytes()), "{}", log.queue_bytes());
+        }
+        drop((worker, release));
+        let began = Instant::now();
+        // The lane goes with its worker, and what a batch has left with it.
+        while log.queue_bytes() > BUFFER_BYTES_KEPT as u64 {
+            assert!(began.elapsed() < Duration::from_secs(10), "{}", log.queue_bytes());
+            log.record(&record());
             thread::park_timeout(Duration::from_millis(1));
         }
     }

@@ -7,13 +7,13 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use subtle::ConstantTimeEq as _;
 use tokio::sync::oneshot;
 
 use crate::ask::ControlAsk;
 use crate::connection::Client;
 use crate::exchange::After;
 use crate::fault::{Close, Fault, Status};
+use crate::guard::{self, Caller, Denied};
 use crate::http::names::Known;
 use crate::http::rewrite::{self, ConnectionOut, Simple};
 use crate::http::{Method, TargetForm};
@@ -106,11 +106,12 @@ async fn for_ringway(
         return own_answer(client, 405, "Method Not Allowed\n", allow, record).await;
     } else if !is_cleanup {
         ControlAsk::Health { reply }
-    } else if may_change(client) {
-        ControlAsk::Cleanup { reply }
+    } else if let Err(denied) = may_change(client) {
+        let code = denied.status();
+        let extra = if code == 401 { "WWW-Authenticate: Bearer\r\n" } else { "" };
+        return own_answer(client, code, denied.cause(), extra, record).await;
     } else {
-        let why = "Forbidden: from this machine or with `Authorization: Bearer` and admin.token\n";
-        return own_answer(client, 403, why, "", record).await;
+        ControlAsk::Cleanup { reply }
     };
     let _ = worker.shared.control.send(ask);
     let answered = tokio::time::timeout(CONTROL_PATIENCE, answer);
@@ -125,21 +126,25 @@ const JSON: &str = "Content-Type: application/json\r\nCache-Control: no-store\r\
 
 /// Whether a change may be asked for: from this machine, unless another proxy passes it on, or with
 /// the token.
-fn may_change(client: &Client<'_>) -> bool {
+fn may_change(client: &Client<'_>) -> Result<(), Denied> {
     let fields = &client.request.fields;
+    let token = client.worker.config.admin.token.as_ref();
     let passed_on = [Known::Forwarded, Known::XForwardedFor, Known::Via];
-    let is_passed_on = passed_on.into_iter().any(|known| fields.has(known));
-    let Some(token) = &client.worker.config.admin.token else {
-        return client.peer.ip().to_canonical().is_loopback() && !is_passed_on;
-    };
-    let text = client.inbox.filled();
-    let expected = format!("Bearer {}", token.reveal());
-    // All of them are looked at, whatever they say, and in constant time.
-    let mut is_known = subtle::Choice::from(0);
-    for value in fields.values(text, b"authorization") {
-        is_known |= value.ct_eq(expected.as_bytes());
+    if token.is_none() && passed_on.into_iter().any(|known| fields.has(known)) {
+        return Err(Denied::NotLocal);
     }
-    is_known.into()
+    let text = client.inbox.filled();
+    let value = |name| fields.values(text, name).next();
+    guard::may_change(
+        &Caller {
+            peer: Some(client.peer.ip()),
+            host: Some(client.request.authority.of(text)),
+            origin: value(b"origin"),
+            fetch_site: value(b"sec-fetch-site"),
+            authorization: value(b"authorization"),
+        },
+        token,
+    )
 }
 
 async fn own_answer(
@@ -151,6 +156,7 @@ async fn own_answer(
 ) -> Result<Served, Fault> {
     let reason = match code {
         200 => "OK",
+        401 => "Unauthorized",
         403 => "Forbidden",
         _ => "Method Not Allowed",
     };

@@ -36,9 +36,8 @@ pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
     if !client.is_forward {
         return Err(Fault::MethodNotOffered);
     }
-    let authority = client.request.authority.of(client.inbox.filled());
     // The parser has seen to it that there is a port.
-    let target = Target::of(authority).ok_or(Fault::TargetForbidden)?;
+    let target = forwarding::target(client)?;
     let (hop, _) = forwarding::admit(client, &target, true).await?;
     let tunnels = worker.shared.tunnels.clone();
     let permit = tunnels.try_acquire_owned().map_err(|_| Fault::TooManyTunnels)?;
@@ -64,11 +63,8 @@ pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
 
 async fn reach(worker: &Worker, target: &Target, hop: Hop) -> Result<Reached, Fault> {
     if let Hop::Parent(index) = hop {
-        let parent = forwarding::parent(&worker.config, index);
         match by_parent(worker, target, index).await {
-            Err(fault) if parent.direct_fallback && fault.is_of_one_origin() => {
-                tracing::info!(parent = parent.name, error = fault.name(), "going direct");
-            }
+            Err(fault) if forwarding::may_go_direct(worker, index, fault) => {}
             reached => return reached,
         }
     }

@@ -266,3 +266,17 @@ async fn linger(worker: &Worker, socket: &Socket) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::plan::CONVERSATION_BYTES;
+
+    #[test]
+    fn a_conversation_is_no_larger_than_planned() {
+        let bytes = future_bytes(converse) as u64;
+        // With a margin for what its heads' lists allocate, and less than twice what is needed.
+        assert!(bytes + bytes / 10 <= CONVERSATION_BYTES, "{bytes}");
+        assert!(bytes * 2 > CONVERSATION_BYTES, "{bytes}");
+    }
+}

@@ -72,7 +72,7 @@ async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
     if let Served::Here(after) = answer::own(client, record).await? {
         return Ok(after);
     }
-    let way = Way::find(client).await?;
+    let mut way = Way::find(client).await?;
     let mut is_repeated = false;
     loop {
         record.wait_for_pool(&way);

@@ -7,7 +7,6 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::rc::Rc;
 
 use crate::config::{Config, ParentConfig};
 use crate::connection::Client;
@@ -23,6 +22,7 @@ use crate::worker::Worker;
 /// A forward request on its way.
 pub struct Forwarded {
     target: Target,
+    user: Option<UserId>,
     destination: Destination,
     hop: Hop,
 }
@@ -61,23 +61,26 @@ impl Forwarded {
         if !starts_with_ignoring_case(head.target.of(text), b"http://") {
             return Err(Fault::SchemeNotOffered);
         }
-        let target = Target::of(head.authority.of(text)).ok_or(Fault::TargetForbidden)?;
+        let target = target(client)?;
         let (hop, user) = admit(client, &target, false).await?;
-        let mut key = String::with_capacity(64);
-        let _ = match hop {
-            Hop::Direct => write!(key, "http://{target}"),
-            Hop::Parent(index) => write!(key, "parent {index}"),
-        };
-        if let Some(user) = user {
-            let _ = write!(key, " user {}", user.index());
-        }
-        let destination = client.worker.destinations.hold(&key);
-        Ok(Self { target, destination, hop })
+        let destination = hold(client.worker, &target, hop, user);
+        Ok(Self { target, user, destination, hop })
     }
 
     /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
     /// exchange yet.
-    pub async fn checkout(&self, worker: &Rc<Worker>, is_fresh: bool) -> Result<Lease, Fault> {
+    pub async fn checkout(&mut self, worker: &Worker, is_fresh: bool) -> Result<Lease, Fault> {
+        match (self.open(worker, is_fresh).await, self.hop) {
+            (Err(fault), Hop::Parent(index)) if may_go_direct(worker, index, fault) => {
+                self.hop = Hop::Direct;
+                self.destination = hold(worker, &self.target, self.hop, self.user);
+                self.open(worker, is_fresh).await
+            }
+            (opened, _) => opened,
+        }
+    }
+
+    async fn open(&self, worker: &Worker, is_fresh: bool) -> Result<Lease, Fault> {
         let pool = &worker.pool;
         if !is_fresh && let Some(lease) = pool.take_idle(self.destination.origin()) {
             return Ok(lease);
@@ -89,6 +92,39 @@ impl Forwarded {
     pub fn hop(&self) -> Hop {
         self.hop
     }
+}
+
+/// What the client asks for, where there can be such a server.
+pub fn target(client: &Client<'_>) -> Result<Target, Fault> {
+    let authority = client.request.authority.of(client.inbox.filled());
+    Target::of(authority).ok_or_else(|| {
+        client.worker.metrics.denied.add(1);
+        let target = String::from_utf8_lossy(authority);
+        tracing::info!(%target, rule = "number", "denied by the forward policy");
+        Fault::TargetForbidden
+    })
+}
+
+/// What the pool knows the connections by.
+fn hold(worker: &Worker, target: &Target, hop: Hop, user: Option<UserId>) -> Destination {
+    let mut key = match hop {
+        Hop::Direct => format!("http://{target}"),
+        Hop::Parent(index) => format!("parent {index}"),
+    };
+    if let Some(user) = user {
+        let _ = write!(key, " user {}", user.index());
+    }
+    worker.destinations.hold(&key)
+}
+
+/// Whether a parent that could not be reached, for `fault`, may be left out.
+pub fn may_go_direct(worker: &Worker, parent: usize, fault: Fault) -> bool {
+    let parent = &worker.config.parents[parent];
+    let may = parent.direct_fallback && fault.is_of_one_origin();
+    if may {
+        tracing::info!(parent = parent.name, error = fault.name(), "going direct");
+    }
+    may
 }
 
 /// Whether the client may have `target`, by which hop, and as whom.

@@ -217,6 +217,7 @@ impl Level {
 /// Growth beyond that comes out of a purse of its own, so that no large head can take the memory
 /// that another connection was promised.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "a unit in a name is worth a repetition")]
 pub struct Budget {
     /// Everything in the worker's ledger together.
     share_bytes: u64,

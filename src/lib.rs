@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  main ── cli ── server     start, signals, drain           demo    a server to proxy to
+//!                 control    its own thread: admin API, statistics, alerts, watch on memory
 //!  ─────────────────────────────────────────────────────────────────────────────────────────────
 //!  entry     thread ──> listener      one ring, its tasks, their end; room, accept, place
 //!  exchange  connection ──> exchange ──> delivery     a head, a request, its answer on its way
@@ -20,7 +21,8 @@
 //!                         pool (permits, idle, lease), prewarm
 //!            relay        one body, one direction, through leased chunks or a pipe
 //!            access_log   lines to a writer thread
-//!  words     notices, date, logging, account
+//!  words     notices, date, logging, account, guard (who may change something)
+//!            memory    usage, plan, watch: what there is, what may be needed, when it is short
 //!  ring      net, accept, ops, buffers, pipes, deadlines, clock, memory, meters, runtime
 //!            the only code that names tokio_uring or io_uring, and the only unsafe code
 //!  words     fault, config, ledger, metrics
@@ -65,7 +67,9 @@ pub mod metrics;
 pub mod ring;
 
 pub mod date;
+pub mod guard;
 pub mod logging;
+pub mod memory;
 pub mod notices;
 
 pub mod access_log;
@@ -96,5 +100,6 @@ pub mod listener;
 pub mod thread;
 
 pub mod cli;
+pub mod control;
 pub mod demo;
 pub mod server;

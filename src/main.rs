@@ -1,7 +1,8 @@
-//! The command: reads the configuration, starts the server, and turns signals into its end.
+//! The command: reads the configuration, starts the server, and turns signals into what they ask
+//! for: SIGTERM and SIGINT into its end, SIGUSR1 into new log files.
 //!
 //! Exit codes: 0 after an orderly stop, 1 where ringway could not start, 2 where the configuration
-//! is wrong. Errors go to standard error, one line each.
+//! is wrong or needs more memory than there is. Errors go to standard error, one line each.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -15,28 +16,48 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use ringway::cli::{Cli, Command};
 use ringway::config::{Config, EXIT_CONFIG};
 use ringway::logging;
+use ringway::memory::plan::PlanError;
+use ringway::memory::{Notice, Plan, Usage};
 use ringway::server::Server;
 
-/// glibc keeps the memory of a burst in its arenas; mimalloc gives it back.
+/// glibc keeps the memory of a burst in its arenas; mimalloc gives it back (`ring::memory` sets it
+/// up).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let config = match Config::load(cli.config.as_deref(), &cli.flags) {
+    let mut config = match Config::load(cli.config.as_deref(), &cli.flags) {
         Ok(config) => config,
+        Err(error) => return fail(EXIT_CONFIG, &error),
+    };
+    let (plan, notices) = match fit(&mut config) {
+        Ok(fitted) => fitted,
         Err(error) => return fail(EXIT_CONFIG, &error),
     };
     match cli.command {
         Some(Command::Check) => {
-            say("the configuration is valid");
+            say(&"the configuration is valid");
+            for Notice(text) in &notices {
+                say(text);
+            }
+            say(&plan);
             ExitCode::SUCCESS
         }
-        None => run(config),
+        None => run(config, &notices),
     }
 }
 
-fn run(config: Config) -> ExitCode {
+/// Makes the configuration fit into the memory that there is.
+fn fit(config: &mut Config) -> Result<(Plan, Vec<Notice>), PlanError> {
+    // The shipped file repeats the standard values: whoever has it has not chosen them.
+    let (limits, standard) = (&config.limits, Config::default().limits);
+    let is_clients_given = limits.clients != standard.clients;
+    let is_tunnels_given = limits.tunnels != standard.tunnels;
+    Plan::fit(config, &Usage::read(), is_clients_given, is_tunnels_given)
+}
+
+fn run(config: Config, notices: &[Notice]) -> ExitCode {
     let log = match logging::start(&config.log) {
         Ok(log) => log,
         Err(error) => return fail(1, &error),
@@ -46,16 +67,19 @@ fn run(config: Config) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(1, &error),
     };
+    for Notice(text) in notices {
+        tracing::warn!("{text}");
+    }
     let server = match Server::start(config) {
         Ok(server) => server,
         Err(error) => return fail(1, &error),
     };
     let hurry = Arc::new(AtomicBool::new(false));
-    signals.wait();
+    signals.wait_for_stop();
     tracing::info!("stopping: no new connections, waiting for what is under way");
     let impatient = hurry.clone();
     std::thread::spawn(move || {
-        signals.wait();
+        signals.wait_for_stop();
         impatient.store(true, Ordering::Relaxed);
     });
     let remains = server.drain(&hurry);
@@ -70,32 +94,53 @@ fn run(config: Config) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// SIGTERM and SIGINT, as the wish to stop.
+/// What the process is told from outside.
 struct Signals {
     runtime: Runtime,
     terminate: Signal,
     interrupt: Signal,
+    reopen: Signal,
 }
 
 impl Signals {
     fn register() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (terminate, interrupt) = {
+        let (terminate, interrupt, reopen) = {
             let _context = runtime.enter();
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+            (
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::user_defined1())?,
+            )
         };
-        Ok(Self { runtime, terminate, interrupt })
+        Ok(Self { runtime, terminate, interrupt, reopen })
     }
 
-    /// Returns at the next of them.
-    fn wait(&mut self) {
-        let (terminate, interrupt) = (&mut self.terminate, &mut self.interrupt);
-        self.runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+    /// Returns at the next SIGTERM or SIGINT, and sees to every SIGUSR1 until then.
+    fn wait_for_stop(&mut self) {
+        let Self { runtime, terminate, interrupt, reopen } = self;
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return,
+                    _ = interrupt.recv() => return,
+                    _ = reopen.recv() => reopen_logs(),
+                }
             }
         });
+    }
+}
+
+/// Where a log cannot be opened anew, both the log and standard error say so: the log may be the
+/// one that nobody finds.
+fn reopen_logs() {
+    let errors = logging::reopen();
+    for error in &errors {
+        let _ = writeln!(io::stderr(), "ringway: {error}");
+        tracing::error!("{error}");
+    }
+    if errors.is_empty() {
+        tracing::info!("log files opened anew");
     }
 }
 
@@ -104,6 +149,6 @@ fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn say(text: &str) {
+fn say(text: &dyn std::fmt::Display) {
     let _ = writeln!(io::stdout(), "{text}");
 }

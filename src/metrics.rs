@@ -288,9 +288,9 @@ mod tests {
         let snapshot = latency.snapshot();
         assert_eq!(snapshot.len(), 100_000);
         assert_eq!(latency.sum_us(), 100_000 * 100_001 / 2);
-        for percent in [1, 10, 50, 90, 95, 99] {
-            let expected = percent * 1_000;
-            let found = snapshot.value_at_quantile(percent as f64 / 100.0);
+        for percent in [1_u32, 10, 50, 90, 95, 99] {
+            let expected = u64::from(percent) * 1_000;
+            let found = snapshot.value_at_quantile(f64::from(percent) / 100.0);
             assert!(found.abs_diff(expected) * 50 <= expected, "p{percent}: {found}");
         }
     }

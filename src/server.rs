@@ -22,16 +22,19 @@ use tokio::sync::{Notify, Semaphore, mpsc as queue};
 use crate::access_log::AccessLog;
 use crate::ask::{Ask, ControlAsk};
 use crate::config::Config;
+use crate::control::{self, Control, ControlSetup, Door};
 use crate::demo;
 use crate::gate::Gate;
-use crate::ledger::Ledgers;
+use crate::ledger::{Kind, Ledgers};
+use crate::memory::{Plan, Usage};
 use crate::metrics::WorkerMetrics;
 use crate::ring::runtime;
 use crate::thread::{self, Ready, Remains, WorkerPlan};
+use crate::upstream::names::Names;
 use crate::upstream::permits::PoolShared;
 use crate::upstream::resolve::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
-use crate::worker::{Accepted, NORMAL, Share, Shared};
+use crate::worker::{Accepted, NORMAL, Shared};
 
 /// Why ringway could not start: one line with cause and cure.
 #[derive(Debug)]
@@ -50,8 +53,9 @@ pub struct Server {
     listeners: Vec<Listener>,
     workers: Vec<JoinHandle<Remains>>,
     shared: Arc<Shared>,
-    drain_timeout: Duration,
+    config: Arc<Config>,
     access_log: Option<AccessLog>,
+    control: Option<Control>,
     _resolver: Resolver,
 }
 
@@ -66,6 +70,9 @@ const LAST_ACCEPTED: usize = 65_536;
 /// How long the start waits for the addresses of named origins.
 const NAMES_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often the end of the drain is looked for.
+const POLL: Duration = Duration::from_millis(5);
+
 /// Descriptors that the process needs besides connections: rings, logs, listeners, epoll.
 const FILES_RESERVED: usize = 64;
 
@@ -74,59 +81,99 @@ impl Server {
     pub fn start(mut config: Config) -> Result<Self, StartError> {
         runtime::probe().map_err(StartError)?;
         raise_files_limit(&mut config);
-        let listeners = config
-            .server
-            .listeners
-            .iter()
+        let listeners = (config.server.listeners.iter())
             .map(|address| listen(*address, config.server.backlog))
             .collect::<Result<Vec<_>, _>>()?;
+        let door = Door::open(&config.admin).map_err(StartError)?;
         if config.needs_demo() {
-            let address = demo::start()
-                .map_err(|error| StartError(format!("the demo origin did not start: {error}")))?;
+            let address = demo::start().map_err(failed("the demo origin did not start"))?;
             config.place_demo(address);
         }
-        let access_log = AccessLog::start(&config.log)
-            .map_err(|error| StartError(format!("the access log cannot be written: {error}")))?;
-        let resolver = Resolver::start()
-            .map_err(|error| StartError(format!("the resolver did not start: {error}")))?;
+        let access_log =
+            AccessLog::start(&config.log).map_err(failed("the access log cannot be written"))?;
+        let resolver = Resolver::start().map_err(failed("the resolver did not start"))?;
         let upstreams = Arc::new(plan_upstreams(&config, &resolver));
         if !resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; starting without them");
         }
-        let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
-        let forward = Arc::new(Gate::prepare(&config, &addresses).map_err(StartError)?);
-        let Sharing { shared, inboxes, asks, control: _control_asks } = share(&config, forward);
+        let own = listeners.iter().map(|listener| listener.address);
+        let own: Vec<_> = own.chain(door.as_ref().and_then(Door::address)).collect();
+        let gate = Arc::new(Gate::prepare(&config, &own).map_err(StartError)?);
+        let Sharing { shared, inboxes, asks, control } = share(&config, gate.clone());
+        if let Some(log) = &access_log {
+            shared.ledgers.process().add(Kind::LogQueues, log.queue_bytes());
+        }
+        let plan = Plan::of(&config, &Usage::read());
         let config = Arc::new(config);
         let mut server = Self {
             listeners,
             workers: Vec::new(),
             shared: shared.clone(),
-            drain_timeout: config.server.drain_timeout,
+            config: config.clone(),
             access_log: access_log.clone(),
+            control: None,
             _resolver: resolver,
         };
         for (index, (inbox, asks)) in inboxes.into_iter().zip(asks).enumerate() {
             let listeners = server.clone_listeners()?;
-            let plan = WorkerPlan {
+            server.start_worker(WorkerPlan {
                 index,
                 config: config.clone(),
                 upstreams: upstreams.clone(),
                 access_log: access_log.clone(),
                 shared: shared.clone(),
+                budget: plan.budget(),
                 inbox,
                 asks,
                 listeners,
-            };
-            server.start_worker(plan)?;
+            })?;
         }
-        for upstream in upstreams.iter() {
+        server.start_control(door, control, &upstreams, &gate)?;
+        server.announce(&upstreams);
+        Ok(server)
+    }
+
+    fn start_control(
+        &mut self,
+        door: Option<Door>,
+        asks: queue::UnboundedReceiver<ControlAsk>,
+        upstreams: &Arc<Vec<UpstreamPlan>>,
+        gate: &Arc<Gate>,
+    ) -> Result<(), StartError> {
+        let (names, passwords) = (gate.names.clone(), gate.authenticator.clone());
+        let setup = ControlSetup {
+            config: self.config.clone(),
+            shared: self.shared.clone(),
+            generation: 1,
+            upstreams: upstreams.clone(),
+            listeners: self.addresses(),
+            door,
+            asks,
+            caches: vec![
+                Box::new(move || names.iter().for_each(Names::forget)),
+                Box::new(move || passwords.iter().for_each(|it| it.drop_cache())),
+            ],
+        };
+        // Before anybody can ask.
+        self.shared.is_ready.store(true, Ordering::Release);
+        self.control = Some(control::start(setup).map_err(StartError)?);
+        Ok(())
+    }
+
+    /// Says what there is. Whoever waits for the start waits for the listeners' lines.
+    fn announce(&self, upstreams: &[UpstreamPlan]) {
+        for upstream in upstreams {
             let origins: Vec<_> = upstream.origins.iter().map(|o| o.authority.as_str()).collect();
             tracing::info!(name = upstream.config.name, origins = origins.join(","), "upstream");
         }
-        for listener in &server.listeners {
+        for listener in &self.listeners {
             tracing::info!(address = %listener.address, "listening");
         }
-        Ok(server)
+    }
+
+    /// The admin address, with the port that was chosen for port 0.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.control.as_ref()?.admin_address()
     }
 
     fn clone_listeners(&self) -> Result<Vec<OwnedFd>, StartError> {
@@ -170,7 +217,13 @@ impl Server {
     /// Stops accepting, and waits for what is under way up to `server.drain_timeout`; then, or once
     /// `hurry` says so, ends the rest.
     pub fn drain(self, hurry: &AtomicBool) -> Remains {
-        let deadline = Instant::now() + self.drain_timeout;
+        // Who spreads the load is to hear of it before connections are refused.
+        self.shared.is_ready.store(false, Ordering::Release);
+        let grace = Instant::now() + self.config.server.ready_grace;
+        while Instant::now() < grace && !hurry.load(Ordering::Relaxed) {
+            std::thread::sleep(POLL.min(grace.saturating_duration_since(Instant::now())));
+        }
+        let deadline = Instant::now() + self.config.server.drain_timeout;
         // What has been accepted is served, room or no room: nobody comes after it.
         self.shared.clients.add_permits(self.listeners.len() * LAST_ACCEPTED);
         for (index, listener) in self.listeners.iter().enumerate() {
@@ -183,7 +236,7 @@ impl Server {
                 self.shared.is_cutting.store(true, Ordering::Release);
                 self.wake_workers();
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(POLL);
         }
         let mut remains = Remains::default();
         for worker in self.workers {
@@ -192,6 +245,9 @@ impl Server {
             remains.leased_chunks += left.leased_chunks;
             remains.leased_heads += left.leased_heads;
             remains.upstream_connections += left.upstream_connections;
+        }
+        if let Some(control) = self.control {
+            control.stop();
         }
         if let Some(log) = self.access_log {
             log.finish();
@@ -218,6 +274,11 @@ impl Server {
         }
         let _ = listener.socket.shutdown(std::net::Shutdown::Both);
     }
+}
+
+/// An error with what it prevents.
+fn failed<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> StartError {
+    move |error| StartError(format!("{what}: {error}"))
 }
 
 fn report_worker(index: usize, wanted: usize, ready: Ready) {
@@ -264,7 +325,6 @@ fn share(config: &Config, forward: Arc<Gate>) -> Sharing {
         metrics: (0..workers).map(|_| metrics()).collect(),
         rings: (0..workers).map(|_| Arc::default()).collect(),
         ledgers: Ledgers::new(workers),
-        share: Share { bytes: u64::MAX, growth_bytes: u64::MAX },
         pressure: AtomicU8::new(NORMAL),
         is_ready: AtomicBool::new(false),
         is_draining: AtomicBool::new(false),
@@ -284,7 +344,7 @@ fn plan_upstreams(config: &Config, resolver: &Resolver) -> Vec<UpstreamPlan> {
             authority: origin.authority.clone(),
             weight: origin.weight,
             addresses: resolver.watch(&origin.host, origin.port),
-            failed_since_ms: Arc::default(),
+            failing_since_ms: Arc::default(),
         }
     };
     config

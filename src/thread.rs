@@ -19,6 +19,7 @@ use crate::access_log::AccessLog;
 use crate::ask::Ask;
 use crate::config::Config;
 use crate::connection;
+use crate::ledger::Budget;
 use crate::listener;
 use crate::ring::{Socket, memory, runtime};
 use crate::seat::Seat;
@@ -32,6 +33,7 @@ pub struct WorkerPlan {
     pub upstreams: Arc<Vec<UpstreamPlan>>,
     pub access_log: Option<AccessLog>,
     pub shared: Arc<Shared>,
+    pub budget: Budget,
     pub inbox: UnboundedReceiver<Accepted>,
     pub asks: UnboundedReceiver<Ask>,
     pub listeners: Vec<OwnedFd>,
@@ -60,8 +62,14 @@ pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains 
 
 async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains {
     plan.shared.rings[plan.index].install();
-    let created =
-        Worker::new(plan.index, plan.config, &plan.upstreams, plan.access_log, plan.shared);
+    let created = Worker::new(
+        plan.index,
+        plan.config,
+        &plan.upstreams,
+        plan.access_log,
+        plan.shared,
+        plan.budget,
+    );
     let worker = match created {
         Ok(worker) => Rc::new(worker),
         Err(error) => {

@@ -4,7 +4,6 @@
 //! written for them. CONNECT has a way of its own, which ends in a tunnel.
 
 use std::borrow::Cow;
-use std::rc::Rc;
 
 use crate::config::HostPolicy;
 use crate::connection::Client;
@@ -43,7 +42,7 @@ impl Way {
 
     /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
     /// exchange yet.
-    pub async fn checkout(&self, worker: &Rc<Worker>, is_fresh: bool) -> Result<Lease, Fault> {
+    pub async fn checkout(&mut self, worker: &Worker, is_fresh: bool) -> Result<Lease, Fault> {
         match self {
             Self::Route(route) => {
                 worker.upstreams[route.upstream].checkout(&worker.pool, is_fresh).await

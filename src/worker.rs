@@ -48,8 +48,6 @@ pub struct Shared {
     pub metrics: Vec<Arc<WorkerMetrics>>,
     pub ledgers: Ledgers,
     pub rings: Vec<Arc<RingMeters>>,
-    /// What each worker may hold.
-    pub share: Share,
     /// Questions to the workers, and from them to the control thread.
     pub asks: Vec<UnboundedSender<Ask>>,
     pub control: UnboundedSender<ControlAsk>,
@@ -71,14 +69,6 @@ pub struct Shared {
 pub const NORMAL: u8 = 0;
 pub const LIGHT: u8 = 1;
 pub const FORCED: u8 = 2;
-
-/// The memory that one worker may hold, in bytes; `growth_bytes` of it for heads that outgrow their
-/// first buffer.
-#[derive(Clone, Copy, Debug)]
-pub struct Share {
-    pub bytes: u64,
-    pub growth_bytes: u64,
-}
 
 /// A client connection on its way to its worker.
 pub struct Accepted {
@@ -167,10 +157,11 @@ impl Worker {
         upstreams: &[UpstreamPlan],
         access_log: Option<AccessLog>,
         shared: Arc<Shared>,
+        budget: Budget,
     ) -> io::Result<Self> {
         let deadlines = Rc::new(Deadlines::default());
         let ledger = shared.ledgers.workers()[index].clone();
-        let budget = Rc::new(Budget::new(shared.share.bytes, shared.share.growth_bytes));
+        let budget = Rc::new(budget);
         let buffers = &config.buffers;
         let heads = HeadPool::new(buffers.head_buffer_bytes, ledger.clone(), budget.clone());
         let chunks =

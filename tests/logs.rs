@@ -6,7 +6,9 @@
 
 mod support;
 
+use nix::sys::signal::Signal;
 use std::fs;
+use std::thread;
 use std::time::Duration;
 use support::{Expected, GET, OK, Origin, Proxy, Refusal, Setup, wait_until};
 
@@ -209,4 +211,108 @@ fn a_log_that_nobody_reads_holds_nothing_up() {
     proxy.hear(true);
     proxy.wait_for_log(&["dropped", "lines="]);
     client.expect_quiet_for(Duration::from_millis(1));
+}
+
+/// N of every request for `/N` that a log tells of; all of its lines must be whole.
+#[track_caller]
+fn numbers(text: &str) -> Vec<usize> {
+    assert!(text.is_empty() || text.ends_with('\n'), "ends inside a line");
+    let number = |line: &str| {
+        assert!(line.starts_with("time=") && line.ends_with(" error=-"), "{line}");
+        value(line, "target")[1..].parse().expect("a number")
+    };
+    text.lines().map(number).collect()
+}
+
+#[test]
+fn a_log_that_is_rotated_under_load_loses_no_line() {
+    const REQUESTS: usize = 5_000;
+    let origin = Origin::answering(OK);
+    let mut proxy = Setup::to(&origin)
+        .set("log.access", true)
+        .set("log.access_file", "access.log")
+        .set("log.queue_lines", REQUESTS)
+        .start();
+    let (now, before) = (proxy.home().join("access.log"), proxy.home().join("access.log.1"));
+    let mut client = proxy.connect();
+    let mut rotated = String::new();
+    let is_told = |line: &&String| line.contains("log files opened anew");
+    thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            for number in 0..REQUESTS {
+                client.send(format!("GET /{number} HTTP/1.1\r\nHost: test\r\n\r\n"));
+                client.expect_status(200);
+            }
+        });
+        for rotation in 1.. {
+            fs::rename(&now, &before).expect("the log is there");
+            proxy.signal(Signal::SIGUSR1);
+            wait_until("the log has been opened anew", || {
+                proxy.log_lines().iter().filter(is_told).count() == rotation
+            });
+            rotated += &fs::read_to_string(&before).expect("the old file");
+            if load.is_finished() {
+                break;
+            }
+        }
+    });
+    drop(client);
+    proxy.signal(Signal::SIGTERM);
+    proxy.expect_orderly_end();
+    rotated += &fs::read_to_string(&now).expect("the last file");
+    assert!(proxy.log_lines().iter().filter(is_told).count() > 1, "rotated before the load only");
+    assert_eq!(numbers(&rotated), (0..REQUESTS).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_anew_goes_on_where_it_was() {
+    let origin = Origin::answering(OK);
+    let proxy = Setup::to(&origin)
+        .set("log.access", true)
+        .set("log.access_file", "logs/access.log")
+        .launched_by("mkdir logs && exec \"$0\" \"$@\"")
+        .start();
+    // Even root cannot create a file in a folder that has gone.
+    fs::rename(proxy.home().join("logs"), proxy.home().join("moved")).expect("the folder is there");
+    proxy.signal(Signal::SIGUSR1);
+    let complaint = "the log file logs/access.log cannot be opened anew";
+    proxy.wait_for_log(&["ringway: ", complaint]);
+    proxy.wait_for_log(&["ERROR", complaint]);
+    proxy.send("GET /1 HTTP/1.1\r\nHost: test\r\n\r\n").expect_status(200);
+    let read = || fs::read_to_string(proxy.home().join("moved/access.log")).unwrap_or_default();
+    wait_until("the record is in the old file", || !read().is_empty());
+    assert_eq!(numbers(&read()), [1]);
+}
+
+#[test]
+fn both_logs_share_one_destination_without_breaking_each_others_lines() {
+    const CLIENTS: usize = 8;
+    const REQUESTS: usize = 100;
+    let origin = Origin::answering(OK);
+    // The second is a file as good as any, and one whose lines the test gets to read.
+    for file in ["", "/dev/stdout"] {
+        let setup = Setup::to(&origin).set("log.file", file).set("log.level", "trace");
+        let proxy = setup.set("log.access", true).set("log.queue_lines", 100_000).start();
+        // A pipe that is full takes what is written to it in pieces.
+        proxy.hear(false);
+        let target = format!("/{}", "x".repeat(5_000));
+        let request = format!("GET {target} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| {
+                    for _ in 0..REQUESTS {
+                        proxy.send(&request).expect_status(200);
+                    }
+                });
+            }
+        });
+        proxy.hear(true);
+        let records = || proxy.log_lines().iter().filter(|line| line.contains("target=")).count();
+        wait_until("all records are there", || records() == CLIENTS * REQUESTS);
+        for line in proxy.log_lines() {
+            let is_record = line.starts_with("time=") && line.ends_with(" error=-");
+            let is_event = line.starts_with("20") && line.contains("Z ") && !line.contains("time=");
+            assert!(is_record || is_event, "{line}");
+        }
+    }
 }

@@ -6,8 +6,11 @@
 mod support;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use ringway::config::Config;
+use ringway::memory::{Plan, Usage};
+use std::fs;
 use std::thread;
-use support::{Client, GET, OK, Origin, Proxy, Setup, pattern, wait_until};
+use support::{Client, GET, Gate, OK, Origin, Proxy, Setup, pattern, wait_until};
 
 /// Resting connections, and what one may cost.
 const RESTING: usize = 2_000;
@@ -72,4 +75,90 @@ fn a_burst_gives_its_memory_back() {
     wait_until("resident memory is back within a tenth of where it was", || {
         proxy.resident_bytes() <= before + before / 10
     });
+}
+
+/// A figure of `/proc/PID/status`, such as `VmPeak`, in bytes where it has a unit.
+fn status(proxy: &Proxy, name: &str) -> usize {
+    let text = fs::read_to_string(proxy.file_of_process("status")).expect("the process is there");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let mut words = line.expect(name).split_whitespace();
+    let number: usize = words.next().expect(name).parse().expect("a number");
+    if words.next() == Some("kB") { number * 1024 } else { number }
+}
+
+/// An origin that reads requests and answers them when the gate is opened.
+fn origin_behind(gate: &Gate) -> Origin {
+    let gate = gate.clone();
+    Origin::start(move |mut peer| {
+        while peer.next_request().is_some() {
+            gate.wait();
+            peer.send(OK);
+        }
+    })
+}
+
+/// The bytes that one of a row of the plan of the standard configuration counts for.
+fn planned_bytes(row: &str) -> usize {
+    let plan = Plan::of(&Config::default(), &Usage::default());
+    let found = plan.rows().iter().find(|candidate| candidate.name == row).expect(row);
+    found.each_bytes as usize
+}
+
+/// Measured: 13.3 KiB for a client in an exchange of its own, of 23.7 that are planned for it and
+/// its connection to an origin. A head buffer's pages that nothing was written to are not there.
+#[test]
+fn a_busy_connection_costs_what_was_planned_and_not_much_less() {
+    const BUSY: usize = 400;
+    if !raise_open_files() {
+        eprintln!("skipped: the hard limit of open files is too low");
+        return;
+    }
+    let gate = Gate::default();
+    let origin = origin_behind(&gate);
+    let proxy = Setup::to(&origin).set("pool.max_connections", BUSY).start();
+    let before = proxy.resident_bytes();
+    // As many fields as fit into a buffer of the standard size, so that its pages are there.
+    let filler = format!("X-Filler: {}\r\n", "x".repeat(6_000));
+    let request = format!("GET / HTTP/1.1\r\nHost: test\r\n{filler}\r\n");
+    let clients: Vec<_> = (0..BUSY).map(|_| proxy.send(&request)).collect();
+    origin.wait_for("all requests", |seen| seen.requests.len() == BUSY);
+    let each = proxy.resident_bytes().saturating_sub(before) / BUSY;
+    let planned = planned_bytes("clients") + planned_bytes("origin connections");
+    assert!(each <= planned, "{each} of {planned}");
+    assert!(each * 3 >= planned, "{each} of {planned}: the plan keeps others out for nothing");
+    gate.open();
+    for mut client in clients {
+        client.expect_status(200);
+    }
+}
+
+/// The limit that a container of 128 MiB would have, as one of addresses: the stricter one.
+#[test]
+fn it_serves_thousands_within_128_mib_of_addresses() {
+    const LIMIT: usize = 128 * 1024 * 1024;
+    if !raise_open_files() {
+        eprintln!("skipped: the hard limit of open files is too low");
+        return;
+    }
+    for workers in [1, 2] {
+        let gate = Gate::default();
+        let origin = origin_behind(&gate);
+        let proxy = Setup::to(&origin)
+            .set("server.workers", workers)
+            .set("timeouts.pool", "1m")
+            .launched_by("ulimit -v 131072 && exec \"$0\" \"$@\"")
+            .start();
+        proxy.wait_for_log(&["limits.clients = 10000 does not fit in 121 MiB"]);
+        // No arena was reserved, neither by the allocator nor by the C library, and no huge page.
+        assert!(status(&proxy, "VmSize") < 48 * 1024 * 1024);
+        assert_eq!(status(&proxy, "THP_enabled"), 0);
+        let clients: Vec<_> = (0..RESTING).map(|_| proxy.send(GET)).collect();
+        // All at once: those for which there is no connection to the origin wait for one.
+        origin.wait_for("a full pool", |seen| seen.requests.len() == 100);
+        gate.open();
+        for mut client in clients {
+            client.expect_status(200);
+        }
+        assert!(status(&proxy, "VmPeak") < LIMIT * 3 / 4, "{}", status(&proxy, "VmPeak"));
+    }
 }

@@ -23,7 +23,7 @@ const FLOORS: [&[&str]; 10] = [
     // Words that everybody above shares.
     &["fault", "config", "ledger", "metrics"],
     &["ring"],
-    &["notices", "date", "logging", "account"],
+    &["notices", "date", "logging", "account", "guard", "memory"],
     &["route", "forward", "upstream", "access_log", "relay"],
     &["ask", "gate", "worker", "seat"],
     &[

@@ -48,12 +48,28 @@ pub struct Origin {
     pub authority: String,
     pub weight: u32,
     pub addresses: Arc<Addresses>,
-    /// When the first of the connection attempts failed that have all failed since, on the coarse
-    /// clock; 0 where the last one went well.
-    pub failed_since_ms: Arc<AtomicU64>,
+    /// Since when every attempt to connect has failed, of all workers, on the coarse clock; 0 where
+    /// the last one succeeded.
+    pub failing_since_ms: Arc<AtomicU64>,
 }
 
 impl Origin {
+    fn connected(&self) {
+        if self.failing_since_ms.load(Ordering::Relaxed) != 0 {
+            self.failing_since_ms.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn failed(&self, now_ms: u64) {
+        let since = &self.failing_since_ms;
+        let _ = since.compare_exchange(0, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// The last attempt to connect to it failed, or its name has no address.
+    pub fn is_down(&self) -> bool {
+        self.failing_since_ms.load(Ordering::Relaxed) != 0 || self.addresses.load().is_empty()
+    }
+
     pub fn has_address(&self, address: SocketAddr) -> bool {
         self.addresses.load().contains(&address)
     }
@@ -117,14 +133,13 @@ impl Upstream {
             }
             match open(pool, origin, is_fresh).await {
                 Ok(lease) => {
-                    origin.failed_since_ms.store(0, Ordering::Relaxed);
+                    origin.connected();
                     self.balance.borrow_mut().mark_ok(pick);
                     return Ok(lease);
                 }
                 Err(failed) if failed.is_of_one_origin() => {
                     let now = clock::coarse_ms();
-                    let since = &origin.failed_since_ms;
-                    let _ = since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+                    origin.failed(now);
                     self.balance.borrow_mut().mark_failed(pick, now, self.fail_timeout);
                     tried.push(pick);
                     fault = failed;
@@ -178,4 +193,33 @@ pub(crate) async fn open(pool: &Rc<Pool>, origin: &Origin, is_fresh: bool) -> Re
         }
     }
     Err(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::resolve::Resolver;
+    use super::*;
+
+    #[test]
+    fn an_origin_is_down_from_its_first_failure_to_its_next_success() {
+        let resolver = Resolver::start().unwrap();
+        let origin = Origin {
+            index: 0,
+            authority: "127.0.0.1:9".to_owned(),
+            weight: 1,
+            addresses: resolver.watch("127.0.0.1", 9),
+            failing_since_ms: Arc::default(),
+        };
+        let other_worker = origin.clone();
+        assert!(!origin.is_down());
+        for now_ms in [0, 5, 9] {
+            origin.failed(now_ms);
+            assert!(other_worker.is_down());
+        }
+        assert_eq!(origin.failing_since_ms.load(Ordering::Relaxed), 1);
+        other_worker.connected();
+        assert!(!origin.is_down());
+        let unresolved = Origin { addresses: Arc::default(), ..origin };
+        assert!(unresolved.is_down());
+    }
 }

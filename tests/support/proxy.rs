@@ -39,6 +39,7 @@ impl Setup {
             .set("server.host", "127.0.0.1")
             .set("server.port", 0)
             .set("server.workers", 1)
+            .set("admin.address", "127.0.0.1:0")
             // Longer than any test waits: what does not end by itself is not cut, but found out.
             .set("server.drain_timeout", "1h")
             .set("pool.prewarm", 0)
@@ -240,6 +241,11 @@ impl Proxy {
         prlimit(&count.to_string()).then_some(move || {
             prlimit("1024");
         })
+    }
+
+    /// A file that tells about the process, such as `status`.
+    pub fn file_of_process(&self, name: &str) -> PathBuf {
+        Path::new("/proc").join(self.pid().to_string()).join(name)
     }
 
     /// Resident memory.

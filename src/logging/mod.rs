@@ -5,9 +5,10 @@
 //! or a pipe, and what the queue cannot hold is dropped and counted. One line per exchange is
 //! `access_log`'s part.
 
+mod output;
+
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use tracing::Subscriber;
 use tracing::subscriber::set_global_default;
@@ -15,6 +16,9 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogConfig, LogFormat, LogTarget};
+
+pub(crate) use self::output::Output;
+pub use self::output::{ReopenError, reopen};
 
 /// Why there is no event log.
 #[derive(Debug)]
@@ -26,32 +30,37 @@ pub enum LoggingError {
 /// Keeps the log's thread. Dropping it, at the very end of `main`, writes what is still queued.
 #[derive(Debug)]
 pub struct LogGuard {
-    dropped: ErrorCounter,
+    meter: LogMeter,
     _thread: WorkerGuard,
 }
 
+/// What of the event log can be measured, for whoever reports it.
+#[derive(Clone, Debug)]
+pub struct LogMeter {
+    dropped: ErrorCounter,
+    output: Output,
+    queue_bytes: u64,
+}
+
+/// The queue's places, which are there whether or not a line is in them: a `Vec` and a stamp each.
+const PLACE_BYTES: usize = 32;
+
 /// Makes the log the destination of every event of the process. Call it once.
 pub fn start(config: &LogConfig) -> Result<LogGuard, LoggingError> {
-    let writer = open(&config.target)
+    let output = Output::open(&config.target)
         .map_err(|error| LoggingError::Unwritable { target: config.target.clone(), error })?;
     let (queue, thread) = NonBlockingBuilder::default()
         .buffered_lines_limit(config.queue_lines)
         .lossy(true)
         .thread_name("event-log")
-        .finish(writer);
-    let guard = LogGuard { dropped: queue.error_counter(), _thread: thread };
+        .finish(output.clone());
+    let queue_bytes = (config.queue_lines * PLACE_BYTES) as u64;
+    let meter = LogMeter { dropped: queue.error_counter(), output, queue_bytes };
+    let guard = LogGuard { meter, _thread: thread };
     let is_terminal = config.target == LogTarget::StandardOutput && io::stdout().is_terminal();
     set_global_default(subscriber(config, queue, is_terminal))
         .map_err(|_| LoggingError::AlreadyStarted)?;
     Ok(guard)
-}
-
-/// Opens a log for appending; a file is created if it is not there.
-pub(crate) fn open(target: &LogTarget) -> io::Result<Box<dyn Write + Send>> {
-    Ok(match target {
-        LogTarget::StandardOutput => Box::new(io::stdout()),
-        LogTarget::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
-    })
 }
 
 fn subscriber<W>(
@@ -74,9 +83,20 @@ where
 }
 
 impl LogGuard {
-    /// Lines that the queue had no room for.
-    pub fn dropped_lines(&self) -> usize {
-        self.dropped.dropped_lines()
+    pub fn meter(&self) -> LogMeter {
+        self.meter.clone()
+    }
+}
+
+impl LogMeter {
+    /// Lines that the queue had no room for, and lines that could not be written.
+    pub fn dropped_lines(&self) -> u64 {
+        self.dropped.dropped_lines() as u64 + self.output.lost_lines()
+    }
+
+    /// What the queue's places occupy; the lines that wait in them are few and not counted.
+    pub fn queue_bytes(&self) -> u64 {
+        self.queue_bytes
     }
 }
 
@@ -98,6 +118,7 @@ impl fmt::Display for LoggingError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     use tracing::level_filters::LevelFilter;
@@ -164,7 +185,8 @@ mod tests {
     fn a_file_is_appended_to_and_an_impossible_one_is_named() {
         let path = std::env::temp_dir().join(format!("ringway-logging-{}", std::process::id()));
         for line in ["one\n", "two\n"] {
-            open(&LogTarget::File(path.clone())).unwrap().write_all(line.as_bytes()).unwrap();
+            let output = Output::open(&LogTarget::File(path.clone())).unwrap();
+            output.write_lines(line.as_bytes()).unwrap();
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n");
         std::fs::remove_file(&path).unwrap();

@@ -1,0 +1,315 @@
+//! Alerts: which figures are out of bounds, and since when.
+//!
+//! In go the figures of one evaluation; out come the alerts that begin and end with it. An alert
+//! begins at its threshold and ends below 80 % of it, so that a figure that hovers does not ring
+//! twice. The states are in `/health` and `/metrics`; each change is a log line and, if there is a
+//! webhook, a message to it. Deciding does no I/O.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::config::{AlertsConfig, Config};
+use crate::upstream::Origin;
+
+use super::process::ProcessReading;
+use super::proxy::{Proxy, lock, mebibytes, unix_seconds};
+use super::stats::Window;
+
+/// An alert ends below this share of its threshold.
+const ENDS_BELOW: f64 = 0.8;
+
+/// What an alert can be about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    ErrorRate,
+    P95,
+    Memory,
+    PoolWait,
+    /// The upstream with this index.
+    UpstreamDown(usize),
+    OpenFiles,
+}
+
+impl Subject {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::ErrorRate => "error_rate",
+            Self::P95 => "p95",
+            Self::Memory => "memory_mb",
+            Self::PoolWait => "pool_wait",
+            Self::UpstreamDown(_) => "upstream_down",
+            Self::OpenFiles => "open_files",
+        }
+    }
+}
+
+/// One evaluation's figures, in the units of the thresholds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Figures {
+    pub(super) error_rate: f64,
+    pub(super) p95_seconds: f64,
+    pub(super) memory_mb: f64,
+    pub(super) pool_wait_seconds: f64,
+    pub(super) open_files: f64,
+    /// By upstream.
+    pub(super) is_down: Vec<bool>,
+}
+
+impl Figures {
+    fn of(&self, subject: Subject) -> f64 {
+        match subject {
+            Subject::ErrorRate => self.error_rate,
+            Subject::P95 => self.p95_seconds,
+            Subject::Memory => self.memory_mb,
+            Subject::PoolWait => self.pool_wait_seconds,
+            Subject::UpstreamDown(index) => {
+                f64::from(u8::from(self.is_down.get(index).copied().unwrap_or(false)))
+            }
+            Subject::OpenFiles => self.open_files,
+        }
+    }
+}
+
+/// One figure under watch.
+#[derive(Clone, Debug)]
+pub(super) struct Alarm {
+    pub(super) subject: Subject,
+    /// Empty unless the alert is about an upstream.
+    pub(super) upstream: String,
+    threshold: f64,
+    value: f64,
+    pub(super) since: Option<SystemTime>,
+    /// How often it has begun.
+    pub(super) begun: u64,
+}
+
+/// A change of an alarm, or its state, as JSON has it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Notice {
+    pub(super) alert: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) upstream: String,
+    /// `begun` or `ended`.
+    pub(super) state: &'static str,
+    pub(super) value: f64,
+    pub(super) threshold: f64,
+    /// Seconds since 1970.
+    pub(super) since: u64,
+}
+
+impl Alarm {
+    fn new(subject: Subject, upstream: &str, threshold: f64) -> Self {
+        let upstream = upstream.to_owned();
+        Self { subject, upstream, threshold, value: 0.0, since: None, begun: 0 }
+    }
+
+    /// Takes the figure of this evaluation and says whether that changes anything.
+    fn step(&mut self, value: f64, now: SystemTime) -> Option<Notice> {
+        self.value = value;
+        match self.since {
+            None if value >= self.threshold => {
+                self.since = Some(now);
+                self.begun += 1;
+                Some(self.notice("begun", now))
+            }
+            Some(since) if value < self.threshold * ENDS_BELOW => {
+                self.since = None;
+                Some(self.notice("ended", since))
+            }
+            _ => None,
+        }
+    }
+
+    fn notice(&self, state: &'static str, since: SystemTime) -> Notice {
+        Notice {
+            alert: self.subject.name(),
+            upstream: self.upstream.clone(),
+            state,
+            value: (self.value * 1_000.0).round() / 1_000.0,
+            threshold: self.threshold,
+            since: unix_seconds(since),
+        }
+    }
+}
+
+/// All figures that the configuration wants watched.
+#[derive(Clone, Debug)]
+pub(super) struct Alerts {
+    alarms: Vec<Alarm>,
+}
+
+impl Alerts {
+    pub(super) fn new(config: &Config) -> Self {
+        let AlertsConfig {
+            error_rate, p95, memory_mb, pool_wait, upstream_down, open_files, ..
+        } = &config.alerts;
+        let mut alarms = vec![
+            Alarm::new(Subject::ErrorRate, "", *error_rate),
+            Alarm::new(Subject::P95, "", p95.as_secs_f64()),
+            Alarm::new(Subject::Memory, "", *memory_mb as f64),
+            Alarm::new(Subject::PoolWait, "", pool_wait.as_secs_f64()),
+            Alarm::new(Subject::OpenFiles, "", *open_files),
+        ];
+        if *upstream_down {
+            let upstreams = config.upstreams.iter().enumerate();
+            alarms.extend(upstreams.map(|(index, upstream)| {
+                Alarm::new(Subject::UpstreamDown(index), &upstream.name, 1.0)
+            }));
+        }
+        alarms.retain(|alarm| alarm.threshold > 0.0);
+        Self { alarms }
+    }
+
+    /// What begins and what ends with these figures.
+    pub(super) fn step(&mut self, figures: &Figures, now: SystemTime) -> Vec<Notice> {
+        let alarms = self.alarms.iter_mut();
+        alarms.filter_map(|alarm| alarm.step(figures.of(alarm.subject), now)).collect()
+    }
+
+    pub(super) fn alarms(&self) -> &[Alarm] {
+        &self.alarms
+    }
+
+    /// Those that have begun and not ended.
+    pub(super) fn active(&self) -> Vec<Notice> {
+        let begun = |alarm: &Alarm| alarm.since.map(|since| alarm.notice("begun", since));
+        self.alarms.iter().filter_map(begun).collect()
+    }
+}
+
+/// Evaluates every `alerts.interval`.
+pub(super) async fn run(proxy: Arc<Proxy>) {
+    let mut before = proxy.totals();
+    loop {
+        tokio::time::sleep(proxy.config.alerts.interval).await;
+        let now = proxy.totals();
+        let window = Window::between(&before, &now);
+        before = now;
+        let figures = figures(&proxy, &window);
+        let notices = lock(&proxy.alerts).step(&figures, SystemTime::now());
+        for notice in notices {
+            announce(&proxy, &notice);
+        }
+    }
+}
+
+fn figures(proxy: &Proxy, window: &Window) -> Figures {
+    let is_down = |index: usize| {
+        let origins = &proxy.upstreams[index].origins;
+        // Answers outweigh a failed attempt to open one more connection.
+        let has_answered = window.has_answered.get(index).copied().unwrap_or(false);
+        !has_answered && origins.iter().all(Origin::is_down)
+    };
+    Figures {
+        error_rate: window.error_rate,
+        p95_seconds: window.p95 / 1_000.0,
+        memory_mb: mebibytes(proxy.usage().rss_bytes),
+        pool_wait_seconds: window.pool_wait_p95 / 1_000.0,
+        open_files: ProcessReading::read().open_files_share(),
+        is_down: (0..proxy.upstreams.len()).map(is_down).collect(),
+    }
+}
+
+fn announce(proxy: &Proxy, notice: &Notice) {
+    let Notice { alert, upstream, state, value, threshold, .. } = notice;
+    if *state == "begun" {
+        tracing::warn!(alert, upstream, value, threshold, "alert begun");
+    } else {
+        tracing::info!(alert, upstream, value, threshold, "alert ended");
+    }
+    if let Some(webhook) = &proxy.webhook {
+        webhook.send(notice);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn alerts(config: AlertsConfig) -> Alerts {
+        Alerts::new(&Config { alerts: config, ..Config::default() })
+    }
+
+    /// The changes that a series of figures brings, as `begun` and `ended`.
+    fn changes(alerts: &mut Alerts, values: &[f64], of: fn(f64) -> Figures) -> Vec<&'static str> {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(7);
+        let steps = values.iter().flat_map(|value| alerts.step(&of(*value), now));
+        steps.map(|notice| notice.state).collect()
+    }
+
+    fn error_rate(error_rate: f64) -> Figures {
+        Figures { error_rate, ..Figures::default() }
+    }
+
+    #[test]
+    fn an_alert_begins_at_its_threshold_and_ends_below_eighty_percent_of_it() {
+        let table: [(&[f64], &[&str]); 5] = [
+            (&[0.0, 0.049, 0.0], &[]),
+            (&[0.05], &["begun"]),
+            (&[0.05, 0.041, 0.05, 0.9, 0.0401], &["begun"]),
+            (&[0.06, 0.039, 0.041, 0.0], &["begun", "ended"]),
+            (&[1.0, 0.0, 1.0, 0.0], &["begun", "ended", "begun", "ended"]),
+        ];
+        for (values, expected) in table {
+            let mut alerts = alerts(AlertsConfig::default());
+            assert_eq!(changes(&mut alerts, values, error_rate), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_threshold_of_zero_is_off() {
+        let off = AlertsConfig {
+            error_rate: 0.0,
+            p95: Duration::ZERO,
+            memory_mb: 0,
+            pool_wait: Duration::ZERO,
+            upstream_down: false,
+            open_files: 0.0,
+            ..AlertsConfig::default()
+        };
+        let worst = Figures {
+            error_rate: 1.0,
+            p95_seconds: 1e9,
+            memory_mb: 1e9,
+            pool_wait_seconds: 1e9,
+            open_files: 1.0,
+            is_down: vec![true],
+        };
+        assert_eq!(alerts(off).step(&worst, SystemTime::now()), []);
+        let mut all = alerts(AlertsConfig {
+            p95: Duration::from_secs(1),
+            memory_mb: 100,
+            ..AlertsConfig::default()
+        });
+        let mut names: Vec<_> =
+            all.step(&worst, SystemTime::now()).into_iter().map(|notice| notice.alert).collect();
+        names.sort_unstable();
+        let expected =
+            ["error_rate", "memory_mb", "open_files", "p95", "pool_wait", "upstream_down"];
+        assert_eq!(names, expected);
+        assert_eq!(all.active().len(), 6);
+        assert_eq!(all.step(&Figures::default(), SystemTime::now()).len(), 6);
+        assert_eq!(all.active(), []);
+        assert!(all.alarms().iter().all(|alarm| alarm.begun == 1));
+    }
+
+    #[test]
+    fn an_upstream_that_is_down_is_named() {
+        let mut alerts = alerts(AlertsConfig::default());
+        let down = |is_down| Figures { is_down: vec![is_down > 0.5], ..Figures::default() };
+        assert_eq!(changes(&mut alerts, &[0.0, 1.0, 1.0, 0.0], down), ["begun", "ended"]);
+        changes(&mut alerts, &[1.0], down);
+        let json = serde_json::to_value(alerts.active()).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!([{
+                "alert": "upstream_down", "upstream": "demo", "state": "begun",
+                "value": 1.0, "threshold": 1.0, "since": 7,
+            }])
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! Whether ringway is well: the answer to `GET /health`, on the admin address and the data port.
+//!
+//! In go readings of shared figures; out comes one JSON object. `status` sums it up; the field
+//! `memory_usage_mb` has a name that monitoring scripts look for. Nothing here asks a worker, so
+//! the answer comes however busy they are.
+
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::memory::watch::Pressure;
+
+use super::alerts::Notice;
+use super::proxy::{Proxy, lock, mebibytes};
+use super::stats::PoolReport;
+
+/// How ringway is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Status {
+    Ok,
+    /// It serves, with an alert or with less memory than it would like.
+    Degraded,
+    /// It has been told to stop, and finishes what is under way.
+    Draining,
+    /// It turns new connections away until it has memory again.
+    Overloaded,
+}
+
+const FORCED: u8 = Pressure::Forced as u8;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Health {
+    status: Status,
+    /// The resident memory, in MiB.
+    memory_usage_mb: f64,
+    memory: Memory,
+    uptime_seconds: u64,
+    connections: Connections,
+    pool: PoolReport,
+    listeners: Vec<std::net::SocketAddr>,
+    workers: usize,
+    config_generation: u64,
+    alerts: Vec<Notice>,
+    version: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Memory {
+    rss_bytes: u64,
+    ledger_bytes: u64,
+    /// `memory.max_mb`, in bytes.
+    ceiling_bytes: u64,
+    state: &'static str,
+    /// What the ledger says memory is held for.
+    by_kind: Map<String, Value>,
+    cgroup_limit_bytes: Option<u64>,
+    cgroup_usage_bytes: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Connections {
+    clients: usize,
+    /// Those between two requests that hold no buffer.
+    resting: u64,
+    max: usize,
+    tunnels: u64,
+}
+
+impl Health {
+    pub(super) fn of(proxy: &Proxy) -> Self {
+        let usage = proxy.usage();
+        let alerts = lock(&proxy.alerts).active();
+        let shared = &proxy.shared;
+        Self {
+            status: status(proxy, !alerts.is_empty()),
+            memory_usage_mb: mebibytes(usage.rss_bytes),
+            memory: Memory {
+                rss_bytes: usage.rss_bytes,
+                ledger_bytes: shared.ledgers.total(),
+                ceiling_bytes: proxy.cleanups.ceiling_bytes(),
+                state: pressure(proxy),
+                by_kind: by_kind(proxy),
+                cgroup_limit_bytes: usage.cgroup_limit,
+                cgroup_usage_bytes: usage.cgroup_usage,
+            },
+            uptime_seconds: proxy.started.elapsed().as_secs(),
+            connections: Connections {
+                clients: shared.live.iter().map(|live| live.load(Ordering::Relaxed)).sum(),
+                resting: shared.metrics.iter().map(|metrics| metrics.resting.get()).sum(),
+                max: proxy.config.limits.clients,
+                tunnels: shared.metrics.iter().map(|metrics| metrics.tunnels.get()).sum(),
+            },
+            pool: PoolReport::of(proxy),
+            listeners: proxy.listeners.clone(),
+            workers: shared.metrics.len(),
+            config_generation: proxy.generation,
+            alerts,
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        // Cannot fail: every key is text and no number is infinite.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// The ledger of the whole process.
+pub(super) fn by_kind(proxy: &Proxy) -> Map<String, Value> {
+    let kinds = proxy.shared.ledgers.by_kind().into_iter();
+    kinds.map(|(kind, bytes)| (kind.name().to_owned(), bytes.into())).collect()
+}
+
+pub(super) fn pressure(proxy: &Proxy) -> &'static str {
+    match proxy.shared.pressure.load(Ordering::Relaxed) {
+        0 => Pressure::Normal.name(),
+        1 => Pressure::Light.name(),
+        _ => Pressure::Forced.name(),
+    }
+}
+
+fn status(proxy: &Proxy, has_alerts: bool) -> Status {
+    let pressure = proxy.shared.pressure.load(Ordering::Relaxed);
+    if is_stopping(proxy) {
+        Status::Draining
+    } else if pressure >= FORCED {
+        Status::Overloaded
+    } else if has_alerts || pressure > 0 {
+        Status::Degraded
+    } else {
+        Status::Ok
+    }
+}
+
+/// What a load balancer wants to know: `Err` says why not.
+pub(super) fn readiness(proxy: &Proxy) -> Result<(), &'static str> {
+    if is_stopping(proxy) {
+        return Err("draining");
+    }
+    if proxy.shared.pressure.load(Ordering::Relaxed) >= FORCED {
+        return Err("overloaded");
+    }
+    Ok(())
+}
+
+fn is_stopping(proxy: &Proxy) -> bool {
+    // It becomes ready before anybody can ask, so that "not any more" is the only other case.
+    let shared = &proxy.shared;
+    shared.is_draining.load(Ordering::Acquire) || !shared.is_ready.load(Ordering::Acquire)
+}

@@ -1,0 +1,231 @@
+//! The admin address: its socket, over TCP or as a file.
+//!
+//! In goes the address of the configuration; out comes a socket that listens, nothing at all, or
+//! one line with cause and cure. The file of a Unix socket is ours alone to open, takes the place
+//! of one that a dead process has left, and is gone when ringway is. Nothing is accepted here.
+
+use std::fs;
+use std::io;
+use std::net::{self, IpAddr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net as unix;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::config::{AdminAddress, AdminConfig};
+
+/// Fits Docker's and systemd's habits: only this account may connect.
+const SOCKET_MODE: u32 = 0o600;
+
+/// The admin address of a configuration that says nothing about it.
+const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(net::Ipv4Addr::LOCALHOST), 9901);
+
+/// A socket that listens.
+#[derive(Debug)]
+pub enum Door {
+    Tcp(net::TcpListener),
+    Unix(unix::UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket. Dropping it removes it.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// A file that has taken our place is not ours to remove.
+    inode: Option<u64>,
+}
+
+impl Door {
+    /// `None` where nothing shall listen, or where something else listens on the address that
+    /// nobody has chosen. The error is one line with cause and cure.
+    pub fn open(config: &AdminConfig) -> Result<Option<Self>, String> {
+        if !config.enabled {
+            return Ok(None);
+        }
+        match &config.address {
+            AdminAddress::Tcp(address) => Self::open_tcp(*address, DEFAULT_ADDRESS),
+            AdminAddress::Unix(path) => listen_unix(path)
+                .map(|(listener, file)| Some(Self::Unix(listener, file)))
+                .map_err(|error| cannot_listen_unix(path, &error)),
+        }
+    }
+
+    fn open_tcp(address: SocketAddr, unchosen: SocketAddr) -> Result<Option<Self>, String> {
+        match listen_tcp(address) {
+            Ok(listener) => Ok(Some(Self::Tcp(listener))),
+            Err(error) if is_taken(&error) && address == unchosen => {
+                tracing::warn!(
+                    "no admin API: {address} is in use, by another ringway perhaps. Set \
+                     admin.address to another one, or admin.enabled to false"
+                );
+                Ok(None)
+            }
+            Err(error) => Err(cannot_listen_tcp(address, &error)),
+        }
+    }
+
+    /// Where it listens, if that is an address.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(..) => None,
+        }
+    }
+
+    /// For the log.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Tcp(_) => self.address().map(|address| address.to_string()).unwrap_or_default(),
+            Self::Unix(_, file) => format!("unix:{}", file.path.display()),
+        }
+    }
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<net::TcpListener> {
+    let listener = net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn cannot_listen_tcp(address: SocketAddr, error: &io::Error) -> String {
+    let cure = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process listens there (`ss -ltnp` shows which); choose another admin.address"
+        }
+        io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE",
+        _ => "see admin.address",
+    };
+    format!("the admin API cannot listen on {address}: {error}: {cure}")
+}
+
+fn listen_unix(path: &Path) -> io::Result<(unix::UnixListener, SocketFile)> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let inode = fs::symlink_metadata(path).ok().map(|file| file.ino());
+    let file = SocketFile { path: path.to_owned(), inode };
+    // Nobody can connect before `listen`, so nobody has slipped in while the mode was another.
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    socket.listen(128)?;
+    socket.set_nonblocking(true)?;
+    Ok((std::os::fd::OwnedFd::from(socket).into(), file))
+}
+
+/// Removes the socket file of a process that has gone.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(file) if !file.file_type().is_socket() => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket"));
+        }
+        Ok(_) => {}
+    }
+    match unix::UnixStream::connect(path) {
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+    }
+}
+
+fn cannot_listen_unix(path: &Path, error: &io::Error) -> String {
+    let cure = match error.kind() {
+        io::ErrorKind::AddrInUse => "another process listens there; choose another admin.address",
+        io::ErrorKind::AlreadyExists => "it is in the way; remove it or choose another path",
+        io::ErrorKind::NotFound => "its folder does not exist; create it",
+        io::ErrorKind::PermissionDenied => "this account may not write to its folder",
+        io::ErrorKind::InvalidInput => "a socket's path has 107 bytes at most",
+        _ => "see admin.address",
+    };
+    format!("the admin API cannot listen on unix:{}: {error}: {cure}", path.display())
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let inode = fs::symlink_metadata(&self.path).ok().map(|file| file.ino());
+        if inode.is_some() && inode == self.inode {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_is_an_error_unless_nobody_chose_it() {
+        let taken = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        assert!(Door::open_tcp(address, address).unwrap().is_none());
+        let error = Door::open_tcp(address, DEFAULT_ADDRESS).unwrap_err();
+        assert!(error.contains(&format!("cannot listen on {address}")), "{error}");
+        assert!(error.contains("choose another admin.address"), "{error}");
+        let elsewhere = "192.0.2.1:9".parse().unwrap();
+        let error = Door::open_tcp(elsewhere, elsewhere).unwrap_err();
+        assert!(error.contains("no interface of this machine"), "{error}");
+    }
+
+    fn open_unix(path: &Path) -> Result<Option<Door>, String> {
+        let address = AdminAddress::Unix(path.to_owned());
+        Door::open(&AdminConfig { address, ..AdminConfig::default() })
+    }
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("ringway-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_socket_file_is_private_and_goes_with_its_owner() {
+        let folder = folder("socket");
+        let path = folder.join("admin.sock");
+        let door = open_unix(&path).unwrap().unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(door.name(), format!("unix:{}", path.display()));
+        let error = open_unix(&path).unwrap_err();
+        assert!(error.contains("another process listens there"), "{error}");
+        drop(door);
+        assert!(!path.exists());
+        // A file that has taken its place is somebody else's.
+        let door = open_unix(&path).unwrap().unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = unix::UnixListener::bind(&path).unwrap();
+        drop(door);
+        assert!(path.exists());
+        drop(other);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_anything_else_is_not() {
+        let folder = folder("stale");
+        let path = folder.join("admin.sock");
+        drop(unix::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let Some(Door::Unix(listener, file)) = open_unix(&path).unwrap() else { panic!("no door") };
+        let mut client = unix::UnixStream::connect(&path).unwrap();
+        client.write_all(b"?").unwrap();
+        listener.set_nonblocking(false).unwrap();
+        listener.accept().unwrap().0.read_exact(&mut [0]).unwrap();
+        drop((listener, file));
+        fs::write(&path, "precious").unwrap();
+        let error = open_unix(&path).unwrap_err();
+        assert!(error.contains("a file that is no socket"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        let error = open_unix(&folder.join("none/admin.sock")).unwrap_err();
+        assert!(error.contains("its folder does not exist"), "{error}");
+        let error = open_unix(&folder.join("x".repeat(120))).unwrap_err();
+        assert!(error.contains("107 bytes at most"), "{error}");
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,141 @@
+//! The control thread: admin API, statistics, alerts and the watch on memory.
+//!
+//! In go the configuration and what the workers share; out come answers on the admin address and
+//! to the data port, log lines, alerts, and orders to workers to give memory back. It runs beside
+//! the workers on a thread with a plain tokio runtime, and a worker never waits for it.
+// Counters become figures for people here, and 52 bits are more than anybody reads.
+#![allow(clippy::cast_precision_loss)]
+// What the tests compare is exact: small numbers, and quotients that are rounded.
+#![cfg_attr(test, allow(clippy::float_cmp))]
+
+mod accounting;
+mod admin;
+mod alerts;
+mod exposition;
+mod health;
+mod listen;
+mod process;
+mod prometheus;
+mod proxy;
+mod serve;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod webhook;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
+
+use crate::ask::{ControlAsk, Level};
+use crate::config::Config;
+use crate::upstream::UpstreamPlan;
+use crate::worker::Shared;
+
+use self::health::Health;
+pub use self::listen::Door;
+use self::proxy::Proxy;
+use self::webhook::Webhook;
+
+/// What the control thread is started with, after the workers.
+pub struct ControlSetup {
+    pub config: Arc<Config>,
+    pub shared: Arc<Shared>,
+    /// Number of the configuration, for `/health`.
+    pub generation: u64,
+    pub upstreams: Arc<Vec<UpstreamPlan>>,
+    /// What the data port listens on.
+    pub listeners: Vec<SocketAddr>,
+    /// Where the admin API listens, if anywhere.
+    pub door: Option<Door>,
+    /// Questions of the data port.
+    pub asks: UnboundedReceiver<ControlAsk>,
+    /// Each drops one cache. They must not block.
+    pub caches: Vec<Box<dyn Fn() + Send>>,
+}
+
+/// The control thread.
+pub struct Control {
+    admin_address: Option<SocketAddr>,
+    stopping: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+/// Starts the thread. An error is one line with cause and cure.
+pub fn start(mut setup: ControlSetup) -> Result<Control, String> {
+    let door = setup.door.take();
+    let admin_address = door.as_ref().and_then(Door::address);
+    if let Some(door) = &door {
+        tracing::info!(address = door.name(), "admin API");
+    }
+    let webhook = setup.config.alerts.webhook.clone().map(Webhook::start).transpose();
+    let webhook = webhook.map_err(|error| format!("the webhook got no thread: {error}"))?;
+    let (_, none) = tokio::sync::mpsc::unbounded_channel();
+    let asks = std::mem::replace(&mut setup.asks, none);
+    // Here and not on the thread: the first window begins before anything is counted.
+    let proxy = Arc::new(Proxy::new(setup, webhook));
+    let (stopping, is_stopping) = watch::channel(false);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the control thread got no runtime: {error}"))?;
+    let thread = std::thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || runtime.block_on(run(proxy, asks, door, is_stopping)))
+        .map_err(|error| format!("the control thread did not start: {error}"))?;
+    Ok(Control { admin_address, stopping, thread })
+}
+
+impl Control {
+    /// The admin address, with the port that was chosen for port 0. `None` for a Unix socket, and
+    /// where there is no admin API.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Ends the thread; answers under way have a second. The socket's file is removed.
+    pub fn stop(self) {
+        self.stopping.send_replace(true);
+        // A panic has been reported where it happened.
+        let _ = self.thread.join();
+    }
+}
+
+async fn run(
+    proxy: Arc<Proxy>,
+    asks: UnboundedReceiver<ControlAsk>,
+    door: Option<Door>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    tokio::spawn(stats::run(proxy.clone()));
+    tokio::spawn(alerts::run(proxy.clone()));
+    tokio::spawn(accounting::run(proxy.clone()));
+    tokio::spawn(answer(proxy.clone(), asks));
+    match door {
+        Some(door) => serve::run(door, admin::router(proxy), stopping).await,
+        // An error means that there is nobody left to stop us.
+        None => drop(stopping.wait_for(|is_stopping| *is_stopping).await),
+    }
+}
+
+/// Answers the data port, each question beside the others.
+async fn answer(proxy: Arc<Proxy>, mut asks: UnboundedReceiver<ControlAsk>) {
+    while let Some(ask) = asks.recv().await {
+        match ask {
+            // Who has stopped waiting needs no answer.
+            ControlAsk::Health { reply } => drop(reply.send(Health::of(&proxy).to_json())),
+            ControlAsk::Cleanup { reply } => {
+                let proxy = proxy.clone();
+                tokio::spawn(async move {
+                    let outcome = accounting::clean(&proxy, Level::Light, "asked").await;
+                    // Cannot fail: every key is text and no number is infinite.
+                    let text = serde_json::to_string(&outcome.answer()).unwrap_or_default();
+                    drop(reply.send(text));
+                });
+            }
+        }
+    }
+}
