@@ -722,9 +722,9 @@ mod tests {
         let worker = log.clone();
         // The longest lines that there can be.
         let noise = [1; 5_000];
-        let long = Record { method: &noise, host: &noise, target: &noise, ..record() };
+        let full = Record { method: &noise, host: &noise, target: &noise, ..record() };
         for round in 0..1_000 {
-            worker.record(&if round % 2 == 0 { long } else { record() });
+            worker.record(&if round % 2 == 0 { full } else { record() });
             let bytes_max = 3 * (LINES * QUEUED_BYTES_PER_LINE + LINE_BYTES_MAX);
             assert!((1..=bytes_max as u64).contains(&log.queue_bytes()), "{}", log.queue_bytes());
         }

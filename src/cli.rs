@@ -19,7 +19,8 @@ Examples:
   ringway --port 8080 --upstream http://10.0.0.1   no file at all
   ringway --forward                                a forward proxy for this machine
   ringway --set pool.max_idle=50 --profile large   any key, and sizes that go together
-  ringway check --config new.toml                  is this file usable?";
+  ringway check --config new.toml                  is this file usable?
+  ringway health                                   is the one that runs here well?";
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -35,10 +36,17 @@ pub struct Cli {
 }
 
 /// What to do; without one, run the proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Read and verify the configuration, then exit with 0 (usable) or 2 (not usable)
     Check,
+    /// Ask a running ringway how it is, then exit with 0 (ok, degraded) or 1 (anything else)
+    Health {
+        /// Where to ask, such as http://127.0.0.1:9901 or unix:/run/ringway.sock [default: the
+        /// admin address of the configuration, then its first listener]
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+    },
 }
 
 #[cfg(test)]
@@ -102,6 +110,14 @@ mod tests {
             assert_eq!(cli.command, Some(Command::Check));
             assert_eq!(cli.config, Some(PathBuf::from("a.toml")));
         }
+    }
+
+    #[test]
+    fn health_may_be_told_where_to_ask() {
+        assert_eq!(parse(&["health"]).unwrap().command, Some(Command::Health { url: None }));
+        let url = Some("unix:/run/ringway.sock".to_owned());
+        let cli = parse(&["health", "--url", "unix:/run/ringway.sock"]).unwrap();
+        assert_eq!(cli.command, Some(Command::Health { url }));
     }
 
     #[test]

@@ -6,10 +6,11 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use crate::answer;
 use crate::connection::Client;
-use crate::exchange::{self, After};
+use crate::exchange::{self, After, INTERIM_ANSWERS_MAX};
 use crate::fault::Fault;
 use crate::forward::Target;
 use crate::forwarding::{self, Hop};
@@ -97,10 +98,12 @@ async fn by_parent(worker: &Worker, target: &Target, index: usize) -> Result<Rea
 
 /// Reads the parent's answer; what came behind it, if it has opened the tunnel.
 async fn parents_answer(worker: &Worker, socket: &Socket, name: &str) -> Result<Vec<u8>, Fault> {
-    let limit = worker.config.timeouts.read;
+    let deadline = Instant::now() + worker.config.timeouts.read;
+    let mut interims = 0;
     let mut head = ResponseHead::new();
     let mut buffer = worker.heads.lease();
     loop {
+        let limit = deadline.saturating_duration_since(Instant::now());
         let (received, back) = socket.recv(buffer, &worker.deadlines, limit).await;
         buffer = back;
         match received {
@@ -115,7 +118,10 @@ async fn parents_answer(worker: &Worker, socket: &Socket, name: &str) -> Result<
         {
             match head.status {
                 // Interim answers are for whoever asked, which is ringway here.
-                100..=199 => buffer.consume(head.bytes),
+                100..=199 if interims < INTERIM_ANSWERS_MAX => {
+                    interims += 1;
+                    buffer.consume(head.bytes);
+                }
                 200..=299 => return Ok(buffer.filled()[head.bytes..].to_vec()),
                 status => {
                     tracing::warn!(parent = name, status, "the parent proxy refused a tunnel");

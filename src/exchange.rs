@@ -155,6 +155,11 @@ async fn attempt(
         record.moved(progress.control.received.get(), 0);
         return Ok(upgrade::switch(client, lease, &buffer, is_uploaded, record).await?);
     }
+    if client.response.status == 407 && way.refuses_us(worker) {
+        upload.end().await;
+        record.moved(progress.control.received.get(), 0);
+        return Err(Fault::ParentRefused.into());
+    }
     record.answered(client.response.status);
     let delivered = {
         let delivery =
@@ -207,7 +212,7 @@ async fn send_request(
 }
 
 /// Interim answers that one request may get: more are an attack on the client.
-const INTERIM_ANSWERS_MAX: usize = 16;
+pub(crate) const INTERIM_ANSWERS_MAX: usize = 16;
 
 /// Reads until the head of the final answer is in the buffer, passing interim ones on.
 async fn read_reply(

@@ -100,7 +100,7 @@ pub fn target(client: &Client<'_>) -> Result<Target, Fault> {
     Target::of(authority).ok_or_else(|| {
         client.worker.metrics.denied.add(1);
         let target = String::from_utf8_lossy(authority);
-        tracing::info!(%target, rule = "number", "denied by the forward policy");
+        tracing::info!(%target, rule = %"number", "denied by the forward policy");
         Fault::TargetForbidden
     })
 }
@@ -220,7 +220,8 @@ fn judged(
         Verdict::Allowed => Ok(()),
         Verdict::Denied(rule) => {
             worker.metrics.denied.add(1);
-            tracing::info!(%target, ?address, rule = %rule, "denied by the forward policy");
+            let address = address.map(tracing::field::display);
+            tracing::info!(%target, address, %rule, "denied by the forward policy");
             Err(Fault::TargetForbidden)
         }
     }

@@ -6,6 +6,7 @@
 //! ```text
 //!  main ── cli ── server     start, signals, drain           demo    a server to proxy to
 //!                 control    its own thread: admin API, statistics, alerts, watch on memory
+//!                 health     asks a ringway that runs
 //!  ─────────────────────────────────────────────────────────────────────────────────────────────
 //!  entry     thread ──> listener      one ring, its tasks, their end; room, accept, place
 //!  exchange  connection ──> exchange ──> delivery     a head, a request, its answer on its way
@@ -23,7 +24,8 @@
 //!            access_log   lines to a writer thread
 //!  words     notices, date, logging, account, guard (who may change something)
 //!            memory    usage, plan, watch: what there is, what may be needed, when it is short
-//!  ring      net, accept, ops, buffers, pipes, deadlines, clock, memory, meters, runtime
+//!  ring      net, accept, ops, buffers, pipes, deadlines, clock, memory, meters, runtime,
+//!            refusal
 //!            the only code that names tokio_uring or io_uring, and the only unsafe code
 //!  words     fault, config, ledger, metrics
 //!  http      head, lines, target, fields, names, framing, chunked, rewrite
@@ -102,4 +104,5 @@ pub mod thread;
 pub mod cli;
 pub mod control;
 pub mod demo;
+pub mod health;
 pub mod server;

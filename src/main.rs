@@ -1,8 +1,9 @@
 //! The command: reads the configuration, starts the server, and turns signals into what they ask
 //! for: SIGTERM and SIGINT into its end, SIGUSR1 into new log files.
 //!
-//! Exit codes: 0 after an orderly stop, 1 where ringway could not start, 2 where the configuration
-//! is wrong or needs more memory than there is. Errors go to standard error, one line each.
+//! Exit codes: 0 after an orderly stop, 1 where ringway could not start or is not well, 2 where the
+//! configuration is wrong or needs more memory than there is. Errors go to standard error, one line
+//! each.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -14,23 +15,33 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use ringway::cli::{Cli, Command};
-use ringway::config::{Config, EXIT_CONFIG};
+use ringway::config::{AdminAddress, Config, EXIT_CONFIG};
+use ringway::health::{self, Target};
 use ringway::logging;
 use ringway::memory::plan::PlanError;
 use ringway::memory::{Notice, Plan, Usage};
+use ringway::ring::memory::Allocator;
 use ringway::server::Server;
 
-/// glibc keeps the memory of a burst in its arenas; mimalloc gives it back (`ring::memory` sets it
-/// up).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // An address says it all: the file of whom is asked may be out of reach.
+    if let Some(Command::Health { url: Some(url) }) = &cli.command {
+        return match Target::parse(url) {
+            Ok(target) => health(&[target]),
+            Err(error) => fail(EXIT_CONFIG, &error),
+        };
+    }
     let mut config = match Config::load(cli.config.as_deref(), &cli.flags) {
         Ok(config) => config,
         Err(error) => return fail(EXIT_CONFIG, &error),
     };
+    if let Some(Command::Health { .. }) = &cli.command {
+        return health(&health_targets(&config));
+    }
     let (plan, notices) = match fit(&mut config) {
         Ok(fitted) => fitted,
         Err(error) => return fail(EXIT_CONFIG, &error),
@@ -44,8 +55,28 @@ fn main() -> ExitCode {
             say(&plan);
             ExitCode::SUCCESS
         }
-        None => run(config, &notices),
+        Some(Command::Health { .. }) | None => run(config, &notices),
     }
+}
+
+fn health(targets: &[Target]) -> ExitCode {
+    match health::ask_any(targets) {
+        Ok(report) => {
+            say(&report);
+            ExitCode::from(u8::from(!report.is_healthy()))
+        }
+        Err(error) => fail(1, &error),
+    }
+}
+
+/// Where a ringway with this configuration answers `GET /health`.
+fn health_targets(config: &Config) -> Vec<Target> {
+    let admin = config.admin.enabled.then(|| match &config.admin.address {
+        AdminAddress::Tcp(address) => Target::listener(*address),
+        AdminAddress::Unix(path) => Target::socket(path),
+    });
+    let listener = config.server.listeners.first().filter(|_| config.admin.on_data_port);
+    admin.into_iter().chain(listener.map(|address| Target::listener(*address))).collect()
 }
 
 /// Makes the configuration fit into the memory that there is.

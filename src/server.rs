@@ -28,7 +28,7 @@ use crate::gate::Gate;
 use crate::ledger::{Kind, Ledgers};
 use crate::memory::{Plan, Usage};
 use crate::metrics::WorkerMetrics;
-use crate::ring::runtime;
+use crate::ring::{refusal, runtime};
 use crate::thread::{self, Ready, Remains, WorkerPlan};
 use crate::upstream::names::Names;
 use crate::upstream::permits::PoolShared;
@@ -199,7 +199,7 @@ impl Server {
                 report_worker(index, wanted, ready);
                 Ok(())
             }
-            Err(error) => Err(StartError(format!("worker {index}: {}", runtime::diagnose(&error)))),
+            Err(error) => Err(StartError(format!("worker {index}: {}", refusal::diagnose(&error)))),
         }
     }
 

@@ -51,6 +51,15 @@ impl Way {
         }
     }
 
+    /// What a 407 means: a parent proxy wants a password, which is no client's affair.
+    pub fn refuses_us(&self, worker: &Worker) -> bool {
+        let Self::Forward(forwarded) = self else { return false };
+        let Hop::Parent(index) = forwarded.hop() else { return false };
+        let parent = forwarding::parent(&worker.config, index).name.as_str();
+        tracing::warn!(parent, status = 407, "the parent proxy wants other credentials");
+        true
+    }
+
     /// The target as it is sent on.
     pub fn sent_path<'t>(&self, head: &RequestHead, text: &'t [u8]) -> Cow<'t, [u8]> {
         match self {

@@ -40,7 +40,7 @@ const FLOORS: [&[&str]; 10] = [
         "way",
     ],
     &["listener", "thread"],
-    &["server", "control", "cli", "demo"],
+    &["server", "control", "cli", "demo", "health"],
 ];
 
 /// Words that must not stay in a source file, and why.

@@ -19,6 +19,7 @@ mod meters;
 pub mod net;
 mod ops;
 mod pipes;
+pub mod refusal;
 pub mod runtime;
 
 pub use accept::Acceptor;

@@ -1,16 +1,16 @@
-//! The runtime of a worker: a ring with the flags that pay, and a diagnosis where there is none.
+//! The runtime of a worker: a ring with the flags that pay, or the reason why there is none.
 //!
 //! COOP_TASKRUN and SINGLE_ISSUER spare interrupts and locks (16 % of the CPU at 64 connections),
 //! SUBMIT_ALL keeps one bad entry from holding the others back. DEFER_TASKRUN hangs in
 //! tokio-uring's loop, which parks in epoll. Older kernels refuse a flag with EINVAL and then get
 //! fewer; a low RLIMIT_MEMLOCK refuses the queues with ENOMEM and then gets smaller ones.
 
-use std::fs;
 use std::io;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit};
 use tokio_uring::Runtime;
+
+use super::refusal;
 
 const ENTRIES: u32 = 256;
 const ENTRIES_MIN: u32 = 32;
@@ -57,62 +57,9 @@ pub fn probe() -> Result<(), String> {
     std::thread::spawn(|| open().map(drop))
         .join()
         .unwrap_or_else(|_| Err(io::Error::other("the probe panicked")))
-        .map_err(|error| diagnose(&error))
-}
-
-/// One line with cause and cure for an error of io_uring_setup(2).
-pub fn diagnose(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::ENOSYS) => "io_uring is not available (ENOSYS): this kernel was built without \
-             it or is too old, a sandbox such as gVisor has none, or a seccomp profile such as \
-             Podman's hides it. Run on Linux 6.1 or later, with a profile that allows \
-             io_uring_setup, io_uring_enter and io_uring_register"
-            .to_owned(),
-        Some(libc::EPERM | libc::EACCES) => diagnose_permission(),
-        Some(libc::ENOMEM) => {
-            let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
-            format!(
-                "io_uring could not lock memory for its queues (ENOMEM): RLIMIT_MEMLOCK is {limit} \
-                 bytes for the whole user. Raise it (`ulimit -l unlimited`, docker `--ulimit \
-                 memlock=-1:-1`, systemd `LimitMEMLOCK=infinity`) or grant CAP_IPC_LOCK"
-            )
-        }
-        Some(libc::EINVAL) => "io_uring refused every set of flags (EINVAL): the kernel is too \
-             old. Run on Linux 6.1 or later"
-            .to_owned(),
-        Some(libc::EMFILE | libc::ENFILE) => format!(
-            "io_uring could not open its descriptor ({error}): too many files are open. Raise \
-             `ulimit -n`"
-        ),
-        _ => format!("io_uring could not be set up: {error}"),
-    }
-}
-
-fn diagnose_permission() -> String {
-    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
-    match disabled.trim() {
-        "2" => "io_uring is switched off on this machine (kernel.io_uring_disabled = 2). Run \
-             `sysctl kernel.io_uring_disabled=0`"
-            .to_owned(),
-        "1" if !has_seccomp_filter() => "io_uring is kept for privileged users on this machine \
-             (kernel.io_uring_disabled = 1). Run `sysctl kernel.io_uring_disabled=0`, or join the \
-             group in kernel.io_uring_group"
-            .to_owned(),
-        _ if has_seccomp_filter() => "io_uring is blocked by a seccomp filter (EPERM): Docker 25+ \
-             and containerd 2+ do so by default. Run the container with a profile that allows \
-             io_uring_setup, io_uring_enter and io_uring_register (`docker run --security-opt \
-             seccomp=FILE`; `seccomp=unconfined` shows whether that is it)"
-            .to_owned(),
-        _ => "io_uring is not permitted here (EPERM): a security module or sandbox forbids \
-             io_uring_setup"
-            .to_owned(),
-    }
-}
-
-fn has_seccomp_filter() -> bool {
-    fs::read_to_string("/proc/self/status").is_ok_and(|status| {
-        status.lines().any(|line| line.starts_with("Seccomp:") && line.trim_end().ends_with('2'))
-    })
+        .map_err(|error| refusal::diagnose(&error))?;
+    // A filter may let a ring be opened and yet forbid the calls that use it.
+    refusal::blocked_calls().map_or(Ok(()), Err)
 }
 
 /// Ends everything that is still pending on the worker's ring when it stops.

@@ -242,6 +242,7 @@ impl Pool {
         drop(waiters);
         self.publish_waiting();
         lease.is_reused = true;
+        self.metrics.pool_reused.add(1);
         lease.expect_reply();
         *waiter.handed.borrow_mut() = Some(lease);
         if let Some(waker) = waiter.waker.borrow_mut().take() {

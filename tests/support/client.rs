@@ -6,9 +6,10 @@
 
 use super::message::{Ending, Message};
 use super::wire::{Arrival, Expected, Wire};
-use super::{DEADLINE, show};
+use super::{DEADLINE, connect, show};
 use socket2::{Domain, Socket, Type};
-use std::net::{SocketAddr, TcpStream};
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
@@ -27,6 +28,15 @@ impl Client {
     pub fn with_small_window(address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(16 * 1024).unwrap();
+        socket.connect_timeout(&address.into(), DEADLINE).unwrap();
+        Self(Wire::new(socket.into(), |_| ()))
+    }
+
+    /// A client that comes from a given address of this machine.
+    #[track_caller]
+    pub fn connect_from(source: IpAddr, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(source, 0).into()).unwrap_or_else(|e| panic!("{source}: {e}"));
         socket.connect_timeout(&address.into(), DEADLINE).unwrap();
         Self(Wire::new(socket.into(), |_| ()))
     }
@@ -70,6 +80,29 @@ impl Client {
     pub fn expect_status(&mut self, status: u16) -> &mut Self {
         self.read_response().expect_status(status);
         self
+    }
+
+    /// Asks for a tunnel to `target` and gets it: what follows is for whoever is at its end.
+    #[track_caller]
+    pub fn tunnel(&mut self, target: impl Display) -> &mut Self {
+        self.send(connect(target)).expect_tunnel()
+    }
+
+    /// The answer to CONNECT that makes the connection a tunnel. It ends with its head.
+    #[track_caller]
+    pub fn expect_tunnel(&mut self) -> &mut Self {
+        let answer = self.read_head().expect("the connection ended instead of an answer");
+        answer.expect_status(200);
+        answer.expect_no_field("Content-Length").expect_no_field("Transfer-Encoding");
+        self
+    }
+
+    /// An error of the proxy's own, after which it listens to nothing more.
+    #[track_caller]
+    pub fn expect_refusal(&mut self, status: u16, reason: &str, error: &str) -> &mut Self {
+        let response = self.read_response();
+        response.expect_own_error(status, reason, error).expect_field("Connection", "close");
+        self.expect_orderly_close()
     }
 
     /// The connection ends, with an error of the proxy or with nothing.

@@ -11,6 +11,7 @@
 
 mod client;
 mod message;
+mod names;
 mod origin;
 mod proxy;
 mod unread;
@@ -18,10 +19,13 @@ mod wire;
 
 pub use client::Client;
 pub use message::{Ending, Message};
-pub use origin::{Blackhole, Origin, Peer, Refusal, Seen};
+pub use names::{NameServer, Question, has_own_mounts};
+pub use origin::{Blackhole, Origin, Peer, Refusal, Seen, Target};
 pub use proxy::{BINARY, Home, Proxy, Setup, ringway, run};
 pub use wire::{Arrival, Expected, Wire};
 
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +38,35 @@ pub const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
 /// A plain answer that keeps the connection open.
 pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A request that asks a forward proxy for `/` of `authority` and keeps the connection open.
+pub fn get(authority: impl Display) -> String {
+    format!("GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\n\r\n")
+}
+
+/// A request for a tunnel to `authority`.
+pub fn connect(authority: impl Display) -> String {
+    format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n")
+}
+
+/// The value of a field of a line of the log, without its quotes.
+#[track_caller]
+pub fn logged<'a>(line: &'a str, name: &str) -> &'a str {
+    let start = format!("{name}=");
+    let found = line.split_whitespace().find_map(|word| word.strip_prefix(start.as_str()));
+    found.unwrap_or_else(|| panic!("no {name} in {line}")).trim_matches('"')
+}
+
+/// Where a program is, or a line that says that the test is skipped.
+pub fn installed(program: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
+    let found = path.split(':').map(|folder| Path::new(folder).join(program));
+    let found = found.into_iter().find(|candidate| candidate.is_file());
+    if found.is_none() {
+        eprintln!("skipped: {program} is not installed");
+    }
+    found
+}
 
 /// A one-way switch: threads wait at it until somebody opens it.
 #[derive(Clone, Default)]

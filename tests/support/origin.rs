@@ -117,6 +117,11 @@ impl Origin {
         })
     }
 
+    /// Sends back whatever comes.
+    pub fn echoing() -> Self {
+        Self::start(|mut peer| peer.echo())
+    }
+
     /// Takes whatever comes and never says a word.
     pub fn silent() -> Self {
         Self::start(|mut peer| {
@@ -220,9 +225,14 @@ pub struct Blackhole {
 
 impl Blackhole {
     pub fn new() -> Self {
-        let any = SockAddr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// The same at a given address.
+    #[track_caller]
+    pub fn at(address: SocketAddr) -> Self {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        listener.bind(&any).unwrap();
+        listener.bind(&SockAddr::from(address)).unwrap_or_else(|e| panic!("{address}: {e}"));
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
         // A queue of length 0 holds one connection; the others are dropped without an answer.
@@ -238,8 +248,51 @@ impl Blackhole {
         Self { address, _listener: listener, _queued: queued }
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+}
+
+/// A listener whose connections are for the test to take, one by one and by hand.
+pub struct Target(Socket);
+
+impl Target {
+    pub fn new() -> Self {
+        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    #[track_caller]
+    pub fn at(address: SocketAddr) -> Self {
+        let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        listener.bind(&address.into()).unwrap_or_else(|e| panic!("{address}: {e}"));
+        listener.listen(128).unwrap();
+        Self(listener)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap().as_socket().expect("an internet address")
+    }
+
+    /// The next connection, which must come.
+    #[track_caller]
+    pub fn accept(&self) -> Wire {
+        // On Linux the time limit for reads is one for accepting, too.
+        self.0.set_read_timeout(Some(DEADLINE)).unwrap();
+        let accepted = self.0.accept();
+        let (socket, _) = accepted.unwrap_or_else(|e| panic!("nobody came for {DEADLINE:?}: {e}"));
+        Wire::new(socket.into(), |_| ())
+    }
+
+    /// Nobody has come who was not taken.
+    #[track_caller]
+    pub fn expect_nobody(&self) {
+        self.0.set_nonblocking(true).unwrap();
+        assert!(self.0.accept().is_err(), "somebody came to {}", self.address());
+        self.0.set_nonblocking(false).unwrap();
     }
 }
 

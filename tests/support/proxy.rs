@@ -25,6 +25,8 @@ pub struct Setup {
     keys: BTreeMap<String, String>,
     /// The `[[upstream]]` and `[[route]]` tables.
     tables: String,
+    /// Files beside the configuration, by name.
+    files: Vec<(String, String)>,
     /// How many listeners to await.
     listeners: usize,
     /// Shell text that starts the program as `"$0" "$@"`.
@@ -33,8 +35,8 @@ pub struct Setup {
 
 impl Setup {
     pub fn new() -> Self {
-        let setup =
-            Self { keys: BTreeMap::new(), tables: String::new(), listeners: 1, launcher: None };
+        let (keys, tables, files) = (BTreeMap::new(), String::new(), Vec::new());
+        let setup = Self { keys, tables, files, listeners: 1, launcher: None };
         setup
             .set("server.host", "127.0.0.1")
             .set("server.port", 0)
@@ -54,6 +56,14 @@ impl Setup {
 
     pub fn to_url(url: &str) -> Self {
         Self::new().upstream("origin", &[url], "")
+    }
+
+    /// A forward proxy that may reach whatever listens on this machine.
+    pub fn forward() -> Self {
+        Self::new()
+            .set("forward.enabled", true)
+            .set("forward.allow_loopback", true)
+            .set("forward.connect_ports", ["*"])
     }
 
     /// Sets one key, such as `timeouts.read`.
@@ -78,6 +88,18 @@ impl Setup {
     pub fn route(mut self, host: &str, path: &str, upstream: &str, more: &str) -> Self {
         let route = format!("host = {host:?}\npath = {path:?}\nupstream = {upstream:?}");
         write!(self.tables, "\n[[route]]\n{route}\n{more}\n").unwrap();
+        self
+    }
+
+    /// Adds a parent proxy. `more` holds further lines of its table.
+    pub fn parent(mut self, name: &str, url: &str, more: &str) -> Self {
+        write!(self.tables, "\n[[parent]]\nname = {name:?}\nurl = {url:?}\n{more}\n").unwrap();
+        self
+    }
+
+    /// Adds a file to the directory of the configuration, which is the working directory.
+    pub fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.to_owned(), text.to_owned()));
         self
     }
 
@@ -108,6 +130,9 @@ impl Setup {
 
     fn command(&self, home: &Home) -> Command {
         let config = home.write("ringway.toml", &self.text());
+        for (name, text) in &self.files {
+            home.write(name, text);
+        }
         let mut command = match &self.launcher {
             None => ringway(),
             Some(launcher) => {
@@ -188,6 +213,14 @@ impl Proxy {
     pub fn send(&self, bytes: impl AsRef<[u8]>) -> Client {
         let mut client = self.connect();
         client.send(bytes);
+        client
+    }
+
+    /// A new connection that has become a tunnel to `target`.
+    #[track_caller]
+    pub fn tunnel(&self, target: impl Display) -> Client {
+        let mut client = self.connect();
+        client.tunnel(target);
         client
     }
 

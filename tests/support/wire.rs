@@ -181,6 +181,41 @@ impl Wire {
         bytes
     }
 
+    /// These bytes and no others, looked at as they come: they may be too many to be kept.
+    #[track_caller]
+    pub fn expect_stream(&mut self, expected: &[u8]) {
+        let mut at = 0;
+        loop {
+            let count = self.pending.len().min(expected.len() - at);
+            let (came, due) = (&self.pending[..count], &expected[at..at + count]);
+            assert!(came == due, "other bytes from {at} on: {}, not {}", show(came), show(due));
+            self.pending.drain(..count);
+            at += count;
+            if at == expected.len() {
+                return;
+            }
+            let arrival = self.receive();
+            assert!(arrival == Arrival::Bytes, "{arrival:?} after {at} of {}", expected.len());
+        }
+    }
+
+    /// Nothing more comes, and the connection ends in this way.
+    #[track_caller]
+    pub fn expect_end(&mut self, end: Arrival) {
+        let (rest, came) = self.read_to_end();
+        assert!(rest.is_empty(), "expected {end:?}, got {}", show(&rest));
+        assert!(came == end, "expected {end:?}, got {came:?}");
+    }
+
+    /// Sends back whatever comes until the other end has no more to say.
+    #[track_caller]
+    pub fn echo(&mut self) {
+        while !self.pending.is_empty() || self.receive() == Arrival::Bytes {
+            let bytes = std::mem::take(&mut self.pending);
+            self.send(bytes);
+        }
+    }
+
     /// Everything up to the first occurrence of `text`, which must come.
     #[track_caller]
     pub fn read_until(&mut self, text: &str) -> Vec<u8> {

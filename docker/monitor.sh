@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Watches the memory of a running ringway and has it give memory back above a threshold.
+#
+# ringway does that by itself (memory.cleanup_mb, memory.max_mb); this is the outside view of it,
+# for whoever wants a log of their own or a lower line at certain hours.
+#
+#   monitor.sh [--once] [URL]
+#
+# URL (or RINGWAY_URL) is where /health and /admin/cleanup are answered, by default the data port,
+# http://127.0.0.1:8000. THRESHOLD_MB (400) is the line, INTERVAL (60) the seconds between two
+# looks, TOKEN the value of admin.token where one is set. --once looks once and exits: 0 if ringway
+# answered, 1 if it did not.
+set -euo pipefail
+
+is_once=false
+if [[ ${1:-} == --once ]]; then
+    is_once=true
+    shift
+fi
+url=${1:-${RINGWAY_URL:-http://127.0.0.1:8000}}
+threshold_mb=${THRESHOLD_MB:-400}
+interval=${INTERVAL:-60}
+
+for tool in curl jq; do
+    if ! command -v "$tool" >/dev/null; then
+        echo "monitor.sh needs $tool: install it (apt-get install $tool)" >&2
+        exit 2
+    fi
+done
+
+log() { printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*"; }
+
+cleanup() {
+    local headers=()
+    if [[ -n ${TOKEN:-} ]]; then headers=(--header "Authorization: Bearer $TOKEN"); fi
+    curl --silent --show-error --fail --max-time 15 --request POST "${headers[@]}" \
+        "$url/admin/cleanup"
+}
+
+look() {
+    local health usage_mb
+    if ! health=$(curl --silent --show-error --fail --max-time 5 "$url/health"); then
+        log "no answer from $url/health"
+        return 1
+    fi
+    usage_mb=$(jq -r .memory_usage_mb <<<"$health")
+    log "$(jq -r '"status=\(.status) memory=\(.memory_usage_mb)MB clients=\(.connections.clients)"' \
+        <<<"$health")"
+    if jq -e --argjson line "$threshold_mb" '.memory_usage_mb > $line' <<<"$health" >/dev/null; then
+        log "memory is above $threshold_mb MB ($usage_mb): cleaning up"
+        log "cleanup $(cleanup)"
+    fi
+}
+
+if $is_once; then
+    look
+    exit
+fi
+while true; do
+    look || true
+    sleep "$interval"
+done

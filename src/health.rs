@@ -1,0 +1,377 @@
+//! `ringway health`: asks a ringway that runs how it is, for container engines and scripts.
+//!
+//! In: addresses at which it may be asked. Out: its answer to `GET /health`, and whether that is a
+//! good one. It is a client in a process of its own: plain blocking calls that never wait longer
+//! than [`PATIENCE`], no TLS, no names but `localhost`, and no ring, which may be what is broken.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// For the whole question. Below the time-outs of those who run this: the image's HEALTHCHECK
+/// allows 5 s.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The answer has one line per alert and listener; more than this is not ringway's.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+const HEADER_COUNT_MAX: usize = 32;
+
+const PATH: &str = "/health";
+
+const URL_FORM: &str = "expected http://ADDRESS:PORT, with an IP address or localhost, or \
+     unix:/PATH/OF/A/SOCKET";
+
+/// Where to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Tcp {
+        address: SocketAddr,
+        /// What stands in the request line.
+        path: String,
+    },
+    Unix(PathBuf),
+}
+
+impl Target {
+    /// The listener of a configuration, which may stand for every address of this machine.
+    pub fn listener(address: SocketAddr) -> Self {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        Self::Tcp { address: SocketAddr::new(ip, address.port()), path: PATH.to_owned() }
+    }
+
+    pub fn socket(path: &Path) -> Self {
+        Self::Unix(path.to_owned())
+    }
+
+    /// What was typed behind `--url`.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        let wrong = || format!("{url}: {URL_FORM}");
+        if let Some(path) = url.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+            return Ok(Self::socket(Path::new(path)));
+        }
+        let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
+        let (authority, path) = match rest.find('/') {
+            Some(end) if &rest[end..] != "/" => (&rest[..end], &rest[end..]),
+            _ => (rest.trim_end_matches('/'), PATH),
+        };
+        let address = match authority.strip_prefix("localhost") {
+            Some("") => (Ipv4Addr::LOCALHOST, 80).into(),
+            Some(port) => {
+                let port = port.strip_prefix(':').and_then(|port| port.parse().ok());
+                (Ipv4Addr::LOCALHOST, port.ok_or_else(wrong)?).into()
+            }
+            None => authority.parse().map_err(|_| wrong())?,
+        };
+        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(wrong());
+        }
+        Ok(Self::Tcp { address, path: path.to_owned() })
+    }
+
+    fn path(&self) -> &str {
+        match self {
+            Self::Tcp { path, .. } => path,
+            Self::Unix(_) => PATH,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { address, path } => write!(f, "http://{address}{path}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What ringway said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub code: u16,
+    /// The body, which is JSON where ringway answered.
+    pub body: String,
+}
+
+impl Report {
+    /// It serves: perhaps with less memory than it would like, or with an alert.
+    pub fn is_healthy(&self) -> bool {
+        let body = serde_json::from_str::<Value>(&self.body).unwrap_or_default();
+        self.code == 200 && matches!(body["status"].as_str(), Some("ok" | "degraded"))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HTTP {}\n{}", self.code, self.body.trim_end())
+    }
+}
+
+/// Asks `target`; the error says what it was and why it gave no answer.
+pub fn ask(target: &Target) -> Result<Report, String> {
+    ask_any(std::slice::from_ref(target))
+}
+
+/// Asks the first target that anybody listens at; where there is none, the error is that of the
+/// first. Who listens and gives no answer is not well, whoever else may be.
+pub fn ask_any(targets: &[Target]) -> Result<Report, String> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut first = None;
+    for target in targets {
+        let explain = |error| format!("{target}: {error}");
+        match connect(target, deadline) {
+            Ok(socket) => return exchange(socket, target.path(), deadline).map_err(explain),
+            Err(error) => first = first.or(Some(explain(error))),
+        }
+    }
+    Err(first.unwrap_or_else(|| "there is no address to ask at; name one with --url".to_owned()))
+}
+
+fn connect(target: &Target, deadline: Instant) -> io::Result<Socket> {
+    let (domain, address) = match target {
+        Target::Tcp { address, .. } => (Domain::for_address(*address), SockAddr::from(*address)),
+        Target::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+    };
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    socket.connect_timeout(&address, left(deadline)?)?;
+    Ok(socket)
+}
+
+/// One request in HTTP/1.0, which has no chunks: the answer ends with its connection.
+fn exchange(mut socket: Socket, path: &str, deadline: Instant) -> io::Result<Report> {
+    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    socket.set_write_timeout(Some(left(deadline)?))?;
+    // In one piece: `write!` to a socket sends one packet per piece of the format.
+    socket.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        socket.set_read_timeout(Some(left(deadline)?))?;
+        match socket.read(&mut piece) {
+            Ok(0) => return parse(&answer),
+            Ok(count) => answer.extend_from_slice(&piece[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(no_answer()),
+            Err(error) => return Err(error),
+        }
+        if answer.len() > ANSWER_BYTES_MAX {
+            return Err(io::Error::other("the answer is too long to be ringway's"));
+        }
+    }
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(no_answer()) } else { Ok(left) }
+}
+
+fn no_answer() -> io::Error {
+    io::Error::other(format!("no complete answer within {} s", PATIENCE.as_secs()))
+}
+
+fn parse(bytes: &[u8]) -> io::Result<Report> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADER_COUNT_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    match (response.parse(bytes), response.code) {
+        (Ok(httparse::Status::Complete(end)), Some(code)) => {
+            Ok(Report { code, body: String::from_utf8_lossy(&bytes[end..]).into_owned() })
+        }
+        _ => Err(io::Error::other("the answer is not HTTP")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufRead;
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\"status\":\"ok\"}";
+
+    /// Reads one head and answers it.
+    fn answer(stream: impl Read + Write, answer: &str) -> Vec<String> {
+        let mut reader = io::BufReader::new(stream);
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            if line == "\r\n" {
+                break;
+            }
+            head.push(line);
+        }
+        reader.get_mut().write_all(answer.as_bytes()).unwrap();
+        head
+    }
+
+    fn server(text: &'static str) -> (Target, thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let target = Target::listener(listener.local_addr().unwrap());
+        (target, thread::spawn(move || answer(listener.accept().unwrap().0, text)))
+    }
+
+    /// An address at which nobody listens.
+    fn nobody() -> Target {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Target::listener(listener.local_addr().unwrap())
+    }
+
+    fn report(code: u16, body: &str) -> Report {
+        Report { code, body: body.to_owned() }
+    }
+
+    #[test]
+    fn a_good_answer_is_asked_for_and_read_over_tcp() {
+        let (target, thread) = server(OK);
+        let report = ask(&target).unwrap();
+        assert_eq!(report, self::report(200, "{\"status\":\"ok\"}"));
+        assert!(report.is_healthy());
+        let head = thread.join().unwrap();
+        assert_eq!(head[0], "GET /health HTTP/1.0\r\n");
+        assert!(head.contains(&"Host: localhost\r\n".to_owned()));
+    }
+
+    #[test]
+    fn a_good_answer_is_read_from_a_unix_socket() {
+        let path = std::env::temp_dir().join(format!("ringway-health-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let thread = thread::spawn(move || answer(listener.accept().unwrap().0, OK));
+        let report = ask(&Target::socket(&path));
+        std::fs::remove_file(&path).unwrap();
+        assert!(report.unwrap().is_healthy());
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn only_an_ok_or_degraded_ringway_is_healthy() {
+        for (code, body, is_healthy) in [
+            (200, "{\"status\":\"ok\",\"workers\":2}\n", true),
+            (200, "{\"status\":\"degraded\"}", true),
+            (200, "{\"status\":\"draining\"}", false),
+            (200, "{\"status\":\"overloaded\"}", false),
+            (503, "{\"status\":\"ok\"}", false),
+            (200, "[\"status\"]", false),
+            (200, "Hello from an origin", false),
+            (200, "", false),
+        ] {
+            assert_eq!(report(code, body).is_healthy(), is_healthy, "{code} {body}");
+        }
+    }
+
+    #[test]
+    fn the_next_address_is_asked_where_nobody_listens() {
+        let (target, thread) = server(OK);
+        assert!(ask_any(&[nobody(), target]).unwrap().is_healthy());
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn the_next_address_does_not_speak_for_one_that_is_unwell() {
+        let (bad, bad_thread) = server("HTTP/1.1 503 Service Unavailable\r\n\r\n{}");
+        assert_eq!(ask_any(&[bad, nobody()]).unwrap(), report(503, "{}"));
+        bad_thread.join().unwrap();
+        let (mute, mute_thread) = server("");
+        let good = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let good = Target::listener(good.local_addr().unwrap());
+        assert!(ask_any(&[mute, good]).unwrap_err().contains("not HTTP"));
+        mute_thread.join().unwrap();
+    }
+
+    #[test]
+    fn what_goes_wrong_is_said_with_the_address() {
+        let refused = nobody();
+        let error = ask_any(&[refused.clone(), nobody()]).unwrap_err();
+        assert!(error.starts_with(&refused.to_string()) && error.contains("refused"), "{error}");
+        assert!(ask_any(&[]).unwrap_err().contains("--url"));
+        let (target, thread) = server("SSH-2.0-OpenSSH\r\n\r\n");
+        assert!(ask(&target).unwrap_err().contains("not HTTP"));
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_ringway_that_hangs_is_given_up() {
+        // It accepts, as the kernel does for it, and never answers.
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let target = Target::listener(listener.local_addr().unwrap());
+        assert!(ask(&target).unwrap_err().contains("within 2 s"));
+    }
+
+    #[test]
+    fn a_ringway_that_trickles_is_given_up() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let target = Target::listener(listener.local_addr().unwrap());
+        let thread = thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            while stream.write_all(b"x").is_ok() {
+                thread::park_timeout(Duration::from_millis(50));
+            }
+        });
+        assert!(ask(&target).unwrap_err().contains("within 2 s"));
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn an_endless_answer_is_given_up() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let target = Target::listener(listener.local_addr().unwrap());
+        let thread = thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            while stream.write_all(&[b'x'; 4096]).is_ok() {}
+        });
+        assert!(ask(&target).unwrap_err().contains("too long"));
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn urls_are_read() {
+        for (url, target) in [
+            ("http://127.0.0.1:9901", "http://127.0.0.1:9901/health"),
+            ("http://127.0.0.1:9901/", "http://127.0.0.1:9901/health"),
+            ("http://127.0.0.1:9901/ready", "http://127.0.0.1:9901/ready"),
+            ("http://[::1]:8000/health", "http://[::1]:8000/health"),
+            ("http://localhost:8000", "http://127.0.0.1:8000/health"),
+            ("http://localhost", "http://127.0.0.1:80/health"),
+            ("unix:/run/ringway.sock", "unix:/run/ringway.sock"),
+        ] {
+            assert_eq!(Target::parse(url).unwrap().to_string(), target, "{url}");
+        }
+        for url in [
+            "",
+            "127.0.0.1:9901",
+            "https://127.0.0.1",
+            "http://example.org/",
+            "http://localhost.example:80",
+            "http://localhost:http",
+            "http://127.0.0.1:8000/a b",
+            "http://127.0.0.1:8000/a\r\nX: y",
+            "unix:run/ringway.sock",
+        ] {
+            assert!(Target::parse(url).unwrap_err().contains("expected http://"), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_listener_on_every_address_is_asked_on_loopback() {
+        for (listener, target) in [
+            ("0.0.0.0:8000", "http://127.0.0.1:8000/health"),
+            ("[::]:8000", "http://[::1]:8000/health"),
+            ("192.0.2.1:80", "http://192.0.2.1:80/health"),
+        ] {
+            let listener = listener.parse().unwrap();
+            assert_eq!(Target::listener(listener).to_string(), target);
+        }
+    }
+}
