@@ -1,0 +1,136 @@
+//! Little memory and much to do: the promise that ringway is never killed for what it was admitted
+//! to do, and that it owes nothing afterwards.
+//!
+//! Comes in: 128 MiB of addresses, slow clients, uploads that stall, and 10 GiB of bodies. Goes
+//! out: every answer complete, and a ledger that is back where it began. Skipped where too few
+//! files may be open.
+
+mod support;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use support::{DEADLINE, Origin, Peer, Proxy, Setup, wait_until};
+
+/// Half a head each, until everything else is done. What does not fit beside the uploads waits in
+/// the kernel's queue, so that no more are opened than are admitted at once.
+const SLOW: usize = 2_400;
+const UPLOADS: usize = 1_000;
+const UPLOAD_BYTES: usize = 100_000;
+
+const DOWNLOADS: usize = 10;
+const DOWNLOAD_BYTES: u64 = 1 << 30;
+
+const FILES: u64 = 16_000;
+
+/// Answers an upload with its length, and anything else with a gibibyte.
+fn origin() -> Origin {
+    Origin::start(|mut peer| {
+        while let Some(request) = peer.next_request() {
+            if request.method() == "POST" {
+                let length = request.body.len().to_string();
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", length.len());
+                peer.send(head + &length);
+            } else if request.target() == "/big" {
+                send_big(&mut peer);
+            } else {
+                peer.send(support::OK);
+            }
+        }
+    })
+}
+
+fn send_big(peer: &mut Peer) {
+    let mut stream = peer.stream();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {DOWNLOAD_BYTES}\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("a reader");
+    let piece = vec![b'x'; 1 << 18];
+    for _ in 0..DOWNLOAD_BYTES / piece.len() as u64 {
+        stream.write_all(&piece).expect("a reader");
+    }
+}
+
+/// The length of the body of one download, as far as it came.
+fn download(address: SocketAddr) -> u64 {
+    let mut stream = TcpStream::connect(address).expect("a listener");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a socket");
+    stream
+        .write_all(b"GET /big HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        .expect("a reader");
+    let mut room = vec![0; 1 << 18];
+    let (mut head, mut received, mut is_body) = (Vec::new(), 0, false);
+    loop {
+        match stream.read(&mut room) {
+            Ok(0) | Err(_) => return received,
+            Ok(count) if is_body => received += count as u64,
+            Ok(count) => {
+                head.extend_from_slice(&room[..count]);
+                if let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
+                    assert!(head.starts_with(b"HTTP/1.1 200 "), "{head:?}");
+                    received = (head.len() - end - 4) as u64;
+                    is_body = true;
+                }
+            }
+        }
+    }
+}
+
+/// What the ledger says, by the admin API.
+fn ledger_bytes(proxy: &Proxy) -> u64 {
+    let line = proxy.wait_for_log(&["admin API"]);
+    let address = line.split('"').nth(1).expect("an address");
+    let mut stream = TcpStream::connect(address).expect("the admin API");
+    let request = format!("GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("a reader");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let body = answer.split("\r\n\r\n").nth(1).expect("a body");
+    let health: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    health["memory"]["ledger_bytes"].as_u64().expect("a number")
+}
+
+#[test]
+fn within_128_mib_everything_admitted_is_finished_and_given_back() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    if hard < FILES || setrlimit(Resource::RLIMIT_NOFILE, FILES.max(soft), hard).is_err() {
+        eprintln!("skipped: the hard limit of open files is too low");
+        return;
+    }
+    let origin = origin();
+    let proxy = Setup::to(&origin)
+        .set("pool.max_connections", UPLOADS + 100)
+        .set("pool.idle_expiry", "500ms")
+        .set("timeouts.client_head", "10m")
+        .set("timeouts.read", "10m")
+        .set("limits.min_body_rate", 0)
+        .launched_by("ulimit -v 131072 && exec \"$0\" \"$@\"")
+        .start();
+    proxy.get().expect_status(200);
+    let before = ledger_bytes(&proxy);
+
+    let mut slow: Vec<_> = (0..SLOW).map(|_| proxy.send("GET / HTTP/1.1\r\nHo")).collect();
+    let head = format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {UPLOAD_BYTES}\r\n\r\n");
+    let half = vec![b'x'; UPLOAD_BYTES / 2];
+    let begun = [head.as_bytes(), &half].concat();
+    let mut uploads: Vec<_> = (0..UPLOADS).map(|_| proxy.send(&begun)).collect();
+    wait_until("all uploads stall at the origin", || origin.seen().connections.len() >= UPLOADS);
+
+    let address = proxy.address();
+    let downloads: Vec<_> =
+        (0..DOWNLOADS).map(|_| thread::spawn(move || download(address))).collect();
+    for download in downloads {
+        assert_eq!(download.join().expect("no panic"), DOWNLOAD_BYTES);
+    }
+
+    for client in &mut slow {
+        client.send("st: test\r\n\r\n").expect_status(200);
+    }
+    for client in &mut uploads {
+        client.send(&half);
+        client.read_response().expect_status(200).expect_body(UPLOAD_BYTES.to_string());
+    }
+    drop((slow, uploads));
+    // A free buffer or a connection to the origin more or less is within the margin.
+    wait_until("the ledger is back", || ledger_bytes(&proxy) <= before + 64 * 1024);
+}
