@@ -233,7 +233,7 @@ fn after(client: &Client<'_>, is_spared: bool) -> After {
         && client.request.is_persistent
         // What follows may be meant for the tunnel that was refused.
         && client.request.method != Method::Connect
-        && !client.worker.is_draining.get();
+        && !client.worker.is_closing();
     if may_go_on { After::Reuse } else { After::Close(Close::Refused) }
 }
 

@@ -50,7 +50,7 @@ impl Plan {
         let is_last = matches!(body, BodyOut::UntilClose)
             || !client.request.is_persistent
             || !is_uploaded
-            || client.worker.is_draining.get();
+            || client.worker.is_closing();
         let connection = if is_last { ConnectionOut::Close } else { client.kept_alive() };
         Self { body, encoding, decoder, connection }
     }

@@ -226,6 +226,7 @@ impl Server {
         let deadline = Instant::now() + self.config.server.drain_timeout;
         // What has been accepted is served, room or no room: nobody comes after it.
         self.shared.clients.add_permits(self.listeners.len() * LAST_ACCEPTED);
+        self.shared.is_closing.store(true, Ordering::Release);
         for (index, listener) in self.listeners.iter().enumerate() {
             self.close_listener(index, listener);
         }
@@ -327,6 +328,7 @@ fn share(config: &Config, forward: Arc<Gate>) -> Sharing {
         ledgers: Ledgers::new(workers),
         pressure: AtomicU8::new(NORMAL),
         is_ready: AtomicBool::new(false),
+        is_closing: AtomicBool::new(false),
         is_draining: AtomicBool::new(false),
         drain: (0..workers).map(|_| Notify::new()).collect(),
         is_cutting: AtomicBool::new(false),

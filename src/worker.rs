@@ -59,6 +59,9 @@ pub struct Shared {
     pub live: Vec<AtomicUsize>,
     /// Hands accepted connections to the worker that shall serve them.
     pub inboxes: Vec<UnboundedSender<Accepted>>,
+    /// Answers end their connections. Set before the listening sockets close, so that whoever is
+    /// refused by one can rely on it.
+    pub is_closing: AtomicBool,
     pub is_draining: AtomicBool,
     /// One per worker: the drain has begun, or its time is up.
     pub drain: Vec<Notify>,
@@ -241,6 +244,11 @@ impl Worker {
         };
         let rest = (sent < scratch.len()).then(|| scratch[sent..].to_vec());
         Ok(Sent { about, rest })
+    }
+
+    /// Whether no connection is to be kept for another request.
+    pub fn is_closing(&self) -> bool {
+        self.shared.is_closing.load(Ordering::Relaxed)
     }
 
     /// Awaits what holds neither a buffer nor a descriptor, unless the worker is to end first.

@@ -63,6 +63,7 @@ impl Fixture {
             forward: Arc::new(Gate::prepare(&config, &[]).unwrap()),
             live: (0..WORKERS).map(|_| AtomicUsize::new(0)).collect(),
             inboxes,
+            is_closing: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             drain: (0..WORKERS).map(|_| Notify::new()).collect(),
             is_cutting: AtomicBool::new(false),
