@@ -203,10 +203,12 @@ impl Clone for AccessLog {
 }
 
 impl Lane {
-    /// A worker is the only one to fill its lane and the writer holds one buffer at most, so
-    /// there is always one to be had.
+    /// A worker is the only one to fill its lane and the writer holds one buffer at most. It may go
+    /// from the first to the second while a worker goes the same way, but then the first is free:
+    /// it does not come back for a while.
     fn free(&self) -> Option<MutexGuard<'_, Lines>> {
-        self.0.iter().find_map(|lines| match lines.try_lock() {
+        let [first, second] = &self.0;
+        [first, second, first, second].into_iter().find_map(|lines| match lines.try_lock() {
             Ok(lines) => Some(lines),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
@@ -721,10 +723,10 @@ mod tests {
         let log = log.unwrap();
         let worker = log.clone();
         // The longest lines that there can be.
-        let noise = [1; 5_000];
-        let full = Record { method: &noise, host: &noise, target: &noise, ..record() };
+        let escaped = [1; 5_000];
+        let longest = Record { method: &escaped, host: &escaped, target: &escaped, ..record() };
         for round in 0..1_000 {
-            worker.record(&if round % 2 == 0 { full } else { record() });
+            worker.record(&if round % 2 == 0 { longest } else { record() });
             let bytes_max = 3 * (LINES * QUEUED_BYTES_PER_LINE + LINE_BYTES_MAX);
             assert!((1..=bytes_max as u64).contains(&log.queue_bytes()), "{}", log.queue_bytes());
         }
