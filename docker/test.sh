@@ -164,6 +164,10 @@ test_image() {
     expect_config '.Labels["org.opencontainers.image.version"]' "$version"
     [[ $(docker run --rm ringway --version) == "ringway $version" ]] || fail "another --version"
     docker run --rm "${confined[@]}" ringway check >/dev/null || fail "its configuration is wrong"
+    local file
+    for file in docker/ringway/config.toml docker/kubernetes/config.toml; do
+        "$scratch/context/ringway" check --config "$file" >/dev/null || fail "$file is wrong"
+    done
     pass
 }
 
@@ -220,6 +224,9 @@ start_pair() {
     cat >"$scratch/etc/config.toml" <<'CONFIG'
 [memory]
 max_mb = "auto"
+[timeouts]
+# A busy machine is no reason for an answer with 504.
+pool = "60s"
 [[upstream]]
 name = "app"
 origins = ["http://origin:8000"]
