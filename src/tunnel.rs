@@ -38,6 +38,12 @@ pub struct Tunnel {
 /// of deadlines keep for the origin's socket.
 pub const TUNNEL_BYTES: usize = 1280;
 
+/// What is taken at once of a failed sender's last words.
+const LAST_WORDS_BYTES: usize = 16 * 1024;
+/// One second for the receiver to acknowledge them.
+const ACKNOWLEDGED_ROUNDS: usize = 100;
+const ACKNOWLEDGED_POLL: Duration = Duration::from_millis(10);
+
 /// Moves bytes both ways until the tunnel is over.
 pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
     let Tunnel { origin, to_origin, to_client, mut record, permit } = *tunnel;
@@ -54,16 +60,24 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
             |from, to, this, other, flow| Pump { worker, from, to, this, other, account, flow };
         let upward = pump(client, &origin, &up, &down, &account.received);
         let downward = pump(&origin, client, &down, &up, &account.sent);
-        let upward = std::pin::pin!(upward.run(seat, to_origin));
-        let downward = std::pin::pin!(downward.run(seat, to_client));
-        both(upward, downward, || {
-            for direction in [&up, &down] {
-                direction.control.is_over.set(true);
-            }
-            client.interrupt();
-            origin.interrupt();
-        })
-        .await
+        let ended = {
+            let upward = std::pin::pin!(upward.run(seat, to_origin));
+            let downward = std::pin::pin!(downward.run(seat, to_client));
+            both(upward, downward, || {
+                for direction in [&up, &down] {
+                    direction.control.is_over.set(true);
+                }
+                client.interrupt();
+                origin.interrupt();
+            })
+            .await
+        };
+        match ended {
+            Err(Fault::OriginTruncated) => Box::pin(downward.pass_last_words()).await,
+            Err(Fault::ClientGone) => Box::pin(upward.pass_last_words()).await,
+            _ => {}
+        }
+        ended
     };
     seat.set_tunnel(None);
     let (up_bytes, down_bytes) = (up.control.received.get(), down.control.sent.get());
@@ -185,6 +199,33 @@ impl Pump<'_> {
         }
     }
 
+    /// Hands on what a sender had said before it failed and nobody has taken yet: the other
+    /// direction may have seen the failure first.
+    async fn pass_last_words(&self) {
+        if !self.this.is_delivered() {
+            return;
+        }
+        let control = &self.this.control;
+        let mut words = vec![0; LAST_WORDS_BYTES];
+        let mut passed = 0;
+        while let Ok(count @ 1..) = self.from.try_recv(&mut words) {
+            control.received.set(control.received.get() + count as u64);
+            let deadlines = &self.worker.deadlines;
+            if relay::send_all(self.to, &words[..count], deadlines, WATCH_AFTER).await.is_err() {
+                return;
+            }
+            control.sent.set(control.sent.get() + count as u64);
+            passed += count;
+        }
+        // The reset that follows would throw away what is still on its way.
+        for _ in 0..ACKNOWLEDGED_ROUNDS {
+            if passed == 0 || self.to.unacknowledged() == 0 || self.worker.is_draining.get() {
+                return;
+            }
+            tokio::time::sleep(ACKNOWLEDGED_POLL).await;
+        }
+    }
+
     fn is_over(&self, seat: &Seat) -> bool {
         self.this.control.is_over.get() || seat.is_cut()
     }
@@ -211,7 +252,8 @@ impl Pump<'_> {
             patience: Patience { silence, rate_min: 0 },
             stall: config.timeouts.tunnel_idle,
             operation_chunks: config.buffers.operation_chunks,
-            is_fixed: config.buffers.fixed_operations,
+            // Such an operation holds its chunk while it waits, and a tunnel may wait for an hour.
+            is_fixed: false,
             pipes: Some(&self.worker.pipes),
             is_exact: false,
             is_watching: false,

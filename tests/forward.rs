@@ -954,22 +954,26 @@ fn no_connection_is_kept_for_longer_than_it_may_be() {
 }
 
 #[test]
-fn many_targets_leave_nothing_behind() {
-    let origins: Vec<_> = (0..40).map(|_| Origin::answering(OK)).collect();
+fn many_targets_are_kept_apart_and_leave_nothing_behind() {
+    // Connections come and go all the time: there is room for few of them, and they expire soon.
+    let origins: Vec<_> = (0..40).map(|number| named(&format!("origin {number}"))).collect();
     let proxy = Setup::forward()
         .set("server.workers", 2)
-        .set("pool.max_connections", 20)
-        .set("pool.max_idle", 5)
-        .set("pool.idle_expiry", "200ms")
+        .set("pool.max_connections", 12)
+        .set("pool.max_idle", 6)
+        .set("pool.idle_expiry", "20ms")
         .start();
     let before = proxy.open_files();
     std::thread::scope(|scope| {
-        for origin in &origins {
-            let proxy = &proxy;
+        for number in 0..12 {
+            let (proxy, origins) = (&proxy, &origins);
             scope.spawn(move || {
                 let mut client = proxy.connect();
-                for _ in 0..5 {
-                    client.send(get(origin.address())).expect_status(200);
+                for round in 0..60 {
+                    let asked = (number * 17 + round * 7 + round / 3) % origins.len();
+                    client.send(get(origins[asked].address()));
+                    let response = client.read_response();
+                    response.expect_status(200).expect_body(format!("origin {asked}"));
                 }
             });
         }

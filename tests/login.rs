@@ -152,6 +152,32 @@ fn whoever_is_not_known_is_asked_again() {
 }
 
 #[test]
+fn a_body_that_comes_with_a_refused_request_is_no_request() {
+    let origin = Origin::untouchable();
+    let proxy = with_users().start();
+    let address = origin.address();
+    let post = |fields: &str| {
+        format!("POST http://{address}/ HTTP/1.1\r\nHost: {address}\r\n{fields}\r\n")
+    };
+    let hidden = by_ann(&get(address));
+    let length = hidden.len();
+    // What is there already is skipped, and the next request may follow.
+    let mut client = proxy.send(post(&format!("Content-Length: {length}\r\n")) + &hidden);
+    client.expect_status(407).send(get(address)).expect_status(407);
+    let chunked = format!("{length:x}\r\n{hidden}\r\n0\r\n\r\n");
+    let mut client = proxy.send(post("Transfer-Encoding: chunked\r\n") + &chunked);
+    client.expect_status(407).send(get(address)).expect_status(407);
+    // What is not there yet is not waited for.
+    let more = format!("Content-Length: {}\r\n", length + 1);
+    for fields in [more.as_str(), "Content-Length: 99999999\r\nExpect: 100-continue\r\n"] {
+        let mut client = proxy.send(post(fields));
+        client.expect_refusal(407, REASON, "http_request_denied");
+        let mut client = proxy.send(post(fields) + &hidden);
+        client.expect_refusal(407, REASON, "http_request_denied");
+    }
+}
+
+#[test]
 fn a_client_that_says_two_things_is_believed_in_none() {
     let origin = Origin::untouchable();
     let proxy = with_users().start();

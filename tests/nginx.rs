@@ -9,7 +9,7 @@ mod support;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use support::{Home, Proxy, Setup, pattern, wait_until};
+use support::{Home, Proxy, Setup, installed, pattern, wait_until};
 
 /// An nginx of our own, with files below `home/www`.
 struct Nginx {
@@ -65,17 +65,6 @@ impl Drop for Nginx {
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let _ = self.child.wait();
     }
-}
-
-/// Where a program is, or a line that says that the test is skipped.
-fn installed(program: &str) -> Option<std::path::PathBuf> {
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
-    let found = path.split(':').map(|folder| std::path::Path::new(folder).join(program));
-    let found = found.into_iter().find(|candidate| candidate.is_file());
-    if found.is_none() {
-        eprintln!("skipped: {program} is not installed");
-    }
-    found
 }
 
 #[test]

@@ -336,8 +336,11 @@ else:
 open("got", "wb").write(body)
 "#;
 
-/// How Python's scripts say that a module is missing.
+/// How the scripts below say that something they need is missing.
 const MISSING: i32 = 77;
+
+/// How Node says that it does not know a flag.
+const BAD_FLAG: i32 = 9;
 
 #[test]
 fn python_with_and_without_a_password() {
@@ -560,9 +563,17 @@ fn websockets_of_node_by_a_route() {
     let origin = Origin::start(|peer| echo(&peer));
     let proxy = Proxy::to(&origin);
     let home = Home::new();
-    let mut command = client(&program, &home);
-    command.args(["-e", WEBSOCKET, "--", &format!("ws://{}/chat", proxy.address())]);
-    let output = run(command);
+    // Node has it from version 22 on, and in version 20 for those who ask for it.
+    let converse = |flag: Option<&str>| {
+        let mut command = client(&program, &home);
+        command.args(flag);
+        command.args(["-e", WEBSOCKET, "--", &format!("ws://{}/chat", proxy.address())]);
+        run(command)
+    };
+    let mut output = converse(Some("--experimental-websocket"));
+    if output.status.code() == Some(BAD_FLAG) {
+        output = converse(None);
+    }
     if output.status.code() == Some(MISSING) {
         eprintln!("skipped: this Node has no WebSocket of its own");
         return;

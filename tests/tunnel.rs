@@ -21,6 +21,16 @@ const MUCH: usize = 50_000_000;
 /// Long enough for what is wrong to show, in tests that promise that nothing happens.
 const A_WHILE: Duration = Duration::from_millis(500);
 
+/// Configurations in which bytes are moved in different ways: as by default, by operations that
+/// hold what they move, through pipes from the first byte on, and through memory that is nearly
+/// used up.
+const WAYS: [fn(Setup) -> Setup; 4] = [
+    |setup| setup,
+    |setup| setup.set("buffers.fixed_operations", true),
+    |setup| setup.set("buffers.operation_chunks", 1),
+    |setup| setup.set("buffers.operation_chunks", 1).set("buffers.chunks_per_worker", 1),
+];
+
 /// Both ends of a tunnel through `proxy`.
 #[track_caller]
 fn tunnel(proxy: &Proxy) -> (Client, Wire) {
@@ -430,7 +440,6 @@ fn an_answer_to_a_client_that_still_sends_is_not_lost_with_the_connection() {
     let origin = Origin::start(|mut peer| {
         peer.read_exact(100_000);
         peer.send("too much");
-        peer.wait_until_read();
     });
     let proxy = Setup::forward().start();
     for _ in 0..10 {
@@ -556,66 +565,71 @@ fn receivers_of_every_pace_lose_nothing() {
     // ahead of its sender and now behind it, and moved in all the ways that there are.
     const TUNNELS: usize = 6;
     const EACH: usize = 8_000_000;
-    let proxy = Setup::forward().start();
     let bytes = pattern(EACH + TUNNELS);
-    let mut ends: Vec<_> = (0..TUNNELS).map(|_| tunnel(&proxy)).collect();
-    thread::scope(|scope| {
-        let mut receivers = Vec::new();
-        for (number, (client, far)) in ends.iter_mut().enumerate() {
-            let (up, down) = (&bytes[number..number + EACH], &bytes[TUNNELS - number..][..EACH]);
-            for (wire, own, other) in [(&mut **client, up, down), (far, down, up)] {
-                let mut sender = wire.another_handle();
-                scope.spawn(move || {
-                    for (round, piece) in own.chunks(70_000 + number * 50_000).enumerate() {
-                        sender.send(piece);
-                        if round % 16 == number {
-                            sender.wait_until_read();
+    for way in WAYS {
+        let proxy = way(Setup::forward()).start();
+        let mut ends: Vec<_> = (0..TUNNELS).map(|_| tunnel(&proxy)).collect();
+        thread::scope(|scope| {
+            let mut receivers = Vec::new();
+            for (number, (client, far)) in ends.iter_mut().enumerate() {
+                let (up, down) =
+                    (&bytes[number..number + EACH], &bytes[TUNNELS - number..][..EACH]);
+                for (wire, own, other) in [(&mut **client, up, down), (far, down, up)] {
+                    let mut sender = wire.another_handle();
+                    scope.spawn(move || {
+                        for (round, piece) in own.chunks(70_000 + number * 50_000).enumerate() {
+                            sender.send(piece);
+                            if round % 16 == number {
+                                sender.wait_until_read();
+                            }
                         }
-                    }
-                    sender.half_close();
-                });
-                receivers.push((wire, other));
-            }
-        }
-        let mut sizes = [1, 1_000, 65_536, 200_000, 5, 1_500_000, 16_384].into_iter().cycle();
-        while !receivers.is_empty() {
-            receivers.retain_mut(|(wire, due)| {
-                let (now, later) = due.split_at(due.len().min(sizes.next().expect("a cycle")));
-                wire.expect_stream(now);
-                *due = later;
-                !due.is_empty() || {
-                    wire.expect_end(Arrival::End);
-                    false
+                        sender.half_close();
+                    });
+                    receivers.push((wire, other));
                 }
-            });
-        }
-    });
+            }
+            let mut sizes = [1, 1_000, 65_536, 200_000, 5, 1_500_000, 16_384].into_iter().cycle();
+            while !receivers.is_empty() {
+                receivers.retain_mut(|(wire, due)| {
+                    let (now, later) = due.split_at(due.len().min(sizes.next().expect("a cycle")));
+                    wire.expect_stream(now);
+                    *due = later;
+                    !due.is_empty() || {
+                        wire.expect_end(Arrival::End);
+                        false
+                    }
+                });
+            }
+        });
+    }
 }
 
 #[test]
 fn slow_receivers_leave_room_for_others() {
     // More of them than there are chunks, in both directions.
     const STALLED: usize = 12;
-    let proxy = Setup::forward().start();
     let bytes = pattern(MUCH);
-    let mut ends: Vec<_> = (0..STALLED).map(|_| tunnel(&proxy)).collect();
-    thread::scope(|scope| {
-        for (client, far) in &mut ends {
-            scope.spawn(|| assert!(client.send_until_stalled(&bytes, A_WHILE) < MUCH));
-            scope.spawn(|| assert!(far.send_until_stalled(&bytes, A_WHILE) < MUCH));
+    for way in WAYS {
+        let proxy = way(Setup::forward()).start();
+        let mut ends: Vec<_> = (0..STALLED).map(|_| tunnel(&proxy)).collect();
+        thread::scope(|scope| {
+            for (client, far) in &mut ends {
+                scope.spawn(|| assert!(client.send_until_stalled(&bytes, A_WHILE) < MUCH));
+                scope.spawn(|| assert!(far.send_until_stalled(&bytes, A_WHILE) < MUCH));
+            }
+        });
+        let before = proxy.resident_bytes();
+        let (mut client, mut far) = tunnel(&proxy);
+        let bytes = &bytes[..5_000_000];
+        thread::scope(|scope| {
+            scope.spawn(|| exchange_streams(&mut far, bytes, bytes));
+            exchange_streams(&mut client, bytes, bytes);
+        });
+        assert!(proxy.resident_bytes() < before + 8_000_000, "stalled tunnels hold memory");
+        for (client, far) in ends {
+            client.reset();
+            drop(far);
         }
-    });
-    let before = proxy.resident_bytes();
-    let (mut client, mut far) = tunnel(&proxy);
-    let bytes = &bytes[..5_000_000];
-    thread::scope(|scope| {
-        scope.spawn(|| exchange_streams(&mut far, bytes, bytes));
-        exchange_streams(&mut client, bytes, bytes);
-    });
-    assert!(proxy.resident_bytes() < before + 8_000_000, "stalled tunnels hold memory");
-    for (client, far) in ends {
-        client.reset();
-        drop(far);
     }
 }
 
@@ -744,26 +758,27 @@ fn a_reset_in_the_middle_of_much_is_no_orderly_end() {
 
 #[test]
 fn a_tunnel_in_which_nothing_moves_is_closed() {
-    let proxy =
-        Setup::forward().set("timeouts.tunnel_idle", "500ms").set("log.access", true).start();
-    let before = proxy.open_files();
-    let (mut fresh, mut far_of_fresh) = tunnel(&proxy);
-    let (mut used, mut far_of_used) = tunnel(&proxy);
-    talk(&mut used, &mut far_of_used);
-    fresh.expect_orderly_close();
-    used.expect_orderly_close();
-    far_of_fresh.expect_end(Arrival::End);
-    far_of_used.expect_end(Arrival::End);
-    let line = proxy.wait_for_log(&["method=CONNECT", "error=tunnel_idle"]);
-    assert_eq!(logged(&line, "status"), "200");
-    proxy.wait_for_open_files(before);
+    for way in WAYS {
+        let setup = Setup::forward().set("timeouts.tunnel_idle", "500ms").set("log.access", true);
+        let proxy = way(setup).start();
+        let before = proxy.open_files();
+        let (mut fresh, mut far_of_fresh) = tunnel(&proxy);
+        let (mut used, mut far_of_used) = tunnel(&proxy);
+        talk(&mut used, &mut far_of_used);
+        fresh.expect_orderly_close();
+        used.expect_orderly_close();
+        far_of_fresh.expect_end(Arrival::End);
+        far_of_used.expect_end(Arrival::End);
+        let line = proxy.wait_for_log(&["method=CONNECT", "error=tunnel_idle"]);
+        assert_eq!(logged(&line, "status"), "200");
+        proxy.wait_for_open_files(before);
+    }
 }
 
 #[test]
 fn a_tunnel_in_which_one_side_speaks_is_not_idle() {
-    let proxy = Setup::forward().set("timeouts.tunnel_idle", "4s").start();
-    for is_client_speaking in [true, false] {
-        let (mut client, mut far) = tunnel(&proxy);
+    let listen = |proxy: &Proxy, is_client_speaking: bool| {
+        let (mut client, mut far) = tunnel(proxy);
         let (speaker, listener) =
             if is_client_speaking { (&mut *client, &mut far) } else { (&mut far, &mut *client) };
         // One and a half times the limit, in steps far below it.
@@ -774,7 +789,14 @@ fn a_tunnel_in_which_one_side_speaks_is_not_idle() {
         }
         listener.send("still there");
         speaker.expect_stream(b"still there");
-    }
+    };
+    let proxies = WAYS.map(|way| way(Setup::forward().set("timeouts.tunnel_idle", "4s")).start());
+    thread::scope(|scope| {
+        for proxy in &proxies {
+            scope.spawn(|| listen(proxy, true));
+            scope.spawn(|| listen(proxy, false));
+        }
+    });
 }
 
 #[test]
@@ -1106,6 +1128,42 @@ fn every_way_to_end_leaves_nothing_behind() {
     proxy.wait_for_open_files(before);
 }
 
+/// What the proxy itself says of its tunnels: the bytes that they take, and how many are open.
+#[track_caller]
+fn open_tunnels(proxy: &Proxy) -> [usize; 2] {
+    let health = proxy.send("GET /health HTTP/1.1\r\nHost: a\r\n\r\n").read_response();
+    let text = health.expect_status(200).text();
+    let mut numbers = text.split("\"tunnels\":").skip(1).map(|rest| {
+        let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
+        digits.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("no number: {text}"))
+    });
+    [numbers.next(), numbers.next()].map(|number| number.unwrap_or_else(|| panic!("no: {text}")))
+}
+
+#[test]
+fn tunnels_are_counted_while_they_are_open() {
+    let target = Target::new();
+    let proxy = Setup::forward().start();
+    assert_eq!(open_tunnels(&proxy), [0, 0]);
+    let ends: Vec<_> = (0..3).map(|_| tunnel(&proxy)).collect();
+    let mut half_closed = proxy.tunnel(target.address());
+    half_closed.half_close();
+    let mut far = target.accept();
+    far.expect_end(Arrival::End);
+    let [bytes, count] = open_tunnels(&proxy);
+    assert!(count == 4 && bytes > 0, "{count} tunnels of {bytes} bytes");
+    drop(far);
+    half_closed.expect_orderly_close();
+    wait_until("three tunnels are open", || open_tunnels(&proxy)[1] == 3);
+    for (client, far) in ends {
+        client.reset();
+        drop(far);
+    }
+    wait_until("no tunnel is open", || open_tunnels(&proxy) == [0, 0]);
+    proxy.send(connect("nowhere.invalid:1")).expect_status(502);
+    assert_eq!(open_tunnels(&proxy), [0, 0]);
+}
+
 #[test]
 fn many_tunnels_are_kept_apart() {
     const TUNNELS: usize = 60;
@@ -1189,6 +1247,41 @@ fn a_tunnel_holds_up_nobody_else_on_its_thread() {
         }
     });
     is_over.open();
+}
+
+#[test]
+fn the_end_of_one_direction_does_not_stop_the_thread_for_the_other() {
+    let origin = Origin::answering(OK);
+    let proxy = Setup::forward().upstream("origin", &[&origin.url()], "").start();
+    let bytes = pattern(3_000_000);
+    // Much at once goes through pipes, which want both sockets to themselves.
+    let burst = |from: &mut Wire, to: &mut Wire| {
+        thread::scope(|scope| {
+            scope.spawn(|| to.expect_stream(&bytes));
+            from.send(&bytes);
+        });
+    };
+    for is_upward in [true, false] {
+        for ends in [true, false] {
+            let (mut client, mut far) = tunnel(&proxy);
+            let (from, to) =
+                if is_upward { (&mut *client, &mut far) } else { (&mut far, &mut *client) };
+            burst(to, from);
+            burst(from, to);
+            burst(to, from);
+            if ends {
+                to.half_close();
+                from.expect_end(Arrival::End);
+            }
+            // The other direction goes on, with pauses: there is nothing to be had for a while.
+            for _ in 0..20 {
+                burst(from, to);
+                proxy.get().expect_status(200);
+                assert!(to.is_quiet_for(Duration::from_millis(100)));
+                proxy.get().expect_status(200);
+            }
+        }
+    }
 }
 
 #[test]

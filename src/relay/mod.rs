@@ -154,12 +154,9 @@ impl Transfer<'_> {
                 turn().await;
             }
             self.control.is_sending.set(true);
-            if pace.is_congested {
-                writable(self.to, self.deadlines, self.stall).await.map_err(to_broken)?;
-            }
-            let step = self.advance(&mut pace, &mut decoder, encoding).await?;
+            let step = self.step_on(&mut pace, &mut decoder, encoding).await;
             self.control.is_sending.set(false);
-            match step {
+            match step? {
                 Step::Empty => {
                     turn_bytes = 0;
                     self.wait_for_sender(&mut account).await?;
@@ -183,6 +180,19 @@ impl Transfer<'_> {
             }
         }
         Ok(if is_clean { Moved::Clean } else { Moved::WithExcess })
+    }
+
+    /// Moves one piece as soon as the receiver takes any.
+    async fn step_on<'s>(
+        &'s self,
+        pace: &mut Pace<'s>,
+        decoder: &mut Decoder,
+        encoding: Encoding,
+    ) -> Result<Step, Broken> {
+        if pace.is_congested {
+            writable(self.to, self.deadlines, self.stall).await.map_err(to_broken)?;
+        }
+        self.advance(pace, decoder, encoding).await
     }
 
     /// Moves one piece, in the way that fits how the transfer goes.

@@ -125,7 +125,7 @@ pub struct Deadline<'a> {
 
 impl Deadline<'_> {
     /// Whether it has passed, and how often the descriptor has been interrupted so far.
-    pub(super) fn status(&self) -> (bool, u32) {
+    pub(super) fn status(&self) -> (bool, u16) {
         let entry = &self.table.entries.borrow()[self.index as usize];
         (entry.has_expired, entry.fd.as_ref().map_or(0, |fd| fd.interrupts.get()))
     }

@@ -274,9 +274,23 @@ impl Socket {
         let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Write);
     }
 
-    /// Whether calls on the socket wait (O_NONBLOCK of its file, by FIONBIO).
-    pub(super) fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
-        SockRef::from(&*self.fd).set_nonblocking(is_nonblocking)
+    /// Calls on the socket do not wait (O_NONBLOCK of its file, by FIONBIO) until each of these has
+    /// been answered by an [`Socket::end_splicing`].
+    pub(super) fn begin_splicing(&self) -> io::Result<()> {
+        let splicers = &self.fd.splicers;
+        if splicers.get() == 0 {
+            SockRef::from(&*self.fd).set_nonblocking(true)?;
+        }
+        splicers.set(splicers.get() + 1);
+        Ok(())
+    }
+
+    pub(super) fn end_splicing(&self) {
+        let splicers = &self.fd.splicers;
+        splicers.set(splicers.get() - 1);
+        if splicers.get() == 0 {
+            let _ = SockRef::from(&*self.fd).set_nonblocking(false);
+        }
     }
 
     fn raw(&self) -> RawFd {
@@ -294,7 +308,7 @@ impl AsFd for Socket {
 struct Term<'a> {
     deadline: Deadline<'a>,
     /// The descriptor's count when the wait began.
-    interrupts: u32,
+    interrupts: u16,
 }
 
 impl Term<'_> {

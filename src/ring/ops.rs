@@ -30,12 +30,14 @@ pub(super) struct Descriptor {
     /// How often somebody has deliberately ended what was pending. A cancellation hits all that is
     /// pending on a descriptor, so that one wait's deadline cancels another wait too; that one
     /// finds this unchanged and begins again.
-    pub(super) interrupts: Cell<u32>,
+    pub(super) interrupts: Cell<u16>,
+    /// Transfers that want calls on it not to wait.
+    pub(super) splicers: Cell<u16>,
 }
 
 impl Descriptor {
     pub(super) fn share(fd: OwnedFd) -> SharedFd {
-        Rc::new(Self { fd, interrupts: Cell::new(0) })
+        Rc::new(Self { fd, interrupts: Cell::new(0), splicers: Cell::new(0) })
     }
 }
 

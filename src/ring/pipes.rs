@@ -136,21 +136,22 @@ impl Drop for Pipe {
     }
 }
 
-/// A socket in whose file the calls above do not wait, for as long as this lives.
+/// A socket in whose file the calls above do not wait, for as long as any of these lives for it:
+/// both directions of a tunnel have one for each of its sockets.
 ///
 /// The ring's RECV would then not wait either: nothing but polls may be submitted meanwhile.
 pub struct Spliced<'a>(&'a Socket);
 
 impl<'a> Spliced<'a> {
     pub fn new(socket: &'a Socket) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
+        socket.begin_splicing()?;
         Ok(Self(socket))
     }
 }
 
 impl Drop for Spliced<'_> {
     fn drop(&mut self) {
-        let _ = self.0.set_nonblocking(false);
+        self.0.end_splicing();
     }
 }
 
