@@ -73,7 +73,7 @@ impl Wish {
     /// Only in origin form: who asks a forward proxy asks for somebody else.
     fn of(client: &Client<'_>) -> Option<Self> {
         let head = &client.request;
-        if head.form != TargetForm::Origin || !client.worker.config.admin.on_data_port {
+        if head.form != TargetForm::Origin || !client.generation.config.admin.on_data_port {
             return None;
         }
         let path = head.path(client.inbox.filled());
@@ -128,7 +128,7 @@ const JSON: &str = "Content-Type: application/json\r\nCache-Control: no-store\r\
 /// the token.
 fn may_change(client: &Client<'_>) -> Result<(), Denied> {
     let fields = &client.request.fields;
-    let token = client.worker.config.admin.token.as_ref();
+    let token = client.generation.config.admin.token.as_ref();
     let passed_on = [Known::Forwarded, Known::XForwardedFor, Known::Via];
     if token.is_none() && passed_on.into_iter().any(|known| fields.has(known)) {
         return Err(Denied::NotLocal);
@@ -175,7 +175,8 @@ pub async fn turn_away(seat: &Seat) {
         return;
     }
     seat.set_resting(false);
-    let via = &worker.config.server.via;
+    let generation = worker.generation();
+    let via = &generation.config.server.via;
     let extra = format!("Proxy-Status: {via}; error=proxy_internal_error\r\nRetry-After: 5\r\n");
     // A client that does not even take this has left.
     let _ = worker.send_built(seat.socket(), |out| {
@@ -199,12 +200,11 @@ pub async fn turn_away(seat: &Seat) {
 /// Tells the client what went wrong, if anybody is left to tell.
 pub async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) -> After {
     record.failed(fault);
-    let worker = client.worker;
-    let pool_status = worker.config.timeouts.pool_status.code();
+    let pool_status = client.generation.config.timeouts.pool_status.code();
     let Some(status) = fault.status(pool_status) else {
         return After::Close(Close::ClientGone);
     };
-    let via = &worker.config.server.via;
+    let via = &client.generation.config.server.via;
     let error = fault.proxy_error();
     let mut extra = match fault {
         Fault::ClientHead(head) => {
@@ -213,7 +213,7 @@ pub async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) 
         _ => format!("Proxy-Status: {via}; error={error}\r\n"),
     };
     match status.code {
-        407 => extra.push_str(&worker.forward.challenge),
+        407 => extra.push_str(&client.generation.gate.challenge),
         429 => extra.push_str("Retry-After: 60\r\n"),
         503 => extra.push_str("Retry-After: 1\r\n"),
         _ => {}
@@ -284,7 +284,7 @@ pub async fn finish_sending<T>(
 /// Sends `rest` to a client that is slower than the answer.
 pub async fn send_rest(client: &Client<'_>, rest: &[u8]) -> Result<(), Fault> {
     let worker = client.worker;
-    let stall = worker.config.timeouts.write;
+    let stall = client.generation.config.timeouts.write;
     match relay::send_all(client.socket, rest, &worker.deadlines, stall).await {
         Ok(_) => Ok(()),
         Err(Waited::Expired) => Err(Fault::ClientWriteTimeout),

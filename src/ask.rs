@@ -5,21 +5,50 @@
 //! long.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::generation::Snapshot;
+use crate::ledger::Budget;
+
 pub use crate::ledger::Level;
 
 /// What a worker is asked. One that is stopping drops the question.
-#[derive(Debug)]
 pub enum Ask {
+    /// Nothing but an answer.
+    Ping { reply: oneshot::Sender<()> },
     /// Every client connection that it serves.
     Connections { reply: oneshot::Sender<Vec<ConnectionInfo>> },
     /// Ends the connection `id`. The answer says whether there was one.
     End { id: u64, reply: oneshot::Sender<bool> },
     /// Gives memory back.
     Clean { level: Level, reply: oneshot::Sender<Cleaned> },
+    /// Puts a configuration in use.
+    Adopt { snapshot: Arc<Snapshot>, budget: Budget, reply: oneshot::Sender<()> },
+    /// Accepts connections from one more listening socket.
+    Listen { index: u16, socket: OwnedFd },
+}
+
+/// What the admin API wants of whoever owns the server. The answer is what the caller is told.
+pub enum Order {
+    /// Read the configuration again and put it in use.
+    Reload { reply: oneshot::Sender<Result<Reloaded, String>> },
+    /// Put an earlier one in use again; without a number the one before this.
+    Rollback { id: Option<u64>, reply: oneshot::Sender<Result<Reloaded, String>> },
+}
+
+/// What became of a configuration that was to be put in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reloaded {
+    /// The number of the configuration in use now.
+    pub generation: u64,
+    /// Keys that have another value now.
+    pub changed: Vec<String>,
+    /// Keys whose new value waits for a restart.
+    pub waiting: Vec<String>,
 }
 
 /// What the data port asks the control thread. The answer is a JSON document.

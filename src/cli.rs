@@ -20,6 +20,7 @@ Examples:
   ringway --forward                                a forward proxy for this machine
   ringway --set pool.max_idle=50 --profile large   any key, and sizes that go together
   ringway check --config new.toml                  is this file usable?
+  ringway reload                                   have it read its configuration again
   ringway health                                   is the one that runs here well?";
 
 /// What was typed.
@@ -40,6 +41,20 @@ pub struct Cli {
 pub enum Command {
     /// Read and verify the configuration, then exit with 0 (usable) or 2 (not usable)
     Check,
+    /// Have a running ringway read its configuration again
+    Reload {
+        /// Where to ask [default: the admin address of the configuration]
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+    },
+    /// Have a running ringway put an earlier configuration in use again
+    Rollback {
+        /// Its number, as GET /admin/generations lists it [default: the last one before this]
+        id: Option<u64>,
+        /// Where to ask [default: the admin address of the configuration]
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+    },
     /// Ask a running ringway how it is, then exit with 0 (ok, degraded) or 1 (anything else)
     Health {
         /// Where to ask, such as http://127.0.0.1:9901 or unix:/run/ringway.sock [default: the

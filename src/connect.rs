@@ -14,13 +14,13 @@ use crate::exchange::{self, After, INTERIM_ANSWERS_MAX};
 use crate::fault::Fault;
 use crate::forward::Target;
 use crate::forwarding::{self, Hop};
+use crate::generation::Generation;
 use crate::http::head::ResponseHead;
 use crate::http::{Method, rewrite};
 use crate::record::Record;
 use crate::relay;
 use crate::ring::{Socket, Waited};
 use crate::tunnel::Tunnel;
-use crate::worker::Worker;
 
 /// A connection that reaches the target.
 struct Reached {
@@ -43,7 +43,7 @@ pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
     let tunnels = worker.shared.tunnels.clone();
     let permit = tunnels.try_acquire_owned().map_err(|_| Fault::TooManyTunnels)?;
     record.connecting();
-    let reached = reach(worker, &target, hop).await?;
+    let reached = reach(client, &target, hop).await?;
     record.reached(reached.address);
     let sent = worker.send_built(client.socket, |out| {
         out.extend_from_slice(b"HTTP/1.1 200 Connection established\r\n\r\n");
@@ -57,34 +57,37 @@ pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
         origin: reached.socket,
         to_origin,
         to_client: reached.early,
+        generation: client.generation.clone(),
         record: record.detach(client),
         permit,
     })))
 }
 
-async fn reach(worker: &Worker, target: &Target, hop: Hop) -> Result<Reached, Fault> {
+async fn reach(client: &Client<'_>, target: &Target, hop: Hop) -> Result<Reached, Fault> {
     if let Hop::Parent(index) = hop {
-        match by_parent(worker, target, index).await {
-            Err(fault) if forwarding::may_go_direct(worker, index, fault) => {}
+        match by_parent(client, target, index).await {
+            Err(fault) if forwarding::may_go_direct(client, index, fault) => {}
             reached => return reached,
         }
     }
-    let addresses = forwarding::addresses(worker, target, Hop::Direct, true).await?;
-    let (socket, address) = worker.pool.race(&addresses).await?;
+    let addresses = forwarding::addresses(client, target, Hop::Direct, true).await?;
+    let (socket, address) = client.worker.pool.race(&addresses).await?;
     Ok(Reached { socket, address, early: Vec::new() })
 }
 
 /// Has the parent proxy open the tunnel.
-async fn by_parent(worker: &Worker, target: &Target, index: usize) -> Result<Reached, Fault> {
-    let addresses = forwarding::addresses(worker, target, Hop::Parent(index), true).await?;
+async fn by_parent(client: &Client<'_>, target: &Target, index: usize) -> Result<Reached, Fault> {
+    let worker = client.worker;
+    let Generation { config, gate, .. } = &*client.generation;
+    let addresses = forwarding::addresses(client, target, Hop::Parent(index), true).await?;
     let (socket, address) = worker.pool.race(&addresses).await?;
     let _dial = worker.pool.watch(&socket);
-    let parent = forwarding::parent(&worker.config, index);
+    let parent = forwarding::parent(config, index);
     let mut request = Vec::new();
     let authority = target.to_string();
-    let login = worker.forward.parent_logins[index].as_bytes();
+    let login = gate.parent_logins[index].as_bytes();
     rewrite::connect(&mut request, authority.as_bytes(), login);
-    let timeouts = &worker.config.timeouts;
+    let timeouts = &config.timeouts;
     relay::send_all(&socket, &request, &worker.deadlines, timeouts.write).await.map_err(
         |waited| match waited {
             Waited::Expired => Fault::OriginWriteTimeout,
@@ -92,13 +95,19 @@ async fn by_parent(worker: &Worker, target: &Target, index: usize) -> Result<Rea
             Waited::Failed(_) => Fault::OriginClosed,
         },
     )?;
-    let early = parents_answer(worker, &socket, &parent.name).await?;
+    let early = parents_answer(client, &socket, &parent.name).await?;
     Ok(Reached { socket, address, early })
 }
 
 /// Reads the parent's answer; what came behind it, if it has opened the tunnel.
-async fn parents_answer(worker: &Worker, socket: &Socket, name: &str) -> Result<Vec<u8>, Fault> {
-    let deadline = Instant::now() + worker.config.timeouts.read;
+async fn parents_answer(
+    client: &Client<'_>,
+    socket: &Socket,
+    name: &str,
+) -> Result<Vec<u8>, Fault> {
+    let worker = client.worker;
+    let Generation { config, head_limits, .. } = &*client.generation;
+    let deadline = Instant::now() + config.timeouts.read;
     let mut interims = 0;
     let mut head = ResponseHead::new();
     let mut buffer = worker.heads.lease();
@@ -113,7 +122,7 @@ async fn parents_answer(worker: &Worker, socket: &Socket, name: &str) -> Result<
             Ok(0) | Err(Waited::Failed(_)) => return Err(Fault::OriginClosed),
         }
         while head
-            .parse(buffer.filled(), &worker.head_limits, Method::Connect)
+            .parse(buffer.filled(), head_limits, Method::Connect)
             .map_err(Fault::OriginHead)?
         {
             match head.status {
@@ -130,6 +139,6 @@ async fn parents_answer(worker: &Worker, socket: &Socket, name: &str) -> Result<
             }
             head.reset();
         }
-        buffer.make_room(worker.head_limits.head_bytes).map_err(exchange::no_room)?;
+        buffer.make_room(head_limits.head_bytes).map_err(exchange::no_room)?;
     }
 }

@@ -4,7 +4,7 @@
 //! connection for exactly one reason ([`Close`]). A connection that rests for a second gives its
 //! buffers back and waits on a poll: what it then holds is a small task and a deadline.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use crate::account::{Account, Phase};
 use crate::answer;
 use crate::exchange::{self, After};
 use crate::fault::{Close, Fault};
+use crate::generation::Generation;
 use crate::http::Version;
 use crate::http::head::{HeadError, RequestHead, ResponseHead};
 use crate::http::rewrite::ConnectionOut;
@@ -34,7 +35,9 @@ const PIPELINED_MAX: usize = 16;
 /// What this future holds across its waits is what an idle connection costs, so it holds little:
 /// the seat, and either a box or a wait.
 pub async fn serve(seat: Seat) {
-    if let Err(error) = seat.socket().set_options(seat.worker().config.pool.tcp_keepalive) {
+    if let Err(error) =
+        seat.socket().set_options(seat.worker().generation().config.pool.tcp_keepalive)
+    {
         tracing::debug!("a client's socket could not be set up: {error}");
         return;
     }
@@ -102,6 +105,8 @@ enum Pause {
 /// What a client connection holds while it is busy.
 pub struct Client<'a> {
     pub worker: &'a Rc<Worker>,
+    /// By which the request under way is served.
+    pub generation: Rc<Generation>,
     pub socket: &'a Socket,
     pub peer: SocketAddr,
     pub account: &'a Account,
@@ -111,6 +116,7 @@ pub struct Client<'a> {
     pub response: ResponseHead,
     /// The client's address without its port, as the forwarding fields have it.
     pub address_text: String,
+    listener: u16,
     pub is_trusted: bool,
     /// It came in by a listener at which it may ask for what is not ours.
     pub is_forward: bool,
@@ -128,6 +134,7 @@ async fn converse(seat: &Seat) -> Pause {
     let address = seat.peer().ip().to_canonical();
     let mut client = Client {
         worker,
+        generation: worker.generation(),
         socket: seat.socket(),
         peer: seat.peer(),
         account: seat.account(),
@@ -135,12 +142,14 @@ async fn converse(seat: &Seat) -> Pause {
         request: RequestHead::new(),
         response: ResponseHead::new(),
         address_text: address.to_string(),
-        is_trusted: is_trusted(worker, address),
-        is_forward: seat.is_forward(),
+        listener: seat.listener(),
+        is_trusted: false,
+        is_forward: false,
         request_bytes: 0,
         is_whole: false,
         head_began_ms: 0,
     };
+    client.apply_generation();
     let mut pipelined = 0_usize;
     loop {
         match client.next_head(seat.is_new()).await {
@@ -167,10 +176,6 @@ async fn converse(seat: &Seat) -> Pause {
     }
 }
 
-fn is_trusted(worker: &Worker, address: IpAddr) -> bool {
-    worker.config.server.trusted_proxies.contains(address)
-}
-
 /// What came instead of, or as, the next request.
 enum Next {
     Head,
@@ -181,6 +186,14 @@ enum Next {
 }
 
 impl Client<'_> {
+    /// What depends on the configuration and not on the request.
+    fn apply_generation(&mut self) {
+        let Generation { config, gate, .. } = &*self.generation;
+        let address = self.peer.ip().to_canonical();
+        self.is_trusted = config.server.trusted_proxies.contains(address);
+        self.is_forward = gate.is_offered(self.listener);
+    }
+
     /// Reads until a whole head is in the inbox.
     async fn next_head(&mut self, is_new: bool) -> Next {
         self.request.reset();
@@ -188,7 +201,10 @@ impl Client<'_> {
         self.head_began_ms = 0;
         loop {
             if !self.inbox.is_empty() {
-                match self.request.parse(self.inbox.filled(), &self.worker.head_limits) {
+                if self.head_began_ms == 0 && self.worker.refresh(&mut self.generation) {
+                    self.apply_generation();
+                }
+                match self.request.parse(self.inbox.filled(), &self.generation.head_limits) {
                     Ok(true) => return Next::Head,
                     // Most heads come in one piece, and then the clock is not asked.
                     Ok(false) if self.head_began_ms == 0 => {
@@ -199,7 +215,7 @@ impl Client<'_> {
                     Err(error) => return Next::Fault(Fault::ClientHead(error)),
                 }
             }
-            if let Err(no_room) = self.inbox.make_room(self.worker.head_limits.head_bytes) {
+            if let Err(no_room) = self.inbox.make_room(self.generation.head_limits.head_bytes) {
                 return Next::Fault(match no_room {
                     NoRoom::TooLarge => Fault::ClientHead(HeadError::HeadTooLarge),
                     NoRoom::NoMemory => Fault::Overloaded,
@@ -238,7 +254,7 @@ impl Client<'_> {
             return REST_AFTER;
         }
         let spent = clock::coarse_ms().saturating_sub(self.head_began_ms);
-        self.worker.config.timeouts.client_head.saturating_sub(Duration::from_millis(spent))
+        self.generation.config.timeouts.client_head.saturating_sub(Duration::from_millis(spent))
     }
 }
 

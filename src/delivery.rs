@@ -144,7 +144,7 @@ async fn pass_body(
     control: &Control,
 ) -> Result<Moved, Broken> {
     let worker = client.worker;
-    let config = &worker.config;
+    let config = &client.generation.config;
     let transfer = Transfer {
         chunks: &worker.chunks,
         deadlines: &worker.deadlines,

@@ -64,7 +64,6 @@ pub async fn refuse_head(client: &mut Client<'_>, fault: Fault) {
 }
 
 async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, Fault> {
-    let worker = client.worker;
     let body = RequestBody::of(client)?;
     client.request_bytes = client.request.bytes + body.in_inbox;
     client.is_whole = body.is_whole();
@@ -76,7 +75,7 @@ async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
     let mut is_repeated = false;
     loop {
         record.wait_for_pool(&way);
-        let lease = way.checkout(worker, is_repeated).await?;
+        let lease = way.checkout(client, is_repeated).await?;
         record.connected(&lease);
         let may_repeat = lease.is_reused && !is_repeated;
         match attempt(client, lease, &way, &body, record).await {
@@ -119,10 +118,12 @@ async fn attempt(
     let worker = client.worker;
     send_request(client, &lease, way, body).await?;
     lease.expect_reply();
+    let generation = client.generation.clone();
     let (client_socket, origin_socket) = (client.socket.clone(), lease.socket().clone());
     let progress = Progress::new(body.is_whole(), client.request.expects_continue);
     let rest = std::pin::pin!(upload_rest(
         worker,
+        &generation.config,
         client.account,
         &client_socket,
         &origin_socket,
@@ -155,7 +156,7 @@ async fn attempt(
         record.moved(progress.control.received.get(), 0);
         return Ok(upgrade::switch(client, lease, &buffer, is_uploaded, record).await?);
     }
-    if client.response.status == 407 && way.refuses_us(worker) {
+    if client.response.status == 407 && way.refuses_us(client) {
         upload.end().await;
         record.moved(progress.control.received.get(), 0);
         return Err(Fault::ParentRefused.into());
@@ -199,7 +200,7 @@ async fn send_request(
         Err(Unsent::Refused(never)) => match never {},
     };
     if let Some(rest) = rest {
-        let stall = worker.config.timeouts.write;
+        let stall = client.generation.config.timeouts.write;
         relay::send_all(lease.socket(), &rest, &worker.deadlines, stall).await.map_err(
             |waited| match waited {
                 Waited::Expired => Failed::Fault(Fault::OriginWriteTimeout),
@@ -220,10 +221,9 @@ async fn read_reply(
     lease: &mut Lease,
     progress: &Progress,
 ) -> Result<HeadBuffer, Failed> {
-    let worker = client.worker;
     let mut interims = 0;
     client.response.reset();
-    let read = worker.config.timeouts.read;
+    let read = client.generation.config.timeouts.read;
     let (mut received, mut buffer) = lease.recv(read.min(WATCH_AFTER)).await;
     loop {
         if matches!(received, Err(Waited::Expired)) {
@@ -242,7 +242,7 @@ async fn read_reply(
         }
         while client
             .response
-            .parse(buffer.filled(), &worker.head_limits, client.request.method)
+            .parse(buffer.filled(), &client.generation.head_limits, client.request.method)
             .map_err(Fault::OriginHead)?
         {
             let is_granted = client.request.is_upgrade && client.response.is_upgrade;
@@ -259,7 +259,7 @@ async fn read_reply(
             buffer.consume(client.response.bytes);
             client.response.reset();
         }
-        buffer.make_room(worker.head_limits.head_bytes).map_err(no_room)?;
+        buffer.make_room(client.generation.head_limits.head_bytes).map_err(no_room)?;
         (received, buffer) = lease.recv_more(buffer, read.min(WATCH_AFTER)).await;
     }
 }
@@ -281,7 +281,7 @@ async fn wait_on(
     mut buffer: HeadBuffer,
     progress: &Progress,
 ) -> Result<(Result<usize, Waited>, HeadBuffer), Failed> {
-    let read = client.worker.config.timeouts.read;
+    let read = client.generation.config.timeouts.read;
     let began_ms = clock::coarse_ms().saturating_sub(WATCH_AFTER.as_millis() as u64);
     while progress.is_running() {
         let (received, back) = lease.recv_more(buffer, WATCH_AFTER).await;

@@ -12,6 +12,7 @@ use crate::config::{Config, ParentConfig};
 use crate::connection::Client;
 use crate::fault::Fault;
 use crate::forward::{Checked, Outcome, Target, UserId, Verdict};
+use crate::generation::Generation;
 use crate::http::TargetForm;
 use crate::http::names::Known;
 use crate::upstream;
@@ -44,12 +45,12 @@ pub fn is_forward(client: &Client<'_>) -> bool {
 
 /// Whether `authority` is one of our own: a route names it, or it is the address of a listener.
 fn is_own(client: &Client<'_>, authority: &[u8]) -> bool {
-    let worker = client.worker;
+    let Generation { routes, gate, .. } = &*client.generation;
     let is_listener = || {
         let address = Target::of(authority).and_then(|target| target.address());
-        address.is_some_and(|address| worker.forward.policy.is_own(address.ip(), address.port()))
+        address.is_some_and(|address| gate.policy.is_own(address.ip(), address.port()))
     };
-    worker.routes.names(authority) || is_listener()
+    routes.names(authority) || is_listener()
 }
 
 impl Forwarded {
@@ -63,29 +64,29 @@ impl Forwarded {
         }
         let target = target(client)?;
         let (hop, user) = admit(client, &target, false).await?;
-        let destination = hold(client.worker, &target, hop, user);
+        let destination = hold(client, &target, hop, user);
         Ok(Self { target, user, destination, hop })
     }
 
     /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
     /// exchange yet.
-    pub async fn checkout(&mut self, worker: &Worker, is_fresh: bool) -> Result<Lease, Fault> {
-        match (self.open(worker, is_fresh).await, self.hop) {
-            (Err(fault), Hop::Parent(index)) if may_go_direct(worker, index, fault) => {
+    pub async fn checkout(&mut self, client: &Client<'_>, is_fresh: bool) -> Result<Lease, Fault> {
+        match (self.open(client, is_fresh).await, self.hop) {
+            (Err(fault), Hop::Parent(index)) if may_go_direct(client, index, fault) => {
                 self.hop = Hop::Direct;
-                self.destination = hold(worker, &self.target, self.hop, self.user);
-                self.open(worker, is_fresh).await
+                self.destination = hold(client, &self.target, self.hop, self.user);
+                self.open(client, is_fresh).await
             }
             (opened, _) => opened,
         }
     }
 
-    async fn open(&self, worker: &Worker, is_fresh: bool) -> Result<Lease, Fault> {
-        let pool = &worker.pool;
+    async fn open(&self, client: &Client<'_>, is_fresh: bool) -> Result<Lease, Fault> {
+        let pool = &client.worker.pool;
         if !is_fresh && let Some(lease) = pool.take_idle(self.destination.origin()) {
             return Ok(lease);
         }
-        let addresses = addresses(worker, &self.target, self.hop, false).await?;
+        let addresses = addresses(client, &self.target, self.hop, false).await?;
         upstream::open_target(pool, &self.destination, &addresses, is_fresh).await
     }
 
@@ -106,20 +107,24 @@ pub fn target(client: &Client<'_>) -> Result<Target, Fault> {
 }
 
 /// What the pool knows the connections by.
-fn hold(worker: &Worker, target: &Target, hop: Hop, user: Option<UserId>) -> Destination {
+fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) -> Destination {
+    let Generation { config, gate, .. } = &*client.generation;
     let mut key = match hop {
         Hop::Direct => format!("http://{target}"),
-        Hop::Parent(index) => format!("parent {index}"),
+        Hop::Parent(index) => {
+            let ParentConfig { name, host, port, .. } = parent(config, index);
+            format!("parent {name} {host}:{port}")
+        }
     };
     if let Some(user) = user {
-        let _ = write!(key, " user {}", user.index());
+        let _ = write!(key, " user {}.{}", gate.logins, user.index());
     }
-    worker.destinations.hold(&key)
+    client.worker.destinations.hold(&key)
 }
 
 /// Whether a parent that could not be reached, for `fault`, may be left out.
-pub fn may_go_direct(worker: &Worker, parent: usize, fault: Fault) -> bool {
-    let parent = &worker.config.parents[parent];
+pub fn may_go_direct(client: &Client<'_>, parent: usize, fault: Fault) -> bool {
+    let parent = &client.generation.config.parents[parent];
     let may = parent.direct_fallback && fault.is_of_one_origin();
     if may {
         tracing::info!(parent = parent.name, error = fault.name(), "going direct");
@@ -133,13 +138,13 @@ pub async fn admit(
     target: &Target,
     is_connect: bool,
 ) -> Result<(Hop, Option<UserId>), Fault> {
-    let forward = &client.worker.forward;
-    if !client.worker.config.forward.allow_clients.contains(client.peer.ip()) {
+    let Generation { config, gate, .. } = &*client.generation;
+    if !config.forward.allow_clients.contains(client.peer.ip()) {
         tracing::info!(client = %client.peer.ip(), "denied: not in forward.allow_clients");
         return Err(Fault::ClientForbidden);
     }
     let user = log_in(client).await?;
-    let policy = &forward.policy;
+    let policy = &gate.policy;
     let verdict = policy.judge_name(&target.host, target.port, is_connect);
     judged(client.worker, target, None, verdict)?;
     let hop = policy.parent(&target.host).map_or(Hop::Direct, Hop::Parent);
@@ -154,7 +159,7 @@ pub async fn admit(
 /// Finds out who asks, where anybody is to be asked.
 async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
     let worker = client.worker;
-    let Some(authenticator) = &worker.forward.authenticator else { return Ok(None) };
+    let Some(authenticator) = &client.generation.gate.authenticator else { return Ok(None) };
     let fields = &client.request.fields;
     if fields.has_many(Known::ProxyAuthorization) {
         return Err(Fault::LoginRequired);
@@ -178,16 +183,17 @@ async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
 
 /// The addresses at which the next hop may be dialled; never empty.
 pub async fn addresses(
-    worker: &Worker,
+    client: &Client<'_>,
     target: &Target,
     hop: Hop,
     is_connect: bool,
 ) -> Result<Vec<SocketAddr>, Fault> {
-    let forward = &worker.forward;
-    let names = forward.names.as_ref().ok_or(Fault::Internal)?;
+    let worker = client.worker;
+    let Generation { config, gate, .. } = &*client.generation;
+    let names = gate.names.as_ref().ok_or(Fault::Internal)?;
     match hop {
         Hop::Parent(index) => {
-            let parent = parent(&worker.config, index);
+            let parent = parent(config, index);
             worker.unless_cut(names.look_up(&parent.host, parent.port)).await?
         }
         Hop::Direct => {
@@ -195,7 +201,7 @@ pub async fn addresses(
             let mut found = worker.unless_cut(found).await??;
             let mut denied = None;
             found.retain(|address| {
-                let verdict = forward.policy.judge_address(&target.host, *address, is_connect);
+                let verdict = gate.policy.judge_address(&target.host, *address, is_connect);
                 let verdict = judged(worker, target, Some(*address), verdict);
                 denied = denied.or(verdict.err());
                 verdict.is_ok()

@@ -9,50 +9,64 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::config::{Config, ParentConfig};
+use crate::config::{Config, DnsConfig, ForwardConfig, ParentConfig};
 use crate::forward::{Authenticator, Policy, Users};
 use crate::upstream::names::Names;
 
 /// What the forward proxy needs beside the configuration.
 pub struct Gate {
-    /// By listener, whether it offers the forward proxy.
-    pub offered: Vec<bool>,
+    /// The listeners that offer the forward proxy, by their numbers.
+    offered: Vec<u16>,
     pub policy: Policy,
     pub authenticator: Option<Arc<Authenticator>>,
+    /// Counts the authenticators of the process: what one calls a user is nobody for the next.
+    pub logins: u64,
     /// `None` where no listener offers the forward proxy.
     pub names: Option<Names>,
     /// The field line that goes with a 407.
     pub challenge: String,
     /// By parent proxy, the field line that tells it who we are; empty where it need not know.
     pub parent_logins: Vec<String>,
+    /// What `names` was started with.
+    dns: DnsConfig,
 }
 
 impl Gate {
-    /// `own` are the addresses that ringway listens on, as they were bound. The error is one line.
-    pub fn prepare(config: &Config, own: &[SocketAddr]) -> Result<Self, String> {
+    /// `own` are the addresses that ringway listens on, as they were bound, and `numbers` those of
+    /// `server.listeners`, in their order. The error is one line.
+    pub fn prepare(
+        config: &Config,
+        own: &[SocketAddr],
+        numbers: &[u16],
+        before: Option<&Self>,
+    ) -> Result<Self, String> {
         let settings = &config.forward;
-        let chosen = &settings.listeners;
-        let is_offered = |address: &SocketAddr| {
-            settings.enabled && (chosen.is_empty() || chosen.contains(address))
-        };
-        let names = settings.enabled.then(|| Names::start(&config.dns)).transpose();
+        let names = settings.enabled.then(|| names(config, before)).transpose()?;
         let users = settings.users_file.as_ref().filter(|_| settings.enabled);
-        let authenticator = users
-            .map(|path| {
-                let started = Authenticator::start(Users::load(path)?, settings);
-                started.map_err(|error| format!("passwords cannot be verified: {error}"))
-            })
-            .transpose()?;
+        let users = users.map(|path| Users::load(path)).transpose()?;
+        let authenticator =
+            users.map(|users| authenticator(users, settings, before)).transpose()?;
         let challenge = authenticator
             .as_ref()
             .map_or_else(String::new, |it| format!("Proxy-Authenticate: {}\r\n", it.challenge()));
+        let is_offered = |address: &SocketAddr| {
+            let chosen = &settings.listeners;
+            settings.enabled && (chosen.is_empty() || chosen.contains(address))
+        };
+        let listeners = config.server.listeners.iter().zip(numbers);
         let gate = Self {
-            offered: config.server.listeners.iter().map(is_offered).collect(),
+            offered: listeners
+                .filter(|(address, _)| is_offered(address))
+                .map(|(_, number)| *number)
+                .collect(),
             policy: Policy::new(config, own.to_vec()),
+            logins: before
+                .map_or(0, |gate| gate.logins + u64::from(!gate.knows(authenticator.as_ref()))),
             authenticator,
-            names: names.map_err(|error| format!("names cannot be resolved: {error}"))?,
+            names,
             challenge,
             parent_logins: config.parents.iter().map(parent_login).collect(),
+            dns: config.dns.clone(),
         };
         if settings.enabled
             && gate.authenticator.is_none()
@@ -65,6 +79,48 @@ impl Gate {
         }
         Ok(gate)
     }
+}
+
+impl Gate {
+    /// Forgets what can be found out again.
+    pub fn drop_caches(&self) {
+        self.names.iter().for_each(Names::forget);
+        self.authenticator.iter().for_each(|it| it.drop_cache());
+    }
+
+    /// Whether the listener with the number `listener` offers the forward proxy.
+    pub fn is_offered(&self, listener: u16) -> bool {
+        self.offered.contains(&listener)
+    }
+
+    fn knows(&self, authenticator: Option<&Arc<Authenticator>>) -> bool {
+        match (&self.authenticator, authenticator) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The resolver that there is, with what it knows, unless it is to ask otherwise.
+fn names(config: &Config, before: Option<&Gate>) -> Result<Names, String> {
+    let kept = before.filter(|gate| gate.dns == config.dns).and_then(|gate| gate.names.clone());
+    kept.map_or_else(|| Names::start(&config.dns), Ok)
+        .map_err(|error| format!("names cannot be resolved: {error}"))
+}
+
+/// The authenticator that there is, with what it knows, unless it is to know others.
+fn authenticator(
+    users: Users,
+    settings: &ForwardConfig,
+    before: Option<&Gate>,
+) -> Result<Arc<Authenticator>, String> {
+    let kept = before.and_then(|gate| gate.authenticator.as_ref());
+    if let Some(kept) = kept.filter(|it| it.is_for(&users, settings)) {
+        return Ok(kept.clone());
+    }
+    let started = Authenticator::start(users, settings);
+    started.map_err(|error| format!("passwords cannot be verified: {error}"))
 }
 
 fn parent_login(parent: &ParentConfig) -> String {

@@ -1,8 +1,9 @@
-//! `ringway health`: asks a ringway that runs how it is, for container engines and scripts.
+//! Asks a ringway that runs: how it is (`ringway health`, for container engines and scripts), and
+//! to do something (`ringway reload`, `ringway rollback`).
 //!
-//! In: addresses at which it may be asked. Out: its answer to `GET /health`, and whether that is a
-//! good one. It is a client in a process of its own: plain blocking calls that never wait longer
-//! than [`PATIENCE`], no TLS, no names but `localhost`, and no ring, which may be what is broken.
+//! In: addresses at which it may be asked. Out: its answer, and whether that is a good one. It is a
+//! client in a process of its own: plain blocking calls with a limit of time, no TLS, no names but
+//! `localhost`, and no ring, which may be what is broken.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -16,6 +17,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 /// For the whole question. Below the time-outs of those who run this: the image's HEALTHCHECK
 /// allows 5 s.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// For something that is to be done: somewhat more than the admin API gives it.
+const ORDER_PATIENCE: Duration = Duration::from_secs(35);
 
 /// The answer has one line per alert and listener; more than this is not ringway's.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
@@ -117,6 +121,17 @@ impl fmt::Display for Report {
     }
 }
 
+/// Asks the first target that anybody listens at to do something: `path` is that of the admin API
+/// with its query. It may take as long as that takes there.
+pub fn order(targets: &[Target], path: &str, token: Option<&str>) -> Result<Report, String> {
+    let authorization =
+        token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+    let request = format!(
+        "POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n{authorization}\r\n"
+    );
+    first_of(targets, ORDER_PATIENCE, |_| request.clone())
+}
+
 /// Asks `target`; the error says what it was and why it gave no answer.
 pub fn ask(target: &Target) -> Result<Report, String> {
     ask_any(std::slice::from_ref(target))
@@ -125,58 +140,81 @@ pub fn ask(target: &Target) -> Result<Report, String> {
 /// Asks the first target that anybody listens at; where there is none, the error is that of the
 /// first. Who listens and gives no answer is not well, whoever else may be.
 pub fn ask_any(targets: &[Target]) -> Result<Report, String> {
-    let deadline = Instant::now() + PATIENCE;
+    first_of(targets, PATIENCE, |target| {
+        let path = target.path();
+        format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    })
+}
+
+fn first_of(
+    targets: &[Target],
+    patience: Duration,
+    request: impl Fn(&Target) -> String,
+) -> Result<Report, String> {
+    let (term, connecting) = (Term::of(patience), Term::of(PATIENCE));
     let mut first = None;
     for target in targets {
         let explain = |error| format!("{target}: {error}");
-        match connect(target, deadline) {
-            Ok(socket) => return exchange(socket, target.path(), deadline).map_err(explain),
+        match connect(target, connecting) {
+            Ok(socket) => return exchange(socket, &request(target), term).map_err(explain),
             Err(error) => first = first.or(Some(explain(error))),
         }
     }
     Err(first.unwrap_or_else(|| "there is no address to ask at; name one with --url".to_owned()))
 }
 
-fn connect(target: &Target, deadline: Instant) -> io::Result<Socket> {
+/// For how long something is waited for.
+#[derive(Clone, Copy)]
+struct Term {
+    deadline: Instant,
+    patience: Duration,
+}
+
+impl Term {
+    fn of(patience: Duration) -> Self {
+        Self { deadline: Instant::now() + patience, patience }
+    }
+
+    fn left(self) -> io::Result<Duration> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(self.no_answer()) } else { Ok(left) }
+    }
+
+    fn no_answer(self) -> io::Error {
+        io::Error::other(format!("no complete answer within {} s", self.patience.as_secs()))
+    }
+}
+
+fn connect(target: &Target, term: Term) -> io::Result<Socket> {
     let (domain, address) = match target {
         Target::Tcp { address, .. } => (Domain::for_address(*address), SockAddr::from(*address)),
         Target::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
     };
     let socket = Socket::new(domain, Type::STREAM, None)?;
-    socket.connect_timeout(&address, left(deadline)?)?;
+    socket.connect_timeout(&address, term.left()?)?;
     Ok(socket)
 }
 
 /// One request in HTTP/1.0, which has no chunks: the answer ends with its connection.
-fn exchange(mut socket: Socket, path: &str, deadline: Instant) -> io::Result<Report> {
-    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    socket.set_write_timeout(Some(left(deadline)?))?;
+fn exchange(mut socket: Socket, request: &str, term: Term) -> io::Result<Report> {
+    socket.set_write_timeout(Some(term.left()?))?;
     // In one piece: `write!` to a socket sends one packet per piece of the format.
     socket.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut piece = [0; 4096];
     loop {
-        socket.set_read_timeout(Some(left(deadline)?))?;
+        socket.set_read_timeout(Some(term.left()?))?;
         match socket.read(&mut piece) {
             Ok(0) => return parse(&answer),
             Ok(count) => answer.extend_from_slice(&piece[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(no_answer()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(term.no_answer()),
             Err(error) => return Err(error),
         }
         if answer.len() > ANSWER_BYTES_MAX {
             return Err(io::Error::other("the answer is too long to be ringway's"));
         }
     }
-}
-
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(no_answer()) } else { Ok(left) }
-}
-
-fn no_answer() -> io::Error {
-    io::Error::other(format!("no complete answer within {} s", PATIENCE.as_secs()))
 }
 
 fn parse(bytes: &[u8]) -> io::Result<Report> {

@@ -220,15 +220,25 @@ impl Level {
 #[expect(clippy::struct_field_names, reason = "a unit in a name is worth a repetition")]
 pub struct Budget {
     /// Everything in the worker's ledger together.
-    share_bytes: u64,
+    share_bytes: Cell<u64>,
     /// What all growth together may come to.
-    growth_bytes: u64,
+    growth_bytes: Cell<u64>,
     grown_bytes: Cell<u64>,
 }
 
 impl Budget {
     pub fn new(share_bytes: u64, growth_bytes: u64) -> Self {
-        Self { share_bytes, growth_bytes, grown_bytes: Cell::new(0) }
+        Self {
+            share_bytes: Cell::new(share_bytes),
+            growth_bytes: Cell::new(growth_bytes),
+            grown_bytes: Cell::new(0),
+        }
+    }
+
+    /// Goes by the bounds of `other` from now on.
+    pub fn set(&self, other: &Self) {
+        self.share_bytes.set(other.share_bytes.get());
+        self.growth_bytes.set(other.growth_bytes.get());
     }
 
     /// A budget that never says no, for tests and for pools without an owner.
@@ -238,14 +248,14 @@ impl Budget {
 
     /// Whether `more_bytes` fit, as the ledger stands.
     pub fn admits(&self, ledger: &Ledger, more_bytes: u64) -> bool {
-        ledger.total().saturating_add(more_bytes) <= self.share_bytes
+        ledger.total().saturating_add(more_bytes) <= self.share_bytes.get()
     }
 
     /// Takes `more_bytes` out of the purse for growth. Whoever was told yes gives them back with
     /// [`Budget::shrink`].
     pub fn grow(&self, ledger: &Ledger, more_bytes: u64) -> bool {
         let grown = self.grown_bytes.get().saturating_add(more_bytes);
-        let is_granted = grown <= self.growth_bytes && self.admits(ledger, more_bytes);
+        let is_granted = grown <= self.growth_bytes.get() && self.admits(ledger, more_bytes);
         if is_granted {
             self.grown_bytes.set(grown);
         }

@@ -4,9 +4,12 @@
 //! up, five calls at most from the listener to the ring; imports point down only (a test says so).
 //!
 //! ```text
-//!  main ── cli ── server     start, signals, drain           demo    a server to proxy to
-//!                 control    its own thread: admin API, statistics, alerts, watch on memory
-//!                 health     asks a ringway that runs
+//!  main ── cli ── lifecycle ──> server    start, signals, drain     demo    a server to proxy to
+//!                 reload      another configuration takes the first one's place
+//!                 handover    another process does     sockets, inherited    what is listened on
+//!                 supervisor, watched    the service manager; the configuration file
+//!                 control     its own thread: admin API, statistics, alerts, watch on memory
+//!                 health      asks a ringway that runs
 //!  ─────────────────────────────────────────────────────────────────────────────────────────────
 //!  entry     thread ──> listener      one ring, its tasks, their end; room, accept, place
 //!  exchange  connection ──> exchange ──> delivery     a head, a request, its answer on its way
@@ -15,6 +18,7 @@
 //!                           connect, upgrade ──> tunnel     bytes both ways
 //!                           answer, record            our own answers; counts and one line each
 //!  worker    worker, seat   what the tasks of a thread share; its client connections
+//!            generation     a configuration in use, with what was made of it
 //!            gate, ask      the forward proxy's rules, compiled; questions between threads
 //!  movers    route        where to
 //!            forward      who may use the forward proxy, and for what: policy, auth, target
@@ -25,7 +29,7 @@
 //!  words     notices, date, logging, account, guard (who may change something)
 //!            memory    usage, plan, watch: what there is, what may be needed, when it is short
 //!  ring      net, accept, ops, buffers, pipes, deadlines, clock, memory, meters, runtime,
-//!            refusal
+//!            refusal, descriptor
 //!            the only code that names tokio_uring or io_uring, and the only unsafe code
 //!  words     fault, config, ledger, metrics
 //!  http      head, lines, target, fields, names, framing, chunked, rewrite
@@ -43,7 +47,7 @@
 //! a *target*, straight or by a *parent* proxy; a *tunnel* is what CONNECT or an upgrade makes. A
 //! *lease* is a connection, or memory, in the hands of one exchange. A *fault* is what went wrong
 //! with an exchange; a *close* is why a connection ended. A connection that *rests* holds no
-//! buffer.
+//! buffer. A *generation* is a configuration in use; a worker that *leaves* finishes what it has.
 //!
 //! # Invariants
 //!
@@ -54,6 +58,7 @@
 //! - A body that its sender cuts short is cut short for its receiver too.
 //! - A request is repeated only if the origin cannot have acted upon it, or if acting twice is
 //!   harmless and no byte of an answer has been seen.
+//! - An exchange and a tunnel end by the configuration with which they began.
 //! - Buffers, chunks, connections and permits come home on every path; a drain counts them.
 //! - A keep-alive request allocates nothing once its connection is warm (a test counts).
 
@@ -83,6 +88,7 @@ pub mod upstream;
 
 pub mod ask;
 pub mod gate;
+pub mod generation;
 pub mod seat;
 pub mod worker;
 
@@ -104,5 +110,12 @@ pub mod thread;
 pub mod cli;
 pub mod control;
 pub mod demo;
+pub mod handover;
 pub mod health;
+pub mod inherited;
+pub mod lifecycle;
+pub mod reload;
 pub mod server;
+pub mod sockets;
+pub mod supervisor;
+pub mod watched;

@@ -1,8 +1,8 @@
 //! Accepts client connections: room first, then accept, then place.
 //!
 //! In goes a listening socket that all workers share; out go connections, each to the worker with
-//! the fewest. The task lives until the listening socket is shut down: a dropped accept would take
-//! a connection with it.
+//! the fewest. The task lives until the listening socket is shut down or the worker leaves: a
+//! dropped accept would take a connection with it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,22 +20,30 @@ const FILES_BACK_OFF: Duration = Duration::from_millis(100);
 
 pub async fn run(worker: Rc<Worker>, listener: OwnedFd, index: u16) {
     let mut acceptor = Acceptor::new(listener);
+    worker.stoppers.borrow_mut().push(acceptor.stopper());
     loop {
         // Room first. The right is not kept while nobody comes: with few of them and several
         // listeners, one listener's wait would keep the others from accepting.
         let clients = &worker.shared.clients;
-        if clients.acquire().await.is_err() {
+        if clients.acquire().await.is_err() || acceptor.is_stopped() {
             return;
         }
-        match acceptor.accept().await {
+        worker.accepting.set(worker.accepting.get() + 1);
+        let accepted = acceptor.accept().await;
+        match accepted {
             Ok((fd, peer)) => {
                 worker.metrics.accepted.add(1);
                 let Ok(permit) = clients.clone().acquire_owned().await else { return };
                 let accepted = Accepted { fd, peer, permit, listener: index };
                 worker.shared.place(accepted, worker.index);
-                take_burst(&worker, &acceptor, index);
+                if !worker.is_leaving.get() {
+                    take_burst(&worker, &acceptor, index);
+                }
             }
-            Err(Waited::Interrupted) => return,
+            Err(Waited::Interrupted) => {
+                worker.accepting.set(worker.accepting.get() - 1);
+                return;
+            }
             Err(Waited::Expired) => {}
             Err(Waited::Failed(error)) => {
                 worker.metrics.accept_errors.add(1);
@@ -48,7 +56,8 @@ pub async fn run(worker: Rc<Worker>, listener: OwnedFd, index: u16) {
                 }
             }
         }
-        if worker.is_draining.get() {
+        worker.accepting.set(worker.accepting.get() - 1);
+        if worker.is_leaving.get() {
             return;
         }
     }

@@ -5,6 +5,7 @@
 //! of two readings. Nothing here locks, allocates while it counts, or reads a clock.
 
 use std::array;
+use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
@@ -56,17 +57,13 @@ const FAULT_NAMES: [&str; 33] = [
 /// One worker's numbers: its thread writes, any thread reads.
 // Two cache lines, which is what adjacent-line prefetching makes two workers share.
 #[repr(align(128))]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct WorkerMetrics {
     pub accepted: Gauge,
     pub accept_errors: Gauge,
     /// Connections that were answered 503 at the door.
     pub clients_refused: Gauge,
     pub requests: Classes,
-    /// By index in `Config::routes`.
-    pub routes: Vec<Classes>,
-    /// By index in `Config::upstreams`.
-    pub upstreams: Vec<Classes>,
     /// Requests in absolute form, which have no route.
     pub forwarded: Classes,
     pub faults: FaultCounts,
@@ -97,49 +94,35 @@ pub struct WorkerMetrics {
 }
 
 impl WorkerMetrics {
-    pub fn new(routes: usize, upstreams: usize) -> Self {
-        Self {
-            accepted: Gauge::default(),
-            accept_errors: Gauge::default(),
-            clients_refused: Gauge::default(),
-            requests: Classes::default(),
-            routes: (0..routes).map(|_| Classes::default()).collect(),
-            upstreams: (0..upstreams).map(|_| Classes::default()).collect(),
-            forwarded: Classes::default(),
-            faults: FaultCounts::default(),
-            bytes_received: Gauge::default(),
-            bytes_sent: Gauge::default(),
-            latency: Latency::default(),
-            pool_wait: Latency::default(),
-            pool_reused: Gauge::default(),
-            pool_opened: Gauge::default(),
-            pool_waits: Gauge::default(),
-            pool_timeouts: Gauge::default(),
-            pool_stale: Gauge::default(),
-            tunnels: Gauge::default(),
-            tunnels_opened: Gauge::default(),
-            tunnel_bytes: Gauge::default(),
-            auth_failures: Gauge::default(),
-            denied: Gauge::default(),
-            clients: Gauge::default(),
-            resting: Gauge::default(),
-            cuts: Gauge::default(),
-        }
-    }
-
     /// Counts an exchange that is over. `status` is 0 where nothing was sent, and `us` its length.
     #[inline]
-    pub fn answered(&self, route: Option<usize>, upstream: Option<usize>, status: u16, us: u64) {
+    pub fn answered(&self, status: u16, us: u64) {
+        self.requests[class_of(status)].add(1);
+        if status != 0 {
+            self.latency.record(us);
+        }
+    }
+}
+
+/// One worker's answers by what one configuration names. Whatever the next one names too goes on
+/// counting where it was.
+#[derive(Debug, Default)]
+pub struct NamedCounts {
+    /// By index in `Config::routes`.
+    pub routes: Vec<Arc<Classes>>,
+    /// By index in `Config::upstreams`.
+    pub upstreams: Vec<Arc<Classes>>,
+}
+
+impl NamedCounts {
+    #[inline]
+    pub fn answered(&self, route: Option<usize>, upstream: Option<usize>, status: u16) {
         let class = class_of(status);
-        self.requests[class].add(1);
         if let Some(route) = route.and_then(|index| self.routes.get(index)) {
             route[class].add(1);
         }
         if let Some(upstream) = upstream.and_then(|index| self.upstreams.get(index)) {
             upstream[class].add(1);
-        }
-        if status != 0 {
-            self.latency.record(us);
         }
     }
 }
@@ -322,17 +305,27 @@ mod tests {
 
     #[test]
     fn an_exchange_is_counted_once_in_each_place() {
-        let metrics = WorkerMetrics::new(2, 1);
-        metrics.answered(Some(1), Some(0), 204, 10);
-        metrics.answered(None, None, 503, 20);
-        metrics.answered(Some(0), Some(0), 0, 30);
+        let metrics = WorkerMetrics::default();
+        let named = NamedCounts {
+            routes: vec![Arc::default(), Arc::default()],
+            upstreams: vec![Arc::default()],
+        };
         // A route that is not there, and a status that is none, must not panic.
-        metrics.answered(Some(9), Some(9), 999, 40);
+        let exchanges = [
+            (Some(1), Some(0), 204, 10),
+            (None, None, 503, 20),
+            (Some(0), Some(0), 0, 30),
+            (Some(9), Some(9), 999, 40),
+        ];
+        for (route, upstream, status, us) in exchanges {
+            metrics.answered(status, us);
+            named.answered(route, upstream, status);
+        }
         let counts = |classes: &Classes| classes.each_ref().map(Gauge::get);
         assert_eq!(counts(&metrics.requests), [1, 0, 1, 0, 0, 2]);
-        assert_eq!(counts(&metrics.routes[0]), [1, 0, 0, 0, 0, 0]);
-        assert_eq!(counts(&metrics.routes[1]), [0, 0, 1, 0, 0, 0]);
-        assert_eq!(counts(&metrics.upstreams[0]), [1, 0, 1, 0, 0, 0]);
+        assert_eq!(counts(&named.routes[0]), [1, 0, 0, 0, 0, 0]);
+        assert_eq!(counts(&named.routes[1]), [0, 0, 1, 0, 0, 0]);
+        assert_eq!(counts(&named.upstreams[0]), [1, 0, 1, 0, 0, 0]);
         assert_eq!(metrics.latency.snapshot().len(), 3);
     }
 

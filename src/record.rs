@@ -11,6 +11,7 @@ use crate::access_log::{self, Phases};
 use crate::account::{Account, Phase};
 use crate::connection::Client;
 use crate::fault::Fault;
+use crate::generation::Generation;
 use crate::http::Span;
 use crate::metrics::class_of;
 use crate::ring::clock;
@@ -171,7 +172,7 @@ impl Record {
     /// follows outlives that. The answer to the request is counted now.
     #[must_use]
     pub fn detach(&mut self, client: &Client<'_>) -> Self {
-        self.count(client.worker);
+        self.count(client.worker, &client.generation);
         let line = self.line.take().map(|mut line| {
             let (head, text) = (&client.request, client.inbox.filled());
             line.quoted = Some(Quoted {
@@ -186,29 +187,29 @@ impl Record {
     }
 
     /// Writes the line of a detached record.
-    pub fn write_detached(self, worker: &Worker) {
+    pub fn write_detached(self, worker: &Worker, generation: &Generation) {
         if let Some(fault) = self.fault {
             worker.metrics.faults.count(fault.proxy_error());
         }
         let (Some(line), Some(log)) = (&self.line, &worker.access_log) else { return };
         let Some(quoted) = &line.quoted else { return };
         let text = [&*quoted.method, &*quoted.host, &*quoted.target];
-        log.record(&self.render(line, worker, quoted.client, text));
+        log.record(&self.render(line, generation, quoted.client, text));
     }
 
     /// Counts the exchange and writes its line.
     pub fn write(mut self, client: &Client<'_>) {
-        let now_us = self.count(client.worker);
+        let now_us = self.count(client.worker, &client.generation);
         client.account.enter(Phase::Idle, now_us / 1000);
         let (Some(line), Some(log)) = (&self.line, &client.worker.access_log) else { return };
         let (head, text) = (&client.request, client.inbox.filled());
         let part = |span: Span| if line.is_head_known { span.of(text) } else { b"" };
         let quoted = [part(head.method_text), part(head.authority), part(head.target)];
-        log.record(&self.render(line, client.worker, client.peer, quoted));
+        log.record(&self.render(line, &client.generation, client.peer, quoted));
     }
 
     /// Adds to the worker's counts, once; the time.
-    fn count(&mut self, worker: &Worker) -> u64 {
+    fn count(&mut self, worker: &Worker, generation: &Generation) -> u64 {
         let now_us = clock::precise_us();
         if std::mem::replace(&mut self.is_counted, true) {
             return now_us;
@@ -216,7 +217,8 @@ impl Record {
         let metrics = &worker.metrics;
         let index = |index: Option<u32>| index.map(|index| index as usize);
         let us = now_us.saturating_sub(self.began_us);
-        metrics.answered(index(self.route), index(self.upstream), self.status, us);
+        metrics.answered(self.status, us);
+        generation.counts.answered(index(self.route), index(self.upstream), self.status);
         metrics.bytes_received.add(self.bytes_in);
         metrics.bytes_sent.add(self.bytes_out);
         if self.is_forward {
@@ -231,7 +233,7 @@ impl Record {
     fn render<'a>(
         &self,
         line: &Line,
-        worker: &'a Worker,
+        generation: &'a Generation,
         client: SocketAddr,
         [method, host, target]: [&'a [u8]; 3],
     ) -> access_log::Record<'a> {
@@ -244,7 +246,7 @@ impl Record {
             status: self.status,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            upstream: self.upstream.map_or("", |index| worker.upstreams[index as usize].name()),
+            upstream: self.upstream.map_or("", |index| generation.upstreams[index as usize].name()),
             origin: line.origin,
             is_reused: line.is_reused,
             phases: Phases { total_us: micros(line.began.elapsed()), ..line.phases },

@@ -92,7 +92,7 @@ impl Worker {
     pub fn clean(&self, level: Level) -> Cleaned {
         let before_bytes = self.ledger.total();
         let mut cleaned = Cleaned {
-            closed_idle: self.pool.close_idle_beyond(self.config.pool.prewarm),
+            closed_idle: self.pool.close_idle_beyond(self.generation().config.pool.prewarm),
             ..Cleaned::default()
         };
         self.heads.release();
@@ -228,7 +228,7 @@ impl Seat {
     /// may come to: that, and a head buffer for either side.
     pub fn begin(&self, future_bytes: usize, kind: Kind) -> Option<Held<'_>> {
         let worker = &self.worker;
-        let buffers = 2 * worker.config.buffers.head_buffer_bytes;
+        let buffers = 2 * worker.heads.buffer_bytes();
         let is_turned_away =
             self.is_new() && worker.shared.pressure.load(Ordering::Relaxed) == FORCED;
         let fits = || worker.budget.admits(&worker.ledger, (future_bytes + buffers) as u64);
@@ -268,9 +268,9 @@ impl Seat {
         self.live.is_new.set(false);
     }
 
-    /// Whether it came in by a listener that offers the forward proxy.
-    pub fn is_forward(&self) -> bool {
-        self.worker.forward.offered.get(usize::from(self.live.listener)).is_some_and(|is| *is)
+    /// By which listener it came in.
+    pub fn listener(&self) -> u16 {
+        self.live.listener
     }
 
     /// Whether somebody has decided that the connection ends now.
@@ -298,7 +298,8 @@ impl Seat {
         let worker = &self.worker;
         worker.released.set(worker.released.get() + 1);
         self.set_resting(true);
-        let timeouts = &worker.config.timeouts;
+        let generation = worker.generation();
+        let timeouts = &generation.config.timeouts;
         let limit = if self.is_new() { timeouts.client_head } else { timeouts.client_idle };
         self.socket().readable(&worker.deadlines, limit.saturating_sub(spent))
     }

@@ -2,43 +2,49 @@
 //!
 //! In goes a checked configuration; [`Server::start`] binds, starts the workers and returns when
 //! all are ready, or says in one line why not. [`Server::drain`] stops accepting, lets what is
-//! under way finish for `server.drain_timeout`, and returns what was left.
+//! under way finish for `server.drain_timeout`, and returns what was left. How another
+//! configuration takes the first one's place is `reload`'s affair.
 //!
 //! It installs no signal handler and writes to no standard stream: that is `main`'s part.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+use futures_util::FutureExt;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, Type};
 use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
 use crate::access_log::AccessLog;
-use crate::ask::{Ask, ControlAsk};
+use crate::ask::{ControlAsk, Order};
 use crate::config::Config;
 use crate::control::{self, Control, ControlSetup, Door};
 use crate::demo;
 use crate::gate::Gate;
+use crate::generation::{History, Parts, Snapshot};
+use crate::handover;
+use crate::inherited::Inherited;
 use crate::ledger::{Kind, Ledgers};
-use crate::memory::{Plan, Usage};
-use crate::metrics::WorkerMetrics;
+use crate::memory::plan::PlanError;
+use crate::memory::{Notice, Plan, Usage};
 use crate::ring::{refusal, runtime};
+use crate::sockets::Sockets;
 use crate::thread::{self, Ready, Remains, WorkerPlan};
-use crate::upstream::names::Names;
 use crate::upstream::permits::PoolShared;
 use crate::upstream::resolve::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
-use crate::worker::{Accepted, NORMAL, Shared};
+use crate::worker::{ACTIVE, FREE, Mail, NORMAL, Place, Shared};
 
 /// Why ringway could not start: one line with cause and cure.
 #[derive(Debug)]
-pub struct StartError(String);
+pub struct StartError(pub(crate) String);
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,25 +56,23 @@ impl std::error::Error for StartError {}
 
 /// A running proxy.
 pub struct Server {
-    listeners: Vec<Listener>,
+    pub(crate) sockets: Sockets,
     workers: Vec<JoinHandle<Remains>>,
-    shared: Arc<Shared>,
-    config: Arc<Config>,
+    pub(crate) shared: Arc<Shared>,
     access_log: Option<AccessLog>,
-    control: Option<Control>,
-    _resolver: Resolver,
-}
-
-struct Listener {
-    address: SocketAddr,
-    socket: socket2::Socket,
+    pub(crate) control: Option<Control>,
+    pub(crate) resolver: Resolver,
+    /// Where the demo origin listens, once there is one.
+    demo: Option<SocketAddr>,
+    /// What the admin API wants done; for whoever owns the server.
+    pub orders: queue::UnboundedReceiver<Order>,
 }
 
 /// More than can wait in a listening socket's queue.
 const LAST_ACCEPTED: usize = 65_536;
 
 /// How long the start waits for the addresses of named origins.
-const NAMES_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const NAMES_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often the end of the drain is looked for.
 const POLL: Duration = Duration::from_millis(5);
@@ -76,60 +80,72 @@ const POLL: Duration = Duration::from_millis(5);
 /// Descriptors that the process needs besides connections: rings, logs, listeners, epoll.
 const FILES_RESERVED: usize = 64;
 
+/// What an earlier process has left.
+#[derive(Default)]
+pub struct Estate {
+    pub listeners: Vec<Inherited>,
+    /// The socket of the admin API.
+    pub admin: Option<OwnedFd>,
+}
+
+/// Who listens when the drain begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Successor {
+    /// Nobody: new connections are refused.
+    None,
+    /// A process that has the same listening sockets.
+    Ready,
+}
+
 impl Server {
-    /// Starts everything that `config` names.
-    pub fn start(mut config: Config) -> Result<Self, StartError> {
+    /// Starts everything that `config` names, with the sockets of an earlier process where there
+    /// are any. What of them it has no use for is closed.
+    pub fn start(mut config: Config, estate: Estate) -> Result<Self, StartError> {
+        let Estate { mut listeners, admin } = estate;
         runtime::probe().map_err(StartError)?;
         raise_files_limit(&mut config);
-        let listeners = (config.server.listeners.iter())
-            .map(|address| listen(*address, config.server.backlog))
-            .collect::<Result<Vec<_>, _>>()?;
-        let door = Door::open(&config.admin).map_err(StartError)?;
-        if config.needs_demo() {
-            let address = demo::start().map_err(failed("the demo origin did not start"))?;
-            config.place_demo(address);
+        let mut sockets = Sockets::default();
+        let next = sockets.prepare(&config.server, &mut listeners).map_err(StartError)?;
+        sockets.commit(next);
+        for unused in listeners {
+            let Inherited { address, name, .. } = unused;
+            tracing::warn!(%address, name, "no listener has this address: socket not used");
         }
+        let door = Door::open(&config.admin, admin).map_err(StartError)?;
+        let mut demo = None;
+        settle_demo(&mut config, &mut demo)?;
         let access_log =
             AccessLog::start(&config.log).map_err(failed("the access log cannot be written"))?;
         let resolver = Resolver::start().map_err(failed("the resolver did not start"))?;
-        let upstreams = Arc::new(plan_upstreams(&config, &resolver));
+        let upstreams = plan_upstreams(&config, &resolver, &[]);
         if !resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; starting without them");
         }
-        let own = listeners.iter().map(|listener| listener.address);
-        let own: Vec<_> = own.chain(door.as_ref().and_then(Door::address)).collect();
-        let gate = Arc::new(Gate::prepare(&config, &own).map_err(StartError)?);
-        let Sharing { shared, inboxes, asks, control } = share(&config, gate.clone());
+        let listeners = sockets.addresses();
+        let admin = door.as_ref().and_then(Door::address);
+        let own: Vec<_> = listeners.iter().copied().chain(admin).collect();
+        let gate = Gate::prepare(&config, &own, &sockets.numbers(), None).map_err(StartError)?;
+        let config = Arc::new(config);
+        let (shared, asks, orders) =
+            share(Parts { config, upstreams, gate: Arc::new(gate), listeners });
         if let Some(log) = &access_log {
             shared.ledgers.process().add(Kind::LogQueues, log.queue_bytes());
         }
-        let plan = Plan::of(&config, &Usage::read());
-        let config = Arc::new(config);
         let mut server = Self {
-            listeners,
+            sockets,
             workers: Vec::new(),
-            shared: shared.clone(),
-            config: config.clone(),
-            access_log: access_log.clone(),
+            shared,
+            access_log,
             control: None,
-            _resolver: resolver,
+            resolver,
+            demo,
+            orders,
         };
-        for (index, (inbox, asks)) in inboxes.into_iter().zip(asks).enumerate() {
-            let listeners = server.clone_listeners()?;
-            server.start_worker(WorkerPlan {
-                index,
-                config: config.clone(),
-                upstreams: upstreams.clone(),
-                access_log: access_log.clone(),
-                shared: shared.clone(),
-                budget: plan.budget(),
-                inbox,
-                asks,
-                listeners,
-            })?;
+        for _ in 0..server.shared.snapshot.load().config.server.workers {
+            server.start_worker()?;
         }
-        server.start_control(door, control, &upstreams, &gate)?;
-        server.announce(&upstreams);
+        server.start_control(door, asks)?;
+        server.announce();
         Ok(server)
     }
 
@@ -137,23 +153,11 @@ impl Server {
         &mut self,
         door: Option<Door>,
         asks: queue::UnboundedReceiver<ControlAsk>,
-        upstreams: &Arc<Vec<UpstreamPlan>>,
-        gate: &Arc<Gate>,
     ) -> Result<(), StartError> {
-        let (names, passwords) = (gate.names.clone(), gate.authenticator.clone());
-        let setup = ControlSetup {
-            config: self.config.clone(),
-            shared: self.shared.clone(),
-            generation: 1,
-            upstreams: upstreams.clone(),
-            listeners: self.addresses(),
-            door,
-            asks,
-            caches: vec![
-                Box::new(move || names.iter().for_each(Names::forget)),
-                Box::new(move || passwords.iter().for_each(|it| it.drop_cache())),
-            ],
-        };
+        let shared = self.shared.clone();
+        let drop_caches = move || shared.snapshot.load().gate.drop_caches();
+        let caches: Vec<Box<dyn Fn() + Send>> = vec![Box::new(drop_caches)];
+        let setup = ControlSetup { shared: self.shared.clone(), door, asks, caches };
         // Before anybody can ask.
         self.shared.is_ready.store(true, Ordering::Release);
         self.control = Some(control::start(setup).map_err(StartError)?);
@@ -161,13 +165,14 @@ impl Server {
     }
 
     /// Says what there is. Whoever waits for the start waits for the listeners' lines.
-    fn announce(&self, upstreams: &[UpstreamPlan]) {
-        for upstream in upstreams {
+    pub(crate) fn announce(&self) {
+        let snapshot = self.shared.snapshot.load();
+        for upstream in &snapshot.upstreams {
             let origins: Vec<_> = upstream.origins.iter().map(|o| o.authority.as_str()).collect();
             tracing::info!(name = upstream.config.name, origins = origins.join(","), "upstream");
         }
-        for listener in &self.listeners {
-            tracing::info!(address = %listener.address, "listening");
+        for address in &snapshot.listeners {
+            tracing::info!(%address, "listening");
         }
     }
 
@@ -176,17 +181,27 @@ impl Server {
         self.control.as_ref()?.admin_address()
     }
 
-    fn clone_listeners(&self) -> Result<Vec<OwnedFd>, StartError> {
-        self.listeners
-            .iter()
-            .map(|listener| listener.socket.as_fd().try_clone_to_owned())
-            .collect::<io::Result<_>>()
-            .map_err(|error| StartError(format!("a listening socket cannot be shared: {error}")))
-    }
-
-    fn start_worker(&mut self, plan: WorkerPlan) -> Result<(), StartError> {
-        let index = plan.index;
-        let wanted = plan.config.buffers.chunks_per_worker;
+    /// Starts one more worker, with the newest configuration.
+    pub(crate) fn start_worker(&mut self) -> Result<(), StartError> {
+        let shared = self.shared.clone();
+        let Some(index) = shared.places.iter().position(|place| place.state() == FREE) else {
+            return Err(StartError("there is no place for another worker: restart".to_owned()));
+        };
+        let config = shared.snapshot.load().config.clone();
+        let (inbox, inboxes) = queue::unbounded_channel();
+        let (ask, asks) = queue::unbounded_channel();
+        let plan = WorkerPlan {
+            index,
+            access_log: self.access_log.clone(),
+            shared: shared.clone(),
+            budget: Plan::of(&config, &Usage::read()).budget(),
+            inbox: inboxes,
+            asks,
+            listeners: self.sockets.share().map_err(StartError)?,
+        };
+        // Whatever one that worked here before has been told does not concern this one.
+        let _ = shared.drain[index].notified().now_or_never();
+        shared.places[index].occupy(Mail { inbox, asks: ask });
         let (sender, receiver) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
@@ -196,16 +211,48 @@ impl Server {
         let ready = receiver.recv().unwrap_or_else(|_| Err(io::Error::other("it ended early")));
         match ready {
             Ok(ready) => {
-                report_worker(index, wanted, ready);
+                shared.places[index].activate();
+                report_worker(index, config.buffers.chunks_per_worker, ready);
                 Ok(())
             }
             Err(error) => Err(StartError(format!("worker {index}: {}", refusal::diagnose(&error)))),
         }
     }
 
+    /// Lets the worker that was started last finish what it has, and no more.
+    pub(crate) fn retire_worker(&mut self) {
+        let places = &self.shared.places;
+        let last = (0..places.len()).rev().find(|index| places[*index].state() == ACTIVE);
+        if let Some(index) = last {
+            places[index].retire();
+            self.shared.drain[index].notify_one();
+        }
+        self.workers.retain(|worker| !worker.is_finished());
+    }
+
+    /// Starts a new process and hands it the listening sockets.
+    pub fn start_successor(&self, program: &Path) -> Result<handover::Successor, String> {
+        let admin = self.control.as_ref().and_then(Control::admin_socket);
+        handover::Successor::start(program, self.sockets.lend(), admin)
+    }
+
+    /// The configuration in use.
+    pub fn config(&self) -> Arc<Config> {
+        self.shared.snapshot.load().config.clone()
+    }
+
+    /// A configuration could not be put in use.
+    pub fn count_refusal(&self) {
+        self.shared.reloads_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn settle_demo(&mut self, config: &mut Config) -> Result<(), StartError> {
+        settle_demo(config, &mut self.demo)
+    }
+
     /// The addresses listened on, with the ports that were chosen for port 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(|listener| listener.address).collect()
+        self.sockets.addresses()
     }
 
     /// Connections of clients and to origins that are open now.
@@ -216,19 +263,25 @@ impl Server {
 
     /// Stops accepting, and waits for what is under way up to `server.drain_timeout`; then, or once
     /// `hurry` says so, ends the rest.
-    pub fn drain(self, hurry: &AtomicBool) -> Remains {
+    pub fn drain(self, hurry: &AtomicBool, successor: Successor) -> Remains {
         // Who spreads the load is to hear of it before connections are refused.
         self.shared.is_ready.store(false, Ordering::Release);
-        let grace = Instant::now() + self.config.server.ready_grace;
+        let config = self.shared.snapshot.load().config.clone();
+        let is_handed_over = successor == Successor::Ready;
+        let grace = if is_handed_over { Duration::ZERO } else { config.server.ready_grace };
+        let grace = Instant::now() + grace;
         while Instant::now() < grace && !hurry.load(Ordering::Relaxed) {
             std::thread::sleep(POLL.min(grace.saturating_duration_since(Instant::now())));
         }
-        let deadline = Instant::now() + self.config.server.drain_timeout;
+        let deadline = Instant::now() + config.server.drain_timeout;
         // What has been accepted is served, room or no room: nobody comes after it.
-        self.shared.clients.add_permits(self.listeners.len() * LAST_ACCEPTED);
+        self.shared.clients.add_permits(self.sockets.len() * LAST_ACCEPTED);
         self.shared.is_closing.store(true, Ordering::Release);
-        for (index, listener) in self.listeners.iter().enumerate() {
-            self.close_listener(index, listener);
+        if is_handed_over {
+            self.shared.is_handed_over.store(true, Ordering::Release);
+            self.control.iter().for_each(Control::hand_over);
+        } else {
+            self.sockets.close(&self.shared);
         }
         self.shared.is_draining.store(true, Ordering::Release);
         self.wake_workers();
@@ -261,25 +314,33 @@ impl Server {
             signal.notify_one();
         }
     }
-
-    /// Takes what has been waiting to be accepted, then completes the workers' pending accepts:
-    /// closing a listening socket resets what is still in its queue.
-    fn close_listener(&self, index: usize, listener: &Listener) {
-        let _ = listener.socket.set_nonblocking(true);
-        while let Ok((socket, peer)) = listener.socket.accept() {
-            let Ok(permit) = self.shared.clients.clone().try_acquire_owned() else { break };
-            if let Some(peer) = peer.as_socket() {
-                let listener = index as u16;
-                self.shared.place(Accepted { fd: socket.into(), peer, permit, listener }, 0);
-            }
-        }
-        let _ = listener.socket.shutdown(std::net::Shutdown::Both);
-    }
 }
 
 /// An error with what it prevents.
 fn failed<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> StartError {
     move |error| StartError(format!("{what}: {error}"))
+}
+
+/// Makes the configuration fit into the memory that there is.
+pub fn fit(config: &mut Config) -> Result<(Plan, Vec<Notice>), PlanError> {
+    // The shipped file repeats the standard values: whoever has it has not chosen them.
+    let (limits, standard) = (&config.limits, Config::default().limits);
+    let is_clients_given = limits.clients != standard.clients;
+    let is_tunnels_given = limits.tunnels != standard.tunnels;
+    Plan::fit(config, &Usage::read(), is_clients_given, is_tunnels_given)
+}
+
+/// Starts the demo origin if `config` wants it and there is none.
+fn settle_demo(config: &mut Config, demo: &mut Option<SocketAddr>) -> Result<(), StartError> {
+    if config.needs_demo() {
+        let address = match *demo {
+            Some(address) => address,
+            None => demo::start().map_err(failed("the demo origin did not start"))?,
+        };
+        *demo = Some(address);
+        config.place_demo(address);
+    }
+    Ok(())
 }
 
 fn report_worker(index: usize, wanted: usize, ready: Ready) {
@@ -300,105 +361,76 @@ fn report_worker(index: usize, wanted: usize, ready: Ready) {
     }
 }
 
-/// What the threads share, and the ends of its queues.
-struct Sharing {
-    shared: Arc<Shared>,
-    inboxes: Vec<queue::UnboundedReceiver<Accepted>>,
-    asks: Vec<queue::UnboundedReceiver<Ask>>,
-    control: queue::UnboundedReceiver<ControlAsk>,
-}
-
-fn share(config: &Config, forward: Arc<Gate>) -> Sharing {
-    let workers = config.server.workers;
-    let (inbox_senders, inboxes) = (0..workers).map(|_| queue::unbounded_channel()).unzip();
-    let (ask_senders, asks) = (0..workers).map(|_| queue::unbounded_channel()).unzip();
-    let (control_sender, control) = queue::unbounded_channel();
-    let metrics = || Arc::new(WorkerMetrics::new(config.routes.len(), config.upstreams.len()));
+/// What the threads share, and the questions to the control thread.
+fn share(
+    parts: Parts,
+) -> (Arc<Shared>, queue::UnboundedReceiver<ControlAsk>, queue::UnboundedReceiver<Order>) {
+    let config = parts.config.clone();
+    let places = places_for(config.server.workers);
+    let (control, asks) = queue::unbounded_channel();
+    let (order, orders) = queue::unbounded_channel();
+    let snapshot = Snapshot::first(parts, places);
+    let history = History::new(&snapshot);
     let shared = Arc::new(Shared {
-        pool: PoolShared::new(config.pool.max_connections, workers),
+        pool: PoolShared::new(config.pool.max_connections, places),
         clients: Arc::new(Semaphore::new(config.limits.clients)),
         tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
-        live: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
-        inboxes: inbox_senders,
-        asks: ask_senders,
-        control: control_sender,
-        forward,
-        metrics: (0..workers).map(|_| metrics()).collect(),
-        rings: (0..workers).map(|_| Arc::default()).collect(),
-        ledgers: Ledgers::new(workers),
+        live: (0..places).map(|_| AtomicUsize::new(0)).collect(),
+        places: (0..places).map(|_| Place::default()).collect(),
+        control,
+        snapshot: ArcSwap::from_pointee(snapshot),
+        history,
+        orders: order,
+        reloads_refused: AtomicUsize::new(0),
+        metrics: (0..places).map(|_| Arc::default()).collect(),
+        rings: (0..places).map(|_| Arc::default()).collect(),
+        ledgers: Ledgers::new(places),
         pressure: AtomicU8::new(NORMAL),
         is_ready: AtomicBool::new(false),
         is_closing: AtomicBool::new(false),
         is_draining: AtomicBool::new(false),
-        drain: (0..workers).map(|_| Notify::new()).collect(),
+        is_handed_over: AtomicBool::new(false),
+        drain: (0..places).map(|_| Notify::new()).collect(),
         is_cutting: AtomicBool::new(false),
     });
-    Sharing { shared, inboxes, asks, control }
+    (shared, asks, orders)
 }
 
-/// Numbers the origins of all upstreams and asks the resolver for their addresses.
-fn plan_upstreams(config: &Config, resolver: &Resolver) -> Vec<UpstreamPlan> {
-    let mut index = 0;
-    let mut origin_of = |origin: &crate::config::OriginConfig| {
-        index += 1;
-        Origin {
-            index: index - 1,
+/// Room for as many workers as this machine can use, and for those that they take over from.
+fn places_for(workers: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    2 * workers.max(cores)
+}
+
+/// Asks the resolver for the addresses of all origins. What `before` has is taken over with what is
+/// known of it.
+pub(crate) fn plan_upstreams(
+    config: &Config,
+    resolver: &Resolver,
+    before: &[UpstreamPlan],
+) -> Vec<UpstreamPlan> {
+    let known = |authority: &str| {
+        let mut origins = before.iter().flat_map(|upstream| &upstream.origins);
+        origins.find(|origin| origin.authority == authority)
+    };
+    let origin_of = |origin: &crate::config::OriginConfig| match known(&origin.authority) {
+        Some(known) => Origin { weight: origin.weight, ..known.clone() },
+        None => Origin {
             authority: origin.authority.clone(),
             weight: origin.weight,
             addresses: resolver.watch(&origin.host, origin.port),
             failing_since_ms: Arc::default(),
-        }
+        },
     };
-    config
-        .upstreams
-        .iter()
-        .map(|upstream| UpstreamPlan {
-            config: upstream.clone(),
-            origins: upstream.origins.iter().map(&mut origin_of).collect(),
-        })
-        .collect()
-}
-
-/// Binds without SO_REUSEPORT, so that a second instance is told that the port is in use.
-fn listen(address: SocketAddr, backlog: u32) -> Result<Listener, StartError> {
-    let bound = || -> io::Result<Listener> {
-        let domain = Domain::for_address(address);
-        let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-        // Connections of an earlier instance in TIME_WAIT must not keep the port.
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            // Each family has its own listener; `[::]` shall not take IPv4's place.
-            socket.set_only_v6(true)?;
-        }
-        socket.bind(&address.into())?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        socket.set_nonblocking(true)?;
-        let address = socket.local_addr()?.as_socket().unwrap_or(address);
-        Ok(Listener { address, socket })
+    let plan = |upstream: &crate::config::UpstreamConfig| UpstreamPlan {
+        config: upstream.clone(),
+        origins: upstream.origins.iter().map(origin_of).collect(),
     };
-    bound().map_err(|error| StartError(cannot_listen(address, &error)))
-}
-
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
-    let cure = match error.raw_os_error() {
-        Some(libc::EADDRINUSE) => {
-            "another process listens there (`ss -ltnp` shows which); stop it or choose another \
-             server.port"
-        }
-        Some(libc::EACCES) => {
-            "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE; choose a \
-             higher server.port"
-        }
-        Some(libc::EADDRNOTAVAIL) => {
-            "no interface of this machine has that address; see server.host"
-        }
-        _ => "see server.host, server.port and server.listen",
-    };
-    format!("cannot listen on {address}: {error}: {cure}")
+    config.upstreams.iter().map(plan).collect()
 }
 
 /// Raises the soft limit on open files to the hard one, and `limits.clients` down to what fits.
-fn raise_files_limit(config: &mut Config) {
+pub(crate) fn raise_files_limit(config: &mut Config) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
     let files = usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX);

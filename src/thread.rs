@@ -17,26 +17,25 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::access_log::AccessLog;
 use crate::ask::Ask;
-use crate::config::Config;
 use crate::connection;
 use crate::ledger::Budget;
 use crate::listener;
 use crate::ring::{Socket, memory, runtime};
 use crate::seat::Seat;
-use crate::upstream::{Upstream, UpstreamPlan, prewarm};
-use crate::worker::{Accepted, Shared, Worker};
+use crate::upstream::prewarm;
+use crate::worker::{Accepted, LEAVING, Shared, Worker};
 
 /// What a worker is started with.
 pub struct WorkerPlan {
+    /// Its place.
     pub index: usize,
-    pub config: Arc<Config>,
-    pub upstreams: Arc<Vec<UpstreamPlan>>,
     pub access_log: Option<AccessLog>,
     pub shared: Arc<Shared>,
     pub budget: Budget,
     pub inbox: UnboundedReceiver<Accepted>,
     pub asks: UnboundedReceiver<Ask>,
-    pub listeners: Vec<OwnedFd>,
+    /// By their numbers.
+    pub listeners: Vec<(u16, OwnedFd)>,
 }
 
 /// What a worker has, once it is ready.
@@ -51,25 +50,21 @@ pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains 
     let runtime = match runtime::open() {
         Ok(runtime) => runtime,
         Err(error) => {
+            plan.shared.places[plan.index].leave();
             report(Err(error));
             return Remains::default();
         }
     };
+    let (shared, index) = (plan.shared.clone(), plan.index);
     let remains = runtime.block_on(serve(plan, report));
     runtime::leave(runtime);
+    shared.places[index].leave();
     remains
 }
 
 async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains {
     plan.shared.rings[plan.index].install();
-    let created = Worker::new(
-        plan.index,
-        plan.config,
-        &plan.upstreams,
-        plan.access_log,
-        plan.shared,
-        plan.budget,
-    );
+    let created = Worker::new(plan.index, plan.access_log, plan.shared, plan.budget);
     let worker = match created {
         Ok(worker) => Rc::new(worker),
         Err(error) => {
@@ -88,15 +83,10 @@ async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Rema
         let is_current = |origin, address| watched.is_current(origin, address);
         watched.pool.run_janitor(is_current).await;
     });
-    let origins = worker.upstreams.iter().flat_map(Upstream::origins).cloned().collect();
-    let workers = worker.shared.live.len();
-    let share = prewarm::share(worker.config.pool.prewarm, worker.index, workers);
-    let drained = worker.clone();
-    let is_over = move || drained.is_draining.get();
-    spawn(prewarm::run(worker.pool.clone(), origins, share, is_over));
+    prewarm(&worker);
     spawn(housekeep(worker.clone()));
-    for (index, listener) in plan.listeners.into_iter().enumerate() {
-        spawn(listener::run(worker.clone(), listener, index as u16));
+    for (index, listener) in plan.listeners {
+        spawn(listener::run(worker.clone(), listener, index));
     }
     spawn(take_in(worker.clone(), plan.inbox));
     spawn(answer_asks(worker.clone(), plan.asks));
@@ -106,6 +96,18 @@ async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Rema
 /// Spawns on the worker's own thread.
 fn spawn(task: impl Future<Output = ()> + 'static) {
     tokio::task::spawn_local(task);
+}
+
+/// Keeps connections to the origins of the newest configuration open, until there is a newer one.
+fn prewarm(worker: &Rc<Worker>) {
+    let generation = worker.generation();
+    let members = generation.members().cloned().collect();
+    let workers = generation.config.server.workers;
+    // Places are taken in any order: a worker that replaces another one counts as that one does.
+    let share = prewarm::share(generation.config.pool.prewarm, worker.index % workers, workers);
+    let (watched, id) = (worker.clone(), generation.id);
+    let is_over = move || watched.is_leaving.get() || watched.generation().id != id;
+    spawn(prewarm::run(worker.pool.clone(), members, share, is_over));
 }
 
 /// Serves what this and other workers have accepted for this one.
@@ -121,6 +123,9 @@ async fn answer_asks(worker: Rc<Worker>, mut asks: UnboundedReceiver<Ask>) {
     // Whoever asked may have given up: nobody minds an answer that nobody reads.
     while let Some(ask) = asks.recv().await {
         match ask {
+            Ask::Ping { reply } => {
+                let _ = reply.send(());
+            }
             Ask::Connections { reply } => {
                 let _ = reply.send(worker.list_connections());
             }
@@ -129,6 +134,16 @@ async fn answer_asks(worker: Rc<Worker>, mut asks: UnboundedReceiver<Ask>) {
             }
             Ask::Clean { level, reply } => {
                 let _ = reply.send(worker.clean(level));
+            }
+            Ask::Adopt { snapshot, budget, reply } => {
+                worker.adopt(&snapshot, &budget);
+                prewarm(&worker);
+                let _ = reply.send(());
+            }
+            Ask::Listen { index, socket } => {
+                if !worker.is_leaving.get() {
+                    spawn(listener::run(worker.clone(), socket, index));
+                }
             }
         }
     }
@@ -161,13 +176,23 @@ pub struct Remains {
 }
 
 async fn until_drained(worker: &Worker) -> Remains {
-    let signal = &worker.shared.drain[worker.index];
-    while !worker.shared.is_draining.load(Ordering::Acquire) {
+    let shared = &worker.shared;
+    let signal = &shared.drain[worker.index];
+    let place = &shared.places[worker.index];
+    let is_over = || shared.is_draining.load(Ordering::Acquire);
+    while !is_over() && place.state() != LEAVING {
         signal.notified().await;
     }
-    worker.is_draining.set(true);
-    worker.interrupt_resting();
-    while worker.connections() > 0 || worker.live() > 0 {
+    worker.stop_listening();
+    while worker.connections() > 0 || worker.live() > 0 || worker.accepting.get() > 0 {
+        // Where nobody else listens, a client that rests is told at once by the end of its
+        // connection. Where somebody does, that could meet its next request: that one is answered
+        // first.
+        if is_over() && !shared.is_handed_over.load(Ordering::Acquire) && !worker.is_draining.get()
+        {
+            worker.is_draining.set(true);
+            worker.interrupt_resting();
+        }
         // Connections end by themselves; the signal says that their time is up.
         let _ = tokio::time::timeout(DRAIN_POLL, signal.notified()).await;
         if worker.shared.is_cutting.load(Ordering::Acquire) {

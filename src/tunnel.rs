@@ -9,13 +9,16 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::account::{Account, Phase};
+use crate::config::Config;
 use crate::fault::{Close, Fault};
+use crate::generation::Generation;
 use crate::record::Record;
 use crate::relay::{self, Broken, Control, Decoder, Encoding, Patience, Transfer, WATCH_AFTER};
 use crate::ring::{Socket, Waited, clock};
@@ -25,6 +28,8 @@ use crate::worker::Worker;
 /// A tunnel that is about to begin.
 pub struct Tunnel {
     pub origin: Socket,
+    /// By which it was asked for, and goes on.
+    pub generation: Rc<Generation>,
     /// What the client has sent behind its request.
     pub to_origin: Vec<u8>,
     /// What the origin has sent behind its answer.
@@ -46,7 +51,8 @@ const ACKNOWLEDGED_POLL: Duration = Duration::from_millis(10);
 
 /// Moves bytes both ways until the tunnel is over.
 pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
-    let Tunnel { origin, to_origin, to_client, mut record, permit } = *tunnel;
+    let Tunnel { origin, generation, to_origin, to_client, mut record, permit } = *tunnel;
+    let config = &*generation.config;
     let worker = seat.worker();
     seat.set_tunnel(Some(origin.clone()));
     worker.metrics.tunnels.add(1);
@@ -56,8 +62,16 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
         let client = seat.socket();
         let account = seat.account();
         account.enter(Phase::Tunnel, clock::coarse_ms());
-        let pump =
-            |from, to, this, other, flow| Pump { worker, from, to, this, other, account, flow };
+        let pump = |from, to, this, other, flow| Pump {
+            worker,
+            config,
+            from,
+            to,
+            this,
+            other,
+            account,
+            flow,
+        };
         let upward = pump(client, &origin, &up, &down, &account.received);
         let downward = pump(&origin, client, &down, &up, &account.sent);
         let ended = {
@@ -96,7 +110,7 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
             Close::Cut
         }
     };
-    record.write_detached(worker);
+    record.write_detached(worker, &generation);
     drop(permit);
     close
 }
@@ -128,6 +142,7 @@ impl Direction {
 
 struct Pump<'a> {
     worker: &'a Worker,
+    config: &'a Config,
     from: &'a Socket,
     to: &'a Socket,
     this: &'a Direction,
@@ -164,7 +179,7 @@ impl Pump<'_> {
     async fn move_on(&self, early: Vec<u8>) -> Result<(), Broken> {
         if !early.is_empty() {
             let control = &self.this.control;
-            let idle = self.worker.config.timeouts.tunnel_idle;
+            let idle = self.config.timeouts.tunnel_idle;
             control.received.set(control.received.get() + early.len() as u64);
             let sent = relay::send_all(self.to, &early, &self.worker.deadlines, idle).await;
             sent.map_err(|waited| match waited {
@@ -232,7 +247,7 @@ impl Pump<'_> {
 
     /// How much longer nothing may move.
     fn patience(&self) -> Duration {
-        let timeouts = &self.worker.config.timeouts;
+        let timeouts = &self.config.timeouts;
         let limit = if self.other.has_ended.get() {
             timeouts.tunnel_half_closed.min(timeouts.tunnel_idle)
         } else {
@@ -243,7 +258,7 @@ impl Pump<'_> {
     }
 
     fn transfer(&self, silence: Duration) -> Transfer<'_> {
-        let config = &self.worker.config;
+        let config = self.config;
         Transfer {
             chunks: &self.worker.chunks,
             deadlines: &self.worker.deadlines,

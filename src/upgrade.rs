@@ -46,6 +46,7 @@ pub(crate) async fn switch(
         origin: lease.into_socket(),
         to_origin: Vec::new(),
         to_client,
+        generation: client.generation.clone(),
         record: record.detach(client),
         permit,
     })))

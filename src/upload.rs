@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use crate::account::Account;
+use crate::config::Config;
 use crate::connection::Client;
 use crate::fault::Fault;
 use crate::http::BodyLength;
@@ -28,7 +29,7 @@ impl RequestBody {
     /// Looks at what came with the head, so that a bad chunk is refused before anything of the
     /// request has been forwarded.
     pub(crate) fn of(client: &Client<'_>) -> Result<Self, Fault> {
-        let limit = client.worker.config.limits.body_bytes;
+        let limit = client.generation.config.limits.body_bytes;
         let mut decoder = match client.request.body {
             BodyLength::Empty | BodyLength::UntilClose => Decoder::Sized(0),
             BodyLength::Exact(bytes) if bytes > limit => return Err(Fault::ClientBodyTooLarge),
@@ -56,6 +57,7 @@ impl RequestBody {
 /// Moves what of the request's body did not come with the head.
 pub(crate) async fn upload_rest(
     worker: &Worker,
+    config: &Config,
     account: &Account,
     client: &Socket,
     origin: &Socket,
@@ -63,7 +65,6 @@ pub(crate) async fn upload_rest(
     progress: &Progress,
 ) -> Result<(), Broken> {
     let Some(decoder) = rest else { return Ok(()) };
-    let config = &worker.config;
     let transfer = Transfer {
         chunks: &worker.chunks,
         deadlines: &worker.deadlines,

@@ -9,11 +9,11 @@ use crate::config::HostPolicy;
 use crate::connection::Client;
 use crate::fault::Fault;
 use crate::forwarding::{self, Forwarded, Hop};
+use crate::generation::Generation;
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{ForwardedFor, HostRule, RequestRewrite, Scheme};
 use crate::route::Route;
 use crate::upstream::lease::Lease;
-use crate::worker::Worker;
 
 /// The way of one request.
 pub enum Way {
@@ -28,7 +28,7 @@ impl Way {
         }
         let head = &client.request;
         let text = client.inbox.filled();
-        let route = client.worker.routes.find(head.authority.of(text), head.path(text));
+        let route = client.generation.routes.find(head.authority.of(text), head.path(text));
         route.map(Self::Route).ok_or(Fault::NoRoute)
     }
 
@@ -42,20 +42,21 @@ impl Way {
 
     /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
     /// exchange yet.
-    pub async fn checkout(&mut self, worker: &Worker, is_fresh: bool) -> Result<Lease, Fault> {
+    pub async fn checkout(&mut self, client: &Client<'_>, is_fresh: bool) -> Result<Lease, Fault> {
         match self {
             Self::Route(route) => {
-                worker.upstreams[route.upstream].checkout(&worker.pool, is_fresh).await
+                let upstream = &client.generation.upstreams[route.upstream];
+                upstream.checkout(&client.worker.pool, is_fresh).await
             }
-            Self::Forward(forwarded) => Box::pin(forwarded.checkout(worker, is_fresh)).await,
+            Self::Forward(forwarded) => Box::pin(forwarded.checkout(client, is_fresh)).await,
         }
     }
 
     /// What a 407 means: a parent proxy wants a password, which is no client's affair.
-    pub fn refuses_us(&self, worker: &Worker) -> bool {
+    pub fn refuses_us(&self, client: &Client<'_>) -> bool {
         let Self::Forward(forwarded) = self else { return false };
         let Hop::Parent(index) = forwarded.hop() else { return false };
-        let parent = forwarding::parent(&worker.config, index).name.as_str();
+        let parent = forwarding::parent(&client.generation.config, index).name.as_str();
         tracing::warn!(parent, status = 407, "the parent proxy wants other credentials");
         true
     }
@@ -79,8 +80,8 @@ impl Way {
         lease: &Lease,
         path: &'a [u8],
     ) -> RequestRewrite<'a> {
-        let worker = client.worker;
-        let via = worker.config.server.via.as_bytes();
+        let Generation { config, gate, upstreams, .. } = &*client.generation;
+        let via = config.server.via.as_bytes();
         let forwarded = ForwardedFor {
             client: &client.address_text,
             is_v6: client.address_text.contains(':'),
@@ -89,7 +90,7 @@ impl Way {
         };
         match self {
             Self::Route(route) => {
-                let upstream = &worker.upstreams[route.upstream];
+                let upstream = &upstreams[route.upstream];
                 let host = match upstream.host() {
                     HostPolicy::Pass if !client.request.authority.is_empty() => HostRule::Pass,
                     HostPolicy::Fixed(host) => HostRule::Set(host.as_bytes()),
@@ -107,10 +108,10 @@ impl Way {
                 // What the target says takes the place of what Host says (RFC 9112 §3.2.2).
                 host: HostRule::Pass,
                 via,
-                forwarded: worker.config.forward.add_forwarded.then_some(forwarded),
+                forwarded: config.forward.add_forwarded.then_some(forwarded),
                 extra: match to.hop() {
                     Hop::Direct => b"",
-                    Hop::Parent(index) => worker.forward.parent_logins[index].as_bytes(),
+                    Hop::Parent(index) => gate.parent_logins[index].as_bytes(),
                 },
             },
         }

@@ -14,27 +14,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use slab::Slab;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::access_log::AccessLog;
-use crate::ask::{Ask, ControlAsk};
-use crate::config::Config;
+use crate::ask::{Ask, ControlAsk, Order};
 use crate::date::DateLine;
 use crate::fault::Fault;
-use crate::gate::Gate;
-use crate::http::head::HeadLimits;
+use crate::generation::{Generation, History, Snapshot};
 use crate::ledger::{Budget, Ledger, Ledgers};
 use crate::limits::PIPES_PER_WORKER;
 use crate::metrics::WorkerMetrics;
-use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, RingMeters, Socket};
-use crate::route::Routes;
+use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, RingMeters, Socket, Stopper};
 use crate::seat::Live;
 use crate::upstream::destinations::Destinations;
 use crate::upstream::permits::PoolShared;
-use crate::upstream::pool::{Pool, PoolLimits};
-use crate::upstream::{Upstream, UpstreamPlan};
+use crate::upstream::pool::Pool;
 
 /// What the workers share: atomics and queues that are touched per connection.
 pub struct Shared {
@@ -43,29 +40,96 @@ pub struct Shared {
     pub clients: Arc<Semaphore>,
     /// Rights to hold a tunnel: `limits.tunnels` of them.
     pub tunnels: Arc<Semaphore>,
-    /// What the forward proxy needs; the same for all workers.
-    pub forward: Arc<Gate>,
+    /// The newest configuration in use.
+    pub snapshot: ArcSwap<Snapshot>,
     pub metrics: Vec<Arc<WorkerMetrics>>,
     pub ledgers: Ledgers,
     pub rings: Vec<Arc<RingMeters>>,
-    /// Questions to the workers, and from them to the control thread.
-    pub asks: Vec<UnboundedSender<Ask>>,
+    /// By place, what is done in it: all vectors here have room for more workers than there are.
+    pub places: Vec<Place>,
+    /// Questions of the workers to the control thread.
     pub control: UnboundedSender<ControlAsk>,
+    /// What the control thread wants of whoever owns the server.
+    pub orders: UnboundedSender<Order>,
+    pub history: History,
+    /// Configurations that could not be put in use.
+    pub reloads_refused: AtomicUsize,
     /// [`NORMAL`], or how hard memory is being given back: while it is [`FORCED`], new connections
     /// are turned away.
     pub pressure: AtomicU8,
     pub is_ready: AtomicBool,
     /// Live client connections by worker, counted up by whoever places one.
     pub live: Vec<AtomicUsize>,
-    /// Hands accepted connections to the worker that shall serve them.
-    pub inboxes: Vec<UnboundedSender<Accepted>>,
     /// Answers end their connections. Set before the listening sockets close, so that whoever is
     /// refused by one can rely on it.
     pub is_closing: AtomicBool,
     pub is_draining: AtomicBool,
+    /// Another process has taken the listening sockets over: connections that rest may go on until
+    /// their next request has been answered.
+    pub is_handed_over: AtomicBool,
     /// One per worker: the drain has begun, or its time is up.
     pub drain: Vec<Notify>,
     pub is_cutting: AtomicBool,
+}
+
+/// Room for one worker.
+pub struct Place {
+    state: AtomicU8,
+    mail: ArcSwapOption<Mail>,
+}
+
+/// How a worker is reached.
+pub struct Mail {
+    /// Accepted connections that it shall serve.
+    pub inbox: UnboundedSender<Accepted>,
+    pub asks: UnboundedSender<Ask>,
+}
+
+/// Nobody works here.
+pub const FREE: u8 = 0;
+/// Gets ready.
+pub const STARTING: u8 = 1;
+/// Takes new connections.
+pub const ACTIVE: u8 = 2;
+/// Finishes what it has.
+pub const LEAVING: u8 = 3;
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { state: AtomicU8::new(FREE), mail: ArcSwapOption::empty() }
+    }
+}
+
+impl Place {
+    pub fn state(&self) -> u8 {
+        self.state.load(Ordering::Acquire)
+    }
+
+    /// A worker begins to work here.
+    pub fn occupy(&self, mail: Mail) {
+        self.mail.store(Some(Arc::new(mail)));
+        self.state.store(STARTING, Ordering::Release);
+    }
+
+    /// It is ready.
+    pub fn activate(&self) {
+        self.state.store(ACTIVE, Ordering::Release);
+    }
+
+    /// It shall take no more connections.
+    pub fn retire(&self) {
+        self.state.store(LEAVING, Ordering::Release);
+    }
+
+    /// It has ended.
+    pub fn leave(&self) {
+        self.state.store(FREE, Ordering::Release);
+    }
+
+    /// Asks whoever works here; false where nobody does.
+    pub fn ask(&self, ask: Ask) -> bool {
+        self.mail.load().as_ref().is_some_and(|mail| mail.asks.send(ask).is_ok())
+    }
 }
 
 /// No shortage of memory.
@@ -90,25 +154,31 @@ impl Shared {
     pub fn place(&self, accepted: Accepted, here: usize) {
         let live = |worker: usize| self.live[worker].load(Ordering::Relaxed);
         let mut best = here;
-        for worker in 0..self.live.len() {
-            if live(worker) < live(best) {
+        for (worker, place) in self.places.iter().enumerate() {
+            if place.state() == ACTIVE
+                && (live(worker) < live(best) || self.places[best].state() != ACTIVE)
+            {
                 best = worker;
             }
         }
         self.live[best].fetch_add(1, Ordering::Relaxed);
-        if self.inboxes[best].send(accepted).is_err() {
+        let mail = self.places[best].mail.load();
+        if mail.as_ref().is_none_or(|mail| mail.inbox.send(accepted).is_err()) {
             self.live[best].fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// The places at which somebody works.
+    pub fn occupied(&self) -> impl Iterator<Item = usize> + '_ {
+        let places = self.places.iter().enumerate();
+        places.filter(|(_, place)| place.state() != FREE).map(|(index, _)| index)
     }
 }
 
 /// What the tasks of one worker share.
 pub struct Worker {
     pub index: usize,
-    pub config: Arc<Config>,
-    pub head_limits: HeadLimits,
-    pub routes: Routes,
-    pub upstreams: Vec<Upstream>,
+    generation: RefCell<Rc<Generation>>,
     pub pool: Rc<Pool>,
     pub heads: Rc<HeadPool>,
     pub chunks: Rc<ChunkPool>,
@@ -117,8 +187,7 @@ pub struct Worker {
     pub date: DateLine,
     pub access_log: Option<AccessLog>,
     pub shared: Arc<Shared>,
-    pub forward: Arc<Gate>,
-    /// Targets of forward requests.
+    /// The numbers of origins and of targets of forward requests.
     pub destinations: Rc<Destinations>,
     pub metrics: Arc<WorkerMetrics>,
     pub ledger: Arc<Ledger>,
@@ -131,6 +200,12 @@ pub struct Worker {
     pub(crate) connections: RefCell<Slab<Rc<Live>>>,
     /// Connections that this worker has ever served.
     pub(crate) serial: Cell<u64>,
+    pub(crate) stoppers: RefCell<Vec<Stopper>>,
+    /// Accepts that are pending, or have brought a connection that is not placed yet.
+    pub(crate) accepting: Cell<usize>,
+    /// It takes no new connections and keeps none for another request.
+    pub is_leaving: Cell<bool>,
+    /// What rests has to end.
     pub is_draining: Cell<bool>,
     /// Times that a connection has given its memory up, since the last purge.
     pub released: Cell<usize>,
@@ -156,47 +231,30 @@ impl Worker {
     /// Must be called inside the worker's runtime, with which it registers the chunks.
     pub fn new(
         index: usize,
-        config: Arc<Config>,
-        upstreams: &[UpstreamPlan],
         access_log: Option<AccessLog>,
         shared: Arc<Shared>,
         budget: Budget,
     ) -> io::Result<Self> {
         let deadlines = Rc::new(Deadlines::default());
         let ledger = shared.ledgers.workers()[index].clone();
+        let metrics = shared.metrics[index].clone();
         let budget = Rc::new(budget);
-        let buffers = &config.buffers;
+        let destinations = Rc::new(Destinations::default());
+        let generation = Generation::new(&shared.snapshot.load(), index, &destinations);
+        let buffers = &generation.config.buffers;
         let heads = HeadPool::new(buffers.head_buffer_bytes, ledger.clone(), budget.clone());
         let chunks =
             ChunkPool::new(buffers.chunks_per_worker, buffers.chunk_bytes, ledger.clone())?;
-        let limits = PoolLimits {
-            max_idle: config.pool.max_idle,
-            idle_expiry: config.pool.idle_expiry,
-            acquire: config.timeouts.pool,
-            connect: config.timeouts.connect,
-            keepalive: config.pool.tcp_keepalive,
-        };
-        let upstreams: Vec<_> =
-            upstreams.iter().map(|upstream| Upstream::new(upstream, index)).collect();
-        let origins = upstreams.iter().map(|upstream| upstream.origins().len()).sum();
         let pool = Pool::new(
             index,
-            origins,
-            limits,
+            generation.pool_limits(),
             shared.pool.clone(),
             deadlines.clone(),
             heads.clone(),
-            (ledger.clone(), shared.metrics[index].clone()),
+            (ledger.clone(), metrics.clone()),
         );
         Ok(Self {
             index,
-            head_limits: HeadLimits {
-                head_bytes: config.limits.head_bytes,
-                target_bytes: config.limits.target_bytes,
-                header_count: config.limits.header_count,
-            },
-            routes: Routes::new(&config),
-            upstreams,
             pool,
             heads,
             chunks,
@@ -204,28 +262,68 @@ impl Worker {
             deadlines,
             date: DateLine::default(),
             access_log,
-            forward: shared.forward.clone(),
-            destinations: Destinations::new(origins),
-            metrics: shared.metrics[index].clone(),
+            destinations,
+            metrics,
             ledger,
             budget,
             cutting: Notify::new(),
             shared,
-            scratch: RefCell::new(Vec::with_capacity(config.buffers.head_buffer_bytes * 2)),
+            scratch: RefCell::new(Vec::with_capacity(buffers.head_buffer_bytes * 2)),
             connections: RefCell::default(),
             serial: Cell::new(0),
+            stoppers: RefCell::default(),
+            accepting: Cell::new(0),
+            is_leaving: Cell::new(false),
             is_draining: Cell::new(false),
             released: Cell::new(0),
-            config,
+            generation: RefCell::new(generation),
         })
     }
 
-    pub fn is_current(&self, origin: usize, address: SocketAddr) -> bool {
-        self.upstreams
-            .iter()
-            .flat_map(Upstream::origins)
-            .find(|candidate| candidate.index == origin)
-            .is_none_or(|origin| origin.has_address(address))
+    /// The newest configuration in use.
+    pub fn generation(&self) -> Rc<Generation> {
+        self.generation.borrow().clone()
+    }
+
+    /// Lets the newest configuration take `generation`'s place; whether that is another one.
+    #[inline]
+    pub fn refresh(&self, generation: &mut Rc<Generation>) -> bool {
+        let newest = self.generation.borrow();
+        let is_stale = !Rc::ptr_eq(&newest, generation);
+        if is_stale {
+            *generation = newest.clone();
+        }
+        is_stale
+    }
+
+    /// Puts `snapshot` in use for what begins from now on.
+    pub fn adopt(&self, snapshot: &Snapshot, budget: &Budget) {
+        let generation = Generation::new(snapshot, self.index, &self.destinations);
+        self.pool.set_limits(generation.pool_limits());
+        self.budget.set(budget);
+        let before = self.generation.replace(generation);
+        let now = self.generation();
+        for member in before.members() {
+            if !now.members().any(|kept| kept.number() == member.number()) {
+                self.pool.close_idle_of(member.number());
+            }
+        }
+    }
+
+    pub fn is_current(&self, number: usize, address: SocketAddr) -> bool {
+        let generation = self.generation.borrow();
+        let mut members = generation.members();
+        members
+            .find(|member| member.number() == number)
+            .is_none_or(|member| member.origin.has_address(address))
+    }
+
+    /// Ends the accept tasks; what they have accepted is served.
+    pub fn stop_listening(&self) {
+        self.is_leaving.set(true);
+        for stopper in self.stoppers.borrow_mut().drain(..) {
+            stopper.stop();
+        }
     }
 
     /// Builds outgoing bytes and sends what the socket takes at once.
@@ -248,7 +346,7 @@ impl Worker {
 
     /// Whether no connection is to be kept for another request.
     pub fn is_closing(&self) -> bool {
-        self.shared.is_closing.load(Ordering::Relaxed)
+        self.is_leaving.get() || self.shared.is_closing.load(Ordering::Relaxed)
     }
 
     /// Awaits what holds neither a buffer nor a descriptor, unless the worker is to end first.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use ringway::config::{Config, Flags};
-use ringway::server::Server;
+use ringway::server::{Estate, Server, Successor};
 
 static WORKER_ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
@@ -116,7 +116,8 @@ fn a_warm_keep_alive_request_allocates_nothing() {
         workers: Some(1),
         ..Flags::default()
     };
-    let server = Server::start(Config::load(None, &flags).expect("valid flags")).expect("a start");
+    let config = Config::load(None, &flags).expect("valid flags");
+    let server = Server::start(config, Estate::default()).expect("a start");
     let mut client = TcpStream::connect(server.addresses()[0]).expect("a listener");
     for _ in 0..100 {
         exchange(&mut client, REQUEST);
@@ -136,6 +137,6 @@ fn a_warm_keep_alive_request_allocates_nothing() {
     assert_eq!(least, Some(0), "allocations in 400 requests");
     assert!(WORKER_ALLOCATIONS.load(Ordering::Relaxed) > 0, "the counter counts");
     drop(client);
-    let remains = server.drain(&AtomicBool::new(false));
+    let remains = server.drain(&AtomicBool::new(false), Successor::None);
     assert_eq!(remains, ringway::thread::Remains::default());
 }

@@ -25,7 +25,7 @@ const FLOORS: [&[&str]; 10] = [
     &["ring"],
     &["notices", "date", "logging", "account", "guard", "memory"],
     &["route", "forward", "upstream", "access_log", "relay"],
-    &["ask", "gate", "worker", "seat"],
+    &["ask", "gate", "generation", "worker", "seat"],
     &[
         "connection",
         "exchange",
@@ -40,7 +40,20 @@ const FLOORS: [&[&str]; 10] = [
         "way",
     ],
     &["listener", "thread"],
-    &["server", "control", "cli", "demo", "health"],
+    &[
+        "lifecycle",
+        "server",
+        "reload",
+        "sockets",
+        "handover",
+        "inherited",
+        "supervisor",
+        "watched",
+        "control",
+        "cli",
+        "demo",
+        "health",
+    ],
 ];
 
 /// Words that must not stay in a source file, and why.

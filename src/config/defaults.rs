@@ -56,6 +56,7 @@ impl Default for ServerConfig {
             drain_timeout: Duration::from_secs(30),
             ready_grace: Duration::ZERO,
             backlog: 4096,
+            watch_config: false,
         }
     }
 }

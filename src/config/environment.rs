@@ -18,6 +18,10 @@ const FLAT_PREFIX: &str = "PROXY_";
 #[derive(Debug, Default)]
 pub(super) struct Environment(Vec<Setting>);
 
+/// By which a process that is replaced hands its sockets over. No key, although it is called like
+/// one.
+pub const UPGRADE_VARIABLE: &str = "RINGWAY_UPGRADE_FD";
+
 impl Environment {
     pub(super) fn of_process() -> Result<Self, ConfigError> {
         Self::of(env::vars_os())
@@ -29,6 +33,9 @@ impl Environment {
         let (mut flat, mut precise) = (Vec::new(), Vec::new());
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
+            if name == UPGRADE_VARIABLE {
+                continue;
+            }
             let (path, settings) = if let Some(key) = name.strip_prefix(VARIABLE_PREFIX) {
                 (key.split(VARIABLE_SEPARATOR).map(str::to_ascii_lowercase).collect(), &mut precise)
             } else if let Some(path) = flat_path(&name) {

@@ -6,8 +6,11 @@
 //! an `Arc` and read on the data path. This is the only module that knows TOML. It never opens a
 //! socket and never asks DNS.
 
+pub mod change;
 mod check;
 mod defaults;
+pub mod document;
+pub mod effective;
 mod environment;
 mod error;
 mod flags;
@@ -19,6 +22,7 @@ mod raw;
 mod rules;
 mod sections;
 mod sources;
+mod spelled;
 mod tree;
 mod units;
 
@@ -27,7 +31,9 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use self::effective::Origins;
 use self::environment::Environment;
+pub use self::environment::UPGRADE_VARIABLE;
 use self::error::{Location, Problem};
 use self::sources::Sources;
 
@@ -77,23 +83,45 @@ impl Config {
     /// Reads the environment and `path`, or without one what `file_in_use` finds, and lets
     /// `flags` override them.
     pub fn load(path: Option<&Path>, flags: &Flags) -> Result<Self, ConfigError> {
+        Self::load_traced(path, flags).map(|(config, _)| config)
+    }
+
+    /// As `load`, with where each value was given.
+    pub fn load_traced(path: Option<&Path>, flags: &Flags) -> Result<(Self, Origins), ConfigError> {
         let environment = Environment::of_process()?;
         let Some(path) = file_in_use(path, flags) else {
-            return Self::merge(Path::new(DEFAULT_FILE), "", &environment, flags);
+            return Self::merge_traced(Path::new(DEFAULT_FILE), "", &environment, flags);
         };
         let text = read(&path)
             .map_err(|problem| ConfigError::new(Location::File(path.clone()), problem))?;
-        Self::merge(&path, &text, &environment, flags)
+        Self::merge_traced(&path, &text, &environment, flags)
     }
 
-    /// The one place where sources meet: flags > environment > file > profile > defaults. Each
-    /// lies over the ones before it, key by key, and `check` fills in the defaults.
+    /// What the file at `path` says, whatever the environment and the command line do.
+    pub fn of_file(path: &Path) -> Result<(Self, Origins), ConfigError> {
+        let text = read(path)
+            .map_err(|problem| ConfigError::new(Location::File(path.to_owned()), problem))?;
+        Self::merge_traced(path, &text, &Environment::default(), &Flags::default())
+    }
+
+    #[cfg(test)]
     fn merge(
         path: &Path,
         text: &str,
         environment: &Environment,
         flags: &Flags,
     ) -> Result<Self, ConfigError> {
+        Self::merge_traced(path, text, environment, flags).map(|(config, _)| config)
+    }
+
+    /// The one place where sources meet: flags > environment > file > profile > defaults. Each
+    /// lies over the ones before it, key by key, and `check` fills in the defaults.
+    fn merge_traced(
+        path: &Path,
+        text: &str,
+        environment: &Environment,
+        flags: &Flags,
+    ) -> Result<(Self, Origins), ConfigError> {
         let profile = flags.profile.map(Profile::settings).unwrap_or_default();
         let is_flat = flat::is_flat(path);
         let flat = if is_flat { flat::settings(path, text)? } else { Vec::new() };
@@ -108,7 +136,8 @@ impl Config {
         sources.lay(environment.settings())?;
         sources.lay(&flags)?;
         let raw = sources.raw()?;
-        check::config(&raw).map_err(|refusal| sources.refused(refusal))
+        let config = check::config(&raw).map_err(|refusal| sources.refused(refusal))?;
+        Ok((config, sources.origins()))
     }
 
     /// Whether the demo origin has to be started.
@@ -161,6 +190,66 @@ pub(in crate::config) mod tests {
     use super::*;
 
     const SHIPPED: &str = include_str!("../../config.toml");
+
+    /// A file in which every kind of key has a value of its own.
+    pub(in crate::config) const FULL: &str = r#"
+        [server]
+        host = "127.0.0.1"
+        port = 8100
+        listen = ["[::1]:8001", "127.0.0.1:8002"]
+        workers = 3
+        trusted_proxies = ["10.1.2.3/8", "::1"]
+        via = "edge"
+        watch_config = true
+        [limits]
+        body_bytes = "1MiB"
+        [timeouts]
+        read = 0.25
+        pool_status = 503
+        [pool]
+        max_connections = 10
+        tcp_keepalive = 0
+        [log]
+        level = "off"
+        format = "json"
+        file = "/var/log/ringway.log"
+        access_file = "/var/log/access.log"
+        [[upstream]]
+        name = "a.b"
+        origins = ["http://[::1]:81", { url = "http://b", weight = 3 }]
+        host = "origin"
+        [[upstream]]
+        name = "c"
+        builtin = "demo"
+        host = "app.example:8080"
+        fail_timeout = 0
+        [[route]]
+        host = "*.example.org"
+        path = "/api"
+        upstream = "c"
+        strip_prefix = true
+        [[route]]
+        upstream = "a.b"
+        [forward]
+        enabled = true
+        listeners = ["[::1]:8001"]
+        connect_ports = [443, "8000-8999"]
+        deny = ["*.example.org:443", "10.0.0.0/8"]
+        users_file = "/etc/users"
+        [[parent]]
+        name = "office"
+        url = "http://proxy.example:3128"
+        credentials = "user:sesame"
+        except = ["*.example.org"]
+        [memory]
+        max_mb = "auto"
+        [admin]
+        address = "unix:/run/ringway.sock"
+        token = "0123456789abcdef"
+        [alerts]
+        error_rate = 1
+        webhook = "https://a.example/hook-path"
+    "#;
 
     pub(in crate::config) fn parse(text: &str) -> Result<Config, ConfigError> {
         Config::merge(Path::new("a.toml"), text, &Environment::default(), &Flags::default())

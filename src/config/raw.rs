@@ -101,6 +101,7 @@ pub(super) struct RawServer {
     pub(super) drain_timeout: Option<Given<Span>>,
     pub(super) ready_grace: Option<Given<Span>>,
     pub(super) backlog: Option<Given<Whole>>,
+    pub(super) watch_config: Option<Given<bool>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

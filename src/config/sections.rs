@@ -27,6 +27,8 @@ pub struct ServerConfig {
     pub ready_grace: Duration,
     /// The second argument of `listen(2)`, which the kernel trims to `somaxconn`.
     pub backlog: u32,
+    /// Whether a change of the file is a reason to read it again.
+    pub watch_config: bool,
 }
 
 /// Networks, asked once per client connection.

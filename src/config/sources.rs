@@ -9,6 +9,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::effective::{self, Origins};
 use super::error::{ConfigError, Location, Problem, Refusal, nearest};
 use super::raw::{Place, RawConfig};
 use super::tree::{self, every_key};
@@ -122,6 +123,22 @@ impl<'t> Sources<'t> {
         ConfigError::new(location, problem)
     }
 
+    /// Where each key was given, by its path.
+    pub(super) fn origins(&self) -> Origins {
+        let newlines: Vec<usize> = self.text.match_indices('\n').map(|(at, _)| at).collect();
+        let line = |offset: usize| newlines.partition_point(|newline| *newline < offset) + 1;
+        let mut origins = Origins::default();
+        for (path, offset) in tree::leaves(&self.tree) {
+            let index = offset.checked_sub(self.first_setting());
+            let setting = index.and_then(|index| self.settings.get(index));
+            let in_file =
+                |offset| effective::Origin::File { path: self.path.to_owned(), line: line(offset) };
+            let origin = setting.map_or_else(|| in_file(offset), |it| it.origin.named(in_file));
+            origins.0.insert(path, origin);
+        }
+        origins
+    }
+
     fn refused_toml(&self, error: &toml::de::Error) -> ConfigError {
         let problem = Problem::of_parser(error.message());
         match error.span() {
@@ -159,6 +176,17 @@ impl Setting {
 }
 
 impl Origin {
+    /// As it is shown beside a value.
+    fn named(&self, in_file: impl Fn(usize) -> effective::Origin) -> effective::Origin {
+        match self {
+            Self::Flag(flag) => effective::Origin::Flag((*flag).to_owned()),
+            Self::Set(key) => effective::Origin::Flag(format!("--set {key}")),
+            Self::Variable(name) => effective::Origin::Variable(name.clone()),
+            Self::Profile(name) => effective::Origin::Profile(name),
+            Self::Flat { offset, .. } => in_file(*offset),
+        }
+    }
+
     fn location(&self, path: &Path, text: &str) -> Location {
         match self {
             Self::Flag(flag) => Location::Setting((*flag).to_owned()),

@@ -164,6 +164,32 @@ pub(super) fn moved<'t>(value: DeValue<'t>, span: &Range<usize>) -> DeValue<'t> 
     }
 }
 
+/// The keys of the sections in `table` as paths such as `upstream.0.host`, each with the offset of
+/// its value.
+pub(super) fn leaves(table: &DeTable<'_>) -> Vec<(String, usize)> {
+    let mut leaves = Vec::new();
+    let mut keys = |parent: &str, table: &DeTable<'_>| {
+        let leaf = |(key, value): (&Spanned<Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+            (format!("{parent}.{}", key.get_ref()), value.span().start)
+        };
+        leaves.extend(table.iter().map(leaf));
+    };
+    for (section, value) in table {
+        match value.get_ref() {
+            DeValue::Table(table) => keys(section.get_ref(), table),
+            DeValue::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    if let DeValue::Table(table) = item.get_ref() {
+                        keys(&format!("{}.{index}", section.get_ref()), table);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    leaves
+}
+
 /// Every key there is, as the path to it; in a list, that of its first item.
 pub(super) fn every_key() -> Vec<Vec<String>> {
     let mut keys = Vec::new();

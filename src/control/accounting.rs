@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
@@ -26,7 +27,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// What cleanups have done, and the lines that call for one.
 pub(super) struct Cleanups {
-    thresholds: Thresholds,
+    thresholds: ArcSwap<Thresholds>,
     /// By level.
     runs: [AtomicU64; 2],
     freed_bytes: AtomicU64,
@@ -58,7 +59,7 @@ pub(super) struct Answer {
 impl Cleanups {
     pub(super) fn new(memory: &MemoryConfig) -> Self {
         Self {
-            thresholds: plan::thresholds(memory),
+            thresholds: ArcSwap::from_pointee(plan::thresholds(memory)),
             runs: Default::default(),
             freed_bytes: AtomicU64::new(0),
             last: Mutex::new(None),
@@ -67,7 +68,7 @@ impl Cleanups {
 
     /// `memory.max_mb`, in bytes.
     pub(super) fn ceiling_bytes(&self) -> u64 {
-        self.thresholds.max_bytes
+        self.thresholds.load().max_bytes
     }
 
     pub(super) fn runs(&self, level: Level) -> u64 {
@@ -139,11 +140,22 @@ pub(super) async fn clean(proxy: &Proxy, level: Level, why: &str) -> Outcome {
 
 /// Watches the memory for as long as ringway runs.
 pub(super) async fn run(proxy: Arc<Proxy>) {
-    let check_interval = proxy.config.memory.check_interval;
-    let thresholds = proxy.cleanups.thresholds;
+    let mut generation = proxy.snapshot();
+    let mut check_interval = generation.config.memory.check_interval;
+    let mut thresholds = **proxy.cleanups.thresholds.load();
     let mut watch = Watch::new(thresholds, check_interval);
     let mut last: Option<(Instant, u64)> = None;
     loop {
+        let newest = proxy.snapshot();
+        if newest.config.memory != generation.config.memory {
+            check_interval = newest.config.memory.check_interval;
+            thresholds = plan::thresholds(&newest.config.memory);
+            proxy.cleanups.thresholds.store(Arc::new(thresholds));
+            // It finds out anew how things stand, and so do we, at once.
+            watch = Watch::new(thresholds, check_interval);
+            last = None;
+        }
+        generation = newest;
         let ledger_bytes = proxy.shared.ledgers.total();
         let is_due = last.is_none_or(|(checked, rss_bytes)| {
             checked.elapsed() >= check_interval
@@ -181,7 +193,7 @@ async fn act(proxy: &Proxy, action: Action, ledger_bytes: u64, rss_bytes: u64) {
         }
     }
     if let Some(level) = action.clean {
-        let is_by_ledger = ledger_bytes > proxy.cleanups.thresholds.cleanup_bytes;
+        let is_by_ledger = ledger_bytes > proxy.cleanups.thresholds.load().cleanup_bytes;
         clean(proxy, level, if is_by_ledger { "ledger" } else { "rss" }).await;
     }
 }

@@ -8,6 +8,7 @@
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
@@ -20,15 +21,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
-use crate::ask::{Ask, ConnectionInfo, Level};
+use crate::ask::{Ask, ConnectionInfo, Level, Order, Reloaded};
 use crate::guard::{self, Caller, Denied};
 
 use super::accounting;
 use super::exposition;
 use super::health::{self, Health};
 use super::prometheus;
-use super::proxy::{Answers, Proxy};
+use super::proxy::{Answers, Proxy, unix_seconds};
 use super::stats::Stats;
 
 const INDEX: &str = "\
@@ -42,6 +44,9 @@ GET    /memory            what memory is held for, and the connections that hold
 GET    /connections       connections of clients (?limit=100&sort=age|memory)
 DELETE /connections/{id}  ends one
 POST   /admin/cleanup     gives memory back (?level=light|forced)
+GET    /admin/generations the last configurations, the newest at the end
+POST   /admin/reload      reads the configuration again and puts it in use
+POST   /admin/rollback    puts an earlier configuration in use again (?id=N)
 
 POST and DELETE need `Authorization: Bearer` with admin.token; if none is set, they work from this
 machine only.
@@ -71,6 +76,9 @@ pub(super) fn router(proxy: Arc<Proxy>) -> Router {
         .route("/connections", get(connections))
         .route("/connections/{id}", delete(end).route_layer(guarded()))
         .route("/admin/cleanup", post(cleanup).route_layer(guarded()))
+        .route("/admin/generations", get(generations))
+        .route("/admin/reload", post(reload).route_layer(guarded()))
+        .route("/admin/rollback", post(roll_back).route_layer(guarded()))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "no such path; GET / lists all") })
         .method_not_allowed_fallback(|| async {
             refuse(StatusCode::METHOD_NOT_ALLOWED, "the Allow field lists the methods of this path")
@@ -113,8 +121,8 @@ async fn memory(
         Err(rejection) => return bad_query(&rejection, "limit=1..1000"),
     };
     let Answers { given, silent } = proxy.connections().await;
-    let workers = proxy.shared.ledgers.workers().iter().enumerate();
-    let by_worker = workers.map(|(worker, ledger)| {
+    let by_worker = proxy.shared.occupied().map(|worker| {
+        let ledger = &proxy.shared.ledgers.workers()[worker];
         let kinds = crate::ledger::Kind::ALL.into_iter();
         let by_kind: serde_json::Map<String, Value> =
             kinds.map(|kind| (kind.name().to_owned(), ledger.get(kind).into())).collect();
@@ -215,6 +223,57 @@ async fn cleanup(
     json(&accounting::clean(&proxy, level, "asked").await.answer())
 }
 
+async fn generations(State(proxy): State<Arc<Proxy>>) -> Response {
+    let list = proxy.shared.history.list();
+    let list: Vec<_> = list
+        .iter()
+        .map(
+            |past| json!({ "id": past.id, "since": unix_seconds(past.since), "cause": past.cause }),
+        )
+        .collect();
+    json(&json!({ "current": proxy.snapshot().id, "generations": list }))
+}
+
+async fn reload(State(proxy): State<Arc<Proxy>>) -> Response {
+    order(&proxy, |reply| Order::Reload { reply }).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RollbackQuery {
+    id: Option<u64>,
+}
+
+async fn roll_back(
+    State(proxy): State<Arc<Proxy>>,
+    query: Result<Query<RollbackQuery>, QueryRejection>,
+) -> Response {
+    match query {
+        Ok(Query(RollbackQuery { id })) => {
+            order(&proxy, |reply| Order::Rollback { id, reply }).await
+        }
+        Err(rejection) => bad_query(&rejection, "id=N, a number that GET /admin/generations lists"),
+    }
+}
+
+/// Has whoever owns the server do something, and waits for what becomes of it.
+async fn order(
+    proxy: &Proxy,
+    order: impl FnOnce(oneshot::Sender<Result<Reloaded, String>>) -> Order,
+) -> Response {
+    let (reply, answer) = oneshot::channel();
+    let is_sent = proxy.shared.orders.send(order(reply)).is_ok();
+    match tokio::time::timeout(ORDER_PATIENCE, answer).await {
+        Ok(Ok(Ok(reloaded))) => json(&reloaded),
+        Ok(Ok(Err(error))) => refuse(StatusCode::UNPROCESSABLE_ENTITY, &error),
+        _ if is_sent => refuse(StatusCode::SERVICE_UNAVAILABLE, "not done: ringway is stopping"),
+        _ => refuse(StatusCode::SERVICE_UNAVAILABLE, "nobody here reloads configurations"),
+    }
+}
+
+/// Names of origins are waited for, workers told, and rings opened.
+const ORDER_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Keeps pages of other sites out, and answers out of caches.
 async fn guard_read(request: Request, next: Next) -> Response {
     let mut response = match guard::may_read(&caller(request.headers(), None)) {
@@ -233,7 +292,7 @@ async fn guard_change(State(proxy): State<Arc<Proxy>>, request: Request, next: N
         None => Some(Ipv4Addr::UNSPECIFIED.into()),
     };
     let caller = caller(request.headers(), peer);
-    match guard::may_change(&caller, proxy.config.admin.token.as_ref()) {
+    match guard::may_change(&caller, proxy.snapshot().config.admin.token.as_ref()) {
         Ok(()) => next.run(request).await,
         Err(denied) => {
             tracing::warn!(?peer, ?denied, path = request.uri().path(), "admin request refused");

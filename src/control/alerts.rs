@@ -16,6 +16,7 @@ use crate::upstream::Origin;
 use super::process::ProcessReading;
 use super::proxy::{Proxy, lock, mebibytes, unix_seconds};
 use super::stats::Window;
+use super::webhook::Webhook;
 
 /// An alert ends below this share of its threshold.
 const ENDS_BELOW: f64 = 0.8;
@@ -162,6 +163,22 @@ impl Alerts {
         Self { alarms }
     }
 
+    /// Watches what `config` wants watched; an alert that goes on stays begun.
+    fn follow(&mut self, config: &Config) {
+        let mut next = Self::new(config);
+        for alarm in &mut next.alarms {
+            let kind = std::mem::discriminant(&alarm.subject);
+            let mut before = self.alarms.iter();
+            let before = before.find(|old| {
+                std::mem::discriminant(&old.subject) == kind && old.upstream == alarm.upstream
+            });
+            if let Some(Alarm { since, begun, .. }) = before {
+                (alarm.since, alarm.begun) = (*since, *begun);
+            }
+        }
+        *self = next;
+    }
+
     /// What begins and what ends with these figures.
     pub(super) fn step(&mut self, figures: &Figures, now: SystemTime) -> Vec<Notice> {
         let alarms = self.alarms.iter_mut();
@@ -182,8 +199,21 @@ impl Alerts {
 /// Evaluates every `alerts.interval`.
 pub(super) async fn run(proxy: Arc<Proxy>) {
     let mut before = proxy.totals();
+    let mut generation = proxy.snapshot();
     loop {
-        tokio::time::sleep(proxy.config.alerts.interval).await;
+        tokio::time::sleep(generation.config.alerts.interval).await;
+        let newest = proxy.snapshot();
+        if newest.id != generation.id {
+            lock(&proxy.alerts).follow(&newest.config);
+            if newest.config.alerts.webhook != generation.config.alerts.webhook {
+                let webhook = newest.config.alerts.webhook.clone().map(Webhook::start).transpose();
+                match webhook {
+                    Ok(webhook) => *lock(&proxy.webhook) = webhook,
+                    Err(error) => tracing::error!("the webhook got no thread: {error}"),
+                }
+            }
+            generation = newest;
+        }
         let now = proxy.totals();
         let window = Window::between(&before, &now);
         before = now;
@@ -196,8 +226,9 @@ pub(super) async fn run(proxy: Arc<Proxy>) {
 }
 
 fn figures(proxy: &Proxy, window: &Window) -> Figures {
+    let snapshot = proxy.snapshot();
     let is_down = |index: usize| {
-        let origins = &proxy.upstreams[index].origins;
+        let origins = &snapshot.upstreams[index].origins;
         // Answers outweigh a failed attempt to open one more connection.
         let has_answered = window.has_answered.get(index).copied().unwrap_or(false);
         !has_answered && origins.iter().all(Origin::is_down)
@@ -208,7 +239,7 @@ fn figures(proxy: &Proxy, window: &Window) -> Figures {
         memory_mb: mebibytes(proxy.usage().rss_bytes),
         pool_wait_seconds: window.pool_wait_p95 / 1_000.0,
         open_files: ProcessReading::read().open_files_share(),
-        is_down: (0..proxy.upstreams.len()).map(is_down).collect(),
+        is_down: (0..snapshot.upstreams.len()).map(is_down).collect(),
     }
 }
 
@@ -219,7 +250,7 @@ fn announce(proxy: &Proxy, notice: &Notice) {
     } else {
         tracing::info!(alert, upstream, value, threshold, "alert ended");
     }
-    if let Some(webhook) = &proxy.webhook {
+    if let Some(webhook) = &*lock(&proxy.webhook) {
         webhook.send(notice);
     }
 }

@@ -73,6 +73,7 @@ impl Health {
         let usage = proxy.usage();
         let alerts = lock(&proxy.alerts).active();
         let shared = &proxy.shared;
+        let snapshot = proxy.snapshot();
         Self {
             status: status(proxy, !alerts.is_empty()),
             memory_usage_mb: mebibytes(usage.rss_bytes),
@@ -89,13 +90,13 @@ impl Health {
             connections: Connections {
                 clients: shared.live.iter().map(|live| live.load(Ordering::Relaxed)).sum(),
                 resting: shared.metrics.iter().map(|metrics| metrics.resting.get()).sum(),
-                max: proxy.config.limits.clients,
+                max: snapshot.config.limits.clients,
                 tunnels: shared.metrics.iter().map(|metrics| metrics.tunnels.get()).sum(),
             },
             pool: PoolReport::of(proxy),
-            listeners: proxy.listeners.clone(),
-            workers: shared.metrics.len(),
-            config_generation: proxy.generation,
+            listeners: snapshot.listeners.clone(),
+            workers: shared.occupied().count(),
+            config_generation: snapshot.id,
             alerts,
             version: env!("CARGO_PKG_VERSION"),
         }

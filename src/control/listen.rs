@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::net::{self, IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
@@ -39,15 +40,47 @@ pub struct SocketFile {
 impl Door {
     /// `None` where nothing shall listen, or where something else listens on the address that
     /// nobody has chosen. The error is one line with cause and cure.
-    pub fn open(config: &AdminConfig) -> Result<Option<Self>, String> {
+    ///
+    /// `inherited` is the socket of a process that this one takes over from, and is used if it is
+    /// that of the address.
+    pub fn open(config: &AdminConfig, inherited: Option<OwnedFd>) -> Result<Option<Self>, String> {
         if !config.enabled {
             return Ok(None);
+        }
+        if let Some(door) = inherited.and_then(|socket| Self::adopt(&config.address, socket)) {
+            return Ok(Some(door));
         }
         match &config.address {
             AdminAddress::Tcp(address) => Self::open_tcp(*address, DEFAULT_ADDRESS),
             AdminAddress::Unix(path) => listen_unix(path)
                 .map(|(listener, file)| Some(Self::Unix(listener, file)))
                 .map_err(|error| cannot_listen_unix(path, &error)),
+        }
+    }
+
+    fn adopt(address: &AdminAddress, socket: OwnedFd) -> Option<Self> {
+        let socket = Socket::from(socket);
+        let own = socket.local_addr().ok()?;
+        match address {
+            AdminAddress::Tcp(address) => {
+                let own = own.as_socket()?;
+                let is_it = own.ip() == address.ip()
+                    && (address.port() == 0 || own.port() == address.port());
+                is_it.then(|| Self::Tcp(socket.into()))
+            }
+            AdminAddress::Unix(path) => {
+                let is_it = own.as_pathname() == Some(path.as_path());
+                let listener = unix::UnixListener::from(OwnedFd::from(socket));
+                is_it.then(|| Self::Unix(listener, SocketFile::at(path)))
+            }
+        }
+    }
+
+    /// Another descriptor of its socket.
+    pub(super) fn share(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Self::Unix(listener, _) => listener.as_fd().try_clone_to_owned(),
         }
     }
 
@@ -108,8 +141,7 @@ fn listen_unix(path: &Path) -> io::Result<(unix::UnixListener, SocketFile)> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    let inode = fs::symlink_metadata(path).ok().map(|file| file.ino());
-    let file = SocketFile { path: path.to_owned(), inode };
+    let file = SocketFile::at(path);
     // Nobody can connect before `listen`, so nobody has slipped in while the mode was another.
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
     socket.listen(128)?;
@@ -146,6 +178,18 @@ fn cannot_listen_unix(path: &Path, error: &io::Error) -> String {
     format!("the admin API cannot listen on unix:{}: {error}: {cure}", path.display())
 }
 
+impl SocketFile {
+    fn at(path: &Path) -> Self {
+        let inode = fs::symlink_metadata(path).ok().map(|file| file.ino());
+        Self { path: path.to_owned(), inode }
+    }
+
+    /// Leaves the file to whoever has taken the socket over.
+    pub(super) fn leave(mut self) {
+        self.inode = None;
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let inode = fs::symlink_metadata(&self.path).ok().map(|file| file.ino());
@@ -176,7 +220,7 @@ mod tests {
 
     fn open_unix(path: &Path) -> Result<Option<Door>, String> {
         let address = AdminAddress::Unix(path.to_owned());
-        Door::open(&AdminConfig { address, ..AdminConfig::default() })
+        Door::open(&AdminConfig { address, ..AdminConfig::default() }, None)
     }
 
     fn folder(name: &str) -> PathBuf {

@@ -24,15 +24,16 @@ mod tests;
 mod webhook;
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
-use crate::ask::{ControlAsk, Level};
-use crate::config::Config;
-use crate::upstream::UpstreamPlan;
+use crate::ask::{Ask, ControlAsk, Level};
+use crate::supervisor;
 use crate::worker::Shared;
 
 use self::health::Health;
@@ -42,13 +43,7 @@ use self::webhook::Webhook;
 
 /// What the control thread is started with, after the workers.
 pub struct ControlSetup {
-    pub config: Arc<Config>,
     pub shared: Arc<Shared>,
-    /// Number of the configuration, for `/health`.
-    pub generation: u64,
-    pub upstreams: Arc<Vec<UpstreamPlan>>,
-    /// What the data port listens on.
-    pub listeners: Vec<SocketAddr>,
     /// Where the admin API listens, if anywhere.
     pub door: Option<Door>,
     /// Questions of the data port.
@@ -60,7 +55,12 @@ pub struct ControlSetup {
 /// The control thread.
 pub struct Control {
     admin_address: Option<SocketAddr>,
+    /// A descriptor of the admin API's socket, for whoever takes over.
+    admin_socket: Option<OwnedFd>,
+    /// The admin API ends, and the thread does.
+    closing: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
+    runtime: Handle,
     thread: JoinHandle<()>,
 }
 
@@ -71,22 +71,27 @@ pub fn start(mut setup: ControlSetup) -> Result<Control, String> {
     if let Some(door) = &door {
         tracing::info!(address = door.name(), "admin API");
     }
-    let webhook = setup.config.alerts.webhook.clone().map(Webhook::start).transpose();
+    let webhook =
+        setup.shared.snapshot.load().config.alerts.webhook.clone().map(Webhook::start).transpose();
     let webhook = webhook.map_err(|error| format!("the webhook got no thread: {error}"))?;
     let (_, none) = tokio::sync::mpsc::unbounded_channel();
     let asks = std::mem::replace(&mut setup.asks, none);
     // Here and not on the thread: the first window begins before anything is counted.
     let proxy = Arc::new(Proxy::new(setup, webhook));
     let (stopping, is_stopping) = watch::channel(false);
+    let (closing, is_closing) = watch::channel(false);
+    let admin_socket = door.as_ref().map(Door::share).transpose();
+    let admin_socket = admin_socket.map_err(|error| format!("no admin API: {error}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("the control thread got no runtime: {error}"))?;
+    let handle = runtime.handle().clone();
     let thread = std::thread::Builder::new()
         .name("control".to_owned())
-        .spawn(move || runtime.block_on(run(proxy, asks, door, is_stopping)))
+        .spawn(move || runtime.block_on(run(proxy, asks, door, is_closing, is_stopping)))
         .map_err(|error| format!("the control thread did not start: {error}"))?;
-    Ok(Control { admin_address, stopping, thread })
+    Ok(Control { admin_address, admin_socket, closing, stopping, runtime: handle, thread })
 }
 
 impl Control {
@@ -96,9 +101,25 @@ impl Control {
         self.admin_address
     }
 
+    /// The admin API's socket, for a process that takes over.
+    pub fn admin_socket(&self) -> Option<BorrowedFd<'_>> {
+        self.admin_socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Ends the admin API and leaves its socket to the process that has taken over.
+    pub fn hand_over(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Carries a task out beside all others of the thread.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
     /// Ends the thread; answers under way have a second. The socket's file is removed.
     pub fn stop(self) {
         self.stopping.send_replace(true);
+        self.closing.send_replace(true);
         // A panic has been reported where it happened.
         let _ = self.thread.join();
     }
@@ -108,16 +129,38 @@ async fn run(
     proxy: Arc<Proxy>,
     asks: UnboundedReceiver<ControlAsk>,
     door: Option<Door>,
+    closing: watch::Receiver<bool>,
     mut stopping: watch::Receiver<bool>,
 ) {
     tokio::spawn(stats::run(proxy.clone()));
     tokio::spawn(alerts::run(proxy.clone()));
     tokio::spawn(accounting::run(proxy.clone()));
     tokio::spawn(answer(proxy.clone(), asks));
-    match door {
-        Some(door) => serve::run(door, admin::router(proxy), stopping).await,
-        // An error means that there is nobody left to stop us.
-        None => drop(stopping.wait_for(|is_stopping| *is_stopping).await),
+    tokio::spawn(watch_dog(proxy.clone()));
+    if let Some(door) = door {
+        let file = serve::run(door, admin::router(proxy), closing).await;
+        // Where only the API ends, somebody else goes on with its socket.
+        if let Some(file) = file
+            && !*stopping.borrow()
+        {
+            file.leave();
+        }
+    }
+    // An error means that there is nobody left to stop us.
+    let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
+}
+
+/// Tells the service manager that all is well, for as long as every worker answers.
+async fn watch_dog(proxy: Arc<Proxy>) {
+    let Some(interval) = supervisor::watchdog_interval() else { return };
+    loop {
+        let silent = proxy.ask(|reply| Ask::Ping { reply }).await.silent;
+        if silent.is_empty() {
+            supervisor::alive();
+        } else {
+            tracing::error!(?silent, "workers do not answer: no sign of life for the watchdog");
+        }
+        tokio::time::sleep(interval).await;
     }
 }
 

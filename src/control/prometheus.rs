@@ -4,6 +4,7 @@
 //! anything and nothing waits, so a scrape costs requests nothing, however many connections there
 //! are. Label values come from the configuration or from fixed lists, never from the network.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::ask::Level;
@@ -11,6 +12,7 @@ use crate::config::{HostPattern, RouteConfig};
 use crate::ledger::Kind;
 use crate::metrics::{CLASS_COUNT, Classes, Gauge, WorkerMetrics};
 use crate::ring::{Operation, RingMeters};
+use crate::worker::FREE;
 
 use super::exposition::{Exposition, Family, Label};
 use super::health;
@@ -47,8 +49,12 @@ fn build(proxy: &Proxy, out: &mut Exposition) {
     out.gauge("ringway_build_info", "Always 1; the labels say what is running.")
         .put(&[("version", env!("CARGO_PKG_VERSION"))], 1);
     out.gauge("ringway_config_generation", "Number of the configuration in use.")
-        .put(&[], proxy.generation);
-    out.gauge("ringway_workers", "Threads with a ring each.").put(&[], proxy.shared.metrics.len());
+        .put(&[], proxy.snapshot().id);
+    let help = "Configurations that could not be put in use.";
+    out.counter("ringway_config_refused_total", help)
+        .put(&[], proxy.shared.reloads_refused.load(Ordering::Relaxed));
+    out.gauge("ringway_workers", "Threads with a ring each.")
+        .put(&[], proxy.shared.occupied().count());
     out.gauge("ringway_ready", "Whether new connections may be sent here.")
         .put(&[], u8::from(health::readiness(proxy).is_ok()));
 }
@@ -84,34 +90,35 @@ fn requests(proxy: &Proxy, out: &mut Exposition) {
 }
 
 fn routes(proxy: &Proxy, out: &mut Exposition) {
-    let workers = &proxy.shared.metrics;
+    let snapshot = proxy.snapshot();
+    let workers = &snapshot.counts;
     let help = "Exchanges by route and status class.";
     let mut family = out.counter("ringway_route_requests_total", help);
-    let count = proxy.config.routes.len();
-    for (index, route) in proxy.config.routes.iter().enumerate().take(NAMED_MAX) {
-        let of: Vec<_> = workers.iter().filter_map(|metrics| metrics.routes.get(index)).collect();
-        let labels = [("route", &*index.to_string()), ("name", &route_name(route))];
-        classes(&mut family, &labels, &of);
+    let count = snapshot.config.routes.len();
+    for (index, route) in snapshot.config.routes.iter().enumerate().take(NAMED_MAX) {
+        let of = workers.iter().filter_map(|named| named.routes.get(index));
+        let labels = [("route", &*route_name(route))];
+        classes(&mut family, &labels, &listed(of));
     }
     if count > NAMED_MAX {
-        let rest = workers.iter().flat_map(|metrics| metrics.routes.iter().skip(NAMED_MAX));
-        classes(&mut family, &[("route", "other"), ("name", "")], &rest.collect::<Vec<_>>());
+        let rest = workers.iter().flat_map(|named| named.routes.iter().skip(NAMED_MAX));
+        // No route is called that.
+        classes(&mut family, &[("route", "other")], &listed(rest));
     }
     let help = "Exchanges by upstream and status class.";
     let mut family = out.counter("ringway_upstream_requests_total", help);
-    for (index, upstream) in proxy.config.upstreams.iter().enumerate().take(NAMED_MAX) {
-        let of: Vec<_> =
-            workers.iter().filter_map(|metrics| metrics.upstreams.get(index)).collect();
-        classes(&mut family, &[("upstream", &upstream.name)], &of);
+    for (index, upstream) in snapshot.config.upstreams.iter().enumerate().take(NAMED_MAX) {
+        let of = workers.iter().filter_map(|named| named.upstreams.get(index));
+        classes(&mut family, &[("upstream", &upstream.name)], &listed(of));
     }
-    if proxy.config.upstreams.len() > NAMED_MAX {
-        let rest = workers.iter().flat_map(|metrics| metrics.upstreams.iter().skip(NAMED_MAX));
+    if snapshot.config.upstreams.len() > NAMED_MAX {
+        let rest = workers.iter().flat_map(|named| named.upstreams.iter().skip(NAMED_MAX));
         // No upstream is called that.
-        classes(&mut family, &[("upstream", "")], &rest.collect::<Vec<_>>());
+        classes(&mut family, &[("upstream", "")], &listed(rest));
     }
     let help = "Origins by how the last attempt to connect to them has ended.";
     let mut family = out.gauge("ringway_upstream_origins", help);
-    for upstream in proxy.upstreams.iter().take(NAMED_MAX) {
+    for upstream in snapshot.upstreams.iter().take(NAMED_MAX) {
         let down = upstream.origins.iter().filter(|origin| origin.is_down()).count();
         let name = ("upstream", upstream.config.name.as_str());
         family.put(&[name, ("state", "up")], upstream.origins.len() - down);
@@ -152,7 +159,7 @@ fn connections(proxy: &Proxy, out: &mut Exposition) {
     let help = "Those of them that rest between two requests and hold no buffer.";
     each(&mut out.gauge("ringway_clients_resting", help), proxy, |m| &m.resting);
     out.gauge("ringway_clients_max", "The value of limits.clients.")
-        .put(&[], proxy.config.limits.clients);
+        .put(&[], proxy.snapshot().config.limits.clients);
     let help = "Connections accepted.";
     each(&mut out.counter("ringway_accepted_total", help), proxy, |m| &m.accepted);
     let help = "Attempts to accept that failed.";
@@ -225,13 +232,8 @@ fn memory(proxy: &Proxy, out: &mut Exposition) {
 }
 
 fn rings(proxy: &Proxy, out: &mut Exposition) {
-    let rings: Vec<_> = proxy
-        .shared
-        .rings
-        .iter()
-        .enumerate()
-        .map(|(worker, ring)| (worker.to_string(), ring))
-        .collect();
+    let rings: Vec<_> =
+        used(proxy).map(|worker| (worker.to_string(), &proxy.shared.rings[worker])).collect();
     let operations = |family: &mut Family<'_>, of: fn(&RingMeters, usize) -> u64| {
         for (worker, ring) in &rings {
             for (index, operation) in Operation::ALL.into_iter().enumerate() {
@@ -257,7 +259,7 @@ fn rings(proxy: &Proxy, out: &mut Exposition) {
     }
     let help = "Turns of the loop per exchange, since the start.";
     let mut family = out.gauge("ringway_ring_turns_per_request", help);
-    for ((worker, ring), metrics) in rings.iter().zip(&proxy.shared.metrics) {
+    for ((worker, ring), (_, metrics)) in rings.iter().zip(numbered(proxy)) {
         let requests: u64 = metrics.requests.iter().map(Gauge::get).sum();
         family.put(&[("worker", worker)], ring.parks() as f64 / requests.max(1) as f64);
     }
@@ -270,7 +272,7 @@ fn in_flight(ring: &RingMeters, operation: usize) -> u64 {
     ring.submitted[operation].get().saturating_sub(completed)
 }
 
-fn queues(rings: &[(String, &std::sync::Arc<RingMeters>)], out: &mut Exposition) {
+fn queues(rings: &[(String, &Arc<RingMeters>)], out: &mut Exposition) {
     let inspected: Vec<(&str, Option<Queues>)> = rings
         .iter()
         .map(|(worker, ring)| {
@@ -315,7 +317,7 @@ fn alerts(proxy: &Proxy, out: &mut Exposition) {
         let labels = [("alert", alarm.subject.name()), ("upstream", &*alarm.upstream)];
         family.put(&labels, alarm.begun);
     }
-    if let Some(webhook) = &proxy.webhook {
+    if let Some(webhook) = &*lock(&proxy.webhook) {
         let help = "Messages that the webhook has taken.";
         out.counter("ringway_webhook_sent_total", help).put(&[], webhook.sent());
         let help = "Messages that could not be queued or delivered.";
@@ -347,8 +349,20 @@ fn process_figures(proxy: &Proxy, out: &mut Exposition) {
 }
 
 fn numbered(proxy: &Proxy) -> Vec<(String, &WorkerMetrics)> {
-    let workers = proxy.shared.metrics.iter().enumerate();
-    workers.map(|(index, metrics)| (index.to_string(), &**metrics)).collect()
+    let workers = used(proxy).map(|worker| (worker.to_string(), &*proxy.shared.metrics[worker]));
+    workers.collect()
+}
+
+/// The places at which somebody works, or has worked: what was counted there stays.
+fn used(proxy: &Proxy) -> impl Iterator<Item = usize> {
+    let shared = &proxy.shared;
+    (0..shared.places.len()).filter(|worker| {
+        shared.places[*worker].state() != FREE || shared.metrics[*worker].accepted.get() > 0
+    })
+}
+
+fn listed<'a>(classes: impl Iterator<Item = &'a Arc<Classes>>) -> Vec<&'a Classes> {
+    classes.map(|classes| &**classes).collect()
 }
 
 /// One sample per status class, the sum of `all`.

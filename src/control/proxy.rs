@@ -11,9 +11,8 @@ use futures_util::future::join_all;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::ask::{Ask, ConnectionInfo};
-use crate::config::Config;
+use crate::generation::Snapshot;
 use crate::memory::usage::{Probe, Usage};
-use crate::upstream::UpstreamPlan;
 use crate::worker::Shared;
 
 use super::ControlSetup;
@@ -30,11 +29,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 const LISTS_MAX: usize = 2;
 
 pub(super) struct Proxy {
-    pub(super) config: Arc<Config>,
     pub(super) shared: Arc<Shared>,
-    pub(super) generation: u64,
-    pub(super) upstreams: Arc<Vec<UpstreamPlan>>,
-    pub(super) listeners: Vec<std::net::SocketAddr>,
     /// Each drops one cache.
     pub(super) caches: Mutex<Vec<Box<dyn Fn() + Send>>>,
     pub(super) started: Instant,
@@ -42,7 +37,7 @@ pub(super) struct Proxy {
     pub(super) stats: Mutex<Stats>,
     pub(super) alerts: Mutex<Alerts>,
     pub(super) cleanups: Cleanups,
-    pub(super) webhook: Option<Webhook>,
+    pub(super) webhook: Mutex<Option<Webhook>>,
     probe: Probe,
     lists: Semaphore,
 }
@@ -55,22 +50,24 @@ pub(super) struct Answers<T> {
 
 impl Proxy {
     pub(super) fn new(setup: ControlSetup, webhook: Option<Webhook>) -> Self {
+        let snapshot = setup.shared.snapshot.load_full();
         Self {
-            stats: Stats::new(&setup.shared.metrics),
-            alerts: Mutex::new(Alerts::new(&setup.config)),
-            cleanups: Cleanups::new(&setup.config.memory),
+            stats: Stats::new(&setup.shared),
+            alerts: Mutex::new(Alerts::new(&snapshot.config)),
+            cleanups: Cleanups::new(&snapshot.config.memory),
             probe: Probe::new(),
-            config: setup.config,
             shared: setup.shared,
-            generation: setup.generation,
-            upstreams: setup.upstreams,
-            listeners: setup.listeners,
             caches: Mutex::new(setup.caches),
             started: Instant::now(),
             started_at: SystemTime::now(),
-            webhook,
+            webhook: Mutex::new(webhook),
             lists: Semaphore::new(LISTS_MAX),
         }
+    }
+
+    /// The configuration in use, with what was made of it.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
     }
 
     /// What the kernel says about memory.
@@ -79,24 +76,25 @@ impl Proxy {
     }
 
     pub(super) fn totals(&self) -> Totals {
-        Totals::read(&self.shared.metrics, Instant::now(), process::cpu())
+        Totals::read(&self.shared, Instant::now(), process::cpu())
     }
 
     /// Asks every worker at once, and waits for all of them together.
     pub(super) async fn ask<T>(&self, ask: impl Fn(oneshot::Sender<T>) -> Ask) -> Answers<T> {
-        let questions = self.shared.asks.iter().map(|worker| {
+        let workers: Vec<_> = self.shared.occupied().collect();
+        let questions = workers.iter().map(|worker| {
             let (reply, answer) = oneshot::channel();
-            let is_sent = worker.send(ask(reply)).is_ok();
+            let is_sent = self.shared.places[*worker].ask(ask(reply));
             async move {
                 let answer = tokio::time::timeout(ANSWER_MAX, answer);
                 if is_sent { answer.await.ok()?.ok() } else { None }
             }
         });
         let mut answers = Answers { given: Vec::new(), silent: Vec::new() };
-        for (worker, answer) in join_all(questions).await.into_iter().enumerate() {
+        for (worker, answer) in workers.iter().zip(join_all(questions).await) {
             match answer {
                 Some(answer) => answers.given.push(answer),
-                None => answers.silent.push(worker),
+                None => answers.silent.push(*worker),
             }
         }
         answers

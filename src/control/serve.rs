@@ -24,7 +24,7 @@ use crate::notices;
 use crate::ring::clock;
 
 use super::admin::Peer;
-use super::listen::Door;
+use super::listen::{Door, SocketFile};
 
 /// What one connection, and all of them together, may take.
 #[derive(Clone, Copy, Debug)]
@@ -63,16 +63,21 @@ const ROOM_POLL: Duration = Duration::from_millis(20);
 /// After an accept that failed, for want of descriptors most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` until `stopping` says so; what is under way then has a second more.
-pub(super) async fn run(door: Door, router: Router, stopping: watch::Receiver<bool>) {
-    let served = match door {
-        Door::Tcp(listener) => serve_tcp(listener, router, stopping).await,
-        // The file stays as long as the listener does.
-        Door::Unix(listener, _file) => serve_unix(listener, router, stopping).await,
+/// Serves `router` until `stopping` says so; what is under way then has a second more. The file of
+/// a Unix socket comes out, which is gone when that is dropped.
+pub(super) async fn run(
+    door: Door,
+    router: Router,
+    stopping: watch::Receiver<bool>,
+) -> Option<SocketFile> {
+    let (served, file) = match door {
+        Door::Tcp(listener) => (serve_tcp(listener, router, stopping).await, None),
+        Door::Unix(listener, file) => (serve_unix(listener, router, stopping).await, Some(file)),
     };
     if let Err(error) = served {
         tracing::error!(%error, "the admin API has ended");
     }
+    file
 }
 
 async fn serve_tcp(

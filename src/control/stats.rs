@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::metrics::{self, CLASS_COUNT, Classes, Gauge, WorkerMetrics};
+use crate::metrics::{self, CLASS_COUNT, Classes, Gauge, NamedCounts, WorkerMetrics};
+use crate::worker::Shared;
 
 use super::process;
 use super::proxy::{Proxy, lock, mebibytes};
@@ -26,34 +27,46 @@ pub(super) struct Totals {
     pool_wait: Histogram<u64>,
     pool_reused: u64,
     pool_opened: u64,
+    /// By index in the configuration with this number.
+    generation: u64,
     upstreams: Vec<[u64; CLASS_COUNT]>,
 }
 
 impl Totals {
-    pub(super) fn read(workers: &[Arc<WorkerMetrics>], at: Instant, cpu: Duration) -> Self {
-        let upstreams = workers.first().map_or(0, |worker| worker.upstreams.len());
+    pub(super) fn read(shared: &Shared, at: Instant, cpu: Duration) -> Self {
+        let snapshot = shared.snapshot.load();
+        Self::of(&shared.metrics, (snapshot.id, &snapshot.counts), at, cpu)
+    }
+
+    fn of(
+        workers: &[Arc<WorkerMetrics>],
+        (generation, named): (u64, &[Arc<NamedCounts>]),
+        at: Instant,
+        cpu: Duration,
+    ) -> Self {
+        let upstreams = named.first().map_or(0, |worker| worker.upstreams.len());
         Self {
             at,
             cpu,
-            classes: sum_of(workers, |worker| Some(&worker.requests)),
+            classes: sum_of(workers.iter().map(|worker| &worker.requests)),
             latency: merged(workers, |worker| worker.latency.snapshot()),
             latency_sum_us: workers.iter().map(|worker| worker.latency.sum_us()).sum(),
             pool_wait: merged(workers, |worker| worker.pool_wait.snapshot()),
             pool_reused: workers.iter().map(|worker| worker.pool_reused.get()).sum(),
             pool_opened: workers.iter().map(|worker| worker.pool_opened.get()).sum(),
             upstreams: (0..upstreams)
-                .map(|index| sum_of(workers, |worker| worker.upstreams.get(index)))
+                .map(|index| {
+                    sum_of(named.iter().filter_map(|worker| Some(&**worker.upstreams.get(index)?)))
+                })
                 .collect(),
+            generation,
         }
     }
 }
 
-fn sum_of<'a>(
-    workers: &'a [Arc<WorkerMetrics>],
-    classes: impl Fn(&'a WorkerMetrics) -> Option<&'a Classes>,
-) -> [u64; CLASS_COUNT] {
+fn sum_of<'a>(all: impl Iterator<Item = &'a Classes>) -> [u64; CLASS_COUNT] {
     let mut sum = [0; CLASS_COUNT];
-    for classes in workers.iter().filter_map(|worker| classes(worker)) {
+    for classes in all {
         for (sum, count) in sum.iter_mut().zip(classes.iter().map(Gauge::get)) {
             *sum += count;
         }
@@ -112,7 +125,9 @@ impl Window {
         let cpu = later.cpu.saturating_sub(earlier.cpu).as_secs_f64();
         let reused = later.pool_reused.saturating_sub(earlier.pool_reused);
         let opened = later.pool_opened.saturating_sub(earlier.pool_opened);
-        let upstreams = earlier.upstreams.iter().zip(&later.upstreams);
+        // Numbers of another configuration mean something else.
+        let is_same = earlier.generation == later.generation;
+        let upstreams = earlier.upstreams.iter().zip(&later.upstreams).filter(|_| is_same);
         Self {
             seconds: rounded(seconds),
             requests,
@@ -202,8 +217,8 @@ pub(super) struct Answer {
 }
 
 impl Stats {
-    pub(super) fn new(proxy_metrics: &[Arc<WorkerMetrics>]) -> Mutex<Self> {
-        let began = Totals::read(proxy_metrics, Instant::now(), process::cpu());
+    pub(super) fn new(shared: &Shared) -> Mutex<Self> {
+        let began = Totals::read(shared, Instant::now(), process::cpu());
         Mutex::new(Self { began, last: None })
     }
 
@@ -211,7 +226,7 @@ impl Stats {
         let now = proxy.totals();
         let stats = lock(&proxy.stats);
         Answer {
-            interval_seconds: proxy.config.stats.interval.as_secs_f64(),
+            interval_seconds: proxy.snapshot().config.stats.interval.as_secs_f64(),
             last: stats.last.clone(),
             current: report(proxy, Window::between(&stats.began, &now)),
         }
@@ -232,16 +247,26 @@ fn report(proxy: &Proxy, window: Window) -> Report {
     Report { window, memory, pool: PoolReport::of(proxy) }
 }
 
+/// How often the configuration is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Ends a window every `stats.interval`, and says what was in it.
 pub(super) async fn run(proxy: Arc<Proxy>) {
-    let interval = proxy.config.stats.interval;
-    if interval.is_zero() {
-        return;
-    }
+    let mut began = Instant::now();
     loop {
-        tokio::time::sleep(interval).await;
+        let settings = proxy.snapshot().config.stats.clone();
+        // Looked at every second, because the next configuration may want another interval.
+        tokio::time::sleep(settings.interval.saturating_sub(began.elapsed()).min(LOOK)).await;
+        if settings.interval.is_zero() {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
+        if began.elapsed() < settings.interval {
+            continue;
+        }
+        began = Instant::now();
         let report = Stats::turn(&proxy);
-        if proxy.config.stats.log {
+        if settings.log {
             log(&report);
         }
     }
@@ -271,8 +296,30 @@ fn log(report: &Report) {
 mod tests {
     use super::*;
 
-    fn workers(count: usize) -> Vec<Arc<WorkerMetrics>> {
-        (0..count).map(|_| Arc::new(WorkerMetrics::new(1, 2))).collect()
+    /// Workers of straw, each with two upstreams.
+    struct Workers {
+        metrics: Vec<Arc<WorkerMetrics>>,
+        named: Vec<Arc<NamedCounts>>,
+    }
+
+    impl Workers {
+        fn totals(&self, at: Instant, cpu: Duration) -> Totals {
+            Totals::of(&self.metrics, (1, &self.named), at, cpu)
+        }
+
+        fn answered(&self, worker: usize, upstream: Option<usize>, status: u16, us: u64) {
+            self.metrics[worker].answered(status, us);
+            self.named[worker].answered(None, upstream, status);
+        }
+    }
+
+    fn workers(count: usize) -> Workers {
+        let upstreams = || vec![Arc::default(), Arc::default()];
+        let named = || NamedCounts { routes: Vec::new(), upstreams: upstreams() };
+        Workers {
+            metrics: (0..count).map(|_| Arc::default()).collect(),
+            named: (0..count).map(|_| Arc::new(named())).collect(),
+        }
     }
 
     fn after(began: Instant, seconds: u64) -> Instant {
@@ -283,17 +330,17 @@ mod tests {
     fn a_window_holds_what_happened_in_it_and_nothing_else() {
         let workers = workers(2);
         let began = Instant::now();
-        workers[0].answered(None, Some(0), 200, 900_000);
-        let first = Totals::read(&workers, began, Duration::from_secs(1));
+        workers.answered(0, Some(0), 200, 900_000);
+        let first = workers.totals(began, Duration::from_secs(1));
         for _ in 0..30 {
-            workers[0].answered(None, Some(0), 200, 1_000);
-            workers[1].answered(None, Some(1), 502, 3_000);
+            workers.answered(0, Some(0), 200, 1_000);
+            workers.answered(1, Some(1), 502, 3_000);
         }
-        workers[1].answered(None, None, 0, 5_000_000);
-        workers[0].pool_reused.add(3);
-        workers[1].pool_opened.add(1);
-        workers[0].pool_wait.record(7_000);
-        let second = Totals::read(&workers, after(began, 20), Duration::from_secs(6));
+        workers.answered(1, None, 0, 5_000_000);
+        workers.metrics[0].pool_reused.add(3);
+        workers.metrics[1].pool_opened.add(1);
+        workers.metrics[0].pool_wait.record(7_000);
+        let second = workers.totals(after(began, 20), Duration::from_secs(6));
         let window = Window::between(&first, &second);
         assert_eq!(window.requests, 60);
         assert_eq!(window.requests_per_second, 3.0);
@@ -308,16 +355,19 @@ mod tests {
             assert!((found - expected).abs() <= expected * 0.02, "{found} for {expected}");
         }
         // The totals were not touched.
-        assert_eq!(workers[0].requests[2].get(), 31);
-        let third = Totals::read(&workers, after(began, 40), Duration::from_secs(6));
+        assert_eq!(workers.metrics[0].requests[2].get(), 31);
+        let third = workers.totals(after(began, 40), Duration::from_secs(6));
         assert_eq!(Window::between(&second, &third).requests, 0);
+        // What was counted by the names of one configuration says nothing about another one's.
+        let other = Totals { generation: 2, ..second };
+        assert!(Window::between(&first, &other).has_answered.is_empty());
     }
 
     #[test]
     fn an_empty_window_is_all_zeros() {
         let workers = workers(1);
         let began = Instant::now();
-        let totals = Totals::read(&workers, began, Duration::ZERO);
+        let totals = workers.totals(began, Duration::ZERO);
         // No time at all passes, too.
         let window = Window::between(&totals, &totals);
         assert_eq!(window, Window { has_answered: vec![false; 2], ..Window::default() });
@@ -326,7 +376,7 @@ mod tests {
         for name in ["\"avgLatency\":0.0", "\"requestsPerSecond\":0.0", "\"errorRate\":0.0"] {
             assert!(json.contains(name), "{json}");
         }
-        let none = Totals::read(&[], began, Duration::ZERO);
+        let none = Totals::of(&[], (1, &[]), began, Duration::ZERO);
         assert_eq!(Window::between(&none, &none), Window::default());
     }
 
@@ -334,12 +384,12 @@ mod tests {
     fn a_rate_divides_by_the_time_that_has_really_passed() {
         let workers = workers(1);
         let began = Instant::now();
-        let first = Totals::read(&workers, began, Duration::ZERO);
+        let first = workers.totals(began, Duration::ZERO);
         for _ in 0..100 {
-            workers[0].answered(None, None, 200, 1);
+            workers.answered(0, None, 200, 1);
         }
         for (seconds, expected) in [(10, 10.0), (50, 2.0), (400, 0.25)] {
-            let last = Totals::read(&workers, after(began, seconds), Duration::ZERO);
+            let last = workers.totals(after(began, seconds), Duration::ZERO);
             assert_eq!(Window::between(&first, &last).requests_per_second, expected);
         }
     }

@@ -175,7 +175,7 @@ impl Authenticator {
             is_changed: Condvar::new(),
             verifications: AtomicU64::new(0),
         });
-        let challenge = format!("Basic realm=\"{}\", charset=\"UTF-8\"", config.realm);
+        let challenge = challenge(config);
         // Made before its threads, so that it ends them if one of them cannot be had.
         let authenticator = Arc::new(Self { shared: shared.clone(), challenge });
         for number in 0..threads {
@@ -183,6 +183,13 @@ impl Authenticator {
             thread::Builder::new().name(format!("auth-{number}")).spawn(move || shared.work())?;
         }
         Ok(authenticator)
+    }
+
+    /// Whether another one for these would know the same.
+    pub fn is_for(&self, users: &Users, config: &ForwardConfig) -> bool {
+        self.challenge == challenge(config)
+            && self.shared.lock().failures.limit == config.auth_failures
+            && self.shared.users == *users
     }
 
     /// `field` is the value of the only `Proxy-Authorization` field of a request. Never waits.
@@ -232,6 +239,10 @@ impl Authenticator {
     pub fn verifications(&self) -> u64 {
         self.shared.verifications.load(Ordering::Relaxed)
     }
+}
+
+fn challenge(config: &ForwardConfig) -> String {
+    format!("Basic realm=\"{}\", charset=\"UTF-8\"", config.realm)
 }
 
 impl Drop for Authenticator {

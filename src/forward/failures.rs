@@ -22,7 +22,7 @@ const WINDOW_MS: u64 = 60_000;
 pub(super) struct Failures {
     tallies: LruCache<Client, Tally>,
     /// Failures that one client has per window.
-    limit: u32,
+    pub(super) limit: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

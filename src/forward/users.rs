@@ -39,6 +39,7 @@ const ARGON2_LANES_MAX: u32 = 16;
 const NAME_BYTES_MAX: usize = 256;
 
 /// Everyone who may log in. Never empty.
+#[derive(PartialEq, Eq)]
 pub struct Users {
     users: Vec<User>,
     /// The hasher is seeded at random, which `stand_in` needs.
@@ -49,12 +50,14 @@ pub struct Users {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(u32);
 
+#[derive(PartialEq, Eq)]
 struct User {
     name: Box<str>,
     hash: Hash,
 }
 
 /// The hash of a password, with what it takes to compute it again.
+#[derive(PartialEq, Eq)]
 pub(super) enum Hash {
     Bcrypt(Box<str>),
     Argon2 { text: Box<str>, memory_kib: u32 },

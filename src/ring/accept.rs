@@ -3,9 +3,11 @@
 //! In goes a descriptor that all workers share; out come connected sockets with their peers'
 //! addresses. One accept is pending in the ring; the rest of a burst is taken by plain calls.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, SockFlag};
@@ -18,14 +20,44 @@ use super::ops::{self, AddressRoom, Descriptor, SharedFd};
 pub struct Acceptor {
     fd: SharedFd,
     room: Option<Box<AddressRoom>>,
+    is_stopped: Rc<Cell<bool>>,
+}
+
+/// Ends the accepting of one [`Acceptor`], and nobody else's on the same listening socket.
+pub struct Stopper {
+    fd: SharedFd,
+    is_stopped: Rc<Cell<bool>>,
+}
+
+impl Stopper {
+    /// An accept that is pending completes: with a connection, if one has just come, or else with
+    /// [`Waited::Interrupted`].
+    pub fn stop(self) {
+        self.is_stopped.set(true);
+        ops::cancel(&self.fd);
+    }
 }
 
 impl Acceptor {
     pub fn new(listener: OwnedFd) -> Self {
-        Self { fd: Descriptor::share(listener), room: Some(AddressRoom::new()) }
+        Self {
+            fd: Descriptor::share(listener),
+            room: Some(AddressRoom::new()),
+            is_stopped: Rc::default(),
+        }
     }
 
-    /// Waits for a connection. `Interrupted` once the listening socket has been shut down.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { fd: self.fd.clone(), is_stopped: self.is_stopped.clone() }
+    }
+
+    /// Whether somebody has used the stopper.
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped.get()
+    }
+
+    /// Waits for a connection. `Interrupted` once the listening socket has been shut down, or the
+    /// stopper has been used.
     ///
     /// The future must be awaited to its end: a dropped accept takes a connection with it.
     pub async fn accept(&mut self) -> Result<(OwnedFd, SocketAddr), Waited> {

@@ -48,6 +48,10 @@ pub enum NoRoom {
 const FREE_HEAD_BUFFERS_MAX: usize = 512;
 
 impl HeadPool {
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes
+    }
+
     pub fn new(buffer_bytes: usize, ledger: Arc<Ledger>, budget: Rc<Budget>) -> Rc<Self> {
         Rc::new(Self {
             free: RefCell::default(),

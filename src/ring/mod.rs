@@ -14,6 +14,7 @@ mod accept;
 pub mod buffers;
 pub mod clock;
 pub mod deadlines;
+pub mod descriptor;
 pub mod memory;
 mod meters;
 pub mod net;
@@ -22,7 +23,7 @@ mod pipes;
 pub mod refusal;
 pub mod runtime;
 
-pub use accept::Acceptor;
+pub use accept::{Acceptor, Stopper};
 pub use buffers::{ChunkPool, HeadBuffer, HeadPool, NoRoom, Run};
 pub use deadlines::Deadlines;
 pub use meters::{Operation, RingMeters};

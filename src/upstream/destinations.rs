@@ -1,9 +1,9 @@
-//! Origins that no configuration names: the targets of forward requests, for as long as a
-//! connection or an exchange concerns them.
+//! The numbers of origins: of those that a configuration names for as long as it is in use, and of
+//! the targets of forward requests for as long as a connection or an exchange concerns them.
 //!
-//! In goes a key (where to, for whom); out comes a number that the pool knows it by, beside the
-//! numbers of the configured origins. A number is given back with the last [`Destination`] that
-//! holds it, so that the table is never larger than the connections and exchanges of its worker.
+//! In goes a key (where to, for whom); out comes the number that the pool knows it by. A number is
+//! given back with the last [`Destination`] that holds it, so that no connection is ever taken for
+//! one to somewhere else, and the table is never larger than what its worker has to do with.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -11,10 +11,9 @@ use std::rc::Rc;
 
 use slab::Slab;
 
-/// The targets of one worker.
+/// The origins that one worker has to do with.
+#[derive(Default)]
 pub struct Destinations {
-    /// Numbers below this are those of configured origins.
-    first: usize,
     entries: RefCell<Slab<Rc<Entry>>>,
     numbers: RefCell<HashMap<Rc<str>, usize>>,
 }
@@ -25,10 +24,6 @@ struct Entry {
 }
 
 impl Destinations {
-    pub fn new(first: usize) -> Rc<Self> {
-        Rc::new(Self { first, entries: RefCell::default(), numbers: RefCell::default() })
-    }
-
     /// The destination of `key`, which must say all that keeps its connections from being
     /// another's: scheme, host, port, the user, and the proxy on the way.
     pub fn hold(self: &Rc<Self>, key: &str) -> Destination {
@@ -64,7 +59,7 @@ pub struct Destination {
 impl Destination {
     /// The number by which the pool knows it.
     pub fn origin(&self) -> usize {
-        self.table.first + self.number
+        self.number
     }
 }
 
@@ -92,17 +87,17 @@ mod tests {
 
     #[test]
     fn a_number_lives_as_long_as_somebody_holds_it() {
-        let table = Destinations::new(3);
+        let table = Rc::new(Destinations::default());
         let first = table.hold("http://a:80");
         let second = table.hold("http://b:80");
-        assert_eq!((first.origin(), second.origin()), (3, 4));
+        assert_eq!((first.origin(), second.origin()), (0, 1));
         let again = table.hold("http://a:80");
-        assert_eq!(again.origin(), 3);
+        assert_eq!(again.origin(), 0);
         drop(first);
-        assert_eq!(table.hold("http://a:80").origin(), 3);
+        assert_eq!(table.hold("http://a:80").origin(), 0);
         drop(again);
         assert_eq!(table.len(), 1);
-        assert_eq!(table.hold("http://c:80").origin(), 3);
+        assert_eq!(table.hold("http://c:80").origin(), 0);
         drop(second);
         assert!(table.is_empty());
     }

@@ -141,7 +141,7 @@ impl Pool {
     /// Once a second: expires, trims to `max_idle`, and takes buffers back from the rested.
     fn sweep(&self, is_current: &impl Fn(usize, SocketAddr) -> bool) {
         let now = clock::coarse_ms();
-        let expiry_ms = self.limits.idle_expiry.as_millis() as u64;
+        let expiry_ms = self.limits.get().idle_expiry.as_millis() as u64;
         let mut rested = Vec::new();
         let mut expired = Vec::new();
         for (key, slot) in self.slots.borrow().iter() {
@@ -159,7 +159,7 @@ impl Pool {
         rested.sort_unstable();
         self.publish_idle();
         for (_, key) in rested {
-            if self.shared.idle.load(Ordering::Relaxed) > self.limits.max_idle {
+            if self.shared.idle.load(Ordering::Relaxed) > self.limits.get().max_idle {
                 self.close_idle(key);
                 self.publish_idle();
             } else {

@@ -27,7 +27,7 @@ use crate::fault::Fault;
 use crate::ring::clock;
 
 use self::balance::Balance;
-use self::destinations::Destination;
+use self::destinations::{Destination, Destinations};
 use self::lease::Lease;
 use self::permits::Permitted;
 use self::pool::Pool;
@@ -39,11 +39,9 @@ pub struct UpstreamPlan {
     pub origins: Vec<Origin>,
 }
 
-/// One origin server.
+/// One origin server, as all workers see it.
 #[derive(Clone)]
 pub struct Origin {
-    /// Its number among the origins of all upstreams.
-    pub index: usize,
     /// `host:port` as the `Host` field has it.
     pub authority: String,
     pub weight: u32,
@@ -75,12 +73,26 @@ impl Origin {
     }
 }
 
+/// One origin of an upstream, with the place that it has in a worker's pool.
+#[derive(Clone)]
+pub struct Member {
+    pub origin: Origin,
+    pub place: Destination,
+}
+
+impl Member {
+    /// The number by which the pool knows it.
+    pub fn number(&self) -> usize {
+        self.place.origin()
+    }
+}
+
 /// An upstream as one worker sees it.
 pub struct Upstream {
     name: String,
     host: HostPolicy,
     fail_timeout: Duration,
-    origins: Vec<Origin>,
+    members: Vec<Member>,
     balance: RefCell<Balance>,
 }
 
@@ -88,14 +100,19 @@ pub struct Upstream {
 const ADDRESSES_TRIED_MAX: usize = 4;
 
 impl Upstream {
-    /// `worker` staggers the turns, so that not every worker begins with the first origin.
-    pub fn new(plan: &UpstreamPlan, worker: usize) -> Self {
+    /// `worker` staggers the turns, so that not every worker begins with the first origin. An
+    /// origin that another upstream or configuration has too shares its place in the pool.
+    pub fn new(plan: &UpstreamPlan, worker: usize, places: &Rc<Destinations>) -> Self {
         let weights: Vec<u32> = plan.origins.iter().map(|origin| origin.weight).collect();
+        let member = |origin: &Origin| Member {
+            origin: origin.clone(),
+            place: places.hold(&format!("origin {}", origin.authority)),
+        };
         Self {
             name: plan.config.name.clone(),
             host: plan.config.host.clone(),
             fail_timeout: plan.config.fail_timeout,
-            origins: plan.origins.clone(),
+            members: plan.origins.iter().map(member).collect(),
             balance: RefCell::new(Balance::new(&weights).started_at(worker)),
         }
     }
@@ -108,13 +125,14 @@ impl Upstream {
         &self.host
     }
 
-    pub fn origins(&self) -> &[Origin] {
-        &self.origins
+    pub fn members(&self) -> &[Member] {
+        &self.members
     }
 
-    /// The origin of this upstream with the number `index`.
-    pub fn origin(&self, index: usize) -> Option<&Origin> {
-        self.origins.iter().find(|origin| origin.index == index)
+    /// The origin of this upstream with the number `number`.
+    pub fn origin(&self, number: usize) -> Option<&Origin> {
+        let found = self.members.iter().find(|member| member.number() == number);
+        found.map(|member| &member.origin)
     }
 
     /// A connection to the origin whose turn it is, or to the next one where it cannot be
@@ -124,22 +142,22 @@ impl Upstream {
         let mut fault = Fault::OriginUnresolved;
         loop {
             // A single origin's turn does not depend on the time.
-            let now = if self.origins.len() > 1 { clock::coarse_ms() } else { 0 };
+            let now = if self.members.len() > 1 { clock::coarse_ms() } else { 0 };
             let pick = self.balance.borrow_mut().pick(now, |origin| tried.contains(&origin));
             let Some(pick) = pick else { return Err(fault) };
-            let origin = &self.origins[pick];
-            if !is_fresh && let Some(lease) = pool.take_idle(origin.index) {
+            let member = &self.members[pick];
+            if !is_fresh && let Some(lease) = pool.take_idle(member.number()) {
                 return Ok(lease);
             }
-            match open(pool, origin, is_fresh).await {
+            match open(pool, member, is_fresh).await {
                 Ok(lease) => {
-                    origin.connected();
+                    member.origin.connected();
                     self.balance.borrow_mut().mark_ok(pick);
                     return Ok(lease);
                 }
                 Err(failed) if failed.is_of_one_origin() => {
                     let now = clock::coarse_ms();
-                    origin.failed(now);
+                    member.origin.failed(now);
                     self.balance.borrow_mut().mark_failed(pick, now, self.fail_timeout);
                     tried.push(pick);
                     fault = failed;
@@ -173,20 +191,20 @@ pub async fn open_target(
 }
 
 /// Connects to the first address that answers, within `timeouts.connect` for all of them.
-pub(crate) async fn open(pool: &Rc<Pool>, origin: &Origin, is_fresh: bool) -> Result<Lease, Fault> {
-    let addresses = origin.addresses.load();
+pub(crate) async fn open(pool: &Rc<Pool>, member: &Member, is_fresh: bool) -> Result<Lease, Fault> {
+    let addresses = member.origin.addresses.load();
     let mut fault = Fault::OriginUnresolved;
     let began = Instant::now();
     for address in addresses.iter().take(ADDRESSES_TRIED_MAX) {
         let permit = loop {
-            match pool.permit(origin.index).await? {
+            match pool.permit(member.number()).await? {
                 Permitted::Open(permit) => break permit,
                 Permitted::Handed(lease) if !is_fresh => return Ok(lease),
                 // Dropping it frees the right to open another.
                 Permitted::Handed(_) => {}
             }
         };
-        match pool.connect(origin.index, *address, permit, began).await {
+        match pool.connect(&member.place, *address, permit, began).await {
             Ok(lease) => return Ok(lease),
             Err(failed) if failed.is_of_one_origin() => fault = failed,
             Err(failed) => return Err(failed),
@@ -204,7 +222,6 @@ mod tests {
     fn an_origin_is_down_from_its_first_failure_to_its_next_success() {
         let resolver = Resolver::start().unwrap();
         let origin = Origin {
-            index: 0,
             authority: "127.0.0.1:9".to_owned(),
             weight: 1,
             addresses: resolver.watch("127.0.0.1", 9),

@@ -22,7 +22,9 @@ use super::pool::Pool;
 /// What the pools of all workers share.
 pub struct PoolShared {
     pub(super) permits: Arc<Semaphore>,
-    max_connections: usize,
+    max_connections: AtomicUsize,
+    /// Permits that are to go as soon as they come back.
+    owed: AtomicUsize,
     /// Requests that wait for a permit, in any worker.
     pub(super) wanted: AtomicUsize,
     /// By worker, since when its first waiting request has waited; `NOBODY` where none waits.
@@ -37,7 +39,8 @@ impl PoolShared {
     pub fn new(max_connections: usize, workers: usize) -> Arc<Self> {
         Arc::new(Self {
             permits: Arc::new(Semaphore::new(max_connections)),
-            max_connections,
+            max_connections: AtomicUsize::new(max_connections),
+            owed: AtomicUsize::new(0),
             wanted: AtomicUsize::new(0),
             waiting_since: (0..workers).map(|_| AtomicU64::new(NOBODY)).collect(),
             idle: AtomicUsize::new(0),
@@ -46,7 +49,23 @@ impl PoolShared {
     }
 
     pub fn max(&self) -> usize {
-        self.max_connections
+        self.max_connections.load(Ordering::Relaxed)
+    }
+
+    /// Lets the process have `max_connections` from now on; what comes out is to be awaited where
+    /// more than that are open.
+    pub fn resize(
+        self: &Arc<Self>,
+        max_connections: usize,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        let before = self.max_connections.swap(max_connections, Ordering::Relaxed);
+        let debt = resize(&self.permits, before, max_connections)?;
+        self.owed.fetch_add(debt, Ordering::Relaxed);
+        let shared = self.clone();
+        Some(async move {
+            settle(shared.permits.clone(), debt).await;
+            shared.owed.fetch_sub(debt, Ordering::Relaxed);
+        })
     }
 
     /// Idle connections, as the workers last counted them.
@@ -61,7 +80,25 @@ impl PoolShared {
 
     /// Connections open now, idle or leased, in all workers.
     pub fn open(&self) -> usize {
-        self.max_connections - self.permits.available_permits().min(self.max_connections)
+        let all = self.max() + self.owed.load(Ordering::Relaxed);
+        all.saturating_sub(self.permits.available_permits())
+    }
+}
+
+/// Changes how many permits there are; how many of them are still out and have to be awaited by
+/// [`settle`].
+pub fn resize(permits: &Semaphore, before: usize, after: usize) -> Option<usize> {
+    permits.add_permits(after.saturating_sub(before));
+    let surplus = before.saturating_sub(after);
+    let debt = surplus - permits.forget_permits(surplus);
+    (debt > 0).then_some(debt)
+}
+
+/// Takes `debt` permits out of use as they come back, before anybody else gets them.
+pub async fn settle(permits: Arc<Semaphore>, debt: usize) {
+    let debt = u32::try_from(debt).unwrap_or(u32::MAX);
+    if let Ok(permits) = permits.acquire_many_owned(debt).await {
+        permits.forget();
     }
 }
 
@@ -95,7 +132,7 @@ impl Pool {
         });
         let _place = WaitingPlace::take(self, &waiter);
         let mut acquire = std::pin::pin!(permits.clone().acquire_owned());
-        let mut patience = std::pin::pin!(tokio::time::sleep(self.limits.acquire));
+        let mut patience = std::pin::pin!(tokio::time::sleep(self.limits.get().acquire));
         let outcome = poll_fn(|cx| {
             if let Some(lease) = waiter.handed.borrow_mut().take() {
                 return Poll::Ready(Ok(Permitted::Handed(lease)));

@@ -30,7 +30,7 @@ use super::lease::Lease;
 use super::permits::{PoolShared, Waiter};
 
 /// The limits and waits of `[pool]` and `[timeouts]` that concern the pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct PoolLimits {
     /// Idle connections in the process that the sweep leaves alone.
     pub max_idle: usize,
@@ -43,7 +43,7 @@ pub struct PoolLimits {
 /// One worker's connections.
 pub struct Pool {
     pub(super) worker: usize,
-    pub(super) limits: PoolLimits,
+    pub(super) limits: Cell<PoolLimits>,
     pub(super) shared: Arc<PoolShared>,
     pub(super) deadlines: Rc<Deadlines>,
     pub(super) heads: Rc<HeadPool>,
@@ -70,8 +70,8 @@ pub(super) struct Slot {
     pub(super) born: Instant,
     /// `None` while it is out with an exchange, or still connecting.
     pub(super) idle: Option<Idle>,
-    /// Keeps the number of an origin that no configuration names.
-    _destination: Option<Destination>,
+    /// Keeps the origin's number for as long as there is a connection.
+    _destination: Destination,
     _place: Place,
     _permit: OwnedSemaphorePermit,
 }
@@ -99,7 +99,6 @@ impl Drop for Place {
 impl Pool {
     pub fn new(
         worker: usize,
-        origins: usize,
         limits: PoolLimits,
         shared: Arc<PoolShared>,
         deadlines: Rc<Deadlines>,
@@ -108,14 +107,14 @@ impl Pool {
     ) -> Rc<Self> {
         Rc::new(Self {
             worker,
-            limits,
+            limits: Cell::new(limits),
             shared,
             deadlines,
             heads,
             ledger,
             metrics,
             slots: RefCell::default(),
-            idle: RefCell::new((0..origins).map(|_| Vec::new()).collect()),
+            idle: RefCell::default(),
             waiters: RefCell::default(),
             janitor: RefCell::new(Waker::noop().clone()),
             idle_published: Cell::new(0),
@@ -140,29 +139,19 @@ impl Pool {
     /// Opens a connection with a permit, within `timeouts.connect` from `began` on.
     pub async fn connect(
         self: &Rc<Self>,
-        origin: usize,
+        destination: &Destination,
         address: SocketAddr,
         permit: OwnedSemaphorePermit,
         began: Instant,
     ) -> Result<Lease, Fault> {
-        let limit = self.limits.connect.saturating_sub(began.elapsed());
+        let PoolLimits { connect, keepalive, .. } = self.limits.get();
+        let limit = connect.saturating_sub(began.elapsed());
         if limit.is_zero() {
             return Err(Fault::OriginConnectTimeout);
         }
-        let socket = Socket::open(address, self.limits.keepalive).map_err(|e| open_fault(&e))?;
-        let key = self.slots.borrow_mut().insert(Slot {
-            socket: socket.clone(),
-            origin,
-            address,
-            born: Instant::now(),
-            idle: None,
-            _destination: None,
-            _place: Place::new(&self.ledger),
-            _permit: permit,
-        });
-        self.metrics.pool_opened.add(1);
+        let socket = Socket::open(address, keepalive).map_err(|e| open_fault(&e))?;
         // From here on the lease cleans up.
-        let lease = Lease::new(self, key, socket, None, false);
+        let lease = self.adopt(destination.clone(), (socket, address), Instant::now(), permit);
         let connected = lease.socket().connect(address, &self.deadlines, limit).await;
         connected.map(|()| lease).map_err(|waited| match waited {
             Waited::Expired => Fault::OriginConnectTimeout,
@@ -171,7 +160,7 @@ impl Pool {
         })
     }
 
-    /// Takes a connection in that has been opened for `destination`.
+    /// Takes a socket in that is being, or has been, connected to `destination`.
     pub fn adopt(
         self: &Rc<Self>,
         destination: Destination,
@@ -190,7 +179,7 @@ impl Pool {
             address,
             born,
             idle: None,
-            _destination: Some(destination),
+            _destination: destination,
             _place: Place::new(&self.ledger),
             _permit: permit,
         });
@@ -260,6 +249,20 @@ impl Pool {
         let closed = excess.into_iter().filter(|key| self.close_idle(*key)).count();
         self.publish_idle();
         closed
+    }
+
+    /// Closes the idle connections to `origin`.
+    pub fn close_idle_of(&self, origin: usize) {
+        let keys = self.idle.borrow().get(origin).cloned().unwrap_or_default();
+        for key in keys {
+            self.close_idle(key);
+        }
+        self.publish_idle();
+    }
+
+    /// Limits and waits from now on.
+    pub fn set_limits(&self, limits: PoolLimits) {
+        self.limits.set(limits);
     }
 
     /// Connections of this worker to `origin`, idle and leased.

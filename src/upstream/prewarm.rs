@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::ring::clock;
 
 use super::pool::Pool;
-use super::{Origin, open};
+use super::{Member, open};
 
 const ROUND: Duration = Duration::from_secs(1);
 const BACK_OFF_MS: u64 = 1_000;
@@ -24,12 +24,12 @@ struct Schedule {
 }
 
 /// The task; `share` connections to each of `origins`, until `is_over`.
-pub async fn run(pool: Rc<Pool>, origins: Vec<Origin>, share: usize, is_over: impl Fn() -> bool) {
-    let mut schedules = vec![Schedule { next_ms: 0, back_off_ms: BACK_OFF_MS }; origins.len()];
+pub async fn run(pool: Rc<Pool>, members: Vec<Member>, share: usize, is_over: impl Fn() -> bool) {
+    let mut schedules = vec![Schedule { next_ms: 0, back_off_ms: BACK_OFF_MS }; members.len()];
     while share > 0 && !is_over() {
-        for (origin, schedule) in origins.iter().zip(&mut schedules) {
+        for (member, schedule) in members.iter().zip(&mut schedules) {
             let now = clock::coarse_ms();
-            let missing = share.saturating_sub(pool.count_of(origin.index));
+            let missing = share.saturating_sub(pool.count_of(member.number()));
             if missing == 0 {
                 if now > schedule.next_ms + BACK_OFF_MAX_MS {
                     schedule.back_off_ms = BACK_OFF_MS;
@@ -43,11 +43,11 @@ pub async fn run(pool: Rc<Pool>, origins: Vec<Origin>, share: usize, is_over: im
                 if !pool.has_room() {
                     break;
                 }
-                match open(&pool, origin, false).await {
+                match open(&pool, member, false).await {
                     Ok(lease) => lease.give_back(),
                     Err(fault) => {
                         tracing::debug!(
-                            origin = origin.authority,
+                            origin = member.origin.authority,
                             fault = fault.name(),
                             "could not open a connection ahead of requests"
                         );

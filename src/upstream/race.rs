@@ -36,10 +36,10 @@ impl Pool {
             if self.is_stopping.get() {
                 fault = Fault::Stopping;
             }
-            let left = self.limits.connect.saturating_sub(began.elapsed());
+            let left = self.limits.get().connect.saturating_sub(began.elapsed());
             let may_begin = !left.is_zero() && !self.is_stopping.get();
             if let Some(address) = waiting.next().filter(|_| may_begin) {
-                match Socket::open(*address, self.limits.keepalive) {
+                match Socket::open(*address, self.limits.get().keepalive) {
                     Ok(socket) => {
                         sockets.push(socket.clone());
                         attempts.push(self.attempt(socket, *address, left));

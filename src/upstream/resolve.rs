@@ -132,7 +132,7 @@ async fn serve(resolver: Result<TokioResolver, NetError>, mut arrivals: Unbounde
     }
 }
 
-/// Asks for one name as long as the thread lives.
+/// Asks for one name as long as anybody wants to know.
 async fn keep_current(resolver: Arc<TokioResolver>, mut watch: Watch) {
     let mut failures = 0;
     loop {
@@ -151,6 +151,10 @@ async fn keep_current(resolver: Arc<TokioResolver>, mut watch: Watch) {
         };
         watch.first_outcome = None;
         tokio::time::sleep(pause).await;
+        // The configuration that named it is gone.
+        if Arc::strong_count(&watch.addresses) == 1 {
+            return;
+        }
     }
 }
 

@@ -177,8 +177,19 @@ impl Proxy {
 
     /// Starts a command and waits until it has named `listeners` addresses.
     #[track_caller]
-    pub fn spawn(mut command: Command, home: Home, listeners: usize) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub fn spawn(command: Command, home: Home, listeners: usize) -> Self {
+        Self::spawn_with_input(command, home, listeners, Stdio::null())
+    }
+
+    /// The same for a command that finds something on its standard input.
+    #[track_caller]
+    pub fn spawn_with_input(
+        mut command: Command,
+        home: Home,
+        listeners: usize,
+        input: Stdio,
+    ) -> Self {
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary under test can be started");
         let log = Arc::<Log>::default();
         log.follow(child.stdout.take().expect("piped"));

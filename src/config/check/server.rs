@@ -65,6 +65,7 @@ pub(super) fn server(raw: &RawServer) -> Checked<ServerConfig> {
             default.ready_grace,
         )?,
         backlog: number(raw.backlog.as_ref(), 1..=65_535, default.backlog)?,
+        watch_config: flag(raw.watch_config.as_ref(), default.watch_config),
     })
 }
 

@@ -13,6 +13,7 @@ use super::super::exposition::tests::parse;
 use super::super::proxy::Proxy;
 use super::{Fixture, oneshot, wait_until};
 use crate::config::{HostPattern, RouteConfig};
+use crate::generation::Parts;
 use crate::ledger::Kind;
 use crate::ring::Operation;
 use crate::upstream::{Origin, UpstreamPlan};
@@ -86,13 +87,21 @@ fn metrics_keep_to_the_format_and_leave_nothing_out() {
         let route = RouteConfig { path: "/a\"b".to_owned(), ..config.routes[0].clone() };
         let suffix = HostPattern::Suffix(".example.org".to_owned());
         config.routes = vec![RouteConfig { host: suffix, ..route.clone() }; 502];
+        for (index, route) in config.routes.iter_mut().enumerate().skip(2) {
+            route.path = format!("/{index}");
+        }
         config.routes[1].host = HostPattern::Exact("example.org".to_owned());
     });
     let [one, two] = [&fixture.shared.metrics[0], &fixture.shared.metrics[1]];
-    one.answered(Some(0), Some(0), 200, 1_500);
-    two.answered(Some(1), Some(0), 503, 2_500);
-    two.answered(Some(500), None, 404, 2_500);
-    two.answered(Some(501), None, 404, 2_500);
+    one.answered(200, 1_500);
+    for status in [503, 404, 404] {
+        two.answered(status, 2_500);
+    }
+    let named = fixture.shared.snapshot.load();
+    named.counts[0].answered(Some(0), Some(0), 200);
+    named.counts[1].answered(Some(1), Some(0), 503);
+    named.counts[1].answered(Some(500), None, 404);
+    named.counts[1].answered(Some(501), None, 404);
     one.faults.count("dns_error");
     two.faults.count("dns_error");
     two.pool_wait.record(1_000_000);
@@ -106,15 +115,9 @@ fn metrics_keep_to_the_format_and_leave_nothing_out() {
         ("ringway_requests_total{worker=\"0\",class=\"2xx\"}", 1.0),
         ("ringway_requests_total{worker=\"1\",class=\"4xx\"}", 2.0),
         ("ringway_requests_total{worker=\"1\",class=\"none\"}", 0.0),
-        (
-            "ringway_route_requests_total{route=\"0\",name=\"*.example.org/a\\\"b\",class=\"2xx\"}",
-            1.0,
-        ),
-        (
-            "ringway_route_requests_total{route=\"1\",name=\"example.org/a\\\"b\",class=\"5xx\"}",
-            1.0,
-        ),
-        ("ringway_route_requests_total{route=\"other\",name=\"\",class=\"4xx\"}", 2.0),
+        ("ringway_route_requests_total{route=\"*.example.org/a\\\"b\",class=\"2xx\"}", 1.0),
+        ("ringway_route_requests_total{route=\"example.org/a\\\"b\",class=\"5xx\"}", 1.0),
+        ("ringway_route_requests_total{route=\"other\",class=\"4xx\"}", 2.0),
         ("ringway_upstream_requests_total{upstream=\"demo\",class=\"5xx\"}", 1.0),
         ("ringway_request_duration_seconds_count", 4.0),
         ("ringway_request_duration_seconds_sum", 0.009),
@@ -181,7 +184,7 @@ fn stats_end_a_window_and_begin_the_next() {
     let mut last = Value::Null;
     let mut count = 0.0;
     wait_until("no window with a request", || {
-        fixture.shared.metrics[0].answered(None, None, 500, 1_000);
+        fixture.shared.metrics[0].answered(500, 1_000);
         count += 1.0;
         last = fixture.json("GET /stats")["last"].clone();
         last["requests"].as_u64().unwrap_or(0) > 0
@@ -202,7 +205,7 @@ fn stats_end_a_window_and_begin_the_next() {
 fn an_alert_shows_while_it_lasts() {
     let fixture = Fixture::start(|config| config.alerts.interval = Duration::from_millis(20));
     wait_until("no alert", || {
-        fixture.shared.metrics[0].answered(None, None, 502, 1_000);
+        fixture.shared.metrics[0].answered(502, 1_000);
         fixture.json("GET /health")["status"] == "degraded"
     });
     wait_until("the alert stays", || fixture.json("GET /health")["status"] == "ok");
@@ -213,14 +216,20 @@ fn an_alert_shows_while_it_lasts() {
 
 #[test]
 fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
-    let (mut setup, mut fixture) =
+    let (setup, mut fixture) =
         Fixture::prepare(|config| config.alerts.interval = Duration::from_millis(20));
     let addresses = Arc::default();
     let authority = "app.test".to_owned();
     let failing_since_ms = Arc::default();
-    let origin = Origin { index: 0, authority, weight: 1, addresses, failing_since_ms };
-    let config = setup.config.upstreams[0].clone();
-    setup.upstreams = Arc::new(vec![UpstreamPlan { config, origins: vec![origin] }]);
+    let origin = Origin { authority, weight: 1, addresses, failing_since_ms };
+    let before = fixture.shared.snapshot.load_full();
+    let config = before.config.upstreams[0].clone();
+    fixture.shared.snapshot.store(Arc::new(before.next(Parts {
+        config: before.config.clone(),
+        upstreams: vec![UpstreamPlan { config, origins: vec![origin] }],
+        gate: before.gate.clone(),
+        listeners: Vec::new(),
+    })));
     fixture.control = Some(super::super::start(setup).unwrap());
     let series = "{alert=\"upstream_down\",upstream=\"demo\"}";
     let active = || parse(&fixture.get("/metrics").body)[&format!("ringway_alert_active{series}")];
@@ -231,7 +240,7 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
     assert_eq!(alert["upstream"], "demo");
     // A connection from better days still serves.
     wait_until("the alert stays", || {
-        fixture.shared.metrics[0].answered(None, Some(0), 200, 1);
+        fixture.shared.snapshot.load().counts[0].answered(None, Some(0), 200);
         active() == 0.0
     });
 }

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use axum::body::Body;
 use serde_json::Value;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
@@ -23,10 +24,12 @@ use tower::ServiceExt;
 use super::*;
 use crate::ask::{Ask, Cleaned, ConnectionInfo};
 use crate::config::AdminAddress;
+use crate::config::Config;
 use crate::gate::Gate;
+use crate::generation::{History, Parts, Snapshot};
 use crate::ledger::Ledgers;
-use crate::metrics::WorkerMetrics;
 use crate::upstream::permits::PoolShared;
+use crate::worker::{Mail, Place};
 
 const WORKERS: usize = 2;
 
@@ -51,25 +54,41 @@ impl Fixture {
         let mut config = Config::default();
         config.admin.address = AdminAddress::Tcp(([127, 0, 0, 1], 0).into());
         change(&mut config);
-        let (inboxes, _) =
-            (0..WORKERS).map(|_| mpsc::unbounded_channel()).unzip::<_, _, _, Vec<_>>();
-        let (asks, asked): (_, Vec<_>) = (0..WORKERS).map(|_| mpsc::unbounded_channel()).unzip();
+        let (asks, asked): (Vec<_>, Vec<_>) =
+            (0..WORKERS).map(|_| mpsc::unbounded_channel()).unzip();
         let (control, questions) = mpsc::unbounded_channel();
-        let metrics = || WorkerMetrics::new(config.routes.len(), config.upstreams.len());
+        let (orders, _) = mpsc::unbounded_channel();
+        let parts = Parts {
+            gate: Arc::new(Gate::prepare(&config, &[], &[], None).unwrap()),
+            config: Arc::new(config.clone()),
+            upstreams: Vec::new(),
+            listeners: vec![([127, 0, 0, 1], 8000).into()],
+        };
+        let mut snapshot = Snapshot::first(parts, WORKERS);
+        snapshot.id = 7;
+        let places = asks.into_iter().map(|asks| {
+            let place = Place::default();
+            place.occupy(mail(asks));
+            place.activate();
+            place
+        });
         let shared = Arc::new(Shared {
             pool: PoolShared::new(config.pool.max_connections, WORKERS),
             clients: Arc::new(Semaphore::new(config.limits.clients)),
             tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
-            forward: Arc::new(Gate::prepare(&config, &[]).unwrap()),
             live: (0..WORKERS).map(|_| AtomicUsize::new(0)).collect(),
-            inboxes,
+            places: places.collect(),
+            history: History::new(&snapshot),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            orders,
+            reloads_refused: AtomicUsize::new(0),
             is_closing: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
+            is_handed_over: AtomicBool::new(false),
             drain: (0..WORKERS).map(|_| Notify::new()).collect(),
             is_cutting: AtomicBool::new(false),
-            asks,
             ledgers: Ledgers::new(WORKERS),
-            metrics: (0..WORKERS).map(|_| Arc::new(metrics())).collect(),
+            metrics: (0..WORKERS).map(|_| Arc::default()).collect(),
             rings: (0..WORKERS).map(|_| Arc::default()).collect(),
             pressure: 0.into(),
             is_ready: AtomicBool::new(true),
@@ -82,14 +101,10 @@ impl Fixture {
         }
         let caches_dropped = Arc::<AtomicUsize>::default();
         let dropped = caches_dropped.clone();
-        let door = Door::open(&config.admin).unwrap();
+        let door = Door::open(&config.admin, None).unwrap();
         let setup = ControlSetup {
             door,
-            config: Arc::new(config),
             shared: shared.clone(),
-            generation: 7,
-            upstreams: Arc::default(),
-            listeners: vec![([127, 0, 0, 1], 8000).into()],
             asks: questions,
             caches: vec![Box::new(move || {
                 dropped.fetch_add(1, Ordering::Relaxed);
@@ -163,6 +178,11 @@ impl Answer {
     }
 }
 
+/// Where connections would go, nobody listens.
+fn mail(asks: mpsc::UnboundedSender<Ask>) -> Mail {
+    Mail { inbox: mpsc::unbounded_channel().0, asks }
+}
+
 /// A worker of straw: three connections, and a pool that always has something to give.
 fn answer_asks(worker: usize, mut asks: UnboundedReceiver<Ask>, cleaned: &Mutex<Vec<Level>>) {
     while let Some(ask) = asks.blocking_recv() {
@@ -171,6 +191,8 @@ fn answer_asks(worker: usize, mut asks: UnboundedReceiver<Ask>, cleaned: &Mutex<
                 let ids = (0..3).map(|index| (worker * 10 + index) as u64);
                 drop(reply.send(ids.map(|id| connection(worker, id)).collect()));
             }
+            Ask::Ping { reply } | Ask::Adopt { reply, .. } => drop(reply.send(())),
+            Ask::Listen { .. } => {}
             Ask::End { id, reply } => drop(reply.send(worker == 1 && id == 11)),
             Ask::Clean { level, reply } => {
                 cleaned.lock().unwrap().push(level);

@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 
 use super::super::admin::Peer;
 use super::super::proxy::Proxy;
-use super::{Fixture, oneshot};
+use crate::worker::Place;
+
+use super::{Fixture, mail, oneshot};
 use crate::config::Secret;
 use crate::ledger::{Kind, Level};
 
@@ -170,10 +172,11 @@ fn a_worker_that_says_nothing_is_named_and_not_waited_for_for_ever() {
     drop(fixture);
     let shared = Arc::get_mut(&mut setup.shared).expect("nobody else has it");
     // Nobody has the other end.
-    shared.asks[0] = mpsc::unbounded_channel().0;
+    shared.places[0].occupy(mail(mpsc::unbounded_channel().0));
     // This one takes the question and sits on it.
     let (sender, _kept) = mpsc::unbounded_channel();
-    shared.asks.push(sender);
+    shared.places.push(Place::default());
+    shared.places[2].occupy(mail(sender));
     let proxy = Arc::new(Proxy::new(setup, None));
     let connections = oneshot(&proxy, "GET /connections", None);
     let json: Value = serde_json::from_str(&connections.body).unwrap();
