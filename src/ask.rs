@@ -30,6 +30,8 @@ pub enum Ask {
     Adopt { snapshot: Arc<Snapshot>, budget: Budget, reply: oneshot::Sender<()> },
     /// Accepts connections from one more listening socket.
     Listen { index: u16, socket: OwnedFd },
+    /// Accepts no more from that one.
+    Deafen { index: u16 },
 }
 
 /// What the admin API wants of whoever owns the server. The answer is what the caller is told.

@@ -35,12 +35,6 @@ const PIPELINED_MAX: usize = 16;
 /// What this future holds across its waits is what an idle connection costs, so it holds little:
 /// the seat, and either a box or a wait.
 pub async fn serve(seat: Seat) {
-    if let Err(error) =
-        seat.socket().set_options(seat.worker().generation().config.pool.tcp_keepalive)
-    {
-        tracing::debug!("a client's socket could not be set up: {error}");
-        return;
-    }
     let close = loop {
         let Some(busy) = seat.begin(future_bytes(converse), Kind::Connections) else {
             answer::turn_away(&seat).await;
@@ -127,6 +121,8 @@ pub struct Client<'a> {
     pub is_whole: bool,
     /// The time at which the first byte of the head under way had arrived.
     pub head_began_ms: u64,
+    /// Nothing has been received yet.
+    is_expecting: bool,
 }
 
 async fn converse(seat: &Seat) -> Pause {
@@ -148,11 +144,12 @@ async fn converse(seat: &Seat) -> Pause {
         request_bytes: 0,
         is_whole: false,
         head_began_ms: 0,
+        is_expecting: true,
     };
     client.apply_generation();
     let mut pipelined = 0_usize;
     loop {
-        match client.next_head(seat.is_new()).await {
+        match client.next_head(seat).await {
             Next::Head => seat.set_served(),
             Next::Rest => return Pause::Resting,
             Next::Close(close) => return Pause::Closed(close),
@@ -195,7 +192,7 @@ impl Client<'_> {
     }
 
     /// Reads until a whole head is in the inbox.
-    async fn next_head(&mut self, is_new: bool) -> Next {
+    async fn next_head(&mut self, seat: &Seat) -> Next {
         self.request.reset();
         self.is_whole = false;
         self.head_began_ms = 0;
@@ -225,13 +222,23 @@ impl Client<'_> {
             if limit.is_zero() {
                 return Next::Fault(Fault::ClientHeadTimeout);
             }
+            // What a client sends with its first packets is there by now, more often than not, and
+            // so is what has woken a connection that rested.
+            if std::mem::take(&mut self.is_expecting)
+                && let Ok(1..) = self.socket.try_fill(&mut self.inbox)
+            {
+                continue;
+            }
             let inbox = std::mem::take(&mut self.inbox);
             let (received, inbox) = self.socket.recv(inbox, &self.worker.deadlines, limit).await;
             self.inbox = inbox;
             match received {
-                Ok(0) if self.inbox.is_empty() && is_new => return Next::Close(Close::ClientGone),
+                Ok(0) if self.inbox.is_empty() && seat.is_new() => {
+                    return Next::Close(Close::ClientGone);
+                }
                 Ok(0) if self.inbox.is_empty() => return Next::Close(Close::ClientDone),
                 Ok(0) => return Next::Fault(Fault::ClientGone),
+                Err(Waited::Interrupted) if seat.is_cut() => return Next::Close(Close::Cut),
                 Ok(_) | Err(Waited::Interrupted) => {}
                 Err(Waited::Expired) if self.inbox.is_empty() => return Next::Rest,
                 Err(Waited::Expired) => return Next::Fault(Fault::ClientHeadTimeout),

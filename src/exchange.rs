@@ -20,7 +20,7 @@ use crate::http::rewrite;
 use crate::http::{Method, Version};
 use crate::record::Record;
 use crate::relay::{self, WATCH_AFTER};
-use crate::ring::net::unless_hung_up;
+use crate::ring::hang_up::unless_hung_up;
 use crate::ring::{HeadBuffer, NoRoom, Waited, clock};
 use crate::tunnel::Tunnel;
 use crate::upgrade;

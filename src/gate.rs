@@ -88,6 +88,12 @@ impl Gate {
         self.authenticator.iter().for_each(|it| it.drop_cache());
     }
 
+    /// What those caches hold.
+    pub fn cache_bytes(&self) -> u64 {
+        let names = self.names.as_ref().map_or(0, Names::cache_bytes);
+        names + self.authenticator.as_ref().map_or(0, |it| it.cache_bytes())
+    }
+
     /// Whether the listener with the number `listener` offers the forward proxy.
     pub fn is_offered(&self, listener: u16) -> bool {
         self.offered.contains(&listener)

@@ -25,6 +25,7 @@ use socket2::Socket;
 use crate::config::UPGRADE_VARIABLE;
 use crate::inherited::Inherited;
 use crate::server::Estate;
+use crate::sockets::Lent;
 
 /// How long the new process may take until it is ready.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
@@ -39,8 +40,8 @@ const READY: u8 = b'R';
 /// What goes with the descriptors.
 #[derive(Debug, Serialize, Deserialize)]
 struct Message {
-    /// In the order of the descriptors.
-    listeners: Vec<SocketAddr>,
+    /// In the order of the descriptors; whether the service manager has it too.
+    listeners: Vec<(SocketAddr, bool)>,
     /// One more descriptor follows, which is that of the admin API.
     has_admin: bool,
 }
@@ -55,11 +56,11 @@ impl Successor {
     /// Starts `program` as this process was started, and hands the sockets over.
     pub fn start<'a>(
         program: &Path,
-        listeners: impl Iterator<Item = (SocketAddr, BorrowedFd<'a>)>,
+        listeners: impl Iterator<Item = Lent<'a>>,
         admin: Option<BorrowedFd<'a>>,
     ) -> Result<Self, String> {
-        let (addresses, descriptors): (Vec<_>, Vec<_>) = listeners.unzip();
-        let mut descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let (addresses, mut descriptors): (Vec<_>, Vec<RawFd>) =
+            listeners.map(|lent| ((lent.address, lent.is_shared), lent.socket.as_raw_fd())).unzip();
         descriptors.extend(admin.as_ref().map(AsRawFd::as_raw_fd));
         if descriptors.len() > SOCKETS_MAX {
             return Err(format!("more than {SOCKETS_MAX} listening sockets cannot be handed over"));
@@ -73,6 +74,8 @@ impl Successor {
         let child = Command::new(program)
             .args(env::args_os().skip(1))
             .env(UPGRADE_VARIABLE, theirs.as_raw_fd().to_string())
+            // It names this process, and the new one is to give signs of life as well.
+            .env_remove("WATCHDOG_PID")
             .spawn()
             .map_err(|error| format!("{} does not start: {error}", program.display()))?;
         drop(theirs);
@@ -171,8 +174,10 @@ fn read(socket: &UnixStream) -> io::Result<Estate> {
     };
     let Message { listeners, has_admin } = serde_json::from_slice(&text[..length])?;
     let mut descriptors = descriptors.into_iter();
-    let inherited =
-        |(address, fd)| Inherited { address, socket: Socket::from(fd), name: "upgrade".to_owned() };
+    let inherited = |((address, is_shared), fd)| {
+        let name = "upgrade".to_owned();
+        Inherited { address, socket: Socket::from(fd), name, is_shared }
+    };
     let listeners: Vec<_> = listeners.into_iter().zip(&mut descriptors).map(inherited).collect();
-    Ok(Estate { listeners, admin: descriptors.next().filter(|_| has_admin) })
+    Ok(Estate { listeners, admin: descriptors.next().filter(|_| has_admin), events: None })
 }

@@ -17,6 +17,8 @@ pub struct Inherited {
     pub socket: Socket,
     /// FileDescriptorName= of the unit; "unknown" where there is none.
     pub name: String,
+    /// Whoever opened it goes on listening: it must be let go and not ended.
+    pub is_shared: bool,
 }
 
 /// More are nobody's configuration.
@@ -81,7 +83,7 @@ fn adopt(listener: TcpListener, name: String) -> Result<Inherited, String> {
     }
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     listener.set_nonblocking(true).map_err(|error| error.to_string())?;
-    Ok(Inherited { address, socket: listener.into(), name })
+    Ok(Inherited { address, socket: listener.into(), name, is_shared: true })
 }
 
 fn refusal(descriptor: usize, name: &str, cause: &str) -> String {

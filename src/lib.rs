@@ -29,7 +29,7 @@
 //!  words     notices, date, logging, account, guard (who may change something)
 //!            memory    usage, plan, watch: what there is, what may be needed, when it is short
 //!  ring      net, accept, ops, buffers, pipes, deadlines, clock, memory, meters, runtime,
-//!            refusal, descriptor
+//!            refusal, descriptor, hang_up
 //!            the only code that names tokio_uring or io_uring, and the only unsafe code
 //!  words     fault, config, ledger, metrics
 //!  http      head, lines, target, fields, names, framing, chunked, rewrite

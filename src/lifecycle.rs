@@ -46,11 +46,12 @@ pub fn run(life: Life) -> Result<(), String> {
     let Life { config, notices, load, file } = life;
     // Before anything else opens a descriptor or starts a thread.
     let program = std::env::current_exe().map_err(|error| format!("who am I: {error}"))?;
-    let (estate, predecessor) = match handover::receive()? {
+    let (mut estate, predecessor) = match handover::receive()? {
         Some((estate, predecessor)) => (estate, Some(predecessor)),
-        None => (Estate { listeners: inherited::take()?, admin: None }, None),
+        None => (Estate { listeners: inherited::take()?, ..Estate::default() }, None),
     };
     let log = logging::start(&config.log).map_err(|error| error.to_string())?;
+    estate.events = Some(log.meter());
     // Registered before anything listens: who sees us ready may tell us to stop.
     let mut ears = Ears::open().map_err(|error| error.to_string())?;
     for Notice(text) in &notices {
@@ -59,7 +60,6 @@ pub fn run(life: Life) -> Result<(), String> {
     let server = Server::start(config, estate).map_err(|error| error.to_string())?;
     if let Some(predecessor) = predecessor {
         predecessor.take_over();
-        supervisor::main_pid(std::process::id());
     }
     supervisor::ready();
     let mut process = Process { server, load, watched: file.map(Watched::new), program };
@@ -113,6 +113,8 @@ impl Process {
                 Event::Upgrade => is_upgrading = self.upgrade(ears.upgraded.clone()),
                 Event::Upgraded(Ok(pid)) => {
                     tracing::info!(pid, "a new process has taken over");
+                    // From us, because the manager listens to the main process only.
+                    supervisor::main_pid(pid);
                     return server::Successor::Ready;
                 }
                 Event::Upgraded(Err(error)) => {

@@ -26,3 +26,7 @@ pub const CHUNK_OVERHEAD_BYTES_MAX: u64 = 16 * 1024;
 pub const TRAILER_BYTES_MAX: usize = 16 * 1024;
 /// Lines of a trailer section.
 pub const TRAILER_COUNT_MAX: usize = 64;
+
+/// What the check of one password may take: argon2 with the first of the parameters that OWASP's
+/// password storage cheat sheet recommends (m=19456). A bcrypt hash needs next to nothing.
+pub const PASSWORD_CHECK_BYTES_MAX: u64 = 19 * 1024 * 1024;

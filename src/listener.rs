@@ -20,7 +20,12 @@ const FILES_BACK_OFF: Duration = Duration::from_millis(100);
 
 pub async fn run(worker: Rc<Worker>, listener: OwnedFd, index: u16) {
     let mut acceptor = Acceptor::new(listener);
-    worker.stoppers.borrow_mut().push(acceptor.stopper());
+    worker.stoppers.borrow_mut().push((index, acceptor.stopper()));
+    accept_all(&worker, &mut acceptor, index).await;
+    worker.stoppers.borrow_mut().retain(|(number, _)| *number != index);
+}
+
+async fn accept_all(worker: &Worker, acceptor: &mut Acceptor, index: u16) {
     loop {
         // Room first. The right is not kept while nobody comes: with few of them and several
         // listeners, one listener's wait would keep the others from accepting.
@@ -36,8 +41,8 @@ pub async fn run(worker: Rc<Worker>, listener: OwnedFd, index: u16) {
                 let Ok(permit) = clients.clone().acquire_owned().await else { return };
                 let accepted = Accepted { fd, peer, permit, listener: index };
                 worker.shared.place(accepted, worker.index);
-                if !worker.is_leaving.get() {
-                    take_burst(&worker, &acceptor, index);
+                if !acceptor.is_stopped() {
+                    take_burst(worker, acceptor, index);
                 }
             }
             Err(Waited::Interrupted) => {
@@ -57,7 +62,7 @@ pub async fn run(worker: Rc<Worker>, listener: OwnedFd, index: u16) {
             }
         }
         worker.accepting.set(worker.accepting.get() - 1);
-        if worker.is_leaving.get() {
+        if acceptor.is_stopped() {
             return;
         }
     }

@@ -36,7 +36,7 @@ impl Server {
         raise_files_limit(&mut config);
         self.settle_demo(&mut config).map_err(|error| error.to_string())?;
         let changes = change::diff(&before.config, &config);
-        let sockets = self.sockets.prepare(&config.server, &mut Vec::new())?;
+        let sockets = self.sockets.prepare(&config, &mut Vec::new())?;
         let parts = self.make(config, &sockets, &before)?;
         let new_sockets = sockets.share_new()?;
         self.check_places(&parts.config)?;

@@ -25,13 +25,14 @@ use tokio::sync::{Notify, Semaphore, mpsc as queue};
 use crate::access_log::AccessLog;
 use crate::ask::{ControlAsk, Order};
 use crate::config::Config;
-use crate::control::{self, Control, ControlSetup, Door};
+use crate::control::{self, Control, ControlSetup, Door, Logs};
 use crate::demo;
 use crate::gate::Gate;
 use crate::generation::{History, Parts, Snapshot};
 use crate::handover;
 use crate::inherited::Inherited;
-use crate::ledger::{Kind, Ledgers};
+use crate::ledger::Ledgers;
+use crate::logging::LogMeter;
 use crate::memory::plan::PlanError;
 use crate::memory::{Notice, Plan, Usage};
 use crate::ring::{refusal, runtime};
@@ -78,14 +79,17 @@ pub(crate) const NAMES_PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(5);
 
 /// Descriptors that the process needs besides connections: rings, logs, listeners, epoll.
-const FILES_RESERVED: usize = 64;
+pub const FILES_RESERVED: usize = 64;
 
-/// What an earlier process has left.
+/// What a server begins with beside its configuration.
 #[derive(Default)]
 pub struct Estate {
+    /// Listening sockets of an earlier process.
     pub listeners: Vec<Inherited>,
-    /// The socket of the admin API.
+    /// The socket of its admin API.
     pub admin: Option<OwnedFd>,
+    /// The event log, where there is one.
+    pub events: Option<LogMeter>,
 }
 
 /// Who listens when the drain begins.
@@ -101,11 +105,11 @@ impl Server {
     /// Starts everything that `config` names, with the sockets of an earlier process where there
     /// are any. What of them it has no use for is closed.
     pub fn start(mut config: Config, estate: Estate) -> Result<Self, StartError> {
-        let Estate { mut listeners, admin } = estate;
+        let Estate { mut listeners, admin, events } = estate;
         runtime::probe().map_err(StartError)?;
         raise_files_limit(&mut config);
         let mut sockets = Sockets::default();
-        let next = sockets.prepare(&config.server, &mut listeners).map_err(StartError)?;
+        let next = sockets.prepare(&config, &mut listeners).map_err(StartError)?;
         sockets.commit(next);
         for unused in listeners {
             let Inherited { address, name, .. } = unused;
@@ -128,9 +132,6 @@ impl Server {
         let config = Arc::new(config);
         let (shared, asks, orders) =
             share(Parts { config, upstreams, gate: Arc::new(gate), listeners });
-        if let Some(log) = &access_log {
-            shared.ledgers.process().add(Kind::LogQueues, log.queue_bytes());
-        }
         let mut server = Self {
             sockets,
             workers: Vec::new(),
@@ -144,7 +145,7 @@ impl Server {
         for _ in 0..server.shared.snapshot.load().config.server.workers {
             server.start_worker()?;
         }
-        server.start_control(door, asks)?;
+        server.start_control(door, events, asks)?;
         server.announce();
         Ok(server)
     }
@@ -152,12 +153,14 @@ impl Server {
     fn start_control(
         &mut self,
         door: Option<Door>,
+        events: Option<LogMeter>,
         asks: queue::UnboundedReceiver<ControlAsk>,
     ) -> Result<(), StartError> {
         let shared = self.shared.clone();
         let drop_caches = move || shared.snapshot.load().gate.drop_caches();
         let caches: Vec<Box<dyn Fn() + Send>> = vec![Box::new(drop_caches)];
-        let setup = ControlSetup { shared: self.shared.clone(), door, asks, caches };
+        let logs = Logs { events, access: self.access_log.clone() };
+        let setup = ControlSetup { shared: self.shared.clone(), logs, door, asks, caches };
         // Before anybody can ask.
         self.shared.is_ready.store(true, Ordering::Release);
         self.control = Some(control::start(setup).map_err(StartError)?);

@@ -7,11 +7,14 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::ServerConfig;
+use crate::ask::Ask;
+use crate::config::Config;
 use crate::inherited::Inherited;
+use crate::ring::net;
 use crate::worker::{Accepted, Shared};
 
 /// One listening socket.
@@ -22,6 +25,8 @@ pub struct Listening {
     /// As it was bound.
     pub address: SocketAddr,
     socket: Socket,
+    /// The service manager has it too, and goes on listening.
+    is_shared: bool,
 }
 
 /// All of them, in the order of the configuration.
@@ -29,6 +34,13 @@ pub struct Listening {
 pub struct Sockets {
     list: Vec<Listening>,
     last_number: u16,
+}
+
+/// A socket that is handed to another process.
+pub struct Lent<'a> {
+    pub address: SocketAddr,
+    pub is_shared: bool,
+    pub socket: BorrowedFd<'a>,
 }
 
 /// What the next configuration listens on.
@@ -61,8 +73,12 @@ impl Sockets {
     }
 
     /// What another process needs to take over.
-    pub fn lend(&self) -> impl Iterator<Item = (SocketAddr, BorrowedFd<'_>)> {
-        self.list.iter().map(|listening| (listening.address, listening.socket.as_fd()))
+    pub fn lend(&self) -> impl Iterator<Item = Lent<'_>> {
+        self.list.iter().map(|listening| Lent {
+            address: listening.address,
+            is_shared: listening.is_shared,
+            socket: listening.socket.as_fd(),
+        })
     }
 
     /// One descriptor of each, for a worker that accepts from all of them.
@@ -74,30 +90,29 @@ impl Sockets {
     /// [`Sockets::commit`]. What fits in `inherited` is taken out of it instead.
     pub fn prepare(
         &mut self,
-        config: &ServerConfig,
+        config: &Config,
         inherited: &mut Vec<Inherited>,
     ) -> Result<NextSockets, String> {
         let mut list = Vec::new();
-        for address in &config.listeners {
+        for address in &config.server.listeners {
             let kept = self.list.iter().position(|own| own.configured == *address);
             if let Some(index) = kept {
                 // Whatever the length of its queue was, listen(2) says anew.
-                self.list[index].set_backlog(config.backlog)?;
+                self.list[index].set_backlog(config.server.backlog)?;
+                self.list[index].set_options(config.pool.tcp_keepalive)?;
                 list.push(Place::Kept(index));
                 continue;
             }
-            let (bound, socket) = match take_fitting(inherited, *address) {
-                Some(Inherited { address, socket, .. }) => (address, socket),
-                None => self.bind(*address, config.backlog)?,
+            let (bound, socket, is_shared) = match take_fitting(inherited, *address) {
+                Some(Inherited { address, socket, is_shared, .. }) => (address, socket, is_shared),
+                None => self.bind(*address, config.server.backlog)?,
             };
             self.last_number = self.last_number.wrapping_add(1);
             let number = self.last_number;
-            list.push(Place::New(Listening {
-                number,
-                configured: *address,
-                address: bound,
-                socket,
-            }));
+            let listening =
+                Listening { number, configured: *address, address: bound, socket, is_shared };
+            listening.set_options(config.pool.tcp_keepalive)?;
+            list.push(Place::New(listening));
         }
         Ok(NextSockets { list })
     }
@@ -118,8 +133,13 @@ impl Sockets {
         self.list.iter().for_each(|listening| listening.close(shared));
     }
 
-    fn bind(&self, address: SocketAddr, backlog: u32) -> Result<(SocketAddr, Socket), String> {
-        listen(address, backlog).map_err(|error| {
+    fn bind(
+        &self,
+        address: SocketAddr,
+        backlog: u32,
+    ) -> Result<(SocketAddr, Socket, bool), String> {
+        let bound = listen(address, backlog).map(|(address, socket)| (address, socket, false));
+        bound.map_err(|error| {
             let is_ours = |own: &&Listening| own.address.port() == address.port();
             match self.list.iter().find(is_ours) {
                 Some(own) if error.kind() == io::ErrorKind::AddrInUse => format!(
@@ -159,6 +179,12 @@ impl Listening {
         shared.map_err(|error| format!("a listening socket cannot be shared: {error}"))
     }
 
+    /// What it accepts from now on inherits them.
+    fn set_options(&self, keepalive: Duration) -> Result<(), String> {
+        net::set_options(&self.socket, keepalive)
+            .map_err(|error| format!("{} cannot be set up: {error}", self.address))
+    }
+
     fn set_backlog(&self, backlog: u32) -> Result<(), String> {
         let set = self.socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX));
         set.map_err(|error| format!("server.backlog cannot be {backlog}: {error}"))
@@ -166,7 +192,16 @@ impl Listening {
 
     /// Takes what has been waiting to be accepted, then completes the workers' pending accepts:
     /// closing a listening socket resets what is still in its queue.
+    ///
+    /// One that the service manager has too is left as it is: its end would be everybody's. Workers
+    /// that leave, or are told so, take no more from it.
     pub fn close(&self, shared: &Shared) {
+        if self.is_shared {
+            for worker in shared.occupied() {
+                shared.places[worker].ask(Ask::Deafen { index: self.number });
+            }
+            return;
+        }
         let _ = self.socket.set_nonblocking(true);
         while let Ok((socket, peer)) = self.socket.accept() {
             let Ok(permit) = shared.clients.clone().try_acquire_owned() else { break };

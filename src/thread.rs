@@ -140,6 +140,7 @@ async fn answer_asks(worker: Rc<Worker>, mut asks: UnboundedReceiver<Ask>) {
                 prewarm(&worker);
                 let _ = reply.send(());
             }
+            Ask::Deafen { index } => worker.stop_listening_to(index),
             Ask::Listen { index, socket } => {
                 if !worker.is_leaving.get() {
                     spawn(listener::run(worker.clone(), socket, index));

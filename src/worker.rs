@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::ask::{Ask, ControlAsk, Order};
 use crate::date::DateLine;
 use crate::fault::Fault;
 use crate::generation::{Generation, History, Snapshot};
-use crate::ledger::{Budget, Ledger, Ledgers};
+use crate::ledger::{Budget, Kind, Ledger, Ledgers};
 use crate::limits::PIPES_PER_WORKER;
 use crate::metrics::WorkerMetrics;
 use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, RingMeters, Socket, Stopper};
@@ -200,7 +201,7 @@ pub struct Worker {
     pub(crate) connections: RefCell<Slab<Rc<Live>>>,
     /// Connections that this worker has ever served.
     pub(crate) serial: Cell<u64>,
-    pub(crate) stoppers: RefCell<Vec<Stopper>>,
+    pub(crate) stoppers: RefCell<Vec<(u16, Stopper)>>,
     /// Accepts that are pending, or have brought a connection that is not placed yet.
     pub(crate) accepting: Cell<usize>,
     /// It takes no new connections and keeps none for another request.
@@ -216,14 +217,36 @@ pub struct Sent<T> {
     /// What the builder had to say.
     pub about: T,
     /// What the socket did not take at once.
-    pub rest: Option<Vec<u8>>,
+    pub rest: Option<Rest>,
+}
+
+/// Built bytes that wait for a slow receiver, and are counted for as long.
+pub struct Rest {
+    bytes: Vec<u8>,
+    ledger: Arc<Ledger>,
+    budget: Rc<Budget>,
+}
+
+impl Deref for Rest {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.ledger.sub(Kind::HeadBuffers, self.bytes.len() as u64);
+        self.budget.shrink(self.bytes.len() as u64);
+    }
 }
 
 /// Why nothing was sent.
 pub enum Unsent<E> {
     /// The builder refused.
     Refused(E),
-    /// The connection is broken.
+    /// The connection is broken, or there is no memory for what its receiver does not take.
     Broken,
 }
 
@@ -321,7 +344,15 @@ impl Worker {
     /// Ends the accept tasks; what they have accepted is served.
     pub fn stop_listening(&self) {
         self.is_leaving.set(true);
-        for stopper in self.stoppers.borrow_mut().drain(..) {
+        for (_, stopper) in self.stoppers.borrow_mut().drain(..) {
+            stopper.stop();
+        }
+    }
+
+    /// Ends the accepting from the listener with the number `listener`.
+    pub fn stop_listening_to(&self, listener: u16) {
+        let mut stoppers = self.stoppers.borrow_mut();
+        for (_, stopper) in stoppers.extract_if(.., |(number, _)| *number == listener) {
             stopper.stop();
         }
     }
@@ -340,8 +371,16 @@ impl Worker {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => return Err(Unsent::Broken),
         };
-        let rest = (sent < scratch.len()).then(|| scratch[sent..].to_vec());
-        Ok(Sent { about, rest })
+        if sent == scratch.len() {
+            return Ok(Sent { about, rest: None });
+        }
+        let bytes = (scratch.len() - sent) as u64;
+        if !self.budget.grow(&self.ledger, bytes) {
+            return Err(Unsent::Broken);
+        }
+        self.ledger.add(Kind::HeadBuffers, bytes);
+        let (ledger, budget) = (self.ledger.clone(), self.budget.clone());
+        Ok(Sent { about, rest: Some(Rest { bytes: scratch[sent..].to_vec(), ledger, budget }) })
     }
 
     /// Whether no connection is to be kept for another request.

@@ -16,6 +16,8 @@ use tokio::sync::Mutex;
 
 use crate::ask::{Ask, Cleaned, Level};
 use crate::config::MemoryConfig;
+use crate::generation::Snapshot;
+use crate::ledger::Kind;
 use crate::memory::plan;
 use crate::memory::watch::{Action, Pressure, Reading, Thresholds, Watch};
 use crate::ring::memory;
@@ -24,6 +26,9 @@ use super::proxy::{Proxy, lock, mebibytes};
 
 /// How often the ledger is read, and the kernel asked while memory is short or nearly so.
 const POLL: Duration = Duration::from_millis(100);
+
+/// How often the caches are measured: some of them are locked for that.
+const CACHES_POLL: Duration = Duration::from_secs(1);
 
 /// What cleanups have done, and the lines that call for one.
 pub(super) struct Cleanups {
@@ -118,6 +123,7 @@ pub(super) async fn clean(proxy: &Proxy, level: Level, why: &str) -> Outcome {
     answers.given.into_iter().for_each(|worker| cleaned.add(worker));
     lock(&proxy.caches).iter().for_each(|drop_cache| drop_cache());
     memory::purge();
+    measure(proxy, &proxy.snapshot());
     let outcome = Outcome { level, before_bytes, after_bytes: proxy.usage().rss_bytes, cleaned };
     *last = Some((Instant::now(), outcome));
     proxy.cleanups.runs[level as usize].fetch_add(1, Ordering::Relaxed);
@@ -145,6 +151,7 @@ pub(super) async fn run(proxy: Arc<Proxy>) {
     let mut thresholds = **proxy.cleanups.thresholds.load();
     let mut watch = Watch::new(thresholds, check_interval);
     let mut last: Option<(Instant, u64)> = None;
+    let mut cached = Instant::now();
     loop {
         let newest = proxy.snapshot();
         if newest.config.memory != generation.config.memory {
@@ -156,6 +163,10 @@ pub(super) async fn run(proxy: Arc<Proxy>) {
             last = None;
         }
         generation = newest;
+        if cached.elapsed() >= CACHES_POLL {
+            cached = Instant::now();
+            measure(&proxy, &generation);
+        }
         let ledger_bytes = proxy.shared.ledgers.total();
         let is_due = last.is_none_or(|(checked, rss_bytes)| {
             checked.elapsed() >= check_interval
@@ -172,6 +183,12 @@ pub(super) async fn run(proxy: Arc<Proxy>) {
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+pub(super) fn measure(proxy: &Proxy, generation: &Snapshot) {
+    let ledger = proxy.shared.ledgers.process();
+    ledger.set(Kind::Caches, generation.gate.cache_bytes());
+    ledger.set(Kind::LogQueues, proxy.logs.queue_bytes());
 }
 
 /// Whether the ledger alone could put the process under pressure. Half of the line leaves room for

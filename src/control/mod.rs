@@ -32,7 +32,9 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
+use crate::access_log::AccessLog;
 use crate::ask::{Ask, ControlAsk, Level};
+use crate::logging::LogMeter;
 use crate::supervisor;
 use crate::worker::Shared;
 
@@ -46,10 +48,34 @@ pub struct ControlSetup {
     pub shared: Arc<Shared>,
     /// Where the admin API listens, if anywhere.
     pub door: Option<Door>,
+    /// What can be measured of the event log and of the access log.
+    pub logs: Logs,
     /// Questions of the data port.
     pub asks: UnboundedReceiver<ControlAsk>,
     /// Each drops one cache. They must not block.
     pub caches: Vec<Box<dyn Fn() + Send>>,
+}
+
+/// The logs, as far as they can be measured.
+#[derive(Clone, Default)]
+pub struct Logs {
+    pub events: Option<LogMeter>,
+    pub access: Option<AccessLog>,
+}
+
+impl Logs {
+    /// Lines that were not written, by log.
+    fn dropped_lines(&self) -> [(&'static str, u64); 2] {
+        let events = self.events.as_ref().map_or(0, LogMeter::dropped_lines);
+        let access = self.access.as_ref().map_or(0, AccessLog::dropped_lines);
+        [("events", events), ("access", access)]
+    }
+
+    /// What their queues take.
+    fn queue_bytes(&self) -> u64 {
+        let events = self.events.as_ref().map_or(0, LogMeter::queue_bytes);
+        events + self.access.as_ref().map_or(0, AccessLog::queue_bytes)
+    }
 }
 
 /// The control thread.
@@ -78,6 +104,7 @@ pub fn start(mut setup: ControlSetup) -> Result<Control, String> {
     let asks = std::mem::replace(&mut setup.asks, none);
     // Here and not on the thread: the first window begins before anything is counted.
     let proxy = Arc::new(Proxy::new(setup, webhook));
+    accounting::measure(&proxy, &proxy.snapshot());
     let (stopping, is_stopping) = watch::channel(false);
     let (closing, is_closing) = watch::channel(false);
     let admin_socket = door.as_ref().map(Door::share).transpose();

@@ -53,6 +53,11 @@ fn build(proxy: &Proxy, out: &mut Exposition) {
     let help = "Configurations that could not be put in use.";
     out.counter("ringway_config_refused_total", help)
         .put(&[], proxy.shared.reloads_refused.load(Ordering::Relaxed));
+    let help = "Lines of logs that could not be written.";
+    let mut family = out.counter("ringway_log_dropped_lines_total", help);
+    for (log, count) in proxy.logs.dropped_lines() {
+        family.put(&[("log", log)], count);
+    }
     out.gauge("ringway_workers", "Threads with a ring each.")
         .put(&[], proxy.shared.occupied().count());
     out.gauge("ringway_ready", "Whether new connections may be sent here.")

@@ -15,12 +15,12 @@ use crate::generation::Snapshot;
 use crate::memory::usage::{Probe, Usage};
 use crate::worker::Shared;
 
-use super::ControlSetup;
 use super::accounting::Cleanups;
 use super::alerts::Alerts;
 use super::process;
 use super::stats::{Stats, Totals};
 use super::webhook::Webhook;
+use super::{ControlSetup, Logs};
 
 /// How long a worker may take to answer. It answers between two requests: within microseconds.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
@@ -30,6 +30,7 @@ const LISTS_MAX: usize = 2;
 
 pub(super) struct Proxy {
     pub(super) shared: Arc<Shared>,
+    pub(super) logs: Logs,
     /// Each drops one cache.
     pub(super) caches: Mutex<Vec<Box<dyn Fn() + Send>>>,
     pub(super) started: Instant,
@@ -57,6 +58,7 @@ impl Proxy {
             cleanups: Cleanups::new(&snapshot.config.memory),
             probe: Probe::new(),
             shared: setup.shared,
+            logs: setup.logs,
             caches: Mutex::new(setup.caches),
             started: Instant::now(),
             started_at: SystemTime::now(),

@@ -82,6 +82,10 @@ struct Cleanup {
 /// more of them than is needed.
 const FORCED_PAUSE_MS: u64 = 1000;
 
+/// The same below the maximum and above the line for cleanups, where there is less of a hurry: what
+/// moves has time to end by itself, and what does not move becomes stalled and goes.
+const RECOVERY_PAUSE_MS: u64 = 3000;
+
 /// The program, its stacks and its tables, which no ledger counts.
 const UNCOUNTED_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -133,8 +137,8 @@ impl Watch {
     fn cleanup(&self, now: &Reading, bytes: u64, before: Pressure) -> Option<Level> {
         let is_over = bytes > self.thresholds.max_bytes;
         let wanted = match self.pressure {
-            Pressure::Forced if is_over => Level::Forced,
-            Pressure::Forced | Pressure::Light => Level::Light,
+            Pressure::Forced => Level::Forced,
+            Pressure::Light => Level::Light,
             // What only RSS says.
             Pressure::Normal if now.rss_bytes > self.thresholds.cleanup_bytes => Level::Light,
             Pressure::Normal => return None,
@@ -142,7 +146,8 @@ impl Watch {
         let Some(last) = self.last else { return Some(wanted) };
         let elapsed_ms = now.at_ms.saturating_sub(last.at_ms);
         let is_due = match wanted {
-            Level::Forced => last.level == Level::Light || elapsed_ms >= FORCED_PAUSE_MS,
+            Level::Forced if is_over => last.level == Level::Light || elapsed_ms >= FORCED_PAUSE_MS,
+            Level::Forced => elapsed_ms >= RECOVERY_PAUSE_MS,
             Level::Light if self.pressure > before => true,
             Level::Light if self.pressure == Pressure::Normal && was_worthwhile(&last, now) => {
                 elapsed_ms >= FORCED_PAUSE_MS
@@ -221,10 +226,11 @@ mod tests {
         let mut watch = watch();
         let readings = [(0, 450, 450), (1, 510, 520), (2, 505, 515)];
         assert_eq!(walk(&mut watch, &readings), [LIGHT, FORCED, FORCED]);
-        // Below the maximum nobody is cut any more, and nobody is let in yet.
+        // Below the maximum there is less of a hurry, and nobody is let in yet.
         let waiting = (Pressure::Forced, None);
-        assert_eq!(walk(&mut watch, &[(3, 490, 495), (4, 400, 410)]), [waiting, waiting]);
-        assert_eq!(walk(&mut watch, &[(33, 450, 450)]), [(Pressure::Forced, Some(Level::Light))]);
+        let readings = [(3, 490, 495), (4, 450, 460), (5, 440, 440), (6, 430, 430), (8, 400, 410)];
+        let expected = [waiting, waiting, FORCED, waiting, FORCED];
+        assert_eq!(walk(&mut watch, &readings), expected);
         assert_eq!(walk(&mut watch, &[(34, 399, 399), (35, 390, 400)]), [NOTHING, NOTHING]);
     }
 

@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use crate::account::Account;
 use crate::http::chunked::ChunkError;
-use crate::ring::net::{turn, unless_hung_up};
+use crate::ring::hang_up::unless_hung_up;
+use crate::ring::net::turn;
 use crate::ring::{ChunkPool, Deadlines, PipePool, Socket, Waited, clock};
 
 pub use coding::{Decoded, Decoder, Encoding};

@@ -17,7 +17,6 @@ pub enum Operation {
     Recv,
     Poll,
     Accept,
-    Connect,
     Cancel,
     ReadFixed,
     WriteFixed,
@@ -25,11 +24,10 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::Recv,
         Self::Poll,
         Self::Accept,
-        Self::Connect,
         Self::Cancel,
         Self::ReadFixed,
         Self::WriteFixed,
@@ -41,7 +39,6 @@ impl Operation {
             Self::Recv => "recv",
             Self::Poll => "poll",
             Self::Accept => "accept",
-            Self::Connect => "connect",
             Self::Cancel => "cancel",
             Self::ReadFixed => "read_fixed",
             Self::WriteFixed => "write_fixed",
@@ -53,8 +50,8 @@ impl Operation {
 /// One ring's totals; the index is an [`Operation`].
 #[derive(Debug)]
 pub struct RingMeters {
-    pub submitted: [Gauge; 8],
-    pub completed: [Gauge; 8],
+    pub submitted: [Gauge; 7],
+    pub completed: [Gauge; 7],
     /// The ring's descriptor, for `/proc/self/fdinfo`; -1 where it is not known.
     pub ring_fd: AtomicI32,
     runtime: OnceLock<RuntimeMetrics>,

@@ -5,7 +5,6 @@
 //! (MSG_NOSIGNAL); its waits end by themselves, by their deadline or by [`Socket::interrupt`], and
 //! give back what was lent to them in each case.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -53,39 +52,41 @@ impl Socket {
     /// `keepalive` of silence where that is not zero.
     pub fn open(address: SocketAddr, keepalive: Duration) -> io::Result<Self> {
         let domain = Domain::for_address(address);
-        let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-        let socket = Self { fd: Descriptor::share(socket.into()) };
-        socket.set_options(keepalive)?;
-        Ok(socket)
+        let kind = Type::STREAM.nonblocking();
+        let socket = socket2::Socket::new(domain, kind, Some(Protocol::TCP))?;
+        set_options(&socket, keepalive)?;
+        Ok(Self { fd: Descriptor::share(socket.into()) })
     }
 
-    /// Heads and bodies leave in separate writes; Nagle would hold the second for a round trip.
-    pub fn set_options(&self, keepalive: Duration) -> io::Result<()> {
-        let socket = SockRef::from(&*self.fd);
-        socket.set_tcp_nodelay(true)?;
-        if !keepalive.is_zero() {
-            let probes = socket2::TcpKeepalive::new().with_time(keepalive).with_interval(keepalive);
-            socket.set_tcp_keepalive(&probes)?;
-        }
-        Ok(())
-    }
-
-    /// Connects through the ring.
+    /// Connects a socket that [`Socket::open`] has opened.
+    ///
+    /// A peer on this machine has answered when the call returns, which only a second call tells
+    /// (connect(2), EINPROGRESS and EALREADY): that spares a turn of the loop, which is six system
+    /// calls where nothing else is to be done.
     pub async fn connect(
         &self,
         address: SocketAddr,
         deadlines: &Deadlines,
         limit: Duration,
     ) -> Result<(), Waited> {
-        let deadline = deadlines.arm(&self.fd, limit);
-        let (result, _) = ops::connect(&self.fd, Box::new(SockAddr::from(address))).await;
-        match (result, deadline.status()) {
-            (Ok(_), _) => Ok(()),
-            (Err(_), (true, _)) => Err(Waited::Expired),
-            (Err(error), _) if error.raw_os_error() == Some(libc::ECANCELED) => {
-                Err(Waited::Interrupted)
+        let socket = SockRef::from(&*self.fd);
+        let address = SockAddr::from(address);
+        let mut connected = socket.connect(&address);
+        if is_pending(&connected) {
+            connected = socket.connect(&address);
+        }
+        // The ring's RECV must wait: it was of use for these calls only.
+        self.set_waiting()?;
+        match connected {
+            Ok(()) => Ok(()),
+            pending if is_pending(&pending) => {
+                self.writable(deadlines, limit).await?;
+                match socket.take_error()? {
+                    None => Ok(()),
+                    Some(error) => Err(Waited::Failed(error)),
+                }
             }
-            (Err(error), _) => Err(Waited::Failed(error)),
+            Err(error) => Err(Waited::Failed(error)),
         }
     }
 
@@ -103,6 +104,22 @@ impl Socket {
         limit: Duration,
     ) -> Recv<'a> {
         self.finish_recv(self.start_recv(buffer), deadlines, limit)
+    }
+
+    /// Calls on the socket wait again (FIONBIO, ioctl(2)); one call where fcntl(2) needs two.
+    fn set_waiting(&self) -> io::Result<()> {
+        let off: libc::c_int = 0;
+        // SAFETY: FIONBIO reads one int.
+        let result = unsafe { libc::ioctl(self.raw(), libc::FIONBIO, &raw const off) };
+        Errno::result(result).map(drop).map_err(io::Error::from)
+    }
+
+    /// Receives what is there into the free part of `buffer`; 0 is the end of the stream,
+    /// `WouldBlock` means nothing yet.
+    pub fn try_fill(&self, buffer: &mut HeadBuffer) -> io::Result<usize> {
+        let count = self.try_recv(buffer.free())?;
+        buffer.advance(count);
+        Ok(count)
     }
 
     /// Waits for a receive that was begun earlier.
@@ -326,6 +343,26 @@ impl Term<'_> {
     }
 }
 
+/// Whether a connect goes on in the kernel.
+fn is_pending(connected: &io::Result<()>) -> bool {
+    let error = connected.as_ref().err().and_then(io::Error::raw_os_error);
+    matches!(error, Some(libc::EINPROGRESS | libc::EALREADY))
+}
+
+/// How sockets of clients and origins are set: heads and bodies leave in separate writes, and Nagle
+/// would hold the second for a round trip; after `keepalive` of silence the kernel probes, unless
+/// that is zero. What a listening socket accepts inherits all of it (tcp(7)).
+pub fn set_options(socket: impl AsFd, keepalive: Duration) -> io::Result<()> {
+    let socket = SockRef::from(&socket);
+    socket.set_tcp_nodelay(true)?;
+    if keepalive.is_zero() {
+        // A listening socket may have been set up otherwise before.
+        return socket.set_keepalive(false);
+    }
+    let probes = socket2::TcpKeepalive::new().with_time(keepalive).with_interval(keepalive);
+    socket.set_tcp_keepalive(&probes)
+}
+
 fn uninterrupted(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {
@@ -437,55 +474,4 @@ pub(crate) fn poll_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,
     }
-}
-
-/// Drives two waits of one connection at once until `first` is over; `second` is given back where
-/// it is not over yet, so that it can be ended from outside and then awaited.
-async fn first_of<A, B>(first: &mut A, second: &mut B) -> Either<A::Output, B::Output>
-where
-    A: Future + Unpin,
-    B: Future + Unpin,
-{
-    poll_fn(|cx| {
-        if let Poll::Ready(output) = Pin::new(&mut *first).poll(cx) {
-            return Poll::Ready(Either::First(output));
-        }
-        Pin::new(&mut *second).poll(cx).map(Either::Second)
-    })
-    .await
-}
-
-/// Awaits `wait`, which is pending on `busy`, unless `other` hangs up first: then `wait` is ended
-/// and awaited, so that its buffer comes home, and nothing comes out.
-pub async fn unless_hung_up<F: Future>(
-    wait: F,
-    busy: &Socket,
-    other: &Socket,
-) -> Option<F::Output> {
-    let mut wait = std::pin::pin!(wait);
-    let mut hang_up = other.start_poll_hang_up();
-    match first_of(&mut wait, &mut hang_up).await {
-        Either::First(output) => {
-            if poll_now(&mut hang_up).is_none() {
-                // An operation in flight keeps the descriptor open.
-                other.interrupt();
-            }
-            Some(output)
-        }
-        // A client that only says that it has no more to send still wants its answer.
-        Either::Second(Ok(events)) if events & HUNG_UP == 0 => Some(wait.await),
-        Either::Second(_) => {
-            busy.interrupt();
-            wait.await;
-            None
-        }
-    }
-}
-
-const HUNG_UP: u32 = (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) as u32;
-
-/// Which of two was over.
-enum Either<A, B> {
-    First(A),
-    Second(B),
 }

@@ -177,17 +177,6 @@ pub(super) fn accept(
     unsafe { submit(Operation::Accept, (fd.clone(), room), entry) }
 }
 
-/// Connects to `address`.
-pub(super) fn connect(
-    fd: &SharedFd,
-    address: Box<socket2::SockAddr>,
-) -> InFlight<(SharedFd, Box<socket2::SockAddr>)> {
-    let pointer = address.as_ptr().cast::<libc::sockaddr>();
-    let entry = opcode::Connect::new(types::Fd(fd.as_raw_fd()), pointer, address.len()).build();
-    // SAFETY: the pointer targets the boxed address, which the operation owns.
-    unsafe { submit(Operation::Connect, (fd.clone(), address), entry) }
-}
-
 /// Cancels every operation pending on `fd`; each completes with ECANCELED and gives its data back.
 ///
 /// Nobody waits for the cancellation itself: entries are carried out in the order in which they

@@ -9,6 +9,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -39,7 +40,13 @@ const ADDRESSES_MAX: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Names {
     jobs: UnboundedSender<Job>,
+    /// At most so many names are known.
+    known: Arc<AtomicUsize>,
+    known_max: usize,
 }
+
+/// A name with its addresses in the cache.
+pub const NAME_BYTES: u64 = 1024;
 
 #[derive(Debug)]
 enum Job {
@@ -78,7 +85,7 @@ impl Names {
                 Err(error) => tracing::error!("names of targets cannot be resolved: {error}"),
             }
         })?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, known: Arc::default(), known_max: config.cache_entries })
     }
 
     /// The addresses of `host`, which is an IP address without brackets or a name; never empty.
@@ -90,6 +97,7 @@ impl Names {
         let job = Job::Look { name: host.to_owned(), reply };
         self.jobs.send(job).map_err(|_| Fault::Internal)?;
         let addresses = answer.await.map_err(|_| Fault::Internal)??;
+        self.known.fetch_add(1, Ordering::Relaxed);
         let addresses: Vec<_> =
             in_turns(&addresses).map(|address| SocketAddr::new(address, port)).collect();
         if addresses.is_empty() { Err(Fault::OriginUnresolved) } else { Ok(addresses) }
@@ -97,7 +105,14 @@ impl Names {
 
     /// Drops what is cached.
     pub fn forget(&self) {
+        self.known.store(0, Ordering::Relaxed);
         let _ = self.jobs.send(Job::Forget);
+    }
+
+    /// What the cache takes at most.
+    pub fn cache_bytes(&self) -> u64 {
+        let known = self.known.load(Ordering::Relaxed).min(self.known_max);
+        known as u64 * NAME_BYTES
     }
 }
 

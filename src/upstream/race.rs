@@ -51,8 +51,10 @@ impl Pool {
             }
             match first_of(&mut attempts, waiting.len() > 0).await {
                 Some(Ok(connected)) => {
-                    for socket in &sockets {
-                        socket.interrupt();
+                    if !attempts.is_empty() {
+                        for socket in &sockets {
+                            socket.interrupt();
+                        }
                     }
                     // One that connected all the same is closed by its drop.
                     while attempts.next().await.is_some() {}

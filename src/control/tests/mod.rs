@@ -105,6 +105,7 @@ impl Fixture {
         let setup = ControlSetup {
             door,
             shared: shared.clone(),
+            logs: Logs::default(),
             asks: questions,
             caches: vec![Box::new(move || {
                 dropped.fetch_add(1, Ordering::Relaxed);
@@ -192,7 +193,7 @@ fn answer_asks(worker: usize, mut asks: UnboundedReceiver<Ask>, cleaned: &Mutex<
                 drop(reply.send(ids.map(|id| connection(worker, id)).collect()));
             }
             Ask::Ping { reply } | Ask::Adopt { reply, .. } => drop(reply.send(())),
-            Ask::Listen { .. } => {}
+            Ask::Listen { .. } | Ask::Deafen { .. } => {}
             Ask::End { id, reply } => drop(reply.send(worker == 1 && id == 11)),
             Ask::Clean { level, reply } => {
                 cleaned.lock().unwrap().push(level);

@@ -1,0 +1,62 @@
+//! A wait on one socket that the other side of the exchange may make pointless.
+//!
+//! In go a wait that is pending on one socket and the socket of whoever wants its result; out comes
+//! the result, or nothing where that one has hung up. The wait is ended and awaited either way, so
+//! that its buffer comes home. Nothing is sent or received here.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+
+use super::net::{Socket, poll_now};
+
+/// Drives two waits of one connection at once until `first` is over; `second` is given back where
+/// it is not over yet, so that it can be ended from outside and then awaited.
+async fn first_of<A, B>(first: &mut A, second: &mut B) -> Either<A::Output, B::Output>
+where
+    A: Future + Unpin,
+    B: Future + Unpin,
+{
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = Pin::new(&mut *first).poll(cx) {
+            return Poll::Ready(Either::First(output));
+        }
+        Pin::new(&mut *second).poll(cx).map(Either::Second)
+    })
+    .await
+}
+
+/// Awaits `wait`, which is pending on `busy`, unless `other` hangs up first: then `wait` is ended
+/// and awaited, so that its buffer comes home, and nothing comes out.
+pub async fn unless_hung_up<F: Future>(
+    wait: F,
+    busy: &Socket,
+    other: &Socket,
+) -> Option<F::Output> {
+    let mut wait = std::pin::pin!(wait);
+    let mut hang_up = other.start_poll_hang_up();
+    match first_of(&mut wait, &mut hang_up).await {
+        Either::First(output) => {
+            if poll_now(&mut hang_up).is_none() {
+                // An operation in flight keeps the descriptor open.
+                other.interrupt();
+            }
+            Some(output)
+        }
+        // A client that only says that it has no more to send still wants its answer.
+        Either::Second(Ok(events)) if events & HUNG_UP == 0 => Some(wait.await),
+        Either::Second(_) => {
+            busy.interrupt();
+            wait.await;
+            None
+        }
+    }
+}
+
+const HUNG_UP: u32 = (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) as u32;
+
+/// Which of two was over.
+enum Either<A, B> {
+    First(A),
+    Second(B),
+}
