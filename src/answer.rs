@@ -10,10 +10,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::ask::ControlAsk;
+use crate::config::AdminConfig;
 use crate::connection::Client;
 use crate::exchange::After;
 use crate::fault::{Close, Fault, Status};
 use crate::guard::{self, Caller, Denied};
+use crate::http::head::RequestHead;
 use crate::http::names::Known;
 use crate::http::rewrite::{self, ConnectionOut, Simple};
 use crate::http::{Method, TargetForm};
@@ -64,7 +66,7 @@ struct Own {
 
 /// What a request on a data port may want of ringway itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
+pub enum Wish {
     Health,
     Cleanup,
 }
@@ -72,11 +74,15 @@ enum Wish {
 impl Wish {
     /// Only in origin form: who asks a forward proxy asks for somebody else.
     fn of(client: &Client<'_>) -> Option<Self> {
-        let head = &client.request;
-        if head.form != TargetForm::Origin || !client.generation.config.admin.on_data_port {
+        Self::in_head(&client.request, client.inbox.filled(), &client.generation.config.admin)
+    }
+
+    /// The same for a head that lies in `text`.
+    pub fn in_head(head: &RequestHead, text: &[u8], admin: &AdminConfig) -> Option<Self> {
+        if head.form != TargetForm::Origin || !admin.on_data_port {
             return None;
         }
-        let path = head.path(client.inbox.filled());
+        let path = head.path(text);
         let is = |own: &[u8]| matches!(path.strip_prefix(own), Some([] | [b'?', ..]));
         if is(b"/health") {
             return Some(Self::Health);

@@ -4,9 +4,11 @@
 //! flag that it does not know (exit code 2). The flags that override the configuration are
 //! `config::Flags`, because they are one of its sources. Nothing here reads a file.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::config::Flags;
 
@@ -21,7 +23,34 @@ Examples:
   ringway --set pool.max_idle=50 --profile large   any key, and sizes that go together
   ringway check --config new.toml                  is this file usable?
   ringway reload                                   have it read its configuration again
-  ringway health                                   is the one that runs here well?";
+  ringway plan old.toml new.toml                   what would a reload do?
+  ringway explain GET http://app.example/x         where does this request go, and why?
+  ringway health                                   is the one that runs here well?
+
+Exit codes: 0 done, 1 ringway could not start or is not well, 2 the configuration or the command
+line is wrong. Some commands have more: see their --help.";
+
+const CHECK_CODES: &str = "\
+Exit codes:
+  0  the configuration is usable; a name without an address is only warned about
+  1  a port or socket cannot be listened on
+  2  the configuration is wrong, or needs more memory than there is";
+
+const PLAN_CODES: &str = "\
+Exit codes:
+  0  nothing changes
+  2  one of the files is wrong
+  3  something changes, and a reload is enough
+  4  something changes that needs a restart";
+
+const EXPLAIN_TARGET: &str = "\
+The target is taken as a client sends it: `/path` as to a server (name it with -H 'Host: …'),
+`http://host/path` as to a proxy, `host:port` behind CONNECT.
+
+Exit codes:
+  0  explained, whatever the answer would be
+  1  what the forward proxy needs cannot be had, such as its users' file
+  2  the configuration or the question is wrong";
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -39,8 +68,13 @@ pub struct Cli {
 /// What to do; without one, run the proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Read and verify the configuration, then exit with 0 (usable) or 2 (not usable)
-    Check,
+    /// Read and verify the configuration, resolve its names and try its ports
+    #[command(after_help = CHECK_CODES)]
+    Check {
+        /// Only the configuration: ask no name server and try no port, as while ringway runs
+        #[arg(long)]
+        file_only: bool,
+    },
     /// Have a running ringway read its configuration again
     Reload {
         /// Where to ask [default: the admin address of the configuration]
@@ -62,6 +96,63 @@ pub enum Command {
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },
+    /// Say where a request would go, and why; nothing is sent
+    #[command(after_help = EXPLAIN_TARGET)]
+    Explain(Question),
+    /// Compare two files: what would a reload do?
+    #[command(after_help = PLAN_CODES)]
+    Plan {
+        /// The file that is in use
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        /// The file that is to be used
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+    },
+    /// Print every value that holds, as a file that loads to the same (secrets aside)
+    DumpConfig {
+        /// Say beside each value where it comes from
+        #[arg(long)]
+        origin: bool,
+        /// Print JSON: key, value, origin, and the effect of a change
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a flat JSON file, or a TOML file, as the shortest TOML that means the same, with its
+    /// secrets
+    Import {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Print completions for a shell
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// A request that nobody has sent.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct Question {
+    #[arg(value_name = "METHOD")]
+    pub method: String,
+    /// Such as /path, http://host/path, or host:port for CONNECT
+    #[arg(value_name = "URL")]
+    pub target: String,
+    /// A header field; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub fields: Vec<String>,
+    /// The address of who asks
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub client: IpAddr,
+    /// The listener that is asked [default: the first]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listener: Option<SocketAddr>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[cfg(test)]
@@ -122,7 +213,7 @@ mod tests {
     fn flags_stand_before_or_after_the_subcommand() {
         for line in [["--config", "a.toml", "check"], ["check", "--config", "a.toml"]] {
             let cli = parse(&line).unwrap();
-            assert_eq!(cli.command, Some(Command::Check));
+            assert_eq!(cli.command, Some(Command::Check { file_only: false }));
             assert_eq!(cli.config, Some(PathBuf::from("a.toml")));
         }
     }

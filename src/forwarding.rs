@@ -11,10 +11,12 @@ use std::net::SocketAddr;
 use crate::config::{Config, ParentConfig};
 use crate::connection::Client;
 use crate::fault::Fault;
-use crate::forward::{Checked, Outcome, Target, UserId, Verdict};
+use crate::forward::{Checked, Outcome, Policy, Target, UserId, Verdict};
 use crate::generation::Generation;
 use crate::http::TargetForm;
+use crate::http::head::RequestHead;
 use crate::http::names::Known;
+use crate::route::Routes;
 use crate::upstream;
 use crate::upstream::destinations::Destination;
 use crate::upstream::lease::Lease;
@@ -38,19 +40,27 @@ pub enum Hop {
 
 /// Whether the request in the inbox asks for something that is not ours.
 pub fn is_forward(client: &Client<'_>) -> bool {
-    client.is_forward
-        && client.request.form == TargetForm::Absolute
-        && !is_own(client, client.request.authority.of(client.inbox.filled()))
+    let Generation { routes, gate, .. } = &*client.generation;
+    client.is_forward && names_another(routes, &gate.policy, &client.request, client.inbox.filled())
+}
+
+/// Whether the target of `head`, which lies in `text`, names a server that is not ours.
+pub fn names_another(routes: &Routes, policy: &Policy, head: &RequestHead, text: &[u8]) -> bool {
+    head.form == TargetForm::Absolute && !is_own(routes, policy, head.authority.of(text))
 }
 
 /// Whether `authority` is one of our own: a route names it, or it is the address of a listener.
-fn is_own(client: &Client<'_>, authority: &[u8]) -> bool {
-    let Generation { routes, gate, .. } = &*client.generation;
+fn is_own(routes: &Routes, policy: &Policy, authority: &[u8]) -> bool {
     let is_listener = || {
         let address = Target::of(authority).and_then(|target| target.address());
-        address.is_some_and(|address| gate.policy.is_own(address.ip(), address.port()))
+        address.is_some_and(|address| policy.is_own(address.ip(), address.port()))
     };
     routes.names(authority) || is_listener()
+}
+
+/// Whether what the target of `head` names is spoken to without TLS.
+pub fn is_plain(head: &RequestHead, text: &[u8]) -> bool {
+    starts_with_ignoring_case(head.target.of(text), b"http://")
 }
 
 impl Forwarded {
@@ -59,7 +69,7 @@ impl Forwarded {
         let text = client.inbox.filled();
         let head = &client.request;
         // What is asked for in plain text would travel in plain text.
-        if !starts_with_ignoring_case(head.target.of(text), b"http://") {
+        if !is_plain(head, text) {
             return Err(Fault::SchemeNotOffered);
         }
         let target = target(client)?;

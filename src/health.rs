@@ -108,6 +108,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whoever answered is one of us, well or not.
+    pub fn is_ringway(&self) -> bool {
+        let body = serde_json::from_str::<Value>(&self.body).unwrap_or_default();
+        body["status"].is_string() && body["config_generation"].is_u64()
+    }
+
     /// It serves: perhaps with less memory than it would like, or with an alert.
     pub fn is_healthy(&self) -> bool {
         let body = serde_json::from_str::<Value>(&self.body).unwrap_or_default();

@@ -10,6 +10,7 @@
 //!                 supervisor, watched    the service manager; the configuration file
 //!                 control     its own thread: admin API, statistics, alerts, watch on memory
 //!                 health      asks a ringway that runs
+//!                 commands    look at a configuration: check, plan, explain and others
 //!  ─────────────────────────────────────────────────────────────────────────────────────────────
 //!  entry     thread ──> listener      one ring, its tasks, their end; room, accept, place
 //!  exchange  connection ──> exchange ──> delivery     a head, a request, its answer on its way
@@ -108,6 +109,7 @@ pub mod listener;
 pub mod thread;
 
 pub mod cli;
+pub mod commands;
 pub mod control;
 pub mod demo;
 pub mod handover;

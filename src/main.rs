@@ -1,8 +1,8 @@
 //! The command: reads the configuration and does what was typed; without a word, runs the proxy.
 //!
 //! Exit codes: 0 after an orderly stop, 1 where ringway could not start or is not well, 2 where the
-//! configuration is wrong or needs more memory than there is. Errors go to standard error, one line
-//! each.
+//! configuration is wrong or needs more memory than there is; the help of a command tells its own.
+//! Errors go to standard error, one line each.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use ringway::cli::{Cli, Command};
+use ringway::commands;
 use ringway::config::{self, AdminAddress, Config, EXIT_CONFIG};
 use ringway::health::{self, Target};
 use ringway::lifecycle::{self, Life};
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
             Ok(target) => health(&[target]),
             Err(error) => fail(EXIT_CONFIG, &error),
         };
+    }
+    if let Some(code) = commands::run(&cli) {
+        return code;
     }
     let mut config = match Config::load(cli.config.as_deref(), &cli.flags) {
         Ok(config) => config,
@@ -49,13 +53,13 @@ fn main() -> ExitCode {
         Err(error) => return fail(EXIT_CONFIG, &error),
     };
     match &cli.command {
-        Some(Command::Check) => {
+        Some(Command::Check { file_only }) => {
             say(&"the configuration is valid");
             for Notice(text) in &notices {
                 say(text);
             }
             say(&plan);
-            ExitCode::SUCCESS
+            if *file_only { ExitCode::SUCCESS } else { commands::check::run(&config) }
         }
         _ => run(&cli, config, notices),
     }

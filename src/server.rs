@@ -432,6 +432,11 @@ pub(crate) fn plan_upstreams(
     config.upstreams.iter().map(plan).collect()
 }
 
+/// Whether a server could listen on `address` now; the error says why not.
+pub fn try_listen(address: SocketAddr, backlog: u32) -> Result<(), StartError> {
+    Sockets::default().try_bind(address, backlog).map_err(StartError)
+}
+
 /// Raises the soft limit on open files to the hard one, and `limits.clients` down to what fits.
 pub(crate) fn raise_files_limit(config: &mut Config) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };

@@ -133,6 +133,11 @@ impl Sockets {
         self.list.iter().for_each(|listening| listening.close(shared));
     }
 
+    /// Whether `address` could be listened on now.
+    pub fn try_bind(&self, address: SocketAddr, backlog: u32) -> Result<(), String> {
+        self.bind(address, backlog).map(drop)
+    }
+
     fn bind(
         &self,
         address: SocketAddr,

@@ -30,9 +30,9 @@ impl RequestBody {
     /// request has been forwarded.
     pub(crate) fn of(client: &Client<'_>) -> Result<Self, Fault> {
         let limit = client.generation.config.limits.body_bytes;
+        judge_length(client.request.body, limit)?;
         let mut decoder = match client.request.body {
             BodyLength::Empty | BodyLength::UntilClose => Decoder::Sized(0),
-            BodyLength::Exact(bytes) if bytes > limit => return Err(Fault::ClientBodyTooLarge),
             BodyLength::Exact(bytes) => Decoder::Sized(bytes),
             BodyLength::Chunked => Decoder::Chunked(ChunkScanner::new()),
         };
@@ -51,6 +51,14 @@ impl RequestBody {
 
     pub(crate) fn rest(&self) -> Option<Decoder> {
         (!self.is_whole()).then_some(self.decoder)
+    }
+}
+
+/// Refuses a body that says itself that it is larger than `limit`.
+pub(crate) fn judge_length(body: BodyLength, limit: u64) -> Result<(), Fault> {
+    match body {
+        BodyLength::Exact(bytes) if bytes > limit => Err(Fault::ClientBodyTooLarge),
+        _ => Ok(()),
     }
 }
 

@@ -91,16 +91,8 @@ impl Way {
         match self {
             Self::Route(route) => {
                 let upstream = &upstreams[route.upstream];
-                let host = match upstream.host() {
-                    HostPolicy::Pass if !client.request.authority.is_empty() => HostRule::Pass,
-                    HostPolicy::Fixed(host) => HostRule::Set(host.as_bytes()),
-                    // An HTTP/1.0 request need not name a host, a request to an origin must.
-                    HostPolicy::Pass | HostPolicy::Origin => {
-                        upstream.origin(lease.origin()).map_or(HostRule::Pass, |origin| {
-                            HostRule::Set(origin.authority.as_bytes())
-                        })
-                    }
-                };
+                let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());
+                let host = host_rule(upstream.host(), &client.request, origin);
                 RequestRewrite { path, host, via, forwarded: Some(forwarded), extra: b"" }
             }
             Self::Forward(to) => RequestRewrite {
@@ -114,6 +106,22 @@ impl Way {
                     Hop::Parent(index) => gate.parent_logins[index].as_bytes(),
                 },
             },
+        }
+    }
+}
+
+/// The Host that an origin sees, whose own is `authority`.
+pub fn host_rule<'a>(
+    policy: &'a HostPolicy,
+    head: &RequestHead,
+    authority: Option<&'a str>,
+) -> HostRule<'a> {
+    match policy {
+        HostPolicy::Pass if !head.authority.is_empty() => HostRule::Pass,
+        HostPolicy::Fixed(host) => HostRule::Set(host.as_bytes()),
+        // An HTTP/1.0 request need not name a host, a request to an origin must.
+        HostPolicy::Pass | HostPolicy::Origin => {
+            authority.map_or(HostRule::Pass, |authority| HostRule::Set(authority.as_bytes()))
         }
     }
 }

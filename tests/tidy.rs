@@ -51,6 +51,7 @@ const FLOORS: [&[&str]; 10] = [
         "watched",
         "control",
         "cli",
+        "commands",
         "demo",
         "health",
     ],

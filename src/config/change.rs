@@ -330,7 +330,7 @@ mod tests {
             ("\"[::1]:8001\", \"127.0.0.1:8002\"", "\"127.0.0.1:8002\", \"[::1]:8001\""),
             (
                 "[[route]]\n        upstream = \"a.b\"\n",
-                "[[route]]\n        host = \"\"\n        path = \"/\"\n        upstream = \"a.b\"\n",
+                "[[route]]\nhost = \"\"\npath = \"/\"\nupstream = \"a.b\"\n",
             ),
             ("error_rate = 1", "error_rate = 1.0"),
         ] {

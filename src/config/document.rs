@@ -59,11 +59,22 @@ pub fn import(path: &Path) -> Result<String, ConfigError> {
     let is_flat = flat::is_flat(path);
     let shown = path.display();
     let mut text = format!("# Imported from {shown} by `ringway import`.\n");
+    let standard = Config::default();
+    let sections: BTreeMap<String, Entry> =
+        entries(&standard).into_iter().map(|entry| (entry.path.clone(), entry)).collect();
+    let is_needed = |entry: &Entry| match ends(&entry.path) {
+        ("upstream", _) if config.upstreams == standard.upstreams => false,
+        ("route", _) if config.routes == standard.routes => false,
+        table @ ("upstream" | "route" | "parent", _) => {
+            REQUIRED.contains(&table) || !is_standard_of_table(entry)
+        }
+        _ => sections.get(&entry.path).is_none_or(|standard| standard.value != entry.value),
+    };
     let kept: Vec<(Entry, String)> = entries(&config)
         .into_iter()
-        .filter(|entry| match is_flat {
-            true => origins.of(&entry.path) != Origin::Default,
-            false => is_needed(entry, &config),
+        .filter(|entry| {
+            let is_given = || origins.of(&entry.path) != Origin::Default;
+            if is_flat { is_given() } else { is_needed(entry) }
         })
         .map(|entry| {
             let value = toml(&entry.value);
@@ -81,24 +92,6 @@ pub fn import(path: &Path) -> Result<String, ConfigError> {
     });
     text.push_str(&written(lines));
     Ok(text)
-}
-
-/// Whether a file that says the rest has to say this as well.
-fn is_needed(entry: &Entry, config: &Config) -> bool {
-    let standard = Config::default();
-    let (section, key) = ends(&entry.path);
-    match section {
-        "upstream" if config.upstreams == standard.upstreams => false,
-        "route" if config.routes == standard.routes => false,
-        "upstream" | "route" | "parent" => {
-            REQUIRED.contains(&(section, key)) || !is_standard_of_table(entry)
-        }
-        _ => {
-            let standard = entries(&standard).into_iter();
-            let mut standard = standard.filter(|other| other.path == entry.path);
-            standard.next().is_none_or(|standard| standard.value != entry.value)
-        }
-    }
 }
 
 /// What every item of a table has to name.
@@ -184,12 +177,12 @@ pub fn defaults() -> BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::effective::values;
+    use crate::config::effective::{Origins, values};
     use crate::config::tests::{FULL, parse};
     use crate::config::{Flags, HostPolicy};
 
     fn dumped(config: &Config) -> Config {
-        let values = values(config, &Default::default());
+        let values = values(config, &Origins::default());
         let text = dump(&values, true);
         parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
@@ -209,7 +202,7 @@ mod tests {
     #[test]
     fn a_dump_shows_no_secret_and_says_how_to_give_it() {
         let config = parse(FULL).unwrap();
-        let text = dump(&values(&config, &Default::default()), false);
+        let text = dump(&values(&config, &Origins::default()), false);
         for secret in ["sesame", "hook-path", "0123456789abcdef"] {
             assert!(FULL.contains(secret) && !text.contains(secret), "{text}");
         }

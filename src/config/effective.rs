@@ -78,7 +78,7 @@ pub(super) fn entries(config: &Config) -> Vec<Entry> {
         entries.extend(spelled::upstream(upstream).into_iter().map(|key| key.entry(&path, &name)));
     }
     for (index, route) in config.routes.iter().enumerate() {
-        let (path, name) = (format!("route.{index}"), spelled::route_name(route));
+        let (path, name) = (format!("route.{index}"), format!("route.{}", route.name()));
         let keys = spelled::route(route, &config.upstreams);
         entries.extend(keys.into_iter().map(|key| key.entry(&path, &name)));
     }
@@ -108,10 +108,7 @@ impl Entry {
     }
 
     fn json_shown(&self) -> Cow<'_, Json> {
-        match self.is_secret {
-            true => Cow::Owned(Json::from(HIDDEN)),
-            false => Cow::Borrowed(&self.value),
-        }
+        if self.is_secret { Cow::Owned(Json::from(HIDDEN)) } else { Cow::Borrowed(&self.value) }
     }
 
     /// The value as TOML, `"…"` where it is a secret.

@@ -18,6 +18,8 @@ mod flat;
 mod forward;
 mod names;
 mod operation;
+#[cfg(test)]
+mod properties;
 mod raw;
 mod rules;
 mod sections;

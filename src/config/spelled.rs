@@ -53,11 +53,13 @@ pub(super) fn sections_after_tables(config: &Config) -> (Keys, [Section; 5]) {
     (forward(&config.forward), after)
 }
 
-/// What a change or an error calls a route.
-pub(super) fn route_name(route: &RouteConfig) -> String {
-    let host = host_text(&route.host);
-    let host = if host.is_empty() { "*" } else { &host };
-    format!("route.{host}{}", route.path)
+impl RouteConfig {
+    /// What people call it: host and path, where `*` is any host.
+    pub fn name(&self) -> String {
+        let host = host_text(&self.host);
+        let host = if host.is_empty() { "*" } else { &host };
+        format!("{host}{}", self.path)
+    }
 }
 
 /// A JSON value as TOML, on one line.
@@ -214,9 +216,10 @@ fn log(section: &LogConfig) -> Keys {
 pub(super) fn upstream(section: &UpstreamConfig) -> Keys {
     let UpstreamConfig { name, is_demo, origins, host, fail_timeout } = section;
     // The demo's address is of this start only.
-    let servers = match is_demo {
-        true => key("builtin", "demo"),
-        false => key("origins", origins.iter().map(origin).collect::<Vec<_>>()),
+    let servers = if *is_demo {
+        key("builtin", "demo")
+    } else {
+        key("origins", origins.iter().map(origin).collect::<Vec<_>>())
     };
     let host = match host {
         HostPolicy::Pass => "pass",

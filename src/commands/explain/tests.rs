@@ -1,0 +1,237 @@
+//! Explanations of requests that nobody has sent, against small configurations.
+//!
+//! Comes in: a configuration as TOML flags it, and a question. Goes out: facts, and the answer.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde_json::Value as Json;
+
+use super::*;
+use crate::config::Flags;
+
+/// The answer to `line`, such as `GET /x`, with further fields and as JSON.
+#[track_caller]
+fn ask(settings: &[&str], line: &str, fields: &[&str]) -> Json {
+    ask_as(Ipv4Addr::LOCALHOST.into(), settings, line, fields)
+}
+
+#[track_caller]
+fn ask_as(client: IpAddr, settings: &[&str], line: &str, fields: &[&str]) -> Json {
+    let set = settings.iter().map(|text| (*text).to_owned()).collect();
+    let upstream = vec!["http://127.0.0.1:9".to_owned()];
+    let config = Config::load(None, &Flags { upstream, set, ..Flags::default() }).unwrap();
+    let report = explain(&config, &question(client, line, fields)).map_err(|failure| failure.cause);
+    serde_json::from_str(&report.unwrap().json()).unwrap()
+}
+
+fn question(client: IpAddr, line: &str, fields: &[&str]) -> Question {
+    let (method, target) = line.split_once(' ').unwrap();
+    Question {
+        method: method.to_owned(),
+        target: target.to_owned(),
+        fields: fields.iter().map(|field| (*field).to_owned()).collect(),
+        client,
+        listener: None,
+        json: true,
+    }
+}
+
+/// A fact as `section.name`.
+#[track_caller]
+fn fact(answer: &Json, name: &str) -> Json {
+    let (section, name) = name.split_once('.').unwrap();
+    let sections = answer["sections"].as_array().unwrap();
+    let found = sections.iter().find(|found| found["name"] == section);
+    found.unwrap_or_else(|| panic!("no {section} in {answer:#}"))["facts"][name].clone()
+}
+
+const ROUTES: [&str; 2] = [
+    "upstream.1={ name = \"api\", origins = [\"http://127.0.0.1:10\"], host = \"origin\" }",
+    "route=[{ host = \"a.example\", path = \"/api\", upstream = \"api\", strip_prefix = true }, \
+     { host = \"*.example\", upstream = \"default\" }, \
+     { host = \"a.example\", path = \"/\", upstream = \"default\" }, \
+     { host = \"b.example\", upstream = \"api\" }, \
+     { path = \"/admin\", upstream = \"api\" }]",
+];
+
+#[test]
+fn a_route_is_chosen_and_the_others_are_told_why_not() {
+    let answer = ask(&ROUTES, "GET /api/x?y=1", &["Host: A.example:81", "Connection: close"]);
+    assert_eq!(fact(&answer, "route.chosen"), "a.example/api: names this very host, path /api");
+    let others = [
+        "*.example/: fits, but its host is less specific",
+        "a.example/: fits, but its path is shorter",
+        "*/admin: is for another path",
+        "b.example/: is for another host",
+    ];
+    assert_eq!(fact(&answer, "route.others"), Json::from(others.to_vec()));
+    assert_eq!(fact(&answer, "route.path sent"), "/x?y=1");
+    assert_eq!(fact(&answer, "upstream.name"), "api");
+    assert_eq!(fact(&answer, "upstream.origins")[0], "http://127.0.0.1:10: 127.0.0.1:10");
+    let head: Vec<String> = serde_json::from_value(fact(&answer, "sent.head")).unwrap();
+    assert_eq!(head[0], "GET /x?y=1 HTTP/1.1");
+    assert!(head.contains(&"Host: 127.0.0.1:10".to_owned()), "{head:?}");
+    assert!(head.contains(&"X-Forwarded-For: 127.0.0.1".to_owned()), "{head:?}");
+    assert!(!head.iter().any(|line| line.starts_with("Connection")), "{head:?}");
+    assert_eq!(fact(&answer, "answer.from"), "upstream api");
+}
+
+#[test]
+fn a_route_that_only_seems_to_fit_says_how() {
+    let answer = ask(&ROUTES, "GET /apis", &["Host: a.example"]);
+    assert_eq!(
+        fact(&answer, "route.others")[0],
+        "a.example/api: its prefix ends within a segment of the path"
+    );
+    let answer = ask(&ROUTES, "GET /api/..%2fx", &["Host: a.example"]);
+    assert_eq!(
+        fact(&answer, "route.others")[0],
+        "a.example/api: its prefix is left again by dot segments"
+    );
+}
+
+#[test]
+fn what_is_not_sent_on_has_the_answer_of_the_data_plane() {
+    let large = ["limits.body_bytes=5"];
+    let few = ["limits.header_count=1"];
+    for (settings, line, fields, status, error) in [
+        (&ROUTES[..], "GET /x", &[][..], "404 Not Found", "no_route"),
+        (
+            &large,
+            "POST /",
+            &["Content-Length: 6"],
+            "413 Content Too Large",
+            "client_body_too_large",
+        ),
+        (&few, "GET /", &["A: b"], "431 Request Header Fields Too Large", "too many fields"),
+        (&[], "GET /", &["Host: a", "Host: b"], "400 Bad Request", "more than one Host"),
+        (&[], "GET x", &[], "400 Bad Request", "invalid target"),
+        (&[], "CONNECT a:1", &[], "501 Not Implemented", "method_not_offered"),
+        (
+            &["forward.enabled=true"],
+            "GET https://a/",
+            &[],
+            "501 Not Implemented",
+            "scheme_not_offered",
+        ),
+    ] {
+        let answer = ask(settings, line, fields);
+        assert_eq!(fact(&answer, "answer.status"), status, "{line}");
+        assert_eq!(fact(&answer, "answer.error"), error, "{line}");
+    }
+}
+
+#[test]
+fn what_ringway_answers_itself_is_not_routed() {
+    let answer = ask(&[], "GET /health?x", &[]);
+    assert_eq!(fact(&answer, "answer.because"), "health (admin.on_data_port)");
+    let answer = ask(&["admin.on_data_port=false"], "GET /health", &[]);
+    assert_eq!(fact(&answer, "answer.from"), "upstream default");
+    let answer = ask(&[], "OPTIONS *", &["Max-Forwards: 0"]);
+    assert_eq!(fact(&answer, "answer.because"), "Max-Forwards is used up");
+}
+
+const FORWARD: &str = "forward.enabled=true";
+
+#[test]
+fn the_policy_says_which_rule_it_was() {
+    let deny = "forward.deny=[\"*.bad.example\"]";
+    let parent = "parent.0={ name = \"office\", url = \"http://127.0.0.1:3128\", \
+                  credentials = \"user:sesame\", domains = [\"*.far.example\"] }";
+    let open = "forward.allow_loopback=true";
+    for (settings, line, from, because) in [
+        (&[FORWARD][..], "CONNECT 127.0.0.1:443", "ringway", "the forward policy: loopback"),
+        (&[FORWARD], "CONNECT 192.0.2.1:25", "ringway", "the forward policy: connect_ports"),
+        (&[FORWARD], "CONNECT 0x7f000001:443", "ringway", "the forward policy: number"),
+        (&[FORWARD, open], "CONNECT 127.0.0.1:8000", "ringway", "the forward policy: own_address"),
+        (&[FORWARD, open], "CONNECT localhost:443", "localhost:443", ""),
+        (&[FORWARD], "GET http://192.0.2.1/", "192.0.2.1:80", ""),
+        (
+            &[FORWARD, deny],
+            "GET http://a.bad.example/",
+            "ringway",
+            "the forward policy: deny *.bad.example",
+        ),
+        (&[FORWARD, parent], "GET http://a.far.example/x", "parent office", ""),
+        (&[FORWARD, parent], "CONNECT a.far.example:443", "parent office", ""),
+    ] {
+        let answer = ask(settings, line, &[]);
+        assert_eq!(fact(&answer, "answer.from"), from, "{line}: {answer:#}");
+        let found = fact(&answer, "answer.because");
+        assert_eq!(found.as_str().unwrap_or_default(), because, "{line}");
+        assert!(!answer.to_string().contains("sesame"));
+    }
+}
+
+#[test]
+fn each_address_has_a_verdict_of_its_own() {
+    let settings = [FORWARD, "forward.allow=[\"localhost\", \"127.0.0.0/8\"]"];
+    let answer = ask(&settings, "GET http://localhost:81/x?y", &["Proxy-Connection: close"]);
+    let expected = ["127.0.0.1:81: allowed", "[::1]:81: denied by loopback"];
+    let mut found: Vec<String> =
+        serde_json::from_value(fact(&answer, "forward.addresses")).unwrap();
+    found.sort();
+    assert_eq!(found, expected);
+    assert_eq!(fact(&answer, "sent.head")[0], "GET /x?y HTTP/1.1");
+}
+
+#[test]
+fn a_parent_is_asked_as_ringway_was() {
+    let parent = "parent.0={ name = \"office\", url = \"http://127.0.0.1:3128\" }";
+    let answer = ask(&[FORWARD, parent], "GET http://a.example/x", &[]);
+    assert_eq!(fact(&answer, "sent.head")[0], "GET http://a.example/x HTTP/1.1");
+    let answer = ask(&[FORWARD, parent], "CONNECT a.example:443", &[]);
+    assert_eq!(fact(&answer, "sent.head")[0], "CONNECT a.example:443 HTTP/1.1");
+    assert_eq!(fact(&answer, "forward.addresses")[0], "127.0.0.1:3128");
+}
+
+#[test]
+fn a_client_that_may_not_is_told_before_the_target_is_looked_at() {
+    let stranger = Ipv4Addr::new(192, 0, 2, 9).into();
+    let answer = ask_as(stranger, &[FORWARD], "CONNECT 127.0.0.1:1", &[]);
+    assert_eq!(fact(&answer, "answer.error"), "client_forbidden");
+    let own = ask_as(stranger, &[FORWARD], "GET http://127.0.0.1:8000/x", &[]);
+    assert_eq!(fact(&own, "answer.from"), "upstream default");
+}
+
+#[test]
+fn the_bounds_are_those_of_the_request() {
+    let answer = ask(&["timeouts.read=7s"], "GET /", &[]);
+    let timeouts = fact(&answer, "bounds.timeouts");
+    assert_eq!(timeouts["timeouts.read"], "7s");
+    assert!(timeouts.get("timeouts.tunnel_idle").is_none());
+    let tunnel = fact(&ask(&[FORWARD], "CONNECT 192.0.2.1:443", &[]), "bounds.timeouts");
+    assert_eq!(
+        (&tunnel["timeouts.tunnel_idle"], &tunnel["dns.timeout"]),
+        (&"1h".into(), &"5s".into())
+    );
+    assert!(tunnel.get("timeouts.read").is_none());
+    for key in
+        [&OF_EVERY_REQUEST[..], &OF_A_BODY, &OF_AN_EXCHANGE, &OF_A_TARGET, &OF_A_TUNNEL].concat()
+    {
+        let values = values(&Config::default(), &Origins::default());
+        assert!(values.iter().any(|value| value.key == key), "{key}");
+    }
+}
+
+#[test]
+fn a_question_that_is_no_request_is_refused() {
+    let refused = |line: &str, fields: &[&str]| {
+        let question = question(Ipv4Addr::LOCALHOST.into(), line, fields);
+        explain(&Config::default(), &question).err().map(|failure| (failure.code, failure.cause))
+    };
+    let table = [
+        ("GET /\r\nHost: a", &[][..], "has a line end, which ends a field"),
+        ("GET /", &["A: b\r\nC: d"], "has a line end, which ends a field"),
+        ("GET /", &["A"], "-H: found \"A\", expected \"Name: value\""),
+    ];
+    for (line, fields, expected) in table {
+        let (code, cause) = refused(line, fields).unwrap();
+        assert_eq!(code, 2);
+        assert!(cause.ends_with(expected), "{cause}");
+    }
+    let mut other = question(Ipv4Addr::LOCALHOST.into(), "GET /", &[]);
+    other.listener = Some("127.0.0.1:1".parse().unwrap());
+    let failure = explain(&Config::default(), &other).unwrap_err();
+    assert!(failure.cause.contains("one of the listeners: 0.0.0.0:8000"), "{}", failure.cause);
+}
