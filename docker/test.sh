@@ -165,7 +165,7 @@ test_image() {
     [[ $(docker run --rm ringway --version) == "ringway $version" ]] || fail "another --version"
     docker run --rm "${confined[@]}" ringway check >/dev/null || fail "its configuration is wrong"
     local file
-    for file in docker/ringway/config.toml docker/kubernetes/config.toml; do
+    for file in docker/{image,ringway,kubernetes}/config.toml; do
         "$scratch/context/ringway" check --file-only --config "$file" >/dev/null || fail "$file is wrong"
     done
     pass
@@ -219,7 +219,8 @@ health_is() {
 start_pair() {
     begin "ringway and an origin on a private network are healthy, confined and unprivileged"
     docker network create private >/dev/null
-    docker run -d --name origin --network private "${confined[@]}" ringway >/dev/null
+    docker run -d --name origin --network private "${confined[@]}" \
+        --memory 96m --memory-swap 96m ringway >/dev/null
     mkdir "$scratch/etc"
     cat >"$scratch/etc/config.toml" <<'CONFIG'
 [memory]
@@ -271,8 +272,48 @@ load() {
 # A figure of the answer that HEALTHCHECK gets, which has a line of status and one of JSON.
 figure() {
     local answer
-    answer=$(docker exec proxy /usr/local/bin/ringway health 2>&1) || true
-    jq -e "$1" <<<"${answer#HTTP 200$'\n'}" 2>/dev/null || echo "no $1 in $answer"
+    answer=$(docker exec "$1" /usr/local/bin/ringway health 2>&1) || true
+    jq -e "$2" <<<"${answer#HTTP 200$'\n'}" 2>/dev/null || echo "no $2 in $answer"
+}
+
+# Four fifths of the container's limit, in whole MiB: what memory.max_mb = "auto" stands for.
+expect_ceiling() {
+    local container=$1 limit_mb=$2 limit ceiling
+    limit=$(figure "$container" .memory.cgroup_limit_bytes)
+    [[ $limit == $((limit_mb << 20)) ]] || fail "the limit of $container: $limit"
+    ceiling=$(figure "$container" .memory.ceiling_bytes)
+    [[ $ceiling == $(((limit_mb * 4 / 5) << 20)) ]] ||
+        fail "the ceiling of $container: $ceiling of $limit"
+}
+
+test_ceiling() {
+    begin "the ceiling follows the limit, by the image's configuration and by a mounted one"
+    expect_ceiling origin 96
+    expect_ceiling proxy 128
+    pass
+}
+
+# Errors would mean that ringway does not run, and it does.
+test_doctor() {
+    begin "doctor sees the container as it is, and finds nothing in the way"
+    local report status=0 expected
+    report=$(docker exec proxy /usr/local/bin/ringway doctor --json) || status=$?
+    expected=$(jq '{ ok: 0, hint: 0, warning: 3 }[.severity] // 1' <<<"$report")
+    ((status == expected && status != 1)) || fail "exit code $status: $report"
+    expect_found listeners ok "0.0.0.0:8000 by ringway"
+    expect_found memory_ceiling ok "auto of 128 MiB"
+    expect_found processes ok 256
+    expect_found somaxconn ok 65536
+    expect_found seccomp ok "a filter, and io_uring passes"
+    pass "$(jq -r '[.findings[] | select(.severity != "ok") | .id] | join(", ")' <<<"$report")"
+}
+
+expect_found() {
+    local found
+    found=$(jq -c --arg id "$1" '.findings[] | select(.id == $id) | [.severity, .current]' \
+        <<<"$report")
+    [[ $(jq -r '.[0]' <<<"$found") == "$2" && $(jq -r '.[1]' <<<"$found") == *"$3"* ]] ||
+        fail "$1 is ${found:-not there}"
 }
 
 test_load() {
@@ -282,14 +323,9 @@ test_load() {
 
     begin "1000 clients of 1 MB each stay below a memory limit of 128 MB"
     result=$(load 1000 8 /bytes/1000000) || fail "$result"
-    local state limit ceiling peak
+    local state limit=$((128 << 20)) peak
     state=$(docker inspect -f '{{.State.Running}} {{.State.OOMKilled}} {{.RestartCount}}' proxy)
     [[ $state == "true false 0" ]] || fail "running, killed for memory, restarts: $state"
-    limit=$(figure .memory.cgroup_limit_bytes)
-    [[ $limit == 134217728 ]] || fail "its limit: $limit"
-    ceiling=$(figure .memory.ceiling_bytes)
-    [[ $ceiling =~ ^[0-9]+$ ]] || fail "its ceiling: $ceiling"
-    ((ceiling > limit / 2 && ceiling <= limit * 4 / 5)) || fail "its ceiling: $ceiling of $limit"
     peak=$(peak_bytes)
     pass "$result; peak $peak of $limit bytes"
 }
@@ -383,15 +419,17 @@ test_kubernetes_profile() {
 inside() {
     scratch=$1
     # What the build needs, without the gigabytes of a target directory on the way.
-    mkdir -p "$scratch/context"
+    mkdir -p "$scratch/context/docker"
     cp "$2" "$scratch/context/ringway"
-    cp config.toml "$scratch/context/"
+    cp -r docker/image "$scratch/context/docker/"
     start_engine
     confine
     test_image
     test_refusals
     test_kubernetes_profile
     start_pair
+    test_ceiling
+    test_doctor
     test_load
     test_healthcheck
     test_drain

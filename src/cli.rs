@@ -26,6 +26,7 @@ Examples:
   ringway plan old.toml new.toml                   what would a reload do?
   ringway explain GET http://app.example/x         where does this request go, and why?
   ringway health                                   is the one that runs here well?
+  ringway doctor                                   what on this machine is in the way?
 
 Exit codes: 0 done, 1 ringway could not start or is not well, 2 the configuration or the command
 line is wrong. Some commands have more: see their --help.";
@@ -115,6 +116,13 @@ pub enum Command {
         #[arg(long)]
         origin: bool,
         /// Print JSON: key, value, origin, and the effect of a change
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look for what on this machine would stop ringway or slow it down, then exit with 0 (nothing,
+    /// or hints), 3 (warnings: it would run with less) or 1 (errors: it would not run)
+    Doctor {
+        /// For programs: one JSON object in place of the table
         #[arg(long)]
         json: bool,
     },
@@ -224,6 +232,13 @@ mod tests {
         let url = Some("unix:/run/ringway.sock".to_owned());
         let cli = parse(&["health", "--url", "unix:/run/ringway.sock"]).unwrap();
         assert_eq!(cli.command, Some(Command::Health { url }));
+    }
+
+    #[test]
+    fn doctor_may_speak_to_programs() {
+        for (line, json) in [(&["doctor"][..], false), (&["doctor", "--json"], true)] {
+            assert_eq!(parse(line).unwrap().command, Some(Command::Doctor { json }));
+        }
     }
 
     #[test]

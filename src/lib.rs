@@ -11,6 +11,7 @@
 //!                 control     its own thread: admin API, statistics, alerts, watch on memory
 //!                 health      asks a ringway that runs
 //!                 commands    look at a configuration: check, plan, explain and others
+//!                 doctor      looks for what on this machine is in the way
 //!  ─────────────────────────────────────────────────────────────────────────────────────────────
 //!  entry     thread ──> listener      one ring, its tasks, their end; room, accept, place
 //!  exchange  connection ──> exchange ──> delivery     a head, a request, its answer on its way
@@ -30,7 +31,7 @@
 //!  words     notices, date, logging, account, guard (who may change something)
 //!            memory    usage, plan, watch: what there is, what may be needed, when it is short
 //!  ring      net, accept, ops, buffers, pipes, deadlines, clock, memory, meters, runtime,
-//!            refusal, descriptor, hang_up
+//!            refusal, descriptor, hang_up, features
 //!            the only code that names tokio_uring or io_uring, and the only unsafe code
 //!  words     fault, config, ledger, metrics
 //!  http      head, lines, target, fields, names, framing, chunked, rewrite
@@ -112,6 +113,7 @@ pub mod cli;
 pub mod commands;
 pub mod control;
 pub mod demo;
+pub mod doctor;
 pub mod handover;
 pub mod health;
 pub mod inherited;

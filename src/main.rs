@@ -12,6 +12,7 @@ use clap::Parser;
 use ringway::cli::{Cli, Command};
 use ringway::commands;
 use ringway::config::{self, AdminAddress, Config, EXIT_CONFIG};
+use ringway::doctor::{self, RingFacts, Root};
 use ringway::health::{self, Target};
 use ringway::lifecycle::{self, Life};
 use ringway::memory::Notice;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
             let query = id.map_or_else(String::new, |id| format!("?id={id}"));
             return order(&config, url.as_deref(), &format!("/admin/rollback{query}"));
         }
+        Some(Command::Doctor { json }) => return doctor(&config, *json),
         _ => {}
     }
     let (plan, notices) = match server::fit(&mut config) {
@@ -73,6 +75,21 @@ fn health(targets: &[Target]) -> ExitCode {
         }
         Err(error) => fail(1, &error),
     }
+}
+
+/// The configuration is examined as it was written; what the plan would lower is one finding.
+fn doctor(config: &Config, is_json: bool) -> ExitCode {
+    let fitted = match server::fit(&mut config.clone()) {
+        Ok((_, notices)) => Ok(notices.into_iter().map(|Notice(text)| text).collect()),
+        Err(error) => Err(error.to_string()),
+    };
+    let report = doctor::examine(config, &Root::system(), RingFacts::probe(), &fitted);
+    if is_json {
+        say(&report.json());
+    } else {
+        say(&report);
+    }
+    ExitCode::from(report.exit_code())
 }
 
 /// Asks the ringway with this configuration to do something.

@@ -53,6 +53,7 @@ const FLOORS: [&[&str]; 10] = [
         "cli",
         "commands",
         "demo",
+        "doctor",
         "health",
     ],
 ];

@@ -15,6 +15,7 @@ pub mod buffers;
 pub mod clock;
 pub mod deadlines;
 pub mod descriptor;
+pub mod features;
 pub mod hang_up;
 pub mod memory;
 mod meters;
