@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::bench::BenchFlags;
 use crate::config::Flags;
 
 const ABOUT: &str = "An io_uring HTTP/1.1 reverse proxy";
@@ -26,6 +27,7 @@ Examples:
   ringway plan old.toml new.toml                   what would a reload do?
   ringway explain GET http://app.example/x         where does this request go, and why?
   ringway health                                   is the one that runs here well?
+  ringway bench http://127.0.0.1:8080/ -c 64       how fast is it?
   ringway doctor                                   what on this machine is in the way?
 
 Exit codes: 0 done, 1 ringway could not start or is not well, 2 the configuration or the command
@@ -126,6 +128,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Load a server and report rates, latencies, errors and costs, or compare two configurations
+    Bench(Box<BenchFlags>),
     /// Print a flat JSON file, or a TOML file, as the shortest TOML that means the same, with its
     /// secrets
     Import {

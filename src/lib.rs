@@ -12,6 +12,7 @@
 //!                 health      asks a ringway that runs
 //!                 commands    look at a configuration: check, plan, explain and others
 //!                 doctor      looks for what on this machine is in the way
+//!                 bench       loads a server: connections, load, report; compare runs two
 //!  ─────────────────────────────────────────────────────────────────────────────────────────────
 //!  entry     thread ──> listener      one ring, its tasks, their end; room, accept, place
 //!  exchange  connection ──> exchange ──> delivery     a head, a request, its answer on its way
@@ -109,6 +110,7 @@ pub mod way;
 pub mod listener;
 pub mod thread;
 
+pub mod bench;
 pub mod cli;
 pub mod commands;
 pub mod control;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use ringway::bench;
 use ringway::cli::{Cli, Command};
 use ringway::commands;
 use ringway::config::{self, AdminAddress, Config, EXIT_CONFIG};
@@ -33,6 +34,9 @@ fn main() -> ExitCode {
     }
     if let Some(code) = commands::run(&cli) {
         return code;
+    }
+    if let Some(Command::Bench(flags)) = &cli.command {
+        return bench::main(flags, &cli.flags);
     }
     let mut config = match Config::load(cli.config.as_deref(), &cli.flags) {
         Ok(config) => config,

@@ -55,6 +55,7 @@ const FLOORS: [&[&str]; 10] = [
         "demo",
         "doctor",
         "health",
+        "bench",
     ],
 ];
 

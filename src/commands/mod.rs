@@ -38,7 +38,8 @@ pub fn run(cli: &Cli) -> Option<ExitCode> {
         | Command::Health { .. }
         | Command::Reload { .. }
         | Command::Rollback { .. }
-        | Command::Doctor { .. } => return None,
+        | Command::Doctor { .. }
+        | Command::Bench(_) => return None,
         Command::Explain(question) => explain::run(cli, question).map(Done::from),
         Command::Plan { old, new } => plan::run(old, new),
         Command::DumpConfig { origin, json } => dump::run(cli, *origin, *json).map(Done::from),

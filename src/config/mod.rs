@@ -51,6 +51,7 @@ pub use self::sections::{
     Networks, OriginConfig, PoolConfig, PoolStatus, RouteConfig, ServerConfig, TimeoutsConfig,
     UpstreamConfig,
 };
+pub use self::units::{parse_bytes, parse_duration};
 
 /// Read when no file is named and the command line names no upstream.
 pub const DEFAULT_FILE: &str = "config.toml";

@@ -64,7 +64,7 @@ pub(super) struct Span(pub(super) Duration);
 pub(super) struct Bytes(pub(super) u64);
 
 /// `None` when `text` is not of `DURATION_FORM`.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();
@@ -89,7 +89,7 @@ pub(super) fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// `None` when `text` is not of `BYTES_FORM`, or is not a whole number of bytes.
-pub(super) fn parse_bytes(text: &str) -> Option<u64> {
+pub fn parse_bytes(text: &str) -> Option<u64> {
     let (number, unit) = split_number(text.trim())?;
     let unit = unit.trim_start();
     let scale = if unit.is_empty() {

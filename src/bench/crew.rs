@@ -1,0 +1,215 @@
+//! The threads of a run, and the one that waits for them.
+//!
+//! In comes a plan; out come the report and the tally of all threads together. The one that waits
+//! shows how far they are, on a terminal only, and reads what the target costs where measuring
+//! begins and where it ends.
+
+use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::time::{ClockId, clock_gettime};
+
+use super::load;
+use super::options::{Pace, Plan};
+use super::report::Report;
+use super::tally::Tally;
+use super::target::Reading;
+
+/// Files beside the connections: the standard streams, an epoll and a timer per thread, /proc.
+const OTHER_FILES: u64 = 64;
+
+/// How often the one who waits looks around.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// What the threads and the one that waits for them tell each other.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Where the schedule of an open loop begins.
+    pub(super) start: Instant,
+    /// Where measuring begins; what comes before is warm-up.
+    pub(super) begin: Instant,
+    /// For the display of progress.
+    pub(super) answered: AtomicU64,
+    pub(super) failed: AtomicU64,
+    /// Threads that are done with the first requests of all their idle connections.
+    pub(super) settled: AtomicUsize,
+    /// Idle connections are to be asked once more.
+    pub(super) is_held: AtomicBool,
+    /// Threads that are done.
+    pub(super) done: AtomicUsize,
+}
+
+impl Shared {
+    fn new(warmup: Duration) -> Self {
+        let start = Instant::now();
+        Self {
+            start,
+            begin: start + warmup,
+            answered: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            settled: AtomicUsize::new(0),
+            is_held: AtomicBool::new(false),
+            done: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// What one thread measured, and when.
+#[derive(Debug)]
+pub(super) struct Measured {
+    pub(super) tally: Tally,
+    pub(super) ended: Instant,
+}
+
+/// Carries a plan out.
+pub(super) fn measure(plan: &Plan) -> Result<(Report, Tally), String> {
+    raise_file_limit(plan.connections as u64 + OTHER_FILES)?;
+    if let Some(pid) = plan.pid {
+        Reading::take(pid)?;
+    }
+    let shared = Shared::new(plan.warmup);
+    let bar = progress(plan);
+    let watched = thread::scope(|scope| {
+        let threads: Vec<_> = (0..plan.threads)
+            .map(|index| {
+                let shared = &shared;
+                scope.spawn(move || {
+                    let measured = load::run(plan, index, shared);
+                    shared.done.fetch_add(1, Ordering::Release);
+                    measured
+                })
+            })
+            .collect();
+        let readings = watch(plan, &shared, &bar);
+        let measured: Result<Vec<Measured>, String> = threads
+            .into_iter()
+            .map(|thread| match thread.join() {
+                Ok(measured) => measured.map_err(|error| format!("a load thread: {error}")),
+                Err(_) => Err("a load thread panicked".to_owned()),
+            })
+            .collect();
+        measured.and_then(|measured| Ok((measured, readings?)))
+    });
+    bar.finish_and_clear();
+    let (measured, readings) = watched?;
+    let mut tally = Tally::new(plan.has_course);
+    for part in &measured {
+        tally.merge(&part.tally);
+    }
+    let last = measured.iter().map(|part| part.ended).max().unwrap_or(shared.begin);
+    // Slow answers that an open loop waits for at its end are not part of its time.
+    let ended = plan.duration.filter(|_| plan.pace != Pace::Idle).map(|d| shared.begin + d);
+    let ended = ended.map_or(last, |end| end.min(last));
+    let seconds = ended.saturating_duration_since(shared.begin).as_secs_f64();
+    let target = readings.zip(plan.pid);
+    let target = target.map(|((before, after), pid)| after.since(&before, pid, tally.requests));
+    Ok((Report::new(plan, &tally, seconds, target), tally))
+}
+
+/// Waits for the threads, shows how far they are, and reads the target before and after.
+fn watch(
+    plan: &Plan,
+    shared: &Shared,
+    bar: &ProgressBar,
+) -> Result<Option<(Reading, Reading)>, String> {
+    let read = || plan.pid.map(Reading::take).transpose();
+    let is_done = || shared.done.load(Ordering::Acquire) == plan.threads;
+    let wait = |until: Option<Instant>, is_over: &dyn Fn() -> bool| {
+        while !is_over() && !is_done() {
+            let left = until.map_or(GLANCE, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return;
+            }
+            thread::park_timeout(left.min(GLANCE));
+            show(bar, plan, shared);
+        }
+    };
+    wait(Some(shared.begin), &|| false);
+    let end = if plan.pace == Pace::Idle {
+        wait(None, &|| shared.settled.load(Ordering::Acquire) == plan.threads);
+        plan.duration.map(|duration| Instant::now() + duration)
+    } else {
+        plan.duration.map(|duration| shared.begin + duration)
+    };
+    let before = read()?;
+    wait(end, &|| false);
+    let after = read()?;
+    shared.is_held.store(true, Ordering::Release);
+    wait(None, &|| false);
+    Ok(before.zip(after))
+}
+
+fn progress(plan: &Plan) -> ProgressBar {
+    if !plan.has_progress || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:30} {elapsed}  {msg}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let total = plan
+        .requests
+        .unwrap_or_else(|| (plan.warmup + plan.duration.unwrap_or_default()).as_millis() as u64);
+    ProgressBar::new(total).with_style(style)
+}
+
+fn show(bar: &ProgressBar, plan: &Plan, shared: &Shared) {
+    let answered = shared.answered.load(Ordering::Relaxed);
+    let failed = shared.failed.load(Ordering::Relaxed);
+    if plan.requests.is_some() {
+        bar.set_position(answered + failed);
+    } else {
+        bar.set_position(bar.elapsed().as_millis() as u64);
+    }
+    bar.set_message(format!("{answered} answers, {failed} errors"));
+}
+
+/// Makes room for `count` open files, as far as that is allowed.
+fn raise_file_limit(count: u64) -> Result<(), String> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| error.to_string())?;
+    if soft >= count {
+        return Ok(());
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(|error| error.to_string())?;
+    if hard < count {
+        return Err(format!(
+            "{count} open files are needed and {hard} allowed: lower --connections, or raise the \
+             limit (ulimit -Hn)"
+        ));
+    }
+    Ok(())
+}
+
+/// `total` shared out over the threads of a plan.
+pub(super) fn share(total: u64, threads: usize, thread: usize) -> u64 {
+    let (threads, thread) = (threads as u64, thread as u64);
+    total / threads + u64::from(thread < total % threads)
+}
+
+/// Processor time of this thread so far.
+pub(super) fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_differ_by_one_at_most_and_make_up_the_whole() {
+        for (total, threads) in [(0, 1), (1, 3), (7, 3), (100, 7), (u64::MAX, 2)] {
+            let shares: Vec<u64> =
+                (0..threads).map(|thread| share(total, threads, thread)).collect();
+            assert_eq!(shares.iter().sum::<u64>(), total);
+            assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
+        }
+    }
+
+    #[test]
+    fn more_files_than_are_allowed_are_refused_with_a_cure() {
+        let error = raise_file_limit(u64::MAX).unwrap_err();
+        assert!(error.contains("--connections") && error.contains("ulimit"), "{error}");
+    }
+}
