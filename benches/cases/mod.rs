@@ -1,0 +1,198 @@
+//! The pure parts of an exchange, each as one piece of work that can be repeated.
+//!
+//! In: nothing. Out: a list of cases, which `micro` times and `gate` counts the instructions of, so
+//! that both mean the same by a name. No case opens a socket, reads a clock or depends on chance.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use ringway::config::{Config, HostPattern, RouteConfig};
+use ringway::http::chunked::ChunkScanner;
+use ringway::http::framing::{self, Coding, Length};
+use ringway::http::head::{HeadLimits, RequestHead, ResponseHead};
+use ringway::http::rewrite::{
+    self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite, Scheme,
+};
+use ringway::http::{Method, Version};
+use ringway::ledger::{Budget, Kind, Ledger};
+use ringway::metrics::Latency;
+use ringway::route::Routes;
+
+/// A piece of work and the bytes that it goes through, where that means something.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    /// For `micro`, which gives a throughput.
+    #[allow(dead_code, reason = "the gate counts instructions only")]
+    pub(crate) bytes: Option<u64>,
+    pub(crate) work: Box<dyn FnMut()>,
+}
+
+/// Work of a few instructions is repeated this often, or the call itself is what is measured.
+const BATCH: u64 = 100;
+
+const LIMITS: HeadLimits =
+    HeadLimits { head_bytes: 32 * 1024, target_bytes: 8 * 1024, header_count: 100 };
+
+/// What curl sends.
+pub(crate) const SMALL_REQUEST: &[u8] = b"GET /index.html HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\
+    User-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n";
+
+/// What a browser sends.
+pub(crate) const LARGE_REQUEST: &[u8] = b"GET /en-US/docs/Web/HTTP HTTP/1.1\r\n\
+    Host: developer.example.org\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
+    Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8\r\n\
+    Accept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
+    Referer: https://developer.example.org/en-US/\r\nConnection: keep-alive\r\n\
+    Cookie: session=0123456789abcdef0123456789abcdef; theme=dark; consent=1\r\n\
+    Upgrade-Insecure-Requests: 1\r\nPriority: u=0, i\r\n\r\n";
+
+/// What nginx answers.
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\n\
+    Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\
+    Last-Modified: Sun, 06 Nov 1994 08:00:00 GMT\r\nConnection: keep-alive\r\n\r\n";
+
+const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+
+const FORWARDED: ForwardedFor =
+    ForwardedFor { client: "192.0.2.1", is_v6: false, is_trusted: false, scheme: Scheme::Http };
+
+/// Every case, in the order of an exchange.
+pub(crate) fn all() -> Vec<Case> {
+    vec![
+        request_head("head_small_request", SMALL_REQUEST),
+        request_head("head_large_request", LARGE_REQUEST),
+        response_head(),
+        framing_decision(),
+        route("route_1", 1),
+        route("route_100", 100),
+        request_rewrite("rewrite_small_request", SMALL_REQUEST),
+        request_rewrite("rewrite_large_request", LARGE_REQUEST),
+        response_rewrite(),
+        chunk_scan("chunks_64KiB_of_16", 16),
+        chunk_scan("chunks_64KiB_of_4096", 4096),
+        ledger_charge(),
+        latency_record(),
+    ]
+}
+
+fn case(name: &'static str, bytes: Option<usize>, work: impl FnMut() + 'static) -> Case {
+    Case { name, bytes: bytes.map(|bytes| bytes as u64), work: Box::new(work) }
+}
+
+fn request_head(name: &'static str, text: &'static [u8]) -> Case {
+    let mut head = RequestHead::new();
+    case(name, Some(text.len()), move || {
+        assert_eq!(head.parse(black_box(text), &LIMITS), Ok(true));
+    })
+}
+
+fn response_head() -> Case {
+    let mut head = ResponseHead::new();
+    case("head_response", Some(RESPONSE.len()), move || {
+        assert_eq!(head.parse(black_box(RESPONSE), &LIMITS, Method::Get), Ok(true));
+    })
+}
+
+/// One request with a length, one in chunks, and the answer to each.
+fn framing_decision() -> Case {
+    case("framing_x100", None, || {
+        for _ in 0..BATCH / 4 {
+            let length = Length::of(black_box(b"1048576"));
+            let coding = Coding::Absent.and(black_box(b"chunked"));
+            let (version, none) = (Version::Http11, Length::Absent);
+            let post = black_box(Method::Post);
+            let _ = black_box(framing::request_body(version, post, Coding::Absent, length));
+            let _ = black_box(framing::request_body(version, post, coding, none));
+            let _ = black_box(framing::response_body(version, post, 200, Coding::Absent, length));
+            let _ = black_box(framing::response_body(version, post, 200, coding, none));
+        }
+    })
+}
+
+/// A lookup among `count` routes: half of them hosts, half of them paths of any host. What is
+/// looked up fits a path only, so that all levels are asked.
+fn route(name: &'static str, count: usize) -> Case {
+    let mut config = Config::default();
+    let entry = |host, path: String| RouteConfig { host, path, upstream: 0, strip_prefix: false };
+    config.routes = (0..count / 2)
+        .flat_map(|number| {
+            let host = HostPattern::Exact(format!("host{number}.example.org"));
+            [entry(host, "/".to_owned()), entry(HostPattern::Any, format!("/path/{number:02}"))]
+        })
+        .chain((count == 1).then(|| entry(HostPattern::Any, "/".to_owned())))
+        .collect();
+    let routes = Routes::new(&config);
+    case(name, None, move || {
+        let found = routes.find(black_box(b"www.example.org:8000"), black_box(b"/path/25/x?y=z"));
+        assert!(found.is_some());
+    })
+}
+
+fn request_rewrite(name: &'static str, text: &'static [u8]) -> Case {
+    let mut head = RequestHead::new();
+    assert_eq!(head.parse(text, &LIMITS), Ok(true));
+    let mut out = Vec::with_capacity(16 * 1024);
+    case(name, Some(text.len()), move || {
+        out.clear();
+        let how = RequestRewrite {
+            path: head.path(text),
+            host: HostRule::Pass,
+            via: b"ringway",
+            forwarded: Some(FORWARDED),
+            extra: b"",
+        };
+        rewrite::request(&mut out, black_box(&head), text, &how);
+        black_box(out.as_slice());
+    })
+}
+
+fn response_rewrite() -> Case {
+    let mut head = ResponseHead::new();
+    assert_eq!(head.parse(RESPONSE, &LIMITS, Method::Get), Ok(true));
+    let mut out = Vec::with_capacity(16 * 1024);
+    case("rewrite_response", Some(RESPONSE.len()), move || {
+        out.clear();
+        let how = ResponseRewrite {
+            body: BodyOut::AsIs,
+            connection: ConnectionOut::Implicit,
+            date: DATE,
+            via: None,
+        };
+        rewrite::response(&mut out, black_box(&head), RESPONSE, &how);
+        black_box(out.as_slice());
+    })
+}
+
+fn chunk_scan(name: &'static str, chunk_bytes: usize) -> Case {
+    let chunk = format!("{chunk_bytes:x}\r\n{}\r\n", "x".repeat(chunk_bytes));
+    let body = chunk.repeat(64 * 1024 / chunk_bytes);
+    case(name, Some(body.len()), move || {
+        let progress = ChunkScanner::new().advance(black_box(body.as_bytes()));
+        assert_eq!(progress.map(|progress| progress.used), Ok(body.len()));
+    })
+}
+
+fn ledger_charge() -> Case {
+    let (ledger, budget) = (Arc::new(Ledger::default()), Budget::unlimited());
+    case("ledger_charge_x100", None, move || {
+        for _ in 0..BATCH {
+            let bytes = black_box(8 * 1024);
+            assert!(budget.admits(&ledger, bytes));
+            ledger.add(Kind::HeadBuffers, bytes);
+            ledger.sub(Kind::HeadBuffers, bytes);
+        }
+    })
+}
+
+/// Durations of six powers of ten: what a bucket costs must not depend on which it is.
+fn latency_record() -> Case {
+    let latency = Latency::default();
+    case("latency_record_x100", None, move || {
+        let mut us = 1;
+        for _ in 0..BATCH {
+            latency.record(black_box(us));
+            us = if us > 1_000_000 { 1 } else { us * 3 };
+        }
+    })
+}
