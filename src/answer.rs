@@ -15,6 +15,8 @@ use crate::connection::Client;
 use crate::exchange::After;
 use crate::fault::{Close, Fault, Status};
 use crate::guard::{self, Caller, Denied};
+use crate::hooking::Dress;
+use crate::hooks::Answer;
 use crate::http::head::RequestHead;
 use crate::http::names::Known;
 use crate::http::rewrite::{self, ConnectionOut, Simple};
@@ -51,12 +53,12 @@ pub async fn own(client: &mut Client<'_>, record: &mut Record) -> Result<Served,
         },
         _ => return Ok(Served::Elsewhere),
     };
-    let After::Reuse = after(client, true) else {
-        send(client, answer.status, "", answer.extra, true, record).await?;
-        return Ok(Served::Here(After::Close(Close::Refused)));
-    };
-    send(client, answer.status, "", answer.extra, false, record).await?;
-    Ok(Served::Here(After::Reuse))
+    let after = after(client, true);
+    let is_last = !matches!(after, After::Reuse);
+    let extra = answer.extra.as_bytes();
+    let words = Words { status: answer.status, body: "", extra, dress: None };
+    send(client, words, is_last, record).await?;
+    Ok(Served::Here(after))
 }
 
 struct Own {
@@ -168,7 +170,9 @@ async fn own_answer(
     };
     let after = after(client, true);
     let is_last = !matches!(after, After::Reuse);
-    send(client, Status { code, reason }, body, extra, is_last, record).await?;
+    let status = Status { code, reason };
+    let words = Words { status, body, extra: extra.as_bytes(), dress: None };
+    send(client, words, is_last, record).await?;
     Ok(Served::Here(after))
 }
 
@@ -205,6 +209,16 @@ pub async fn turn_away(seat: &Seat) {
 
 /// Tells the client what went wrong, if anybody is left to tell.
 pub async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) -> After {
+    refuse_as(client, fault, record, None).await
+}
+
+/// The same on a route with hooks, which have a say in what it looks like.
+pub(crate) async fn refuse_as(
+    client: &Client<'_>,
+    fault: Fault,
+    record: &mut Record,
+    dress: Option<&Dress<'_>>,
+) -> After {
     record.failed(fault);
     let pool_status = client.generation.config.timeouts.pool_status.code();
     let Some(status) = fault.status(pool_status) else {
@@ -226,7 +240,8 @@ pub async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) 
     }
     let after = after(client, fault.spares_client());
     let is_last = !matches!(after, After::Reuse);
-    match send(client, status, status.reason, &extra, is_last, record).await {
+    let words = Words { status, body: status.reason, extra: extra.as_bytes(), dress };
+    match send(client, words, is_last, record).await {
         Ok(()) => after,
         Err(_) => After::Close(Close::ClientGone),
     }
@@ -243,29 +258,58 @@ fn after(client: &Client<'_>, is_spared: bool) -> After {
     if may_go_on { After::Reuse } else { After::Close(Close::Refused) }
 }
 
+/// Gives an answer that the hooks of a route have chosen.
+pub(crate) async fn give(
+    client: &Client<'_>,
+    answer: &Answer<'_>,
+    dress: &Dress<'_>,
+    record: &mut Record,
+) -> Result<After, Fault> {
+    let after = after(client, true);
+    let is_last = !matches!(after, After::Reuse);
+    let words = Words {
+        status: answer.status,
+        body: &answer.body,
+        extra: &answer.fields,
+        dress: Some(dress),
+    };
+    send(client, words, is_last, record).await?;
+    Ok(after)
+}
+
+/// What an answer of our own says.
+struct Words<'a> {
+    status: Status,
+    body: &'a str,
+    /// Whole field lines.
+    extra: &'a [u8],
+    /// What the hooks of its route make of it.
+    dress: Option<&'a Dress<'a>>,
+}
+
 async fn send(
     client: &Client<'_>,
-    status: Status,
-    body: &str,
-    extra: &str,
+    words: Words<'_>,
     is_last: bool,
     record: &mut Record,
 ) -> Result<(), Fault> {
+    let Words { status, body, extra, dress } = words;
     let worker = client.worker;
     let connection = if is_last { ConnectionOut::Close } else { client.kept_alive() };
     let sent = worker.send_built(client.socket, |out| {
-        rewrite::simple(
-            out,
-            &Simple {
-                status: status.code,
-                reason: status.reason,
-                body,
-                extra: extra.as_bytes(),
-                connection,
-                date: &worker.date.now(),
-                is_head_only: client.request.method == Method::Head,
-            },
-        );
+        let simple = Simple {
+            status: status.code,
+            reason: status.reason,
+            body,
+            extra,
+            connection,
+            date: &worker.date.now(),
+            is_head_only: client.request.method == Method::Head,
+        };
+        match dress {
+            None => rewrite::simple(out, &simple),
+            Some(dress) => dress.put(out, &simple),
+        }
         Ok::<_, Infallible>(out.len())
     });
     let bytes = finish_sending(client, sent).await?;

@@ -97,6 +97,7 @@ enum Pause {
 }
 
 /// What a client connection holds while it is busy.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Client<'a> {
     pub worker: &'a Rc<Worker>,
     /// By which the request under way is served.

@@ -16,7 +16,9 @@ use crate::http::{BodyLength, Version};
 use crate::record::Record;
 use crate::relay::{Broken, Control, Decoder, Encoding, Moved, Patience, Transfer};
 use crate::ring::{HeadBuffer, Socket};
+use crate::upload::Progress;
 use crate::upstream::lease::Lease;
+use crate::way::Way;
 use crate::worker::{Sent, Unsent};
 
 /// How an answer is to be passed on.
@@ -65,11 +67,12 @@ pub(crate) async fn deliver(
     client: &Client<'_>,
     lease: Lease,
     mut buffer: HeadBuffer,
-    is_uploaded: bool,
-    control: &Control,
+    way: &Way,
+    progress: &Progress,
     record: &mut Record,
 ) -> Result<After, Failed> {
-    let worker = client.worker;
+    let (worker, control) = (client.worker, &progress.delivery);
+    let is_uploaded = !progress.is_running();
     let mut plan = Plan::of(client, is_uploaded);
     let head_bytes = client.response.bytes;
     let date = if client.response.has_date { [0; DATE_BYTES] } else { worker.date.now() };
@@ -81,6 +84,7 @@ pub(crate) async fn deliver(
             via: None,
         };
         rewrite::response(out, &client.response, buffer.filled(), &how);
+        way.edit_response(client, out);
         let behind_head = &buffer.filled()[head_bytes..];
         if plan.decoder.is_done() {
             return Ok((0, out.len()));
@@ -101,8 +105,6 @@ pub(crate) async fn deliver(
     if plan.decoder.is_done() {
         if may_reuse {
             lease.give_back_with(buffer);
-        } else {
-            drop(lease);
         }
         if let Some(rest) = rest
             && let Err(fault) = send_rest(client, &rest).await
@@ -119,14 +121,13 @@ pub(crate) async fn deliver(
         // While the client still uploads, the upload sees it go away.
         let passed = pass_body(client, lease.socket(), &plan, is_uploaded, control).await;
         record.moved(0, control.sent.get());
-        match passed {
-            Ok(moved) => {
-                // Excess behind an answer is what a smuggled one looks like.
-                if may_reuse && moved == Moved::Clean && plan.encoding != Encoding::Chunked {
-                    lease.give_back();
-                }
-            }
+        let moved = match passed {
+            Ok(moved) => moved,
             Err(broken) => return Ok(cut(client, &broken, record)),
+        };
+        // Excess behind an answer is what a smuggled one looks like.
+        if may_reuse && moved == Moved::Clean && plan.encoding != Encoding::Chunked {
+            lease.give_back();
         }
     }
     Ok(after)

@@ -15,6 +15,8 @@ use crate::connect;
 use crate::connection::Client;
 use crate::delivery::deliver;
 use crate::fault::{Close, Fault};
+use crate::hooking;
+use crate::hooks::Setback;
 use crate::http::head::HeadError;
 use crate::http::rewrite;
 use crate::http::{Method, Version};
@@ -26,7 +28,7 @@ use crate::tunnel::Tunnel;
 use crate::upgrade;
 use crate::upload::{Progress, RequestBody, Upload, upload_rest};
 use crate::upstream::lease::Lease;
-use crate::way::Way;
+use crate::way::{Found, Way};
 use crate::worker::Unsent;
 
 /// What becomes of the client's connection.
@@ -64,31 +66,47 @@ pub async fn refuse_head(client: &mut Client<'_>, fault: Fault) {
 }
 
 async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, Fault> {
-    let body = RequestBody::of(client)?;
+    let mut body = RequestBody::of(client)?;
     client.request_bytes = client.request.bytes + body.in_inbox;
     client.is_whole = body.is_whole();
     record.received(client.account, body.in_inbox as u64);
     if let Served::Here(after) = answer::own(client, record).await? {
         return Ok(after);
     }
-    let mut way = Way::find(client).await?;
+    let mut way = match Way::find(client, &mut body, record).await? {
+        Found::Way(way) => way,
+        Found::Answered(after) => return Ok(after),
+    };
+    let is_repeatable = body.is_whole() && client.request.method.is_idempotent();
     let mut is_repeated = false;
-    loop {
+    let fault = loop {
         record.wait_for_pool(&way);
-        let lease = way.checkout(client, is_repeated).await?;
+        let lease = match way.checkout(client, is_repeated).await {
+            Ok(lease) => lease,
+            // Of this attempt, nothing has been sent.
+            Err(fault) if way.tries_again(client, Setback::Fault(fault)) => continue,
+            Err(fault) => break fault,
+        };
         record.connected(&lease);
         let may_repeat = lease.is_reused && !is_repeated;
-        match attempt(client, lease, &way, &body, record).await {
+        is_repeated = true;
+        match attempt(client, lease, &mut way, &body, record).await {
             Ok(after) => return Ok(after),
-            Err(Failed::Fault(fault)) => return Err(fault),
-            Err(Failed::Unsent) if may_repeat => is_repeated = true,
-            Err(Failed::Unanswered)
-                if may_repeat && body.is_whole() && client.request.method.is_idempotent() =>
-            {
-                is_repeated = true;
+            Err(Failed::Unsent) if may_repeat => {}
+            Err(Failed::Unanswered) if may_repeat && is_repeatable => {}
+            Err(Failed::Unwelcome) => {}
+            Err(failed) => {
+                let fault = failed.fault();
+                if !is_repeatable || !way.tries_again(client, Setback::Fault(fault)) {
+                    break fault;
+                }
             }
-            Err(Failed::Unsent | Failed::Unanswered) => return Err(Fault::OriginClosed),
         }
+    };
+    match &mut way {
+        // Its own pages and fields are for the errors of a route too.
+        Way::Hooked(hooking) => Ok(Box::pin(hooking::refuse(client, hooking, fault, record)).await),
+        Way::Route(_) | Way::Forward(_) => Err(fault),
     }
 }
 
@@ -99,7 +117,18 @@ pub(crate) enum Failed {
     Unsent,
     /// The connection died before a byte of an answer.
     Unanswered,
+    /// The answer is one after which the route wants another attempt.
+    Unwelcome,
     Fault(Fault),
+}
+
+impl Failed {
+    fn fault(self) -> Fault {
+        match self {
+            Self::Unsent | Self::Unanswered | Self::Unwelcome => Fault::OriginClosed,
+            Self::Fault(fault) => fault,
+        }
+    }
 }
 
 impl From<Fault> for Failed {
@@ -111,7 +140,7 @@ impl From<Fault> for Failed {
 async fn attempt(
     client: &mut Client<'_>,
     mut lease: Lease,
-    way: &Way,
+    way: &mut Way,
     body: &RequestBody,
     record: &mut Record,
 ) -> Result<After, Failed> {
@@ -127,7 +156,7 @@ async fn attempt(
         client.account,
         &client_socket,
         &origin_socket,
-        body.rest(),
+        body,
         &progress
     ));
     let mut upload = Upload::new(rest, &client_socket, &origin_socket, &progress);
@@ -161,10 +190,14 @@ async fn attempt(
         record.moved(progress.control.received.get(), 0);
         return Err(Fault::ParentRefused.into());
     }
+    if let Some(instead) = way.instead(client, &buffer, body) {
+        upload.end().await;
+        record.moved(progress.control.received.get(), 0);
+        return Box::pin(way.answer_instead(client, instead, record)).await;
+    }
     record.answered(client.response.status);
     let delivered = {
-        let delivery =
-            std::pin::pin!(deliver(client, lease, buffer, is_uploaded, &progress.delivery, record));
+        let delivery = std::pin::pin!(deliver(client, lease, buffer, way, &progress, record));
         upload.beside(delivery).await
     };
     if progress.is_running() {
@@ -189,6 +222,7 @@ async fn send_request(
     let how = way.rewrite(client, lease, &path);
     let built = worker.send_built(lease.socket(), |out| {
         rewrite::request(out, head, text, &how);
+        way.edit_request(client, out);
         out.extend_from_slice(&text[head.bytes..head.bytes + body.in_inbox]);
         Ok::<_, Infallible>(())
     });

@@ -5,7 +5,7 @@
 //! the generation that it began with, whatever is put in use meanwhile; the next one on the same
 //! connection takes the newest.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -14,8 +14,9 @@ use std::time::SystemTime;
 
 use crate::config::{Config, RouteConfig};
 use crate::gate::Gate;
+use crate::hooks::Plans;
 use crate::http::head::HeadLimits;
-use crate::metrics::NamedCounts;
+use crate::metrics::{Latency, NamedCounts};
 use crate::route::Routes;
 use crate::upstream::destinations::Destinations;
 use crate::upstream::pool::PoolLimits;
@@ -36,6 +37,8 @@ pub struct Parts {
     pub upstreams: Vec<UpstreamPlan>,
     /// What the forward proxy needs.
     pub gate: Arc<Gate>,
+    /// What is done to the requests of routes with hooks.
+    pub hooks: Arc<Plans>,
     /// The addresses listened on, as they were bound.
     pub listeners: Vec<SocketAddr>,
 }
@@ -141,8 +144,31 @@ impl NamedCounts {
                 })
                 .map(Option::unwrap_or_default)
                 .collect(),
+            latencies: latencies(config, before),
         }
     }
+}
+
+/// The times of the upstreams that splits choose from.
+fn latencies(
+    config: &Config,
+    before: Option<(&Config, &NamedCounts)>,
+) -> Vec<Option<Arc<Latency>>> {
+    let arms: HashSet<usize> = config.split_upstreams().collect();
+    if arms.is_empty() {
+        return Vec::new();
+    }
+    let kept = |name: &str| {
+        let (config, counts) = before?;
+        let index = config.upstreams.iter().position(|other| other.name == name)?;
+        counts.latencies.get(index)?.clone()
+    };
+    let upstreams = config.upstreams.iter().enumerate();
+    upstreams
+        .map(|(index, upstream)| {
+            arms.contains(&index).then(|| kept(&upstream.name).unwrap_or_default())
+        })
+        .collect()
 }
 
 /// A configuration as one worker sees it.
@@ -153,6 +179,7 @@ pub struct Generation {
     pub routes: Routes,
     pub upstreams: Vec<Upstream>,
     pub gate: Arc<Gate>,
+    pub hooks: Arc<Plans>,
     pub counts: Arc<NamedCounts>,
 }
 
@@ -170,6 +197,7 @@ impl Generation {
             routes: Routes::new(config),
             upstreams: upstreams.map(|plan| Upstream::new(plan, worker, places)).collect(),
             gate: snapshot.gate.clone(),
+            hooks: snapshot.hooks.clone(),
             counts: snapshot.counts[worker].clone(),
             config: config.clone(),
         })

@@ -4,7 +4,7 @@
 //! up, five calls at most from the listener to the ring; imports point down only (a test says so).
 //!
 //! ```text
-//!  main ── cli ── lifecycle ──> server    start, signals, drain     demo    a server to proxy to
+//!  main ── entry ── cli, lifecycle ──> server    start, signals, drain    demo   a server to ask
 //!                 reload      another configuration takes the first one's place
 //!                 handover    another process does     sockets, inherited    what is listened on
 //!                 supervisor, watched    the service manager; the configuration file
@@ -18,6 +18,7 @@
 //!  exchange  connection ──> exchange ──> delivery     a head, a request, its answer on its way
 //!                           way, forwarding           by a route, or to whatever a client asks for
 //!                           upload                    the request's body, beside all that
+//!                           hooking ──> inquiry, mirror   what a route's hooks say to it
 //!                           connect, upgrade ──> tunnel     bytes both ways
 //!                           answer, record            our own answers; counts and one line each
 //!  worker    worker, seat   what the tasks of a thread share; its client connections
@@ -25,6 +26,7 @@
 //!            gate, ask      the forward proxy's rules, compiled; questions between threads
 //!  movers    route        where to
 //!            forward      who may use the forward proxy, and for what: policy, auth, target
+//!            hooks        what is done to a route's requests and answers beside passing them on
 //!            upstream     to whom: balance, resolve, names, race, destinations,
 //!                         pool (permits, idle, lease), prewarm
 //!            relay        one body, one direction, through leased chunks or a pipe
@@ -85,6 +87,7 @@ pub mod notices;
 pub mod access_log;
 pub mod account;
 pub mod forward;
+pub mod hooks;
 pub mod relay;
 pub mod route;
 pub mod upstream;
@@ -101,6 +104,9 @@ pub mod connection;
 pub mod delivery;
 pub mod exchange;
 pub mod forwarding;
+pub mod hooking;
+pub mod inquiry;
+pub mod mirror;
 pub mod record;
 pub mod tunnel;
 pub mod upgrade;
@@ -116,6 +122,7 @@ pub mod commands;
 pub mod control;
 pub mod demo;
 pub mod doctor;
+pub mod entry;
 pub mod handover;
 pub mod health;
 pub mod inherited;
@@ -125,3 +132,5 @@ pub mod server;
 pub mod sockets;
 pub mod supervisor;
 pub mod watched;
+
+pub use entry::run;

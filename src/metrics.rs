@@ -91,6 +91,16 @@ pub struct WorkerMetrics {
     pub resting: Gauge,
     /// Exchanges that a forced cleanup has ended.
     pub cuts: Gauge,
+    /// Requests of routes with hooks.
+    pub hooked: Gauge,
+    /// Requests that a route answered 429.
+    pub limited: Gauge,
+    /// Attempts beyond the first that a route's retry policy asked for.
+    pub retries: Gauge,
+    /// Copies of requests that were sent elsewhere, those that failed, and those left out.
+    pub mirrors: Gauge,
+    pub mirrors_failed: Gauge,
+    pub mirrors_dropped: Gauge,
 }
 
 impl WorkerMetrics {
@@ -112,6 +122,8 @@ pub struct NamedCounts {
     pub routes: Vec<Arc<Classes>>,
     /// By index in `Config::upstreams`.
     pub upstreams: Vec<Arc<Classes>>,
+    /// The same, for those that a split chooses from. Empty where there is no split.
+    pub latencies: Vec<Option<Arc<Latency>>>,
 }
 
 impl NamedCounts {
@@ -124,6 +136,19 @@ impl NamedCounts {
         if let Some(upstream) = upstream.and_then(|index| self.upstreams.get(index)) {
             upstream[class].add(1);
         }
+    }
+
+    /// Notes how long an exchange took, where its upstream is one of a split.
+    #[inline]
+    pub fn timed(&self, upstream: Option<usize>, us: u64) {
+        if let Some(latency) = upstream.and_then(|index| self.split_latency(index)) {
+            latency.record(us);
+        }
+    }
+
+    /// Times of the exchanges with an upstream of a split.
+    pub fn split_latency(&self, upstream: usize) -> Option<&Latency> {
+        self.latencies.get(upstream)?.as_deref()
     }
 }
 
@@ -309,6 +334,7 @@ mod tests {
         let named = NamedCounts {
             routes: vec![Arc::default(), Arc::default()],
             upstreams: vec![Arc::default()],
+            ..NamedCounts::default()
         };
         // A route that is not there, and a status that is none, must not panic.
         let exchanges = [

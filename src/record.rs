@@ -15,6 +15,7 @@ use crate::generation::Generation;
 use crate::http::Span;
 use crate::metrics::class_of;
 use crate::ring::clock;
+use crate::route::Route;
 use crate::upstream::lease::Lease;
 use crate::way::Way;
 use crate::worker::Worker;
@@ -99,12 +100,21 @@ impl Record {
         record
     }
 
+    /// The exchange has a route, whatever becomes of it.
+    pub fn routed(&mut self, route: &Route) {
+        self.route = Some(route.index);
+    }
+
     /// The exchange knows where it goes, and begins to look for a connection.
     pub fn wait_for_pool(&mut self, way: &Way) {
         match way {
             Way::Route(route) => {
                 self.route = Some(route.index);
                 self.upstream = Some(route.upstream as u32);
+            }
+            Way::Hooked(hooking) => {
+                self.route = Some(hooking.route.index);
+                self.upstream = Some(hooking.upstream as u32);
             }
             Way::Forward(_) => self.is_forward = true,
         }
@@ -218,7 +228,11 @@ impl Record {
         let index = |index: Option<u32>| index.map(|index| index as usize);
         let us = now_us.saturating_sub(self.began_us);
         metrics.answered(self.status, us);
-        generation.counts.answered(index(self.route), index(self.upstream), self.status);
+        let (route, upstream) = (index(self.route), index(self.upstream));
+        generation.counts.answered(route, upstream, self.status);
+        if self.status != 0 {
+            generation.counts.timed(upstream, us);
+        }
         metrics.bytes_received.add(self.bytes_in);
         metrics.bytes_sent.add(self.bytes_out);
         if self.is_forward {

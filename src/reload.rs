@@ -17,6 +17,7 @@ use crate::config::change::{self, Effect};
 use crate::control::Control;
 use crate::gate::Gate;
 use crate::generation::{Parts, Snapshot};
+use crate::hooks::{Plans, custom};
 use crate::memory::{Plan, Usage};
 use crate::server::{NAMES_PATIENCE, Server, plan_upstreams, raise_files_limit};
 use crate::sockets::NextSockets;
@@ -98,7 +99,8 @@ impl Server {
         let (listeners, numbers) = sockets.describe(&self.sockets);
         let own: Vec<_> = listeners.iter().copied().chain(self.admin_address()).collect();
         let gate = Arc::new(Gate::prepare(&config, &own, &numbers, Some(&before.gate))?);
-        Ok(Parts { config: Arc::new(config), upstreams, gate, listeners })
+        let hooks = Arc::new(Plans::load(&config, custom::own(), Some(&before.hooks))?);
+        Ok(Parts { config: Arc::new(config), upstreams, gate, hooks, listeners })
     }
 
     fn check_places(&self, config: &Config) -> Result<(), String> {

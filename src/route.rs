@@ -185,7 +185,7 @@ fn comes_first(prefix: &str, other: &str) -> bool {
 /// Whether the dot segments in `rest` lead above its start. Read as the most lenient origin
 /// would: `%2e` is a dot, `\`, `%2f` and `%5c` separate, `;` ends a segment's name, and empty
 /// segments do not count.
-fn climbs_out(rest: &[u8]) -> bool {
+pub(crate) fn climbs_out(rest: &[u8]) -> bool {
     let mut depth: i32 = 0;
     let mut segment = Segment::Empty;
     let mut at = 0;
@@ -255,7 +255,9 @@ mod tests {
                 None if host.is_empty() => HostPattern::Any,
                 None => HostPattern::Exact((*host).to_owned()),
             };
-            RouteConfig { host, path: (*path).to_owned(), upstream, strip_prefix: *strip_prefix }
+            let path = (*path).to_owned();
+            let template = Config::default().routes[0].clone();
+            RouteConfig { host, path, upstream, strip_prefix: *strip_prefix, ..template }
         };
         let routes = table.iter().enumerate().map(route).collect();
         Routes::new(&Config { routes, ..Config::default() })

@@ -30,6 +30,7 @@ use crate::demo;
 use crate::gate::Gate;
 use crate::generation::{History, Parts, Snapshot};
 use crate::handover;
+use crate::hooks::{Plans, custom};
 use crate::inherited::Inherited;
 use crate::ledger::Ledgers;
 use crate::logging::LogMeter;
@@ -129,9 +130,10 @@ impl Server {
         let admin = door.as_ref().and_then(Door::address);
         let own: Vec<_> = listeners.iter().copied().chain(admin).collect();
         let gate = Gate::prepare(&config, &own, &sockets.numbers(), None).map_err(StartError)?;
-        let config = Arc::new(config);
+        let hooks = Plans::load(&config, custom::own(), None).map_err(StartError)?;
+        let (config, hooks) = (Arc::new(config), Arc::new(hooks));
         let (shared, asks, orders) =
-            share(Parts { config, upstreams, gate: Arc::new(gate), listeners });
+            share(Parts { config, upstreams, gate: Arc::new(gate), hooks, listeners });
         let mut server = Self {
             sockets,
             workers: Vec::new(),
@@ -157,7 +159,11 @@ impl Server {
         asks: queue::UnboundedReceiver<ControlAsk>,
     ) -> Result<(), StartError> {
         let shared = self.shared.clone();
-        let drop_caches = move || shared.snapshot.load().gate.drop_caches();
+        let drop_caches = move || {
+            let snapshot = shared.snapshot.load();
+            snapshot.gate.drop_caches();
+            snapshot.hooks.drop_caches();
+        };
         let caches: Vec<Box<dyn Fn() + Send>> = vec![Box::new(drop_caches)];
         let logs = Logs { events, access: self.access_log.clone() };
         let setup = ControlSetup { shared: self.shared.clone(), logs, door, asks, caches };

@@ -22,6 +22,8 @@ use crate::worker::Worker;
 pub struct RequestBody {
     /// Bytes of it that came with the head and are in the inbox behind it.
     pub in_inbox: usize,
+    /// A larger one is answered 413.
+    pub(crate) bytes_max: u64,
     decoder: Decoder,
 }
 
@@ -41,7 +43,7 @@ impl RequestBody {
         if matches!(decoder, Decoder::Chunked(scanner) if scanner.payload_bytes() > limit) {
             return Err(Fault::ClientBodyTooLarge);
         }
-        Ok(Self { in_inbox: used, decoder })
+        Ok(Self { in_inbox: used, bytes_max: limit, decoder })
     }
 
     /// All of it came with the head.
@@ -49,7 +51,15 @@ impl RequestBody {
         self.decoder.is_done()
     }
 
-    pub(crate) fn rest(&self) -> Option<Decoder> {
+    /// Bytes of it that are known of: all of them, unless it comes in chunks.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        match self.decoder {
+            Decoder::Chunked(scanner) => scanner.payload_bytes(),
+            Decoder::Sized(_) | Decoder::UntilClose => 0,
+        }
+    }
+
+    fn rest(&self) -> Option<Decoder> {
         (!self.is_whole()).then_some(self.decoder)
     }
 }
@@ -69,10 +79,10 @@ pub(crate) async fn upload_rest(
     account: &Account,
     client: &Socket,
     origin: &Socket,
-    rest: Option<Decoder>,
+    body: &RequestBody,
     progress: &Progress,
 ) -> Result<(), Broken> {
-    let Some(decoder) = rest else { return Ok(()) };
+    let Some(decoder) = body.rest() else { return Ok(()) };
     let transfer = Transfer {
         chunks: &worker.chunks,
         deadlines: &worker.deadlines,
@@ -86,7 +96,7 @@ pub(crate) async fn upload_rest(
         pipes: None,
         is_exact: true,
         is_watching: false,
-        payload_bytes_max: config.limits.body_bytes,
+        payload_bytes_max: body.bytes_max,
         control: &progress.control,
         account,
         flow: &account.received,

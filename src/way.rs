@@ -7,35 +7,60 @@ use std::borrow::Cow;
 
 use crate::config::HostPolicy;
 use crate::connection::Client;
+use crate::exchange::{After, Failed};
 use crate::fault::Fault;
 use crate::forwarding::{self, Forwarded, Hop};
 use crate::generation::Generation;
+use crate::hooking::{self, Hooking, Instead};
+use crate::hooks::Setback;
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{ForwardedFor, HostRule, RequestRewrite, Scheme};
+use crate::record::Record;
+use crate::ring::HeadBuffer;
 use crate::route::Route;
+use crate::upload::RequestBody;
 use crate::upstream::lease::Lease;
 
 /// The way of one request.
 pub enum Way {
     Route(Route),
+    /// By a route with hooks.
+    Hooked(Box<Hooking>),
     Forward(Box<Forwarded>),
 }
 
+/// What became of the search for a way.
+pub enum Found {
+    Way(Way),
+    /// The hooks of the route have answered.
+    Answered(After),
+}
+
 impl Way {
-    pub async fn find(client: &Client<'_>) -> Result<Self, Fault> {
+    pub async fn find(
+        client: &Client<'_>,
+        body: &mut RequestBody,
+        record: &mut Record,
+    ) -> Result<Found, Fault> {
         if forwarding::is_forward(client) {
-            return Ok(Self::Forward(Box::new(Box::pin(Forwarded::judge(client)).await?)));
+            let forwarded = Box::new(Box::pin(Forwarded::judge(client)).await?);
+            return Ok(Found::Way(Self::Forward(forwarded)));
         }
         let head = &client.request;
         let text = client.inbox.filled();
         let route = client.generation.routes.find(head.authority.of(text), head.path(text));
-        route.map(Self::Route).ok_or(Fault::NoRoute)
+        let route = route.ok_or(Fault::NoRoute)?;
+        if client.generation.hooks.hooked(route.index).is_some() {
+            return Box::pin(hooking::begin(client, route, body, record)).await;
+        }
+        Ok(Found::Way(Self::Route(route)))
     }
 
     /// The upstream of a route, by its index in the configuration.
     pub fn upstream(&self) -> Option<usize> {
         match self {
             Self::Route(route) => Some(route.upstream),
+            Self::Hooked(hooking) => Some(hooking.upstream),
             Self::Forward(_) => None,
         }
     }
@@ -48,6 +73,7 @@ impl Way {
                 let upstream = &client.generation.upstreams[route.upstream];
                 upstream.checkout(&client.worker.pool, is_fresh).await
             }
+            Self::Hooked(hooking) => Box::pin(hooking.checkout(client, is_fresh)).await,
             Self::Forward(forwarded) => Box::pin(forwarded.checkout(client, is_fresh)).await,
         }
     }
@@ -62,9 +88,10 @@ impl Way {
     }
 
     /// The target as it is sent on.
-    pub fn sent_path<'t>(&self, head: &RequestHead, text: &'t [u8]) -> Cow<'t, [u8]> {
+    pub fn sent_path<'t>(&'t self, head: &RequestHead, text: &'t [u8]) -> Cow<'t, [u8]> {
         match self {
             Self::Route(route) => route.sent_path(head.path(text)),
+            Self::Hooked(hooking) => hooking.sent_path(head.path(text)),
             Self::Forward(forwarded) => match forwarded.hop() {
                 Hop::Direct => Cow::Borrowed(head.path(text)),
                 // A proxy is asked as we were (RFC 9112 §3.2.2).
@@ -88,13 +115,15 @@ impl Way {
             is_trusted: client.is_trusted,
             scheme: Scheme::Http,
         };
+        let routed = |upstream: usize| {
+            let upstream = &upstreams[upstream];
+            let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());
+            let host = host_rule(upstream.host(), &client.request, origin);
+            RequestRewrite { path, host, via, forwarded: Some(forwarded), extra: b"" }
+        };
         match self {
-            Self::Route(route) => {
-                let upstream = &upstreams[route.upstream];
-                let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());
-                let host = host_rule(upstream.host(), &client.request, origin);
-                RequestRewrite { path, host, via, forwarded: Some(forwarded), extra: b"" }
-            }
+            Self::Route(route) => routed(route.upstream),
+            Self::Hooked(hooking) => routed(hooking.upstream),
             Self::Forward(to) => RequestRewrite {
                 path,
                 // What the target says takes the place of what Host says (RFC 9112 §3.2.2).
@@ -106,6 +135,57 @@ impl Way {
                     Hop::Parent(index) => gate.parent_logins[index].as_bytes(),
                 },
             },
+        }
+    }
+
+    /// Edits the request head that `out` holds, as the route's hooks want it.
+    #[inline]
+    pub(crate) fn edit_request(&self, client: &Client<'_>, out: &mut Vec<u8>) {
+        if let Self::Hooked(hooking) = self {
+            hooking.edit_request(client, out);
+        }
+    }
+
+    /// Edits the head of an origin's answer that `out` holds, as the route's hooks want it.
+    #[inline]
+    pub(crate) fn edit_response(&self, client: &Client<'_>, out: &mut Vec<u8>) {
+        if let Self::Hooked(hooking) = self {
+            hooking.edit_response(client, out);
+        }
+    }
+
+    /// Whether the route wants another attempt after `setback`.
+    #[inline]
+    pub(crate) fn tries_again(&self, client: &Client<'_>, setback: Setback) -> bool {
+        matches!(self, Self::Hooked(hooking) if hooking.tries_again(client, setback))
+    }
+
+    /// What the route's hooks put in place of the origin's answer, which `buffer` begins with.
+    #[inline]
+    pub(crate) fn instead(
+        &mut self,
+        client: &Client<'_>,
+        buffer: &HeadBuffer,
+        body: &RequestBody,
+    ) -> Option<Instead> {
+        match self {
+            Self::Hooked(hooking) => hooking.instead(client, buffer, body),
+            Self::Route(_) | Self::Forward(_) => None,
+        }
+    }
+
+    /// Does what `instead` has said.
+    pub(crate) async fn answer_instead(
+        &mut self,
+        client: &Client<'_>,
+        instead: Instead,
+        record: &mut Record,
+    ) -> Result<After, Failed> {
+        match (self, instead) {
+            (Self::Hooked(hooking), Instead::Answer(answer)) => {
+                Ok(hooking.answer(client, answer, record).await?)
+            }
+            _ => Err(Failed::Unwelcome),
         }
     }
 }

@@ -210,6 +210,8 @@ pub struct Worker {
     pub is_draining: Cell<bool>,
     /// Times that a connection has given its memory up, since the last purge.
     pub released: Cell<usize>,
+    /// Copies of requests under way.
+    pub mirroring: Cell<usize>,
 }
 
 /// What became of bytes that [`Worker::send_built`] built.
@@ -299,6 +301,7 @@ impl Worker {
             is_leaving: Cell::new(false),
             is_draining: Cell::new(false),
             released: Cell::new(0),
+            mirroring: Cell::new(0),
             generation: RefCell::new(generation),
         })
     }

@@ -34,7 +34,13 @@ fn file(name: &str) -> String {
 /// Every key of `config.toml`, also those that stand there as an example, with its comment.
 fn rows() -> Vec<Row> {
     let (mut rows, mut section, mut comment) = (Vec::new(), String::new(), Vec::new());
+    let mut is_in_hooks = false;
     for line in file("config.toml").lines() {
+        // Hooks have a chapter of their own: their values are tables, and they have no defaults.
+        is_in_hooks = line.starts_with('#') && (is_in_hooks || line == "#   [hooks]");
+        if is_in_hooks {
+            continue;
+        }
         // An example is a file within a comment.
         let (line, is_example) = match line.strip_prefix("#   ").or(line.strip_prefix("# ")) {
             Some(rest) if is_code(rest) => (rest, true),

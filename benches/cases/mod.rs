@@ -114,7 +114,14 @@ fn framing_decision() -> Case {
 /// looked up fits a path only, so that all levels are asked.
 fn route(name: &'static str, count: usize) -> Case {
     let mut config = Config::default();
-    let entry = |host, path: String| RouteConfig { host, path, upstream: 0, strip_prefix: false };
+    let entry = |host, path: String| RouteConfig {
+        host,
+        path,
+        upstream: 0,
+        strip_prefix: false,
+        inherits_hooks: true,
+        hooks: None,
+    };
     config.routes = (0..count / 2)
         .flat_map(|number| {
             let host = HostPattern::Exact(format!("host{number}.example.org"));

@@ -39,7 +39,7 @@ pub enum Effect {
 use Effect::{Drain, Hot, Restart};
 
 /// Every key there is.
-const EFFECTS: [(&str, &[(&str, Effect)]); 15] = [
+const EFFECTS: [(&str, &[(&str, Effect)]); 16] = [
     (
         "server",
         &[
@@ -124,7 +124,44 @@ const EFFECTS: [(&str, &[(&str, Effect)]); 15] = [
             ("fail_timeout", Hot),
         ],
     ),
-    ("route", &[("host", Hot), ("path", Hot), ("upstream", Hot), ("strip_prefix", Hot)]),
+    (
+        "route",
+        &[
+            ("host", Hot),
+            ("path", Hot),
+            ("upstream", Hot),
+            ("strip_prefix", Hot),
+            ("inherit_hooks", Hot),
+            ("hooks", Hot),
+        ],
+    ),
+    (
+        "hooks",
+        &[
+            ("allow", Hot),
+            ("deny", Hot),
+            ("methods", Hot),
+            ("request_id", Hot),
+            ("cors", Hot),
+            ("rate_limit", Hot),
+            ("connections_per_client", Hot),
+            ("body_bytes", Hot),
+            ("redirect", Hot),
+            ("basic_auth", Hot),
+            ("forward_auth", Hot),
+            ("custom", Hot),
+            ("respond", Hot),
+            ("split", Hot),
+            ("mirror", Hot),
+            ("retry", Hot),
+            ("rewrite", Hot),
+            ("request_headers", Hot),
+            ("response_headers", Hot),
+            ("security_headers", Hot),
+            ("error_pages", Hot),
+            ("intercept_errors", Hot),
+        ],
+    ),
     (
         "forward",
         &[

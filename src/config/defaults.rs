@@ -42,6 +42,7 @@ impl Default for Config {
             admin: AdminConfig::default(),
             stats: StatsConfig::default(),
             alerts: AlertsConfig::default(),
+            hooks: None,
         }
     }
 }
@@ -145,7 +146,14 @@ impl UpstreamConfig {
 
 impl RouteConfig {
     pub(super) fn everything_to_the_first() -> Self {
-        Self { host: HostPattern::Any, path: "/".to_owned(), upstream: 0, strip_prefix: false }
+        Self {
+            host: HostPattern::Any,
+            path: "/".to_owned(),
+            upstream: 0,
+            strip_prefix: false,
+            hooks: None,
+            inherits_hooks: true,
+        }
     }
 }
 

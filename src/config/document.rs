@@ -105,12 +105,13 @@ const REQUIRED: [(&str, &str); 6] = [
 ];
 
 /// What the other keys of a table are where nobody says anything, as TOML.
-const STANDARD: [(&str, &str, &str); 9] = [
+const STANDARD: [(&str, &str, &str); 10] = [
     ("upstream", "host", "\"pass\""),
     ("upstream", "fail_timeout", "\"10s\""),
     ("route", "host", "\"\""),
     ("route", "path", "\"/\""),
     ("route", "strip_prefix", "false"),
+    ("route", "inherit_hooks", "true"),
     ("parent", "credentials", "\"\""),
     ("parent", "domains", "[\"*\"]"),
     ("parent", "except", "[]"),

@@ -82,6 +82,7 @@ pub(super) fn entries(config: &Config) -> Vec<Entry> {
         let keys = spelled::route(route, &config.upstreams);
         entries.extend(keys.into_iter().map(|key| key.entry(&path, &name)));
     }
+    entries.extend(spelled::hooks(config).into_iter().map(|key| key.entry("hooks", "hooks")));
     let (forward, after) = spelled::sections_after_tables(config);
     entries.extend(forward.into_iter().map(|key| key.entry("forward", "forward")));
     for (index, parent) in config.parents.iter().enumerate() {

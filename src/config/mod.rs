@@ -16,6 +16,7 @@ mod error;
 mod flags;
 mod flat;
 mod forward;
+pub mod hooks;
 mod names;
 mod operation;
 #[cfg(test)]
@@ -42,6 +43,12 @@ use self::sources::Sources;
 pub use self::error::{ConfigError, EXIT_CONFIG};
 pub use self::flags::{FLAG_UPSTREAM, Flags, Profile};
 pub use self::forward::{ForwardConfig, ParentConfig, Rule, RuleTarget, Secret};
+pub use self::hooks::{
+    AccessConfig, BasicAuthConfig, ClientKey, CorsConfig, CustomConfig, ErrorPagesConfig,
+    ForwardAuthConfig, HeadersConfig, HooksConfig, IdTrust, MirrorConfig, OnFailure, PageSource,
+    RateLimitConfig, RedirectConfig, RequestIdConfig, RespondConfig, RetryConfig, RetryOn,
+    RewriteConfig, SecurityConfig, SplitConfig, Statuses,
+};
 pub use self::operation::{
     AdminAddress, AdminConfig, AlertsConfig, DnsConfig, MemoryConfig, MemoryLimits, MemoryMax,
     StatsConfig,
@@ -80,6 +87,8 @@ pub struct Config {
     pub admin: AdminConfig,
     pub stats: StatsConfig,
     pub alerts: AlertsConfig,
+    /// For every route that does not opt out, before the route's own.
+    pub hooks: Option<Box<HooksConfig>>,
 }
 
 impl Config {
@@ -141,6 +150,14 @@ impl Config {
         let raw = sources.raw()?;
         let config = check::config(&raw).map_err(|refusal| sources.refused(refusal))?;
         Ok((config, sources.origins()))
+    }
+
+    /// The upstreams that splits choose from, some of them more than once.
+    pub fn split_upstreams(&self) -> impl Iterator<Item = usize> {
+        let own = self.routes.iter().filter_map(|route| route.hooks.as_deref());
+        let hooks = self.hooks.as_deref().into_iter().chain(own);
+        let splits = hooks.filter_map(|hooks| hooks.split.as_ref());
+        splits.flat_map(|split| split.arms.iter().map(|(upstream, _)| *upstream))
     }
 
     /// Whether the demo origin has to be started.
@@ -231,8 +248,33 @@ pub(in crate::config) mod tests {
         path = "/api"
         upstream = "c"
         strip_prefix = true
+        inherit_hooks = false
+        hooks = { body_bytes = "5MiB", response_headers = { set = { "X.Y" = "${status}" } } }
         [[route]]
         upstream = "a.b"
+        [hooks]
+        allow = ["10.0.0.0/8"]
+        deny = ["10.1.0.0/16"]
+        methods = ["GET", "PUT"]
+        request_id = { header = "X-Id", trust = "everybody" }
+        cors = { origins = ["https://a.example"], credentials = true }
+        rate_limit = { key = "header:x-key", rate = "5/m", burst = 7 }
+        connections_per_client = 9
+        body_bytes = 0
+        redirect = { to = "https://${host}${target}", status = 301 }
+        basic_auth = { users_file = "/etc/users" }
+        forward_auth = { upstream = "c", path = "/verify" }
+        custom = []
+        respond = { status = 404, body = "none" }
+        split = { weights = { "a.b" = 9, c = 1 }, sticky = "cookie:cohort" }
+        mirror = { upstream = "c", percent = 0.5 }
+        retry = { attempts = 3, on = ["5xx"] }
+        rewrite = { regex = "^/old/(.*)$", replacement = "/new/$1" }
+        request_headers = { rename = { X-A = "X-B" }, add = { X-C = "c" } }
+        response_headers = { remove = ["Server"] }
+        security_headers = { hsts = "max-age=1" }
+        error_pages = { 404 = "none", 5xx = "file:/etc/5xx.html" }
+        intercept_errors = true
         [forward]
         enabled = true
         listeners = ["[::1]:8001"]

@@ -14,6 +14,7 @@ use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 use toml::Spanned;
 
 use super::forward::Secret;
+use super::hooks::raw::RawHooks;
 use super::units::{Bytes, Share, Span, Whole};
 
 /// A value and where it was given.
@@ -80,6 +81,7 @@ pub(super) struct RawConfig {
     pub(super) log: Table<RawLog>,
     pub(super) upstream: Option<Given<Vec<Given<Table<RawUpstream>>>>>,
     pub(super) route: Vec<Given<Table<RawRoute>>>,
+    pub(super) hooks: Table<RawHooks>,
     pub(super) forward: Table<RawForward>,
     pub(super) parent: Vec<Given<Table<RawParent>>>,
     pub(super) dns: Table<RawDns>,
@@ -193,6 +195,8 @@ pub(super) struct RawRoute {
     pub(super) path: Option<Given<String>>,
     pub(super) upstream: Option<Given<String>>,
     pub(super) strip_prefix: Option<Given<bool>>,
+    pub(super) inherit_hooks: Option<Given<bool>>,
+    pub(super) hooks: Table<RawHooks>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -10,6 +10,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
+use super::HooksConfig;
+
 /// Where ringway listens and as what it presents itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerConfig {
@@ -185,6 +187,10 @@ pub struct RouteConfig {
     /// Index in `Config::upstreams`.
     pub upstream: usize,
     pub strip_prefix: bool,
+    /// `None` where its table is empty, or there is none.
+    pub hooks: Option<Box<HooksConfig>>,
+    /// Whether `Config::hooks` hold here too.
+    pub inherits_hooks: bool,
 }
 
 /// Names are in lower case, without a port and without the root's dot.

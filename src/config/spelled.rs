@@ -4,6 +4,7 @@
 //! section is taken apart field by field, so that a new field does not compile before it has a
 //! key here. What was trimmed or resolved at loading is spelled as it holds.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::effective::Entry;
+use super::hooks::spelled::{hooks as given_hooks, table as hooks_table};
 use super::rules::ANY_PORT;
 use super::units::{bytes_text, duration_text};
 use super::{
@@ -72,11 +74,23 @@ pub(super) fn toml(value: &Json) -> String {
             format!("[{}]", items.join(", "))
         }
         Json::Object(members) => {
-            let members: Vec<String> =
-                members.iter().map(|(key, value)| format!("{key} = {}", toml(value))).collect();
+            let members: Vec<String> = members
+                .iter()
+                .map(|(key, value)| format!("{} = {}", bare(key), toml(value)))
+                .collect();
             format!("{{ {} }}", members.join(", "))
         }
         Json::Null | Json::Bool(_) | Json::Number(_) => value.to_string(),
+    }
+}
+
+/// A key as a table has it: in quotes, unless it is of the plainest letters.
+fn bare(key: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if !key.is_empty() && key.bytes().all(is_plain) {
+        Cow::Borrowed(key)
+    } else {
+        Cow::Owned(toml(&key.into()))
     }
 }
 
@@ -241,13 +255,22 @@ fn origin(origin: &OriginConfig) -> Json {
 }
 
 pub(super) fn route(section: &RouteConfig, upstreams: &[UpstreamConfig]) -> Keys {
-    let RouteConfig { host, path, upstream, strip_prefix } = section;
-    vec![
+    let RouteConfig { host, path, upstream, strip_prefix, hooks, inherits_hooks } = section;
+    let own = hooks.as_ref().map(|own| hooks_table(own, upstreams));
+    let keys = vec![
         key("host", host_text(host)),
         key("path", path.as_str()),
         key("upstream", upstreams.get(*upstream).map(|upstream| upstream.name.as_str())),
         key("strip_prefix", *strip_prefix),
-    ]
+        key("inherit_hooks", *inherits_hooks),
+    ];
+    keys.into_iter().chain(own.map(|own| key("hooks", own))).collect()
+}
+
+/// The keys of `[hooks]` that are given.
+pub(super) fn hooks(config: &Config) -> Keys {
+    let given = config.hooks.iter().flat_map(|section| given_hooks(section, &config.upstreams));
+    given.map(|(name, value)| key(name, value)).collect()
 }
 
 fn forward(section: &ForwardConfig) -> Keys {

@@ -69,14 +69,12 @@ impl Exposition {
         durations: &Histogram<u64>,
         sum_us: u64,
     ) {
-        let mut family = self.family(name, "histogram", help);
-        for (bound_us, le) in BOUNDS {
-            let count = durations.count_between(0, bound_us);
-            family.sample("_bucket", &[("le", le)], count);
-        }
-        family.sample("_bucket", &[("le", "+Inf")], durations.len());
-        family.sample("_sum", &[], sum_us as f64 / 1e6);
-        family.sample("_count", &[], durations.len());
+        self.durations(name, help).durations(&[], durations, sum_us);
+    }
+
+    /// A family of histograms of durations.
+    pub(super) fn durations(&mut self, name: &'static str, help: &'static str) -> Family<'_> {
+        self.family(name, "histogram", help)
     }
 
     fn family(&mut self, name: &'static str, kind: &'static str, help: &'static str) -> Family<'_> {
@@ -91,6 +89,23 @@ impl Exposition {
 impl Family<'_> {
     pub(super) fn put(&mut self, labels: &[Label<'_>], value: impl Display) {
         self.sample("", labels, value);
+    }
+
+    /// Durations in microseconds, as seconds.
+    pub(super) fn durations(
+        &mut self,
+        labels: &[Label<'_>],
+        durations: &Histogram<u64>,
+        sum_us: u64,
+    ) {
+        let with = |le: &'static str| [labels, &[("le", le)]].concat();
+        for (bound_us, le) in BOUNDS {
+            let count = durations.count_between(0, bound_us);
+            self.sample("_bucket", &with(le), count);
+        }
+        self.sample("_bucket", &with("+Inf"), durations.len());
+        self.sample("_sum", labels, sum_us as f64 / 1e6);
+        self.sample("_count", labels, durations.len());
     }
 
     fn sample(&mut self, suffix: &str, labels: &[Label<'_>], value: impl Display) {

@@ -13,6 +13,7 @@ mod admin;
 mod alerts;
 mod exposition;
 mod health;
+mod hooks;
 mod listen;
 mod process;
 mod prometheus;

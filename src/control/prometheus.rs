@@ -16,6 +16,7 @@ use crate::worker::FREE;
 
 use super::exposition::{Exposition, Family, Label};
 use super::health;
+use super::hooks;
 use super::process::{self, ProcessReading, Queues};
 use super::proxy::{Proxy, lock, unix_seconds};
 use super::stats::merged;
@@ -24,7 +25,7 @@ use super::stats::merged;
 const CLASSES: [&str; CLASS_COUNT] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Routes and upstreams with series of their own; the others share one.
-const NAMED_MAX: usize = 500;
+pub(super) const NAMED_MAX: usize = 500;
 
 /// A ring with more operations pending is not inspected: its worker would have to wait.
 const INSPECTED_PENDING_MAX: u64 = 256;
@@ -35,6 +36,7 @@ pub(super) fn text(proxy: &Proxy) -> String {
     requests(proxy, &mut out);
     routes(proxy, &mut out);
     latencies(proxy, &mut out);
+    hooks::hooks(proxy, &mut out);
     connections(proxy, &mut out);
     pool(proxy, &mut out);
     forward(proxy, &mut out);
@@ -388,7 +390,7 @@ fn each(family: &mut Family<'_>, proxy: &Proxy, of: fn(&WorkerMetrics) -> &Gauge
 }
 
 /// A counter with one sample for all workers.
-fn sum(
+pub(super) fn sum(
     out: &mut Exposition,
     proxy: &Proxy,
     name: &'static str,

@@ -315,7 +315,7 @@ mod tests {
 
     fn workers(count: usize) -> Workers {
         let upstreams = || vec![Arc::default(), Arc::default()];
-        let named = || NamedCounts { routes: Vec::new(), upstreams: upstreams() };
+        let named = || NamedCounts { upstreams: upstreams(), ..NamedCounts::default() };
         Workers {
             metrics: (0..count).map(|_| Arc::default()).collect(),
             named: (0..count).map(|_| Arc::new(named())).collect(),

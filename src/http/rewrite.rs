@@ -226,19 +226,37 @@ pub struct Simple<'a> {
 
 /// Appends an answer of our own, body included.
 pub fn simple(out: &mut Vec<u8>, answer: &Simple) {
-    put(out, [b"HTTP/1.1 "]);
-    put_decimal(out, u64::from(answer.status));
-    put(out, [b" ", answer.reason.as_bytes(), LINE_END]);
-    if !answer.extra.starts_with(b"Content-Type: ") {
-        put(out, [b"Content-Type: text/plain; charset=utf-8\r\n"]);
-    }
-    put(out, [b"Content-Length: "]);
-    put_decimal(out, answer.body.len() as u64);
-    put(out, [b"\r\nDate: ", answer.date, LINE_END, connection_line(answer.connection)]);
-    put(out, [answer.extra, LINE_END]);
+    simple_head(out, answer);
     if !answer.is_head_only {
         out.extend_from_slice(answer.body.as_bytes());
     }
+}
+
+/// Whether an answer with this status can have a body.
+pub fn may_have_body(status: u16) -> bool {
+    !matches!(status, 100..200 | 204 | 205 | 304)
+}
+
+/// Appends the head of an answer of our own. With 204 and 304 it says nothing of a body, which
+/// they cannot have.
+pub fn simple_head(out: &mut Vec<u8>, answer: &Simple) {
+    put(out, [b"HTTP/1.1 "]);
+    put_decimal(out, u64::from(answer.status));
+    put(out, [b" ", answer.reason.as_bytes(), LINE_END]);
+    match answer.status {
+        204 | 304 => {}
+        205 => put(out, [b"Content-Length: 0\r\n"]),
+        _ => {
+            if !answer.extra.starts_with(b"Content-Type: ") {
+                put(out, [b"Content-Type: text/plain; charset=utf-8\r\n"]);
+            }
+            put(out, [b"Content-Length: "]);
+            put_decimal(out, answer.body.len() as u64);
+            put(out, [LINE_END]);
+        }
+    }
+    put(out, [b"Date: ", answer.date, LINE_END, connection_line(answer.connection)]);
+    put(out, [answer.extra, LINE_END]);
 }
 
 const LINE_END: &[u8] = b"\r\n";

@@ -7,6 +7,7 @@
 
 pub(super) mod addresses;
 mod forward;
+mod hooks;
 mod report;
 mod reverse;
 

@@ -4,13 +4,15 @@
 //! not, and the upstream with its origins. Why a route loses is found out by asking a table that
 //! holds no other.
 
+use std::borrow::Cow;
+
 use crate::config::{Config, HostPattern, RouteConfig, UpstreamConfig};
 use crate::fault::Fault;
 use crate::route::{Route, Routes};
 use crate::way;
 
 use super::report::Report;
-use super::{Case, Ending, Explained, Failure, addresses, shown};
+use super::{Case, Ending, Explained, Failure, addresses, hooks, shown};
 
 /// Routes that are named with the reason why they lost; of the rest, their number.
 const LOSERS_SHOWN_MAX: usize = 20;
@@ -32,8 +34,13 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
         return Ok(Ending::Refused(Fault::NoRoute, "no route fits".to_owned()));
     };
     let sent_path = route.sent_path(path);
-    section.fact("path sent", shown(&sent_path));
-    let upstream = &case.config.upstreams[route.upstream];
+    let hooked = hooks::ask(case, route, report)?;
+    if let Some(ending) = hooked.ending {
+        return Ok(ending);
+    }
+    let sent_path = hooked.target.as_deref().map_or(sent_path, Cow::Borrowed);
+    report.section("path").fact("sent", shown(&sent_path));
+    let upstream = &case.config.upstreams[hooked.upstream];
     let origins = origins(upstream)?;
     let section = report.section("upstream");
     section.fact("name", upstream.name.as_str());

@@ -65,7 +65,7 @@ fn a_route_is_chosen_and_the_others_are_told_why_not() {
         "b.example/: is for another host",
     ];
     assert_eq!(fact(&answer, "route.others"), Json::from(others.to_vec()));
-    assert_eq!(fact(&answer, "route.path sent"), "/x?y=1");
+    assert_eq!(fact(&answer, "path.sent"), "/x?y=1");
     assert_eq!(fact(&answer, "upstream.name"), "api");
     assert_eq!(fact(&answer, "upstream.origins")[0], "http://127.0.0.1:10: 127.0.0.1:10");
     let head: Vec<String> = serde_json::from_value(fact(&answer, "sent.head")).unwrap();
@@ -74,6 +74,24 @@ fn a_route_is_chosen_and_the_others_are_told_why_not() {
     assert!(head.contains(&"X-Forwarded-For: 127.0.0.1".to_owned()), "{head:?}");
     assert!(!head.iter().any(|line| line.starts_with("Connection")), "{head:?}");
     assert_eq!(fact(&answer, "answer.from"), "upstream api");
+}
+
+#[test]
+fn the_hooks_of_a_route_are_named_and_asked() {
+    let hooked = "route=[{ upstream = \"default\", hooks = { methods = [\"GET\"], \
+         split = { weights = { api = 1 } }, rewrite = { regex = \"^/old/(.*)$\", \
+         replacement = \"/new/$1\" } } }]";
+    let settings = [ROUTES[0], hooked];
+    let answer = ask(&settings, "GET /old/x", &["Host: a"]);
+    let lines = fact(&answer, "hooks.route");
+    assert_eq!(lines[0], "methods = [\"GET\"]");
+    assert_eq!(fact(&answer, "hooks.rewritten to"), "/new/x");
+    assert_eq!(fact(&answer, "path.sent"), "/new/x");
+    assert_eq!(fact(&answer, "upstream.name"), "api");
+    let answer = ask(&settings, "POST /old/x", &["Host: a"]);
+    assert_eq!(fact(&answer, "answer.from"), "the hooks answer 405");
+    let answer = ask(&ROUTES, "GET /x", &["Host: a.example"]);
+    assert_eq!(fact(&answer, "hooks.plan"), "none: the fast path");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! Nothing here reads a file, asks DNS or knows a default.
 
 mod forward;
+mod hooks;
 mod operation;
 mod server;
 mod upstream;
@@ -32,6 +33,7 @@ pub(super) fn config(raw: &RawConfig) -> Checked<Config> {
         dns: operation::dns(&raw.dns)?,
         memory: operation::memory(&raw.memory)?,
         admin: operation::admin(raw, &server.listeners)?,
+        hooks: hooks::hooks(&raw.hooks, &upstreams)?,
         stats: operation::stats(&raw.stats)?,
         alerts: operation::alerts(&raw.alerts)?,
         server,

@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use super::Checked;
+use super::hooks;
 use super::values::{duration, flag, number, refusal, word};
-use crate::config::error::{Problem, nearest, quoted};
+use crate::config::error::{Problem, quoted};
 use crate::config::names::{
     HOST_POLICY_FORM, NAME_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM, authority, host_pattern,
     is_name, is_route_path, parse_origin, split_authority,
@@ -126,12 +127,7 @@ fn route(given: &Given<Table<RawRoute>>, upstreams: &[UpstreamConfig]) -> Checke
     let Some(name) = &raw.upstream else {
         return Err(given.refuse_for(Problem::Missing { what: "key `upstream`" }));
     };
-    let index = upstreams.iter().position(|upstream| upstream.name == name.value);
-    let upstream = index.ok_or_else(|| {
-        let known = upstreams.iter().map(|upstream| upstream.name.as_str());
-        let nearest = nearest(&name.value, known);
-        name.refuse_for(Problem::UnknownUpstream { name: name.value.clone(), nearest })
-    })?;
+    let upstream = hooks::upstream(name, upstreams)?;
     Ok(RouteConfig {
         host: match &raw.host {
             None => default.host,
@@ -144,6 +140,8 @@ fn route(given: &Given<Table<RawRoute>>, upstreams: &[UpstreamConfig]) -> Checke
         },
         upstream,
         strip_prefix: flag(raw.strip_prefix.as_ref(), default.strip_prefix),
+        hooks: hooks::hooks(&raw.hooks, upstreams)?,
+        inherits_hooks: flag(raw.inherit_hooks.as_ref(), default.inherits_hooks),
     })
 }
 

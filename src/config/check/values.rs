@@ -182,6 +182,12 @@ impl Shown for Share {
     }
 }
 
+impl Shown for f64 {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Shown for Secret {
     fn shown(&self) -> String {
         "***".to_owned()

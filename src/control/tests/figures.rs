@@ -228,6 +228,7 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
         config: before.config.clone(),
         upstreams: vec![UpstreamPlan { config, origins: vec![origin] }],
         gate: before.gate.clone(),
+        hooks: before.hooks.clone(),
         listeners: Vec::new(),
     })));
     fixture.control = Some(super::super::start(setup).unwrap());

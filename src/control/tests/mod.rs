@@ -62,6 +62,7 @@ impl Fixture {
             gate: Arc::new(Gate::prepare(&config, &[], &[], None).unwrap()),
             config: Arc::new(config.clone()),
             upstreams: Vec::new(),
+            hooks: Arc::default(),
             listeners: vec![([127, 0, 0, 1], 8000).into()],
         };
         let mut snapshot = Snapshot::first(parts, WORKERS);

@@ -1,0 +1,554 @@
+//! Edits to a head that is about to be sent.
+//!
+//! In: what the configuration wants done to fields, compiled once, and a whole head at the end of
+//! the caller's buffer. Out: the same head edited, in one pass over its lines. Fields that frame
+//! the message are never among those edited (the configuration refuses them), no value ends its
+//! line, and a value that comes out empty leaves its field out. Nothing is allocated but the growth
+//! of the buffer, and of a second one for fields that are renamed.
+
+use super::facts::{Facts, Passage, Place, put_field};
+use crate::config::HeadersConfig;
+use crate::config::hooks::Template;
+use crate::http::names::is_name;
+
+/// The edits to one head.
+#[derive(Clone, Debug, Default)]
+pub struct Edits {
+    fates: Vec<Fate>,
+    /// By the last five bits of a name's first letter: whether any fate may be its.
+    letters: u32,
+    tail: Vec<Piece>,
+}
+
+/// What becomes of the fields with one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fate {
+    /// In lower case.
+    name: Box<[u8]>,
+    /// `None`: they go.
+    renamed: Option<Box<[u8]>>,
+}
+
+/// Lines that are added, in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    /// Whole lines, rendered once.
+    Block(Box<[u8]>),
+    Line {
+        /// With the colon and space behind it.
+        name: Box<[u8]>,
+        value: Template,
+    },
+    Own(Own),
+}
+
+/// Lines that only a request can tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Own {
+    /// Those in `Passage::granted` with this name, which is in lower case.
+    Granted(Box<[u8]>),
+    /// What is left of a rate limit: the one of this layer, and its policy line.
+    RateLimit { layer: usize, policy: Box<[u8]> },
+    /// The origin that may read the answer.
+    AllowedOrigin { origins: Box<[Box<str>]>, rest: Box<[u8]> },
+    /// The cookie of a new cohort: what stands before its value, and behind it.
+    Cohort { before: Box<[u8]>, behind: Box<[u8]> },
+}
+
+/// What was wanted, in the order in which it is to be done.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    /// With the name as it was given.
+    fates: Vec<Fate>,
+    /// In lower case: of whom the lines are, where they have one name.
+    tail: Vec<(Box<[u8]>, Wish)>,
+}
+
+#[derive(Debug)]
+enum Wish {
+    Value(Box<str>, Template),
+    Own(Own),
+}
+
+impl Wishes {
+    /// The fields called so go, and those that would have been added.
+    pub(crate) fn remove(&mut self, name: &str) {
+        let lower = lower(name);
+        // What was to be called so by now goes too.
+        for fate in &mut self.fates {
+            let is_target =
+                fate.renamed.as_deref().is_some_and(|to| to.eq_ignore_ascii_case(&lower));
+            if is_target {
+                fate.renamed = None;
+            }
+        }
+        self.decide(&lower, None);
+        self.tail.retain(|(owner, _)| *owner != lower);
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: Template) {
+        self.remove(name);
+        self.add(name, value);
+    }
+
+    pub(crate) fn add(&mut self, name: &str, value: Template) {
+        self.tail.push((lower(name), Wish::Value(name.into(), value)));
+    }
+
+    pub(crate) fn add_own(&mut self, name: &str, own: Own) {
+        self.tail.push((lower(name), Wish::Own(own)));
+    }
+
+    /// The fields called `from` are called `to`, and take the place of any that were.
+    pub(crate) fn rename(&mut self, from: &str, to: &str) {
+        if from.eq_ignore_ascii_case(to) {
+            return;
+        }
+        self.remove(to);
+        let (from, lower_to) = (lower(from), lower(to));
+        for fate in &mut self.fates {
+            if fate.renamed.as_deref().is_some_and(|it| it.eq_ignore_ascii_case(&from)) {
+                fate.renamed = Some(to.as_bytes().into());
+            }
+        }
+        self.decide(&from, Some(to.as_bytes().into()));
+        for (owner, wish) in &mut self.tail {
+            if *owner == from
+                && let Wish::Value(name, _) = wish
+            {
+                *name = to.into();
+                owner.clone_from(&lower_to);
+            }
+        }
+    }
+
+    pub(crate) fn all(&mut self, config: &HeadersConfig) {
+        for (from, to) in &config.rename {
+            self.rename(from, to);
+        }
+        for name in &config.remove {
+            self.remove(name);
+        }
+        for (name, value) in &config.set {
+            self.set(name, value.clone());
+        }
+        for (name, value) in &config.add {
+            self.add(name, value.clone());
+        }
+    }
+
+    /// What has been decided of a name stays: by now its fields are gone, or called otherwise.
+    fn decide(&mut self, name: &[u8], renamed: Option<Box<[u8]>>) {
+        if !self.fates.iter().any(|fate| *fate.name == *name) {
+            self.fates.push(Fate { name: name.into(), renamed });
+        }
+    }
+
+    pub(crate) fn compile(self) -> Edits {
+        let mut edits = Edits::default();
+        for fate in &self.fates {
+            edits.letters |= 1 << (fate.name[0] & 31);
+        }
+        edits.fates = self.fates;
+        for (_, wish) in self.tail {
+            match wish {
+                Wish::Value(name, value) => edits.push_line(&name, value),
+                Wish::Own(own) => edits.tail.push(Piece::Own(own)),
+            }
+        }
+        edits
+    }
+}
+
+fn lower(name: &str) -> Box<[u8]> {
+    name.to_ascii_lowercase().into_bytes().into()
+}
+
+impl Edits {
+    pub fn is_empty(&self) -> bool {
+        self.fates.is_empty() && self.tail.is_empty()
+    }
+
+    /// Memory that the compiled edits take.
+    pub fn bytes(&self) -> usize {
+        let fates = self.fates.iter().map(|fate| {
+            size_of::<Fate>() + fate.name.len() + fate.renamed.as_ref().map_or(0, |it| it.len())
+        });
+        let pieces = self.tail.iter().map(|piece| {
+            size_of::<Piece>()
+                + match piece {
+                    Piece::Block(text) => text.len(),
+                    Piece::Line { name, value } => name.len() + value.parts.len() * 32,
+                    Piece::Own(_) => 0,
+                }
+        });
+        fates.sum::<usize>() + pieces.sum::<usize>()
+    }
+
+    fn push_line(&mut self, name: &str, value: Template) {
+        let Some(text) = value.fixed() else {
+            let name = format!("{name}: ").into_bytes().into();
+            self.tail.push(Piece::Line { name, value });
+            return;
+        };
+        let line = format!("{name}: {text}\r\n").into_bytes();
+        match self.tail.last_mut() {
+            Some(Piece::Block(block)) => *block = [block, line.as_slice()].concat().into(),
+            _ => self.tail.push(Piece::Block(line.into())),
+        }
+    }
+
+    /// Edits the head that `out` ends with and that begins at `start`.
+    pub fn apply(
+        &self,
+        out: &mut Vec<u8>,
+        start: usize,
+        route: &str,
+        facts: &Facts<'_>,
+        passage: &Passage,
+    ) {
+        let mut renamed = Vec::new();
+        if !self.fates.is_empty() {
+            edit_lines(out, start, |line| {
+                let Some(fate) = self.fate(line) else { return true };
+                if let Some(name) = &fate.renamed {
+                    renamed.extend_from_slice(name);
+                    renamed.extend_from_slice(&line[fate.name.len()..]);
+                }
+                false
+            });
+        }
+        if self.tail.is_empty() && renamed.is_empty() {
+            return;
+        }
+        out.truncate(out.len() - LINE_END.len());
+        out.extend_from_slice(&renamed);
+        for piece in &self.tail {
+            match piece {
+                Piece::Block(lines) => out.extend_from_slice(lines),
+                Piece::Line { name, value } => {
+                    let line = out.len();
+                    out.extend_from_slice(name);
+                    let is_whole = passage.expand(value, Place::Field, route, facts, out);
+                    end_line(out, line, name.len(), is_whole);
+                }
+                Piece::Own(own) => own.put(facts, passage, out),
+            }
+        }
+        out.extend_from_slice(LINE_END);
+    }
+
+    #[inline]
+    fn fate(&self, line: &[u8]) -> Option<&Fate> {
+        let first = line.first()?;
+        if self.letters & 1 << (first & 31) == 0 {
+            return None;
+        }
+        self.fates.iter().find(|fate| is_called(line, &fate.name))
+    }
+}
+
+/// Whether `line` is a field's with this name, which is in lower case.
+#[inline]
+pub(crate) fn is_called(line: &[u8], lower: &[u8]) -> bool {
+    line.get(lower.len()) == Some(&b':') && is_name(&line[..lower.len()], lower)
+}
+
+/// Ends the line that began at `line`, or takes it back where there is no value behind its name.
+fn end_line(out: &mut Vec<u8>, line: usize, name_bytes: usize, is_whole: bool) {
+    let value = line + name_bytes;
+    while out.len() > value && matches!(out.last(), Some(b' ' | b'\t')) {
+        out.pop();
+    }
+    if is_whole && out.len() > value {
+        out.extend_from_slice(LINE_END);
+    } else {
+        out.truncate(line);
+    }
+}
+
+/// Takes the field lines for which `is_kept` says no out of the head that `out` ends with and that
+/// begins at `start`. What is kept moves up in runs.
+pub(crate) fn edit_lines(out: &mut Vec<u8>, start: usize, mut is_kept: impl FnMut(&[u8]) -> bool) {
+    let next = |out: &[u8], from: usize| {
+        memchr::memchr(b'\n', &out[from..]).map_or(out.len(), |end| from + end + 1)
+    };
+    let mut line = next(out, start);
+    // Where the next run goes, and where it begins.
+    let (mut to, mut run) = (line, line);
+    while line < out.len() {
+        let end = next(out, line);
+        if !is_kept(&out[line..end]) {
+            if to != run {
+                out.copy_within(run..line, to);
+            }
+            to += line - run;
+            run = end;
+        }
+        line = end;
+    }
+    if to != run {
+        out.copy_within(run.., to);
+        out.truncate(to + line - run);
+    }
+}
+
+impl Own {
+    fn put(&self, facts: &Facts<'_>, passage: &Passage, out: &mut Vec<u8>) {
+        match self {
+            Self::Granted(name) => {
+                for line in passage.granted.split_inclusive(|byte| *byte == b'\n') {
+                    if is_called(line, name) {
+                        out.extend_from_slice(line);
+                    }
+                }
+            }
+            Self::RateLimit { layer, policy } => {
+                if let Some(standing) = passage.standings[*layer] {
+                    out.extend_from_slice(policy);
+                    standing.put(out);
+                }
+            }
+            Self::AllowedOrigin { origins, rest } => {
+                let Some(origin) = facts.field("origin") else { return };
+                if origins.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(origin)) {
+                    out.extend_from_slice(b"Access-Control-Allow-Origin: ");
+                    put_field(origin, out);
+                    out.extend_from_slice(LINE_END);
+                    out.extend_from_slice(rest);
+                }
+            }
+            Self::Cohort { before, behind } => {
+                if let Some(cohort) = &passage.cohort {
+                    out.extend_from_slice(before);
+                    out.extend_from_slice(cohort);
+                    out.extend_from_slice(behind);
+                }
+            }
+        }
+    }
+}
+
+const LINE_END: &[u8] = b"\r\n";
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::tests::with_facts;
+    use super::*;
+    use crate::config::hooks::Scope;
+
+    fn template(text: &str) -> Template {
+        Template::parse(text, Scope::Response).unwrap()
+    }
+
+    const HEAD: &str = "GET / HTTP/1.1\r\nHost: a\r\nX-One: 1\r\nx-two: 2\r\nX-ONE: 3\r\n\
+        X-Ones: 4\r\nAccept: */*\r\n\r\n";
+
+    /// What `HEAD` is after the edits that `wish` makes.
+    #[track_caller]
+    fn edited(request: &str, wish: impl FnOnce(&mut Wishes)) -> String {
+        let mut wishes = Wishes::default();
+        wish(&mut wishes);
+        let edits = wishes.compile();
+        with_facts(request, |facts| {
+            let mut out = format!("before\r\n\r\n{HEAD}").into_bytes();
+            edits.apply(&mut out, 10, "r", facts, &Passage::default());
+            let text = String::from_utf8(out).unwrap();
+            text.strip_prefix("before\r\n\r\n").expect("untouched").to_owned()
+        })
+    }
+
+    const REQUEST: &str = "GET /p HTTP/1.1\r\nHost: a\r\nX-Q: q\r\n\r\n";
+
+    fn lines(text: &str) -> Vec<&str> {
+        text.strip_suffix("\r\n\r\n").expect("the end of a head").split("\r\n").collect()
+    }
+
+    #[test]
+    fn each_edit_does_what_it_says() {
+        type Case = (fn(&mut Wishes), &'static [&'static str]);
+        let table: [Case; 9] = [
+            (|_| {}, &["Host: a", "X-One: 1", "x-two: 2", "X-ONE: 3", "X-Ones: 4", "Accept: */*"]),
+            (|w| w.remove("X-One"), &["Host: a", "x-two: 2", "X-Ones: 4", "Accept: */*"]),
+            (
+                |w| w.set("X-Two", template("b")),
+                &["Host: a", "X-One: 1", "X-ONE: 3", "X-Ones: 4", "Accept: */*", "X-Two: b"],
+            ),
+            (
+                |w| w.add("X-Two", template("b")),
+                &[
+                    "Host: a",
+                    "X-One: 1",
+                    "x-two: 2",
+                    "X-ONE: 3",
+                    "X-Ones: 4",
+                    "Accept: */*",
+                    "X-Two: b",
+                ],
+            ),
+            (
+                |w| w.rename("X-One", "X-Much-Longer-Than-Before"),
+                &[
+                    "Host: a",
+                    "x-two: 2",
+                    "X-Ones: 4",
+                    "Accept: */*",
+                    "X-Much-Longer-Than-Before: 1",
+                    "X-Much-Longer-Than-Before: 3",
+                ],
+            ),
+            // Whoever is renamed takes the place of those who were called so.
+            (|w| w.rename("X-Two", "X-One"), &["Host: a", "X-Ones: 4", "Accept: */*", "X-One: 2"]),
+            (|w| w.remove("accept"), &["Host: a", "X-One: 1", "x-two: 2", "X-ONE: 3", "X-Ones: 4"]),
+            (
+                |w| w.set("X-New", template("${path}")),
+                &[
+                    "Host: a",
+                    "X-One: 1",
+                    "x-two: 2",
+                    "X-ONE: 3",
+                    "X-Ones: 4",
+                    "Accept: */*",
+                    "X-New: /p",
+                ],
+            ),
+            (
+                |w| w.set("X-Two", template("${header.none}")),
+                &["Host: a", "X-One: 1", "X-ONE: 3", "X-Ones: 4", "Accept: */*"],
+            ),
+        ];
+        for (number, (wish, expected)) in table.into_iter().enumerate() {
+            let text = edited(REQUEST, wish);
+            assert_eq!(lines(&text)[1..], *expected, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_later_edit_sees_what_an_earlier_one_did() {
+        type Case = (fn(&mut Wishes), &'static [&'static str]);
+        let table: [Case; 7] = [
+            (
+                |w| {
+                    w.rename("X-One", "X-A");
+                    w.set("X-One", template("5"));
+                },
+                &["X-A: 1", "X-A: 3"],
+            ),
+            (
+                |w| {
+                    w.set("X-A", template("1"));
+                    w.remove("x-a");
+                },
+                &[],
+            ),
+            (
+                |w| {
+                    w.set("X-A", template("1"));
+                    w.rename("X-A", "X-B");
+                },
+                &["X-B: 1"],
+            ),
+            (
+                |w| {
+                    w.rename("X-One", "X-A");
+                    w.remove("X-A");
+                },
+                &[],
+            ),
+            (
+                |w| {
+                    w.rename("X-One", "X-A");
+                    w.rename("X-A", "X-B");
+                },
+                &["X-B: 1", "X-B: 3"],
+            ),
+            (
+                |w| {
+                    w.remove("X-One");
+                    w.rename("X-One", "X-A");
+                },
+                &[],
+            ),
+            (
+                |w| {
+                    w.add("X-A", template("1"));
+                    w.set("X-A", template("2"));
+                    w.add("X-A", template("3"));
+                },
+                &["X-A: 2", "X-A: 3"],
+            ),
+        ];
+        for (number, (wish, expected)) in table.into_iter().enumerate() {
+            let text = edited(REQUEST, wish);
+            let added: Vec<_> = lines(&text)
+                .into_iter()
+                .filter(|line| line.starts_with("X-A") || line.starts_with("X-B"))
+                .collect();
+            assert_eq!(added, *expected, "{number}");
+        }
+    }
+
+    #[test]
+    fn fixed_lines_are_one_block() {
+        let mut wishes = Wishes::default();
+        wishes.add("X-A", template("1"));
+        wishes.add("X-B", template("2"));
+        wishes.add("X-C", template("${path}"));
+        wishes.add("X-D", template("4"));
+        let edits = wishes.compile();
+        let [Piece::Block(first), Piece::Line { .. }, Piece::Block(last)] = edits.tail.as_slice()
+        else {
+            panic!("{edits:?}")
+        };
+        assert_eq!((&**first, &**last), (&b"X-A: 1\r\nX-B: 2\r\n"[..], &b"X-D: 4\r\n"[..]));
+        assert!(edits.bytes() > 30);
+    }
+
+    #[test]
+    fn no_request_can_bring_a_line_of_its_own() {
+        // The parser lets none of these in; an edit must not rely on it.
+        let hostile: [&[u8]; 6] = [
+            b"a\r\nX-Evil: 1",
+            b"a\nX-Evil: 1",
+            b"a\rX-Evil: 1",
+            b"a\0b",
+            b"\r\n\r\n",
+            b"\x7f\x1b",
+        ];
+        for value in hostile {
+            let mut wishes = Wishes::default();
+            wishes.set("X-A", template("${request_id}${upstream}"));
+            let edits = wishes.compile();
+            let passage = Passage {
+                upstream: Some(String::from_utf8_lossy(value).into()),
+                ..Passage::default()
+            };
+            with_facts(REQUEST, |facts| {
+                let mut out = HEAD.as_bytes().to_vec();
+                edits.apply(&mut out, 0, "r", facts, &passage);
+                let text = String::from_utf8(out).unwrap();
+                assert_eq!(text.matches("\r\n\r\n").count(), 1);
+                let fields = lines(&text);
+                assert!(fields.len() <= 8, "{text:?}");
+                assert!(fields.iter().all(|line| !line.starts_with("X-Evil")), "{text:?}");
+                assert!(!text.contains(['\0', '\x1b', '\x7f']));
+            });
+        }
+    }
+
+    #[test]
+    fn a_head_of_any_shape_keeps_its_shape() {
+        for head in ["GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 200 \r\nX-A: \r\n\r\n"] {
+            let mut wishes = Wishes::default();
+            wishes.remove("X-A");
+            wishes.add("X-B", template("b"));
+            let edits = wishes.compile();
+            with_facts(REQUEST, |facts| {
+                let mut out = head.as_bytes().to_vec();
+                edits.apply(&mut out, 0, "r", facts, &Passage::default());
+                let text = String::from_utf8(out).unwrap();
+                assert_eq!(lines(&text)[1..], ["X-B: b"]);
+            });
+        }
+    }
+}

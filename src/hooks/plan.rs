@@ -1,0 +1,485 @@
+//! The plan of one route with hooks.
+//!
+//! In: the two tables that hold for the route, compiled once; then, for each request, its facts.
+//! Out: an answer in place of the origin's, or where the request goes, as which path and with which
+//! edits. What has to wait (a password, a question to an upstream, a hook in Rust) is handed to the
+//! caller, who waits; nothing here does.
+
+use std::sync::Arc;
+
+use super::answers::{Answer, Pages, Prepared};
+use super::clients::{Clients, Entry};
+use super::cors::{Cors, fixed};
+use super::custom::Custom;
+use super::edits::{Edits, Own, Wishes};
+use super::facts::{Facts, Passage};
+use super::question::Question;
+use super::rate::{RateLimit, Standing};
+use super::retry::Retry;
+use super::split::{Split, draw, draw_text, is_mirrored};
+use super::target::{BadTarget, Rewrite, location};
+use super::{EVERYBODY, Loading, route_name, strongest};
+use crate::config::hooks::{Part, Template, Variable};
+use crate::config::{
+    AccessConfig, ClientKey, HooksConfig, IdTrust, MirrorConfig, Networks, RedirectConfig,
+    RouteConfig, SecurityConfig,
+};
+use crate::forward::Authenticator;
+use crate::http::BodyLength;
+
+/// What was configured for one route.
+pub struct Hooked {
+    route: Box<str>,
+    id: Option<IdTrust>,
+    /// In lower case: where a client's id would be.
+    id_field: Box<str>,
+    gates: Vec<Gate>,
+    cors: Option<Cors>,
+    body_bytes_max: u64,
+    redirect: Option<RedirectConfig>,
+    pub login: Option<Login>,
+    pub question: Option<Question>,
+    pub custom: Vec<Custom>,
+    respond: Option<Prepared>,
+    split: Option<Split>,
+    /// Where it goes without a split: the index and name of an upstream.
+    upstream: (usize, Arc<str>),
+    mirror: Option<MirrorConfig>,
+    pub retry: Option<Retry>,
+    rewrite: Option<Rewrite>,
+    target_bytes_max: usize,
+    request_edits: Edits,
+    response_edits: Edits,
+    pages: Pages,
+}
+
+/// What refuses a request, of one table.
+struct Gate {
+    allow: Option<Networks>,
+    deny: Networks,
+    methods: Option<Methods>,
+    rate: Option<Rate>,
+    clients: Option<Arc<Clients>>,
+}
+
+struct Methods {
+    known: Box<[Box<[u8]>]>,
+    /// The field that goes with a 405.
+    allow: Box<[u8]>,
+}
+
+struct Rate {
+    key: ClientKey,
+    limit: Arc<RateLimit>,
+    policy: Box<[u8]>,
+}
+
+/// Users and passwords of a route.
+pub struct Login {
+    pub authenticator: Arc<Authenticator>,
+    challenge: Box<[u8]>,
+}
+
+/// What becomes of a request that has passed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Choice<'p> {
+    Answer(Answer<'p>),
+    /// It goes to this upstream, by its index, as `Passage::target` if that is set.
+    Upstream(usize),
+}
+
+impl Login {
+    pub(super) fn new(authenticator: Arc<Authenticator>) -> Self {
+        let challenge = format!("WWW-Authenticate: {}\r\n", authenticator.challenge());
+        Self { authenticator, challenge: challenge.into_bytes().into() }
+    }
+
+    /// The value of the only `Authorization` field.
+    pub fn credentials<'a>(&self, facts: &Facts<'a>) -> Option<&'a [u8]> {
+        let mut values = facts.head.fields.values(facts.text, b"authorization");
+        let first = values.next()?;
+        values.next().is_none().then_some(first)
+    }
+
+    pub fn refused(&self) -> Answer<'static> {
+        Answer::plain(401, self.challenge.to_vec())
+    }
+}
+
+pub(super) fn compile(
+    loading: &mut Loading<'_>,
+    route: &RouteConfig,
+    layers: [Option<&HooksConfig>; 2],
+) -> Result<Hooked, String> {
+    let config = loading.config;
+    let name = route_name(route);
+    let owners = [EVERYBODY, name.as_str()];
+    let gates = owners.into_iter().zip(layers);
+    let gates = gates.map(|(owner, layer)| Gate::new(loading, owner, layer)).collect();
+    let upstream_name = |index: usize| -> Arc<str> { config.upstreams[index].name.as_str().into() };
+    let body_bytes = strongest(layers, |layer| layer.body_bytes.as_ref());
+    let login = strongest(layers, |layer| layer.basic_auth.as_ref());
+    let login = login.map(|login| loading.login(login)).transpose()?;
+    let custom = strongest(layers, |layer| layer.custom.as_ref());
+    let pages = strongest(layers, |layer| layer.error_pages.as_ref());
+    let rewrite = strongest(layers, |layer| layer.rewrite.as_ref());
+    let mut hooked = Hooked {
+        id: None,
+        id_field: Box::default(),
+        gates,
+        cors: strongest(layers, |layer| layer.cors.as_ref()).map(Cors::new),
+        body_bytes_max: body_bytes.map_or(u64::MAX, |bytes| *bytes),
+        redirect: strongest(layers, |layer| layer.redirect.as_ref()).cloned(),
+        login,
+        question: strongest(layers, |layer| layer.forward_auth.as_ref()).map(Question::new),
+        custom: loading.customs(custom.map(Vec::as_slice).unwrap_or_default())?,
+        respond: strongest(layers, |layer| layer.respond.as_ref()).map(Prepared::respond),
+        split: strongest(layers, |layer| layer.split.as_ref())
+            .map(|split| Split::new(split, upstream_name)),
+        upstream: (route.upstream, upstream_name(route.upstream)),
+        mirror: strongest(layers, |layer| layer.mirror.as_ref()).cloned(),
+        retry: strongest(layers, |layer| layer.retry.as_ref()).map(Retry::new),
+        rewrite: rewrite
+            .map(|rewrite| {
+                let from = if route.strip_prefix { "" } else { route.path.as_str() };
+                Rewrite::new(rewrite, from)
+            })
+            .transpose()?,
+        target_bytes_max: config.limits.target_bytes,
+        request_edits: Edits::default(),
+        response_edits: Edits::default(),
+        pages: pages.map(Pages::load).transpose()?.unwrap_or_default(),
+        route: name.into(),
+    };
+    hooked.compile_id(layers);
+    hooked.request_edits = hooked.request_wishes(layers).compile();
+    hooked.response_edits = hooked.response_wishes(layers).compile();
+    Ok(hooked)
+}
+
+// At load.
+impl Hooked {
+    fn compile_id(&mut self, layers: [Option<&HooksConfig>; 2]) {
+        let config = strongest(layers, |layer| layer.request_id.as_ref());
+        self.id = config.map(|config| config.trust);
+        if let Some(config) = config {
+            self.id_field = config.header.to_ascii_lowercase().into();
+        }
+        let is_used = layers.into_iter().flatten().any(|layer| {
+            let heads = [&layer.request_headers, &layer.response_headers];
+            let redirect = layer.redirect.as_ref().map(|redirect| &redirect.to);
+            let mut templates = heads
+                .into_iter()
+                .flat_map(|head| head.set.iter().chain(&head.add))
+                .map(|(_, value)| value)
+                .chain(redirect);
+            templates.any(|template: &Template| template.has(&Variable::RequestId))
+        });
+        if is_used && self.id.is_none() {
+            self.id = Some(IdTrust::Nobody);
+        }
+    }
+
+    fn request_wishes(&self, layers: [Option<&HooksConfig>; 2]) -> Wishes {
+        let mut wishes = Wishes::default();
+        if let Some(question) = &self.question {
+            question.edit(&mut wishes);
+        }
+        Self::wish_for_id(layers, &mut wishes);
+        for layer in layers.into_iter().flatten() {
+            wishes.all(&layer.request_headers);
+        }
+        wishes
+    }
+
+    fn response_wishes(&self, layers: [Option<&HooksConfig>; 2]) -> Wishes {
+        let mut wishes = Wishes::default();
+        if let (Some(cors), Some(config)) =
+            (&self.cors, strongest(layers, |layer| layer.cors.as_ref()))
+        {
+            cors.edit(config, &mut wishes);
+        }
+        if let Some(security) = strongest(layers, |layer| layer.security_headers.as_ref()) {
+            wish_for_security(security, &mut wishes);
+        }
+        Self::wish_for_id(layers, &mut wishes);
+        for (layer, gate) in self.gates.iter().enumerate() {
+            let config = layers[layer].and_then(|config| config.rate_limit.as_ref());
+            if let (Some(rate), Some(true)) = (&gate.rate, config.map(|config| config.announce)) {
+                let policy = rate.policy.clone();
+                wishes.add_own("RateLimit", Own::RateLimit { layer, policy });
+            }
+        }
+        if let Some(split) = strongest(layers, |layer| layer.split.as_ref())
+            && let Some(ClientKey::Cookie(name)) = &split.sticky
+        {
+            let seconds = split.max_age.as_secs();
+            let before = format!("Set-Cookie: {name}=").into_bytes().into();
+            let behind =
+                format!("; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax\r\n").into_bytes();
+            wishes.add_own("Set-Cookie", Own::Cohort { before, behind: behind.into() });
+        }
+        for layer in layers.into_iter().flatten() {
+            wishes.all(&layer.response_headers);
+        }
+        wishes
+    }
+
+    fn wish_for_id(layers: [Option<&HooksConfig>; 2], wishes: &mut Wishes) {
+        if let Some(config) = strongest(layers, |layer| layer.request_id.as_ref()) {
+            let value = Template { parts: vec![Part::Variable(Variable::RequestId)] };
+            wishes.set(&config.header, value);
+        }
+    }
+}
+
+fn wish_for_security(config: &SecurityConfig, wishes: &mut Wishes) {
+    let nosniff = config.nosniff.then(|| "nosniff".to_owned());
+    let fields = [
+        ("Strict-Transport-Security", &config.hsts),
+        ("X-Content-Type-Options", &nosniff),
+        ("X-Frame-Options", &config.frame_options),
+        ("Referrer-Policy", &config.referrer_policy),
+        ("Content-Security-Policy", &config.content_security_policy),
+    ];
+    for (name, value) in fields {
+        if let Some(value) = value {
+            wishes.set(name, fixed(value));
+        }
+    }
+}
+
+impl Gate {
+    fn new(loading: &mut Loading<'_>, owner: &str, layer: Option<&HooksConfig>) -> Self {
+        let closed = AccessConfig::default();
+        let access = layer.map_or(&closed, |layer| &layer.access);
+        let rate = layer.and_then(|layer| layer.rate_limit.as_ref()).map(|config| {
+            let limit = loading.limit(owner, config);
+            Rate { key: config.key.clone(), policy: limit.policy(), limit }
+        });
+        let connections = layer.and_then(|layer| layer.connections_per_client);
+        Self {
+            allow: access.allow.clone(),
+            deny: access.deny.clone(),
+            methods: access.methods.as_deref().map(Methods::new),
+            rate,
+            clients: connections.map(|limit| loading.clients(owner, limit)),
+        }
+    }
+
+    fn lets_in(&self, facts: &Facts<'_>) -> bool {
+        !self.deny.contains(facts.client)
+            && self.allow.as_ref().is_none_or(|allow| allow.contains(facts.client))
+    }
+}
+
+impl Methods {
+    fn new(methods: &[String]) -> Self {
+        Self {
+            known: methods.iter().map(|method| method.as_bytes().into()).collect(),
+            allow: format!("Allow: {}\r\n", methods.join(", ")).into_bytes().into(),
+        }
+    }
+}
+
+impl Rate {
+    fn take(&self, route: &str, facts: &Facts<'_>) -> Standing {
+        let limit = &self.limit;
+        let key = match &self.key {
+            ClientKey::Ip => limit.hash_number(ClientKey::network(facts.client)),
+            ClientKey::Route => limit.hash_bytes(route.as_bytes()),
+            ClientKey::Header(name) => limit.hash_bytes(facts.field(name).unwrap_or_default()),
+            ClientKey::Cookie(name) => limit.hash_bytes(facts.cookie(name).unwrap_or_default()),
+        };
+        limit.take(key, facts.now_us)
+    }
+
+    fn refused(&self, standing: Standing) -> Answer<'static> {
+        let mut fields = format!("Retry-After: {}\r\n", standing.wait_s).into_bytes();
+        fields.extend_from_slice(&self.policy);
+        standing.put(&mut fields);
+        Answer::plain(429, fields)
+    }
+}
+
+// For each request.
+impl Hooked {
+    /// What can be decided at once, up to and including redirects: an answer, or nothing.
+    pub fn enter(&self, facts: &Facts<'_>, passage: &mut Passage) -> Option<Answer<'static>> {
+        self.name_request(facts, passage);
+        if !self.gates.iter().all(|gate| gate.lets_in(facts)) {
+            return Some(Answer::plain(403, Vec::new()));
+        }
+        if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(facts)) {
+            return Some(answer);
+        }
+        let method = facts.head.method_text.of(facts.text);
+        for methods in self.gates.iter().filter_map(|gate| gate.methods.as_ref()) {
+            if !methods.known.iter().any(|known| **known == *method) {
+                return Some(Answer::plain(405, methods.allow.to_vec()));
+            }
+        }
+        for (layer, gate) in self.gates.iter().enumerate() {
+            if let Some(rate) = &gate.rate {
+                let standing = rate.take(&self.route, facts);
+                passage.standings[layer] = Some(standing);
+                if !standing.is_allowed {
+                    // The refusal says it all; the edits to answers need not say it again.
+                    passage.standings = [None; 2];
+                    return Some(rate.refused(standing));
+                }
+            }
+        }
+        for (layer, gate) in self.gates.iter().enumerate() {
+            if let Some(clients) = &gate.clients {
+                match clients.enter(ClientKey::network(facts.client)) {
+                    Entry::Held(held) => passage.held[layer] = Some(held),
+                    Entry::Uncounted => {}
+                    Entry::Full => {
+                        return Some(Answer::plain(429, b"Retry-After: 1\r\n".to_vec()));
+                    }
+                }
+            }
+        }
+        if matches!(facts.head.body, BodyLength::Exact(bytes) if bytes > self.body_bytes_max) {
+            return Some(Answer::plain(413, Vec::new()));
+        }
+        self.redirect.as_ref().map(|redirect| self.redirected(redirect, facts, passage))
+    }
+
+    fn name_request(&self, facts: &Facts<'_>, passage: &mut Passage) {
+        let Some(trust) = self.id else { return };
+        let is_trusted = match trust {
+            IdTrust::Nobody => false,
+            IdTrust::Trusted => facts.is_trusted,
+            IdTrust::Everybody => true,
+        };
+        let given = if is_trusted { facts.field(&self.id_field) } else { None };
+        if !given.is_some_and(|id| passage.adopt_id(id)) {
+            passage.adopt_id(&draw_text());
+        }
+    }
+
+    fn redirected(
+        &self,
+        redirect: &RedirectConfig,
+        facts: &Facts<'_>,
+        passage: &Passage,
+    ) -> Answer<'static> {
+        match location(&redirect.to, &self.route, facts, passage) {
+            Ok(location) => {
+                let fields = [b"Location: ", location.as_slice(), b"\r\n"].concat();
+                Answer::plain(redirect.status, fields)
+            }
+            Err(bad) => refused_target(bad),
+        }
+    }
+
+    /// The end of a request's way: an answer of the route's own, or an upstream and a target.
+    /// `target` is what would be sent without a rewrite.
+    pub fn choose(&self, target: &[u8], facts: &Facts<'_>, passage: &mut Passage) -> Choice<'_> {
+        if let Some(respond) = &self.respond {
+            return Choice::Answer(respond.answer());
+        }
+        let chosen = self.split.as_ref().map(|split| split.choose(facts, passage));
+        let (upstream, name) =
+            chosen.map_or((self.upstream.0, &self.upstream.1), |arm| (arm.upstream, &arm.name));
+        passage.upstream = Some(name.clone());
+        if let Some(rewrite) = &self.rewrite {
+            match rewrite.apply(target, &self.route, facts, passage) {
+                Ok(Some(target)) if target.len() > self.target_bytes_max => {
+                    return Choice::Answer(refused_target(BadTarget::TooLong));
+                }
+                Ok(target) => passage.target = target,
+                Err(bad) => return Choice::Answer(refused_target(bad)),
+            }
+        }
+        if let Some(retry) = &self.retry {
+            retry.earn();
+        }
+        Choice::Upstream(upstream)
+    }
+
+    /// Keeps what the answer to a question grants.
+    pub fn grant(&self, lines: Vec<u8>, passage: &mut Passage) {
+        passage.granted = lines;
+    }
+
+    /// Edits the request head that `out` ends with and that begins at `start`.
+    pub fn edit_request(
+        &self,
+        out: &mut Vec<u8>,
+        start: usize,
+        facts: &Facts<'_>,
+        passage: &Passage,
+    ) {
+        if !passage.request_changes.is_empty() {
+            passage.request_changes.apply(out, start);
+        }
+        self.request_edits.apply(out, start, &self.route, facts, passage);
+    }
+
+    /// Edits the head of an answer, an origin's or our own, that `out` ends with and that begins at
+    /// `start`. `Passage::status` must be its status.
+    pub fn edit_response(
+        &self,
+        out: &mut Vec<u8>,
+        start: usize,
+        facts: &Facts<'_>,
+        passage: &Passage,
+    ) {
+        if !passage.response_changes.is_empty() {
+            passage.response_changes.apply(out, start);
+        }
+        self.response_edits.apply(out, start, &self.route, facts, passage);
+    }
+
+    /// What stands in an answer of our own with this status, if the configuration says so.
+    pub fn page(&self, status: u16) -> Option<Answer<'_>> {
+        self.pages.page(status)
+    }
+
+    /// The same for an origin's answer.
+    pub fn page_for_origin(&self, status: u16) -> Option<Answer<'_>> {
+        if self.pages.is_intercepting { self.pages.page(status) } else { None }
+    }
+
+    /// A larger body is answered 413. Never above `limits.body_bytes`.
+    pub fn body_bytes_max(&self, limit: u64) -> u64 {
+        self.body_bytes_max.min(limit)
+    }
+
+    /// The upstream that gets a copy of this request, whose body, if it has one, is here whole and
+    /// has so many bytes.
+    pub fn mirror(&self, body_bytes: u64) -> Option<usize> {
+        let mirror = self.mirror.as_ref().filter(|mirror| body_bytes <= mirror.body_bytes)?;
+        is_mirrored(mirror, draw()).then_some(mirror.upstream)
+    }
+
+    pub fn route(&self) -> &str {
+        &self.route
+    }
+
+    /// The upstreams of a split: their indexes and names. Empty without one.
+    pub fn arms(&self) -> impl Iterator<Item = (usize, &str)> {
+        let arms = self.split.as_ref().map(Split::arms).unwrap_or_default();
+        arms.iter().map(|arm| (arm.upstream, &*arm.name))
+    }
+
+    /// Memory that the plan takes, its tables excepted.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.request_edits.bytes()
+            + self.response_edits.bytes()
+            + self.pages.bytes()
+            + self.respond.as_ref().map_or(0, Prepared::bytes)
+    }
+}
+
+fn refused_target(bad: BadTarget) -> Answer<'static> {
+    let code = match bad {
+        BadTarget::Refused => 400,
+        BadTarget::TooLong => 414,
+    };
+    Answer::plain(code, Vec::new())
+}

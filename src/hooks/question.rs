@@ -1,0 +1,215 @@
+//! A question to an upstream before a request may go on: forward authentication.
+//!
+//! In: the facts of a request; out: the head of the question, which has no body. In again: the head
+//! of its answer; out: whether the request goes on, with which fields for the origin, or what the
+//! client is told instead. Nothing is sent here. A body of the answer is never passed on.
+
+use super::answers::Answer;
+use super::edits::{Own, Wishes};
+use super::facts::{Facts, put_field};
+use crate::config::{ForwardAuthConfig, OnFailure};
+use crate::http::head::ResponseHead;
+use crate::http::names::Known;
+
+/// What is asked, and whom.
+#[derive(Clone, Debug)]
+pub struct Question {
+    config: ForwardAuthConfig,
+    /// In lower case.
+    quoted: Box<[Box<str>]>,
+    /// Names of fields for the origin, as they are sent and in lower case.
+    granted: Box<[(Box<str>, Box<str>)]>,
+}
+
+/// What the answer means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// The request goes on, with these field lines for the origin.
+    Granted(Vec<u8>),
+    Denied(Answer<'static>),
+    /// It could not be answered.
+    Failed,
+}
+
+/// What a denial tells the client beside its status.
+const PASSED_ON: [&str; 4] = ["WWW-Authenticate", "Location", "Set-Cookie", "Retry-After"];
+
+impl Question {
+    pub(crate) fn new(config: &ForwardAuthConfig) -> Self {
+        let granted = config.response_headers.iter();
+        Self {
+            config: config.clone(),
+            quoted: config
+                .request_headers
+                .iter()
+                .map(|it| it.to_ascii_lowercase().into())
+                .collect(),
+            granted: granted
+                .map(|it| (it.as_str().into(), it.to_ascii_lowercase().into()))
+                .collect(),
+        }
+    }
+
+    /// Index in `Config::upstreams`.
+    pub fn upstream(&self) -> usize {
+        self.config.upstream
+    }
+
+    pub fn timeout(&self) -> std::time::Duration {
+        self.config.timeout
+    }
+
+    /// The fields that an answer grants take the place of the client's, whatever the answer.
+    pub(crate) fn edit(&self, wishes: &mut Wishes) {
+        for (name, lower) in &self.granted {
+            wishes.remove(name);
+            wishes.add_own(name, Own::Granted(lower.as_bytes().into()));
+        }
+    }
+
+    /// Appends the question's head. `host` is that of whoever is asked.
+    pub fn put(&self, host: &[u8], facts: &Facts<'_>, out: &mut Vec<u8>) {
+        let head = facts.head;
+        let mut field = |name: &str, value: &[u8]| {
+            out.extend_from_slice(name.as_bytes());
+            put_field(value, out);
+            out.extend_from_slice(b"\r\n");
+        };
+        field(&format!("GET {} HTTP/1.1\r\nHost: ", self.config.path), host);
+        field("X-Forwarded-Method: ", head.method_text.of(facts.text));
+        field("X-Forwarded-Host: ", head.authority.of(facts.text));
+        field("X-Forwarded-Uri: ", facts.path_and_query());
+        field("X-Forwarded-For: ", facts.client_text.as_bytes());
+        let proto = facts.field("x-forwarded-proto").filter(|_| facts.is_trusted);
+        field("X-Forwarded-Proto: ", proto.unwrap_or(b"http"));
+        for name in &self.quoted {
+            // What is about this connection, or was said above, is not the client's to say.
+            if Known::of(name.as_bytes()) == Known::Other {
+                for value in head.fields.values(facts.text, name.as_bytes()) {
+                    field(&format!("{name}: "), value);
+                }
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// `buf` is the buffer that `head`, a final answer's, was read from.
+    pub fn judge(&self, head: &ResponseHead, buf: &[u8]) -> Judgement {
+        let mut fields = Vec::new();
+        let mut copy = |name: &str, lower: &str| {
+            for value in head.fields.values(buf, lower.as_bytes()) {
+                fields.extend_from_slice(name.as_bytes());
+                fields.extend_from_slice(b": ");
+                put_field(value, &mut fields);
+                fields.extend_from_slice(b"\r\n");
+            }
+        };
+        match head.status {
+            200..300 => {
+                for (name, lower) in &self.granted {
+                    copy(name, lower);
+                }
+                Judgement::Granted(fields)
+            }
+            300..500 => {
+                for name in PASSED_ON {
+                    copy(name, &name.to_ascii_lowercase());
+                }
+                Judgement::Denied(Answer::plain(head.status, fields))
+            }
+            _ => Judgement::Failed,
+        }
+    }
+
+    /// What becomes of the request when whoever was asked fails: `None` lets it go on.
+    pub fn failed(&self) -> Option<Answer<'static>> {
+        match self.config.on_failure {
+            OnFailure::Open => None,
+            OnFailure::Closed => Some(Answer::plain(503, b"Retry-After: 1\r\n".to_vec())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::facts::Passage;
+    use super::super::facts::tests::with_facts;
+    use super::*;
+    use crate::http::Method;
+    use crate::http::head::HeadLimits;
+
+    fn question(on_failure: OnFailure) -> Question {
+        let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect();
+        Question::new(&ForwardAuthConfig {
+            upstream: 3,
+            path: "/verify".to_owned(),
+            request_headers: list(&["Cookie", "Authorization", "Connection", "X-Forwarded-For"]),
+            response_headers: list(&["X-User"]),
+            timeout: Duration::from_secs(1),
+            on_failure,
+        })
+    }
+
+    #[test]
+    fn a_question_quotes_the_request_and_no_more() {
+        let text = "POST http://app.example/a?b=c HTTP/1.1\r\nHost: app.example\r\nCookie: x=1\r\n\
+                    Connection: close\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n\
+                    X-Secret: s\r\nContent-Length: 5\r\n\r\n";
+        with_facts(text, |facts| {
+            let mut out = Vec::new();
+            question(OnFailure::Closed).put(b"auth:9", facts, &mut out);
+            assert_eq!(
+                String::from_utf8(out).unwrap(),
+                "GET /verify HTTP/1.1\r\nHost: auth:9\r\nX-Forwarded-Method: POST\r\n\
+                 X-Forwarded-Host: app.example\r\nX-Forwarded-Uri: /a?b=c\r\n\
+                 X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: http\r\ncookie: x=1\r\n\r\n"
+            );
+        });
+    }
+
+    fn judged(text: &str) -> Judgement {
+        let limits = HeadLimits { head_bytes: 4096, target_bytes: 100, header_count: 50 };
+        let mut head = ResponseHead::new();
+        assert_eq!(head.parse(text.as_bytes(), &limits, Method::Get), Ok(true));
+        question(OnFailure::Closed).judge(&head, text.as_bytes())
+    }
+
+    #[test]
+    fn the_answer_decides() {
+        let ok = "HTTP/1.1 200 OK\r\nX-User: bob\r\nX-Other: x\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(judged(ok), Judgement::Granted(b"X-User: bob\r\n".to_vec()));
+        let login = "HTTP/1.1 302 Found\r\nLocation: /login\r\nSet-Cookie: a=1\r\nX-User: eve\r\n\
+                     Set-Cookie: b=2\r\nContent-Length: 5\r\n\r\n";
+        let Judgement::Denied(answer) = judged(login) else { panic!() };
+        let fields = b"Location: /login\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n";
+        assert_eq!((answer.status.code, &*answer.fields), (302, &fields[..]));
+        for status in [500, 503, 599] {
+            let text = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
+            assert_eq!(judged(&text), Judgement::Failed, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_failure_closes_or_opens_as_configured() {
+        assert_eq!(question(OnFailure::Closed).failed().unwrap().status.code, 503);
+        assert_eq!(question(OnFailure::Open).failed(), None);
+    }
+
+    #[test]
+    fn a_client_cannot_grant_itself_anything() {
+        let mut wishes = Wishes::default();
+        question(OnFailure::Open).edit(&mut wishes);
+        let edits = wishes.compile();
+        for granted in [&b""[..], b"X-User: bob\r\n"] {
+            let passage = Passage { granted: granted.to_vec(), ..Passage::default() };
+            with_facts("GET / HTTP/1.1\r\nHost: a\r\n\r\n", |facts| {
+                let mut out = b"GET / HTTP/1.1\r\nx-USER: eve\r\n\r\n".to_vec();
+                edits.apply(&mut out, 0, "r", facts, &passage);
+                let expected = [b"GET / HTTP/1.1\r\n", granted, b"\r\n"].concat();
+                assert_eq!(out, expected);
+            });
+        }
+    }
+}

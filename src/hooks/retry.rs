@@ -1,0 +1,148 @@
+//! Whether a request that failed is worth another attempt.
+//!
+//! In: what failed, how often, and what the route allows. Out: yes or no. The safety rules of the
+//! exchange come first and are not decided here: nothing is repeated that an origin may have acted
+//! upon, unless acting twice is harmless. A budget keeps a failing upstream from being asked twice
+//! as much as a healthy one: attempts beyond the first may be a share of the requests, no more.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::config::{RetryConfig, RetryOn};
+use crate::fault::Fault;
+
+/// A retry policy with its budget.
+#[derive(Debug)]
+pub struct Retry {
+    attempts: u32,
+    on: RetryOn,
+    percent: u64,
+    /// In hundredths of an attempt.
+    budget: AtomicU64,
+}
+
+const ATTEMPT: u64 = 100;
+
+/// So many attempts are saved up at most, and there at the beginning: a route with few requests
+/// would never have one.
+const SAVED_MAX: u64 = 10 * ATTEMPT;
+
+/// Why an attempt was no success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setback {
+    Fault(Fault),
+    /// An answer with this status.
+    Status(u16),
+}
+
+impl Retry {
+    pub(crate) fn new(config: &RetryConfig) -> Self {
+        Self {
+            attempts: config.attempts,
+            on: config.on,
+            percent: u64::from(config.budget_percent),
+            budget: AtomicU64::new(SAVED_MAX),
+        }
+    }
+
+    /// A request has come: its share of an attempt is saved.
+    pub fn earn(&self) {
+        let more = |saved: u64| (saved < SAVED_MAX).then(|| (saved + self.percent).min(SAVED_MAX));
+        // A full budget stays as it is, which is no error.
+        let _ = self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    /// Whether to try again after `made` attempts, which the budget pays for if so.
+    pub fn may_go_on(&self, setback: Setback, made: u32) -> bool {
+        let is_worth_it = match setback {
+            Setback::Status(status) => self.on.unavailable && matches!(status, 502..=504),
+            Setback::Fault(fault) => self.is_covered(fault),
+        };
+        let less = |saved: u64| saved.checked_sub(ATTEMPT);
+        made <= self.attempts
+            && is_worth_it
+            && self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
+    fn is_covered(&self, fault: Fault) -> bool {
+        match fault {
+            Fault::OriginRefused
+            | Fault::OriginUnreachable
+            | Fault::OriginConnectTimeout
+            | Fault::OriginUnresolved
+            | Fault::OriginResolveTimeout => self.on.connect,
+            Fault::OriginClosed => self.on.reset,
+            Fault::OriginReadTimeout => self.on.timeout,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn retry(attempts: u32, on: RetryOn, budget_percent: u32) -> Retry {
+        Retry::new(&RetryConfig { attempts, on, budget_percent })
+    }
+
+    const ALL: RetryOn = RetryOn { connect: true, reset: true, timeout: true, unavailable: true };
+
+    #[test]
+    fn only_what_was_asked_for_is_tried_again() {
+        let none = RetryOn::default();
+        let table = [
+            (Setback::Fault(Fault::OriginRefused), RetryOn { connect: true, ..none }),
+            (Setback::Fault(Fault::OriginConnectTimeout), RetryOn { connect: true, ..none }),
+            (Setback::Fault(Fault::OriginClosed), RetryOn { reset: true, ..none }),
+            (Setback::Fault(Fault::OriginReadTimeout), RetryOn { timeout: true, ..none }),
+            (Setback::Status(502), RetryOn { unavailable: true, ..none }),
+            (Setback::Status(504), RetryOn { unavailable: true, ..none }),
+        ];
+        for (setback, on) in table {
+            assert!(retry(1, on, 20).may_go_on(setback, 1), "{setback:?}");
+            assert!(!retry(1, none, 20).may_go_on(setback, 1), "{setback:?}");
+        }
+        let never = [
+            Setback::Status(500),
+            Setback::Status(505),
+            Setback::Status(404),
+            Setback::Status(200),
+            Setback::Fault(Fault::ClientGone),
+            Setback::Fault(Fault::PoolTimeout),
+            Setback::Fault(Fault::Stopping),
+            Setback::Fault(Fault::Overloaded),
+        ];
+        for setback in never {
+            assert!(!retry(1, ALL, 100).may_go_on(setback, 1), "{setback:?}");
+        }
+    }
+
+    #[test]
+    fn attempts_end() {
+        let retry = retry(2, ALL, 20);
+        let tries = [1, 2, 3].map(|made| retry.may_go_on(Setback::Status(503), made));
+        assert_eq!(tries, [true, true, false]);
+    }
+
+    #[test]
+    fn a_failing_upstream_costs_a_share_of_the_requests_more() {
+        let retry = retry(1, ALL, 20);
+        let mut attempts = 0;
+        for _ in 0..1000 {
+            retry.earn();
+            attempts += u32::from(retry.may_go_on(Setback::Status(503), 1));
+        }
+        // 20 % of them, and what had been saved.
+        assert_eq!(attempts, 200 + 9);
+    }
+
+    #[test]
+    fn what_is_saved_is_bounded() {
+        let retry = retry(1, ALL, 100);
+        for _ in 0..1_000_000 {
+            retry.earn();
+        }
+        let attempts = (0..100).filter(|_| retry.may_go_on(Setback::Status(503), 1)).count();
+        assert_eq!(attempts, 10);
+    }
+}

@@ -1,0 +1,153 @@
+//! A question to an upstream before a request may go on, on the wire.
+//!
+//! In goes a question with the facts that it quotes; out comes what the answer means. The question
+//! goes through the pool like any request, and has one deadline for its answer; a connection on
+//! which an answer has come whole goes back. Whatever goes wrong is no answer, and what that means
+//! is for the configuration to say.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use crate::config::HostPolicy;
+use crate::connection::Client;
+use crate::exchange::{Failed, INTERIM_ANSWERS_MAX, no_room};
+use crate::fault::Fault;
+use crate::hooks::{Facts, Judgement, Question};
+use crate::http::head::ResponseHead;
+use crate::http::{BodyLength, Method};
+use crate::relay;
+use crate::ring::{HeadBuffer, Waited};
+use crate::upstream::Upstream;
+use crate::upstream::lease::Lease;
+use crate::worker::Unsent;
+
+/// Asks. The only fault is that the worker ends.
+pub(crate) async fn ask(
+    client: &Client<'_>,
+    question: &Question,
+    facts: &Facts<'_>,
+) -> Result<Judgement, Fault> {
+    let upstream = &client.generation.upstreams[question.upstream()];
+    match answered(client, upstream, question, facts).await {
+        Ok(judgement) => Ok(judgement),
+        Err(Fault::Stopping) => Err(Fault::Stopping),
+        Err(fault) => {
+            let upstream = upstream.name();
+            tracing::warn!(upstream, error = fault.name(), "forward_auth got no answer");
+            Ok(Judgement::Failed)
+        }
+    }
+}
+
+async fn answered(
+    client: &Client<'_>,
+    upstream: &Upstream,
+    question: &Question,
+    facts: &Facts<'_>,
+) -> Result<Judgement, Fault> {
+    let mut is_fresh = false;
+    loop {
+        let lease = upstream.checkout(&client.worker.pool, is_fresh).await?;
+        let may_repeat = lease.is_reused && !is_fresh;
+        match attempt(client, upstream, lease, question, facts).await {
+            Ok(judgement) => return Ok(judgement),
+            Err(Failed::Fault(fault)) => return Err(fault),
+            Err(_) if may_repeat => is_fresh = true,
+            Err(_) => return Err(Fault::OriginClosed),
+        }
+    }
+}
+
+async fn attempt(
+    client: &Client<'_>,
+    upstream: &Upstream,
+    mut lease: Lease,
+    question: &Question,
+    facts: &Facts<'_>,
+) -> Result<Judgement, Failed> {
+    let worker = client.worker;
+    let host = match upstream.host() {
+        HostPolicy::Fixed(host) => host.as_str(),
+        HostPolicy::Pass | HostPolicy::Origin => {
+            upstream.origin(lease.origin()).map_or("", |origin| &origin.authority)
+        }
+    };
+    let sent = worker.send_built(lease.socket(), |out| {
+        question.put(host.as_bytes(), facts, out);
+        Ok::<_, Infallible>(())
+    });
+    let rest = match sent {
+        Ok(sent) => sent.rest,
+        Err(Unsent::Broken) => return Err(Failed::Unsent),
+        Err(Unsent::Refused(never)) => match never {},
+    };
+    if let Some(rest) = rest {
+        let stall = client.generation.config.timeouts.write;
+        relay::send_all(lease.socket(), &rest, &worker.deadlines, stall).await.map_err(
+            |waited| match waited {
+                Waited::Expired => Failed::Fault(Fault::OriginWriteTimeout),
+                Waited::Interrupted => Failed::Fault(Fault::Stopping),
+                Waited::Failed(_) => Failed::Unanswered,
+            },
+        )?;
+    }
+    let (head, buffer) = read_answer(client, &mut lease, question.timeout()).await?;
+    let judgement = question.judge(&head, buffer.filled());
+    give_back(lease, &head, buffer);
+    Ok(judgement)
+}
+
+/// Reads the head of the final answer, which the buffer then begins with.
+async fn read_answer(
+    client: &Client<'_>,
+    lease: &mut Lease,
+    patience: Duration,
+) -> Result<(ResponseHead, HeadBuffer), Failed> {
+    let limits = &client.generation.head_limits;
+    let deadline = Instant::now() + patience;
+    let mut interims = 0;
+    let mut head = ResponseHead::new();
+    let (mut received, mut buffer) = lease.recv(patience).await;
+    loop {
+        match received {
+            Ok(0) | Err(Waited::Failed(_)) if buffer.is_empty() && interims == 0 => {
+                return Err(Failed::Unanswered);
+            }
+            Ok(0) | Err(Waited::Failed(_)) => return Err(Fault::OriginTruncated.into()),
+            Ok(_) => {}
+            Err(Waited::Expired) => return Err(Fault::OriginReadTimeout.into()),
+            Err(Waited::Interrupted) => return Err(Fault::Stopping.into()),
+        }
+        while head.parse(buffer.filled(), limits, Method::Get).map_err(Fault::OriginHead)? {
+            if head.status >= 200 {
+                return Ok((head, buffer));
+            }
+            interims += 1;
+            if head.status == 101 || interims > INTERIM_ANSWERS_MAX {
+                return Err(Fault::OriginAnswer.into());
+            }
+            buffer.consume(head.bytes);
+            head.reset();
+        }
+        buffer.make_room(limits.head_bytes).map_err(no_room)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Fault::OriginReadTimeout.into());
+        }
+        (received, buffer) = lease.recv_more(buffer, left).await;
+    }
+}
+
+/// Keeps the connection if the whole answer is there and nothing else.
+fn give_back(lease: Lease, head: &ResponseHead, mut buffer: HeadBuffer) {
+    let behind_head = (buffer.len() - head.bytes) as u64;
+    let is_whole = match head.body {
+        BodyLength::Empty => behind_head == 0,
+        BodyLength::Exact(bytes) => behind_head == bytes,
+        BodyLength::Chunked | BodyLength::UntilClose => false,
+    };
+    if head.is_persistent && is_whole {
+        buffer.consume(buffer.len());
+        lease.give_back_with(buffer);
+    }
+}
