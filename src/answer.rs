@@ -262,17 +262,12 @@ fn after(client: &Client<'_>, is_spared: bool) -> After {
 pub(crate) async fn give(
     client: &Client<'_>,
     answer: &Answer<'_>,
-    dress: &Dress<'_>,
+    dress: Option<&Dress<'_>>,
     record: &mut Record,
 ) -> Result<After, Fault> {
     let after = after(client, true);
     let is_last = !matches!(after, After::Reuse);
-    let words = Words {
-        status: answer.status,
-        body: &answer.body,
-        extra: &answer.fields,
-        dress: Some(dress),
-    };
+    let words = Words { status: answer.status, body: &answer.body, extra: &answer.fields, dress };
     send(client, words, is_last, record).await?;
     Ok(after)
 }

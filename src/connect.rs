@@ -15,6 +15,7 @@ use crate::fault::Fault;
 use crate::forward::Target;
 use crate::forwarding::{self, Hop};
 use crate::generation::Generation;
+use crate::hooking;
 use crate::http::head::ResponseHead;
 use crate::http::{Method, rewrite};
 use crate::record::Record;
@@ -40,6 +41,11 @@ pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
     // The parser has seen to it that there is a port.
     let target = forwarding::target(client)?;
     let (hop, _) = forwarding::admit(client, &target, true).await?;
+    if !client.generation.hooks.connect.is_empty()
+        && let Some(after) = Box::pin(hooking::judge_tunnel(client, &target, record)).await?
+    {
+        return Ok(after);
+    }
     let tunnels = worker.shared.tunnels.clone();
     let permit = tunnels.try_acquire_owned().map_err(|_| Fault::TooManyTunnels)?;
     record.connecting();

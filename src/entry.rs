@@ -4,6 +4,7 @@
 //! configuration is wrong or needs more memory than there is; the help of a command tells its own.
 //! Errors go to standard error, one line each.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -22,8 +23,13 @@ use crate::server;
 
 /// Does what was typed, with the hooks of a binary of one's own (see [`crate::hooks::custom`]).
 pub fn run(hooks: Hooks) -> ExitCode {
+    run_from(std::env::args_os(), hooks)
+}
+
+/// The same for other words than those that were typed; the first is the program's name.
+pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> ExitCode {
     custom::install(hooks);
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(arguments);
     // An address says it all: the file of whom is asked may be out of reach.
     if let Some(Command::Health { url: Some(url) }) = &cli.command {
         return match Target::parse(url) {

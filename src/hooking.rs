@@ -12,9 +12,9 @@ use crate::answer;
 use crate::connection::Client;
 use crate::exchange::After;
 use crate::fault::{Close, Fault};
-use crate::forward::{Checked, Outcome};
+use crate::forward::{Checked, Outcome, Target};
 use crate::generation::Generation;
-use crate::hooks::custom::{Changes, Failure, Response};
+use crate::hooks::custom::{Changes, Connect, Failure, Response};
 use crate::hooks::{Answer, Choice, Facts, Hooked, Judgement, Login, Passage, Setback};
 use crate::http::rewrite::{self, Simple};
 use crate::inquiry;
@@ -123,6 +123,21 @@ fn facts<'a>(client: &'a Client<'_>, now_us: u64) -> Facts<'a> {
         is_trusted: client.is_trusted,
         now_us,
     }
+}
+
+/// Asks the hooks in Rust about a tunnel; what they have answered, if they have.
+pub(crate) async fn judge_tunnel(
+    client: &Client<'_>,
+    target: &Target,
+    record: &mut Record,
+) -> Result<Option<After>, Fault> {
+    let asked = Connect { client: facts(client, 0).client, host: &target.host, port: target.port };
+    for custom in &client.generation.hooks.connect {
+        if let Some(answer) = client.worker.unless_cut(custom.on_connect(&asked)).await? {
+            return answer::give(client, &answer, None, record).await.map(Some);
+        }
+    }
+    Ok(None)
 }
 
 // Before the request goes on.
@@ -348,7 +363,7 @@ impl Hooking {
         let page = if answer.is_stock { plan.page(answer.status.code) } else { None };
         let facts = facts(client, self.now_us);
         let dress = Dress { plan, facts, passage: &self.passage, page };
-        answer::give(client, &answer, &dress, record).await
+        answer::give(client, &answer, Some(&dress), record).await
     }
 }
 

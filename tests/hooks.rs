@@ -11,8 +11,12 @@ use std::net::SocketAddr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use nix::sys::signal::Signal;
+use ringway::hooks::custom::{
+    Connect, Decision, Failure, Hook, HookError, Hooks, Page, Pending, Request, Response,
+};
 use support::{
-    Blackhole, Client, GET, Gate, Message, OK, Origin, Proxy, Refusal, Setup, logged, wait_until,
+    Blackhole, Client, GET, Gate, Message, OK, Origin, Peer, Proxy, Refusal, Setup, logged,
+    wait_until,
 };
 
 /// A proxy whose one route goes to `origin` and has `hooks`.
@@ -51,8 +55,8 @@ fn both_heads_are_edited_and_connections_go_on() {
         &origin,
         "request_id = { trust = \"everybody\" }\n\
          request_headers = { set = { X-Client = \"${client_ip}\", \
-         X-What = \"${method} ${path}\" }, \
-         remove = [\"X-Debug\"], rename = { X-A = \"X-B\" }, add = { Accept = \"b\" } }\n\
+         X-What = \"${method} ${path}\" }, remove = [\"X-Debug\"], \
+         rename = { X-A = \"X-B\" }, add = { Accept = \"b\" } }\n\
          response_headers = { remove = [\"Server\"], rename = { X-Old = \"X-New\" }, \
          set = { X-Seen = \"${status} by ${upstream}\" } }\nsecurity_headers = {}",
     )
@@ -258,7 +262,7 @@ fn a_client_has_so_many_requests_under_way() {
 
 #[test]
 fn a_body_that_is_too_large_is_refused_before_and_while_it_comes() {
-    let origin = Origin::start(support::Peer::hold);
+    let origin = Origin::start(Peer::hold);
     let proxy = hooked(&origin, "body_bytes = 100").start();
     let mut known = proxy.send(request("POST", "/", "Content-Length: 101\r\n"));
     known.read_response().expect_status(413);
@@ -542,10 +546,8 @@ fn flaky(failures: usize, failure: Option<&'static str>) -> Origin {
             if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) >= failures {
                 peer.send(OK);
             } else {
-                match failure {
-                    Some(answer) => peer.send(answer),
-                    None => return,
-                }
+                let Some(answer) = failure else { return };
+                peer.send(answer);
             }
         }
     })
@@ -555,7 +557,7 @@ fn flaky(failures: usize, failure: Option<&'static str>) -> Origin {
 fn a_request_is_tried_again_where_that_harms_nobody() {
     let ill = "HTTP/1.1 503 Ill\r\nContent-Length: 3\r\n\r\nill";
     let table = [
-        (Some(ill), "on = [\"5xx\"]", "GET", 200, 3),
+        (Some(ill), "on = [\"5xx\"]", "GET", 200, 3_u32),
         (Some(ill), "on = [\"5xx\"]", "POST", 503, 1),
         (Some(ill), "on = [\"reset\"]", "GET", 503, 1),
         (Some(ill), "on = [\"5xx\"], attempts = 1", "GET", 503, 2),
@@ -568,13 +570,9 @@ fn a_request_is_tried_again_where_that_harms_nobody() {
         let proxy = hooked(&origin, &format!("retry = {{ {keys} }}")).start();
         let mut client = proxy.send(request(method, "/", "Content-Length: 0\r\n"));
         client.read_response().expect_status(status);
-        assert_eq!(origin.seen().requests.len(), attempts, "{keys} {method}");
+        assert_eq!(origin.seen().requests.len(), attempts as usize, "{keys} {method}");
         let retries = metric(&proxy, "ringway_retries_total");
-        assert_eq!(
-            retries,
-            Some(f64::from(u32::try_from(attempts - 1).unwrap())),
-            "{keys} {method}"
-        );
+        assert_eq!(retries, Some(f64::from(attempts - 1)), "{keys} {method}");
     }
 }
 
@@ -588,8 +586,8 @@ fn hooks_for_everybody_hold_where_a_route_does_not_leave_them_out() {
             "",
             "/free",
             "origin",
-            "inherit_hooks = false\n[hooks]\nmethods = [\"GET\"]\n[hooks.response_headers]\n\
-             set = { X-A = \"${route}\" }",
+            "inherit_hooks = false\n[hooks]\nmethods = [\"GET\"]\n\
+             [hooks.response_headers]\nset = { X-A = \"${route}\" }",
         );
     let proxy = setup.start();
     let mut client = proxy.connect();
@@ -638,4 +636,78 @@ fn a_wrong_hook_is_refused_with_its_place() {
             + &String::from_utf8_lossy(&output.stdout);
         assert!(said.contains(place) && said.contains(cause), "{hooks}: {said}");
     }
+}
+
+/// Wants a ticket, and lets tunnels go to one port only.
+struct Tickets;
+
+impl Hook for Tickets {
+    fn name(&self) -> &'static str {
+        "tickets"
+    }
+
+    fn on_connect<'a>(&'a self, connect: &'a Connect<'_>) -> Pending<'a, Decision> {
+        let refused = Decision::Answer(Page::text(403, "no tunnels\n"));
+        let decision = if connect.host == "127.0.0.1" { Decision::Continue } else { refused };
+        Box::pin(std::future::ready(Ok(decision)))
+    }
+
+    fn on_request<'a>(&'a self, request: &'a mut Request<'_>) -> Pending<'a, Decision> {
+        Box::pin(async move {
+            match request.field("x-ticket").unwrap_or_default() {
+                b"good" => request.set("X-Ticket", "used").map(|()| Decision::Continue),
+                b"late" => std::future::pending().await,
+                b"torn" => Err("a torn ticket".into()),
+                _ => Ok(Decision::Answer(Page::text(402, "a ticket, please\n"))),
+            }
+        })
+    }
+
+    fn on_response(&self, response: &mut Response<'_>) -> Result<(), HookError> {
+        response.set("X-Checked", "yes")
+    }
+
+    fn on_error(&self, failure: &Failure) -> Result<Option<Page>, HookError> {
+        Ok((failure.status == 502).then(|| Page::text(502, failure.error)))
+    }
+}
+
+/// This test is two programs: where it finds a configuration, it is the proxy.
+#[test]
+fn hooks_in_rust_run_in_a_binary_of_ones_own() {
+    const NAME: &str = "hooks_in_rust_run_in_a_binary_of_ones_own";
+    if let Some(config) = std::env::var_os("OWN_CONFIG") {
+        let arguments = ["ringway".into(), "--config".into(), config];
+        ringway::entry::run_from(arguments, Hooks::new(vec![Box::new(Tickets)]));
+        return;
+    }
+    let program = std::env::current_exe().unwrap();
+    let launcher =
+        format!("OWN_CONFIG=\"$2\" exec {} {NAME} --exact --nocapture", program.display());
+    let (origin, refusal) = (Origin::answering(OK), Refusal::new());
+    let setup = Setup::forward()
+        .upstream("origin", &[&origin.url()], "")
+        .upstream("gone", &[&refusal.url()], "")
+        .route("", "/", "origin", "")
+        .route(
+            "",
+            "/gone",
+            "gone",
+            "[hooks]\ncustom = [{ hook = \"tickets\", timeout = \"50ms\" }]",
+        );
+    let proxy = setup.launched_by(&launcher).start();
+    let mut client = proxy.connect();
+    let table = [("none", 402), ("late", 503), ("torn", 503), ("good", 200)];
+    for (ticket, status) in table {
+        let lines = format!("X-Ticket: {ticket}\r\n");
+        let answer = client.send(request("GET", "/", &lines)).read_response();
+        answer.expect_status(status);
+        assert_eq!(answer.field("x-checked").is_some(), status == 200, "{ticket}");
+    }
+    origin.only_request().expect_field("x-ticket", "used");
+    let gone = client.send(request("GET", "/gone", "X-Ticket: good\r\n")).read_response();
+    gone.expect_status(502).expect_body("origin_refused");
+    proxy.connect().tunnel(origin.address()).send(GET).read_response().expect_status(200);
+    let port = origin.address().port();
+    proxy.send(support::connect(format!("localhost:{port}"))).read_response().expect_status(403);
 }
