@@ -89,7 +89,7 @@ fn the_hooks_of_a_route_are_named_and_asked() {
     assert_eq!(fact(&answer, "path.sent"), "/new/x");
     assert_eq!(fact(&answer, "upstream.name"), "api");
     let answer = ask(&settings, "POST /old/x", &["Host: a"]);
-    assert_eq!(fact(&answer, "answer.from"), "the hooks answer 405");
+    assert_eq!(fact(&answer, "answer.because"), "the hooks answer 405");
     let answer = ask(&ROUTES, "GET /x", &["Host: a.example"]);
     assert_eq!(fact(&answer, "hooks.plan"), "none: the fast path");
 }
