@@ -215,15 +215,27 @@ async fn send_request(
     way: &Way,
     body: &RequestBody,
 ) -> Result<(), Failed> {
-    let worker = client.worker;
     let text = client.inbox.filled();
     let head = &client.request;
     let path = way.sent_path(head, text);
     let how = way.rewrite(client, lease, &path);
-    let built = worker.send_built(lease.socket(), |out| {
+    send_to_origin(client, lease, |out| {
         rewrite::request(out, head, text, &how);
         way.edit_request(client, out);
         out.extend_from_slice(&text[head.bytes..head.bytes + body.in_inbox]);
+    })
+    .await
+}
+
+/// Sends what `build` puts together, waiting where the origin is slower.
+pub(crate) async fn send_to_origin(
+    client: &Client<'_>,
+    lease: &Lease,
+    build: impl FnOnce(&mut Vec<u8>),
+) -> Result<(), Failed> {
+    let worker = client.worker;
+    let built = worker.send_built(lease.socket(), |out| {
+        build(out);
         Ok::<_, Infallible>(())
     });
     let rest = match built {

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::config::{Config, RouteConfig};
+use crate::config::{Config, LimitsConfig, RouteConfig};
 use crate::gate::Gate;
 use crate::hooks::Plans;
 use crate::http::head::HeadLimits;
@@ -183,17 +183,19 @@ pub struct Generation {
     pub counts: Arc<NamedCounts>,
 }
 
+/// What the heads of requests and answers are held to.
+pub fn head_limits(config: &Config) -> HeadLimits {
+    let LimitsConfig { head_bytes, target_bytes, header_count, .. } = config.limits;
+    HeadLimits { head_bytes, target_bytes, header_count }
+}
+
 impl Generation {
     pub fn new(snapshot: &Snapshot, worker: usize, places: &Rc<Destinations>) -> Rc<Self> {
         let config = &snapshot.config;
         let upstreams = snapshot.upstreams.iter();
         Rc::new(Self {
             id: snapshot.id,
-            head_limits: HeadLimits {
-                head_bytes: config.limits.head_bytes,
-                target_bytes: config.limits.target_bytes,
-                header_count: config.limits.header_count,
-            },
+            head_limits: head_limits(config),
             routes: Routes::new(config),
             upstreams: upstreams.map(|plan| Upstream::new(plan, worker, places)).collect(),
             gate: snapshot.gate.clone(),

@@ -5,21 +5,18 @@
 //! which an answer has come whole goes back. Whatever goes wrong is no answer, and what that means
 //! is for the configuration to say.
 
-use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use crate::config::HostPolicy;
 use crate::connection::Client;
-use crate::exchange::{Failed, INTERIM_ANSWERS_MAX, no_room};
+use crate::exchange::{Failed, INTERIM_ANSWERS_MAX, no_room, send_to_origin};
 use crate::fault::Fault;
 use crate::hooks::{Facts, Judgement, Question};
 use crate::http::head::ResponseHead;
 use crate::http::{BodyLength, Method};
-use crate::relay;
 use crate::ring::{HeadBuffer, Waited};
 use crate::upstream::Upstream;
 use crate::upstream::lease::Lease;
-use crate::worker::Unsent;
 
 /// Asks. The only fault is that the worker ends.
 pub(crate) async fn ask(
@@ -65,32 +62,13 @@ async fn attempt(
     question: &Question,
     facts: &Facts<'_>,
 ) -> Result<Judgement, Failed> {
-    let worker = client.worker;
     let host = match upstream.host() {
         HostPolicy::Fixed(host) => host.as_str(),
         HostPolicy::Pass | HostPolicy::Origin => {
             upstream.origin(lease.origin()).map_or("", |origin| &origin.authority)
         }
     };
-    let sent = worker.send_built(lease.socket(), |out| {
-        question.put(host.as_bytes(), facts, out);
-        Ok::<_, Infallible>(())
-    });
-    let rest = match sent {
-        Ok(sent) => sent.rest,
-        Err(Unsent::Broken) => return Err(Failed::Unsent),
-        Err(Unsent::Refused(never)) => match never {},
-    };
-    if let Some(rest) = rest {
-        let stall = client.generation.config.timeouts.write;
-        relay::send_all(lease.socket(), &rest, &worker.deadlines, stall).await.map_err(
-            |waited| match waited {
-                Waited::Expired => Failed::Fault(Fault::OriginWriteTimeout),
-                Waited::Interrupted => Failed::Fault(Fault::Stopping),
-                Waited::Failed(_) => Failed::Unanswered,
-            },
-        )?;
-    }
+    send_to_origin(client, &lease, |out| question.put(host.as_bytes(), facts, out)).await?;
     let (head, buffer) = read_answer(client, &mut lease, question.timeout()).await?;
     let judgement = question.judge(&head, buffer.filled());
     give_back(lease, &head, buffer);

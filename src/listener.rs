@@ -35,6 +35,7 @@ async fn accept_all(worker: &Worker, acceptor: &mut Acceptor, index: u16) {
         }
         worker.accepting.set(worker.accepting.get() + 1);
         let accepted = acceptor.accept().await;
+        let is_over = matches!(accepted, Err(Waited::Interrupted));
         match accepted {
             Ok((fd, peer)) => {
                 worker.metrics.accepted.add(1);
@@ -45,11 +46,7 @@ async fn accept_all(worker: &Worker, acceptor: &mut Acceptor, index: u16) {
                     take_burst(worker, acceptor, index);
                 }
             }
-            Err(Waited::Interrupted) => {
-                worker.accepting.set(worker.accepting.get() - 1);
-                return;
-            }
-            Err(Waited::Expired) => {}
+            Err(Waited::Interrupted | Waited::Expired) => {}
             Err(Waited::Failed(error)) => {
                 worker.metrics.accept_errors.add(1);
                 if is_out_of_resources(&error) {
@@ -62,7 +59,7 @@ async fn accept_all(worker: &Worker, acceptor: &mut Acceptor, index: u16) {
             }
         }
         worker.accepting.set(worker.accepting.get() - 1);
-        if acceptor.is_stopped() {
+        if is_over || acceptor.is_stopped() {
             return;
         }
     }

@@ -7,16 +7,16 @@
 use std::convert::Infallible;
 use std::rc::Rc;
 
-use crate::config::HostPolicy;
 use crate::connection::Client;
 use crate::fault::Fault;
 use crate::generation::Generation;
 use crate::http::Method;
 use crate::http::head::ResponseHead;
-use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite, Scheme};
+use crate::http::rewrite::{self, ForwardedFor, RequestRewrite};
 use crate::ledger::Kind;
 use crate::relay;
 use crate::upstream::Upstream;
+use crate::way::host_rule;
 use crate::worker::Worker;
 
 /// Copies under way per worker. Each holds its head, its body and a connection.
@@ -72,26 +72,15 @@ pub(crate) fn send(
 }
 
 fn put_head(client: &Client<'_>, upstream: &Upstream, target: &[u8], out: &mut Vec<u8>) {
-    let host = match upstream.host() {
-        HostPolicy::Pass if !client.request.authority.is_empty() => HostRule::Pass,
-        HostPolicy::Fixed(host) => HostRule::Set(host.as_bytes()),
-        // Which origin it will be is not known yet.
-        HostPolicy::Pass | HostPolicy::Origin => upstream
-            .members()
-            .first()
-            .map_or(HostRule::Pass, |first| HostRule::Set(first.origin.authority.as_bytes())),
-    };
+    // Which origin it will be is not known yet.
+    let origin = upstream.members().first().map(|first| first.origin.authority.as_str());
+    let host = host_rule(upstream.host(), &client.request, origin);
     let config = &client.generation.config;
     let how = RequestRewrite {
         path: target,
         host,
         via: config.server.via.as_bytes(),
-        forwarded: Some(ForwardedFor {
-            client: &client.address_text,
-            is_v6: client.address_text.contains(':'),
-            is_trusted: client.is_trusted,
-            scheme: Scheme::Http,
-        }),
+        forwarded: Some(ForwardedFor::new(&client.address_text, client.is_trusted)),
         extra: b"",
     };
     rewrite::request(out, &client.request, client.inbox.filled(), &how);

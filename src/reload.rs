@@ -6,7 +6,6 @@
 //! and workers that are not wanted any more finish what they have.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -179,11 +178,6 @@ impl Server {
         if let Some(control) = &self.control {
             Control::spawn(control, task);
         }
-    }
-
-    /// Whether a drain has begun.
-    pub fn is_draining(&self) -> bool {
-        self.shared.is_draining.load(Ordering::Relaxed)
     }
 }
 

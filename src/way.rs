@@ -14,7 +14,7 @@ use crate::generation::Generation;
 use crate::hooking::{self, Hooking, Instead};
 use crate::hooks::Setback;
 use crate::http::head::RequestHead;
-use crate::http::rewrite::{ForwardedFor, HostRule, RequestRewrite, Scheme};
+use crate::http::rewrite::{ForwardedFor, HostRule, RequestRewrite};
 use crate::record::Record;
 use crate::ring::HeadBuffer;
 use crate::route::Route;
@@ -109,12 +109,7 @@ impl Way {
     ) -> RequestRewrite<'a> {
         let Generation { config, gate, upstreams, .. } = &*client.generation;
         let via = config.server.via.as_bytes();
-        let forwarded = ForwardedFor {
-            client: &client.address_text,
-            is_v6: client.address_text.contains(':'),
-            is_trusted: client.is_trusted,
-            scheme: Scheme::Http,
-        };
+        let forwarded = ForwardedFor::new(&client.address_text, client.is_trusted);
         let routed = |upstream: usize| {
             let upstream = &upstreams[upstream];
             let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());

@@ -13,21 +13,6 @@ use support::{
     Arrival, Client, Expected, GET, Gate, OK, Origin, Proxy, Setup, pattern, wait_until,
 };
 
-/// Holds every answer back until the gate opens.
-fn held() -> (Origin, Gate) {
-    let is_open = Gate::default();
-    let origin = Origin::start({
-        let is_open = is_open.clone();
-        move |mut peer| {
-            while peer.next_request().is_some() {
-                is_open.wait();
-                peer.send(OK);
-            }
-        }
-    });
-    (origin, is_open)
-}
-
 /// Waits until the proxy takes no more connections, which is the first thing it does.
 #[track_caller]
 fn wait_until_closed_to_new_clients(proxy: &Proxy) {
@@ -38,7 +23,7 @@ fn wait_until_closed_to_new_clients(proxy: &Proxy) {
 fn requests_under_way_are_answered_before_the_end() {
     const CLIENTS: usize = 20;
     for (signal, workers) in [(Signal::SIGTERM, 2), (Signal::SIGINT, 1)] {
-        let (origin, is_open) = held();
+        let (origin, is_open) = Origin::held();
         let mut proxy = Setup::to(&origin).set("server.workers", workers).start();
         let mut clients: Vec<_> = (0..CLIENTS).map(|_| proxy.send(GET)).collect();
         origin.wait_for("every request", |seen| seen.requests.len() == CLIENTS);
@@ -208,7 +193,7 @@ fn a_head_that_has_begun_may_be_finished() {
 
 #[test]
 fn requests_pipelined_before_the_signal_are_answered() {
-    let (origin, is_open) = held();
+    let (origin, is_open) = Origin::held();
     let mut proxy = Proxy::to(&origin);
     let mut client = proxy.send(GET.repeat(3));
     client.wait_until_read();

@@ -15,8 +15,7 @@ use ringway::hooks::custom::{
     Connect, Decision, Failure, Hook, HookError, Hooks, Page, Pending, Request, Response,
 };
 use support::{
-    Blackhole, Client, GET, Gate, Message, OK, Origin, Peer, Proxy, Refusal, Setup, logged,
-    wait_until,
+    Blackhole, Client, GET, Message, OK, Origin, Peer, Proxy, Refusal, Setup, logged, wait_until,
 };
 
 /// A proxy whose one route goes to `origin` and has `hooks`.
@@ -238,16 +237,7 @@ fn a_rate_limit_survives_a_reload_that_does_not_change_it() {
 
 #[test]
 fn a_client_has_so_many_requests_under_way() {
-    let is_open = Gate::default();
-    let origin = Origin::start({
-        let is_open = is_open.clone();
-        move |mut peer| {
-            while peer.next_request().is_some() {
-                is_open.wait();
-                peer.send(OK);
-            }
-        }
-    });
+    let (origin, is_open) = Origin::held();
     let proxy = hooked(&origin, "connections_per_client = 2").start();
     let mut waiting = [proxy.send(GET), proxy.send(GET)];
     origin.wait_for("both requests", |seen| seen.requests.len() == 2);

@@ -8,7 +8,7 @@ mod support;
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::{Arrival, Client, GET, Gate, OK, Origin, Peer, Proxy, Refusal, Setup, wait_until};
+use support::{Arrival, Client, GET, Gate, Origin, Peer, Proxy, Refusal, Setup, wait_until};
 
 /// Answers with the number of the connection.
 fn naming_connections() -> Origin {
@@ -236,16 +236,7 @@ fn a_request_is_repeated_once_and_on_a_new_connection() {
 fn no_more_connections_are_opened_than_allowed() {
     const CLIENTS: usize = 8;
     for workers in [1, 2] {
-        let is_open = Gate::default();
-        let origin = Origin::start({
-            let is_open = is_open.clone();
-            move |mut peer| {
-                while peer.next_request().is_some() {
-                    is_open.wait();
-                    peer.send(OK);
-                }
-            }
-        });
+        let (origin, is_open) = Origin::held();
         let proxy = Setup::to(&origin)
             .set("server.workers", workers)
             .set("pool.max_connections", 2)

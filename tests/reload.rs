@@ -203,16 +203,7 @@ fn workers_come_and_go_with_their_connections_served() {
 
 #[test]
 fn limits_follow_upwards_and_downwards() {
-    let is_open = Gate::default();
-    let origin = Origin::start({
-        let is_open = is_open.clone();
-        move |mut peer| {
-            while peer.next_request().is_some() {
-                is_open.wait();
-                peer.send(OK);
-            }
-        }
-    });
+    let (origin, is_open) = Origin::held();
     let with = |connections: usize| {
         let setup = Setup::to(&origin).set("pool.max_connections", connections);
         setup.set("pool.max_idle", 0).set("timeouts.pool", "200ms")

@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::config::{ErrorPagesConfig, PageSource, RespondConfig, Statuses};
-use crate::fault::Status;
+use crate::fault::{self, Status};
 
 /// Pages are kept in memory, by every route that names them.
 const PAGE_BYTES_MAX: u64 = 64 * 1024;
@@ -123,56 +123,7 @@ impl Pages {
 }
 
 pub(crate) fn status(code: u16) -> Status {
-    Status { code, reason: reason(code) }
-}
-
-/// The phrases of RFC 9110 §15; for others, that of their class (§15: x00 stands for it).
-fn reason(code: u16) -> &'static str {
-    match code {
-        201 => "Created",
-        202 => "Accepted",
-        204 => "No Content",
-        205 => "Reset Content",
-        200..=299 => "OK",
-        301 => "Moved Permanently",
-        302 => "Found",
-        303 => "See Other",
-        304 => "Not Modified",
-        307 => "Temporary Redirect",
-        308 => "Permanent Redirect",
-        300..=399 => "Multiple Choices",
-        401 => "Unauthorized",
-        402 => "Payment Required",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        406 => "Not Acceptable",
-        407 => "Proxy Authentication Required",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        410 => "Gone",
-        411 => "Length Required",
-        412 => "Precondition Failed",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        415 => "Unsupported Media Type",
-        416 => "Range Not Satisfiable",
-        417 => "Expectation Failed",
-        421 => "Misdirected Request",
-        422 => "Unprocessable Content",
-        426 => "Upgrade Required",
-        428 => "Precondition Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        451 => "Unavailable For Legal Reasons",
-        400..=499 => "Bad Request",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        _ => "Internal Server Error",
-    }
+    Status { code, reason: fault::reason(code) }
 }
 
 fn type_of_text(text: &str) -> &'static str {

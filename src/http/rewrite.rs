@@ -36,6 +36,13 @@ pub struct ForwardedFor<'a> {
     pub scheme: Scheme,
 }
 
+impl<'a> ForwardedFor<'a> {
+    /// `client` is an address as text, without a port or brackets, that has asked in plain text.
+    pub fn new(client: &'a str, is_trusted: bool) -> Self {
+        Self { client, is_v6: client.contains(':'), is_trusted, scheme: Scheme::Http }
+    }
+}
+
 /// How the client reached us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {

@@ -6,7 +6,7 @@
 
 use super::message::Message;
 use super::wire::{Expected, Wire};
-use super::{DEADLINE, show};
+use super::{DEADLINE, Gate, OK, show};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::{Deref, DerefMut};
@@ -95,6 +95,21 @@ impl Origin {
         };
         let accepting = Some(accepting);
         Self { address, listener, journal, accepting, is_untouchable: false }
+    }
+
+    /// Holds every answer, which is [`OK`], back until the gate opens.
+    pub fn held() -> (Self, Gate) {
+        let is_open = Gate::default();
+        let origin = Self::start({
+            let is_open = is_open.clone();
+            move |mut peer| {
+                while peer.next_request().is_some() {
+                    is_open.wait();
+                    peer.send(OK);
+                }
+            }
+        });
+        (origin, is_open)
     }
 
     /// Gives every request the same answer and keeps its connections open.

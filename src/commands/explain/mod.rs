@@ -23,9 +23,10 @@ use crate::config::{AdminAddress, Config};
 use crate::fault::Fault;
 use crate::forwarding;
 use crate::gate::Gate;
+use crate::generation::head_limits;
 use crate::health::Target;
-use crate::http::head::{HeadLimits, RequestHead};
-use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite, Scheme};
+use crate::http::head::RequestHead;
+use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
 use crate::http::{BodyLength, Method, TargetForm};
 use crate::route::Routes;
 use crate::upload;
@@ -93,13 +94,7 @@ fn explain(config: &Config, question: &Question) -> Result<Report, Failure> {
         is_offered: gate.is_offered(index as u16),
         gate,
     };
-    let limits = &config.limits;
-    let limits = HeadLimits {
-        head_bytes: limits.head_bytes,
-        target_bytes: limits.target_bytes,
-        header_count: limits.header_count,
-    };
-    let parsed = case.head.parse(&case.text, &limits);
+    let parsed = case.head.parse(&case.text, &head_limits(config));
     let mut report = Report::default();
     let section = report.section("request");
     section.fact("line", first_line(&case.text));
@@ -241,12 +236,8 @@ impl Case<'_> {
     /// The head as it would be written for whoever is asked.
     fn rewritten(&self, path: &[u8], host: HostRule<'_>, is_told_who: bool) -> Vec<String> {
         let client = self.client.to_string();
-        let forwarded = ForwardedFor {
-            client: &client,
-            is_v6: client.contains(':'),
-            is_trusted: self.config.server.trusted_proxies.contains(self.client),
-            scheme: Scheme::Http,
-        };
+        let is_trusted = self.config.server.trusted_proxies.contains(self.client);
+        let forwarded = ForwardedFor::new(&client, is_trusted);
         let how = RequestRewrite {
             path,
             host,
