@@ -102,7 +102,7 @@ fn checkout(criterion: &mut Criterion) {
             bencher.iter(|| pool.take_idle(0).expect("it has just been returned").give_back());
         });
     });
-    runtime::leave(ring);
+    drop(ring);
 }
 
 criterion_group!(benches, pure, parser, checkout);

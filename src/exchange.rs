@@ -234,11 +234,11 @@ pub(crate) async fn send_to_origin(
     build: impl FnOnce(&mut Vec<u8>),
 ) -> Result<(), Failed> {
     let worker = client.worker;
-    let built = worker.send_built(lease.socket(), |out| {
+    let sent = worker.send_built(lease.socket(), |out| {
         build(out);
         Ok::<_, Infallible>(())
     });
-    let rest = match built {
+    let rest = match sent {
         Ok(sent) => sent.rest,
         // Nothing went out; where the origin has said something before it closed (408, say), a new
         // connection gets the same answer.

@@ -36,6 +36,7 @@
 //!  ring      net, accept, ops, buffers, pipes, deadlines, clock, memory, meters, runtime,
 //!            refusal, descriptor, hang_up, features
 //!            the only code that names tokio_uring or io_uring, and the only unsafe code
+//!            (below it, vendor/tokio-uring: the loop of a thread)
 //!  words     fault, config, ledger, metrics
 //!  http      head, lines, target, fields, names, framing, chunked, rewrite
 //!            pure: bytes in, facts out

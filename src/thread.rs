@@ -57,7 +57,8 @@ pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains 
     };
     let (shared, index) = (plan.shared.clone(), plan.index);
     let remains = runtime.block_on(serve(plan, report));
-    runtime::leave(runtime);
+    // What is still pending is cancelled, and waited for.
+    drop(runtime);
     shared.places[index].leave();
     remains
 }

@@ -76,6 +76,7 @@ use crate::config::hooks::{announce_custom, is_editable};
 use crate::config::{CustomConfig, OnFailure};
 use crate::http::head::ResponseHead;
 use crate::http::names::is_text;
+use crate::ring::runtime::Foreign;
 
 /// What a hook answers later. It may borrow the hook and the request.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, HookError>> + 'a>>;
@@ -437,6 +438,8 @@ impl Custom {
         &'h self,
         ask: impl FnOnce() -> Pending<'h, Decision>,
     ) -> Result<Decision, HookError> {
+        // It may wait for whatever tokio offers.
+        let _foreign = Foreign::begin();
         let asked = async move { ask().await };
         match tokio::time::timeout(self.timeout, AssertUnwindSafe(asked).catch_unwind()).await {
             Ok(Ok(decided)) => decided,

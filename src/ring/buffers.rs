@@ -17,8 +17,7 @@ use std::sync::Arc;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use tokio::sync::Notify;
-use tokio_uring::buf::fixed::FixedBufRegistry;
-use tokio_uring::buf::{IoBuf, IoBufMut};
+use tokio_uring::{FixedBufRegistry, IoBufMut};
 
 use crate::ledger::{Budget, Kind, Ledger};
 
@@ -237,29 +236,17 @@ struct RegisteredChunk {
     bytes: usize,
 }
 
-// SAFETY: the memory is mapped, zero-initialised and fixed in place for as long as the region.
-unsafe impl IoBuf for RegisteredChunk {
-    fn stable_ptr(&self) -> *const u8 {
+// SAFETY: the memory is mapped and fixed in place for as long as the region, of which this is a
+// part.
+unsafe impl IoBufMut for RegisteredChunk {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
         // SAFETY: `offset` lies inside the region by construction.
         unsafe { self.region.start.as_ptr().add(self.offset) }
-    }
-
-    fn bytes_init(&self) -> usize {
-        self.bytes
     }
 
     fn bytes_total(&self) -> usize {
         self.bytes
     }
-}
-
-// SAFETY: as above; nothing is checked out of the registry, so nobody else writes through it.
-unsafe impl IoBufMut for RegisteredChunk {
-    fn stable_mut_ptr(&mut self) -> *mut u8 {
-        self.stable_ptr().cast_mut()
-    }
-
-    unsafe fn set_init(&mut self, _: usize) {}
 }
 
 /// The chunks of one worker.

@@ -42,8 +42,10 @@ type Plain = Builder<squeue::Entry, cqueue::Entry>;
 type Flag = fn(&mut Plain) -> &mut Plain;
 
 fn missing_flags() -> Vec<&'static str> {
-    let flags: [(Flag, _); 3] = [
+    let flags: [(Flag, _); 4] = [
         (Builder::setup_single_issuer, "SINGLE_ISSUER"),
+        // Refused without the one before it.
+        (|builder| builder.setup_single_issuer().setup_defer_taskrun(), "DEFER_TASKRUN"),
         (Builder::setup_coop_taskrun, "COOP_TASKRUN"),
         (Builder::setup_submit_all, "SUBMIT_ALL"),
     ];
@@ -67,10 +69,10 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_of_6_0_and_later_has_every_flag() {
+    fn a_kernel_of_6_1_and_later_has_every_flag() {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-        let major: u32 = release.split('.').next().unwrap().parse().unwrap();
-        if major >= 6 {
+        let mut numbers = release.split(['.', '-']).map_while(|number| number.parse().ok());
+        if (numbers.next(), numbers.next()) >= (Some(6), Some(1_u32)) {
             assert_eq!(missing().unwrap().flags, Vec::<&str>::new());
         }
     }

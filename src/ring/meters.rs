@@ -7,7 +7,7 @@ use std::cell::OnceCell;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use tokio::runtime::{Handle, RuntimeMetrics};
+use tokio_uring::Waits;
 
 use crate::ledger::Gauge;
 
@@ -54,7 +54,7 @@ pub struct RingMeters {
     pub completed: [Gauge; 7],
     /// The ring's descriptor, for `/proc/self/fdinfo`; -1 where it is not known.
     pub ring_fd: AtomicI32,
-    runtime: OnceLock<RuntimeMetrics>,
+    waits: OnceLock<Arc<Waits>>,
 }
 
 impl Default for RingMeters {
@@ -63,7 +63,7 @@ impl Default for RingMeters {
             submitted: Default::default(),
             completed: Default::default(),
             ring_fd: AtomicI32::new(-1),
-            runtime: OnceLock::new(),
+            waits: OnceLock::new(),
         }
     }
 }
@@ -75,16 +75,18 @@ thread_local! {
 impl RingMeters {
     /// Has the calling thread's operations counted; inside its runtime, once.
     pub fn install(self: &Arc<Self>) {
-        let _ = self.runtime.set(Handle::current().metrics());
-        self.ring_fd.store(newest_ring().unwrap_or(-1), Ordering::Relaxed);
+        if let Some((waits, ring)) = Waits::current() {
+            self.ring_fd.store(ring, Ordering::Relaxed);
+            let _ = self.waits.set(waits);
+        }
         METERS.with(|meters| {
             let _ = meters.set(self.clone());
         });
     }
 
-    /// Turns of the loop that found nothing left to run and went to the kernel.
+    /// Turns of the loop that found nothing left to run and slept in the kernel.
     pub fn parks(&self) -> u64 {
-        self.runtime.get().map_or(0, |metrics| metrics.worker_park_count(0))
+        self.waits.get().map_or(0, |waits| waits.in_ring() + waits.in_tokio())
     }
 }
 
@@ -105,15 +107,4 @@ pub(super) fn count_completed(operation: Operation) {
             meters.completed[operation as usize].add(1);
         }
     });
-}
-
-/// The ring that was opened last: workers open theirs one after the other.
-fn newest_ring() -> Option<i32> {
-    let is_ring = |entry: &std::fs::DirEntry| {
-        std::fs::read_link(entry.path())
-            .is_ok_and(|target| target.as_os_str().to_string_lossy().contains("io_uring"))
-    };
-    let entries = std::fs::read_dir("/proc/self/fd").ok()?;
-    let rings = entries.flatten().filter(is_ring);
-    rings.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).max()
 }

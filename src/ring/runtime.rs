@@ -1,13 +1,15 @@
 //! The runtime of a worker: a ring with the flags that pay, or the reason why there is none.
 //!
-//! COOP_TASKRUN and SINGLE_ISSUER spare interrupts and locks (16 % of the CPU at 64 connections),
-//! SUBMIT_ALL keeps one bad entry from holding the others back. DEFER_TASKRUN hangs in
-//! tokio-uring's loop, which parks in epoll. Older kernels refuse a flag with EINVAL and then get
-//! fewer; a low RLIMIT_MEMLOCK refuses the queues with ENOMEM and then gets smaller ones.
+//! DEFER_TASKRUN has the kernel finish operations when the thread asks for completions, which it
+//! does by the call that it sleeps in, and SINGLE_ISSUER spares locks; COOP_TASKRUN is the next
+//! best for kernels that know no DEFER_TASKRUN. SUBMIT_ALL keeps one bad entry from holding the
+//! others back. Older kernels refuse a flag with EINVAL and then get fewer; a low RLIMIT_MEMLOCK
+//! refuses the queues with ENOMEM and then gets smaller ones.
 
 use std::io;
 use std::time::Duration;
 
+pub use tokio_uring::Foreign;
 use tokio_uring::Runtime;
 
 use super::refusal;
@@ -29,18 +31,21 @@ pub fn open() -> io::Result<Runtime> {
         ring.setup_cqsize(entries * COMPLETION_FACTOR);
         // From the best set of flags to the barest.
         if flags == 0 {
-            ring.setup_single_issuer();
+            ring.setup_defer_taskrun();
         }
         if flags <= 1 {
-            ring.setup_coop_taskrun();
+            ring.setup_single_issuer();
         }
         if flags <= 2 {
+            ring.setup_coop_taskrun();
+        }
+        if flags <= 3 {
             ring.setup_submit_all();
         }
         match Runtime::new(tokio_uring::builder().entries(entries).uring_builder(&ring)) {
             Ok(runtime) => return Ok(runtime),
             Err(error) => match error.raw_os_error() {
-                Some(libc::EINVAL) if flags < 3 => flags += 1,
+                Some(libc::EINVAL) if flags < 4 => flags += 1,
                 Some(libc::ENOMEM) if retries < MEMORY_RETRIES => {
                     retries += 1;
                     std::thread::sleep(Duration::from_millis(50));
@@ -60,12 +65,4 @@ pub fn probe() -> Result<(), String> {
         .map_err(|error| refusal::diagnose(&error))?;
     // A filter may let a ring be opened and yet forbid the calls that use it.
     refusal::blocked_calls().map_or(Ok(()), Err)
-}
-
-/// Ends everything that is still pending on the worker's ring when it stops.
-///
-/// The runtime is not dropped: tokio-uring frees the buffers of pending operations before it
-/// cancels them. Its memory goes back with the process, or stays as one ring per stopped worker.
-pub fn leave(runtime: Runtime) {
-    std::mem::forget(runtime);
 }

@@ -1,0 +1,208 @@
+//! The loop that workers run on: what wakes it, wherever it sleeps, and how it ends.
+//!
+//! Comes in: a runtime with one or two tasks. Goes out: that a sleep ends by a completion, by
+//! another thread and by a timer, in the ring and in tokio, and that the kernel is done with a
+//! buffer before it is freed.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use io_uring::{cqueue, opcode, squeue, types};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_uring::{Foreign, OneshotOutputTransform, Runtime, UnsubmittedOneshot, Waits};
+
+struct Received;
+
+impl OneshotOutputTransform for Received {
+    type Output = (i32, Buffer);
+    type StoredData = Buffer;
+
+    fn transform_oneshot_output(self, data: Buffer, cqe: cqueue::Entry) -> (i32, Buffer) {
+        (cqe.result(), data)
+    }
+}
+
+/// Says when it is freed.
+struct Buffer {
+    bytes: Box<[u8; 8]>,
+    is_freed: Rc<Cell<bool>>,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.is_freed.set(true);
+    }
+}
+
+fn recv(stream: &UnixStream, is_freed: &Rc<Cell<bool>>) -> UnsubmittedOneshot<Buffer, Received> {
+    let mut bytes = Box::new([0; 8]);
+    let entry: squeue::Entry =
+        opcode::Recv::new(types::Fd(stream.as_raw_fd()), bytes.as_mut_ptr(), 8).build();
+    UnsubmittedOneshot::new(Buffer { bytes, is_freed: is_freed.clone() }, Received, entry)
+}
+
+/// With the flags that workers get, and with none.
+fn runtimes() -> [Runtime; 2] {
+    let mut deferring = tokio_uring::uring_builder();
+    deferring.setup_single_issuer().setup_defer_taskrun();
+    let deferring = Runtime::new(tokio_uring::builder().uring_builder(&deferring));
+    [deferring.expect("Linux 6.1"), Runtime::new(&tokio_uring::builder()).expect("io_uring")]
+}
+
+/// Long enough for the loop to have moved from the ring to tokio.
+const LONG: Duration = Duration::from_millis(100);
+
+async fn receive(stream: &UnixStream) -> Vec<u8> {
+    let (count, buffer) = recv(stream, &Rc::default()).submit().await;
+    buffer.bytes[..usize::try_from(count).expect("no error")].to_vec()
+}
+
+#[test]
+fn a_completion_ends_a_sleep_in_the_ring_and_one_in_tokio() {
+    for runtime in runtimes() {
+        let (mut theirs, ours) = UnixStream::pair().unwrap();
+        let writer = std::thread::spawn(move || {
+            for pause in [Duration::ZERO, Duration::from_millis(1), LONG, Duration::ZERO, LONG] {
+                std::thread::park_timeout(pause);
+                theirs.write_all(b"x").unwrap();
+                // One answer for each, so that a byte that comes too late is missed.
+                theirs.read_exact(&mut [0]).unwrap();
+            }
+        });
+        runtime.block_on(async {
+            for _ in 0..5 {
+                assert_eq!(receive(&ours).await, b"x");
+                (&ours).write_all(b"y").unwrap();
+            }
+            let (waits, _) = Waits::current().expect("inside a runtime");
+            assert!(waits.in_ring() > 0 && waits.in_tokio() > 0, "{waits:?}");
+        });
+        writer.join().unwrap();
+    }
+}
+
+#[test]
+fn another_thread_ends_a_sleep_in_the_ring_and_one_in_tokio() {
+    for runtime in runtimes() {
+        let (to_loop, mut inbox) = tokio::sync::mpsc::unbounded_channel();
+        let (answers, from_loop) = std::sync::mpsc::channel();
+        let sender = std::thread::spawn(move || {
+            for round in 0..200 {
+                // Now and then after a silence, else while the loop goes to sleep.
+                if round % 50 == 0 {
+                    std::thread::park_timeout(LONG);
+                }
+                to_loop.send(round).unwrap();
+                assert_eq!(from_loop.recv_timeout(Duration::from_secs(10)), Ok(round));
+            }
+        });
+        runtime.block_on(async {
+            while let Some(round) = inbox.recv().await {
+                answers.send(round).unwrap();
+            }
+        });
+        sender.join().unwrap();
+    }
+}
+
+#[test]
+fn timers_are_kept_with_traffic_and_without() {
+    for runtime in runtimes() {
+        let (mut theirs, ours) = UnixStream::pair().unwrap();
+        let writer = std::thread::spawn(move || while theirs.write_all(b"x").is_ok() {});
+        runtime.block_on(async {
+            let began = Instant::now();
+            let timer = tokio::task::spawn_local(async {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            });
+            // The ring is never silent.
+            while !timer.is_finished() {
+                receive(&ours).await;
+                assert!(began.elapsed() < Duration::from_secs(10), "the timer is forgotten");
+            }
+        });
+        drop(ours);
+        writer.join().unwrap();
+        runtime.block_on(async {
+            tokio::time::sleep(LONG).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        });
+    }
+}
+
+#[test]
+fn tasks_that_wake_themselves_leave_room_for_the_ring() {
+    for runtime in runtimes() {
+        let (mut theirs, ours) = UnixStream::pair().unwrap();
+        runtime.block_on(async {
+            let spinner = tokio::task::spawn_local(poll_fn(|cx| {
+                cx.waker().wake_by_ref();
+                Poll::<()>::Pending
+            }));
+            theirs.write_all(b"x").unwrap();
+            assert_eq!(receive(&ours).await, b"x");
+            spinner.abort();
+        });
+    }
+}
+
+#[test]
+fn futures_of_others_hear_of_their_sockets() {
+    for runtime in runtimes() {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let echo = std::thread::spawn(move || {
+            let mut theirs = theirs;
+            let mut byte = [0];
+            while theirs.read_exact(&mut byte).is_ok() {
+                theirs.write_all(&byte).unwrap();
+            }
+        });
+        runtime.block_on(async {
+            let _foreign = Foreign::begin();
+            let mut ours = tokio::net::UnixStream::from_std(ours).unwrap();
+            for round in 0..100 {
+                ours.write_u8(round).await.unwrap();
+                assert_eq!(ours.read_u8().await.unwrap(), round);
+            }
+        });
+        echo.join().unwrap();
+    }
+}
+
+#[test]
+fn the_end_of_a_runtime_waits_for_the_kernel_before_it_frees() {
+    for runtime in runtimes() {
+        let (mut theirs, ours) = UnixStream::pair().unwrap();
+        let is_freed = Rc::new(Cell::new(false));
+        runtime.block_on(async {
+            // One that nobody waits for any more, and one in a task that will not be run again.
+            let mut forgotten = recv(&ours, &is_freed).submit();
+            poll_fn(|cx| {
+                assert!(std::pin::Pin::new(&mut forgotten).poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            drop(forgotten);
+            let (also_ours, is_freed_too) = (ours.try_clone().unwrap(), Rc::default());
+            tokio::task::spawn_local(async move {
+                recv(&also_ours, &is_freed_too).submit().await;
+            });
+            tokio::task::yield_now().await;
+        });
+        assert!(!is_freed.get());
+        drop(runtime);
+        assert!(is_freed.get());
+        // The bytes are still there for whoever reads next: no operation was left to take them.
+        theirs.write_all(b"still").unwrap();
+        let mut rest = [0; 5];
+        (&ours).read_exact(&mut rest).unwrap();
+        assert_eq!(&rest, b"still");
+    }
+}

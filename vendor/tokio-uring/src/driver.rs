@@ -1,0 +1,314 @@
+//! The ring and what is under way on it.
+//!
+//! In go entries, each remembered in a slab under the number that its completion will carry; out
+//! come completions, each handed to whoever waits for it. Two entries are the driver's own: a poll
+//! of the bell, and a tick that says whether anything has happened lately.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use io_uring::types::{Fd, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use slab::Slab;
+
+use crate::Builder;
+use crate::bell::Bell;
+
+/// How long the loop goes on sleeping in the ring without a completion, and how late tokio's timers
+/// may be meanwhile.
+const TICK_NS: u32 = 10_000_000;
+
+/// What the completions of the driver's own entries carry; operations have small numbers.
+const CANCELLED: u64 = u64::MAX;
+const BELL: u64 = u64::MAX - 1;
+const TICK: u64 = u64::MAX - 2;
+
+/// IORING_ENTER_GETEVENTS (io_uring_enter(2)): completions that were put off are posted.
+const GETEVENTS: u32 = 1;
+
+pub(crate) struct Driver {
+    uring: IoUring,
+    operations: Slab<Operation>,
+    /// What is registered with the ring.
+    buffers: Option<Rc<dyn Any>>,
+    bell: Arc<Bell>,
+    is_bell_polled: bool,
+    tick: Box<Timespec>,
+    is_ticking: bool,
+    /// The tick has come.
+    has_ticked: bool,
+    /// Completions of operations since the last tick.
+    completions: u32,
+    /// Of two ticks in a row nothing has been heard but the second.
+    is_quiet: bool,
+}
+
+enum Operation {
+    /// Under way; nobody has asked yet.
+    Submitted,
+    /// Under way, and somebody waits.
+    Waiting(Waker),
+    /// Under way, and nobody waits any more. Keeps what the kernel may still use.
+    Forgotten(#[expect(dead_code, reason = "kept, not used")] Box<dyn Any>),
+    Completed(cqueue::Entry),
+}
+
+impl Driver {
+    fn new(builder: &Builder, bell: Arc<Bell>) -> io::Result<Self> {
+        Ok(Self {
+            uring: builder.uring.build(builder.entries)?,
+            operations: Slab::with_capacity(64),
+            buffers: None,
+            bell,
+            is_bell_polled: false,
+            tick: Box::new(Timespec::new().nsec(TICK_NS)),
+            is_ticking: false,
+            has_ticked: false,
+            completions: 0,
+            is_quiet: false,
+        })
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        // SAFETY: what the entry points to is owned by the operation, or by this driver, until the
+        // completion.
+        while unsafe { self.uring.submission().push(entry) }.is_err() {
+            self.submit();
+        }
+    }
+
+    /// Hands what is queued to the kernel, and does not wait.
+    fn submit(&mut self) {
+        let queued = self.uring.submission().len() as u32;
+        match self.enter(queued, 0) {
+            // The completion queue is full: what is in it has to be taken out first.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN)) => {
+                self.dispatch();
+            }
+            // A bad entry is told by its completion; EINTR is tried again by the next call.
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    fn enter(&self, submit: u32, complete: u32) -> io::Result<usize> {
+        let submitter = self.uring.submitter();
+        // SAFETY: no argument is passed by pointer.
+        unsafe { submitter.enter::<libc::sigset_t>(submit, complete, GETEVENTS, None) }
+    }
+
+    /// Hands what is queued to the kernel and sleeps until something completes.
+    fn wait(&mut self) {
+        if !mem::replace(&mut self.is_bell_polled, true) {
+            let bell = Fd(self.bell.event().as_raw_fd());
+            let poll = opcode::PollAdd::new(bell, libc::POLLIN as u32).multi(true).build();
+            self.push(&poll.user_data(BELL));
+        }
+        if !mem::replace(&mut self.is_ticking, true) {
+            let tick = opcode::Timeout::new(&raw const *self.tick).build();
+            self.push(&tick.user_data(TICK));
+        }
+        let queued = self.uring.submission().len() as u32;
+        // EINTR and EBUSY end the sleep early; the loop then looks around and comes back.
+        let _ = self.enter(queued, 1);
+    }
+
+    /// Hands completions to those who wait for them.
+    fn dispatch(&mut self) {
+        let Self { uring, operations, .. } = self;
+        let mut others = 0_u32;
+        for completion in uring.completion() {
+            let number = completion.user_data();
+            if number >= TICK {
+                match number {
+                    TICK => {
+                        self.is_ticking = false;
+                        self.has_ticked = true;
+                    }
+                    BELL => {
+                        self.bell.drain();
+                        self.is_bell_polled = cqueue::more(completion.flags());
+                        others += 1;
+                    }
+                    _ => {}
+                }
+                continue;
+            }
+            others += 1;
+            let index = number as usize;
+            match mem::replace(&mut operations[index], Operation::Completed(completion)) {
+                Operation::Submitted => {}
+                Operation::Waiting(waker) => waker.wake(),
+                Operation::Forgotten(_) => {
+                    operations.remove(index);
+                }
+                Operation::Completed(_) => unreachable!("one completion for each operation"),
+            }
+        }
+        self.completions += others;
+        if others > 0 {
+            self.is_quiet = false;
+        }
+    }
+}
+
+/// A ring that does not know yet who has lost interest is not to be closed: operations end first,
+/// and what they use lives until they have.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let under_way = self.operations.iter().filter_map(|(index, operation)| {
+            (!matches!(operation, Operation::Completed(_))).then_some(index as u64)
+        });
+        let under_way = under_way.collect::<Vec<_>>();
+        for &number in &under_way {
+            self.push(&opcode::AsyncCancel::new(number).build().user_data(CANCELLED));
+        }
+        let is_over = |operations: &Slab<Operation>| {
+            operations.iter().all(|(_, operation)| matches!(operation, Operation::Completed(_)))
+        };
+        while !is_over(&self.operations) {
+            let queued = self.uring.submission().len() as u32;
+            let _ = self.enter(queued, 1);
+            self.dispatch();
+        }
+    }
+}
+
+/// A counted reference to the driver.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    driver: Rc<RefCell<Driver>>,
+}
+
+#[derive(Clone)]
+pub(crate) struct WeakHandle {
+    driver: Weak<RefCell<Driver>>,
+}
+
+impl WeakHandle {
+    #[inline]
+    pub(crate) fn upgrade(&self) -> Option<Handle> {
+        self.driver.upgrade().map(|driver| Handle { driver })
+    }
+}
+
+impl Handle {
+    pub(crate) fn new(builder: &Builder, bell: Arc<Bell>) -> io::Result<Self> {
+        Ok(Self { driver: Rc::new(RefCell::new(Driver::new(builder, bell)?)) })
+    }
+
+    #[inline]
+    pub(crate) fn downgrade(this: &Self) -> WeakHandle {
+        WeakHandle { driver: Rc::downgrade(&this.driver) }
+    }
+
+    /// Queues `entry`; its number.
+    #[inline]
+    pub(crate) fn begin(&self, entry: squeue::Entry) -> usize {
+        let mut driver = self.driver.borrow_mut();
+        let index = driver.operations.insert(Operation::Submitted);
+        driver.push(&entry.user_data(index as u64));
+        index
+    }
+
+    #[inline]
+    pub(crate) fn poll(&self, index: usize, cx: &mut Context<'_>) -> Poll<cqueue::Entry> {
+        let operations = &mut self.driver.borrow_mut().operations;
+        match &mut operations[index] {
+            Operation::Waiting(waker) if waker.will_wake(cx.waker()) => Poll::Pending,
+            operation @ (Operation::Submitted | Operation::Waiting(_)) => {
+                *operation = Operation::Waiting(cx.waker().clone());
+                Poll::Pending
+            }
+            Operation::Completed(_) => match operations.remove(index) {
+                Operation::Completed(completion) => Poll::Ready(completion),
+                _ => unreachable!("it was completed just now"),
+            },
+            Operation::Forgotten(_) => unreachable!("nobody polls what has been dropped"),
+        }
+    }
+
+    /// Nobody waits for the operation any more; `data` are kept for as long as it goes on.
+    pub(crate) fn forget<D: 'static>(&self, index: usize, data: D) {
+        let mut driver = self.driver.borrow_mut();
+        let operation = &mut driver.operations[index];
+        if let Operation::Completed(_) = operation {
+            driver.operations.remove(index);
+            // What is dropped may begin or forget operations itself.
+            drop(driver);
+            drop(data);
+        } else {
+            let waiting = mem::replace(operation, Operation::Forgotten(Box::new(data)));
+            drop(driver);
+            drop(waiting);
+        }
+    }
+
+    pub(crate) fn register_buffers(
+        &self,
+        vectors: &[libc::iovec],
+        buffers: Rc<dyn Any>,
+    ) -> io::Result<()> {
+        let mut driver = self.driver.borrow_mut();
+        // SAFETY: `buffers` owns what the vectors point to, and is kept until the ring is closed.
+        unsafe { driver.uring.submitter().register_buffers(vectors) }?;
+        driver.buffers = Some(buffers);
+        Ok(())
+    }
+
+    pub(crate) fn dispatch(&self) {
+        self.driver.borrow_mut().dispatch();
+    }
+
+    pub(crate) fn submit(&self) {
+        self.driver.borrow_mut().submit();
+    }
+
+    pub(crate) fn wait(&self) {
+        self.driver.borrow_mut().wait();
+    }
+
+    /// Whether the tick has come since the last call, which then also decides whether it is quiet.
+    pub(crate) fn take_tick(&self) -> bool {
+        let mut driver = self.driver.borrow_mut();
+        let has_ticked = mem::take(&mut driver.has_ticked);
+        if has_ticked {
+            driver.is_quiet = mem::take(&mut driver.completions) == 0;
+        }
+        has_ticked
+    }
+
+    /// Whether nothing has completed for a while.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.driver.borrow().is_quiet
+    }
+
+    pub(crate) fn has_completions(&self) -> bool {
+        !self.driver.borrow_mut().uring.completion().is_empty()
+    }
+
+    /// Has the kernel say by `event` that something has completed.
+    pub(crate) fn announce_by(&self, event: BorrowedFd<'_>) -> io::Result<()> {
+        self.driver.borrow().uring.submitter().register_eventfd(event.as_raw_fd())
+    }
+
+    /// Has it say so no more.
+    pub(crate) fn announce_no_more(&self) {
+        let _ = self.driver.borrow().uring.submitter().unregister_eventfd();
+    }
+
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.driver.borrow().uring.as_raw_fd()
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event()
+    }
+}

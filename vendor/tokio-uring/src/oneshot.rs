@@ -1,0 +1,92 @@
+//! Operations that post one completion.
+//!
+//! In go an entry and the data that its pointers point to; out comes what the completion says, with
+//! the data. An operation whose future is dropped goes on, and the driver keeps its data until the
+//! kernel has no more use for them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use io_uring::{cqueue, squeue};
+
+use crate::driver::{Handle, WeakHandle};
+use crate::runtime::current;
+
+/// An operation that has not been queued yet.
+pub struct UnsubmittedOneshot<D: 'static, T: OneshotOutputTransform<StoredData = D>> {
+    stable_data: D,
+    post_op: T,
+    entry: squeue::Entry,
+}
+
+impl<D, T: OneshotOutputTransform<StoredData = D>> UnsubmittedOneshot<D, T> {
+    /// `stable_data` owns, on the heap, whatever `entry` points to.
+    pub fn new(stable_data: D, post_op: T, entry: squeue::Entry) -> Self {
+        Self { stable_data, post_op, entry }
+    }
+
+    /// Queues it for the next submission.
+    ///
+    /// # Panics
+    ///
+    /// Outside a [`Runtime`](crate::Runtime).
+    pub fn submit(self) -> InFlightOneshot<D, T> {
+        let driver = current().expect("operations are begun inside a runtime");
+        let index = driver.begin(self.entry);
+        let started = Started {
+            driver: Handle::downgrade(&driver),
+            index,
+            stable_data: self.stable_data,
+            post_op: self.post_op,
+        };
+        InFlightOneshot { started: Some(started) }
+    }
+}
+
+/// An operation under way. Dropping it ends the interest in it, not the operation.
+pub struct InFlightOneshot<D: 'static, T: OneshotOutputTransform<StoredData = D>> {
+    started: Option<Started<D, T>>,
+}
+
+struct Started<D, T> {
+    driver: WeakHandle,
+    index: usize,
+    stable_data: D,
+    post_op: T,
+}
+
+impl<D: Unpin, T: OneshotOutputTransform<StoredData = D> + Unpin> Future for InFlightOneshot<D, T> {
+    type Output = T::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let started = this.started.as_ref().expect("an operation completes once");
+        let driver = started.driver.upgrade().expect("the ring outlives its operations");
+        let Poll::Ready(completion) = driver.poll(started.index, cx) else {
+            return Poll::Pending;
+        };
+        let Some(Started { stable_data, post_op, .. }) = this.started.take() else {
+            unreachable!("it was there just now");
+        };
+        Poll::Ready(post_op.transform_oneshot_output(stable_data, completion))
+    }
+}
+
+impl<D: 'static, T: OneshotOutputTransform<StoredData = D>> Drop for InFlightOneshot<D, T> {
+    fn drop(&mut self) {
+        if let Some(Started { driver, index, stable_data, .. }) = self.started.take()
+            && let Some(driver) = driver.upgrade()
+        {
+            driver.forget(index, stable_data);
+        }
+    }
+}
+
+/// Makes of a completion, and the data that its operation owned, what its future resolves to.
+pub trait OneshotOutputTransform {
+    type Output;
+    type StoredData;
+
+    fn transform_oneshot_output(self, data: Self::StoredData, cqe: cqueue::Entry) -> Self::Output;
+}

@@ -1,0 +1,260 @@
+//! The loop of a thread: run what can be run, then sleep until there is more.
+//!
+//! While there is traffic it sleeps in the ring, by the call that also submits: one system call for
+//! a turn, where a ring inside epoll takes four. tokio's timers and descriptors get a look at every
+//! tick. After two ticks without a completion, and while somebody else's futures run, it sleeps in
+//! tokio instead, where timers are exact and the ring announces its completions by an eventfd.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::mem::{self, ManuallyDrop};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::LocalSet;
+
+use crate::Builder;
+use crate::bell::{self, Bell};
+use crate::driver::Handle;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+}
+
+#[derive(Clone)]
+struct Current {
+    driver: Handle,
+    waits: Arc<Waits>,
+    foreign: Rc<Cell<usize>>,
+}
+
+/// The driver of the runtime that runs on this thread.
+#[inline]
+pub(crate) fn current() -> Option<Handle> {
+    CURRENT.with_borrow(|current| Some(current.as_ref()?.driver.clone()))
+}
+
+/// How often a loop has gone to sleep; any thread may read it.
+#[derive(Debug, Default)]
+pub struct Waits {
+    in_ring: AtomicU64,
+    in_tokio: AtomicU64,
+}
+
+impl Waits {
+    /// Those of the runtime that runs on this thread, and the descriptor of its ring.
+    pub fn current() -> Option<(Arc<Self>, RawFd)> {
+        CURRENT.with_borrow(|current| {
+            let current = current.as_ref()?;
+            Some((current.waits.clone(), current.driver.descriptor()))
+        })
+    }
+
+    /// In io_uring_enter(2).
+    pub fn in_ring(&self) -> u64 {
+        self.in_ring.load(Ordering::Relaxed)
+    }
+
+    /// In epoll_wait(2), by tokio.
+    pub fn in_tokio(&self) -> u64 {
+        self.in_tokio.load(Ordering::Relaxed)
+    }
+}
+
+/// While one of these lives, the loop sleeps in tokio, so that futures that wait for tokio's
+/// sockets and timers hear of them at once.
+pub struct Foreign {
+    count: Option<Rc<Cell<usize>>>,
+}
+
+impl Foreign {
+    /// For the runtime that runs on this thread; nothing happens outside one.
+    #[must_use]
+    pub fn begin() -> Self {
+        let count = CURRENT.with_borrow(|current| Some(current.as_ref()?.foreign.clone()));
+        if let Some(count) = &count {
+            count.set(count.get() + 1);
+        }
+        Self { count }
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        if let Some(count) = &self.count {
+            count.set(count.get() - 1);
+        }
+    }
+}
+
+/// Runs the tasks of one thread, with a ring of their own.
+pub struct Runtime {
+    // In the order in which they have to end: tasks own operations.
+    local: ManuallyDrop<LocalSet>,
+    /// The ring's completions, while it announces them.
+    announced: ManuallyDrop<AsyncFd<OwnedFd>>,
+    tokio: ManuallyDrop<tokio::runtime::Runtime>,
+    bell: Arc<Bell>,
+    current: Current,
+}
+
+impl Runtime {
+    /// Opens a ring for the calling thread, which has to be the one that runs the tasks.
+    ///
+    /// # Errors
+    ///
+    /// Those of io_uring_setup(2), epoll_create(2) and eventfd(2).
+    pub fn new(builder: &Builder) -> io::Result<Self> {
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let announced = {
+            let _inside = tokio.enter();
+            // SAFETY: the descriptor is the `AsyncFd`'s own and closed by it.
+            unsafe { AsyncFd::register_with_interest(bell::eventfd()?, Interest::READABLE) }?
+        };
+        let bell = Arc::new(Bell::new()?);
+        let driver = Handle::new(builder, bell.clone())?;
+        Ok(Self {
+            local: ManuallyDrop::new(LocalSet::new()),
+            announced: ManuallyDrop::new(announced),
+            tokio: ManuallyDrop::new(tokio),
+            bell,
+            current: Current { driver, waits: Arc::default(), foreign: Rc::default() },
+        })
+    }
+
+    /// Runs `future` and the tasks that it spawns (`tokio::task::spawn_local`) until it is ready.
+    /// The tasks that are left go on with the next call.
+    ///
+    /// # Panics
+    ///
+    /// If `future` does, or inside another runtime.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        let driver = &self.current.driver;
+        let _guard = Guard::enter(self.current.clone());
+        let mut future = pin!(future);
+        // Completions are handed out inside the local set: tasks that are woken there go to its own
+        // queue, without a lock.
+        let mut root = pin!(self.local.run_until(poll_fn(|cx| {
+            driver.dispatch();
+            future.as_mut().poll(cx)
+        })));
+        let waker = Waker::from(self.bell.clone());
+        let mut cx = Context::from_waker(&waker);
+        loop {
+            self.bell.silence();
+            {
+                let _inside = self.tokio.enter();
+                if let Poll::Ready(output) = root.as_mut().poll(&mut cx) {
+                    return output;
+                }
+            }
+            if driver.take_tick() && !driver.is_quiet() {
+                self.look_at_tokio();
+            }
+            if self.bell.is_rung() {
+                // There is more to run. What has been queued goes out all the same.
+                driver.submit();
+            } else if driver.is_quiet() || self.current.foreign.get() > 0 {
+                self.sleep_in_tokio();
+            } else {
+                self.sleep_in_ring();
+            }
+        }
+    }
+
+    /// Lets tokio see to its timers and descriptors. A future that wakes itself has it look at them
+    /// once, without sleeping and, other than `yield_now`, without allocating.
+    fn look_at_tokio(&self) {
+        let mut has_looked = false;
+        self.tokio.block_on(poll_fn(|cx| {
+            if mem::replace(&mut has_looked, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }));
+    }
+
+    fn sleep_in_ring(&self) {
+        if self.bell.lie_down() {
+            self.current.waits.in_ring.fetch_add(1, Ordering::Relaxed);
+            self.current.driver.wait();
+            self.bell.get_up();
+        }
+    }
+
+    fn sleep_in_tokio(&self) {
+        let driver = &self.current.driver;
+        if driver.announce_by(self.announced.as_fd()).is_err() {
+            // Then timers are late by a tick at most.
+            self.look_at_tokio();
+            return self.sleep_in_ring();
+        }
+        // From here on completions are announced; what has completed before has to be looked for.
+        driver.submit();
+        if !driver.has_completions() {
+            self.current.waits.in_tokio.fetch_add(1, Ordering::Relaxed);
+            self.tokio.block_on(poll_fn(|cx| self.poll_announced(cx)));
+            self.bell.get_up();
+        }
+        driver.announce_no_more();
+        // Completions that the kernel has put off are posted by a call only.
+        driver.submit();
+    }
+
+    /// Ready once something has completed, or the bell rings.
+    fn poll_announced(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.bell.lie_down_in_tokio(cx) {
+            return Poll::Ready(());
+        }
+        let ready = self.announced.poll_read_ready(cx);
+        ready.map(|ready| {
+            if let Ok(mut ready) = ready {
+                ready.clear_ready();
+                bell::drain(self.announced.as_fd());
+            }
+        })
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        let _guard = Guard::enter(self.current.clone());
+        // SAFETY: none of them is used afterwards. Tasks go first, because they own operations; the
+        // ring goes last, with `current`, and waits for operations that nobody waits for any more.
+        unsafe {
+            ManuallyDrop::drop(&mut self.local);
+            {
+                let _inside = self.tokio.enter();
+                ManuallyDrop::drop(&mut self.announced);
+            }
+            ManuallyDrop::drop(&mut self.tokio);
+        }
+    }
+}
+
+/// Makes a runtime the thread's current one for a while.
+struct Guard;
+
+impl Guard {
+    fn enter(current: Current) -> Self {
+        CURRENT.with_borrow_mut(|slot| {
+            assert!(slot.is_none(), "one runtime runs on a thread at a time");
+            *slot = Some(current);
+        });
+        Self
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        CURRENT.with_borrow_mut(Option::take);
+    }
+}
