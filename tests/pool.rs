@@ -8,7 +8,9 @@ mod support;
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::{Arrival, Client, GET, Gate, Origin, Peer, Proxy, Refusal, Setup, wait_until};
+use support::{
+    Arrival, Client, GET, Gate, Message, Origin, Peer, Proxy, Refusal, Setup, wait_until,
+};
 
 /// Answers with the number of the connection.
 fn naming_connections() -> Origin {
@@ -444,4 +446,55 @@ fn a_client_that_leaves_takes_its_unfinished_connection_with_it() {
     client.read_until("part");
     client.reset();
     origin.wait_for("the end of the connection", |seen| seen.open() == 0);
+}
+
+/// Answers `/long` with a body that does not fit a head buffer, and whose last piece comes in one
+/// segment with an answer that nobody has asked for; everything else with its connection's number.
+fn answering_too_much() -> Origin {
+    const BODY_BYTES: usize = 100_000;
+    const LAST_BYTES: usize = 1000;
+    Origin::start(|mut peer| {
+        while let Some(request) = peer.next_request() {
+            if request.target() != "/long" {
+                send_number(&mut peer);
+                continue;
+            }
+            let begin = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY_BYTES}\r\n\r\n");
+            peer.send(begin + &"a".repeat(BODY_BYTES - LAST_BYTES));
+            let end = "a".repeat(LAST_BYTES);
+            peer.send(end + "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL");
+        }
+    })
+}
+
+#[track_caller]
+fn expect_number(answer: &Message) {
+    let body = String::from_utf8_lossy(&answer.body);
+    assert!(body.parse::<usize>().is_ok(), "{body}");
+}
+
+const GET_LONG: &str = "GET /long HTTP/1.1\r\nHost: test\r\n\r\n";
+
+#[test]
+fn what_follows_a_long_answer_is_not_the_answer_to_the_next_request() {
+    let origin = answering_too_much();
+    let proxy = Proxy::to(&origin);
+    for _ in 0..20 {
+        // Both at once, so that the second one finds the connection at the moment of its return.
+        let mut client = proxy.send(format!("{GET_LONG}{GET}"));
+        client.read_response().expect_status(200);
+        expect_number(&client.read_response());
+    }
+}
+
+#[test]
+fn what_follows_a_long_answer_is_not_the_answer_to_whoever_waits_for_the_connection() {
+    let origin = answering_too_much();
+    let proxy = Setup::to(&origin).set("pool.max_connections", 1).start();
+    for _ in 0..20 {
+        let mut first = proxy.send(GET_LONG);
+        let mut second = proxy.send(GET);
+        first.read_response().expect_status(200);
+        expect_number(&second.read_response());
+    }
 }

@@ -153,6 +153,27 @@ fn tasks_that_wake_themselves_leave_room_for_the_ring() {
 }
 
 #[test]
+fn timers_are_kept_while_more_tasks_can_run_than_a_turn_has_room_for() {
+    for runtime in runtimes() {
+        runtime.block_on(async {
+            let is_over = Rc::new(Cell::new(false));
+            for _ in 0..200 {
+                let is_over = is_over.clone();
+                tokio::task::spawn_local(poll_fn(move |cx| {
+                    cx.waker().wake_by_ref();
+                    if is_over.get() { Poll::Ready(()) } else { Poll::Pending }
+                }));
+            }
+            // One that begins while the loop has been busy for a while, too.
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+            is_over.set(true);
+        });
+    }
+}
+
+#[test]
 fn futures_of_others_hear_of_their_sockets() {
     for runtime in runtimes() {
         let (theirs, ours) = UnixStream::pair().unwrap();

@@ -178,6 +178,11 @@ impl Socket {
         uninterrupted(|| socket::recv(self.raw(), bytes, flags))
     }
 
+    /// Whether there is neither a byte to receive nor the end of the stream.
+    pub fn is_silent(&self) -> bool {
+        matches!(self.try_peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Bytes that the peer has not acknowledged yet (SIOCOUTQ, tcp(7)); 0 where that is not known.
     pub fn unacknowledged(&self) -> usize {
         let mut count: libc::c_int = 0;

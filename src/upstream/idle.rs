@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::ring::net::poll_now;
-use crate::ring::{PendingPoll, PendingRecv, clock};
+use crate::ring::{PendingPoll, PendingRecv, clock, turn_number};
 
 use super::lease::Lease;
 use super::pool::Pool;
@@ -24,6 +24,10 @@ use super::pool::Pool;
 pub(super) struct Idle {
     pub(super) watch: Watch,
     pub(super) since_ms: u64,
+    /// As in the lease that it was.
+    pub(super) is_doubtful: bool,
+    /// The turn of the loop in which it came back: its watch sees nothing before the next one.
+    pub(super) turn: u64,
 }
 
 /// What watches an idle connection.
@@ -43,7 +47,13 @@ impl Pool {
     pub(super) fn revive(self: &Rc<Self>, key: usize) -> Option<Lease> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(key)?;
-        let reply = match slot.idle.take()?.watch {
+        let Idle { watch, is_doubtful, turn, .. } = slot.idle.take()?;
+        // A watch knows what had come when the loop last slept.
+        if (is_doubtful || turn == turn_number()) && !slot.socket.is_silent() {
+            slots.remove(key);
+            return None;
+        }
+        let reply = match watch {
             Watch::Recv(mut pending) => poll_now(&mut pending).is_none().then_some(Some(pending)),
             Watch::Yielding(mut pending) => match poll_now(&mut pending) {
                 None => Some(Some(pending)),
@@ -177,12 +187,12 @@ impl Pool {
     fn yield_buffer(&self, key: usize) {
         let mut slots = self.slots.borrow_mut();
         let Some(slot) = slots.get_mut(key) else { return };
-        slot.idle = slot.idle.take().map(|Idle { watch, since_ms }| match watch {
-            Watch::Recv(pending) => {
+        slot.idle = slot.idle.take().map(|mut idle| {
+            if let Watch::Recv(pending) = idle.watch {
                 slot.socket.interrupt();
-                Idle { watch: Watch::Yielding(pending), since_ms }
+                idle.watch = Watch::Yielding(pending);
             }
-            watch => Idle { watch, since_ms },
+            idle
         });
     }
 }

@@ -109,13 +109,17 @@ impl Driver {
             let poll = opcode::PollAdd::new(bell, libc::POLLIN as u32).multi(true).build();
             self.push(&poll.user_data(BELL));
         }
+        self.start_tick();
+        let queued = self.uring.submission().len() as u32;
+        // EINTR and EBUSY end the sleep early; the loop then looks around and comes back.
+        let _ = self.enter(queued, 1);
+    }
+
+    fn start_tick(&mut self) {
         if !mem::replace(&mut self.is_ticking, true) {
             let tick = opcode::Timeout::new(&raw const *self.tick).build();
             self.push(&tick.user_data(TICK));
         }
-        let queued = self.uring.submission().len() as u32;
-        // EINTR and EBUSY end the sleep early; the loop then looks around and comes back.
-        let _ = self.enter(queued, 1);
     }
 
     /// Hands completions to those who wait for them.
@@ -267,6 +271,14 @@ impl Handle {
 
     pub(crate) fn submit(&self) {
         self.driver.borrow_mut().submit();
+    }
+
+    /// Submits between two turns of a loop that does not come to sleep. The tick goes on, so that
+    /// tokio is looked at all the same.
+    pub(crate) fn submit_and_tick(&self) {
+        let mut driver = self.driver.borrow_mut();
+        driver.start_tick();
+        driver.submit();
     }
 
     pub(crate) fn wait(&self) {

@@ -155,12 +155,12 @@ impl Runtime {
                     return output;
                 }
             }
-            if driver.take_tick() && !driver.is_quiet() {
+            if driver.take_tick() {
                 self.look_at_tokio();
             }
             if self.bell.is_rung() {
                 // There is more to run. What has been queued goes out all the same.
-                driver.submit();
+                driver.submit_and_tick();
             } else if driver.is_quiet() || self.current.foreign.get() > 0 {
                 self.sleep_in_tokio();
             } else {
