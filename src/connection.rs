@@ -4,7 +4,7 @@
 //! connection for exactly one reason ([`Close`]). A connection that rests for a second gives its
 //! buffers back and waits on a poll: what it then holds is a small task and a deadline.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -138,7 +138,7 @@ async fn converse(seat: &Seat) -> Pause {
         inbox: worker.heads.lease(),
         request: RequestHead::new(),
         response: ResponseHead::new(),
-        address_text: address.to_string(),
+        address_text: text_of(address),
         listener: seat.listener(),
         is_trusted: false,
         is_forward: false,
@@ -172,6 +172,26 @@ async fn converse(seat: &Seat) -> Pause {
             After::Tunnel(tunnel) => return Pause::Tunnel(tunnel),
         }
     }
+}
+
+/// An address as text. Those of IPv4 are written by hand: `Display` takes 1,300 instructions, a
+/// tenth of what ringway itself spends on a connection for one request.
+fn text_of(address: IpAddr) -> String {
+    let IpAddr::V4(address) = address else { return address.to_string() };
+    let mut text = String::with_capacity("255.255.255.255".len());
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        if index > 0 {
+            text.push('.');
+        }
+        if octet >= 100 {
+            text.push(char::from(b'0' + octet / 100));
+        }
+        if octet >= 10 {
+            text.push(char::from(b'0' + octet / 10 % 10));
+        }
+        text.push(char::from(b'0' + octet % 10));
+    }
+    text
 }
 
 /// What came instead of, or as, the next request.
@@ -295,6 +315,15 @@ async fn linger(worker: &Worker, socket: &Socket) {
 mod tests {
     use super::*;
     use crate::memory::plan::CONVERSATION_BYTES;
+
+    #[test]
+    fn addresses_are_written_as_everybody_writes_them() {
+        for octet in 0..=255 {
+            let address = IpAddr::from([octet, 255 - octet, 0, octet / 3]);
+            assert_eq!(text_of(address), address.to_string());
+        }
+        assert_eq!(text_of(IpAddr::from([0; 16])), "::");
+    }
 
     #[test]
     fn a_conversation_is_no_larger_than_planned() {

@@ -60,6 +60,7 @@ pub async fn run(client: &mut Client<'_>) -> After {
 
 /// Answers a head that could not be taken.
 pub async fn refuse_head(client: &mut Client<'_>, fault: Fault) {
+    client.request.settle();
     let mut record = Record::begin(client, false);
     answer::refuse(client, fault, &mut record).await;
     record.write(client);

@@ -14,6 +14,7 @@ use super::fields::{ConnectionOptions, Fields, Lifetime};
 use super::framing::{decimal, request_body, response_body};
 use super::lines::{HeadLines, Kind};
 use super::names::{Known, elements};
+use super::seen::Seen;
 use super::target::{Port, Target, is_authority};
 use super::{BodyLength, Method, Span, TargetForm, Version};
 use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX, METHOD_BYTES_MAX};
@@ -61,6 +62,10 @@ pub struct RequestHead {
     /// tunnel. Never so for HTTP/1.0 (RFC 9110 §7.8).
     pub is_upgrade: bool,
     lines: HeadLines,
+    /// What all the rest was read from, as long as it holds.
+    seen: Seen,
+    /// The rest is still said of the message before.
+    is_stale: bool,
 }
 
 impl Default for RequestHead {
@@ -87,26 +92,45 @@ impl RequestHead {
             max_forwards: None,
             is_upgrade: false,
             lines: HeadLines::new(Kind::Request),
+            seen: Seen::nothing(),
+            is_stale: false,
         }
     }
 
-    /// Forgets the message, and what was seen of an incomplete one. Only needed to give up a head
+    /// Gives the message up, and what was seen of an incomplete one. Only needed to give up a head
     /// half-way: after `parse` gave `Ok(true)` or an error, the next call starts a message.
     pub fn reset(&mut self) {
-        // What is said of a head that could not be read must not be said of the one before it.
-        self.method = Method::Get;
-        self.version = Version::Http11;
         self.lines = HeadLines::new(Kind::Request);
-        self.fields.clear();
-        self.bytes = 0;
+        self.is_stale = true;
+    }
+
+    /// Says nothing any more, if nothing has been read since [`RequestHead::reset`]: what is said
+    /// of a head that could not be read must not be said of the one before it.
+    pub fn settle(&mut self) {
+        if std::mem::take(&mut self.is_stale) {
+            self.seen.forget();
+            self.method = Method::Get;
+            self.version = Version::Http11;
+            self.fields.clear();
+            self.bytes = 0;
+        }
     }
 
     /// Reads the head that `buf` starts with. `Ok(false)`: it is not complete; call again when
     /// `buf` holds more. Bytes seen before are not looked at again until the head is complete.
     pub fn parse(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<bool, HeadError> {
+        if self.lines.is_new() && self.seen.begins(buf, limits) {
+            self.is_stale = false;
+            return Ok(true);
+        }
+        self.settle();
+        self.seen.forget();
         let parsed = self.parse_on(buf, limits);
         if parsed != Ok(false) && !self.lines.is_new() {
             self.lines = HeadLines::new(Kind::Request);
+        }
+        if parsed == Ok(true) {
+            self.seen.keep(&buf[..self.bytes], limits);
         }
         parsed
     }
@@ -263,6 +287,9 @@ pub struct ResponseHead {
     /// An Upgrade field is there and Connection names it.
     pub is_upgrade: bool,
     lines: HeadLines,
+    /// What all the rest was read from, as an answer to a request with this method.
+    seen: Seen,
+    seen_for: Method,
 }
 
 impl Default for ResponseHead {
@@ -284,14 +311,14 @@ impl ResponseHead {
             has_date: false,
             is_upgrade: false,
             lines: HeadLines::new(Kind::Response),
+            seen: Seen::nothing(),
+            seen_for: Method::default(),
         }
     }
 
     /// As [`RequestHead::reset`].
     pub fn reset(&mut self) {
         self.lines = HeadLines::new(Kind::Response);
-        self.fields.clear();
-        self.bytes = 0;
     }
 
     /// As [`RequestHead::parse`]. `request` is the method of the request that is answered: what
@@ -302,9 +329,21 @@ impl ResponseHead {
         limits: &HeadLimits,
         request: Method,
     ) -> Result<bool, HeadError> {
+        if self.lines.is_new() && self.seen_for == request && self.seen.begins(buf, limits) {
+            return Ok(true);
+        }
+        if self.lines.is_new() {
+            self.seen.forget();
+            self.fields.clear();
+            self.bytes = 0;
+        }
         let parsed = self.parse_on(buf, limits, request);
         if parsed != Ok(false) && !self.lines.is_new() {
             self.lines = HeadLines::new(Kind::Response);
+        }
+        if parsed == Ok(true) {
+            self.seen.keep(&buf[..self.bytes], limits);
+            self.seen_for = request;
         }
         parsed
     }
@@ -989,5 +1028,101 @@ mod tests {
         assert_eq!(head.parse(second, &LIMITS), Ok(true));
         assert!(head.is_persistent);
         assert_eq!(head.authority.of(second), b"b");
+    }
+
+    fn facts(head: &RequestHead) -> String {
+        let RequestHead { method, form, target, authority, version, fields, bytes, body, .. } =
+            head;
+        format!(
+            "{method:?} {form:?} {target:?} {authority:?} {version:?} {fields:?} {bytes} {body:?} \
+             {} {} {:?} {}",
+            head.is_persistent, head.expects_continue, head.max_forwards, head.is_upgrade
+        )
+    }
+
+    const HEADS: [&str; 8] = [
+        "GET /p?q=1 HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n",
+        "GET /p?q=1 HTTP/1.1\r\nHost: a\r\nAccept: */*\r\nConnection: close\r\n\r\n",
+        "GET /p?q=2 HTTP/1.1\r\nHost: b\r\nAccept: */*\r\n\r\n",
+        "\r\nGET /p?q=1 HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 007\r\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 3\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    ];
+
+    #[test]
+    fn what_a_head_says_does_not_depend_on_the_one_before_it() {
+        for before in HEADS {
+            for text in HEADS {
+                let mut head = RequestHead::new();
+                let _ = head.parse(before.as_bytes(), &LIMITS);
+                for _ in 0..2 {
+                    head.reset();
+                    let parsed = head.parse(format!("{text}behind it").as_bytes(), &LIMITS);
+                    let fresh = request(text.as_bytes());
+                    assert_eq!(parsed.map(|_| facts(&head)), fresh.map(|fresh| facts(&fresh)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_that_differs_in_one_byte_is_read_anew() {
+        for text in HEADS {
+            for at in 0..text.len() {
+                let mut other = text.as_bytes().to_vec();
+                other[at] ^= 1;
+                let mut head = RequestHead::new();
+                let _ = head.parse(text.as_bytes(), &LIMITS);
+                head.reset();
+                let mut fresh = RequestHead::new();
+                let parsed = head.parse(&other, &LIMITS);
+                assert_eq!(parsed, fresh.parse(&other, &LIMITS), "{}", other.escape_ascii());
+                if parsed == Ok(true) {
+                    assert_eq!(facts(&head), facts(&fresh), "{}", other.escape_ascii());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_that_was_seen_is_held_to_the_limits_of_now() {
+        let mut head = RequestHead::new();
+        let text = HEADS[0].as_bytes();
+        assert_eq!(head.parse(text, &LIMITS), Ok(true));
+        assert_eq!(head.parse(text, &LIMITS), Ok(true));
+        let short = HeadLimits { target_bytes: 3, ..LIMITS };
+        assert_eq!(head.parse(text, &short), Err(HeadError::TargetTooLong));
+        assert_eq!(head.parse(text, &LIMITS), Ok(true));
+    }
+
+    #[test]
+    fn nothing_of_the_message_before_is_left_when_none_has_come() {
+        let mut head = RequestHead::new();
+        assert_eq!(head.parse(HEADS[4].as_bytes(), &LIMITS), Ok(true));
+        head.reset();
+        head.settle();
+        assert_eq!((head.method, head.bytes), (Method::Get, 0));
+        assert!(!head.fields.has(Known::Host));
+        assert_eq!(head.parse(HEADS[4].as_bytes(), &LIMITS), Ok(true));
+        assert_eq!(head.method, Method::Post);
+    }
+
+    #[test]
+    fn the_same_answer_means_something_else_for_another_method() {
+        let mut head = ResponseHead::new();
+        let text = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+        for _ in 0..2 {
+            for (method, body) in
+                [(Method::Get, BodyLength::Exact(5)), (Method::Head, BodyLength::Empty)]
+            {
+                for _ in 0..2 {
+                    head.reset();
+                    assert_eq!(head.parse(text, &LIMITS, method), Ok(true));
+                    assert_eq!(head.body, body);
+                }
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@ pub mod invariants;
 mod lines;
 pub mod names;
 pub mod rewrite;
+mod seen;
 mod target;
 
 /// The protocol versions that are spoken. Any other is refused while it is read.

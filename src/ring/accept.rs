@@ -10,8 +10,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, SockFlag};
-use socket2::{SockAddr, SockRef};
+use socket2::SockAddr;
 
 use super::net::Waited;
 use super::ops::{self, AddressRoom, Descriptor, SharedFd};
@@ -80,15 +79,25 @@ impl Acceptor {
 
     /// Takes one more connection if one is waiting: a burst is not worth a turn of the loop each.
     pub fn try_accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
-        match socket::accept4(self.fd.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
-            Ok(fd) => {
+        // SAFETY: the storage has room for the length that is given with it.
+        let accepted = unsafe {
+            SockAddr::try_init(|storage, length| {
+                let fd = self.fd.as_raw_fd();
+                let fd = libc::accept4(fd, storage.cast(), length, libc::SOCK_CLOEXEC);
+                Errno::result(fd).map_err(io::Error::from)
+            })
+        };
+        let error = match accepted {
+            Ok((fd, address)) => {
                 // SAFETY: the kernel has just opened this descriptor for us.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-                let address = SockRef::from(&fd).peer_addr()?;
-                Ok(address.as_socket().map(|peer| (fd, peer)))
+                return Ok(address.as_socket().map(|peer| (fd, peer)));
             }
-            Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR | Errno::EINVAL) => Ok(None),
-            Err(errno) => Err(errno.into()),
+            Err(error) => error,
+        };
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ECONNABORTED | libc::EINTR | libc::EINVAL) => Ok(None),
+            _ => Err(error),
         }
     }
 }

@@ -77,6 +77,7 @@ const BASE: Scenario = Scenario {
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "small-1", text: "13 bytes, 1 connection", connections: 1, ..BASE },
+    Scenario { name: "small-8", text: "13 bytes, 8 connections", connections: 8, ..BASE },
     Scenario { name: "small-64", text: "13 bytes, 64 connections", ..BASE },
     Scenario { name: "small-1000", text: "13 bytes, 1,000 connections", connections: 1000, ..BASE },
     Scenario { name: "body-64k", text: "64 KiB, 64 connections", page: Page::Kib64, ..BASE },
@@ -139,6 +140,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         text: "a tunnel for each 13 bytes, 8 at once",
         way: Way::Forward,
         connections: 8,
+        flags: &["--connect", "--no-keepalive"],
+        ..BASE
+    },
+    Scenario {
+        name: "connect-1",
+        text: "a tunnel for each 13 bytes, one after the other",
+        way: Way::Forward,
+        connections: 1,
         flags: &["--connect", "--no-keepalive"],
         ..BASE
     },

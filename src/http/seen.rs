@@ -1,0 +1,52 @@
+//! The head that was read last, so that the same bytes need not be read again.
+//!
+//! In goes a head whose meaning is known; out comes whether a buffer begins with just that head,
+//! in which case everything that was found of it holds again. Clients that poll, health checks and
+//! load tests ask the same thing over and over, and within a second most origins answer with the
+//! same head. Comparing costs a twentieth of reading; a head that differs is told by its first
+//! words. Only equality of all bytes counts, so that nothing can be taken for something else.
+
+use super::head::HeadLimits;
+
+/// Longer heads are not kept: those of browsers with cookies hardly ever repeat, and every busy
+/// connection has room for two.
+const SEEN_BYTES_MAX: usize = 512;
+
+/// A head that has been read, and the limits that it was held to.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    bytes: [u8; SEEN_BYTES_MAX],
+    /// `0 <= length <= SEEN_BYTES_MAX`; 0: none.
+    length: usize,
+    limits: HeadLimits,
+}
+
+impl Seen {
+    pub(crate) fn nothing() -> Self {
+        let limits = HeadLimits { head_bytes: 0, target_bytes: 0, header_count: 0 };
+        Self { bytes: [0; SEEN_BYTES_MAX], length: 0, limits }
+    }
+
+    /// Whether `buf` begins with it, and is held to the same limits.
+    #[inline]
+    pub(crate) fn begins(&self, buf: &[u8], limits: &HeadLimits) -> bool {
+        self.length > 0 && self.limits == *limits && buf.starts_with(&self.bytes[..self.length])
+    }
+
+    #[inline]
+    pub(crate) fn keep(&mut self, head: &[u8], limits: &HeadLimits) {
+        match self.bytes.get_mut(..head.len()) {
+            Some(bytes) => {
+                bytes.copy_from_slice(head);
+                self.length = head.len();
+                self.limits = *limits;
+            }
+            None => self.forget(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn forget(&mut self) {
+        self.length = 0;
+    }
+}
