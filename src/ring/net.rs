@@ -382,6 +382,13 @@ pub struct PendingRecv {
     operation: InFlight<(SharedFd, HeadBuffer)>,
 }
 
+impl PendingRecv {
+    /// Whether it has ended, as far as the loop has heard.
+    pub fn has_ended(&self) -> bool {
+        self.operation.is_completed()
+    }
+}
+
 impl Future for PendingRecv {
     type Output = (io::Result<usize>, HeadBuffer);
 

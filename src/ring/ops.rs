@@ -84,6 +84,13 @@ impl<D> OneshotOutputTransform for Completed<D> {
 /// An operation that the ring holds; resolves to its result and the data lent to it.
 pub(super) struct InFlight<D: Unpin + 'static>(InFlightOneshot<D, Completed<D>>);
 
+impl<D: Unpin + 'static> InFlight<D> {
+    /// Whether it has completed; leaves whoever waits for it waiting.
+    pub(super) fn is_completed(&self) -> bool {
+        self.0.is_completed()
+    }
+}
+
 impl<D: Unpin + 'static> Future for InFlight<D> {
     type Output = (io::Result<u32>, D);
 

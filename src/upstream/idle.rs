@@ -54,7 +54,7 @@ impl Pool {
             return None;
         }
         let reply = match watch {
-            Watch::Recv(mut pending) => poll_now(&mut pending).is_none().then_some(Some(pending)),
+            Watch::Recv(pending) => (!pending.has_ended()).then_some(Some(pending)),
             Watch::Yielding(mut pending) => match poll_now(&mut pending) {
                 None => Some(Some(pending)),
                 // Given back empty, as it was told to.

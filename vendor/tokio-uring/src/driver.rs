@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -189,26 +189,9 @@ pub(crate) struct Handle {
     driver: Rc<RefCell<Driver>>,
 }
 
-#[derive(Clone)]
-pub(crate) struct WeakHandle {
-    driver: Weak<RefCell<Driver>>,
-}
-
-impl WeakHandle {
-    #[inline]
-    pub(crate) fn upgrade(&self) -> Option<Handle> {
-        self.driver.upgrade().map(|driver| Handle { driver })
-    }
-}
-
 impl Handle {
     pub(crate) fn new(builder: &Builder, bell: Arc<Bell>) -> io::Result<Self> {
         Ok(Self { driver: Rc::new(RefCell::new(Driver::new(builder, bell)?)) })
-    }
-
-    #[inline]
-    pub(crate) fn downgrade(this: &Self) -> WeakHandle {
-        WeakHandle { driver: Rc::downgrade(&this.driver) }
     }
 
     /// Queues `entry`; its number.
@@ -235,6 +218,11 @@ impl Handle {
             },
             Operation::Forgotten(_) => unreachable!("nobody polls what has been dropped"),
         }
+    }
+
+    #[inline]
+    pub(crate) fn is_completed(&self, index: usize) -> bool {
+        matches!(self.driver.borrow().operations[index], Operation::Completed(_))
     }
 
     /// Nobody waits for the operation any more; `data` are kept for as long as it goes on.

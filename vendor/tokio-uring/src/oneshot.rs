@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use io_uring::{cqueue, squeue};
 
-use crate::driver::{Handle, WeakHandle};
+use crate::driver::Handle;
 use crate::runtime::current;
 
 /// An operation that has not been queued yet.
@@ -34,13 +34,8 @@ impl<D, T: OneshotOutputTransform<StoredData = D>> UnsubmittedOneshot<D, T> {
     pub fn submit(self) -> InFlightOneshot<D, T> {
         let driver = current().expect("operations are begun inside a runtime");
         let index = driver.begin(self.entry);
-        let started = Started {
-            driver: Handle::downgrade(&driver),
-            index,
-            stable_data: self.stable_data,
-            post_op: self.post_op,
-        };
-        InFlightOneshot { started: Some(started) }
+        let Self { stable_data, post_op, .. } = self;
+        InFlightOneshot { started: Some(Started { driver, index, stable_data, post_op }) }
     }
 }
 
@@ -49,8 +44,15 @@ pub struct InFlightOneshot<D: 'static, T: OneshotOutputTransform<StoredData = D>
     started: Option<Started<D, T>>,
 }
 
+impl<D, T: OneshotOutputTransform<StoredData = D>> InFlightOneshot<D, T> {
+    /// Whether it has completed; other than a poll, this leaves whoever waits waiting.
+    pub fn is_completed(&self) -> bool {
+        self.started.as_ref().is_none_or(|started| started.driver.is_completed(started.index))
+    }
+}
+
 struct Started<D, T> {
-    driver: WeakHandle,
+    driver: Handle,
     index: usize,
     stable_data: D,
     post_op: T,
@@ -62,8 +64,7 @@ impl<D: Unpin, T: OneshotOutputTransform<StoredData = D> + Unpin> Future for InF
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let started = this.started.as_ref().expect("an operation completes once");
-        let driver = started.driver.upgrade().expect("the ring outlives its operations");
-        let Poll::Ready(completion) = driver.poll(started.index, cx) else {
+        let Poll::Ready(completion) = started.driver.poll(started.index, cx) else {
             return Poll::Pending;
         };
         let Some(Started { stable_data, post_op, .. }) = this.started.take() else {
@@ -75,9 +76,7 @@ impl<D: Unpin, T: OneshotOutputTransform<StoredData = D> + Unpin> Future for InF
 
 impl<D: 'static, T: OneshotOutputTransform<StoredData = D>> Drop for InFlightOneshot<D, T> {
     fn drop(&mut self) {
-        if let Some(Started { driver, index, stable_data, .. }) = self.started.take()
-            && let Some(driver) = driver.upgrade()
-        {
+        if let Some(Started { driver, index, stable_data, .. }) = self.started.take() {
             driver.forget(index, stable_data);
         }
     }
