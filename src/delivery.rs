@@ -72,7 +72,7 @@ pub(crate) async fn deliver(
     record: &mut Record,
 ) -> Result<After, Failed> {
     let (worker, control) = (client.worker, &progress.delivery);
-    let is_uploaded = !progress.is_running();
+    let is_uploaded = progress.is_complete();
     let mut plan = Plan::of(client, is_uploaded);
     let head_bytes = client.response.bytes;
     let date = if client.response.has_date { [0; DATE_BYTES] } else { worker.date.now() };
@@ -119,7 +119,8 @@ pub(crate) async fn deliver(
             return Ok(gone(client, record, fault));
         }
         // While the client still uploads, the upload sees it go away.
-        let passed = pass_body(client, lease.socket(), &plan, is_uploaded, control).await;
+        let is_watching = !progress.is_running();
+        let passed = pass_body(client, lease.socket(), &plan, is_watching, control).await;
         record.moved(0, control.sent.get());
         let moved = match passed {
             Ok(moved) => moved,

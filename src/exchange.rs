@@ -180,7 +180,7 @@ async fn attempt(
             return Err(failed);
         }
     };
-    let is_uploaded = !progress.is_running();
+    let is_uploaded = progress.is_complete();
     if client.response.status == 101 {
         upload.end().await;
         record.moved(progress.control.received.get(), 0);

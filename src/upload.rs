@@ -134,8 +134,8 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
             if self.outcome.is_none()
                 && let Poll::Ready(outcome) = self.future.as_mut().poll(cx)
             {
+                self.progress.end(outcome.is_ok());
                 self.outcome = Some(outcome);
-                self.progress.end();
                 if self.fault().is_some() {
                     // Ends the wait for an answer that cannot come, whether or not it has begun: an
                     // interruption would only end what is pending now. The end of the connection is
@@ -175,8 +175,9 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
             self.progress.control.is_over.set(true);
             self.client.interrupt();
             self.origin.interrupt();
-            self.outcome = Some(self.future.as_mut().await);
-            self.progress.end();
+            let outcome = self.future.as_mut().await;
+            self.progress.end(outcome.is_ok());
+            self.outcome = Some(outcome);
         }
     }
 }
@@ -185,6 +186,8 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
 pub(crate) struct Progress {
     /// When it ended, on the coarse clock: `RUNNING` while it has not, 0 where there was none.
     pub(crate) ended_ms: Cell<u64>,
+    /// The body has been read to its end: what follows it is the next request.
+    is_complete: Cell<bool>,
     pub(crate) control: Control,
     /// Of the answer's body, which goes the other way.
     pub(crate) delivery: Control,
@@ -200,6 +203,7 @@ impl Progress {
         control.is_held_back.set(expects_continue);
         Self {
             ended_ms: Cell::new(if is_whole { 0 } else { RUNNING }),
+            is_complete: Cell::new(is_whole),
             control,
             delivery: Control::default(),
             interim_bytes: Cell::new(0),
@@ -210,7 +214,14 @@ impl Progress {
         self.ended_ms.get() == RUNNING
     }
 
-    pub(crate) fn end(&self) {
+    /// Whether all of the body has gone to the origin. An upload that has ended may have ended half
+    /// way, where its origin took no more: the rest is then still to come, and no request.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_complete.get()
+    }
+
+    fn end(&self, is_complete: bool) {
         self.ended_ms.set(clock::coarse_ms());
+        self.is_complete.set(is_complete);
     }
 }

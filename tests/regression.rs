@@ -411,3 +411,33 @@ fn r2_a_small_limit_of_clients_works_with_many_listeners() {
         client.expect_status(200).expect_closed();
     }
 }
+
+/// An upload that ended because its origin took no more counted as complete: the client was not told
+/// to stop, and what was left of its body was read as the next request.
+#[test]
+fn r6_what_is_left_of_an_upload_that_was_cut_short_is_no_request() {
+    const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: test\r\nX-Padding: 12345678\r\n\r\n";
+    let body = HIDDEN.repeat((8 << 20) / HIDDEN.len());
+    let origin = Origin::start(|mut peer| {
+        let head = peer.expect_head();
+        assert_eq!(head.target(), "/upload");
+        // Closed with input unread, which is a reset.
+        peer.send("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy");
+    });
+    let proxy = Proxy::to(&origin);
+    for _ in 0..30 {
+        let mut client = proxy.connect();
+        let mut sender = client.another_handle();
+        let head =
+            format!("PUT /upload HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n", body.len());
+        let padding = HIDDEN.len() - (head.len() + "X: \r\n\r\n".len()) % HIDDEN.len();
+        let head = format!("{head}X: {}\r\n\r\n", "p".repeat(padding));
+        let message = head + &body;
+        let sending = thread::spawn(move || sender.send(message));
+        let (answers, _) = client.read_to_end();
+        let answers = String::from_utf8_lossy(&answers);
+        assert!(answers.matches("HTTP/1.1 ").count() <= 1, "{answers}");
+        assert!(answers.is_empty() || answers.contains("\r\nConnection: close\r\n"), "{answers}");
+        sending.join().unwrap();
+    }
+}

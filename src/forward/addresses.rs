@@ -57,6 +57,8 @@ impl Class {
             [127, ..] => Loopback,
             [169, 254, ..] => LinkLocal,
             [10, ..] | [172, 16..=31, ..] | [192, 168, ..] | [100, 64..=127, ..] => Private,
+            // RFC 2544: networks of test laboratories.
+            [198, 18..=19, ..] => Private,
             [224..=239, ..] => Multicast,
             // The broadcast address among them.
             [240..=255, ..] => Reserved,
@@ -187,6 +189,10 @@ mod tests {
             ("172.32.0.0", Public),
             ("192.0.0.192", Metadata),
             ("192.167.255.255", Public),
+            ("198.17.255.255", Public),
+            ("198.18.0.0", Private),
+            ("198.19.255.255", Private),
+            ("198.20.0.0", Public),
             ("192.168.0.0", Private),
             ("192.169.0.0", Public),
             ("223.255.255.255", Public),

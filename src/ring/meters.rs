@@ -90,13 +90,6 @@ impl RingMeters {
     }
 }
 
-/// The number of the turn that the calling thread's loop is in; another one once it has slept.
-/// Always 0 where no meters are installed.
-#[inline]
-pub fn turn_number() -> u64 {
-    METERS.with(|meters| meters.get().map_or(0, |meters| meters.parks()))
-}
-
 #[inline]
 pub(super) fn count_submitted(operation: Operation) {
     METERS.with(|meters| {

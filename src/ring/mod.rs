@@ -28,6 +28,6 @@ pub mod runtime;
 pub use accept::{Acceptor, Stopper};
 pub use buffers::{ChunkPool, HeadBuffer, HeadPool, NoRoom, Run};
 pub use deadlines::Deadlines;
-pub use meters::{Operation, RingMeters, turn_number};
+pub use meters::{Operation, RingMeters};
 pub use net::{PendingPoll, PendingRecv, Socket, Waited};
 pub use pipes::{PIPE_BYTES, Pipe, PipePool, Spliced};

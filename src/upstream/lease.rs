@@ -23,8 +23,6 @@ pub struct Lease {
     key: usize,
     /// It has carried an exchange before, so that the origin may be closing it just now.
     pub is_reused: bool,
-    /// What it has received last did not end in a buffer of ours, where excess would have shown.
-    pub(super) is_doubtful: bool,
     /// Back in the pool's hands.
     is_kept: bool,
 }
@@ -37,8 +35,7 @@ impl Lease {
         reply: Option<PendingRecv>,
         is_reused: bool,
     ) -> Self {
-        let pool = pool.clone();
-        Self { pool, socket, reply, key, is_reused, is_doubtful: false, is_kept: false }
+        Self { pool: pool.clone(), socket, reply, key, is_reused, is_kept: false }
     }
 
     pub fn socket(&self) -> &Socket {
@@ -84,17 +81,11 @@ impl Lease {
     pub fn give_back_with(mut self, buffer: HeadBuffer) {
         debug_assert!(buffer.is_empty());
         self.reply = Some(self.socket.start_recv(buffer));
-        self.return_to_pool();
+        self.give_back();
     }
 
-    /// Returns a connection on which nothing is outstanding, and which has been read to the end of
-    /// an answer but no further.
-    pub fn give_back(mut self) {
-        self.is_doubtful = true;
-        self.return_to_pool();
-    }
-
-    fn return_to_pool(self) {
+    /// Returns a connection on which nothing is outstanding.
+    pub fn give_back(self) {
         let pool = self.pool.clone();
         pool.give_back(self);
     }

@@ -22,7 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::fault::Fault;
 use crate::ledger::{Kind, Ledger};
 use crate::metrics::WorkerMetrics;
-use crate::ring::{Deadlines, HeadPool, Socket, Waited, clock, turn_number};
+use crate::ring::{Deadlines, HeadPool, Socket, Waited, clock};
 
 use super::destinations::Destination;
 use super::idle::{Idle, Watch};
@@ -192,12 +192,11 @@ impl Pool {
         if self.is_stopping.get() {
             return;
         }
-        let is_wanted = !self.waiters.borrow().is_empty();
-        // What follows an answer would be taken for the next one.
-        if (lease.is_doubtful || is_wanted) && !lease.socket().is_silent() {
-            return;
-        }
-        if is_wanted {
+        if !self.waiters.borrow().is_empty() {
+            // What follows an answer would be taken for the next one.
+            if !lease.socket().is_silent() {
+                return;
+            }
             match self.hand_over(lease) {
                 Some(returned) => lease = returned,
                 None => return,
@@ -218,11 +217,9 @@ impl Pool {
         if ended {
             return;
         }
-        let is_doubtful = lease.is_doubtful;
         let key = lease.keep();
         if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
-            let (watch, since_ms) = (Watch::Recv(pending), clock::coarse_ms());
-            slot.idle = Some(Idle { watch, since_ms, is_doubtful, turn: turn_number() });
+            slot.idle = Some(Idle { watch: Watch::Recv(pending), since_ms: clock::coarse_ms() });
             self.idle.borrow_mut()[slot.origin].push(key);
         }
     }
