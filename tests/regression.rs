@@ -412,8 +412,8 @@ fn r2_a_small_limit_of_clients_works_with_many_listeners() {
     }
 }
 
-/// An upload that ended because its origin took no more counted as complete: the client was not told
-/// to stop, and what was left of its body was read as the next request.
+/// An upload that ended because its origin took no more counted as complete: the client was not
+/// told to stop, and what was left of its body was read as the next request.
 #[test]
 fn r6_what_is_left_of_an_upload_that_was_cut_short_is_no_request() {
     const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: test\r\nX-Padding: 12345678\r\n\r\n";
