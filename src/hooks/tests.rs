@@ -234,6 +234,14 @@ fn a_request_has_a_name_as_soon_as_anything_asks_for_it() {
 }
 
 #[test]
+fn a_rewrite_can_put_the_name_of_a_request_into_its_target() {
+    let hooks = "rewrite = { regex = \"^/p\", replacement = \"/id/${request_id}/\" }";
+    let (out, _) = with_plan(hooks, |hooked| passed(hooked, GET));
+    let id = out.strip_prefix("GET /id/").and_then(|rest| rest.split_once("/?q=1 "));
+    assert_eq!(id.map(|(id, _)| id.len()), Some(32), "{out}");
+}
+
+#[test]
 fn a_client_may_have_so_many_requests_under_way() {
     with_plan("connections_per_client = 2", |hooked| {
         with_facts(GET, |facts| {
