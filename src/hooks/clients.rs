@@ -55,9 +55,8 @@ const RACES_MAX: usize = 64;
 impl Clients {
     /// `clients_max` clients may have connections at a time.
     pub fn new(limit: u32, clients_max: usize) -> Arc<Self> {
-        let words = (clients_max * 2).next_power_of_two().max(PROBES);
         Arc::new(Self {
-            words: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            words: (0..words_for(clients_max)).map(|_| AtomicU64::new(0)).collect(),
             hasher: RandomState::new(),
             limit: u64::from(limit).min(COUNT_MASK),
         })
@@ -66,6 +65,11 @@ impl Clients {
     /// What the table takes, full or empty.
     pub fn bytes(&self) -> usize {
         self.words.len() * size_of::<AtomicU64>()
+    }
+
+    /// Whether it has room for `clients_max` clients.
+    pub(super) fn has_room_for(&self, clients_max: usize) -> bool {
+        self.words.len() >= words_for(clients_max)
     }
 
     /// `client` is a `ClientKey::network`.
@@ -109,6 +113,10 @@ impl Clients {
     fn total(&self) -> u64 {
         self.words.iter().map(|word| word.load(Ordering::Relaxed) & COUNT_MASK).sum()
     }
+}
+
+fn words_for(clients_max: usize) -> usize {
+    (clients_max * 2).next_power_of_two().max(PROBES)
 }
 
 impl Drop for Held {
@@ -162,6 +170,46 @@ mod tests {
             assert!(hold(&clients, client).is_some());
         }
         assert_eq!((clients.total(), clients.bytes()), (0, bytes));
+    }
+
+    #[test]
+    fn a_client_at_its_limit_stays_there_while_a_million_others_come_and_go() {
+        let clients = Clients::new(2, 100);
+        let persistent = u64::MAX;
+        let held = [hold(&clients, persistent).unwrap(), hold(&clients, persistent).unwrap()];
+        let mut others = std::collections::VecDeque::new();
+        for client in 0..1_000_000 {
+            others.extend(hold(&clients, client));
+            if others.len() > 50 {
+                others.pop_front();
+            }
+            if client % 100 == 0 {
+                assert!(hold(&clients, persistent).is_none());
+            }
+        }
+        let [first, second] = held;
+        drop(first);
+        let again = hold(&clients, persistent);
+        assert!(again.is_some() && hold(&clients, persistent).is_none());
+        drop((second, again, others));
+        assert_eq!(clients.total(), 0);
+    }
+
+    #[test]
+    fn a_full_table_lets_a_million_more_by_and_forgets_nobody() {
+        let clients = Clients::new(1, 100);
+        let bytes = clients.bytes();
+        let held: Vec<_> = (0..1_000_000)
+            .filter_map(|client| match clients.enter(client) {
+                Entry::Held(held) => Some((client, held)),
+                Entry::Uncounted => None,
+                Entry::Full => panic!("{client} has nothing under way"),
+            })
+            .collect();
+        assert_eq!((clients.bytes(), held.len()), (bytes, bytes / 8));
+        assert!(held.iter().all(|(client, _)| matches!(clients.enter(*client), Entry::Full)));
+        drop(held);
+        assert_eq!(clients.total(), 0);
     }
 
     #[test]

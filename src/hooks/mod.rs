@@ -47,6 +47,8 @@ pub mod custom;
 mod edits;
 mod facts;
 mod plan;
+#[cfg(test)]
+mod properties;
 mod question;
 mod rate;
 mod retry;
@@ -60,6 +62,7 @@ use std::sync::Arc;
 
 pub use self::answers::Answer;
 pub use self::clients::Clients;
+pub(crate) use self::clients::Held;
 pub use self::edits::Edits;
 pub use self::facts::{Facts, Passage};
 pub use self::plan::{Choice, Hooked, Login};
@@ -67,6 +70,7 @@ pub use self::question::{Judgement, Question};
 pub use self::rate::RateLimit;
 pub use self::retry::{Retry, Setback};
 
+use self::answers::Pages;
 use self::custom::{Custom, Hooks};
 use crate::config::{
     BasicAuthConfig, Config, CustomConfig, ForwardConfig, HooksConfig, HostPattern,
@@ -152,6 +156,40 @@ impl Plans {
     }
 }
 
+/// A file that hooks name and that cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadFile {
+    /// The path of the key that names it, such as `route.0.hooks.error_pages`.
+    pub path: String,
+    /// One line, which begins with the key.
+    pub error: String,
+}
+
+/// Opens every file that hooks name, as a start would.
+pub fn try_files(config: &Config) -> Result<(), BadFile> {
+    let routes = config.routes.iter().enumerate().map(|(index, route)| {
+        let names = (format!("route.{index}.hooks"), format!("route[{index}].hooks"));
+        (names, route.hooks.as_deref())
+    });
+    let global = (("hooks".to_owned(), "hooks".to_owned()), config.hooks.as_deref());
+    for ((path, key), hooks) in std::iter::once(global).chain(routes) {
+        let Some(hooks) = hooks else { continue };
+        let users = hooks.basic_auth.as_ref().map(|login| Users::load(&login.users_file));
+        let pages = hooks.error_pages.as_ref().map(Pages::load);
+        let named = [
+            ("basic_auth", users.map_or(Ok(()), |users| users.map(drop))),
+            ("error_pages", pages.map_or(Ok(()), |pages| pages.map(drop))),
+        ];
+        for (name, tried) in named {
+            tried.map_err(|error| BadFile {
+                path: format!("{path}.{name}"),
+                error: format!("{key}.{name}: {error}"),
+            })?;
+        }
+    }
+    Ok(())
+}
+
 /// Plans in the making.
 struct Loading<'c> {
     config: &'c Config,
@@ -190,9 +228,11 @@ impl<'c> Loading<'c> {
     }
 
     fn clients(&mut self, owner: &str, limit: u32) -> Arc<Clients> {
-        let kept = self.kept.and_then(|kept| kept.clients.get(owner));
-        let kept = kept.filter(|(same, _)| *same == limit).map(|(_, clients)| clients.clone());
         let clients_max = self.config.limits.clients;
+        let kept = self.kept.and_then(|kept| kept.clients.get(owner));
+        let kept =
+            kept.filter(|(same, clients)| *same == limit && clients.has_room_for(clients_max));
+        let kept = kept.map(|(_, clients)| clients.clone());
         let (_, clients) =
             self.made.clients.entry(owner.into()).or_insert_with(|| {
                 (limit, kept.unwrap_or_else(|| Clients::new(limit, clients_max)))
@@ -234,7 +274,7 @@ pub fn route_name(route: &RouteConfig) -> String {
 }
 
 /// The stronger of what two tables say, the route's own being the last.
-fn strongest<'c, T>(
+pub(crate) fn strongest<'c, T>(
     layers: [Option<&'c HooksConfig>; 2],
     of: impl Fn(&'c HooksConfig) -> Option<&'c T>,
 ) -> Option<&'c T> {

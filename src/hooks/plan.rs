@@ -22,7 +22,7 @@ use super::{EVERYBODY, Loading, route_name, strongest};
 use crate::config::hooks::{Part, Template, Variable};
 use crate::config::{
     AccessConfig, ClientKey, HooksConfig, IdTrust, MirrorConfig, Networks, RedirectConfig,
-    RouteConfig, SecurityConfig,
+    RewriteConfig, RouteConfig, SecurityConfig,
 };
 use crate::forward::Authenticator;
 use crate::http::BodyLength;
@@ -168,11 +168,16 @@ impl Hooked {
         let is_used = layers.into_iter().flatten().any(|layer| {
             let heads = [&layer.request_headers, &layer.response_headers];
             let redirect = layer.redirect.as_ref().map(|redirect| &redirect.to);
+            let replacement = match &layer.rewrite {
+                Some(RewriteConfig::Regex { replacement, .. }) => Some(replacement),
+                Some(RewriteConfig::Prefix(_)) | None => None,
+            };
             let mut templates = heads
                 .into_iter()
                 .flat_map(|head| head.set.iter().chain(&head.add))
                 .map(|(_, value)| value)
-                .chain(redirect);
+                .chain(redirect)
+                .chain(replacement);
             templates.any(|template: &Template| template.has(&Variable::RequestId))
         });
         if is_used && self.id.is_none() {

@@ -167,7 +167,8 @@ impl RateLimit {
     }
 
     fn seconds(&self, ticks: u64) -> u64 {
-        (ticks * self.tick_ns).div_ceil(1_000_000_000).max(1)
+        // A million requests a day apart come to more than fits: 584 years are as good as never.
+        ticks.saturating_mul(self.tick_ns).div_ceil(1_000_000_000).max(1)
     }
 }
 
@@ -247,6 +248,14 @@ mod tests {
         limit.take(key, 111_500_000).put(&mut out);
         assert_eq!(String::from_utf8(out).unwrap(), "RateLimit: \"default\";r=0;t=9\r\n");
         assert_eq!(*limit.policy(), *b"RateLimit-Policy: \"default\";q=2;w=20\r\n");
+    }
+
+    #[test]
+    fn a_bucket_that_takes_millennia_to_fill_has_a_time_all_the_same() {
+        let limit = limit(1, 86_400, 1_000_000, 64);
+        assert!(limit.policy().starts_with(b"RateLimit-Policy: \"default\";q=1000000;w=184467440"));
+        let standing = limit.take(limit.hash_number(1), SECOND_US);
+        assert_eq!((standing.is_allowed, standing.left), (true, 999_999));
     }
 
     #[test]

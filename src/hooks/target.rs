@@ -69,7 +69,11 @@ impl Rewrite {
             Self::Prefix { from, to } => {
                 let rest = path.strip_prefix(from.as_bytes()).unwrap_or(path);
                 out.extend_from_slice(to.as_bytes());
-                if out.is_empty() && !rest.starts_with(b"/") {
+                let mut rest = rest;
+                if out.is_empty() {
+                    // `//a` is a host to some readers.
+                    let slashes = rest.iter().take_while(|byte| **byte == b'/').count();
+                    rest = &rest[slashes..];
                     out.push(b'/');
                 }
                 put_target(rest, Kind::Path, &mut out);
@@ -201,6 +205,8 @@ mod tests {
             ("/api", "/", "/api/x", "/x"),
             ("/api", "/", "/api", "/"),
             ("/api", "/", "/api?x", "/?x"),
+            ("/api", "/", "/api//evil.example/x", "/evil.example/x"),
+            ("/api", "/v2", "/api//x", "/v2//x"),
             ("/", "/v2", "/x", "/v2/x"),
             ("/", "/v2", "/", "/v2/"),
             ("/api", "/v2", "/api/\u{e9}%20", "/v2/%C3%A9%20"),

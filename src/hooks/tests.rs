@@ -34,7 +34,7 @@ fn own_hooks() -> Hooks {
 }
 
 #[track_caller]
-fn plans(text: &str) -> Plans {
+pub(super) fn plans(text: &str) -> Plans {
     Plans::load(&config(text), &own_hooks(), None).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -234,6 +234,14 @@ fn a_request_has_a_name_as_soon_as_anything_asks_for_it() {
 }
 
 #[test]
+fn a_rewrite_can_put_the_name_of_a_request_into_its_target() {
+    let hooks = "rewrite = { regex = \"^/p\", replacement = \"/id/${request_id}/\" }";
+    let (out, _) = with_plan(hooks, |hooked| passed(hooked, GET));
+    let id = out.strip_prefix("GET /id/").and_then(|rest| rest.split_once("/?q=1 "));
+    assert_eq!(id.map(|(id, _)| id.len()), Some(32), "{out}");
+}
+
+#[test]
 fn a_client_may_have_so_many_requests_under_way() {
     with_plan("connections_per_client = 2", |hooked| {
         with_facts(GET, |facts| {
@@ -261,6 +269,24 @@ fn a_reload_forgets_no_limit_that_stays_as_it_was() {
     let other = config(&text.replace("1/h", "2/h"));
     let other = Plans::load(&other, &own_hooks(), Some(&same)).unwrap();
     assert_eq!(answered(other.hooked(0).unwrap(), GET), None);
+}
+
+#[test]
+fn a_reload_that_lets_more_clients_in_makes_room_for_them() {
+    let text = "[limits]\nclients = 100\n[hooks]\nconnections_per_client = 1\n\
+                [[route]]\nupstream = \"a\"\n";
+    let first = plans(text);
+    let again = |text: &str| Plans::load(&config(text), &own_hooks(), Some(&first)).unwrap();
+    with_facts(GET, |facts| {
+        let enter = |plans: &Plans, passage: &mut Passage| {
+            plans.hooked(0).unwrap().enter(facts, passage).map(|answer| answer.status.code)
+        };
+        let mut passage = Passage::default();
+        assert_eq!(enter(&first, &mut passage), None);
+        assert_eq!(enter(&again(text), &mut Passage::default()), Some(429));
+    });
+    let (before, after) = (first.bytes(), again(&text.replace("100", "1000")).bytes());
+    assert_eq!(after - before, (2048 - 256) * 8);
 }
 
 #[test]
