@@ -56,9 +56,12 @@ impl Class {
             [0, ..] => Unspecified,
             [127, ..] => Loopback,
             [169, 254, ..] => LinkLocal,
-            [10, ..] | [172, 16..=31, ..] | [192, 168, ..] | [100, 64..=127, ..] => Private,
-            // RFC 2544: networks of test laboratories.
-            [198, 18..=19, ..] => Private,
+            // RFC 1918, RFC 6598, and the networks of test laboratories (RFC 2544).
+            [10, ..]
+            | [172, 16..=31, ..]
+            | [192, 168, ..]
+            | [100, 64..=127, ..]
+            | [198, 18..=19, ..] => Private,
             [224..=239, ..] => Multicast,
             // The broadcast address among them.
             [240..=255, ..] => Reserved,

@@ -64,8 +64,6 @@ pub struct RequestHead {
     lines: HeadLines,
     /// What all the rest was read from, as long as it holds.
     seen: Seen,
-    /// The rest is still said of the message before.
-    is_stale: bool,
 }
 
 impl Default for RequestHead {
@@ -93,7 +91,6 @@ impl RequestHead {
             is_upgrade: false,
             lines: HeadLines::new(Kind::Request),
             seen: Seen::nothing(),
-            is_stale: false,
         }
     }
 
@@ -101,13 +98,13 @@ impl RequestHead {
     /// half-way: after `parse` gave `Ok(true)` or an error, the next call starts a message.
     pub fn reset(&mut self) {
         self.lines = HeadLines::new(Kind::Request);
-        self.is_stale = true;
+        self.seen.end();
     }
 
     /// Says nothing any more, if nothing has been read since [`RequestHead::reset`]: what is said
     /// of a head that could not be read must not be said of the one before it.
     pub fn settle(&mut self) {
-        if std::mem::take(&mut self.is_stale) {
+        if self.seen.begin() {
             self.seen.forget();
             self.method = Method::Get;
             self.version = Version::Http11;
@@ -120,7 +117,7 @@ impl RequestHead {
     /// `buf` holds more. Bytes seen before are not looked at again until the head is complete.
     pub fn parse(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<bool, HeadError> {
         if self.lines.is_new() && self.seen.begins(buf, limits) {
-            self.is_stale = false;
+            self.seen.begin();
             return Ok(true);
         }
         self.settle();

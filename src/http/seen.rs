@@ -19,12 +19,14 @@ pub(crate) struct Seen {
     /// `0 <= length <= SEEN_BYTES_MAX`; 0: none.
     length: usize,
     limits: HeadLimits,
+    /// The message that it began is over, and no other has been read since.
+    is_over: bool,
 }
 
 impl Seen {
     pub(crate) fn nothing() -> Self {
         let limits = HeadLimits { head_bytes: 0, target_bytes: 0, header_count: 0 };
-        Self { bytes: [0; SEEN_BYTES_MAX], length: 0, limits }
+        Self { bytes: [0; SEEN_BYTES_MAX], length: 0, limits, is_over: false }
     }
 
     /// Whether `buf` begins with it, and is held to the same limits.
@@ -48,5 +50,17 @@ impl Seen {
     #[inline]
     pub(crate) fn forget(&mut self) {
         self.length = 0;
+    }
+
+    /// Says that its message is over.
+    #[inline]
+    pub(crate) fn end(&mut self) {
+        self.is_over = true;
+    }
+
+    /// Says that a message begins; whether one was over.
+    #[inline]
+    pub(crate) fn begin(&mut self) -> bool {
+        std::mem::take(&mut self.is_over)
     }
 }
