@@ -62,7 +62,9 @@ pub(crate) fn all() -> Vec<Case> {
     vec![
         request_head("head_small_request", SMALL_REQUEST),
         request_head("head_large_request", LARGE_REQUEST),
+        request_head_again(),
         response_head(),
+        response_head_again(),
         framing_decision(),
         route("route_1", 1),
         route("route_100", 100),
@@ -80,16 +82,39 @@ fn case(name: &'static str, bytes: Option<usize>, work: impl FnMut() + 'static) 
     Case { name, bytes: bytes.map(|bytes| bytes as u64), work: Box::new(work) }
 }
 
+/// Other limits each time: a head that comes again under the same ones is not read again.
+fn changing_limits() -> impl FnMut() -> HeadLimits {
+    let mut limits = LIMITS;
+    move || {
+        limits.target_bytes ^= 1;
+        limits
+    }
+}
+
 fn request_head(name: &'static str, text: &'static [u8]) -> Case {
-    let mut head = RequestHead::new();
+    let (mut head, mut limits) = (RequestHead::new(), changing_limits());
     case(name, Some(text.len()), move || {
-        assert_eq!(head.parse(black_box(text), &LIMITS), Ok(true));
+        assert_eq!(head.parse(black_box(text), &limits()), Ok(true));
+    })
+}
+
+fn request_head_again() -> Case {
+    let mut head = RequestHead::new();
+    case("head_request_again", Some(SMALL_REQUEST.len()), move || {
+        assert_eq!(head.parse(black_box(SMALL_REQUEST), &LIMITS), Ok(true));
     })
 }
 
 fn response_head() -> Case {
-    let mut head = ResponseHead::new();
+    let (mut head, mut limits) = (ResponseHead::new(), changing_limits());
     case("head_response", Some(RESPONSE.len()), move || {
+        assert_eq!(head.parse(black_box(RESPONSE), &limits(), Method::Get), Ok(true));
+    })
+}
+
+fn response_head_again() -> Case {
+    let mut head = ResponseHead::new();
+    case("head_response_again", Some(RESPONSE.len()), move || {
         assert_eq!(head.parse(black_box(RESPONSE), &LIMITS, Method::Get), Ok(true));
     })
 }
