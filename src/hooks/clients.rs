@@ -55,9 +55,8 @@ const RACES_MAX: usize = 64;
 impl Clients {
     /// `clients_max` clients may have connections at a time.
     pub fn new(limit: u32, clients_max: usize) -> Arc<Self> {
-        let words = (clients_max * 2).next_power_of_two().max(PROBES);
         Arc::new(Self {
-            words: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            words: (0..words_for(clients_max)).map(|_| AtomicU64::new(0)).collect(),
             hasher: RandomState::new(),
             limit: u64::from(limit).min(COUNT_MASK),
         })
@@ -66,6 +65,11 @@ impl Clients {
     /// What the table takes, full or empty.
     pub fn bytes(&self) -> usize {
         self.words.len() * size_of::<AtomicU64>()
+    }
+
+    /// Whether it has room for `clients_max` clients.
+    pub(super) fn has_room_for(&self, clients_max: usize) -> bool {
+        self.words.len() >= words_for(clients_max)
     }
 
     /// `client` is a `ClientKey::network`.
@@ -109,6 +113,10 @@ impl Clients {
     fn total(&self) -> u64 {
         self.words.iter().map(|word| word.load(Ordering::Relaxed) & COUNT_MASK).sum()
     }
+}
+
+fn words_for(clients_max: usize) -> usize {
+    (clients_max * 2).next_power_of_two().max(PROBES)
 }
 
 impl Drop for Held {

@@ -190,9 +190,11 @@ impl<'c> Loading<'c> {
     }
 
     fn clients(&mut self, owner: &str, limit: u32) -> Arc<Clients> {
-        let kept = self.kept.and_then(|kept| kept.clients.get(owner));
-        let kept = kept.filter(|(same, _)| *same == limit).map(|(_, clients)| clients.clone());
         let clients_max = self.config.limits.clients;
+        let kept = self.kept.and_then(|kept| kept.clients.get(owner));
+        let kept =
+            kept.filter(|(same, clients)| *same == limit && clients.has_room_for(clients_max));
+        let kept = kept.map(|(_, clients)| clients.clone());
         let (_, clients) =
             self.made.clients.entry(owner.into()).or_insert_with(|| {
                 (limit, kept.unwrap_or_else(|| Clients::new(limit, clients_max)))

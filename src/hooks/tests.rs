@@ -272,6 +272,24 @@ fn a_reload_forgets_no_limit_that_stays_as_it_was() {
 }
 
 #[test]
+fn a_reload_that_lets_more_clients_in_makes_room_for_them() {
+    let text = "[limits]\nclients = 100\n[hooks]\nconnections_per_client = 1\n\
+                [[route]]\nupstream = \"a\"\n";
+    let first = plans(text);
+    let again = |text: &str| Plans::load(&config(text), &own_hooks(), Some(&first)).unwrap();
+    with_facts(GET, |facts| {
+        let enter = |plans: &Plans, passage: &mut Passage| {
+            plans.hooked(0).unwrap().enter(facts, passage).map(|answer| answer.status.code)
+        };
+        let mut passage = Passage::default();
+        assert_eq!(enter(&first, &mut passage), None);
+        assert_eq!(enter(&again(text), &mut Passage::default()), Some(429));
+    });
+    let (before, after) = (first.bytes(), again(&text.replace("100", "1000")).bytes());
+    assert_eq!(after - before, (2048 - 256) * 8);
+}
+
+#[test]
 fn tables_are_counted_and_do_not_grow() {
     let plans = plans(
         "[hooks]\nrate_limit = { rate = \"1/s\", table_entries = 1024 }\n\
