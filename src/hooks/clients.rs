@@ -173,6 +173,46 @@ mod tests {
     }
 
     #[test]
+    fn a_client_at_its_limit_stays_there_while_a_million_others_come_and_go() {
+        let clients = Clients::new(2, 100);
+        let persistent = u64::MAX;
+        let held = [hold(&clients, persistent).unwrap(), hold(&clients, persistent).unwrap()];
+        let mut others = std::collections::VecDeque::new();
+        for client in 0..1_000_000 {
+            others.extend(hold(&clients, client));
+            if others.len() > 50 {
+                others.pop_front();
+            }
+            if client % 100 == 0 {
+                assert!(hold(&clients, persistent).is_none());
+            }
+        }
+        let [first, second] = held;
+        drop(first);
+        let again = hold(&clients, persistent);
+        assert!(again.is_some() && hold(&clients, persistent).is_none());
+        drop((second, again, others));
+        assert_eq!(clients.total(), 0);
+    }
+
+    #[test]
+    fn a_full_table_lets_a_million_more_by_and_forgets_nobody() {
+        let clients = Clients::new(1, 100);
+        let bytes = clients.bytes();
+        let held: Vec<_> = (0..1_000_000)
+            .filter_map(|client| match clients.enter(client) {
+                Entry::Held(held) => Some((client, held)),
+                Entry::Uncounted => None,
+                Entry::Full => panic!("{client} has nothing under way"),
+            })
+            .collect();
+        assert_eq!((clients.bytes(), held.len()), (bytes, bytes / 8));
+        assert!(held.iter().all(|(client, _)| matches!(clients.enter(*client), Entry::Full)));
+        drop(held);
+        assert_eq!(clients.total(), 0);
+    }
+
+    #[test]
     fn threads_lose_no_count() {
         let clients = Clients::new(8, 100);
         let threads: Vec<_> = (0..4)
