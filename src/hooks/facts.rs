@@ -258,7 +258,7 @@ pub(crate) mod tests {
     use crate::config::hooks::Scope;
     use crate::http::head::HeadLimits;
 
-    const LIMITS: HeadLimits =
+    pub(crate) const LIMITS: HeadLimits =
         HeadLimits { head_bytes: 1 << 16, target_bytes: 1 << 15, header_count: 256 };
 
     /// Runs `check` with the facts of a request.

@@ -47,6 +47,8 @@ pub mod custom;
 mod edits;
 mod facts;
 mod plan;
+#[cfg(test)]
+mod properties;
 mod question;
 mod rate;
 mod retry;

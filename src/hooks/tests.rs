@@ -34,7 +34,7 @@ fn own_hooks() -> Hooks {
 }
 
 #[track_caller]
-fn plans(text: &str) -> Plans {
+pub(super) fn plans(text: &str) -> Plans {
     Plans::load(&config(text), &own_hooks(), None).unwrap_or_else(|error| panic!("{error}"))
 }
 
