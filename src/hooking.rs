@@ -75,7 +75,9 @@ pub(crate) async fn begin(
         early: None,
     });
     body.bytes_max = hooking.body_bytes_max();
-    match hooking.decide(client, body).await {
+    let decided = hooking.decide(client, body).await;
+    record.held = std::mem::take(&mut hooking.passage.held);
+    match decided {
         Ok(None) => {
             hooking.mirror(client, body);
             Ok(Found::Way(Way::Hooked(hooking)))

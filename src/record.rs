@@ -12,6 +12,7 @@ use crate::account::{Account, Phase};
 use crate::connection::Client;
 use crate::fault::Fault;
 use crate::generation::Generation;
+use crate::hooks::Held;
 use crate::http::Span;
 use crate::metrics::class_of;
 use crate::ring::clock;
@@ -32,6 +33,9 @@ pub struct Record {
     is_forward: bool,
     is_counted: bool,
     fault: Option<Fault>,
+    /// The client's places under the caps of a route with hooks: kept until the request is over,
+    /// the tunnel that an upgrade makes of it included.
+    pub(crate) held: [Option<Held>; 2],
     /// `None` where no access log is wanted.
     line: Option<Box<Line>>,
 }
@@ -93,6 +97,7 @@ impl Record {
             is_forward: false,
             is_counted: false,
             fault: None,
+            held: [None, None],
             line,
         };
         let head_bytes = if is_head_known { client.request.bytes } else { client.inbox.len() };
@@ -193,7 +198,7 @@ impl Record {
             });
             line
         });
-        Self { line, ..*self }
+        Self { line, held: std::mem::take(&mut self.held), ..*self }
     }
 
     /// Writes the line of a detached record.

@@ -611,6 +611,28 @@ fn an_upgrade_goes_through_a_route_with_hooks() {
 }
 
 #[test]
+fn an_upgraded_connection_counts_for_its_client_until_it_ends() {
+    let origin = Origin::start(|mut peer| {
+        while let Some(request) = peer.next_request() {
+            if request.field("upgrade").is_some() {
+                peer.send("HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+                return peer.echo();
+            }
+            peer.send(OK);
+        }
+    });
+    let proxy = hooked(&origin, "connections_per_client = 1").start();
+    let upgrade = request("GET", "/", "Connection: upgrade\r\nUpgrade: echo\r\n");
+    let mut first = proxy.send(&upgrade);
+    first.read_response_to_head().expect_status(101);
+    let mut other = proxy.connect();
+    other.send(GET).read_response().expect_status(429);
+    proxy.send(&upgrade).read_response().expect_status(429);
+    drop(first);
+    wait_until("the place is free", || other.send(GET).read_response().status() == 200);
+}
+
+#[test]
 fn a_wrong_hook_is_refused_with_its_place() {
     let origin = Origin::untouchable();
     for (hooks, place, cause) in [

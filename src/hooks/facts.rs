@@ -46,7 +46,7 @@ pub struct Passage {
     pub(crate) granted: Vec<u8>,
     /// The value of a new cohort's cookie.
     pub(crate) cohort: Option<[u8; 32]>,
-    /// Ends with the exchange.
+    /// The client's places under its caps, until whoever ends the exchange takes them.
     pub(crate) held: [Option<Held>; 2],
     /// What custom hooks want of the request's head, and of the answer's.
     pub request_changes: Changes,

@@ -62,6 +62,7 @@ use std::sync::Arc;
 
 pub use self::answers::Answer;
 pub use self::clients::Clients;
+pub(crate) use self::clients::Held;
 pub use self::edits::Edits;
 pub use self::facts::{Facts, Passage};
 pub use self::plan::{Choice, Hooked, Login};
