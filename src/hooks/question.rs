@@ -111,6 +111,9 @@ impl Question {
                 }
                 Judgement::Granted(fields)
             }
+            // These say something of the question itself, and a 304 would make a client use what it
+            // must not see any more.
+            304 | 407 | 408 => Judgement::Failed,
             300..500 => {
                 for name in PASSED_ON {
                     copy(name, &name.to_ascii_lowercase());
@@ -185,7 +188,7 @@ mod tests {
         let Judgement::Denied(answer) = judged(login) else { panic!() };
         let fields = b"Location: /login\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n";
         assert_eq!((answer.status.code, &*answer.fields), (302, &fields[..]));
-        for status in [500, 503, 599] {
+        for status in [304, 407, 408, 500, 503, 599] {
             let text = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
             assert_eq!(judged(&text), Judgement::Failed, "{status}");
         }
