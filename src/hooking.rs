@@ -8,6 +8,8 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
+use tokio::sync::Notify;
+
 use crate::answer;
 use crate::connection::Client;
 use crate::exchange::After;
@@ -184,6 +186,10 @@ impl Hooking {
     }
 
     /// Asks everybody who may have something against it, and looks for a connection meanwhile.
+    ///
+    /// A question comes first: where requests that hold a connection wait for another one, all of
+    /// `pool.max_connections` may be in the hands of requests that wait. And whoever is refused is
+    /// told at once, however long an origin takes to be reached.
     async fn ask_all(
         &mut self,
         client: &Client<'_>,
@@ -191,17 +197,31 @@ impl Hooking {
         facts: &Facts<'_>,
         needs_connection: bool,
     ) -> Result<Option<Answer<'static>>, Fault> {
-        let asking = ask(client, plan, facts, &mut self.passage);
+        let may_look = Notify::new();
+        let mut asking = std::pin::pin!(ask(client, plan, facts, &mut self.passage, &may_look));
         if !needs_connection {
             return asking.await;
         }
         let upstream = &self.generation.upstreams[self.upstream];
-        let (asked, lease) = tokio::join!(asking, upstream.checkout(&client.worker.pool, false));
-        match (&asked, lease) {
-            (Ok(None), lease) => self.early = Some(lease),
+        let mut looking = std::pin::pin!(async {
+            may_look.notified().await;
+            upstream.checkout(&client.worker.pool, false).await
+        });
+        let mut early = None;
+        let asked = tokio::select! {
+            biased;
+            asked = &mut asking => asked,
+            found = &mut looking => {
+                early = Some(found);
+                asking.await
+            }
+        };
+        match (&asked, early) {
+            (Ok(None), Some(found)) => self.early = Some(found),
+            (Ok(None), None) => self.early = Some(looking.await),
             // Nothing has been sent on it.
-            (_, Ok(lease)) => lease.give_back(),
-            (_, Err(_)) => {}
+            (_, Some(Ok(lease))) => lease.give_back(),
+            (_, _) => {}
         }
         asked
     }
@@ -219,14 +239,16 @@ impl Hooking {
     }
 }
 
+/// `may_look` is told when a connection for the request itself is in nobody's way any more.
 async fn ask(
     client: &Client<'_>,
     plan: &Hooked,
     facts: &Facts<'_>,
     passage: &mut Passage,
+    may_look: &Notify,
 ) -> Result<Option<Answer<'static>>, Fault> {
     if let Some(question) = &plan.question {
-        match inquiry::ask(client, question, facts).await? {
+        match inquiry::ask(client, question, facts, may_look).await? {
             Judgement::Granted(lines) => plan.grant(lines, passage),
             Judgement::Denied(answer) => return Ok(Some(answer)),
             Judgement::Failed => {
@@ -236,6 +258,7 @@ async fn ask(
             }
         }
     }
+    may_look.notify_one();
     for custom in &plan.custom {
         let asked = custom.on_request(facts, &mut passage.request_changes);
         if let Some(answer) = client.worker.unless_cut(asked).await? {

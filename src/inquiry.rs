@@ -1,11 +1,13 @@
 //! A question to an upstream before a request may go on, on the wire.
 //!
 //! In goes a question with the facts that it quotes; out comes what the answer means. The question
-//! goes through the pool like any request, and has one deadline for its answer; a connection on
-//! which an answer has come whole goes back. Whatever goes wrong is no answer, and what that means
-//! is for the configuration to say.
+//! goes through the pool like any request, and has one deadline, from the search for a connection
+//! to the head of the answer; a connection on which an answer has come whole goes back. Whatever
+//! goes wrong is no answer, and what that means is for the configuration to say.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use tokio::sync::Notify;
 
 use crate::config::HostPolicy;
 use crate::connection::Client;
@@ -18,14 +20,16 @@ use crate::ring::{HeadBuffer, Waited};
 use crate::upstream::Upstream;
 use crate::upstream::lease::Lease;
 
-/// Asks. The only fault is that the worker ends.
+/// Asks. The only fault is that the worker ends. `is_connected` is told as soon as the question has
+/// a connection.
 pub(crate) async fn ask(
     client: &Client<'_>,
     question: &Question,
     facts: &Facts<'_>,
+    is_connected: &Notify,
 ) -> Result<Judgement, Fault> {
     let upstream = &client.generation.upstreams[question.upstream()];
-    match answered(client, upstream, question, facts).await {
+    match answered(client, upstream, question, facts, is_connected).await {
         Ok(judgement) => Ok(judgement),
         Err(Fault::Stopping) => Err(Fault::Stopping),
         Err(fault) => {
@@ -41,12 +45,18 @@ async fn answered(
     upstream: &Upstream,
     question: &Question,
     facts: &Facts<'_>,
+    is_connected: &Notify,
 ) -> Result<Judgement, Fault> {
+    let deadline = Instant::now() + question.timeout();
     let mut is_fresh = false;
     loop {
-        let lease = upstream.checkout(&client.worker.pool, is_fresh).await?;
+        // A connection that is given up on its way is closed, and a place in the queue is left.
+        let checkout = upstream.checkout(&client.worker.pool, is_fresh);
+        let lease = tokio::time::timeout_at(deadline.into(), checkout).await;
+        let lease = lease.map_err(|_| Fault::OriginConnectTimeout)??;
+        is_connected.notify_one();
         let may_repeat = lease.is_reused && !is_fresh;
-        match attempt(client, upstream, lease, question, facts).await {
+        match attempt(client, upstream, lease, question, facts, deadline).await {
             Ok(judgement) => return Ok(judgement),
             Err(Failed::Fault(fault)) => return Err(fault),
             Err(_) if may_repeat => is_fresh = true,
@@ -61,6 +71,7 @@ async fn attempt(
     mut lease: Lease,
     question: &Question,
     facts: &Facts<'_>,
+    deadline: Instant,
 ) -> Result<Judgement, Failed> {
     let host = match upstream.host() {
         HostPolicy::Fixed(host) => host.as_str(),
@@ -69,7 +80,7 @@ async fn attempt(
         }
     };
     send_to_origin(client, &lease, |out| question.put(host.as_bytes(), facts, out)).await?;
-    let (head, buffer) = read_answer(client, &mut lease, question.timeout()).await?;
+    let (head, buffer) = read_answer(client, &mut lease, deadline).await?;
     let judgement = question.judge(&head, buffer.filled());
     give_back(lease, &head, buffer);
     Ok(judgement)
@@ -79,13 +90,13 @@ async fn attempt(
 async fn read_answer(
     client: &Client<'_>,
     lease: &mut Lease,
-    patience: Duration,
+    deadline: Instant,
 ) -> Result<(ResponseHead, HeadBuffer), Failed> {
     let limits = &client.generation.head_limits;
-    let deadline = Instant::now() + patience;
+    let left = || deadline.saturating_duration_since(Instant::now());
     let mut interims = 0;
     let mut head = ResponseHead::new();
-    let (mut received, mut buffer) = lease.recv(patience).await;
+    let (mut received, mut buffer) = lease.recv(left()).await;
     loop {
         match received {
             Ok(0) | Err(Waited::Failed(_)) if buffer.is_empty() && interims == 0 => {
@@ -108,11 +119,10 @@ async fn read_answer(
             head.reset();
         }
         buffer.make_room(limits.head_bytes).map_err(no_room)?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left().is_zero() {
             return Err(Fault::OriginReadTimeout.into());
         }
-        (received, buffer) = lease.recv_more(buffer, left).await;
+        (received, buffer) = lease.recv_more(buffer, left()).await;
     }
 }
 

@@ -366,6 +366,60 @@ fn a_question_without_an_answer_closes_or_opens_as_configured() {
 }
 
 #[test]
+fn a_question_has_one_deadline_its_connection_included() {
+    let (origin, authority) = (Origin::untouchable(), Blackhole::new());
+    let hooks = "hooks = { forward_auth = { upstream = \"authority\", timeout = \"50ms\" } }";
+    let setup = Setup::to(&origin).upstream("authority", &[&authority.url()], "");
+    let proxy = setup.route("", "/", "origin", hooks).set("timeouts.connect", "60s").start();
+    let mut client = proxy.connect();
+    for _ in 0..2 {
+        client.send(GET).read_response().expect_status(503);
+    }
+    origin.expect_untouched();
+}
+
+#[test]
+fn who_is_refused_does_not_wait_for_an_origin_that_cannot_be_reached() {
+    let (gone, authority) = (Blackhole::new(), authority());
+    let hooks = "hooks = { forward_auth = { upstream = \"authority\" } }";
+    let setup = Setup::to_url(&gone.url()).upstream("authority", &[&authority.url()], "");
+    let proxy = setup.route("", "/", "origin", hooks).set("timeouts.connect", "60s").start();
+    let mut client = proxy.connect();
+    client.send(GET).read_response().expect_status(302);
+    let open_files = proxy.open_files();
+    for _ in 0..20 {
+        client.send(GET).read_response().expect_status(302);
+    }
+    // What was on its way to the origin has been given up.
+    proxy.wait_for_open_files(open_files);
+}
+
+#[test]
+fn questions_get_connections_although_everybody_waits_for_an_origin() {
+    let (origin, is_open) = Origin::held();
+    let authority = authority();
+    let hooks = "hooks = { forward_auth = { upstream = \"authority\" } }";
+    let setup = Setup::to(&origin)
+        .upstream("authority", &[&authority.url()], "")
+        .route("", "/", "origin", hooks)
+        .set("server.workers", 1)
+        .set("pool.max_connections", 2)
+        .set("timeouts.pool", "10s");
+    let proxy = setup.start();
+    let get = request("GET", "/", "Cookie: who=bob\r\n");
+    let mut clients = vec![proxy.send(&get), proxy.send(&get)];
+    origin.wait_for("two requests", |seen| seen.requests.len() == 2);
+    clients.extend((0..4).map(|_| proxy.send(&get)));
+    for client in &clients {
+        client.wait_until_read();
+    }
+    is_open.open();
+    for client in &mut clients {
+        client.read_response().expect_status(200);
+    }
+}
+
+#[test]
 fn paths_are_rewritten_and_nothing_hostile_gets_through() {
     let origin = Origin::answering(OK);
     let setup = Setup::to(&origin)
