@@ -22,11 +22,15 @@ use crate::config::{
     AccessConfig, BasicAuthConfig, ClientKey, CorsConfig, CustomConfig, ForwardAuthConfig, IdTrust,
     Networks, OnFailure, RateLimitConfig, RequestIdConfig, UpstreamConfig,
 };
+use crate::http::names::Known;
 
 const RATE_FORM: &str =
     "a rate such as \"100/s\": 1 to 1000000 requests per \"s\", \"m\", \"h\" or \"d\"";
 const METHOD_FORM: &str = "a method in capital letters such as \"GET\", other than CONNECT";
-const ORIGIN_FORM: &str = "an origin such as \"https://app.example\", without a path, or \"*\"";
+const ORIGIN_FORM: &str = "an origin as browsers send it, such as \"https://app.example\", \
+     without a path and without the port that its scheme has anyway, or \"*\"";
+const QUOTABLE_FORM: &str = "a field of the client's own: what concerns a connection is not \
+     quoted, and X-Forwarded-Host, -For, -Proto, -Method and -Uri are there anyway";
 pub(super) const LIMIT_KEY_FORM: &str = "\"ip\", \"route\" or \"header:NAME\"";
 
 /// For a question that every request of a route waits for.
@@ -86,7 +90,17 @@ pub(super) fn cors(raw: &RawCors) -> Checked<CorsConfig> {
     if let Some(given) = raw.origins.as_ref().filter(|given| given.value.is_empty()) {
         return Err(given.refuse_for(Problem::Missing { what: "an origin, or \"*\" for any" }));
     }
+    for list in [&raw.headers, &raw.expose].into_iter().flatten().filter(|_| credentials) {
+        if list.value.iter().any(|name| name.value == "*") {
+            let rule = "with `credentials`, browsers take \"*\" for a name: list the fields, or \
+                        leave `headers` out to allow whatever is asked for";
+            return Err(list.refuse_for(Problem::Conflict { rule }));
+        }
+    }
     let methods = match &raw.methods {
+        Some(given) if given.value.is_empty() => {
+            return Err(given.refuse_for(Problem::Missing { what: "a method: there must be one" }));
+        }
         Some(_) => each(raw.methods.as_ref(), method)?,
         None => ["GET", "HEAD", "POST"].map(str::to_owned).to_vec(),
     };
@@ -104,7 +118,13 @@ fn origin(given: &Given<String>) -> Checked<String> {
     let text = &given.value;
     let is_origin = text == "*"
         || text.split_once("://").is_some_and(|(scheme, authority)| {
-            matches!(scheme, "http" | "https") && split_authority(authority).is_some()
+            // Browsers leave this port out, and what they never send is never equal to it.
+            let own_port = match scheme {
+                "http" => 80,
+                "https" => 443,
+                _ => return false,
+            };
+            split_authority(authority).is_some_and(|(_, port)| port != Some(own_port))
         });
     if is_origin { Ok(text.to_ascii_lowercase()) } else { Err(given.refuse(ORIGIN_FORM)) }
 }
@@ -187,7 +207,7 @@ pub(super) fn forward_auth(
         return Err(given.refuse_for(Problem::Missing { what: "key `upstream`" }));
     };
     let asked = match &raw.request_headers {
-        Some(_) => each(raw.request_headers.as_ref(), field_name)?,
+        Some(_) => each(raw.request_headers.as_ref(), quotable)?,
         None => ["Authorization", "Cookie"].map(str::to_owned).to_vec(),
     };
     Ok(ForwardAuthConfig {
@@ -202,6 +222,14 @@ pub(super) fn forward_auth(
         timeout: duration(raw.timeout.as_ref(), QUESTION, Duration::from_secs(5))?,
         on_failure: word(raw.on_failure.as_ref(), &FAILURES, OnFailure::default())?,
     })
+}
+
+/// A field that a question may quote.
+fn quotable(given: &Given<String>) -> Checked<String> {
+    match Known::of(given.value.as_bytes()) {
+        Known::Other => field_name(given),
+        _ => Err(given.refuse(QUOTABLE_FORM)),
+    }
 }
 
 pub(super) fn custom(given: &Given<Table<RawCustom>>) -> Checked<CustomConfig> {
@@ -322,6 +350,11 @@ mod tests {
                 "2:12: hooks.cors.origins[0]: found \"https://a/x\", expected an origin",
             ),
             (
+                "[hooks.cors]\norigins = [\"https://a:443\"]",
+                "2:12: hooks.cors.origins[0]: found \"https://a:443\", expected an origin as brow",
+            ),
+            ("[hooks.cors]\nmethods = []", "2:11: hooks.cors.methods: missing a method"),
+            (
                 "[hooks.cors]\ncredentials = true",
                 "2:15: hooks.cors.credentials: `credentials` needs `origins` by name",
             ),
@@ -340,6 +373,14 @@ mod tests {
             (
                 "[hooks.forward_auth]\nupstream = \"demo\"\nresponse_headers = [\"Connection\"]",
                 "3:21: hooks.forward_auth.response_headers[0]: found \"Connection\", expected",
+            ),
+            (
+                "[hooks.forward_auth]\nupstream = \"demo\"\nrequest_headers = [\"Host\"]",
+                "3:20: hooks.forward_auth.request_headers[0]: found \"Host\", expected a field of",
+            ),
+            (
+                "[hooks.cors]\norigins = [\"http://a\"]\nheaders = [\"*\"]\ncredentials = true",
+                "3:11: hooks.cors.headers: with `credentials`, browsers take \"*\" for a name",
             ),
             (
                 "[hooks.request_id]\ntrust = \"me\"",

@@ -14,7 +14,7 @@ use crate::config::hooks::raw::{
     RawHeaders, RawHooks, RawRedirect, RawRespond, RawRewrite, RawSecurity,
 };
 use crate::config::hooks::{Scope, Template, is_editable, pattern};
-use crate::config::names::{ROUTE_PATH_FORM, is_route_path};
+use crate::config::names::{ROUTE_PATH_FORM, is_route_path, split_authority};
 use crate::config::raw::{Given, Table};
 use crate::config::{
     ErrorPagesConfig, HeadersConfig, PageSource, RedirectConfig, RespondConfig, RewriteConfig,
@@ -26,7 +26,8 @@ const EDITABLE_FORM: &str =
     "a field that may be edited: what frames a message or concerns one connection is ringway's own";
 const HOST_FORM: &str = "another field: the Host that an origin sees is `upstream.host`";
 const REMOVE_FORM: &str = "a value: `remove` takes a field away";
-const TO_FORM: &str = "a target that begins with /, http://, https://, ${path} or ${target}";
+const TO_FORM: &str = "a path that begins with one /, ${path} or ${target}, or http:// or https:// \
+     with a host: its name, or ${host}";
 const REPLACEMENT_FORM: &str = "a path that begins with a literal /";
 const STATUS_FORM: &str = "a status from 400 to 599, \"4xx\" or \"5xx\"";
 
@@ -113,9 +114,7 @@ pub(super) fn redirect(given: &Given<Table<RawRedirect>>) -> Checked<RedirectCon
     let Some(to) = &raw.to else {
         return Err(given.refuse_for(Problem::Missing { what: "key `to`" }));
     };
-    // Anything else before the first slash could become the name of another host.
-    let is_place = ["/", "http://", "https://", "${path}", "${target}"];
-    if !is_place.iter().any(|start| to.value.starts_with(start)) || !is_target(&to.value) {
+    if !is_place(&to.value) || !is_target(&to.value) {
         return Err(to.refuse(TO_FORM));
     }
     let status = number(raw.status.as_ref(), 301..=308, 308)?;
@@ -123,6 +122,22 @@ pub(super) fn redirect(given: &Given<Table<RawRedirect>>) -> Checked<RedirectCon
         return Err(given.refuse("301, 302, 303, 307 or 308"));
     }
     Ok(RedirectConfig { to: template(to, Scope::Redirect)?, status })
+}
+
+/// Whether it is for the configuration to say, or for the request's own Host, which host a redirect
+/// leads to: any other value of a client's could become the name of another one.
+fn is_place(text: &str) -> bool {
+    let Some((_, rest)) = text.split_once("://").filter(|(scheme, _)| is_web(scheme)) else {
+        let is_path = ["/", "${path}", "${target}"].iter().any(|start| text.starts_with(start));
+        return is_path && !text.starts_with("//") && !text.starts_with("/\\");
+    };
+    let ends = ["/", "?", "${path}", "${target}"].iter().filter_map(|end| rest.find(end));
+    let authority = &rest[..ends.min().unwrap_or(rest.len())];
+    split_authority(&authority.replacen("${host}", "host", 1)).is_some()
+}
+
+fn is_web(scheme: &str) -> bool {
+    matches!(scheme, "http" | "https")
 }
 
 fn is_target(text: &str) -> bool {
@@ -353,6 +368,18 @@ mod tests {
             ("[hooks.redirect]\nto = \"${host}/\"", "2:6: hooks.redirect.to: found \"${host}/\""),
             ("[hooks.redirect]\nto = \"/a b\"", "2:6: hooks.redirect.to: found \"/a b\", expected"),
             ("[hooks.redirect]\nto = \"/${upstream}\"", "2:6: hooks.redirect.to: found"),
+            ("[hooks.redirect]\nto = \"//a\"", "2:6: hooks.redirect.to: found \"//a\", expect"),
+            ("[hooks.redirect]\nto = '/\\a'", "2:6: hooks.redirect.to: found \"/\\\\a\", expect"),
+            ("[hooks.redirect]\nto = \"https://\"", "2:6: hooks.redirect.to: found \"https://\""),
+            ("[hooks.redirect]\nto = \"https:///a\"", "2:6: hooks.redirect.to: found \"https:"),
+            (
+                "[hooks.redirect]\nto = \"https://${header.x}/\"",
+                "2:6: hooks.redirect.to: found \"https://${header.x}/\", expected a path",
+            ),
+            (
+                "[hooks.redirect]\nto = \"https://a.example${query}\"",
+                "2:6: hooks.redirect.to: found \"https://a.example${query}\", expected a path",
+            ),
             (
                 "[hooks.redirect]\nto = \"/\"\nstatus = 304",
                 "3:10: hooks.redirect.status: found 304, expected 301, 302, 303, 307 or 308",
@@ -376,6 +403,26 @@ mod tests {
                 "3:15: hooks.rewrite.replacement: found \"/$1\", expected a group that the pattern",
             ),
         ]);
+    }
+
+    #[test]
+    fn a_redirect_names_its_host_or_the_one_that_was_asked() {
+        for to in [
+            "/",
+            "/a?b=${query}",
+            "${path}",
+            "${target}",
+            "http://a",
+            "https://a.example:8443${target}",
+            "https://${host}/",
+            "https://${host}:8443${path}?x=${header.x}",
+            "https://www.${host}${target}",
+            "https://[::1]/${header.x}",
+            "https://a.example?${query}",
+        ] {
+            let redirect = hooks(&format!("[hooks.redirect]\nto = {to:?}")).redirect.unwrap();
+            assert_eq!(redirect.to.to_string(), to);
+        }
     }
 
     #[test]

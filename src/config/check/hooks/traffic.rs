@@ -86,6 +86,9 @@ pub(super) fn retry(raw: &RawRetry) -> Checked<RetryConfig> {
             _ => return Err(word.refuse(RETRY_FORM)),
         }
     }
+    if let Some(given) = raw.on.as_ref().filter(|given| given.value.is_empty()) {
+        return Err(given.refuse_for(Problem::Missing { what: "what is worth another attempt" }));
+    }
     if raw.on.is_none() {
         on = RetryOn { connect: true, reset: true, ..on };
     }
@@ -149,6 +152,7 @@ mod tests {
                 "8:41: hooks.mirror.body_bytes: found 2MiB, expected a size from 0B to 1MiB",
             ),
             (&with("retry = { attempts = 11 }"), "8:22: hooks.retry.attempts: found 11, expected"),
+            (&with("retry = { on = [] }"), "8:16: hooks.retry.on: missing what is worth"),
             (
                 &with("retry = { on = [\"4xx\"] }"),
                 "8:17: hooks.retry.on[0]: found \"4xx\", expecte",
