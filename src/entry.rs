@@ -43,8 +43,9 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
     if let Some(Command::Bench(flags)) = &cli.command {
         return bench::main(flags, &cli.flags);
     }
-    let mut config = match Config::load(cli.config.as_deref(), &cli.flags) {
-        Ok(config) => config,
+    let loaded = Config::load_traced(cli.config.as_deref(), &cli.flags);
+    let (mut config, origins) = match loaded {
+        Ok(loaded) => loaded,
         Err(error) => return fail(EXIT_CONFIG, &error),
     };
     if let Some(Command::Health { .. }) = &cli.command {
@@ -65,6 +66,9 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
     };
     match &cli.command {
         Some(Command::Check { file_only }) => {
+            if let Err(error) = commands::check::files(&config, &origins) {
+                return fail(EXIT_CONFIG, &error);
+            }
             say(&"the configuration is valid");
             for Notice(text) in &notices {
                 say(text);

@@ -275,6 +275,38 @@ fn check_warns_of_names_and_fails_for_ports() {
 }
 
 #[test]
+fn check_opens_the_files_that_a_configuration_names_and_says_where_it_names_them() {
+    let home = Home::new();
+    let route = format!("{UPSTREAM}[[route]]\nupstream = \"one\"\n");
+    let table = [
+        (
+            format!("[hooks]\n\nbasic_auth = {{ users_file = \"none\" }}\n{UPSTREAM}"),
+            "a.toml:3: hooks.basic_auth: ",
+            "none: ",
+        ),
+        (
+            format!("{route}\n[route.hooks]\nerror_pages = {{ 5xx = \"file:none.html\" }}"),
+            ": route[0].hooks.error_pages: ",
+            "none.html: the error page cannot be read: No such file",
+        ),
+        (
+            format!("[forward]\nenabled = true\nusers_file = \"none\"\n{UPSTREAM}"),
+            "a.toml:3: forward.users_file: ",
+            "none: ",
+        ),
+    ];
+    for (text, place, cause) in table {
+        home.write("a.toml", &text);
+        for more in [&[][..], &["--file-only"]] {
+            let output = in_home(&home, &[&["check", "-c", "a.toml"], more].concat());
+            assert_eq!(output.status.code(), Some(2), "{text}: {output:?}");
+            let said = errors(&output);
+            assert!(said.contains(place) && said.contains(cause), "{said}");
+        }
+    }
+}
+
+#[test]
 fn check_gives_its_ports_back() {
     let home = Home::new();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -1,15 +1,19 @@
-//! What `ringway check` looks at beyond the configuration: names and ports.
+//! What `ringway check` looks at beyond the configuration: other files, names and ports.
 //!
-//! In goes a configuration that is valid; out come warnings about names without an address, the
-//! reason why a port cannot be listened on, and the exit code. Every socket is closed again.
+//! In goes a configuration that is valid; out come what is wrong with a file that it names,
+//! warnings about names without an address, the reason why a port cannot be listened on, and the
+//! exit code. Every socket is closed again.
 
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use crate::config::effective::{Origin, Origins};
 use crate::config::{AdminAddress, Config};
 use crate::control::Door;
+use crate::forward::Users;
 use crate::health::{self, Target};
+use crate::hooks::{self, BadFile};
 use crate::server;
 
 use super::Failure;
@@ -35,6 +39,23 @@ pub fn run(config: &Config) -> ExitCode {
         code = Failure::unable(cause).print();
     }
     code
+}
+
+/// What is wrong with a file that `config` names, after the place where it is named.
+pub fn files(config: &Config, origins: &Origins) -> Result<(), String> {
+    let users = config.forward.users_file.as_ref().filter(|_| config.forward.enabled);
+    let users = users.map_or(Ok(()), |file| Users::load(file).map(drop));
+    let users = users.map_err(|error| {
+        let path = "forward.users_file".to_owned();
+        BadFile { error: format!("{path}: {error}"), path }
+    });
+    users.and_then(|()| hooks::try_files(config)).map_err(|BadFile { path, error }| {
+        // The hooks of a route are one value, whose place is its first line.
+        let table = path.rsplit_once('.').map_or("", |(table, _)| table);
+        let places = [path.as_str(), table].map(|path| origins.of(path));
+        let place = places.into_iter().find(|origin| *origin != Origin::Default);
+        place.map_or(error.clone(), |place| format!("{place}: {error}"))
+    })
 }
 
 fn note(text: &dyn Display) {

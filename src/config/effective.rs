@@ -120,7 +120,7 @@ impl Entry {
 
 impl Origins {
     /// `path` is that of a key in a file, such as `upstream.0.host`.
-    pub(super) fn of(&self, path: &str) -> Origin {
+    pub fn of(&self, path: &str) -> Origin {
         self.0.get(path).cloned().unwrap_or(Origin::Default)
     }
 }

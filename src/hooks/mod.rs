@@ -70,6 +70,7 @@ pub use self::question::{Judgement, Question};
 pub use self::rate::RateLimit;
 pub use self::retry::{Retry, Setback};
 
+use self::answers::Pages;
 use self::custom::{Custom, Hooks};
 use crate::config::{
     BasicAuthConfig, Config, CustomConfig, ForwardConfig, HooksConfig, HostPattern,
@@ -153,6 +154,40 @@ impl Plans {
     pub fn evicted(&self) -> u64 {
         self.limits.values().map(|(_, limit)| limit.evicted()).sum()
     }
+}
+
+/// A file that hooks name and that cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadFile {
+    /// The path of the key that names it, such as `route.0.hooks.error_pages`.
+    pub path: String,
+    /// One line, which begins with the key.
+    pub error: String,
+}
+
+/// Opens every file that hooks name, as a start would.
+pub fn try_files(config: &Config) -> Result<(), BadFile> {
+    let routes = config.routes.iter().enumerate().map(|(index, route)| {
+        let names = (format!("route.{index}.hooks"), format!("route[{index}].hooks"));
+        (names, route.hooks.as_deref())
+    });
+    let global = (("hooks".to_owned(), "hooks".to_owned()), config.hooks.as_deref());
+    for ((path, key), hooks) in std::iter::once(global).chain(routes) {
+        let Some(hooks) = hooks else { continue };
+        let users = hooks.basic_auth.as_ref().map(|login| Users::load(&login.users_file));
+        let pages = hooks.error_pages.as_ref().map(Pages::load);
+        let named = [
+            ("basic_auth", users.map_or(Ok(()), |users| users.map(drop))),
+            ("error_pages", pages.map_or(Ok(()), |pages| pages.map(drop))),
+        ];
+        for (name, tried) in named {
+            tried.map_err(|error| BadFile {
+                path: format!("{path}.{name}"),
+                error: format!("{key}.{name}: {error}"),
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Plans in the making.
