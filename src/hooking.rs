@@ -385,14 +385,23 @@ impl Hooking {
         if answer.status.code == 429 {
             client.worker.metrics.limited.add(1);
         }
-        let page = if answer.is_stock { plan.page(answer.status.code) } else { None };
-        let facts = facts(client, self.now_us);
-        let dress = Dress { plan, facts, passage: &self.passage, page };
+        let dress = Dress::new(plan, facts(client, self.now_us), &self.passage, &answer);
         answer::give(client, &answer, Some(&dress), record).await
     }
 }
 
-impl Dress<'_> {
+impl<'a> Dress<'a> {
+    /// What `answer` looks like, which may have been given in ringway's own words.
+    pub(crate) fn new(
+        plan: &'a Hooked,
+        facts: Facts<'a>,
+        passage: &'a Passage,
+        answer: &Answer<'_>,
+    ) -> Self {
+        let page = if answer.is_stock { plan.page(answer.status.code) } else { None };
+        Self { plan, facts, passage, page }
+    }
+
     /// Appends an answer of our own, body included.
     pub(crate) fn put(&self, out: &mut Vec<u8>, simple: &Simple<'_>) {
         let (extra, body) = match &self.page {

@@ -73,17 +73,21 @@ async fn attempt(
     facts: &Facts<'_>,
     deadline: Instant,
 ) -> Result<Judgement, Failed> {
-    let host = match upstream.host() {
-        HostPolicy::Fixed(host) => host.as_str(),
-        HostPolicy::Pass | HostPolicy::Origin => {
-            upstream.origin(lease.origin()).map_or("", |origin| &origin.authority)
-        }
-    };
+    let origin = upstream.origin(lease.origin()).map(|origin| origin.authority.as_str());
+    let host = host(upstream.host(), origin);
     send_to_origin(client, &lease, |out| question.put(host.as_bytes(), facts, out)).await?;
     let (head, buffer) = read_answer(client, &mut lease, deadline).await?;
     let judgement = question.judge(&head, buffer.filled());
     give_back(lease, &head, buffer);
     Ok(judgement)
+}
+
+/// The Host of a question to an origin whose own is `authority`.
+pub(crate) fn host<'a>(policy: &'a HostPolicy, authority: Option<&'a str>) -> &'a str {
+    match policy {
+        HostPolicy::Fixed(host) => host,
+        HostPolicy::Pass | HostPolicy::Origin => authority.unwrap_or_default(),
+    }
 }
 
 /// Reads the head of the final answer, which the buffer then begins with.

@@ -274,7 +274,7 @@ pub fn route_name(route: &RouteConfig) -> String {
 }
 
 /// The stronger of what two tables say, the route's own being the last.
-fn strongest<'c, T>(
+pub(crate) fn strongest<'c, T>(
     layers: [Option<&'c HooksConfig>; 2],
     of: impl Fn(&'c HooksConfig) -> Option<&'c T>,
 ) -> Option<&'c T> {

@@ -53,7 +53,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Ending {
     };
     let is_told_who = case.config.forward.add_forwarded;
     let head = case.rewritten(path, HostRule::Pass, is_told_who);
-    report.section("sent").fact("head", head);
+    report.section("sent").fact("head", lines_of(&head));
     Ending::Sent(match parent {
         Some(parent) => format!("parent {}", case.config.parents[parent].name),
         None => target.to_string(),

@@ -1,15 +1,24 @@
 //! The hooks of a route, as they would run for a request.
 //!
 //! In goes a request with its route; out come the hooks that are configured for it, in their order,
-//! and what they decide: an answer of their own, another upstream, another target. They are
-//! compiled and asked as for a request that is served; what would have to be awaited (passwords,
-//! another server, hooks in Rust) is named and not done.
+//! and what each of them does: an answer of their own, another upstream, another target, edits to
+//! both heads. They are compiled and asked as for a request that is served; what would have to be
+//! asked of others (another server, hooks in Rust) is named and not done.
 
-use crate::hooks::{Choice, Facts, Passage, Plans, custom};
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses};
+use crate::date::DateLine;
+use crate::forward::Outcome;
+use crate::hooking::Dress;
+use crate::hooks::{self, Answer, Choice, Facts, Passage, Plans, custom};
+use crate::http::BodyLength;
+use crate::http::rewrite::{ConnectionOut, Simple};
+use crate::inquiry;
 use crate::route::Route;
 
-use super::report::Report;
-use super::{Case, Ending, Failure, shown};
+use super::report::{Report, Section};
+use super::{Case, Ending, Failure, addresses, lines_of, shown};
 
 /// What the hooks make of a request.
 pub(super) struct Hooked {
@@ -18,59 +27,268 @@ pub(super) struct Hooked {
     pub target: Option<Vec<u8>>,
     /// They answer it themselves.
     pub ending: Option<Ending>,
+    plans: Plans,
+    route: u32,
+    passage: Passage,
 }
 
 pub(super) fn ask(case: &Case<'_>, route: Route, report: &mut Report) -> Result<Hooked, Failure> {
     let config = case.config;
     let plans = Plans::load(config, custom::own(), None).map_err(Failure::unable)?;
     let section = report.section("hooks");
-    let mut found = Hooked { upstream: route.upstream, target: None, ending: None };
-    let (Some(hooked), Some(own)) =
-        (plans.hooked(route.index), config.routes.get(route.index as usize))
-    else {
-        section.fact("plan", "none: the fast path");
-        return Ok(found);
-    };
-    let global = config.hooks.as_deref().filter(|_| own.inherits_hooks);
-    for (name, table) in [("global", global), ("route", own.hooks.as_deref())] {
-        if let Some(table) = table {
-            section.fact(name, table.lines(&config.upstreams));
+    let mut passage = Passage::default();
+    let mut decided = Ok(route.upstream);
+    match (plans.hooked(route.index), config.routes.get(route.index as usize)) {
+        (Some(plan), Some(own)) => {
+            let global = config.hooks.as_deref().filter(|_| own.inherits_hooks);
+            let client = case.client.to_string();
+            let facts = facts(case, &client);
+            let layers = [global, own.hooks.as_deref()];
+            let mut asked = Asked { case, plan, layers, facts, section };
+            let target = route.sent_path(case.head.path(&case.text));
+            decided = asked.decide(&target, &mut passage);
+        }
+        _ => {
+            section.fact("plan", "none: the fast path");
         }
     }
-    let client_text = case.client.to_string();
-    let facts = Facts {
+    let target = passage.target.take();
+    let (upstream, ending) = match decided {
+        Ok(upstream) => (upstream, None),
+        Err(ending) => (route.upstream, Some(ending)),
+    };
+    Ok(Hooked { upstream, target, ending, plans, route: route.index, passage })
+}
+
+impl Hooked {
+    /// Edits the request head that is about to be sent.
+    pub(super) fn edit_request(&self, case: &Case<'_>, head: &mut Vec<u8>) {
+        if let Some(plan) = self.plans.hooked(self.route) {
+            let client = case.client.to_string();
+            plan.edit_request(head, 0, &facts(case, &client), &self.passage);
+        }
+    }
+}
+
+fn facts<'a>(case: &'a Case<'_>, client_text: &'a str) -> Facts<'a> {
+    Facts {
         head: &case.head,
         text: &case.text,
         client: case.client,
-        client_text: &client_text,
-        is_trusted: config.server.trusted_proxies.contains(case.client),
+        client_text,
+        is_trusted: case.config.server.trusted_proxies.contains(case.client),
         now_us: 0,
-    };
-    let mut passage = Passage::default();
-    let answered = |status: u16| Some(Ending::Own(format!("the hooks answer {status}")));
-    if let Some(answer) = hooked.enter(&facts, &mut passage) {
-        found.ending = answered(answer.status.code);
-        return Ok(found);
     }
-    let waits = [
-        (hooked.login.is_some(), "basic_auth asks for a password"),
-        (hooked.question.is_some(), "forward_auth asks its upstream"),
-        (!hooked.custom.is_empty(), "hooks in Rust are asked"),
-    ];
-    let waits: Vec<_> = waits.into_iter().filter(|(is, _)| *is).map(|(_, text)| text).collect();
-    if !waits.is_empty() {
-        section.fact("not done here", waits.join("; "));
-    }
-    let path = case.head.path(&case.text);
-    match hooked.choose(&route.sent_path(path), &facts, &mut passage) {
-        Choice::Answer(answer) => found.ending = answered(answer.status.code),
-        Choice::Upstream(upstream) => {
-            found.upstream = upstream;
-            if let Some(target) = &passage.target {
-                section.fact("rewritten to", shown(target));
+}
+
+/// A plan that is being asked.
+struct Asked<'a> {
+    case: &'a Case<'a>,
+    plan: &'a hooks::Hooked,
+    layers: [Option<&'a HooksConfig>; 2],
+    facts: Facts<'a>,
+    section: &'a mut Section,
+}
+
+impl<'a> Asked<'a> {
+    /// The upstream that the request goes to, by its index.
+    fn decide(&mut self, target: &[u8], passage: &mut Passage) -> Result<usize, Ending> {
+        for (name, layer) in ["global", "route"].into_iter().zip(self.layers) {
+            if let Some(layer) = layer {
+                self.section.fact(name, layer.lines(&self.case.config.upstreams));
             }
-            found.target = passage.target.take();
+        }
+        let entered = self.plan.enter(&self.facts, passage);
+        self.tell_limits();
+        if let Some(answer) = entered {
+            return Err(self.answered(&answer, passage));
+        }
+        self.log_in(passage)?;
+        self.tell_questions();
+        let upstream = match self.plan.choose(target, &self.facts, passage) {
+            Choice::Answer(answer) => return Err(self.answered(&answer, passage)),
+            Choice::Upstream(upstream) => upstream,
+        };
+        self.tell_way(upstream, passage);
+        self.tell_answers(passage);
+        Ok(upstream)
+    }
+
+    /// What the route has for everybody of `of`, its own before the global one.
+    fn strongest<T>(&self, of: impl Fn(&'a HooksConfig) -> Option<&'a T>) -> Option<&'a T> {
+        hooks::strongest(self.layers, of)
+    }
+
+    fn answered(&mut self, answer: &Answer<'_>, passage: &mut Passage) -> Ending {
+        passage.status = answer.status.code;
+        let mut head = Vec::new();
+        let simple = Simple {
+            status: answer.status.code,
+            reason: answer.status.reason,
+            body: &answer.body,
+            extra: &answer.fields,
+            connection: ConnectionOut::Implicit,
+            date: &DateLine::default().now(),
+            is_head_only: true,
+        };
+        Dress::new(self.plan, self.facts, passage, answer).put(&mut head, &simple);
+        self.section.fact("answer", lines_of(&head));
+        Ending::Own(format!("the hooks answer {}", answer.status.code))
+    }
+
+    /// Whom limits count.
+    fn tell_limits(&mut self) {
+        let mut lines = Vec::new();
+        for layer in self.layers.into_iter().flatten() {
+            if let Some(rate) = &layer.rate_limit {
+                lines.push(format!("rate_limit by {}: {}", rate.key, self.key(&rate.key)));
+            }
+            if layer.connections_per_client.is_some() {
+                lines.push(format!("connections_per_client: {}", self.key(&ClientKey::Ip)));
+            }
+        }
+        if !lines.is_empty() {
+            self.section.fact("counted", lines);
         }
     }
-    Ok(found)
+
+    fn key(&self, key: &ClientKey) -> String {
+        let value = match key {
+            ClientKey::Ip => return network(self.case.client),
+            ClientKey::Route => return self.plan.route().to_owned(),
+            ClientKey::Header(name) => self.facts.field(name),
+            ClientKey::Cookie(name) => self.facts.cookie(name),
+        };
+        value.map_or("with all who do not send it".to_owned(), shown)
+    }
+
+    fn log_in(&mut self, passage: &mut Passage) -> Result<(), Ending> {
+        let Some(login) = &self.plan.login else { return Ok(()) };
+        let known = &login.authenticator;
+        let outcome = match login.credentials(&self.facts) {
+            Some(credentials) => known.check(self.facts.client, credentials).outcome(),
+            None => return Err(self.answered(&login.refused(), passage)),
+        };
+        match addresses::wait_for(outcome) {
+            Ok(Outcome::Known(user)) => self.section.fact("user", known.name(user)),
+            Ok(Outcome::Wrong | Outcome::TooManyFailures { .. }) => {
+                return Err(self.answered(&login.refused(), passage));
+            }
+            Ok(Outcome::Busy) | Err(_) => {
+                self.section.fact("user", "the password was not looked at")
+            }
+        };
+        Ok(())
+    }
+
+    /// Who else has a say.
+    fn tell_questions(&mut self) {
+        let mut waits = Vec::new();
+        if let Some(question) = &self.plan.question {
+            let upstream = &self.case.config.upstreams[question.upstream()];
+            let first = upstream.origins.first().map(|origin| origin.authority.as_str());
+            let mut head = Vec::new();
+            let host = inquiry::host(&upstream.host, first);
+            question.put(host.as_bytes(), &self.facts, &mut head);
+            self.section.fact("question", lines_of(&head));
+            waits.push(format!("forward_auth asks {}", upstream.name));
+        }
+        let names: Vec<_> = self.plan.custom.iter().map(custom::Custom::name).collect();
+        if !names.is_empty() {
+            waits.push(format!("hooks in Rust are asked: {}", names.join(", ")));
+        }
+        if !waits.is_empty() {
+            self.section.fact("not done here", waits);
+        }
+    }
+
+    fn tell_way(&mut self, upstream: usize, passage: &Passage) {
+        if let Some(split) = self.strongest(|layer| layer.split.as_ref()) {
+            let arm = &self.case.config.upstreams[upstream].name;
+            let how = how_chosen(split, passage);
+            self.section.fact("split", format!("{arm}: {how}"));
+        }
+        if let Some(mirror) = self.strongest(|layer| layer.mirror.as_ref()) {
+            let text = self.mirrored(mirror);
+            self.section.fact("mirror", text);
+        }
+        if let Some(retry) = self.strongest(|layer| layer.retry.as_ref()) {
+            let bound = if self.case.head.method.is_idempotent() {
+                ""
+            } else {
+                ", where nothing has been sent: this method may not be repeated"
+            };
+            self.section.fact("retry", format!("{} more attempts{bound}", retry.attempts));
+        }
+        if let Some(target) = &passage.target {
+            self.section.fact("rewritten to", shown(target));
+        }
+    }
+
+    fn mirrored(&self, mirror: &MirrorConfig) -> String {
+        let is_too_large = match self.case.head.body {
+            BodyLength::Exact(bytes) => bytes > mirror.body_bytes,
+            BodyLength::Empty | BodyLength::Chunked | BodyLength::UntilClose => false,
+        };
+        let name = &self.case.config.upstreams[mirror.upstream].name;
+        if is_too_large {
+            return format!("no copy for {name}: the body is larger than mirror.body_bytes");
+        }
+        let percent = f64::from(mirror.share) / 100.0;
+        format!("{percent} % of such requests go to {name} too")
+    }
+
+    /// What becomes of an origin's answer, and of our own.
+    fn tell_answers(&mut self, passage: &mut Passage) {
+        passage.status = 200;
+        let mut head = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
+        self.plan.edit_response(&mut head, 0, &self.facts, passage);
+        let mut lines = lines_of(&head);
+        lines.remove(0);
+        if self.strongest(|layer| layer.cors.as_ref()).is_some() {
+            let may_read =
+                lines.iter().any(|line| line.starts_with("Access-Control-Allow-Origin: "));
+            let text = match (self.facts.field("origin").map(shown), may_read) {
+                (None, _) => "no Origin: no page of another origin asks".to_owned(),
+                (Some(origin), true) => format!("pages of {origin} may read the answer"),
+                (Some(origin), false) => format!("pages of {origin} may not read the answer"),
+            };
+            self.section.fact("cors", text);
+        }
+        if !lines.is_empty() {
+            self.section.fact("200 gets", lines);
+        }
+        let Some(pages) = self.strongest(|layer| layer.error_pages.as_ref()) else { return };
+        let whose = if pages.intercept { "the origin's answer too" } else { "ringway's own only" };
+        let line = |statuses: &Statuses| {
+            let (name, code) = match statuses {
+                Statuses::Exact(code) => (code.to_string(), *code),
+                Statuses::Class(class) => (format!("{class}xx"), class * 100),
+            };
+            let bytes = self.plan.page(code).map_or(0, |page| page.body.len());
+            format!("{name}: {bytes} bytes, in place of {whose}")
+        };
+        let lines: Vec<_> = pages.pages.iter().map(|(statuses, _)| line(statuses)).collect();
+        self.section.fact("error pages", lines);
+    }
+}
+
+fn how_chosen(split: &SplitConfig, passage: &Passage) -> String {
+    match &split.sticky {
+        None => "drawn anew for each request".to_owned(),
+        Some(ClientKey::Cookie(name)) if passage.cohort.is_some() => {
+            format!("drawn, and kept in the cookie {name}")
+        }
+        Some(key) => format!("by {key}"),
+    }
+}
+
+/// Of whom an address counts as part.
+fn network(client: IpAddr) -> String {
+    match client {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            format!("{}/64", Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))
+        }
+    }
 }

@@ -234,7 +234,7 @@ impl Case<'_> {
     }
 
     /// The head as it would be written for whoever is asked.
-    fn rewritten(&self, path: &[u8], host: HostRule<'_>, is_told_who: bool) -> Vec<String> {
+    fn rewritten(&self, path: &[u8], host: HostRule<'_>, is_told_who: bool) -> Vec<u8> {
         let client = self.client.to_string();
         let is_trusted = self.config.server.trusted_proxies.contains(self.client);
         let forwarded = ForwardedFor::new(&client, is_trusted);
@@ -247,7 +247,7 @@ impl Case<'_> {
         };
         let mut out = Vec::new();
         rewrite::request(&mut out, &self.head, &self.text, &how);
-        lines_of(&out)
+        out
     }
 }
 

@@ -12,7 +12,7 @@ use crate::route::{Route, Routes};
 use crate::way;
 
 use super::report::Report;
-use super::{Case, Ending, Explained, Failure, addresses, hooks, shown};
+use super::{Case, Ending, Explained, Failure, addresses, hooks, lines_of, shown};
 
 /// Routes that are named with the reason why they lost; of the rest, their number.
 const LOSERS_SHOWN_MAX: usize = 20;
@@ -34,8 +34,8 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
         return Ok(Ending::Refused(Fault::NoRoute, "no route fits".to_owned()));
     };
     let sent_path = route.sent_path(path);
-    let hooked = hooks::ask(case, route, report)?;
-    if let Some(ending) = hooked.ending {
+    let mut hooked = hooks::ask(case, route, report)?;
+    if let Some(ending) = hooked.ending.take() {
         return Ok(ending);
     }
     let sent_path = hooked.target.as_deref().map_or(sent_path, Cow::Borrowed);
@@ -47,8 +47,9 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     section.fact("origins", origins);
     let first = upstream.origins.first().map(|origin| origin.authority.as_str());
     let host = way::host_rule(&upstream.host, &case.head, first);
-    let section = report.section("sent");
-    section.fact("head", case.rewritten(&sent_path, host, true));
+    let mut head = case.rewritten(&sent_path, host, true);
+    hooked.edit_request(case, &mut head);
+    report.section("sent").fact("head", lines_of(&head));
     Ok(Ending::Sent(format!("upstream {}", upstream.name)))
 }
 

@@ -94,6 +94,237 @@ fn the_hooks_of_a_route_are_named_and_asked() {
     assert_eq!(fact(&answer, "hooks.plan"), "none: the fast path");
 }
 
+/// The answer for a route with `hooks`, between two upstreams.
+#[track_caller]
+fn ask_hooks(hooks: &str, line: &str, fields: &[&str]) -> Json {
+    let route = format!("route=[{{ upstream = \"default\", hooks = {{ {hooks} }} }}]");
+    ask(&[ROUTES[0], &route], line, fields)
+}
+
+#[test]
+fn the_head_that_is_shown_has_been_edited_as_one_that_is_sent() {
+    let answer = ask_hooks(
+        "request_id = { trust = \"everybody\" }, split = { weights = { api = 1 } }, \
+         rewrite = { prefix = \"/v2\" }, request_headers = { rename = { X-A = \"X-B\" }, \
+         remove = [\"X-C\"], set = { X-D = \"${client_ip} by ${upstream}\", X-F = \"${path}\" }, \
+         add = { X-E = \"e\" } }",
+        "GET /x?y",
+        &["Host: a", "X-A: 1", "X-C: 2", "X-D: 3", "X-E: 4", "X-Request-Id: mine"],
+    );
+    let expected = [
+        "GET /v2/x?y HTTP/1.1",
+        "X-E: 4",
+        "Host: 127.0.0.1:10",
+        "Via: 1.1 ringway",
+        "Forwarded: for=127.0.0.1;proto=http;host=\"a\"",
+        "X-Forwarded-For: 127.0.0.1",
+        "X-Forwarded-Host: a",
+        "X-Forwarded-Proto: http",
+        "X-B: 1",
+        "X-Request-Id: mine",
+        "X-D: 127.0.0.1 by api",
+        "X-F: /x",
+        "X-E: e",
+    ];
+    let mut head: Vec<String> = serde_json::from_value(fact(&answer, "sent.head")).unwrap();
+    let mut expected = expected.map(str::to_owned);
+    assert_eq!(head[0], expected[0]);
+    head.sort();
+    expected.sort();
+    assert_eq!(head, expected);
+}
+
+/// A route's hooks, a request with its fields, and what a fact must say.
+type Said<'a> = (&'a str, &'a str, &'a [&'a str], &'a str, &'a [&'a str]);
+
+#[track_caller]
+fn all_said(table: &[Said<'_>]) {
+    for (hooks, line, fields, name, expected) in table {
+        let found = match fact(&ask_hooks(hooks, line, fields), name) {
+            Json::Array(lines) => lines,
+            other => vec![other],
+        };
+        assert_eq!(found, *expected, "{hooks}: {name}");
+    }
+}
+
+#[test]
+fn a_hook_that_lets_a_request_in_says_whom_it_counts_or_asks() {
+    let limit = "rate_limit = { rate = \"1/s\", key = \"header:X-Key\" }";
+    let asks = "forward_auth = { upstream = \"api\", path = \"/verify\" }";
+    let question = [
+        "GET /verify HTTP/1.1",
+        "Host: 127.0.0.1:10",
+        "X-Forwarded-Method: GET",
+        "X-Forwarded-Host: h",
+        "X-Forwarded-Uri: /a?b",
+        "X-Forwarded-For: 127.0.0.1",
+        "X-Forwarded-Proto: http",
+        "cookie: c=d",
+    ];
+    all_said(&[
+        (limit, "GET /", &["X-Key: k"], "hooks.counted", &["rate_limit by header:x-key: k"]),
+        (
+            limit,
+            "GET /",
+            &[],
+            "hooks.counted",
+            &["rate_limit by header:x-key: with all who do not send it"],
+        ),
+        (
+            "rate_limit = { rate = \"1/s\" }, connections_per_client = 2",
+            "GET /",
+            &[],
+            "hooks.counted",
+            &["rate_limit by ip: 127.0.0.1", "connections_per_client: 127.0.0.1"],
+        ),
+        (asks, "GET /a?b", &["Host: h", "Cookie: c=d"], "hooks.question", &question),
+        (asks, "GET /", &[], "hooks.not done here", &["forward_auth asks api"]),
+    ]);
+}
+
+#[test]
+fn a_hook_that_chooses_the_way_says_which() {
+    let sticky = "split = { weights = { api = 1 }, sticky = \"cookie:c\" }";
+    let mirror = "mirror = { upstream = \"api\", percent = 2.5, body_bytes = \"1B\" }";
+    let bounded = "2 more attempts, where nothing has been sent: this method may not be repeated";
+    let regex = "rewrite = { regex = \"^/(.*)$\", replacement = \"/t/${header.x-t}/$1\" }";
+    all_said(&[
+        (
+            "split = { weights = { api = 1 } }",
+            "GET /",
+            &[],
+            "hooks.split",
+            &["api: drawn anew for each request"],
+        ),
+        (sticky, "GET /", &[], "hooks.split", &["api: drawn, and kept in the cookie c"]),
+        (sticky, "GET /", &["Cookie: c=1"], "hooks.split", &["api: by cookie:c"]),
+        (mirror, "GET /", &[], "hooks.mirror", &["2.5 % of such requests go to api too"]),
+        (
+            mirror,
+            "POST /",
+            &["Content-Length: 2"],
+            "hooks.mirror",
+            &["no copy for api: the body is larger than mirror.body_bytes"],
+        ),
+        ("retry = { attempts = 3 }", "GET /", &[], "hooks.retry", &["3 more attempts"]),
+        ("retry = {}", "POST /", &[], "hooks.retry", &[bounded]),
+        (regex, "GET /a?b", &["X-T: x/y z"], "hooks.rewritten to", &["/t/x%2Fy%20z/a?b"]),
+        (
+            "rewrite = { prefix = \"/t\" }",
+            "GET /../a",
+            &[],
+            "answer.because",
+            &["the hooks answer 400"],
+        ),
+    ]);
+}
+
+#[test]
+fn a_hook_that_edits_answers_says_how() {
+    let cors = "cors = { origins = [\"http://a\"] }";
+    let preflight = ["Origin: http://b", "Access-Control-Request-Method: PUT"];
+    let pages = "error_pages = { 5xx = \"<p>sorry\", 404 = \"gone\" }";
+    let edits = "security_headers = { frame_options = \"\", referrer_policy = \"\" }, \
+                 response_headers = { set = { X-A = \"${status} for ${client_ip}\" } }";
+    let own =
+        ["404: 4 bytes", "5xx: 8 bytes"].map(|it| format!("{it}, in place of ringway's own only"));
+    let all = ["404: 4 bytes", "5xx: 8 bytes"]
+        .map(|it| format!("{it}, in place of the origin's answer too"));
+    let (own, all) = (own.each_ref().map(String::as_str), all.each_ref().map(String::as_str));
+    all_said(&[
+        (
+            cors,
+            "GET /",
+            &["Origin: http://a"],
+            "hooks.cors",
+            &["pages of http://a may read the answer"],
+        ),
+        (
+            cors,
+            "GET /",
+            &["Origin: http://b"],
+            "hooks.cors",
+            &["pages of http://b may not read the answer"],
+        ),
+        ("cors = {}", "OPTIONS /", &preflight, "answer.because", &["the hooks answer 204"]),
+        (
+            edits,
+            "GET /",
+            &[],
+            "hooks.200 gets",
+            &["X-Content-Type-Options: nosniff", "X-A: 200 for 127.0.0.1"],
+        ),
+        (
+            "rate_limit = { rate = \"2/m\", announce = true }",
+            "GET /",
+            &[],
+            "hooks.200 gets",
+            &["RateLimit-Policy: \"default\";q=2;w=60", "RateLimit: \"default\";r=1;t=30"],
+        ),
+        (pages, "GET /", &[], "hooks.error pages", &own),
+        (&format!("{pages}, intercept_errors = true"), "GET /", &[], "hooks.error pages", &all),
+    ]);
+}
+
+#[test]
+fn an_answer_of_the_hooks_is_shown_as_a_client_gets_it() {
+    let table = [
+        (
+            "redirect = { to = \"https://${host}${target}\" }, \
+             response_headers = { set = { X-A = \"${status}\" } }",
+            "308 Permanent Redirect",
+            vec!["Location: https://h/a?b", "X-A: 308"],
+        ),
+        (
+            "deny = [\"127.0.0.1\"], error_pages = { 4xx = \"<p>no\" }",
+            "403 Forbidden",
+            vec!["Content-Type: text/html; charset=utf-8", "Content-Length: 5"],
+        ),
+        (
+            "methods = [\"PUT\"], request_id = { trust = \"everybody\" }",
+            "405 Method Not Allowed",
+            vec!["Allow: PUT", "X-Request-Id: mine"],
+        ),
+        (
+            "respond = { status = 404, body = \"pot\", headers = { X-B = \"c\" } }",
+            "404 Not Found",
+            vec!["Content-Length: 3", "X-B: c"],
+        ),
+    ];
+    for (hooks, status, lines) in table {
+        let answer = ask_hooks(hooks, "GET /a?b", &["Host: h:81", "X-Request-Id: mine"]);
+        let head: Vec<String> = serde_json::from_value(fact(&answer, "hooks.answer")).unwrap();
+        assert_eq!(head[0], format!("HTTP/1.1 {status}"), "{hooks}");
+        for line in lines {
+            assert!(head.iter().any(|found| found == line), "{hooks}: {head:?}");
+        }
+    }
+}
+
+#[test]
+fn a_password_of_a_route_is_looked_at() {
+    use base64::Engine as _;
+    let path = std::env::temp_dir().join(format!("ringway-explain-{}", std::process::id()));
+    std::fs::write(&path, format!("ann:{}\n", bcrypt::hash("sesame", 4).unwrap())).unwrap();
+    let hooks = format!("basic_auth = {{ users_file = {:?} }}", path.to_str().unwrap());
+    let field = |pair: &str| {
+        let pair = base64::engine::general_purpose::STANDARD.encode(pair);
+        format!("Authorization: Basic {pair}")
+    };
+    let right = ask_hooks(&hooks, "GET /", &[&field("ann:sesame")]);
+    assert_eq!(fact(&right, "hooks.user"), "ann");
+    assert_eq!(fact(&right, "answer.from"), "upstream default");
+    for fields in [vec![], vec![field("ann:open")]] {
+        let fields: Vec<_> = fields.iter().map(String::as_str).collect();
+        let wrong = ask_hooks(&hooks, "GET /", &fields);
+        assert_eq!(fact(&wrong, "answer.because"), "the hooks answer 401");
+        let head: Vec<String> = serde_json::from_value(fact(&wrong, "hooks.answer")).unwrap();
+        assert!(head.iter().any(|line| line.starts_with("WWW-Authenticate: Basic")), "{head:?}");
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
 #[test]
 fn a_route_that_only_seems_to_fit_says_how() {
     let answer = ask(&ROUTES, "GET /apis", &["Host: a.example"]);

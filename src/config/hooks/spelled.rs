@@ -4,6 +4,8 @@
 //! the same. A table is taken apart field by field, so that a new field does not compile before it
 //! has a key here.
 
+use std::fmt;
+
 use serde_json::{Map, Value as Json, json};
 
 use super::{
@@ -114,7 +116,7 @@ fn rate_limit(section: &RateLimitConfig) -> Json {
         _ => "d",
     };
     json!({
-        "key": client_key(key),
+        "key": key.to_string(),
         "rate": format!("{requests}/{unit}"),
         "burst": burst,
         "table_entries": table_entries,
@@ -122,12 +124,14 @@ fn rate_limit(section: &RateLimitConfig) -> Json {
     })
 }
 
-fn client_key(key: &ClientKey) -> String {
-    match key {
-        ClientKey::Ip => "ip".to_owned(),
-        ClientKey::Route => "route".to_owned(),
-        ClientKey::Header(name) => format!("header:{name}"),
-        ClientKey::Cookie(name) => format!("cookie:{name}"),
+impl fmt::Display for ClientKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip => out.write_str("ip"),
+            Self::Route => out.write_str("route"),
+            Self::Header(name) => write!(out, "header:{name}"),
+            Self::Cookie(name) => write!(out, "cookie:{name}"),
+        }
     }
 }
 
@@ -189,7 +193,7 @@ fn split<'u>(section: &SplitConfig, name: impl Fn(usize) -> &'u str) -> Json {
         .collect();
     let mut table = json!({ "weights": weights, "max_age": duration_text(*max_age) });
     if let Some(sticky) = sticky {
-        table["sticky"] = client_key(sticky).into();
+        table["sticky"] = sticky.to_string().into();
     }
     table
 }
