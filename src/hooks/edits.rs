@@ -15,10 +15,18 @@ use crate::http::names::is_name;
 #[derive(Clone, Debug, Default)]
 pub struct Edits {
     fates: Vec<Fate>,
-    /// By the last five bits of a name's first letter: whether any fate may be its.
-    letters: u32,
+    /// The first bytes of their names, which are one or two, with `CASE` set. `None`: there are
+    /// more, and every line is looked at.
+    letters: Option<[u8; 2]>,
     tail: Vec<Piece>,
 }
+
+/// The bit in which a small letter differs from a capital one.
+const CASE: u8 = 0x20;
+
+/// Bytes that are looked at together: written as a fold without an early end, that is a handful of
+/// vector instructions.
+const BLOCK: usize = 32;
 
 /// What becomes of the fields with one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,9 +154,14 @@ impl Wishes {
 
     pub(crate) fn compile(self) -> Edits {
         let mut edits = Edits::default();
-        for fate in &self.fates {
-            edits.letters |= 1 << (fate.name[0] & 31);
-        }
+        let mut letters: Vec<u8> = self.fates.iter().map(|fate| fate.name[0] | CASE).collect();
+        letters.sort_unstable();
+        letters.dedup();
+        edits.letters = match *letters.as_slice() {
+            [one] => Some([one, one]),
+            [one, other] => Some([one, other]),
+            _ => None,
+        };
         edits.fates = self.fates;
         for (_, wish) in self.tail {
             match wish {
@@ -209,14 +222,7 @@ impl Edits {
     ) {
         let mut renamed = Vec::new();
         if !self.fates.is_empty() {
-            edit_lines(out, start, |line| {
-                let Some(fate) = self.fate(line) else { return true };
-                if let Some(name) = &fate.renamed {
-                    renamed.extend_from_slice(name);
-                    renamed.extend_from_slice(&line[fate.name.len()..]);
-                }
-                false
-            });
+            self.settle(out, start, &mut renamed);
         }
         if self.tail.is_empty() && renamed.is_empty() {
             return;
@@ -238,14 +244,84 @@ impl Edits {
         out.extend_from_slice(LINE_END);
     }
 
-    #[inline]
-    fn fate(&self, line: &[u8]) -> Option<&Fate> {
-        let first = line.first()?;
-        if self.letters & 1 << (first & 31) == 0 {
-            return None;
+    /// Takes the lines that have a fate out; those that are renamed go to `renamed`. What stays
+    /// moves up in runs.
+    fn settle(&self, out: &mut Vec<u8>, start: usize, renamed: &mut Vec<u8>) {
+        // Where the next run goes, and where it begins.
+        let (mut to, mut run) = (start, start);
+        let mut from = start;
+        while let Some(line) = self.next_line(out, from) {
+            let Some(fate) = self.fates.iter().find(|fate| is_called(&out[line..], &fate.name))
+            else {
+                from = line;
+                continue;
+            };
+            let end = memchr::memchr(b'\n', &out[line..]).map_or(out.len(), |end| line + end + 1);
+            if let Some(name) = &fate.renamed {
+                renamed.extend_from_slice(name);
+                renamed.extend_from_slice(&out[line + fate.name.len()..end]);
+            }
+            if to != run {
+                out.copy_within(run..line, to);
+            }
+            to += line - run;
+            run = end;
+            // Its LF is what the next line stands behind.
+            from = end - 1;
         }
-        self.fates.iter().find(|fate| is_called(line, &fate.name))
+        if to != run {
+            let kept = out.len() - run;
+            out.copy_within(run.., to);
+            out.truncate(to + kept);
+        }
     }
+
+    /// Where the next line begins that may have a fate, behind an LF at `from` or later.
+    fn next_line(&self, head: &[u8], from: usize) -> Option<usize> {
+        // The LF that ends the head has nothing behind it.
+        let last = head.len().checked_sub(1)?;
+        let mut from = from;
+        while from < last {
+            let blocks = head[from..last].chunks_exact(BLOCK);
+            let behind = head[from + 1..].chunks_exact(BLOCK);
+            let count = blocks.len();
+            let mut pairs = blocks.zip(behind);
+            let found = match self.letters {
+                Some(letters) => pairs.position(|(ends, starts)| has_line(ends, starts, letters)),
+                None => pairs.position(|(ends, _)| memchr::memchr(b'\n', ends).is_some()),
+            };
+            let begin = from + found.unwrap_or(count) * BLOCK;
+            let end = (begin + BLOCK).min(last);
+            // So few bytes cost less one by one than by a call.
+            let is_line = |at: &usize| head[*at] == b'\n' && self.may_begin(head[at + 1]);
+            if let Some(at) = (begin..end).find(is_line) {
+                return Some(at + 1);
+            }
+            from = end;
+        }
+        None
+    }
+
+    #[inline]
+    fn may_begin(&self, start: u8) -> bool {
+        self.letters.is_none_or(|letters| letters.contains(&(start | CASE)))
+    }
+}
+
+/// Whether an LF is among `ends` and one of `letters` behind it, at the same place of `starts`.
+#[inline]
+fn has_line(ends: &[u8], starts: &[u8], [one, other]: [u8; 2]) -> bool {
+    let (Some(ends), Some(starts)) = (block(ends), block(starts)) else { return false };
+    let found = ends.iter().zip(starts).fold(0, |found, (end, start)| {
+        let start = start | CASE;
+        found | u8::from(*end == b'\n') & (u8::from(start == one) | u8::from(start == other))
+    });
+    found != 0
+}
+
+#[inline]
+fn block(bytes: &[u8]) -> Option<&[u8; BLOCK]> {
+    bytes.first_chunk()
 }
 
 /// Whether `line` is a field's with this name, which is in lower case.
@@ -533,6 +609,48 @@ mod tests {
                 assert!(fields.iter().all(|line| !line.starts_with("X-Evil")), "{text:?}");
                 assert!(!text.contains(['\0', '\x1b', '\x7f']));
             });
+        }
+    }
+
+    #[test]
+    fn a_line_is_found_wherever_it_lies() {
+        // One, two and more letters are looked for in ways of their own.
+        let names: [&[&str]; 3] =
+            [&["x-a"], &["x-a", "x-b", "via"], &["x-a", "via", "age", "te-x"]];
+        for names in names {
+            let mut wishes = Wishes::default();
+            for name in names {
+                wishes.remove(name);
+            }
+            wishes.rename("X-Old", "X-New");
+            let edits = wishes.compile();
+            for pad in 0..3 * BLOCK {
+                let pad = "p".repeat(pad);
+                let all = [
+                    format!("Pad: {pad}"),
+                    "X-A: 1".to_owned(),
+                    "x-a: 2".to_owned(),
+                    "X-Ab: 3".to_owned(),
+                    format!("VIA: {pad}"),
+                    "Age:".to_owned(),
+                    "X-OLD: 4".to_owned(),
+                    "Te-X: 5".to_owned(),
+                    "X-A: 6".to_owned(),
+                ];
+                let head = format!("GET / HTTP/1.1\r\n{}\r\n\r\n", all.join("\r\n"));
+                let is_kept = |line: &String| {
+                    let name = line.split(':').next().unwrap().to_ascii_lowercase();
+                    name != "x-old" && !names.contains(&name.as_str())
+                };
+                let mut expected: Vec<_> = all.into_iter().filter(is_kept).collect();
+                expected.push("X-New: 4".to_owned());
+                with_facts(REQUEST, |facts| {
+                    let mut out = head.into_bytes();
+                    edits.apply(&mut out, 0, "r", facts, &Passage::default());
+                    let text = String::from_utf8(out).unwrap();
+                    assert_eq!(lines(&text)[1..], expected, "{names:?} {}", pad.len());
+                });
+            }
         }
     }
 

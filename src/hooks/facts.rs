@@ -214,11 +214,30 @@ pub(crate) const VALUE_BYTES_MAX: usize = 8 * 1024;
 /// Appends `value` without the bytes that no field value has.
 pub(crate) fn put_field(value: &[u8], out: &mut Vec<u8>) {
     // Nearly every value is clean, and then one run over it is all.
-    if value.iter().all(|byte| is_text(*byte)) {
+    if has_no_control(value) {
         out.extend_from_slice(value);
     } else {
         out.extend(value.iter().filter(|byte| is_text(**byte)));
     }
+}
+
+/// Whether there is no byte below a space and no DEL; eight bytes at a time, the last eight twice
+/// where they do not come out even.
+fn has_no_control(value: &[u8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let Some(last) = value.last_chunk() else {
+        return !value.iter().any(u8::is_ascii_control);
+    };
+    let (words, _) = value.as_chunks();
+    let wrong = words.iter().chain([last]).fold(0, |wrong, word| {
+        let word = u64::from_ne_bytes(*word);
+        // The high bits of bytes that are below what is taken from them; others only where one
+        // before them is.
+        let below = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
+        let del = word ^ (ONES * 0x7f);
+        wrong | below | del.wrapping_sub(ONES) & !del
+    });
+    wrong & (ONES << 7) == 0
 }
 
 /// Appends `value`, percent-encoded as far as `kind` needs it.
@@ -342,6 +361,21 @@ pub(crate) mod tests {
         let mut out = Vec::new();
         put_target(b"../x?y#z%2f", Kind::Other, &mut out);
         assert_eq!(out, b"..%2Fx%3Fy%23z%252f");
+    }
+
+    #[test]
+    fn a_control_byte_is_seen_wherever_it_stands() {
+        for length in 0..40 {
+            let clean: Vec<u8> = (0..length).map(|at| b" ~\x80\xff!a"[at % 6]).collect();
+            assert!(has_no_control(&clean), "{length}");
+            for at in 0..length {
+                for byte in 0..=255_u8 {
+                    let mut value = clean.clone();
+                    value[at] = byte;
+                    assert_eq!(has_no_control(&value), !byte.is_ascii_control(), "{value:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub struct Hooked {
     id: Option<IdTrust>,
     /// In lower case: where a client's id would be.
     id_field: Box<str>,
-    gates: Vec<Gate>,
+    /// Of the global table and of the route's own.
+    gates: [Gate; 2],
     cors: Option<Cors>,
     body_bytes_max: u64,
     redirect: Option<RedirectConfig>,
@@ -113,9 +114,9 @@ pub(super) fn compile(
 ) -> Result<Hooked, String> {
     let config = loading.config;
     let name = route_name(route);
-    let owners = [EVERYBODY, name.as_str()];
-    let gates = owners.into_iter().zip(layers);
-    let gates = gates.map(|(owner, layer)| Gate::new(loading, owner, layer)).collect();
+    let [global, own] = layers;
+    let gates = [(EVERYBODY, global), (name.as_str(), own)];
+    let gates = gates.map(|(owner, layer)| Gate::new(loading, owner, layer));
     let upstream_name = |index: usize| -> Arc<str> { config.upstreams[index].name.as_str().into() };
     let body_bytes = strongest(layers, |layer| layer.body_bytes.as_ref());
     let login = strongest(layers, |layer| layer.basic_auth.as_ref());

@@ -133,6 +133,13 @@ impl RateLimit {
     /// The key's word, or the one that gives way to it: its place, what it is, the ticks that the
     /// key has used, and whether it is another's that was still in use.
     fn find(&self, line: &[AtomicU64; WAYS], tag: u64, now: u64) -> (usize, u64, u64, bool) {
+        // Mostly the key is there, and then nobody else matters.
+        for (at, word) in line.iter().enumerate() {
+            let word = word.load(Ordering::Relaxed);
+            if word >> TIME_BITS == tag {
+                return (at, word, self.used(word, now), false);
+            }
+        }
         let mut best = (0, 0, u64::MAX);
         for (at, word) in line.iter().enumerate() {
             let word = word.load(Ordering::Relaxed);
