@@ -155,7 +155,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "idle",
         text: "memory of an idle connection, of 10,000",
         connections: 10_000,
-        amount: Amount::Seconds(3.0),
+        amount: Amount::Seconds(6.0),
         measure: Measure::Idle,
         ..BASE
     },
