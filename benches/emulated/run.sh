@@ -7,9 +7,8 @@
 # qemu's TCG with `-icount shift=0` advances the guest's clock by a nanosecond for each instruction,
 # so that the processor time that the guest's scheduler gives for a process is the number of
 # instructions that were executed for it, interrupts included. Nothing that runs on this machine
-# meanwhile changes that. Where DESIGN-like figures from hardware exist, the two agree within 2 %
-# for small requests. Copies are counted by the element (`rep movs`), where a processor counts one
-# instruction: large bodies look dearer than they are, and are not measured here.
+# meanwhile changes that. Copies are counted by the element (`rep movs`), where a processor counts
+# one instruction: large bodies look dearer than they are, and are not measured here.
 #
 # Needs qemu-system-x86, busybox-static, cpio, nginx, wrk and Debian's kernel image, which it fetches
 # with apt-get where it may; ends with 77 where one of them cannot be had. Takes some minutes.
