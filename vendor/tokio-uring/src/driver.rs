@@ -8,7 +8,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -304,11 +304,5 @@ impl Handle {
 
     pub(crate) fn descriptor(&self) -> RawFd {
         self.driver.borrow().uring.as_raw_fd()
-    }
-}
-
-impl AsFd for Bell {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event()
     }
 }
