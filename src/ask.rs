@@ -32,6 +32,8 @@ pub enum Ask {
     Listen { index: u16, socket: OwnedFd },
     /// Accepts no more from that one.
     Deafen { index: u16 },
+    /// Leaves no more, and accepts connections from these again.
+    Return { listeners: Vec<(u16, OwnedFd)> },
 }
 
 /// What the admin API wants of whoever owns the server. The answer is what the caller is told.

@@ -18,11 +18,19 @@ const BURST: usize = 64;
 /// Rest after EMFILE: descriptors come back as connections end.
 const FILES_BACK_OFF: Duration = Duration::from_millis(100);
 
-pub async fn run(worker: Rc<Worker>, listener: OwnedFd, index: u16) {
+/// Begins to accept from `listener`, whose number is `index`; the task is for the worker's thread.
+/// It can be stopped from here on, whether or not it has had its first turn.
+pub fn start(
+    worker: Rc<Worker>,
+    listener: OwnedFd,
+    index: u16,
+) -> impl Future<Output = ()> + 'static {
     let mut acceptor = Acceptor::new(listener);
     worker.stoppers.borrow_mut().push((index, acceptor.stopper()));
-    accept_all(&worker, &mut acceptor, index).await;
-    worker.stoppers.borrow_mut().retain(|(number, _)| *number != index);
+    async move {
+        accept_all(&worker, &mut acceptor, index).await;
+        worker.stoppers.borrow_mut().retain(|(_, stopper)| !stopper.is_for(&acceptor));
+    }
 }
 
 async fn accept_all(worker: &Worker, acceptor: &mut Acceptor, index: u16) {

@@ -103,13 +103,11 @@ impl Server {
     }
 
     fn check_places(&self, config: &Config) -> Result<(), String> {
-        let (wanted, active) = (config.server.workers, self.active_workers().len());
-        let free = self.shared.places.len() - self.shared.occupied().count();
-        if wanted > active + free {
+        let (wanted, places) = (config.server.workers, self.shared.places.len());
+        if wanted > places {
             return Err(format!(
-                "server.workers = {wanted}: there is room for {} at the moment; restart, or wait \
-                 until those that are leaving have ended",
-                active + free
+                "server.workers = {wanted}: this process has room for {places}; restart it, or \
+                 send SIGUSR2"
             ));
         }
         Ok(())
@@ -149,12 +147,25 @@ impl Server {
 
     fn follow_worker_count(&mut self, config: &Config) -> Result<(), String> {
         for _ in self.active_workers().len()..config.server.workers {
-            self.start_worker().map_err(|error| error.to_string())?;
+            // One that leaves has what another one would have to build up.
+            if !self.recall_worker()? {
+                self.start_worker().map_err(|error| error.to_string())?;
+            }
         }
         for _ in config.server.workers..self.active_workers().len() {
             self.retire_worker();
         }
         Ok(())
+    }
+
+    /// Calls a worker back that leaves, if there is one.
+    fn recall_worker(&self) -> Result<bool, String> {
+        let listeners = self.sockets.share()?;
+        let Some(place) = self.shared.places.iter().find(|place| place.recall()) else {
+            return Ok(false);
+        };
+        place.ask(Ask::Return { listeners });
+        Ok(true)
     }
 
     /// Follows the limits of the whole process.

@@ -49,7 +49,7 @@ impl Worker {
 
     /// Those and the ones that are still on their way here.
     pub fn live(&self) -> usize {
-        self.shared.live[self.index].load(Ordering::Relaxed)
+        self.shared.live[self.index].load(Ordering::SeqCst)
     }
 
     /// Wakes the connections that rest between two requests.

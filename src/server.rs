@@ -79,6 +79,9 @@ pub(crate) const NAMES_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the end of the drain is looked for.
 const POLL: Duration = Duration::from_millis(5);
 
+/// How long a worker may take to close its ring.
+const ENDING_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Descriptors that the process needs besides connections: rings, logs, listeners, epoll.
 pub const FILES_RESERVED: usize = 64;
 
@@ -193,9 +196,7 @@ impl Server {
     /// Starts one more worker, with the newest configuration.
     pub(crate) fn start_worker(&mut self) -> Result<(), StartError> {
         let shared = self.shared.clone();
-        let Some(index) = shared.places.iter().position(|place| place.state() == FREE) else {
-            return Err(StartError("there is no place for another worker: restart".to_owned()));
-        };
+        let index = self.free_place()?;
         let config = shared.snapshot.load().config.clone();
         let (inbox, inboxes) = queue::unbounded_channel();
         let (ask, asks) = queue::unbounded_channel();
@@ -225,6 +226,21 @@ impl Server {
                 Ok(())
             }
             Err(error) => Err(StartError(format!("worker {index}: {}", refusal::diagnose(&error)))),
+        }
+    }
+
+    /// A place where nobody works; waits for one where somebody is about to end.
+    fn free_place(&self) -> Result<usize, StartError> {
+        let deadline = Instant::now() + ENDING_PATIENCE;
+        loop {
+            let mut states = self.shared.places.iter().map(Place::state);
+            if let Some(index) = states.position(|state| state == FREE) {
+                return Ok(index);
+            }
+            if Instant::now() >= deadline {
+                return Err(StartError("there is no place for another worker: restart".to_owned()));
+            }
+            std::thread::sleep(POLL);
         }
     }
 

@@ -23,7 +23,7 @@ use crate::listener;
 use crate::ring::{Socket, memory, runtime};
 use crate::seat::Seat;
 use crate::upstream::prewarm;
-use crate::worker::{Accepted, LEAVING, Shared, Worker};
+use crate::worker::{ACTIVE, Accepted, LEAVING, Shared, Worker};
 
 /// What a worker is started with.
 pub struct WorkerPlan {
@@ -87,7 +87,7 @@ async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Rema
     prewarm(&worker);
     spawn(housekeep(worker.clone()));
     for (index, listener) in plan.listeners {
-        spawn(listener::run(worker.clone(), listener, index));
+        spawn(listener::start(worker.clone(), listener, index));
     }
     spawn(take_in(worker.clone(), plan.inbox));
     spawn(answer_asks(worker.clone(), plan.asks));
@@ -138,13 +138,26 @@ async fn answer_asks(worker: Rc<Worker>, mut asks: UnboundedReceiver<Ask>) {
             }
             Ask::Adopt { snapshot, budget, reply } => {
                 worker.adopt(&snapshot, &budget);
-                prewarm(&worker);
+                if !worker.is_leaving.get() {
+                    prewarm(&worker);
+                }
                 let _ = reply.send(());
             }
             Ask::Deafen { index } => worker.stop_listening_to(index),
             Ask::Listen { index, socket } => {
                 if !worker.is_leaving.get() {
-                    spawn(listener::run(worker.clone(), socket, index));
+                    spawn(listener::start(worker.clone(), socket, index));
+                }
+            }
+            Ask::Return { listeners } => {
+                // It may have been told to leave once more in the meantime.
+                if worker.is_leaving.get() && worker.shared.places[worker.index].state() == ACTIVE {
+                    worker.is_leaving.set(false);
+                    for (index, socket) in listeners {
+                        spawn(listener::start(worker.clone(), socket, index));
+                    }
+                    prewarm(&worker);
+                    worker.shared.drain[worker.index].notify_one();
                 }
             }
         }
@@ -179,14 +192,41 @@ pub struct Remains {
 
 async fn until_drained(worker: &Worker) -> Remains {
     let shared = &worker.shared;
+    loop {
+        while !shared.is_draining.load(Ordering::Acquire)
+            && shared.places[worker.index].state() != LEAVING
+        {
+            shared.drain[worker.index].notified().await;
+        }
+        worker.is_leaving.set(true);
+        worker.stop_listening();
+        if finish(worker).await {
+            break;
+        }
+    }
+    worker.pool.stop();
+    // What is still connecting ahead of requests.
+    worker.pool.cut();
+    settle(worker).await;
+    Remains {
+        connections: worker.connections(),
+        leased_chunks: worker.chunks.leased(),
+        leased_heads: worker.heads.leased(),
+        upstream_connections: worker.pool.len(),
+    }
+}
+
+/// Waits until what is under way has ended, or has to; false where the worker is called back.
+async fn finish(worker: &Worker) -> bool {
+    let shared = &worker.shared;
     let signal = &shared.drain[worker.index];
     let place = &shared.places[worker.index];
     let is_over = || shared.is_draining.load(Ordering::Acquire);
-    while !is_over() && place.state() != LEAVING {
-        signal.notified().await;
-    }
-    worker.stop_listening();
-    while worker.connections() > 0 || worker.live() > 0 || worker.accepting.get() > 0 {
+    let is_idle = || worker.connections() == 0 && worker.live() == 0 && worker.accepting.get() == 0;
+    while !(is_idle() && place.end_if(is_idle, is_over())) {
+        if !worker.is_leaving.get() {
+            return false;
+        }
         // Where nobody else listens, a client that rests is told at once by the end of its
         // connection. Where somebody does, that could meet its next request: that one is answered
         // first.
@@ -202,16 +242,7 @@ async fn until_drained(worker: &Worker) -> Remains {
             break;
         }
     }
-    worker.pool.stop();
-    // What is still connecting ahead of requests.
-    worker.pool.cut();
-    settle(worker).await;
-    Remains {
-        connections: worker.connections(),
-        leased_chunks: worker.chunks.leased(),
-        leased_heads: worker.heads.leased(),
-        upstream_connections: worker.pool.len(),
-    }
+    true
 }
 
 /// Ends every exchange that is still under way.

@@ -92,8 +92,15 @@ pub const FREE: u8 = 0;
 pub const STARTING: u8 = 1;
 /// Takes new connections.
 pub const ACTIVE: u8 = 2;
-/// Finishes what it has.
+/// Finishes what it has, and may be called back.
 pub const LEAVING: u8 = 3;
+/// Has finished it.
+pub const ENDING: u8 = 4;
+
+/// Whether somebody works there who can be given a connection. Whoever starts has begun to accept.
+fn takes(state: u8) -> bool {
+    matches!(state, STARTING | ACTIVE | LEAVING)
+}
 
 impl Default for Place {
     fn default() -> Self {
@@ -103,7 +110,11 @@ impl Default for Place {
 
 impl Place {
     pub fn state(&self) -> u8 {
-        self.state.load(Ordering::Acquire)
+        self.state.load(Ordering::SeqCst)
+    }
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     /// A worker begins to work here.
@@ -119,7 +130,27 @@ impl Place {
 
     /// It shall take no more connections.
     pub fn retire(&self) {
-        self.state.store(LEAVING, Ordering::Release);
+        self.change(ACTIVE, LEAVING);
+    }
+
+    /// It shall take connections again. False where nobody leaves, or has already left.
+    pub fn recall(&self) -> bool {
+        self.change(LEAVING, ACTIVE)
+    }
+
+    /// It ends if it is still idle once nobody can give it a connection any more: whoever does
+    /// counts the connection first and looks at the state then ([`Shared::place`]). A worker that
+    /// has not been told to leave ends only if that `is_over`.
+    pub fn end_if(&self, is_idle: impl Fn() -> bool, is_over: bool) -> bool {
+        let state = self.state();
+        if (state == ACTIVE && !is_over) || !self.change(state, ENDING) {
+            return false;
+        }
+        let ends = is_idle();
+        if !ends {
+            self.change(ENDING, state);
+        }
+        ends
     }
 
     /// It has ended.
@@ -148,25 +179,36 @@ pub struct Accepted {
 }
 
 impl Shared {
-    /// Gives `accepted` to the worker with the fewest live connections, `here` on a tie.
+    /// Gives `accepted` to the worker with the fewest live connections, `here` on a tie; to one
+    /// that leaves only where nobody stays.
     ///
     /// An even split of connections is an even split of work for as long as they live; the kernel's
     /// choice was measured at up to twice the mean.
-    pub fn place(&self, accepted: Accepted, here: usize) {
-        let live = |worker: usize| self.live[worker].load(Ordering::Relaxed);
-        let mut best = here;
-        for (worker, place) in self.places.iter().enumerate() {
-            if place.state() == ACTIVE
-                && (live(worker) < live(best) || self.places[best].state() != ACTIVE)
+    pub fn place(&self, mut accepted: Accepted, here: usize) {
+        // Each round that fails does so at another worker that has just ended.
+        for _ in &self.places {
+            let Some(best) = self.least_busy(here) else { return };
+            self.live[best].fetch_add(1, Ordering::SeqCst);
+            let mail = self.places[best].mail.load();
+            if let Some(mail) = mail.as_ref()
+                && takes(self.places[best].state())
             {
-                best = worker;
+                match mail.inbox.send(accepted) {
+                    Ok(()) => return,
+                    Err(back) => accepted = back.0,
+                }
             }
+            self.live[best].fetch_sub(1, Ordering::SeqCst);
         }
-        self.live[best].fetch_add(1, Ordering::Relaxed);
-        let mail = self.places[best].mail.load();
-        if mail.as_ref().is_none_or(|mail| mail.inbox.send(accepted).is_err()) {
-            self.live[best].fetch_sub(1, Ordering::Relaxed);
-        }
+    }
+
+    fn least_busy(&self, here: usize) -> Option<usize> {
+        let cost = |worker: usize| {
+            let state = self.places[worker].state();
+            let live = self.live[worker].load(Ordering::Relaxed);
+            takes(state).then_some((state != ACTIVE, live, worker != here, worker))
+        };
+        (0..self.places.len()).filter_map(cost).min().map(|(.., worker)| worker)
     }
 
     /// The places at which somebody works.
@@ -346,7 +388,6 @@ impl Worker {
 
     /// Ends the accept tasks; what they have accepted is served.
     pub fn stop_listening(&self) {
-        self.is_leaving.set(true);
         for (_, stopper) in self.stoppers.borrow_mut().drain(..) {
             stopper.stop();
         }

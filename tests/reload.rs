@@ -85,6 +85,39 @@ fn the_next_request_on_the_same_connection_follows_the_new_configuration() {
     assert_eq!(answer(&proxy, "GET /health")["config_generation"], 3);
 }
 
+/// A configuration that changed its mind faster than workers could leave was refused.
+#[test]
+fn a_worker_that_leaves_is_called_back_before_another_one_is_started() {
+    let (origin, gate) = Origin::held();
+    let with = |workers: usize| Setup::to(&origin).set("server.workers", workers);
+    let proxy = with(2).start();
+    // Something that takes its time, on either worker.
+    let mut clients: Vec<_> = (0..4).map(|_| proxy.send(GET)).collect();
+    origin.wait_for("the requests", |seen| seen.requests.len() == 4);
+    for generation in 2..22 {
+        reload(&proxy, &with(1 + generation as usize % 2), generation);
+    }
+    reload(&proxy, &with(2), 22);
+    let started = proxy.log_lines().iter().filter(|line| line.contains("INFO worker ")).count();
+    assert_eq!(started, 2);
+    gate.open();
+    for client in &mut clients {
+        client.read_response().expect_status(200);
+        client.send(GET).read_response().expect_status(200).expect_no_field("Connection");
+    }
+    // Whoever was called back accepts again, and is given its share.
+    let mut more: Vec<_> = (0..4).map(|_| proxy.send(GET)).collect();
+    for client in &mut more {
+        client.expect_status(200);
+    }
+    let connections = answer(&proxy, "GET /connections");
+    let workers = connections["connections"].as_array().unwrap().iter().map(|c| &c["worker"]);
+    let workers: Vec<_> = workers.collect();
+    for index in 0..2 {
+        assert_eq!(workers.iter().filter(|worker| **worker == index).count(), 4, "{workers:?}");
+    }
+}
+
 #[test]
 fn an_exchange_under_way_ends_as_it_began() {
     let is_open = Gate::default();

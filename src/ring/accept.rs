@@ -29,6 +29,11 @@ pub struct Stopper {
 }
 
 impl Stopper {
+    /// Whether it is for the accepting of `acceptor`.
+    pub fn is_for(&self, acceptor: &Acceptor) -> bool {
+        Rc::ptr_eq(&self.is_stopped, &acceptor.is_stopped)
+    }
+
     /// An accept that is pending completes: with a connection, if one has just come, or else with
     /// [`Waited::Interrupted`].
     pub fn stop(self) {

@@ -194,7 +194,7 @@ fn answer_asks(worker: usize, mut asks: UnboundedReceiver<Ask>, cleaned: &Mutex<
                 drop(reply.send(ids.map(|id| connection(worker, id)).collect()));
             }
             Ask::Ping { reply } | Ask::Adopt { reply, .. } => drop(reply.send(())),
-            Ask::Listen { .. } | Ask::Deafen { .. } => {}
+            Ask::Listen { .. } | Ask::Deafen { .. } | Ask::Return { .. } => {}
             Ask::End { id, reply } => drop(reply.send(worker == 1 && id == 11)),
             Ask::Clean { level, reply } => {
                 cleaned.lock().unwrap().push(level);
