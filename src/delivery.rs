@@ -75,16 +75,8 @@ pub(crate) async fn deliver(
     let is_uploaded = progress.is_complete();
     let mut plan = Plan::of(client, is_uploaded);
     let head_bytes = client.response.bytes;
-    let date = if client.response.has_date { [0; DATE_BYTES] } else { worker.date.now() };
     let sent = worker.send_built(client.socket, |out| {
-        let how = ResponseRewrite {
-            body: plan.body,
-            connection: plan.connection,
-            date: &date,
-            via: None,
-        };
-        rewrite::response(out, &client.response, buffer.filled(), &how);
-        way.edit_response(client, out);
+        put_head(client, &buffer, way, &plan, out);
         let behind_head = &buffer.filled()[head_bytes..];
         if plan.decoder.is_done() {
             return Ok((0, out.len()));
@@ -132,6 +124,28 @@ pub(crate) async fn deliver(
         }
     }
     Ok(after)
+}
+
+/// Appends the head of the answer as the client shall see it.
+fn put_head(client: &Client<'_>, buffer: &HeadBuffer, way: &Way, plan: &Plan, out: &mut Vec<u8>) {
+    let head = &client.response;
+    let repeated = match way {
+        Way::Route(_) if head.has_date => {
+            head.repeated().map(|it| (it, plan.body, plan.connection))
+        }
+        _ => None,
+    };
+    if repeated.is_some_and(|key| client.sent_response.borrow().put(&key, out)) {
+        return;
+    }
+    let date = if head.has_date { [0; DATE_BYTES] } else { client.worker.date.now() };
+    let how =
+        ResponseRewrite { body: plan.body, connection: plan.connection, date: &date, via: None };
+    rewrite::response(out, head, buffer.filled(), &how);
+    way.edit_response(client, out);
+    if let Some(key) = repeated {
+        client.sent_response.borrow_mut().keep(key, out);
+    }
 }
 
 fn last(is_uploaded: bool) -> After {

@@ -218,11 +218,20 @@ async fn send_request(
 ) -> Result<(), Failed> {
     let text = client.inbox.filled();
     let head = &client.request;
-    let path = way.sent_path(head, text);
-    let how = way.rewrite(client, lease, &path);
     send_to_origin(client, lease, |out| {
-        rewrite::request(out, head, text, &how);
-        way.edit_request(client, out);
+        let repeated = match way {
+            Way::Route(_) => head.repeated().map(|it| (it, client.generation.id, lease.origin())),
+            Way::Hooked(_) | Way::Forward(_) => None,
+        };
+        if !repeated.is_some_and(|key| client.sent_request.borrow().put(&key, out)) {
+            let path = way.sent_path(head, text);
+            let how = way.rewrite(client, lease, &path);
+            rewrite::request(out, head, text, &how);
+            way.edit_request(client, out);
+            if let Some(key) = repeated {
+                client.sent_request.borrow_mut().keep(key, out);
+            }
+        }
         out.extend_from_slice(&text[head.bytes..head.bytes + body.in_inbox]);
     })
     .await

@@ -123,7 +123,7 @@ fn facts<'a>(client: &'a Client<'_>, now_us: u64) -> Facts<'a> {
         head: &client.request,
         text: client.inbox.filled(),
         client: client.peer.ip().to_canonical(),
-        client_text: &client.address_text,
+        client_text: client.text.address(),
         is_trusted: client.is_trusted,
         now_us,
     }

@@ -33,12 +33,12 @@
 //!            access_log   lines to a writer thread
 //!  words     notices, date, logging, account, guard (who may change something)
 //!            memory    usage, plan, watch: what there is, what may be needed, when it is short
-//!  ring      net, accept, ops, buffers, pipes, deadlines, clock, memory, meters, runtime,
+//!  ring      net, waits, accept, ops, buffers, pipes, deadlines, clock, memory, meters, runtime,
 //!            refusal, descriptor, hang_up, features
 //!            the only code that names tokio_uring or io_uring, and the only unsafe code
 //!            (below it, vendor/tokio-uring: the loop of a thread)
 //!  words     fault, config, ledger, metrics
-//!  http      head, lines, target, fields, names, framing, chunked, rewrite
+//!  http      head, lines, target, fields, names, framing, chunked, rewrite, forwarded, written
 //!            pure: bytes in, facts out
 //!  limits    every bound with its derivation
 //!  ─────────────────────────────────────────────────────────────────────────────────────────────

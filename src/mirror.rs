@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::generation::Generation;
 use crate::http::Method;
 use crate::http::head::ResponseHead;
-use crate::http::rewrite::{self, ForwardedFor, RequestRewrite};
+use crate::http::rewrite::{self, RequestRewrite};
 use crate::ledger::Kind;
 use crate::relay;
 use crate::upstream::Upstream;
@@ -80,7 +80,7 @@ fn put_head(client: &Client<'_>, upstream: &Upstream, target: &[u8], out: &mut V
         path: target,
         host,
         via: config.server.via.as_bytes(),
-        forwarded: Some(ForwardedFor::new(&client.address_text, client.is_trusted)),
+        forwarded: Some(client.forwarded_for()),
         extra: b"",
     };
     rewrite::request(out, &client.request, client.inbox.filled(), &how);

@@ -4,8 +4,8 @@
 //! its worker's list, where it can be seen, woken or ended. Dropping the seat gives the place, its
 //! memory and its right to be a client back.
 
-use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::cell::Cell;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::account::{Account, Phase};
 use crate::ask::{Cleaned, ConnectionInfo, Level};
 use crate::ledger::Kind;
-use crate::ring::net::Wait;
+use crate::ring::waits::Wait;
 use crate::ring::{Socket, clock};
 use crate::worker::{FORCED, Worker};
 
@@ -26,19 +26,42 @@ pub const SEAT_BYTES: usize = 512;
 /// One client connection, as the worker sees it from outside.
 pub struct Live {
     socket: Socket,
-    peer: SocketAddr,
+    arrival: Arrival,
     /// No other connection of the process has it, now or later.
     id: u64,
     pub account: Account,
-    /// No request has come yet.
-    is_new: Cell<bool>,
-    /// Between two requests for over a second: a drain may end it at once.
-    is_resting: Cell<bool>,
-    /// Somebody has decided that it ends now.
-    is_cut: Cell<bool>,
-    listener: u16,
     /// The other end of a tunnel.
-    other_end: RefCell<Option<Socket>>,
+    other_end: Cell<Option<Socket>>,
+}
+
+/// Where a connection comes from, and by which listener, in 24 bytes; a `SocketAddr` has 32.
+struct Arrival {
+    /// IPv4 as it is mapped into IPv6 (RFC 4291 §2.5.5.2).
+    ip: Ipv6Addr,
+    /// [`IS_V4`] where the address is one of IPv4.
+    scope_id: u32,
+    port: u16,
+    listener: u16,
+}
+
+/// No interface of Linux has this number: its are positive and signed.
+const IS_V4: u32 = u32::MAX;
+
+impl Arrival {
+    fn new(peer: SocketAddr, listener: u16) -> Self {
+        let (ip, scope_id) = match peer {
+            SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), IS_V4),
+            SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
+        };
+        Self { ip, scope_id, port: peer.port(), listener }
+    }
+
+    fn peer(&self) -> SocketAddr {
+        match self.ip.to_ipv4_mapped() {
+            Some(ip) if self.scope_id == IS_V4 => (ip, self.port).into(),
+            _ => SocketAddrV6::new(self.ip, self.port, 0, self.scope_id).into(),
+        }
+    }
 }
 
 impl Worker {
@@ -55,7 +78,7 @@ impl Worker {
     /// Wakes the connections that rest between two requests.
     pub fn interrupt_resting(&self) {
         for (_, live) in self.connections.borrow().iter() {
-            if live.is_resting.get() {
+            if live.account.is_resting.get() {
                 live.socket.interrupt();
             }
         }
@@ -108,7 +131,7 @@ impl Worker {
 
     fn close_resting(&self) -> usize {
         let connections = self.connections.borrow();
-        let resting = connections.iter().filter(|(_, live)| live.is_resting.get());
+        let resting = connections.iter().filter(|(_, live)| live.account.is_resting.get());
         resting.map(|(_, live)| live.close()).count()
     }
 
@@ -118,8 +141,8 @@ impl Worker {
         let connections = self.connections.borrow();
         let is_stalled = |live: &Live| {
             matches!(live.account.phase(), Phase::Exchange | Phase::Tunnel | Phase::Head)
-                && now.saturating_sub(live.account.moved_ms.get()) >= STALLED_MS
-                && now.saturating_sub(live.account.phase_ms()) >= STALLED_MS
+                && live.account.moved.get().age_ms(now) >= STALLED_MS
+                && live.account.phase_began().age_ms(now) >= STALLED_MS
         };
         let mut stalled: Vec<_> = connections
             .iter()
@@ -150,7 +173,7 @@ const STALLED_MS: u64 = 2000;
 impl Live {
     /// Ends a connection that rests.
     fn close(&self) {
-        self.is_cut.set(true);
+        self.account.is_cut.set(true);
         self.socket.interrupt();
     }
 
@@ -159,10 +182,10 @@ impl Live {
         ConnectionInfo {
             id: self.id,
             worker,
-            peer: self.peer,
+            peer: self.arrival.peer(),
             phase: account.phase().name(),
-            age_ms: now_ms.saturating_sub(account.born_ms),
-            phase_ms: now_ms.saturating_sub(account.phase_ms()),
+            age_ms: account.born.age_ms(now_ms),
+            phase_ms: account.phase_began().age_ms(now_ms),
             requests: u64::from(account.requests.get()),
             bytes_received: account.received.get(),
             bytes_sent: account.sent.get(),
@@ -172,13 +195,14 @@ impl Live {
 
     /// Ends the connection, in whatever it is.
     pub(crate) fn cut(&self) {
-        self.is_cut.set(true);
+        self.account.is_cut.set(true);
         // A shutdown would look like the end of an answer that ends with its connection.
         self.socket.reset_on_close();
         self.socket.interrupt();
-        if let Some(other) = &*self.other_end.borrow() {
+        if let Some(other) = self.other_end.take() {
             other.reset_on_close();
             other.interrupt();
+            self.other_end.set(Some(other));
         }
     }
 }
@@ -204,12 +228,8 @@ impl Seat {
         worker.serial.set(serial);
         let live = Rc::new(Live {
             socket,
-            peer,
-            is_new: Cell::new(true),
-            is_resting: Cell::new(false),
-            is_cut: Cell::new(false),
-            listener,
-            other_end: RefCell::default(),
+            arrival: Arrival::new(peer, listener),
+            other_end: Cell::default(),
             id: (worker.index as u64) << 48 | serial,
             account: Account::default(),
         });
@@ -257,35 +277,35 @@ impl Seat {
     }
 
     pub fn peer(&self) -> SocketAddr {
-        self.live.peer
+        self.live.arrival.peer()
     }
 
     pub fn is_new(&self) -> bool {
-        self.live.is_new.get()
+        self.live.account.is_new.get()
     }
 
     pub fn set_served(&self) {
-        self.live.is_new.set(false);
+        self.live.account.is_new.set(false);
     }
 
     /// By which listener it came in.
     pub fn listener(&self) -> u16 {
-        self.live.listener
+        self.live.arrival.listener
     }
 
     /// Whether somebody has decided that the connection ends now.
     pub fn is_cut(&self) -> bool {
-        self.live.is_cut.get()
+        self.live.account.is_cut.get()
     }
 
     /// Says that the connection is, or is no more, one end of a tunnel.
     pub fn set_tunnel(&self, other_end: Option<Socket>) {
-        *self.live.other_end.borrow_mut() = other_end;
+        self.live.other_end.set(other_end);
     }
 
     pub fn set_resting(&self, is_resting: bool) {
         let resting = &self.worker.metrics.resting;
-        match (self.live.is_resting.replace(is_resting), is_resting) {
+        match (self.live.account.is_resting.replace(is_resting), is_resting) {
             (false, true) => resting.add(1),
             (true, false) => resting.sub(1),
             _ => {}
@@ -326,5 +346,26 @@ impl Drop for Seat {
         self.worker.metrics.clients.sub(1);
         self.worker.shared.live[self.worker.index].fetch_sub(1, Ordering::Relaxed);
         self.worker.shared.clients.add_permits(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_come_out_as_they_went_in() {
+        for text in
+            ["192.0.2.1:80", "[2001:db8::1]:443", "[::ffff:192.0.2.1]:1", "[fe80::1%3]:65535"]
+        {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(Arrival::new(address, 7).peer(), address);
+        }
+    }
+
+    #[test]
+    fn a_connection_in_the_list_fits_a_small_class_of_the_allocator() {
+        // With the two counts of its `Rc`.
+        assert!(size_of::<Live>() + 16 <= 112, "{}", size_of::<Live>());
     }
 }

@@ -14,7 +14,7 @@ use crate::generation::Generation;
 use crate::hooking::{self, Hooking, Instead};
 use crate::hooks::Setback;
 use crate::http::head::RequestHead;
-use crate::http::rewrite::{ForwardedFor, HostRule, RequestRewrite};
+use crate::http::rewrite::{HostRule, RequestRewrite};
 use crate::record::Record;
 use crate::ring::HeadBuffer;
 use crate::route::Route;
@@ -109,7 +109,7 @@ impl Way {
     ) -> RequestRewrite<'a> {
         let Generation { config, gate, upstreams, .. } = &*client.generation;
         let via = config.server.via.as_bytes();
-        let forwarded = ForwardedFor::new(&client.address_text, client.is_trusted);
+        let forwarded = client.forwarded_for();
         let routed = |upstream: usize| {
             let upstream = &upstreams[upstream];
             let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());

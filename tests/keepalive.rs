@@ -286,3 +286,75 @@ fn bytes_behind_an_answer_are_never_given_to_a_client() {
     // Whoever says more than it was asked is not asked again on that connection.
     assert_eq!(origin.seen().connections.len(), 3);
 }
+
+/// A head that comes again is not written again, but only for whom it was written.
+#[test]
+fn a_request_that_comes_again_is_written_for_the_origin_that_gets_it() {
+    let dated = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+        Content-Length: 2\r\nKeep-Alive: timeout=5\r\n\r\nok";
+    let origins = [Origin::answering(dated), Origin::answering(dated)];
+    let urls = [origins[0].url(), origins[1].url()];
+    let urls = [urls[0].as_str(), urls[1].as_str()];
+    let proxy = Setup::new().upstream("both", &urls, "host = \"origin\"").start();
+    let mut client = proxy.connect();
+    let other = "GET /other HTTP/1.1\r\nHost: front\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n";
+    let with_body = "POST / HTTP/1.1\r\nHost: front\r\nContent-Length: 4\r\n\r\nbody";
+    for text in [GET, GET, GET, GET, GET, other, GET, GET, other, other, other] {
+        let response = client.send(text).read_response();
+        response.expect_status(200).expect_body("ok").expect_no_field("Keep-Alive");
+        response.expect_field("Date", "Sun, 06 Nov 1994 08:49:37 GMT");
+    }
+    for _ in 0..4 {
+        client.send(with_body).read_response().expect_status(200).expect_body("ok");
+    }
+    // What has been sent for one body is not sent for another.
+    client.send(with_body.replace("body", "next")).read_response().expect_status(200);
+    for origin in &origins {
+        let seen = origin.seen();
+        assert!((7..=9).contains(&seen.requests.len()), "{}", seen.requests.len());
+        for request in &seen.requests {
+            let is_other = request.target() == "/other";
+            let host = if is_other { "front" } else { request.field("X-Forwarded-Host").unwrap() };
+            request.expect_field("Host", &origin.address().to_string());
+            request
+                .expect_field("X-Forwarded-For", "127.0.0.1")
+                .expect_field("X-Forwarded-Host", host);
+            assert!(!is_other || request.start == "GET /other HTTP/1.1");
+        }
+    }
+    let bodies = |text: &str| {
+        let seen = origins.iter().map(|origin| {
+            origin.seen().requests.iter().filter(|request| request.text() == text).count()
+        });
+        seen.sum::<usize>()
+    };
+    assert_eq!((bodies("body"), bodies("next")), (4, 1));
+}
+
+#[test]
+fn an_answer_that_comes_again_says_of_the_connection_what_is_true_now() {
+    let dated = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+        Content-Length: 2\r\n\r\nok";
+    let origin = Origin::answering(dated);
+    let proxy = Proxy::to(&origin);
+    let mut client = proxy.connect();
+    let old = "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n";
+    for _ in 0..3 {
+        client.send(GET).read_response().expect_no_field("Connection");
+        client.send(old).read_response().expect_field("Connection", "keep-alive");
+    }
+    for _ in 0..3 {
+        client.send(old).read_response().expect_field("Connection", "keep-alive");
+    }
+    for _ in 0..3 {
+        client.send(GET).read_response().expect_no_field("Connection").expect_body("ok");
+    }
+    let head = GET.replacen("GET", "HEAD", 1);
+    for _ in 0..3 {
+        client.send(&head).read_response_to_head().expect_field("Content-Length", "2");
+        client.send(GET).read_response().expect_body("ok");
+    }
+    let last = GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    client.send(last).read_response().expect_field("Connection", "close").expect_body("ok");
+    client.expect_orderly_close();
+}

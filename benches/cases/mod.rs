@@ -4,14 +4,16 @@
 //! that both mean the same by a name. No case opens a socket, reads a clock or depends on chance.
 
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ringway::config::{Config, HostPattern, RouteConfig};
 use ringway::http::chunked::ChunkScanner;
+use ringway::http::forwarded::{ClientText, Scheme};
 use ringway::http::framing::{self, Coding, Length};
 use ringway::http::head::{HeadLimits, RequestHead, ResponseHead};
 use ringway::http::rewrite::{
-    self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite, Scheme,
+    self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite,
 };
 use ringway::http::{Method, Version};
 use ringway::ledger::{Budget, Kind, Ledger};
@@ -54,8 +56,7 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\n\
 
 const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
 
-const FORWARDED: ForwardedFor =
-    ForwardedFor { client: "192.0.2.1", is_v6: false, is_trusted: false, scheme: Scheme::Http };
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// Every case, in the order of an exchange.
 pub(crate) fn all() -> Vec<Case> {
@@ -165,13 +166,14 @@ fn request_rewrite(name: &'static str, text: &'static [u8]) -> Case {
     let mut head = RequestHead::new();
     assert_eq!(head.parse(text, &LIMITS), Ok(true));
     let mut out = Vec::with_capacity(16 * 1024);
+    let client = ClientText::new(CLIENT, Scheme::Http);
     case(name, Some(text.len()), move || {
         out.clear();
         let how = RequestRewrite {
             path: head.path(text),
             host: HostRule::Pass,
             via: b"ringway",
-            forwarded: Some(FORWARDED),
+            forwarded: Some(ForwardedFor { client: &client, is_trusted: false }),
             extra: b"",
         };
         rewrite::request(&mut out, black_box(&head), text, &how);

@@ -132,6 +132,12 @@ impl RequestHead {
         parsed
     }
 
+    /// The number of the last head where it is, byte by byte, the one that was read before it.
+    #[inline]
+    pub(crate) fn repeated(&self) -> Option<u32> {
+        self.seen.repeated()
+    }
+
     fn parse_on(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<bool, HeadError> {
         // A head in one piece needs no look at its lines, unless something is wrong with it.
         if !self.lines.is_new() && !self.lines.advance(buf, limits)? {
@@ -343,6 +349,12 @@ impl ResponseHead {
             self.seen_for = request;
         }
         parsed
+    }
+
+    /// As [`RequestHead::repeated`].
+    #[inline]
+    pub(crate) fn repeated(&self) -> Option<u32> {
+        self.seen.repeated()
     }
 
     fn parse_on(

@@ -6,11 +6,13 @@
 //! sent on means to its reader what the original meant to us. Nothing here runs in the proxy.
 
 use std::fmt::Debug;
+use std::net::Ipv6Addr;
 
 use super::chunked::{ChunkError, ChunkScanner};
+use super::forwarded::{ClientText, Scheme};
 use super::head::{HeadError, HeadLimits, RequestHead, ResponseHead};
 use super::rewrite::{
-    self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite, Scheme,
+    self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite,
 };
 use super::{BodyLength, Method};
 
@@ -35,8 +37,9 @@ pub fn request_head(input: &[u8]) {
     check_lines(&input[..head.bytes]);
     assert_ne!(head.body, BodyLength::UntilClose);
     for is_trusted in [false, true] {
-        let forwarded =
-            ForwardedFor { client: "2001:db8::1", is_v6: true, is_trusted, scheme: Scheme::Http };
+        let client =
+            ClientText::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(), Scheme::Http);
+        let forwarded = ForwardedFor { client: &client, is_trusted };
         for host in [HostRule::Pass, HostRule::Set(b"origin.example:8080")] {
             let how = RequestRewrite {
                 path: head.path(input),

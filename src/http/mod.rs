@@ -10,6 +10,7 @@
 pub mod chunked;
 mod error;
 pub mod fields;
+pub mod forwarded;
 pub mod framing;
 pub mod head;
 #[doc(hidden)]
@@ -19,6 +20,7 @@ pub mod names;
 pub mod rewrite;
 mod seen;
 mod target;
+pub(crate) mod written;
 
 /// The protocol versions that are spoken. Any other is refused while it is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

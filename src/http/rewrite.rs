@@ -7,6 +7,7 @@
 //! allocated but the growth of `out`.
 
 use super::fields::Fields;
+use super::forwarded::{ClientText, put};
 use super::head::{RequestHead, ResponseHead};
 use super::names::{Known, KnownSet};
 use super::{BodyLength, Span, TargetForm, Version};
@@ -25,29 +26,12 @@ const HOP_BY_HOP: KnownSet = KnownSet::EMPTY
     .with(Known::TransferEncoding)
     .with(Known::Upgrade);
 
-/// What the client's peer address says to the origin.
+/// What the origin is told of the client.
 #[derive(Clone, Copy, Debug)]
 pub struct ForwardedFor<'a> {
-    /// The address as text, without a port or brackets.
-    pub client: &'a str,
-    pub is_v6: bool,
+    pub client: &'a ClientText,
     /// Append to what the client said of those before it, rather than replace it.
     pub is_trusted: bool,
-    pub scheme: Scheme,
-}
-
-impl<'a> ForwardedFor<'a> {
-    /// `client` is an address as text, without a port or brackets, that has asked in plain text.
-    pub fn new(client: &'a str, is_trusted: bool) -> Self {
-        Self { client, is_v6: client.contains(':'), is_trusted, scheme: Scheme::Http }
-    }
-}
-
-/// How the client reached us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    Http,
-    Https,
 }
 
 /// Which Host the origin is sent.
@@ -121,7 +105,7 @@ pub fn request(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &RequestR
         put_upgrade(out, &head.fields, buf);
     }
     if let Some(forwarded) = &how.forwarded {
-        put_forwarded(out, head, buf, forwarded);
+        forwarded.client.put(out, head, buf, forwarded.is_trusted);
     }
     put_via(out, head.version, how.via);
     out.extend_from_slice(how.extra);
@@ -329,60 +313,11 @@ fn put_upgrade(out: &mut Vec<u8>, fields: &Fields, buf: &[u8]) {
     }
 }
 
-/// X-Forwarded-For, -Proto and -Host, and Forwarded (RFC 7239).
-fn put_forwarded(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], from: &ForwardedFor) {
-    let is_kept = |known| from.is_trusted && head.fields.has(known);
-    let host = head.authority.of(buf);
-    let client = from.client.as_bytes();
-
-    put(out, [b"X-Forwarded-For: "]);
-    if is_kept(Known::XForwardedFor) {
-        put_values(out, head, buf, Known::XForwardedFor);
-    }
-    put(out, [client, LINE_END]);
-    if !is_kept(Known::XForwardedProto) {
-        match from.scheme {
-            Scheme::Http => put(out, [b"X-Forwarded-Proto: http\r\n"]),
-            Scheme::Https => put(out, [b"X-Forwarded-Proto: https\r\n"]),
-        }
-    }
-    if !is_kept(Known::XForwardedHost) && !host.is_empty() {
-        put(out, [b"X-Forwarded-Host: ", host, LINE_END]);
-    }
-    put(out, [b"Forwarded: "]);
-    if is_kept(Known::Forwarded) {
-        put_values(out, head, buf, Known::Forwarded);
-    }
-    // Colons want quotes, and no authority that was let in holds a quote or a backslash.
-    if from.is_v6 {
-        put(out, [b"for=\"[", client, b"]\""]);
-    } else {
-        put(out, [b"for=", client]);
-    }
-    match from.scheme {
-        Scheme::Http => put(out, [b";proto=http"]),
-        Scheme::Https => put(out, [b";proto=https"]),
-    }
-    if !host.is_empty() {
-        put(out, [b";host=\"", host, b"\""]);
-    }
-    put(out, [LINE_END]);
-}
-
 /// Adds us to those a message came through, by the version it came in.
 fn put_via(out: &mut Vec<u8>, version: Version, name: &[u8]) {
     match version {
         Version::Http10 => put(out, [b"Via: 1.0 ", name, LINE_END]),
         Version::Http11 => put(out, [b"Via: 1.1 ", name, LINE_END]),
-    }
-}
-
-/// All values of one kind of field, each with a comma behind it: more follows.
-fn put_values(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], known: Known) {
-    for field in head.fields.all(known) {
-        if !field.value.is_empty() {
-            put(out, [field.value.of(buf), b", "]);
-        }
     }
 }
 
@@ -414,26 +349,19 @@ fn put_decimal(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(&digits[start..]);
 }
 
-#[inline]
-fn put<const N: usize>(out: &mut Vec<u8>, parts: [&[u8]; N]) {
-    for part in parts {
-        out.extend_from_slice(part);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::Method;
+    use crate::http::forwarded::Scheme;
     use crate::http::head::HeadLimits;
 
     const LIMITS: HeadLimits =
         HeadLimits { head_bytes: 4096, target_bytes: 1024, header_count: 100 };
 
-    const UNTRUSTED: ForwardedFor =
-        ForwardedFor { client: "192.0.2.1", is_v6: false, is_trusted: false, scheme: Scheme::Http };
-
-    const TRUSTED: ForwardedFor = ForwardedFor { is_trusted: true, ..UNTRUSTED };
+    /// A stranger, and one whose word is taken.
+    const UNTRUSTED: (&str, bool) = ("192.0.2.1", false);
+    const TRUSTED: (&str, bool) = ("192.0.2.1", true);
 
     const ADDED: &str = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: http\r\n\
         X-Forwarded-Host: a\r\nForwarded: for=192.0.2.1;proto=http;host=\"a\"\r\n\
@@ -442,15 +370,16 @@ mod tests {
     const REQUEST_LINE: &str = "GET / HTTP/1.1\r\n";
 
     /// What the origin is sent for `text`.
-    fn sent(text: &str, host: HostRule, forwarded: ForwardedFor) -> String {
+    fn sent(text: &str, host: HostRule, (client, is_trusted): (&str, bool)) -> String {
         let buf = text.as_bytes();
         let mut head = RequestHead::new();
         assert_eq!(head.parse(buf, &LIMITS), Ok(true), "{text:?}");
+        let client = ClientText::new(client.parse().unwrap(), Scheme::Http);
         let how = RequestRewrite {
             path: head.path(buf),
             host,
             via: b"ringway",
-            forwarded: Some(forwarded),
+            forwarded: Some(ForwardedFor { client: &client, is_trusted }),
             extra: b"",
         };
         let mut out = Vec::new();
@@ -584,8 +513,8 @@ mod tests {
 
     #[test]
     fn a_v6_client_is_quoted_in_forwarded_only() {
-        let v6 = ForwardedFor { client: "2001:db8::1", is_v6: true, ..UNTRUSTED };
-        let out = sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n", HostRule::Pass, v6);
+        let v6 = "2001:db8::1";
+        let out = sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n", HostRule::Pass, (v6, false));
         assert!(out.contains("\r\nX-Forwarded-For: 2001:db8::1\r\n"));
         assert!(out.contains("\r\nForwarded: for=\"[2001:db8::1]\";proto=http;host=\"a\"\r\n"));
     }

@@ -21,18 +21,38 @@ pub(crate) struct Seen {
     limits: HeadLimits,
     /// The message that it began is over, and no other has been read since.
     is_over: bool,
+    /// How many heads have been kept, with wrap-around: the number of this one.
+    number: u32,
+    /// It has come again.
+    is_repeated: bool,
 }
 
 impl Seen {
     pub(crate) fn nothing() -> Self {
         let limits = HeadLimits { head_bytes: 0, target_bytes: 0, header_count: 0 };
-        Self { bytes: [0; SEEN_BYTES_MAX], length: 0, limits, is_over: false }
+        Self {
+            bytes: [0; SEEN_BYTES_MAX],
+            length: 0,
+            limits,
+            is_over: false,
+            number: 0,
+            is_repeated: false,
+        }
     }
 
-    /// Whether `buf` begins with it, and is held to the same limits.
+    /// Whether `buf` begins with it, and is held to the same limits: then it has come again.
     #[inline]
-    pub(crate) fn begins(&self, buf: &[u8], limits: &HeadLimits) -> bool {
-        self.length > 0 && self.limits == *limits && buf.starts_with(&self.bytes[..self.length])
+    pub(crate) fn begins(&mut self, buf: &[u8], limits: &HeadLimits) -> bool {
+        self.is_repeated = self.length > 0
+            && self.limits == *limits
+            && buf.starts_with(&self.bytes[..self.length]);
+        self.is_repeated
+    }
+
+    /// The number of the head that has come again; `None` where it has come for the first time.
+    #[inline]
+    pub(crate) fn repeated(&self) -> Option<u32> {
+        self.is_repeated.then_some(self.number)
     }
 
     #[inline]
@@ -42,6 +62,7 @@ impl Seen {
                 bytes.copy_from_slice(head);
                 self.length = head.len();
                 self.limits = *limits;
+                self.number = self.number.wrapping_add(1);
             }
             None => self.forget(),
         }
@@ -50,6 +71,7 @@ impl Seen {
     #[inline]
     pub(crate) fn forget(&mut self) {
         self.length = 0;
+        self.is_repeated = false;
     }
 
     /// Says that its message is over.

@@ -17,10 +17,10 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::account::Account;
+use crate::account::{Account, Moment};
 use crate::http::chunked::ChunkError;
 use crate::ring::hang_up::unless_hung_up;
-use crate::ring::net::turn;
+use crate::ring::waits::turn;
 use crate::ring::{ChunkPool, Deadlines, PipePool, Socket, Waited, clock};
 
 pub use coding::{Decoded, Decoder, Encoding};
@@ -172,7 +172,7 @@ impl Transfer<'_> {
                     self.control.is_held_back.set(false);
                     let now = clock::coarse_ms();
                     self.control.active_ms.set(now);
-                    self.account.moved_ms.set(now);
+                    self.account.moved.set(Moment::at_ms(now));
                     add(self.flow, bytes);
                     is_clean &= excess == 0;
                     pace.window.adapt(bytes, room);

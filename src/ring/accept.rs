@@ -12,8 +12,8 @@ use std::rc::Rc;
 use nix::errno::Errno;
 use socket2::SockAddr;
 
-use super::net::Waited;
 use super::ops::{self, AddressRoom, Descriptor, SharedFd};
+use super::waits::Waited;
 
 /// A listening socket, as one worker sees it.
 pub struct Acceptor {

@@ -17,9 +17,10 @@ use super::ops::{self, SharedFd};
 
 /// The table. Deadlines are kept in ticks of 16 ms, so that a `u32` lasts for two years.
 pub struct Deadlines {
-    /// Expiry tick by entry; `NEVER` where the entry is free or has expired.
+    /// Expiry tick by entry; [`NEVER`] where it is free, [`EXPIRED`] where it has expired.
     expires: RefCell<Vec<u32>>,
-    entries: RefCell<Vec<Entry>>,
+    /// What is pending, by entry.
+    pending: RefCell<Vec<Option<SharedFd>>>,
     free: RefCell<Vec<u32>>,
     /// Clock reading that tick 0 stands for, in milliseconds.
     origin_ms: u64,
@@ -28,12 +29,8 @@ pub struct Deadlines {
     earlier: Notify,
 }
 
-struct Entry {
-    fd: Option<SharedFd>,
-    has_expired: bool,
-}
-
 const NEVER: u32 = u32::MAX;
+const EXPIRED: u32 = NEVER - 1;
 const TICK_SHIFT: u32 = 4;
 /// The least time between two scans: deadlines fire late by this much at most, never early.
 const SCAN_INTERVAL_TICKS: u32 = 3;
@@ -42,7 +39,7 @@ impl Default for Deadlines {
     fn default() -> Self {
         Self {
             expires: RefCell::default(),
-            entries: RefCell::default(),
+            pending: RefCell::default(),
             free: RefCell::default(),
             origin_ms: clock::coarse_ms(),
             planned: Cell::new(NEVER),
@@ -59,18 +56,17 @@ impl Deadlines {
     /// Arms a deadline for what is about to be pending on `fd`.
     pub(super) fn arm(&self, fd: &SharedFd, limit: Duration) -> Deadline<'_> {
         let ticks = (limit.as_millis() as u64).min(u64::from(NEVER) << 3) >> TICK_SHIFT;
-        // One tick more: the current tick has already begun.
-        let expiry = self.now().saturating_add(ticks as u32 + 1).min(NEVER - 1);
+        // One tick more because the current one has begun, and one for a long turn of the loop, at
+        // whose beginning the clock was read.
+        let expiry = self.now().saturating_add(ticks as u32 + 2).min(EXPIRED - 1);
         let index = if let Some(index) = self.free.borrow_mut().pop() {
             self.expires.borrow_mut()[index as usize] = expiry;
-            let entry = &mut self.entries.borrow_mut()[index as usize];
-            entry.fd = Some(fd.clone());
-            entry.has_expired = false;
+            self.pending.borrow_mut()[index as usize] = Some(fd.clone());
             index
         } else {
             let mut expires = self.expires.borrow_mut();
             expires.push(expiry);
-            self.entries.borrow_mut().push(Entry { fd: Some(fd.clone()), has_expired: false });
+            self.pending.borrow_mut().push(Some(fd.clone()));
             (expires.len() - 1) as u32
         };
         if expiry < self.planned.get() {
@@ -90,14 +86,12 @@ impl Deadlines {
                 next = next.min(*expiry);
                 continue;
             }
-            *expiry = NEVER;
-            let entry = &mut self.entries.borrow_mut()[index];
-            entry.has_expired = true;
-            if let Some(fd) = &entry.fd {
+            *expiry = EXPIRED;
+            if let Some(fd) = &self.pending.borrow()[index] {
                 ops::cancel(fd);
             }
         }
-        next
+        if next == EXPIRED { NEVER } else { next }
     }
 
     /// The task that carries deadlines out; one per worker, ends with the worker.
@@ -126,15 +120,17 @@ pub struct Deadline<'a> {
 impl Deadline<'_> {
     /// Whether it has passed, and how often the descriptor has been interrupted so far.
     pub(super) fn status(&self) -> (bool, u16) {
-        let entry = &self.table.entries.borrow()[self.index as usize];
-        (entry.has_expired, entry.fd.as_ref().map_or(0, |fd| fd.interrupts.get()))
+        let index = self.index as usize;
+        let pending = &self.table.pending.borrow()[index];
+        let interrupts = pending.as_ref().map_or(0, |fd| fd.interrupts.get());
+        (self.table.expires.borrow()[index] == EXPIRED, interrupts)
     }
 }
 
 impl Drop for Deadline<'_> {
     fn drop(&mut self) {
         self.table.expires.borrow_mut()[self.index as usize] = NEVER;
-        self.table.entries.borrow_mut()[self.index as usize].fd = None;
+        self.table.pending.borrow_mut()[self.index as usize] = None;
         self.table.free.borrow_mut().push(self.index);
     }
 }

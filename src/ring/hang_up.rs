@@ -8,7 +8,8 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
-use super::net::{Socket, poll_now};
+use super::net::Socket;
+use super::waits::poll_now;
 
 /// Drives two waits of one connection at once until `first` is over; `second` is given back where
 /// it is not over yet, so that it can be ended from outside and then awaited.

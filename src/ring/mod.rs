@@ -24,10 +24,12 @@ mod ops;
 mod pipes;
 pub mod refusal;
 pub mod runtime;
+pub mod waits;
 
 pub use accept::{Acceptor, Stopper};
 pub use buffers::{ChunkPool, HeadBuffer, HeadPool, NoRoom, Run};
 pub use deadlines::Deadlines;
 pub use meters::{Operation, RingMeters};
-pub use net::{PendingPoll, PendingRecv, Socket, Waited};
+pub use net::Socket;
 pub use pipes::{PIPE_BYTES, Pipe, PipePool, Spliced};
+pub use waits::{PendingPoll, PendingRecv, Waited};

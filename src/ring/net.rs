@@ -8,33 +8,15 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, MsgFlags};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 use super::buffers::{HeadBuffer, Run};
-use super::deadlines::{Deadline, Deadlines};
-use super::ops::{self, Descriptor, InFlight, SharedFd};
-
-/// How a wait ended, apart from success.
-#[derive(Debug)]
-pub enum Waited {
-    /// The deadline passed.
-    Expired,
-    /// Somebody else cancelled the wait: the connection is to go idle, to drain or to die.
-    Interrupted,
-    Failed(io::Error),
-}
-
-impl From<io::Error> for Waited {
-    fn from(error: io::Error) -> Self {
-        Self::Failed(error)
-    }
-}
+use super::deadlines::Deadlines;
+use super::ops::{self, Descriptor, SharedFd};
+use super::waits::{PendingPoll, PendingRecv, Recv, Term, Wait, Waited};
 
 /// A connected TCP socket of this worker.
 #[derive(Clone)]
@@ -158,24 +140,31 @@ impl Socket {
     }
 
     fn begin<'a>(&self, deadlines: &'a Deadlines, limit: Duration) -> Term<'a> {
-        Term { deadline: deadlines.arm(&self.fd, limit), interrupts: self.fd.interrupts.get() }
+        Term::begin(&self.fd, deadlines, limit)
     }
 
     /// Sends what the socket takes at once. `WouldBlock` where that is nothing.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        uninterrupted(|| socket::send(self.raw(), bytes, flags))
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let (start, length) = (bytes.as_ptr(), bytes.len());
+        // SAFETY: these are the slice's bytes.
+        uninterrupted(|| unsafe { call_with(libc::SYS_sendto, self.raw(), start, length, flags) })
     }
 
     /// Receives what is there; 0 is the end of the stream, `WouldBlock` means nothing yet.
     pub fn try_recv(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        uninterrupted(|| socket::recv(self.raw(), bytes, MsgFlags::MSG_DONTWAIT))
+        self.receive(bytes, libc::MSG_DONTWAIT)
     }
 
     /// As [`Socket::try_recv`], and leaves the bytes where they are.
     pub fn try_peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
-        uninterrupted(|| socket::recv(self.raw(), bytes, flags))
+        self.receive(bytes, libc::MSG_DONTWAIT | libc::MSG_PEEK)
+    }
+
+    fn receive(&self, bytes: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
+        let (start, length) = (bytes.as_mut_ptr(), bytes.len());
+        // SAFETY: these are the slice's bytes, and nobody else has it.
+        uninterrupted(|| unsafe { call_with(libc::SYS_recvfrom, self.raw(), start, length, flags) })
     }
 
     /// Whether there is neither a byte to receive nor the end of the stream.
@@ -326,28 +315,6 @@ impl AsFd for Socket {
     }
 }
 
-/// For how long a wait lasts.
-struct Term<'a> {
-    deadline: Deadline<'a>,
-    /// The descriptor's count when the wait began.
-    interrupts: u16,
-}
-
-impl Term<'_> {
-    /// What `error` says of the wait; `None` where the cancellation was meant for another one on
-    /// the same descriptor.
-    fn ending(&self, error: io::Error) -> Option<Waited> {
-        if error.raw_os_error() != Some(libc::ECANCELED) {
-            return Some(Waited::Failed(error));
-        }
-        match self.deadline.status() {
-            (true, _) => Some(Waited::Expired),
-            (false, interrupts) if interrupts == self.interrupts => None,
-            (false, _) => Some(Waited::Interrupted),
-        }
-    }
-}
-
 /// Whether a connect goes on in the kernel.
 fn is_pending(connected: &io::Result<()>) -> bool {
     let error = connected.as_ref().err().and_then(io::Error::raw_os_error);
@@ -368,122 +335,30 @@ pub fn set_options(socket: impl AsFd, keepalive: Duration) -> io::Result<()> {
     socket.set_tcp_keepalive(&probes)
 }
 
+/// sendto(2) or recvfrom(2) without an address. The C library's functions are places at which a
+/// thread can be cancelled, which costs each call of a process with threads 50 instructions.
+///
+/// # Safety
+///
+/// The `length` bytes from `start` on may be read, and written to for recvfrom.
+unsafe fn call_with(
+    number: libc::c_long,
+    fd: RawFd,
+    start: *const u8,
+    length: usize,
+    flags: libc::c_int,
+) -> nix::Result<usize> {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the caller's; a null address is none.
+    let result = unsafe { libc::syscall(number, fd, start, length, flags, none, none) };
+    Errno::result(result as isize).map(isize::cast_unsigned)
+}
+
 fn uninterrupted(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {
             Err(Errno::EINTR) => {}
             result => return Ok(result?),
         }
-    }
-}
-
-/// A receive in flight; resolves to the count and the buffer, whose filled part has grown by it.
-pub struct PendingRecv {
-    operation: InFlight<(SharedFd, HeadBuffer)>,
-}
-
-impl PendingRecv {
-    /// Whether it has ended, as far as the loop has heard.
-    pub fn has_ended(&self) -> bool {
-        self.operation.is_completed()
-    }
-}
-
-impl Future for PendingRecv {
-    type Output = (io::Result<usize>, HeadBuffer);
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.operation).poll(cx).map(|(result, (_, mut buffer))| {
-            let result = result.map(|count| count as usize);
-            if let Ok(count) = result {
-                buffer.advance(count);
-            }
-            (result, buffer)
-        })
-    }
-}
-
-/// A wait for input in flight.
-pub struct PendingPoll {
-    operation: InFlight<SharedFd>,
-}
-
-impl Future for PendingPoll {
-    /// The events that are there, as poll(2) reports them.
-    type Output = io::Result<u32>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.operation).poll(cx).map(|(result, _)| result)
-    }
-}
-
-/// A wait with its deadline. An own type and not an `async fn`, because every resting connection
-/// holds one.
-pub struct Wait<'a> {
-    operation: InFlight<SharedFd>,
-    term: Term<'a>,
-    events: i16,
-}
-
-impl Future for Wait<'_> {
-    type Output = Result<(), Waited>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            let Poll::Ready((result, fd)) = Pin::new(&mut self.operation).poll(cx) else {
-                return Poll::Pending;
-            };
-            match result {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) => match self.term.ending(error) {
-                    Some(waited) => return Poll::Ready(Err(waited)),
-                    None => self.operation = ops::poll(&fd, self.events),
-                },
-            }
-        }
-    }
-}
-
-/// A receive with its deadline; resolves to the count and the buffer.
-pub struct Recv<'a> {
-    operation: InFlight<(SharedFd, HeadBuffer)>,
-    term: Term<'a>,
-}
-
-impl Future for Recv<'_> {
-    type Output = (Result<usize, Waited>, HeadBuffer);
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            let Poll::Ready((result, (fd, mut buffer))) = Pin::new(&mut self.operation).poll(cx)
-            else {
-                return Poll::Pending;
-            };
-            match result {
-                Ok(count) => {
-                    buffer.advance(count as usize);
-                    return Poll::Ready((Ok(count as usize), buffer));
-                }
-                Err(error) => match self.term.ending(error) {
-                    Some(waited) => return Poll::Ready((Err(waited), buffer)),
-                    None => self.operation = ops::recv(&fd, buffer),
-                },
-            }
-        }
-    }
-}
-
-/// Gives everybody else on this thread a turn. `yield_now` would not do: the runtime submits and
-/// reaps only when it has nothing else to run.
-pub async fn turn() {
-    let _ = ops::nop().await;
-}
-
-/// Polls `future` once, without arranging to be woken.
-pub(crate) fn poll_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
-    let mut cx = Context::from_waker(std::task::Waker::noop());
-    match Pin::new(future).poll(&mut cx) {
-        Poll::Ready(output) => Some(output),
-        Poll::Pending => None,
     }
 }

@@ -89,6 +89,11 @@ impl<D: Unpin + 'static> InFlight<D> {
     pub(super) fn is_completed(&self) -> bool {
         self.0.is_completed()
     }
+
+    /// Whether what it waits for has certainly not happened yet.
+    pub(super) fn is_silent(&self) -> bool {
+        self.0.is_silent()
+    }
 }
 
 impl<D: Unpin + 'static> Future for InFlight<D> {

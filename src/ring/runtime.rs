@@ -2,7 +2,8 @@
 //!
 //! DEFER_TASKRUN has the kernel finish operations when the thread asks for completions, which it
 //! does by the call that it sleeps in, and SINGLE_ISSUER spares locks; COOP_TASKRUN is the next
-//! best for kernels that know no DEFER_TASKRUN. SUBMIT_ALL keeps one bad entry from holding the
+//! best for kernels that know no DEFER_TASKRUN. TASKRUN_FLAG has it say when it has something to
+//! finish. SUBMIT_ALL keeps one bad entry from holding the
 //! others back. Older kernels refuse a flag with EINVAL and then get fewer; a low RLIMIT_MEMLOCK
 //! refuses the queues with ENOMEM and then gets smaller ones.
 
@@ -12,7 +13,7 @@ use std::time::Duration;
 pub use tokio_uring::Foreign;
 use tokio_uring::Runtime;
 
-use super::refusal;
+use super::{clock, refusal};
 
 const ENTRIES: u32 = 256;
 const ENTRIES_MIN: u32 = 32;
@@ -38,11 +39,15 @@ pub fn open() -> io::Result<Runtime> {
         }
         if flags <= 2 {
             ring.setup_coop_taskrun();
+            ring.setup_taskrun_flag();
         }
         if flags <= 3 {
             ring.setup_submit_all();
         }
-        match Runtime::new(tokio_uring::builder().entries(entries).uring_builder(&ring)) {
+        let mut builder = tokio_uring::builder();
+        builder.entries(entries).uring_builder(&ring).tells_of_work(flags <= 2);
+        builder.before_turn(clock::begin_turn);
+        match Runtime::new(&builder) {
             Ok(runtime) => return Ok(runtime),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINVAL) if flags < 4 => flags += 1,

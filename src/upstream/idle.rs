@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::ring::net::poll_now;
+use crate::ring::waits::poll_now;
 use crate::ring::{PendingPoll, PendingRecv, clock};
 
 use super::lease::Lease;
@@ -26,6 +26,15 @@ pub(super) struct Idle {
     pub(super) since_ms: u64,
 }
 
+/// An idle connection in the list of its origin.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    /// Its slot.
+    pub(super) key: usize,
+    /// The turn of the loop in which it came back.
+    pub(super) turn: u32,
+}
+
 /// What watches an idle connection.
 pub(super) enum Watch {
     Recv(PendingRecv),
@@ -34,6 +43,17 @@ pub(super) enum Watch {
     Poll(PendingPoll),
 }
 
+impl Watch {
+    fn is_silent(&self) -> bool {
+        match self {
+            Self::Recv(pending) => pending.is_silent(),
+            Self::Yielding(_) | Self::Poll(_) => false,
+        }
+    }
+}
+
+/// Connections that came back in this turn of the loop and are passed over for an older one.
+const FRESH_MAX: usize = 16;
 /// Rest after which an idle connection's receive gives its buffer back, and after which the sweep
 /// may close it for `max_idle`.
 const REST_MS: u64 = 1000;
@@ -46,13 +66,14 @@ impl Pool {
         let Idle { watch, .. } = slot.idle.take()?;
         // What has come unasked would be taken for the answer, another client's perhaps. The watch
         // hears of it late: the kernel posts completions when it is asked to, and in a busy turn
-        // some twenty at a time.
-        if !slot.socket.is_silent() {
+        // some twenty at a time. Where it has none to post, the watch is as good as a look.
+        let is_certain = watch.is_silent();
+        if !is_certain && !slot.socket.is_silent() {
             slots.remove(key);
             return None;
         }
         let reply = match watch {
-            Watch::Recv(pending) => (!pending.has_ended()).then_some(Some(pending)),
+            Watch::Recv(pending) => (is_certain || !pending.has_ended()).then_some(Some(pending)),
             Watch::Yielding(mut pending) => match poll_now(&mut pending) {
                 None => Some(Some(pending)),
                 // Given back empty, as it was told to.
@@ -69,6 +90,22 @@ impl Pool {
         Some(Lease::new(self, key, slot.socket.clone(), reply, true))
     }
 
+    /// Takes one out of the list of idle connections to `origin`: the one that came back last
+    /// before this turn of the loop, whose watch the kernel has; else the last.
+    pub(super) fn next_idle(&self, origin: usize) -> Option<usize> {
+        let mut idle = self.idle.borrow_mut();
+        // No connection has ever been opened for a destination beyond the list.
+        let list = idle.get_mut(origin)?;
+        let turn = clock::turn();
+        let newest = list.iter().rev().take(FRESH_MAX);
+        let fresh = newest.take_while(|entry| entry.turn == turn).count();
+        let place = list.len().checked_sub(fresh + 1);
+        match place {
+            Some(place) if fresh < FRESH_MAX => Some(list.remove(place).key),
+            _ => Some(list.pop()?.key),
+        }
+    }
+
     /// Closes the connection that has been idle for longest; false where none is idle.
     pub(super) fn close_oldest_idle(&self) -> bool {
         let oldest = {
@@ -80,7 +117,7 @@ impl Pool {
 
     pub(super) fn close_idle(&self, key: usize) -> bool {
         let Some(slot) = self.slots.borrow_mut().try_remove(key) else { return false };
-        self.idle.borrow_mut()[slot.origin].retain(|other| *other != key);
+        self.idle.borrow_mut()[slot.origin].retain(|other| other.key != key);
         // Completes the watch, whose operation then lets go of the descriptor.
         slot.socket.cut();
         true

@@ -25,7 +25,7 @@ use crate::metrics::WorkerMetrics;
 use crate::ring::{Deadlines, HeadPool, Socket, Waited, clock};
 
 use super::destinations::Destination;
-use super::idle::{Idle, Watch};
+use super::idle::{Entry, Idle, Watch};
 use super::lease::Lease;
 use super::permits::{PoolShared, Waiter};
 
@@ -51,7 +51,7 @@ pub struct Pool {
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) slots: RefCell<Slab<Slot>>,
     /// Idle slots by origin, the one that came back last at the end.
-    pub(super) idle: RefCell<Vec<Vec<usize>>>,
+    pub(super) idle: RefCell<Vec<Vec<Entry>>>,
     pub(super) waiters: RefCell<VecDeque<Rc<Waiter>>>,
     pub(super) janitor: RefCell<Waker>,
     pub(super) idle_published: Cell<usize>,
@@ -126,8 +126,7 @@ impl Pool {
     /// The connection to `origin` that came back last and is still good.
     pub fn take_idle(self: &Rc<Self>, origin: usize) -> Option<Lease> {
         loop {
-            // No connection has ever been opened for a destination beyond the list.
-            let key = self.idle.borrow_mut().get_mut(origin)?.pop()?;
+            let key = self.next_idle(origin)?;
             if let Some(lease) = self.revive(key) {
                 self.metrics.pool_reused.add(1);
                 return Some(lease);
@@ -220,7 +219,7 @@ impl Pool {
         let key = lease.keep();
         if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
             slot.idle = Some(Idle { watch: Watch::Recv(pending), since_ms: clock::coarse_ms() });
-            self.idle.borrow_mut()[slot.origin].push(key);
+            self.idle.borrow_mut()[slot.origin].push(Entry { key, turn: clock::turn() });
         }
     }
 
@@ -248,7 +247,8 @@ impl Pool {
     pub fn close_idle_beyond(&self, keep: usize) -> usize {
         let excess: Vec<usize> = {
             let idle = self.idle.borrow();
-            idle.iter().flat_map(|keys| &keys[..keys.len().saturating_sub(keep)]).copied().collect()
+            let excess = idle.iter().flat_map(|list| &list[..list.len().saturating_sub(keep)]);
+            excess.map(|entry| entry.key).collect()
         };
         let closed = excess.into_iter().filter(|key| self.close_idle(*key)).count();
         self.publish_idle();
@@ -257,9 +257,9 @@ impl Pool {
 
     /// Closes the idle connections to `origin`.
     pub fn close_idle_of(&self, origin: usize) {
-        let keys = self.idle.borrow().get(origin).cloned().unwrap_or_default();
-        for key in keys {
-            self.close_idle(key);
+        let list = self.idle.borrow().get(origin).cloned().unwrap_or_default();
+        for entry in list {
+            self.close_idle(entry.key);
         }
         self.publish_idle();
     }

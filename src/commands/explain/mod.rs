@@ -25,6 +25,7 @@ use crate::forwarding;
 use crate::gate::Gate;
 use crate::generation::head_limits;
 use crate::health::Target;
+use crate::http::forwarded::{ClientText, Scheme};
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
 use crate::http::{BodyLength, Method, TargetForm};
@@ -235,9 +236,9 @@ impl Case<'_> {
 
     /// The head as it would be written for whoever is asked.
     fn rewritten(&self, path: &[u8], host: HostRule<'_>, is_told_who: bool) -> Vec<u8> {
-        let client = self.client.to_string();
+        let client = ClientText::new(self.client.to_canonical(), Scheme::Http);
         let is_trusted = self.config.server.trusted_proxies.contains(self.client);
-        let forwarded = ForwardedFor::new(&client, is_trusted);
+        let forwarded = ForwardedFor { client: &client, is_trusted };
         let how = RequestRewrite {
             path,
             host,

@@ -30,11 +30,18 @@ const BELL: u64 = u64::MAX - 1;
 const TICK: u64 = u64::MAX - 2;
 
 /// IORING_ENTER_GETEVENTS (io_uring_enter(2)): completions that were put off are posted.
-const GETEVENTS: u32 = 1;
+const GETEVENTS: libc::c_uint = 1;
+/// IORING_ENTER_REGISTERED_RING: the number is one of the thread's registered rings.
+const REGISTERED_RING: libc::c_uint = 1 << 4;
 
 pub(crate) struct Driver {
     uring: IoUring,
+    door: Door,
     operations: Slab<Operation>,
+    /// Entries that have ever been queued, with wrap-around.
+    queued: u32,
+    /// The ring says when the kernel has put work off.
+    tells_of_work: bool,
     /// What is registered with the ring.
     buffers: Option<Rc<dyn Any>>,
     bell: Arc<Bell>,
@@ -49,6 +56,51 @@ pub(crate) struct Driver {
     is_quiet: bool,
 }
 
+/// How io_uring_enter(2) is called.
+#[derive(Clone, Copy)]
+struct Door {
+    number: RawFd,
+    flags: libc::c_uint,
+}
+
+/// `struct io_uring_rsrc_update`, which names one ring of the thread.
+#[repr(C)]
+struct RingUpdate {
+    offset: u32,
+    reserved: u32,
+    data: u64,
+}
+
+impl Door {
+    /// Registers the ring with the calling thread, so that the kernel need not look the descriptor
+    /// up at each call (IORING_REGISTER_RING_FDS, Linux 5.18); where it cannot, it looks.
+    fn register(ring: RawFd) -> Self {
+        const REGISTER_RING_FDS: libc::c_uint = 20;
+        let wherever = u32::MAX;
+        let mut update = RingUpdate { offset: wherever, reserved: 0, data: ring as u64 };
+        if Self::update(ring, REGISTER_RING_FDS, &mut update) {
+            Self { number: update.offset as RawFd, flags: GETEVENTS | REGISTERED_RING }
+        } else {
+            Self { number: ring, flags: GETEVENTS }
+        }
+    }
+
+    /// Else the ring would live as long as the thread.
+    fn unregister(self, ring: RawFd) {
+        const UNREGISTER_RING_FDS: libc::c_uint = 21;
+        if self.flags & REGISTERED_RING != 0 {
+            let mut update = RingUpdate { offset: self.number as u32, reserved: 0, data: 0 };
+            Self::update(ring, UNREGISTER_RING_FDS, &mut update);
+        }
+    }
+
+    fn update(ring: RawFd, operation: libc::c_uint, update: &mut RingUpdate) -> bool {
+        let (call, update) = (libc::SYS_io_uring_register, std::ptr::from_mut(update));
+        // SAFETY: the kernel reads and writes one update.
+        unsafe { libc::syscall(call, ring, operation, update, 1) == 1 }
+    }
+}
+
 enum Operation {
     /// Under way; nobody has asked yet.
     Submitted,
@@ -61,9 +113,14 @@ enum Operation {
 
 impl Driver {
     fn new(builder: &Builder, bell: Arc<Bell>) -> io::Result<Self> {
+        let uring = builder.uring.build(builder.entries)?;
+        let door = Door::register(uring.as_raw_fd());
         Ok(Self {
-            uring: builder.uring.build(builder.entries)?,
+            uring,
+            door,
+            tells_of_work: builder.tells_of_work,
             operations: Slab::with_capacity(64),
+            queued: 0,
             buffers: None,
             bell,
             is_bell_polled: false,
@@ -81,6 +138,7 @@ impl Driver {
         while unsafe { self.uring.submission().push(entry) }.is_err() {
             self.submit();
         }
+        self.queued = self.queued.wrapping_add(1);
     }
 
     /// Hands what is queued to the kernel, and does not wait.
@@ -96,10 +154,25 @@ impl Driver {
         }
     }
 
+    /// Whether the kernel has the entry that was the `place`th to be queued, nothing is to be reaped,
+    /// and the kernel has put no work off (IORING_SQ_TASKRUN, which a ring has to be set up with).
+    fn has_heard_all(&mut self, place: u32) -> bool {
+        let queue = self.uring.submission();
+        let taken = self.queued.wrapping_sub(queue.len() as u32);
+        let has_work = !self.tells_of_work || queue.taskrun();
+        drop(queue);
+        !has_work
+            && taken.wrapping_sub(place).cast_signed() >= 0
+            && self.uring.completion().is_empty()
+    }
+
     fn enter(&self, submit: u32, complete: u32) -> io::Result<usize> {
-        let submitter = self.uring.submitter();
+        let Door { number, flags } = self.door;
+        let none = std::ptr::null::<libc::sigset_t>();
+        let call = libc::SYS_io_uring_enter;
         // SAFETY: no argument is passed by pointer.
-        unsafe { submitter.enter::<libc::sigset_t>(submit, complete, GETEVENTS, None) }
+        let result = unsafe { libc::syscall(call, number, submit, complete, flags, none, 0) };
+        usize::try_from(result).map_err(|_| io::Error::last_os_error())
     }
 
     /// Hands what is queued to the kernel and sleeps until something completes.
@@ -180,6 +253,7 @@ impl Drop for Driver {
             let _ = self.enter(queued, 1);
             self.dispatch();
         }
+        self.door.unregister(self.uring.as_raw_fd());
     }
 }
 
@@ -194,13 +268,30 @@ impl Handle {
         Ok(Self { driver: Rc::new(RefCell::new(Driver::new(builder, bell)?)) })
     }
 
-    /// Queues `entry`; its number.
+    /// Queues `entry`; its number, and how many entries have been queued with it.
     #[inline]
-    pub(crate) fn begin(&self, entry: squeue::Entry) -> usize {
+    pub(crate) fn begin(&self, entry: squeue::Entry) -> (usize, u32) {
         let mut driver = self.driver.borrow_mut();
         let index = driver.operations.insert(Operation::Submitted);
         driver.push(&entry.user_data(index as u64));
-        index
+        (index, driver.queued)
+    }
+
+    /// Whether the operation `index`, the `place`th to be queued, is certainly pending.
+    pub(crate) fn is_silent(&self, index: usize, place: u32) -> bool {
+        let driver = &mut *self.driver.borrow_mut();
+        if !driver.has_heard_all(place) {
+            // One call for all of them: who asks next in this turn need not make it.
+            if !driver.tells_of_work {
+                return false;
+            }
+            driver.submit();
+            driver.dispatch();
+            if !driver.has_heard_all(place) {
+                return false;
+            }
+        }
+        !matches!(driver.operations[index], Operation::Completed(_))
     }
 
     #[inline]

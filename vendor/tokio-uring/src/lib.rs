@@ -25,12 +25,14 @@ pub fn uring_builder() -> io_uring::Builder {
 pub struct Builder {
     entries: u32,
     uring: io_uring::Builder,
+    tells_of_work: bool,
+    before_turn: fn(),
 }
 
 /// A builder for a ring of 256 entries without any flag.
 #[must_use]
 pub fn builder() -> Builder {
-    Builder { entries: 256, uring: uring_builder() }
+    Builder { entries: 256, uring: uring_builder(), tells_of_work: false, before_turn: || () }
 }
 
 impl Builder {
@@ -43,6 +45,19 @@ impl Builder {
     /// How the ring is set up.
     pub fn uring_builder(&mut self, uring: &io_uring::Builder) -> &mut Self {
         self.uring = uring.clone();
+        self
+    }
+
+    /// What is done before each turn of the loop.
+    pub fn before_turn(&mut self, task: fn()) -> &mut Self {
+        self.before_turn = task;
+        self
+    }
+
+    /// Says that the ring is set up with IORING_SETUP_TASKRUN_FLAG, so that
+    /// [`InFlightOneshot::is_silent`] can tell.
+    pub fn tells_of_work(&mut self, tells: bool) -> &mut Self {
+        self.tells_of_work = tells;
         self
     }
 }

@@ -33,9 +33,10 @@ impl<D, T: OneshotOutputTransform<StoredData = D>> UnsubmittedOneshot<D, T> {
     /// Outside a [`Runtime`](crate::Runtime).
     pub fn submit(self) -> InFlightOneshot<D, T> {
         let driver = current().expect("operations are begun inside a runtime");
-        let index = driver.begin(self.entry);
+        let (index, place) = driver.begin(self.entry);
+        let index = u32::try_from(index).expect("there is no memory for so many operations");
         let Self { stable_data, post_op, .. } = self;
-        InFlightOneshot { started: Some(Started { driver, index, stable_data, post_op }) }
+        InFlightOneshot { started: Some(Started { driver, index, place, stable_data, post_op }) }
     }
 }
 
@@ -47,15 +48,31 @@ pub struct InFlightOneshot<D: 'static, T: OneshotOutputTransform<StoredData = D>
 impl<D, T: OneshotOutputTransform<StoredData = D>> InFlightOneshot<D, T> {
     /// Whether it has completed; other than a poll, this leaves whoever waits waiting.
     pub fn is_completed(&self) -> bool {
-        self.started.as_ref().is_none_or(|started| started.driver.is_completed(started.index))
+        self.started.as_ref().is_none_or(|started| started.driver.is_completed(started.number()))
+    }
+
+    /// Whether what it waits for has certainly not happened yet. The kernel is asked at most once
+    /// for all that completes in a turn; where it has more to say than it says in one go, and on a
+    /// ring that does not tell of work, the answer is no.
+    pub fn is_silent(&self) -> bool {
+        let started = self.started.as_ref();
+        started.is_some_and(|it| it.driver.is_silent(it.number(), it.place))
     }
 }
 
 struct Started<D, T> {
     driver: Handle,
-    index: usize,
+    index: u32,
+    /// How many entries had been queued with its own.
+    place: u32,
     stable_data: D,
     post_op: T,
+}
+
+impl<D, T> Started<D, T> {
+    fn number(&self) -> usize {
+        self.index as usize
+    }
 }
 
 impl<D: Unpin, T: OneshotOutputTransform<StoredData = D> + Unpin> Future for InFlightOneshot<D, T> {
@@ -64,7 +81,7 @@ impl<D: Unpin, T: OneshotOutputTransform<StoredData = D> + Unpin> Future for InF
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let started = this.started.as_ref().expect("an operation completes once");
-        let Poll::Ready(completion) = started.driver.poll(started.index, cx) else {
+        let Poll::Ready(completion) = started.driver.poll(started.number(), cx) else {
             return Poll::Pending;
         };
         let Some(Started { stable_data, post_op, .. }) = this.started.take() else {
@@ -77,7 +94,7 @@ impl<D: Unpin, T: OneshotOutputTransform<StoredData = D> + Unpin> Future for InF
 impl<D: 'static, T: OneshotOutputTransform<StoredData = D>> Drop for InFlightOneshot<D, T> {
     fn drop(&mut self) {
         if let Some(Started { driver, index, stable_data, .. }) = self.started.take() {
-            driver.forget(index, stable_data);
+            driver.forget(index as usize, stable_data);
         }
     }
 }

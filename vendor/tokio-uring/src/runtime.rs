@@ -13,8 +13,8 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -102,6 +102,7 @@ pub struct Runtime {
     announced: ManuallyDrop<AsyncFd<OwnedFd>>,
     tokio: ManuallyDrop<tokio::runtime::Runtime>,
     bell: Arc<Bell>,
+    before_turn: fn(),
     current: Current,
 }
 
@@ -125,6 +126,7 @@ impl Runtime {
             announced: ManuallyDrop::new(announced),
             tokio: ManuallyDrop::new(tokio),
             bell,
+            before_turn: builder.before_turn,
             current: Current { driver, waits: Arc::default(), foreign: Rc::default() },
         })
     }
@@ -138,22 +140,27 @@ impl Runtime {
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         let driver = &self.current.driver;
         let _guard = Guard::enter(self.current.clone());
+        let _inside = self.tokio.enter();
         let mut future = pin!(future);
+        let call = Arc::new(Call { is_waiting: AtomicBool::new(true), bell: self.bell.clone() });
+        let caller = Waker::from(call.clone());
         // Completions are handed out inside the local set: tasks that are woken there go to its own
         // queue, without a lock.
-        let mut root = pin!(self.local.run_until(poll_fn(|cx| {
+        let mut root = pin!(self.local.run_until(poll_fn(|_| {
             driver.dispatch();
-            future.as_mut().poll(cx)
+            if !call.is_waiting.load(Ordering::Relaxed) {
+                return Poll::Pending;
+            }
+            call.is_waiting.store(false, Ordering::SeqCst);
+            future.as_mut().poll(&mut Context::from_waker(&caller))
         })));
         let waker = Waker::from(self.bell.clone());
         let mut cx = Context::from_waker(&waker);
         loop {
             self.bell.silence();
-            {
-                let _inside = self.tokio.enter();
-                if let Poll::Ready(output) = root.as_mut().poll(&mut cx) {
-                    return output;
-                }
+            (self.before_turn)();
+            if let Poll::Ready(output) = root.as_mut().poll(&mut cx) {
+                return output;
             }
             if driver.take_tick() {
                 self.look_at_tokio();
@@ -221,6 +228,24 @@ impl Runtime {
                 bell::drain(self.announced.as_fd());
             }
         })
+    }
+}
+
+/// Wakes the loop for the sake of the future that it was called with, which else would be polled in
+/// every turn.
+struct Call {
+    is_waiting: AtomicBool,
+    bell: Arc<Bell>,
+}
+
+impl Wake for Call {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.is_waiting.store(true, Ordering::SeqCst);
+        self.bell.wake_by_ref();
     }
 }
 

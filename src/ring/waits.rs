@@ -1,0 +1,174 @@
+//! Waits for a socket: how long they last, how they end, and what they give back.
+//!
+//! In goes an operation that the ring has; out comes its result, the deadline's, or the news that
+//! somebody has interrupted it. What was lent to an operation comes back in each case.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::buffers::HeadBuffer;
+use super::deadlines::{Deadline, Deadlines};
+use super::ops::{self, InFlight, SharedFd};
+
+/// How a wait ended, apart from success.
+#[derive(Debug)]
+pub enum Waited {
+    /// The deadline passed.
+    Expired,
+    /// Somebody else cancelled the wait: the connection is to go idle, to drain or to die.
+    Interrupted,
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Waited {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// For how long a wait lasts.
+pub(super) struct Term<'a> {
+    deadline: Deadline<'a>,
+    /// The descriptor's count when the wait began.
+    interrupts: u16,
+}
+
+impl<'a> Term<'a> {
+    pub(super) fn begin(fd: &SharedFd, deadlines: &'a Deadlines, limit: Duration) -> Self {
+        Self { deadline: deadlines.arm(fd, limit), interrupts: fd.interrupts.get() }
+    }
+}
+
+impl Term<'_> {
+    /// What `error` says of the wait; `None` where the cancellation was meant for another one on
+    /// the same descriptor.
+    pub(super) fn ending(&self, error: io::Error) -> Option<Waited> {
+        if error.raw_os_error() != Some(libc::ECANCELED) {
+            return Some(Waited::Failed(error));
+        }
+        match self.deadline.status() {
+            (true, _) => Some(Waited::Expired),
+            (false, interrupts) if interrupts == self.interrupts => None,
+            (false, _) => Some(Waited::Interrupted),
+        }
+    }
+}
+
+/// A receive in flight; resolves to the count and the buffer, whose filled part has grown by it.
+pub struct PendingRecv {
+    pub(super) operation: InFlight<(SharedFd, HeadBuffer)>,
+}
+
+impl PendingRecv {
+    /// Whether it has ended, as far as the loop has heard.
+    pub fn has_ended(&self) -> bool {
+        self.operation.is_completed()
+    }
+
+    /// Whether certainly neither a byte nor the end of the stream has come. The answer is no where
+    /// only a look at the socket could tell ([`Socket::is_silent`]).
+    pub fn is_silent(&self) -> bool {
+        self.operation.is_silent()
+    }
+}
+
+impl Future for PendingRecv {
+    type Output = (io::Result<usize>, HeadBuffer);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.operation).poll(cx).map(|(result, (_, mut buffer))| {
+            let result = result.map(|count| count as usize);
+            if let Ok(count) = result {
+                buffer.advance(count);
+            }
+            (result, buffer)
+        })
+    }
+}
+
+/// A wait for input in flight.
+pub struct PendingPoll {
+    pub(super) operation: InFlight<SharedFd>,
+}
+
+impl Future for PendingPoll {
+    /// The events that are there, as poll(2) reports them.
+    type Output = io::Result<u32>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.operation).poll(cx).map(|(result, _)| result)
+    }
+}
+
+/// A wait with its deadline. An own type and not an `async fn`, because every resting connection
+/// holds one.
+pub struct Wait<'a> {
+    pub(super) operation: InFlight<SharedFd>,
+    pub(super) term: Term<'a>,
+    pub(super) events: i16,
+}
+
+impl Future for Wait<'_> {
+    type Output = Result<(), Waited>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let Poll::Ready((result, fd)) = Pin::new(&mut self.operation).poll(cx) else {
+                return Poll::Pending;
+            };
+            match result {
+                Ok(_) => return Poll::Ready(Ok(())),
+                Err(error) => match self.term.ending(error) {
+                    Some(waited) => return Poll::Ready(Err(waited)),
+                    None => self.operation = ops::poll(&fd, self.events),
+                },
+            }
+        }
+    }
+}
+
+/// A receive with its deadline; resolves to the count and the buffer.
+pub struct Recv<'a> {
+    pub(super) operation: InFlight<(SharedFd, HeadBuffer)>,
+    pub(super) term: Term<'a>,
+}
+
+impl Future for Recv<'_> {
+    type Output = (Result<usize, Waited>, HeadBuffer);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let Poll::Ready((result, (fd, mut buffer))) = Pin::new(&mut self.operation).poll(cx)
+            else {
+                return Poll::Pending;
+            };
+            match result {
+                Ok(count) => {
+                    buffer.advance(count as usize);
+                    return Poll::Ready((Ok(count as usize), buffer));
+                }
+                Err(error) => match self.term.ending(error) {
+                    Some(waited) => return Poll::Ready((Err(waited), buffer)),
+                    None => self.operation = ops::recv(&fd, buffer),
+                },
+            }
+        }
+    }
+}
+
+/// Gives everybody else on this thread a turn. `yield_now` would not do: the runtime submits and
+/// reaps only when it has nothing else to run.
+pub async fn turn() {
+    let _ = ops::nop().await;
+}
+
+/// Polls `future` once, without arranging to be woken.
+pub(crate) fn poll_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    match Pin::new(future).poll(&mut cx) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
