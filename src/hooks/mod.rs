@@ -46,6 +46,7 @@ mod cors;
 pub mod custom;
 mod edits;
 mod facts;
+mod gates;
 mod plan;
 #[cfg(test)]
 mod properties;

@@ -8,21 +8,20 @@
 use std::sync::Arc;
 
 use super::answers::{Answer, Pages, Prepared};
-use super::clients::{Clients, Entry};
 use super::cors::{Cors, fixed};
 use super::custom::Custom;
 use super::edits::{Edits, Own, Wishes};
 use super::facts::{Facts, Passage};
+use super::gates::Gates;
 use super::question::Question;
-use super::rate::{RateLimit, Standing};
 use super::retry::Retry;
 use super::split::{Split, draw, draw_text, is_mirrored};
 use super::target::{BadTarget, Rewrite, location};
 use super::{EVERYBODY, Loading, route_name, strongest};
 use crate::config::hooks::{Part, Template, Variable};
 use crate::config::{
-    AccessConfig, ClientKey, HooksConfig, IdTrust, MirrorConfig, Networks, RedirectConfig,
-    RewriteConfig, RouteConfig, SecurityConfig,
+    ClientKey, HooksConfig, IdTrust, MirrorConfig, RedirectConfig, RewriteConfig, RouteConfig,
+    SecurityConfig,
 };
 use crate::forward::Authenticator;
 use crate::http::BodyLength;
@@ -33,8 +32,7 @@ pub struct Hooked {
     id: Option<IdTrust>,
     /// In lower case: where a client's id would be.
     id_field: Box<str>,
-    /// Of the global table and of the route's own.
-    gates: [Gate; 2],
+    gates: Gates,
     cors: Option<Cors>,
     body_bytes_max: u64,
     redirect: Option<RedirectConfig>,
@@ -52,27 +50,6 @@ pub struct Hooked {
     request_edits: Edits,
     response_edits: Edits,
     pages: Pages,
-}
-
-/// What refuses a request, of one table.
-struct Gate {
-    allow: Option<Networks>,
-    deny: Networks,
-    methods: Option<Methods>,
-    rate: Option<Rate>,
-    clients: Option<Arc<Clients>>,
-}
-
-struct Methods {
-    known: Box<[Box<[u8]>]>,
-    /// The field that goes with a 405.
-    allow: Box<[u8]>,
-}
-
-struct Rate {
-    key: ClientKey,
-    limit: Arc<RateLimit>,
-    policy: Box<[u8]>,
 }
 
 /// Users and passwords of a route.
@@ -114,9 +91,12 @@ pub(super) fn compile(
 ) -> Result<Hooked, String> {
     let config = loading.config;
     let name = route_name(route);
-    let [global, own] = layers;
-    let gates = [(EVERYBODY, global), (name.as_str(), own)];
-    let gates = gates.map(|(owner, layer)| Gate::new(loading, owner, layer));
+    let mut gates = Gates::default();
+    for ((number, owner), layer) in [EVERYBODY, name.as_str()].into_iter().enumerate().zip(layers) {
+        if let Some(layer) = layer {
+            gates.add(loading, (number, owner), layer);
+        }
+    }
     let upstream_name = |index: usize| -> Arc<str> { config.upstreams[index].name.as_str().into() };
     let body_bytes = strongest(layers, |layer| layer.body_bytes.as_ref());
     let login = strongest(layers, |layer| layer.basic_auth.as_ref());
@@ -209,10 +189,12 @@ impl Hooked {
             wish_for_security(security, &mut wishes);
         }
         Self::wish_for_id(layers, &mut wishes);
-        for (layer, gate) in self.gates.iter().enumerate() {
-            let config = layers[layer].and_then(|config| config.rate_limit.as_ref());
-            if let (Some(rate), Some(true)) = (&gate.rate, config.map(|config| config.announce)) {
-                let policy = rate.policy.clone();
+        for (layer, config) in layers.into_iter().enumerate() {
+            let config = config.and_then(|config| config.rate_limit.as_ref());
+            if let (Some(policy), Some(true)) =
+                (self.gates.policy(layer), config.map(|config| config.announce))
+            {
+                let policy = policy.into();
                 wishes.add_own("RateLimit", Own::RateLimit { layer, policy });
             }
         }
@@ -255,97 +237,19 @@ fn wish_for_security(config: &SecurityConfig, wishes: &mut Wishes) {
     }
 }
 
-impl Gate {
-    fn new(loading: &mut Loading<'_>, owner: &str, layer: Option<&HooksConfig>) -> Self {
-        let closed = AccessConfig::default();
-        let access = layer.map_or(&closed, |layer| &layer.access);
-        let rate = layer.and_then(|layer| layer.rate_limit.as_ref()).map(|config| {
-            let limit = loading.limit(owner, config);
-            Rate { key: config.key.clone(), policy: limit.policy(), limit }
-        });
-        let connections = layer.and_then(|layer| layer.connections_per_client);
-        Self {
-            allow: access.allow.clone(),
-            deny: access.deny.clone(),
-            methods: access.methods.as_deref().map(Methods::new),
-            rate,
-            clients: connections.map(|limit| loading.clients(owner, limit)),
-        }
-    }
-
-    fn lets_in(&self, facts: &Facts<'_>) -> bool {
-        !self.deny.contains(facts.client)
-            && self.allow.as_ref().is_none_or(|allow| allow.contains(facts.client))
-    }
-}
-
-impl Methods {
-    fn new(methods: &[String]) -> Self {
-        Self {
-            known: methods.iter().map(|method| method.as_bytes().into()).collect(),
-            allow: format!("Allow: {}\r\n", methods.join(", ")).into_bytes().into(),
-        }
-    }
-}
-
-impl Rate {
-    fn take(&self, route: &str, facts: &Facts<'_>) -> Standing {
-        let limit = &self.limit;
-        let key = match &self.key {
-            ClientKey::Ip => limit.hash_number(ClientKey::network(facts.client)),
-            ClientKey::Route => limit.hash_bytes(route.as_bytes()),
-            ClientKey::Header(name) => limit.hash_bytes(facts.field(name).unwrap_or_default()),
-            ClientKey::Cookie(name) => limit.hash_bytes(facts.cookie(name).unwrap_or_default()),
-        };
-        limit.take(key, facts.now_us)
-    }
-
-    fn refused(&self, standing: Standing) -> Answer<'static> {
-        let mut fields = format!("Retry-After: {}\r\n", standing.wait_s).into_bytes();
-        fields.extend_from_slice(&self.policy);
-        standing.put(&mut fields);
-        Answer::plain(429, fields)
-    }
-}
-
 // For each request.
 impl Hooked {
     /// What can be decided at once, up to and including redirects: an answer, or nothing.
     pub fn enter(&self, facts: &Facts<'_>, passage: &mut Passage) -> Option<Answer<'static>> {
         self.name_request(facts, passage);
-        if !self.gates.iter().all(|gate| gate.lets_in(facts)) {
+        if !self.gates.let_in(facts) {
             return Some(Answer::plain(403, Vec::new()));
         }
         if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(facts)) {
             return Some(answer);
         }
-        let method = facts.head.method_text.of(facts.text);
-        for methods in self.gates.iter().filter_map(|gate| gate.methods.as_ref()) {
-            if !methods.known.iter().any(|known| **known == *method) {
-                return Some(Answer::plain(405, methods.allow.to_vec()));
-            }
-        }
-        for (layer, gate) in self.gates.iter().enumerate() {
-            if let Some(rate) = &gate.rate {
-                let standing = rate.take(&self.route, facts);
-                passage.standings[layer] = Some(standing);
-                if !standing.is_allowed {
-                    // The refusal says it all; the edits to answers need not say it again.
-                    passage.standings = [None; 2];
-                    return Some(rate.refused(standing));
-                }
-            }
-        }
-        for (layer, gate) in self.gates.iter().enumerate() {
-            if let Some(clients) = &gate.clients {
-                match clients.enter(ClientKey::network(facts.client)) {
-                    Entry::Held(held) => passage.held[layer] = Some(held),
-                    Entry::Uncounted => {}
-                    Entry::Full => {
-                        return Some(Answer::plain(429, b"Retry-After: 1\r\n".to_vec()));
-                    }
-                }
-            }
+        if let Some(answer) = self.gates.pass(&self.route, facts, passage) {
+            return Some(answer);
         }
         if matches!(facts.head.body, BodyLength::Exact(bytes) if bytes > self.body_bytes_max) {
             return Some(Answer::plain(413, Vec::new()));
