@@ -11,7 +11,7 @@ use crate::date::DATE_BYTES;
 use crate::exchange::{After, Failed};
 use crate::fault::{Close, Fault};
 use crate::http::chunked::{ChunkScanner, LAST_CHUNK};
-use crate::http::rewrite::{self, BodyOut, ConnectionOut, ResponseRewrite};
+use crate::http::rewrite::{BodyOut, ConnectionOut, ResponseRewrite};
 use crate::http::{BodyLength, Version};
 use crate::record::Record;
 use crate::relay::{Broken, Control, Decoder, Encoding, Moved, Patience, Transfer};
@@ -83,8 +83,7 @@ pub(crate) async fn deliver(
             date: &date,
             via: None,
         };
-        rewrite::response(out, &client.response, buffer.filled(), &how);
-        way.edit_response(client, out);
+        way.put_response(client, buffer.filled(), &how, out);
         let behind_head = &buffer.filled()[head_bytes..];
         if plan.decoder.is_done() {
             return Ok((0, out.len()));

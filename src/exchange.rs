@@ -221,8 +221,7 @@ async fn send_request(
     let path = way.sent_path(head, text);
     let how = way.rewrite(client, lease, &path);
     send_to_origin(client, lease, |out| {
-        rewrite::request(out, head, text, &how);
-        way.edit_request(client, out);
+        way.put_request(client, &how, out);
         out.extend_from_slice(&text[head.bytes..head.bytes + body.in_inbox]);
     })
     .await

@@ -25,6 +25,9 @@ use crate::config::{
 };
 use crate::forward::Authenticator;
 use crate::http::BodyLength;
+use crate::http::head::ResponseHead;
+use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite};
+use crate::http::wanted::Wanted;
 
 /// What was configured for one route.
 pub struct Hooked {
@@ -43,6 +46,8 @@ pub struct Hooked {
     split: Option<Split>,
     /// Where it goes without a split: the index and name of an upstream.
     upstream: (usize, Arc<str>),
+    /// Somebody says the upstream's name. Whoever counts who has it does so with all threads.
+    names_upstream: bool,
     mirror: Option<MirrorConfig>,
     pub retry: Option<Retry>,
     rewrite: Option<Rewrite>,
@@ -118,6 +123,7 @@ pub(super) fn compile(
         split: strongest(layers, |layer| layer.split.as_ref())
             .map(|split| Split::new(split, upstream_name)),
         upstream: (route.upstream, upstream_name(route.upstream)),
+        names_upstream: says(layers, &Variable::Upstream),
         mirror: strongest(layers, |layer| layer.mirror.as_ref()).cloned(),
         retry: strongest(layers, |layer| layer.retry.as_ref()).map(Retry::new),
         rewrite: rewrite
@@ -140,28 +146,24 @@ pub(super) fn compile(
 
 // At load.
 impl Hooked {
+    /// Those of requests and those of answers.
+    pub(super) fn edits(&self) -> [&Edits; 2] {
+        [&self.request_edits, &self.response_edits]
+    }
+
+    /// Says by which names requests and answers will be read.
+    pub(super) fn read_by(&mut self, [requests, responses]: &[Arc<Wanted>; 2]) {
+        self.request_edits.read_by(requests);
+        self.response_edits.read_by(responses);
+    }
+
     fn compile_id(&mut self, layers: [Option<&HooksConfig>; 2]) {
         let config = strongest(layers, |layer| layer.request_id.as_ref());
         self.id = config.map(|config| config.trust);
         if let Some(config) = config {
             self.id_field = config.header.to_ascii_lowercase().into();
         }
-        let is_used = layers.into_iter().flatten().any(|layer| {
-            let heads = [&layer.request_headers, &layer.response_headers];
-            let redirect = layer.redirect.as_ref().map(|redirect| &redirect.to);
-            let replacement = match &layer.rewrite {
-                Some(RewriteConfig::Regex { replacement, .. }) => Some(replacement),
-                Some(RewriteConfig::Prefix(_)) | None => None,
-            };
-            let mut templates = heads
-                .into_iter()
-                .flat_map(|head| head.set.iter().chain(&head.add))
-                .map(|(_, value)| value)
-                .chain(redirect)
-                .chain(replacement);
-            templates.any(|template: &Template| template.has(&Variable::RequestId))
-        });
-        if is_used && self.id.is_none() {
+        if says(layers, &Variable::RequestId) && self.id.is_none() {
             self.id = Some(IdTrust::Nobody);
         }
     }
@@ -219,6 +221,25 @@ impl Hooked {
             wishes.set(&config.header, value);
         }
     }
+}
+
+/// Whether a value of a field or a target has `variable` in it.
+fn says(layers: [Option<&HooksConfig>; 2], variable: &Variable) -> bool {
+    layers.into_iter().flatten().any(|layer| {
+        let heads = [&layer.request_headers, &layer.response_headers];
+        let redirect = layer.redirect.as_ref().map(|redirect| &redirect.to);
+        let replacement = match &layer.rewrite {
+            Some(RewriteConfig::Regex { replacement, .. }) => Some(replacement),
+            Some(RewriteConfig::Prefix(_)) | None => None,
+        };
+        let mut templates = heads
+            .into_iter()
+            .flat_map(|head| head.set.iter().chain(&head.add))
+            .map(|(_, value)| value)
+            .chain(redirect)
+            .chain(replacement);
+        templates.any(|template: &Template| template.has(variable))
+    })
 }
 
 fn wish_for_security(config: &SecurityConfig, wishes: &mut Wishes) {
@@ -294,7 +315,9 @@ impl Hooked {
         let chosen = self.split.as_ref().map(|split| split.choose(facts, passage));
         let (upstream, name) =
             chosen.map_or((self.upstream.0, &self.upstream.1), |arm| (arm.upstream, &arm.name));
-        passage.upstream = Some(name.clone());
+        if self.names_upstream {
+            passage.upstream = Some(name.clone());
+        }
         if let Some(rewrite) = &self.rewrite {
             match rewrite.apply(target, &self.route, facts, passage) {
                 Ok(Some(target)) if target.len() > self.target_bytes_max => {
@@ -313,6 +336,46 @@ impl Hooked {
     /// Keeps what the answer to a question grants.
     pub fn grant(&self, lines: Vec<u8>, passage: &mut Passage) {
         passage.granted = lines;
+    }
+
+    /// Appends the request head to send, edited. `facts` are those of the request.
+    pub fn put_request(
+        &self,
+        out: &mut Vec<u8>,
+        how: &RequestRewrite<'_>,
+        facts: &Facts<'_>,
+        passage: &Passage,
+    ) {
+        let Facts { head, text, .. } = *facts;
+        let pen = self.request_edits.pen(&head.fields, &self.route, facts, passage);
+        // What hooks in Rust add is edited as well, so that it has to be there first.
+        if let Some(mut pen) = pen.filter(|_| passage.request_changes.is_empty()) {
+            rewrite::request_edited(out, head, text, how, &mut pen);
+        } else {
+            let start = out.len();
+            rewrite::request(out, head, text, how);
+            self.edit_request(out, start, facts, passage);
+        }
+    }
+
+    /// Appends the head of an origin's answer, `head` in `buf`, as the client gets it.
+    /// `Passage::status` must be its status.
+    pub fn put_response(
+        &self,
+        out: &mut Vec<u8>,
+        (head, buf): (&ResponseHead, &[u8]),
+        how: &ResponseRewrite<'_>,
+        facts: &Facts<'_>,
+        passage: &Passage,
+    ) {
+        let pen = self.response_edits.pen(&head.fields, &self.route, facts, passage);
+        if let Some(mut pen) = pen.filter(|_| passage.response_changes.is_empty()) {
+            rewrite::response_edited(out, head, buf, how, &mut pen);
+        } else {
+            let start = out.len();
+            rewrite::response(out, head, buf, how);
+            self.edit_response(out, start, facts, passage);
+        }
     }
 
     /// Edits the request head that `out` ends with and that begins at `start`.
