@@ -379,6 +379,21 @@ fn a_question_has_one_deadline_its_connection_included() {
 }
 
 #[test]
+fn a_question_is_given_up_when_its_client_leaves() {
+    let (origin, authority) = (Origin::untouchable(), Origin::silent());
+    let hooks = "hooks = { forward_auth = { upstream = \"authority\", timeout = \"60s\" } }";
+    let setup = Setup::to(&origin).upstream("authority", &[&authority.url()], "");
+    let proxy = setup.route("", "/", "origin", hooks).start();
+    let client = proxy.send(GET);
+    authority.wait_for("the question", |seen| !seen.bytes().is_empty());
+    let open_files = proxy.open_files();
+    client.reset();
+    // The client's connection and that of the question, long before its time is up.
+    proxy.wait_for_open_files(open_files - 2);
+    origin.expect_untouched();
+}
+
+#[test]
 fn who_is_refused_does_not_wait_for_an_origin_that_cannot_be_reached() {
     let (gone, authority) = (Blackhole::new(), authority());
     let hooks = "hooks = { forward_auth = { upstream = \"authority\" } }";
