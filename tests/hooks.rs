@@ -708,8 +708,16 @@ fn a_wrong_hook_is_refused_with_its_place() {
         ("rate_limit = { rate = \"5\" }", "route[0].hooks.rate_limit.rate", "a rate such as"),
         ("redirct = {}", "route[0].hooks.redirct", "did you mean `redirect`?"),
         ("custom = [{ hook = \"x\" }]", "route[0].hooks.custom[0].hook", "has no hooks of its own"),
-        ("basic_auth = { users_file = \"none\" }", "route[0].hooks", "none: "),
-        ("error_pages = { 5xx = \"file:none.html\" }", "route[0].hooks", "none.html: "),
+        (
+            "basic_auth = { users_file = \"none\" }",
+            "route[0].hooks: basic_auth.users_file: ",
+            "none: ",
+        ),
+        (
+            "error_pages = { 5xx = \"file:none.html\" }",
+            "route[0].hooks: error_pages.5xx: ",
+            "none.html: ",
+        ),
     ] {
         let output = hooked(&origin, hooks).run();
         assert!(!output.status.success(), "{hooks}");

@@ -203,7 +203,7 @@ pub fn try_files(config: &Config) -> Result<(), BadFile> {
     let global = (("hooks".to_owned(), "hooks".to_owned()), config.hooks.as_deref());
     for ((path, key), hooks) in std::iter::once(global).chain(routes) {
         let Some(hooks) = hooks else { continue };
-        let users = hooks.basic_auth.as_ref().map(|login| Users::load(&login.users_file));
+        let users = hooks.basic_auth.as_ref().map(load_users);
         let pages = hooks.error_pages.as_ref().map(Pages::load);
         let named = [
             ("basic_auth", users.map_or(Ok(()), |users| users.map(drop))),
@@ -212,11 +212,17 @@ pub fn try_files(config: &Config) -> Result<(), BadFile> {
         for (name, tried) in named {
             tried.map_err(|error| BadFile {
                 path: format!("{path}.{name}"),
-                error: format!("{key}.{name}: {error}"),
+                error: format!("{key}.{error}"),
             })?;
         }
     }
     Ok(())
+}
+
+/// The error begins with the key, as that of [`Pages::load`] does.
+fn load_users(login: &BasicAuthConfig) -> Result<Users, String> {
+    let users = Users::load(&login.users_file);
+    users.map_err(|error| format!("basic_auth.users_file: {error}"))
 }
 
 /// Plans in the making.
@@ -278,7 +284,7 @@ impl<'c> Loading<'c> {
             auth_failures: config.auth_failures,
             ..ForwardConfig::default()
         };
-        let users = Users::load(&config.users_file)?;
+        let users = load_users(config)?;
         let kept = self.kept.and_then(|kept| kept.logins.get(config));
         let authenticator = match kept.filter(|kept| kept.is_for(&users, &settings)) {
             Some(kept) => kept.clone(),

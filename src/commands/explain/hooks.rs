@@ -262,12 +262,12 @@ impl<'a> Asked<'a> {
         let Some(pages) = self.strongest(|layer| layer.error_pages.as_ref()) else { return };
         let whose = if pages.intercept { "the origin's answer too" } else { "ringway's own only" };
         let line = |statuses: &Statuses| {
-            let (name, code) = match statuses {
-                Statuses::Exact(code) => (code.to_string(), *code),
-                Statuses::Class(class) => (format!("{class}xx"), class * 100),
+            let code = match statuses {
+                Statuses::Exact(code) => *code,
+                Statuses::Class(class) => class * 100,
             };
             let bytes = self.plan.page(code).map_or(0, |page| page.body.len());
-            format!("{name}: {bytes} bytes, in place of {whose}")
+            format!("{statuses}: {bytes} bytes, in place of {whose}")
         };
         let lines: Vec<_> = pages.pages.iter().map(|(statuses, _)| line(statuses)).collect();
         self.section.fact("error pages", lines);
