@@ -76,8 +76,8 @@ pub fn serve(seat: Seat) -> impl Future<Output = ()> + 'static {
         tracing::trace!(?close, "a client connection ends");
         let is_lingering = match close {
             Close::Refused => true,
-            // Unread input would turn the close into a reset, which can take the answer's tail with it
-            // (RFC 9112 §9.6).
+            // Unread input would turn the close into a reset, which can take the answer's tail with
+            // it (RFC 9112 §9.6).
             Close::Answered => matches!(seat.socket().try_peek(&mut [0]), Ok(1..)),
             Close::Cut | Close::ClientDone | Close::Idle | Close::ClientGone | Close::Stopping => {
                 false
@@ -200,10 +200,13 @@ enum Next {
 impl Client<'_> {
     /// What depends on the configuration and not on the request.
     fn apply_generation(&mut self) {
-        let Generation { config, gate, .. } = &*self.generation;
+        let Generation { config, gate, hooks, .. } = &*self.generation;
         let address = self.peer.ip().to_canonical();
         self.is_trusted = config.server.trusted_proxies.contains(address);
         self.is_forward = gate.is_offered(self.listener);
+        let [requests, responses] = &hooks.wanted;
+        self.request.want(requests.clone());
+        self.response.want(responses.clone());
     }
 
     /// Reads until a whole head is in the inbox.

@@ -11,7 +11,7 @@ use crate::date::DATE_BYTES;
 use crate::exchange::{After, Failed};
 use crate::fault::{Close, Fault};
 use crate::http::chunked::{ChunkScanner, LAST_CHUNK};
-use crate::http::rewrite::{self, BodyOut, ConnectionOut, ResponseRewrite};
+use crate::http::rewrite::{BodyOut, ConnectionOut, ResponseRewrite};
 use crate::http::{BodyLength, Version};
 use crate::record::Record;
 use crate::relay::{Broken, Control, Decoder, Encoding, Moved, Patience, Transfer};
@@ -141,8 +141,7 @@ fn put_head(client: &Client<'_>, buffer: &HeadBuffer, way: &Way, plan: &Plan, ou
     let date = if head.has_date { [0; DATE_BYTES] } else { client.worker.date.now() };
     let how =
         ResponseRewrite { body: plan.body, connection: plan.connection, date: &date, via: None };
-    rewrite::response(out, head, buffer.filled(), &how);
-    way.edit_response(client, out);
+    way.put_response(client, buffer.filled(), &how, out);
     if let Some(key) = repeated {
         client.sent_response.borrow_mut().keep(key, out);
     }

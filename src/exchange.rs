@@ -226,8 +226,7 @@ async fn send_request(
         if !repeated.is_some_and(|key| client.sent_request.borrow().put(&key, out)) {
             let path = way.sent_path(head, text);
             let how = way.rewrite(client, lease, &path);
-            rewrite::request(out, head, text, &how);
-            way.edit_request(client, out);
+            way.put_request(client, &how, out);
             if let Some(key) = repeated {
                 client.sent_request.borrow_mut().keep(key, out);
             }

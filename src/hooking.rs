@@ -18,7 +18,7 @@ use crate::forward::{Checked, Outcome, Target};
 use crate::generation::Generation;
 use crate::hooks::custom::{Changes, Connect, Failure, Response};
 use crate::hooks::{Answer, Choice, Facts, Hooked, Judgement, Login, Passage, Setback};
-use crate::http::rewrite::{self, Simple};
+use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite, Simple};
 use crate::inquiry;
 use crate::mirror;
 use crate::record::Record;
@@ -233,8 +233,8 @@ impl Hooking {
         let Some(upstream) = plan.mirror(body_bytes) else { return };
         let facts = facts(client, self.now_us);
         let target = self.sent_path(facts.path_and_query());
-        mirror::send(client, upstream, &target, body.in_inbox, |out| {
-            plan.edit_request(out, 0, &facts, &self.passage);
+        mirror::send(client, upstream, &target, body.in_inbox, |out, how| {
+            plan.put_request(out, how, &facts, &self.passage);
         });
     }
 }
@@ -333,16 +333,28 @@ impl Hooking {
         plan(&self.generation, self.route).body_bytes_max(limit)
     }
 
-    /// Edits the request head that `out` holds.
-    pub(crate) fn edit_request(&self, client: &Client<'_>, out: &mut Vec<u8>) {
+    /// Appends the request head to send.
+    pub(crate) fn put_request(
+        &self,
+        client: &Client<'_>,
+        how: &RequestRewrite<'_>,
+        out: &mut Vec<u8>,
+    ) {
         let facts = facts(client, self.now_us);
-        plan(&self.generation, self.route).edit_request(out, 0, &facts, &self.passage);
+        plan(&self.generation, self.route).put_request(out, how, &facts, &self.passage);
     }
 
-    /// Edits the head of an origin's answer, which `out` holds.
-    pub(crate) fn edit_response(&self, client: &Client<'_>, out: &mut Vec<u8>) {
-        let facts = facts(client, self.now_us);
-        plan(&self.generation, self.route).edit_response(out, 0, &facts, &self.passage);
+    /// Appends the head of an origin's answer, which `buf` begins with.
+    pub(crate) fn put_response(
+        &self,
+        client: &Client<'_>,
+        buf: &[u8],
+        how: &ResponseRewrite<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let (facts, answer) = (facts(client, self.now_us), (&client.response, buf));
+        let plan = plan(&self.generation, self.route);
+        plan.put_response(out, answer, how, &facts, &self.passage);
     }
 
     /// What comes in place of the origin's answer, which `client.response` is and `buffer` begins

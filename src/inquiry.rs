@@ -5,7 +5,7 @@
 //! to the head of the answer; a connection on which an answer has come whole goes back. Whatever
 //! goes wrong is no answer, and what that means is for the configuration to say.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -16,12 +16,14 @@ use crate::fault::Fault;
 use crate::hooks::{Facts, Judgement, Question};
 use crate::http::head::ResponseHead;
 use crate::http::{BodyLength, Method};
+use crate::relay::WATCH_AFTER;
+use crate::ring::hang_up::unless_hung_up;
 use crate::ring::{HeadBuffer, Waited};
 use crate::upstream::Upstream;
 use crate::upstream::lease::Lease;
 
-/// Asks. The only fault is that the worker ends. `is_connected` is told as soon as the question has
-/// a connection.
+/// Asks. The only faults are that the worker ends and that the client has left. `is_connected` is
+/// told as soon as the question has a connection.
 pub(crate) async fn ask(
     client: &Client<'_>,
     question: &Question,
@@ -31,7 +33,7 @@ pub(crate) async fn ask(
     let upstream = &client.generation.upstreams[question.upstream()];
     match answered(client, upstream, question, facts, is_connected).await {
         Ok(judgement) => Ok(judgement),
-        Err(Fault::Stopping) => Err(Fault::Stopping),
+        Err(fault @ (Fault::Stopping | Fault::ClientGone)) => Err(fault),
         Err(fault) => {
             let upstream = upstream.name();
             tracing::warn!(upstream, error = fault.name(), "forward_auth got no answer");
@@ -100,8 +102,11 @@ async fn read_answer(
     let left = || deadline.saturating_duration_since(Instant::now());
     let mut interims = 0;
     let mut head = ResponseHead::new();
-    let (mut received, mut buffer) = lease.recv(left()).await;
+    let (mut received, mut buffer) = lease.recv(left().min(WATCH_AFTER)).await;
     loop {
+        if matches!(received, Err(Waited::Expired)) && !left().is_zero() {
+            (received, buffer) = wait_on(client, lease, buffer, left()).await?;
+        }
         match received {
             Ok(0) | Err(Waited::Failed(_)) if buffer.is_empty() && interims == 0 => {
                 return Err(Failed::Unanswered);
@@ -126,8 +131,21 @@ async fn read_answer(
         if left().is_zero() {
             return Err(Fault::OriginReadTimeout.into());
         }
-        (received, buffer) = lease.recv_more(buffer, left()).await;
+        (received, buffer) = lease.recv_more(buffer, left().min(WATCH_AFTER)).await;
     }
+}
+
+/// Goes on waiting for an answer that did not come within a second, unless the client goes away:
+/// nobody wants to know any more whether it may have what it asked for.
+async fn wait_on(
+    client: &Client<'_>,
+    lease: &mut Lease,
+    buffer: HeadBuffer,
+    limit: Duration,
+) -> Result<(Result<usize, Waited>, HeadBuffer), Failed> {
+    let origin = lease.socket().clone();
+    let received = unless_hung_up(lease.recv_more(buffer, limit), &origin, client.socket).await;
+    received.ok_or(Fault::ClientGone.into())
 }
 
 /// Keeps the connection if the whole answer is there and nothing else.

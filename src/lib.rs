@@ -38,7 +38,8 @@
 //!            the only code that names tokio_uring or io_uring, and the only unsafe code
 //!            (below it, vendor/tokio-uring: the loop of a thread)
 //!  words     fault, config, ledger, metrics
-//!  http      head, lines, target, fields, names, framing, chunked, rewrite, forwarded, written
+//!  http      head, lines, target, fields, names, wanted, framing, chunked, rewrite,
+//!            forwarded, edit, written
 //!            pure: bytes in, facts out
 //!  limits    every bound with its derivation
 //!  ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::generation::Generation;
 use crate::http::Method;
 use crate::http::head::ResponseHead;
-use crate::http::rewrite::{self, RequestRewrite};
+use crate::http::rewrite::RequestRewrite;
 use crate::ledger::Kind;
 use crate::relay;
 use crate::upstream::Upstream;
@@ -27,13 +27,13 @@ const COPIES_MAX: usize = 64;
 const POOL_SHARE: usize = 4;
 
 /// Sends a copy of the client's request, of whose body `body_bytes` follow the head, to `upstream`.
-/// `edit` edits the head that is about to be sent.
+/// `put` appends the head to send.
 pub(crate) fn send(
     client: &Client<'_>,
     upstream: usize,
     target: &[u8],
     body_bytes: usize,
-    edit: impl FnOnce(&mut Vec<u8>),
+    put: impl FnOnce(&mut Vec<u8>, &RequestRewrite<'_>),
 ) {
     let worker = client.worker;
     let config = &client.generation.config;
@@ -44,8 +44,7 @@ pub(crate) fn send(
     }
     let mut copy = Vec::new();
     let generation = client.generation.clone();
-    put_head(client, &generation.upstreams[upstream], target, &mut copy);
-    edit(&mut copy);
+    put(&mut copy, &how(client, &generation.upstreams[upstream], target));
     let text = client.inbox.filled();
     let head_bytes = client.request.bytes;
     copy.extend_from_slice(&text[head_bytes..head_bytes + body_bytes]);
@@ -71,19 +70,17 @@ pub(crate) fn send(
     });
 }
 
-fn put_head(client: &Client<'_>, upstream: &Upstream, target: &[u8], out: &mut Vec<u8>) {
+/// How the head of the copy is written.
+fn how<'a>(client: &'a Client<'_>, upstream: &'a Upstream, target: &'a [u8]) -> RequestRewrite<'a> {
     // Which origin it will be is not known yet.
     let origin = upstream.members().first().map(|first| first.origin.authority.as_str());
-    let host = host_rule(upstream.host(), &client.request, origin);
-    let config = &client.generation.config;
-    let how = RequestRewrite {
+    RequestRewrite {
         path: target,
-        host,
-        via: config.server.via.as_bytes(),
+        host: host_rule(upstream.host(), &client.request, origin),
+        via: client.generation.config.server.via.as_bytes(),
         forwarded: Some(client.forwarded_for()),
         extra: b"",
-    };
-    rewrite::request(out, &client.request, client.inbox.filled(), &how);
+    }
 }
 
 /// Sends the copy and reads the head of its answer, after which the connection is closed: a body

@@ -108,14 +108,18 @@ impl Routes {
 
 impl Route {
     /// The path to send: it begins with `/`, or is `*`. Only a query that follows the stripped
-    /// prefix at once (`/api?x`, sent as `/?x`) needs a copy.
+    /// prefix at once (`/api?x`, sent as `/?x`) needs a copy. Slashes behind the prefix become one:
+    /// what begins with two is taken for the name of a host by readers of URLs.
     pub fn sent_path<'p>(&self, path: &'p [u8]) -> Cow<'p, [u8]> {
         if self.cut == 0 {
             return Cow::Borrowed(path);
         }
         let rest = path.get(self.cut..).unwrap_or_default();
         match rest.first() {
-            Some(b'/') => Cow::Borrowed(rest),
+            Some(b'/') => {
+                let slashes = rest.iter().take_while(|byte| **byte == b'/').count();
+                Cow::Borrowed(&rest[slashes - 1..])
+            }
             None => Cow::Borrowed(b"/"),
             Some(_) => Cow::Owned([b"/", rest].concat()),
         }
@@ -377,7 +381,10 @@ mod tests {
             ("/api/x", "/x"),
             ("/api/x?y=/api", "/x?y=/api"),
             ("/api?x=1", "/?x=1"),
-            ("/api//x", "//x"),
+            ("/api//x", "/x"),
+            ("/api//", "/"),
+            ("/api///x//y?//z", "/x//y?//z"),
+            ("/files//evil.example/..", "/evil.example/.."),
             ("/files/", "/"),
             ("/files/a/b", "/a/b"),
             ("/files/?q", "/?q"),

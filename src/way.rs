@@ -14,7 +14,7 @@ use crate::generation::Generation;
 use crate::hooking::{self, Hooking, Instead};
 use crate::hooks::Setback;
 use crate::http::head::RequestHead;
-use crate::http::rewrite::{HostRule, RequestRewrite};
+use crate::http::rewrite::{self, HostRule, RequestRewrite, ResponseRewrite};
 use crate::record::Record;
 use crate::ring::HeadBuffer;
 use crate::route::Route;
@@ -133,19 +133,36 @@ impl Way {
         }
     }
 
-    /// Edits the request head that `out` holds, as the route's hooks want it.
+    /// Appends the request head to send, as `how` says and the route's hooks want it.
     #[inline]
-    pub(crate) fn edit_request(&self, client: &Client<'_>, out: &mut Vec<u8>) {
-        if let Self::Hooked(hooking) = self {
-            hooking.edit_request(client, out);
+    pub(crate) fn put_request(
+        &self,
+        client: &Client<'_>,
+        how: &RequestRewrite<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        match self {
+            Self::Hooked(hooking) => hooking.put_request(client, how, out),
+            Self::Route(_) | Self::Forward(_) => {
+                rewrite::request(out, &client.request, client.inbox.filled(), how);
+            }
         }
     }
 
-    /// Edits the head of an origin's answer that `out` holds, as the route's hooks want it.
+    /// Appends the head of the origin's answer, which `buf` begins with, as the client gets it.
     #[inline]
-    pub(crate) fn edit_response(&self, client: &Client<'_>, out: &mut Vec<u8>) {
-        if let Self::Hooked(hooking) = self {
-            hooking.edit_response(client, out);
+    pub(crate) fn put_response(
+        &self,
+        client: &Client<'_>,
+        buf: &[u8],
+        how: &ResponseRewrite<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        match self {
+            Self::Hooked(hooking) => hooking.put_response(client, buf, how, out),
+            Self::Route(_) | Self::Forward(_) => {
+                rewrite::response(out, &client.response, buf, how);
+            }
         }
     }
 

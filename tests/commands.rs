@@ -281,17 +281,17 @@ fn check_opens_the_files_that_a_configuration_names_and_says_where_it_names_them
     let table = [
         (
             format!("[hooks]\n\nbasic_auth = {{ users_file = \"none\" }}\n{UPSTREAM}"),
-            "a.toml:3: hooks.basic_auth: ",
+            "a.toml:3:14: hooks.basic_auth.users_file: ",
             "none: ",
         ),
         (
             format!("{route}\n[route.hooks]\nerror_pages = {{ 5xx = \"file:none.html\" }}"),
-            ": route[0].hooks.error_pages: ",
+            ": route[0].hooks.error_pages.5xx: ",
             "none.html: the error page cannot be read: No such file",
         ),
         (
             format!("[forward]\nenabled = true\nusers_file = \"none\"\n{UPSTREAM}"),
-            "a.toml:3: forward.users_file: ",
+            "a.toml:3:14: forward.users_file: ",
             "none: ",
         ),
     ];

@@ -379,6 +379,21 @@ fn a_question_has_one_deadline_its_connection_included() {
 }
 
 #[test]
+fn a_question_is_given_up_when_its_client_leaves() {
+    let (origin, authority) = (Origin::untouchable(), Origin::silent());
+    let hooks = "hooks = { forward_auth = { upstream = \"authority\", timeout = \"60s\" } }";
+    let setup = Setup::to(&origin).upstream("authority", &[&authority.url()], "");
+    let proxy = setup.route("", "/", "origin", hooks).start();
+    let client = proxy.send(GET);
+    authority.wait_for("the question", |seen| !seen.bytes().is_empty());
+    let open_files = proxy.open_files();
+    client.reset();
+    // The client's connection and that of the question, long before its time is up.
+    proxy.wait_for_open_files(open_files - 2);
+    origin.expect_untouched();
+}
+
+#[test]
 fn who_is_refused_does_not_wait_for_an_origin_that_cannot_be_reached() {
     let (gone, authority) = (Blackhole::new(), authority());
     let hooks = "hooks = { forward_auth = { upstream = \"authority\" } }";
@@ -693,8 +708,16 @@ fn a_wrong_hook_is_refused_with_its_place() {
         ("rate_limit = { rate = \"5\" }", "route[0].hooks.rate_limit.rate", "a rate such as"),
         ("redirct = {}", "route[0].hooks.redirct", "did you mean `redirect`?"),
         ("custom = [{ hook = \"x\" }]", "route[0].hooks.custom[0].hook", "has no hooks of its own"),
-        ("basic_auth = { users_file = \"none\" }", "route[0].hooks", "none: "),
-        ("error_pages = { 5xx = \"file:none.html\" }", "route[0].hooks", "none.html: "),
+        (
+            "basic_auth = { users_file = \"none\" }",
+            "route[0].hooks: basic_auth.users_file: ",
+            "none: ",
+        ),
+        (
+            "error_pages = { 5xx = \"file:none.html\" }",
+            "route[0].hooks: error_pages.5xx: ",
+            "none.html: ",
+        ),
     ] {
         let output = hooked(&origin, hooks).run();
         assert!(!output.status.success(), "{hooks}");

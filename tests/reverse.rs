@@ -399,7 +399,8 @@ fn a_stripped_prefix_leaves_a_path_that_begins_with_a_slash() {
         ("/app", "app /"),
         ("/app?q", "app /?q"),
         ("/app/", "app /"),
-        ("/app//x", "app //x"),
+        ("/app//x", "app /x"),
+        ("/app///x//y", "app /x//y"),
         ("/apple", "root /apple"),
     ] {
         house.expect("test", path, answer);

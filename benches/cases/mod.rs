@@ -3,6 +3,8 @@
 //! In: nothing. Out: a list of cases, which `micro` times and `gate` counts the instructions of, so
 //! that both mean the same by a name. No case opens a socket, reads a clock or depends on chance.
 
+pub(crate) mod hooks;
+
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use ringway::ledger::{Budget, Kind, Ledger};
 use ringway::metrics::Latency;
 use ringway::route::Routes;
 
+use hooks::{Exchange, Hooking};
+
 /// A piece of work and the bytes that it goes through, where that means something.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -32,7 +36,7 @@ pub(crate) struct Case {
 /// Work of a few instructions is repeated this often, or the call itself is what is measured.
 const BATCH: u64 = 100;
 
-const LIMITS: HeadLimits =
+pub(crate) const LIMITS: HeadLimits =
     HeadLimits { head_bytes: 32 * 1024, target_bytes: 8 * 1024, header_count: 100 };
 
 /// What curl sends.
@@ -54,9 +58,9 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\n\
     Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\
     Last-Modified: Sun, 06 Nov 1994 08:00:00 GMT\r\nConnection: keep-alive\r\n\r\n";
 
-const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+pub(crate) const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
 
-const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+pub(crate) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// Every case, in the order of an exchange.
 pub(crate) fn all() -> Vec<Case> {
@@ -72,6 +76,8 @@ pub(crate) fn all() -> Vec<Case> {
         request_rewrite("rewrite_small_request", SMALL_REQUEST),
         request_rewrite("rewrite_large_request", LARGE_REQUEST),
         response_rewrite(),
+        passed_on("passed_on", Hooking::None),
+        passed_on("passed_on_with_five_edits_and_a_rate_limit", Hooking::FiveEditsAndARateLimit),
         chunk_scan("chunks_64KiB_of_16", 16),
         chunk_scan("chunks_64KiB_of_4096", 4096),
         ledger_charge(),
@@ -196,6 +202,13 @@ fn response_rewrite() -> Case {
         rewrite::response(&mut out, black_box(&head), RESPONSE, &how);
         black_box(out.as_slice());
     })
+}
+
+/// A request and its answer, both read already. What hooks cost is the difference.
+fn passed_on(name: &'static str, hooking: Hooking) -> Case {
+    let mut exchange = Exchange::new();
+    exchange.read(&LIMITS);
+    case(name, None, move || exchange.pass_on(hooking))
 }
 
 fn chunk_scan(name: &'static str, chunk_bytes: usize) -> Case {

@@ -54,7 +54,7 @@ pub fn files(config: &Config, origins: &Origins) -> Result<(), String> {
         let table = path.rsplit_once('.').map_or("", |(table, _)| table);
         let places = [path.as_str(), table].map(|path| origins.of(path));
         let place = places.into_iter().find(|origin| *origin != Origin::Default);
-        place.map_or(error.clone(), |place| format!("{place}: {error}"))
+        place.map_or(error.clone(), |place| format!("{place:#}: {error}"))
     })
 }
 

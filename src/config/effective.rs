@@ -40,10 +40,12 @@ pub enum Origin {
     Flag(String),
     /// The name of a variable.
     Variable(String),
-    /// Lines count from 1.
+    /// Lines and columns count from 1, columns in characters.
     File {
         path: PathBuf,
         line: usize,
+        /// Shown where all of the place is asked for, by `{:#}`.
+        column: usize,
     },
     Profile(&'static str),
     Default,
@@ -130,7 +132,10 @@ impl fmt::Display for Origin {
         match self {
             Self::Flag(flag) => write!(out, "flag {flag}"),
             Self::Variable(name) => write!(out, "environment {name}"),
-            Self::File { path, line } => write!(out, "{}:{line}", path.display()),
+            Self::File { path, line, column } => {
+                write!(out, "{}:{line}", path.display())?;
+                if out.alternate() { write!(out, ":{column}") } else { Ok(()) }
+            }
             Self::Profile(name) => write!(out, "profile {name}"),
             Self::Default => out.write_str("default"),
         }

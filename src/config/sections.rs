@@ -203,6 +203,10 @@ pub enum HostPattern {
 }
 
 impl Networks {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether all of IPv4 or all of IPv6 is among them.
     pub fn has_everybody(&self) -> bool {
         self.0.iter().any(|network| network.prefix_len() == 0)

@@ -126,13 +126,16 @@ impl<'t> Sources<'t> {
     /// Where each key was given, by its path.
     pub(super) fn origins(&self) -> Origins {
         let newlines: Vec<usize> = self.text.match_indices('\n').map(|(at, _)| at).collect();
-        let line = |offset: usize| newlines.partition_point(|newline| *newline < offset) + 1;
+        let in_file = |offset: usize| {
+            let before = newlines.partition_point(|newline| *newline < offset);
+            let start = before.checked_sub(1).map_or(0, |last| newlines[last] + 1);
+            let column = self.text.get(start..offset).map_or(0, |text| text.chars().count()) + 1;
+            effective::Origin::File { path: self.path.to_owned(), line: before + 1, column }
+        };
         let mut origins = Origins::default();
         for (path, offset) in tree::leaves(&self.tree) {
             let index = offset.checked_sub(self.first_setting());
             let setting = index.and_then(|index| self.settings.get(index));
-            let in_file =
-                |offset| effective::Origin::File { path: self.path.to_owned(), line: line(offset) };
             let origin = setting.map_or_else(|| in_file(offset), |it| it.origin.named(in_file));
             origins.0.insert(path, origin);
         }

@@ -88,13 +88,17 @@ impl Prepared {
 }
 
 impl Pages {
-    /// The error names the file and what is wrong with it.
+    /// The error names the key, the file and what is wrong with it.
     pub(crate) fn load(config: &ErrorPagesConfig) -> Result<Self, String> {
         let mut pages = Vec::with_capacity(config.pages.len());
         for (statuses, source) in &config.pages {
             let (content_type, body) = match source {
                 PageSource::Inline(text) => (type_of_text(text), text.as_str().into()),
-                PageSource::File(path) => (type_of_file(path), read(path)?.into()),
+                PageSource::File(path) => {
+                    let text = read(path);
+                    let text = text.map_err(|error| format!("error_pages.{statuses}: {error}"))?;
+                    (type_of_file(path), text.into())
+                }
             };
             let code = match statuses {
                 Statuses::Exact(code) => *code,
@@ -201,7 +205,10 @@ mod tests {
         for (path, expected) in table {
             let pages = vec![(Statuses::Class(5), PageSource::File(path.clone()))];
             let error = Pages::load(&ErrorPagesConfig { pages, intercept: true }).unwrap_err();
-            assert!(error.starts_with(&format!("{}: {expected}", path.display())), "{error}");
+            assert!(
+                error.starts_with(&format!("error_pages.5xx: {}: {expected}", path.display())),
+                "{error}"
+            );
         }
         std::fs::remove_dir_all(&directory).unwrap();
     }

@@ -1,32 +1,46 @@
 //! Edits to a head that is about to be sent.
 //!
-//! In: what the configuration wants done to fields, compiled once, and a whole head at the end of
-//! the caller's buffer. Out: the same head edited, in one pass over its lines. Fields that frame
-//! the message are never among those edited (the configuration refuses them), no value ends its
-//! line, and a value that comes out empty leaves its field out. Nothing is allocated but the growth
-//! of the buffer, and of a second one for fields that are renamed.
+//! In: what the configuration wants done to fields, compiled once. Out: a head edited, in one of
+//! two ways that come to the same. A head that is passed on is edited while it is written, by a
+//! [`Pen`]: whoever read it has noted the fields that edits name, so that nothing is looked for
+//! again. Any other is edited when it is there ([`Edits::apply`]), in one pass over its lines.
+//! Fields that frame the message are never among those edited (the configuration refuses them), no
+//! value ends its line, and a value that comes out empty leaves its field out. Nothing is allocated
+//! but the growth of the buffer, and of a second one for fields that are renamed.
+
+use std::sync::Arc;
 
 use super::facts::{Facts, Passage, Place, put_field};
 use crate::config::HeadersConfig;
-use crate::config::hooks::Template;
-use crate::http::names::is_name;
+use crate::config::hooks::{Part, Template};
+use crate::http::edit::Edit;
+use crate::http::fields::Fields;
+use crate::http::names::{Known, KnownSet, is_name};
+use crate::http::wanted::Wanted;
 
 /// The edits to one head.
 #[derive(Clone, Debug, Default)]
 pub struct Edits {
     fates: Vec<Fate>,
-    /// The first bytes of their names, which are one or two, with `CASE` set. `None`: there are
-    /// more, and every line is looked at.
-    letters: Option<[u8; 2]>,
     tail: Vec<Piece>,
+    /// The classes of the fields that have a fate.
+    asks: KnownSet,
+    /// Fields that the proxy says by itself have one.
+    names_ours: bool,
+    noting: Noting,
 }
 
-/// The bit in which a small letter differs from a capital one.
-const CASE: u8 = 0x20;
-
-/// Bytes that are looked at together: written as a fold without an early end, that is a handful of
-/// vector instructions.
-const BLOCK: usize = 32;
+/// Which heads can be edited without a look for the fields that have a fate.
+#[derive(Clone, Debug, Default)]
+enum Noting {
+    /// None: not every name can be noted.
+    #[default]
+    None,
+    /// Those that were read by these names.
+    Wanted(Arc<Wanted>),
+    /// All: whoever reads a head notes these fields anyway.
+    All,
+}
 
 /// What becomes of the fields with one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,16 +167,7 @@ impl Wishes {
     }
 
     pub(crate) fn compile(self) -> Edits {
-        let mut edits = Edits::default();
-        let mut letters: Vec<u8> = self.fates.iter().map(|fate| fate.name[0] | CASE).collect();
-        letters.sort_unstable();
-        letters.dedup();
-        edits.letters = match *letters.as_slice() {
-            [one] => Some([one, one]),
-            [one, other] => Some([one, other]),
-            _ => None,
-        };
-        edits.fates = self.fates;
+        let mut edits = Edits { fates: self.fates, ..Edits::default() };
         for (_, wish) in self.tail {
             match wish {
                 Wish::Value(name, value) => edits.push_line(&name, value),
@@ -211,6 +216,42 @@ impl Edits {
         }
     }
 
+    /// The names of fields that have a fate, in lower case.
+    pub(super) fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.fates.iter().map(|fate| &*fate.name)
+    }
+
+    /// Says by which names heads will be read.
+    pub(super) fn read_by(&mut self, wanted: &Arc<Wanted>) {
+        let classes = self.fates.iter().map(|fate| wanted.class(&fate.name));
+        self.asks = classes.clone().fold(KnownSet::EMPTY, KnownSet::with);
+        self.names_ours = classes.clone().any(|class| class != Known::Wanted);
+        self.noting = if self.asks.has(Known::Other) {
+            Noting::None
+        } else if self.asks.has(Known::Wanted) {
+            Noting::Wanted(wanted.clone())
+        } else {
+            Noting::All
+        };
+    }
+
+    /// What edits a head while it is written, if whoever has read `fields` has noted all that it
+    /// takes.
+    pub(super) fn pen<'a>(
+        &'a self,
+        fields: &Fields,
+        route: &'a str,
+        facts: &'a Facts<'a>,
+        passage: &'a Passage,
+    ) -> Option<Pen<'a>> {
+        let is_noted = match &self.noting {
+            Noting::None => false,
+            Noting::Wanted(wanted) => fields.notes(wanted),
+            Noting::All => true,
+        };
+        is_noted.then(|| Pen { edits: self, route, facts, passage, renamed: Vec::new() })
+    }
+
     /// Edits the head that `out` ends with and that begins at `start`.
     pub fn apply(
         &self,
@@ -222,17 +263,46 @@ impl Edits {
     ) {
         let mut renamed = Vec::new();
         if !self.fates.is_empty() {
-            self.settle(out, start, &mut renamed);
+            edit_lines(out, start, |line| self.keeps(line, is_called, &mut renamed));
         }
         if self.tail.is_empty() && renamed.is_empty() {
             return;
         }
         out.truncate(out.len() - LINE_END.len());
         out.extend_from_slice(&renamed);
+        self.put_tail(out, route, facts, passage);
+        out.extend_from_slice(LINE_END);
+    }
+
+    /// Whether a line stays; one that is renamed goes to `renamed`.
+    #[inline]
+    fn keeps(
+        &self,
+        line: &[u8],
+        is_called: impl Fn(&[u8], &[u8]) -> bool,
+        renamed: &mut Vec<u8>,
+    ) -> bool {
+        let Some(fate) = self.fates.iter().find(|fate| is_called(line, &fate.name)) else {
+            return true;
+        };
+        if let Some(name) = &fate.renamed {
+            renamed.extend_from_slice(name);
+            renamed.extend_from_slice(&line[fate.name.len()..]);
+        }
+        false
+    }
+
+    fn put_tail(&self, out: &mut Vec<u8>, route: &str, facts: &Facts<'_>, passage: &Passage) {
         for piece in &self.tail {
             match piece {
                 Piece::Block(lines) => out.extend_from_slice(lines),
                 Piece::Line { name, value } => {
+                    // Most values are those of one variable, as they are.
+                    if let [Part::Variable(variable)] = value.parts.as_slice()
+                        && passage.put_line(name, variable, route, facts, out)
+                    {
+                        continue;
+                    }
                     let line = out.len();
                     out.extend_from_slice(name);
                     let is_whole = passage.expand(value, Place::Field, route, facts, out);
@@ -241,92 +311,52 @@ impl Edits {
                 Piece::Own(own) => own.put(facts, passage, out),
             }
         }
-        out.extend_from_slice(LINE_END);
     }
+}
 
-    /// Takes the lines that have a fate out; those that are renamed go to `renamed`. What stays
-    /// moves up in runs.
-    fn settle(&self, out: &mut Vec<u8>, start: usize, renamed: &mut Vec<u8>) {
-        // Where the next run goes, and where it begins.
-        let (mut to, mut run) = (start, start);
-        let mut from = start;
-        while let Some(line) = self.next_line(out, from) {
-            let Some(fate) = self.fates.iter().find(|fate| is_called(&out[line..], &fate.name))
-            else {
-                from = line;
-                continue;
-            };
-            let end = memchr::memchr(b'\n', &out[line..]).map_or(out.len(), |end| line + end + 1);
-            if let Some(name) = &fate.renamed {
-                renamed.extend_from_slice(name);
-                renamed.extend_from_slice(&out[line + fate.name.len()..end]);
-            }
-            if to != run {
-                out.copy_within(run..line, to);
-            }
-            to += line - run;
-            run = end;
-            // Its LF is what the next line stands behind.
-            from = end - 1;
-        }
-        if to != run {
-            let kept = out.len() - run;
-            out.copy_within(run.., to);
-            out.truncate(to + kept);
-        }
-    }
+/// Edits for one head that is being written.
+pub(super) struct Pen<'a> {
+    edits: &'a Edits,
+    route: &'a str,
+    facts: &'a Facts<'a>,
+    passage: &'a Passage,
+    /// Lines that stand at the end under other names.
+    renamed: Vec<u8>,
+}
 
-    /// Where the next line begins that may have a fate, behind an LF at `from` or later.
-    fn next_line(&self, head: &[u8], from: usize) -> Option<usize> {
-        // The LF that ends the head has nothing behind it.
-        let last = head.len().checked_sub(1)?;
-        let mut from = from;
-        while from < last {
-            let blocks = head[from..last].chunks_exact(BLOCK);
-            let behind = head[from + 1..].chunks_exact(BLOCK);
-            let count = blocks.len();
-            let mut pairs = blocks.zip(behind);
-            let found = match self.letters {
-                Some(letters) => pairs.position(|(ends, starts)| has_line(ends, starts, letters)),
-                None => pairs.position(|(ends, _)| memchr::memchr(b'\n', ends).is_some()),
-            };
-            let begin = from + found.unwrap_or(count) * BLOCK;
-            let end = (begin + BLOCK).min(last);
-            // So few bytes cost less one by one than by a call.
-            let is_line = |at: &usize| head[*at] == b'\n' && self.may_begin(head[at + 1]);
-            if let Some(at) = (begin..end).find(is_line) {
-                return Some(at + 1);
-            }
-            from = end;
-        }
-        None
+impl Edit for Pen<'_> {
+    #[inline]
+    fn asks(&self) -> KnownSet {
+        self.edits.asks
     }
 
     #[inline]
-    fn may_begin(&self, start: u8) -> bool {
-        self.letters.is_none_or(|letters| letters.contains(&(start | CASE)))
+    fn keeps(&mut self, line: &[u8]) -> bool {
+        self.edits.keeps(line, is_noted, &mut self.renamed)
+    }
+
+    #[inline]
+    fn finish(&mut self, out: &mut Vec<u8>, added: usize) {
+        if self.edits.names_ours {
+            // The line end before them takes the place of a first line, which is never edited.
+            let renamed = &mut self.renamed;
+            edit_lines(out, added - 1, |line| self.edits.keeps(line, is_noted, renamed));
+        }
+        if !self.renamed.is_empty() {
+            out.extend_from_slice(&self.renamed);
+        }
+        self.edits.put_tail(out, self.route, self.facts, self.passage);
     }
 }
 
-/// Whether an LF is among `ends` and one of `letters` behind it, at the same place of `starts`.
-#[inline]
-fn has_line(ends: &[u8], starts: &[u8], [one, other]: [u8; 2]) -> bool {
-    let (Some(ends), Some(starts)) = (block(ends), block(starts)) else { return false };
-    let found = ends.iter().zip(starts).fold(0, |found, (end, start)| {
-        let start = start | CASE;
-        found | u8::from(*end == b'\n') & (u8::from(start == one) | u8::from(start == other))
-    });
-    found != 0
-}
-
-#[inline]
-fn block(bytes: &[u8]) -> Option<&[u8; BLOCK]> {
-    bytes.first_chunk()
-}
-
 /// Whether `line` is a field's with this name, which is in lower case.
-#[inline]
 pub(crate) fn is_called(line: &[u8], lower: &[u8]) -> bool {
+    line.get(lower.len()) == Some(&b':') && line[..lower.len()].eq_ignore_ascii_case(lower)
+}
+
+/// The same for names that [`Wanted`] has.
+#[inline]
+fn is_noted(line: &[u8], lower: &[u8]) -> bool {
     line.get(lower.len()) == Some(&b':') && is_name(&line[..lower.len()], lower)
 }
 
@@ -614,7 +644,6 @@ mod tests {
 
     #[test]
     fn a_line_is_found_wherever_it_lies() {
-        // One, two and more letters are looked for in ways of their own.
         let names: [&[&str]; 3] =
             [&["x-a"], &["x-a", "x-b", "via"], &["x-a", "via", "age", "te-x"]];
         for names in names {
@@ -624,7 +653,7 @@ mod tests {
             }
             wishes.rename("X-Old", "X-New");
             let edits = wishes.compile();
-            for pad in 0..3 * BLOCK {
+            for pad in 0..96 {
                 let pad = "p".repeat(pad);
                 let all = [
                     format!("Pad: {pad}"),

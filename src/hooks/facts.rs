@@ -96,13 +96,12 @@ impl<'a> Facts<'a> {
     /// Without a port.
     pub fn host(&self) -> &'a [u8] {
         let authority = self.head.authority.of(self.text);
-        let is_v6 = authority.first() == Some(&b'[');
-        let end = if is_v6 {
-            memchr::memchr(b']', authority).map(|bracket| bracket + 1)
-        } else {
-            memchr::memchr(b':', authority)
-        };
-        &authority[..end.unwrap_or(authority.len())]
+        // From the back: mostly there is no port, and a name or a bracket ends in no digit.
+        let digits = authority.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+        match authority.split_at(authority.len() - digits) {
+            ([host @ .., b':'], _) => host,
+            _ => authority,
+        }
     }
 
     /// The first field called `name`, which is in lower case.
@@ -172,7 +171,49 @@ impl Passage {
         out: &mut Vec<u8>,
     ) {
         let mut digits = [0; 3];
-        let (value, kind) = match variable {
+        let (value, kind) = self.value(variable, route, facts, &mut digits);
+        match place {
+            Place::Field => put_field(value, out),
+            Place::Target => put_target(value, kind, out),
+        }
+    }
+
+    /// Appends a field line whose value is that of one variable. `name` has its colon and the space
+    /// behind it. False, and nothing, where the value is not as it should be in every respect.
+    #[inline]
+    pub(crate) fn put_line(
+        &self,
+        name: &[u8],
+        variable: &Variable,
+        route: &str,
+        facts: &Facts<'_>,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let mut digits = [0; 3];
+        let (value, _) = self.value(variable, route, facts, &mut digits);
+        let ends_well = value.last().is_some_and(|last| !matches!(last, b' ' | b'\t'));
+        // The client's address is text of our own.
+        let is_clean = matches!(variable, Variable::ClientIp) || has_no_control(value);
+        if !ends_well || value.len() > VALUE_BYTES_MAX || !is_clean {
+            return false;
+        }
+        out.reserve(name.len() + value.len() + 2);
+        out.extend_from_slice(name);
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+        true
+    }
+
+    /// The value of `variable`; that of a status is put into `digits`.
+    #[inline]
+    fn value<'v>(
+        &'v self,
+        variable: &Variable,
+        route: &'v str,
+        facts: &Facts<'v>,
+        digits: &'v mut [u8; 3],
+    ) -> (&'v [u8], Kind) {
+        match variable {
             Variable::ClientIp => (facts.client_text.as_bytes(), Kind::Host),
             Variable::Host => (facts.host(), Kind::Host),
             Variable::Path => (facts.path(), Kind::Path),
@@ -184,15 +225,11 @@ impl Passage {
             Variable::Upstream => {
                 (self.upstream.as_deref().unwrap_or_default().as_bytes(), Kind::Other)
             }
-            Variable::Status => (decimal(self.status, &mut digits), Kind::Other),
+            Variable::Status => (decimal(self.status, digits), Kind::Other),
             Variable::Header(name) => (facts.field(name).unwrap_or_default(), Kind::Other),
             Variable::Cookie(name) => (facts.cookie(name).unwrap_or_default(), Kind::Other),
             // Groups are the business of the rewrite that has the pattern.
             Variable::Capture(_) => (&[][..], Kind::Other),
-        };
-        match place {
-            Place::Field => put_field(value, out),
-            Place::Target => put_target(value, kind, out),
         }
     }
 }

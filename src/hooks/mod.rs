@@ -44,8 +44,11 @@ mod answers;
 mod clients;
 mod cors;
 pub mod custom;
+#[cfg(test)]
+mod differential;
 mod edits;
 mod facts;
+mod gates;
 mod plan;
 #[cfg(test)]
 mod properties;
@@ -77,12 +80,23 @@ use crate::config::{
     RateLimitConfig, RouteConfig,
 };
 use crate::forward::{Authenticator, Users};
+use crate::http::wanted::Wanted;
 
 /// What is done to the requests of one route.
 pub enum Plan {
     /// Nothing.
     Fast,
     Hooked(Box<Hooked>),
+}
+
+impl Plan {
+    #[inline]
+    fn hooked(&self) -> Option<&Hooked> {
+        match self {
+            Self::Hooked(hooked) => Some(hooked),
+            Self::Fast => None,
+        }
+    }
 }
 
 /// The plans of all routes of one configuration.
@@ -92,6 +106,8 @@ pub struct Plans {
     routes: Vec<Plan>,
     /// Hooks that are asked about tunnels, which have no route.
     pub connect: Vec<Custom>,
+    /// Names by which requests and answers must be read. `None`: nobody edits any.
+    pub wanted: [Option<Arc<Wanted>>; 2],
     limits: HashMap<Box<str>, (RateLimitConfig, Arc<RateLimit>)>,
     /// Routes with the same users share the threads that verify passwords.
     logins: HashMap<BasicAuthConfig, Arc<Authenticator>>,
@@ -104,7 +120,7 @@ impl Plans {
     pub fn load(config: &Config, hooks: &Hooks, kept: Option<&Self>) -> Result<Self, String> {
         let mut loading = Loading { config, hooks, kept, made: Self::default() };
         let plans = config.routes.iter().enumerate();
-        let plans: Vec<Plan> = plans
+        let mut plans: Vec<Plan> = plans
             .map(|(index, route)| {
                 loading.plan(route).map_err(|error| format!("route[{index}].hooks: {error}"))
             })
@@ -114,6 +130,7 @@ impl Plans {
         let mut made = loading.made;
         made.connect = connect.map_err(|error| format!("hooks: {error}"))?;
         if plans.iter().any(|plan| matches!(plan, Plan::Hooked(_))) {
+            made.wanted = want(&mut plans);
             made.routes = plans;
         }
         Ok(made)
@@ -122,10 +139,7 @@ impl Plans {
     /// `route` is an index in `Config::routes`.
     #[inline]
     pub fn hooked(&self, route: u32) -> Option<&Hooked> {
-        match self.routes.get(route as usize) {
-            Some(Plan::Hooked(hooked)) => Some(hooked),
-            Some(Plan::Fast) | None => None,
-        }
+        self.routes.get(route as usize).and_then(Plan::hooked)
     }
 
     pub fn all(&self) -> &[Plan] {
@@ -141,7 +155,8 @@ impl Plans {
             Plan::Hooked(hooked) => hooked.bytes(),
         });
         let logins: u64 = self.logins.values().map(|login| login.cache_bytes()).sum();
-        (limits + clients + plans.sum::<usize>()) as u64 + logins
+        let wanted: usize = self.wanted.iter().flatten().map(|wanted| wanted.bytes()).sum();
+        (limits + clients + plans.sum::<usize>() + wanted) as u64 + logins
     }
 
     /// Forgets what can be found out again: passwords that were right. Rate limits are not
@@ -154,6 +169,20 @@ impl Plans {
     pub fn evicted(&self) -> u64 {
         self.limits.values().map(|(_, limit)| limit.evicted()).sum()
     }
+}
+
+/// Has heads read by the names that `plans` edit.
+fn want(plans: &mut [Plan]) -> [Option<Arc<Wanted>>; 2] {
+    let wanted = [0, 1].map(|side| {
+        let hooked = plans.iter().filter_map(Plan::hooked);
+        Arc::new(Wanted::new(hooked.flat_map(|hooked| hooked.edits()[side].names())))
+    });
+    for plan in plans {
+        if let Plan::Hooked(hooked) = plan {
+            hooked.read_by(&wanted);
+        }
+    }
+    wanted.map(|wanted| (!wanted.is_empty()).then_some(wanted))
 }
 
 /// A file that hooks name and that cannot be used.
@@ -174,7 +203,7 @@ pub fn try_files(config: &Config) -> Result<(), BadFile> {
     let global = (("hooks".to_owned(), "hooks".to_owned()), config.hooks.as_deref());
     for ((path, key), hooks) in std::iter::once(global).chain(routes) {
         let Some(hooks) = hooks else { continue };
-        let users = hooks.basic_auth.as_ref().map(|login| Users::load(&login.users_file));
+        let users = hooks.basic_auth.as_ref().map(load_users);
         let pages = hooks.error_pages.as_ref().map(Pages::load);
         let named = [
             ("basic_auth", users.map_or(Ok(()), |users| users.map(drop))),
@@ -183,11 +212,17 @@ pub fn try_files(config: &Config) -> Result<(), BadFile> {
         for (name, tried) in named {
             tried.map_err(|error| BadFile {
                 path: format!("{path}.{name}"),
-                error: format!("{key}.{name}: {error}"),
+                error: format!("{key}.{error}"),
             })?;
         }
     }
     Ok(())
+}
+
+/// The error begins with the key, as that of [`Pages::load`] does.
+fn load_users(login: &BasicAuthConfig) -> Result<Users, String> {
+    let users = Users::load(&login.users_file);
+    users.map_err(|error| format!("basic_auth.users_file: {error}"))
 }
 
 /// Plans in the making.
@@ -249,7 +284,7 @@ impl<'c> Loading<'c> {
             auth_failures: config.auth_failures,
             ..ForwardConfig::default()
         };
-        let users = Users::load(&config.users_file)?;
+        let users = load_users(config)?;
         let kept = self.kept.and_then(|kept| kept.logins.get(config));
         let authenticator = match kept.filter(|kept| kept.is_for(&users, &settings)) {
             Some(kept) => kept.clone(),

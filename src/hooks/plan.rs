@@ -8,24 +8,26 @@
 use std::sync::Arc;
 
 use super::answers::{Answer, Pages, Prepared};
-use super::clients::{Clients, Entry};
 use super::cors::{Cors, fixed};
 use super::custom::Custom;
 use super::edits::{Edits, Own, Wishes};
 use super::facts::{Facts, Passage};
+use super::gates::Gates;
 use super::question::Question;
-use super::rate::{RateLimit, Standing};
 use super::retry::Retry;
 use super::split::{Split, draw, draw_text, is_mirrored};
 use super::target::{BadTarget, Rewrite, location};
 use super::{EVERYBODY, Loading, route_name, strongest};
 use crate::config::hooks::{Part, Template, Variable};
 use crate::config::{
-    AccessConfig, ClientKey, HooksConfig, IdTrust, MirrorConfig, Networks, RedirectConfig,
-    RewriteConfig, RouteConfig, SecurityConfig,
+    ClientKey, HooksConfig, IdTrust, MirrorConfig, RedirectConfig, RewriteConfig, RouteConfig,
+    SecurityConfig,
 };
 use crate::forward::Authenticator;
 use crate::http::BodyLength;
+use crate::http::head::ResponseHead;
+use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite};
+use crate::http::wanted::Wanted;
 
 /// What was configured for one route.
 pub struct Hooked {
@@ -33,8 +35,7 @@ pub struct Hooked {
     id: Option<IdTrust>,
     /// In lower case: where a client's id would be.
     id_field: Box<str>,
-    /// Of the global table and of the route's own.
-    gates: [Gate; 2],
+    gates: Gates,
     cors: Option<Cors>,
     body_bytes_max: u64,
     redirect: Option<RedirectConfig>,
@@ -45,6 +46,8 @@ pub struct Hooked {
     split: Option<Split>,
     /// Where it goes without a split: the index and name of an upstream.
     upstream: (usize, Arc<str>),
+    /// Somebody says the upstream's name. Whoever counts who has it does so with all threads.
+    names_upstream: bool,
     mirror: Option<MirrorConfig>,
     pub retry: Option<Retry>,
     rewrite: Option<Rewrite>,
@@ -52,27 +55,6 @@ pub struct Hooked {
     request_edits: Edits,
     response_edits: Edits,
     pages: Pages,
-}
-
-/// What refuses a request, of one table.
-struct Gate {
-    allow: Option<Networks>,
-    deny: Networks,
-    methods: Option<Methods>,
-    rate: Option<Rate>,
-    clients: Option<Arc<Clients>>,
-}
-
-struct Methods {
-    known: Box<[Box<[u8]>]>,
-    /// The field that goes with a 405.
-    allow: Box<[u8]>,
-}
-
-struct Rate {
-    key: ClientKey,
-    limit: Arc<RateLimit>,
-    policy: Box<[u8]>,
 }
 
 /// Users and passwords of a route.
@@ -114,9 +96,12 @@ pub(super) fn compile(
 ) -> Result<Hooked, String> {
     let config = loading.config;
     let name = route_name(route);
-    let [global, own] = layers;
-    let gates = [(EVERYBODY, global), (name.as_str(), own)];
-    let gates = gates.map(|(owner, layer)| Gate::new(loading, owner, layer));
+    let mut gates = Gates::default();
+    for ((number, owner), layer) in [EVERYBODY, name.as_str()].into_iter().enumerate().zip(layers) {
+        if let Some(layer) = layer {
+            gates.add(loading, (number, owner), layer);
+        }
+    }
     let upstream_name = |index: usize| -> Arc<str> { config.upstreams[index].name.as_str().into() };
     let body_bytes = strongest(layers, |layer| layer.body_bytes.as_ref());
     let login = strongest(layers, |layer| layer.basic_auth.as_ref());
@@ -138,6 +123,7 @@ pub(super) fn compile(
         split: strongest(layers, |layer| layer.split.as_ref())
             .map(|split| Split::new(split, upstream_name)),
         upstream: (route.upstream, upstream_name(route.upstream)),
+        names_upstream: says(layers, &Variable::Upstream),
         mirror: strongest(layers, |layer| layer.mirror.as_ref()).cloned(),
         retry: strongest(layers, |layer| layer.retry.as_ref()).map(Retry::new),
         rewrite: rewrite
@@ -160,28 +146,24 @@ pub(super) fn compile(
 
 // At load.
 impl Hooked {
+    /// Those of requests and those of answers.
+    pub(super) fn edits(&self) -> [&Edits; 2] {
+        [&self.request_edits, &self.response_edits]
+    }
+
+    /// Says by which names requests and answers will be read.
+    pub(super) fn read_by(&mut self, [requests, responses]: &[Arc<Wanted>; 2]) {
+        self.request_edits.read_by(requests);
+        self.response_edits.read_by(responses);
+    }
+
     fn compile_id(&mut self, layers: [Option<&HooksConfig>; 2]) {
         let config = strongest(layers, |layer| layer.request_id.as_ref());
         self.id = config.map(|config| config.trust);
         if let Some(config) = config {
             self.id_field = config.header.to_ascii_lowercase().into();
         }
-        let is_used = layers.into_iter().flatten().any(|layer| {
-            let heads = [&layer.request_headers, &layer.response_headers];
-            let redirect = layer.redirect.as_ref().map(|redirect| &redirect.to);
-            let replacement = match &layer.rewrite {
-                Some(RewriteConfig::Regex { replacement, .. }) => Some(replacement),
-                Some(RewriteConfig::Prefix(_)) | None => None,
-            };
-            let mut templates = heads
-                .into_iter()
-                .flat_map(|head| head.set.iter().chain(&head.add))
-                .map(|(_, value)| value)
-                .chain(redirect)
-                .chain(replacement);
-            templates.any(|template: &Template| template.has(&Variable::RequestId))
-        });
-        if is_used && self.id.is_none() {
+        if says(layers, &Variable::RequestId) && self.id.is_none() {
             self.id = Some(IdTrust::Nobody);
         }
     }
@@ -209,10 +191,12 @@ impl Hooked {
             wish_for_security(security, &mut wishes);
         }
         Self::wish_for_id(layers, &mut wishes);
-        for (layer, gate) in self.gates.iter().enumerate() {
-            let config = layers[layer].and_then(|config| config.rate_limit.as_ref());
-            if let (Some(rate), Some(true)) = (&gate.rate, config.map(|config| config.announce)) {
-                let policy = rate.policy.clone();
+        for (layer, config) in layers.into_iter().enumerate() {
+            let config = config.and_then(|config| config.rate_limit.as_ref());
+            if let (Some(policy), Some(true)) =
+                (self.gates.policy(layer), config.map(|config| config.announce))
+            {
+                let policy = policy.into();
                 wishes.add_own("RateLimit", Own::RateLimit { layer, policy });
             }
         }
@@ -239,6 +223,25 @@ impl Hooked {
     }
 }
 
+/// Whether a value of a field or a target has `variable` in it.
+fn says(layers: [Option<&HooksConfig>; 2], variable: &Variable) -> bool {
+    layers.into_iter().flatten().any(|layer| {
+        let heads = [&layer.request_headers, &layer.response_headers];
+        let redirect = layer.redirect.as_ref().map(|redirect| &redirect.to);
+        let replacement = match &layer.rewrite {
+            Some(RewriteConfig::Regex { replacement, .. }) => Some(replacement),
+            Some(RewriteConfig::Prefix(_)) | None => None,
+        };
+        let mut templates = heads
+            .into_iter()
+            .flat_map(|head| head.set.iter().chain(&head.add))
+            .map(|(_, value)| value)
+            .chain(redirect)
+            .chain(replacement);
+        templates.any(|template: &Template| template.has(variable))
+    })
+}
+
 fn wish_for_security(config: &SecurityConfig, wishes: &mut Wishes) {
     let nosniff = config.nosniff.then(|| "nosniff".to_owned());
     let fields = [
@@ -255,97 +258,19 @@ fn wish_for_security(config: &SecurityConfig, wishes: &mut Wishes) {
     }
 }
 
-impl Gate {
-    fn new(loading: &mut Loading<'_>, owner: &str, layer: Option<&HooksConfig>) -> Self {
-        let closed = AccessConfig::default();
-        let access = layer.map_or(&closed, |layer| &layer.access);
-        let rate = layer.and_then(|layer| layer.rate_limit.as_ref()).map(|config| {
-            let limit = loading.limit(owner, config);
-            Rate { key: config.key.clone(), policy: limit.policy(), limit }
-        });
-        let connections = layer.and_then(|layer| layer.connections_per_client);
-        Self {
-            allow: access.allow.clone(),
-            deny: access.deny.clone(),
-            methods: access.methods.as_deref().map(Methods::new),
-            rate,
-            clients: connections.map(|limit| loading.clients(owner, limit)),
-        }
-    }
-
-    fn lets_in(&self, facts: &Facts<'_>) -> bool {
-        !self.deny.contains(facts.client)
-            && self.allow.as_ref().is_none_or(|allow| allow.contains(facts.client))
-    }
-}
-
-impl Methods {
-    fn new(methods: &[String]) -> Self {
-        Self {
-            known: methods.iter().map(|method| method.as_bytes().into()).collect(),
-            allow: format!("Allow: {}\r\n", methods.join(", ")).into_bytes().into(),
-        }
-    }
-}
-
-impl Rate {
-    fn take(&self, route: &str, facts: &Facts<'_>) -> Standing {
-        let limit = &self.limit;
-        let key = match &self.key {
-            ClientKey::Ip => limit.hash_number(ClientKey::network(facts.client)),
-            ClientKey::Route => limit.hash_bytes(route.as_bytes()),
-            ClientKey::Header(name) => limit.hash_bytes(facts.field(name).unwrap_or_default()),
-            ClientKey::Cookie(name) => limit.hash_bytes(facts.cookie(name).unwrap_or_default()),
-        };
-        limit.take(key, facts.now_us)
-    }
-
-    fn refused(&self, standing: Standing) -> Answer<'static> {
-        let mut fields = format!("Retry-After: {}\r\n", standing.wait_s).into_bytes();
-        fields.extend_from_slice(&self.policy);
-        standing.put(&mut fields);
-        Answer::plain(429, fields)
-    }
-}
-
 // For each request.
 impl Hooked {
     /// What can be decided at once, up to and including redirects: an answer, or nothing.
     pub fn enter(&self, facts: &Facts<'_>, passage: &mut Passage) -> Option<Answer<'static>> {
         self.name_request(facts, passage);
-        if !self.gates.iter().all(|gate| gate.lets_in(facts)) {
+        if !self.gates.let_in(facts) {
             return Some(Answer::plain(403, Vec::new()));
         }
         if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(facts)) {
             return Some(answer);
         }
-        let method = facts.head.method_text.of(facts.text);
-        for methods in self.gates.iter().filter_map(|gate| gate.methods.as_ref()) {
-            if !methods.known.iter().any(|known| **known == *method) {
-                return Some(Answer::plain(405, methods.allow.to_vec()));
-            }
-        }
-        for (layer, gate) in self.gates.iter().enumerate() {
-            if let Some(rate) = &gate.rate {
-                let standing = rate.take(&self.route, facts);
-                passage.standings[layer] = Some(standing);
-                if !standing.is_allowed {
-                    // The refusal says it all; the edits to answers need not say it again.
-                    passage.standings = [None; 2];
-                    return Some(rate.refused(standing));
-                }
-            }
-        }
-        for (layer, gate) in self.gates.iter().enumerate() {
-            if let Some(clients) = &gate.clients {
-                match clients.enter(ClientKey::network(facts.client)) {
-                    Entry::Held(held) => passage.held[layer] = Some(held),
-                    Entry::Uncounted => {}
-                    Entry::Full => {
-                        return Some(Answer::plain(429, b"Retry-After: 1\r\n".to_vec()));
-                    }
-                }
-            }
+        if let Some(answer) = self.gates.pass(&self.route, facts, passage) {
+            return Some(answer);
         }
         if matches!(facts.head.body, BodyLength::Exact(bytes) if bytes > self.body_bytes_max) {
             return Some(Answer::plain(413, Vec::new()));
@@ -390,7 +315,9 @@ impl Hooked {
         let chosen = self.split.as_ref().map(|split| split.choose(facts, passage));
         let (upstream, name) =
             chosen.map_or((self.upstream.0, &self.upstream.1), |arm| (arm.upstream, &arm.name));
-        passage.upstream = Some(name.clone());
+        if self.names_upstream {
+            passage.upstream = Some(name.clone());
+        }
         if let Some(rewrite) = &self.rewrite {
             match rewrite.apply(target, &self.route, facts, passage) {
                 Ok(Some(target)) if target.len() > self.target_bytes_max => {
@@ -409,6 +336,46 @@ impl Hooked {
     /// Keeps what the answer to a question grants.
     pub fn grant(&self, lines: Vec<u8>, passage: &mut Passage) {
         passage.granted = lines;
+    }
+
+    /// Appends the request head to send, edited. `facts` are those of the request.
+    pub fn put_request(
+        &self,
+        out: &mut Vec<u8>,
+        how: &RequestRewrite<'_>,
+        facts: &Facts<'_>,
+        passage: &Passage,
+    ) {
+        let Facts { head, text, .. } = *facts;
+        let pen = self.request_edits.pen(&head.fields, &self.route, facts, passage);
+        // What hooks in Rust add is edited as well, so that it has to be there first.
+        if let Some(mut pen) = pen.filter(|_| passage.request_changes.is_empty()) {
+            rewrite::request_edited(out, head, text, how, &mut pen);
+        } else {
+            let start = out.len();
+            rewrite::request(out, head, text, how);
+            self.edit_request(out, start, facts, passage);
+        }
+    }
+
+    /// Appends the head of an origin's answer, `head` in `buf`, as the client gets it.
+    /// `Passage::status` must be its status.
+    pub fn put_response(
+        &self,
+        out: &mut Vec<u8>,
+        (head, buf): (&ResponseHead, &[u8]),
+        how: &ResponseRewrite<'_>,
+        facts: &Facts<'_>,
+        passage: &Passage,
+    ) {
+        let pen = self.response_edits.pen(&head.fields, &self.route, facts, passage);
+        if let Some(mut pen) = pen.filter(|_| passage.response_changes.is_empty()) {
+            rewrite::response_edited(out, head, buf, how, &mut pen);
+        } else {
+            let start = out.len();
+            rewrite::response(out, head, buf, how);
+            self.edit_response(out, start, facts, passage);
+        }
     }
 
     /// Edits the request head that `out` ends with and that begins at `start`.

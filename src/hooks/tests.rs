@@ -306,10 +306,13 @@ fn tables_are_counted_and_do_not_grow() {
 #[test]
 fn what_cannot_be_loaded_names_its_route() {
     let table = [
-        ("basic_auth = { users_file = \"/nowhere/users\" }", "route[0].hooks: /nowhere/users: "),
+        (
+            "basic_auth = { users_file = \"/nowhere/users\" }",
+            "route[0].hooks: basic_auth.users_file: /nowhere/users: ",
+        ),
         (
             "error_pages = { 5xx = \"file:/nowhere/page.html\" }",
-            "route[0].hooks: /nowhere/page.html: the error page cannot be read: No such file",
+            "route[0].hooks: error_pages.5xx: /nowhere/page.html: the error page cannot be read",
         ),
         ("custom = [{ hook = \"gate\" }]", "route[0].hooks: there is no hook \"gate\" in this bin"),
     ];

@@ -1,14 +1,18 @@
 //! Finds the fields of a head that a proxy must know, in one pass.
 //!
 //! In come the lines that httparse found; out come, as ranges, the few of them that frame, route or
-//! concern the connection. All others are lines between these and are sent on as they came. What is
-//! not there costs one test of a bit. Nothing is copied.
+//! concern the connection, and those that somebody wants to hear of. All others are lines between
+//! these and are sent on as they came. What is not there costs one test of a bit. Nothing is
+//! copied.
+
+use std::sync::Arc;
 
 use httparse::Header;
 
 use super::Span;
 use super::framing::{Coding, Length};
 use super::names::{Candidate, Known, KnownSet, elements, is_essential, is_name, trim};
+use super::wanted::{Names, OnlyKnown, Wanted};
 use crate::limits::CONNECTION_OPTIONS_MAX;
 
 /// One field line, as ranges of the receive buffer.
@@ -32,9 +36,21 @@ pub struct Fields {
     /// The classes that more than one field in `list` has.
     repeated: KnownSet,
     pub(crate) options: ConnectionOptions,
+    /// Names that are noted beside the known ones, in this head and those read after it.
+    wanted: Option<Arc<Wanted>>,
 }
 
 impl Fields {
+    /// Whether the fields called as `wanted` has it are noted.
+    #[inline]
+    pub fn notes(&self, wanted: &Arc<Wanted>) -> bool {
+        self.wanted.as_ref().is_some_and(|own| Arc::ptr_eq(own, wanted))
+    }
+
+    pub(crate) fn want(&mut self, wanted: Option<Arc<Wanted>>) {
+        self.wanted = wanted;
+    }
+
     /// Whether there is a field of this class.
     #[inline]
     pub fn has(&self, known: Known) -> bool {
@@ -91,6 +107,15 @@ impl Fields {
     /// Reads the fields of `head`, which ends where the last line does. False: a line does not end
     /// in CRLF.
     pub(crate) fn read(&mut self, head: &[u8], headers: &[Header]) -> bool {
+        let Some(wanted) = self.wanted.take() else {
+            return self.read_by(OnlyKnown, head, headers);
+        };
+        let is_strict = self.read_by(&*wanted, head, headers);
+        self.wanted = Some(wanted);
+        is_strict
+    }
+
+    fn read_by(&mut self, names: impl Names, head: &[u8], headers: &[Header]) -> bool {
         self.clear();
         // httparse lets a bare LF end a line. No CR can stand in a line, so the byte before a
         // line's LF tells; a field line starts with its name.
@@ -99,8 +124,8 @@ impl Fields {
         for (at, header) in headers.iter().enumerate() {
             let name = header.name.as_bytes();
             is_strict &= line_ends(head, offset(head, name));
-            if let Some(candidate) = Candidate::of(name) {
-                self.note(candidate, head, headers, at);
+            if let Some(candidate) = names.candidate(name) {
+                self.note(names, candidate, head, headers, at);
             }
         }
         self.lines = Span { start: line_start(head, headers, 0), end: end as u32 };
@@ -113,8 +138,15 @@ impl Fields {
     /// Notes one field. Kept out of the loop over all fields, most of which are of no interest:
     /// inlined, it costs that loop its registers.
     #[inline(never)]
-    fn note(&mut self, candidate: Candidate, head: &[u8], headers: &[Header], at: usize) {
-        let known = candidate.confirm(headers[at].name.as_bytes());
+    fn note(
+        &mut self,
+        names: impl Names,
+        candidate: Candidate,
+        head: &[u8],
+        headers: &[Header],
+        at: usize,
+    ) {
+        let known = names.class(candidate, headers[at].name.as_bytes());
         if known != Known::Other {
             if self.known.has(known) {
                 self.repeated = self.repeated.with(known);
@@ -152,7 +184,9 @@ impl Fields {
                 self.push(Known::Named, head, headers, at);
             }
         }
-        self.list.sort_unstable_by_key(|field| field.line.start);
+        self.list.sort_unstable_by_key(|field| (field.line.start, field.known as u8));
+        // What is wanted and named as well is hop-by-hop first of all, and stands before itself.
+        self.list.dedup_by_key(|field| field.line.start);
     }
 
     /// What the Content-Length fields say. One with leading zeros is legal, but not sent on as it

@@ -8,6 +8,7 @@
 //! Which error is reported depends on the bytes alone, not on how they were split: see `lines`.
 
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 pub use super::error::HeadError;
 use super::fields::{ConnectionOptions, Fields, Lifetime};
@@ -16,6 +17,7 @@ use super::lines::{HeadLines, Kind};
 use super::names::{Known, elements};
 use super::seen::Seen;
 use super::target::{Port, Target, is_authority};
+use super::wanted::Wanted;
 use super::{BodyLength, Method, Span, TargetForm, Version};
 use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX, METHOD_BYTES_MAX};
 
@@ -92,6 +94,12 @@ impl RequestHead {
             lines: HeadLines::new(Kind::Request),
             seen: Seen::nothing(),
         }
+    }
+
+    /// Has the fields called so noted in every head that is read from now on.
+    pub fn want(&mut self, wanted: Option<Arc<Wanted>>) {
+        self.fields.want(wanted);
+        self.seen.forget();
     }
 
     /// Gives the message up, and what was seen of an incomplete one. Only needed to give up a head
@@ -317,6 +325,12 @@ impl ResponseHead {
             seen: Seen::nothing(),
             seen_for: Method::default(),
         }
+    }
+
+    /// As [`RequestHead::want`].
+    pub fn want(&mut self, wanted: Option<Arc<Wanted>>) {
+        self.fields.want(wanted);
+        self.seen.forget();
     }
 
     /// As [`RequestHead::reset`].

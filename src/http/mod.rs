@@ -8,6 +8,7 @@
 //! This file holds the words the other files share; the only logic is what a word itself means.
 
 pub mod chunked;
+pub mod edit;
 mod error;
 pub mod fields;
 pub mod forwarded;
@@ -20,6 +21,7 @@ pub mod names;
 pub mod rewrite;
 mod seen;
 mod target;
+pub mod wanted;
 pub(crate) mod written;
 
 /// The protocol versions that are spoken. Any other is refused while it is read.

@@ -2,7 +2,8 @@
 //! stand where.
 //!
 //! In come bytes of names and values; out come a name's class ([`Known`]), sets of classes, and the
-//! elements of lists. Nothing is decoded and nothing is copied.
+//! elements of lists. Nothing is decoded and nothing is copied. Names that only a configuration can
+//! tell are the business of `wanted`.
 
 /// The class of a field name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub enum Known {
     XForwardedFor,
     XForwardedHost,
     XForwardedProto,
+    /// Not known by name, but one of those that [`super::wanted::Wanted`] has.
+    Wanted,
 }
 
 impl Known {
@@ -43,24 +46,54 @@ impl Known {
     }
 }
 
-/// The one known name that a name's length and first letter leave possible.
-#[derive(Clone, Copy, Debug)]
+/// The one known name that a name's length and first letter leave possible, or, in a table that
+/// also has others, which of its groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate(u8);
 
 impl Candidate {
     #[inline]
     pub(crate) fn of(name: &[u8]) -> Option<Self> {
+        Self::among(&CANDIDATES, name)
+    }
+
+    #[inline]
+    pub(crate) fn among(candidates: &[Row], name: &[u8]) -> Option<Self> {
         let first = name.first()?;
-        let candidate = *CANDIDATES.get(name.len())?.get(usize::from(first & 31))?;
+        let candidate = *candidates.get(name.len())?.get(column(*first))?;
         (candidate != NONE).then_some(Self(candidate))
     }
 
-    /// Compares the rest of the name.
+    /// Compares the rest of the name. Only for those of [`CANDIDATES`].
     #[inline]
     pub(crate) fn confirm(self, name: &[u8]) -> Known {
         let (lower, known) = NAMES[usize::from(self.0)];
         if is_name(name, lower) { known } else { Known::Other }
     }
+
+    /// The number of the group that this is, if it is one.
+    #[inline]
+    pub(crate) fn number(self) -> Option<usize> {
+        usize::from(self.0).checked_sub(NAMES.len())
+    }
+
+    /// The candidate that means this group.
+    pub(crate) fn group(number: usize) -> Option<Self> {
+        let candidate = u8::try_from(NAMES.len() + number).ok()?;
+        (candidate != NONE).then_some(Self(candidate))
+    }
+
+    /// Puts itself where `name` is looked for, which must be within the table.
+    pub(crate) fn put(self, candidates: &mut [Row], name: &[u8]) {
+        candidates[name.len()][column(name[0])] = self.0;
+    }
+}
+
+/// The candidates of one length, by the last five bits of the first letter.
+pub(crate) type Row = [u8; 32];
+
+const fn column(first: u8) -> usize {
+    (first & 31) as usize
 }
 
 /// The known names, in lower case.
@@ -91,13 +124,15 @@ const NAME_BYTES_MAX: usize = 19;
 
 const NONE: u8 = u8::MAX;
 
-/// By length and the last five bits of the first letter: the index in [`NAMES`], or [`NONE`].
-static CANDIDATES: [[u8; 32]; NAME_BYTES_MAX + 1] = {
-    let mut candidates = [[NONE; 32]; NAME_BYTES_MAX + 1];
+pub(crate) const NO_CANDIDATES: Row = [NONE; 32];
+
+/// By length: the index in [`NAMES`], or [`NONE`].
+pub(crate) static CANDIDATES: [Row; NAME_BYTES_MAX + 1] = {
+    let mut candidates = [NO_CANDIDATES; NAME_BYTES_MAX + 1];
     let mut at = 0;
     while at < NAMES.len() {
         let name = NAMES[at].0;
-        let candidate = &mut candidates[name.len()][(name[0] & 31) as usize];
+        let candidate = &mut candidates[name.len()][column(name[0])];
         assert!(*candidate == NONE, "length and first letter must tell the names apart");
         *candidate = at as u8;
         at += 1;
@@ -116,6 +151,12 @@ impl KnownSet {
     #[must_use]
     pub const fn with(self, known: Known) -> Self {
         Self(self.0 | 1 << known as u8)
+    }
+
+    #[inline]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     #[inline]

@@ -6,6 +6,7 @@
 //! Connection names, and what is said anew. Nothing is read from anywhere else, and nothing is
 //! allocated but the growth of `out`.
 
+use super::edit::{Edit, Unedited};
 use super::fields::Fields;
 use super::forwarded::{ClientText, put};
 use super::head::{RequestHead, ResponseHead};
@@ -58,6 +59,17 @@ pub struct RequestRewrite<'a> {
 
 /// Appends the request head to send to the origin.
 pub fn request(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &RequestRewrite) {
+    request_edited(out, head, buf, how, &mut Unedited);
+}
+
+/// The same with edits.
+pub fn request_edited(
+    out: &mut Vec<u8>,
+    head: &RequestHead,
+    buf: &[u8],
+    how: &RequestRewrite,
+    edit: &mut impl Edit,
+) {
     out.reserve(head.bytes + LINES_ADDED_BYTES);
     let mut dropped = HOP_BY_HOP;
     if let Some(forwarded) = &how.forwarded {
@@ -81,20 +93,21 @@ pub fn request(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &RequestR
     };
     match host {
         None if is_line_kept(head, buf, how) => {
-            copy_lines(out, buf, head.method_text.start, &head.fields, dropped);
+            copy_lines(out, buf, head.method_text.start, &head.fields, dropped, edit);
         }
         None => {
             put_request_line(out, head, buf, how.path);
-            copy_lines(out, buf, head.fields.lines.start, &head.fields, dropped);
+            copy_lines(out, buf, head.fields.lines.start, &head.fields, dropped, edit);
         }
         Some(host) => {
             put_request_line(out, head, buf, how.path);
             put(out, [b"Host: ", host, LINE_END]);
             let dropped = dropped.with(Known::Host);
-            copy_lines(out, buf, head.fields.lines.start, &head.fields, dropped);
+            copy_lines(out, buf, head.fields.lines.start, &head.fields, dropped, edit);
         }
     }
 
+    let added = out.len();
     put_framing(out, head.body, &head.fields);
     if let Some(forwards) = head.max_forwards {
         put(out, [b"Max-Forwards: "]);
@@ -109,6 +122,7 @@ pub fn request(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &RequestR
     }
     put_via(out, head.version, how.via);
     out.extend_from_slice(how.extra);
+    edit.finish(out, added);
     out.extend_from_slice(LINE_END);
 }
 
@@ -148,6 +162,17 @@ pub struct ResponseRewrite<'a> {
 
 /// Appends the response head to send to the client.
 pub fn response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], how: &ResponseRewrite) {
+    response_edited(out, head, buf, how, &mut Unedited);
+}
+
+/// The same with edits.
+pub fn response_edited(
+    out: &mut Vec<u8>,
+    head: &ResponseHead,
+    buf: &[u8],
+    how: &ResponseRewrite,
+    edit: &mut impl Edit,
+) {
     out.reserve(head.bytes + LINES_ADDED_BYTES);
     let mut dropped = HOP_BY_HOP;
     let body = match how.body {
@@ -163,8 +188,9 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], how: &Respon
     if body != BodyLength::Chunked {
         dropped = dropped.with(Known::Trailer);
     }
-    copy_response(out, head, buf, dropped);
+    copy_response(out, head, buf, dropped, edit);
 
+    let added = out.len();
     put_framing(out, body, &head.fields);
     if !head.has_date {
         put(out, [b"Date: ", how.date, LINE_END]);
@@ -173,20 +199,21 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], how: &Respon
         put_via(out, head.version, via);
     }
     out.extend_from_slice(connection_line(how.connection));
+    edit.finish(out, added);
     out.extend_from_slice(LINE_END);
 }
 
 /// Appends an interim response (1xx), which has no body and says nothing of the connection.
 pub fn interim(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8]) {
     let dropped = HOP_BY_HOP.with(Known::ContentLength).with(Known::Trailer);
-    copy_response(out, head, buf, dropped);
+    copy_response(out, head, buf, dropped, &mut Unedited);
     out.extend_from_slice(LINE_END);
 }
 
 /// Appends the response that changes the protocol (101), with what it says of the new one.
 pub fn switching(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8]) {
     let dropped = HOP_BY_HOP.with(Known::ContentLength).with(Known::Trailer);
-    copy_response(out, head, buf, dropped);
+    copy_response(out, head, buf, dropped, &mut Unedited);
     put_upgrade(out, &head.fields, buf);
     out.extend_from_slice(LINE_END);
 }
@@ -267,24 +294,40 @@ fn put_request_line(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], path: &[u
 }
 
 /// The status line and the lines of all fields but those in `dropped`.
-fn copy_response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], dropped: KnownSet) {
+fn copy_response(
+    out: &mut Vec<u8>,
+    head: &ResponseHead,
+    buf: &[u8],
+    dropped: KnownSet,
+    edit: &mut impl Edit,
+) {
     /// "HTTP/1.1 200 ": a line that has its last space goes as it came.
     const LINE_START_BYTES: u32 = 13;
     if head.version == Version::Http11 && head.reason.start == LINE_START_BYTES {
-        copy_lines(out, buf, 0, &head.fields, dropped);
+        copy_lines(out, buf, 0, &head.fields, dropped, edit);
     } else {
         put(out, [b"HTTP/1.1 "]);
         put_decimal(out, u64::from(head.status));
         put(out, [b" ", head.reason.of(buf), LINE_END]);
-        copy_lines(out, buf, head.fields.lines.start, &head.fields, dropped);
+        copy_lines(out, buf, head.fields.lines.start, &head.fields, dropped, edit);
     }
 }
 
 /// Copies `buf[start..]` up to the end of the field lines, but for the lines of fields in
-/// `dropped`. `start` is that of the first line, or before it.
-fn copy_lines(out: &mut Vec<u8>, buf: &[u8], start: u32, fields: &Fields, dropped: KnownSet) {
+/// `dropped` and those that `edit` does not keep. `start` is that of the first line, or before it.
+fn copy_lines(
+    out: &mut Vec<u8>,
+    buf: &[u8],
+    start: u32,
+    fields: &Fields,
+    dropped: KnownSet,
+    edit: &mut impl Edit,
+) {
     let mut run = Span { start, end: fields.lines.end };
-    for field in fields.any(dropped) {
+    for field in fields.any(dropped.and(edit.asks())) {
+        if !dropped.has(field.known) && edit.keeps(field.line.of(buf)) {
+            continue;
+        }
         run.end = field.line.start;
         out.extend_from_slice(run.of(buf));
         run = Span { start: field.line.end, end: fields.lines.end };
@@ -293,6 +336,8 @@ fn copy_lines(out: &mut Vec<u8>, buf: &[u8], start: u32, fields: &Fields, droppe
 }
 
 /// The framing field that the copied lines do not hold.
+#[expect(clippy::inline_always, reason = "a call costs a twentieth of all that is written")]
+#[inline(always)]
 fn put_framing(out: &mut Vec<u8>, body: BodyLength, fields: &Fields) {
     match body {
         BodyLength::Chunked => put(out, [b"Transfer-Encoding: chunked\r\n"]),
@@ -314,6 +359,8 @@ fn put_upgrade(out: &mut Vec<u8>, fields: &Fields, buf: &[u8]) {
 }
 
 /// Adds us to those a message came through, by the version it came in.
+#[expect(clippy::inline_always, reason = "a call costs a twentieth of all that is written")]
+#[inline(always)]
 fn put_via(out: &mut Vec<u8>, version: Version, name: &[u8]) {
     match version {
         Version::Http10 => put(out, [b"Via: 1.0 ", name, LINE_END]),

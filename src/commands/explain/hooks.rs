@@ -11,14 +11,14 @@ use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses}
 use crate::date::DateLine;
 use crate::forward::Outcome;
 use crate::hooking::Dress;
-use crate::hooks::{self, Answer, Choice, Facts, Passage, Plans, custom};
+use crate::hooks::{self, Answer, Choice, Facts, Passage};
 use crate::http::BodyLength;
-use crate::http::rewrite::{ConnectionOut, Simple};
+use crate::http::rewrite::{self, ConnectionOut, RequestRewrite, Simple};
 use crate::inquiry;
 use crate::route::Route;
 
 use super::report::{Report, Section};
-use super::{Case, Ending, Failure, addresses, lines_of, shown};
+use super::{Case, Ending, addresses, lines_of, shown};
 
 /// What the hooks make of a request.
 pub(super) struct Hooked {
@@ -27,18 +27,16 @@ pub(super) struct Hooked {
     pub target: Option<Vec<u8>>,
     /// They answer it themselves.
     pub ending: Option<Ending>,
-    plans: Plans,
     route: u32,
     passage: Passage,
 }
 
-pub(super) fn ask(case: &Case<'_>, route: Route, report: &mut Report) -> Result<Hooked, Failure> {
+pub(super) fn ask(case: &Case<'_>, route: Route, report: &mut Report) -> Hooked {
     let config = case.config;
-    let plans = Plans::load(config, custom::own(), None).map_err(Failure::unable)?;
     let section = report.section("hooks");
     let mut passage = Passage::default();
     let mut decided = Ok(route.upstream);
-    match (plans.hooked(route.index), config.routes.get(route.index as usize)) {
+    match (case.plans.hooked(route.index), config.routes.get(route.index as usize)) {
         (Some(plan), Some(own)) => {
             let global = config.hooks.as_deref().filter(|_| own.inherits_hooks);
             let client = case.client.to_string();
@@ -57,15 +55,18 @@ pub(super) fn ask(case: &Case<'_>, route: Route, report: &mut Report) -> Result<
         Ok(upstream) => (upstream, None),
         Err(ending) => (route.upstream, Some(ending)),
     };
-    Ok(Hooked { upstream, target, ending, plans, route: route.index, passage })
+    Hooked { upstream, target, ending, route: route.index, passage }
 }
 
 impl Hooked {
-    /// Edits the request head that is about to be sent.
-    pub(super) fn edit_request(&self, case: &Case<'_>, head: &mut Vec<u8>) {
-        if let Some(plan) = self.plans.hooked(self.route) {
-            let client = case.client.to_string();
-            plan.edit_request(head, 0, &facts(case, &client), &self.passage);
+    /// Appends the request head to send.
+    pub(super) fn put_request(&self, case: &Case<'_>, how: &RequestRewrite<'_>, out: &mut Vec<u8>) {
+        match case.plans.hooked(self.route) {
+            Some(plan) => {
+                let client = case.client.to_string();
+                plan.put_request(out, how, &facts(case, &client), &self.passage);
+            }
+            None => rewrite::request(out, &case.head, &case.text, how),
         }
     }
 }
@@ -193,7 +194,7 @@ impl<'a> Asked<'a> {
             self.section.fact("question", lines_of(&head));
             waits.push(format!("forward_auth asks {}", upstream.name));
         }
-        let names: Vec<_> = self.plan.custom.iter().map(custom::Custom::name).collect();
+        let names: Vec<_> = self.plan.custom.iter().map(hooks::custom::Custom::name).collect();
         if !names.is_empty() {
             waits.push(format!("hooks in Rust are asked: {}", names.join(", ")));
         }
@@ -261,12 +262,12 @@ impl<'a> Asked<'a> {
         let Some(pages) = self.strongest(|layer| layer.error_pages.as_ref()) else { return };
         let whose = if pages.intercept { "the origin's answer too" } else { "ringway's own only" };
         let line = |statuses: &Statuses| {
-            let (name, code) = match statuses {
-                Statuses::Exact(code) => (code.to_string(), *code),
-                Statuses::Class(class) => (format!("{class}xx"), class * 100),
+            let code = match statuses {
+                Statuses::Exact(code) => *code,
+                Statuses::Class(class) => class * 100,
             };
             let bytes = self.plan.page(code).map_or(0, |page| page.body.len());
-            format!("{name}: {bytes} bytes, in place of {whose}")
+            format!("{statuses}: {bytes} bytes, in place of {whose}")
         };
         let lines: Vec<_> = pages.pages.iter().map(|(statuses, _)| line(statuses)).collect();
         self.section.fact("error pages", lines);

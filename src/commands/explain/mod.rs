@@ -25,6 +25,7 @@ use crate::forwarding;
 use crate::gate::Gate;
 use crate::generation::head_limits;
 use crate::health::Target;
+use crate::hooks::{Plans, custom};
 use crate::http::forwarded::{ClientText, Scheme};
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
@@ -43,6 +44,7 @@ struct Case<'c> {
     head: RequestHead,
     client: std::net::IpAddr,
     routes: Routes,
+    plans: Plans,
     gate: Gate,
     /// Whether the listener offers the forward proxy.
     is_offered: bool,
@@ -90,11 +92,14 @@ fn explain(config: &Config, question: &Question) -> Result<Report, Failure> {
         config,
         text: head_text(question, config.server.listeners[index])?,
         head: RequestHead::new(),
+        plans: Plans::load(config, custom::own(), None).map_err(Failure::unable)?,
         client: question.client.to_canonical(),
         routes: Routes::new(config),
         is_offered: gate.is_offered(index as u16),
         gate,
     };
+    let [wanted, _] = &case.plans.wanted;
+    case.head.want(wanted.clone());
     let parsed = case.head.parse(&case.text, &head_limits(config));
     let mut report = Report::default();
     let section = report.section("request");
@@ -235,7 +240,13 @@ impl Case<'_> {
     }
 
     /// The head as it would be written for whoever is asked.
-    fn rewritten(&self, path: &[u8], host: HostRule<'_>, is_told_who: bool) -> Vec<u8> {
+    fn rewritten(
+        &self,
+        path: &[u8],
+        host: HostRule<'_>,
+        is_told_who: bool,
+        hooked: Option<&hooks::Hooked>,
+    ) -> Vec<u8> {
         let client = ClientText::new(self.client.to_canonical(), Scheme::Http);
         let is_trusted = self.config.server.trusted_proxies.contains(self.client);
         let forwarded = ForwardedFor { client: &client, is_trusted };
@@ -247,7 +258,10 @@ impl Case<'_> {
             extra: b"",
         };
         let mut out = Vec::new();
-        rewrite::request(&mut out, &self.head, &self.text, &how);
+        match hooked {
+            Some(hooked) => hooked.put_request(self, &how, &mut out),
+            None => rewrite::request(&mut out, &self.head, &self.text, &how),
+        }
         out
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
         return Ok(Ending::Refused(Fault::NoRoute, "no route fits".to_owned()));
     };
     let sent_path = route.sent_path(path);
-    let mut hooked = hooks::ask(case, route, report)?;
+    let mut hooked = hooks::ask(case, route, report);
     if let Some(ending) = hooked.ending.take() {
         return Ok(ending);
     }
@@ -47,8 +47,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     section.fact("origins", origins);
     let first = upstream.origins.first().map(|origin| origin.authority.as_str());
     let host = way::host_rule(&upstream.host, &case.head, first);
-    let mut head = case.rewritten(&sent_path, host, true);
-    hooked.edit_request(case, &mut head);
+    let head = case.rewritten(&sent_path, host, true, Some(&hooked));
     report.section("sent").fact("head", lines_of(&head));
     Ok(Ending::Sent(format!("upstream {}", upstream.name)))
 }

@@ -9,6 +9,7 @@ pub(super) mod raw;
 pub(super) mod spelled;
 pub mod template;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -270,6 +271,15 @@ pub enum Statuses {
     Exact(u16),
     /// 4 or 5.
     Class(u16),
+}
+
+impl fmt::Display for Statuses {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(code) => write!(out, "{code}"),
+            Self::Class(class) => write!(out, "{class}xx"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,155 @@
+//! What refuses a request of a route: who may come, with which methods, and how often.
+//!
+//! In: the two tables that hold for the route, compiled once; then, for each request, its facts.
+//! Out: nothing, or the answer of whoever refuses. Each kind has a list of its own, of what has
+//! been configured and nothing else, the global table's before the route's: what nobody asked for
+//! is not even looked at.
+
+use std::sync::Arc;
+
+use super::Loading;
+use super::answers::Answer;
+use super::clients::{Clients, Entry};
+use super::facts::{Facts, Passage};
+use super::rate::{RateLimit, Standing};
+use crate::config::{ClientKey, HooksConfig, Networks};
+
+/// All that may refuse a request.
+#[derive(Default)]
+pub(super) struct Gates {
+    access: Vec<Access>,
+    methods: Vec<Methods>,
+    rates: Vec<Rate>,
+    /// With the number of the layer.
+    clients: Vec<(usize, Arc<Clients>)>,
+}
+
+struct Access {
+    allow: Option<Networks>,
+    deny: Networks,
+}
+
+struct Methods {
+    known: Box<[Box<[u8]>]>,
+    /// The field that goes with a 405.
+    allow: Box<[u8]>,
+}
+
+struct Rate {
+    /// Whose it is: 0 for the global table, 1 for the route's.
+    layer: usize,
+    key: ClientKey,
+    limit: Arc<RateLimit>,
+    policy: Box<[u8]>,
+}
+
+// At load.
+impl Gates {
+    /// Adds those of a layer, whose tables belong to `owner`.
+    pub(super) fn add(
+        &mut self,
+        loading: &mut Loading<'_>,
+        (layer, owner): (usize, &str),
+        config: &HooksConfig,
+    ) {
+        let access = &config.access;
+        if access.allow.is_some() || !access.deny.is_empty() {
+            self.access.push(Access { allow: access.allow.clone(), deny: access.deny.clone() });
+        }
+        self.methods.extend(access.methods.as_deref().map(Methods::new));
+        if let Some(config) = &config.rate_limit {
+            let limit = loading.limit(owner, config);
+            let (key, policy) = (config.key.clone(), limit.policy());
+            self.rates.push(Rate { layer, key, limit, policy });
+        }
+        if let Some(limit) = config.connections_per_client {
+            self.clients.push((layer, loading.clients(owner, limit)));
+        }
+    }
+
+    /// The line that says how much the rate limit of a layer allows.
+    pub(super) fn policy(&self, layer: usize) -> Option<&[u8]> {
+        let rate = self.rates.iter().find(|rate| rate.layer == layer);
+        rate.map(|rate| &*rate.policy)
+    }
+}
+
+// For each request.
+impl Gates {
+    /// Before anything else.
+    #[inline]
+    pub(super) fn let_in(&self, facts: &Facts<'_>) -> bool {
+        self.access.iter().all(|access| access.lets_in(facts))
+    }
+
+    /// Everything but `let_in`.
+    #[inline]
+    pub(super) fn pass(
+        &self,
+        route: &str,
+        facts: &Facts<'_>,
+        passage: &mut Passage,
+    ) -> Option<Answer<'static>> {
+        for methods in &self.methods {
+            let method = facts.head.method_text.of(facts.text);
+            if !methods.known.iter().any(|known| **known == *method) {
+                return Some(Answer::plain(405, methods.allow.to_vec()));
+            }
+        }
+        for rate in &self.rates {
+            let standing = rate.take(route, facts);
+            passage.standings[rate.layer] = Some(standing);
+            if !standing.is_allowed {
+                // The refusal says it all; the edits to answers need not say it again.
+                passage.standings = [None; 2];
+                return Some(rate.refused(standing));
+            }
+        }
+        for (layer, clients) in &self.clients {
+            match clients.enter(ClientKey::network(facts.client)) {
+                Entry::Held(held) => passage.held[*layer] = Some(held),
+                Entry::Uncounted => {}
+                Entry::Full => {
+                    return Some(Answer::plain(429, b"Retry-After: 1\r\n".to_vec()));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Access {
+    fn lets_in(&self, facts: &Facts<'_>) -> bool {
+        !self.deny.contains(facts.client)
+            && self.allow.as_ref().is_none_or(|allow| allow.contains(facts.client))
+    }
+}
+
+impl Methods {
+    fn new(methods: &[String]) -> Self {
+        Self {
+            known: methods.iter().map(|method| method.as_bytes().into()).collect(),
+            allow: format!("Allow: {}\r\n", methods.join(", ")).into_bytes().into(),
+        }
+    }
+}
+
+impl Rate {
+    fn take(&self, route: &str, facts: &Facts<'_>) -> Standing {
+        let limit = &self.limit;
+        let key = match &self.key {
+            ClientKey::Ip => limit.hash_number(ClientKey::network(facts.client)),
+            ClientKey::Route => limit.hash_bytes(route.as_bytes()),
+            ClientKey::Header(name) => limit.hash_bytes(facts.field(name).unwrap_or_default()),
+            ClientKey::Cookie(name) => limit.hash_bytes(facts.cookie(name).unwrap_or_default()),
+        };
+        limit.take(key, facts.now_us)
+    }
+
+    fn refused(&self, standing: Standing) -> Answer<'static> {
+        let mut fields = format!("Retry-After: {}\r\n", standing.wait_s()).into_bytes();
+        fields.extend_from_slice(&self.policy);
+        standing.put(&mut fields);
+        Answer::plain(429, fields)
+    }
+}
