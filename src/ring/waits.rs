@@ -172,3 +172,43 @@ pub(crate) fn poll_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         Poll::Pending => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    use crate::ledger::Budget;
+    use crate::ring::{HeadPool, Socket, runtime};
+
+    /// What has come is noticed whether or not the loop has had a turn since.
+    #[test]
+    fn a_watched_socket_is_silent_until_something_comes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let pair = || {
+            let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let here = OwnedFd::from(listener.accept().unwrap().0);
+            (there, Socket::from_fd(here))
+        };
+        let loop_of_thread = runtime::open().unwrap();
+        loop_of_thread.block_on(async {
+            let pool = HeadPool::new(64, Arc::default(), Rc::new(Budget::unlimited()));
+            let (mut speaking, speaker) = pair();
+            let (closing, closer) = pair();
+            let (_mute, silent) = pair();
+            let watches = [&speaker, &closer, &silent].map(|it| it.start_recv(pool.lease()));
+            // A kernel that does not tell of work leaves it to the look.
+            let tells = watches.iter().all(super::PendingRecv::is_silent);
+            assert!(watches.iter().all(|watch| watch.is_silent() == tells));
+            speaking.write_all(b"x").unwrap();
+            drop(closing);
+            // Over loopback both have arrived when the calls return.
+            assert!(!watches[0].is_silent() && !watches[1].is_silent());
+            assert_eq!(watches[2].is_silent(), tells);
+            silent.cut();
+        });
+    }
+}
