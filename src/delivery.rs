@@ -135,16 +135,12 @@ fn put_head(client: &Client<'_>, buffer: &HeadBuffer, way: &Way, plan: &Plan, ou
         }
         _ => None,
     };
-    if repeated.is_some_and(|key| client.sent_response.borrow().put(&key, out)) {
-        return;
-    }
-    let date = if head.has_date { [0; DATE_BYTES] } else { client.worker.date.now() };
-    let how =
-        ResponseRewrite { body: plan.body, connection: plan.connection, date: &date, via: None };
-    way.put_response(client, buffer.filled(), &how, out);
-    if let Some(key) = repeated {
-        client.sent_response.borrow_mut().keep(key, out);
-    }
+    client.sent_response.borrow_mut().put(repeated, out, |out| {
+        let date = if head.has_date { [0; DATE_BYTES] } else { client.worker.date.now() };
+        let (body, connection) = (plan.body, plan.connection);
+        let how = ResponseRewrite { body, connection, date: &date, via: None };
+        way.put_response(client, buffer.filled(), &how, out);
+    });
 }
 
 fn last(is_uploaded: bool) -> After {

@@ -223,14 +223,10 @@ async fn send_request(
             Way::Route(_) => head.repeated().map(|it| (it, client.generation.id, lease.origin())),
             Way::Hooked(_) | Way::Forward(_) => None,
         };
-        if !repeated.is_some_and(|key| client.sent_request.borrow().put(&key, out)) {
+        client.sent_request.borrow_mut().put(repeated, out, |out| {
             let path = way.sent_path(head, text);
-            let how = way.rewrite(client, lease, &path);
-            way.put_request(client, &how, out);
-            if let Some(key) = repeated {
-                client.sent_request.borrow_mut().keep(key, out);
-            }
-        }
+            way.put_request(client, &way.rewrite(client, lease, &path), out);
+        });
         out.extend_from_slice(&text[head.bytes..head.bytes + body.in_inbox]);
     })
     .await

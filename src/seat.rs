@@ -44,7 +44,7 @@ struct Arrival {
     listener: u16,
 }
 
-/// No interface of Linux has this number: its are positive and signed.
+/// No interface has this number: Linux gives out those that a positive `int` holds.
 const IS_V4: u32 = u32::MAX;
 
 impl Arrival {

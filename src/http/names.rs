@@ -221,7 +221,8 @@ pub(crate) fn is_text(byte: u8) -> bool {
 }
 
 /// Compares without regard to case, by words rather than bytes. `token` holds no control bytes;
-/// only letters then differ from those of `lower`, a name, in the bit that is ignored.
+/// only letters then differ from those of `lower` in the bit that is ignored, if `lower` is a name
+/// without `~`, for which `^` would pass.
 #[inline]
 pub(crate) fn is_name(token: &[u8], lower: &[u8]) -> bool {
     token.len() == lower.len()

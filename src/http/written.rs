@@ -19,24 +19,32 @@ impl<K: PartialEq> Written<K> {
         Self { key: None, bytes: Vec::new() }
     }
 
-    /// Appends the head that depended on `key` to `out`; false where it is not known.
+    /// Appends the head that depends on `key` to `out`: as it was written for that key, or as
+    /// `write` appends it. Without a key nothing is known, and nothing is kept.
     #[inline]
-    pub(crate) fn put(&self, key: &K, out: &mut Vec<u8>) -> bool {
-        let is_known = self.key.as_ref() == Some(key);
-        if is_known {
-            out.extend_from_slice(&self.bytes);
+    pub(crate) fn put(
+        &mut self,
+        key: Option<K>,
+        out: &mut Vec<u8>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        if key.is_some() && self.key == key {
+            return out.extend_from_slice(&self.bytes);
         }
-        is_known
+        let start = out.len();
+        write(out);
+        if key.is_some() {
+            self.keep(key, &out[start..]);
+        }
     }
 
-    /// Remembers `head`, which depended on `key`.
-    pub(crate) fn keep(&mut self, key: K, head: &[u8]) {
+    fn keep(&mut self, key: Option<K>, head: &[u8]) {
         self.key = None;
         if head.len() <= WRITTEN_BYTES_MAX {
             self.bytes.clear();
             self.bytes.reserve_exact(head.len());
             self.bytes.extend_from_slice(head);
-            self.key = Some(key);
+            self.key = key;
         }
     }
 }
@@ -48,14 +56,27 @@ mod tests {
     #[test]
     fn only_the_same_is_the_same() {
         let mut written = Written::nothing();
-        let mut out = b"before ".to_vec();
-        assert!(!written.put(&1, &mut out));
-        written.keep(1, b"head");
-        assert!(!written.put(&2, &mut out));
-        assert!(written.put(&1, &mut out));
-        assert_eq!(out, b"before head");
-        written.keep(2, &[0; WRITTEN_BYTES_MAX + 1]);
-        assert!(!written.put(&1, &mut out) && !written.put(&2, &mut out));
+        let put = |written: &mut Written<u32>, key: Option<u32>, head: &[u8]| {
+            let mut out = b"before ".to_vec();
+            let mut is_written = false;
+            written.put(key, &mut out, |out| {
+                is_written = true;
+                out.extend_from_slice(head);
+            });
+            (out.split_off(7), is_written)
+        };
+        let said = |text: &[u8], is_written: bool| (text.to_vec(), is_written);
+        assert_eq!(put(&mut written, None, b"none"), said(b"none", true));
+        assert_eq!(put(&mut written, Some(1), b"head"), said(b"head", true));
+        assert_eq!(put(&mut written, None, b"none"), said(b"none", true));
+        assert_eq!(put(&mut written, Some(1), b"other"), said(b"head", false));
+        assert_eq!(put(&mut written, Some(2), b"two"), said(b"two", true));
+        assert_eq!(put(&mut written, Some(1), b"one"), said(b"one", true));
+        let large = [0; WRITTEN_BYTES_MAX + 1];
+        for key in [2, 2] {
+            assert_eq!(put(&mut written, Some(key), &large), said(&large, true));
+        }
+        assert_eq!(put(&mut written, Some(1), b"anew"), said(b"anew", true));
         assert!(written.bytes.capacity() <= WRITTEN_BYTES_MAX);
     }
 }

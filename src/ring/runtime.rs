@@ -3,9 +3,9 @@
 //! DEFER_TASKRUN has the kernel finish operations when the thread asks for completions, which it
 //! does by the call that it sleeps in, and SINGLE_ISSUER spares locks; COOP_TASKRUN is the next
 //! best for kernels that know no DEFER_TASKRUN. TASKRUN_FLAG has it say when it has something to
-//! finish. SUBMIT_ALL keeps one bad entry from holding the
-//! others back. Older kernels refuse a flag with EINVAL and then get fewer; a low RLIMIT_MEMLOCK
-//! refuses the queues with ENOMEM and then gets smaller ones.
+//! finish. SUBMIT_ALL keeps one bad entry from holding the others back. Older kernels refuse a flag
+//! with EINVAL and then get fewer; a low RLIMIT_MEMLOCK refuses the queues with ENOMEM and then
+//! gets smaller ones.
 
 use std::io;
 use std::time::Duration;

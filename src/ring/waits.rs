@@ -39,9 +39,7 @@ impl<'a> Term<'a> {
     pub(super) fn begin(fd: &SharedFd, deadlines: &'a Deadlines, limit: Duration) -> Self {
         Self { deadline: deadlines.arm(fd, limit), interrupts: fd.interrupts.get() }
     }
-}
 
-impl Term<'_> {
     /// What `error` says of the wait; `None` where the cancellation was meant for another one on
     /// the same descriptor.
     pub(super) fn ending(&self, error: io::Error) -> Option<Waited> {
@@ -68,7 +66,7 @@ impl PendingRecv {
     }
 
     /// Whether certainly neither a byte nor the end of the stream has come. The answer is no where
-    /// only a look at the socket could tell ([`Socket::is_silent`]).
+    /// only a look at the socket could tell ([`super::Socket::is_silent`]).
     pub fn is_silent(&self) -> bool {
         self.operation.is_silent()
     }
