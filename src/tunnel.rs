@@ -196,6 +196,10 @@ impl Pump<'_> {
     /// Waits for something to come, holding nothing.
     async fn rest(&self, seat: &Seat) -> Result<(), Broken> {
         loop {
+            // Told while it moved something, when nothing was pending that could be interrupted.
+            if self.is_over(seat) {
+                return Err(Broken::Interrupted);
+            }
             let patience = self.patience();
             if patience.is_zero() {
                 return Err(Broken::FromExpired);
@@ -206,9 +210,7 @@ impl Pump<'_> {
             match self.from.readable(&self.worker.deadlines, wait).await {
                 Ok(()) => return Ok(()),
                 Err(Waited::Expired) if self.to.has_failed() => return Err(Broken::ToFailed),
-                Err(Waited::Expired) => {}
-                Err(Waited::Interrupted) if !self.is_over(seat) => {}
-                Err(Waited::Interrupted) => return Err(Broken::Interrupted),
+                Err(Waited::Expired | Waited::Interrupted) => {}
                 Err(Waited::Failed(_)) => return Err(Broken::FromFailed),
             }
         }

@@ -147,12 +147,12 @@ impl Transfer<'_> {
         let mut is_clean = true;
         let mut turn_bytes = 0;
         while !decoder.is_done() {
-            if self.control.is_over.get() {
-                return Err(Broken::Interrupted);
-            }
             if turn_bytes >= TURN_BYTES {
                 turn_bytes = 0;
                 turn().await;
+            }
+            if self.is_over() {
+                return Err(Broken::Interrupted);
             }
             self.control.is_sending.set(true);
             let step = self.step_on(&mut pace, &mut decoder, encoding).await;
@@ -163,7 +163,7 @@ impl Transfer<'_> {
                     self.wait_for_sender(&mut account).await?;
                 }
                 // The connection may have been ended on our side.
-                Step::Ended if self.control.is_over.get() => return Err(Broken::Interrupted),
+                Step::Ended if self.is_over() => return Err(Broken::Interrupted),
                 Step::Ended if matches!(decoder, Decoder::UntilClose) => break,
                 Step::Ended => return Err(Broken::FromEnded),
                 Step::Moved { bytes, room, is_congested, excess } => {
@@ -191,7 +191,7 @@ impl Transfer<'_> {
         encoding: Encoding,
     ) -> Result<Step, Broken> {
         if pace.is_congested {
-            writable(self.to, self.deadlines, self.stall).await.map_err(to_broken)?;
+            self.writable().await.map_err(to_broken)?;
         }
         self.advance(pace, decoder, encoding).await
     }
@@ -217,6 +217,9 @@ impl Transfer<'_> {
             }
         }
         let run = self.chunks.lease(pace.window.for_body(decoder, self.chunks)).await;
+        if self.is_over() {
+            return Err(Broken::Interrupted);
+        }
         let _moving = Moving::new(self.account, run.len());
         let is_careful = encoding == Encoding::AsIs
             && (self.is_exact && !matches!(decoder, Decoder::Sized(_))
@@ -230,6 +233,25 @@ impl Transfer<'_> {
             let is_tight = is_congested || self.chunks.is_scarce();
             self.step(run, decoder, encoding, is_tight).await
         }
+    }
+
+    /// Whether nobody needs it any more. Asked before each wait: an interruption ends only what is
+    /// pending, and a transfer that has its turn just then has nothing pending.
+    fn is_over(&self) -> bool {
+        self.control.is_over.get() || self.account.is_cut.get()
+    }
+
+    /// Waits until the receiver takes something.
+    async fn writable(&self) -> Result<(), Waited> {
+        if self.is_over() {
+            return Err(Waited::Interrupted);
+        }
+        writable(self.to, self.deadlines, self.stall).await
+    }
+
+    /// Sends all of `bytes`; true where the receiver had to be waited for.
+    async fn send(&self, bytes: &[u8]) -> Result<bool, Waited> {
+        send_by(self.to, bytes, || self.writable()).await
     }
 
     async fn wait_for_sender(&self, account: &mut RateAccount) -> Result<(), Broken> {
@@ -331,17 +353,24 @@ async fn writable(to: &Socket, deadlines: &Deadlines, stall: Duration) -> Result
 /// Sends all of `bytes`; true where the receiver had to be waited for.
 pub async fn send_all(
     to: &Socket,
-    mut bytes: &[u8],
+    bytes: &[u8],
     deadlines: &Deadlines,
     stall: Duration,
 ) -> Result<bool, Waited> {
+    send_by(to, bytes, || writable(to, deadlines, stall)).await
+}
+
+async fn send_by<W>(to: &Socket, mut bytes: &[u8], writable: impl Fn() -> W) -> Result<bool, Waited>
+where
+    W: Future<Output = Result<(), Waited>>,
+{
     let mut has_waited = false;
     while !bytes.is_empty() {
         match to.try_send(bytes) {
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 has_waited = true;
-                writable(to, deadlines, stall).await?;
+                writable().await?;
             }
             Err(error) => return Err(Waited::Failed(error)),
         }
@@ -367,7 +396,56 @@ fn to_broken(waited: Waited) -> Broken {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+
     use super::*;
+    use crate::ring::{runtime, waits::poll_now};
+
+    /// A tunnel stayed for an hour when one side failed while the other direction gave way.
+    #[test]
+    fn what_is_told_to_a_transfer_that_waits_for_a_chunk_is_heard() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let pair = || {
+            let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (there, Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0)))
+        };
+        runtime::open().unwrap().block_on(async {
+            let ((_silent, from), (_reader, to)) = (pair(), pair());
+            let chunks = ChunkPool::new(1, 4096, Arc::default()).unwrap();
+            let (deadlines, control) = (Deadlines::default(), Control::default());
+            let account = Account::default();
+            let transfer = Transfer {
+                chunks: &chunks,
+                deadlines: &deadlines,
+                from: &from,
+                to: &to,
+                patience: Patience { silence: Duration::from_secs(3600), rate_min: 0 },
+                stall: Duration::from_secs(3600),
+                operation_chunks: 1,
+                is_fixed: false,
+                pipes: None,
+                is_exact: false,
+                is_watching: false,
+                payload_bytes_max: u64::MAX,
+                control: &control,
+                account: &account,
+                flow: &account.received,
+            };
+            for tell in [&control.is_over, &account.is_cut] {
+                let held = chunks.lease(1).await;
+                let mut moved = Box::pin(transfer.run(Decoder::UntilClose, Encoding::AsIs));
+                assert!(poll_now(&mut moved).is_none());
+                tell.set(true);
+                from.interrupt();
+                drop(held);
+                let moved = tokio::time::timeout(Duration::from_secs(20), moved).await;
+                assert!(matches!(moved, Ok(Err(Broken::Interrupted))), "{moved:?}");
+                tell.set(false);
+            }
+        });
+    }
 
     #[test]
     fn the_rate_rule_counts_waiting_time_only_after_a_grace() {

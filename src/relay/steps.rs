@@ -10,7 +10,7 @@ use crate::account::Account;
 use crate::ring::{PIPE_BYTES, Pipe, Run, Socket, Spliced, clock};
 
 use super::coding::{LEAD_BYTES, TAIL_BYTES, encode, limit_to_body};
-use super::{Broken, Decoder, Encoding, Transfer, from_broken, send_all, to_broken, writable};
+use super::{Broken, Decoder, Encoding, Transfer, from_broken, to_broken};
 
 /// The most that is received at once while chunks are few and the outgoing form cannot be left with
 /// the sender's socket.
@@ -41,9 +41,9 @@ impl Transfer<'_> {
         let is_congested = if is_tight {
             let piece = run[range].to_vec();
             drop(run);
-            send_all(self.to, &piece, self.deadlines, self.stall).await
+            self.send(&piece).await
         } else {
-            send_all(self.to, &run[range], self.deadlines, self.stall).await
+            self.send(&run[range]).await
         };
         let is_congested = is_congested.map_err(to_broken)?;
         add(&self.control.sent, outgoing);
@@ -108,7 +108,7 @@ impl Transfer<'_> {
                 Ok(count) => add(&self.control.sent, count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     began_ms.get_or_insert_with(clock::coarse_ms);
-                    writable(self.to, self.deadlines, self.stall).await.map_err(to_broken)?;
+                    self.writable().await.map_err(to_broken)?;
                 }
                 Err(_) => return Err(Broken::ToFailed),
             }
@@ -130,6 +130,9 @@ impl Transfer<'_> {
         let body = decoder.advance(&run[..received]).map_err(Broken::Framing)?.used;
         let mut sent = 0;
         while sent < body {
+            if self.is_over() {
+                return Err(Broken::Interrupted);
+            }
             let (result, back) =
                 self.to.send_fixed(run, sent..body, self.deadlines, self.stall).await;
             run = back;

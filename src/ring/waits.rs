@@ -47,9 +47,11 @@ impl<'a> Term<'a> {
             return Some(Waited::Failed(error));
         }
         match self.deadline.status() {
+            // Before the deadline where both have come: whoever is told that it is over must not
+            // wait again.
+            (_, interrupts) if interrupts != self.interrupts => Some(Waited::Interrupted),
             (true, _) => Some(Waited::Expired),
-            (false, interrupts) if interrupts == self.interrupts => None,
-            (false, _) => Some(Waited::Interrupted),
+            (false, _) => None,
         }
     }
 }
