@@ -9,6 +9,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use ringway::config::Config;
 use ringway::memory::{Plan, Usage};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::thread;
 use support::{Client, GET, Gate, OK, Origin, Proxy, Setup, pattern, wait_until};
 
@@ -16,10 +18,13 @@ use support::{Client, GET, Gate, OK, Origin, Proxy, Setup, pattern, wait_until};
 const RESTING: usize = 2_000;
 const RESTING_BYTES_MAX: usize = 1_024;
 
+/// Clients that come all at once.
+const CROWD: usize = 6_000;
+
 /// Room for that many sockets in this process too.
 fn raise_open_files() -> bool {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    let wanted = (RESTING as u64 + 500).max(soft);
+    let wanted = (CROWD as u64 + 1_000).max(soft);
     wanted <= hard && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok()
 }
 
@@ -50,6 +55,32 @@ fn a_resting_connection_costs_less_than_a_kibibyte() {
     });
     for client in clients.iter_mut().step_by(100) {
         client.send(GET).expect_status(200);
+    }
+}
+
+/// Each held a head buffer and a conversation, 12 KiB, for its first second.
+#[test]
+fn a_crowd_that_says_nothing_yet_holds_few_buffers() {
+    if !raise_open_files() {
+        eprintln!("skipped: the hard limit of open files is too low");
+        return;
+    }
+    let origin = Origin::answering(OK);
+    let proxy = Setup::to(&origin).set("server.workers", 1).start();
+    let mut crowd = Vec::with_capacity(CROWD);
+    let mut most = 0;
+    while crowd.len() < CROWD {
+        let more = (0..500).map(|_| TcpStream::connect(proxy.address()).expect("a place"));
+        crowd.extend(more);
+        most = most.max(proxy.ledger_bytes());
+    }
+    // 2,048 of them, and a kibibyte for whoever rests.
+    assert!(most < 2_100 * 16 * 1024 + CROWD as u64 * 1024, "{most} bytes");
+    for stream in crowd.iter_mut().step_by(100) {
+        stream.write_all(GET.as_bytes()).expect("a reader");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("an answer");
+        assert_eq!(&status, b"HTTP/1.1 200");
     }
 }
 

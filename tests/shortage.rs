@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use support::{DEADLINE, Proxy, Setup, wait_until};
+use support::{DEADLINE, Setup, wait_until};
 
 /// Half a head each, until everything else is done. What does not fit beside the uploads waits in
 /// the kernel's queue, so that no more are opened than are admitted at once.
@@ -100,20 +100,6 @@ fn download(address: SocketAddr) -> u64 {
     }
 }
 
-/// What the ledger says, by the admin API.
-fn ledger_bytes(proxy: &Proxy) -> u64 {
-    let line = proxy.wait_for_log(&["admin API"]);
-    let address = line.split('"').nth(1).expect("an address");
-    let mut stream = TcpStream::connect(address).expect("the admin API");
-    let request = format!("GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).expect("a reader");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    let body = answer.split("\r\n\r\n").nth(1).expect("a body");
-    let health: serde_json::Value = serde_json::from_str(body).expect("JSON");
-    health["memory"]["ledger_bytes"].as_u64().expect("a number")
-}
-
 #[test]
 fn within_128_mib_everything_admitted_is_finished_and_given_back() {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
@@ -131,7 +117,7 @@ fn within_128_mib_everything_admitted_is_finished_and_given_back() {
         .launched_by("ulimit -v 131072 && exec \"$0\" \"$@\"")
         .start();
     proxy.get().expect_status(200);
-    let before = ledger_bytes(&proxy);
+    let before = proxy.ledger_bytes();
 
     let mut slow: Vec<_> = (0..SLOW).map(|_| proxy.send("GET / HTTP/1.1\r\nHo")).collect();
     let head = format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {UPLOAD_BYTES}\r\n\r\n");
@@ -157,5 +143,5 @@ fn within_128_mib_everything_admitted_is_finished_and_given_back() {
     }
     drop((slow, uploads));
     // A free buffer or a connection to the origin more or less is within the margin.
-    wait_until("the ledger is back", || ledger_bytes(&proxy) <= before + 64 * 1024);
+    wait_until("the ledger is back", || proxy.ledger_bytes() <= before + 64 * 1024);
 }

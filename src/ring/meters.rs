@@ -47,8 +47,10 @@ impl Operation {
     }
 }
 
-/// One ring's totals; the index is an [`Operation`].
+/// One ring's totals; the index is an [`Operation`]. Whole cache lines, in pairs as they are
+/// fetched: the rings' totals lie side by side, and each thread writes its own for every operation.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct RingMeters {
     pub submitted: [Gauge; 7],
     pub completed: [Gauge; 7],

@@ -9,6 +9,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part of this library")]
 #![allow(unreachable_pub, reason = "every test file is a crate of its own, with no public face")]
 
+mod admin;
 mod client;
 mod message;
 mod names;
