@@ -206,7 +206,7 @@ impl Transfer<'_> {
         let is_congested = pace.is_congested;
         if encoding == Encoding::AsIs
             && !is_congested
-            && pace.window.is_bulk(decoder)
+            && pace.is_bulk(decoder)
             && let Some(pipe) = self.pipes.and_then(PipePool::try_lease)
         {
             if pace.spliced.is_none() {
@@ -297,6 +297,18 @@ struct Pace<'a> {
     spliced: Option<Ends<'a>>,
 }
 
+impl Pace<'_> {
+    /// Whether there is so much to move that a pipe pays: it is known, or it looks like it. What
+    /// costs is to make the sockets fit for one, so that the end of a body goes the same way.
+    fn is_bulk(&self, decoder: &Decoder) -> bool {
+        match decoder {
+            Decoder::Sized(left) => *left >= BULK_BYTES || self.spliced.is_some(),
+            Decoder::UntilClose => self.window.chunks == self.window.chunks_max,
+            Decoder::Chunked(_) => false,
+        }
+    }
+}
+
 /// A body of which at least this much is to come is worth a pipe.
 const BULK_BYTES: u64 = 192 * 1024;
 
@@ -313,15 +325,6 @@ impl Window {
             Decoder::Sized(left) => usize::try_from(left.div_ceil(pool.chunk_bytes() as u64))
                 .map_or(self.chunks, |chunks| chunks.min(self.chunks)),
             Decoder::Chunked(_) | Decoder::UntilClose => self.chunks,
-        }
-    }
-
-    /// Whether there is so much to move that a pipe pays: it is known, or it looks like it.
-    fn is_bulk(&self, decoder: &Decoder) -> bool {
-        match decoder {
-            Decoder::Sized(left) => *left >= BULK_BYTES,
-            Decoder::UntilClose => self.chunks == self.chunks_max,
-            Decoder::Chunked(_) => false,
         }
     }
 

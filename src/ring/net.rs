@@ -58,7 +58,7 @@ impl Socket {
             connected = socket.connect(&address);
         }
         // The ring's RECV must wait: it was of use for these calls only.
-        self.set_waiting()?;
+        self.set_nonblocking(false)?;
         match connected {
             Ok(()) => Ok(()),
             pending if is_pending(&pending) => {
@@ -88,11 +88,11 @@ impl Socket {
         self.finish_recv(self.start_recv(buffer), deadlines, limit)
     }
 
-    /// Calls on the socket wait again (FIONBIO, ioctl(2)); one call where fcntl(2) needs two.
-    fn set_waiting(&self) -> io::Result<()> {
-        let off: libc::c_int = 0;
+    /// Whether calls on the socket wait (FIONBIO, ioctl(2)); one call where fcntl(2) needs two.
+    fn set_nonblocking(&self, is_on: bool) -> io::Result<()> {
+        let is_on = libc::c_int::from(is_on);
         // SAFETY: FIONBIO reads one int.
-        let result = unsafe { libc::ioctl(self.raw(), libc::FIONBIO, &raw const off) };
+        let result = unsafe { libc::ioctl(self.raw(), libc::FIONBIO, &raw const is_on) };
         Errno::result(result).map(drop).map_err(io::Error::from)
     }
 
@@ -290,7 +290,7 @@ impl Socket {
     pub(super) fn begin_splicing(&self) -> io::Result<()> {
         let splicers = &self.fd.splicers;
         if splicers.get() == 0 {
-            SockRef::from(&*self.fd).set_nonblocking(true)?;
+            self.set_nonblocking(true)?;
         }
         splicers.set(splicers.get() + 1);
         Ok(())
@@ -300,7 +300,7 @@ impl Socket {
         let splicers = &self.fd.splicers;
         splicers.set(splicers.get() - 1);
         if splicers.get() == 0 {
-            let _ = SockRef::from(&*self.fd).set_nonblocking(false);
+            let _ = self.set_nonblocking(false);
         }
     }
 
