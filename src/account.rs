@@ -56,7 +56,7 @@ pub struct Account {
     pub born: Moment,
     /// No request has come yet.
     pub is_new: Cell<bool>,
-    /// Between two requests for over a second: a drain may end it at once.
+    /// Between two requests, holding nothing: a drain may end it once a second has passed.
     pub is_resting: Cell<bool>,
     /// Somebody has decided that it ends now.
     pub is_cut: Cell<bool>,

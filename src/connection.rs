@@ -52,19 +52,19 @@ pub fn serve(seat: Seat) -> impl Future<Output = ()> + 'static {
             // Boxed so that a resting connection does not carry the room for a busy one.
             let pause = Box::pin(converse(&seat)).await;
             drop(busy);
-            match pause {
+            let spent = match pause {
                 Pause::Closed(close) => break close,
                 // What the conversation held has been given back.
                 Pause::Tunnel(tunnel) => {
                     let _busy = seat.hold(tunnel::TUNNEL_BYTES, Kind::Tunnels);
                     break Box::pin(tunnel::run(&seat, tunnel)).await;
                 }
-                Pause::Resting => {}
-            }
+                Pause::Resting(spent) => spent,
+            };
             if seat.worker().is_draining.get() {
                 break Close::Stopping;
             }
-            let rested = seat.rest(REST_AFTER).await;
+            let rested = seat.rest(spent).await;
             seat.set_resting(false);
             match rested {
                 Ok(()) => {}
@@ -103,7 +103,8 @@ fn future_bytes<'a, F>(conversation: impl Fn(&'a Seat) -> F) -> usize {
 
 /// Why a conversation paused.
 enum Pause {
-    Resting,
+    /// After so much of the silence that it may keep.
+    Resting(Duration),
     Closed(Close),
     Tunnel(Box<Tunnel>),
 }
@@ -170,7 +171,7 @@ async fn converse(seat: &Seat) -> Pause {
     loop {
         match client.next_head(seat).await {
             Next::Head => seat.set_served(),
-            Next::Rest => return Pause::Resting,
+            Next::Rest(spent) => return Pause::Resting(spent),
             Next::Close(close) => return Pause::Closed(close),
             Next::Fault(fault) => {
                 exchange::refuse_head(&mut client, fault).await;
@@ -195,8 +196,8 @@ async fn converse(seat: &Seat) -> Pause {
 /// What came instead of, or as, the next request.
 enum Next {
     Head,
-    /// Nothing for a second.
-    Rest,
+    /// Nothing, for so long.
+    Rest(Duration),
     Close(Close),
     Fault(Fault),
 }
@@ -258,7 +259,7 @@ impl Client<'_> {
                 && self.inbox.is_empty()
                 && self.worker.heads.leased() > HELD_HEAD_BUFFERS_MAX
             {
-                return Next::Rest;
+                return Next::Rest(Duration::ZERO);
             }
             let inbox = std::mem::take(&mut self.inbox);
             let (received, inbox) = self.socket.recv(inbox, &self.worker.deadlines, limit).await;
@@ -271,7 +272,7 @@ impl Client<'_> {
                 Ok(0) => return Next::Fault(Fault::ClientGone),
                 Err(Waited::Interrupted) if seat.is_cut() => return Next::Close(Close::Cut),
                 Ok(_) | Err(Waited::Interrupted) => {}
-                Err(Waited::Expired) if self.inbox.is_empty() => return Next::Rest,
+                Err(Waited::Expired) if self.inbox.is_empty() => return Next::Rest(limit),
                 Err(Waited::Expired) => return Next::Fault(Fault::ClientHeadTimeout),
                 Err(Waited::Failed(_)) => return Next::Close(Close::ClientGone),
             }

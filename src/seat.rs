@@ -75,10 +75,12 @@ impl Worker {
         self.shared.live[self.index].load(Ordering::SeqCst)
     }
 
-    /// Wakes the connections that rest between two requests.
+    /// Wakes the connections that have rested for a second between two requests.
     pub fn interrupt_resting(&self) {
+        let now = clock::coarse_ms();
         for (_, live) in self.connections.borrow().iter() {
-            if live.account.is_resting.get() {
+            let account = &live.account;
+            if account.is_resting.get() && account.phase_began().age_ms(now) >= RESTED_MS {
                 live.socket.interrupt();
             }
         }
@@ -166,6 +168,9 @@ impl Worker {
         count
     }
 }
+
+/// Silence after which a client hardly has its next request on its way.
+const RESTED_MS: u64 = 1000;
 
 /// Silence after which a transfer counts as stalled.
 const STALLED_MS: u64 = 2000;

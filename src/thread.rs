@@ -230,8 +230,7 @@ async fn finish(worker: &Worker) -> bool {
         // Where nobody else listens, a client that rests is told at once by the end of its
         // connection. Where somebody does, that could meet its next request: that one is answered
         // first.
-        if is_over() && !shared.is_handed_over.load(Ordering::Acquire) && !worker.is_draining.get()
-        {
+        if is_over() && !shared.is_handed_over.load(Ordering::Acquire) {
             worker.is_draining.set(true);
             worker.interrupt_resting();
         }
