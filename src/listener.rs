@@ -54,7 +54,10 @@ async fn accept_all(worker: &Worker, acceptor: &mut Acceptor, index: u16) {
                     take_burst(worker, acceptor, index);
                 }
             }
-            Err(Waited::Interrupted | Waited::Expired) => {}
+            // For one connection the kernel wakes one of those that wait. If that was this one,
+            // which is stopped just then, nobody else has heard of it.
+            Err(Waited::Interrupted) => take_burst(worker, acceptor, index),
+            Err(Waited::Expired) => {}
             Err(Waited::Failed(error)) => {
                 worker.metrics.accept_errors.add(1);
                 if is_out_of_resources(&error) {

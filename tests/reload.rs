@@ -285,6 +285,20 @@ fn a_tunnel_goes_on_through_a_reload() {
     far.expect_end(Arrival::End);
 }
 
+/// The kernel wakes one worker for a connection. Where that was the one that left just then, the
+/// connection waited until the next one came.
+#[test]
+fn a_connection_that_comes_while_a_worker_leaves_is_taken() {
+    let origin = named("ok");
+    let one = || Setup::to(&origin).set("server.workers", 1);
+    let proxy = one().start();
+    for round in 0..40 {
+        reload(&proxy, &one().set("server.workers", 2), 2 * round + 2);
+        reload(&proxy, &one(), 2 * round + 3);
+        proxy.get().expect_status(200);
+    }
+}
+
 #[test]
 fn passwords_are_read_again() {
     const ANN: &str = "ann:$2b$04$0IbiJ0FRYZIwyyDkkXxWEuE1JXBLDSPG0OtyMaVoaRYHWZzJV0RGa\n";
