@@ -9,7 +9,7 @@
 use std::io::{self, Write};
 use std::mem;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, Thread};
@@ -95,12 +95,7 @@ pub struct AccessLog {
 
 /// The lines of one worker. The writer takes one buffer at a time, so the other one is free.
 #[derive(Debug, Default)]
-struct Lane {
-    buffers: [Mutex<Lines>; 2],
-    /// The one that was filled last. It is filled until the writer takes it, when the other one is
-    /// empty: so no line overtakes an earlier one.
-    current: AtomicUsize,
-}
+struct Lane([Mutex<Lines>; 2]);
 
 #[derive(Debug, Default)]
 struct Lines {
@@ -209,19 +204,14 @@ impl Clone for AccessLog {
 
 impl Lane {
     /// A worker is the only one to fill its lane and the writer holds one buffer at most. It may go
-    /// from one to the other while a worker goes the same way, but then the one is free: it does
-    /// not come back for a while.
+    /// from the first to the second while a worker goes the same way, but then the first is free:
+    /// it does not come back for a while.
     fn free(&self) -> Option<MutexGuard<'_, Lines>> {
-        let current = self.current.load(Ordering::Relaxed);
-        let other = 1 - current;
-        [current, other, current, other].into_iter().find_map(|index| {
-            let lines = match self.buffers[index].try_lock() {
-                Ok(lines) => lines,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return None,
-            };
-            self.current.store(index, Ordering::Relaxed);
-            Some(lines)
+        let [first, second] = &self.0;
+        [first, second, first, second].into_iter().find_map(|lines| match lines.try_lock() {
+            Ok(lines) => Some(lines),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         })
     }
 }
@@ -238,7 +228,7 @@ impl Queue {
         let mut result = Ok(());
         lock(&self.lanes).retain(|lane| {
             let is_in_use = Arc::strong_count(lane) > 1;
-            for lines in &lane.buffers {
+            for lines in &lane.0 {
                 mem::swap(&mut *lock(lines), spare);
                 if spare.count > 0 {
                     let written = output.write_lines(&spare.bytes);
@@ -250,7 +240,7 @@ impl Queue {
                 self.shrank(spare.clear());
             }
             if !is_in_use {
-                self.shrank(lane.buffers.iter().map(|lines| lock(lines).bytes.capacity()).sum());
+                self.shrank(lane.0.iter().map(|lines| lock(lines).bytes.capacity()).sum());
             }
             is_in_use
         });
