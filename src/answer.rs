@@ -123,7 +123,9 @@ async fn for_ringway(
     };
     let _ = worker.shared.control.send(ask);
     let answered = tokio::time::timeout(CONTROL_PATIENCE, answer);
-    let Ok(Ok(body)) = worker.unless_cut(answered).await? else { return Err(Fault::Internal) };
+    let Ok(Ok(body)) = client.account.unless_ended(answered).await? else {
+        return Err(Fault::Internal);
+    };
     own_answer(client, 200, &body, JSON, record).await
 }
 

@@ -270,7 +270,9 @@ impl Client<'_> {
                 }
                 Ok(0) if self.inbox.is_empty() => return Next::Close(Close::ClientDone),
                 Ok(0) => return Next::Fault(Fault::ClientGone),
-                Err(Waited::Interrupted) if seat.is_cut() => return Next::Close(Close::Cut),
+                Err(Waited::Interrupted) if self.account.is_cut() => {
+                    return Next::Close(Close::Cut);
+                }
                 Ok(_) | Err(Waited::Interrupted) => {}
                 Err(Waited::Expired) if self.inbox.is_empty() => return Next::Rest(limit),
                 Err(Waited::Expired) => return Next::Fault(Fault::ClientHeadTimeout),

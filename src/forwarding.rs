@@ -180,7 +180,9 @@ async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
     let credentials = field.value.of(client.inbox.filled());
     let outcome = match authenticator.check(client.peer.ip(), credentials) {
         Checked::Done(outcome) => outcome,
-        Checked::Pending(verification) => worker.unless_cut(verification.outcome()).await?,
+        Checked::Pending(verification) => {
+            client.account.unless_ended(verification.outcome()).await?
+        }
     };
     match outcome {
         Outcome::Known(user) => return Ok(Some(user)),
@@ -204,11 +206,11 @@ pub async fn addresses(
     match hop {
         Hop::Parent(index) => {
             let parent = parent(config, index);
-            worker.unless_cut(names.look_up(&parent.host, parent.port)).await?
+            client.account.unless_ended(names.look_up(&parent.host, parent.port)).await?
         }
         Hop::Direct => {
             let found = names.look_up(&target.host, target.port);
-            let mut found = worker.unless_cut(found).await??;
+            let mut found = client.account.unless_ended(found).await??;
             let mut denied = None;
             found.retain(|address| {
                 let verdict = gate.policy.judge_address(&target.host, *address, is_connect);

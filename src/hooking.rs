@@ -137,7 +137,7 @@ pub(crate) async fn judge_tunnel(
 ) -> Result<Option<After>, Fault> {
     let asked = Connect { client: facts(client, 0).client, host: &target.host, port: target.port };
     for custom in &client.generation.hooks.connect {
-        if let Some(answer) = client.worker.unless_cut(custom.on_connect(&asked)).await? {
+        if let Some(answer) = client.account.unless_ended(custom.on_connect(&asked)).await? {
             return answer::give(client, &answer, None, record).await.map(Some);
         }
     }
@@ -261,7 +261,7 @@ async fn ask(
     may_look.notify_one();
     for custom in &plan.custom {
         let asked = custom.on_request(facts, &mut passage.request_changes);
-        if let Some(answer) = client.worker.unless_cut(asked).await? {
+        if let Some(answer) = client.account.unless_ended(asked).await? {
             return Ok(Some(answer));
         }
     }
@@ -277,7 +277,9 @@ async fn log_in(
     let Some(credentials) = login.credentials(facts) else { return Ok(Some(login.refused())) };
     let outcome = match login.authenticator.check(facts.client, credentials) {
         Checked::Done(outcome) => outcome,
-        Checked::Pending(verification) => client.worker.unless_cut(verification.outcome()).await?,
+        Checked::Pending(verification) => {
+            client.account.unless_ended(verification.outcome()).await?
+        }
     };
     Ok(match outcome {
         Outcome::Known(_) => None,

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::account::{Account, Phase};
+use crate::account::{Account, Ending, Phase};
 use crate::ask::{Cleaned, ConnectionInfo, Level};
+use crate::fault::Fault;
 use crate::ledger::Kind;
 use crate::ring::waits::Wait;
 use crate::ring::{Socket, clock};
@@ -30,7 +31,8 @@ pub struct Live {
     /// No other connection of the process has it, now or later.
     id: u64,
     pub account: Account,
-    /// The other end of a tunnel.
+    /// The connection to an origin, or to a proxy on the way there, of the exchange or the tunnel
+    /// under way.
     other_end: Cell<Option<Socket>>,
 }
 
@@ -91,7 +93,6 @@ impl Worker {
         for (_, live) in self.connections.borrow().iter() {
             live.cut();
         }
-        self.cutting.notify_waiters();
         self.pool.cut();
     }
 
@@ -178,7 +179,7 @@ const STALLED_MS: u64 = 2000;
 impl Live {
     /// Ends a connection that rests.
     fn close(&self) {
-        self.account.is_cut.set(true);
+        self.account.end(Ending::Cut);
         self.socket.interrupt();
     }
 
@@ -200,15 +201,46 @@ impl Live {
 
     /// Ends the connection, in whatever it is.
     pub(crate) fn cut(&self) {
-        self.account.is_cut.set(true);
+        self.account.end(Ending::Cut);
         // A shutdown would look like the end of an answer that ends with its connection.
         self.socket.reset_on_close();
         self.socket.interrupt();
+        self.end_other();
+    }
+
+    /// Ends the exchange under way, which holds a connection to an origin, by `fault`: it is
+    /// answered where nothing of an answer has been sent yet, and else the client is reset. False
+    /// where nothing of that kind is under way.
+    pub fn give_up(&self, fault: Fault) -> bool {
+        let is_under_way = {
+            let other = self.other_end.take();
+            let is_some = other.is_some();
+            self.other_end.set(other);
+            is_some
+        };
+        if is_under_way {
+            self.account.end(Ending::GiveUp(fault));
+            self.socket.interrupt();
+            self.end_other();
+        }
+        is_under_way
+    }
+
+    fn end_other(&self) {
         if let Some(other) = self.other_end.take() {
             other.reset_on_close();
             other.interrupt();
             self.other_end.set(Some(other));
         }
+    }
+}
+
+/// The other end's place in its connection; dropping it says that there is none any more.
+pub struct Attached<'a>(&'a Live);
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        self.0.other_end.set(None);
     }
 }
 
@@ -298,14 +330,14 @@ impl Seat {
         self.live.arrival.listener
     }
 
-    /// Whether somebody has decided that the connection ends now.
-    pub fn is_cut(&self) -> bool {
-        self.live.account.is_cut.get()
-    }
-
-    /// Says that the connection is, or is no more, one end of a tunnel.
-    pub fn set_tunnel(&self, other_end: Option<Socket>) {
-        self.live.other_end.set(other_end);
+    /// Says what the other end of the exchange or the tunnel is that begins: what has been, or will
+    /// be, decided about the connection holds for that too.
+    pub fn attach(&self, other: &Socket) -> Attached<'_> {
+        self.live.other_end.set(Some(other.clone()));
+        if self.live.account.is_ended() {
+            self.live.end_other();
+        }
+        Attached(&self.live)
     }
 
     pub fn set_resting(&self, is_resting: bool) {

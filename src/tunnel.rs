@@ -54,7 +54,7 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
     let Tunnel { origin, generation, to_origin, to_client, mut record, permit } = *tunnel;
     let config = &*generation.config;
     let worker = seat.worker();
-    seat.set_tunnel(Some(origin.clone()));
+    let attached = seat.attach(&origin);
     worker.metrics.tunnels.add(1);
     worker.metrics.tunnels_opened.add(1);
     let (up, down) = (Direction::new(), Direction::new());
@@ -93,7 +93,7 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
         }
         ended
     };
-    seat.set_tunnel(None);
+    drop(attached);
     let (up_bytes, down_bytes) = (up.control.received.get(), down.control.sent.get());
     record.moved(up_bytes, down_bytes);
     worker.metrics.tunnel_bytes.add(up_bytes + down_bytes);
@@ -244,7 +244,7 @@ impl Pump<'_> {
     }
 
     fn is_over(&self, seat: &Seat) -> bool {
-        self.this.control.is_over.get() || seat.is_cut()
+        self.this.control.is_over.get() || seat.account().is_ended()
     }
 
     /// How much longer nothing may move.

@@ -23,7 +23,6 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::access_log::AccessLog;
 use crate::ask::{Ask, ControlAsk, Order};
 use crate::date::DateLine;
-use crate::fault::Fault;
 use crate::generation::{Generation, History, Snapshot};
 use crate::ledger::{Budget, Kind, Ledger, Ledgers};
 use crate::limits::PIPES_PER_WORKER;
@@ -236,8 +235,6 @@ pub struct Worker {
     pub ledger: Arc<Ledger>,
     /// How much memory connections and requests may come to.
     pub budget: Rc<Budget>,
-    /// Exchanges are not to go on waiting for what can be dropped.
-    pub(crate) cutting: Notify,
     /// Where outgoing heads are built; free again before anything waits.
     scratch: RefCell<Vec<u8>>,
     pub(crate) connections: RefCell<Slab<Rc<Live>>>,
@@ -333,7 +330,6 @@ impl Worker {
             metrics,
             ledger,
             budget,
-            cutting: Notify::new(),
             shared,
             scratch: RefCell::new(Vec::with_capacity(buffers.head_buffer_bytes * 2)),
             connections: RefCell::default(),
@@ -430,13 +426,5 @@ impl Worker {
     /// Whether no connection is to be kept for another request.
     pub fn is_closing(&self) -> bool {
         self.is_leaving.get() || self.shared.is_closing.load(Ordering::Relaxed)
-    }
-
-    /// Awaits what holds neither a buffer nor a descriptor, unless the worker is to end first.
-    pub async fn unless_cut<F: Future>(&self, wait: F) -> Result<F::Output, Fault> {
-        tokio::select! {
-            output = wait => Ok(output),
-            () = self.cutting.notified() => Err(Fault::Stopping),
-        }
     }
 }

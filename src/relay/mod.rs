@@ -238,7 +238,7 @@ impl Transfer<'_> {
     /// Whether nobody needs it any more. Asked before each wait: an interruption ends only what is
     /// pending, and a transfer that has its turn just then has nothing pending.
     fn is_over(&self) -> bool {
-        self.control.is_over.get() || self.account.is_cut.get()
+        self.control.is_over.get() || self.account.is_ended()
     }
 
     /// Waits until the receiver takes something.
@@ -404,6 +404,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::account::Ending;
     use crate::ring::{runtime, waits::poll_now};
 
     /// A tunnel stayed for an hour when one side failed while the other direction gave way.
@@ -436,16 +437,20 @@ mod tests {
                 account: &account,
                 flow: &account.received,
             };
-            for tell in [&control.is_over, &account.is_cut] {
+            for by_decision in [false, true] {
                 let held = chunks.lease(1).await;
                 let mut moved = Box::pin(transfer.run(Decoder::UntilClose, Encoding::AsIs));
                 assert!(poll_now(&mut moved).is_none());
-                tell.set(true);
+                if by_decision {
+                    account.end(Ending::Cut);
+                } else {
+                    control.is_over.set(true);
+                }
                 from.interrupt();
                 drop(held);
                 let moved = tokio::time::timeout(Duration::from_secs(20), moved).await;
                 assert!(matches!(moved, Ok(Err(Broken::Interrupted))), "{moved:?}");
-                tell.set(false);
+                control.is_over.set(false);
             }
         });
     }
