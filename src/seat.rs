@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use crate::ask::{Cleaned, ConnectionInfo, Level};
 use crate::fault::Fault;
 use crate::ledger::Kind;
 use crate::ring::waits::Wait;
-use crate::ring::{Socket, clock};
+use crate::ring::{HeadBuffer, Socket, clock};
+use crate::upstream::lease::Lease;
 use crate::worker::{FORCED, Worker};
 
 /// What a connection costs that does nothing: its task, its entry in the list, its descriptor and
@@ -244,6 +246,43 @@ impl Drop for Attached<'_> {
     }
 }
 
+/// A lease that is the other end of the exchange under way, for as long as it is not given back:
+/// what is decided about the connection must not hit the next exchange that has the lease.
+pub struct Reached<'a> {
+    lease: Lease,
+    attached: Attached<'a>,
+}
+
+impl Reached<'_> {
+    pub fn give_back_with(self, buffer: HeadBuffer) {
+        drop(self.attached);
+        self.lease.give_back_with(buffer);
+    }
+
+    pub fn give_back(self) {
+        drop(self.attached);
+        self.lease.give_back();
+    }
+
+    pub fn into_socket(self) -> Socket {
+        self.lease.into_socket()
+    }
+}
+
+impl Deref for Reached<'_> {
+    type Target = Lease;
+
+    fn deref(&self) -> &Lease {
+        &self.lease
+    }
+}
+
+impl DerefMut for Reached<'_> {
+    fn deref_mut(&mut self) -> &mut Lease {
+        &mut self.lease
+    }
+}
+
 /// A client connection's place in its worker; dropping it gives the place up.
 pub struct Seat {
     worker: Rc<Worker>,
@@ -332,6 +371,12 @@ impl Seat {
 
     /// Says what the other end of the exchange or the tunnel is that begins: what has been, or will
     /// be, decided about the connection holds for that too.
+    pub fn reach(&self, lease: Lease) -> Reached<'_> {
+        let attached = self.attach(lease.socket());
+        Reached { lease, attached }
+    }
+
+    /// The same for what is no lease.
     pub fn attach(&self, other: &Socket) -> Attached<'_> {
         self.live.other_end.set(Some(other.clone()));
         if self.live.account.is_ended() {
