@@ -12,7 +12,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::account::WaitsOn;
+use crate::account::{Ending, WaitsOn};
 use crate::answer::{self, Served};
 use crate::connect;
 use crate::connection::Client;
@@ -55,8 +55,15 @@ pub async fn run(client: &mut Client<'_>) -> After {
     };
     // The record quotes the head, so that this comes before the head is forgotten.
     record.write(client);
-    if client.account.is_cut() {
-        return After::Close(Close::Cut);
+    match client.account.ending() {
+        Ending::No => {}
+        // A tunnel sees it for itself, and has the record.
+        Ending::Cut if matches!(after, After::Tunnel(_)) => {}
+        Ending::Cut => return After::Close(Close::Cut),
+        // It came too late.
+        Ending::GiveUp(fault) => {
+            client.account.settle(fault);
+        }
     }
     if matches!(after, After::Reuse) {
         client.inbox.consume(client.request_bytes);
@@ -130,15 +137,12 @@ pub(crate) async fn unless_gone<T>(
     if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await {
         return output?;
     }
-    let output = match tokio::time::timeout(HANG_UP_AFTER, wait.as_mut()).await {
-        Ok(output) => output,
-        Err(_) => {
-            let half_close = client.generation.config.server.half_close;
-            let watched = dropped_if_hung_up(wait, client.socket, half_close).await;
-            watched.ok_or(Fault::ClientGone)?
-        }
-    };
-    output?
+    if let Ok(output) = tokio::time::timeout(HANG_UP_AFTER, wait.as_mut()).await {
+        return output?;
+    }
+    let half_close = client.generation.config.server.half_close;
+    let watched = dropped_if_hung_up(wait, client.socket, half_close).await;
+    watched.ok_or(Fault::ClientGone)??
 }
 
 /// How one attempt on one connection failed.
@@ -363,10 +367,24 @@ async fn wait_on(
 ) -> Result<(Result<usize, Waited>, HeadBuffer), Failed> {
     let read = client.generation.config.timeouts.read;
     let began_ms = clock::coarse_ms().saturating_sub(HANG_UP_AFTER.as_millis() as u64);
+    let origin = lease.socket().clone();
     while progress.is_running() {
-        let (received, back) = lease.recv_more(buffer, HANG_UP_AFTER).await;
-        if !matches!(received, Err(Waited::Expired)) {
-            return Ok((received, back));
+        let mut wait = std::pin::pin!(lease.recv_more(buffer, UPLOAD_POLL));
+        let ended = poll_fn(|cx| match wait.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if progress.is_running() => Poll::Pending,
+            Poll::Pending => Poll::Ready(None),
+        });
+        let (received, back) = if let Some(ended) = ended.await {
+            ended
+        } else {
+            origin.interrupt();
+            wait.await
+        };
+        match received {
+            Err(Waited::Expired) => {}
+            Err(Waited::Interrupted) if !client.account.is_ended() => {}
+            received => return Ok((received, back)),
         }
         buffer = back;
     }
@@ -375,12 +393,14 @@ async fn wait_on(
     if left.is_zero() {
         return Ok((Err(Waited::Expired), buffer));
     }
-    let origin = lease.socket().clone();
     let half_close = client.generation.config.server.half_close;
     let wait = lease.recv_more(buffer, left);
     let received = unless_hung_up(wait, &origin, client.socket, half_close).await;
     received.ok_or(Fault::ClientGone.into())
 }
+
+/// How long the wait for an answer lasts at once beside an upload, which has the deadlines.
+const UPLOAD_POLL: Duration = Duration::from_secs(10);
 
 async fn pass_interim(client: &Client<'_>, buffer: &HeadBuffer) -> Result<usize, Fault> {
     // An HTTP/1.0 client does not know interim answers (RFC 9110 §15.2).

@@ -205,7 +205,9 @@ impl Hooking {
         let upstream = &self.generation.upstreams[self.upstream];
         let mut looking = std::pin::pin!(async {
             may_look.notified().await;
-            upstream.checkout(&client.worker.pool, false).await
+            // The question watches the client.
+            let checkout = upstream.checkout(&client.worker.pool, false);
+            client.account.unless_ended(checkout).await?
         });
         let mut early = None;
         let asked = tokio::select! {

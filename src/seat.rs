@@ -240,6 +240,12 @@ impl Live {
 /// The other end's place in its connection; dropping it says that there is none any more.
 pub struct Attached<'a>(&'a Live);
 
+impl Attached<'_> {
+    fn is_ended(&self) -> bool {
+        self.0.account.is_ended()
+    }
+}
+
 impl Drop for Attached<'_> {
     fn drop(&mut self) {
         self.0.other_end.set(None);
@@ -254,14 +260,20 @@ pub struct Reached<'a> {
 }
 
 impl Reached<'_> {
+    /// As [`Lease::give_back_with`], unless its end has been decided with that of the exchange.
     pub fn give_back_with(self, buffer: HeadBuffer) {
-        drop(self.attached);
-        self.lease.give_back_with(buffer);
+        if !self.attached.is_ended() {
+            drop(self.attached);
+            self.lease.give_back_with(buffer);
+        }
     }
 
+    /// As [`Lease::give_back`], with the same exception.
     pub fn give_back(self) {
-        drop(self.attached);
-        self.lease.give_back();
+        if !self.attached.is_ended() {
+            drop(self.attached);
+            self.lease.give_back();
+        }
     }
 
     pub fn into_socket(self) -> Socket {

@@ -151,7 +151,10 @@ impl Transfer<'_> {
                 Step::Moved { bytes, room, is_congested, excess } => {
                     turn_bytes += bytes;
                     self.control.is_held_back.set(false);
-                    self.count_moved(&mut pace, bytes)?;
+                    self.count_moved(&mut pace, bytes);
+                    if !decoder.is_done() && self.has_receiver_gone(&mut pace) {
+                        return Err(Broken::ToFailed);
+                    }
                     is_clean &= excess == 0;
                     pace.window.adapt(bytes, room);
                     pace.is_congested = is_congested;
@@ -161,25 +164,30 @@ impl Transfer<'_> {
         Ok(if is_clean { Moved::Clean } else { Moved::WithExcess })
     }
 
-    /// Notes that `bytes` have moved, and looks after the client now and then while they do: one
-    /// that gets rare events hardly ever has to be waited for.
-    fn count_moved(&self, pace: &mut Pace<'_>, bytes: usize) -> Result<(), Broken> {
+    /// Notes that `bytes` have moved.
+    fn count_moved(&self, pace: &mut Pace<'_>, bytes: usize) {
         pace.from.end();
         pace.is_blind = false;
-        if bytes == 0 {
-            return Ok(());
+        if bytes > 0 {
+            let now = clock::coarse_ms();
+            self.control.active_ms.set(now);
+            self.account.moved.set(Moment::at_ms(now));
+            add(self.flow, bytes);
+        }
+    }
+
+    /// Looks after the client now and then while bytes move: one that gets rare events hardly ever
+    /// has to be waited for.
+    fn has_receiver_gone(&self, pace: &mut Pace<'_>) -> bool {
+        if !self.control.is_watching.get() || self.to.half_close == HalfClose::Keep {
+            return false;
         }
         let now = clock::coarse_ms();
-        self.control.active_ms.set(now);
-        self.account.moved.set(Moment::at_ms(now));
-        add(self.flow, bytes);
-        if self.control.is_watching.get() && is_past(pace.looked_ms, now) {
-            pace.looked_ms = now;
-            if self.to.half_close == HalfClose::Close && self.to.socket.has_hung_up() {
-                return Err(Broken::ToFailed);
-            }
+        if !is_past(pace.looked_ms, now) {
+            return false;
         }
-        Ok(())
+        pace.looked_ms = now;
+        self.to.socket.has_hung_up()
     }
 
     /// Moves one piece as soon as the receiver takes any.
@@ -242,23 +250,22 @@ impl Transfer<'_> {
     /// Waits for chunks, which others hold, for as long as a sender may be silent.
     async fn lease(&self, count: usize) -> Result<Run, Broken> {
         let mut lease = std::pin::pin!(self.chunks.lease(count));
-        let run = match poll_now(&mut lease) {
-            Some(run) => run,
-            None => {
-                // What is told to this transfer alone is heard when the next pause ends.
-                let began_ms = clock::coarse_ms();
-                loop {
-                    let patience = tokio::time::timeout(LEASE_POLL, lease.as_mut());
-                    let leased = self.account.unless_ended(patience).await;
-                    match leased.map_err(|_| Broken::Interrupted)? {
-                        Ok(run) => break run,
-                        Err(_) if self.is_over() => return Err(Broken::Interrupted),
-                        Err(_) => {}
-                    }
-                    let waited_ms = clock::coarse_ms().saturating_sub(began_ms);
-                    if Duration::from_millis(waited_ms) >= self.silence {
-                        return Err(Broken::NoChunk);
-                    }
+        let run = if let Some(run) = poll_now(&mut lease) {
+            run
+        } else {
+            // What is told to this transfer alone is heard when the next pause ends.
+            let began_ms = clock::coarse_ms();
+            loop {
+                let patience = tokio::time::timeout(LEASE_POLL, lease.as_mut());
+                let leased = self.account.unless_ended(patience).await;
+                match leased.map_err(|_| Broken::Interrupted)? {
+                    Ok(run) => break run,
+                    Err(_) if self.is_over() => return Err(Broken::Interrupted),
+                    Err(_) => {}
+                }
+                let waited_ms = clock::coarse_ms().saturating_sub(began_ms);
+                if Duration::from_millis(waited_ms) >= self.silence {
+                    return Err(Broken::NoChunk);
                 }
             }
         };
