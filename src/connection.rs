@@ -67,7 +67,7 @@ pub fn serve(seat: Seat) -> impl Future<Output = ()> + 'static {
             let rested = seat.rest(spent).await;
             seat.set_resting(false);
             match rested {
-                Ok(()) => {}
+                Ok(_) => {}
                 Err(Waited::Expired) => break Close::Idle,
                 // A drain ends what rests; what has arrived in the meantime is still answered.
                 Err(Waited::Interrupted) => match seat.socket().try_peek(&mut [0]) {

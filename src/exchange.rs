@@ -160,7 +160,8 @@ async fn attempt(
         body,
         &progress
     ));
-    let mut upload = Upload::new(rest, &client_socket, &origin_socket, &progress);
+    let mut upload =
+        Upload::new(rest, &client_socket, &origin_socket, &progress, &worker.deadlines);
     let reply = {
         let reply = std::pin::pin!(read_reply(client, &mut lease, &progress));
         upload.beside(reply).await
@@ -347,7 +348,9 @@ async fn wait_on(
         return Ok((Err(Waited::Expired), buffer));
     }
     let origin = lease.socket().clone();
-    let received = unless_hung_up(lease.recv_more(buffer, left), &origin, client.socket).await;
+    let deadlines = &client.worker.deadlines;
+    let wait = lease.recv_more(buffer, left);
+    let received = unless_hung_up(wait, &origin, client.socket, deadlines).await;
     received.ok_or(Fault::ClientGone.into())
 }
 

@@ -144,7 +144,9 @@ async fn wait_on(
     limit: Duration,
 ) -> Result<(Result<usize, Waited>, HeadBuffer), Failed> {
     let origin = lease.socket().clone();
-    let received = unless_hung_up(lease.recv_more(buffer, limit), &origin, client.socket).await;
+    let deadlines = &client.worker.deadlines;
+    let wait = lease.recv_more(buffer, limit);
+    let received = unless_hung_up(wait, &origin, client.socket, deadlines).await;
     received.ok_or(Fault::ClientGone.into())
 }
 

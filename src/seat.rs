@@ -16,7 +16,7 @@ use crate::account::{Account, Phase};
 use crate::ask::{Cleaned, ConnectionInfo, Level};
 use crate::ledger::Kind;
 use crate::ring::waits::Wait;
-use crate::ring::{Socket, clock};
+use crate::ring::{Deadlines, Socket, clock};
 use crate::worker::{FORCED, Worker};
 
 /// What a connection costs that does nothing: its task, its entry in the list, its descriptor and
@@ -81,7 +81,7 @@ impl Worker {
         for (_, live) in self.connections.borrow().iter() {
             let account = &live.account;
             if account.is_resting.get() && account.phase_began().age_ms(now) >= RESTED_MS {
-                live.socket.interrupt();
+                live.socket.interrupt(&self.deadlines);
             }
         }
     }
@@ -89,7 +89,7 @@ impl Worker {
     /// Ends every connection, in whatever it is.
     pub fn cut_connections(&self) {
         for (_, live) in self.connections.borrow().iter() {
-            live.cut();
+            live.cut(&self.deadlines);
         }
         self.cutting.notify_waiters();
         self.pool.cut();
@@ -107,7 +107,7 @@ impl Worker {
         let connections = self.connections.borrow();
         let found = connections.iter().find(|(_, live)| live.id == id);
         if let Some((_, live)) = found {
-            live.cut();
+            live.cut(&self.deadlines);
         }
         found.is_some()
     }
@@ -134,7 +134,7 @@ impl Worker {
     fn close_resting(&self) -> usize {
         let connections = self.connections.borrow();
         let resting = connections.iter().filter(|(_, live)| live.account.is_resting.get());
-        resting.map(|(_, live)| live.close()).count()
+        resting.map(|(_, live)| live.close(&self.deadlines)).count()
     }
 
     /// Cuts stalled exchanges, the largest first, until a quarter of what connections hold is free.
@@ -160,7 +160,7 @@ impl Worker {
             if freed >= held / 4 {
                 break;
             }
-            live.cut();
+            live.cut(&self.deadlines);
             freed += bytes;
             count += 1;
         }
@@ -177,9 +177,9 @@ const STALLED_MS: u64 = 2000;
 
 impl Live {
     /// Ends a connection that rests.
-    fn close(&self) {
+    fn close(&self, deadlines: &Deadlines) {
         self.account.is_cut.set(true);
-        self.socket.interrupt();
+        self.socket.interrupt_for_good(deadlines);
     }
 
     fn describe(&self, worker: usize, now_ms: u64) -> ConnectionInfo {
@@ -199,14 +199,14 @@ impl Live {
     }
 
     /// Ends the connection, in whatever it is.
-    pub(crate) fn cut(&self) {
+    pub(crate) fn cut(&self, deadlines: &Deadlines) {
         self.account.is_cut.set(true);
         // A shutdown would look like the end of an answer that ends with its connection.
         self.socket.reset_on_close();
-        self.socket.interrupt();
+        self.socket.interrupt_for_good(deadlines);
         if let Some(other) = self.other_end.take() {
             other.reset_on_close();
-            other.interrupt();
+            other.interrupt_for_good(deadlines);
             self.other_end.set(Some(other));
         }
     }

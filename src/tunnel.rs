@@ -81,8 +81,8 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
                 for direction in [&up, &down] {
                     direction.control.is_over.set(true);
                 }
-                client.interrupt();
-                origin.interrupt();
+                client.interrupt(&worker.deadlines);
+                origin.interrupt(&worker.deadlines);
             })
             .await
         };
@@ -171,7 +171,7 @@ impl Pump<'_> {
         self.this.has_ended.set(true);
         self.this.control.active_ms.set(clock::coarse_ms());
         // The other direction waits here for its sender, with nothing in its hands.
-        self.to.interrupt();
+        self.to.interrupt(&self.worker.deadlines);
         Ok(())
     }
 
@@ -208,7 +208,7 @@ impl Pump<'_> {
             let wait =
                 if self.other.has_ended.get() { patience.min(WATCH_AFTER) } else { patience };
             match self.from.readable(&self.worker.deadlines, wait).await {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(Waited::Expired) if self.to.has_failed() => return Err(Broken::ToFailed),
                 Err(Waited::Expired | Waited::Interrupted) => {}
                 Err(Waited::Failed(_)) => return Err(Broken::FromFailed),

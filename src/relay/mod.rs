@@ -266,7 +266,7 @@ impl Transfer<'_> {
             Err(Waited::Expired) if limit > WATCH_AFTER => {
                 self.wait_on(limit.saturating_sub(WATCH_AFTER)).await?;
             }
-            waited => waited.map_err(from_broken)?,
+            waited => drop(waited.map_err(from_broken)?),
         }
         if !is_held_back {
             account.waited_ms += clock::coarse_ms().saturating_sub(began);
@@ -279,10 +279,10 @@ impl Transfer<'_> {
     async fn wait_on(&self, limit: Duration) -> Result<(), Broken> {
         let wait = self.from.readable(self.deadlines, limit);
         if !self.is_watching {
-            return wait.await.map_err(from_broken);
+            return wait.await.map(drop).map_err(from_broken);
         }
-        match unless_hung_up(wait, self.from, self.to).await {
-            Some(waited) => waited.map_err(from_broken),
+        match unless_hung_up(wait, self.from, self.to, self.deadlines).await {
+            Some(waited) => waited.map(drop).map_err(from_broken),
             None => Err(Broken::ToFailed),
         }
     }
@@ -348,7 +348,7 @@ async fn writable(to: &Socket, deadlines: &Deadlines, stall: Duration) -> Result
             Err(Waited::Expired) if to.unacknowledged() < unacknowledged => {
                 unacknowledged = to.unacknowledged();
             }
-            waited => return waited,
+            waited => return waited.map(drop),
         }
     }
 }
@@ -441,7 +441,7 @@ mod tests {
                 let mut moved = Box::pin(transfer.run(Decoder::UntilClose, Encoding::AsIs));
                 assert!(poll_now(&mut moved).is_none());
                 tell.set(true);
-                from.interrupt();
+                from.interrupt(&deadlines);
                 drop(held);
                 let moved = tokio::time::timeout(Duration::from_secs(20), moved).await;
                 assert!(matches!(moved, Ok(Err(Broken::Interrupted))), "{moved:?}");

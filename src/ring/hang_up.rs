@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
+use super::deadlines::Deadlines;
 use super::net::Socket;
 use super::waits::poll_now;
 
@@ -33,28 +34,27 @@ pub async fn unless_hung_up<F: Future>(
     wait: F,
     busy: &Socket,
     other: &Socket,
+    deadlines: &Deadlines,
 ) -> Option<F::Output> {
     let mut wait = std::pin::pin!(wait);
-    let mut hang_up = other.start_poll_hang_up();
+    let mut hang_up = other.hang_up(deadlines);
     match first_of(&mut wait, &mut hang_up).await {
         Either::First(output) => {
             if poll_now(&mut hang_up).is_none() {
                 // An operation in flight keeps the descriptor open.
-                other.interrupt();
+                hang_up.cancel();
             }
             Some(output)
         }
         // A client that only says that it has no more to send still wants its answer.
-        Either::Second(Ok(events)) if events & HUNG_UP == 0 => Some(wait.await),
+        Either::Second(Ok(events)) if !events.is_broken() => Some(wait.await),
         Either::Second(_) => {
-            busy.interrupt();
+            busy.interrupt(deadlines);
             wait.await;
             None
         }
     }
 }
-
-const HUNG_UP: u32 = (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) as u32;
 
 /// Which of two was over.
 enum Either<A, B> {
