@@ -121,8 +121,8 @@ async fn parents_answer(
         let (mut received, mut back) = socket.recv(buffer, &worker.deadlines, soon).await;
         if matches!(received, Err(Waited::Expired)) {
             let wait = socket.recv(back, &worker.deadlines, limit.saturating_sub(soon));
-            let half_close = config.server.half_close;
-            let watched = unless_hung_up(wait, socket, client.socket, half_close).await;
+            let watch = (config.server.half_close, &*worker.deadlines);
+            let watched = unless_hung_up(wait, socket, client.socket, watch).await;
             (received, back) = watched.ok_or(Fault::ClientGone)?;
         }
         buffer = back;

@@ -141,7 +141,8 @@ pub(crate) async fn unless_gone<T>(
         return output?;
     }
     let half_close = client.generation.config.server.half_close;
-    let watched = dropped_if_hung_up(wait, client.socket, half_close).await;
+    let watch = (half_close, &*client.worker.deadlines);
+    let watched = dropped_if_hung_up(wait, client.socket, watch).await;
     watched.ok_or(Fault::ClientGone)??
 }
 
@@ -196,7 +197,8 @@ async fn attempt(
         body,
         &progress
     ));
-    let mut upload = Upload::new(rest, &client_socket, &origin_socket, &progress);
+    let mut upload =
+        Upload::new(rest, &client_socket, &origin_socket, &progress, &worker.deadlines);
     let reply = {
         let reply = std::pin::pin!(read_reply(client, &mut lease, &progress));
         upload.beside(reply).await
@@ -378,7 +380,7 @@ async fn wait_on(
         let (received, back) = if let Some(ended) = ended.await {
             ended
         } else {
-            origin.interrupt();
+            origin.interrupt(&client.worker.deadlines);
             wait.await
         };
         match received {
@@ -395,7 +397,8 @@ async fn wait_on(
     }
     let half_close = client.generation.config.server.half_close;
     let wait = lease.recv_more(buffer, left);
-    let received = unless_hung_up(wait, &origin, client.socket, half_close).await;
+    let received =
+        unless_hung_up(wait, &origin, client.socket, (half_close, &client.worker.deadlines)).await;
     received.ok_or(Fault::ClientGone.into())
 }
 

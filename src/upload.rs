@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::http::BodyLength;
 use crate::http::chunked::ChunkScanner;
 use crate::relay::{Broken, Control, Decoder, Encoding, Receiver, Transfer};
-use crate::ring::{Socket, clock};
+use crate::ring::{Deadlines, Socket, clock};
 use crate::worker::Worker;
 
 /// What is known of the request's body when its head has been read.
@@ -117,6 +117,8 @@ pub(crate) struct Upload<'a, F> {
     client: &'a Socket,
     origin: &'a Socket,
     progress: &'a Progress,
+    /// By which it waits.
+    deadlines: &'a Deadlines,
     outcome: Option<Result<(), Broken>>,
 }
 
@@ -126,9 +128,10 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
         client: &'a Socket,
         origin: &'a Socket,
         progress: &'a Progress,
+        deadlines: &'a Deadlines,
     ) -> Self {
         let outcome = (!progress.is_running()).then_some(Ok(()));
-        Self { future, client, origin, progress, outcome }
+        Self { future, client, origin, progress, deadlines, outcome }
     }
 
     /// Drives the upload while `foreground` is under way, which comes pinned because a future that
@@ -181,8 +184,8 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
         if self.outcome.is_none() {
             // An interruption ends what is pending; the flag, what would begin after it.
             self.progress.control.is_over.set(true);
-            self.client.interrupt();
-            self.origin.interrupt();
+            self.client.interrupt(self.deadlines);
+            self.origin.interrupt(self.deadlines);
             let outcome = self.future.as_mut().await;
             self.progress.end(outcome.is_ok());
             self.outcome = Some(outcome);

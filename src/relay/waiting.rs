@@ -2,7 +2,7 @@
 //!
 //! In go a socket and what it means that its peer has ended its own side; out comes that it is
 //! worth trying again, or why not. The ring adds a hang-up to what is waited for, so that a wait
-//! may end with nothing to be done, as often as it is begun: only bytes that move, or that the peer
+//! may end with nothing to be done: only bytes that move, or that the peer
 //! acknowledges, set the deadline anew. Rounds without them are counted, and after a few there is a
 //! pause between them. What has been decided about the connection is seen before and after each.
 
@@ -138,6 +138,7 @@ impl Receiver<'_> {
         if let Some((account, waits_on)) = self.account {
             account.waits_on.set(waits_on);
         }
+        let mut is_half_closed = false;
         loop {
             stall.pause().await;
             if is_over() || self.account.is_some_and(|(account, _)| account.is_ended()) {
@@ -152,27 +153,29 @@ impl Receiver<'_> {
                 stall.began_ms.set(0);
                 left = stall.left(self.stall);
             }
-            match self.socket.writable(self.deadlines, left).await {
+            if is_half_closed && self.half_close == HalfClose::Close {
+                if is_past(began_ms, clock::coarse_ms()) {
+                    return Err(Waited::Failed(io::ErrorKind::ConnectionAborted.into()));
+                }
+                left = left.min(HANG_UP_AFTER);
+            }
+            let wait = if is_half_closed {
+                self.socket.writable_only(self.deadlines, left)
+            } else {
+                self.socket.writable(self.deadlines, left)
+            };
+            match wait.await {
                 Ok(events) => {
                     stall.count_round();
-                    if events & ENDS_WAIT != 0 {
+                    if events.is_writable() || events.is_broken() {
                         return Ok(());
                     }
-                    if self.has_gone(events, began_ms) {
-                        return Err(Waited::Failed(io::ErrorKind::ConnectionAborted.into()));
-                    }
+                    is_half_closed = events.has_ended();
                 }
                 Err(Waited::Expired) => {}
                 Err(waited) => return Err(waited),
             }
         }
-    }
-
-    /// Whether a receiver for which `events` are there wants nothing more.
-    fn has_gone(&self, events: u32, began_ms: u64) -> bool {
-        self.half_close == HalfClose::Close
-            && events & HALF_CLOSED != 0
-            && is_past(began_ms, clock::coarse_ms())
     }
 }
 
@@ -180,6 +183,3 @@ impl Receiver<'_> {
 pub(super) fn is_past(began_ms: u64, now_ms: u64) -> bool {
     now_ms.saturating_sub(began_ms) >= HANG_UP_AFTER.as_millis() as u64
 }
-
-const ENDS_WAIT: u32 = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) as u32;
-const HALF_CLOSED: u32 = libc::POLLRDHUP as u32;
