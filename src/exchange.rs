@@ -95,7 +95,12 @@ async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
     let mut is_repeated = false;
     let fault = loop {
         record.wait_for_pool(&way);
-        let lease = match unless_gone(client, way.checkout(client, is_repeated)).await {
+        let lease = {
+            // Pinned, because a future that is passed by value is copied.
+            let checkout = std::pin::pin!(way.checkout(client, is_repeated));
+            unless_gone(client, checkout).await
+        };
+        let lease = match lease {
             Ok(lease) => lease,
             Err(fault) if client.account.is_ended() || fault == Fault::ClientGone => break fault,
             // Of this attempt, nothing has been sent.

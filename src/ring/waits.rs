@@ -180,14 +180,15 @@ impl Future for Wait<'_> {
             };
             let result = match result {
                 Ok(events) => Ok(Events(events)),
-                Err(error) => match self.term.ending(error) {
-                    Some(waited) => Err(waited),
-                    None => {
+                Err(error) => {
+                    if let Some(waited) = self.term.ending(error) {
+                        Err(waited)
+                    } else {
                         self.operation = begin_poll(&fd, self.events);
                         self.term.go_on(self.operation.key());
                         continue;
                     }
-                },
+                }
             };
             self.term.end(&fd);
             return Poll::Ready(result);
@@ -223,14 +224,15 @@ impl Future for Recv<'_> {
                     buffer.advance(count as usize);
                     Ok(count as usize)
                 }
-                Err(error) => match self.term.ending(error) {
-                    Some(waited) => Err(waited),
-                    None => {
+                Err(error) => {
+                    if let Some(waited) = self.term.ending(error) {
+                        Err(waited)
+                    } else {
                         self.operation = ops::recv(&fd, buffer);
                         self.term.go_on(self.operation.key());
                         continue;
                     }
-                },
+                }
             };
             self.term.end(&fd);
             return Poll::Ready((result, buffer));
