@@ -218,25 +218,21 @@ async fn attempt(
     let buffer = match reply {
         Ok(buffer) => buffer,
         Err(failed) => {
-            upload.end().await;
-            record.moved(progress.control.received.get(), 0);
+            record.moved(upload.end().await, 0);
             return Err(failed);
         }
     };
     let is_uploaded = progress.is_complete();
     if client.response.status == 101 {
-        upload.end().await;
-        record.moved(progress.control.received.get(), 0);
+        record.moved(upload.end().await, 0);
         return Ok(upgrade::switch(client, lease, &buffer, is_uploaded, record).await?);
     }
     if client.response.status == 407 && way.refuses_us(client) {
-        upload.end().await;
-        record.moved(progress.control.received.get(), 0);
+        record.moved(upload.end().await, 0);
         return Err(Fault::ParentRefused.into());
     }
     if let Some(instead) = way.instead(client, &buffer, body) {
-        upload.end().await;
-        record.moved(progress.control.received.get(), 0);
+        record.moved(upload.end().await, 0);
         return Box::pin(way.answer_instead(client, instead, record)).await;
     }
     record.answered(client.response.status);

@@ -179,8 +179,8 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
         }
     }
 
-    /// Ends an upload that nobody needs any more.
-    pub(crate) async fn end(&mut self) {
+    /// Ends an upload that nobody needs any more; what it has taken off the client's socket.
+    pub(crate) async fn end(&mut self) -> u64 {
         if self.outcome.is_none() {
             // An interruption ends what is pending; the flag, what would begin after it.
             self.progress.control.is_over.set(true);
@@ -190,6 +190,7 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
             self.progress.end(outcome.is_ok());
             self.outcome = Some(outcome);
         }
+        self.progress.control.received.get()
     }
 }
 

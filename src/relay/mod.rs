@@ -472,6 +472,13 @@ mod tests {
                 assert!(matches!(moved, Ok(Err(Broken::Interrupted))), "{moved:?}");
                 control.is_over.set(false);
             }
+            // Nor does it wait for ever where nobody tells it anything.
+            let account = Account::default();
+            let silence = Duration::from_millis(200);
+            let transfer = Transfer { silence, account: &account, ..transfer };
+            let _held = chunks.lease(1).await;
+            let moved = transfer.run(Decoder::UntilClose, Encoding::AsIs).await;
+            assert!(matches!(moved, Err(Broken::NoChunk)), "{moved:?}");
         });
     }
 
