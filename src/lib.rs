@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  main ── entry ── cli, lifecycle ──> server    start, signals, drain    demo   a server to ask
+//!                 workers     started, called back, let go
 //!                 reload      another configuration takes the first one's place
 //!                 handover    another process does     sockets, inherited    what is listened on
 //!                 supervisor, watched    the service manager; the configuration file
@@ -134,5 +135,6 @@ pub mod server;
 pub mod sockets;
 pub mod supervisor;
 pub mod watched;
+pub mod workers;
 
 pub use entry::run;

@@ -1,13 +1,12 @@
 //! A worker's thread: ring, runtime, tasks, and their orderly end.
 //!
-//! In go the plan of one worker and the listening sockets; the thread accepts, serves what is
-//! placed on it, watches its pool and its deadlines, and at a drain finishes what is under way.
+//! In goes the plan of one worker; the thread accepts from the listening sockets that it is told of
+//! once all are ready, serves what is placed on it, watches its pool and its deadlines, and at a drain finishes what is under way.
 //! What is left after that is reported.
 //!
 //! Nothing here may block: names are resolved and logs are written elsewhere.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,8 +33,6 @@ pub struct WorkerPlan {
     pub budget: Budget,
     pub inbox: UnboundedReceiver<Accepted>,
     pub asks: UnboundedReceiver<Ask>,
-    /// By their numbers.
-    pub listeners: Vec<(u16, OwnedFd)>,
 }
 
 /// What a worker has, once it is ready.
@@ -86,9 +83,6 @@ async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Rema
     });
     prewarm(&worker);
     spawn(housekeep(worker.clone()));
-    for (index, listener) in plan.listeners {
-        spawn(listener::start(worker.clone(), listener, index));
-    }
     spawn(take_in(worker.clone(), plan.inbox));
     spawn(answer_asks(worker.clone(), plan.asks));
     until_drained(&worker).await

@@ -97,9 +97,9 @@ pub const LEAVING: u8 = 3;
 /// Has finished it.
 pub const ENDING: u8 = 4;
 
-/// Whether somebody works there who can be given a connection. Whoever starts has begun to accept.
+/// Whether somebody works there who can be given a connection. Whoever starts may yet fail.
 fn takes(state: u8) -> bool {
-    matches!(state, STARTING | ACTIVE | LEAVING)
+    matches!(state, ACTIVE | LEAVING)
 }
 
 impl Default for Place {

@@ -52,6 +52,7 @@ const FLOORS: [&[&str]; 10] = [
         "inherited",
         "supervisor",
         "watched",
+        "workers",
         "control",
         "cli",
         "commands",
