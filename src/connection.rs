@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::account::{Account, Phase};
+use crate::account::{Account, Moment, Phase};
 use crate::answer;
 use crate::exchange::{self, After};
 use crate::fault::{Close, Fault};
@@ -69,6 +69,7 @@ pub fn serve(seat: Seat) -> impl Future<Output = ()> + 'static {
             match rested {
                 Ok(()) => {}
                 Err(Waited::Expired) => break Close::Idle,
+                Err(Waited::Interrupted) if seat.gives_way() => break Close::GaveWay,
                 // A drain ends what rests; what has arrived in the meantime is still answered.
                 Err(Waited::Interrupted) => match seat.socket().try_peek(&mut [0]) {
                     Ok(1..) => {}
@@ -83,9 +84,12 @@ pub fn serve(seat: Seat) -> impl Future<Output = ()> + 'static {
             // Unread input would turn the close into a reset, which can take the answer's tail with
             // it (RFC 9112 §9.6).
             Close::Answered => matches!(seat.socket().try_peek(&mut [0]), Ok(1..)),
-            Close::Cut | Close::ClientDone | Close::Idle | Close::ClientGone | Close::Stopping => {
-                false
-            }
+            Close::Cut
+            | Close::ClientDone
+            | Close::Idle
+            | Close::ClientGone
+            | Close::GaveWay
+            | Close::Stopping => false,
         };
         if is_lingering {
             seat.account().enter(Phase::Linger, clock::coarse_ms());
@@ -231,7 +235,7 @@ impl Client<'_> {
                         self.head_began_ms = clock::coarse_ms();
                         self.account.enter(Phase::Head, self.head_began_ms);
                     }
-                    Ok(false) => {}
+                    Ok(false) => self.account.moved.set(Moment::at_ms(clock::coarse_ms())),
                     Err(error) => return Next::Fault(Fault::ClientHead(error)),
                 }
             }
@@ -271,6 +275,7 @@ impl Client<'_> {
                 Ok(0) if self.inbox.is_empty() => return Next::Close(Close::ClientDone),
                 Ok(0) => return Next::Fault(Fault::ClientGone),
                 Err(Waited::Interrupted) if seat.is_cut() => return Next::Close(Close::Cut),
+                Err(Waited::Interrupted) if seat.gives_way() => return Next::Close(Close::GaveWay),
                 Ok(_) | Err(Waited::Interrupted) => {}
                 Err(Waited::Expired) if self.inbox.is_empty() => return Next::Rest(limit),
                 Err(Waited::Expired) => return Next::Fault(Fault::ClientHeadTimeout),

@@ -23,6 +23,7 @@
 //!                           connect, upgrade ──> tunnel     bytes both ways
 //!                           answer, record            our own answers; counts and one line each
 //!  worker    worker, seat   what the tasks of a thread share; its client connections
+//!            room           who gives way to new clients at limits.clients
 //!            generation     a configuration in use, with what was made of it
 //!            gate, ask      the forward proxy's rules, compiled; questions between threads
 //!  movers    route        where to
@@ -98,6 +99,7 @@ pub mod upstream;
 pub mod ask;
 pub mod gate;
 pub mod generation;
+pub mod room;
 pub mod seat;
 pub mod worker;
 

@@ -36,6 +36,7 @@ use crate::logging::LogMeter;
 use crate::memory::plan::PlanError;
 use crate::memory::{Notice, Plan, Usage};
 use crate::ring::runtime;
+use crate::room::SharedRoom;
 use crate::sockets::Sockets;
 use crate::thread::Remains;
 use crate::upstream::permits::PoolShared;
@@ -323,6 +324,7 @@ fn share(
     let shared = Arc::new(Shared {
         pool: PoolShared::new(config.pool.max_connections, places),
         clients: Arc::new(Semaphore::new(config.limits.clients)),
+        room: SharedRoom::default(),
         tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
         live: (0..places).map(|_| AtomicUsize::new(0)).collect(),
         places: (0..places).map(|_| Place::default()).collect(),

@@ -127,8 +127,20 @@ async fn answer_asks(worker: Rc<Worker>, mut asks: UnboundedReceiver<Ask>) {
             Ask::End { id, reply } => {
                 let _ = reply.send(worker.end_connection(id));
             }
+            Ask::Offer { reply } => {
+                let _ = reply.send(worker.offer());
+            }
+            Ask::GiveWay { count } => worker.give_way(count),
+            Ask::Census { reply } => {
+                let _ = reply.send(worker.census());
+            }
+            Ask::EndHeads { address, count } => worker.end_heads(address, count),
             Ask::Clean { level, reply } => {
-                let _ = reply.send(worker.clean(level));
+                // Beside other questions: it takes its turns.
+                let worker = worker.clone();
+                spawn(async move {
+                    let _ = reply.send(worker.clean(level).await);
+                });
             }
             Ask::Adopt { snapshot, budget, reply } => {
                 worker.adopt(&snapshot, &budget);
@@ -226,7 +238,7 @@ async fn finish(worker: &Worker) -> bool {
         // first.
         if is_over() && !shared.is_handed_over.load(Ordering::Acquire) {
             worker.is_draining.set(true);
-            worker.interrupt_resting();
+            worker.interrupt_resting().await;
         }
         // Connections end by themselves; the signal says that their time is up.
         let _ = tokio::time::timeout(DRAIN_POLL, signal.notified()).await;
@@ -242,7 +254,7 @@ async fn finish(worker: &Worker) -> bool {
 async fn cut(worker: &Worker) {
     worker.pool.stop();
     for _ in 0..CUT_ROUNDS {
-        worker.cut_connections();
+        worker.cut_connections().await;
         if worker.connections() == 0 {
             return;
         }
