@@ -4,9 +4,9 @@
 //! In go a configuration and the way to read it again; out comes the word that all is over, or one
 //! line that says why it could not start. SIGTERM and SIGINT end it, a second one at once; SIGHUP
 //! reads the configuration again, SIGUSR1 opens the log files anew, SIGUSR2 has a new process take
-//! over. One thing is done at a time, in the order in which it was asked for; what is asked for while
-//! a new process gets ready is done by whoever serves in the end. An end comes first: it ends the
-//! new process too.
+//! over. One thing is done at a time, in the order in which it was asked for; what is asked for
+//! while a new process gets ready is done by whoever serves in the end. An end comes first: it ends
+//! the new process too.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

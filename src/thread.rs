@@ -1,8 +1,8 @@
 //! A worker's thread: ring, runtime, tasks, and their orderly end.
 //!
 //! In goes the plan of one worker; the thread accepts from the listening sockets that it is told of
-//! once all are ready, serves what is placed on it, watches its pool and its deadlines, and at a drain finishes what is under way.
-//! What is left after that is reported.
+//! once all are ready, serves what is placed on it, watches its pool and its deadlines, and at a
+//! drain finishes what is under way. What is left after that is reported.
 //!
 //! Nothing here may block: names are resolved and logs are written elsewhere.
 

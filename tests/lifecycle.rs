@@ -328,3 +328,36 @@ fn a_service_manager_hears_of_a_stop_and_not_of_a_successor_that_never_was() {
     assert!(heard.contains(&"READY=1\n".to_owned()), "{heard:?}");
     assert!(!heard.iter().any(|text| text.contains("MAINPID")), "{heard:?}");
 }
+
+/// What it was given while it got ready was lost, and what came to it stayed counted.
+#[test]
+fn a_worker_that_cannot_start_costs_nobody_his_connection() {
+    let origin = Origin::answering(OK);
+    let with = |workers: usize| Setup::to(&origin).set("server.workers", workers);
+    let mut refused = 0;
+    // From no descriptor for another worker to enough of them.
+    for spare in 1..12 {
+        let proxy = with(1).start();
+        let mut clients: Vec<_> = (0..8).map(|_| proxy.send(GET)).collect();
+        for client in &mut clients {
+            client.expect_status(200);
+        }
+        let limit = proxy.open_files() + spare;
+        let limit = format!("--nofile={limit}:{limit}");
+        let process = proxy.file_of_process("");
+        let pid = process.file_name().unwrap();
+        let lowered = Command::new("prlimit").arg("--pid").arg(pid).arg(&limit).status();
+        assert!(lowered.unwrap().success());
+        let count = |text: &str| proxy.log_lines().iter().filter(|l| l.contains(text)).count();
+        fs::write(proxy.home().join("ringway.toml"), with(2).text()).unwrap();
+        proxy.signal(Signal::SIGHUP);
+        let stays = || count("configuration in use stays");
+        wait_until("a decision", || count(" reloaded ") + stays() > 0);
+        refused += count("configuration in use stays: worker 1: ");
+        for client in &mut clients {
+            client.send(GET).expect_status(200);
+        }
+        proxy.stop();
+    }
+    assert!(refused > 0, "every worker could start");
+}
