@@ -135,9 +135,8 @@ impl Successor {
                 Ok(Some(READY)) => return Ok(self.child.id()),
                 Ok(Some(MAY_I)) => self.let_accept(),
                 // Its end is the end of its socket, by a reset if it has not even read ours.
-                Ok(_) => return Err(self.has_ended()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Err(self.has_ended()),
+                Ok(_) | Err(_) => return Err(self.has_ended()),
             }
             // A byte that it has sent before its end counts.
             if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {

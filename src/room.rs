@@ -10,7 +10,7 @@
 //! No exchange that has begun is ended here.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -63,8 +63,8 @@ pub struct Room {
     looked_ms: Cell<u64>,
     /// All that were idle then.
     count: Cell<usize>,
-    /// By their numbers, those that were last told to give way, and when that was.
-    asked: RefCell<HashSet<u64>>,
+    /// By their numbers, the places of those that were last told to give way, and when that was.
+    asked: RefCell<HashMap<u64, usize>>,
     asked_ms: Cell<u64>,
 }
 
@@ -224,8 +224,10 @@ impl Worker {
             *queue = all.into();
         }
         let since_ms: Vec<_> = queue.iter().take(BATCH_MAX).map(|idle| idle.since_ms).collect();
-        let is_under_way =
-            !room.asked.borrow().is_empty() && now.saturating_sub(room.asked_ms.get()) < HEARD_MS;
+        let connections = self.connections.borrow();
+        let mut asked = room.asked.borrow_mut();
+        asked.retain(|id, key| connections.get(*key).is_some_and(|live| live.id == *id));
+        let is_under_way = !asked.is_empty() && now.saturating_sub(room.asked_ms.get()) < HEARD_MS;
         Offer { is_under_way, count: room.count.get().max(since_ms.len()), since_ms }
     }
 
@@ -260,7 +262,7 @@ impl Worker {
             if let Some(live) = connections.get(idle.key).filter(|_| self.is_still(idle, now))
                 && live.socket.is_silent()
             {
-                asked.insert(idle.id);
+                asked.insert(idle.id, idle.key);
                 live.socket.interrupt();
             }
         }
@@ -282,22 +284,24 @@ impl Worker {
     pub fn end_heads(&self, address: u128, count: usize) {
         let now = clock::coarse_ms();
         let connections = self.connections.borrow();
-        let slow = connections.iter().map(|(_, live)| live);
-        let slow = slow.filter(|live| live.address() == address && live.is_slow(now));
+        let slow = connections.iter();
+        let slow = slow.filter(|(_, live)| live.address() == address && live.is_slow(now));
         let mut slow: Vec<_> = slow.collect();
-        slow.sort_unstable_by_key(|live| std::cmp::Reverse(live.account.phase_began().age_ms(now)));
+        slow.sort_unstable_by_key(|(_, live)| {
+            std::cmp::Reverse(live.account.phase_began().age_ms(now))
+        });
         let mut asked = self.room.asked.borrow_mut();
         asked.clear();
         self.room.asked_ms.set(now);
-        for live in slow.into_iter().take(count) {
-            asked.insert(live.id);
+        for (key, live) in slow.into_iter().take(count) {
+            asked.insert(live.id, key);
             live.socket.interrupt();
         }
     }
 
     /// Whether the connection `id` is to give way, because it was told so and still has nothing.
     pub(crate) fn gives_way(&self, live: &Live) -> bool {
-        if !self.room.asked.borrow_mut().remove(&live.id) || !live.socket.is_silent() {
+        if self.room.asked.borrow_mut().remove(&live.id).is_none() || !live.socket.is_silent() {
             return false;
         }
         let [idle, heads] = &self.metrics.gave_way;

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use support::{Client, GET, OK, Origin, Proxy, Setup};
 
 const CROWD: usize = 10_000;
-const BUSY: usize = 64;
-const ROUNDS: usize = 300;
+const BUSY: u32 = 64;
+const ROUNDS: u32 = 300;
 
 fn setup(origin: &Origin) -> Setup {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
@@ -63,7 +63,8 @@ fn cost_us(proxy: &Proxy) -> f64 {
     (0..ROUNDS / 10).for_each(|_| step());
     let before = spent_ns(proxy);
     (0..ROUNDS).for_each(|_| step());
-    (spent_ns(proxy) - before) as f64 / (BUSY * ROUNDS) as f64 / 1_000.0
+    let spent = Duration::from_nanos(spent_ns(proxy) - before);
+    spent.as_secs_f64() * 1e6 / f64::from(BUSY * ROUNDS)
 }
 
 #[test]
