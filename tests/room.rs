@@ -32,7 +32,8 @@ fn gave_way(proxy: &Proxy, reason: &str) -> u64 {
     let line = proxy.wait_for_log(&["admin API", "address="]);
     let mut client = Client::connect(support::logged(&line, "address").parse().unwrap());
     client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let text = client.read_response().text().to_owned();
+    let response = client.read_response();
+    let text = response.text();
     let name = format!("ringway_clients_gave_way_total{{reason=\"{reason}\"}} ");
     let line = text.lines().find_map(|line| line.strip_prefix(&name)).expect("a sample");
     line.parse().unwrap()
