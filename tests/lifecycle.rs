@@ -186,8 +186,7 @@ fn a_new_process_that_dies_changes_nothing() {
     let own = life.own();
     let mut client = life.proxy.send(GET);
     client.expect_status(200);
-    let mut expected = 0;
-    for script in [
+    for (before, script) in [
         "exit 0",
         "kill -KILL $$",
         // Somebody else has its end of the socket and keeps it open.
@@ -195,15 +194,17 @@ fn a_new_process_that_dies_changes_nothing() {
         "exec $real --set server.prot=1 \"$@\"",
         // Found out after the admin API's socket has been taken over.
         "exec $real --set forward.enabled=true --set forward.users_file=none \"$@\"",
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         life.exchange(script);
         life.proxy.signal(Signal::SIGUSR2);
-        expected += 1;
         let count = || {
             let lines = life.proxy.log_lines();
             lines.iter().filter(|line| line.contains("no upgrade, this process goes on")).count()
         };
-        wait_until(script, || count() == expected);
+        wait_until(script, || count() == before + 1);
         client.send(GET).expect_status(200);
         life.proxy.get().expect_status(200);
         let mut socket = UnixStream::connect(life.proxy.home().join("admin.sock")).unwrap();
