@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::account::{Account, Phase, WaitsOn};
+use crate::account::{Account, Moment, Phase, WaitsOn};
 use crate::answer;
 use crate::config::HalfClose;
 use crate::exchange::{self, After};
@@ -71,6 +71,7 @@ pub fn serve(seat: Seat) -> impl Future<Output = ()> + 'static {
             match rested {
                 Ok(_) => {}
                 Err(Waited::Expired) => break Close::Idle,
+                Err(Waited::Interrupted) if seat.gives_way() => break Close::GaveWay,
                 // A drain ends what rests; what has arrived in the meantime is still answered.
                 Err(Waited::Interrupted) => match seat.socket().try_peek(&mut [0]) {
                     Ok(1..) if !seat.account().is_cut() => {}
@@ -85,9 +86,12 @@ pub fn serve(seat: Seat) -> impl Future<Output = ()> + 'static {
             // Unread input would turn the close into a reset, which can take the answer's tail with
             // it (RFC 9112 §9.6).
             Close::Answered => matches!(seat.socket().try_peek(&mut [0]), Ok(1..)),
-            Close::Cut | Close::ClientDone | Close::Idle | Close::ClientGone | Close::Stopping => {
-                false
-            }
+            Close::Cut
+            | Close::ClientDone
+            | Close::Idle
+            | Close::ClientGone
+            | Close::GaveWay
+            | Close::Stopping => false,
         };
         if is_lingering {
             seat.account().enter(Phase::Linger, clock::coarse_ms());
@@ -235,7 +239,7 @@ impl Client<'_> {
                         self.head_began_ms = clock::coarse_ms();
                         self.account.enter(Phase::Head, self.head_began_ms);
                     }
-                    Ok(false) => {}
+                    Ok(false) => self.account.moved.set(Moment::at_ms(clock::coarse_ms())),
                     Err(error) => return Next::Fault(Fault::ClientHead(error)),
                 }
             }
@@ -277,6 +281,7 @@ impl Client<'_> {
                 Err(Waited::Interrupted) if self.account.is_cut() => {
                     return Next::Close(Close::Cut);
                 }
+                Err(Waited::Interrupted) if seat.gives_way() => return Next::Close(Close::GaveWay),
                 Ok(_) | Err(Waited::Interrupted) => {}
                 Err(Waited::Expired) if self.inbox.is_empty() => return Next::Rest(limit),
                 Err(Waited::Expired) => return Next::Fault(Fault::ClientHeadTimeout),

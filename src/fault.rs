@@ -320,6 +320,8 @@ pub enum Close {
     Refused,
     /// The client vanished in the middle of something.
     ClientGone,
+    /// A new client has its place.
+    GaveWay,
     /// ringway is stopping.
     Stopping,
 }

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  main ── entry ── cli, lifecycle ──> server    start, signals, drain    demo   a server to ask
+//!                 workers     started, called back, let go
 //!                 reload      another configuration takes the first one's place
 //!                 handover    another process does     sockets, inherited    what is listened on
 //!                 supervisor, watched    the service manager; the configuration file
@@ -22,6 +23,7 @@
 //!                           connect, upgrade ──> tunnel     bytes both ways
 //!                           answer, record            our own answers; counts and one line each
 //!  worker    worker, seat   what the tasks of a thread share; its client connections
+//!            room           who gives way to new clients at limits.clients
 //!            generation     a configuration in use, with what was made of it
 //!            gate, ask      the forward proxy's rules, compiled; questions between threads
 //!  movers    route        where to
@@ -97,6 +99,7 @@ pub mod upstream;
 pub mod ask;
 pub mod gate;
 pub mod generation;
+pub mod room;
 pub mod seat;
 pub mod worker;
 
@@ -134,5 +137,6 @@ pub mod server;
 pub mod sockets;
 pub mod supervisor;
 pub mod watched;
+pub mod workers;
 
 pub use entry::run;

@@ -63,6 +63,8 @@ pub struct WorkerMetrics {
     pub accept_errors: Gauge,
     /// Connections that were answered 503 at the door.
     pub clients_refused: Gauge,
+    /// Connections that gave way to new ones: idle ones, and heads that did not get on.
+    pub gave_way: [Gauge; 2],
     pub requests: Classes,
     /// Requests in absolute form, which have no route.
     pub forwarded: Classes,

@@ -11,6 +11,7 @@ use crate::ring::clock;
 const INTERVAL_MS: u64 = 5000;
 
 static TOO_MANY_FILES: AtomicU64 = AtomicU64::new(0);
+static CLIENTS_GIVE_WAY: AtomicU64 = AtomicU64::new(0);
 
 /// Says that the process (EMFILE) or the machine (ENFILE) is out of descriptors.
 pub fn too_many_files(doing: &str, error: &io::Error) {
@@ -18,6 +19,16 @@ pub fn too_many_files(doing: &str, error: &io::Error) {
         tracing::error!(
             "cannot {doing}: {error}. Raise the limit on open files (`ulimit -n`, docker `--ulimit \
              nofile=65536:65536`, systemd `LimitNOFILE`) or lower limits.clients"
+        );
+    }
+}
+
+/// Says that connections of clients that `did` nothing better give way to new ones.
+pub fn clients_give_way(did: &str) {
+    if is_due(&CLIENTS_GIVE_WAY) {
+        tracing::warn!(
+            "limits.clients is reached: connections that {did} give way to new ones. Raise it, or \
+             lower timeouts.client_idle and timeouts.client_head"
         );
     }
 }

@@ -17,7 +17,7 @@ use crate::account::{Account, Ending, Phase};
 use crate::ask::{Cleaned, ConnectionInfo, Level};
 use crate::fault::Fault;
 use crate::ledger::Kind;
-use crate::ring::waits::Wait;
+use crate::ring::waits::{Wait, turn};
 use crate::ring::{Deadlines, HeadBuffer, Socket, clock};
 use crate::upstream::lease::Lease;
 use crate::worker::{FORCED, Worker};
@@ -28,10 +28,10 @@ pub const SEAT_BYTES: usize = 512;
 
 /// One client connection, as the worker sees it from outside.
 pub struct Live {
-    socket: Socket,
+    pub(crate) socket: Socket,
     arrival: Arrival,
     /// No other connection of the process has it, now or later.
-    id: u64,
+    pub(crate) id: u64,
     pub account: Account,
     /// The connection to an origin, or to a proxy on the way there, of the exchange or the tunnel
     /// under way.
@@ -80,22 +80,48 @@ impl Worker {
     }
 
     /// Wakes the connections that have rested for a second between two requests.
-    pub fn interrupt_resting(&self) {
-        let now = clock::coarse_ms();
-        for (_, live) in self.connections.borrow().iter() {
+    pub async fn interrupt_resting(&self) {
+        self.for_each(|live| {
             let account = &live.account;
-            if account.is_resting.get() && account.phase_began().age_ms(now) >= RESTED_MS {
+            let age_ms = account.phase_began().age_ms(clock::coarse_ms());
+            let is_due = account.is_resting.get() && age_ms >= RESTED_MS;
+            if is_due {
                 live.socket.interrupt(&self.deadlines);
             }
-        }
+            is_due
+        })
+        .await;
     }
 
     /// Ends every connection, in whatever it is.
-    pub fn cut_connections(&self) {
-        for (_, live) in self.connections.borrow().iter() {
+    pub async fn cut_connections(&self) {
+        self.for_each(|live| {
             live.cut(&self.deadlines);
-        }
+            true
+        })
+        .await;
         self.pool.cut();
+    }
+
+    /// Does `act` to each connection, to a few in each turn of the loop: what it does to thousands
+    /// is not to keep all others waiting. For how many it says that something was done.
+    async fn for_each(&self, act: impl Fn(&Live) -> bool) -> usize {
+        let (mut count, mut in_turn) = (0, 0);
+        for key in 0.. {
+            let live = {
+                let connections = self.connections.borrow();
+                if key >= connections.capacity() {
+                    break;
+                }
+                connections.get(key).cloned()
+            };
+            in_turn += usize::from(live.is_some_and(|live| act(&live)));
+            if in_turn == TURN_MAX {
+                count += std::mem::take(&mut in_turn);
+                turn().await;
+            }
+        }
+        count + in_turn
     }
 
     /// The connections as an operator sees them.
@@ -117,7 +143,7 @@ impl Worker {
 
     /// Gives back what nobody uses, and where it is forced, what somebody does: connections at
     /// rest, and the transfers that hold most and have not moved for a while.
-    pub fn clean(&self, level: Level) -> Cleaned {
+    pub async fn clean(&self, level: Level) -> Cleaned {
         let before_bytes = self.ledger.total();
         let mut cleaned = Cleaned {
             closed_idle: self.pool.close_idle_beyond(self.generation().config.pool.prewarm),
@@ -126,7 +152,7 @@ impl Worker {
         self.heads.release();
         self.pipes.trim();
         if level == Level::Forced {
-            cleaned.closed_clients = self.close_resting();
+            cleaned.closed_clients = self.close_resting().await;
             cleaned.cut_transfers = self.cut_stalled();
         }
         crate::ring::memory::purge();
@@ -134,10 +160,15 @@ impl Worker {
         cleaned
     }
 
-    fn close_resting(&self) -> usize {
-        let connections = self.connections.borrow();
-        let resting = connections.iter().filter(|(_, live)| live.account.is_resting.get());
-        resting.map(|(_, live)| live.close(&self.deadlines)).count()
+    async fn close_resting(&self) -> usize {
+        let close = |live: &Live| {
+            let is_resting = live.account.is_resting.get();
+            if is_resting {
+                live.close(&self.deadlines);
+            }
+            is_resting
+        };
+        self.for_each(close).await
     }
 
     /// Cuts stalled exchanges, the largest first, until a quarter of what connections hold is free.
@@ -172,6 +203,9 @@ impl Worker {
     }
 }
 
+/// Connections that are ended in one turn of the loop: each takes some 20 µs to close.
+const TURN_MAX: usize = 256;
+
 /// Silence after which a client hardly has its next request on its way.
 const RESTED_MS: u64 = 1000;
 
@@ -183,6 +217,14 @@ impl Live {
     fn close(&self, deadlines: &Deadlines) {
         self.account.end(Ending::Cut);
         self.socket.interrupt_for_good(deadlines);
+    }
+
+    /// What stands for its client: an address, or the prefix of 64 bits that one subscriber has.
+    pub(crate) fn address(&self) -> u128 {
+        match self.arrival.ip.to_ipv4_mapped() {
+            Some(_) => self.arrival.ip.to_bits(),
+            None => self.arrival.ip.to_bits() >> 64 << 64,
+        }
     }
 
     fn describe(&self, worker: usize, now_ms: u64) -> ConnectionInfo {
@@ -386,6 +428,11 @@ impl Seat {
     pub fn reach(&self, lease: Lease) -> Reached<'_> {
         let attached = self.attach(lease.socket());
         Reached { lease, attached }
+    }
+
+    /// Whether it gives way to a new client, asked after it has been interrupted.
+    pub fn gives_way(&self) -> bool {
+        self.worker.gives_way(&self.live)
     }
 
     /// The same for what is no lease.

@@ -27,6 +27,7 @@ use crate::ledger::{Budget, Counted, Ledger, Ledgers};
 use crate::limits::PIPES_PER_WORKER;
 use crate::metrics::WorkerMetrics;
 use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, RingMeters, Socket, Stopper};
+use crate::room::{Room, SharedRoom};
 use crate::seat::Live;
 use crate::upstream::destinations::Destinations;
 use crate::upstream::permits::PoolShared;
@@ -37,6 +38,7 @@ pub struct Shared {
     pub pool: Arc<PoolShared>,
     /// Rights to hold a client connection: `limits.clients` of them.
     pub clients: Arc<Semaphore>,
+    pub room: SharedRoom,
     /// Rights to hold a tunnel: `limits.tunnels` of them.
     pub tunnels: Arc<Semaphore>,
     /// The newest configuration in use.
@@ -95,9 +97,9 @@ pub const LEAVING: u8 = 3;
 /// Has finished it.
 pub const ENDING: u8 = 4;
 
-/// Whether somebody works there who can be given a connection. Whoever starts has begun to accept.
+/// Whether somebody works there who can be given a connection. Whoever starts may yet fail.
 fn takes(state: u8) -> bool {
-    matches!(state, STARTING | ACTIVE | LEAVING)
+    matches!(state, ACTIVE | LEAVING)
 }
 
 impl Default for Place {
@@ -237,6 +239,7 @@ pub struct Worker {
     /// Where outgoing heads are built; free again before anything waits.
     scratch: RefCell<Vec<u8>>,
     pub(crate) connections: RefCell<Slab<Rc<Live>>>,
+    pub(crate) room: Room,
     /// Connections that this worker has ever served.
     pub(crate) serial: Cell<u64>,
     pub(crate) stoppers: RefCell<Vec<(u16, Stopper)>>,
@@ -310,6 +313,7 @@ impl Worker {
             shared,
             scratch: RefCell::new(Vec::with_capacity(buffers.head_buffer_bytes * 2)),
             connections: RefCell::default(),
+            room: Room::default(),
             serial: Cell::new(0),
             stoppers: RefCell::default(),
             accepting: Cell::new(0),

@@ -173,6 +173,12 @@ fn connections(proxy: &Proxy, out: &mut Exposition) {
     sum(out, proxy, "ringway_accept_errors_total", help, |m| &m.accept_errors);
     let help = "Connections that were answered 503 at the door.";
     sum(out, proxy, "ringway_clients_refused_total", help, |m| &m.clients_refused);
+    let help = "Connections that gave way to new ones at limits.clients.";
+    let mut gave_way = out.counter("ringway_clients_gave_way_total", help);
+    for (index, reason) in ["idle", "slow_head"].into_iter().enumerate() {
+        let count: u64 = proxy.shared.metrics.iter().map(|m| m.gave_way[index].get()).sum();
+        gave_way.put(&[("reason", reason)], count);
+    }
     let help = "Exchanges that a forced cleanup has ended.";
     sum(out, proxy, "ringway_cuts_total", help, |m| &m.cuts);
 }
