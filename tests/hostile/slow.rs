@@ -1,0 +1,159 @@
+//! Six ways to hold what others need by being slow, each at 110 and at 5,000 connections, with the
+//! default configuration.
+//!
+//! Whoever is slow may be slow for as long as nobody waits for what it holds. While the attack goes
+//! on, clients at other addresses ask for a page in front of the same upstream, whose origin still
+//! answers, and 99.5 % of the answers must come within a second.
+
+use crate::backend::Backend;
+use crate::mob::{Little, Mob};
+use crate::subject::{Subject, alone};
+use crate::support::{Blackhole, Setup, wait_until};
+use crate::victims::Victims;
+use std::net::Shutdown;
+use std::thread;
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attack {
+    /// A POST whose body hardly comes.
+    Upload,
+    /// A POST that asks whether it may send its body, and then does not.
+    Expect,
+    /// A large answer that is hardly read.
+    Download,
+    /// A page of another upstream that takes its time.
+    OtherUpstream,
+    /// Clients that asked for something slow and went away.
+    Gone,
+    /// Forward requests to a target that neither takes nor refuses connections.
+    Tarpit,
+}
+
+/// Nothing is set that bears upon limits, the pool or timeouts.
+fn defaults(attack: Attack, origin: &str, other: &str) -> Setup {
+    let setup = Setup::new().set("buffers.chunks_per_worker", 32).upstream("origin", &[origin], "");
+    match attack {
+        Attack::OtherUpstream => setup
+            .upstream("other", &[other], "")
+            .route("", "/late", "other", "")
+            .route("", "/", "origin", ""),
+        Attack::Tarpit => setup.set("forward.enabled", true).set("forward.allow_loopback", true),
+        _ => setup,
+    }
+}
+
+fn opening(attack: Attack, hole: &str) -> String {
+    let post = "POST /page HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n";
+    match attack {
+        Attack::Upload => format!("{post}\r\n"),
+        Attack::Expect => format!("{post}Expect: 100-continue\r\n\r\n"),
+        Attack::Download => "GET /large/12000000 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        Attack::OtherUpstream => "GET /late/600000 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        Attack::Gone => "GET /silent HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        Attack::Tarpit => format!("GET http://{hole}/ HTTP/1.1\r\nHost: {hole}\r\n\r\n"),
+    }
+}
+
+#[track_caller]
+fn attack(attack: Attack, count: usize) {
+    let _machine = alone();
+    let (backend, other, hole) = (Backend::start(), Backend::start(), Blackhole::new());
+    let subject = Subject::start(defaults(attack, &backend.url(), &other.url()));
+    let opening = opening(attack, &hole.address().to_string());
+    let address = subject.address();
+    // It is in full swing before anybody else comes: as many as there can be are inside.
+    let mob = Mob::new(address, count, &opening);
+    if attack == Attack::Gone {
+        mob.0.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Write)));
+    }
+    let settled = || backend.requests() + other.requests();
+    let mut last = usize::MAX;
+    wait_until("the attack is under way", || {
+        let accepted = subject.admin.metrics().get("ringway_accepted_total", "") as usize;
+        let is_still = settled() == last && accepted >= count;
+        last = settled();
+        thread::park_timeout(Duration::from_millis(50));
+        is_still
+    });
+    let victims = Victims::start(address, 4, Duration::from_millis(20));
+    let trickling = match attack {
+        // These hold their connections, say nothing more, and do not come back.
+        Attack::Gone => {
+            let outcome = victims.stop_after(Duration::from_secs(4));
+            drop(mob);
+            outcome.expect_served();
+            None
+        }
+        Attack::Upload => Some((victims, mob.trickle(address, &opening, Little::Send))),
+        _ => Some((victims, mob.trickle(address, &opening, Little::Read))),
+    };
+    if let Some((victims, trickling)) = trickling {
+        let outcome = victims.stop_after(Duration::from_secs(4));
+        drop(trickling);
+        eprintln!("{attack:?} by {count}: {outcome:?}");
+        outcome.expect_served();
+    }
+    subject.expect_few_threads();
+    subject.expect_home();
+}
+
+#[test]
+fn bodies_that_hardly_come_keep_nobody_out() {
+    attack(Attack::Upload, 110);
+}
+
+#[test]
+fn thousands_of_bodies_that_hardly_come_keep_nobody_out() {
+    attack(Attack::Upload, 5_000);
+}
+
+#[test]
+fn clients_that_wait_for_a_go_ahead_and_then_say_nothing_keep_nobody_out() {
+    attack(Attack::Expect, 110);
+}
+
+#[test]
+fn thousands_that_wait_for_a_go_ahead_and_then_say_nothing_keep_nobody_out() {
+    attack(Attack::Expect, 5_000);
+}
+
+#[test]
+fn large_answers_that_are_hardly_read_keep_nobody_out() {
+    attack(Attack::Download, 110);
+}
+
+#[test]
+fn thousands_of_large_answers_that_are_hardly_read_keep_nobody_out() {
+    attack(Attack::Download, 5_000);
+}
+
+#[test]
+fn slow_pages_of_another_upstream_keep_nobody_out() {
+    attack(Attack::OtherUpstream, 110);
+}
+
+#[test]
+fn thousands_of_slow_pages_of_another_upstream_keep_nobody_out() {
+    attack(Attack::OtherUpstream, 5_000);
+}
+
+#[test]
+fn clients_that_asked_and_went_away_keep_nobody_out() {
+    attack(Attack::Gone, 110);
+}
+
+#[test]
+fn thousands_that_asked_and_went_away_keep_nobody_out() {
+    attack(Attack::Gone, 5_000);
+}
+
+#[test]
+fn forward_requests_to_a_tarpit_keep_nobody_out() {
+    attack(Attack::Tarpit, 110);
+}
+
+#[test]
+fn thousands_of_forward_requests_to_a_tarpit_keep_nobody_out() {
+    attack(Attack::Tarpit, 5_000);
+}

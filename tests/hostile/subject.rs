@@ -1,0 +1,201 @@
+//! The program under attack, and what it spends meanwhile.
+//!
+//! Comes in: a configuration. Goes out: a process whose processor time, threads, memory, files and
+//! own figures were noted before the attack and are compared with during and after it. Nothing here
+//! attacks.
+
+use crate::admin::Admin;
+use crate::support::{Proxy, Setup, wait_until};
+use std::fs;
+use std::ops::{Deref, DerefMut};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What a process that has nothing to do may use of one core.
+const IDLE_SHARE_MAX: f64 = 0.3;
+
+/// Threads that a hostile peer may cause, all of them of the kernel.
+const MORE_THREADS_MAX: usize = 8;
+
+/// What a process keeps for the next burst: buffers for heads, connections to origins.
+const KEPT_LEDGER_BYTES: f64 = 2e6;
+
+/// The kept connections to origins, and pipes.
+const KEPT_FILES: usize = 96;
+
+/// The allocator's own, and a debug build's tables.
+const KEPT_RESIDENT_BYTES: usize = 96 << 20;
+
+/// Cases that measure how long others wait have the machine to themselves.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// The machine, shared with other cases.
+pub fn shared() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The machine alone.
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub struct Subject {
+    proxy: Proxy,
+    pub admin: Admin,
+    before: Figures,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Figures {
+    threads: usize,
+    files: usize,
+    resident_bytes: usize,
+    ledger_bytes: f64,
+}
+
+impl Subject {
+    #[track_caller]
+    pub fn start(setup: Setup) -> Self {
+        let proxy = setup.start();
+        let admin = Admin::of(&proxy);
+        let before = Figures {
+            threads: threads(&proxy),
+            files: proxy.open_files(),
+            resident_bytes: proxy.resident_bytes(),
+            ledger_bytes: ledger_bytes(admin),
+        };
+        Self { proxy, admin, before }
+    }
+
+    /// User and system time of all its threads, those that the kernel runs for it included.
+    #[track_caller]
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = fs::read_to_string(self.file_of_process("stat")).expect("the process is there");
+        let after_name = stat.rsplit(") ").next().expect("a name in brackets");
+        let ticks = after_name.split(' ').skip(11).take(2);
+        ticks.map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / 100.0
+    }
+
+    /// The attackers are silent, so it has nothing to do. A spin takes its core in every window; a
+    /// burst of work that is still due may fill a few.
+    #[track_caller]
+    pub fn expect_rest(&self) {
+        const WINDOW: Duration = Duration::from_millis(400);
+        let mut shares = Vec::new();
+        for _ in 0..8 {
+            let (cpu, started) = (self.cpu_seconds(), Instant::now());
+            thread::sleep(WINDOW);
+            let share = (self.cpu_seconds() - cpu) / started.elapsed().as_secs_f64();
+            if share < IDLE_SHARE_MAX {
+                self.expect_few_threads();
+                return;
+            }
+            shares.push(share);
+        }
+        panic!("the process spins while nobody says a word: {shares:.2?} of a core");
+    }
+
+    #[track_caller]
+    pub fn expect_few_threads(&self) {
+        let (now, before) = (threads(&self.proxy), self.before.threads);
+        assert!(now <= before + MORE_THREADS_MAX, "{now} threads, {before} before the attack");
+    }
+
+    /// Resident memory is at most `bytes` above what it was before the attack.
+    #[track_caller]
+    pub fn expect_resident_below(&self, bytes: usize) {
+        let (now, before) = (self.resident_bytes(), self.before.resident_bytes);
+        assert!(now <= before + bytes, "{now} bytes resident, {before} before the attack");
+    }
+
+    /// Waits until the figure is what is wanted.
+    #[track_caller]
+    pub fn wait_for_metric(&self, name: &str, is_wanted: impl Fn(f64) -> bool) {
+        let mut last = None;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            last = self.admin.metric(name, "");
+            if last.is_some_and(&is_wanted) {
+                return;
+            }
+            thread::park_timeout(Duration::from_millis(20));
+        }
+        panic!("{name} is {last:?} in the end");
+    }
+
+    /// The attackers have gone: everything comes home.
+    #[track_caller]
+    pub fn expect_home(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while let Some(missing) = self.missing() {
+            assert!(Instant::now() < deadline, "20 s after the attack: {missing}");
+            thread::park_timeout(Duration::from_millis(25));
+        }
+        self.expect_resident_below(KEPT_RESIDENT_BYTES);
+        self.expect_rest();
+    }
+
+    /// What has not come home yet.
+    fn missing(&self) -> Option<String> {
+        let metrics = self.admin.metrics();
+        let busy = metrics.get("ringway_pool_connections", "")
+            - metrics.get("ringway_pool_idle_connections", "");
+        let figures = [
+            ("clients", metrics.get("ringway_clients", "")),
+            ("tunnels", metrics.get("ringway_tunnels", "")),
+            ("busy connections to origins", busy),
+            ("waiting requests", metrics.get("ringway_pool_waiting_requests", "")),
+            ("leased bytes", metrics.get("ringway_memory_ledger_bytes", "leased_chunks")),
+        ];
+        if let Some((what, count)) = figures.into_iter().find(|(_, count)| *count != 0.0) {
+            return Some(format!("{count} {what}"));
+        }
+        let (files, before) = (self.open_files(), self.before.files);
+        if files > before + KEPT_FILES {
+            return Some(format!("{files} open files, {before} before"));
+        }
+        let (ledger, before) = (ledger_bytes(self.admin), self.before.ledger_bytes);
+        (ledger > before + KEPT_LEDGER_BYTES)
+            .then(|| format!("a ledger of {ledger} bytes, {before} before"))
+    }
+
+    /// Every client of the proxy is in the phase.
+    #[track_caller]
+    pub fn wait_for_phase(&self, phase: &str, count: usize) -> Vec<u64> {
+        let mut ids = Vec::new();
+        wait_until(&format!("{count} connections are in phase {phase}"), || {
+            let all = self.admin.connections();
+            ids = all.iter().filter(|(_, _, is)| is == phase).map(|(id, ..)| *id).collect();
+            ids.len() >= count
+        });
+        ids
+    }
+}
+
+impl Deref for Subject {
+    type Target = Proxy;
+
+    fn deref(&self) -> &Proxy {
+        &self.proxy
+    }
+}
+
+impl DerefMut for Subject {
+    fn deref_mut(&mut self) -> &mut Proxy {
+        &mut self.proxy
+    }
+}
+
+/// All of them, those that the kernel runs for its rings included.
+fn threads(proxy: &Proxy) -> usize {
+    fs::read_dir(proxy.file_of_process("task")).expect("the process is there").count()
+}
+
+/// What is held for connections and transfers. Connections to origins and looked-up names are kept
+/// on purpose, and lines of the log come and go.
+fn ledger_bytes(admin: Admin) -> f64 {
+    let metrics = admin.metrics();
+    let kinds = ["leased_chunks", "head_buffers", "connections", "tunnels"];
+    kinds.iter().map(|kind| metrics.get("ringway_memory_ledger_bytes", kind)).sum()
+}
