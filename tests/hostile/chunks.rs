@@ -59,7 +59,7 @@ fn silent_uploads_hold_no_chunk_that_others_need() {
 fn clients_that_do_not_read_hold_no_chunk_for_ever() {
     let _machine = shared();
     let backend = Backend::start();
-    let setup = setup(&backend).set("timeouts.write", "2s").set("timeouts.read", "2s");
+    let setup = setup(&backend).set("timeouts.client_write", "3s").set("timeouts.read", "3s");
     let subject = Subject::start(setup);
     let opening = "GET /large/50000000 HTTP/1.1\r\nHost: a\r\n\r\n";
     let mob = Mob::with_small_windows(subject.address(), SILENT, opening);
@@ -70,8 +70,10 @@ fn clients_that_do_not_read_hold_no_chunk_for_ever() {
         client.receive();
         true
     });
-    drop(mob);
+    drop(client);
+    // They are ended as well, although their sockets stay open.
     subject.expect_home();
+    drop(mob);
 }
 
 #[track_caller]

@@ -54,6 +54,21 @@ fn a_hundred_and_five_of_them_keep_nobody_from_being_served() {
 }
 
 #[test]
+fn clients_that_end_their_side_while_their_answers_are_awaited_give_the_origin_up_at_once() {
+    let _machine = shared();
+    let backend = Backend::start();
+    let subject = Subject::start(Setup::to_url(&backend.url()));
+    let mob = Mob::new(subject.address(), 90, "GET /silent HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait_until("the origin has the requests", || backend.requests() == 90);
+    let started = Instant::now();
+    mob.half_close();
+    wait_until("the origin's connections were given up", || backend.open() == 0);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    mob.wait_until_ended(90, Duration::from_secs(3));
+    subject.expect_home();
+}
+
+#[test]
 fn half_closed_clients_that_are_kept_are_ended_when_they_have_not_read_for_long() {
     let _machine = shared();
     let backend = Backend::start();

@@ -7,7 +7,7 @@
 
 use crate::backend::Backend;
 use crate::mob::{Little, Mob};
-use crate::subject::{Subject, alone};
+use crate::subject::{Subject, alone, shared};
 use crate::support::{Blackhole, Setup, wait_until};
 use crate::victims::Victims;
 use std::net::Shutdown;
@@ -156,4 +156,37 @@ fn forward_requests_to_a_tarpit_keep_nobody_out() {
 #[test]
 fn thousands_of_forward_requests_to_a_tarpit_keep_nobody_out() {
     attack(Attack::Tarpit, 5_000);
+}
+
+#[test]
+fn a_thousand_requests_of_one_address_in_line_keep_nobody_waiting() {
+    let _machine = alone();
+    let backend = Backend::start();
+    let subject = Subject::start(defaults(Attack::Gone, &backend.url(), ""));
+    let opening = "GET /late/400 HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mob = Mob::new(subject.address(), 1_200, opening);
+    subject.wait_for_metric("ringway_pool_waiting_requests", |count| count > 500.0);
+    let victims = Victims::start(subject.address(), 4, Duration::from_millis(20));
+    victims.stop_after(Duration::from_secs(3)).expect_served();
+    drop(mob);
+    subject.expect_home();
+}
+
+#[test]
+fn a_post_takes_no_connection_to_an_origin_before_its_body_begins() {
+    let _machine = shared();
+    let backend = Backend::start();
+    let subject = Subject::start(defaults(Attack::Upload, &backend.url(), ""));
+    let head = "POST /page HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
+    let mut clients: Vec<_> = (0..20).map(|_| subject.send(head)).collect();
+    subject.wait_for_phase("exchange", 20);
+    // The worker has been through all of them when it answers somebody who came later.
+    subject.send("GET /page HTTP/1.1\r\nHost: a\r\n\r\n").expect_status(200);
+    assert_eq!(backend.requests(), 1, "requests without a body went to the origin");
+    assert!(backend.open() <= 1, "{} connections to the origin", backend.open());
+    for client in &mut clients {
+        client.send(vec![b'x'; 100_000]).expect_status(200);
+    }
+    drop(clients);
+    subject.expect_home();
 }

@@ -12,7 +12,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a process that has nothing to do may use of one core.
+/// The share of the time for which a process that has nothing to do may be busy.
 const IDLE_SHARE_MAX: f64 = 0.3;
 
 /// Threads that a hostile peer may cause, all of them of the kernel.
@@ -77,23 +77,36 @@ impl Subject {
         ticks.map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / 100.0
     }
 
-    /// The attackers are silent, so it has nothing to do. A spin takes its core in every window; a
-    /// burst of work that is still due may fill a few.
+    /// The time for which its threads have run or wanted to run. On a busy machine a spin shows in
+    /// the sum of both, as the time that it was given may be little.
+    fn busy_seconds(&self) -> f64 {
+        let tasks = fs::read_dir(self.file_of_process("task")).expect("the process is there");
+        let figures = tasks.flatten().map(|task| {
+            // A thread that has ended meanwhile spins no more.
+            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            let both = text.split(' ').take(2).filter_map(|figure| figure.parse::<f64>().ok());
+            both.sum::<f64>()
+        });
+        figures.sum::<f64>() / 1e9
+    }
+
+    /// The attackers are silent, so it has nothing to do. A spin keeps its thread busy in every
+    /// window; a burst of work that is still due may fill a few.
     #[track_caller]
     pub fn expect_rest(&self) {
         const WINDOW: Duration = Duration::from_millis(400);
         let mut shares = Vec::new();
         for _ in 0..8 {
-            let (cpu, started) = (self.cpu_seconds(), Instant::now());
+            let (busy, started) = (self.busy_seconds(), Instant::now());
             thread::sleep(WINDOW);
-            let share = (self.cpu_seconds() - cpu) / started.elapsed().as_secs_f64();
+            let share = (self.busy_seconds() - busy) / started.elapsed().as_secs_f64();
             if share < IDLE_SHARE_MAX {
                 self.expect_few_threads();
                 return;
             }
             shares.push(share);
         }
-        panic!("the process spins while nobody says a word: {shares:.2?} of a core");
+        panic!("the process is busy while nobody says a word: {shares:.2?} of the time");
     }
 
     #[track_caller]

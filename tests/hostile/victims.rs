@@ -84,7 +84,7 @@ impl Outcome {
     /// 99.5 % of the answers came in time, and there were enough for that to mean something.
     #[track_caller]
     pub fn expect_served(&self) {
-        assert!(self.asked >= 100, "the victims could hardly ask: {self:?}");
+        assert!(self.asked >= 20, "the victims could hardly ask: {self:?}");
         assert!(self.in_time * 1000 >= self.asked * 995, "the victims were not served: {self:?}");
     }
 
