@@ -6,7 +6,7 @@
 use crate::backend::Backend;
 use crate::mob::Mob;
 use crate::subject::{Subject, alone};
-use crate::support::Setup;
+use crate::support::{Setup, wait_until};
 use crate::victims::Victims;
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
@@ -93,8 +93,9 @@ fn a_drain_with_thousands_resting_answers_what_is_under_way_and_ends() {
     let backend = Backend::start();
     let mut subject = Subject::start(setup(&backend));
     let mob = resting(&subject, 6_000);
+    let seen = backend.requests();
     let mut client = subject.send("GET /late/700 HTTP/1.1\r\nHost: a\r\n\r\n");
-    subject.wait_for_phase("exchange", 1);
+    wait_until("the origin has the request", || backend.requests() > seen);
     let started = Instant::now();
     subject.signal(Signal::SIGTERM);
     client.expect_status(200);
@@ -153,7 +154,8 @@ fn request_us(subject: &Subject) -> f64 {
     let before = subject.cpu_seconds();
     for _ in 0..ROUNDS {
         for mut client in &clients {
-            client.write_all(PAGE.as_bytes()).unwrap();
+            // Late enough to be waited for, beside a look at whether the client goes away.
+            client.write_all(b"GET /late/5 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         }
         for mut client in &clients {
             assert!(client.read(&mut [0; 1024]).unwrap() > 0);
@@ -171,6 +173,7 @@ fn a_request_costs_the_same_however_many_others_rest() {
     let few = request_us(&subject);
     let mob = resting(&subject, 8_000);
     let many = request_us(&subject);
+    eprintln!("{few:.0} us with nobody else, {many:.0} us with 8000 who rest");
     // The promise is a tenth; a busy machine measures worse than that.
     assert!(many < few * 1.5, "{few:.0} us with nobody else, {many:.0} us with 8000 who rest");
     drop(mob);

@@ -111,7 +111,7 @@ fn a_hundred_honest_downloads_and_one_who_waits_cost_nobody_his_connection() {
     while downloads.iter().any(|(_, got)| *got < LENGTH) {
         for (client, got) in downloads.iter_mut().filter(|(_, got)| *got < LENGTH) {
             let piece = (LENGTH - *got).min(60_000);
-            let came = client.discard(piece);
+            let came = client.read_up_to(piece).len();
             assert_eq!(came, piece, "a download was cut after {got} bytes");
             *got += came;
         }
