@@ -141,6 +141,8 @@ impl Serving {
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             stream.set_nonblocking(true).expect("a stream");
+            // A head and its body are two writes, and the second is not to wait for an answer.
+            stream.set_nodelay(true).expect("a stream");
             let interest = EpollFlags::EPOLLIN;
             self.epoll.add(&stream, EpollEvent::new(interest, self.next)).expect("epoll");
             let (input, output) = (Vec::new(), Vec::new());
@@ -201,13 +203,14 @@ impl Link {
                 }
             }
             Stage::Body(None) => {
-                // It comes from a proxy that frames correctly, so the end cannot be payload here.
-                if self.input.ends_with(b"0\r\n\r\n") {
+                // No payload of these cases looks like the last chunk. Trailers may follow it.
+                let is_last = memchr::memmem::find(&self.input, b"\n0\r\n").is_some();
+                if is_last && self.input.ends_with(b"\r\n\r\n") {
                     self.input.clear();
                     self.answer();
-                } else {
-                    let kept = self.input.len().saturating_sub(8);
-                    self.input.drain(..kept);
+                } else if !is_last {
+                    let old = self.input.len().saturating_sub(8);
+                    self.input.drain(..old);
                 }
             }
             Stage::Until(at) if at <= now => self.answer(),

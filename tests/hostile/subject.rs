@@ -96,7 +96,7 @@ impl Subject {
     pub fn expect_rest(&self) {
         const WINDOW: Duration = Duration::from_millis(400);
         let mut shares = Vec::new();
-        for _ in 0..8 {
+        for _ in 0..16 {
             let (busy, started) = (self.busy_seconds(), Instant::now());
             thread::sleep(WINDOW);
             let share = (self.busy_seconds() - busy) / started.elapsed().as_secs_f64();
