@@ -307,4 +307,4 @@ impl Link {
 }
 
 /// The body that `/busy` expects.
-pub const UPLOAD_BYTES: usize = 8_000_000;
+pub const UPLOAD_BYTES: usize = 40_000_000;

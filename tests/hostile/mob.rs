@@ -89,8 +89,8 @@ impl Mob {
         }
     }
 
-    /// Goes on in the background: once a second each does its little, and who has been cut comes
-    /// back and says `opening` again.
+    /// Goes on in the background: now and then each does its little, and who has been cut comes back
+    /// and says `opening` again.
     pub fn trickle(self, address: SocketAddr, opening: &str, little: Little) -> Trickling {
         let (is_over, opening) = (Arc::<AtomicBool>::default(), opening.to_owned());
         let thread = {
@@ -101,7 +101,7 @@ impl Mob {
     }
 }
 
-/// What an attacker does once a second.
+/// What an attacker does now and then.
 #[derive(Clone, Copy)]
 pub enum Little {
     /// Sends one byte.
@@ -126,15 +126,17 @@ impl Drop for Trickling {
 }
 
 fn trickle(mob: Mob, address: SocketAddr, opening: &str, little: Little, is_over: &AtomicBool) {
-    /// Turns in a second: each attacker has its own.
-    const TURNS: usize = 20;
+    /// All of them together send or read a thousand times a second, each once a second at most.
     const TURN: Duration = Duration::from_millis(50);
+    const TURNS_MIN: usize = 20;
+    const SHARE_MAX: usize = 50;
     let mut mob = mob.0;
+    let turns = mob.len().div_ceil(SHARE_MAX).max(TURNS_MIN);
     for turn in 0.. {
         if is_over.load(Ordering::Relaxed) {
             return;
         }
-        for stream in mob.iter_mut().skip(turn % TURNS).step_by(TURNS) {
+        for stream in mob.iter_mut().skip(turn % turns).step_by(turns) {
             let result = match little {
                 Little::Send => stream.write(b"x").and_then(|_| stream.read(&mut [0; 512])),
                 Little::Read => stream.read(&mut [0; 10]),
