@@ -68,24 +68,28 @@ impl Subject {
         Self { proxy, admin, before }
     }
 
-    /// User and system time of all its threads, those that the kernel runs for it included.
+    /// The time for which its threads have run, those of the kernel included.
     #[track_caller]
     pub fn cpu_seconds(&self) -> f64 {
-        let stat = fs::read_to_string(self.file_of_process("stat")).expect("the process is there");
-        let after_name = stat.rsplit(") ").next().expect("a name in brackets");
-        let ticks = after_name.split(' ').skip(11).take(2);
-        ticks.map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / 100.0
+        self.scheduled_seconds(1)
     }
 
     /// The time for which its threads have run or wanted to run. On a busy machine a spin shows in
     /// the sum of both, as the time that it was given may be little.
+    #[track_caller]
     fn busy_seconds(&self) -> f64 {
+        self.scheduled_seconds(2)
+    }
+
+    /// The first figures of `schedstat`, which are in nanoseconds.
+    #[track_caller]
+    fn scheduled_seconds(&self, count: usize) -> f64 {
         let tasks = fs::read_dir(self.file_of_process("task")).expect("the process is there");
         let figures = tasks.flatten().map(|task| {
             // A thread that has ended meanwhile spins no more.
             let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            let both = text.split(' ').take(2).filter_map(|figure| figure.parse::<f64>().ok());
-            both.sum::<f64>()
+            let first = text.split(' ').take(count).filter_map(|text| text.parse::<f64>().ok());
+            first.sum::<f64>()
         });
         figures.sum::<f64>() / 1e9
     }
