@@ -55,6 +55,26 @@ fn opening(attack: Attack, hole: &str) -> String {
     }
 }
 
+/// All of the attackers are inside, and what the kernels take of their answers has been moved.
+#[track_caller]
+fn wait_until_under_way(subject: &Subject, count: usize) {
+    let mut last = None;
+    wait_until("the attack is under way", || {
+        let metrics = subject.admin.metrics();
+        let names = [
+            "accepted_total",
+            "pool_opened_total",
+            "pool_waiting_requests",
+            "client_sent_bytes_total",
+        ];
+        let now = names.map(|name| metrics.get(&format!("ringway_{name}"), ""));
+        let is_still = last == Some(now) && now[0] as usize >= count;
+        last = Some(now);
+        thread::park_timeout(Duration::from_millis(100));
+        is_still
+    });
+}
+
 #[track_caller]
 fn attack(attack: Attack, count: usize) {
     let _machine = alone();
@@ -67,15 +87,7 @@ fn attack(attack: Attack, count: usize) {
     if attack == Attack::Gone {
         mob.0.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Write)));
     }
-    let settled = || backend.requests() + other.requests();
-    let mut last = usize::MAX;
-    wait_until("the attack is under way", || {
-        let accepted = subject.admin.metrics().get("ringway_accepted_total", "") as usize;
-        let is_still = settled() == last && accepted >= count;
-        last = settled();
-        thread::park_timeout(Duration::from_millis(50));
-        is_still
-    });
+    wait_until_under_way(&subject, count);
     let victims = Victims::start(address, 4, Duration::from_millis(20));
     let trickling = match attack {
         // These hold their connections, say nothing more, and do not come back.
