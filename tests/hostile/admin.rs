@@ -22,10 +22,8 @@ impl Admin {
     pub fn ask(self, method: &str, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect_timeout(&self.0, DEADLINE).expect("the admin API");
         stream.set_read_timeout(Some(DEADLINE)).expect("a stream");
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            self.0
-        );
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.0);
         stream.write_all(request.as_bytes()).expect("a reader");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap_or_else(|e| panic!("{method} {path}: {e}"));
@@ -37,7 +35,7 @@ impl Admin {
     /// The sum of all samples of a family whose labels contain `labels`, or nothing if there is no
     /// such family.
     #[track_caller]
-    pub fn metric(self, name: &str, labels: &str) -> Option<f64> {
+    pub fn metric(self, name: &str, labels: &str) -> Option<u64> {
         Metrics(self.ask("GET", "/metrics").1).sum(name, labels)
     }
 
@@ -70,18 +68,18 @@ impl Admin {
 pub struct Metrics(String);
 
 impl Metrics {
-    pub fn sum(&self, name: &str, labels: &str) -> Option<f64> {
+    pub fn sum(&self, name: &str, labels: &str) -> Option<u64> {
         let samples = self.0.lines().filter_map(|line| {
             let rest = line.strip_prefix(name)?;
             let is_wanted = rest.starts_with(['{', ' ']) && rest.contains(labels);
-            is_wanted.then(|| rest.rsplit(' ').next()?.parse::<f64>().ok()).flatten()
+            is_wanted.then(|| rest.rsplit(' ').next()?.parse::<u64>().ok()).flatten()
         });
         let samples: Vec<_> = samples.collect();
         (!samples.is_empty()).then(|| samples.iter().sum())
     }
 
     #[track_caller]
-    pub fn get(&self, name: &str, labels: &str) -> f64 {
+    pub fn get(&self, name: &str, labels: &str) -> u64 {
         self.sum(name, labels).unwrap_or_else(|| panic!("no {name} {labels} in\n{}", self.0))
     }
 }

@@ -179,7 +179,7 @@ impl Link {
             return None;
         }
         if events.contains(EpollFlags::EPOLLIN) {
-            let mut buffer = [0; 65_536];
+            let mut buffer = [0; 16_384];
             match self.stream.read(&mut buffer) {
                 Ok(0) => return None,
                 Ok(count) => self.input.extend_from_slice(&buffer[..count]),
@@ -224,8 +224,11 @@ impl Link {
                 self.stage = Stage::Drip(said + 1, now + Duration::from_secs(1));
             }
             // What else is said meanwhile is of no interest.
-            Stage::Nothing | Stage::Events(_) | Stage::Until(_) | Stage::Drip(..) => {}
-            Stage::Deaf(_) => {}
+            Stage::Nothing
+            | Stage::Deaf(_)
+            | Stage::Events(_)
+            | Stage::Until(_)
+            | Stage::Drip(..) => {}
         }
     }
 
@@ -287,7 +290,7 @@ impl Link {
     }
 
     fn flush(&mut self) -> Option<()> {
-        const FILLER: [u8; 65_536] = [b'x'; 65_536];
+        static FILLER: [u8; 65_536] = [b'x'; 65_536];
         loop {
             let piece = match self.output.as_slice() {
                 [] => &FILLER[..self.owed.min(FILLER.len())],

@@ -1,8 +1,8 @@
 //! Silent senders against `buffers.fixed_operations`, whose operations need a chunk before there is
 //! anything to put into it.
 //!
-//! A worker has few chunks. Somebody who says nothing may hold none, and who waits for one waits for
-//! a time only.
+//! A worker has few chunks. Somebody who says nothing may hold none, and whoever waits for one
+//! waits for a time only.
 
 use crate::backend::Backend;
 use crate::mob::Mob;

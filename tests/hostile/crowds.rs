@@ -27,7 +27,7 @@ fn setup(backend: &Backend) -> Setup {
 
 #[track_caller]
 fn wait_for_clients(subject: &Subject, count: usize) {
-    subject.wait_for_metric("ringway_clients", |clients| clients as usize >= count);
+    subject.wait_for_metric("ringway_clients", |clients| clients >= count as u64);
 }
 
 /// A crowd whose every connection has been served once and rests.
@@ -46,7 +46,7 @@ fn resting(subject: &Subject, count: usize) -> Mob {
         }
         all.extend(mob.0);
     }
-    subject.wait_for_metric("ringway_clients_resting", |resting| resting as usize >= count);
+    subject.wait_for_metric("ringway_clients_resting", |resting| resting >= count as u64);
     Mob(all)
 }
 
@@ -157,7 +157,8 @@ fn request_us(subject: &Subject, clients: &[TcpStream], rounds: usize) -> f64 {
             assert!(client.read(&mut [0; 1024]).unwrap() > 0);
         }
     }
-    (subject.cpu_seconds() - before) * 1e6 / (clients.len() * rounds) as f64
+    let count = u32::try_from(clients.len() * rounds).expect("few");
+    (subject.cpu_seconds() - before) * 1e6 / f64::from(count)
 }
 
 /// The same of clients that ask once and then rest again, all of which is part of its cost.
@@ -166,8 +167,9 @@ fn request_and_rest_us(subject: &Subject, clients: &[TcpStream]) -> f64 {
     let before = subject.cpu_seconds();
     request_us(subject, clients, 1);
     // A connection rests after a second of silence, and nothing announces that for free.
-    thread::sleep(Duration::from_millis(3_000));
-    (subject.cpu_seconds() - before) * 1e6 / clients.len() as f64
+    thread::sleep(Duration::from_secs(3));
+    let count = u32::try_from(clients.len()).expect("few");
+    (subject.cpu_seconds() - before) * 1e6 / f64::from(count)
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn scene(subject: &Subject, backend: &Backend, point: Point, hole: &str) -> Scen
             others = Mob::new(subject.address(), 1, "GET /silent HTTP/1.1\r\nHost: a\r\n\r\n");
             wait_for_origin();
             client.send(LATE);
-            subject.wait_for_metric("ringway_pool_waiting_requests", |count| count == 1.0);
+            subject.wait_for_metric("ringway_pool_waiting_requests", |count| count == 1);
         }
         Point::WaitForConnection => {
             client.send(format!("GET http://{hole}/ HTTP/1.1\r\nHost: {hole}\r\n\r\n"));

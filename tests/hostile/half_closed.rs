@@ -132,7 +132,7 @@ fn a_tunnel_of_which_one_side_half_closed_and_does_not_read_ends_in_its_time() {
             loud.half_close();
         }
         subject.expect_rest();
-        subject.wait_for_metric("ringway_tunnels", |count| count == 0.0);
+        subject.wait_for_metric("ringway_tunnels", |count| count == 0);
     }
     subject.expect_home();
 }

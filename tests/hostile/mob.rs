@@ -89,8 +89,8 @@ impl Mob {
         }
     }
 
-    /// Goes on in the background: now and then each does its little, and who has been cut comes back
-    /// and says `opening` again.
+    /// Goes on in the background: now and then each does its little, and who has been cut comes
+    /// back and says `opening` again.
     pub fn trickle(self, address: SocketAddr, opening: &str, little: Little) -> Trickling {
         let (is_over, opening) = (Arc::<AtomicBool>::default(), opening.to_owned());
         let thread = {

@@ -136,7 +136,7 @@ fn an_origin_that_ends_its_idle_connections_costs_nobody_an_answer() {
     for end in [End::Close, End::Reset] {
         // Each connection answers a few requests and then ends, as if it were to be kept.
         let origin = Origin::start(move |mut peer: Peer| {
-            for _ in 0..1 + peer.number % 4 {
+            for _ in 0..=peer.number % 4 {
                 if peer.next_request().is_none() {
                     return;
                 }

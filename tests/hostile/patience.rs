@@ -117,8 +117,8 @@ fn a_hundred_honest_downloads_and_one_who_waits_cost_nobody_his_connection() {
         }
         thread::park_timeout(Duration::from_millis(80));
     }
-    let waited = waiter.join().expect("served");
-    eprintln!("the one who waits was served after {waited:?}");
+    let delay = waiter.join().expect("served");
+    eprintln!("the one who waits was served after {delay:?}");
     drop(downloads);
     subject.expect_home();
 }
@@ -137,7 +137,7 @@ fn at_the_limit_of_clients_those_that_have_rested_longest_make_room() {
             client
         })
         .collect();
-    subject.wait_for_metric("ringway_clients_resting", |count| count == 49.0);
+    subject.wait_for_metric("ringway_clients_resting", |count| count == 49);
     let mut newcomers: Vec<_> = (0..10).map(|_| subject.send(page)).collect();
     for client in &mut newcomers {
         client.expect_status(200);
@@ -168,7 +168,7 @@ fn thousands_that_rest_at_the_limit_of_clients_keep_nobody_out() {
         }
         resting.extend(mob.0);
     }
-    subject.wait_for_metric("ringway_clients_resting", |count| count >= 1_990.0);
+    subject.wait_for_metric("ringway_clients_resting", |count| count >= 1_990);
     let victims = Victims::on_new_connections(subject.address(), 4, Duration::from_millis(10));
     victims.stop_after(Duration::from_secs(2)).expect_served();
     drop(resting);

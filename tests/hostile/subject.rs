@@ -19,7 +19,7 @@ const IDLE_SHARE_MAX: f64 = 0.3;
 const MORE_THREADS_MAX: usize = 8;
 
 /// What a process keeps for the next burst: buffers for heads, connections to origins.
-const KEPT_LEDGER_BYTES: f64 = 2e6;
+const KEPT_LEDGER_BYTES: u64 = 2_000_000;
 
 /// The kept connections to origins, and pipes.
 const KEPT_FILES: usize = 96;
@@ -51,7 +51,7 @@ struct Figures {
     threads: usize,
     files: usize,
     resident_bytes: usize,
-    ledger_bytes: f64,
+    ledger_bytes: u64,
 }
 
 impl Subject {
@@ -128,7 +128,7 @@ impl Subject {
 
     /// Waits until the figure is what is wanted.
     #[track_caller]
-    pub fn wait_for_metric(&self, name: &str, is_wanted: impl Fn(f64) -> bool) {
+    pub fn wait_for_metric(&self, name: &str, is_wanted: impl Fn(u64) -> bool) {
         let mut last = None;
         let deadline = Instant::now() + Duration::from_secs(20);
         while Instant::now() < deadline {
@@ -156,8 +156,8 @@ impl Subject {
     /// What has not come home yet.
     fn missing(&self) -> Option<String> {
         let metrics = self.admin.metrics();
-        let busy = metrics.get("ringway_pool_connections", "")
-            - metrics.get("ringway_pool_idle_connections", "");
+        let open = metrics.get("ringway_pool_connections", "");
+        let busy = open.saturating_sub(metrics.get("ringway_pool_idle_connections", ""));
         let figures = [
             ("clients", metrics.get("ringway_clients", "")),
             ("tunnels", metrics.get("ringway_tunnels", "")),
@@ -165,7 +165,7 @@ impl Subject {
             ("waiting requests", metrics.get("ringway_pool_waiting_requests", "")),
             ("leased bytes", metrics.get("ringway_memory_ledger_bytes", "leased_chunks")),
         ];
-        if let Some((what, count)) = figures.into_iter().find(|(_, count)| *count != 0.0) {
+        if let Some((what, count)) = figures.into_iter().find(|(_, count)| *count != 0) {
             return Some(format!("{count} {what}"));
         }
         let (files, before) = (self.open_files(), self.before.files);
@@ -211,7 +211,7 @@ fn threads(proxy: &Proxy) -> usize {
 
 /// What is held for connections and transfers. Connections to origins and looked-up names are kept
 /// on purpose, and lines of the log come and go.
-fn ledger_bytes(admin: Admin) -> f64 {
+fn ledger_bytes(admin: Admin) -> u64 {
     let metrics = admin.metrics();
     let kinds = ["leased_chunks", "head_buffers", "connections", "tunnels"];
     kinds.iter().map(|kind| metrics.get("ringway_memory_ledger_bytes", kind)).sum()
