@@ -161,6 +161,6 @@ fn connections_that_come_and_go_leave_nothing_behind() {
             SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
         }
     }
-    victims.stop_after(Duration::from_millis(500)).expect_served();
+    victims.stop_after(Duration::from_millis(1_500)).expect_served();
     subject.expect_home();
 }
