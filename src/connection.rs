@@ -24,6 +24,7 @@ use crate::ring::waits::turn;
 use crate::ring::{HeadBuffer, NoRoom, Socket, Waited, clock};
 use crate::seat::Seat;
 use crate::tunnel::{self, Tunnel};
+use crate::upstream::queue::{Asker, Holder};
 use crate::worker::Worker;
 
 /// Silence after which a connection gives its buffers back. A busy client is never that slow, and
@@ -118,6 +119,8 @@ pub struct Client<'a> {
     pub socket: &'a Socket,
     pub peer: SocketAddr,
     pub account: &'a Account,
+    /// As the pool knows it.
+    pub holder: Holder,
     /// What was received and not yet consumed; begins with the head of the request under way.
     pub inbox: HeadBuffer,
     pub request: RequestHead,
@@ -152,6 +155,7 @@ async fn converse(seat: &Seat) -> Pause {
         socket: seat.socket(),
         peer: seat.peer(),
         account: seat.account(),
+        holder: seat.holder(),
         inbox: worker.heads.lease(),
         request: RequestHead::new(),
         sent_request: RefCell::new(Written::nothing()),
@@ -279,6 +283,11 @@ impl Client<'_> {
                 Err(Waited::Failed(_)) => return Next::Close(Close::ClientGone),
             }
         }
+    }
+
+    /// For whom a connection to an origin is wanted.
+    pub fn asker(&self) -> Asker<'_> {
+        Asker { holder: self.holder, client: Some((self.socket, self.account)) }
     }
 
     /// What of it an origin is told.

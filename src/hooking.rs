@@ -205,7 +205,7 @@ impl Hooking {
         let upstream = &self.generation.upstreams[self.upstream];
         let mut looking = std::pin::pin!(async {
             may_look.notified().await;
-            upstream.checkout(&client.worker.pool, false).await
+            upstream.checkout(&client.worker.pool, client.asker(), false).await
         });
         let mut early = None;
         let asked = tokio::select! {
@@ -314,7 +314,7 @@ impl Hooking {
             Some(early) if !is_fresh => early,
             _ => {
                 let upstream = &self.generation.upstreams[self.upstream];
-                upstream.checkout(&client.worker.pool, is_fresh).await
+                upstream.checkout(&client.worker.pool, client.asker(), is_fresh).await
             }
         }
     }

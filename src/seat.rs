@@ -18,6 +18,8 @@ use crate::fault::Fault;
 use crate::ledger::Kind;
 use crate::ring::waits::Wait;
 use crate::ring::{Socket, clock};
+use crate::upstream::fair::Claimant;
+use crate::upstream::queue::Holder;
 use crate::worker::{FORCED, Worker};
 
 /// What a connection costs that does nothing: its task, its entry in the list, its descriptor and
@@ -183,6 +185,10 @@ impl Live {
         self.socket.interrupt();
     }
 
+    pub fn peer(&self) -> SocketAddr {
+        self.arrival.peer()
+    }
+
     fn describe(&self, worker: usize, now_ms: u64) -> ConnectionInfo {
         let account = &self.account;
         ConnectionInfo {
@@ -315,6 +321,11 @@ impl Seat {
 
     pub fn peer(&self) -> SocketAddr {
         self.live.arrival.peer()
+    }
+
+    /// As the pool knows whoever is served here.
+    pub fn holder(&self) -> Holder {
+        Holder { claimant: Claimant::of(self.peer().ip()), seat: self.key as u32 }
     }
 
     pub fn is_new(&self) -> bool {

@@ -132,7 +132,50 @@ impl Counts {
     }
 }
 
+/// Connections to origins: the fewest that will do, and the most that can be of use.
+#[derive(Clone, Copy, Debug)]
+struct Origins {
+    least: u64,
+    most: u64,
+}
+
+/// Targets of forward requests that can be busy at once, where there is room for so many.
+const TARGETS: u64 = 10;
+
+/// Of what there is, connections to origins beyond the least may take this part.
+const ORIGINS_PART: u64 = 8;
+
+impl Origins {
+    /// An upstream can have all of its connections; and so can all of them, with their long answers
+    /// and some targets of forward requests, as far as there are clients to use them.
+    fn of(config: &Config) -> Self {
+        let each = config.pool.max_connections as u64;
+        let limits = config.upstreams.iter().map(|it| it.max_connections.map_or(each, wide));
+        let least = limits.clone().max().unwrap_or(each);
+        let has_long = config.upstreams.iter().any(|it| it.max_connections.is_none());
+        let has_long = has_long || config.forward.enabled;
+        let long = if has_long { config.limits.long_responses as u64 } else { 0 };
+        let targets = if config.forward.enabled { TARGETS * each } else { 0 };
+        let wanted = limits.fold(long, u64::saturating_add).saturating_add(targets);
+        // A request may hold two, where a route asks elsewhere before it goes on.
+        let used = 2 * config.limits.clients as u64 + config.pool.max_idle as u64;
+        Self { least, most: wanted.min(used).max(least) }
+    }
+}
+
+fn wide(count: usize) -> u64 {
+    count as u64
+}
+
+/// How many connections to origins `config` may have where the process may have `files` open.
+pub fn origin_connections(config: &Config, files: usize) -> usize {
+    let Origins { least, most } = Origins::of(config);
+    let spare = (files as u64).saturating_sub(least) / ORIGINS_PART;
+    usize::try_from(least.saturating_add(spare).min(most)).unwrap_or(usize::MAX)
+}
+
 const CLIENTS: &str = "clients";
+const ORIGINS: &str = "origin connections";
 const TUNNELS: &str = "tunnels";
 const GROWTH: &str = "larger heads";
 const PROCESS_WIDE: [&str; 7] = [
@@ -149,11 +192,36 @@ impl Plan {
     /// What `config` can come to where `usage` is what the kernel allows.
     pub fn of(config: &Config, usage: &Usage) -> Self {
         let ceiling = ceiling(&config.memory, usage).0;
-        Self {
+        let mut plan = Self {
             rows: rows(config, usage, &ceiling),
             ceiling,
             workers: (config.server.workers as u64).max(1),
+        };
+        plan.widen(config, Self::fits);
+        plan
+    }
+
+    /// Adds connections to origins, up to an eighth of what there is besides, as long as all of it
+    /// `fits`.
+    fn widen(&mut self, config: &Config, fits: impl Fn(&Self) -> bool) {
+        let Origins { least, most } = Origins::of(config);
+        self.set_origins(least);
+        let room = self.ceiling.bytes.saturating_sub(self.fixed_bytes());
+        let mut more = (room / ORIGINS_PART / self.each_bytes(ORIGINS)).min(most - least);
+        while more > 0 {
+            self.set_origins(least + more);
+            if fits(self) {
+                return;
+            }
+            more /= 2;
         }
+        self.set_origins(least);
+    }
+
+    /// How many connections to origins there is memory for.
+    pub fn origin_connections(&self) -> usize {
+        let row = self.rows.iter().find(|row| row.name == ORIGINS);
+        row.map_or(0, |row| usize::try_from(row.count).unwrap_or(usize::MAX))
     }
 
     /// Makes `config` fit: settles `memory` to numbers, and lowers `limits.clients` and
@@ -170,6 +238,9 @@ impl Plan {
         notices.extend(settle(&mut config.memory, &ceiling));
         let mut plan = Self::of(config, usage);
         plan.ceiling = ceiling;
+        let is_fitting =
+            |plan: &Self| plan.fitting(config, is_clients_given, is_tunnels_given).is_some();
+        plan.widen(config, is_fitting);
         let wanted = Counts::of(config);
         let Some(fitting) = plan.fitting(config, is_clients_given, is_tunnels_given) else {
             // The least that would do.
@@ -185,6 +256,8 @@ impl Plan {
         };
         plan.set(fitting);
         let missing = plan.bytes_of(wanted).saturating_sub(plan.bytes_of(fitting));
+        let narrow = Origins::of(config).most - plan.origin_connections() as u64;
+        let missing = missing.saturating_add(narrow * plan.each_bytes(ORIGINS));
         let remedy = plan.remedy(missing);
         let mut lower = |key, limit: &mut usize, fitting: u64| {
             notices.push(Notice(format!(
@@ -273,6 +346,12 @@ impl Plan {
     fn bytes_of(&self, Counts { clients, tunnels }: Counts) -> u64 {
         let clients = clients.saturating_mul(self.each_bytes(CLIENTS));
         clients.saturating_add(tunnels.saturating_mul(self.each_bytes(TUNNELS)))
+    }
+
+    fn set_origins(&mut self, count: u64) {
+        for row in self.rows.iter_mut().filter(|row| row.name == ORIGINS) {
+            row.count = count;
+        }
     }
 
     fn set(&mut self, counts: Counts) {
@@ -388,12 +467,7 @@ fn rows(config: &Config, usage: &Usage, ceiling: &Ceiling) -> Vec<Row> {
             head + CONVERSATION_BYTES + CONNECTION_BYTES,
             "limits.clients",
         ),
-        row(
-            "origin connections",
-            config.pool.max_connections as u64,
-            head + CONNECTION_BYTES,
-            "pool.max_connections",
-        ),
+        row(ORIGINS, Origins::of(config).least, head + CONNECTION_BYTES, "pool.max_connections"),
         row(TUNNELS, counts.tunnels, TUNNEL_BYTES, "limits.tunnels"),
         row(GROWTH, 1, growth, ""),
         row("names", config.dns.cache_entries as u64, NAME_BYTES, "dns.cache_entries"),

@@ -1,0 +1,201 @@
+//! The arbiter of one worker: who has to give a connection up that others wait for.
+//!
+//! It sleeps until a request waits for a connection to an origin, in any worker, and looks then,
+//! and again every moment while one does, at its worker's exchanges: what they have moved and for
+//! whom they wait. Whoever is slow may be slow for as long as nobody waits for what he holds. The
+//! pool's book judges; here the guilty are ended, each by the fault that fits.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::account::{Account, Ending, Moment, WaitsOn};
+use crate::fault::Fault;
+use crate::notices;
+use crate::ring::clock;
+use crate::seat::Live;
+use crate::upstream::queue::Holder;
+use crate::upstream::tallies::{Verdict, View};
+use crate::worker::Worker;
+
+/// How often it looks while somebody waits.
+const ROUND: Duration = Duration::from_millis(50);
+
+/// Over so long `limits.min_body_rate` counts, and for so long an answer is not a long one.
+const LONG_MS: u64 = 10_000;
+
+/// Whoever moves less than so much in such a time may be asked to yield what is beyond his share:
+/// 4 KiB in a second is slower than any download that somebody watches.
+const STILL_MS: u64 = 250;
+const STILL_BYTES: u64 = 1024;
+
+/// What an exchange had moved at some time.
+#[derive(Clone, Copy)]
+struct Sample {
+    at_ms: u64,
+    bytes: u64,
+}
+
+/// What was seen of an exchange while somebody waited.
+struct Track {
+    /// Which exchange of its connection it is.
+    exchange: u32,
+    /// At least [`LONG_MS`] ago, or when it was first seen.
+    long: Sample,
+    /// At least [`STILL_MS`] ago, or when it was first seen.
+    short: Sample,
+    /// Since when it has moved next to nothing.
+    still_since_ms: u64,
+    /// It has moved less than `min_body_rate` over the last [`LONG_MS`].
+    is_slow: bool,
+    /// The round in which it was last seen.
+    round: u64,
+}
+
+impl Track {
+    fn begin(account: &Account, now_ms: u64) -> Self {
+        let sample = Sample { at_ms: now_ms, bytes: moved(account) };
+        let still_ms = account.moved.get().age_ms(now_ms);
+        let still_ms = still_ms.min(account.phase_began().age_ms(now_ms));
+        Self {
+            exchange: account.requests.get(),
+            long: sample,
+            short: sample,
+            still_since_ms: now_ms.saturating_sub(still_ms),
+            is_slow: still_ms >= LONG_MS,
+            round: 0,
+        }
+    }
+
+    fn step(&mut self, account: &Account, now_ms: u64, rate_min: u64) {
+        let now = Sample { at_ms: now_ms, bytes: moved(account) };
+        let since = |before: Sample| {
+            (now_ms.saturating_sub(before.at_ms), now.bytes.saturating_sub(before.bytes))
+        };
+        let (ms, bytes) = since(self.short);
+        if ms >= STILL_MS {
+            // A window that nobody looked at for long says nothing of its end.
+            if bytes.saturating_mul(STILL_MS) >= STILL_BYTES.saturating_mul(ms) {
+                self.still_since_ms = now_ms;
+            }
+            self.short = now;
+        }
+        let (ms, bytes) = since(self.long);
+        if ms >= LONG_MS {
+            // What has not moved so much in a longer time has not in the last part of it.
+            self.is_slow = bytes < rate_min.saturating_mul(LONG_MS / 1000);
+            self.long = now;
+        }
+    }
+}
+
+/// Bytes from and to the client, on its whole connection.
+fn moved(account: &Account) -> u64 {
+    account.received.get().wrapping_add(account.sent.get())
+}
+
+/// The task; one per worker, ends with it.
+pub async fn run(worker: Rc<Worker>) {
+    let mut arbiter = Arbiter { worker: worker.clone(), tracks: HashMap::new(), round: 0 };
+    let shared = worker.shared.pool.clone();
+    loop {
+        shared.disputed(worker.index).await;
+        while shared.is_wanted() {
+            arbiter.look();
+            // Whoever begins to wait meanwhile is not kept waiting.
+            let _ = tokio::time::timeout(ROUND, shared.disputed(worker.index)).await;
+        }
+    }
+}
+
+struct Arbiter {
+    worker: Rc<Worker>,
+    /// By the client connection's number.
+    tracks: HashMap<u32, Track>,
+    round: u64,
+}
+
+impl Arbiter {
+    /// Looks at everything that holds a connection, and ends what has to end.
+    fn look(&mut self) {
+        let worker = self.worker.clone();
+        let now_ms = clock::coarse_ms();
+        self.round += 1;
+        let views = {
+            let connections = worker.connections.borrow();
+            worker.pool.view(|holder, streams_since, view| {
+                if let Some(live) = connections.get(holder.seat as usize) {
+                    self.describe(live, holder, streams_since, now_ms, view);
+                } else {
+                    view.is_still = true;
+                }
+            })
+        };
+        self.tracks.retain(|_, track| track.round == self.round);
+        for (holder, verdict, socket) in worker.pool.judge(&views) {
+            self.end(holder, verdict);
+            if let Some(socket) = socket {
+                socket.interrupt();
+            }
+        }
+    }
+
+    fn describe(
+        &mut self,
+        live: &Live,
+        holder: Holder,
+        streams_since: Option<Moment>,
+        now_ms: u64,
+        view: &mut View,
+    ) {
+        let account = &live.account;
+        let generation = self.worker.generation();
+        let config = &generation.config;
+        let is_same = |track: &Track| track.exchange == account.requests.get();
+        if !self.tracks.get(&holder.seat).is_some_and(is_same) {
+            self.tracks.insert(holder.seat, Track::begin(account, now_ms));
+        }
+        let Some(track) = self.tracks.get_mut(&holder.seat) else { return };
+        // An exchange may hold two connections.
+        if track.round != self.round {
+            track.step(account, now_ms, config.limits.min_body_rate);
+            track.round = self.round;
+        }
+        view.still_ms = now_ms.saturating_sub(track.still_since_ms);
+        view.is_still = view.still_ms >= STILL_MS;
+        view.is_streaming = streams_since.is_some_and(|since| since.age_ms(now_ms) >= LONG_MS);
+        view.is_slow = track.is_slow
+            && config.limits.min_body_rate > 0
+            && match account.waits_on.get() {
+                WaitsOn::ClientToSend | WaitsOn::ClientToTake => true,
+                WaitsOn::OriginToTake => {
+                    u128::from(view.still_ms) >= config.timeouts.write.as_millis()
+                }
+                WaitsOn::OriginToAnswer | WaitsOn::Nobody => false,
+            };
+    }
+
+    /// Ends an exchange for the sake of others.
+    fn end(&self, holder: Holder, verdict: Verdict) {
+        let metrics = &self.worker.metrics;
+        match verdict {
+            Verdict::Long => return,
+            Verdict::Slow => metrics.pool_slow.add(1),
+            Verdict::Excess => metrics.pool_excess.add(1),
+        }
+        let live = self.worker.connections.borrow().get(holder.seat as usize).cloned();
+        // A copy has no client: the end of its wait is its end.
+        let Some(live) = live else { return };
+        let fault = match live.account.waits_on.get() {
+            WaitsOn::ClientToSend => Fault::ClientBodyTimeout,
+            WaitsOn::ClientToTake => Fault::ClientWriteTimeout,
+            WaitsOn::OriginToTake => Fault::OriginWriteTimeout,
+            WaitsOn::OriginToAnswer | WaitsOn::Nobody => Fault::PoolYielded,
+        };
+        notices::yielded(live.peer().ip(), fault.name());
+        // Where it has no connection yet, nothing but the decision ends it.
+        if !live.give_up(fault) {
+            live.account.end(Ending::GiveUp(fault));
+        }
+    }
+}
