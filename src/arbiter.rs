@@ -133,8 +133,9 @@ impl Arbiter {
         };
         self.tracks.retain(|_, track| track.round == self.round);
         for (holder, verdict, socket) in worker.pool.judge(&views) {
-            self.end(holder, verdict);
-            if let Some(socket) = socket {
+            if !self.end(holder, verdict)
+                && let Some(socket) = socket
+            {
                 socket.interrupt();
             }
         }
@@ -175,17 +176,18 @@ impl Arbiter {
             };
     }
 
-    /// Ends an exchange for the sake of others.
-    fn end(&self, holder: Holder, verdict: Verdict) {
+    /// Ends an exchange for the sake of others; false where it can only be told by what it waits
+    /// for.
+    fn end(&self, holder: Holder, verdict: Verdict) -> bool {
         let metrics = &self.worker.metrics;
         match verdict {
-            Verdict::Long => return,
+            Verdict::Long => return true,
             Verdict::Slow => metrics.pool_slow.add(1),
             Verdict::Excess => metrics.pool_excess.add(1),
         }
         let live = self.worker.connections.borrow().get(holder.seat as usize).cloned();
-        // A copy has no client: the end of its wait is its end.
-        let Some(live) = live else { return };
+        // A copy has no client.
+        let Some(live) = live else { return false };
         let fault = match live.account.waits_on.get() {
             WaitsOn::ClientToSend => Fault::ClientBodyTimeout,
             WaitsOn::ClientToTake => Fault::ClientWriteTimeout,
@@ -193,9 +195,11 @@ impl Arbiter {
             WaitsOn::OriginToAnswer | WaitsOn::Nobody => Fault::PoolYielded,
         };
         notices::yielded(live.peer().ip(), fault.name());
-        // Where it has no connection yet, nothing but the decision ends it.
-        if !live.give_up(fault) {
+        let is_told = live.give_up(fault);
+        if !is_told {
+            // It has no connection yet.
             live.account.end(Ending::GiveUp(fault));
         }
+        is_told
     }
 }

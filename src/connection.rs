@@ -9,8 +9,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::account::{Account, Phase};
+use crate::account::{Account, Phase, WaitsOn};
 use crate::answer;
+use crate::config::HalfClose;
 use crate::exchange::{self, After};
 use crate::fault::{Close, Fault};
 use crate::generation::Generation;
@@ -20,11 +21,12 @@ use crate::http::head::{HeadError, RequestHead, ResponseHead};
 use crate::http::rewrite::{BodyOut, ConnectionOut, ForwardedFor};
 use crate::http::written::Written;
 use crate::ledger::Kind;
+use crate::relay::Receiver;
 use crate::ring::waits::turn;
 use crate::ring::{HeadBuffer, NoRoom, Socket, Waited, clock};
 use crate::seat::Seat;
 use crate::tunnel::{self, Tunnel};
-use crate::upstream::queue::{Asker, Holder};
+use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 
 /// Silence after which a connection gives its buffers back. A busy client is never that slow, and
@@ -68,11 +70,11 @@ pub fn serve(seat: Seat) -> impl Future<Output = ()> + 'static {
             let rested = seat.rest(spent).await;
             seat.set_resting(false);
             match rested {
-                Ok(()) => {}
+                Ok(_) => {}
                 Err(Waited::Expired) => break Close::Idle,
                 // A drain ends what rests; what has arrived in the meantime is still answered.
                 Err(Waited::Interrupted) => match seat.socket().try_peek(&mut [0]) {
-                    Ok(1..) => {}
+                    Ok(1..) if !seat.account().is_cut() => {}
                     _ => break Close::Stopping,
                 },
                 Err(Waited::Failed(_)) => break Close::ClientGone,
@@ -114,6 +116,7 @@ enum Pause {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Client<'a> {
     pub worker: &'a Rc<Worker>,
+    pub seat: &'a Seat,
     /// By which the request under way is served.
     pub generation: Rc<Generation>,
     pub socket: &'a Socket,
@@ -151,6 +154,7 @@ async fn converse(seat: &Seat) -> Pause {
     let address = seat.peer().ip().to_canonical();
     let mut client = Client {
         worker,
+        seat,
         generation: worker.generation(),
         socket: seat.socket(),
         peer: seat.peer(),
@@ -285,9 +289,28 @@ impl Client<'_> {
         }
     }
 
-    /// For whom a connection to an origin is wanted.
-    pub fn asker(&self) -> Asker<'_> {
-        Asker { holder: self.holder, client: Some((self.socket, self.account)) }
+    /// The client, as somebody that is sent to.
+    pub fn receiver(&self) -> Receiver<'_> {
+        let config = &self.generation.config;
+        Receiver {
+            socket: self.socket,
+            deadlines: &self.worker.deadlines,
+            stall: config.timeouts.client_write,
+            half_close: config.server.half_close,
+            account: Some((self.account, WaitsOn::ClientToTake)),
+        }
+    }
+
+    /// An origin on whose `socket` the request is sent, as somebody that is sent to.
+    pub fn origin<'s>(&'s self, socket: &'s Socket) -> Receiver<'s> {
+        let config = &self.generation.config;
+        Receiver {
+            socket,
+            deadlines: &self.worker.deadlines,
+            stall: config.timeouts.read,
+            half_close: HalfClose::Keep,
+            account: Some((self.account, WaitsOn::OriginToTake)),
+        }
     }
 
     /// What of it an origin is told.

@@ -97,8 +97,8 @@ impl Forwarded {
             return Ok(lease);
         }
         let addresses = addresses(client, &self.target, self.hop, false).await?;
-        let asker = client.asker();
-        upstream::open_target(pool, &self.destination, &addresses, asker, is_fresh).await
+        let holder = client.holder;
+        upstream::open_target(pool, &self.destination, &addresses, holder, is_fresh).await
     }
 
     pub fn hop(&self) -> Hop {

@@ -205,7 +205,9 @@ impl Hooking {
         let upstream = &self.generation.upstreams[self.upstream];
         let mut looking = std::pin::pin!(async {
             may_look.notified().await;
-            upstream.checkout(&client.worker.pool, client.asker(), false).await
+            // The question watches the client.
+            let checkout = upstream.checkout(&client.worker.pool, client.holder, false);
+            client.account.unless_ended(checkout).await?
         });
         let mut early = None;
         let asked = tokio::select! {
@@ -314,7 +316,7 @@ impl Hooking {
             Some(early) if !is_fresh => early,
             _ => {
                 let upstream = &self.generation.upstreams[self.upstream];
-                upstream.checkout(&client.worker.pool, client.asker(), is_fresh).await
+                upstream.checkout(&client.worker.pool, client.holder, is_fresh).await
             }
         }
     }

@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,8 +18,9 @@ use crate::ask::{Cleaned, ConnectionInfo, Level};
 use crate::fault::Fault;
 use crate::ledger::Kind;
 use crate::ring::waits::Wait;
-use crate::ring::{Socket, clock};
+use crate::ring::{HeadBuffer, Socket, clock};
 use crate::upstream::fair::Claimant;
+use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
 use crate::worker::{FORCED, Worker};
 
@@ -244,9 +246,58 @@ impl Live {
 /// The other end's place in its connection; dropping it says that there is none any more.
 pub struct Attached<'a>(&'a Live);
 
+impl Attached<'_> {
+    fn is_ended(&self) -> bool {
+        self.0.account.is_ended()
+    }
+}
+
 impl Drop for Attached<'_> {
     fn drop(&mut self) {
         self.0.other_end.set(None);
+    }
+}
+
+/// A lease that is the other end of the exchange under way, for as long as it is not given back:
+/// what is decided about the connection must not hit the next exchange that has the lease.
+pub struct Reached<'a> {
+    lease: Lease,
+    attached: Attached<'a>,
+}
+
+impl Reached<'_> {
+    /// As [`Lease::give_back_with`], unless its end has been decided with that of the exchange.
+    pub fn give_back_with(self, buffer: HeadBuffer) {
+        if !self.attached.is_ended() {
+            drop(self.attached);
+            self.lease.give_back_with(buffer);
+        }
+    }
+
+    /// As [`Lease::give_back`], with the same exception.
+    pub fn give_back(self) {
+        if !self.attached.is_ended() {
+            drop(self.attached);
+            self.lease.give_back();
+        }
+    }
+
+    pub fn into_socket(self) -> Socket {
+        self.lease.into_socket()
+    }
+}
+
+impl Deref for Reached<'_> {
+    type Target = Lease;
+
+    fn deref(&self) -> &Lease {
+        &self.lease
+    }
+}
+
+impl DerefMut for Reached<'_> {
+    fn deref_mut(&mut self) -> &mut Lease {
+        &mut self.lease
     }
 }
 
@@ -343,6 +394,12 @@ impl Seat {
 
     /// Says what the other end of the exchange or the tunnel is that begins: what has been, or will
     /// be, decided about the connection holds for that too.
+    pub fn reach(&self, lease: Lease) -> Reached<'_> {
+        let attached = self.attach(lease.socket());
+        Reached { lease, attached }
+    }
+
+    /// The same for what is no lease.
     pub fn attach(&self, other: &Socket) -> Attached<'_> {
         self.live.other_end.set(Some(other.clone()));
         if self.live.account.is_ended() {

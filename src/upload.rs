@@ -8,13 +8,13 @@ use std::cell::Cell;
 use std::pin::Pin;
 use std::task::Poll;
 
-use crate::account::Account;
-use crate::config::Config;
+use crate::account::{Account, WaitsOn};
+use crate::config::{Config, HalfClose};
 use crate::connection::Client;
 use crate::fault::Fault;
 use crate::http::BodyLength;
 use crate::http::chunked::ChunkScanner;
-use crate::relay::{Broken, Control, Decoder, Encoding, Patience, Transfer};
+use crate::relay::{Broken, Control, Decoder, Encoding, Receiver, Transfer};
 use crate::ring::{Socket, clock};
 use crate::worker::Worker;
 
@@ -85,23 +85,30 @@ pub(crate) async fn upload_rest(
     let Some(decoder) = body.rest() else { return Ok(()) };
     let transfer = Transfer {
         chunks: &worker.chunks,
-        deadlines: &worker.deadlines,
         from: client,
-        to: origin,
-        patience: Patience { silence: config.timeouts.read, rate_min: config.limits.min_body_rate },
-        stall: config.timeouts.write,
+        to: Receiver {
+            socket: origin,
+            deadlines: &worker.deadlines,
+            stall: config.timeouts.read,
+            half_close: HalfClose::Keep,
+            account: Some((account, WaitsOn::OriginToTake)),
+        },
+        silence: config.timeouts.read,
+        sender: WaitsOn::ClientToSend,
+        memory: (&worker.ledger, &worker.budget),
         operation_chunks: config.buffers.operation_chunks,
         is_fixed: config.buffers.fixed_operations,
         // The receive for the answer is pending on the origin's socket.
         pipes: None,
         is_exact: true,
-        is_watching: false,
         payload_bytes_max: body.bytes_max,
         control: &progress.control,
         account,
         flow: &account.received,
     };
-    transfer.run(decoder, Encoding::AsIs).await.map(drop)
+    let moved = transfer.run(decoder, Encoding::AsIs).await;
+    account.waits_on.set(WaitsOn::OriginToAnswer);
+    moved.map(drop)
 }
 
 /// The upload beside the wait for, and the delivery of, the answer.
@@ -165,6 +172,7 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
             Broken::Interrupted => Some(Fault::Stopping),
             Broken::Framing(error) => Some(Fault::ClientChunk(*error)),
             Broken::TooLarge => Some(Fault::ClientBodyTooLarge),
+            Broken::NoChunk => Some(Fault::Overloaded),
         }
     }
 
@@ -201,11 +209,14 @@ impl Progress {
     pub(crate) fn new(is_whole: bool, expects_continue: bool) -> Self {
         let control = Control::default();
         control.is_held_back.set(expects_continue);
+        let delivery = Control::default();
+        // While the client still uploads, the upload sees it go away.
+        delivery.is_watching.set(is_whole);
         Self {
             ended_ms: Cell::new(if is_whole { 0 } else { RUNNING }),
             is_complete: Cell::new(is_whole),
             control,
-            delivery: Control::default(),
+            delivery,
             interim_bytes: Cell::new(0),
         }
     }
@@ -223,5 +234,6 @@ impl Progress {
     fn end(&self, is_complete: bool) {
         self.ended_ms.set(clock::coarse_ms());
         self.is_complete.set(is_complete);
+        self.delivery.is_watching.set(true);
     }
 }

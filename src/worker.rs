@@ -9,7 +9,6 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +23,7 @@ use crate::access_log::AccessLog;
 use crate::ask::{Ask, ControlAsk, Order};
 use crate::date::DateLine;
 use crate::generation::{Generation, History, Snapshot};
-use crate::ledger::{Budget, Kind, Ledger, Ledgers};
+use crate::ledger::{Budget, Counted, Ledger, Ledgers};
 use crate::limits::PIPES_PER_WORKER;
 use crate::metrics::WorkerMetrics;
 use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, RingMeters, Socket, Stopper};
@@ -258,29 +257,7 @@ pub struct Sent<T> {
     /// What the builder had to say.
     pub about: T,
     /// What the socket did not take at once.
-    pub rest: Option<Rest>,
-}
-
-/// Built bytes that wait for a slow receiver, and are counted for as long.
-pub struct Rest {
-    bytes: Vec<u8>,
-    ledger: Arc<Ledger>,
-    budget: Rc<Budget>,
-}
-
-impl Deref for Rest {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Rest {
-    fn drop(&mut self) {
-        self.ledger.sub(Kind::HeadBuffers, self.bytes.len() as u64);
-        self.budget.shrink(self.bytes.len() as u64);
-    }
+    pub rest: Option<Counted>,
 }
 
 /// Why nothing was sent.
@@ -416,13 +393,8 @@ impl Worker {
         if sent == scratch.len() {
             return Ok(Sent { about, rest: None });
         }
-        let bytes = (scratch.len() - sent) as u64;
-        if !self.budget.grow(&self.ledger, bytes) {
-            return Err(Unsent::Broken);
-        }
-        self.ledger.add(Kind::HeadBuffers, bytes);
-        let (ledger, budget) = (self.ledger.clone(), self.budget.clone());
-        Ok(Sent { about, rest: Some(Rest { bytes: scratch[sent..].to_vec(), ledger, budget }) })
+        let rest = Counted::copy(&scratch[sent..], &self.ledger, &self.budget);
+        Ok(Sent { about, rest: Some(rest.ok_or(Unsent::Broken)?) })
     }
 
     /// Whether no connection is to be kept for another request.

@@ -480,7 +480,7 @@ fn a_client_that_does_not_read_stops_the_origin_and_costs_no_memory() {
             peer.hold();
         }
     });
-    let proxy = Setup::to(&origin).set("timeouts.write", "60s").start();
+    let proxy = Proxy::to(&origin);
     let before = proxy.resident_bytes();
     let mut client = Client::with_small_window(proxy.address());
     client.send(GET);
@@ -504,7 +504,7 @@ fn an_origin_that_does_not_read_stops_the_client_and_costs_no_memory() {
             peer.hold();
         }
     });
-    let proxy = Setup::to(&origin).set("timeouts.write", "60s").start();
+    let proxy = Proxy::to(&origin);
     let before = proxy.resident_bytes();
     let length = body.len();
     let mut client =

@@ -53,6 +53,7 @@ const EFFECTS: [(&str, &[(&str, Effect)]); 16] = [
             ("ready_grace", Hot),
             ("backlog", Hot),
             ("watch_config", Hot),
+            ("half_close", Hot),
         ],
     ),
     (
@@ -74,6 +75,7 @@ const EFFECTS: [(&str, &[(&str, Effect)]); 16] = [
             ("connect", Hot),
             ("read", Hot),
             ("write", Hot),
+            ("client_write", Hot),
             ("pool", Hot),
             ("pool_status", Hot),
             ("client_head", Hot),

@@ -14,9 +14,9 @@ use super::forward::{Rule, RuleTarget};
 use super::rules::ANY_PORT;
 use super::{
     AdminAddress, AdminConfig, AlertsConfig, BuffersConfig, Config, DnsConfig, ForwardConfig,
-    HostPattern, HostPolicy, LimitsConfig, LogConfig, LogFormat, LogTarget, MemoryConfig,
-    MemoryMax, Networks, ParentConfig, PoolConfig, PoolStatus, RouteConfig, ServerConfig,
-    StatsConfig, TimeoutsConfig, UpstreamConfig,
+    HalfClose, HostPattern, HostPolicy, LimitsConfig, LogConfig, LogFormat, LogTarget,
+    MemoryConfig, MemoryMax, Networks, ParentConfig, PoolConfig, PoolStatus, RouteConfig,
+    ServerConfig, StatsConfig, TimeoutsConfig, UpstreamConfig,
 };
 
 pub(super) const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -58,6 +58,7 @@ impl Default for ServerConfig {
             ready_grace: Duration::ZERO,
             backlog: 4096,
             watch_config: false,
+            half_close: HalfClose::default(),
         }
     }
 }
@@ -83,6 +84,7 @@ impl Default for TimeoutsConfig {
             connect: Duration::from_secs(10),
             read: MINUTE,
             write: Duration::from_secs(10),
+            client_write: MINUTE,
             pool: Duration::from_secs(5),
             pool_status: PoolStatus::GatewayTimeout,
             client_head: Duration::from_secs(10),

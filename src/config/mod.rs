@@ -54,9 +54,9 @@ pub use self::operation::{
     StatsConfig,
 };
 pub use self::sections::{
-    BuffersConfig, HostPattern, HostPolicy, LimitsConfig, LogConfig, LogFormat, LogTarget,
-    Networks, OriginConfig, PoolConfig, PoolStatus, RouteConfig, ServerConfig, TimeoutsConfig,
-    UpstreamConfig,
+    BuffersConfig, HalfClose, HostPattern, HostPolicy, LimitsConfig, LogConfig, LogFormat,
+    LogTarget, Networks, OriginConfig, PoolConfig, PoolStatus, RouteConfig, ServerConfig,
+    TimeoutsConfig, UpstreamConfig,
 };
 pub use self::units::{parse_bytes, parse_duration};
 

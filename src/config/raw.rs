@@ -104,6 +104,7 @@ pub(super) struct RawServer {
     pub(super) ready_grace: Option<Given<Span>>,
     pub(super) backlog: Option<Given<Whole>>,
     pub(super) watch_config: Option<Given<bool>>,
+    pub(super) half_close: Option<Given<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -125,6 +126,7 @@ pub(super) struct RawTimeouts {
     pub(super) connect: Option<Given<Span>>,
     pub(super) read: Option<Given<Span>>,
     pub(super) write: Option<Given<Span>>,
+    pub(super) client_write: Option<Given<Span>>,
     pub(super) pool: Option<Given<Span>>,
     pub(super) pool_status: Option<Given<Whole>>,
     pub(super) client_head: Option<Given<Span>>,

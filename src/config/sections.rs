@@ -31,6 +31,17 @@ pub struct ServerConfig {
     pub backlog: u32,
     /// Whether a change of the file is a reason to read it again.
     pub watch_config: bool,
+    pub half_close: HalfClose,
+}
+
+/// What it means that a client has ended its side while its answer is awaited, or on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HalfClose {
+    /// It has gone.
+    #[default]
+    Close,
+    /// It has no more to send and still wants its answer.
+    Keep,
 }
 
 /// Networks, asked once per client connection.
@@ -65,8 +76,10 @@ pub struct TimeoutsConfig {
     pub connect: Duration,
     /// Between two reads from an origin.
     pub read: Duration,
-    /// For one write that makes no progress, to either side.
+    /// For an origin that takes nothing while others wait for what the exchange holds.
     pub write: Duration,
+    /// For a client that takes nothing of its answer.
+    pub client_write: Duration,
     /// For a free connection when the pool is at its limit.
     pub pool: Duration,
     /// What the client is told when `pool` runs out.

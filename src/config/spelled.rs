@@ -17,9 +17,9 @@ use super::rules::ANY_PORT;
 use super::units::{bytes_text, duration_text};
 use super::{
     AdminAddress, AdminConfig, AlertsConfig, BuffersConfig, Config, DnsConfig, ForwardConfig,
-    HostPattern, HostPolicy, LimitsConfig, LogConfig, LogFormat, LogTarget, MemoryConfig,
-    MemoryMax, Networks, OriginConfig, ParentConfig, PoolConfig, RouteConfig, Rule, Secret,
-    ServerConfig, StatsConfig, TimeoutsConfig, UpstreamConfig,
+    HalfClose, HostPattern, HostPolicy, LimitsConfig, LogConfig, LogFormat, LogTarget,
+    MemoryConfig, MemoryMax, Networks, OriginConfig, ParentConfig, PoolConfig, RouteConfig, Rule,
+    Secret, ServerConfig, StatsConfig, TimeoutsConfig, UpstreamConfig,
 };
 
 /// One key of a section.
@@ -121,6 +121,7 @@ fn server(section: &ServerConfig) -> Keys {
         ready_grace,
         backlog,
         watch_config,
+        half_close,
     } = section;
     let (first, further) = listeners.split_first().map_or((None, &[][..]), |(a, b)| (Some(a), b));
     vec![
@@ -134,6 +135,7 @@ fn server(section: &ServerConfig) -> Keys {
         key("ready_grace", time(*ready_grace)),
         key("backlog", *backlog),
         key("watch_config", *watch_config),
+        key("half_close", half_close_text(*half_close)),
     ]
 }
 
@@ -166,6 +168,7 @@ fn timeouts(section: &TimeoutsConfig) -> Keys {
         connect,
         read,
         write,
+        client_write,
         pool,
         pool_status,
         client_head,
@@ -177,6 +180,7 @@ fn timeouts(section: &TimeoutsConfig) -> Keys {
         key("connect", time(*connect)),
         key("read", time(*read)),
         key("write", time(*write)),
+        key("client_write", time(*client_write)),
         key("pool", time(*pool)),
         key("pool_status", pool_status.code()),
         key("client_head", time(*client_head)),
@@ -433,6 +437,13 @@ fn host_text(host: &HostPattern) -> String {
         HostPattern::Any => String::new(),
         HostPattern::Exact(name) => name.clone(),
         HostPattern::Suffix(suffix) => format!("*{suffix}"),
+    }
+}
+
+fn half_close_text(half_close: HalfClose) -> &'static str {
+    match half_close {
+        HalfClose::Close => "close",
+        HalfClose::Keep => "keep",
     }
 }
 

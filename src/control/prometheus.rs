@@ -285,6 +285,11 @@ fn rings(proxy: &Proxy, out: &mut Exposition) {
     for (worker, ring) in &rings {
         family.put(&[("worker", worker)], ring.parks());
     }
+    let help = "Waits for a socket that ended with nothing to be moved.";
+    let mut family = out.counter("ringway_fruitless_wakes_total", help);
+    for (worker, ring) in &rings {
+        family.put(&[("worker", worker)], ring.fruitless.get());
+    }
     let help = "Turns of the loop per exchange, since the start.";
     let mut family = out.gauge("ringway_ring_turns_per_request", help);
     for ((worker, ring), (_, metrics)) in rings.iter().zip(numbered(proxy)) {

@@ -10,6 +10,7 @@ use std::task::Poll;
 
 use super::net::Socket;
 use super::waits::poll_now;
+use crate::config::HalfClose;
 
 /// Drives two waits of one connection at once until `first` is over; `second` is given back where
 /// it is not over yet, so that it can be ended from outside and then awaited.
@@ -33,6 +34,7 @@ pub async fn unless_hung_up<F: Future>(
     wait: F,
     busy: &Socket,
     other: &Socket,
+    half_close: HalfClose,
 ) -> Option<F::Output> {
     let mut wait = std::pin::pin!(wait);
     let mut hang_up = other.start_poll_hang_up();
@@ -44,13 +46,37 @@ pub async fn unless_hung_up<F: Future>(
             }
             Some(output)
         }
-        // A client that only says that it has no more to send still wants its answer.
-        Either::Second(Ok(events)) if events & HUNG_UP == 0 => Some(wait.await),
+        // A client that only says that it has no more to send may still want its answer.
+        Either::Second(Ok(events)) if events & HUNG_UP == 0 && half_close == HalfClose::Keep => {
+            Some(wait.await)
+        }
         Either::Second(_) => {
             busy.interrupt();
             wait.await;
             None
         }
+    }
+}
+
+/// The same for a wait that may be dropped.
+pub async fn dropped_if_hung_up<F: Future>(
+    wait: F,
+    other: &Socket,
+    half_close: HalfClose,
+) -> Option<F::Output> {
+    let mut wait = std::pin::pin!(wait);
+    let mut hang_up = other.start_poll_hang_up();
+    match first_of(&mut wait, &mut hang_up).await {
+        Either::First(output) => {
+            if poll_now(&mut hang_up).is_none() {
+                other.interrupt();
+            }
+            Some(output)
+        }
+        Either::Second(Ok(events)) if events & HUNG_UP == 0 && half_close == HalfClose::Keep => {
+            Some(wait.await)
+        }
+        Either::Second(_) => None,
     }
 }
 

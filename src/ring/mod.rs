@@ -29,7 +29,7 @@ pub mod waits;
 pub use accept::{Acceptor, Stopper};
 pub use buffers::{ChunkPool, HeadBuffer, HeadPool, NoRoom, Run};
 pub use deadlines::Deadlines;
-pub use meters::{Operation, RingMeters};
+pub use meters::{Operation, RingMeters, count_fruitless};
 pub use net::Socket;
 pub use pipes::{PIPE_BYTES, Pipe, PipePool, Spliced};
 pub use waits::{PendingPoll, PendingRecv, Waited};

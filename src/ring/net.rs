@@ -62,6 +62,7 @@ impl Socket {
         match connected {
             Ok(()) => Ok(()),
             pending if is_pending(&pending) => {
+                // A connection that goes on being made has none of the events that are added.
                 self.writable(deadlines, limit).await?;
                 match socket.take_error()? {
                     None => Ok(()),
@@ -124,7 +125,8 @@ impl Socket {
         self.wait(libc::POLLIN | libc::POLLRDHUP, deadlines, limit)
     }
 
-    /// Waits until something can be sent, or sending fails.
+    /// Waits until something can be sent, sending fails, or the peer has ended its side, which
+    /// only the events that come out tell apart.
     pub fn writable<'a>(&self, deadlines: &'a Deadlines, limit: Duration) -> Wait<'a> {
         self.wait(libc::POLLOUT, deadlines, limit)
     }
@@ -180,6 +182,14 @@ impl Socket {
         if result == 0 { usize::try_from(count).unwrap_or(0) } else { 0 }
     }
 
+    /// Whether the peer has ended its side or the connection has failed.
+    pub fn has_hung_up(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.raw(), events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: one entry, which lives as long as the call; it does not wait.
+        let count = unsafe { libc::poll(&raw mut poll, 1, 0) };
+        count > 0 && poll.revents != 0
+    }
+
     /// Whether the connection has failed since anybody last asked (SO_ERROR, socket(7)).
     pub fn has_failed(&self) -> bool {
         !matches!(SockRef::from(&*self.fd).take_error(), Ok(None))
@@ -207,7 +217,7 @@ impl Socket {
     ) -> (Result<usize, Waited>, Run) {
         let Some(index) = run.registered_index() else {
             let result = self.readable(deadlines, limit).await;
-            let result = result.and_then(|()| Ok(self.try_recv(&mut run[range])?));
+            let result = result.and_then(|_| Ok(self.try_recv(&mut run[range])?));
             return (result, run);
         };
         let term = self.begin(deadlines, limit);
@@ -240,7 +250,7 @@ impl Socket {
     ) -> (Result<usize, Waited>, Run) {
         let Some(index) = run.registered_index() else {
             let result = self.writable(deadlines, limit).await;
-            let result = result.and_then(|()| Ok(self.try_send(&run[range])?));
+            let result = result.and_then(|_| Ok(self.try_send(&run[range])?));
             return (result, run);
         };
         let term = self.begin(deadlines, limit);
@@ -327,6 +337,9 @@ fn is_pending(connected: &io::Result<()>) -> bool {
 pub fn set_options(socket: impl AsFd, keepalive: Duration) -> io::Result<()> {
     let socket = SockRef::from(&socket);
     socket.set_tcp_nodelay(true)?;
+    // An urgent byte is a byte like others (RFC 6093 §3): apart from them, it would be lost, and
+    // splice(2) and the ring's RECV go round in circles where it is.
+    socket.set_out_of_band_inline(true)?;
     if keepalive.is_zero() {
         // A listening socket may have been set up otherwise before.
         return socket.set_keepalive(false);

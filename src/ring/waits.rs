@@ -111,7 +111,9 @@ pub struct Wait<'a> {
 }
 
 impl Future for Wait<'_> {
-    type Output = Result<(), Waited>;
+    /// The events that are there, as poll(2) reports them: whoever waits for one gets it with
+    /// POLLRDHUP, POLLHUP and POLLERR, or gets only those.
+    type Output = Result<u32, Waited>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
@@ -119,7 +121,7 @@ impl Future for Wait<'_> {
                 return Poll::Pending;
             };
             match result {
-                Ok(_) => return Poll::Ready(Ok(())),
+                Ok(events) => return Poll::Ready(Ok(events)),
                 Err(error) => match self.term.ending(error) {
                     Some(waited) => return Poll::Ready(Err(waited)),
                     None => self.operation = ops::poll(&fd, self.events),

@@ -34,7 +34,7 @@ use self::destinations::{Destination, Destinations};
 use self::lease::Lease;
 use self::permits::{PoolShared, UPSTREAM};
 use self::pool::Pool;
-use self::queue::{Asker, Permitted};
+use self::queue::{Holder, Permitted};
 use self::resolve::Addresses;
 
 /// An upstream as all workers see it: its configuration and its origins' addresses.
@@ -154,7 +154,7 @@ impl Upstream {
     pub async fn checkout(
         &self,
         pool: &Rc<Pool>,
-        asker: Asker<'_>,
+        holder: Holder,
         is_fresh: bool,
     ) -> Result<Lease, Fault> {
         let mut tried = Vec::new();
@@ -165,10 +165,10 @@ impl Upstream {
             let pick = self.balance.borrow_mut().pick(now, |origin| tried.contains(&origin));
             let Some(pick) = pick else { return Err(fault) };
             let member = &self.members[pick];
-            if !is_fresh && let Some(lease) = pool.take_idle(member.number(), asker.holder) {
+            if !is_fresh && let Some(lease) = pool.take_idle(member.number(), holder) {
                 return Ok(lease);
             }
-            match asker.unless_ended(open(pool, member, asker, is_fresh)).await {
+            match open(pool, member, holder, is_fresh).await {
                 Ok(lease) => {
                     member.origin.connected();
                     self.balance.borrow_mut().mark_ok(pick);
@@ -193,39 +193,36 @@ pub async fn open_target(
     pool: &Rc<Pool>,
     destination: &Destination,
     addresses: &[SocketAddr],
-    asker: Asker<'_>,
+    holder: Holder,
     is_fresh: bool,
 ) -> Result<Lease, Fault> {
-    let opened = async {
-        match permit(pool, destination, &asker, is_fresh).await? {
-            Permitted::Open(permit) => {
-                let born = Instant::now();
-                let _racing = pool.racing(&permit, asker.holder);
-                let connected = pool.race(addresses).await?;
-                Ok(pool.adopt(destination.clone(), connected, born, permit, asker.holder))
-            }
-            Permitted::Handed(lease) => Ok(lease),
+    match permit(pool, destination, holder, is_fresh).await? {
+        Permitted::Open(permit) => {
+            let born = Instant::now();
+            let _racing = pool.racing(&permit, holder);
+            let connected = pool.race(addresses).await?;
+            Ok(pool.adopt(destination.clone(), connected, born, permit, holder))
         }
-    };
-    asker.unless_ended(opened).await
+        Permitted::Handed(lease) => Ok(lease),
+    }
 }
 
 /// Connects to the first address that answers, within `timeouts.connect` for all of them.
 async fn open(
     pool: &Rc<Pool>,
     member: &Member,
-    asker: Asker<'_>,
+    holder: Holder,
     is_fresh: bool,
 ) -> Result<Lease, Fault> {
     let addresses = member.origin.addresses.load();
     let mut fault = Fault::OriginUnresolved;
     let began = Instant::now();
     for address in addresses.iter().take(ADDRESSES_TRIED_MAX) {
-        let permit = match permit(pool, &member.place, &asker, is_fresh).await? {
+        let permit = match permit(pool, &member.place, holder, is_fresh).await? {
             Permitted::Open(permit) => permit,
             Permitted::Handed(lease) => return Ok(lease),
         };
-        match pool.connect(&member.place, *address, permit, asker.holder, began).await {
+        match pool.connect(&member.place, *address, permit, holder, began).await {
             Ok(lease) => return Ok(lease),
             Err(failed) if failed.is_of_one_origin() => fault = failed,
             Err(failed) => return Err(failed),
@@ -238,11 +235,11 @@ async fn open(
 async fn permit(
     pool: &Rc<Pool>,
     place: &Destination,
-    asker: &Asker<'_>,
+    holder: Holder,
     is_fresh: bool,
 ) -> Result<Permitted, Fault> {
     loop {
-        match pool.permit(place, asker).await? {
+        match pool.permit(place, holder).await? {
             // Dropping it frees the right to open another.
             Permitted::Handed(_) if is_fresh => {}
             permitted => return Ok(permitted),

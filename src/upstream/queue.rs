@@ -2,20 +2,17 @@
 //!
 //! In goes a request that found no idle connection; out comes the right to open one, or a
 //! connection that another request has just given back. Whose turn it is says the book of
-//! [`super::permits`]; here are the tasks that wait, for `timeouts.pool` at most and only as long
-//! as their client is there.
+//! [`super::permits`]; here are the tasks that wait, for `timeouts.pool` at most. A wait that is
+//! dropped gives back what it had been given.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use crate::account::Account;
 use crate::fault::Fault;
-use crate::ring::waits::poll_now;
-use crate::ring::{PendingPoll, Socket, clock};
+use crate::ring::clock;
 
 use super::destinations::Destination;
 use super::fair::Claimant;
@@ -36,30 +33,6 @@ pub const NO_SEAT: u32 = u32::MAX;
 impl Holder {
     /// What is done without a client.
     pub const NOBODY: Self = Self { claimant: Claimant::NOBODY, seat: NO_SEAT };
-}
-
-/// For whom a connection is wanted.
-#[derive(Clone, Copy)]
-pub struct Asker<'a> {
-    pub holder: Holder,
-    /// Who may go away meanwhile, and whether it has gone when it has nothing more to send.
-    pub client: Option<(&'a Socket, &'a Account)>,
-}
-
-impl Asker<'_> {
-    /// What is done without a client.
-    pub const NOBODY: Self = Self { holder: Holder::NOBODY, client: None };
-
-    /// Opens a connection, unless it is decided meanwhile that nobody shall have it.
-    pub(super) async fn unless_ended(
-        &self,
-        opened: impl Future<Output = Result<Lease, Fault>>,
-    ) -> Result<Lease, Fault> {
-        match self.client {
-            Some((_, account)) => account.unless_ended(opened).await.flatten(),
-            None => opened.await,
-        }
-    }
 }
 
 /// A request that waits for a connection.
@@ -92,12 +65,12 @@ impl Pool {
     pub(super) async fn permit(
         self: &Rc<Self>,
         place: &Destination,
-        asker: &Asker<'_>,
+        holder: Holder,
     ) -> Result<Permitted, Fault> {
         if self.is_stopping.get() {
             return Err(Fault::Stopping);
         }
-        let (group, who) = (place.group(), (self.worker, asker.holder.claimant));
+        let (group, who) = (place.group(), (self.worker, holder.claimant));
         if let Some(permit) = group.try_open(who) {
             return Ok(Permitted::Open(permit));
         }
@@ -110,7 +83,7 @@ impl Pool {
         }
         self.metrics.pool_waits.add(1);
         let began_us = clock::precise_us();
-        let outcome = self.wait(place, asker).await;
+        let outcome = self.wait(place, holder).await;
         self.metrics.pool_wait.record(clock::precise_us().saturating_sub(began_us));
         if let Err(Fault::PoolTimeout) = outcome {
             self.metrics.pool_timeouts.add(1);
@@ -122,10 +95,9 @@ impl Pool {
     async fn wait(
         self: &Rc<Self>,
         place: &Destination,
-        asker: &Asker<'_>,
+        holder: Holder,
     ) -> Result<Permitted, Fault> {
-        let waiting = WaitingPlace::take(self, place, asker.holder.claimant);
-        let mut departure = asker.client.map(|(socket, _)| Departure::of(socket));
+        let waiting = WaitingPlace::take(self, place, holder.claimant);
         let mut patience = std::pin::pin!(tokio::time::sleep(self.limits.get().acquire));
         poll_fn(|cx| {
             if self.is_stopping.get() {
@@ -136,9 +108,6 @@ impl Pool {
                     Granted::Permit(permit) => Ok(Permitted::Open(permit)),
                     Granted::Handed => waiting.handed().map(Permitted::Handed),
                 });
-            }
-            if departure.as_mut().is_some_and(|departure| departure.poll(cx)) {
-                return Poll::Ready(Err(Fault::ClientGone));
             }
             patience.as_mut().poll(cx).map(|()| Err(Fault::PoolTimeout))
         })
@@ -175,37 +144,6 @@ impl Pool {
         let tickets: Vec<usize> = waiters.by_ticket.keys().copied().collect();
         drop(waiters);
         self.shared.wake(&tickets);
-    }
-}
-
-/// Notices that a client goes away. Whether one that only says that it has no more to send has gone
-/// is for the configuration to say.
-struct Departure<'a> {
-    socket: &'a Socket,
-    poll: Option<PendingPoll>,
-}
-
-impl<'a> Departure<'a> {
-    fn of(socket: &'a Socket) -> Self {
-        Self { socket, poll: Some(socket.start_poll_hang_up()) }
-    }
-
-    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> bool {
-        let Some(poll) = &mut self.poll else { return false };
-        let Poll::Ready(events) = Pin::new(poll).poll(cx) else { return false };
-        self.poll = None;
-        events.is_ok_and(|events| events & HUNG_UP != 0)
-    }
-}
-
-const HUNG_UP: u32 = (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) as u32;
-
-impl Drop for Departure<'_> {
-    fn drop(&mut self) {
-        // An operation in flight keeps the descriptor open.
-        if self.poll.as_mut().is_some_and(|poll| poll_now(poll).is_none()) {
-            self.socket.interrupt();
-        }
     }
 }
 

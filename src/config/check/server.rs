@@ -20,8 +20,8 @@ use crate::config::names::{ADDRESS_FORM, is_token, parse_address};
 use crate::config::raw::{Given, RawBuffers, RawLimits, RawLog, RawPool, RawServer, RawTimeouts};
 use crate::config::units::{Span, Whole};
 use crate::config::{
-    BuffersConfig, LimitsConfig, LogConfig, LogFormat, LogTarget, PoolConfig, PoolStatus,
-    ServerConfig, TimeoutsConfig,
+    BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, PoolConfig,
+    PoolStatus, ServerConfig, TimeoutsConfig,
 };
 use crate::limits::HEADER_COUNT_MAX;
 
@@ -45,6 +45,7 @@ const PAGE_BYTES: usize = 4096;
 pub(super) fn server(raw: &RawServer) -> Checked<ServerConfig> {
     let default = ServerConfig::default();
     let workers = number(raw.workers.as_ref(), 0..=1024, 0)?;
+    let half_closes = [("close", HalfClose::Close), ("keep", HalfClose::Keep)];
     Ok(ServerConfig {
         listeners: listeners(raw)?,
         workers: if workers == 0 { cores() } else { workers },
@@ -66,6 +67,7 @@ pub(super) fn server(raw: &RawServer) -> Checked<ServerConfig> {
         )?,
         backlog: number(raw.backlog.as_ref(), 1..=65_535, default.backlog)?,
         watch_config: flag(raw.watch_config.as_ref(), default.watch_config),
+        half_close: word(raw.half_close.as_ref(), &half_closes, default.half_close)?,
     })
 }
 
@@ -122,6 +124,7 @@ pub(super) fn timeouts(raw: &RawTimeouts) -> Checked<TimeoutsConfig> {
         connect: timeout(&raw.connect, default.connect)?,
         read: timeout(&raw.read, default.read)?,
         write: timeout(&raw.write, default.write)?,
+        client_write: timeout(&raw.client_write, default.client_write)?,
         pool: timeout(&raw.pool, default.pool)?,
         pool_status,
         client_head: timeout(&raw.client_head, default.client_head)?,
@@ -235,6 +238,10 @@ mod tests {
             (
                 "[timeouts]\ntunnel_half_closed = 0",
                 "2:22: timeouts.tunnel_half_closed: found 0s, expected a duration from 1ms to 7d",
+            ),
+            (
+                "[server]\nhalf_close = \"open\"",
+                "2:14: server.half_close: found \"open\", expected \"close\" or \"keep\"",
             ),
             ("[limits]\nclients = 0", "2:11: limits.clients: found 0, expected a whole number"),
             ("[limits]\nheader_count = 257", "2:16: limits.header_count: found 257, expected a"),

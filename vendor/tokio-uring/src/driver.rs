@@ -111,9 +111,15 @@ enum Operation {
     Completed(cqueue::Entry),
 }
 
+/// Threads of the kernel for operations that would block, by kind (bounded and unbounded work). No
+/// operation of ours should; where one does all the same, there must not be a thread for each.
+const KERNEL_THREADS_MAX: u32 = 2;
+
 impl Driver {
     fn new(builder: &Builder, bell: Arc<Bell>) -> io::Result<Self> {
         let uring = builder.uring.build(builder.entries)?;
+        // Refused by kernels before 5.15.
+        let _ = uring.submitter().register_iowq_max_workers(&mut [KERNEL_THREADS_MAX; 2]);
         let door = Door::register(uring.as_raw_fd());
         Ok(Self {
             uring,
