@@ -173,7 +173,8 @@ impl Hooking {
             self.upstream = upstream;
         }
         if plan.question.is_some() || !plan.custom.is_empty() {
-            let needs_connection = matches!(choice, Choice::Upstream(_));
+            // A body that is still to come is waited for first.
+            let needs_connection = matches!(choice, Choice::Upstream(_)) && body.is_whole();
             let asked = Box::pin(self.ask_all(client, plan, &facts, needs_connection)).await?;
             if asked.is_some() {
                 return Ok(asked);
