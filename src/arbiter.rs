@@ -25,8 +25,8 @@ const ROUND: Duration = Duration::from_millis(50);
 const LONG_MS: u64 = 10_000;
 
 /// Whoever moves less than so much in such a time may be asked to yield what is beyond his share:
-/// 4 KiB in a second is slower than any download that somebody watches.
-const STILL_MS: u64 = 250;
+/// 2.5 KiB in a second is slower than any download that somebody watches.
+const STILL_MS: u64 = 400;
 const STILL_BYTES: u64 = 1024;
 
 /// What an exchange had moved at some time.
@@ -53,10 +53,12 @@ struct Track {
 }
 
 impl Track {
-    fn begin(account: &Account, now_ms: u64) -> Self {
+    fn begin(account: &Account, streams_since: Option<Moment>, now_ms: u64) -> Self {
         let sample = Sample { at_ms: now_ms, bytes: moved(account) };
-        let still_ms = account.moved.get().age_ms(now_ms);
-        let still_ms = still_ms.min(account.phase_began().age_ms(now_ms));
+        // The head of an answer goes out with what of the body came with it.
+        let steps = [Some(account.moved.get()), Some(account.phase_began()), streams_since];
+        let still_ms = steps.into_iter().flatten().map(|step| step.age_ms(now_ms)).min();
+        let still_ms = still_ms.unwrap_or_default();
         Self {
             exchange: account.requests.get(),
             long: sample,
@@ -154,7 +156,7 @@ impl Arbiter {
         let config = &generation.config;
         let is_same = |track: &Track| track.exchange == account.requests.get();
         if !self.tracks.get(&holder.seat).is_some_and(is_same) {
-            self.tracks.insert(holder.seat, Track::begin(account, now_ms));
+            self.tracks.insert(holder.seat, Track::begin(account, streams_since, now_ms));
         }
         let Some(track) = self.tracks.get_mut(&holder.seat) else { return };
         // An exchange may hold two connections.

@@ -45,9 +45,9 @@ impl RequestBody {
         Ok(body)
     }
 
-    /// Waits until the origin can be of use: until all of a small body is in the inbox, or the first
-    /// bytes of a larger one. Nothing is held for a client that says nothing more. Whoever waits for
-    /// leave to begin gets that from the origin.
+    /// Waits until the origin can be of use: until all of a small body is in the inbox, or the
+    /// first bytes of a larger one. Nothing is held for a client that says nothing more. Whoever
+    /// waits for leave to begin gets that from the origin.
     pub(crate) async fn arrive(
         &mut self,
         client: &mut Client<'_>,
@@ -63,7 +63,8 @@ impl RequestBody {
         let generation = client.generation.clone();
         let room = client.worker.heads.buffer_bytes();
         let known = client.request.bytes + self.in_inbox;
-        let is_small = matches!(self.decoder, Decoder::Sized(left) if left <= room.saturating_sub(known) as u64);
+        let room = room.saturating_sub(known) as u64;
+        let is_small = matches!(self.decoder, Decoder::Sized(left) if left <= room);
         while !self.is_whole() && (is_small || self.in_inbox == 0) {
             if client.inbox.make_room(generation.head_limits.head_bytes).is_err() {
                 // A head that fills its buffer: the rest goes by way of the upload.
@@ -98,8 +99,7 @@ impl RequestBody {
     fn look(&mut self, client: &Client<'_>) -> Result<usize, Fault> {
         let news = &client.inbox.filled()[client.request.bytes + self.in_inbox..];
         let used = self.decoder.advance(news).map_err(Fault::ClientChunk)?.used;
-        if matches!(self.decoder, Decoder::Chunked(scanner) if scanner.payload_bytes() > self.bytes_max)
-        {
+        if self.payload_bytes() > self.bytes_max {
             return Err(Fault::ClientBodyTooLarge);
         }
         self.in_inbox += used;

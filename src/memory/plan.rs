@@ -11,6 +11,7 @@
 
 use std::fmt;
 
+use super::origins::{ORIGINS_PART, Origins};
 use super::usage::Usage;
 use super::watch::Thresholds;
 use super::{MIB, Notice};
@@ -130,48 +131,6 @@ impl Counts {
         let clients = config.limits.clients as u64;
         Self { clients, tunnels: clients.min(config.limits.tunnels as u64) }
     }
-}
-
-/// Connections to origins: the fewest that will do, and the most that can be of use.
-#[derive(Clone, Copy, Debug)]
-struct Origins {
-    least: u64,
-    most: u64,
-}
-
-/// Targets of forward requests that can be busy at once, where there is room for so many.
-const TARGETS: u64 = 10;
-
-/// Of what there is, connections to origins beyond the least may take this part.
-const ORIGINS_PART: u64 = 8;
-
-impl Origins {
-    /// An upstream can have all of its connections; and so can all of them, with their long answers
-    /// and some targets of forward requests, as far as there are clients to use them.
-    fn of(config: &Config) -> Self {
-        let each = config.pool.max_connections as u64;
-        let limits = config.upstreams.iter().map(|it| it.max_connections.map_or(each, wide));
-        let least = limits.clone().max().unwrap_or(each);
-        let has_long = config.upstreams.iter().any(|it| it.max_connections.is_none());
-        let has_long = has_long || config.forward.enabled;
-        let long = if has_long { config.limits.long_responses as u64 } else { 0 };
-        let targets = if config.forward.enabled { TARGETS * each } else { 0 };
-        let wanted = limits.fold(long, u64::saturating_add).saturating_add(targets);
-        // A request may hold two, where a route asks elsewhere before it goes on.
-        let used = 2 * config.limits.clients as u64 + config.pool.max_idle as u64;
-        Self { least, most: wanted.min(used).max(least) }
-    }
-}
-
-fn wide(count: usize) -> u64 {
-    count as u64
-}
-
-/// How many connections to origins `config` may have where the process may have `files` open.
-pub fn origin_connections(config: &Config, files: usize) -> usize {
-    let Origins { least, most } = Origins::of(config);
-    let spare = (files as u64).saturating_sub(least) / ORIGINS_PART;
-    usize::try_from(least.saturating_add(spare).min(most)).unwrap_or(usize::MAX)
 }
 
 const CLIENTS: &str = "clients";

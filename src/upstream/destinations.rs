@@ -30,8 +30,8 @@ struct Entry {
 
 impl Destinations {
     /// The destination of `key`, which must say all that keeps its connections from being
-    /// another's: scheme, host, port, the user, and the proxy on the way. `group` is asked for where
-    /// it is a new one.
+    /// another's: scheme, host, port, the user, and the proxy on the way. `group` is asked for
+    /// where it is a new one.
     pub fn hold(self: &Rc<Self>, key: &str, group: impl FnOnce() -> Arc<Group>) -> Destination {
         let known = self.numbers.borrow().get(key).copied();
         let number = known.unwrap_or_else(|| {

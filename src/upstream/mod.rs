@@ -5,6 +5,7 @@
 //! next address, then the next origin, where connecting fails.
 
 pub mod balance;
+mod book;
 pub mod destinations;
 pub mod fair;
 mod idle;

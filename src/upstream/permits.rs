@@ -1,37 +1,24 @@
 //! The right to open a connection: who has how many, who waits, and who is next.
 //!
-//! In go requests that found no idle connection; out come permits. Three bounds hold: so many for
-//! each upstream or target (a [`Group`]), so many long answers beside those, and so many in the
-//! whole process. All of it is one book behind one lock, which is taken to open and to close a
-//! connection and by those that wait; a request that finds an idle connection never asks here.
+//! In go requests that found no idle connection; out come permits, each of a [`Group`]: an
+//! upstream, or a target of forward requests. What there is stands in one book behind one lock,
+//! which is taken to open and to close a connection and by those that wait; a request that finds an
+//! idle connection never asks here.
 //!
 //! It knows no socket, and what has to be given up is for others to end.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use slab::Slab;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::ring::clock;
 
+use super::book::{Book, GroupState, State, Waiting};
 use super::fair::{Claimant, Head, Line};
-use super::tallies::Tally;
 
-/// How many connections there may be.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// To each upstream and each target that has no number of its own.
-    pub each: usize,
-    /// By upstream, where it has one.
-    pub own: HashMap<String, usize>,
-    /// Answers that have been on their way for long, beside those.
-    pub long: usize,
-    /// In the whole process.
-    pub ceiling: usize,
-}
+pub use super::book::{Limits, UPSTREAM};
 
 /// What the pools of all workers share.
 pub struct PoolShared {
@@ -58,53 +45,6 @@ pub struct Permit {
     pub(super) group: Arc<Group>,
     /// It counts among the long answers.
     pub(super) is_long: bool,
-}
-
-pub(super) struct Book {
-    limits: Limits,
-    pub(super) groups: Slab<GroupState>,
-    numbers: HashMap<Arc<str>, usize>,
-    /// Requests whose group has room where the process has none.
-    pub(super) everything: Line,
-    /// Long answers by claimant, and those that would be ones if there were room.
-    pub(super) long: Line,
-    pub(super) long_open: usize,
-    open: usize,
-    tickets: Slab<Waiting>,
-    waiting: usize,
-    serial: u64,
-    /// By worker.
-    pub(super) tallies: Vec<Tally>,
-}
-
-pub(super) struct GroupState {
-    handle: Weak<Group>,
-    /// It has a limit of its own, for all there is.
-    pub(super) is_exempt: bool,
-    pub(super) line: Line,
-    /// Without long answers.
-    open: usize,
-    /// Its requests in the line of everything.
-    promised: usize,
-}
-
-struct Waiting {
-    group: usize,
-    claimant: Claimant,
-    serial: u64,
-    since_ms: u64,
-    worker: usize,
-    /// The origin, by its number in the worker.
-    place: usize,
-    state: State,
-}
-
-enum State {
-    InGroup(Waker),
-    InEverything(Waker),
-    Granted,
-    /// A connection that came back has been put into its hands.
-    Handed,
 }
 
 /// Where a connection goes that has come back while somebody waits.
@@ -135,19 +75,7 @@ impl PoolShared {
     pub fn new(limits: Limits, workers: usize) -> Arc<Self> {
         let notifies = || (0..workers).map(|_| Notify::new()).collect();
         Arc::new(Self {
-            book: Mutex::new(Book {
-                everything: Line::new(limits.ceiling),
-                long: Line::new(limits.long),
-                limits,
-                groups: Slab::new(),
-                numbers: HashMap::new(),
-                long_open: 0,
-                open: 0,
-                tickets: Slab::new(),
-                waiting: 0,
-                serial: 0,
-                tallies: (0..workers).map(|_| Tally::default()).collect(),
-            }),
+            book: Mutex::new(Book::new(limits, workers)),
             wanted: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
             shed: notifies(),
@@ -398,6 +326,7 @@ impl Group {
             let to = book.tickets[heir].claimant;
             book.shift(self.number, worker, to, |held| held + 1);
             wakers.extend(book.settle(heir, true, State::Handed));
+            book.grant(self.number, wakers);
             Heir::Ticket(heir)
         })
     }
@@ -454,148 +383,6 @@ impl Drop for Permit {
     }
 }
 
-impl Book {
-    /// The limit of the group called `name`, and whether it is its own.
-    fn max_of(&self, name: &str) -> (usize, bool) {
-        let own = name.strip_prefix(UPSTREAM).and_then(|name| self.limits.own.get(name));
-        (own.copied().unwrap_or(self.limits.each), own.is_some())
-    }
-
-    pub(super) fn has_room(&self, group: usize) -> bool {
-        let state = &self.groups[group];
-        state.open < state.line.max()
-    }
-
-    fn take(&mut self, group: usize, worker: usize, claimant: Claimant) {
-        self.groups[group].open += 1;
-        self.open += 1;
-        self.shift(group, worker, claimant, |held| held + 1);
-    }
-
-    /// Counts what a claimant holds, for as long as anybody waits: whoever holds for a while is
-    /// counted anew with every tally.
-    fn shift(&mut self, group: usize, worker: usize, claimant: Claimant, by: fn(u32) -> u32) {
-        if self.waiting == 0 {
-            return;
-        }
-        let held = self.tallies[worker].held.entry((group, claimant)).or_default();
-        let before = *held;
-        *held = by(before);
-        let change = |sum: u32| (sum + by(before)).saturating_sub(before);
-        self.groups[group].line.hold(claimant, change);
-        self.everything.hold(claimant, change);
-    }
-
-    /// Gives what is free to those whose turn it is: in `group`, which has changed, and in all.
-    pub(super) fn grant(&mut self, group: usize, wakers: &mut Vec<Waker>) {
-        self.promise(group, wakers);
-        while self.open < self.limits.ceiling {
-            let Some(head) = self.everything.next() else { break };
-            let group = self.tickets[head.ticket].group;
-            if self.has_room(group) {
-                self.serve(head.ticket, wakers);
-            } else {
-                self.move_to_group(head.ticket);
-            }
-            self.promise(group, wakers);
-        }
-    }
-
-    /// Serves the line of `group` as far as it has room, or has it wait for room in the process.
-    fn promise(&mut self, group: usize, wakers: &mut Vec<Waker>) {
-        loop {
-            let state = &mut self.groups[group];
-            if state.open + state.promised >= state.line.max() {
-                return;
-            }
-            let Some(head) = state.line.next() else { return };
-            if self.open < self.limits.ceiling && self.everything.is_empty() {
-                self.serve(head.ticket, wakers);
-                continue;
-            }
-            state.line.leave(head.claimant, head.serial, false, self.serial);
-            state.promised += 1;
-            self.everything.join(head.claimant, head.serial, head.ticket);
-            let ticket = &mut self.tickets[head.ticket];
-            if let State::InGroup(waker) = &mut ticket.state {
-                ticket.state = State::InEverything(std::mem::replace(waker, Waker::noop().clone()));
-            }
-        }
-    }
-
-    fn move_to_group(&mut self, key: usize) {
-        let ticket = &mut self.tickets[key];
-        let state = &mut self.groups[ticket.group];
-        self.everything.leave(ticket.claimant, ticket.serial, false, self.serial);
-        state.promised -= 1;
-        state.line.join(ticket.claimant, ticket.serial, key);
-        if let State::InEverything(waker) = &mut ticket.state {
-            ticket.state = State::InGroup(std::mem::replace(waker, Waker::noop().clone()));
-        }
-    }
-
-    fn serve(&mut self, key: usize, wakers: &mut Vec<Waker>) {
-        let Waiting { group, worker, claimant, .. } = self.tickets[key];
-        // Counted while it still waits: with the last one the counts are forgotten.
-        self.take(group, worker, claimant);
-        wakers.extend(self.settle(key, true, State::Granted));
-    }
-
-    /// Takes a waiting request out of its line; its waker.
-    fn settle(&mut self, key: usize, is_served: bool, state: State) -> Option<Waker> {
-        let ticket = &mut self.tickets[key];
-        let group = &mut self.groups[ticket.group];
-        self.serial += 1;
-        let now = self.serial;
-        let waker = match std::mem::replace(&mut ticket.state, state) {
-            State::InGroup(waker) => {
-                group.line.leave(ticket.claimant, ticket.serial, is_served, now);
-                waker
-            }
-            State::InEverything(waker) => {
-                self.everything.leave(ticket.claimant, ticket.serial, is_served, now);
-                group.promised -= 1;
-                waker
-            }
-            State::Granted | State::Handed => return None,
-        };
-        self.waiting -= 1;
-        if self.waiting == 0 {
-            self.forget();
-        }
-        Some(waker)
-    }
-
-    /// Nobody waits: what was counted for those that did will not be true when somebody does.
-    fn forget(&mut self) {
-        self.tallies.iter_mut().for_each(Tally::clear);
-        self.everything.clear();
-        self.long = Line::new(self.limits.long);
-        for (_, state) in &mut self.groups {
-            state.line.clear();
-        }
-    }
-
-    pub(super) fn next_serial(&mut self) -> u64 {
-        self.serial += 1;
-        self.serial
-    }
-
-    /// Lets a connection of `group` count among the long answers.
-    pub(super) fn lengthen(&mut self, group: usize, wakers: &mut Vec<Waker>) {
-        self.groups[group].open -= 1;
-        self.long_open += 1;
-        self.grant(group, wakers);
-    }
-
-    pub(super) fn is_disputed(&self) -> bool {
-        self.waiting > 0
-    }
-}
-
-/// What the name of an upstream's group begins with.
-pub const UPSTREAM: &str = "upstream ";
-
 /// A request that waits for the right to open a connection; its drop ends the wait.
 pub(super) struct Ticket {
     group: Arc<Group>,
@@ -637,11 +424,13 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let (is_unused, _waker) = self.group.shared.with(|book, _| {
+        let (is_unused, _waker) = self.group.shared.with(|book, wakers| {
             let is_unused = matches!(book.tickets[self.key].state, State::Granted);
             // A waker may hold the last of its task: it is not dropped under the lock.
             let waker = book.settle(self.key, false, State::Handed);
             book.tickets.remove(self.key);
+            // It may have stood in the way of another one of its group.
+            book.grant(self.group.number, wakers);
             (is_unused, waker)
         });
         if is_unused {
@@ -664,5 +453,157 @@ pub async fn settle(permits: Arc<Semaphore>, debt: usize) {
     let debt = u32::try_from(debt).unwrap_or(u32::MAX);
     if let Ok(permits) = permits.acquire_many_owned(debt).await {
         permits.forget();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn limits(each: usize, ceiling: usize) -> Limits {
+        Limits { each, ceiling, long: 2, ..Limits::default() }
+    }
+
+    fn claimant(number: u64) -> Claimant {
+        Claimant::of([127, 0, 0, number as u8].into())
+    }
+
+    fn polled(ticket: &Ticket, woken: &Arc<Woken>) -> Option<Granted> {
+        let waker = Waker::from(woken.clone());
+        match ticket.poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(granted) => Some(granted),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_group_has_a_limit_and_another_one_has_its_own() {
+        let mut limits = limits(1, 10);
+        limits.own.insert("b".to_owned(), 2);
+        let shared = PoolShared::new(limits, 1);
+        let (a, b) = (shared.group("upstream a"), shared.group("upstream b"));
+        let who = (0, claimant(1));
+        let first = a.try_open(who).unwrap();
+        assert!(a.try_open(who).is_none());
+        let others = [b.try_open(who).unwrap(), b.try_open(who).unwrap()];
+        assert!(b.try_open(who).is_none());
+        assert_eq!(shared.open(), 3);
+        drop(first);
+        drop(others);
+        assert!(a.try_open(who).is_some());
+        assert_eq!(shared.open(), 0);
+        drop((a, b));
+        assert_eq!(shared.figures(), []);
+    }
+
+    #[test]
+    fn a_grant_that_nobody_takes_goes_to_the_next() {
+        let shared = PoolShared::new(limits(1, 10), 2);
+        let group = shared.group("a");
+        let permit = group.try_open((0, claimant(1))).unwrap();
+        let wakers = [Arc::<Woken>::default(), Arc::default()];
+        let tickets = [group.join((0, claimant(1)), 0), group.join((1, claimant(2)), 0)];
+        for (ticket, woken) in tickets.iter().zip(&wakers) {
+            assert!(polled(ticket, woken).is_none());
+        }
+        drop(permit);
+        assert_eq!([1, 0], [0, 1].map(|index: usize| wakers[index].0.load(Ordering::Relaxed)));
+        let [first, second] = tickets;
+        drop(first);
+        assert_eq!(wakers[1].0.load(Ordering::Relaxed), 1);
+        let Some(Granted::Permit(permit)) = polled(&second, &wakers[1]) else { panic!() };
+        drop((second, permit));
+        assert_eq!((shared.open(), shared.waiting()), (0, 0));
+    }
+
+    #[test]
+    fn a_lower_limit_holds_as_connections_end_and_a_higher_one_at_once() {
+        let shared = PoolShared::new(limits(2, 10), 1);
+        let group = shared.group("a");
+        let who = (0, claimant(1));
+        let permits = [group.try_open(who).unwrap(), group.try_open(who).unwrap()];
+        let ticket = group.join(who, 0);
+        let woken = Arc::default();
+        assert!(polled(&ticket, &woken).is_none());
+        shared.set_limits(limits(1, 10));
+        assert_eq!(shared.shortages(), [(Some(group.number()), 2)]);
+        drop(permits);
+        assert!(matches!(polled(&ticket, &woken), Some(Granted::Permit(_))));
+        let permit = group.try_open(who).unwrap();
+        let ticket = group.join(who, 0);
+        assert!(polled(&ticket, &woken).is_none());
+        shared.set_limits(limits(2, 10));
+        assert!(matches!(polled(&ticket, &woken), Some(Granted::Permit(_))));
+        drop(permit);
+    }
+
+    /// Whatever happens in whichever order: no bound is passed, nobody waits for what is free, and
+    /// nothing is left over.
+    #[test]
+    fn chance_finds_no_permit_that_is_lost_or_too_many() {
+        for seed in 1..=300_u64 {
+            let mut chance = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let mut below = |bound: u64| {
+                chance ^= chance << 13;
+                chance ^= chance >> 7;
+                chance ^= chance << 17;
+                chance % bound
+            };
+            let (each, ceiling) = (1 + below(4) as usize, 1 + below(8) as usize);
+            let shared = PoolShared::new(limits(each, ceiling), 2);
+            let groups = ["a", "b", "c"].map(|name| shared.group(name));
+            let woken = Arc::<Woken>::default();
+            let (mut permits, mut tickets) = (Vec::new(), Vec::new());
+            for _ in 0..300 {
+                let group = &groups[below(3) as usize];
+                let who = (below(2) as usize, claimant(below(4)));
+                match below(6) {
+                    0 => permits.extend(group.try_open(who)),
+                    1 | 2 => tickets.push(group.join(who, 0)),
+                    3 if !tickets.is_empty() => {
+                        drop(tickets.swap_remove(below(tickets.len() as u64) as usize));
+                    }
+                    4 if !permits.is_empty() => {
+                        let permit: Permit =
+                            permits.swap_remove(below(permits.len() as u64) as usize);
+                        permit.released_by(who);
+                    }
+                    _ => {
+                        tickets.retain(|ticket| match polled(ticket, &woken) {
+                            Some(Granted::Permit(permit)) => {
+                                permits.push(permit);
+                                false
+                            }
+                            Some(Granted::Handed) => panic!("seed {seed}"),
+                            None => true,
+                        });
+                        assert_eq!(shared.open(), permits.len(), "seed {seed}");
+                        assert_eq!(shared.waiting(), tickets.len(), "seed {seed}");
+                    }
+                }
+                let figures = shared.figures();
+                let open = |of: &GroupFigures| of.open;
+                assert!(figures.iter().map(open).sum::<usize>() <= ceiling, "seed {seed}");
+                for of in &figures {
+                    assert!(of.open <= each, "seed {seed}");
+                    let is_short = of.open == each || shared.open() == ceiling;
+                    assert!(of.waiting == 0 || is_short, "seed {seed}: {figures:?}");
+                }
+            }
+            drop((permits, tickets));
+            assert_eq!((shared.open(), shared.waiting()), (0, 0), "seed {seed}");
+        }
     }
 }

@@ -8,8 +8,9 @@
 use std::collections::HashMap;
 use std::task::Waker;
 
+use super::book::Book;
 use super::fair::{Claimant, Holding, Line};
-use super::permits::{Book, PoolShared};
+use super::permits::PoolShared;
 
 /// What one worker has counted, by group.
 #[derive(Debug, Default)]
