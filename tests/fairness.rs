@@ -133,7 +133,8 @@ fn clients_that_are_told_to_go_on_and_do_not_give_way() {
     let proxy = standard(&origin).start();
     let request =
         "POST /up HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n";
-    let _all = crowd(&proxy, CROWD, request);
+    // What is handed to one of those that wait counts as his, and not as the guest's who had it.
+    let _all = crowd(&proxy, 5 * CROWD, request);
     origin.wait_for("the crowd", |seen| seen.open() == 100);
     expect_pages(&proxy, PAGE);
 }

@@ -88,9 +88,7 @@ impl Pool {
             slots.remove(key);
             return None;
         };
-        slot.holder = holder;
-        slot.streams_since = None;
-        slot.is_ending = false;
+        slot.take(holder);
         Some(Lease::new(self, key, slot.socket.clone(), reply, true))
     }
 

@@ -84,6 +84,15 @@ pub(super) struct Slot {
     pub(super) permit: Permit,
 }
 
+impl Slot {
+    /// It is in the hands of another exchange from now on.
+    pub(super) fn take(&mut self, holder: Holder) {
+        self.holder = holder;
+        self.streams_since = None;
+        self.is_ending = false;
+    }
+}
+
 /// A permit in the hands of somebody who tries several addresses at once.
 pub(super) struct Race {
     group: usize,
@@ -228,6 +237,9 @@ impl Pool {
         if self.is_stopping.get() {
             return;
         }
+        if !self.rejoin(&lease) {
+            return;
+        }
         if self.shared.is_wanted() {
             // What follows an answer would be taken for the next one.
             if !lease.socket().is_silent() {
@@ -237,9 +249,6 @@ impl Pool {
                 Some(returned) => lease = returned,
                 None => return,
             }
-        }
-        if !self.rejoin(&lease) {
-            return;
         }
         let mut pending =
             lease.reply.take().unwrap_or_else(|| lease.socket().start_recv(self.heads.lease()));
@@ -264,6 +273,13 @@ impl Pool {
         let mut slots = self.slots.borrow_mut();
         let Some(slot) = slots.get_mut(lease.key) else { return false };
         !slot.permit.is_long || slot.permit.return_to_group()
+    }
+
+    /// Says that `lease` is in other hands from now on.
+    pub(super) fn pass_on(&self, lease: &Lease, holder: Holder) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(lease.key) {
+            slot.take(holder);
+        }
     }
 
     /// Whose limit `lease` counts under, and who has it.

@@ -37,6 +37,7 @@ impl Holder {
 
 /// A request that waits for a connection.
 struct Waiter {
+    holder: Holder,
     handed: RefCell<Option<Lease>>,
 }
 
@@ -97,7 +98,7 @@ impl Pool {
         place: &Destination,
         holder: Holder,
     ) -> Result<Permitted, Fault> {
-        let waiting = WaitingPlace::take(self, place, holder.claimant);
+        let waiting = WaitingPlace::take(self, place, holder);
         let mut patience = std::pin::pin!(tokio::time::sleep(self.limits.get().acquire));
         poll_fn(|cx| {
             if self.is_stopping.get() {
@@ -129,6 +130,7 @@ impl Pool {
             Heir::Close => None,
             Heir::Ticket(ticket) => {
                 let waiter = self.waiters.borrow().by_ticket.get(&ticket).cloned()?;
+                self.pass_on(&lease, waiter.holder);
                 lease.is_reused = true;
                 self.metrics.pool_reused.add(1);
                 lease.expect_reply();
@@ -156,9 +158,9 @@ struct WaitingPlace<'a> {
 }
 
 impl<'a> WaitingPlace<'a> {
-    fn take(pool: &'a Rc<Pool>, place: &Destination, claimant: Claimant) -> Self {
-        let ticket = place.group().join((pool.worker, claimant), place.origin());
-        let waiter = Rc::new(Waiter { handed: RefCell::default() });
+    fn take(pool: &'a Rc<Pool>, place: &Destination, holder: Holder) -> Self {
+        let ticket = place.group().join((pool.worker, holder.claimant), place.origin());
+        let waiter = Rc::new(Waiter { holder, handed: RefCell::default() });
         let mut waiters = pool.waiters.borrow_mut();
         waiters.serial += 1;
         let place = (place.origin(), waiters.serial);
