@@ -87,7 +87,8 @@ pub struct Account {
     /// Between two requests, holding nothing: a drain may end it once a second has passed.
     pub is_resting: Cell<bool>,
     ending: Cell<Ending>,
-    /// Of use in [`Phase::Exchange`].
+    /// Of use in [`Phase::Exchange`]: who is to blame where nothing has moved for long. It stays
+    /// when the wait is over, until there is another one.
     pub waits_on: Cell<WaitsOn>,
     phase: Cell<Phase>,
     phase_began: Cell<Moment>,
@@ -96,9 +97,10 @@ pub struct Account {
     held_bytes: Cell<u32>,
     /// Bytes of chunks and pipes that a transfer holds at the moment.
     pub(crate) moving_bytes: Cell<u32>,
-    /// When a transfer last moved something.
+    /// When a transfer last moved something, in either direction. An exchange that has moved
+    /// nothing yet has been at it since [`Account::phase_began`]: the later of both counts.
     pub moved: Cell<Moment>,
-    /// From and to the client.
+    /// From and to the client, so far; what an exchange has moved is the difference of two looks.
     pub received: Cell<u64>,
     pub sent: Cell<u64>,
 }

@@ -138,7 +138,7 @@ impl Arbiter {
             if !self.end(holder, verdict)
                 && let Some(socket) = socket
             {
-                socket.interrupt();
+                socket.interrupt(&worker.deadlines);
             }
         }
     }
@@ -197,7 +197,7 @@ impl Arbiter {
             WaitsOn::OriginToAnswer | WaitsOn::Nobody => Fault::PoolYielded,
         };
         notices::yielded(live.peer().ip(), fault.name());
-        let is_told = live.give_up(fault);
+        let is_told = live.give_up(fault, &self.worker.deadlines);
         if !is_told {
             // It has no connection yet.
             live.account.end(Ending::GiveUp(fault));

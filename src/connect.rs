@@ -77,7 +77,8 @@ async fn reach(client: &Client<'_>, target: &Target, hop: Hop) -> Result<Reached
             reached => return reached,
         }
     }
-    let addresses = forwarding::addresses(client, target, Hop::Direct, true).await?;
+    let addresses = forwarding::addresses(client, target, Hop::Direct, true);
+    let addresses = unless_gone(client, addresses).await?;
     let (socket, address) = unless_gone(client, client.worker.pool.race(&addresses)).await?;
     Ok(Reached { socket, address, early: Vec::new() })
 }
@@ -86,7 +87,8 @@ async fn reach(client: &Client<'_>, target: &Target, hop: Hop) -> Result<Reached
 async fn by_parent(client: &Client<'_>, target: &Target, index: usize) -> Result<Reached, Fault> {
     let worker = client.worker;
     let Generation { config, gate, .. } = &*client.generation;
-    let addresses = forwarding::addresses(client, target, Hop::Parent(index), true).await?;
+    let addresses = forwarding::addresses(client, target, Hop::Parent(index), true);
+    let addresses = unless_gone(client, addresses).await?;
     let (socket, address) = unless_gone(client, worker.pool.race(&addresses)).await?;
     let _attached = client.seat.attach(&socket);
     let parent = forwarding::parent(config, index);
@@ -121,8 +123,8 @@ async fn parents_answer(
         let (mut received, mut back) = socket.recv(buffer, &worker.deadlines, soon).await;
         if matches!(received, Err(Waited::Expired)) {
             let wait = socket.recv(back, &worker.deadlines, limit.saturating_sub(soon));
-            let half_close = config.server.half_close;
-            let watched = unless_hung_up(wait, socket, client.socket, half_close).await;
+            let watch = (config.server.half_close, &*worker.deadlines);
+            let watched = unless_hung_up(wait, socket, client.socket, watch).await;
             (received, back) = watched.ok_or(Fault::ClientGone)?;
         }
         buffer = back;

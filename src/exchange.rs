@@ -115,7 +115,12 @@ async fn try_until_served(
     let mut is_repeated = false;
     loop {
         record.wait_for_pool(way);
-        let lease = match unless_gone(client, way.checkout(client, is_repeated)).await {
+        let lease = {
+            // Pinned, because a future that is passed by value is copied.
+            let checkout = std::pin::pin!(way.checkout(client, is_repeated));
+            unless_gone(client, checkout).await
+        };
+        let lease = match lease {
             Ok(lease) => lease,
             Err(fault) if client.account.is_ended() || fault == Fault::ClientGone => {
                 return Err(fault);
@@ -158,7 +163,8 @@ pub(crate) async fn unless_gone<T>(
         return output?;
     }
     let half_close = client.generation.config.server.half_close;
-    let watched = dropped_if_hung_up(wait, client.socket, half_close).await;
+    let watch = (half_close, &*client.worker.deadlines);
+    let watched = dropped_if_hung_up(wait, client.socket, watch).await;
     watched.ok_or(Fault::ClientGone)??
 }
 
@@ -213,7 +219,8 @@ async fn attempt(
         body,
         &progress
     ));
-    let mut upload = Upload::new(rest, &client_socket, &origin_socket, &progress);
+    let mut upload =
+        Upload::new(rest, &client_socket, &origin_socket, &progress, &worker.deadlines);
     let reply = {
         let reply = std::pin::pin!(read_reply(client, &mut lease, &progress));
         upload.beside(reply).await
@@ -228,25 +235,21 @@ async fn attempt(
     let buffer = match reply {
         Ok(buffer) => buffer,
         Err(failed) => {
-            upload.end().await;
-            record.moved(progress.control.received.get(), 0);
+            record.moved(upload.end().await, 0);
             return Err(failed);
         }
     };
     let is_uploaded = progress.is_complete();
     if client.response.status == 101 {
-        upload.end().await;
-        record.moved(progress.control.received.get(), 0);
+        record.moved(upload.end().await, 0);
         return Ok(upgrade::switch(client, lease, &buffer, is_uploaded, record).await?);
     }
     if client.response.status == 407 && way.refuses_us(client) {
-        upload.end().await;
-        record.moved(progress.control.received.get(), 0);
+        record.moved(upload.end().await, 0);
         return Err(Fault::ParentRefused.into());
     }
     if let Some(instead) = way.instead(client, &buffer, body) {
-        upload.end().await;
-        record.moved(progress.control.received.get(), 0);
+        record.moved(upload.end().await, 0);
         return Box::pin(way.answer_instead(client, instead, record)).await;
     }
     record.answered(client.response.status);
@@ -395,7 +398,7 @@ async fn wait_on(
         let (received, back) = if let Some(ended) = ended.await {
             ended
         } else {
-            origin.interrupt();
+            origin.interrupt(&client.worker.deadlines);
             wait.await
         };
         match received {
@@ -412,7 +415,8 @@ async fn wait_on(
     }
     let half_close = client.generation.config.server.half_close;
     let wait = lease.recv_more(buffer, left);
-    let received = unless_hung_up(wait, &origin, client.socket, half_close).await;
+    let received =
+        unless_hung_up(wait, &origin, client.socket, (half_close, &client.worker.deadlines)).await;
     received.ok_or(Fault::ClientGone.into())
 }
 

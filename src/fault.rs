@@ -19,9 +19,9 @@ pub enum Fault {
     /// The client ended its side in the middle of a body.
     ClientBodyIncomplete,
     ClientHeadTimeout,
-    /// The client sent less of a body than `limits.min_body_rate` or nothing for `timeouts.read`.
+    /// The client sent nothing of a body for `timeouts.read`.
     ClientBodyTimeout,
-    /// The client took nothing of the answer for `timeouts.write`.
+    /// The client took nothing of the answer for `timeouts.client_write`.
     ClientWriteTimeout,
     ClientGone,
     // Between the sides.

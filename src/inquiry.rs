@@ -148,7 +148,8 @@ async fn wait_on(
     let origin = lease.socket().clone();
     let half_close = client.generation.config.server.half_close;
     let wait = lease.recv_more(buffer, limit);
-    let received = unless_hung_up(wait, &origin, client.socket, half_close).await;
+    let received =
+        unless_hung_up(wait, &origin, client.socket, (half_close, &client.worker.deadlines)).await;
     received.ok_or(Fault::ClientGone.into())
 }
 

@@ -18,7 +18,7 @@ use crate::ask::{Cleaned, ConnectionInfo, Level};
 use crate::fault::Fault;
 use crate::ledger::Kind;
 use crate::ring::waits::Wait;
-use crate::ring::{HeadBuffer, Socket, clock};
+use crate::ring::{Deadlines, HeadBuffer, Socket, clock};
 use crate::upstream::fair::Claimant;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
@@ -87,7 +87,7 @@ impl Worker {
         for (_, live) in self.connections.borrow().iter() {
             let account = &live.account;
             if account.is_resting.get() && account.phase_began().age_ms(now) >= RESTED_MS {
-                live.socket.interrupt();
+                live.socket.interrupt(&self.deadlines);
             }
         }
     }
@@ -95,7 +95,7 @@ impl Worker {
     /// Ends every connection, in whatever it is.
     pub fn cut_connections(&self) {
         for (_, live) in self.connections.borrow().iter() {
-            live.cut();
+            live.cut(&self.deadlines);
         }
         self.pool.cut();
     }
@@ -112,7 +112,7 @@ impl Worker {
         let connections = self.connections.borrow();
         let found = connections.iter().find(|(_, live)| live.id == id);
         if let Some((_, live)) = found {
-            live.cut();
+            live.cut(&self.deadlines);
         }
         found.is_some()
     }
@@ -139,7 +139,7 @@ impl Worker {
     fn close_resting(&self) -> usize {
         let connections = self.connections.borrow();
         let resting = connections.iter().filter(|(_, live)| live.account.is_resting.get());
-        resting.map(|(_, live)| live.close()).count()
+        resting.map(|(_, live)| live.close(&self.deadlines)).count()
     }
 
     /// Cuts stalled exchanges, the largest first, until a quarter of what connections hold is free.
@@ -165,7 +165,7 @@ impl Worker {
             if freed >= held / 4 {
                 break;
             }
-            live.cut();
+            live.cut(&self.deadlines);
             freed += bytes;
             count += 1;
         }
@@ -182,9 +182,9 @@ const STALLED_MS: u64 = 2000;
 
 impl Live {
     /// Ends a connection that rests.
-    fn close(&self) {
+    fn close(&self, deadlines: &Deadlines) {
         self.account.end(Ending::Cut);
-        self.socket.interrupt();
+        self.socket.interrupt_for_good(deadlines);
     }
 
     pub fn peer(&self) -> SocketAddr {
@@ -208,18 +208,18 @@ impl Live {
     }
 
     /// Ends the connection, in whatever it is.
-    pub(crate) fn cut(&self) {
+    pub(crate) fn cut(&self, deadlines: &Deadlines) {
         self.account.end(Ending::Cut);
         // A shutdown would look like the end of an answer that ends with its connection.
         self.socket.reset_on_close();
-        self.socket.interrupt();
-        self.end_other();
+        self.socket.interrupt_for_good(deadlines);
+        self.end_other(deadlines);
     }
 
     /// Ends the exchange under way, which holds a connection to an origin, by `fault`: it is
     /// answered where nothing of an answer has been sent yet, and else the client is reset. False
     /// where nothing of that kind is under way.
-    pub fn give_up(&self, fault: Fault) -> bool {
+    pub fn give_up(&self, fault: Fault, deadlines: &Deadlines) -> bool {
         let is_under_way = {
             let other = self.other_end.take();
             let is_some = other.is_some();
@@ -228,16 +228,16 @@ impl Live {
         };
         if is_under_way {
             self.account.end(Ending::GiveUp(fault));
-            self.socket.interrupt();
-            self.end_other();
+            self.socket.interrupt(deadlines);
+            self.end_other(deadlines);
         }
         is_under_way
     }
 
-    fn end_other(&self) {
+    fn end_other(&self, deadlines: &Deadlines) {
         if let Some(other) = self.other_end.take() {
             other.reset_on_close();
-            other.interrupt();
+            other.interrupt_for_good(deadlines);
             self.other_end.set(Some(other));
         }
     }
@@ -403,7 +403,7 @@ impl Seat {
     pub fn attach(&self, other: &Socket) -> Attached<'_> {
         self.live.other_end.set(Some(other.clone()));
         if self.live.account.is_ended() {
-            self.live.end_other();
+            self.live.end_other(&self.worker.deadlines);
         }
         Attached(&self.live)
     }

@@ -81,8 +81,8 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
                 for direction in [&up, &down] {
                     direction.control.is_over.set(true);
                 }
-                client.interrupt();
-                origin.interrupt();
+                client.interrupt(&worker.deadlines);
+                origin.interrupt(&worker.deadlines);
             })
             .await
         };
@@ -173,7 +173,7 @@ impl Pump<'_> {
         self.this.has_ended.set(true);
         self.this.control.active_ms.set(clock::coarse_ms());
         // The other direction waits here for its sender, with nothing in its hands.
-        self.to.interrupt();
+        self.to.interrupt(&self.worker.deadlines);
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::http::BodyLength;
 use crate::http::chunked::ChunkScanner;
 use crate::record::Record;
 use crate::relay::{Broken, Control, Decoder, Encoding, Receiver, Transfer};
-use crate::ring::{Socket, Waited, clock};
+use crate::ring::{Deadlines, Socket, Waited, clock};
 use crate::worker::Worker;
 
 /// What is known of the request's body when its head has been read.
@@ -177,6 +177,8 @@ pub(crate) struct Upload<'a, F> {
     client: &'a Socket,
     origin: &'a Socket,
     progress: &'a Progress,
+    /// By which it waits.
+    deadlines: &'a Deadlines,
     outcome: Option<Result<(), Broken>>,
 }
 
@@ -186,9 +188,10 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
         client: &'a Socket,
         origin: &'a Socket,
         progress: &'a Progress,
+        deadlines: &'a Deadlines,
     ) -> Self {
         let outcome = (!progress.is_running()).then_some(Ok(()));
-        Self { future, client, origin, progress, outcome }
+        Self { future, client, origin, progress, deadlines, outcome }
     }
 
     /// Drives the upload while `foreground` is under way, which comes pinned because a future that
@@ -236,17 +239,18 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
         }
     }
 
-    /// Ends an upload that nobody needs any more.
-    pub(crate) async fn end(&mut self) {
+    /// Ends an upload that nobody needs any more; what it has taken off the client's socket.
+    pub(crate) async fn end(&mut self) -> u64 {
         if self.outcome.is_none() {
             // An interruption ends what is pending; the flag, what would begin after it.
             self.progress.control.is_over.set(true);
-            self.client.interrupt();
-            self.origin.interrupt();
+            self.client.interrupt(self.deadlines);
+            self.origin.interrupt(self.deadlines);
             let outcome = self.future.as_mut().await;
             self.progress.end(outcome.is_ok());
             self.outcome = Some(outcome);
         }
+        self.progress.control.received.get()
     }
 }
 

@@ -12,8 +12,8 @@ use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 use support::{
-    Arrival, Blackhole, Client, Expected, GET, Gate, OK, Origin, Proxy, Setup, Target, Wire,
-    pattern, wait_until,
+    Arrival, Blackhole, Client, Expected, GET, Gate, NameServer, OK, Origin, Proxy, Setup, Target,
+    Wire, has_own_mounts, pattern, wait_until,
 };
 
 /// More than all sockets and buffers between two ends can hold.
@@ -36,7 +36,7 @@ impl<'a> Thrift<'a> {
 
     #[track_caller]
     fn check(self) {
-        let spent = self.proxy.processor_time() - self.before;
+        let spent = self.proxy.processor_time().saturating_sub(self.before);
         assert!(spent < CPU_MAX, "{spent:?} of processor time");
         let threads = self.proxy.threads();
         assert!(threads <= self.threads + 4, "{threads} threads, once {}", self.threads);
@@ -161,6 +161,7 @@ fn a_client_that_half_closes_while_it_waits_for_the_pool_leaves_the_queue() {
 
 #[test]
 fn a_half_closed_tunnel_whose_receiver_does_not_read_ends_when_its_time_is_up() {
+    let bytes = pattern(MUCH);
     for is_client in [true, false] {
         let proxy =
             Setup::forward().set("timeouts.tunnel_idle", "1500ms").set("log.access", true).start();
@@ -171,14 +172,14 @@ fn a_half_closed_tunnel_whose_receiver_does_not_read_ends_when_its_time_is_up() 
             if is_client { (&mut client, &mut far) } else { (&mut far, &mut client) };
         receiver.half_close();
         sender.expect_end(Arrival::End);
-        let sent = sender.send_until_stalled(&pattern(MUCH), Duration::from_millis(300));
+        let sent = sender.send_until_stalled(&bytes, Duration::from_millis(300));
         assert!(sent < MUCH);
         let (thrift, began) = (Thrift::watch(&proxy), Instant::now());
         proxy.wait_for_log(&["write_timeout"]);
         assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
         thrift.check();
-        let (received, end) = receiver.read_to_end();
-        assert!(received.len() < MUCH && end == Arrival::Reset, "{end:?}");
+        let (bytes, end) = receiver.read_to_end();
+        assert!(bytes.len() < MUCH && end == Arrival::Reset, "{end:?}");
     }
 }
 
@@ -214,7 +215,7 @@ fn pipelined_answers_to_a_half_closed_client_end_by_a_cut_by_time_and_by_a_drain
     let proxy = setup().start();
     let mut client = stalled(&proxy);
     let thrift = Thrift::watch(&proxy);
-    thread::park_timeout(Duration::from_millis(1_000));
+    thread::park_timeout(Duration::from_secs(1));
     proxy.delete_connection(client.local());
     proxy.wait_for_log(&["stopping"]);
     thrift.check();
@@ -306,6 +307,29 @@ fn a_cut_ends_a_connection_whose_question_is_not_answered() {
 }
 
 #[test]
+fn a_cut_ends_a_connection_that_looks_a_name_up() {
+    if !has_own_mounts() {
+        return;
+    }
+    let is_asked = Gate::default();
+    let server = NameServer::start({
+        let is_asked = is_asked.clone();
+        move |_| {
+            is_asked.open();
+            None
+        }
+    });
+    let Some(names) = server else {
+        eprintln!("skipped: nobody may listen as a name server here");
+        return;
+    };
+    let proxy = Setup::forward().with_name_server(&names).set("dns.timeout", "1m").start();
+    let mut client = proxy.send(support::get("silent.test:80"));
+    is_asked.wait();
+    cut(&proxy, &mut client);
+}
+
+#[test]
 fn a_drain_cuts_a_request_that_has_just_been_sent() {
     let origin = mute();
     let mut proxy = Setup::to(&origin).set("server.drain_timeout", 0).start();
@@ -393,7 +417,7 @@ fn an_urgent_byte_keeps_nobody_busy_when_its_client_has_gone() {
     client.read_head().expect("a head");
     client.read_exact(300_000);
     let thrift = Thrift::watch(&proxy);
-    thread::park_timeout(Duration::from_millis(1_000));
+    thread::park_timeout(Duration::from_secs(1));
     client.reset();
     origin.wait_for("the end of the connection", |seen| seen.open() == 0);
     thread::park_timeout(Duration::from_millis(500));
@@ -482,11 +506,11 @@ fn waits_in_vain_are_counted() {
     let proxy = Setup::to(&origin).set("log.access", true).set("server.half_close", "keep").start();
     let mut client = Client::with_small_window(proxy.address());
     client.send(GET).half_close();
-    wait_until("rounds are counted", || {
+    wait_until("it is counted", || {
         let metrics = proxy.admin("GET", "/metrics");
         let name = "ringway_fruitless_wakes_total";
         let counts = metrics.lines().filter(|line| line.starts_with(name));
-        counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() > 3.0
+        counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() > 0.0
     });
     client.reset();
 }

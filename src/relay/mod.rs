@@ -305,8 +305,8 @@ impl Transfer<'_> {
         let waited = match self.from.readable(self.to.deadlines, first).await {
             Err(Waited::Expired) if first < left => {
                 let wait = self.from.readable(self.to.deadlines, left.saturating_sub(first));
-                let half_close = self.to.half_close;
-                let watched = unless_hung_up(wait, self.from, self.to.socket, half_close).await;
+                let watch = (self.to.half_close, self.to.deadlines);
+                let watched = unless_hung_up(wait, self.from, self.to.socket, watch).await;
                 watched.ok_or(Broken::ToFailed)?
             }
             waited => waited,
@@ -466,12 +466,19 @@ mod tests {
                 } else {
                     control.is_over.set(true);
                 }
-                from.interrupt();
+                from.interrupt(&deadlines);
                 drop(held);
                 let moved = tokio::time::timeout(Duration::from_secs(20), moved).await;
                 assert!(matches!(moved, Ok(Err(Broken::Interrupted))), "{moved:?}");
                 control.is_over.set(false);
             }
+            // Nor does it wait for ever where nobody tells it anything.
+            let account = Account::default();
+            let silence = Duration::from_millis(200);
+            let transfer = Transfer { silence, account: &account, ..transfer };
+            let _held = chunks.lease(1).await;
+            let moved = transfer.run(Decoder::UntilClose, Encoding::AsIs).await;
+            assert!(matches!(moved, Err(Broken::NoChunk)), "{moved:?}");
         });
     }
 

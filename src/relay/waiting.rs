@@ -2,7 +2,7 @@
 //!
 //! In go a socket and what it means that its peer has ended its own side; out comes that it is
 //! worth trying again, or why not. The ring adds a hang-up to what is waited for, so that a wait
-//! may end with nothing to be done, as often as it is begun: only bytes that move, or that the peer
+//! may end with nothing to be done: only bytes that move, or that the peer
 //! acknowledges, set the deadline anew. Rounds without them are counted, and after a few there is a
 //! pause between them. What has been decided about the connection is seen before and after each.
 
@@ -26,6 +26,8 @@ pub(super) struct Stall {
     rounds: Cell<u32>,
     /// Of the receiver, bytes that its peer had not acknowledged when it began.
     unacknowledged: Cell<usize>,
+    /// The receiver's peer has ended its side, which a plain poll would tell again and again.
+    is_half_closed: Cell<bool>,
 }
 
 /// Rounds in vain that are nobody's fault: several waits can hear of the same bytes.
@@ -152,27 +154,30 @@ impl Receiver<'_> {
                 stall.began_ms.set(0);
                 left = stall.left(self.stall);
             }
-            match self.socket.writable(self.deadlines, left).await {
+            let is_half_closed = stall.is_half_closed.get();
+            if is_half_closed && self.half_close == HalfClose::Close {
+                if is_past(began_ms, clock::coarse_ms()) {
+                    return Err(Waited::Failed(io::ErrorKind::ConnectionAborted.into()));
+                }
+                left = left.min(HANG_UP_AFTER);
+            }
+            let wait = if is_half_closed {
+                self.socket.writable_only(self.deadlines, left)
+            } else {
+                self.socket.writable(self.deadlines, left)
+            };
+            match wait.await {
                 Ok(events) => {
                     stall.count_round();
-                    if events & ENDS_WAIT != 0 {
+                    if events.is_writable() || events.is_broken() {
                         return Ok(());
                     }
-                    if self.has_gone(events, began_ms) {
-                        return Err(Waited::Failed(io::ErrorKind::ConnectionAborted.into()));
-                    }
+                    stall.is_half_closed.set(events.has_ended());
                 }
                 Err(Waited::Expired) => {}
                 Err(waited) => return Err(waited),
             }
         }
-    }
-
-    /// Whether a receiver for which `events` are there wants nothing more.
-    fn has_gone(&self, events: u32, began_ms: u64) -> bool {
-        self.half_close == HalfClose::Close
-            && events & HALF_CLOSED != 0
-            && is_past(began_ms, clock::coarse_ms())
     }
 }
 
@@ -181,5 +186,95 @@ pub(super) fn is_past(began_ms: u64, now_ms: u64) -> bool {
     now_ms.saturating_sub(began_ms) >= HANG_UP_AFTER.as_millis() as u64
 }
 
-const ENDS_WAIT: u32 = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) as u32;
-const HALF_CLOSED: u32 = libc::POLLRDHUP as u32;
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+
+    use nix::time::{ClockId, clock_gettime};
+
+    use super::*;
+    use crate::account::Ending;
+    use crate::ring::runtime;
+    use crate::ring::waits::poll_now;
+
+    /// A peer that has ended its side and reads nothing, and the socket to it.
+    fn half_closed() -> (TcpStream, Socket) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        there.shutdown(Shutdown::Write).unwrap();
+        (there, Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0)))
+    }
+
+    /// Runs `test` with a receiver that takes less than it is sent.
+    fn with_receiver<T>(
+        half_close: HalfClose,
+        test: impl AsyncFnOnce(Receiver<'_>, TcpStream) -> T,
+    ) {
+        runtime::open().unwrap().block_on(async {
+            let deadlines = std::rc::Rc::new(Deadlines::default());
+            let carried_out = deadlines.clone();
+            let task = tokio::task::spawn_local(async move { carried_out.run().await });
+            let (there, socket) = half_closed();
+            let stall = Duration::from_millis(400);
+            let deadlines = &*deadlines;
+            let socket = &socket;
+            test(Receiver { socket, deadlines, stall, half_close, account: None }, there).await;
+            task.abort();
+        });
+    }
+
+    const MUCH: usize = 64 << 20;
+
+    #[test]
+    fn a_half_closed_receiver_that_takes_nothing_has_one_deadline_and_costs_nothing() {
+        with_receiver(HalfClose::Keep, async |receiver, _there| {
+            let bytes = vec![0; MUCH];
+            while receiver.socket.try_send(&bytes).is_ok() {}
+            let clock = ClockId::CLOCK_THREAD_CPUTIME_ID;
+            let (began, before) = (std::time::Instant::now(), clock_gettime(clock).unwrap());
+            let sent = receiver.send_all(&bytes).await;
+            assert!(matches!(sent, Err(Waited::Expired)), "{sent:?}");
+            assert!(began.elapsed() >= receiver.stall, "{:?}", began.elapsed());
+            let cost = Duration::from(clock_gettime(clock).unwrap() - before);
+            assert!(cost < Duration::from_millis(200), "{cost:?}");
+        });
+    }
+
+    #[test]
+    fn a_half_closed_receiver_that_reads_gets_everything_where_it_may() {
+        with_receiver(HalfClose::Keep, async |receiver, mut there| {
+            let reading = std::thread::spawn(move || {
+                let mut received = 0;
+                let mut piece = vec![0; 1 << 16];
+                while received < MUCH {
+                    received += there.read(&mut piece).unwrap();
+                }
+            });
+            receiver.send_all(&vec![0; MUCH]).await.unwrap();
+            reading.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_half_closed_client_has_gone_where_that_is_the_rule() {
+        with_receiver(HalfClose::Close, async |receiver, _there| {
+            let sent = receiver.send_all(&vec![0; MUCH]).await;
+            assert!(matches!(sent, Err(Waited::Failed(_))), "{sent:?}");
+        });
+    }
+
+    #[test]
+    fn what_has_been_decided_is_seen_before_a_wait_begins() {
+        with_receiver(HalfClose::Keep, async |receiver, _there| {
+            let account = Account::default();
+            account.end(Ending::GiveUp(crate::fault::Fault::PoolTimeout));
+            let receiver =
+                Receiver { account: Some((&account, WaitsOn::ClientToTake)), ..receiver };
+            let bytes = vec![0; MUCH];
+            let mut sent = Box::pin(receiver.send_all(&bytes));
+            assert!(matches!(poll_now(&mut sent), Some(Err(Waited::Interrupted))));
+        });
+    }
+}

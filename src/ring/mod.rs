@@ -6,7 +6,7 @@
 //! submission still costs a turn of the runtime's loop.
 //!
 //! Invariants. A pending operation is never dropped while its buffer matters: it is ended from
-//! outside (cancelled by descriptor) and then awaited. An operation owns what its pointers point
+//! outside (cancelled by its key) and then awaited. An operation owns what its pointers point
 //! to. A descriptor stays open as long as an operation names it.
 #![allow(unsafe_code)]
 
@@ -24,6 +24,7 @@ mod ops;
 mod pipes;
 pub mod refusal;
 pub mod runtime;
+mod stable;
 pub mod waits;
 
 pub use accept::{Acceptor, Stopper};

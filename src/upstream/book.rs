@@ -132,7 +132,7 @@ impl Book {
     pub(super) fn grant(&mut self, group: usize, wakers: &mut Vec<Waker>) {
         self.promise(group, wakers);
         while self.open < self.limits.ceiling {
-            let Some(head) = self.everything.next() else { break };
+            let Some(head) = self.everything.head() else { break };
             let group = self.tickets[head.ticket].group;
             if self.has_room(group) {
                 self.serve(head.ticket, wakers);
@@ -150,7 +150,7 @@ impl Book {
             if state.open + state.promised >= state.line.max() {
                 return;
             }
-            let Some(head) = state.line.next() else { return };
+            let Some(head) = state.line.head() else { return };
             if self.open < self.limits.ceiling && self.everything.is_empty() {
                 self.serve(head.ticket, wakers);
                 continue;

@@ -146,7 +146,7 @@ impl Line {
     }
 
     /// Whose turn it is.
-    pub fn next(&mut self) -> Option<Head> {
+    pub fn head(&mut self) -> Option<Head> {
         if self.ranked_by != self.share() {
             self.rank_all();
         }
@@ -249,7 +249,7 @@ mod tests {
     /// Serves `count` requests; whose they were.
     fn served(line: &mut Line, now: &mut u64, count: usize) -> Vec<Claimant> {
         let one = |_| {
-            let head = line.next()?;
+            let head = line.head()?;
             *now += 1;
             line.leave(head.claimant, head.serial, true, *now);
             Some(head.claimant)
@@ -278,7 +278,7 @@ mod tests {
         line.join(one, 6, 6);
         line.join(one, 7, 7);
         let mut now = 7;
-        assert_eq!(line.next().unwrap().ticket, 1);
+        assert_eq!(line.head().unwrap().ticket, 1);
         let turns = served(&mut line, &mut now, 9);
         assert_eq!(turns, [many, one, many, one, many, many, many]);
         assert!(line.is_empty() && line.parties.is_empty());
@@ -312,14 +312,14 @@ mod tests {
         line.join(full, 1, 0);
         line.join(poor, 2, 0);
         assert_eq!(line.share(), 5);
-        assert_eq!(line.next().unwrap().claimant, poor);
+        assert_eq!(line.head().unwrap().claimant, poor);
         // One less, and it is a matter of turns again.
         line.hold(full, |held| held - 1);
-        assert_eq!(line.next().unwrap().claimant, full);
+        assert_eq!(line.head().unwrap().claimant, full);
         // Where nobody else waits, nobody minds.
         line.hold(full, |_| 9);
         line.leave(poor, 2, false, 3);
-        assert_eq!(line.next().unwrap().claimant, full);
+        assert_eq!(line.head().unwrap().claimant, full);
     }
 
     #[test]
@@ -393,7 +393,7 @@ mod tests {
                     }
                     3 => line.hold(who, |_| below(9) as u32),
                     _ => {
-                        let Some(head) = line.next() else { continue };
+                        let Some(head) = line.head() else { continue };
                         assert_eq!(head.ticket as u64, head.serial, "seed {seed}");
                         let rank = |who| line.held(who) / line.share();
                         let least = waiting.iter().map(|(who, _)| rank(*who)).min();
@@ -405,7 +405,7 @@ mod tests {
                     }
                 }
                 assert_eq!(line.len(), waiting.len(), "seed {seed}");
-                assert_eq!(line.next().is_some(), !waiting.is_empty(), "seed {seed}");
+                assert_eq!(line.head().is_some(), !waiting.is_empty(), "seed {seed}");
             }
         }
     }

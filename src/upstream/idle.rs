@@ -243,7 +243,7 @@ impl Pool {
         let Some(slot) = slots.get_mut(key) else { return };
         slot.idle = slot.idle.take().map(|mut idle| {
             if let Watch::Recv(pending) = idle.watch {
-                slot.socket.interrupt();
+                pending.cancel();
                 idle.watch = Watch::Yielding(pending);
             }
             idle

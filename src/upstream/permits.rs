@@ -304,8 +304,8 @@ impl Group {
         mut locals: impl Iterator<Item = usize>,
     ) -> Heir {
         self.shared.with(|book, wakers| {
-            let own = book.groups[self.number].line.next();
-            let others = book.everything.next();
+            let own = book.groups[self.number].line.head();
+            let others = book.everything.head();
             let by_turn = |head: &Head| (head.rank, head.serial);
             let Some(best) = own.into_iter().chain(others).min_by_key(by_turn) else {
                 book.shift(self.number, worker, claimant, |held| held.saturating_sub(1));

@@ -401,11 +401,11 @@ impl Pool {
         for (_, slot) in self.slots.borrow().iter() {
             if slot.idle.is_none() {
                 // A shutdown would look like the end of an answer that ends with its connection.
-                slot.socket.interrupt();
+                slot.socket.interrupt_for_good(&self.deadlines);
             }
         }
         for (_, socket) in self.dials.borrow().iter() {
-            socket.interrupt();
+            socket.interrupt_for_good(&self.deadlines);
         }
     }
 }

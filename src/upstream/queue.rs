@@ -118,7 +118,7 @@ impl Pool {
     /// Gives `lease` to whoever has waited for it; back where it may go to rest.
     pub(super) fn hand_over(&self, mut lease: Lease) -> Option<Lease> {
         let place = lease.origin();
-        let Some((group, holder)) = self.holding(&lease) else { return None };
+        let (group, holder) = self.holding(&lease)?;
         let heir = {
             let waiters = self.waiters.borrow();
             let locals = waiters.by_place.range((place, 0)..=(place, u64::MAX));

@@ -53,7 +53,7 @@ impl Pool {
                 Some(Ok(connected)) => {
                     if !attempts.is_empty() {
                         for socket in &sockets {
-                            socket.interrupt();
+                            socket.interrupt(&self.deadlines);
                         }
                     }
                     // One that connected all the same is closed by its drop.

@@ -39,6 +39,7 @@ impl Tally {
 
 /// A connection in the hands of an exchange.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct View {
     /// What the worker knows it by.
     pub id: usize,
