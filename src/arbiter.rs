@@ -54,16 +54,17 @@ struct Track {
 
 impl Track {
     fn begin(account: &Account, streams_since: Option<Moment>, now_ms: u64) -> Self {
-        let sample = Sample { at_ms: now_ms, bytes: moved(account) };
         // The head of an answer goes out with what of the body came with it.
         let steps = [Some(account.moved.get()), Some(account.phase_began()), streams_since];
         let still_ms = steps.into_iter().flatten().map(|step| step.age_ms(now_ms)).min();
         let still_ms = still_ms.unwrap_or_default();
+        // It had moved as much then: a window that began later would end after the verdict.
+        let sample = Sample { at_ms: now_ms.saturating_sub(still_ms), bytes: moved(account) };
         Self {
             exchange: account.requests.get(),
             long: sample,
             short: sample,
-            still_since_ms: now_ms.saturating_sub(still_ms),
+            still_since_ms: sample.at_ms,
             is_slow: still_ms >= LONG_MS,
             round: 0,
         }
@@ -203,5 +204,48 @@ impl Arbiter {
             live.account.end(Ending::GiveUp(fault));
         }
         is_told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a track says of an exchange that moves `bytes` every 25 ms, at each of 200 looks.
+    fn looks(bytes: u64, look_ms: u64) -> Vec<(u64, bool)> {
+        let account = Account::default();
+        account.enter(crate::account::Phase::Exchange, 1_000_000);
+        account.moved.set(Moment::at_ms(1_000_000));
+        let mut track = Track::begin(&account, None, 1_000_020);
+        let mut looks = Vec::new();
+        for step in 1..=600_u64 {
+            let now_ms = 1_000_020 + step * 25;
+            account.sent.set(account.sent.get() + bytes);
+            account.moved.set(Moment::at_ms(now_ms));
+            if (step * 25).is_multiple_of(look_ms) {
+                track.step(&account, now_ms, 240);
+                looks.push((now_ms - track.still_since_ms, track.is_slow));
+            }
+        }
+        looks
+    }
+
+    #[test]
+    fn whoever_moves_is_neither_still_nor_slow_at_any_look() {
+        for look_ms in [25, 50, 100, 300] {
+            let looks = looks(4096, look_ms);
+            assert!(looks.iter().all(|(still_ms, _)| *still_ms < STILL_MS), "{looks:?}");
+            assert!(looks.iter().all(|(_, is_slow)| !is_slow));
+        }
+    }
+
+    #[test]
+    fn whoever_moves_a_few_bytes_at_a_time_is_still_and_in_the_end_slow() {
+        // 40 and 400 bytes in a second: beside 2.5 KiB and 240 bytes in a second.
+        for (bytes, is_slow_in_the_end) in [(1, true), (10, false)] {
+            let looks = looks(bytes, 50);
+            assert!(looks.iter().skip(10).all(|(still_ms, _)| *still_ms >= STILL_MS));
+            assert_eq!(looks.last().unwrap().1, is_slow_in_the_end);
+        }
     }
 }

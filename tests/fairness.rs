@@ -287,7 +287,9 @@ fn long_answers_leave_the_count_of_their_upstream_when_others_wait() {
         client.read_until("data: 1");
     }
     std::thread::sleep(Duration::from_secs(11));
-    all.iter_mut().for_each(|client| client.forget());
+    for client in &mut all {
+        client.forget();
+    }
     // From the same address: it is no matter of shares.
     let mut page = proxy.connect();
     let asked = Instant::now();
@@ -309,7 +311,9 @@ fn an_upstream_with_a_limit_of_its_own_has_no_more_than_that_whatever_they_carry
         client.read_until("data: 1");
     }
     std::thread::sleep(Duration::from_secs(11));
-    all.iter_mut().for_each(|client| client.forget());
+    for client in &mut all {
+        client.forget();
+    }
     let mut page = proxy.connect();
     page.send(PAGE).read_response().expect_own_error(
         504,
