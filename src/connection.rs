@@ -26,6 +26,7 @@ use crate::ring::waits::turn;
 use crate::ring::{HeadBuffer, NoRoom, Socket, Waited, clock};
 use crate::seat::Seat;
 use crate::tunnel::{self, Tunnel};
+use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 
 /// Silence after which a connection gives its buffers back. A busy client is never that slow, and
@@ -125,6 +126,8 @@ pub struct Client<'a> {
     pub socket: &'a Socket,
     pub peer: SocketAddr,
     pub account: &'a Account,
+    /// As the pool knows it.
+    pub holder: Holder,
     /// What was received and not yet consumed; begins with the head of the request under way.
     pub inbox: HeadBuffer,
     pub request: RequestHead,
@@ -160,6 +163,7 @@ async fn converse(seat: &Seat) -> Pause {
         socket: seat.socket(),
         peer: seat.peer(),
         account: seat.account(),
+        holder: seat.holder(),
         inbox: worker.heads.lease(),
         request: RequestHead::new(),
         sent_request: RefCell::new(Written::nothing()),

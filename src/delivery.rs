@@ -111,6 +111,7 @@ pub(crate) async fn deliver(
         {
             return Ok(gone(client, record, fault));
         }
+        lease.begin_stream();
         let passed = pass_body(client, lease.socket(), &plan, control).await;
         record.moved(0, control.sent.get());
         let moved = match passed {

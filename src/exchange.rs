@@ -91,10 +91,30 @@ async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
         Found::Way(way) => way,
         Found::Answered(after) => return Ok(after),
     };
+    let fault = match body.arrive(client, record).await {
+        Ok(()) => match try_until_served(client, &mut way, &body, record).await {
+            Ok(after) => return Ok(after),
+            Err(fault) => fault,
+        },
+        Err(fault) => fault,
+    };
+    match &mut way {
+        // Its own pages and fields are for the errors of a route too.
+        Way::Hooked(hooking) => Ok(Box::pin(hooking::refuse(client, hooking, fault, record)).await),
+        Way::Route(_) | Way::Forward(_) => Err(fault),
+    }
+}
+
+async fn try_until_served(
+    client: &mut Client<'_>,
+    way: &mut Way,
+    body: &RequestBody,
+    record: &mut Record,
+) -> Result<After, Fault> {
     let is_repeatable = body.is_whole() && client.request.method.is_idempotent();
     let mut is_repeated = false;
-    let fault = loop {
-        record.wait_for_pool(&way);
+    loop {
+        record.wait_for_pool(way);
         let lease = {
             // Pinned, because a future that is passed by value is copied.
             let checkout = std::pin::pin!(way.checkout(client, is_repeated));
@@ -102,32 +122,29 @@ async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
         };
         let lease = match lease {
             Ok(lease) => lease,
-            Err(fault) if client.account.is_ended() || fault == Fault::ClientGone => break fault,
+            Err(fault) if client.account.is_ended() || fault == Fault::ClientGone => {
+                return Err(fault);
+            }
             // Of this attempt, nothing has been sent.
             Err(fault) if way.tries_again(client, Setback::Fault(fault)) => continue,
-            Err(fault) => break fault,
+            Err(fault) => return Err(fault),
         };
         record.connected(&lease);
         let may_repeat = lease.is_reused && !is_repeated;
         is_repeated = true;
-        match attempt(client, lease, &mut way, &body, record).await {
+        match attempt(client, lease, way, body, record).await {
             Ok(after) => return Ok(after),
-            Err(failed) if client.account.is_ended() => break failed.fault(),
+            Err(failed) if client.account.is_ended() => return Err(failed.fault()),
             Err(Failed::Unsent) if may_repeat => {}
             Err(Failed::Unanswered) if may_repeat && is_repeatable => {}
             Err(Failed::Unwelcome) => {}
             Err(failed) => {
                 let fault = failed.fault();
                 if !is_repeatable || !way.tries_again(client, Setback::Fault(fault)) {
-                    break fault;
+                    return Err(fault);
                 }
             }
         }
-    };
-    match &mut way {
-        // Its own pages and fields are for the errors of a route too.
-        Way::Hooked(hooking) => Ok(Box::pin(hooking::refuse(client, hooking, fault, record)).await),
-        Way::Route(_) | Way::Forward(_) => Err(fault),
     }
 }
 

@@ -93,11 +93,12 @@ impl Forwarded {
 
     async fn open(&self, client: &Client<'_>, is_fresh: bool) -> Result<Lease, Fault> {
         let pool = &client.worker.pool;
-        if !is_fresh && let Some(lease) = pool.take_idle(self.destination.origin()) {
+        if !is_fresh && let Some(lease) = pool.take_idle(self.destination.origin(), client.holder) {
             return Ok(lease);
         }
         let addresses = addresses(client, &self.target, self.hop, false).await?;
-        upstream::open_target(pool, &self.destination, &addresses, is_fresh).await
+        let holder = client.holder;
+        upstream::open_target(pool, &self.destination, &addresses, holder, is_fresh).await
     }
 
     pub fn hop(&self) -> Hop {
@@ -126,10 +127,13 @@ fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) ->
             format!("parent {name} {host}:{port}")
         }
     };
+    // The target is the same, whoever asks.
+    let group = key.len();
     if let Some(user) = user {
         let _ = write!(key, " user {}.{}", gate.logins, user.index());
     }
-    client.worker.destinations.hold(&key)
+    let shared = &client.worker.shared.pool;
+    client.worker.destinations.hold(&key, || shared.group(&key[..group]))
 }
 
 /// Whether a parent that could not be reached, for `fault`, may be left out.

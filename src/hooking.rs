@@ -173,7 +173,8 @@ impl Hooking {
             self.upstream = upstream;
         }
         if plan.question.is_some() || !plan.custom.is_empty() {
-            let needs_connection = matches!(choice, Choice::Upstream(_));
+            // A body that is still to come is waited for first.
+            let needs_connection = matches!(choice, Choice::Upstream(_)) && body.is_whole();
             let asked = Box::pin(self.ask_all(client, plan, &facts, needs_connection)).await?;
             if asked.is_some() {
                 return Ok(asked);
@@ -206,7 +207,7 @@ impl Hooking {
         let mut looking = std::pin::pin!(async {
             may_look.notified().await;
             // The question watches the client.
-            let checkout = upstream.checkout(&client.worker.pool, false);
+            let checkout = upstream.checkout(&client.worker.pool, client.holder, false);
             client.account.unless_ended(checkout).await?
         });
         let mut early = None;
@@ -316,7 +317,7 @@ impl Hooking {
             Some(early) if !is_fresh => early,
             _ => {
                 let upstream = &self.generation.upstreams[self.upstream];
-                upstream.checkout(&client.worker.pool, is_fresh).await
+                upstream.checkout(&client.worker.pool, client.holder, is_fresh).await
             }
         }
     }

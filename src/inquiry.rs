@@ -54,7 +54,7 @@ async fn answered(
     let mut is_fresh = false;
     loop {
         // A connection that is given up on its way is closed, and a place in the queue is left.
-        let checkout = upstream.checkout(&client.worker.pool, is_fresh);
+        let checkout = upstream.checkout(&client.worker.pool, client.holder, is_fresh);
         let lease = tokio::time::timeout_at(deadline.into(), unless_gone(client, checkout)).await;
         let lease = lease.map_err(|_| Fault::OriginConnectTimeout)??;
         is_connected.notify_one();

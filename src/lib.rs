@@ -25,12 +25,13 @@
 //!  worker    worker, seat   what the tasks of a thread share; its client connections
 //!            room           who gives way to new clients at limits.clients
 //!            generation     a configuration in use, with what was made of it
+//!            arbiter        who gives a connection up that others wait for
 //!            gate, ask      the forward proxy's rules, compiled; questions between threads
 //!  movers    route        where to
 //!            forward      who may use the forward proxy, and for what: policy, auth, target
 //!            hooks        what is done to a route's requests and answers beside passing them on
 //!            upstream     to whom: balance, resolve, names, race, destinations,
-//!                         pool (permits, idle, lease), prewarm
+//!                         pool (permits, queue, fair, tallies, idle, lease), prewarm
 //!            relay        one body, one direction, through leased chunks or a pipe
 //!            access_log   lines to a writer thread
 //!  words     notices, date, logging, account, guard (who may change something)
@@ -96,6 +97,7 @@ pub mod relay;
 pub mod route;
 pub mod upstream;
 
+pub mod arbiter;
 pub mod ask;
 pub mod gate;
 pub mod generation;

@@ -80,6 +80,9 @@ pub struct WorkerMetrics {
     pub pool_opened: Gauge,
     pub pool_waits: Gauge,
     pub pool_timeouts: Gauge,
+    /// Exchanges that were ended for others: for being slow, and for being beyond a share.
+    pub pool_slow: Gauge,
+    pub pool_excess: Gauge,
     /// Reused connections that turned out to be dead.
     pub pool_stale: Gauge,
     /// Open now.

@@ -17,6 +17,7 @@ use crate::http::rewrite::RequestRewrite;
 use crate::ledger::Kind;
 use crate::relay::Receiver;
 use crate::upstream::Upstream;
+use crate::upstream::queue::Holder;
 use crate::way::host_rule;
 use crate::worker::Worker;
 
@@ -94,7 +95,7 @@ async fn deliver(
     method: Method,
 ) -> Result<(), Fault> {
     let timeouts = &generation.config.timeouts;
-    let mut lease = upstream.checkout(&worker.pool, false).await?;
+    let mut lease = upstream.checkout(&worker.pool, Holder::NOBODY, false).await?;
     let sent = worker.send_built(lease.socket(), |out| {
         out.extend_from_slice(copy);
         Ok::<_, Infallible>(())

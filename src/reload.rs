@@ -18,7 +18,7 @@ use crate::gate::Gate;
 use crate::generation::{Parts, Snapshot};
 use crate::hooks::{Plans, custom};
 use crate::memory::{Plan, Usage};
-use crate::server::{NAMES_PATIENCE, Server, plan_upstreams, raise_files_limit};
+use crate::server::{NAMES_PATIENCE, Server, plan_upstreams, pool_limits, raise_files_limit};
 use crate::sockets::NextSockets;
 use crate::upstream::permits;
 
@@ -155,9 +155,7 @@ impl Server {
                 self.spawn(permits::settle(rights.clone(), debt));
             }
         }
-        if let Some(settled) = shared.pool.resize(after.pool.max_connections) {
-            self.spawn(settled);
-        }
+        shared.pool.set_limits(pool_limits(after));
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {

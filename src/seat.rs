@@ -19,7 +19,9 @@ use crate::fault::Fault;
 use crate::ledger::Kind;
 use crate::ring::waits::{Wait, turn};
 use crate::ring::{Deadlines, HeadBuffer, Socket, clock};
+use crate::upstream::fair::Claimant;
 use crate::upstream::lease::Lease;
+use crate::upstream::queue::Holder;
 use crate::worker::{FORCED, Worker};
 
 /// What a connection costs that does nothing: its task, its entry in the list, its descriptor and
@@ -227,6 +229,10 @@ impl Live {
         }
     }
 
+    pub fn peer(&self) -> SocketAddr {
+        self.arrival.peer()
+    }
+
     fn describe(&self, worker: usize, now_ms: u64) -> ConnectionInfo {
         let account = &self.account;
         ConnectionInfo {
@@ -408,6 +414,11 @@ impl Seat {
 
     pub fn peer(&self) -> SocketAddr {
         self.live.arrival.peer()
+    }
+
+    /// As the pool knows whoever is served here.
+    pub fn holder(&self) -> Holder {
+        Holder { claimant: Claimant::of(self.peer().ip()), seat: self.key as u32 }
     }
 
     pub fn is_new(&self) -> bool {

@@ -33,13 +33,14 @@ use crate::hooks::{Plans, custom};
 use crate::inherited::Inherited;
 use crate::ledger::Ledgers;
 use crate::logging::LogMeter;
+use crate::memory::origins::origin_connections;
 use crate::memory::plan::PlanError;
 use crate::memory::{Notice, Plan, Usage};
 use crate::ring::runtime;
 use crate::room::SharedRoom;
 use crate::sockets::Sockets;
 use crate::thread::Remains;
-use crate::upstream::permits::PoolShared;
+use crate::upstream::permits::{self, PoolShared};
 use crate::upstream::resolve::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
 use crate::worker::{NORMAL, Place, Shared};
@@ -322,7 +323,7 @@ fn share(
     let snapshot = Snapshot::first(parts, places);
     let history = History::new(&snapshot);
     let shared = Arc::new(Shared {
-        pool: PoolShared::new(config.pool.max_connections, places),
+        pool: PoolShared::new(pool_limits(&config), places),
         clients: Arc::new(Semaphore::new(config.limits.clients)),
         room: SharedRoom::default(),
         tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
@@ -385,12 +386,30 @@ pub fn try_listen(address: SocketAddr, backlog: u32) -> Result<(), StartError> {
     Sockets::default().try_bind(address, backlog).map_err(StartError)
 }
 
+/// How many connections to origins there may be: what the configuration says of each upstream, and
+/// in all what memory and descriptors allow.
+pub(crate) fn pool_limits(config: &Config) -> permits::Limits {
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let spare = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(FILES_RESERVED);
+    let by_memory = Plan::of(config, &Usage::read()).origin_connections();
+    let own = |upstream: &crate::config::UpstreamConfig| {
+        Some((upstream.name.clone(), upstream.max_connections?))
+    };
+    permits::Limits {
+        each: config.pool.max_connections,
+        own: config.upstreams.iter().filter_map(own).collect(),
+        long: config.limits.long_responses,
+        ceiling: by_memory.min(origin_connections(config, spare)),
+    }
+}
+
 /// Raises the soft limit on open files to the hard one, and `limits.clients` down to what fits.
 pub(crate) fn raise_files_limit(config: &mut Config) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
     let files = usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX);
-    let room = files.saturating_sub(config.pool.max_connections + FILES_RESERVED).max(1);
+    let spare = files.saturating_sub(FILES_RESERVED);
+    let room = spare.saturating_sub(origin_connections(config, spare)).max(1);
     if room < config.limits.clients {
         tracing::warn!(
             "limits.clients = {} does not fit the limit of {files} open files and is {room} for \

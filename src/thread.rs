@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::access_log::AccessLog;
+use crate::arbiter;
 use crate::ask::Ask;
 use crate::connection;
 use crate::ledger::Budget;
@@ -81,6 +82,7 @@ async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Rema
         let is_current = |origin, address| watched.is_current(origin, address);
         watched.pool.run_janitor(is_current).await;
     });
+    spawn(arbiter::run(worker.clone()));
     prewarm(&worker);
     spawn(housekeep(worker.clone()));
     spawn(take_in(worker.clone(), plan.inbox));

@@ -284,7 +284,8 @@ impl Worker {
         let metrics = shared.metrics[index].clone();
         let budget = Rc::new(budget);
         let destinations = Rc::new(Destinations::default());
-        let generation = Generation::new(&shared.snapshot.load(), index, &destinations);
+        let generation =
+            Generation::new(&shared.snapshot.load(), index, &destinations, &shared.pool);
         let buffers = &generation.config.buffers;
         let heads = HeadPool::new(buffers.head_buffer_bytes, ledger.clone(), budget.clone());
         let chunks =
@@ -343,7 +344,8 @@ impl Worker {
 
     /// Puts `snapshot` in use for what begins from now on.
     pub fn adopt(&self, snapshot: &Snapshot, budget: &Budget) {
-        let generation = Generation::new(snapshot, self.index, &self.destinations);
+        let generation =
+            Generation::new(snapshot, self.index, &self.destinations, &self.shared.pool);
         self.pool.set_limits(generation.pool_limits());
         self.budget.set(budget);
         let before = self.generation.replace(generation);

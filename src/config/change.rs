@@ -61,6 +61,7 @@ const EFFECTS: [(&str, &[(&str, Effect)]); 16] = [
         &[
             ("clients", Hot),
             ("tunnels", Hot),
+            ("long_responses", Hot),
             ("head_bytes", Hot),
             ("header_count", Hot),
             ("target_bytes", Hot),
@@ -124,6 +125,7 @@ const EFFECTS: [(&str, &[(&str, Effect)]); 16] = [
             ("origins", Drain),
             ("host", Hot),
             ("fail_timeout", Hot),
+            ("max_connections", Hot),
         ],
     ),
     (

@@ -68,6 +68,7 @@ impl Default for LimitsConfig {
         Self {
             clients: 10_000,
             tunnels: 10_000,
+            long_responses: 1000,
             head_bytes: 32 * 1024,
             header_count: 100,
             target_bytes: 8 * 1024,
@@ -142,6 +143,7 @@ impl UpstreamConfig {
             origins: Vec::new(),
             host: HostPolicy::Pass,
             fail_timeout: Self::FAIL_TIMEOUT,
+            max_connections: None,
         }
     }
 }

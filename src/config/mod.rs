@@ -238,6 +238,7 @@ pub(in crate::config) mod tests {
         name = "a.b"
         origins = ["http://[::1]:81", { url = "http://b", weight = 3 }]
         host = "origin"
+        max_connections = 7
         [[upstream]]
         name = "c"
         builtin = "demo"

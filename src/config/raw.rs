@@ -112,6 +112,7 @@ pub(super) struct RawServer {
 pub(super) struct RawLimits {
     pub(super) clients: Option<Given<Whole>>,
     pub(super) tunnels: Option<Given<Whole>>,
+    pub(super) long_responses: Option<Given<Whole>>,
     pub(super) head_bytes: Option<Given<Bytes>>,
     pub(super) header_count: Option<Given<Whole>>,
     pub(super) target_bytes: Option<Given<Bytes>>,
@@ -174,6 +175,7 @@ pub(super) struct RawUpstream {
     pub(super) origins: Option<Given<Vec<Given<RawOrigin>>>>,
     pub(super) host: Option<Given<String>>,
     pub(super) fail_timeout: Option<Given<Span>>,
+    pub(super) max_connections: Option<Given<Whole>>,
 }
 
 /// `"http://a:80"` or `{ url = "http://a:80", weight = 3 }`.

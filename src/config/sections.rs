@@ -55,6 +55,8 @@ pub struct LimitsConfig {
     pub clients: usize,
     /// CONNECT tunnels and upgraded connections of the whole process.
     pub tunnels: usize,
+    /// Answers that have been on their way for long, beside `pool.max_connections`.
+    pub long_responses: usize,
     /// A larger head is answered 431.
     pub head_bytes: usize,
     /// More fields are answered 431. At most `limits::HEADER_COUNT_MAX`.
@@ -102,7 +104,7 @@ pub enum PoolStatus {
 /// Connections to origins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolConfig {
-    /// Of the whole process, busy and idle.
+    /// To each upstream and each target of forward requests, busy and idle.
     pub max_connections: usize,
     /// Of the whole process. Never above `max_connections`.
     pub max_idle: usize,
@@ -167,6 +169,8 @@ pub struct UpstreamConfig {
     pub host: HostPolicy,
     /// How long an origin is passed over after a failure. Zero never passes it over.
     pub fail_timeout: Duration,
+    /// In place of `pool.max_connections`, and for long answers too.
+    pub max_connections: Option<usize>,
 }
 
 /// One address that requests can be sent to.

@@ -143,6 +143,7 @@ fn limits(section: &LimitsConfig) -> Keys {
     let LimitsConfig {
         clients,
         tunnels,
+        long_responses,
         head_bytes,
         header_count,
         target_bytes,
@@ -153,6 +154,7 @@ fn limits(section: &LimitsConfig) -> Keys {
     vec![
         key("clients", *clients),
         key("tunnels", *tunnels),
+        key("long_responses", *long_responses),
         key("head_bytes", size(*head_bytes as u64)),
         key("header_count", *header_count),
         key("target_bytes", size(*target_bytes as u64)),
@@ -232,7 +234,7 @@ fn log(section: &LogConfig) -> Keys {
 }
 
 pub(super) fn upstream(section: &UpstreamConfig) -> Keys {
-    let UpstreamConfig { name, is_demo, origins, host, fail_timeout } = section;
+    let UpstreamConfig { name, is_demo, origins, host, fail_timeout, max_connections } = section;
     // The demo's address is of this start only.
     let servers = if *is_demo {
         key("builtin", "demo")
@@ -244,12 +246,14 @@ pub(super) fn upstream(section: &UpstreamConfig) -> Keys {
         HostPolicy::Origin => "origin",
         HostPolicy::Fixed(host) => host.as_str(),
     };
-    vec![
+    let mut keys = vec![
         key("name", name.as_str()),
         servers,
         key("host", host),
         key("fail_timeout", time(*fail_timeout)),
-    ]
+    ];
+    keys.extend(max_connections.map(|max| key("max_connections", max)));
+    keys
 }
 
 fn origin(origin: &OriginConfig) -> Json {

@@ -189,8 +189,13 @@ fn pool(proxy: &Proxy, out: &mut Exposition) {
     out.gauge("ringway_pool_connections", help).put(&[], pool.open());
     let help = "Those of them that no exchange uses.";
     out.gauge("ringway_pool_idle_connections", help).put(&[], pool.idle());
+    let limits = pool.limits();
     out.gauge("ringway_pool_max_connections", "The value of pool.max_connections.")
-        .put(&[], pool.max());
+        .put(&[], limits.each);
+    let help = "Connections to origins that there may be in all.";
+    out.gauge("ringway_pool_ceiling", help).put(&[], limits.ceiling);
+    let help = "Connections that carry answers which count under limits.long_responses.";
+    out.gauge("ringway_pool_long_responses", help).put(&[], pool.long());
     let help = "Requests that wait for a connection now.";
     out.gauge("ringway_pool_waiting_requests", help).put(&[], pool.waiting());
     let help = "Exchanges that found an open connection.";
@@ -201,9 +206,25 @@ fn pool(proxy: &Proxy, out: &mut Exposition) {
     sum(out, proxy, "ringway_pool_waits_total", help, |m| &m.pool_waits);
     let help = "Waits that timeouts.pool has ended.";
     sum(out, proxy, "ringway_pool_timeouts_total", help, |m| &m.pool_timeouts);
+    let help = "Exchanges ended because others waited for their connections, by reason.";
+    let mut family = out.counter("ringway_pool_yielded_total", help);
+    for (reason, of) in YIELDED {
+        let total: u64 = proxy.shared.metrics.iter().map(|metrics| of(metrics).get()).sum();
+        family.put(&[("reason", reason)], total);
+    }
     let help = "Reused connections that turned out to be dead.";
     sum(out, proxy, "ringway_pool_stale_total", help, |m| &m.pool_stale);
 }
+
+type Count = fn(&WorkerMetrics) -> &Gauge;
+
+/// Why exchanges were ended for others.
+const YIELDED: [(&str, Count); 2] = [
+    // They moved less than limits.min_body_rate.
+    ("slow", |metrics| &metrics.pool_slow),
+    // Their client held more than its share.
+    ("share", |metrics| &metrics.pool_excess),
+];
 
 fn forward(proxy: &Proxy, out: &mut Exposition) {
     let tunnels = proxy.shared.metrics.iter().map(|metrics| metrics.tunnels.get()).sum::<u64>();

@@ -97,6 +97,7 @@ pub(super) fn limits(raw: &RawLimits) -> Checked<LimitsConfig> {
     Ok(LimitsConfig {
         clients: number(raw.clients.as_ref(), 1..=1_000_000, default.clients)?,
         tunnels: number(raw.tunnels.as_ref(), 1..=1_000_000, default.tunnels)?,
+        long_responses: number(raw.long_responses.as_ref(), 0..=1_000_000, default.long_responses)?,
         head_bytes: head_bytes as usize,
         header_count: number(
             raw.header_count.as_ref(),

@@ -69,6 +69,10 @@ fn upstream(given: &Given<Table<RawUpstream>>) -> Checked<UpstreamConfig> {
             Duration::ZERO..=HOUR,
             UpstreamConfig::FAIL_TIMEOUT,
         )?,
+        max_connections: match &raw.max_connections {
+            None => None,
+            given => Some(number(given.as_ref(), 1..=1_000_000, 0)?),
+        },
     })
 }
 

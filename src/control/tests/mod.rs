@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::gate::Gate;
 use crate::generation::{History, Parts, Snapshot};
 use crate::ledger::Ledgers;
-use crate::upstream::permits::PoolShared;
+use crate::upstream::permits::{Limits, PoolShared};
 use crate::worker::{Mail, Place};
 
 const WORKERS: usize = 2;
@@ -73,8 +73,10 @@ impl Fixture {
             place.activate();
             place
         });
+        let each = config.pool.max_connections;
+        let limits = Limits { each, ceiling: each, ..Limits::default() };
         let shared = Arc::new(Shared {
-            pool: PoolShared::new(config.pool.max_connections, WORKERS),
+            pool: PoolShared::new(limits, WORKERS),
             clients: Arc::new(Semaphore::new(config.limits.clients)),
             room: crate::room::SharedRoom::default(),
             tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
