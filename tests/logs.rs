@@ -152,7 +152,9 @@ fn failures_are_recorded_by_name() {
 fn a_client_that_vanishes_is_recorded_too() {
     let origin = Origin::silent();
     let proxy = Setup::to(&origin).set("log.access", true).start();
-    let client = proxy.send("POST /gone HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\nbody");
+    // Larger than what is waited for as a whole before the origin is asked.
+    let head = "POST /gone HTTP/1.1\r\nHost: test\r\nContent-Length: 99999\r\n\r\nbody";
+    let client = proxy.send(head);
     origin.wait_for("the request", |seen| !seen.bytes().is_empty());
     client.reset();
     let line = proxy.wait_for_log(&["target=/gone"]);
