@@ -3,11 +3,11 @@
 //! Comes in: the harness of `benches/compare` and the floor, as source. Goes out: its unit tests,
 //! and one short run of everything with the proxies that are installed. Figures are not judged.
 
-#[path = "../benches/floor/relay.rs"]
+#[path = "../../benches/floor/relay.rs"]
 mod floor;
-#[path = "../benches/gate/verdict.rs"]
+#[path = "../../benches/gate/verdict.rs"]
 mod gate;
-#[path = "../benches/compare/harness/mod.rs"]
+#[path = "../../benches/compare/harness/mod.rs"]
 mod harness;
 
 use std::io::{Read, Write};

@@ -5,15 +5,13 @@
 //! proxy for each request of 64 others, and the longest that one of them waited while the crowd's
 //! time was over all at once. Both print what they measured and hold it against its target.
 
-mod support;
-
+use crate::support::{Client, GET, OK, Origin, Proxy, Setup};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Client, GET, OK, Origin, Proxy, Setup};
 
 const CROWD: usize = 10_000;
 const BUSY: u32 = 64;

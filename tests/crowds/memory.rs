@@ -3,8 +3,7 @@
 //! Comes in: many connections. Goes out: resident memory as the kernel counts it, held against the
 //! figures that the README gives. Kernel memory of sockets is not in it.
 
-mod support;
-
+use crate::support::{Client, GET, Gate, OK, Origin, Proxy, Setup, pattern, wait_until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use ringway::config::Config;
 use ringway::memory::{Plan, Usage};
@@ -13,7 +12,6 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Client, GET, Gate, OK, Origin, Proxy, Setup, pattern, wait_until};
 
 /// Resting connections, and what one may cost.
 const RESTING: usize = 2_000;

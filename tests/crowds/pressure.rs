@@ -3,11 +3,9 @@
 //!
 //! The shortage is made by a configuration that allows less than what is held already.
 
-mod support;
-
+use crate::support::{Client, GET, OK, Origin, Setup, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
-use support::{Client, GET, OK, Origin, Setup, wait_until};
 
 /// Clients that send a large head and do not go on.
 const STALLED: usize = 500;

@@ -5,15 +5,13 @@
 //! out: every answer complete, and a ledger that is back where it began. Skipped where too few
 //! files may be open.
 
-mod support;
-
+use crate::support::{self, DEADLINE, Setup, wait_until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use support::{DEADLINE, Setup, wait_until};
 
 /// Half a head each, until everything else is done. What does not fit beside the uploads waits in
 /// the kernel's queue, so that no more are opened than are admitted at once.

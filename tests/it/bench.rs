@@ -4,14 +4,12 @@
 //! held against what the origin saw. No figure depends on how fast the machine is: where a delay is
 //! part of a test, it is a lower bound that the origin itself enforces.
 
-mod support;
-
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::{Home, OK, Origin, Proxy, Refusal, Setup, ringway, run};
 use serde_json::Value;
-use support::{Home, OK, Origin, Proxy, Refusal, Setup, ringway, run};
 
 fn bench(arguments: &[&str]) -> Command {
     let mut command = ringway();

@@ -3,11 +3,11 @@
 //! Comes in: bodies in every framing that HTTP/1.1 and 1.0 know, of sizes around the proxy's own
 //! chunk of 64 KiB. Each test holds what one side wrote against what the other side read.
 
-mod support;
-
+use crate::support::{
+    Client, Ending, Expected, GET, Gate, OK, Origin, Peer, Proxy, Setup, pattern,
+};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Client, Ending, Expected, GET, Gate, OK, Origin, Peer, Proxy, Setup, pattern};
 
 /// Around the sizes at which a buffer, a chunk or an operation ends.
 const SIZES: [usize; 9] = [0, 1, 8_191, 8_192, 65_535, 65_536, 65_537, 524_289, 3_000_000];

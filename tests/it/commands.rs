@@ -4,14 +4,12 @@
 //! standard output, one line on standard error for each mistake, and an exit code that scripts can
 //! tell apart.
 
-mod support;
-
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use support::{Home, OK, Origin, Setup, installed, ringway};
+use crate::support::{self, Home, OK, Origin, Setup, installed, ringway};
 
 const UPSTREAM: &str = "[[upstream]]\nname = \"one\"\norigins = [\"http://127.0.0.1:9\"]\n";
 

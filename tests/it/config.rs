@@ -4,10 +4,8 @@
 //! line and the column, says what was expected, and offers the nearest name that exists. Then the
 //! other sources of values, the ways to start without any file, and the commands that only look.
 
-mod support;
-
+use crate::support::{GET, Home, OK, Origin, Proxy, Setup, ringway, run};
 use std::process::Output;
-use support::{GET, Home, OK, Origin, Proxy, Setup, ringway, run};
 
 /// A complete configuration, to which a mistake is added.
 const UPSTREAM: &str = "[[upstream]]\nname = \"one\"\norigins = [\"http://127.0.0.1:9\"]\n";
@@ -190,7 +188,7 @@ fn check_is_content_with_a_right_file_and_starts_nothing() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(text(&output).contains("valid"), "{output:?}");
     // Its ports may be in use where tests run.
-    let shipped = include_str!("../config.toml").replace("port = 8000", "port = 0");
+    let shipped = include_str!("../../config.toml").replace("port = 8000", "port = 0");
     let output = check(&shipped);
     assert_eq!(output.status.code(), Some(0), "the shipped file: {output:?}");
 }

@@ -3,10 +3,8 @@
 //! Comes in: the program with nothing but a port. The built-in demo origin is reached through the
 //! whole data path, and each of its pages does what the README says of it.
 
-mod support;
-
+use crate::support::{self, Client, Ending, GET, Home, Message, Proxy, ringway};
 use std::time::{Duration, Instant};
-use support::{Client, Ending, GET, Home, Message, Proxy, ringway};
 
 /// `ringway --port 0` in an empty directory: built-in defaults, one upstream, the demo.
 fn demo() -> Proxy {
@@ -31,7 +29,7 @@ fn a_page_greets_through_the_whole_data_path() {
 #[test]
 fn the_shipped_file_and_the_built_in_defaults_do_the_same() {
     let home = Home::new();
-    home.write("config.toml", include_str!("../config.toml"));
+    home.write("config.toml", include_str!("../../config.toml"));
     let mut command = ringway();
     command.args(["--host", "127.0.0.1", "--port", "0"]).current_dir(home.path());
     let filed = Proxy::spawn(command, home, 1);

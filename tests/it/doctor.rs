@@ -3,13 +3,11 @@
 //! Comes in: this machine as it is, and what a test puts in the way. Goes out: findings as JSON and
 //! exit codes. Each check by itself is tested in `src/doctor`, with machines that are made up.
 
-mod support;
-
 use std::net::TcpListener;
 use std::process::Output;
 
+use crate::support::{self, Home, Origin, Setup, ringway, run};
 use serde_json::Value;
-use support::{Home, Origin, Setup, ringway, run};
 
 fn doctor(arguments: &[&str]) -> (Value, Option<i32>) {
     let home = Home::new();

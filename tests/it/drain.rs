@@ -3,15 +3,13 @@
 //! Gates at the origin keep requests under way until the signal has been given, so that a test does
 //! not depend on being quick. `Proxy::expect_orderly_end` checks the figures of the last log line.
 
-mod support;
-
+use crate::support::{
+    Arrival, Client, Expected, GET, Gate, OK, Origin, Proxy, Setup, pattern, wait_until,
+};
 use nix::sys::signal::Signal;
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{
-    Arrival, Client, Expected, GET, Gate, OK, Origin, Proxy, Setup, pattern, wait_until,
-};
 
 /// Waits until the proxy takes no more connections, which is the first thing it does.
 #[track_caller]

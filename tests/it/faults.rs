@@ -3,11 +3,11 @@
 //! After each fault the same proxy serves the next client, has as many files open as before, and at
 //! the end counts no connection, lease or task (`Proxy` checks that when it is dropped).
 
-mod support;
-
+use crate::support::{
+    BINARY, Client, Expected, GET, Gate, OK, Origin, Peer, Proxy, Setup, pattern,
+};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
-use support::{BINARY, Client, Expected, GET, Gate, OK, Origin, Peer, Proxy, Setup, pattern};
 
 /// Breaks off in some way, then demands that everything is as it was.
 #[track_caller]

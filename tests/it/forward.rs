@@ -5,15 +5,13 @@
 //! policy take that back. A refused request reaches nobody: the targets of those tests fail when a
 //! byte arrives. RFC 9112 §3.2 says what a request target is.
 
-mod support;
-
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-use support::{
+use crate::support::{
     Blackhole, Client, Expected, GET, Home, Message, NameServer, OK, Origin, Proxy, Refusal, Setup,
     Target, connect, get, has_own_mounts, logged, pattern, ringway, run,
 };
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// The request as the target received it.
 #[track_caller]

@@ -5,10 +5,8 @@
 //! neither the request nor what was hidden behind it. An answer like that becomes a 502. The other
 //! tables hold what is unusual but legal, so that refusing everything is no way to pass.
 
-mod support;
-
+use crate::support::{Ending, Expected, GET, OK, Origin, Proxy, show};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use support::{Ending, Expected, GET, OK, Origin, Proxy, show};
 
 /// What an attacker wants to get past the proxy: it follows every vector.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: test\r\n\r\n";

@@ -3,9 +3,7 @@
 //! Comes in: a scripted server in place of a running ringway. Goes out: the command's two streams
 //! and its status. What is asked and how answers are read: the unit tests of `health`.
 
-mod support;
-
-use support::{Origin, ringway, run};
+use crate::support::{Origin, ringway, run};
 
 fn answer(status: &str, body: &str) -> Vec<u8> {
     let length = body.len();

@@ -4,18 +4,17 @@
 //! what the client is told. What one hook decides alone is tested beside its code; here it is that
 //! the proxy does it, that connections stay usable, and that hostile values end nothing.
 
-mod support;
-
 use std::net::SocketAddr;
 
+use crate::support::{
+    self, Blackhole, Client, GET, Message, OK, Origin, Peer, Proxy, Refusal, Setup, logged,
+    wait_until,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use nix::sys::signal::Signal;
 use ringway::hooks::custom::{
     Connect, Decision, Failure, Hook, HookError, Hooks, Page, Pending, Request, Response,
-};
-use support::{
-    Blackhole, Client, GET, Message, OK, Origin, Peer, Proxy, Refusal, Setup, logged, wait_until,
 };
 
 /// A proxy whose one route goes to `origin` and has `hooks`.
@@ -764,7 +763,7 @@ impl Hook for Tickets {
 /// This test is two programs: where it finds a configuration, it is the proxy.
 #[test]
 fn hooks_in_rust_run_in_a_binary_of_ones_own() {
-    const NAME: &str = "hooks_in_rust_run_in_a_binary_of_ones_own";
+    const NAME: &str = "hooks::hooks_in_rust_run_in_a_binary_of_ones_own";
     if let Some(config) = std::env::var_os("OWN_CONFIG") {
         let arguments = ["ringway".into(), "--config".into(), config];
         ringway::entry::run_from(arguments, Hooks::new(vec![Box::new(Tickets)]));

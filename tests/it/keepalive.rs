@@ -4,10 +4,8 @@
 //! The split tests send each message in two pieces, once for every position between two bytes, and
 //! the second piece leaves only when the proxy has read the first (`Wire::wait_until_read`).
 
-mod support;
-
+use crate::support::{self, Expected, GET, Message, OK, Origin, Proxy, Setup};
 use std::time::Duration;
-use support::{Expected, GET, Message, OK, Origin, Proxy, Setup};
 
 /// Answers every request with its target and body.
 fn echoing() -> Origin {

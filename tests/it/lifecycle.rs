@@ -5,8 +5,9 @@
 //! mute or broken. Goes out: what clients get, which processes there are, and whether the port is
 //! free.
 
-mod support;
-
+use crate::support::{
+    BINARY, Client, DEADLINE, Expected, GET, Home, OK, Origin, Proxy, Setup, wait_until,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -18,9 +19,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{
-    BINARY, Client, DEADLINE, Expected, GET, Home, OK, Origin, Proxy, Setup, wait_until,
-};
 
 /// A proxy whose program can be exchanged.
 struct Life {

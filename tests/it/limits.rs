@@ -3,10 +3,8 @@
 //! Comes in: messages that are padded to an exact size. A refusal closes its connection, reaches no
 //! origin, and arrives at a client that is still sending.
 
-mod support;
-
+use crate::support::{Expected, GET, OK, Origin, Proxy, Setup, pattern};
 use std::time::Duration;
-use support::{Expected, GET, OK, Origin, Proxy, Setup, pattern};
 
 #[test]
 fn a_head_of_exactly_the_limit_passes_and_one_byte_more_is_431() {

@@ -4,14 +4,12 @@
 //! and reaches nobody; whoever tries too often is told to wait (429). What a client says is for the
 //! proxy alone: no target and no log ever sees it, and no connection is shared between users.
 
-mod support;
-
+use crate::support::{Client, GET, Message, OK, Origin, Proxy, Setup, Target, connect, get};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use nix::sys::signal::Signal;
 use std::thread;
 use std::time::Duration;
-use support::{Client, GET, Message, OK, Origin, Proxy, Setup, Target, connect, get};
 
 /// The password is `password`; from the tests of the reference implementation.
 const ARGON2ID: &str =

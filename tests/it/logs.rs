@@ -4,13 +4,11 @@
 //! Comes in: exchanges that end in different ways. Goes out: the lines that the process wrote about
 //! them, to standard output or to a file. A log that nobody reads holds up no request.
 
-mod support;
-
+use crate::support::{Expected, GET, OK, Origin, Proxy, Refusal, Setup, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::thread;
 use std::time::Duration;
-use support::{Expected, GET, OK, Origin, Proxy, Refusal, Setup, wait_until};
 
 /// The value of a field of a line of text.
 #[track_caller]

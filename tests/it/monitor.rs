@@ -3,10 +3,8 @@
 //! Comes in: a threshold. Goes out: what the script says and the cleanup that it asks for. Where
 //! curl or jq is missing, the test says so and does nothing.
 
-mod support;
-
+use crate::support::{OK, Origin, Proxy};
 use std::process::{Command, Output};
-use support::{OK, Origin, Proxy};
 
 fn monitor(proxy: &Proxy, threshold_mb: &str) -> Option<Output> {
     let has = |tool: &str| Command::new(tool).arg("--version").output().is_ok();

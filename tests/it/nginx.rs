@@ -4,12 +4,10 @@
 //! partial answers included. Where nginx, curl or wrk is missing, the test says so and does
 //! nothing.
 
-mod support;
-
+use crate::support::{Home, Proxy, Setup, installed, pattern, wait_until};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use support::{Home, Proxy, Setup, installed, pattern, wait_until};
 
 /// An nginx of our own, with files below `home/www`.
 struct Nginx {

@@ -5,15 +5,13 @@
 //! targets have names that nobody could resolve, because a parent resolves them itself, or are
 //! there to notice that they are reached directly.
 
-mod support;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use std::time::Duration;
-use support::{
+use crate::support::{
     Arrival, Blackhole, Client, GET, Gate, Message, OK, Origin, Proxy, Refusal, Setup, Target,
     Wire, connect, get, logged, pattern,
 };
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use std::time::Duration;
 
 /// The name of a target that only a parent can find.
 const FAR: &str = "far.test:443";

@@ -3,14 +3,12 @@
 //! The origin's journal says which connection a request came on. Gates hold answers back, so that a
 //! test decides how many requests are under way and in which order connections come home.
 
-mod support;
-
+use crate::support::{
+    Arrival, Client, GET, Gate, Message, Origin, Peer, Proxy, Refusal, Setup, wait_until,
+};
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::{
-    Arrival, Client, GET, Gate, Message, Origin, Peer, Proxy, Refusal, Setup, wait_until,
-};
 
 /// Answers with the number of the connection.
 fn naming_connections() -> Origin {

@@ -5,14 +5,12 @@
 //! tunnels; and WebSockets of a real library. A program that is missing is named, and its test does
 //! nothing.
 
-mod support;
-
+use crate::support::{DEADLINE, Home, Origin, Peer, Proxy, Setup, installed, pattern, run};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use support::{DEADLINE, Home, Origin, Peer, Proxy, Setup, installed, pattern, run};
 use tungstenite::{Message, WebSocket};
 
 /// Answers with the files of its working directory; names its port first. With the name of a

@@ -3,11 +3,9 @@
 //! Comes in: the program below a real seccomp filter, or with no memory to lock. Goes out: its last
 //! words. The sysctl and old kernels concern the whole machine; `ring::refusal` tests those.
 
-mod support;
-
+use crate::support::{BINARY, ringway, run};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
-use support::{BINARY, ringway, run};
 
 /// Refuses `calls` with `errno`, as a container's profile does.
 fn below_a_filter(calls: &[libc::c_long], errno: i32) -> Output {

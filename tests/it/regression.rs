@@ -3,17 +3,15 @@
 //! Each test is the shortest conversation that showed the fault. A fault that a suite has found
 //! again is left to that suite; here is what nobody would have thought of.
 
-mod support;
-
+use crate::support::{
+    Arrival, Blackhole, Client, Ending, Expected, GET, Gate, OK, Origin, Proxy, Setup, pattern,
+    wait_until,
+};
 use nix::sys::signal::Signal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
-use support::{
-    Arrival, Blackhole, Client, Ending, Expected, GET, Gate, OK, Origin, Proxy, Setup, pattern,
-    wait_until,
-};
 
 /// The end of one wait on a socket also ended another one on it: an upload that its origin left
 /// lying for longer than the first look for an answer was taken for stopped, and answered 503.

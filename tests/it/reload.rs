@@ -3,8 +3,10 @@
 //! What is checked is both sides: what clients get, which origin answers them, and that nobody is
 //! refused, cut or answered by rules that are not in use any more.
 
-mod support;
-
+use crate::support::{
+    self, Arrival, Client, GET, Gate, Home, OK, Origin, Proxy, Setup, Target, logged, ringway, run,
+    wait_until,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -15,10 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
-use support::{
-    Arrival, Client, GET, Gate, Home, OK, Origin, Proxy, Setup, Target, logged, ringway, run,
-    wait_until,
-};
 
 /// An origin that says who it is.
 fn named(name: &str) -> Origin {

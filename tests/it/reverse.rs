@@ -4,9 +4,7 @@
 //! rules are those of RFC 9110 §7.6 (hop-by-hop fields, `Via`, `Max-Forwards`), RFC 9112 §3.2
 //! (request targets), RFC 7239 (`Forwarded`), and the routes of the configuration.
 
-mod support;
-
-use support::{Client, GET, Gate, Message, OK, Origin, Proxy, Refusal, Setup};
+use crate::support::{Client, GET, Gate, Message, OK, Origin, Proxy, Refusal, Setup};
 
 /// The request as the origin received it.
 fn forwarded(setup: impl FnOnce(&Origin) -> Setup, request: &str) -> Message {

@@ -3,12 +3,10 @@
 //! Comes in: clients that rest, say nothing, or never finish a head, from several addresses. Goes
 //! out: who is served, whose connection ends, and that nobody who has a request under way is ended.
 
-mod support;
-
+use crate::support::{self, Client, GET, OK, Origin, Proxy, Setup};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Client, GET, OK, Origin, Proxy, Setup};
 
 /// What a new client may have to wait for room, with a wide margin.
 const SOON: Duration = Duration::from_secs(8);

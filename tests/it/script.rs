@@ -4,15 +4,15 @@
 //! one sends is what the other sees, a cut message is never taken for a whole one, and an origin
 //! that must not be touched notices a single byte.
 
-mod support;
-
+use crate::support::{
+    Blackhole, Client, Ending, Expected, GET, Gate, OK, Origin, Refusal, pattern,
+};
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
-use support::{Blackhole, Client, Ending, Expected, GET, Gate, OK, Origin, Refusal, pattern};
 
 #[test]
 fn a_conversation_is_seen_alike_from_both_ends() {

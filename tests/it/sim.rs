@@ -5,10 +5,8 @@
 //! Requests are pipelined in pieces of random size, answers come in pieces of random size, and
 //! several clients share few chunks and few connections. A failure names its seed.
 
-mod support;
-
+use crate::support::{Client, Ending, Expected, Message, Origin, Peer, Setup, pattern};
 use std::thread;
-use support::{Client, Ending, Expected, Message, Origin, Peer, Setup, pattern};
 
 const CONVERSATIONS: u64 = 300;
 const EXCHANGES: usize = 12;

@@ -3,10 +3,7 @@
 //! Comes in: the variables and descriptors of systemd's protocols, given to a process of its own,
 //! because they belong to a whole process. Goes out: the datagrams that a manager's socket gets,
 //! and which sockets are taken over. The process is this test program again: `speaks` and `takes`
-//! are its two parts, and hold without a manager too.
-#![allow(unreachable_pub, reason = "every test file is a crate of its own, with no public face")]
-
-mod support;
+//! are its two parts, which hold without a manager too.
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -14,11 +11,12 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::support::{DEADLINE, Home};
 use ringway::{inherited, supervisor};
-use support::{DEADLINE, Home};
 
 /// Says everything that can be said. Without a service manager nobody hears it and nothing fails.
 #[test]
+#[ignore = "a part, which others run in a process of its own"]
 fn speaks() {
     supervisor::status("two\nlines\0");
     supervisor::ready();
@@ -34,8 +32,9 @@ fn speaks() {
     supervisor::stopping();
 }
 
-/// Takes what there is to take, twice, and says what it was.
+/// Takes what there is to take, twice, and says what it was. It changes the environment.
 #[test]
+#[ignore = "a part, which others run in a process of its own"]
 fn takes() {
     let line = match inherited::take() {
         Ok(sockets) => {
@@ -55,7 +54,8 @@ fn takes() {
 fn part(name: &str, script: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", script]).arg(std::env::current_exe().unwrap());
-    command.args([name, "--exact", "--nocapture", "--test-threads=1"]);
+    let name = format!("supervisor::{name}");
+    command.args([&name, "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
     for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
         command.env_remove(variable);
     }
@@ -67,7 +67,7 @@ fn part(name: &str, script: &str) -> Command {
 fn run(mut command: Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
-    assert!(status.success(), "{text}");
+    assert!(status.success() && text.contains("\nrunning 1 test\n"), "{text}");
     text.into_owned()
 }
 
@@ -135,6 +135,13 @@ fn a_watchdog_gets_a_sign_of_life_twice_in_its_time() {
         let is_alive = heard.iter().any(|line| line == "WATCHDOG=1\n");
         assert_eq!(is_alive, expected.is_some(), "{variables}");
     }
+}
+
+#[test]
+fn without_a_manager_nothing_is_said_and_nothing_taken() {
+    run(part("speaks", "exec \"$0\" \"$@\""));
+    let none = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    assert_eq!(take(none(), none(), "unset LISTEN_FDS LISTEN_PID;"), "took []");
 }
 
 #[test]

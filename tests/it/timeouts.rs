@@ -4,12 +4,10 @@
 //! Measured times are held against the timeout as a lower bound only: being early is a fault, being
 //! late is the machine.
 
-mod support;
-
+use crate::support::{Blackhole, Client, Expected, GET, Gate, OK, Origin, Setup, pattern};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Blackhole, Client, Expected, GET, Gate, OK, Origin, Setup, pattern};
 
 const SHORT: &str = "300ms";
 

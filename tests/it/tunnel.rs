@@ -4,16 +4,14 @@
 //! end sends, the other receives to the byte; how one ends, the other ends too; and when both have
 //! ended, nothing of the tunnel is left (`Proxy` checks the figures of the last line of its log).
 
-mod support;
-
+use crate::support::{
+    Arrival, Blackhole, Client, GET, Gate, NameServer, OK, Origin, Proxy, Refusal, Setup, Target,
+    Wire, connect, get, has_own_mounts, logged, pattern, wait_until,
+};
 use nix::sys::signal::Signal;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
-use support::{
-    Arrival, Blackhole, Client, GET, Gate, NameServer, OK, Origin, Proxy, Refusal, Setup, Target,
-    Wire, connect, get, has_own_mounts, logged, pattern, wait_until,
-};
 
 /// More than all sockets and buffers between two ends can hold.
 const MUCH: usize = 50_000_000;

@@ -5,15 +5,13 @@
 //! sends too early are never handed to anybody (RFC 9110 §7.8, RFC 6455 §4.1). Each test runs
 //! against a route and against a forward target.
 
-mod support;
-
-use nix::sys::signal::Signal;
-use std::thread;
-use std::time::Duration;
-use support::{
+use crate::support::{
     Arrival, Client, GET, Message, OK, Origin, Proxy, Setup, Target, Wire, get, logged, pattern,
     wait_until,
 };
+use nix::sys::signal::Signal;
+use std::thread;
+use std::time::Duration;
 
 const SWITCHING: &str =
     "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x/1\r\n\r\n";

@@ -4,17 +4,15 @@
 //! Each attack is made with plain sockets, and what it costs is asked of the kernel: processor time
 //! and threads of the proxy's process. (`Proxy` checks the figures of the last line of its log.)
 
-mod support;
-
+use crate::support::{
+    self, Arrival, Blackhole, Client, Expected, GET, Gate, NameServer, OK, Origin, Proxy, Setup,
+    Target, Wire, has_own_mounts, pattern, wait_until,
+};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, send};
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{
-    Arrival, Blackhole, Client, Expected, GET, Gate, NameServer, OK, Origin, Proxy, Setup, Target,
-    Wire, has_own_mounts, pattern, wait_until,
-};
 
 /// More than all sockets and buffers between two ends can hold.
 const MUCH: usize = 50_000_000;
