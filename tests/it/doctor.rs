@@ -12,7 +12,9 @@ use serde_json::Value;
 fn doctor(arguments: &[&str]) -> (Value, Option<i32>) {
     let home = Home::new();
     let mut command = ringway();
-    command.args(["doctor", "--json"]).args(arguments).current_dir(home.path());
+    // Its usual port may be somebody's.
+    let admin = ["--set", "admin.address=127.0.0.1:0"];
+    command.args(["doctor", "--json"]).args(admin).args(arguments).current_dir(home.path());
     let Output { status, stdout, .. } = run(command);
     (serde_json::from_slice(&stdout).expect("one JSON object"), status.code())
 }
@@ -73,7 +75,7 @@ fn a_wrong_configuration_is_not_the_machines_fault() {
 #[test]
 fn people_get_a_table_with_the_sum_at_its_end() {
     let mut command = ringway();
-    command.args(["doctor", "--port", "0"]);
+    command.args(["doctor", "--port", "0", "--set", "admin.address=127.0.0.1:0"]);
     let Output { stdout, .. } = run(command);
     let text = String::from_utf8_lossy(&stdout);
     assert!(text.contains("\nok       io_uring "), "{text}");

@@ -4,7 +4,9 @@
 //! Measured times are held against the timeout as a lower bound only: being early is a fault, being
 //! late is the machine.
 
-use crate::support::{Blackhole, Client, Expected, GET, Gate, OK, Origin, Setup, pattern};
+use crate::support::{
+    Blackhole, Client, DEADLINE, Expected, GET, Gate, OK, Origin, Setup, pattern,
+};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -258,11 +260,15 @@ fn an_origin_that_does_not_read_is_given_up() {
         }
     });
     let proxy = Setup::to(&origin).set("timeouts.read", SHORT).start();
+    // Made before it is sent, and sent for as long as it is taken: the origin alone is to blame.
+    let body = pattern(ENDLESS);
     let mut client =
         proxy.send(format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {ENDLESS}\r\n\r\n"));
-    client.send_until_stalled(&pattern(ENDLESS), Duration::from_millis(200));
+    let mut sender = client.another_handle();
+    let sending = thread::spawn(move || sender.send_until_stalled(&body, DEADLINE));
     client.read_response().expect_own_error(504, "Gateway Timeout", "connection_write_timeout");
     client.expect_closed();
+    assert!(sending.join().unwrap() < ENDLESS);
     is_over.open();
 }
 
