@@ -7,7 +7,7 @@
 # so that the same compiler makes the same file of the same sources in a folder of the same name; the
 # Dockerfile's is always /ringway.
 #
-# Cargo's own variables hold, such as CARGO_TARGET_DIR and CARGO_PROFILE_RELEASE_LTO=off for a
+# Cargo's own variables hold, such as CARGO_TARGET_DIR and CARGO_PROFILE_DIST_LTO=off for a
 # quicker build of a slower binary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,11 +28,10 @@ export "$flags=${!flags:-} -C target-feature=+crt-static \
 export CFLAGS="${CFLAGS:-} -ffile-prefix-map=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 # What C's __DATE__ and __TIME__ say.
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
-export CARGO_PROFILE_RELEASE_STRIP=${CARGO_PROFILE_RELEASE_STRIP:-debuginfo}
 
-cargo build --release --locked --bin ringway --target "$target"
+cargo build --profile dist --locked --bin ringway --target "$target"
 
-built=${CARGO_TARGET_DIR:-target}/$target/release/ringway
+built=${CARGO_TARGET_DIR:-target}/$target/dist/ringway
 if grep -q 'ld-linux\|ld64.so' < <(head -c 4096 "$built"); then
     # RUSTFLAGS in the environment takes the place of all other flags.
     echo "docker/build.sh: $built is not static; unset RUSTFLAGS" >&2

@@ -3,6 +3,10 @@
 //! In goes the clock; out comes an IMF-fixdate (RFC 9110 §5.6.7), 29 bytes. No allocation.
 
 use std::cell::Cell;
+use std::io::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use httpdate::HttpDate;
 
 use crate::ring::clock;
 
@@ -32,30 +36,16 @@ impl DateLine {
     }
 }
 
-const DAYS: [&[u8; 3]; 7] = [b"Thu", b"Fri", b"Sat", b"Sun", b"Mon", b"Tue", b"Wed"];
-const MONTHS: [&[u8; 3]; 12] = [
-    b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",
-];
+/// The last second that four digits can tell the year of.
+const SECOND_MAX: u64 = 253_402_300_799;
 
-/// `second` counts from 1970-01-01T00:00:00Z, a Thursday.
+/// `second` counts from 1970-01-01T00:00:00Z. A clock beyond all years stays at their end.
 fn render(second: u64) -> [u8; DATE_BYTES] {
-    let (days, time) = (second / 86_400, second % 86_400);
-    let (year, month, day) = civil(days);
-    let mut text = *b"Thu, 01 Jan 1970 00:00:00 GMT";
-    text[0..3].copy_from_slice(DAYS[(days % 7) as usize]);
-    put_two(&mut text[5..7], day);
-    text[8..11].copy_from_slice(MONTHS[(month - 1) as usize]);
-    put_two(&mut text[12..14], year / 100);
-    put_two(&mut text[14..16], year % 100);
-    put_two(&mut text[17..19], time / 3600);
-    put_two(&mut text[20..22], time / 60 % 60);
-    put_two(&mut text[23..25], time % 60);
+    let date = HttpDate::from(UNIX_EPOCH + Duration::from_secs(second.min(SECOND_MAX)));
+    let mut text = [b' '; DATE_BYTES];
+    // It is as long as the place, always.
+    let _ = write!(&mut text[..], "{date}");
     text
-}
-
-fn put_two(place: &mut [u8], number: u64) {
-    place[0] = b'0' + (number / 10) as u8;
-    place[1] = b'0' + (number % 10) as u8;
 }
 
 /// Year, month and day of a day number, by H. Hinnant's `civil_from_days`: years begin in March, so
@@ -85,6 +75,7 @@ mod tests {
             (951_782_399, "Mon, 28 Feb 2000 23:59:59 GMT"),
             (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
             (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
+            (u64::MAX, "Fri, 31 Dec 9999 23:59:59 GMT"),
         ] {
             assert_eq!(std::str::from_utf8(&render(second)), Ok(text));
         }

@@ -60,8 +60,8 @@ if [[ -z $kernel ]]; then
 fi
 
 if ((${#binaries[@]} == 0)); then
-    cargo build --release --locked
-    binaries=("$PWD/target/release/ringway")
+    cargo build --profile dist --locked
+    binaries=("$PWD/target/dist/ringway")
 fi
 floor=$(cargo bench --locked --bench compare --no-run --message-format=json |
     sed -n 's/.*"executable":"\([^"]*compare-[^"]*\)".*/\1/p' | tail -n 1)

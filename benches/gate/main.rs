@@ -10,7 +10,7 @@
 
 #[path = "../cases/mod.rs"]
 mod cases;
-// Cargo sets cfg(test) for benches without running tests: `tests/compare.rs` does that.
+// Cargo sets cfg(test) for benches without running tests: `tests/crowds` does that.
 #[allow(unused_imports, dead_code, reason = "the unit tests are compiled and not run here")]
 mod verdict;
 

@@ -6,24 +6,26 @@
 //! `access_log`'s part.
 
 mod output;
+mod queue;
 
 use std::fmt;
 use std::io::{self, IsTerminal};
 
 use tracing::Subscriber;
 use tracing::subscriber::set_global_default;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogConfig, LogFormat, LogTarget};
 
 pub(crate) use self::output::Output;
 pub use self::output::{ReopenError, reopen};
+use self::queue::{Queue, Writing};
 
 /// Why there is no event log.
 #[derive(Debug)]
 pub enum LoggingError {
     Unwritable { target: LogTarget, error: io::Error },
+    NoThread(io::Error),
     AlreadyStarted,
 }
 
@@ -31,13 +33,13 @@ pub enum LoggingError {
 #[derive(Debug)]
 pub struct LogGuard {
     meter: LogMeter,
-    _thread: WorkerGuard,
+    _writing: Writing,
 }
 
 /// What of the event log can be measured, for whoever reports it.
 #[derive(Clone, Debug)]
 pub struct LogMeter {
-    dropped: ErrorCounter,
+    queue: Queue,
     output: Output,
     queue_bytes: u64,
 }
@@ -49,14 +51,11 @@ const PLACE_BYTES: usize = 32;
 pub fn start(config: &LogConfig) -> Result<LogGuard, LoggingError> {
     let output = Output::open(&config.target)
         .map_err(|error| LoggingError::Unwritable { target: config.target.clone(), error })?;
-    let (queue, thread) = NonBlockingBuilder::default()
-        .buffered_lines_limit(config.queue_lines)
-        .lossy(true)
-        .thread_name("event-log")
-        .finish(output.clone());
+    let (queue, writing) =
+        Queue::start(config.queue_lines, output.clone()).map_err(LoggingError::NoThread)?;
     let queue_bytes = (config.queue_lines * PLACE_BYTES) as u64;
-    let meter = LogMeter { dropped: queue.error_counter(), output, queue_bytes };
-    let guard = LogGuard { meter, _thread: thread };
+    let meter = LogMeter { queue: queue.clone(), output, queue_bytes };
+    let guard = LogGuard { meter, _writing: writing };
     let is_terminal = config.target == LogTarget::StandardOutput && io::stdout().is_terminal();
     set_global_default(subscriber(config, queue, is_terminal))
         .map_err(|_| LoggingError::AlreadyStarted)?;
@@ -91,7 +90,7 @@ impl LogGuard {
 impl LogMeter {
     /// Lines that the queue had no room for, and lines that could not be written.
     pub fn dropped_lines(&self) -> u64 {
-        self.dropped.dropped_lines() as u64 + self.output.lost_lines()
+        self.queue.dropped_lines() + self.output.lost_lines()
     }
 
     /// What the queue's places occupy; the lines that wait in them are few and not counted.
@@ -111,6 +110,7 @@ impl fmt::Display for LoggingError {
             Self::Unwritable { target: LogTarget::StandardOutput, error } => {
                 write!(out, "standard output cannot be written: {error}")
             }
+            Self::NoThread(error) => write!(out, "the log's thread cannot be started: {error}"),
             Self::AlreadyStarted => out.write_str("the event log was started twice"),
         }
     }

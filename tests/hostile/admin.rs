@@ -8,18 +8,18 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 #[derive(Clone, Copy)]
-pub struct Admin(SocketAddr);
+pub(crate) struct Admin(SocketAddr);
 
 impl Admin {
     #[track_caller]
-    pub fn of(proxy: &Proxy) -> Self {
+    pub(crate) fn of(proxy: &Proxy) -> Self {
         let line = proxy.wait_for_log(&["admin API"]);
         let address = line.split('"').nth(1).expect("an address");
         Self(address.parse().expect("an address"))
     }
 
     #[track_caller]
-    pub fn ask(self, method: &str, path: &str) -> (u16, String) {
+    pub(crate) fn ask(self, method: &str, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect_timeout(&self.0, DEADLINE).expect("the admin API");
         stream.set_read_timeout(Some(DEADLINE)).expect("a stream");
         let request =
@@ -35,18 +35,18 @@ impl Admin {
     /// The sum of all samples of a family whose labels contain `labels`, or nothing if there is no
     /// such family.
     #[track_caller]
-    pub fn metric(self, name: &str, labels: &str) -> Option<u64> {
+    pub(crate) fn metric(self, name: &str, labels: &str) -> Option<u64> {
         Metrics(self.ask("GET", "/metrics").1).sum(name, labels)
     }
 
     #[track_caller]
-    pub fn metrics(self) -> Metrics {
+    pub(crate) fn metrics(self) -> Metrics {
         Metrics(self.ask("GET", "/metrics").1)
     }
 
     /// The clients' connections: id, address and phase.
     #[track_caller]
-    pub fn connections(self) -> Vec<(u64, String, String)> {
+    pub(crate) fn connections(self) -> Vec<(u64, String, String)> {
         let (_, body) = self.ask("GET", "/connections?limit=1000");
         let listed: serde_json::Value = serde_json::from_str(&body).expect("JSON");
         let all = listed["connections"].as_array().expect("a list");
@@ -59,16 +59,16 @@ impl Admin {
 
     /// Ends a connection, and demands that this is acknowledged.
     #[track_caller]
-    pub fn end(self, id: u64) {
+    pub(crate) fn end(self, id: u64) {
         let (status, body) = self.ask("DELETE", &format!("/connections/{id}"));
         assert!(status == 204, "ending connection {id}: {status} {body}");
     }
 }
 
-pub struct Metrics(String);
+pub(crate) struct Metrics(String);
 
 impl Metrics {
-    pub fn sum(&self, name: &str, labels: &str) -> Option<u64> {
+    pub(crate) fn sum(&self, name: &str, labels: &str) -> Option<u64> {
         let samples = self.0.lines().filter_map(|line| {
             let rest = line.strip_prefix(name)?;
             let is_wanted = rest.starts_with(['{', ' ']) && rest.contains(labels);
@@ -79,7 +79,7 @@ impl Metrics {
     }
 
     #[track_caller]
-    pub fn get(&self, name: &str, labels: &str) -> u64 {
+    pub(crate) fn get(&self, name: &str, labels: &str) -> u64 {
         self.sum(name, labels).unwrap_or_else(|| panic!("no {name} {labels} in\n{}", self.0))
     }
 }

@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub const PAGE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+pub(crate) const PAGE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-pub struct Backend {
+pub(crate) struct Backend {
     address: SocketAddr,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -33,7 +33,7 @@ struct Shared {
 }
 
 impl Backend {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         SockRef::from(&listener).listen(4096).expect("a longer queue");
         listener.set_nonblocking(true).expect("a listener");
@@ -50,17 +50,17 @@ impl Backend {
         Self { address, shared, thread }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Heads that have come.
-    pub fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         self.shared.requests.load(Ordering::Relaxed)
     }
 
     /// Connections that are open.
-    pub fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.shared.open.load(Ordering::Relaxed)
     }
 }
@@ -310,4 +310,4 @@ impl Link {
 }
 
 /// The body that `/busy` expects.
-pub const UPLOAD_BYTES: usize = 40_000_000;
+pub(crate) const UPLOAD_BYTES: usize = 40_000_000;

@@ -4,9 +4,9 @@
 //! data, by the thousand where it takes that many. Goes out: what victims saw, and what the program
 //! spent: processor time, threads, memory, and that everything came home when the attack was over.
 //! Loopback only, bounded in count and time.
-#![allow(unreachable_pub, reason = "a test is a crate of its own, with no public face")]
 
 #[path = "../support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the other suites; this one uses a part")]
 mod support;
 
 // The harness.

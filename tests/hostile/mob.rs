@@ -13,18 +13,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub struct Mob(pub Vec<TcpStream>);
+pub(crate) struct Mob(pub(crate) Vec<TcpStream>);
 
 impl Mob {
     /// Connects `count` clients that say `opening` each.
     #[track_caller]
-    pub fn new(address: SocketAddr, count: usize, opening: &str) -> Self {
+    pub(crate) fn new(address: SocketAddr, count: usize, opening: &str) -> Self {
         Self((0..count).map(|_| attacker(address, opening)).collect())
     }
 
     /// The same with receive buffers as small as the kernel allows.
     #[track_caller]
-    pub fn with_small_windows(address: SocketAddr, count: usize, opening: &str) -> Self {
+    pub(crate) fn with_small_windows(address: SocketAddr, count: usize, opening: &str) -> Self {
         let one = |_| {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
             socket.set_recv_buffer_size(1).unwrap();
@@ -37,20 +37,20 @@ impl Mob {
     }
 
     /// What each of them says next. Those that have been cut say nothing more.
-    pub fn send(&self, bytes: &[u8]) {
+    pub(crate) fn send(&self, bytes: &[u8]) {
         for mut stream in &self.0 {
             let _ = stream.write(bytes);
         }
     }
 
-    pub fn half_close(&self) {
+    pub(crate) fn half_close(&self) {
         for stream in &self.0 {
             let _ = stream.shutdown(Shutdown::Write);
         }
     }
 
     /// Ends all connections with a reset.
-    pub fn reset(self) {
+    pub(crate) fn reset(self) {
         for stream in &self.0 {
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
@@ -58,7 +58,7 @@ impl Mob {
 
     /// Waits until something has come for `count` of them, be it the end.
     #[track_caller]
-    pub fn wait_until_answered(&self, count: usize, patience: Duration) {
+    pub(crate) fn wait_until_answered(&self, count: usize, patience: Duration) {
         let deadline = Instant::now() + patience;
         let is_answered = |stream: &&TcpStream| match stream.peek(&mut [0]) {
             Ok(_) => true,
@@ -71,13 +71,13 @@ impl Mob {
     }
 
     /// How many have been ended by the other side. Reads what came before that.
-    pub fn ended(&self) -> usize {
+    pub(crate) fn ended(&self) -> usize {
         self.0.iter().filter(|stream| has_ended(stream)).count()
     }
 
     /// Waits until `count` of them have been ended by the other side.
     #[track_caller]
-    pub fn wait_until_ended(&self, count: usize, patience: Duration) {
+    pub(crate) fn wait_until_ended(&self, count: usize, patience: Duration) {
         let deadline = Instant::now() + patience;
         loop {
             let ended = self.ended();
@@ -91,7 +91,7 @@ impl Mob {
 
     /// Goes on in the background: now and then each does its little, and who has been cut comes
     /// back and says `opening` again.
-    pub fn trickle(self, address: SocketAddr, opening: &str, little: Little) -> Trickling {
+    pub(crate) fn trickle(self, address: SocketAddr, opening: &str, little: Little) -> Trickling {
         let (is_over, opening) = (Arc::<AtomicBool>::default(), opening.to_owned());
         let thread = {
             let is_over = is_over.clone();
@@ -103,7 +103,7 @@ impl Mob {
 
 /// What an attacker does now and then.
 #[derive(Clone, Copy)]
-pub enum Little {
+pub(crate) enum Little {
     /// Sends one byte.
     Send,
     /// Reads ten.
@@ -111,7 +111,7 @@ pub enum Little {
 }
 
 /// Attackers that are at work until this is dropped.
-pub struct Trickling {
+pub(crate) struct Trickling {
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -158,7 +158,7 @@ fn trickle(mob: Mob, address: SocketAddr, opening: &str, little: Little, is_over
 }
 
 #[track_caller]
-pub fn attacker(address: SocketAddr, opening: &str) -> TcpStream {
+pub(crate) fn attacker(address: SocketAddr, opening: &str) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, DEADLINE)
         .unwrap_or_else(|e| panic!("connecting to {address}: {e}"));
     open(&stream, opening);

@@ -31,18 +31,18 @@ const KEPT_RESIDENT_BYTES: usize = 96 << 20;
 static MACHINE: RwLock<()> = RwLock::new(());
 
 /// The machine, shared with other cases.
-pub fn shared() -> RwLockReadGuard<'static, ()> {
+pub(crate) fn shared() -> RwLockReadGuard<'static, ()> {
     MACHINE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The machine alone.
-pub fn alone() -> RwLockWriteGuard<'static, ()> {
+pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub struct Subject {
+pub(crate) struct Subject {
     proxy: Proxy,
-    pub admin: Admin,
+    pub(crate) admin: Admin,
     before: Figures,
 }
 
@@ -56,7 +56,7 @@ struct Figures {
 
 impl Subject {
     #[track_caller]
-    pub fn start(setup: Setup) -> Self {
+    pub(crate) fn start(setup: Setup) -> Self {
         let proxy = setup.start();
         let admin = Admin::of(&proxy);
         let before = Figures {
@@ -70,7 +70,7 @@ impl Subject {
 
     /// The time for which its threads have run, those of the kernel included.
     #[track_caller]
-    pub fn cpu_seconds(&self) -> f64 {
+    pub(crate) fn cpu_seconds(&self) -> f64 {
         self.scheduled_seconds(1)
     }
 
@@ -97,7 +97,7 @@ impl Subject {
     /// The attackers are silent, so it has nothing to do. A spin keeps its thread busy in every
     /// window; a burst of work that is still due may fill a few.
     #[track_caller]
-    pub fn expect_rest(&self) {
+    pub(crate) fn expect_rest(&self) {
         const WINDOW: Duration = Duration::from_millis(400);
         let mut shares = Vec::new();
         for _ in 0..16 {
@@ -114,21 +114,21 @@ impl Subject {
     }
 
     #[track_caller]
-    pub fn expect_few_threads(&self) {
+    pub(crate) fn expect_few_threads(&self) {
         let (now, before) = (threads(&self.proxy), self.before.threads);
         assert!(now <= before + MORE_THREADS_MAX, "{now} threads, {before} before the attack");
     }
 
     /// Resident memory is at most `bytes` above what it was before the attack.
     #[track_caller]
-    pub fn expect_resident_below(&self, bytes: usize) {
+    pub(crate) fn expect_resident_below(&self, bytes: usize) {
         let (now, before) = (self.resident_bytes(), self.before.resident_bytes);
         assert!(now <= before + bytes, "{now} bytes resident, {before} before the attack");
     }
 
     /// Waits until the figure is what is wanted.
     #[track_caller]
-    pub fn wait_for_metric(&self, name: &str, is_wanted: impl Fn(u64) -> bool) {
+    pub(crate) fn wait_for_metric(&self, name: &str, is_wanted: impl Fn(u64) -> bool) {
         let mut last = None;
         let deadline = Instant::now() + Duration::from_secs(20);
         while Instant::now() < deadline {
@@ -143,7 +143,7 @@ impl Subject {
 
     /// The attackers have gone: everything comes home.
     #[track_caller]
-    pub fn expect_home(&self) {
+    pub(crate) fn expect_home(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while let Some(missing) = self.missing() {
             assert!(Instant::now() < deadline, "20 s after the attack: {missing}");
@@ -179,7 +179,7 @@ impl Subject {
 
     /// Every client of the proxy is in the phase.
     #[track_caller]
-    pub fn wait_for_phase(&self, phase: &str, count: usize) -> Vec<u64> {
+    pub(crate) fn wait_for_phase(&self, phase: &str, count: usize) -> Vec<u64> {
         let mut ids = Vec::new();
         wait_until(&format!("{count} connections are in phase {phase}"), || {
             let all = self.admin.connections();

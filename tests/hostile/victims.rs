@@ -22,27 +22,27 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Requests on one connection, of those who keep it.
 const TURNS: usize = 16;
 
-pub struct Victims {
+pub(crate) struct Victims {
     threads: Vec<JoinHandle<Outcome>>,
     is_over: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
-pub struct Outcome {
-    pub asked: usize,
-    pub in_time: usize,
-    pub slowest: Duration,
-    pub first_wrong: Option<String>,
+pub(crate) struct Outcome {
+    pub(crate) asked: usize,
+    pub(crate) in_time: usize,
+    pub(crate) slowest: Duration,
+    pub(crate) first_wrong: Option<String>,
 }
 
 impl Victims {
     /// `count` of them ask every `pace`, until they are stopped.
-    pub fn start(proxy: SocketAddr, count: u8, pace: Duration) -> Self {
+    pub(crate) fn start(proxy: SocketAddr, count: u8, pace: Duration) -> Self {
         Self::with_turns(TURNS, proxy, count, pace)
     }
 
     /// The same with a new connection for each request.
-    pub fn on_new_connections(proxy: SocketAddr, count: u8, pace: Duration) -> Self {
+    pub(crate) fn on_new_connections(proxy: SocketAddr, count: u8, pace: Duration) -> Self {
         Self::with_turns(1, proxy, count, pace)
     }
 
@@ -59,7 +59,7 @@ impl Victims {
 
     /// What they saw.
     #[track_caller]
-    pub fn stop(self) -> Outcome {
+    pub(crate) fn stop(self) -> Outcome {
         self.is_over.store(true, Ordering::Relaxed);
         let mut all = Outcome::default();
         for thread in self.threads {
@@ -74,7 +74,7 @@ impl Victims {
 
     /// Lets them ask for a while.
     #[track_caller]
-    pub fn stop_after(self, time: Duration) -> Outcome {
+    pub(crate) fn stop_after(self, time: Duration) -> Outcome {
         thread::sleep(time);
         self.stop()
     }
@@ -83,14 +83,14 @@ impl Victims {
 impl Outcome {
     /// 99.5 % of the answers came in time, and there were enough for that to mean something.
     #[track_caller]
-    pub fn expect_served(&self) {
+    pub(crate) fn expect_served(&self) {
         assert!(self.asked >= 20, "the victims could hardly ask: {self:?}");
         assert!(self.in_time * 1000 >= self.asked * 995, "the victims were not served: {self:?}");
     }
 
     /// Nobody waited for longer.
     #[track_caller]
-    pub fn expect_slowest_below(&self, time: Duration) {
+    pub(crate) fn expect_slowest_below(&self, time: Duration) {
         assert!(self.slowest < time, "a victim waited for {:?}: {self:?}", self.slowest);
     }
 }

@@ -1,24 +1,16 @@
 //! What the proxy says of itself, by its admin API.
 //!
-//! Comes in: a running proxy, whose log names the address. Goes out: figures of `GET /health`. Each
-//! is asked for on a connection of its own, so that asking changes nothing on the data port.
+//! Comes in: a running proxy, whose log names the address. Goes out: its answers. Each is asked for
+//! on a connection of its own, so that asking changes nothing on the data port.
 
 use super::Proxy;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 impl Proxy {
-    /// The bytes that its ledger holds.
-    #[track_caller]
-    pub fn ledger_bytes(&self) -> u64 {
-        let health = self.admin("GET", "/health");
-        let health: serde_json::Value = serde_json::from_str(&health).expect("JSON");
-        health["memory"]["ledger_bytes"].as_u64().expect("a number")
-    }
-
     /// Ends the client connection from `peer`, which has to be there.
     #[track_caller]
-    pub fn delete_connection(&self, peer: SocketAddr) {
+    pub(crate) fn delete_connection(&self, peer: SocketAddr) {
         let list = self.admin("GET", "/connections?limit=10000");
         let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
         let list = list["connections"].as_array().expect("a list");
@@ -28,7 +20,7 @@ impl Proxy {
 
     /// What the admin API says to a request that has to succeed.
     #[track_caller]
-    pub fn admin(&self, method: &str, target: &str) -> String {
+    pub(crate) fn admin(&self, method: &str, target: &str) -> String {
         let line = self.wait_for_log(&["admin API"]);
         let address = line.split('"').nth(1).expect("an address");
         let mut stream = TcpStream::connect(address).expect("the admin API");

@@ -13,11 +13,11 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-pub struct Client(Wire);
+pub(crate) struct Client(Wire);
 
 impl Client {
     #[track_caller]
-    pub fn connect(address: SocketAddr) -> Self {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&address, DEADLINE)
             .unwrap_or_else(|e| panic!("connecting to {address}: {e}"));
         Self(Wire::new(stream, |_| ()))
@@ -25,7 +25,7 @@ impl Client {
 
     /// A client whose kernel takes in little, so that a body it does not read stays outside.
     #[track_caller]
-    pub fn with_small_window(address: SocketAddr) -> Self {
+    pub(crate) fn with_small_window(address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(16 * 1024).unwrap();
         socket.connect_timeout(&address.into(), DEADLINE).unwrap();
@@ -34,7 +34,7 @@ impl Client {
 
     /// A client that comes from a given address of this machine.
     #[track_caller]
-    pub fn connect_from(source: IpAddr, address: SocketAddr) -> Self {
+    pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::new(source, 0).into()).unwrap_or_else(|e| panic!("{source}: {e}"));
         socket.connect_timeout(&address.into(), DEADLINE).unwrap();
@@ -42,14 +42,14 @@ impl Client {
     }
 
     #[track_caller]
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.0.send(bytes);
         self
     }
 
     /// The next response, interim ones included, which must be whole.
     #[track_caller]
-    pub fn read_response(&mut self) -> Message {
+    pub(crate) fn read_response(&mut self) -> Message {
         let response = self.read_any_response(Expected::Response);
         assert!(response.ending != Ending::Cut, "the connection ended inside {response}");
         response
@@ -57,13 +57,13 @@ impl Client {
 
     /// The response to a HEAD request.
     #[track_caller]
-    pub fn read_response_to_head(&mut self) -> Message {
+    pub(crate) fn read_response_to_head(&mut self) -> Message {
         self.read_any_response(Expected::ResponseToHead)
     }
 
     /// A response that must not look complete, because its source was cut off.
     #[track_caller]
-    pub fn read_cut_response(&mut self) -> Message {
+    pub(crate) fn read_cut_response(&mut self) -> Message {
         let response = self.read_any_response(Expected::Response);
         assert!(response.ending == Ending::Cut, "a cut answer looks complete: {response}");
         response
@@ -77,20 +77,20 @@ impl Client {
 
     /// Reads one whole response and checks its status.
     #[track_caller]
-    pub fn expect_status(&mut self, status: u16) -> &mut Self {
+    pub(crate) fn expect_status(&mut self, status: u16) -> &mut Self {
         self.read_response().expect_status(status);
         self
     }
 
     /// Asks for a tunnel to `target` and gets it: what follows is for whoever is at its end.
     #[track_caller]
-    pub fn tunnel(&mut self, target: impl Display) -> &mut Self {
+    pub(crate) fn tunnel(&mut self, target: impl Display) -> &mut Self {
         self.send(connect(target)).expect_tunnel()
     }
 
     /// The answer to CONNECT that makes the connection a tunnel. It ends with its head.
     #[track_caller]
-    pub fn expect_tunnel(&mut self) -> &mut Self {
+    pub(crate) fn expect_tunnel(&mut self) -> &mut Self {
         let answer = self.read_head().expect("the connection ended instead of an answer");
         answer.expect_status(200);
         answer.expect_no_field("Content-Length").expect_no_field("Transfer-Encoding");
@@ -99,7 +99,7 @@ impl Client {
 
     /// An error of the proxy's own, after which it listens to nothing more.
     #[track_caller]
-    pub fn expect_refusal(&mut self, status: u16, reason: &str, error: &str) -> &mut Self {
+    pub(crate) fn expect_refusal(&mut self, status: u16, reason: &str, error: &str) -> &mut Self {
         let response = self.read_response();
         response.expect_own_error(status, reason, error).expect_field("Connection", "close");
         self.expect_orderly_close()
@@ -107,7 +107,7 @@ impl Client {
 
     /// The connection ends, with an error of the proxy or with nothing.
     #[track_caller]
-    pub fn expect_no_success(&mut self) -> &mut Self {
+    pub(crate) fn expect_no_success(&mut self) -> &mut Self {
         let (bytes, _) = self.0.read_to_end();
         let is_error = bytes.starts_with(b"HTTP/1.1 4") || bytes.starts_with(b"HTTP/1.1 5");
         assert!(bytes.is_empty() || is_error, "expected no success, got {}", show(&bytes));
@@ -116,7 +116,7 @@ impl Client {
 
     /// Nothing more comes, and the connection ends, be it by a close or by a reset.
     #[track_caller]
-    pub fn expect_closed(&mut self) -> &mut Self {
+    pub(crate) fn expect_closed(&mut self) -> &mut Self {
         let (rest, _) = self.0.read_to_end();
         assert!(rest.is_empty(), "expected the end of the connection, got {}", show(&rest));
         self
@@ -124,7 +124,7 @@ impl Client {
 
     /// Nothing more comes, and the connection ends by an orderly close.
     #[track_caller]
-    pub fn expect_orderly_close(&mut self) -> &mut Self {
+    pub(crate) fn expect_orderly_close(&mut self) -> &mut Self {
         let (rest, end) = self.0.read_to_end();
         assert!(rest.is_empty(), "expected the end of the connection, got {}", show(&rest));
         assert!(end == Arrival::End, "expected a close, got a reset");
@@ -133,12 +133,12 @@ impl Client {
 
     /// The connection is still open and says nothing. `time` is how long it is given to do wrong.
     #[track_caller]
-    pub fn expect_quiet_for(&mut self, time: Duration) -> &mut Self {
+    pub(crate) fn expect_quiet_for(&mut self, time: Duration) -> &mut Self {
         assert!(self.0.is_quiet_for(time), "expected silence for {time:?}");
         self
     }
 
-    pub fn reset(self) {
+    pub(crate) fn reset(self) {
         self.0.reset();
     }
 }

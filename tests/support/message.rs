@@ -8,7 +8,7 @@ use super::show;
 
 /// How the end of a message was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// The head says that there is no body.
     Empty,
     /// As many bytes as `Content-Length` promised.
@@ -23,21 +23,21 @@ pub enum Ending {
 
 /// A request or a response.
 #[derive(Clone, Debug)]
-pub struct Message {
+pub(crate) struct Message {
     /// The head as it came, with the empty line that ends it.
-    pub raw_head: Vec<u8>,
+    pub(crate) raw_head: Vec<u8>,
     /// The request line or status line.
-    pub start: String,
-    pub fields: Vec<(String, String)>,
-    pub body: Vec<u8>,
+    pub(crate) start: String,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// The size of each chunk, in order, when the body was chunked.
-    pub chunks: Vec<usize>,
-    pub trailers: Vec<(String, String)>,
-    pub ending: Ending,
+    pub(crate) chunks: Vec<usize>,
+    pub(crate) trailers: Vec<(String, String)>,
+    pub(crate) ending: Ending,
 }
 
 impl Message {
-    pub fn parse_head(raw_head: Vec<u8>) -> Self {
+    pub(crate) fn parse_head(raw_head: Vec<u8>) -> Self {
         let text = latin1(&raw_head);
         let lines = text.strip_suffix("\r\n\r\n").expect("a head ends in an empty line");
         let (start, fields) = lines.split_once("\r\n").unwrap_or((lines, ""));
@@ -53,69 +53,69 @@ impl Message {
 
     /// The status of a response.
     #[track_caller]
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         let code = self.start.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
         code.and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no status in {self}"))
     }
 
     /// The method of a request.
-    pub fn method(&self) -> &str {
+    pub(crate) fn method(&self) -> &str {
         self.start.split(' ').next().unwrap_or_default()
     }
 
     /// The target of a request.
-    pub fn target(&self) -> &str {
+    pub(crate) fn target(&self) -> &str {
         self.start.split(' ').nth(1).unwrap_or_default()
     }
 
     /// Every value of a field, in order.
-    pub fn all(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
         let wanted = |field: &&(String, String)| field.0.eq_ignore_ascii_case(name);
         self.fields.iter().filter(wanted).map(|(_, value)| value.as_str()).collect()
     }
 
     /// The value of a field that must not occur twice.
     #[track_caller]
-    pub fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         let values = self.all(name);
         assert!(values.len() < 2, "{name} occurs {} times in {self}", values.len());
         values.first().copied()
     }
 
     /// The items of a list field, however they are spread over lines.
-    pub fn list(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn list(&self, name: &str) -> Vec<&str> {
         let items = self.all(name).into_iter().flat_map(|value| value.split(','));
         items.map(str::trim).filter(|item| !item.is_empty()).collect()
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         latin1(&self.body)
     }
 
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.ending != Ending::Cut
     }
 
     #[track_caller]
-    pub fn expect_status(&self, status: u16) -> &Self {
+    pub(crate) fn expect_status(&self, status: u16) -> &Self {
         assert!(self.status() == status, "expected status {status} in {self}");
         self
     }
 
     #[track_caller]
-    pub fn expect_field(&self, name: &str, value: &str) -> &Self {
+    pub(crate) fn expect_field(&self, name: &str, value: &str) -> &Self {
         assert!(self.field(name) == Some(value), "expected {name}: {value} in {self}");
         self
     }
 
     #[track_caller]
-    pub fn expect_no_field(&self, name: &str) -> &Self {
+    pub(crate) fn expect_no_field(&self, name: &str) -> &Self {
         assert!(self.all(name).is_empty(), "expected no {name} in {self}");
         self
     }
 
     #[track_caller]
-    pub fn expect_body(&self, body: impl AsRef<[u8]>) -> &Self {
+    pub(crate) fn expect_body(&self, body: impl AsRef<[u8]>) -> &Self {
         // Not assert_eq: a body may be far longer than anybody wants to see twice.
         assert!(self.body == body.as_ref(), "expected body {} in {self}", show(body.as_ref()));
         self
@@ -123,7 +123,7 @@ impl Message {
 
     /// An answer that ringway made up itself: short plain text and a `Proxy-Status` (RFC 9209).
     #[track_caller]
-    pub fn expect_own_error(&self, status: u16, reason: &str, error: &str) -> &Self {
+    pub(crate) fn expect_own_error(&self, status: u16, reason: &str, error: &str) -> &Self {
         self.expect_status(status);
         assert!(self.start == format!("HTTP/1.1 {status} {reason}"), "wrong reason in {self}");
         assert!(self.text().trim_end() == reason, "expected the body {reason:?} in {self}");
@@ -149,7 +149,7 @@ impl std::fmt::Display for Message {
 }
 
 /// Field lines or trailer lines, joined by CRLF.
-pub fn parse_fields(lines: &str) -> Vec<(String, String)> {
+pub(crate) fn parse_fields(lines: &str) -> Vec<(String, String)> {
     let lines = lines.split("\r\n").filter(|line| !line.is_empty());
     lines
         .map(|line| {
@@ -163,6 +163,6 @@ pub fn parse_fields(lines: &str) -> Vec<(String, String)> {
 }
 
 /// Any byte is one character, so that a look at a head cannot fail on what it contains.
-pub fn latin1(bytes: &[u8]) -> String {
+pub(crate) fn latin1(bytes: &[u8]) -> String {
     bytes.iter().map(|&byte| char::from(byte)).collect()
 }

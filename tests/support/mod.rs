@@ -6,8 +6,6 @@
 //!
 //! Nothing here sleeps to let something happen. Every wait is for an event and ends at `DEADLINE`
 //! with a panic that shows what had arrived until then.
-#![allow(dead_code, unused_imports, reason = "each test file uses its own part of this library")]
-#![allow(unreachable_pub, reason = "every test file is a crate of its own, with no public face")]
 
 mod admin;
 mod client;
@@ -18,12 +16,12 @@ mod proxy;
 mod unread;
 mod wire;
 
-pub use client::Client;
-pub use message::{Ending, Message};
-pub use names::{NameServer, Question, has_own_mounts};
-pub use origin::{Blackhole, Origin, Peer, Refusal, Seen, Target};
-pub use proxy::{BINARY, Home, Proxy, Setup, ringway, run};
-pub use wire::{Arrival, Expected, Wire};
+pub(crate) use client::Client;
+pub(crate) use message::{Ending, Message};
+pub(crate) use names::{NameServer, has_own_mounts};
+pub(crate) use origin::{Blackhole, Origin, Peer, Refusal, Target};
+pub(crate) use proxy::{BINARY, Home, Proxy, Setup, ringway, run};
+pub(crate) use wire::{Arrival, Expected, Wire};
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -32,34 +30,34 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long any single wait may take. Far above what a loaded two-core machine needs.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A plain request for `/` that keeps the connection open.
-pub const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+pub(crate) const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
 /// A plain answer that keeps the connection open.
-pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A request that asks a forward proxy for `/` of `authority` and keeps the connection open.
-pub fn get(authority: impl Display) -> String {
+pub(crate) fn get(authority: impl Display) -> String {
     format!("GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\n\r\n")
 }
 
 /// A request for a tunnel to `authority`.
-pub fn connect(authority: impl Display) -> String {
+pub(crate) fn connect(authority: impl Display) -> String {
     format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n")
 }
 
 /// The value of a field of a line of the log, without its quotes.
 #[track_caller]
-pub fn logged<'a>(line: &'a str, name: &str) -> &'a str {
+pub(crate) fn logged<'a>(line: &'a str, name: &str) -> &'a str {
     let start = format!("{name}=");
     let found = line.split_whitespace().find_map(|word| word.strip_prefix(start.as_str()));
     found.unwrap_or_else(|| panic!("no {name} in {line}")).trim_matches('"')
 }
 
 /// Where a program is, or a line that says that the test is skipped.
-pub fn installed(program: &str) -> Option<PathBuf> {
+pub(crate) fn installed(program: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
     let found = path.split(':').map(|folder| Path::new(folder).join(program));
     let found = found.into_iter().find(|candidate| candidate.is_file());
@@ -71,16 +69,16 @@ pub fn installed(program: &str) -> Option<PathBuf> {
 
 /// A one-way switch: threads wait at it until somebody opens it.
 #[derive(Clone, Default)]
-pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_all();
     }
 
     #[track_caller]
-    pub fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let is_open = self.0.0.lock().unwrap();
         let (_open, late) =
             self.0.1.wait_timeout_while(is_open, DEADLINE, |is_open| !*is_open).unwrap();
@@ -90,7 +88,7 @@ impl Gate {
 
 /// Waits for a fact that announces itself to nobody, such as a figure in `/proc`.
 #[track_caller]
-pub fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     for round in 0.. {
         if is_true() {
@@ -106,7 +104,7 @@ pub fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
 }
 
 /// Bytes that repeat with no short period, so that a lost, doubled or shifted piece shows.
-pub fn pattern(length: usize) -> Vec<u8> {
+pub(crate) fn pattern(length: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -120,7 +118,7 @@ pub fn pattern(length: usize) -> Vec<u8> {
 }
 
 /// Bytes as a reader of a failed test wants to see them.
-pub fn show(bytes: &[u8]) -> String {
+pub(crate) fn show(bytes: &[u8]) -> String {
     const SHOWN: usize = 2_000;
     let shown = bytes[..bytes.len().min(SHOWN)].escape_ascii().to_string();
     let text = shown.replace("\\r\\n", "\\r\\n\n    ");

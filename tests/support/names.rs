@@ -7,7 +7,7 @@
 
 use super::{DEADLINE, Setup};
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -16,14 +16,14 @@ use std::time::Duration;
 
 /// What a resolver wants to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub(crate) struct Question {
     /// In lower case, without the root's dot.
-    pub name: String,
-    pub is_v6: bool,
+    pub(crate) name: String,
+    pub(crate) is_v6: bool,
 }
 
 /// Answers until it is dropped.
-pub struct NameServer {
+pub(crate) struct NameServer {
     address: IpAddr,
     is_over: Arc<AtomicBool>,
     answering: Option<JoinHandle<()>>,
@@ -39,7 +39,7 @@ const HEADER_BYTES: usize = 12;
 
 impl NameServer {
     /// Nothing where nobody may listen on port 53.
-    pub fn start(
+    pub(crate) fn start(
         answer: impl Fn(&Question) -> Option<Vec<IpAddr>> + Send + 'static,
     ) -> Option<Self> {
         static COUNT: AtomicU8 = AtomicU8::new(1);
@@ -126,7 +126,7 @@ fn unshare() -> &'static str {
 }
 
 /// Whether a process may mount a file over another; says so where the test is skipped for it.
-pub fn has_own_mounts() -> bool {
+pub(crate) fn has_own_mounts() -> bool {
     let attempt = format!("{} mount --bind /etc/hosts /etc/hosts", unshare());
     let mut shell = Command::new("sh");
     shell.args(["-c", &attempt]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -139,12 +139,12 @@ pub fn has_own_mounts() -> bool {
 
 impl Setup {
     /// Runs where `hosts` is all that `/etc/hosts` says, and there is no name server.
-    pub fn with_hosts(self, hosts: &str) -> Self {
+    pub(crate) fn with_hosts(self, hosts: &str) -> Self {
         self.with_names(hosts, "")
     }
 
     /// Runs where `server` is asked for every name.
-    pub fn with_name_server(self, server: &NameServer) -> Self {
+    pub(crate) fn with_name_server(self, server: &NameServer) -> Self {
         let patience = DEADLINE.as_secs();
         let resolv =
             format!("nameserver {}\noptions timeout:{patience} attempts:1\n", server.address);

@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-pub struct Origin {
+pub(crate) struct Origin {
     address: SocketAddr,
     listener: TcpListener,
     journal: Arc<Journal>,
@@ -25,21 +25,21 @@ pub struct Origin {
 
 /// What an origin has seen so far.
 #[derive(Default)]
-pub struct Seen {
-    pub connections: Vec<Connection>,
+pub(crate) struct Seen {
+    pub(crate) connections: Vec<Connection>,
     /// The requests that scripts have read to their end, in that order.
-    pub requests: Vec<Message>,
+    pub(crate) requests: Vec<Message>,
     /// What scripts died of.
     failures: Vec<String>,
     /// From here on a script that fails fails because it was stopped.
     is_stopping: bool,
 }
 
-pub struct Connection {
+pub(crate) struct Connection {
     /// Every byte that a script received, understood or not, up to `WITNESSED_BYTES_MAX`.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// The script has not ended yet.
-    pub is_open: bool,
+    pub(crate) is_open: bool,
     /// To end a script that waits for bytes. Gone when the script has ended, because a reset needs
     /// the last handle to be closed.
     stream: Option<TcpStream>,
@@ -49,11 +49,11 @@ pub struct Connection {
 const WITNESSED_BYTES_MAX: usize = 4 << 20;
 
 impl Seen {
-    pub fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.connections.iter().filter(|connection| connection.is_open).count()
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         self.connections.iter().flat_map(|connection| connection.bytes.clone()).collect()
     }
 }
@@ -79,13 +79,16 @@ impl Journal {
 
 impl Origin {
     /// Runs `script` once per connection, each on a thread of its own.
-    pub fn start(script: impl Fn(Peer) + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(script: impl Fn(Peer) + Send + Sync + 'static) -> Self {
         Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), script)
     }
 
     /// The same on a given address, to come back where another origin has stopped.
     #[track_caller]
-    pub fn start_at(address: SocketAddr, script: impl Fn(Peer) + Send + Sync + 'static) -> Self {
+    pub(crate) fn start_at(
+        address: SocketAddr,
+        script: impl Fn(Peer) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
         let address = listener.local_addr().expect("a bound listener");
         let journal = Arc::<Journal>::default();
@@ -98,7 +101,7 @@ impl Origin {
     }
 
     /// Holds every answer, which is [`OK`], back until the gate opens.
-    pub fn held() -> (Self, Gate) {
+    pub(crate) fn held() -> (Self, Gate) {
         let is_open = Gate::default();
         let origin = Self::start({
             let is_open = is_open.clone();
@@ -113,7 +116,7 @@ impl Origin {
     }
 
     /// Gives every request the same answer and keeps its connections open.
-    pub fn answering(response: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn answering(response: impl AsRef<[u8]>) -> Self {
         let response = response.as_ref().to_vec();
         Self::start(move |mut peer| {
             while peer.next_request().is_some() {
@@ -123,7 +126,7 @@ impl Origin {
     }
 
     /// Sends the given bytes to the first request of each connection, then closes it.
-    pub fn answering_and_closing(response: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn answering_and_closing(response: impl AsRef<[u8]>) -> Self {
         let response = response.as_ref().to_vec();
         Self::start(move |mut peer| {
             if peer.next_request().is_some() {
@@ -133,39 +136,39 @@ impl Origin {
     }
 
     /// Sends back whatever comes.
-    pub fn echoing() -> Self {
+    pub(crate) fn echoing() -> Self {
         Self::start(|mut peer| peer.echo())
     }
 
     /// Takes whatever comes and never says a word.
-    pub fn silent() -> Self {
+    pub(crate) fn silent() -> Self {
         Self::start(|mut peer| {
             peer.read_to_end();
         })
     }
 
     /// Fails the test if a single byte ever arrives. Connections are no harm: a pool may open them.
-    pub fn untouchable() -> Self {
+    pub(crate) fn untouchable() -> Self {
         let mut origin = Self::silent();
         origin.is_untouchable = true;
         origin
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
         self.journal.read()
     }
 
     /// Waits until what was seen satisfies `is_enough`.
     #[track_caller]
-    pub fn wait_for(&self, what: &str, is_enough: impl Fn(&Seen) -> bool) {
+    pub(crate) fn wait_for(&self, what: &str, is_enough: impl Fn(&Seen) -> bool) {
         let waiting = |seen: &mut Seen| !is_enough(seen) && seen.failures.is_empty();
         let waited = self.journal.changed.wait_timeout_while(self.seen(), DEADLINE, waiting);
         let (seen, late) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -181,7 +184,7 @@ impl Origin {
 
     /// The only request that this origin was given.
     #[track_caller]
-    pub fn only_request(&self) -> Message {
+    pub(crate) fn only_request(&self) -> Message {
         self.wait_for("a request", |seen| !seen.requests.is_empty());
         let seen = self.seen();
         assert!(seen.requests.len() == 1, "expected one request, saw {:?}", seen.requests);
@@ -190,14 +193,14 @@ impl Origin {
 
     /// Ends every connection and the listener; a new origin may come to the same address.
     #[track_caller]
-    pub fn stop(mut self) -> SocketAddr {
+    pub(crate) fn stop(mut self) -> SocketAddr {
         self.close();
         self.address
     }
 
     /// The bytes that must not have come.
     #[track_caller]
-    pub fn expect_untouched(&self) {
+    pub(crate) fn expect_untouched(&self) {
         let bytes = self.seen().bytes();
         assert!(bytes.is_empty(), "the origin was given {}", show(&bytes));
     }
@@ -232,20 +235,20 @@ impl Drop for Origin {
 }
 
 /// An address whose kernel takes no connection and refuses none: its queue is full.
-pub struct Blackhole {
+pub(crate) struct Blackhole {
     address: SocketAddr,
     _listener: Socket,
     _queued: Vec<Socket>,
 }
 
 impl Blackhole {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
     }
 
     /// The same at a given address.
     #[track_caller]
-    pub fn at(address: SocketAddr) -> Self {
+    pub(crate) fn at(address: SocketAddr) -> Self {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SockAddr::from(address)).unwrap_or_else(|e| panic!("{address}: {e}"));
         listener.listen(0).unwrap();
@@ -263,38 +266,38 @@ impl Blackhole {
         Self { address, _listener: listener, _queued: queued }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 }
 
 /// A listener whose connections are for the test to take, one by one and by hand.
-pub struct Target(Socket);
+pub(crate) struct Target(Socket);
 
 impl Target {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
     }
 
     #[track_caller]
-    pub fn at(address: SocketAddr) -> Self {
+    pub(crate) fn at(address: SocketAddr) -> Self {
         let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         listener.bind(&address.into()).unwrap_or_else(|e| panic!("{address}: {e}"));
         listener.listen(128).unwrap();
         Self(listener)
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap().as_socket().expect("an internet address")
     }
 
     /// The next connection, which must come.
     #[track_caller]
-    pub fn accept(&self) -> Wire {
+    pub(crate) fn accept(&self) -> Wire {
         // On Linux the time limit for reads is one for accepting, too.
         self.0.set_read_timeout(Some(DEADLINE)).unwrap();
         let accepted = self.0.accept();
@@ -304,7 +307,7 @@ impl Target {
 
     /// Nobody has come who was not taken.
     #[track_caller]
-    pub fn expect_nobody(&self) {
+    pub(crate) fn expect_nobody(&self) {
         self.0.set_nonblocking(true).unwrap();
         assert!(self.0.accept().is_err(), "somebody came to {}", self.address());
         self.0.set_nonblocking(false).unwrap();
@@ -312,29 +315,29 @@ impl Target {
 }
 
 /// A port of the loopback on which nobody listens, for as long as this lives.
-pub struct Refusal(Socket);
+pub(crate) struct Refusal(Socket);
 
 impl Refusal {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         // Bound but not listening: the port is taken, and a connection to it is refused.
         socket.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))).unwrap();
         Self(socket)
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap().as_socket().expect("an internet address")
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address())
     }
 }
 
 /// The origin's end of one connection.
-pub struct Peer {
+pub(crate) struct Peer {
     /// The how-manieth connection of this origin, from 0.
-    pub number: usize,
+    pub(crate) number: usize,
     wire: Wire,
     // After the wire, so that the journal learns of the end when there is nothing left to see.
     journal: Arc<Journal>,
@@ -343,7 +346,7 @@ pub struct Peer {
 impl Peer {
     /// The next whole request, or nothing when the connection ends before one begins.
     #[track_caller]
-    pub fn next_request(&mut self) -> Option<Message> {
+    pub(crate) fn next_request(&mut self) -> Option<Message> {
         let request = self.wire.read_message(Expected::Request)?;
         self.journal.write(|seen| seen.requests.push(request.clone()));
         Some(request)
@@ -351,23 +354,23 @@ impl Peer {
 
     /// The next whole request, which must come.
     #[track_caller]
-    pub fn expect_request(&mut self) -> Message {
+    pub(crate) fn expect_request(&mut self) -> Message {
         self.next_request().expect("a request, not the end of the connection")
     }
 
     /// The head of the next request, which must come; its body stays on the wire.
     #[track_caller]
-    pub fn expect_head(&mut self) -> Message {
+    pub(crate) fn expect_head(&mut self) -> Message {
         self.wire.read_head().expect("a request, not the end of the connection")
     }
 
     /// Keeps the connection open until the other end closes it.
-    pub fn hold(mut self) {
+    pub(crate) fn hold(mut self) {
         self.wire.read_to_end();
     }
 
     /// Ends the connection with a reset.
-    pub fn reset(self) {
+    pub(crate) fn reset(self) {
         SockRef::from(self.wire.stream()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     }
 }

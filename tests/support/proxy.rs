@@ -20,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// A configuration in the making. Starts out with one worker, port 0 and nothing prewarmed.
-pub struct Setup {
+pub(crate) struct Setup {
     /// Dotted keys with their values as TOML.
     keys: BTreeMap<String, String>,
     /// The `[[upstream]]` and `[[route]]` tables.
@@ -34,7 +34,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (keys, tables, files) = (BTreeMap::new(), String::new(), Vec::new());
         let setup = Self { keys, tables, files, listeners: 1, launcher: None };
         setup
@@ -50,16 +50,16 @@ impl Setup {
     }
 
     /// Everything goes to one origin.
-    pub fn to(origin: &Origin) -> Self {
+    pub(crate) fn to(origin: &Origin) -> Self {
         Self::to_url(&origin.url())
     }
 
-    pub fn to_url(url: &str) -> Self {
+    pub(crate) fn to_url(url: &str) -> Self {
         Self::new().upstream("origin", &[url], "")
     }
 
     /// A forward proxy that may reach whatever listens on this machine.
-    pub fn forward() -> Self {
+    pub(crate) fn forward() -> Self {
         Self::new()
             .set("forward.enabled", true)
             .set("forward.allow_loopback", true)
@@ -67,60 +67,60 @@ impl Setup {
     }
 
     /// Sets one key, such as `timeouts.read`.
-    pub fn set(mut self, key: &str, value: impl Debug) -> Self {
+    pub(crate) fn set(mut self, key: &str, value: impl Debug) -> Self {
         // Plain strings, numbers, booleans and arrays of them look the same in Rust as in TOML.
         self.keys.insert(key.to_owned(), format!("{value:?}"));
         self
     }
 
     /// Adds an upstream with one origin per URL. `more` holds further lines of its table.
-    pub fn upstream(self, name: &str, urls: &[&str], more: &str) -> Self {
+    pub(crate) fn upstream(self, name: &str, urls: &[&str], more: &str) -> Self {
         self.upstream_lines(name, &format!("origins = {urls:?}\n{more}"))
     }
 
     /// Adds an upstream whose table goes on as written.
-    pub fn upstream_lines(mut self, name: &str, lines: &str) -> Self {
+    pub(crate) fn upstream_lines(mut self, name: &str, lines: &str) -> Self {
         write!(self.tables, "\n[[upstream]]\nname = {name:?}\n{lines}\n").unwrap();
         self
     }
 
     /// Adds a route. `more` holds further lines of its table.
-    pub fn route(mut self, host: &str, path: &str, upstream: &str, more: &str) -> Self {
+    pub(crate) fn route(mut self, host: &str, path: &str, upstream: &str, more: &str) -> Self {
         let route = format!("host = {host:?}\npath = {path:?}\nupstream = {upstream:?}");
         write!(self.tables, "\n[[route]]\n{route}\n{more}\n").unwrap();
         self
     }
 
     /// Adds a parent proxy. `more` holds further lines of its table.
-    pub fn parent(mut self, name: &str, url: &str, more: &str) -> Self {
+    pub(crate) fn parent(mut self, name: &str, url: &str, more: &str) -> Self {
         write!(self.tables, "\n[[parent]]\nname = {name:?}\nurl = {url:?}\n{more}\n").unwrap();
         self
     }
 
     /// Adds a file to the directory of the configuration, which is the working directory.
-    pub fn file(mut self, name: &str, text: &str) -> Self {
+    pub(crate) fn file(mut self, name: &str, text: &str) -> Self {
         self.files.push((name.to_owned(), text.to_owned()));
         self
     }
 
     /// Adds listeners beside the one that every proxy has.
-    pub fn listen(mut self, addresses: &[&str]) -> Self {
+    pub(crate) fn listen(mut self, addresses: &[&str]) -> Self {
         self.listeners = 1 + addresses.len();
         self.set("server.listen", addresses)
     }
 
     /// Runs with a low limit of open files.
-    pub fn open_files_max(self, count: u32) -> Self {
+    pub(crate) fn open_files_max(self, count: u32) -> Self {
         self.launched_by(&format!("ulimit -n {count} && exec \"$0\" \"$@\""))
     }
 
     /// Starts the program, which is `"$0" "$@"`, from a shell.
-    pub fn launched_by(mut self, launcher: &str) -> Self {
+    pub(crate) fn launched_by(mut self, launcher: &str) -> Self {
         self.launcher = Some(launcher.to_owned());
         self
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let keys = self.keys.iter().fold(String::new(), |mut text, (key, value)| {
             writeln!(text, "{key} = {value}").unwrap();
             text
@@ -146,7 +146,7 @@ impl Setup {
     }
 
     #[track_caller]
-    pub fn start(self) -> Proxy {
+    pub(crate) fn start(self) -> Proxy {
         let home = Home::new();
         let command = self.command(&home);
         Proxy::spawn(command, home, self.listeners)
@@ -154,13 +154,13 @@ impl Setup {
 
     /// Runs to the end, for configurations that cannot start.
     #[track_caller]
-    pub fn run(self) -> Output {
+    pub(crate) fn run(self) -> Output {
         let home = Home::new();
         run(self.command(&home))
     }
 }
 
-pub struct Proxy {
+pub(crate) struct Proxy {
     child: Child,
     log: Arc<Log>,
     addresses: Vec<SocketAddr>,
@@ -171,19 +171,19 @@ pub struct Proxy {
 
 impl Proxy {
     #[track_caller]
-    pub fn to(origin: &Origin) -> Self {
+    pub(crate) fn to(origin: &Origin) -> Self {
         Setup::to(origin).start()
     }
 
     /// Starts a command and waits until it has named `listeners` addresses.
     #[track_caller]
-    pub fn spawn(command: Command, home: Home, listeners: usize) -> Self {
+    pub(crate) fn spawn(command: Command, home: Home, listeners: usize) -> Self {
         Self::spawn_with_input(command, home, listeners, Stdio::null())
     }
 
     /// The same for a command that finds something on its standard input.
     #[track_caller]
-    pub fn spawn_with_input(
+    pub(crate) fn spawn_with_input(
         mut command: Command,
         home: Home,
         listeners: usize,
@@ -201,27 +201,27 @@ impl Proxy {
         proxy
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.addresses[0]
     }
 
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
     /// The directory that holds the configuration and is the working directory.
-    pub fn home(&self) -> &Path {
+    pub(crate) fn home(&self) -> &Path {
         self.home.path()
     }
 
     #[track_caller]
-    pub fn connect(&self) -> Client {
+    pub(crate) fn connect(&self) -> Client {
         Client::connect(self.address())
     }
 
     /// Sends bytes on a new connection.
     #[track_caller]
-    pub fn send(&self, bytes: impl AsRef<[u8]>) -> Client {
+    pub(crate) fn send(&self, bytes: impl AsRef<[u8]>) -> Client {
         let mut client = self.connect();
         client.send(bytes);
         client
@@ -229,7 +229,7 @@ impl Proxy {
 
     /// A new connection that has become a tunnel to `target`.
     #[track_caller]
-    pub fn tunnel(&self, target: impl Display) -> Client {
+    pub(crate) fn tunnel(&self, target: impl Display) -> Client {
         let mut client = self.connect();
         client.tunnel(target);
         client
@@ -237,45 +237,45 @@ impl Proxy {
 
     /// The answer to a plain request on a new connection.
     #[track_caller]
-    pub fn get(&self) -> Message {
+    pub(crate) fn get(&self) -> Message {
         self.send(GET).read_response()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("the process is there");
     }
 
     /// Waits for a line of the log that contains every one of `parts`.
     #[track_caller]
-    pub fn wait_for_log(&self, parts: &[&str]) -> String {
+    pub(crate) fn wait_for_log(&self, parts: &[&str]) -> String {
         let is_wanted = |line: &&String| parts.iter().all(|part| line.contains(part));
         self.log.wait_for(&format!("{parts:?}"), |lines| lines.iter().find(is_wanted).cloned())
     }
 
-    pub fn log_lines(&self) -> Vec<String> {
+    pub(crate) fn log_lines(&self) -> Vec<String> {
         self.log.lines.lock().unwrap().text.clone()
     }
 
     /// Stops reading what the process says, or goes on with it, as a stuck terminal would.
-    pub fn hear(&self, is_heard: bool) {
+    pub(crate) fn hear(&self, is_heard: bool) {
         self.log.lines.lock().unwrap().is_deaf = !is_heard;
         self.log.grown.notify_all();
     }
 
-    pub fn open_files(&self) -> usize {
+    pub(crate) fn open_files(&self) -> usize {
         let path = format!("/proc/{}/fd", self.pid());
         fs::read_dir(path).expect("the process is there").count()
     }
 
     /// Waits until no more files are open than before.
     #[track_caller]
-    pub fn wait_for_open_files(&self, count: usize) {
+    pub(crate) fn wait_for_open_files(&self, count: usize) {
         wait_until(&format!("{count} files are open"), || self.open_files() <= count);
     }
 
     /// Lowers the limit of open files while the process runs. Returns what sets it back, or nothing
     /// if the tool for that is missing.
-    pub fn limit_open_files(&self, count: usize) -> Option<impl FnOnce()> {
+    pub(crate) fn limit_open_files(&self, count: usize) -> Option<impl FnOnce()> {
         let pid = self.pid();
         let prlimit = move |soft: &str| {
             let limit = format!("--nofile={soft}:");
@@ -288,12 +288,12 @@ impl Proxy {
     }
 
     /// A file that tells about the process, such as `status`.
-    pub fn file_of_process(&self, name: &str) -> PathBuf {
+    pub(crate) fn file_of_process(&self, name: &str) -> PathBuf {
         Path::new("/proc").join(self.pid().to_string()).join(name)
     }
 
     /// Processor time that it has used, in the kernel too.
-    pub fn processor_time(&self) -> Duration {
+    pub(crate) fn processor_time(&self) -> Duration {
         let stat = fs::read_to_string(self.file_of_process("stat")).expect("the process is there");
         let figures = stat.rsplit_once(") ").expect("a name in brackets").1;
         let ticks = figures.split(' ').skip(11).take(2);
@@ -303,12 +303,12 @@ impl Proxy {
     }
 
     /// Its threads, with those that the kernel has made for its rings.
-    pub fn threads(&self) -> usize {
+    pub(crate) fn threads(&self) -> usize {
         fs::read_dir(self.file_of_process("task")).expect("the process is there").count()
     }
 
     /// Resident memory.
-    pub fn resident_bytes(&self) -> usize {
+    pub(crate) fn resident_bytes(&self) -> usize {
         let path = format!("/proc/{}/statm", self.pid());
         let figures = fs::read_to_string(path).expect("the process is there");
         let pages = figures.split(' ').nth(1).expect("the second figure is the resident pages");
@@ -317,14 +317,14 @@ impl Proxy {
 
     /// Stops with SIGTERM and demands an orderly end.
     #[track_caller]
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.signal(Signal::SIGTERM);
         self.expect_orderly_end();
     }
 
     /// Waits for an end that something else caused, and demands that it is orderly.
     #[track_caller]
-    pub fn expect_orderly_end(&mut self) {
+    pub(crate) fn expect_orderly_end(&mut self) {
         self.is_done = true;
         let status = self.wait_for_end();
         assert!(status.success(), "ended with {status}:\n{}", self.log);
@@ -336,20 +336,13 @@ impl Proxy {
 
     /// Waits for the end, however it turns out.
     #[track_caller]
-    pub fn wait_for_end(&mut self) -> ExitStatus {
+    pub(crate) fn wait_for_end(&mut self) -> ExitStatus {
         self.is_done = true;
         let Some(status) = wait(&mut self.child) else {
             let _ = self.child.kill();
             panic!("still running after {DEADLINE:?}:\n{}", self.log);
         };
         status
-    }
-
-    /// Ends the process at once, for tests that leave it in the middle of something.
-    pub fn kill(mut self) {
-        self.is_done = true;
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 
     fn pid(&self) -> Pid {
@@ -427,10 +420,10 @@ impl Display for Log {
 }
 
 /// A directory that goes away with the test.
-pub struct Home(PathBuf);
+pub(crate) struct Home(PathBuf);
 
 impl Home {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -438,11 +431,11 @@ impl Home {
         Self(path)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, text).expect("the directory is writable");
         path
@@ -456,10 +449,10 @@ impl Drop for Home {
 }
 
 /// Where the binary under test is.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
 
 /// The binary under test.
-pub fn ringway() -> Command {
+pub(crate) fn ringway() -> Command {
     plain(Command::new(BINARY))
 }
 
@@ -477,7 +470,7 @@ fn plain(mut command: Command) -> Command {
 
 /// Runs a command to its end. It must end by itself.
 #[track_caller]
-pub fn run(mut command: Command) -> Output {
+pub(crate) fn run(mut command: Command) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary under test can be started");
     if wait(&mut child).is_none() {

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// A question to the kernel, to be asked as often as needed.
-pub struct Unread {
+pub(crate) struct Unread {
     netlink: OwnedFd,
     request: Vec<u8>,
 }
@@ -28,7 +28,7 @@ const QUEUE_AT: usize = 16 + 4 + 48 + 4;
 
 impl Unread {
     /// The bytes that `reader` was sent by `writer`; nothing where the kernel has no `sock_diag`.
-    pub fn new(reader: SocketAddr, writer: SocketAddr) -> Option<Self> {
+    pub(crate) fn new(reader: SocketAddr, writer: SocketAddr) -> Option<Self> {
         let family = AddressFamily::Netlink;
         let protocol = SockProtocol::NetlinkSockDiag;
         let netlink = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol).ok()?;
@@ -36,7 +36,7 @@ impl Unread {
     }
 
     /// The bytes not read yet; nothing once the reader's socket is gone.
-    pub fn count(&self) -> Option<u32> {
+    pub(crate) fn count(&self) -> Option<u32> {
         let (netlink, kernel) = (self.netlink.as_raw_fd(), NetlinkAddr::new(0, 0));
         sendto(netlink, &self.request, &kernel, MsgFlags::empty()).ok()?;
         let mut answer = [0; 1_024];

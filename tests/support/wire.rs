@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// What a look at the connection brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
+pub(crate) enum Arrival {
     Bytes,
     /// The other end closed in order.
     End,
@@ -25,13 +25,13 @@ pub enum Arrival {
 
 /// What is to be read, because a response to HEAD ends differently.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Expected {
+pub(crate) enum Expected {
     Request,
     Response,
     ResponseToHead,
 }
 
-pub struct Wire {
+pub(crate) struct Wire {
     stream: TcpStream,
     /// Received, and not yet part of anything that was read.
     pending: Vec<u8>,
@@ -44,7 +44,7 @@ pub struct Wire {
 type Witness = Box<dyn Fn(&[u8]) + Send>;
 
 impl Wire {
-    pub fn new(stream: TcpStream, witness: impl Fn(&[u8]) + Send + 'static) -> Self {
+    pub(crate) fn new(stream: TcpStream, witness: impl Fn(&[u8]) + Send + 'static) -> Self {
         stream.set_nodelay(true).expect("a connected stream");
         stream.set_write_timeout(Some(DEADLINE)).expect("a connected stream");
         let arrived = vec![0; 256 * 1024].into_boxed_slice();
@@ -52,18 +52,18 @@ impl Wire {
     }
 
     /// A second handle, for a thread that sends while this one receives.
-    pub fn another_handle(&self) -> Self {
+    pub(crate) fn another_handle(&self) -> Self {
         Self::new(self.stream.try_clone().expect("a connected stream"), |_| ())
     }
 
-    pub fn local(&self) -> SocketAddr {
+    pub(crate) fn local(&self) -> SocketAddr {
         self.stream.local_addr().expect("a connected stream")
     }
 
     /// Sends bytes as they are. That the other end is gone is no failure here: what it said before
     /// it went is what a test wants to read.
     #[track_caller]
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         match self.stream.write_all(bytes.as_ref()) {
             Ok(()) => {}
             Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
@@ -72,7 +72,7 @@ impl Wire {
     }
 
     /// Sends until the other end takes nothing more for `patience`. Returns how much it took.
-    pub fn send_until_stalled(&mut self, bytes: &[u8], patience: Duration) -> usize {
+    pub(crate) fn send_until_stalled(&mut self, bytes: &[u8], patience: Duration) -> usize {
         self.stream.set_write_timeout(Some(patience)).expect("a connected stream");
         let mut sent = 0;
         while sent < bytes.len() {
@@ -90,7 +90,7 @@ impl Wire {
     /// next is a read of its own. Linux delivers on the loopback before `send` returns; should it
     /// once not, two pieces arrive as one and a test sees a simpler case than it meant to.
     #[track_caller]
-    pub fn wait_until_read(&self) {
+    pub(crate) fn wait_until_read(&self) {
         let Ok(other) = self.stream.peer_addr() else { return };
         let unread = Unread::new(other, self.local());
         wait_until("the other end has read what was sent", || {
@@ -99,23 +99,23 @@ impl Wire {
     }
 
     /// Ends our direction only.
-    pub fn half_close(&self) {
+    pub(crate) fn half_close(&self) {
         // Already disconnected is as good as closed.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// Ends the connection with a reset instead of an orderly close.
-    pub fn reset(self) {
+    pub(crate) fn reset(self) {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("a stream");
     }
 
-    pub fn stream(&self) -> &TcpStream {
+    pub(crate) fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
     /// Waits for the next bytes or the end.
     #[track_caller]
-    pub fn receive(&mut self) -> Arrival {
+    pub(crate) fn receive(&mut self) -> Arrival {
         self.receive_before(Instant::now() + DEADLINE).unwrap_or_else(|| {
             panic!("nothing came for {DEADLINE:?}; unread: {}", show(&self.pending))
         })
@@ -144,20 +144,20 @@ impl Wire {
     }
 
     /// Whether nothing arrives for `time`, neither bytes nor an end. For promises of silence.
-    pub fn is_quiet_for(&mut self, time: Duration) -> bool {
+    pub(crate) fn is_quiet_for(&mut self, time: Duration) -> bool {
         self.pending.is_empty() && self.receive_before(Instant::now() + time).is_none()
     }
 
     /// Exactly `count` bytes, or fewer if the connection ends before.
     #[track_caller]
-    pub fn read_up_to(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn read_up_to(&mut self, count: usize) -> Vec<u8> {
         while self.pending.len() < count && self.receive() == Arrival::Bytes {}
         self.take(count.min(self.pending.len()))
     }
 
     /// Takes up to `count` bytes without looking at them. Returns how many came.
     #[track_caller]
-    pub fn discard(&mut self, count: usize) -> usize {
+    pub(crate) fn discard(&mut self, count: usize) -> usize {
         let mut left = count;
         loop {
             left = left.saturating_sub(self.pending.len());
@@ -169,13 +169,13 @@ impl Wire {
     }
 
     /// Drops what was received and not read.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.pending.clear();
     }
 
     /// Exactly `count` bytes.
     #[track_caller]
-    pub fn read_exact(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn read_exact(&mut self, count: usize) -> Vec<u8> {
         let bytes = self.read_up_to(count);
         assert!(bytes.len() == count, "expected {count} bytes, got {}", show(&bytes));
         bytes
@@ -183,7 +183,7 @@ impl Wire {
 
     /// These bytes and no others, looked at as they come: they may be too many to be kept.
     #[track_caller]
-    pub fn expect_stream(&mut self, expected: &[u8]) {
+    pub(crate) fn expect_stream(&mut self, expected: &[u8]) {
         let mut at = 0;
         loop {
             let count = self.pending.len().min(expected.len() - at);
@@ -201,7 +201,7 @@ impl Wire {
 
     /// Nothing more comes, and the connection ends in this way.
     #[track_caller]
-    pub fn expect_end(&mut self, end: Arrival) {
+    pub(crate) fn expect_end(&mut self, end: Arrival) {
         let (rest, came) = self.read_to_end();
         assert!(rest.is_empty(), "expected {end:?}, got {}", show(&rest));
         assert!(came == end, "expected {end:?}, got {came:?}");
@@ -209,7 +209,7 @@ impl Wire {
 
     /// Sends back whatever comes until the other end has no more to say.
     #[track_caller]
-    pub fn echo(&mut self) {
+    pub(crate) fn echo(&mut self) {
         while !self.pending.is_empty() || self.receive() == Arrival::Bytes {
             let bytes = std::mem::take(&mut self.pending);
             self.send(bytes);
@@ -218,7 +218,7 @@ impl Wire {
 
     /// Everything up to the first occurrence of `text`, which must come.
     #[track_caller]
-    pub fn read_until(&mut self, text: &str) -> Vec<u8> {
+    pub(crate) fn read_until(&mut self, text: &str) -> Vec<u8> {
         loop {
             if let Some(at) = memmem::find(&self.pending, text.as_bytes()) {
                 return self.take(at + text.len());
@@ -230,7 +230,7 @@ impl Wire {
 
     /// Everything until the connection ends, and how it ended.
     #[track_caller]
-    pub fn read_to_end(&mut self) -> (Vec<u8>, Arrival) {
+    pub(crate) fn read_to_end(&mut self) -> (Vec<u8>, Arrival) {
         loop {
             match self.receive() {
                 Arrival::Bytes => {}
@@ -241,7 +241,7 @@ impl Wire {
 
     /// The next head, or nothing if the connection ends before its first byte.
     #[track_caller]
-    pub fn read_head(&mut self) -> Option<Message> {
+    pub(crate) fn read_head(&mut self) -> Option<Message> {
         loop {
             if let Some(at) = memmem::find(&self.pending, b"\r\n\r\n") {
                 return Some(Message::parse_head(self.take(at + 4)));
@@ -256,7 +256,7 @@ impl Wire {
 
     /// The next message, or nothing if the connection ends before its first byte.
     #[track_caller]
-    pub fn read_message(&mut self, expected: Expected) -> Option<Message> {
+    pub(crate) fn read_message(&mut self, expected: Expected) -> Option<Message> {
         let mut message = self.read_head()?;
         self.read_body(&mut message, expected);
         Some(message)
@@ -264,7 +264,7 @@ impl Wire {
 
     /// The body that belongs to a head which was read before.
     #[track_caller]
-    pub fn read_body(&mut self, message: &mut Message, expected: Expected) {
+    pub(crate) fn read_body(&mut self, message: &mut Message, expected: Expected) {
         let coding = message.field("transfer-encoding").map(str::to_owned);
         let length = message.field("content-length").map(str::to_owned);
         let is_bodiless = match expected {
@@ -325,7 +325,7 @@ impl Wire {
 
     /// A line without its CRLF, or nothing if the connection ends inside it.
     #[track_caller]
-    pub fn read_line(&mut self) -> Option<String> {
+    pub(crate) fn read_line(&mut self) -> Option<String> {
         loop {
             if let Some(at) = memmem::find(&self.pending, b"\r\n") {
                 return Some(latin1(&self.take(at + 2)[..at]));

@@ -1,0 +1,44 @@
+//! What ringway promises, a file for each part of it: `cargo test --test it tunnel::` runs one.
+//!
+//! In go scripted bytes of clients and origins; out come the bytes that the other end received from
+//! the real program between them. All files share one process, so a test never changes what belongs
+//! to a whole process: its environment, directory, limits, signals or standard streams. What must
+//! is done in a child, as `supervisor` and `hooks` do, or stands in `tests/crowds`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bench;
+mod bodies;
+mod commands;
+mod config;
+mod demo;
+mod doctor;
+mod drain;
+mod faults;
+mod forward;
+mod framing;
+mod health;
+mod hooks;
+mod keepalive;
+mod lifecycle;
+mod limits;
+mod login;
+mod logs;
+mod monitor;
+mod nginx;
+mod parent;
+mod pool;
+mod real_clients;
+mod refusal;
+mod regression;
+mod reload;
+mod reverse;
+mod room;
+mod script;
+mod sim;
+mod supervisor;
+mod timeouts;
+mod tunnel;
+mod upgrade;
+mod waits;

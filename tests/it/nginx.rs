@@ -1,0 +1,122 @@
+//! A real origin and real clients: nginx behind ringway, read by the scripted client, curl and wrk.
+//!
+//! Comes in: static files of the sizes that people serve. Goes out: the same bytes, conditional and
+//! partial answers included. Where nginx, curl or wrk is missing, the test says so and does
+//! nothing.
+
+use crate::support::{Home, Proxy, Setup, installed, pattern, wait_until};
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+/// An nginx of our own, with files below `home/www`.
+struct Nginx {
+    child: Child,
+    address: SocketAddr,
+    _home: Home,
+}
+
+impl Nginx {
+    fn start(files: &[(&str, usize)]) -> Option<Self> {
+        let program = installed("nginx")?;
+        let home = Home::new();
+        fs::create_dir(home.path().join("www")).expect("a new directory");
+        for (name, size) in files {
+            fs::write(home.path().join("www").join(name), pattern(*size)).expect("a new file");
+        }
+        // It cannot be told to choose a port itself. Somebody else might take this one meanwhile,
+        // and then nginx would not start and the test would say so.
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = free.local_addr().expect("a bound listener");
+        let path = home.path().display();
+        let user = if nix::unistd::geteuid().is_root() { "user root;" } else { "" };
+        let config = format!(
+            "daemon off; {user} worker_processes 1; pid {path}/pid; error_log stderr;
+             events {{ worker_connections 512; }}
+             http {{
+                 access_log off; root {path}/www; keepalive_requests 1000000;
+                 client_body_temp_path {path}/body; proxy_temp_path {path}/proxy;
+                 fastcgi_temp_path {path}/fastcgi; uwsgi_temp_path {path}/uwsgi;
+                 scgi_temp_path {path}/scgi;
+                 server {{ listen {address}; }}
+             }}"
+        );
+        let config = home.write("nginx.conf", &config);
+        drop(free);
+        let mut command = Command::new(program);
+        command.arg("-p").arg(home.path()).arg("-c").arg(config).stdin(Stdio::null());
+        let child = command.stderr(Stdio::null()).spawn().expect("nginx can be started");
+        let nginx = Self { child, address, _home: home };
+        wait_until("nginx listens", || TcpStream::connect(address).is_ok());
+        Some(nginx)
+    }
+
+    fn proxy(&self) -> Proxy {
+        Setup::to_url(&format!("http://{}", self.address)).set("server.workers", 2).start()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // SIGTERM, so that its worker ends too.
+        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn files_of_every_size_arrive_byte_for_byte() {
+    const FILES: [(&str, usize); 5] =
+        [("empty", 0), ("1k", 1 << 10), ("64k", 64 << 10), ("1m", 1 << 20), ("100m", 100 << 20)];
+    let Some(nginx) = Nginx::start(&FILES) else { return };
+    let proxy = nginx.proxy();
+    let mut client = proxy.connect();
+    for (name, size) in FILES {
+        client.send(format!("GET /{name} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        let response = client.read_response();
+        response.expect_status(200).expect_body(pattern(size));
+        let tag = response.field("ETag").expect("nginx tags its files").to_owned();
+
+        client.send(format!("HEAD /{name} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        client.read_response_to_head().expect_field("Content-Length", &size.to_string());
+        client.send(format!("GET /{name} HTTP/1.1\r\nHost: test\r\nIf-None-Match: {tag}\r\n\r\n"));
+        client.read_response().expect_status(304).expect_body("");
+    }
+    client.send("GET /1m HTTP/1.1\r\nHost: test\r\nRange: bytes=1000-1999\r\n\r\n");
+    client.read_response().expect_status(206).expect_body(&pattern(1 << 20)[1_000..2_000]);
+    client.send("GET /none HTTP/1.1\r\nHost: test\r\n\r\n").expect_status(404);
+    client.send("POST /1k HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc");
+    client.expect_status(405);
+}
+
+#[test]
+fn curl_gets_what_it_asks_for() {
+    let Some(curl) = installed("curl") else { return };
+    let Some(nginx) = Nginx::start(&[("1m", 1 << 20)]) else { return };
+    let proxy = nginx.proxy();
+    let url = format!("http://{}/1m", proxy.address());
+    for flags in [&["--http1.1"][..], &["--http1.0"], &["-H", "Connection: close"]] {
+        let mut command = Command::new(&curl);
+        command.args(["-sSf", "--max-time", "20"]).args(flags).arg(&url);
+        let output = command.output().expect("curl can be started");
+        assert!(output.status.success(), "{flags:?}: {output:?}");
+        assert!(output.stdout == pattern(1 << 20), "{flags:?}: other bytes");
+    }
+}
+
+#[test]
+fn wrk_sees_no_error() {
+    let Some(wrk) = installed("wrk") else { return };
+    let Some(nginx) = Nginx::start(&[("1k", 1 << 10)]) else { return };
+    let proxy = nginx.proxy();
+    let before = proxy.open_files();
+    let mut command = Command::new(wrk);
+    command.args(["-t1", "-c64", "-d2s"]).arg(format!("http://{}/1k", proxy.address()));
+    let output = command.output().expect("wrk can be started");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("requests in"), "{output:?}");
+    assert!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "{text}");
+    // What is left of 64 clients and their connections are the idle ones, of which 20 may stay.
+    proxy.wait_for_open_files(before + 20);
+}
