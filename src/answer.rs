@@ -23,7 +23,7 @@ use crate::http::rewrite::{self, ConnectionOut, Simple};
 use crate::http::{Method, TargetForm};
 use crate::record::Record;
 use crate::ring::Waited;
-use crate::seat::Seat;
+use crate::slot::ConnectionSlot;
 use crate::worker::{Sent, Unsent};
 
 /// Whether a request was answered without an origin.
@@ -178,19 +178,19 @@ async fn own_answer(
 }
 
 /// Tells a client that there is no room for it, without taking its request in.
-pub async fn turn_away(seat: &Seat) {
-    let worker = seat.worker();
+pub async fn turn_away(slot: &ConnectionSlot) {
+    let worker = slot.worker();
     worker.metrics.clients_refused.add(1);
-    if seat.is_new() && seat.rest(Duration::ZERO).await.is_err() {
-        seat.set_resting(false);
+    if slot.is_new() && slot.rest(Duration::ZERO).await.is_err() {
+        slot.set_resting(false);
         return;
     }
-    seat.set_resting(false);
+    slot.set_resting(false);
     let generation = worker.generation();
     let via = &generation.config.server.via;
     let extra = format!("Proxy-Status: {via}; error=proxy_internal_error\r\nRetry-After: 5\r\n");
     // A client that does not even take this has left.
-    let _ = worker.send_built(seat.socket(), |out| {
+    let _ = worker.send_built(slot.socket(), |out| {
         rewrite::simple(
             out,
             &Simple {

@@ -13,7 +13,7 @@ use crate::account::{Account, Ending, Moment, WaitsOn};
 use crate::fault::Fault;
 use crate::notices;
 use crate::ring::clock;
-use crate::seat::Live;
+use crate::slot::ConnectionEntry;
 use crate::upstream::queue::Holder;
 use crate::upstream::tallies::{Verdict, View};
 use crate::worker::Worker;
@@ -134,8 +134,8 @@ impl Arbiter {
         let views = {
             let connections = worker.connections.borrow();
             worker.pool.view(|holder, streams_since, view| {
-                if let Some(live) = connections.get(holder.seat as usize) {
-                    self.describe(live, holder, streams_since, now_ms, view);
+                if let Some(entry) = connections.get(holder.slot as usize) {
+                    self.describe(entry, holder, streams_since, now_ms, view);
                 } else {
                     view.is_still = true;
                 }
@@ -153,20 +153,20 @@ impl Arbiter {
 
     fn describe(
         &mut self,
-        live: &Live,
+        entry: &ConnectionEntry,
         holder: Holder,
         streams_since: Option<Moment>,
         now_ms: u64,
         view: &mut View,
     ) {
-        let account = &live.account;
+        let account = &entry.account;
         let generation = self.worker.generation();
         let config = &generation.config;
         let is_same = |track: &Track| track.exchange == account.requests.get();
-        if !self.tracks.get(&holder.seat).is_some_and(is_same) {
-            self.tracks.insert(holder.seat, Track::begin(account, streams_since, now_ms));
+        if !self.tracks.get(&holder.slot).is_some_and(is_same) {
+            self.tracks.insert(holder.slot, Track::begin(account, streams_since, now_ms));
         }
-        let Some(track) = self.tracks.get_mut(&holder.seat) else { return };
+        let Some(track) = self.tracks.get_mut(&holder.slot) else { return };
         // An exchange may hold two connections.
         if track.round != self.round {
             track.step(account, now_ms, config.limits.min_body_rate);
@@ -199,20 +199,20 @@ impl Arbiter {
             Verdict::Slow => metrics.pool_slow.add(1),
             Verdict::Excess => metrics.pool_excess.add(1),
         }
-        let live = self.worker.connections.borrow().get(holder.seat as usize).cloned();
+        let entry = self.worker.connections.borrow().get(holder.slot as usize).cloned();
         // A copy has no client.
-        let Some(live) = live else { return false };
-        let fault = match live.account.waits_on.get() {
+        let Some(entry) = entry else { return false };
+        let fault = match entry.account.waits_on.get() {
             WaitsOn::ClientToSend => Fault::ClientBodyTimeout,
             WaitsOn::ClientToTake => Fault::ClientWriteTimeout,
             WaitsOn::OriginToTake => Fault::OriginWriteTimeout,
             WaitsOn::OriginToAnswer | WaitsOn::Nobody => Fault::PoolYielded,
         };
-        notices::yielded(live.peer().ip(), fault.name());
-        let is_told = live.give_up(fault, &self.worker.deadlines);
+        notices::yielded(entry.peer().ip(), fault.name());
+        let is_told = entry.give_up(fault, &self.worker.deadlines);
         if !is_told {
             // It has no connection yet.
-            live.account.end(Ending::GiveUp(fault));
+            entry.account.end(Ending::GiveUp(fault));
         }
         is_told
     }

@@ -8,7 +8,7 @@
 use crate::account::Phase;
 use crate::ask::{Cleaned, Level};
 use crate::ring::clock;
-use crate::seat::Live;
+use crate::slot::ConnectionEntry;
 use crate::worker::Worker;
 
 impl Worker {
@@ -32,10 +32,10 @@ impl Worker {
     }
 
     async fn close_resting(&self) -> usize {
-        let close = |live: &Live| {
-            let is_resting = live.account.is_resting.get();
+        let close = |entry: &ConnectionEntry| {
+            let is_resting = entry.account.is_resting.get();
             if is_resting {
-                live.close(&self.deadlines);
+                entry.close(&self.deadlines);
             }
             is_resting
         };
@@ -46,26 +46,26 @@ impl Worker {
     fn cut_stalled(&self) -> usize {
         let now = clock::coarse_ms();
         let connections = self.connections.borrow();
-        let is_stalled = |live: &Live| {
-            matches!(live.account.phase(), Phase::Exchange | Phase::Tunnel | Phase::Head)
-                && live.account.moved.get().age_ms(now) >= STALLED_MS
-                && live.account.phase_began().age_ms(now) >= STALLED_MS
+        let is_stalled = |entry: &ConnectionEntry| {
+            matches!(entry.account.phase(), Phase::Exchange | Phase::Tunnel | Phase::Head)
+                && entry.account.moved.get().age_ms(now) >= STALLED_MS
+                && entry.account.phase_began().age_ms(now) >= STALLED_MS
         };
         let mut stalled: Vec<_> = connections
             .iter()
-            .map(|(_, live)| live)
-            .filter(|live| is_stalled(live))
-            .map(|live| (live.account.bytes(), live))
+            .map(|(_, entry)| entry)
+            .filter(|entry| is_stalled(entry))
+            .map(|entry| (entry.account.bytes(), entry))
             .collect();
         stalled.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        let held: u64 = connections.iter().map(|(_, live)| live.account.bytes()).sum();
+        let held: u64 = connections.iter().map(|(_, entry)| entry.account.bytes()).sum();
         let mut freed = 0;
         let mut count = 0;
-        for (bytes, live) in stalled {
+        for (bytes, entry) in stalled {
             if freed >= held / 4 {
                 break;
             }
-            live.cut(&self.deadlines);
+            entry.cut(&self.deadlines);
             freed += bytes;
             count += 1;
         }

@@ -90,7 +90,7 @@ async fn by_parent(client: &Client<'_>, target: &Target, index: usize) -> Result
     let addresses = forwarding::addresses(client, target, Hop::Parent(index), true);
     let addresses = unless_gone(client, addresses).await?;
     let (socket, address) = unless_gone(client, worker.pool.race(&addresses)).await?;
-    let _attached = client.seat.attach(&socket);
+    let _attached = client.slot.attach(&socket);
     let parent = forwarding::parent(config, index);
     let mut request = Vec::new();
     let authority = target.to_string();

@@ -24,7 +24,7 @@ use crate::ledger::Kind;
 use crate::relay::Receiver;
 use crate::ring::waits::turn;
 use crate::ring::{HeadBuffer, NoRoom, Socket, Waited, clock};
-use crate::seat::Seat;
+use crate::slot::ConnectionSlot;
 use crate::tunnel::{self, Tunnel};
 use crate::upstream::queue::Holder;
 use crate::worker::Worker;
@@ -43,39 +43,39 @@ const PIPELINED_MAX: usize = 16;
 /// Serves one client connection to its end.
 ///
 /// What this future holds across its waits is what an idle connection costs, so it holds little:
-/// the seat, and either a box or a wait. An `async fn` would hold its argument twice.
+/// the slot, and either a box or a wait. An `async fn` would hold its argument twice.
 #[expect(clippy::manual_async_fn, reason = "its future is larger")]
-pub fn serve(seat: Seat) -> impl Future<Output = ()> + 'static {
+pub fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static {
     async move {
         let close = loop {
-            let Some(busy) = seat.begin(future_bytes(converse), Kind::Connections) else {
-                Box::pin(answer::turn_away(&seat)).await;
+            let Some(busy) = slot.begin(future_bytes(converse), Kind::Connections) else {
+                Box::pin(answer::turn_away(&slot)).await;
                 break Close::Refused;
             };
             // Boxed so that a resting connection does not carry the room for a busy one.
-            let pause = Box::pin(converse(&seat)).await;
+            let pause = Box::pin(converse(&slot)).await;
             drop(busy);
             let spent = match pause {
                 Pause::Closed(close) => break close,
                 // What the conversation held has been given back.
                 Pause::Tunnel(tunnel) => {
-                    let _busy = seat.hold(tunnel::TUNNEL_BYTES, Kind::Tunnels);
-                    break Box::pin(tunnel::run(&seat, tunnel)).await;
+                    let _busy = slot.hold(tunnel::TUNNEL_BYTES, Kind::Tunnels);
+                    break Box::pin(tunnel::run(&slot, tunnel)).await;
                 }
                 Pause::Resting(spent) => spent,
             };
-            if seat.worker().is_draining.get() {
+            if slot.worker().is_draining.get() {
                 break Close::Stopping;
             }
-            let rested = seat.rest(spent).await;
-            seat.set_resting(false);
+            let rested = slot.rest(spent).await;
+            slot.set_resting(false);
             match rested {
                 Ok(_) => {}
                 Err(Waited::Expired) => break Close::Idle,
-                Err(Waited::Interrupted) if seat.gives_way() => break Close::GaveWay,
+                Err(Waited::Interrupted) if slot.gives_way() => break Close::GaveWay,
                 // A drain ends what rests; what has arrived in the meantime is still answered.
-                Err(Waited::Interrupted) => match seat.socket().try_peek(&mut [0]) {
-                    Ok(1..) if !seat.account().is_cut() => {}
+                Err(Waited::Interrupted) => match slot.socket().try_peek(&mut [0]) {
+                    Ok(1..) if !slot.account().is_cut() => {}
                     _ => break Close::Stopping,
                 },
                 Err(Waited::Failed(_)) => break Close::ClientGone,
@@ -86,7 +86,7 @@ pub fn serve(seat: Seat) -> impl Future<Output = ()> + 'static {
             Close::Refused => true,
             // Unread input would turn the close into a reset, which can take the answer's tail with
             // it (RFC 9112 §9.6).
-            Close::Answered => matches!(seat.socket().try_peek(&mut [0]), Ok(1..)),
+            Close::Answered => matches!(slot.socket().try_peek(&mut [0]), Ok(1..)),
             Close::Cut
             | Close::ClientDone
             | Close::Idle
@@ -95,15 +95,15 @@ pub fn serve(seat: Seat) -> impl Future<Output = ()> + 'static {
             | Close::Stopping => false,
         };
         if is_lingering {
-            seat.account().enter(Phase::Linger, clock::coarse_ms());
-            Box::pin(linger(seat.worker(), seat.socket())).await;
+            slot.account().enter(Phase::Linger, clock::coarse_ms());
+            Box::pin(linger(slot.worker(), slot.socket())).await;
         }
     }
 }
 
 /// The size of the future that `conversation` makes. Asking a future itself would keep room for it
 /// in the one that asks.
-fn future_bytes<'a, F>(conversation: impl Fn(&'a Seat) -> F) -> usize {
+fn future_bytes<'a, F>(conversation: impl Fn(&'a ConnectionSlot) -> F) -> usize {
     let _ = conversation;
     size_of::<F>()
 }
@@ -120,7 +120,7 @@ enum Pause {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Client<'a> {
     pub worker: &'a Rc<Worker>,
-    pub seat: &'a Seat,
+    pub slot: &'a ConnectionSlot,
     /// By which the request under way is served.
     pub generation: Rc<Generation>,
     pub socket: &'a Socket,
@@ -153,24 +153,24 @@ pub struct Client<'a> {
     is_expecting: bool,
 }
 
-async fn converse(seat: &Seat) -> Pause {
-    let worker = seat.worker();
-    let address = seat.peer().ip().to_canonical();
+async fn converse(slot: &ConnectionSlot) -> Pause {
+    let worker = slot.worker();
+    let address = slot.peer().ip().to_canonical();
     let mut client = Client {
         worker,
-        seat,
+        slot,
         generation: worker.generation(),
-        socket: seat.socket(),
-        peer: seat.peer(),
-        account: seat.account(),
-        holder: seat.holder(),
+        socket: slot.socket(),
+        peer: slot.peer(),
+        account: slot.account(),
+        holder: slot.holder(),
         inbox: worker.heads.lease(),
         request: RequestHead::new(),
         sent_request: RefCell::new(Written::nothing()),
         response: ResponseHead::new(),
         sent_response: RefCell::new(Written::nothing()),
         text: ClientText::new(address, Scheme::Http),
-        listener: seat.listener(),
+        listener: slot.listener(),
         is_trusted: false,
         is_forward: false,
         request_bytes: 0,
@@ -181,8 +181,8 @@ async fn converse(seat: &Seat) -> Pause {
     client.apply_generation();
     let mut pipelined = 0_usize;
     loop {
-        match client.next_head(seat).await {
-            Next::Head => seat.set_served(),
+        match client.next_head(slot).await {
+            Next::Head => slot.set_served(),
             Next::Rest(spent) => return Pause::Resting(spent),
             Next::Close(close) => return Pause::Closed(close),
             Next::Fault(fault) => {
@@ -227,7 +227,7 @@ impl Client<'_> {
     }
 
     /// Reads until a whole head is in the inbox.
-    async fn next_head(&mut self, seat: &Seat) -> Next {
+    async fn next_head(&mut self, slot: &ConnectionSlot) -> Next {
         self.request.reset();
         self.is_whole = false;
         self.head_began_ms = 0;
@@ -277,7 +277,7 @@ impl Client<'_> {
             let (received, inbox) = self.socket.recv(inbox, &self.worker.deadlines, limit).await;
             self.inbox = inbox;
             match received {
-                Ok(0) if self.inbox.is_empty() && seat.is_new() => {
+                Ok(0) if self.inbox.is_empty() && slot.is_new() => {
                     return Next::Close(Close::ClientGone);
                 }
                 Ok(0) if self.inbox.is_empty() => return Next::Close(Close::ClientDone),
@@ -285,7 +285,7 @@ impl Client<'_> {
                 Err(Waited::Interrupted) if self.account.is_cut() => {
                     return Next::Close(Close::Cut);
                 }
-                Err(Waited::Interrupted) if seat.gives_way() => return Next::Close(Close::GaveWay),
+                Err(Waited::Interrupted) if slot.gives_way() => return Next::Close(Close::GaveWay),
                 Ok(_) | Err(Waited::Interrupted) => {}
                 Err(Waited::Expired) if self.inbox.is_empty() => return Next::Rest(limit),
                 Err(Waited::Expired) => return Next::Fault(Fault::ClientHeadTimeout),
@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_connection_at_rest_is_a_small_task() {
-        fn size_of_output<F>(_: impl Fn(Seat) -> F) -> usize {
+        fn size_of_output<F>(_: impl Fn(ConnectionSlot) -> F) -> usize {
             size_of::<F>()
         }
         // The runtime adds 104 bytes and rounds up to a multiple of 128.

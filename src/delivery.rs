@@ -17,7 +17,7 @@ use crate::http::{BodyLength, Version};
 use crate::record::Record;
 use crate::relay::{Broken, Control, Decoder, Encoding, Moved, Transfer};
 use crate::ring::{HeadBuffer, Socket};
-use crate::seat::Reached;
+use crate::slot::Reached;
 use crate::upload::Progress;
 use crate::way::Way;
 use crate::worker::{Sent, Unsent};

@@ -206,7 +206,7 @@ async fn attempt(
     record: &mut Record,
 ) -> Result<After, Failed> {
     let worker = client.worker;
-    let mut lease = client.seat.reach(lease);
+    let mut lease = client.slot.reach(lease);
     client.account.waits_on.set(WaitsOn::OriginToAnswer);
     send_request(client, &lease, way, body).await?;
     lease.expect_reply();

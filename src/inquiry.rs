@@ -19,7 +19,7 @@ use crate::http::{BodyLength, Method};
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::{HeadBuffer, Waited};
-use crate::seat::Reached;
+use crate::slot::Reached;
 use crate::upstream::Upstream;
 use crate::upstream::lease::Lease;
 
@@ -76,7 +76,7 @@ async fn attempt(
     facts: &Facts<'_>,
     deadline: Instant,
 ) -> Result<Judgement, Failed> {
-    let mut lease = client.seat.reach(lease);
+    let mut lease = client.slot.reach(lease);
     let origin = upstream.origin(lease.origin()).map(|origin| origin.authority.as_str());
     let host = host(upstream.host(), origin);
     send_to_origin(client, &lease, |out| question.put(host.as_bytes(), facts, out)).await?;

@@ -22,7 +22,7 @@
 //!                           hooking ──> inquiry, mirror   what a route's hooks say to it
 //!                           connect, upgrade ──> tunnel     bytes both ways
 //!                           answer, record            our own answers; counts and one line each
-//!  worker    worker, seat   what the tasks of a thread share; its client connections
+//!  worker    worker, slot   what the tasks of a thread share; its client connections
 //!            cleanup        memory given back
 //!            room           who gives way to new clients at limits.clients
 //!            generation     a configuration in use, with what was made of it
@@ -104,7 +104,7 @@ pub mod cleanup;
 pub mod gate;
 pub mod generation;
 pub mod room;
-pub mod seat;
+pub mod slot;
 pub mod worker;
 
 pub mod answer;

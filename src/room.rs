@@ -22,7 +22,7 @@ use crate::account::Phase;
 use crate::ask::Ask;
 use crate::notices;
 use crate::ring::clock;
-use crate::seat::Live;
+use crate::slot::ConnectionEntry;
 use crate::worker::{Shared, Worker};
 
 /// How long a place may take to become free before it is asked for again.
@@ -185,7 +185,7 @@ impl Drop for Making<'_> {
     }
 }
 
-impl Live {
+impl ConnectionEntry {
     /// Since when nothing has been under way, where that is long enough.
     fn idle_since_ms(&self, now_ms: u64) -> Option<u64> {
         let account = &self.account;
@@ -226,25 +226,25 @@ impl Worker {
         let since_ms: Vec<_> = queue.iter().take(BATCH_MAX).map(|idle| idle.since_ms).collect();
         let connections = self.connections.borrow();
         let mut asked = room.asked.borrow_mut();
-        asked.retain(|id, key| connections.get(*key).is_some_and(|live| live.id == *id));
+        asked.retain(|id, key| connections.get(*key).is_some_and(|entry| entry.id == *id));
         let is_under_way = !asked.is_empty() && now.saturating_sub(room.asked_ms.get()) < HEARD_MS;
         Offer { is_under_way, count: room.count.get().max(since_ms.len()), since_ms }
     }
 
     fn all_idle(&self, now_ms: u64) -> Vec<Idle> {
         let connections = self.connections.borrow();
-        let idle = connections.iter().filter_map(|(key, live)| {
-            let since_ms = live.idle_since_ms(now_ms)?;
-            Some(Idle { since_ms, id: live.id, key })
+        let idle = connections.iter().filter_map(|(key, entry)| {
+            let since_ms = entry.idle_since_ms(now_ms)?;
+            Some(Idle { since_ms, id: entry.id, key })
         });
         idle.collect()
     }
 
     fn is_still(&self, idle: Idle, now_ms: u64) -> bool {
-        self.connections.borrow().get(idle.key).is_some_and(|live| {
-            let since_ms = live.idle_since_ms(now_ms);
+        self.connections.borrow().get(idle.key).is_some_and(|entry| {
+            let since_ms = entry.idle_since_ms(now_ms);
             // Ages are rounded, each time anew.
-            live.id == idle.id && since_ms.is_some_and(|ms| ms.abs_diff(idle.since_ms) <= 32)
+            entry.id == idle.id && since_ms.is_some_and(|ms| ms.abs_diff(idle.since_ms) <= 32)
         })
     }
 
@@ -259,11 +259,11 @@ impl Worker {
         while asked.len() < count {
             let Some(idle) = queue.pop_front() else { return };
             let connections = self.connections.borrow();
-            if let Some(live) = connections.get(idle.key).filter(|_| self.is_still(idle, now))
-                && live.socket.is_silent()
+            if let Some(entry) = connections.get(idle.key).filter(|_| self.is_still(idle, now))
+                && entry.socket.is_silent()
             {
                 asked.insert(idle.id, idle.key);
-                live.socket.interrupt(&self.deadlines);
+                entry.socket.interrupt(&self.deadlines);
             }
         }
     }
@@ -272,10 +272,10 @@ impl Worker {
     pub fn census(&self) -> Census {
         let now = clock::coarse_ms();
         let mut census = Census::new();
-        for (_, live) in self.connections.borrow().iter() {
-            let counts = census.entry(live.address()).or_default();
+        for (_, entry) in self.connections.borrow().iter() {
+            let counts = census.entry(entry.address()).or_default();
             counts.0 += 1;
-            counts.1 += usize::from(live.is_slow(now));
+            counts.1 += usize::from(entry.is_slow(now));
         }
         census
     }
@@ -285,27 +285,27 @@ impl Worker {
         let now = clock::coarse_ms();
         let connections = self.connections.borrow();
         let slow = connections.iter();
-        let slow = slow.filter(|(_, live)| live.address() == address && live.is_slow(now));
+        let slow = slow.filter(|(_, entry)| entry.address() == address && entry.is_slow(now));
         let mut slow: Vec<_> = slow.collect();
-        slow.sort_unstable_by_key(|(_, live)| {
-            std::cmp::Reverse(live.account.phase_began().age_ms(now))
+        slow.sort_unstable_by_key(|(_, entry)| {
+            std::cmp::Reverse(entry.account.phase_began().age_ms(now))
         });
         let mut asked = self.room.asked.borrow_mut();
         asked.clear();
         self.room.asked_ms.set(now);
-        for (key, live) in slow.into_iter().take(count) {
-            asked.insert(live.id, key);
-            live.socket.interrupt(&self.deadlines);
+        for (key, entry) in slow.into_iter().take(count) {
+            asked.insert(entry.id, key);
+            entry.socket.interrupt(&self.deadlines);
         }
     }
 
     /// Whether the connection `id` is to give way, because it was told so and still has nothing.
-    pub(crate) fn gives_way(&self, live: &Live) -> bool {
-        if self.room.asked.borrow_mut().remove(&live.id).is_none() || !live.socket.is_silent() {
+    pub(crate) fn gives_way(&self, entry: &ConnectionEntry) -> bool {
+        if self.room.asked.borrow_mut().remove(&entry.id).is_none() || !entry.socket.is_silent() {
             return false;
         }
         let [idle, heads] = &self.metrics.gave_way;
-        if live.account.phase() == Phase::Head { heads } else { idle }.add(1);
+        if entry.account.phase() == Phase::Head { heads } else { idle }.add(1);
         true
     }
 }

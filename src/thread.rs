@@ -21,7 +21,7 @@ use crate::connection;
 use crate::ledger::Budget;
 use crate::listener;
 use crate::ring::{Socket, memory, runtime};
-use crate::seat::Seat;
+use crate::slot::ConnectionSlot;
 use crate::upstream::prewarm;
 use crate::worker::{ACTIVE, Accepted, LEAVING, Shared, Worker};
 
@@ -111,7 +111,7 @@ fn prewarm(worker: &Rc<Worker>) {
 async fn take_in(worker: Rc<Worker>, mut inbox: UnboundedReceiver<Accepted>) {
     while let Some(Accepted { fd, peer, permit, listener }) = inbox.recv().await {
         let socket = Socket::from_fd(fd);
-        spawn(connection::serve(Seat::take(&worker, socket, peer, permit, listener)));
+        spawn(connection::serve(ConnectionSlot::take(&worker, socket, peer, permit, listener)));
     }
 }
 

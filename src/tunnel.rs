@@ -22,7 +22,7 @@ use crate::generation::Generation;
 use crate::record::Record;
 use crate::relay::{Broken, Control, Decoder, Encoding, Receiver, Transfer, WATCH_AFTER};
 use crate::ring::{Socket, Waited, clock};
-use crate::seat::Seat;
+use crate::slot::ConnectionSlot;
 use crate::worker::Worker;
 
 /// A tunnel that is about to begin.
@@ -50,17 +50,17 @@ const ACKNOWLEDGED_ROUNDS: usize = 100;
 const ACKNOWLEDGED_POLL: Duration = Duration::from_millis(10);
 
 /// Moves bytes both ways until the tunnel is over.
-pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
+pub async fn run(slot: &ConnectionSlot, tunnel: Box<Tunnel>) -> Close {
     let Tunnel { origin, generation, to_origin, to_client, mut record, permit } = *tunnel;
     let config = &*generation.config;
-    let worker = seat.worker();
-    let attached = seat.attach(&origin);
+    let worker = slot.worker();
+    let attached = slot.attach(&origin);
     worker.metrics.tunnels.add(1);
     worker.metrics.tunnels_opened.add(1);
     let (up, down) = (Direction::new(), Direction::new());
     let ended = {
-        let client = seat.socket();
-        let account = seat.account();
+        let client = slot.socket();
+        let account = slot.account();
         account.enter(Phase::Tunnel, clock::coarse_ms());
         let pump = |from, to, this, other, flow| Pump {
             worker,
@@ -75,8 +75,8 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
         let upward = pump(client, &origin, &up, &down, &account.received);
         let downward = pump(&origin, client, &down, &up, &account.sent);
         let ended = {
-            let upward = std::pin::pin!(upward.run(seat, to_origin));
-            let downward = std::pin::pin!(downward.run(seat, to_client));
+            let upward = std::pin::pin!(upward.run(slot, to_origin));
+            let downward = std::pin::pin!(downward.run(slot, to_client));
             both(upward, downward, || {
                 for direction in [&up, &down] {
                     direction.control.is_over.set(true);
@@ -101,11 +101,11 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
     let close = match ended {
         Ok(()) => Close::ClientDone,
         Err(fault) => {
-            let fault = seat.account().settle(fault);
+            let fault = slot.account().settle(fault);
             record.failed(fault);
             if fault != Fault::TunnelIdle || !up.is_delivered() || !down.is_delivered() {
                 // Neither side may take what it has for all there was.
-                seat.socket().reset_on_close();
+                slot.socket().reset_on_close();
                 origin.reset_on_close();
             }
             Close::Cut
@@ -155,7 +155,7 @@ struct Pump<'a> {
 
 impl Pump<'_> {
     /// Moves what comes until its sender has no more to say.
-    async fn run(&self, seat: &Seat, mut early: Vec<u8>) -> Result<(), Broken> {
+    async fn run(&self, slot: &ConnectionSlot, mut early: Vec<u8>) -> Result<(), Broken> {
         loop {
             // Boxed so that a silent tunnel does not carry the room for a busy one.
             match Box::pin(self.move_on(std::mem::take(&mut early))).await {
@@ -163,11 +163,11 @@ impl Pump<'_> {
                 // While others hold all chunks, the silence goes on.
                 Err(Broken::FromExpired | Broken::NoChunk) => {}
                 // The other direction has ended, so that there is less patience with this one.
-                Err(Broken::Interrupted) if !self.is_over(seat) => {}
+                Err(Broken::Interrupted) if !self.is_over(slot) => {}
                 Err(broken) => return Err(broken),
             }
             self.worker.released.set(self.worker.released.get() + 1);
-            self.rest(seat).await?;
+            self.rest(slot).await?;
         }
         self.to.finish_sending();
         self.this.has_ended.set(true);
@@ -195,10 +195,10 @@ impl Pump<'_> {
     }
 
     /// Waits for something to come, holding nothing.
-    async fn rest(&self, seat: &Seat) -> Result<(), Broken> {
+    async fn rest(&self, slot: &ConnectionSlot) -> Result<(), Broken> {
         loop {
             // Told while it moved something, when nothing was pending that could be interrupted.
-            if self.is_over(seat) {
+            if self.is_over(slot) {
                 return Err(Broken::Interrupted);
             }
             let patience = self.patience();
@@ -243,8 +243,8 @@ impl Pump<'_> {
         }
     }
 
-    fn is_over(&self, seat: &Seat) -> bool {
-        self.this.control.is_over.get() || seat.account().is_ended()
+    fn is_over(&self, slot: &ConnectionSlot) -> bool {
+        self.this.control.is_over.get() || slot.account().is_ended()
     }
 
     /// How much longer nothing may move.

@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::http::rewrite;
 use crate::record::Record;
 use crate::ring::HeadBuffer;
-use crate::seat::Reached;
+use crate::slot::Reached;
 use crate::tunnel::Tunnel;
 
 /// Turns the connection into a tunnel, as the origin has agreed to (RFC 9110 §15.2.2).

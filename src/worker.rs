@@ -28,7 +28,7 @@ use crate::limits::PIPES_PER_WORKER;
 use crate::metrics::WorkerMetrics;
 use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, RingMeters, Socket, Stopper};
 use crate::room::{Room, SharedRoom};
-use crate::seat::Live;
+use crate::slot::ConnectionEntry;
 use crate::upstream::destinations::Destinations;
 use crate::upstream::permits::PoolShared;
 use crate::upstream::pool::Pool;
@@ -238,7 +238,7 @@ pub struct Worker {
     pub budget: Rc<Budget>,
     /// Where outgoing heads are built; free again before anything waits.
     scratch: RefCell<Vec<u8>>,
-    pub(crate) connections: RefCell<Slab<Rc<Live>>>,
+    pub(crate) connections: RefCell<Slab<Rc<ConnectionEntry>>>,
     pub(crate) room: Room,
     /// Connections that this worker has ever served.
     pub(crate) serial: Cell<u64>,

@@ -109,7 +109,7 @@ async fn serve_unix(
 
 /// A connection, as the one that accepts sees it.
 #[derive(Debug)]
-struct Seat {
+struct ConnectionSlot {
     /// Since when it has had no request, by the coarse clock; `BUSY` while one is answered.
     idle_since_ms: AtomicU64,
     leave: Notify,
@@ -119,35 +119,39 @@ const BUSY: u64 = u64::MAX;
 
 /// The connections that are served, the oldest first.
 #[derive(Debug, Default)]
-struct Seats(VecDeque<Weak<Seat>>);
+struct ConnectionSlots(VecDeque<Weak<ConnectionSlot>>);
 
-impl Seats {
-    fn take(&mut self) -> Arc<Seat> {
+impl ConnectionSlots {
+    fn take(&mut self) -> Arc<ConnectionSlot> {
         let idle_since_ms = AtomicU64::new(clock::coarse_ms());
-        let seat = Arc::new(Seat { idle_since_ms, leave: Notify::new() });
-        self.0.retain(|seat| seat.strong_count() > 0);
-        self.0.push_back(Arc::downgrade(&seat));
-        seat
+        let slot = Arc::new(ConnectionSlot { idle_since_ms, leave: Notify::new() });
+        self.0.retain(|slot| slot.strong_count() > 0);
+        self.0.push_back(Arc::downgrade(&slot));
+        slot
     }
 
     /// Sends the oldest one away that has been idle for long enough.
     fn make_room(&self, idle: Duration) {
         let now_ms = clock::coarse_ms();
-        let is_idle = |seat: &Arc<Seat>| {
-            let since_ms = seat.idle_since_ms.load(Ordering::Relaxed);
+        let is_idle = |slot: &Arc<ConnectionSlot>| {
+            let since_ms = slot.idle_since_ms.load(Ordering::Relaxed);
             since_ms != BUSY && Duration::from_millis(now_ms.saturating_sub(since_ms)) >= idle
         };
-        if let Some(seat) = self.0.iter().filter_map(Weak::upgrade).find(is_idle) {
-            seat.leave.notify_one();
+        if let Some(slot) = self.0.iter().filter_map(Weak::upgrade).find(is_idle) {
+            slot.leave.notify_one();
         }
     }
 }
 
 /// A place for one more connection.
-async fn place(room: &Arc<Semaphore>, seats: &Seats, idle: Duration) -> OwnedSemaphorePermit {
+async fn place(
+    room: &Arc<Semaphore>,
+    slots: &ConnectionSlots,
+    idle: Duration,
+) -> OwnedSemaphorePermit {
     loop {
         if room.available_permits() == 0 {
-            seats.make_room(idle);
+            slots.make_room(idle);
         }
         // Again and again, because who is not idle now may be later.
         let permit = tokio::time::timeout(ROOM_POLL, room.clone().acquire_owned());
@@ -166,7 +170,7 @@ async fn accept<S>(
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let room = Arc::new(Semaphore::new(bounds.connections));
-    let mut seats = Seats::default();
+    let mut slots = ConnectionSlots::default();
     loop {
         let accepted = tokio::select! {
             accepted = next() => accepted,
@@ -183,11 +187,11 @@ async fn accept<S>(
             }
         };
         let permit = tokio::select! {
-            permit = place(&room, &seats, bounds.idle) => permit,
+            permit = place(&room, &slots, bounds.idle) => permit,
             _ = stopping.wait_for(|is_stopping| *is_stopping) => break,
         };
         let connection =
-            connection(bounds, stream, peer, seats.take(), router.clone(), stopping.clone());
+            connection(bounds, stream, peer, slots.take(), router.clone(), stopping.clone());
         tokio::spawn(async move {
             connection.await;
             drop(permit);
@@ -202,7 +206,7 @@ async fn connection<S>(
     bounds: Bounds,
     stream: S,
     peer: Peer,
-    seat: Arc<Seat>,
+    slot: Arc<ConnectionSlot>,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) where
@@ -210,11 +214,11 @@ async fn connection<S>(
 {
     let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer);
-        seat.idle_since_ms.store(BUSY, Ordering::Relaxed);
-        let (answer, seat) = (router.clone().oneshot(request), &seat);
+        slot.idle_since_ms.store(BUSY, Ordering::Relaxed);
+        let (answer, slot) = (router.clone().oneshot(request), &slot);
         async move {
             let answer = answer.await;
-            seat.idle_since_ms.store(clock::coarse_ms(), Ordering::Relaxed);
+            slot.idle_since_ms.store(clock::coarse_ms(), Ordering::Relaxed);
             answer
         }
     });
@@ -228,7 +232,7 @@ async fn connection<S>(
     // What goes wrong on a connection is its client's affair.
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = seat.leave.notified() => return,
+        () = slot.leave.notified() => return,
         () = tokio::time::sleep(bounds.connection) => {}
         _ = stopping.wait_for(|is_stopping| *is_stopping) => {}
     }

@@ -25,14 +25,14 @@ use super::pool::Pool;
 pub struct Holder {
     pub claimant: Claimant,
     /// The client connection's number in its worker; [`NO_SEAT`] where there is none.
-    pub seat: u32,
+    pub slot: u32,
 }
 
 pub const NO_SEAT: u32 = u32::MAX;
 
 impl Holder {
     /// What is done without a client.
-    pub const NOBODY: Self = Self { claimant: Claimant::NOBODY, seat: NO_SEAT };
+    pub const NOBODY: Self = Self { claimant: Claimant::NOBODY, slot: NO_SEAT };
 }
 
 /// A request that waits for a connection.

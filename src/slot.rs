@@ -1,8 +1,8 @@
 //! The client connections of one worker: their places, and what can be done to them from outside.
 //!
-//! In goes an accepted socket, which takes a [`Seat`]; as long as it keeps it, the connection is in
-//! its worker's list, where it can be seen, woken or ended. Dropping the seat gives the place, its
-//! memory and its right to be a client back.
+//! In goes an accepted socket, which takes a [`ConnectionSlot`]; as long as it keeps it, the
+//! connection is in its worker's list, where it can be seen, woken or ended. Dropping the slot
+//! gives the place, its memory and its right to be a client back.
 
 use std::cell::Cell;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -26,10 +26,10 @@ use crate::worker::{FORCED, Worker};
 
 /// What a connection costs that does nothing: its task, its entry in the list, its descriptor and
 /// deadline, and the operation that waits for its next request. Measured at 440 bytes on the heap.
-pub const SEAT_BYTES: usize = 512;
+pub const SLOT_BYTES: usize = 512;
 
 /// One client connection, as the worker sees it from outside.
-pub struct Live {
+pub struct ConnectionEntry {
     pub(crate) socket: Socket,
     arrival: Arrival,
     /// No other connection of the process has it, now or later.
@@ -83,12 +83,12 @@ impl Worker {
 
     /// Wakes the connections that have rested for a second between two requests.
     pub async fn interrupt_resting(&self) {
-        self.for_each(|live| {
-            let account = &live.account;
+        self.for_each(|entry| {
+            let account = &entry.account;
             let age_ms = account.phase_began().age_ms(clock::coarse_ms());
             let is_due = account.is_resting.get() && age_ms >= RESTED_MS;
             if is_due {
-                live.socket.interrupt(&self.deadlines);
+                entry.socket.interrupt(&self.deadlines);
             }
             is_due
         })
@@ -97,8 +97,8 @@ impl Worker {
 
     /// Ends every connection, in whatever it is.
     pub async fn cut_connections(&self) {
-        self.for_each(|live| {
-            live.cut(&self.deadlines);
+        self.for_each(|entry| {
+            entry.cut(&self.deadlines);
             true
         })
         .await;
@@ -107,17 +107,17 @@ impl Worker {
 
     /// Does `act` to each connection, to a few in each turn of the loop: what it does to thousands
     /// is not to keep all others waiting. For how many it says that something was done.
-    pub(crate) async fn for_each(&self, act: impl Fn(&Live) -> bool) -> usize {
+    pub(crate) async fn for_each(&self, act: impl Fn(&ConnectionEntry) -> bool) -> usize {
         let (mut count, mut in_turn) = (0, 0);
         for key in 0.. {
-            let live = {
+            let entry = {
                 let connections = self.connections.borrow();
                 if key >= connections.capacity() {
                     break;
                 }
                 connections.get(key).cloned()
             };
-            in_turn += usize::from(live.is_some_and(|live| act(&live)));
+            in_turn += usize::from(entry.is_some_and(|entry| act(&entry)));
             if in_turn == TURN_MAX {
                 count += std::mem::take(&mut in_turn);
                 turn().await;
@@ -130,15 +130,15 @@ impl Worker {
     pub fn list_connections(&self) -> Vec<ConnectionInfo> {
         let now = clock::coarse_ms();
         let connections = self.connections.borrow();
-        connections.iter().map(|(_, live)| live.describe(self.index, now)).collect()
+        connections.iter().map(|(_, entry)| entry.describe(self.index, now)).collect()
     }
 
     /// Ends the connection `id`, if there is one.
     pub fn end_connection(&self, id: u64) -> bool {
         let connections = self.connections.borrow();
-        let found = connections.iter().find(|(_, live)| live.id == id);
-        if let Some((_, live)) = found {
-            live.cut(&self.deadlines);
+        let found = connections.iter().find(|(_, entry)| entry.id == id);
+        if let Some((_, entry)) = found {
+            entry.cut(&self.deadlines);
         }
         found.is_some()
     }
@@ -150,7 +150,7 @@ const TURN_MAX: usize = 256;
 /// Silence after which a client hardly has its next request on its way.
 const RESTED_MS: u64 = 1000;
 
-impl Live {
+impl ConnectionEntry {
     /// Ends a connection that rests.
     pub(crate) fn close(&self, deadlines: &Deadlines) {
         self.account.end(Ending::Cut);
@@ -222,7 +222,7 @@ impl Live {
 }
 
 /// The other end's place in its connection; dropping it says that there is none any more.
-pub struct Attached<'a>(&'a Live);
+pub struct Attached<'a>(&'a ConnectionEntry);
 
 impl Attached<'_> {
     fn is_ended(&self) -> bool {
@@ -280,13 +280,13 @@ impl DerefMut for Reached<'_> {
 }
 
 /// A client connection's place in its worker; dropping it gives the place up.
-pub struct Seat {
+pub struct ConnectionSlot {
     worker: Rc<Worker>,
-    live: Rc<Live>,
+    entry: Rc<ConnectionEntry>,
     key: usize,
 }
 
-impl Seat {
+impl ConnectionSlot {
     pub fn take(
         worker: &Rc<Worker>,
         socket: Socket,
@@ -294,22 +294,22 @@ impl Seat {
         permit: OwnedSemaphorePermit,
         listener: u16,
     ) -> Self {
-        // The seat's drop gives the permit back; keeping it would cost each connection 16 bytes.
+        // The slot's drop gives the permit back; keeping it would cost each connection 16 bytes.
         permit.forget();
         let serial = worker.serial.get() + 1;
         worker.serial.set(serial);
-        let live = Rc::new(Live {
+        let entry = Rc::new(ConnectionEntry {
             socket,
             arrival: Arrival::new(peer, listener),
             other_end: Cell::default(),
             id: (worker.index as u64) << 48 | serial,
             account: Account::default(),
         });
-        live.account.hold(SEAT_BYTES);
-        worker.ledger.add(Kind::Connections, SEAT_BYTES as u64);
+        entry.account.hold(SLOT_BYTES);
+        worker.ledger.add(Kind::Connections, SLOT_BYTES as u64);
         worker.metrics.clients.add(1);
-        let key = worker.connections.borrow_mut().insert(live.clone());
-        Self { worker: worker.clone(), live, key }
+        let key = worker.connections.borrow_mut().insert(entry.clone());
+        Self { worker: worker.clone(), entry, key }
     }
 
     pub fn worker(&self) -> &Rc<Worker> {
@@ -329,45 +329,45 @@ impl Seat {
         }
         let held = self.hold(future_bytes, kind);
         // The buffers' pool counts their bytes; this says in whose hands they are.
-        held.seat.live.account.hold(buffers);
+        held.slot.entry.account.hold(buffers);
         Some(held)
     }
 
     /// Counts `bytes` as the connection's, for as long as the result lives.
     pub fn hold(&self, bytes: usize, kind: Kind) -> Held<'_> {
         self.worker.ledger.add(kind, bytes as u64);
-        self.live.account.hold(bytes);
-        Held { seat: self, bytes, kind }
+        self.entry.account.hold(bytes);
+        Held { slot: self, bytes, kind }
     }
 
     pub fn account(&self) -> &Account {
-        &self.live.account
+        &self.entry.account
     }
 
     pub fn socket(&self) -> &Socket {
-        &self.live.socket
+        &self.entry.socket
     }
 
     pub fn peer(&self) -> SocketAddr {
-        self.live.arrival.peer()
+        self.entry.arrival.peer()
     }
 
     /// As the pool knows whoever is served here.
     pub fn holder(&self) -> Holder {
-        Holder { claimant: Claimant::of(self.peer().ip()), seat: self.key as u32 }
+        Holder { claimant: Claimant::of(self.peer().ip()), slot: self.key as u32 }
     }
 
     pub fn is_new(&self) -> bool {
-        self.live.account.is_new.get()
+        self.entry.account.is_new.get()
     }
 
     pub fn set_served(&self) {
-        self.live.account.is_new.set(false);
+        self.entry.account.is_new.set(false);
     }
 
     /// By which listener it came in.
     pub fn listener(&self) -> u16 {
-        self.live.arrival.listener
+        self.entry.arrival.listener
     }
 
     /// Says what the other end of the exchange or the tunnel is that begins: what has been, or will
@@ -379,21 +379,21 @@ impl Seat {
 
     /// Whether it gives way to a new client, asked after it has been interrupted.
     pub fn gives_way(&self) -> bool {
-        self.worker.gives_way(&self.live)
+        self.worker.gives_way(&self.entry)
     }
 
     /// The same for what is no lease.
     pub fn attach(&self, other: &Socket) -> Attached<'_> {
-        self.live.other_end.set(Some(other.clone()));
-        if self.live.account.is_ended() {
-            self.live.end_other(&self.worker.deadlines);
+        self.entry.other_end.set(Some(other.clone()));
+        if self.entry.account.is_ended() {
+            self.entry.end_other(&self.worker.deadlines);
         }
-        Attached(&self.live)
+        Attached(&self.entry)
     }
 
     pub fn set_resting(&self, is_resting: bool) {
         let resting = &self.worker.metrics.resting;
-        match (self.live.account.is_resting.replace(is_resting), is_resting) {
+        match (self.entry.account.is_resting.replace(is_resting), is_resting) {
             (false, true) => resting.add(1),
             (true, false) => resting.sub(1),
             _ => {}
@@ -415,22 +415,22 @@ impl Seat {
 
 /// Memory that a connection holds for a while.
 pub struct Held<'a> {
-    seat: &'a Seat,
+    slot: &'a ConnectionSlot,
     bytes: usize,
     kind: Kind,
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.seat.worker.ledger.sub(self.kind, self.bytes as u64);
-        self.seat.live.account.reset(SEAT_BYTES);
+        self.slot.worker.ledger.sub(self.kind, self.bytes as u64);
+        self.slot.entry.account.reset(SLOT_BYTES);
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().try_remove(self.key);
-        self.worker.ledger.sub(Kind::Connections, SEAT_BYTES as u64);
+        self.worker.ledger.sub(Kind::Connections, SLOT_BYTES as u64);
         self.worker.metrics.clients.sub(1);
         self.worker.shared.live[self.worker.index].fetch_sub(1, Ordering::Relaxed);
         self.worker.shared.clients.add_permits(1);
@@ -454,6 +454,6 @@ mod tests {
     #[test]
     fn a_connection_in_the_list_fits_a_small_class_of_the_allocator() {
         // With the two counts of its `Rc`.
-        assert!(size_of::<Live>() + 16 <= 112, "{}", size_of::<Live>());
+        assert!(size_of::<ConnectionEntry>() + 16 <= 112, "{}", size_of::<ConnectionEntry>());
     }
 }
