@@ -48,7 +48,7 @@ impl Server {
         for worker in self.active_workers() {
             for (index, socket) in &new_sockets {
                 if let Ok(socket) = socket.try_clone() {
-                    self.shared.places[worker].ask(Ask::Listen { index: *index, socket });
+                    self.shared.slots[worker].ask(Ask::Listen { index: *index, socket });
                 }
             }
         }
@@ -106,10 +106,10 @@ impl Server {
     }
 
     fn check_places(&self, config: &Config) -> Result<(), String> {
-        let (wanted, places) = (config.server.workers, self.shared.places.len());
-        if wanted > places {
+        let (wanted, slots) = (config.server.workers, self.shared.slots.len());
+        if wanted > slots {
             return Err(format!(
-                "server.workers = {wanted}: this process has room for {places}; restart it, or \
+                "server.workers = {wanted}: this process has room for {slots}; restart it, or \
                  send SIGUSR2"
             ));
         }
@@ -125,8 +125,7 @@ impl Server {
             .filter_map(|worker| {
                 let (reply, answer) = oneshot::channel();
                 let (snapshot, budget) = (snapshot.clone(), plan.budget());
-                let is_told =
-                    self.shared.places[worker].ask(Ask::Adopt { snapshot, budget, reply });
+                let is_told = self.shared.slots[worker].ask(Ask::Adopt { snapshot, budget, reply });
                 is_told.then_some((worker, answer))
             })
             .collect();

@@ -127,7 +127,7 @@ async fn make(shared: &Shared) {
     for (worker, _) in offers {
         let count = next.iter().filter(|(_, of)| *of == worker).count();
         if count > 0 {
-            shared.places[worker].ask(Ask::GiveWay { count });
+            shared.slots[worker].ask(Ask::GiveWay { count });
         }
     }
 }
@@ -153,7 +153,7 @@ async fn end_heads(shared: &Shared) {
         let count = census.get(&address).map_or(0, |(_, stalled)| left.min(*stalled));
         left -= count;
         if count > 0 {
-            shared.places[worker].ask(Ask::EndHeads { address, count });
+            shared.slots[worker].ask(Ask::EndHeads { address, count });
         }
     }
 }
@@ -164,7 +164,7 @@ async fn ask<T>(shared: &Shared, question: impl Fn(oneshot::Sender<T>) -> Ask) -
         .occupied()
         .filter_map(|worker| {
             let (reply, answer) = oneshot::channel();
-            shared.places[worker].ask(question(reply)).then_some((worker, answer))
+            shared.slots[worker].ask(question(reply)).then_some((worker, answer))
         })
         .collect();
     let mut answers = Vec::new();

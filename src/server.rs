@@ -43,7 +43,7 @@ use crate::thread::Remains;
 use crate::upstream::permits::{self, PoolShared};
 use crate::upstream::resolve::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
-use crate::worker::{NORMAL, Place, Shared};
+use crate::worker::{NORMAL, Shared, WorkerSlot};
 
 /// Why ringway could not start: one line with cause and cure.
 #[derive(Debug)]
@@ -317,39 +317,39 @@ fn share(
     parts: Parts,
 ) -> (Arc<Shared>, queue::UnboundedReceiver<ControlAsk>, queue::UnboundedReceiver<Order>) {
     let config = parts.config.clone();
-    let places = places_for(config.server.workers);
+    let slots = slots_for(config.server.workers);
     let (control, asks) = queue::unbounded_channel();
     let (order, orders) = queue::unbounded_channel();
-    let snapshot = Snapshot::first(parts, places);
+    let snapshot = Snapshot::first(parts, slots);
     let history = History::new(&snapshot);
     let shared = Arc::new(Shared {
-        pool: PoolShared::new(pool_limits(&config), places),
+        pool: PoolShared::new(pool_limits(&config), slots),
         clients: Arc::new(Semaphore::new(config.limits.clients)),
         room: SharedRoom::default(),
         tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
-        live: (0..places).map(|_| AtomicUsize::new(0)).collect(),
-        places: (0..places).map(|_| Place::default()).collect(),
+        live: (0..slots).map(|_| AtomicUsize::new(0)).collect(),
+        slots: (0..slots).map(|_| WorkerSlot::default()).collect(),
         control,
         snapshot: ArcSwap::from_pointee(snapshot),
         history,
         orders: order,
         reloads_refused: AtomicUsize::new(0),
-        metrics: (0..places).map(|_| Arc::default()).collect(),
-        rings: (0..places).map(|_| Arc::default()).collect(),
-        ledgers: Ledgers::new(places),
+        metrics: (0..slots).map(|_| Arc::default()).collect(),
+        rings: (0..slots).map(|_| Arc::default()).collect(),
+        ledgers: Ledgers::new(slots),
         pressure: AtomicU8::new(NORMAL),
         is_ready: AtomicBool::new(false),
         is_closing: AtomicBool::new(false),
         is_draining: AtomicBool::new(false),
         is_handed_over: AtomicBool::new(false),
-        drain: (0..places).map(|_| Notify::new()).collect(),
+        drain: (0..slots).map(|_| Notify::new()).collect(),
         is_cutting: AtomicBool::new(false),
     });
     (shared, asks, orders)
 }
 
 /// Room for as many workers as this machine can use, and for those that they take over from.
-fn places_for(workers: usize) -> usize {
+fn slots_for(workers: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     2 * workers.max(cores)
 }

@@ -203,7 +203,7 @@ impl Listening {
     pub fn close(&self, shared: &Shared) {
         if self.is_shared {
             for worker in shared.occupied() {
-                shared.places[worker].ask(Ask::Deafen { index: self.number });
+                shared.slots[worker].ask(Ask::Deafen { index: self.number });
             }
             return;
         }

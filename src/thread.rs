@@ -27,7 +27,7 @@ use crate::worker::{ACTIVE, Accepted, LEAVING, Shared, Worker};
 
 /// What a worker is started with.
 pub struct WorkerPlan {
-    /// Its place.
+    /// Its slot.
     pub index: usize,
     pub access_log: Option<AccessLog>,
     pub shared: Arc<Shared>,
@@ -48,7 +48,7 @@ pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains 
     let runtime = match runtime::open() {
         Ok(runtime) => runtime,
         Err(error) => {
-            plan.shared.places[plan.index].leave();
+            plan.shared.slots[plan.index].leave();
             report(Err(error));
             return Remains::default();
         }
@@ -57,7 +57,7 @@ pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains 
     let remains = runtime.block_on(serve(plan, report));
     // What is still pending is cancelled, and waited for.
     drop(runtime);
-    shared.places[index].leave();
+    shared.slots[index].leave();
     remains
 }
 
@@ -100,7 +100,7 @@ fn prewarm(worker: &Rc<Worker>) {
     let generation = worker.generation();
     let members = generation.members().cloned().collect();
     let workers = generation.config.server.workers;
-    // Places are taken in any order: a worker that replaces another one counts as that one does.
+    // Slots are taken in any order: a worker that replaces another one counts as that one does.
     let share = prewarm::share(generation.config.pool.prewarm, worker.index % workers, workers);
     let (watched, id) = (worker.clone(), generation.id);
     let is_over = move || watched.is_leaving.get() || watched.generation().id != id;
@@ -159,7 +159,7 @@ async fn answer_asks(worker: Rc<Worker>, mut asks: UnboundedReceiver<Ask>) {
             }
             Ask::Return { listeners } => {
                 // It may have been told to leave once more in the meantime.
-                if worker.is_leaving.get() && worker.shared.places[worker.index].state() == ACTIVE {
+                if worker.is_leaving.get() && worker.shared.slots[worker.index].state() == ACTIVE {
                     worker.is_leaving.set(false);
                     for (index, socket) in listeners {
                         spawn(listener::start(worker.clone(), socket, index));
@@ -202,7 +202,7 @@ async fn until_drained(worker: &Worker) -> Remains {
     let shared = &worker.shared;
     loop {
         while !shared.is_draining.load(Ordering::Acquire)
-            && shared.places[worker.index].state() != LEAVING
+            && shared.slots[worker.index].state() != LEAVING
         {
             shared.drain[worker.index].notified().await;
         }
@@ -228,10 +228,10 @@ async fn until_drained(worker: &Worker) -> Remains {
 async fn finish(worker: &Worker) -> bool {
     let shared = &worker.shared;
     let signal = &shared.drain[worker.index];
-    let place = &shared.places[worker.index];
+    let slot = &shared.slots[worker.index];
     let is_over = || shared.is_draining.load(Ordering::Acquire);
     let is_idle = || worker.connections() == 0 && worker.live() == 0 && worker.accepting.get() == 0;
-    while !(is_idle() && place.end_if(is_idle, is_over())) {
+    while !(is_idle() && slot.end_if(is_idle, is_over())) {
         if !worker.is_leaving.get() {
             return false;
         }

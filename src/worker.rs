@@ -46,8 +46,8 @@ pub struct Shared {
     pub metrics: Vec<Arc<WorkerMetrics>>,
     pub ledgers: Ledgers,
     pub rings: Vec<Arc<RingMeters>>,
-    /// By place, what is done in it: all vectors here have room for more workers than there are.
-    pub places: Vec<Place>,
+    /// By slot, the worker in it: all vectors here have room for more workers than there are.
+    pub slots: Vec<WorkerSlot>,
     /// Questions of the workers to the control thread.
     pub control: UnboundedSender<ControlAsk>,
     /// What the control thread wants of whoever owns the server.
@@ -74,19 +74,19 @@ pub struct Shared {
 }
 
 /// Room for one worker.
-pub struct Place {
+pub struct WorkerSlot {
     state: AtomicU8,
-    mail: ArcSwapOption<Mail>,
+    handle: ArcSwapOption<WorkerHandle>,
 }
 
 /// How a worker is reached.
-pub struct Mail {
+pub struct WorkerHandle {
     /// Accepted connections that it shall serve.
     pub inbox: UnboundedSender<Accepted>,
     pub asks: UnboundedSender<Ask>,
 }
 
-/// Nobody works here.
+/// No worker runs here.
 pub const FREE: u8 = 0;
 /// Gets ready.
 pub const STARTING: u8 = 1;
@@ -102,13 +102,13 @@ fn takes(state: u8) -> bool {
     matches!(state, ACTIVE | LEAVING)
 }
 
-impl Default for Place {
+impl Default for WorkerSlot {
     fn default() -> Self {
-        Self { state: AtomicU8::new(FREE), mail: ArcSwapOption::empty() }
+        Self { state: AtomicU8::new(FREE), handle: ArcSwapOption::empty() }
     }
 }
 
-impl Place {
+impl WorkerSlot {
     pub fn state(&self) -> u8 {
         self.state.load(Ordering::SeqCst)
     }
@@ -117,9 +117,9 @@ impl Place {
         self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// A worker begins to work here.
-    pub fn occupy(&self, mail: Mail) {
-        self.mail.store(Some(Arc::new(mail)));
+    /// A worker starts here.
+    pub fn occupy(&self, handle: WorkerHandle) {
+        self.handle.store(Some(Arc::new(handle)));
         self.state.store(STARTING, Ordering::Release);
     }
 
@@ -158,9 +158,9 @@ impl Place {
         self.state.store(FREE, Ordering::Release);
     }
 
-    /// Asks whoever works here; false where nobody does.
+    /// Asks the worker in the slot; false where there is none.
     pub fn ask(&self, ask: Ask) -> bool {
-        self.mail.load().as_ref().is_some_and(|mail| mail.asks.send(ask).is_ok())
+        self.handle.load().as_ref().is_some_and(|handle| handle.asks.send(ask).is_ok())
     }
 }
 
@@ -186,14 +186,14 @@ impl Shared {
     /// choice was measured at up to twice the mean.
     pub fn place(&self, mut accepted: Accepted, here: usize) {
         // Each round that fails does so at another worker that has just ended.
-        for _ in &self.places {
+        for _ in &self.slots {
             let Some(best) = self.least_busy(here) else { return };
             self.live[best].fetch_add(1, Ordering::SeqCst);
-            let mail = self.places[best].mail.load();
-            if let Some(mail) = mail.as_ref()
-                && takes(self.places[best].state())
+            let handle = self.slots[best].handle.load();
+            if let Some(handle) = handle.as_ref()
+                && takes(self.slots[best].state())
             {
-                match mail.inbox.send(accepted) {
+                match handle.inbox.send(accepted) {
                     Ok(()) => return,
                     Err(back) => accepted = back.0,
                 }
@@ -204,17 +204,17 @@ impl Shared {
 
     fn least_busy(&self, here: usize) -> Option<usize> {
         let cost = |worker: usize| {
-            let state = self.places[worker].state();
+            let state = self.slots[worker].state();
             let live = self.live[worker].load(Ordering::Relaxed);
             takes(state).then_some((state != ACTIVE, live, worker != here, worker))
         };
-        (0..self.places.len()).filter_map(cost).min().map(|(.., worker)| worker)
+        (0..self.slots.len()).filter_map(cost).min().map(|(.., worker)| worker)
     }
 
-    /// The places at which somebody works.
+    /// The slots in which a worker runs.
     pub fn occupied(&self) -> impl Iterator<Item = usize> + '_ {
-        let places = self.places.iter().enumerate();
-        places.filter(|(_, place)| place.state() != FREE).map(|(index, _)| index)
+        let slots = self.slots.iter().enumerate();
+        slots.filter(|(_, slot)| slot.state() != FREE).map(|(index, _)| index)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::memory::{Plan, Usage};
 use crate::ring::refusal;
 use crate::server::{POLL, Server, StartError};
 use crate::thread::{self, Ready, WorkerPlan};
-use crate::worker::{ACTIVE, FREE, Mail, Place};
+use crate::worker::{ACTIVE, FREE, WorkerHandle, WorkerSlot};
 
 /// How long a worker may take to close its ring.
 const ENDING_PATIENCE: Duration = Duration::from_secs(5);
@@ -46,18 +46,18 @@ impl Server {
     /// Calls a worker back that leaves, if there is one.
     fn recall_worker(&self) -> Result<bool, StartError> {
         let listeners = self.sockets.share().map_err(StartError)?;
-        let Some(place) = self.shared.places.iter().find(|place| place.recall()) else {
+        let Some(slot) = self.shared.slots.iter().find(|slot| slot.recall()) else {
             return Ok(false);
         };
-        place.ask(Ask::Return { listeners });
+        slot.ask(Ask::Return { listeners });
         Ok(true)
     }
 
-    /// Starts one more worker, with the newest configuration; its place. It takes what others have
+    /// Starts one more worker, with the newest configuration; its slot. It takes what others have
     /// accepted, and accepts nothing itself yet.
     pub(crate) fn start_worker(&mut self) -> Result<usize, StartError> {
         let shared = self.shared.clone();
-        let index = self.free_place()?;
+        let index = self.free_slot()?;
         let config = shared.snapshot.load().config.clone();
         let (inbox, inboxes) = queue::unbounded_channel();
         let (ask, asks) = queue::unbounded_channel();
@@ -71,7 +71,7 @@ impl Server {
         };
         // Whatever one that worked here before has been told does not concern this one.
         let _ = shared.drain[index].notified().now_or_never();
-        shared.places[index].occupy(Mail { inbox, asks: ask });
+        shared.slots[index].occupy(WorkerHandle { inbox, asks: ask });
         let (sender, receiver) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
@@ -88,22 +88,22 @@ impl Server {
         });
         match started {
             Ok(ready) => {
-                shared.places[index].activate();
+                shared.slots[index].activate();
                 report_worker(index, config.buffers.chunks_per_worker, ready);
                 Ok(index)
             }
             Err(error) => {
-                shared.places[index].leave();
+                shared.slots[index].leave();
                 Err(StartError(format!("worker {index}: {}", refusal::diagnose(&error))))
             }
         }
     }
 
     /// A place where nobody works; waits for one where somebody is about to end.
-    fn free_place(&self) -> Result<usize, StartError> {
+    fn free_slot(&self) -> Result<usize, StartError> {
         let deadline = Instant::now() + ENDING_PATIENCE;
         loop {
-            let mut states = self.shared.places.iter().map(Place::state);
+            let mut states = self.shared.slots.iter().map(WorkerSlot::state);
             if let Some(index) = states.position(|state| state == FREE) {
                 return Ok(index);
             }
@@ -116,10 +116,10 @@ impl Server {
 
     /// Lets the worker that was started last finish what it has, and no more.
     pub(crate) fn retire_worker(&mut self) {
-        let places = &self.shared.places;
-        let last = (0..places.len()).rev().find(|index| places[*index].state() == ACTIVE);
+        let slots = &self.shared.slots;
+        let last = (0..slots.len()).rev().find(|index| slots[*index].state() == ACTIVE);
         if let Some(index) = last {
-            places[index].retire();
+            slots[index].retire();
             self.shared.drain[index].notify_one();
         }
         self.workers.retain(|worker| !worker.is_finished());
@@ -128,14 +128,14 @@ impl Server {
     /// Has `worker` accept from all listening sockets.
     pub(crate) fn let_accept(&self, worker: usize) -> Result<(), StartError> {
         for (index, socket) in self.sockets.share().map_err(StartError)? {
-            self.shared.places[worker].ask(Ask::Listen { index, socket });
+            self.shared.slots[worker].ask(Ask::Listen { index, socket });
         }
         Ok(())
     }
 
     pub(crate) fn active_workers(&self) -> Vec<usize> {
-        let places = self.shared.places.iter().enumerate();
-        places.filter(|(_, place)| place.state() == ACTIVE).map(|(index, _)| index).collect()
+        let slots = self.shared.slots.iter().enumerate();
+        slots.filter(|(_, slot)| slot.state() == ACTIVE).map(|(index, _)| index).collect()
     }
 }
 

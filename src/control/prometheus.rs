@@ -392,11 +392,11 @@ fn numbered(proxy: &Proxy) -> Vec<(String, &WorkerMetrics)> {
     workers.collect()
 }
 
-/// The places at which somebody works, or has worked: what was counted there stays.
+/// The slots in which a worker runs, or has run: what was counted there stays.
 fn used(proxy: &Proxy) -> impl Iterator<Item = usize> {
     let shared = &proxy.shared;
-    (0..shared.places.len()).filter(|worker| {
-        shared.places[*worker].state() != FREE || shared.metrics[*worker].accepted.get() > 0
+    (0..shared.slots.len()).filter(|worker| {
+        shared.slots[*worker].state() != FREE || shared.metrics[*worker].accepted.get() > 0
     })
 }
 

@@ -86,7 +86,7 @@ impl Proxy {
         let workers: Vec<_> = self.shared.occupied().collect();
         let questions = workers.iter().map(|worker| {
             let (reply, answer) = oneshot::channel();
-            let is_sent = self.shared.places[*worker].ask(ask(reply));
+            let is_sent = self.shared.slots[*worker].ask(ask(reply));
             async move {
                 let answer = tokio::time::timeout(ANSWER_MAX, answer);
                 if is_sent { answer.await.ok()?.ok() } else { None }

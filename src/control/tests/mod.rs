@@ -29,7 +29,7 @@ use crate::gate::Gate;
 use crate::generation::{History, Parts, Snapshot};
 use crate::ledger::Ledgers;
 use crate::upstream::permits::{Limits, PoolShared};
-use crate::worker::{Mail, Place};
+use crate::worker::{WorkerHandle, WorkerSlot};
 
 const WORKERS: usize = 2;
 
@@ -67,11 +67,11 @@ impl Fixture {
         };
         let mut snapshot = Snapshot::first(parts, WORKERS);
         snapshot.id = 7;
-        let places = asks.into_iter().map(|asks| {
-            let place = Place::default();
-            place.occupy(mail(asks));
-            place.activate();
-            place
+        let slots = asks.into_iter().map(|asks| {
+            let slot = WorkerSlot::default();
+            slot.occupy(handle(asks));
+            slot.activate();
+            slot
         });
         let each = config.pool.max_connections;
         let limits = Limits { each, ceiling: each, ..Limits::default() };
@@ -81,7 +81,7 @@ impl Fixture {
             room: crate::room::SharedRoom::default(),
             tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
             live: (0..WORKERS).map(|_| AtomicUsize::new(0)).collect(),
-            places: places.collect(),
+            slots: slots.collect(),
             history: History::new(&snapshot),
             snapshot: ArcSwap::from_pointee(snapshot),
             orders,
@@ -184,8 +184,8 @@ impl Answer {
 }
 
 /// Where connections would go, nobody listens.
-fn mail(asks: mpsc::UnboundedSender<Ask>) -> Mail {
-    Mail { inbox: mpsc::unbounded_channel().0, asks }
+fn handle(asks: mpsc::UnboundedSender<Ask>) -> WorkerHandle {
+    WorkerHandle { inbox: mpsc::unbounded_channel().0, asks }
 }
 
 /// A worker of straw: three connections, and a pool that always has something to give.

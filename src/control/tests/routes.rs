@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 
 use super::super::admin::Peer;
 use super::super::proxy::Proxy;
-use crate::worker::Place;
+use crate::worker::WorkerSlot;
 
-use super::{Fixture, mail, oneshot};
+use super::{Fixture, handle, oneshot};
 use crate::config::Secret;
 use crate::ledger::{Kind, Level};
 
@@ -172,11 +172,11 @@ fn a_worker_that_says_nothing_is_named_and_not_waited_for_for_ever() {
     drop(fixture);
     let shared = Arc::get_mut(&mut setup.shared).expect("nobody else has it");
     // Nobody has the other end.
-    shared.places[0].occupy(mail(mpsc::unbounded_channel().0));
+    shared.slots[0].occupy(handle(mpsc::unbounded_channel().0));
     // This one takes the question and sits on it.
     let (sender, _kept) = mpsc::unbounded_channel();
-    shared.places.push(Place::default());
-    shared.places[2].occupy(mail(sender));
+    shared.slots.push(WorkerSlot::default());
+    shared.slots[2].occupy(handle(sender));
     let proxy = Arc::new(Proxy::new(setup, None));
     let connections = oneshot(&proxy, "GET /connections", None);
     let json: Value = serde_json::from_str(&connections.body).unwrap();
