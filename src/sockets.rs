@@ -45,10 +45,10 @@ pub struct Lent<'a> {
 
 /// What the next configuration listens on.
 pub struct NextSockets {
-    list: Vec<Place>,
+    list: Vec<Entry>,
 }
 
-enum Place {
+enum Entry {
     /// By its place in the list that is in use.
     Kept(usize),
     New(Listening),
@@ -100,7 +100,7 @@ impl Sockets {
                 // Whatever the length of its queue was, listen(2) says anew.
                 self.list[index].set_backlog(config.server.backlog)?;
                 self.list[index].set_options(config.pool.tcp_keepalive)?;
-                list.push(Place::Kept(index));
+                list.push(Entry::Kept(index));
                 continue;
             }
             let (bound, socket, is_shared) = match take_fitting(inherited, *address) {
@@ -112,7 +112,7 @@ impl Sockets {
             let listening =
                 Listening { number, configured: *address, address: bound, socket, is_shared };
             listening.set_options(config.pool.tcp_keepalive)?;
-            list.push(Place::New(listening));
+            list.push(Entry::New(listening));
         }
         Ok(NextSockets { list })
     }
@@ -121,8 +121,8 @@ impl Sockets {
     pub fn commit(&mut self, next: NextSockets) -> Vec<Listening> {
         let mut before: Vec<_> = std::mem::take(&mut self.list).into_iter().map(Some).collect();
         let place = |place| match place {
-            Place::Kept(index) => before.get_mut(index).and_then(Option::take),
-            Place::New(listening) => Some(listening),
+            Entry::Kept(index) => before.get_mut(index).and_then(Option::take),
+            Entry::New(listening) => Some(listening),
         };
         self.list = next.list.into_iter().filter_map(place).collect();
         before.into_iter().flatten().collect()
@@ -162,8 +162,8 @@ impl NextSockets {
     /// The addresses as they are bound, and the numbers.
     pub fn describe(&self, before: &Sockets) -> (Vec<SocketAddr>, Vec<u16>) {
         let listening = self.list.iter().map(|place| match place {
-            Place::Kept(index) => &before.list[*index],
-            Place::New(listening) => listening,
+            Entry::Kept(index) => &before.list[*index],
+            Entry::New(listening) => listening,
         });
         listening.map(|listening| (listening.address, listening.number)).unzip()
     }
@@ -171,8 +171,8 @@ impl NextSockets {
     /// The numbers of those that were not listened on before, with a descriptor for a worker.
     pub fn share_new(&self) -> Result<Vec<(u16, OwnedFd)>, String> {
         let new = self.list.iter().filter_map(|place| match place {
-            Place::Kept(_) => None,
-            Place::New(listening) => Some(listening),
+            Entry::Kept(_) => None,
+            Entry::New(listening) => Some(listening),
         });
         new.map(|listening| Ok((listening.number, listening.share()?))).collect()
     }

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::facts::{Facts, Passage, Place, put_field};
+use super::facts::{Context, Facts, Passage, put_field};
 use crate::config::HeadersConfig;
 use crate::config::hooks::{Part, Template};
 use crate::http::edit::Edit;
@@ -305,7 +305,7 @@ impl Edits {
                     }
                     let line = out.len();
                     out.extend_from_slice(name);
-                    let is_whole = passage.expand(value, Place::Field, route, facts, out);
+                    let is_whole = passage.expand(value, Context::Field, route, facts, out);
                     end_line(out, line, name.len(), is_whole);
                 }
                 Piece::Own(own) => own.put(facts, passage, out),

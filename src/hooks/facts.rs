@@ -2,7 +2,7 @@
 //!
 //! In: the request's head and who sent it, borrowed; out: the values of variables, as bytes in the
 //! caller's buffer. What a variable gives comes from the network: whoever puts it somewhere says
-//! where (`Place`), and bytes that could end a line, a target or a host there never arrive. No
+//! where (`Context`), and bytes that could end a line, a target or a host there never arrive. No
 //! clock is read here.
 
 use std::net::IpAddr;
@@ -55,7 +55,7 @@ pub struct Passage {
 
 /// Where a value is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Context {
     /// A field value: no control bytes, no white space around it.
     Field,
     /// A request-target or a URI: visible ASCII, and nothing that a reader might take for an end.
@@ -143,7 +143,7 @@ impl Passage {
     pub(crate) fn expand(
         &self,
         template: &Template,
-        place: Place,
+        context: Context,
         route: &str,
         facts: &Facts<'_>,
         out: &mut Vec<u8>,
@@ -152,7 +152,7 @@ impl Passage {
         for part in &template.parts {
             match part {
                 Part::Text(text) => out.extend_from_slice(text.as_bytes()),
-                Part::Variable(variable) => self.put(variable, place, route, facts, out),
+                Part::Variable(variable) => self.put(variable, context, route, facts, out),
             }
             if out.len() - start > VALUE_BYTES_MAX {
                 out.truncate(start);
@@ -165,16 +165,16 @@ impl Passage {
     pub(crate) fn put(
         &self,
         variable: &Variable,
-        place: Place,
+        context: Context,
         route: &str,
         facts: &Facts<'_>,
         out: &mut Vec<u8>,
     ) {
         let mut digits = [0; 3];
         let (value, kind) = self.value(variable, route, facts, &mut digits);
-        match place {
-            Place::Field => put_field(value, out),
-            Place::Target => put_target(value, kind, out),
+        match context {
+            Context::Field => put_field(value, out),
+            Context::Target => put_target(value, kind, out),
         }
     }
 
@@ -361,7 +361,7 @@ pub(crate) mod tests {
             for (written, expected) in table {
                 let template = Template::parse(written, Scope::Response).unwrap();
                 let mut out = Vec::new();
-                assert!(passage.expand(&template, Place::Field, "r", facts, &mut out));
+                assert!(passage.expand(&template, Context::Field, "r", facts, &mut out));
                 assert_eq!(String::from_utf8(out).unwrap(), expected, "{written}");
             }
         });
@@ -423,7 +423,7 @@ pub(crate) mod tests {
                 let template = Template::parse(written, Scope::Request).unwrap();
                 let mut out = b"before".to_vec();
                 let is_whole =
-                    Passage::default().expand(&template, Place::Field, "", facts, &mut out);
+                    Passage::default().expand(&template, Context::Field, "", facts, &mut out);
                 (is_whole, out.len())
             };
             assert_eq!(expand("${header.x-a}"), (true, 5006));

@@ -8,7 +8,7 @@
 
 use regex::bytes::Regex;
 
-use super::facts::{Facts, Kind, Passage, Place, VALUE_BYTES_MAX, put_target, query_start};
+use super::facts::{Context, Facts, Kind, Passage, VALUE_BYTES_MAX, put_target, query_start};
 use crate::config::RewriteConfig;
 use crate::config::hooks::{self, Part, Template, Variable};
 use crate::route::climbs_out;
@@ -99,7 +99,7 @@ impl Rewrite {
                             put_target(group, Kind::Path, &mut out);
                         }
                         Part::Variable(variable) => {
-                            passage.put(variable, Place::Target, route, facts, &mut out);
+                            passage.put(variable, Context::Target, route, facts, &mut out);
                         }
                     }
                     if out.len() > VALUE_BYTES_MAX {
@@ -147,7 +147,7 @@ pub(crate) fn location(
         return Err(BadTarget::Refused);
     }
     let mut out = Vec::with_capacity(256);
-    if !passage.expand(to, Place::Target, route, facts, &mut out) {
+    if !passage.expand(to, Context::Target, route, facts, &mut out) {
         return Err(BadTarget::TooLong);
     }
     // An absolute target may have a query and no path; and where the client's path stands first,

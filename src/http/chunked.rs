@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::lines::{FieldPlace, LineError};
+use super::lines::{FieldState, LineError};
 use super::names::is_essential;
 use crate::limits::{
     CHUNK_LINE_BYTES_MAX, CHUNK_OVERHEAD_BYTES_MAX, TRAILER_BYTES_MAX, TRAILER_COUNT_MAX,
@@ -82,7 +82,7 @@ pub struct Progress {
 
 /// Where the next byte belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum State {
     /// Before the first digit of a size.
     Size,
     Digits,
@@ -92,13 +92,13 @@ enum Place {
     Payload,
     PayloadCr,
     PayloadLf,
-    Trailers(FieldPlace),
+    Trailers(FieldState),
 }
 
 /// Follows one chunked body. Of no use after an error.
 #[derive(Clone, Copy, Debug)]
 pub struct ChunkScanner {
-    place: Place,
+    state: State,
     /// The size being read, then what is left of the payload. `< 2^63`.
     size: u64,
     /// Bytes of the current size line, or of the trailer section.
@@ -121,7 +121,7 @@ impl ChunkScanner {
     /// At the first byte of a body.
     pub const fn new() -> Self {
         Self {
-            place: Place::Size,
+            state: State::Size,
             size: 0,
             line: 0,
             trailers: 0,
@@ -145,18 +145,18 @@ impl ChunkScanner {
         let mut at = 0;
         while at < input.len() && !self.is_done() {
             let rest = &input[at..];
-            at += match self.place {
-                Place::Payload => {
+            at += match self.state {
+                State::Payload => {
                     let length = self.size.min(rest.len() as u64) as usize;
                     each(at..at + length);
                     self.pass(length);
                     length
                 }
-                Place::PayloadCr if rest.starts_with(b"\r\n") => {
-                    self.place = Place::Size;
+                State::PayloadCr if rest.starts_with(b"\r\n") => {
+                    self.state = State::Size;
                     2
                 }
-                Place::Size => self.read_line(rest)?,
+                State::Size => self.read_line(rest)?,
                 _ => self.read_byte(rest[0])?,
             };
         }
@@ -169,14 +169,14 @@ impl ChunkScanner {
     }
 
     pub fn is_done(&self) -> bool {
-        self.place == Place::Trailers(FieldPlace::Done)
+        self.state == State::Trailers(FieldState::Done)
     }
 
     fn pass(&mut self, length: usize) {
         self.size -= length as u64;
         self.payload += length as u64;
         if self.size == 0 {
-            self.place = Place::PayloadCr;
+            self.state = State::PayloadCr;
         }
     }
 
@@ -186,35 +186,35 @@ impl ChunkScanner {
         let Some((size, digits)) = plain_size(input) else { return self.read_byte(input[0]) };
         self.size = size;
         self.line = digits + 1;
-        self.place = self.end_line()?;
+        self.state = self.end_line()?;
         Ok(digits + 2)
     }
 
     fn read_byte(&mut self, byte: u8) -> Result<usize, ChunkError> {
-        self.place = self.after(byte)?;
+        self.state = self.after(byte)?;
         Ok(1)
     }
 
-    fn after(&mut self, byte: u8) -> Result<Place, ChunkError> {
-        match self.place {
-            Place::Size | Place::Digits => self.after_size(byte),
-            Place::Extension => self.after_extension(byte),
-            Place::LineEnd if byte == b'\n' => self.end_line(),
-            Place::LineEnd => Err(ChunkError::BareCr),
-            Place::PayloadCr if byte == b'\r' => Ok(Place::PayloadLf),
-            Place::PayloadLf if byte == b'\n' => Ok(Place::Size),
-            Place::Payload | Place::PayloadCr | Place::PayloadLf => Err(ChunkError::PayloadEnd),
-            Place::Trailers(place) => self.after_trailer(place, byte).map(Place::Trailers),
+    fn after(&mut self, byte: u8) -> Result<State, ChunkError> {
+        match self.state {
+            State::Size | State::Digits => self.after_size(byte),
+            State::Extension => self.after_extension(byte),
+            State::LineEnd if byte == b'\n' => self.end_line(),
+            State::LineEnd => Err(ChunkError::BareCr),
+            State::PayloadCr if byte == b'\r' => Ok(State::PayloadLf),
+            State::PayloadLf if byte == b'\n' => Ok(State::Size),
+            State::Payload | State::PayloadCr | State::PayloadLf => Err(ChunkError::PayloadEnd),
+            State::Trailers(state) => self.after_trailer(state, byte).map(State::Trailers),
         }
     }
 
-    fn after_size(&mut self, byte: u8) -> Result<Place, ChunkError> {
+    fn after_size(&mut self, byte: u8) -> Result<State, ChunkError> {
         self.line += 1;
         let Some(digit) = hex_digit(byte) else {
-            return match (self.place, byte) {
-                (Place::Size, _) => Err(ChunkError::Size),
-                (_, b';') => Ok(Place::Extension),
-                (_, b'\r') => Ok(Place::LineEnd),
+            return match (self.state, byte) {
+                (State::Size, _) => Err(ChunkError::Size),
+                (_, b';') => Ok(State::Extension),
+                (_, b'\r') => Ok(State::LineEnd),
                 (_, b'\n') => Err(ChunkError::BareLf),
                 _ => Err(ChunkError::Size),
             };
@@ -224,23 +224,23 @@ impl ChunkScanner {
             return Err(ChunkError::SizeOverflow);
         }
         self.size = self.size << 4 | digit;
-        Ok(Place::Digits)
+        Ok(State::Digits)
     }
 
-    fn after_extension(&mut self, byte: u8) -> Result<Place, ChunkError> {
+    fn after_extension(&mut self, byte: u8) -> Result<State, ChunkError> {
         self.line += 1;
         if self.line > CHUNK_LINE_BYTES_MAX {
             return Err(ChunkError::LineTooLong);
         }
         match byte {
-            b'\r' => Ok(Place::LineEnd),
+            b'\r' => Ok(State::LineEnd),
             b'\n' => Err(ChunkError::BareLf),
             0..b' ' | 0x7f if byte != b'\t' => Err(ChunkError::Extension),
-            _ => Ok(Place::Extension),
+            _ => Ok(State::Extension),
         }
     }
 
-    fn end_line(&mut self) -> Result<Place, ChunkError> {
+    fn end_line(&mut self) -> Result<State, ChunkError> {
         const LINE_ALLOWANCE: u64 = 16;
         let allowance = self.size.saturating_mul(2).saturating_add(LINE_ALLOWANCE);
         self.overhead = (self.overhead + self.line as u64).saturating_sub(allowance);
@@ -249,22 +249,22 @@ impl ChunkScanner {
         }
         self.line = 0;
         if self.size == 0 {
-            return Ok(Place::Trailers(FieldPlace::Start));
+            return Ok(State::Trailers(FieldState::Start));
         }
         if self.payload + self.size > i64::MAX as u64 {
             return Err(ChunkError::SizeOverflow);
         }
-        Ok(Place::Payload)
+        Ok(State::Payload)
     }
 
-    fn after_trailer(&mut self, place: FieldPlace, byte: u8) -> Result<FieldPlace, ChunkError> {
-        let next = place.after(byte)?;
+    fn after_trailer(&mut self, state: FieldState, byte: u8) -> Result<FieldState, ChunkError> {
+        let next = state.after(byte)?;
         self.line += 1;
         if self.line > TRAILER_BYTES_MAX {
             return Err(ChunkError::TrailersTooLong);
         }
-        match (place, next) {
-            (FieldPlace::Start, FieldPlace::Name) => {
+        match (state, next) {
+            (FieldState::Start, FieldState::Name) => {
                 self.trailers += 1;
                 if self.trailers > TRAILER_COUNT_MAX {
                     return Err(ChunkError::TrailersTooLong);
@@ -272,8 +272,8 @@ impl ChunkScanner {
                 self.name = TrailerName::EMPTY;
                 self.name.push(byte);
             }
-            (_, FieldPlace::Name) => self.name.push(byte),
-            (FieldPlace::Name, _) if self.name.is_forbidden() => {
+            (_, FieldState::Name) => self.name.push(byte),
+            (FieldState::Name, _) if self.name.is_forbidden() => {
                 return Err(ChunkError::TrailerForbidden);
             }
             _ => {}
@@ -323,8 +323,8 @@ impl TrailerName {
     const EMPTY: Self = Self { start: [0; Self::START_BYTES], length: 0 };
 
     fn push(&mut self, byte: u8) {
-        if let Some(place) = self.start.get_mut(self.length) {
-            *place = byte;
+        if let Some(next) = self.start.get_mut(self.length) {
+            *next = byte;
         }
         self.length += 1;
     }

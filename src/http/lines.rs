@@ -1,8 +1,8 @@
 //! Watches the lines of a head or trailer section as its bytes arrive.
 //!
 //! httparse parses whole heads and takes some liberties (a bare LF ends a line). These machines
-//! look at every byte once, keep their place between calls, and say at the first wrong byte what
-//! is wrong, however the bytes were split. A head that arrives in one piece and is well-formed is
+//! look at every byte once, keep their state between calls, and say at the first wrong byte what is
+//! wrong, however the bytes were split. A head that arrives in one piece and is well-formed is
 //! never seen by them; they judge the incomplete and the refused, so that which error is reported
 //! depends on the bytes alone. They build nothing and find no ranges.
 
@@ -28,7 +28,7 @@ pub(crate) enum LineError {
 
 /// Where the next byte of a field section belongs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum FieldPlace {
+pub(crate) enum FieldState {
     #[default]
     Start,
     Name,
@@ -40,7 +40,7 @@ pub(crate) enum FieldPlace {
     Done,
 }
 
-impl FieldPlace {
+impl FieldState {
     /// Where `byte` leads.
     #[inline]
     pub(crate) fn after(self, byte: u8) -> Result<Self, LineError> {
@@ -69,7 +69,7 @@ pub(crate) enum Kind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum State {
     /// Before the first line, where a request may be preceded by empty lines.
     Empty,
     EmptyEnd,
@@ -81,17 +81,17 @@ enum Place {
     Status(u8),
     Reason,
     FirstEnd,
-    Fields(FieldPlace),
+    Fields(FieldState),
 }
 
 /// Follows one head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadLines {
     kind: Kind,
-    place: Place,
+    state: State,
     /// Bytes seen, from the start of the buffer.
     seen: usize,
-    /// Where the element began that `place` is in. `<= seen`.
+    /// Where the element began that `state` is in. `<= seen`.
     mark: usize,
     empty_lines: u8,
     fields: usize,
@@ -100,11 +100,11 @@ pub(crate) struct HeadLines {
 
 impl HeadLines {
     pub(crate) const fn new(kind: Kind) -> Self {
-        let place = match kind {
-            Kind::Request => Place::Empty,
-            Kind::Response => Place::Version(0),
+        let state = match kind {
+            Kind::Request => State::Empty,
+            Kind::Response => State::Version(0),
         };
-        Self { kind, place, seen: 0, mark: 0, empty_lines: 0, fields: 0, version: [0; 8] }
+        Self { kind, state, seen: 0, mark: 0, empty_lines: 0, fields: 0, version: [0; 8] }
     }
 
     /// Whether no byte was seen yet.
@@ -116,51 +116,51 @@ impl HeadLines {
     /// Looks at what `buf`, which starts at the head, holds beyond the bytes seen before. Whether
     /// the head is complete.
     pub(crate) fn advance(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<bool, HeadError> {
-        while self.place != Place::Fields(FieldPlace::Done) {
+        while self.state != State::Fields(FieldState::Done) {
             let Some(&byte) = buf.get(self.seen) else { return Ok(false) };
             if self.seen >= limits.head_bytes {
                 return Err(HeadError::HeadTooLarge);
             }
-            self.place = self.after(byte, limits)?;
+            self.state = self.after(byte, limits)?;
             self.seen += 1;
         }
         Ok(true)
     }
 
-    fn after(&mut self, byte: u8, limits: &HeadLimits) -> Result<Place, HeadError> {
-        match self.place {
-            Place::Empty => self.after_empty(byte),
-            Place::EmptyEnd if byte == b'\n' => Ok(Place::Empty),
-            Place::FirstEnd if byte == b'\n' => Ok(Place::Fields(FieldPlace::Start)),
-            Place::EmptyEnd | Place::FirstEnd => Err(HeadError::BareCr),
-            Place::Method => self.after_method(byte),
-            Place::Target => self.after_target(byte, limits),
-            Place::Version(count) => self.after_version(byte, count),
-            Place::Status(count) => Self::after_status(byte, count),
-            Place::Reason => match byte {
-                b'\r' => Ok(Place::FirstEnd),
+    fn after(&mut self, byte: u8, limits: &HeadLimits) -> Result<State, HeadError> {
+        match self.state {
+            State::Empty => self.after_empty(byte),
+            State::EmptyEnd if byte == b'\n' => Ok(State::Empty),
+            State::FirstEnd if byte == b'\n' => Ok(State::Fields(FieldState::Start)),
+            State::EmptyEnd | State::FirstEnd => Err(HeadError::BareCr),
+            State::Method => self.after_method(byte),
+            State::Target => self.after_target(byte, limits),
+            State::Version(count) => self.after_version(byte, count),
+            State::Status(count) => Self::after_status(byte, count),
+            State::Reason => match byte {
+                b'\r' => Ok(State::FirstEnd),
                 b'\n' => Err(HeadError::BareLf),
-                _ if is_text(byte) => Ok(Place::Reason),
+                _ if is_text(byte) => Ok(State::Reason),
                 _ => Err(HeadError::StatusLine),
             },
-            Place::Fields(place) => {
-                let next = place.after(byte)?;
-                if place == FieldPlace::Start && next == FieldPlace::Name {
+            State::Fields(state) => {
+                let next = state.after(byte)?;
+                if state == FieldState::Start && next == FieldState::Name {
                     self.fields += 1;
                     if self.fields > limits.header_count.min(HEADER_COUNT_MAX) {
                         return Err(HeadError::TooManyFields);
                     }
                 }
-                Ok(Place::Fields(next))
+                Ok(State::Fields(next))
             }
         }
     }
 
-    fn after_empty(&mut self, byte: u8) -> Result<Place, HeadError> {
+    fn after_empty(&mut self, byte: u8) -> Result<State, HeadError> {
         match byte {
             b'\r' if self.empty_lines < EMPTY_LINES_MAX => {
                 self.empty_lines += 1;
-                Ok(Place::EmptyEnd)
+                Ok(State::EmptyEnd)
             }
             b'\r' => Err(HeadError::EmptyLines),
             b'\n' => Err(HeadError::BareLf),
@@ -171,39 +171,39 @@ impl HeadLines {
         }
     }
 
-    fn after_method(&mut self, byte: u8) -> Result<Place, HeadError> {
+    fn after_method(&mut self, byte: u8) -> Result<State, HeadError> {
         let length = self.seen - self.mark;
         match byte {
             b' ' if length > 0 => {
                 self.mark = self.seen + 1;
-                Ok(Place::Target)
+                Ok(State::Target)
             }
             _ if !is_token(byte) => Err(HeadError::Method),
             _ if length >= METHOD_BYTES_MAX => Err(HeadError::MethodTooLong),
-            _ => Ok(Place::Method),
+            _ => Ok(State::Method),
         }
     }
 
-    fn after_target(&mut self, byte: u8, limits: &HeadLimits) -> Result<Place, HeadError> {
+    fn after_target(&mut self, byte: u8, limits: &HeadLimits) -> Result<State, HeadError> {
         let length = self.seen - self.mark;
         match byte {
-            b' ' if length > 0 => Ok(Place::Version(0)),
+            b' ' if length > 0 => Ok(State::Version(0)),
             // "GET /" and the end of the line was HTTP/0.9.
             b'\r' => Err(HeadError::BadVersion),
             b'\n' => Err(HeadError::BareLf),
             0..=b' ' | 0x7f => Err(HeadError::Target),
             _ if length >= limits.target_bytes => Err(HeadError::TargetTooLong),
-            _ => Ok(Place::Target),
+            _ => Ok(State::Target),
         }
     }
 
-    fn after_version(&mut self, byte: u8, count: u8) -> Result<Place, HeadError> {
+    fn after_version(&mut self, byte: u8, count: u8) -> Result<State, HeadError> {
         let next = match (count, byte) {
-            (8, b'\r') if self.kind == Kind::Request => return Ok(Place::FirstEnd),
-            (8, b' ') if self.kind == Kind::Response => return Ok(Place::Status(1)),
+            (8, b'\r') if self.kind == Kind::Request => return Ok(State::FirstEnd),
+            (8, b' ') if self.kind == Kind::Response => return Ok(State::Status(1)),
             (_, b'\n') => return Err(HeadError::BareLf),
-            (0..5, _) if byte == b"HTTP/"[count as usize] => Place::Version(count + 1),
-            (5 | 7, b'0'..=b'9') | (6, b'.') => Place::Version(count + 1),
+            (0..5, _) if byte == b"HTTP/"[count as usize] => State::Version(count + 1),
+            (5 | 7, b'0'..=b'9') | (6, b'.') => State::Version(count + 1),
             _ => return Err(HeadError::BadVersion),
         };
         self.version[count as usize] = byte;
@@ -214,12 +214,12 @@ impl HeadLines {
         }
     }
 
-    fn after_status(byte: u8, count: u8) -> Result<Place, HeadError> {
+    fn after_status(byte: u8, count: u8) -> Result<State, HeadError> {
         match (count, byte) {
-            (1, b'1'..=b'5') | (2 | 3, b'0'..=b'9') => Ok(Place::Status(count + 1)),
-            (4, b' ') => Ok(Place::Reason),
+            (1, b'1'..=b'5') | (2 | 3, b'0'..=b'9') => Ok(State::Status(count + 1)),
+            (4, b' ') => Ok(State::Reason),
             // The SP before an absent reason is missing often enough to be let pass.
-            (4, b'\r') => Ok(Place::FirstEnd),
+            (4, b'\r') => Ok(State::FirstEnd),
             (_, b'\n') => Err(HeadError::BareLf),
             _ => Err(HeadError::StatusLine),
         }

@@ -80,7 +80,7 @@ pub(super) struct Slot {
     pub(super) is_ending: bool,
     /// Keeps the origin's number for as long as there is a connection.
     _destination: Destination,
-    _place: Place,
+    _ledger_entry: LedgerEntry,
     pub(super) permit: Permit,
 }
 
@@ -120,16 +120,16 @@ const RACES: usize = usize::MAX / 2;
 pub const SLOT_BYTES: usize = 448;
 
 /// A slot's part in the ledger.
-pub(super) struct Place(Arc<Ledger>);
+pub(super) struct LedgerEntry(Arc<Ledger>);
 
-impl Place {
+impl LedgerEntry {
     fn new(ledger: &Arc<Ledger>) -> Self {
         ledger.add(Kind::Pool, SLOT_BYTES as u64);
         Self(ledger.clone())
     }
 }
 
-impl Drop for Place {
+impl Drop for LedgerEntry {
     fn drop(&mut self) {
         self.0.sub(Kind::Pool, SLOT_BYTES as u64);
     }
@@ -225,7 +225,7 @@ impl Pool {
             streams_since: None,
             is_ending: false,
             _destination: destination,
-            _place: Place::new(&self.ledger),
+            _ledger_entry: LedgerEntry::new(&self.ledger),
             permit,
         });
         self.metrics.pool_opened.add(1);
