@@ -41,7 +41,7 @@ pub enum Ask {
     Listen { index: u16, socket: OwnedFd },
     /// Accepts no more from that one.
     Deafen { index: u16 },
-    /// Leaves no more, and accepts connections from these again.
+    /// Drains no more, and accepts connections from these again.
     Return { listeners: Vec<(u16, OwnedFd)> },
 }
 

@@ -64,7 +64,7 @@ pub fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static {
                 }
                 Pause::Resting(spent) => spent,
             };
-            if slot.worker().is_draining.get() {
+            if slot.worker().closes_idle.get() {
                 break Close::Stopping;
             }
             let rested = slot.rest(spent).await;
@@ -352,7 +352,7 @@ async fn linger(worker: &Worker, socket: &Socket) {
     socket.finish_sending();
     let began = Instant::now();
     let mut discarded = 0;
-    while discarded < LINGER_BYTES && began.elapsed() < LINGER && !worker.is_draining.get() {
+    while discarded < LINGER_BYTES && began.elapsed() < LINGER && !worker.closes_idle.get() {
         match socket.try_discard(LINGER_BYTES) {
             Ok(0) => return,
             Ok(count) => discarded += count,

@@ -1,7 +1,7 @@
 //! Accepts client connections: accept, make room, place.
 //!
 //! In goes a listening socket that all workers share; out go connections, each to the worker with
-//! the fewest. The task lives until the listening socket is shut down or the worker leaves: a
+//! the fewest. The task lives until the listening socket is shut down or the worker drains: a
 //! dropped accept would take a connection with it.
 
 use std::io;

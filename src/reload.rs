@@ -54,7 +54,7 @@ impl Server {
         }
         let closed = self.sockets.commit(sockets);
         for _ in snapshot.config.server.workers..self.active_workers().len() {
-            self.retire_worker();
+            self.drain_worker();
         }
         for listening in closed {
             listening.close(&self.shared);

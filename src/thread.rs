@@ -23,7 +23,7 @@ use crate::listener;
 use crate::ring::{Socket, memory, runtime};
 use crate::slot::ConnectionSlot;
 use crate::upstream::prewarm;
-use crate::worker::{ACTIVE, Accepted, LEAVING, Shared, Worker};
+use crate::worker::{ACTIVE, Accepted, DRAINING, Shared, Worker};
 
 /// What a worker is started with.
 pub struct WorkerPlan {
@@ -48,7 +48,7 @@ pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains 
     let runtime = match runtime::open() {
         Ok(runtime) => runtime,
         Err(error) => {
-            plan.shared.slots[plan.index].leave();
+            plan.shared.slots[plan.index].free();
             report(Err(error));
             return Remains::default();
         }
@@ -57,7 +57,7 @@ pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains 
     let remains = runtime.block_on(serve(plan, report));
     // What is still pending is cancelled, and waited for.
     drop(runtime);
-    shared.slots[index].leave();
+    shared.slots[index].free();
     remains
 }
 
@@ -103,7 +103,7 @@ fn prewarm(worker: &Rc<Worker>) {
     // Slots are taken in any order: a worker that replaces another one counts as that one does.
     let share = prewarm::share(generation.config.pool.prewarm, worker.index % workers, workers);
     let (watched, id) = (worker.clone(), generation.id);
-    let is_over = move || watched.is_leaving.get() || watched.generation().id != id;
+    let is_over = move || watched.is_draining.get() || watched.generation().id != id;
     spawn(prewarm::run(worker.pool.clone(), members, share, is_over));
 }
 
@@ -146,21 +146,21 @@ async fn answer_asks(worker: Rc<Worker>, mut asks: UnboundedReceiver<Ask>) {
             }
             Ask::Adopt { snapshot, budget, reply } => {
                 worker.adopt(&snapshot, &budget);
-                if !worker.is_leaving.get() {
+                if !worker.is_draining.get() {
                     prewarm(&worker);
                 }
                 let _ = reply.send(());
             }
             Ask::Deafen { index } => worker.stop_listening_to(index),
             Ask::Listen { index, socket } => {
-                if !worker.is_leaving.get() {
+                if !worker.is_draining.get() {
                     spawn(listener::start(worker.clone(), socket, index));
                 }
             }
             Ask::Return { listeners } => {
-                // It may have been told to leave once more in the meantime.
-                if worker.is_leaving.get() && worker.shared.slots[worker.index].state() == ACTIVE {
-                    worker.is_leaving.set(false);
+                // It may have been told to drain once more in the meantime.
+                if worker.is_draining.get() && worker.shared.slots[worker.index].state() == ACTIVE {
+                    worker.is_draining.set(false);
                     for (index, socket) in listeners {
                         spawn(listener::start(worker.clone(), socket, index));
                     }
@@ -202,11 +202,11 @@ async fn until_drained(worker: &Worker) -> Remains {
     let shared = &worker.shared;
     loop {
         while !shared.is_draining.load(Ordering::Acquire)
-            && shared.slots[worker.index].state() != LEAVING
+            && shared.slots[worker.index].state() != DRAINING
         {
             shared.drain[worker.index].notified().await;
         }
-        worker.is_leaving.set(true);
+        worker.is_draining.set(true);
         worker.stop_listening();
         if finish(worker).await {
             break;
@@ -224,7 +224,7 @@ async fn until_drained(worker: &Worker) -> Remains {
     }
 }
 
-/// Waits until what is under way has ended, or has to; false where the worker is called back.
+/// Waits until what is under way has ended, or has to; false where the worker is told to go on.
 async fn finish(worker: &Worker) -> bool {
     let shared = &worker.shared;
     let signal = &shared.drain[worker.index];
@@ -232,14 +232,14 @@ async fn finish(worker: &Worker) -> bool {
     let is_over = || shared.is_draining.load(Ordering::Acquire);
     let is_idle = || worker.connections() == 0 && worker.live() == 0 && worker.accepting.get() == 0;
     while !(is_idle() && slot.end_if(is_idle, is_over())) {
-        if !worker.is_leaving.get() {
+        if !worker.is_draining.get() {
             return false;
         }
         // Where nobody else listens, a client that rests is told at once by the end of its
         // connection. Where somebody does, that could meet its next request: that one is answered
         // first.
         if is_over() && !shared.is_handed_over.load(Ordering::Acquire) {
-            worker.is_draining.set(true);
+            worker.closes_idle.set(true);
             worker.interrupt_resting().await;
         }
         // Connections end by themselves; the signal says that their time is up.

@@ -236,7 +236,7 @@ impl Pump<'_> {
         }
         // The reset that follows would throw away what is still on its way.
         for _ in 0..ACKNOWLEDGED_ROUNDS {
-            if passed == 0 || self.to.unacknowledged() == 0 || self.worker.is_draining.get() {
+            if passed == 0 || self.to.unacknowledged() == 0 || self.worker.closes_idle.get() {
                 return;
             }
             tokio::time::sleep(ACKNOWLEDGED_POLL).await;

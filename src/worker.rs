@@ -92,14 +92,14 @@ pub const FREE: u8 = 0;
 pub const STARTING: u8 = 1;
 /// Takes new connections.
 pub const ACTIVE: u8 = 2;
-/// Finishes what it has, and may be called back.
-pub const LEAVING: u8 = 3;
+/// Finishes what it has, and may be told to go on.
+pub const DRAINING: u8 = 3;
 /// Has finished it.
-pub const ENDING: u8 = 4;
+pub const STOPPED: u8 = 4;
 
 /// Whether somebody works there who can be given a connection. Whoever starts may yet fail.
 fn takes(state: u8) -> bool {
-    matches!(state, ACTIVE | LEAVING)
+    matches!(state, ACTIVE | DRAINING)
 }
 
 impl Default for WorkerSlot {
@@ -129,32 +129,32 @@ impl WorkerSlot {
     }
 
     /// It shall take no more connections.
-    pub fn retire(&self) {
-        self.change(ACTIVE, LEAVING);
+    pub fn drain(&self) {
+        self.change(ACTIVE, DRAINING);
     }
 
-    /// It shall take connections again. False where nobody leaves, or has already left.
-    pub fn recall(&self) -> bool {
-        self.change(LEAVING, ACTIVE)
+    /// It shall take connections again. False where no worker drains, or it has already stopped.
+    pub fn undrain(&self) -> bool {
+        self.change(DRAINING, ACTIVE)
     }
 
     /// It ends if it is still idle once nobody can give it a connection any more: whoever does
     /// counts the connection first and looks at the state then ([`Shared::place`]). A worker that
-    /// has not been told to leave ends only if that `is_over`.
+    /// has not been told to drain ends only if that `is_over`.
     pub fn end_if(&self, is_idle: impl Fn() -> bool, is_over: bool) -> bool {
         let state = self.state();
-        if (state == ACTIVE && !is_over) || !self.change(state, ENDING) {
+        if (state == ACTIVE && !is_over) || !self.change(state, STOPPED) {
             return false;
         }
         let ends = is_idle();
         if !ends {
-            self.change(ENDING, state);
+            self.change(STOPPED, state);
         }
         ends
     }
 
     /// It has ended.
-    pub fn leave(&self) {
+    pub fn free(&self) {
         self.state.store(FREE, Ordering::Release);
     }
 
@@ -180,7 +180,7 @@ pub struct Accepted {
 
 impl Shared {
     /// Gives `accepted` to the worker with the fewest live connections, `here` on a tie; to one
-    /// that leaves only where nobody stays.
+    /// that drains only where there is no other.
     ///
     /// An even split of connections is an even split of work for as long as they live; the kernel's
     /// choice was measured at up to twice the mean.
@@ -246,9 +246,9 @@ pub struct Worker {
     /// Accepts that are pending, or have brought a connection that is not placed yet.
     pub(crate) accepting: Cell<usize>,
     /// It takes no new connections and keeps none for another request.
-    pub is_leaving: Cell<bool>,
-    /// What rests has to end.
     pub is_draining: Cell<bool>,
+    /// What rests has to end.
+    pub closes_idle: Cell<bool>,
     /// Times that a connection has given its memory up, since the last purge.
     pub released: Cell<usize>,
     /// Copies of requests under way.
@@ -318,8 +318,8 @@ impl Worker {
             serial: Cell::new(0),
             stoppers: RefCell::default(),
             accepting: Cell::new(0),
-            is_leaving: Cell::new(false),
             is_draining: Cell::new(false),
+            closes_idle: Cell::new(false),
             released: Cell::new(0),
             mirroring: Cell::new(0),
             generation: RefCell::new(generation),
@@ -403,6 +403,6 @@ impl Worker {
 
     /// Whether no connection is to be kept for another request.
     pub fn is_closing(&self) -> bool {
-        self.is_leaving.get() || self.shared.is_closing.load(Ordering::Relaxed)
+        self.is_draining.get() || self.shared.is_closing.load(Ordering::Relaxed)
     }
 }

@@ -28,8 +28,8 @@ impl Server {
     pub(crate) fn grow(&mut self, count: usize) -> Result<(), StartError> {
         let before = self.active_workers().len();
         let grown = (before..count).try_for_each(|_| {
-            // One that leaves has what another one would have to build up.
-            if self.recall_worker()? {
+            // One that drains has what another one would have to build up.
+            if self.undrain_worker()? {
                 return Ok(());
             }
             let worker = self.start_worker()?;
@@ -37,16 +37,16 @@ impl Server {
         });
         if grown.is_err() {
             for _ in before..self.active_workers().len() {
-                self.retire_worker();
+                self.drain_worker();
             }
         }
         grown
     }
 
-    /// Calls a worker back that leaves, if there is one.
-    fn recall_worker(&self) -> Result<bool, StartError> {
+    /// Has a worker that drains go on, if there is one.
+    fn undrain_worker(&self) -> Result<bool, StartError> {
         let listeners = self.sockets.share().map_err(StartError)?;
-        let Some(slot) = self.shared.slots.iter().find(|slot| slot.recall()) else {
+        let Some(slot) = self.shared.slots.iter().find(|slot| slot.undrain()) else {
             return Ok(false);
         };
         slot.ask(Ask::Return { listeners });
@@ -93,7 +93,7 @@ impl Server {
                 Ok(index)
             }
             Err(error) => {
-                shared.slots[index].leave();
+                shared.slots[index].free();
                 Err(StartError(format!("worker {index}: {}", refusal::diagnose(&error))))
             }
         }
@@ -115,11 +115,11 @@ impl Server {
     }
 
     /// Lets the worker that was started last finish what it has, and no more.
-    pub(crate) fn retire_worker(&mut self) {
+    pub(crate) fn drain_worker(&mut self) {
         let slots = &self.shared.slots;
         let last = (0..slots.len()).rev().find(|index| slots[*index].state() == ACTIVE);
         if let Some(index) = last {
-            slots[index].retire();
+            slots[index].drain();
             self.shared.drain[index].notify_one();
         }
         self.workers.retain(|worker| !worker.is_finished());
