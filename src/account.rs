@@ -85,7 +85,7 @@ pub struct Account {
     /// No request has come yet.
     pub is_new: Cell<bool>,
     /// Between two requests, holding nothing: a drain may end it once a second has passed.
-    pub is_resting: Cell<bool>,
+    pub is_parked: Cell<bool>,
     ending: Cell<Ending>,
     /// Of use in [`Phase::Exchange`]: who is to blame where nothing has moved for long. It stays
     /// when the wait is over, until there is another one.
@@ -111,7 +111,7 @@ impl Default for Account {
         Self {
             born: now,
             is_new: Cell::new(true),
-            is_resting: Cell::new(false),
+            is_parked: Cell::new(false),
             ending: Cell::new(Ending::No),
             waits_on: Cell::new(WaitsOn::Nobody),
             phase: Cell::new(Phase::Idle),

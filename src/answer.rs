@@ -181,11 +181,11 @@ async fn own_answer(
 pub async fn turn_away(slot: &ConnectionSlot) {
     let worker = slot.worker();
     worker.metrics.clients_refused.add(1);
-    if slot.is_new() && slot.rest(Duration::ZERO).await.is_err() {
-        slot.set_resting(false);
+    if slot.is_new() && slot.park(Duration::ZERO).await.is_err() {
+        slot.set_parked(false);
         return;
     }
-    slot.set_resting(false);
+    slot.set_parked(false);
     let generation = worker.generation();
     let via = &generation.config.server.via;
     let extra = format!("Proxy-Status: {via}; error=proxy_internal_error\r\nRetry-After: 5\r\n");

@@ -23,7 +23,7 @@ impl Worker {
         self.heads.release();
         self.pipes.trim();
         if level == Level::Forced {
-            cleaned.closed_clients = self.close_resting().await;
+            cleaned.closed_clients = self.close_idle().await;
             cleaned.cut_transfers = self.cut_stalled();
         }
         crate::ring::memory::purge();
@@ -31,13 +31,13 @@ impl Worker {
         cleaned
     }
 
-    async fn close_resting(&self) -> usize {
+    async fn close_idle(&self) -> usize {
         let close = |entry: &ConnectionEntry| {
-            let is_resting = entry.account.is_resting.get();
-            if is_resting {
+            let is_parked = entry.account.is_parked.get();
+            if is_parked {
                 entry.close(&self.deadlines);
             }
-            is_resting
+            is_parked
         };
         self.for_each(close).await
     }

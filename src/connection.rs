@@ -1,7 +1,7 @@
 //! One client connection: a request, an answer, and so on until one side has had enough.
 //!
 //! In goes an accepted socket; the task reads heads, hands each to [`exchange`], and ends the
-//! connection for exactly one reason ([`Close`]). A connection that rests for a second gives its
+//! connection for exactly one reason ([`Close`]). A connection that is idle for a second gives its
 //! buffers back and waits on a poll: what it then holds is a small task and a deadline.
 
 use std::cell::RefCell;
@@ -30,8 +30,8 @@ use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 
 /// Silence after which a connection gives its buffers back. A busy client is never that slow, and
-/// a resting one costs a turn of the loop more when it wakes.
-const REST_AFTER: Duration = Duration::from_secs(1);
+/// an idle one costs a turn of the loop more when it wakes.
+const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// While more head buffers than this are out, a connection gives its own back at once: ten thousand
 /// clients would hold 100 MB for that second.
@@ -52,7 +52,7 @@ pub fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static {
                 Box::pin(answer::turn_away(&slot)).await;
                 break Close::Refused;
             };
-            // Boxed so that a resting connection does not carry the room for a busy one.
+            // Boxed so that an idle connection does not carry the room for a busy one.
             let pause = Box::pin(converse(&slot)).await;
             drop(busy);
             let spent = match pause {
@@ -62,18 +62,18 @@ pub fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static {
                     let _busy = slot.hold(tunnel::TUNNEL_BYTES, Kind::Tunnels);
                     break Box::pin(tunnel::run(&slot, tunnel)).await;
                 }
-                Pause::Resting(spent) => spent,
+                Pause::Parked(spent) => spent,
             };
             if slot.worker().closes_idle.get() {
                 break Close::Stopping;
             }
-            let rested = slot.rest(spent).await;
-            slot.set_resting(false);
-            match rested {
+            let woken = slot.park(spent).await;
+            slot.set_parked(false);
+            match woken {
                 Ok(_) => {}
                 Err(Waited::Expired) => break Close::Idle,
                 Err(Waited::Interrupted) if slot.gives_way() => break Close::GaveWay,
-                // A drain ends what rests; what has arrived in the meantime is still answered.
+                // A drain ends what is idle; what has arrived in the meantime is still answered.
                 Err(Waited::Interrupted) => match slot.socket().try_peek(&mut [0]) {
                     Ok(1..) if !slot.account().is_cut() => {}
                     _ => break Close::Stopping,
@@ -111,7 +111,7 @@ fn future_bytes<'a, F>(conversation: impl Fn(&'a ConnectionSlot) -> F) -> usize 
 /// Why a conversation paused.
 enum Pause {
     /// After so much of the silence that it may keep.
-    Resting(Duration),
+    Parked(Duration),
     Closed(Close),
     Tunnel(Box<Tunnel>),
 }
@@ -183,7 +183,7 @@ async fn converse(slot: &ConnectionSlot) -> Pause {
     loop {
         match client.next_head(slot).await {
             Next::Head => slot.set_served(),
-            Next::Rest(spent) => return Pause::Resting(spent),
+            Next::Park(spent) => return Pause::Parked(spent),
             Next::Close(close) => return Pause::Closed(close),
             Next::Fault(fault) => {
                 exchange::refuse_head(&mut client, fault).await;
@@ -209,7 +209,7 @@ async fn converse(slot: &ConnectionSlot) -> Pause {
 enum Next {
     Head,
     /// Nothing, for so long.
-    Rest(Duration),
+    Park(Duration),
     Close(Close),
     Fault(Fault),
 }
@@ -258,12 +258,12 @@ impl Client<'_> {
                 return Next::Fault(Fault::ClientHeadTimeout);
             }
             // What a client sends with its first packets is there by now, more often than not, and
-            // so is what has woken a connection that rested.
+            // so is what has woken a parked connection.
             let mut is_nothing_there = true;
             if std::mem::take(&mut self.is_expecting) {
                 match self.socket.try_fill(&mut self.inbox) {
                     Ok(1..) => continue,
-                    // Whoever rests is woken by the end of the stream at once.
+                    // A parked connection is woken by the end of the stream at once.
                     ended => is_nothing_there = ended.is_err(),
                 }
             }
@@ -271,7 +271,7 @@ impl Client<'_> {
                 && self.inbox.is_empty()
                 && self.worker.heads.leased() > HELD_HEAD_BUFFERS_MAX
             {
-                return Next::Rest(Duration::ZERO);
+                return Next::Park(Duration::ZERO);
             }
             let inbox = std::mem::take(&mut self.inbox);
             let (received, inbox) = self.socket.recv(inbox, &self.worker.deadlines, limit).await;
@@ -287,7 +287,7 @@ impl Client<'_> {
                 }
                 Err(Waited::Interrupted) if slot.gives_way() => return Next::Close(Close::GaveWay),
                 Ok(_) | Err(Waited::Interrupted) => {}
-                Err(Waited::Expired) if self.inbox.is_empty() => return Next::Rest(limit),
+                Err(Waited::Expired) if self.inbox.is_empty() => return Next::Park(limit),
                 Err(Waited::Expired) => return Next::Fault(Fault::ClientHeadTimeout),
                 Err(Waited::Failed(_)) => return Next::Close(Close::ClientGone),
             }
@@ -334,7 +334,7 @@ impl Client<'_> {
     /// How long the next piece of the head may take: all of it has one deadline.
     fn head_patience(&self) -> Duration {
         if self.head_began_ms == 0 {
-            return REST_AFTER;
+            return PARK_AFTER;
         }
         let spent = clock::coarse_ms().saturating_sub(self.head_began_ms);
         self.generation.config.timeouts.client_head.saturating_sub(Duration::from_millis(spent))
@@ -372,7 +372,7 @@ mod tests {
     use crate::memory::plan::CONVERSATION_BYTES;
 
     #[test]
-    fn a_connection_at_rest_is_a_small_task() {
+    fn an_idle_connection_is_a_small_task() {
         fn size_of_output<F>(_: impl Fn(ConnectionSlot) -> F) -> usize {
             size_of::<F>()
         }

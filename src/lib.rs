@@ -57,8 +57,8 @@
 //! group of *origins*; an origin is a server, with one or more addresses. A forward request goes to
 //! a *target*, straight or by a *parent* proxy; a *tunnel* is what CONNECT or an upgrade makes. A
 //! *lease* is a connection, or memory, in the hands of one exchange. A *fault* is what went wrong
-//! with an exchange; a *close* is why a connection ended. A connection that *rests* holds no
-//! buffer. A *generation* is a configuration in use; a worker that *drains* finishes what it has.
+//! with an exchange; a *close* is why a connection ended. An *idle* connection holds no buffer. A
+//! *generation* is a configuration in use; a worker that *drains* finishes what it has.
 //!
 //! # Invariants
 //!

@@ -93,7 +93,7 @@ pub struct WorkerMetrics {
     pub denied: Gauge,
     /// Connections of clients now, and those of them that rest.
     pub clients: Gauge,
-    pub resting: Gauge,
+    pub parked: Gauge,
     /// Exchanges that a forced cleanup has ended.
     pub cuts: Gauge,
     /// Requests of routes with hooks.

@@ -81,12 +81,12 @@ impl Worker {
         self.shared.live[self.index].load(Ordering::SeqCst)
     }
 
-    /// Wakes the connections that have rested for a second between two requests.
-    pub async fn interrupt_resting(&self) {
+    /// Wakes the connections that have been idle for a second between two requests.
+    pub async fn interrupt_idle(&self) {
         self.for_each(|entry| {
             let account = &entry.account;
             let age_ms = account.phase_began().age_ms(clock::coarse_ms());
-            let is_due = account.is_resting.get() && age_ms >= RESTED_MS;
+            let is_due = account.is_parked.get() && age_ms >= IDLE_MS;
             if is_due {
                 entry.socket.interrupt(&self.deadlines);
             }
@@ -148,10 +148,10 @@ impl Worker {
 const TURN_MAX: usize = 256;
 
 /// Silence after which a client hardly has its next request on its way.
-const RESTED_MS: u64 = 1000;
+const IDLE_MS: u64 = 1000;
 
 impl ConnectionEntry {
-    /// Ends a connection that rests.
+    /// Ends an idle connection.
     pub(crate) fn close(&self, deadlines: &Deadlines) {
         self.account.end(Ending::Cut);
         self.socket.interrupt_for_good(deadlines);
@@ -391,21 +391,21 @@ impl ConnectionSlot {
         Attached(&self.entry)
     }
 
-    pub fn set_resting(&self, is_resting: bool) {
-        let resting = &self.worker.metrics.resting;
-        match (self.entry.account.is_resting.replace(is_resting), is_resting) {
-            (false, true) => resting.add(1),
-            (true, false) => resting.sub(1),
+    pub fn set_parked(&self, is_parked: bool) {
+        let parked = &self.worker.metrics.parked;
+        match (self.entry.account.is_parked.replace(is_parked), is_parked) {
+            (false, true) => parked.add(1),
+            (true, false) => parked.sub(1),
             _ => {}
         }
     }
 
     /// Begins to wait for the next request without holding a buffer, after `spent` of the time that
     /// it may take.
-    pub fn rest(&self, spent: Duration) -> Wait<'_> {
+    pub fn park(&self, spent: Duration) -> Wait<'_> {
         let worker = &self.worker;
         worker.released.set(worker.released.get() + 1);
-        self.set_resting(true);
+        self.set_parked(true);
         let generation = worker.generation();
         let timeouts = &generation.config.timeouts;
         let limit = if self.is_new() { timeouts.client_head } else { timeouts.client_idle };

@@ -235,12 +235,11 @@ async fn finish(worker: &Worker) -> bool {
         if !worker.is_draining.get() {
             return false;
         }
-        // Where nobody else listens, a client that rests is told at once by the end of its
-        // connection. Where somebody does, that could meet its next request: that one is answered
-        // first.
+        // Where nobody else listens, an idle client is told at once by the end of its connection.
+        // Where somebody does, that could meet its next request: that one is answered first.
         if is_over() && !shared.is_handed_over.load(Ordering::Acquire) {
             worker.closes_idle.set(true);
-            worker.interrupt_resting().await;
+            worker.interrupt_idle().await;
         }
         // Connections end by themselves; the signal says that their time is up.
         let _ = tokio::time::timeout(DRAIN_POLL, signal.notified()).await;

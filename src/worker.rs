@@ -65,8 +65,8 @@ pub struct Shared {
     /// refused by one can rely on it.
     pub is_closing: AtomicBool,
     pub is_draining: AtomicBool,
-    /// Another process has taken the listening sockets over: connections that rest may go on until
-    /// their next request has been answered.
+    /// Another process has taken the listening sockets over: idle connections may go on until their
+    /// next request has been answered.
     pub is_handed_over: AtomicBool,
     /// One per worker: the drain has begun, or its time is up.
     pub drain: Vec<Notify>,
@@ -247,7 +247,7 @@ pub struct Worker {
     pub(crate) accepting: Cell<usize>,
     /// It takes no new connections and keeps none for another request.
     pub is_draining: Cell<bool>,
-    /// What rests has to end.
+    /// Idle connections have to end.
     pub closes_idle: Cell<bool>,
     /// Times that a connection has given its memory up, since the last purge.
     pub released: Cell<usize>,

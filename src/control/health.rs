@@ -89,7 +89,7 @@ impl Health {
             uptime_seconds: proxy.started.elapsed().as_secs(),
             connections: Connections {
                 clients: shared.live.iter().map(|live| live.load(Ordering::Relaxed)).sum(),
-                resting: shared.metrics.iter().map(|metrics| metrics.resting.get()).sum(),
+                resting: shared.metrics.iter().map(|metrics| metrics.parked.get()).sum(),
                 max: snapshot.config.limits.clients,
                 tunnels: shared.metrics.iter().map(|metrics| metrics.tunnels.get()).sum(),
             },

@@ -164,7 +164,7 @@ fn connections(proxy: &Proxy, out: &mut Exposition) {
     let help = "Connections of clients, open now.";
     each(&mut out.gauge("ringway_clients", help), proxy, |m| &m.clients);
     let help = "Those of them that rest between two requests and hold no buffer.";
-    each(&mut out.gauge("ringway_clients_resting", help), proxy, |m| &m.resting);
+    each(&mut out.gauge("ringway_clients_resting", help), proxy, |m| &m.parked);
     out.gauge("ringway_clients_max", "The value of limits.clients.")
         .put(&[], proxy.snapshot().config.limits.clients);
     let help = "Connections accepted.";

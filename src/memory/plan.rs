@@ -42,8 +42,8 @@ const ADDRESSED: Base = Base { program_bytes: 28 * MIB, worker_bytes: 5 * MIB };
 /// of its two heads that a proxy must know, and these heads as they were sent on.
 pub const CONVERSATION_BYTES: u64 = 5984 + 2 * WRITTEN_BYTES_MAX as u64;
 
-/// What a connection has even at rest: the task that waits, its socket, its places in tables and in
-/// the ring. 500 bytes of resident memory; tables that grow double.
+/// What a connection has even when it is idle: the task that waits, its socket, its places in
+/// tables and in the ring. 500 bytes of resident memory; tables that grow double.
 pub const CONNECTION_BYTES: u64 = 1024;
 
 /// A tunnel beyond its client's connection: its target's, two waits, two directions.

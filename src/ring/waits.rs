@@ -153,8 +153,8 @@ impl Events {
     }
 }
 
-/// A wait with its deadline. An own type and not an `async fn`, because every resting connection
-/// holds one.
+/// A wait with its deadline. An own type and not an `async fn`, because every idle connection holds
+/// one.
 pub struct Wait<'a> {
     pub(super) operation: InFlight<SharedFd>,
     pub(super) term: Term<'a>,

@@ -1,4 +1,4 @@
-//! Memory is a promise: what a resting connection costs, and that a burst gives back what it took.
+//! Memory is a promise: what an idle connection costs, and that a burst gives back what it took.
 //!
 //! Comes in: many connections. Goes out: resident memory as the kernel counts it, held against the
 //! figures that the README gives. Kernel memory of sockets is not in it.
@@ -13,7 +13,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Resting connections, and what one may cost.
+/// Idle connections, and what one may cost.
 const RESTING: usize = 2_000;
 const RESTING_BYTES_MAX: usize = 1_024;
 
@@ -82,7 +82,7 @@ fn a_crowd_that_says_nothing_yet_holds_few_buffers() {
     late.expect_status(200);
     late.expect_orderly_close();
     assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
-    // 2,048 of them, and a kibibyte for whoever rests.
+    // 2,048 of them, and a kibibyte for an idle one.
     assert!(most < 2_100 * 16 * 1024 + CROWD as u64 * 1024, "{most} bytes");
     for stream in crowd.iter_mut().step_by(100) {
         stream.write_all(GET.as_bytes()).expect("a reader");

@@ -24,7 +24,7 @@ fn health_says_what_scripts_look_for() {
     fixture.shared.ledgers.workers()[1].set(Kind::PinnedChunks, 4096);
     fixture.shared.ledgers.workers()[1].set(Kind::LeasedChunks, 1024);
     fixture.shared.live[0].store(4, Ordering::Relaxed);
-    fixture.shared.metrics[0].resting.set(3);
+    fixture.shared.metrics[0].parked.set(3);
     fixture.shared.metrics[1].tunnels.set(2);
     let health = fixture.json("GET /health");
     assert!(health["memory_usage_mb"].as_f64().unwrap() > 1.0, "{health}");
@@ -166,7 +166,7 @@ fn every_figure_of_a_worker_is_in_the_metrics() {
         ("auth_failures_total", &metrics.auth_failures),
         ("denied_total", &metrics.denied),
         ("clients{worker=\"0\"}", &metrics.clients),
-        ("clients_resting{worker=\"0\"}", &metrics.resting),
+        ("clients_resting{worker=\"0\"}", &metrics.parked),
         ("cuts_total", &metrics.cuts),
     ];
     for (index, (_, figure)) in figures.iter().enumerate() {
