@@ -239,7 +239,7 @@ pub(crate) async fn refuse_as(
         _ => format!("Proxy-Status: {via}; error={error}\r\n"),
     };
     match status.code {
-        407 => extra.push_str(&client.generation.gate.challenge),
+        407 => extra.push_str(&client.generation.access.challenge),
         429 => extra.push_str("Retry-After: 60\r\n"),
         503 => extra.push_str("Retry-After: 1\r\n"),
         _ => {}

@@ -86,7 +86,7 @@ async fn reach(client: &Client<'_>, target: &Target, hop: Hop) -> Result<Reached
 /// Has the parent proxy open the tunnel.
 async fn by_parent(client: &Client<'_>, target: &Target, index: usize) -> Result<Reached, Fault> {
     let worker = client.worker;
-    let Generation { config, gate, .. } = &*client.generation;
+    let Generation { config, access, .. } = &*client.generation;
     let addresses = forwarding::addresses(client, target, Hop::Parent(index), true);
     let addresses = unless_gone(client, addresses).await?;
     let (socket, address) = unless_gone(client, worker.pool.race(&addresses)).await?;
@@ -94,7 +94,7 @@ async fn by_parent(client: &Client<'_>, target: &Target, index: usize) -> Result
     let parent = forwarding::parent(config, index);
     let mut request = Vec::new();
     let authority = target.to_string();
-    let login = gate.parent_logins[index].as_bytes();
+    let login = access.parent_logins[index].as_bytes();
     rewrite::connect(&mut request, authority.as_bytes(), login);
     client.origin(&socket).send_all(&request).await.map_err(|waited| match waited {
         Waited::Expired => Fault::OriginWriteTimeout,

@@ -217,10 +217,10 @@ enum Next {
 impl Client<'_> {
     /// What depends on the configuration and not on the request.
     fn apply_generation(&mut self) {
-        let Generation { config, gate, hooks, .. } = &*self.generation;
+        let Generation { config, access, hooks, .. } = &*self.generation;
         let address = self.peer.ip().to_canonical();
         self.is_trusted = config.server.trusted_proxies.contains(address);
-        self.is_forward = gate.is_offered(self.listener);
+        self.is_forward = access.is_offered(self.listener);
         let [requests, responses] = &hooks.wanted;
         self.request.want(requests.clone());
         self.response.want(responses.clone());

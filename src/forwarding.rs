@@ -40,8 +40,9 @@ pub enum Hop {
 
 /// Whether the request in the inbox asks for something that is not ours.
 pub fn is_forward(client: &Client<'_>) -> bool {
-    let Generation { routes, gate, .. } = &*client.generation;
-    client.is_forward && names_another(routes, &gate.policy, &client.request, client.inbox.filled())
+    let Generation { routes, access, .. } = &*client.generation;
+    client.is_forward
+        && names_another(routes, &access.policy, &client.request, client.inbox.filled())
 }
 
 /// Whether the target of `head`, which lies in `text`, names a server that is not ours.
@@ -119,7 +120,7 @@ pub fn target(client: &Client<'_>) -> Result<Target, Fault> {
 
 /// What the pool knows the connections by.
 fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) -> Destination {
-    let Generation { config, gate, .. } = &*client.generation;
+    let Generation { config, access, .. } = &*client.generation;
     let mut key = match hop {
         Hop::Direct => format!("http://{target}"),
         Hop::Parent(index) => {
@@ -130,7 +131,7 @@ fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) ->
     // The target is the same, whoever asks.
     let group = key.len();
     if let Some(user) = user {
-        let _ = write!(key, " user {}.{}", gate.logins, user.index());
+        let _ = write!(key, " user {}.{}", access.logins, user.index());
     }
     let shared = &client.worker.shared.pool;
     client.worker.destinations.hold(&key, || shared.group(&key[..group]))
@@ -152,13 +153,13 @@ pub async fn admit(
     target: &Target,
     is_connect: bool,
 ) -> Result<(Hop, Option<UserId>), Fault> {
-    let Generation { config, gate, .. } = &*client.generation;
+    let Generation { config, access, .. } = &*client.generation;
     if !config.forward.allow_clients.contains(client.peer.ip()) {
         tracing::info!(client = %client.peer.ip(), "denied: not in forward.allow_clients");
         return Err(Fault::ClientForbidden);
     }
     let user = log_in(client).await?;
-    let policy = &gate.policy;
+    let policy = &access.policy;
     let verdict = policy.judge_name(&target.host, target.port, is_connect);
     judged(client.worker, target, None, verdict)?;
     let hop = policy.parent(&target.host).map_or(Hop::Direct, Hop::Parent);
@@ -173,7 +174,7 @@ pub async fn admit(
 /// Finds out who asks, where anybody is to be asked.
 async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
     let worker = client.worker;
-    let Some(authenticator) = &client.generation.gate.authenticator else { return Ok(None) };
+    let Some(authenticator) = &client.generation.access.authenticator else { return Ok(None) };
     let fields = &client.request.fields;
     if fields.has_many(Known::ProxyAuthorization) {
         return Err(Fault::LoginRequired);
@@ -205,8 +206,8 @@ pub async fn addresses(
     is_connect: bool,
 ) -> Result<Vec<SocketAddr>, Fault> {
     let worker = client.worker;
-    let Generation { config, gate, .. } = &*client.generation;
-    let names = gate.names.as_ref().ok_or(Fault::Internal)?;
+    let Generation { config, access, .. } = &*client.generation;
+    let names = access.names.as_ref().ok_or(Fault::Internal)?;
     match hop {
         Hop::Parent(index) => {
             let parent = parent(config, index);
@@ -217,7 +218,7 @@ pub async fn addresses(
             let mut found = client.account.unless_ended(found).await??;
             let mut denied = None;
             found.retain(|address| {
-                let verdict = gate.policy.judge_address(&target.host, *address, is_connect);
+                let verdict = access.policy.judge_address(&target.host, *address, is_connect);
                 let verdict = judged(worker, target, Some(*address), verdict);
                 denied = denied.or(verdict.err());
                 verdict.is_ok()

@@ -12,8 +12,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::access::Access;
 use crate::config::{Config, LimitsConfig, RouteConfig};
-use crate::gate::Gate;
 use crate::hooks::Plans;
 use crate::http::head::HeadLimits;
 use crate::metrics::{Latency, NamedCounts};
@@ -37,7 +37,7 @@ pub struct Parts {
     pub config: Arc<Config>,
     pub upstreams: Vec<UpstreamPlan>,
     /// What the forward proxy needs.
-    pub gate: Arc<Gate>,
+    pub access: Arc<Access>,
     /// What is done to the requests of routes with hooks.
     pub hooks: Arc<Plans>,
     /// The addresses listened on, as they were bound.
@@ -179,7 +179,7 @@ pub struct Generation {
     pub head_limits: HeadLimits,
     pub routes: Routes,
     pub upstreams: Vec<Upstream>,
-    pub gate: Arc<Gate>,
+    pub access: Arc<Access>,
     pub hooks: Arc<Plans>,
     pub counts: Arc<NamedCounts>,
 }
@@ -204,7 +204,7 @@ impl Generation {
             head_limits: head_limits(config),
             routes: Routes::new(config),
             upstreams: upstreams.map(|plan| Upstream::new(plan, worker, places, pool)).collect(),
-            gate: snapshot.gate.clone(),
+            access: snapshot.access.clone(),
             hooks: snapshot.hooks.clone(),
             counts: snapshot.counts[worker].clone(),
             config: config.clone(),

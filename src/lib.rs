@@ -27,7 +27,7 @@
 //!            room           who gives way to new clients at limits.clients
 //!            generation     a configuration in use, with what was made of it
 //!            arbiter        who gives a connection up that others wait for
-//!            gate, ask      the forward proxy's rules, compiled; questions between threads
+//!            access, ask      the forward proxy's rules, compiled; questions between threads
 //!  movers    route        where to
 //!            forward      who may use the forward proxy, and for what: policy, auth, target
 //!            hooks        what is done to a route's requests and answers beside passing them on
@@ -98,10 +98,10 @@ pub mod relay;
 pub mod route;
 pub mod upstream;
 
+pub mod access;
 pub mod arbiter;
 pub mod ask;
 pub mod cleanup;
-pub mod gate;
 pub mod generation;
 pub mod room;
 pub mod slot;

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::access::Access;
 use crate::ask::{Ask, Reloaded};
 use crate::config::Config;
 use crate::config::change::{self, Effect};
 use crate::control::Control;
-use crate::gate::Gate;
 use crate::generation::{Parts, Snapshot};
 use crate::hooks::{Plans, custom};
 use crate::memory::{Plan, Usage};
@@ -100,9 +100,9 @@ impl Server {
         }
         let (listeners, numbers) = sockets.describe(&self.sockets);
         let own: Vec<_> = listeners.iter().copied().chain(self.admin_address()).collect();
-        let gate = Arc::new(Gate::prepare(&config, &own, &numbers, Some(&before.gate))?);
+        let access = Arc::new(Access::prepare(&config, &own, &numbers, Some(&before.access))?);
         let hooks = Arc::new(Plans::load(&config, custom::own(), Some(&before.hooks))?);
-        Ok(Parts { config: Arc::new(config), upstreams, gate, hooks, listeners })
+        Ok(Parts { config: Arc::new(config), upstreams, access, hooks, listeners })
     }
 
     fn check_places(&self, config: &Config) -> Result<(), String> {

@@ -21,12 +21,12 @@ use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
+use crate::access::Access;
 use crate::access_log::AccessLog;
 use crate::ask::{ControlAsk, Order};
 use crate::config::Config;
 use crate::control::{self, Control, ControlSetup, Door, Logs};
 use crate::demo;
-use crate::gate::Gate;
 use crate::generation::{History, Parts, Snapshot};
 use crate::handover;
 use crate::hooks::{Plans, custom};
@@ -130,11 +130,12 @@ impl Server {
         let listeners = sockets.addresses();
         let admin = door.as_ref().and_then(Door::address);
         let own: Vec<_> = listeners.iter().copied().chain(admin).collect();
-        let gate = Gate::prepare(&config, &own, &sockets.numbers(), None).map_err(StartError)?;
+        let access =
+            Access::prepare(&config, &own, &sockets.numbers(), None).map_err(StartError)?;
         let hooks = Plans::load(&config, custom::own(), None).map_err(StartError)?;
         let (config, hooks) = (Arc::new(config), Arc::new(hooks));
         let (shared, asks, orders) =
-            share(Parts { config, upstreams, gate: Arc::new(gate), hooks, listeners });
+            share(Parts { config, upstreams, access: Arc::new(access), hooks, listeners });
         let mut server = Self {
             sockets,
             workers: Vec::new(),
@@ -170,7 +171,7 @@ impl Server {
         let shared = self.shared.clone();
         let drop_caches = move || {
             let snapshot = shared.snapshot.load();
-            snapshot.gate.drop_caches();
+            snapshot.access.drop_caches();
             snapshot.hooks.drop_caches();
         };
         let caches: Vec<Box<dyn Fn() + Send>> = vec![Box::new(drop_caches)];

@@ -114,7 +114,7 @@ impl Way {
         lease: &Lease,
         path: &'a [u8],
     ) -> RequestRewrite<'a> {
-        let Generation { config, gate, upstreams, .. } = &*client.generation;
+        let Generation { config, access, upstreams, .. } = &*client.generation;
         let via = config.server.via.as_bytes();
         let forwarded = client.forwarded_for();
         let routed = |upstream: usize| {
@@ -134,7 +134,7 @@ impl Way {
                 forwarded: config.forward.add_forwarded.then_some(forwarded),
                 extra: match to.hop() {
                     Hop::Direct => b"",
-                    Hop::Parent(index) => gate.parent_logins[index].as_bytes(),
+                    Hop::Parent(index) => access.parent_logins[index].as_bytes(),
                 },
             },
         }

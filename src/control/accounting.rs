@@ -187,7 +187,7 @@ pub(super) async fn run(proxy: Arc<Proxy>) {
 
 pub(super) fn measure(proxy: &Proxy, generation: &Snapshot) {
     let ledger = proxy.shared.ledgers.process();
-    let caches = generation.gate.cache_bytes() + generation.hooks.bytes();
+    let caches = generation.access.cache_bytes() + generation.hooks.bytes();
     ledger.set(Kind::Caches, caches);
     ledger.set(Kind::LogQueues, proxy.logs.queue_bytes());
 }

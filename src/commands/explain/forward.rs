@@ -76,7 +76,7 @@ fn admitted(
         return Err(Ending::Refused(Fault::ClientForbidden, because));
     }
     log_in(case, section)?;
-    let policy = &case.gate.policy;
+    let policy = &case.access.policy;
     let verdict = policy.judge_name(&target.host, target.port, is_connect);
     section.fact("by name", text(verdict));
     judge(verdict)?;
@@ -102,7 +102,7 @@ fn dialled(case: &Case<'_>, section: &mut Section, target: &Target, is_connect: 
     section.fact("parent", "none");
     let found = look_up(case, &target.host, target.port)?;
     let verdict =
-        |address: &SocketAddr| case.gate.policy.judge_address(&target.host, *address, is_connect);
+        |address: &SocketAddr| case.access.policy.judge_address(&target.host, *address, is_connect);
     let line = |address: &SocketAddr| format!("{address}: {}", text(verdict(address)));
     section.fact("addresses", found.iter().map(line).collect::<Vec<_>>());
     let mut verdicts = found.iter().map(verdict);
@@ -113,7 +113,7 @@ fn dialled(case: &Case<'_>, section: &mut Section, target: &Target, is_connect: 
 }
 
 fn look_up(case: &Case<'_>, host: &str, port: u16) -> Step<Vec<SocketAddr>> {
-    let names = case.gate.names.as_ref();
+    let names = case.access.names.as_ref();
     let found = names.map(|names| addresses::of_target(names, host, port));
     found.unwrap_or(Err(Fault::Internal)).map_err(|fault| {
         Ending::Refused(fault, format!("{host} has no address now, as far as this machine knows"))
@@ -121,7 +121,7 @@ fn look_up(case: &Case<'_>, host: &str, port: u16) -> Step<Vec<SocketAddr>> {
 }
 
 fn log_in(case: &Case<'_>, section: &mut Section) -> Step<()> {
-    let Some(authenticator) = &case.gate.authenticator else {
+    let Some(authenticator) = &case.access.authenticator else {
         section.fact("user", "nobody is asked for a password");
         return Ok(());
     };

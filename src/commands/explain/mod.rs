@@ -16,13 +16,13 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value as Json};
 
+use crate::access::Access;
 use crate::answer::Wish;
 use crate::cli::{Cli, Question};
 use crate::config::effective::{Origins, values};
 use crate::config::{AdminAddress, Config};
 use crate::fault::Fault;
 use crate::forwarding;
-use crate::gate::Gate;
 use crate::generation::head_limits;
 use crate::health::Target;
 use crate::hooks::{Plans, custom};
@@ -45,7 +45,7 @@ struct Case<'c> {
     client: std::net::IpAddr,
     routes: Routes,
     plans: Plans,
-    gate: Gate,
+    access: Access,
     /// Whether the listener offers the forward proxy.
     is_offered: bool,
 }
@@ -87,8 +87,8 @@ fn explain(config: &Config, question: &Question) -> Result<Report, Failure> {
     let index = listener_of(config, question)?;
     let own = config.server.listeners.iter().copied().chain(admin_address(config));
     let numbers: Vec<_> = (0..config.server.listeners.len() as u16).collect();
-    let gate =
-        Gate::prepare(config, &own.collect::<Vec<_>>(), &numbers, None).map_err(Failure::unable)?;
+    let access = Access::prepare(config, &own.collect::<Vec<_>>(), &numbers, None)
+        .map_err(Failure::unable)?;
     let mut case = Case {
         config,
         text: head_text(question, config.server.listeners[index])?,
@@ -96,8 +96,8 @@ fn explain(config: &Config, question: &Question) -> Result<Report, Failure> {
         plans: Plans::load(config, custom::own(), None).map_err(Failure::unable)?,
         client: question.client.to_canonical(),
         routes: Routes::new(config),
-        is_offered: gate.is_offered(index as u16),
-        gate,
+        is_offered: access.is_offered(index as u16),
+        access,
     };
     let [wanted, _] = &case.plans.wanted;
     case.head.want(wanted.clone());
@@ -214,7 +214,7 @@ impl Case<'_> {
 
     /// Whether the target is not ours, and may be somebody else's.
     fn is_forward(&self) -> bool {
-        let (policy, text) = (&self.gate.policy, &self.text);
+        let (policy, text) = (&self.access.policy, &self.text);
         let is_another = forwarding::names_another(&self.routes, policy, &self.head, text);
         self.is_offered && (is_another || self.head.method == Method::Connect)
     }

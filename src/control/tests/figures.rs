@@ -227,7 +227,7 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
     fixture.shared.snapshot.store(Arc::new(before.next(Parts {
         config: before.config.clone(),
         upstreams: vec![UpstreamPlan { config, origins: vec![origin] }],
-        gate: before.gate.clone(),
+        access: before.access.clone(),
         hooks: before.hooks.clone(),
         listeners: Vec::new(),
     })));

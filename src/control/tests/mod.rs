@@ -22,10 +22,10 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tower::ServiceExt;
 
 use super::*;
+use crate::access::Access;
 use crate::ask::{Ask, Cleaned, ConnectionInfo};
 use crate::config::AdminAddress;
 use crate::config::Config;
-use crate::gate::Gate;
 use crate::generation::{History, Parts, Snapshot};
 use crate::ledger::Ledgers;
 use crate::upstream::permits::{Limits, PoolShared};
@@ -59,7 +59,7 @@ impl Fixture {
         let (control, questions) = mpsc::unbounded_channel();
         let (orders, _) = mpsc::unbounded_channel();
         let parts = Parts {
-            gate: Arc::new(Gate::prepare(&config, &[], &[], None).unwrap()),
+            access: Arc::new(Access::prepare(&config, &[], &[], None).unwrap()),
             config: Arc::new(config.clone()),
             upstreams: Vec::new(),
             hooks: Arc::default(),

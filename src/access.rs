@@ -1,4 +1,4 @@
-//! The gate of the forward proxy: its rules and helpers, compiled and started once.
+//! Access to the forward proxy: its rules and helpers, compiled and started once.
 //!
 //! In goes the configuration with the addresses that ringway listens on; out comes what all workers
 //! ask when somebody wants a server that is not ours. Says at start where it stands open.
@@ -14,7 +14,7 @@ use crate::forward::{Authenticator, Policy, Users};
 use crate::upstream::names::Names;
 
 /// What the forward proxy needs beside the configuration.
-pub struct Gate {
+pub struct Access {
     /// The listeners that offer the forward proxy, by their numbers.
     offered: Vec<u16>,
     pub policy: Policy,
@@ -31,7 +31,7 @@ pub struct Gate {
     dns: DnsConfig,
 }
 
-impl Gate {
+impl Access {
     /// `own` are the addresses that ringway listens on, as they were bound, and `numbers` those of
     /// `server.listeners`, in their order. The error is one line.
     pub fn prepare(
@@ -54,14 +54,15 @@ impl Gate {
             settings.enabled && (chosen.is_empty() || chosen.contains(address))
         };
         let listeners = config.server.listeners.iter().zip(numbers);
-        let gate = Self {
+        let access = Self {
             offered: listeners
                 .filter(|(address, _)| is_offered(address))
                 .map(|(_, number)| *number)
                 .collect(),
             policy: Policy::new(config, own.to_vec()),
-            logins: before
-                .map_or(0, |gate| gate.logins + u64::from(!gate.knows(authenticator.as_ref()))),
+            logins: before.map_or(0, |access| {
+                access.logins + u64::from(!access.knows(authenticator.as_ref()))
+            }),
             authenticator,
             names,
             challenge,
@@ -69,7 +70,7 @@ impl Gate {
             dns: config.dns.clone(),
         };
         if settings.enabled
-            && gate.authenticator.is_none()
+            && access.authenticator.is_none()
             && settings.allow_clients.has_everybody()
         {
             tracing::warn!(
@@ -77,11 +78,11 @@ impl Gate {
                  forward.users_file, so that whoever reaches the port can hide behind this machine"
             );
         }
-        Ok(gate)
+        Ok(access)
     }
 }
 
-impl Gate {
+impl Access {
     /// Forgets what can be found out again.
     pub fn drop_caches(&self) {
         self.names.iter().for_each(Names::forget);
@@ -109,8 +110,9 @@ impl Gate {
 }
 
 /// The resolver that there is, with what it knows, unless it is to ask otherwise.
-fn names(config: &Config, before: Option<&Gate>) -> Result<Names, String> {
-    let kept = before.filter(|gate| gate.dns == config.dns).and_then(|gate| gate.names.clone());
+fn names(config: &Config, before: Option<&Access>) -> Result<Names, String> {
+    let kept =
+        before.filter(|access| access.dns == config.dns).and_then(|access| access.names.clone());
     kept.map_or_else(|| Names::start(&config.dns), Ok)
         .map_err(|error| format!("names cannot be resolved: {error}"))
 }
@@ -119,9 +121,9 @@ fn names(config: &Config, before: Option<&Gate>) -> Result<Names, String> {
 fn authenticator(
     users: Users,
     settings: &ForwardConfig,
-    before: Option<&Gate>,
+    before: Option<&Access>,
 ) -> Result<Arc<Authenticator>, String> {
-    let kept = before.and_then(|gate| gate.authenticator.as_ref());
+    let kept = before.and_then(|access| access.authenticator.as_ref());
     if let Some(kept) = kept.filter(|it| it.is_for(&users, settings)) {
         return Ok(kept.clone());
     }
