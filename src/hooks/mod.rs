@@ -48,7 +48,7 @@ pub mod custom;
 mod differential;
 mod edits;
 mod facts;
-mod gates;
+mod guards;
 mod plan;
 #[cfg(test)]
 mod properties;

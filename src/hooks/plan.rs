@@ -12,7 +12,7 @@ use super::cors::{Cors, fixed};
 use super::custom::Custom;
 use super::edits::{Edits, Own, Wishes};
 use super::facts::{Facts, Passage};
-use super::gates::Gates;
+use super::guards::Guards;
 use super::question::Question;
 use super::retry::Retry;
 use super::split::{Split, draw, draw_text, is_mirrored};
@@ -35,7 +35,7 @@ pub struct Hooked {
     id: Option<IdTrust>,
     /// In lower case: where a client's id would be.
     id_field: Box<str>,
-    gates: Gates,
+    guards: Guards,
     cors: Option<Cors>,
     body_bytes_max: u64,
     redirect: Option<RedirectConfig>,
@@ -96,10 +96,10 @@ pub(super) fn compile(
 ) -> Result<Hooked, String> {
     let config = loading.config;
     let name = route_name(route);
-    let mut gates = Gates::default();
+    let mut guards = Guards::default();
     for ((number, owner), layer) in [EVERYBODY, name.as_str()].into_iter().enumerate().zip(layers) {
         if let Some(layer) = layer {
-            gates.add(loading, (number, owner), layer);
+            guards.add(loading, (number, owner), layer);
         }
     }
     let upstream_name = |index: usize| -> Arc<str> { config.upstreams[index].name.as_str().into() };
@@ -112,7 +112,7 @@ pub(super) fn compile(
     let mut hooked = Hooked {
         id: None,
         id_field: Box::default(),
-        gates,
+        guards,
         cors: strongest(layers, |layer| layer.cors.as_ref()).map(Cors::new),
         body_bytes_max: body_bytes.map_or(u64::MAX, |bytes| *bytes),
         redirect: strongest(layers, |layer| layer.redirect.as_ref()).cloned(),
@@ -194,7 +194,7 @@ impl Hooked {
         for (layer, config) in layers.into_iter().enumerate() {
             let config = config.and_then(|config| config.rate_limit.as_ref());
             if let (Some(policy), Some(true)) =
-                (self.gates.policy(layer), config.map(|config| config.announce))
+                (self.guards.policy(layer), config.map(|config| config.announce))
             {
                 let policy = policy.into();
                 wishes.add_own("RateLimit", Own::RateLimit { layer, policy });
@@ -263,13 +263,13 @@ impl Hooked {
     /// What can be decided at once, up to and including redirects: an answer, or nothing.
     pub fn enter(&self, facts: &Facts<'_>, passage: &mut Passage) -> Option<Answer<'static>> {
         self.name_request(facts, passage);
-        if !self.gates.let_in(facts) {
+        if !self.guards.let_in(facts) {
             return Some(Answer::plain(403, Vec::new()));
         }
         if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(facts)) {
             return Some(answer);
         }
-        if let Some(answer) = self.gates.pass(&self.route, facts, passage) {
+        if let Some(answer) = self.guards.pass(&self.route, facts, passage) {
             return Some(answer);
         }
         if matches!(facts.head.body, BodyLength::Exact(bytes) if bytes > self.body_bytes_max) {

@@ -16,7 +16,7 @@ use crate::config::{ClientKey, HooksConfig, Networks};
 
 /// All that may refuse a request.
 #[derive(Default)]
-pub(super) struct Gates {
+pub(super) struct Guards {
     access: Vec<Access>,
     methods: Vec<Methods>,
     rates: Vec<Rate>,
@@ -44,7 +44,7 @@ struct Rate {
 }
 
 // At load.
-impl Gates {
+impl Guards {
     /// Adds those of a layer, whose tables belong to `owner`.
     pub(super) fn add(
         &mut self,
@@ -75,7 +75,7 @@ impl Gates {
 }
 
 // For each request.
-impl Gates {
+impl Guards {
     /// Before anything else.
     #[inline]
     pub(super) fn let_in(&self, facts: &Facts<'_>) -> bool {
