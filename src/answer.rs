@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::admin_guard::{self, Caller, Denied};
 use crate::ask::ControlAsk;
 use crate::config::AdminConfig;
 use crate::connection::Client;
 use crate::exchange::After;
 use crate::fault::{Close, Fault, Status};
-use crate::guard::{self, Caller, Denied};
 use crate::hooking::Dress;
 use crate::hooks::Answer;
 use crate::http::head::RequestHead;
@@ -144,7 +144,7 @@ fn may_change(client: &Client<'_>) -> Result<(), Denied> {
     }
     let text = client.inbox.filled();
     let value = |name| fields.values(text, name).next();
-    guard::may_change(
+    admin_guard::may_change(
         &Caller {
             peer: Some(client.peer.ip()),
             host: Some(client.request.authority.of(text)),

@@ -84,8 +84,8 @@ pub mod metrics;
 
 pub mod ring;
 
+pub mod admin_guard;
 pub mod date;
-pub mod guard;
 pub mod logging;
 pub mod memory;
 pub mod notices;

@@ -1,9 +1,9 @@
 //! The admin API: what can be seen of a running ringway, and the little that can be changed.
 //!
 //! In go requests from the admin address; out come JSON, text and metrics. Who may change something
-//! is [`crate::guard`]'s decision. Bodies of requests are not read, lists have limits, and workers
-//! are asked only where their connections are listed or ended: nothing here can make ringway slow
-//! or large.
+//! is [`crate::admin_guard`]'s decision. Bodies of requests are not read, lists have limits, and
+//! workers are asked only where their connections are listed or ended: nothing here can make
+//! ringway slow or large.
 
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use crate::admin_guard::{self, Caller, Denied};
 use crate::ask::{Ask, ConnectionInfo, Level, Order, Reloaded};
-use crate::guard::{self, Caller, Denied};
 
 use super::accounting;
 use super::exposition;
@@ -276,7 +276,7 @@ const ORDER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Keeps pages of other sites out, and answers out of caches.
 async fn guard_read(request: Request, next: Next) -> Response {
-    let mut response = match guard::may_read(&caller(request.headers(), None)) {
+    let mut response = match admin_guard::may_read(&caller(request.headers(), None)) {
         Ok(()) => next.run(request).await,
         Err(denied) => deny(denied),
     };
@@ -292,7 +292,7 @@ async fn guard_change(State(proxy): State<Arc<Proxy>>, request: Request, next: N
         None => Some(Ipv4Addr::UNSPECIFIED.into()),
     };
     let caller = caller(request.headers(), peer);
-    match guard::may_change(&caller, proxy.snapshot().config.admin.token.as_ref()) {
+    match admin_guard::may_change(&caller, proxy.snapshot().config.admin.token.as_ref()) {
         Ok(()) => next.run(request).await,
         Err(denied) => {
             tracing::warn!(?peer, ?denied, path = request.uri().path(), "admin request refused");
