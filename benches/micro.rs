@@ -19,8 +19,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringway::ledger::{Budget, Ledger};
 use ringway::metrics::WorkerMetrics;
 use ringway::ring::{Deadlines, HeadPool, runtime};
-use ringway::upstream::destinations::Destinations;
 use ringway::upstream::open_target;
+use ringway::upstream::origin_ids::OriginIds;
 use ringway::upstream::permits::{Limits, PoolShared};
 use ringway::upstream::pool::{Pool, PoolLimits};
 use ringway::upstream::queue::Holder;
@@ -95,8 +95,8 @@ fn checkout(criterion: &mut Criterion) {
         let shared = PoolShared::new(limits, 1);
         let pool = pool(&shared);
         let group = || shared.group("origin");
-        let destination = Rc::new(Destinations::default()).hold("origin", group);
-        let connected = open_target(&pool, &destination, &[address], Holder::NOBODY, false).await;
+        let origin_id = Rc::new(OriginIds::default()).hold("origin", group);
+        let connected = open_target(&pool, &origin_id, &[address], Holder::NOBODY, false).await;
         connected
             .unwrap_or_else(|fault| panic!("the origin is on loopback: {fault:?}"))
             .give_back();

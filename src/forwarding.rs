@@ -18,15 +18,15 @@ use crate::http::head::RequestHead;
 use crate::http::names::Known;
 use crate::route::Routes;
 use crate::upstream;
-use crate::upstream::destinations::Destination;
 use crate::upstream::lease::Lease;
+use crate::upstream::origin_ids::OriginId;
 use crate::worker::Worker;
 
 /// A forward request on its way.
 pub struct Forwarded {
     target: Target,
     user: Option<UserId>,
-    destination: Destination,
+    origin_id: OriginId,
     hop: Hop,
 }
 
@@ -75,8 +75,8 @@ impl Forwarded {
         }
         let target = target(client)?;
         let (hop, user) = admit(client, &target, false).await?;
-        let destination = hold(client, &target, hop, user);
-        Ok(Self { target, user, destination, hop })
+        let origin_id = hold(client, &target, hop, user);
+        Ok(Self { target, user, origin_id, hop })
     }
 
     /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
@@ -85,7 +85,7 @@ impl Forwarded {
         match (self.open(client, is_fresh).await, self.hop) {
             (Err(fault), Hop::Parent(index)) if may_go_direct(client, index, fault) => {
                 self.hop = Hop::Direct;
-                self.destination = hold(client, &self.target, self.hop, self.user);
+                self.origin_id = hold(client, &self.target, self.hop, self.user);
                 self.open(client, is_fresh).await
             }
             (opened, _) => opened,
@@ -94,12 +94,12 @@ impl Forwarded {
 
     async fn open(&self, client: &Client<'_>, is_fresh: bool) -> Result<Lease, Fault> {
         let pool = &client.worker.pool;
-        if !is_fresh && let Some(lease) = pool.take_idle(self.destination.origin(), client.holder) {
+        if !is_fresh && let Some(lease) = pool.take_idle(self.origin_id.origin(), client.holder) {
             return Ok(lease);
         }
         let addresses = addresses(client, &self.target, self.hop, false).await?;
         let holder = client.holder;
-        upstream::open_target(pool, &self.destination, &addresses, holder, is_fresh).await
+        upstream::open_target(pool, &self.origin_id, &addresses, holder, is_fresh).await
     }
 
     pub fn hop(&self) -> Hop {
@@ -119,7 +119,7 @@ pub fn target(client: &Client<'_>) -> Result<Target, Fault> {
 }
 
 /// What the pool knows the connections by.
-fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) -> Destination {
+fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) -> OriginId {
     let Generation { config, access, .. } = &*client.generation;
     let mut key = match hop {
         Hop::Direct => format!("http://{target}"),
@@ -134,7 +134,7 @@ fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) ->
         let _ = write!(key, " user {}.{}", access.logins, user.index());
     }
     let shared = &client.worker.shared.pool;
-    client.worker.destinations.hold(&key, || shared.group(&key[..group]))
+    client.worker.origin_ids.hold(&key, || shared.group(&key[..group]))
 }
 
 /// Whether a parent that could not be reached, for `fault`, may be left out.

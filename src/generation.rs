@@ -18,7 +18,7 @@ use crate::hooks::Plans;
 use crate::http::head::HeadLimits;
 use crate::metrics::{Latency, NamedCounts};
 use crate::route::Routes;
-use crate::upstream::destinations::Destinations;
+use crate::upstream::origin_ids::OriginIds;
 use crate::upstream::permits::PoolShared;
 use crate::upstream::pool::PoolLimits;
 use crate::upstream::{Member, Upstream, UpstreamPlan};
@@ -194,7 +194,7 @@ impl Generation {
     pub fn new(
         snapshot: &Snapshot,
         worker: usize,
-        places: &Rc<Destinations>,
+        ids: &Rc<OriginIds>,
         pool: &Arc<PoolShared>,
     ) -> Rc<Self> {
         let config = &snapshot.config;
@@ -203,7 +203,7 @@ impl Generation {
             id: snapshot.id,
             head_limits: head_limits(config),
             routes: Routes::new(config),
-            upstreams: upstreams.map(|plan| Upstream::new(plan, worker, places, pool)).collect(),
+            upstreams: upstreams.map(|plan| Upstream::new(plan, worker, ids, pool)).collect(),
             access: snapshot.access.clone(),
             hooks: snapshot.hooks.clone(),
             counts: snapshot.counts[worker].clone(),

@@ -29,7 +29,7 @@ use crate::metrics::WorkerMetrics;
 use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, RingMeters, Socket, Stopper};
 use crate::room::{Room, SharedRoom};
 use crate::slot::ConnectionEntry;
-use crate::upstream::destinations::Destinations;
+use crate::upstream::origin_ids::OriginIds;
 use crate::upstream::permits::PoolShared;
 use crate::upstream::pool::Pool;
 
@@ -231,7 +231,7 @@ pub struct Worker {
     pub access_log: Option<AccessLog>,
     pub shared: Arc<Shared>,
     /// The numbers of origins and of targets of forward requests.
-    pub destinations: Rc<Destinations>,
+    pub origin_ids: Rc<OriginIds>,
     pub metrics: Arc<WorkerMetrics>,
     pub ledger: Arc<Ledger>,
     /// How much memory connections and requests may come to.
@@ -283,9 +283,8 @@ impl Worker {
         let ledger = shared.ledgers.workers()[index].clone();
         let metrics = shared.metrics[index].clone();
         let budget = Rc::new(budget);
-        let destinations = Rc::new(Destinations::default());
-        let generation =
-            Generation::new(&shared.snapshot.load(), index, &destinations, &shared.pool);
+        let origin_ids = Rc::new(OriginIds::default());
+        let generation = Generation::new(&shared.snapshot.load(), index, &origin_ids, &shared.pool);
         let buffers = &generation.config.buffers;
         let heads = HeadPool::new(buffers.head_buffer_bytes, ledger.clone(), budget.clone());
         let chunks =
@@ -307,7 +306,7 @@ impl Worker {
             deadlines,
             date: DateLine::default(),
             access_log,
-            destinations,
+            origin_ids,
             metrics,
             ledger,
             budget,
@@ -344,8 +343,7 @@ impl Worker {
 
     /// Puts `snapshot` in use for what begins from now on.
     pub fn adopt(&self, snapshot: &Snapshot, budget: &Budget) {
-        let generation =
-            Generation::new(snapshot, self.index, &self.destinations, &self.shared.pool);
+        let generation = Generation::new(snapshot, self.index, &self.origin_ids, &self.shared.pool);
         self.pool.set_limits(generation.pool_limits());
         self.budget.set(budget);
         let before = self.generation.replace(generation);

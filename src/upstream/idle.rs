@@ -96,7 +96,7 @@ impl Pool {
     /// before this turn of the loop, whose watch the kernel has; else the last.
     pub(super) fn next_idle(&self, origin: usize) -> Option<usize> {
         let mut idle = self.idle.borrow_mut();
-        // No connection has ever been opened for a destination beyond the list.
+        // No connection has ever been opened for an id beyond the list.
         let list = idle.get_mut(origin)?;
         let turn = clock::turn();
         let newest = list.iter().rev().take(FRESH_MAX);

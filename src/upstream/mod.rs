@@ -6,11 +6,11 @@
 
 pub mod balance;
 mod book;
-pub mod destinations;
 pub mod fair;
 mod idle;
 pub mod lease;
 pub mod names;
+pub mod origin_ids;
 pub mod permits;
 pub mod pool;
 pub mod prewarm;
@@ -31,8 +31,8 @@ use crate::fault::Fault;
 use crate::ring::clock;
 
 use self::balance::Balance;
-use self::destinations::{Destination, Destinations};
 use self::lease::Lease;
+use self::origin_ids::{OriginId, OriginIds};
 use self::permits::{PoolShared, UPSTREAM};
 use self::pool::Pool;
 use self::queue::{Holder, Permitted};
@@ -78,17 +78,17 @@ impl Origin {
     }
 }
 
-/// One origin of an upstream, with the place that it has in a worker's pool.
+/// One origin of an upstream, with the id that it has in a worker's pool.
 #[derive(Clone)]
 pub struct Member {
     pub origin: Origin,
-    pub place: Destination,
+    pub id: OriginId,
 }
 
 impl Member {
     /// The number by which the pool knows it.
     pub fn number(&self) -> usize {
-        self.place.origin()
+        self.id.origin()
     }
 }
 
@@ -112,14 +112,14 @@ impl Upstream {
     pub fn new(
         plan: &UpstreamPlan,
         worker: usize,
-        places: &Rc<Destinations>,
+        ids: &Rc<OriginIds>,
         shared: &Arc<PoolShared>,
     ) -> Self {
         let weights: Vec<u32> = plan.origins.iter().map(|origin| origin.weight).collect();
         let name = &plan.config.name;
         let member = |origin: &Origin| Member {
             origin: origin.clone(),
-            place: places.hold(&format!("origin {name} {}", origin.authority), || {
+            id: ids.hold(&format!("origin {name} {}", origin.authority), || {
                 shared.group(&format!("{UPSTREAM}{name}"))
             }),
         };
@@ -199,17 +199,17 @@ impl Upstream {
 /// `addresses`.
 pub async fn open_target(
     pool: &Rc<Pool>,
-    destination: &Destination,
+    origin_id: &OriginId,
     addresses: &[SocketAddr],
     holder: Holder,
     is_fresh: bool,
 ) -> Result<Lease, Fault> {
-    match permit(pool, destination, holder, is_fresh).await? {
+    match permit(pool, origin_id, holder, is_fresh).await? {
         Permitted::Open(permit) => {
             let born = Instant::now();
             let _racing = pool.racing(&permit, holder);
             let connected = pool.race(addresses).await?;
-            Ok(pool.adopt(destination.clone(), connected, born, permit, holder))
+            Ok(pool.adopt(origin_id.clone(), connected, born, permit, holder))
         }
         Permitted::Handed(lease) => Ok(lease),
     }
@@ -226,11 +226,11 @@ async fn open(
     let mut fault = Fault::OriginUnresolved;
     let began = Instant::now();
     for address in addresses.iter().take(ADDRESSES_TRIED_MAX) {
-        let permit = match permit(pool, &member.place, holder, is_fresh).await? {
+        let permit = match permit(pool, &member.id, holder, is_fresh).await? {
             Permitted::Open(permit) => permit,
             Permitted::Handed(lease) => return Ok(lease),
         };
-        match pool.connect(&member.place, *address, permit, holder, began).await {
+        match pool.connect(&member.id, *address, permit, holder, began).await {
             Ok(lease) => return Ok(lease),
             Err(failed) if failed.is_of_one_origin() => fault = failed,
             Err(failed) => return Err(failed),
@@ -242,12 +242,12 @@ async fn open(
 /// The right to open a connection; where it need not be a new one, one that has come back will do.
 async fn permit(
     pool: &Rc<Pool>,
-    place: &Destination,
+    id: &OriginId,
     holder: Holder,
     is_fresh: bool,
 ) -> Result<Permitted, Fault> {
     loop {
-        match pool.permit(place, holder).await? {
+        match pool.permit(id, holder).await? {
             // Dropping it frees the right to open another.
             Permitted::Handed(_) if is_fresh => {}
             permitted => return Ok(permitted),

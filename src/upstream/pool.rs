@@ -22,9 +22,9 @@ use crate::ledger::{Kind, Ledger};
 use crate::metrics::WorkerMetrics;
 use crate::ring::{Deadlines, HeadPool, Socket, Waited, clock};
 
-use super::destinations::Destination;
 use super::idle::{Entry, Idle, Watch};
 use super::lease::Lease;
+use super::origin_ids::OriginId;
 use super::permits::{Group, Permit, PoolShared};
 use super::queue::{Holder, Waiters};
 use super::tallies::{Verdict, View};
@@ -79,7 +79,7 @@ pub(super) struct Slot {
     /// It has been told to end.
     pub(super) is_ending: bool,
     /// Keeps the origin's number for as long as there is a connection.
-    _destination: Destination,
+    _origin_id: OriginId,
     _ledger_entry: LedgerEntry,
     pub(super) permit: Permit,
 }
@@ -178,7 +178,7 @@ impl Pool {
     /// Opens a connection with a permit, within `timeouts.connect` from `began` on.
     pub async fn connect(
         self: &Rc<Self>,
-        destination: &Destination,
+        origin_id: &OriginId,
         address: SocketAddr,
         permit: Permit,
         holder: Holder,
@@ -192,7 +192,7 @@ impl Pool {
         let socket = Socket::open(address, keepalive).map_err(|e| open_fault(&e))?;
         // From here on the lease cleans up.
         let socket = (socket, address);
-        let lease = self.adopt(destination.clone(), socket, Instant::now(), permit, holder);
+        let lease = self.adopt(origin_id.clone(), socket, Instant::now(), permit, holder);
         let connected = lease.socket().connect(address, &self.deadlines, limit).await;
         connected.map(|()| lease).map_err(|waited| match waited {
             Waited::Expired => Fault::OriginConnectTimeout,
@@ -201,16 +201,16 @@ impl Pool {
         })
     }
 
-    /// Takes a socket in that is being, or has been, connected to `destination`.
+    /// Takes a socket in that is being, or has been, connected to the origin with `origin_id`.
     pub fn adopt(
         self: &Rc<Self>,
-        destination: Destination,
+        origin_id: OriginId,
         (socket, address): (Socket, SocketAddr),
         born: Instant,
         permit: Permit,
         holder: Holder,
     ) -> Lease {
-        let origin = destination.origin();
+        let origin = origin_id.origin();
         let mut idle = self.idle.borrow_mut();
         if idle.len() <= origin {
             idle.resize_with(origin + 1, Vec::new);
@@ -224,7 +224,7 @@ impl Pool {
             holder,
             streams_since: None,
             is_ending: false,
-            _destination: destination,
+            _origin_id: origin_id,
             _ledger_entry: LedgerEntry::new(&self.ledger),
             permit,
         });

@@ -72,7 +72,7 @@ impl Pool {
         let mut fault = Fault::OriginUnresolved;
         let began = Instant::now();
         for address in addresses.iter().take(ADDRESSES_TRIED_MAX) {
-            let group = member.place.group();
+            let group = member.id.group();
             let who = (self.worker, Holder::NOBODY.claimant);
             let permit = if self.is_stopping.get() || !group.has_room() {
                 None
@@ -80,7 +80,7 @@ impl Pool {
                 group.try_open(who)
             };
             let Some(permit) = permit else { return Ok(false) };
-            match self.connect(&member.place, *address, permit, Holder::NOBODY, began).await {
+            match self.connect(&member.id, *address, permit, Holder::NOBODY, began).await {
                 Ok(lease) => {
                     lease.give_back();
                     return Ok(true);

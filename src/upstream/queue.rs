@@ -14,9 +14,9 @@ use std::task::Poll;
 use crate::fault::Fault;
 use crate::ring::clock;
 
-use super::destinations::Destination;
 use super::fair::Claimant;
 use super::lease::Lease;
+use super::origin_ids::OriginId;
 use super::permits::{Granted, Heir, Permit};
 use super::pool::Pool;
 
@@ -65,7 +65,7 @@ impl Pool {
     /// Waits for the right to open a connection to `place`, or for one that is handed over.
     pub(super) async fn permit(
         self: &Rc<Self>,
-        place: &Destination,
+        place: &OriginId,
         holder: Holder,
     ) -> Result<Permitted, Fault> {
         if self.is_stopping.get() {
@@ -93,11 +93,7 @@ impl Pool {
         outcome
     }
 
-    async fn wait(
-        self: &Rc<Self>,
-        place: &Destination,
-        holder: Holder,
-    ) -> Result<Permitted, Fault> {
+    async fn wait(self: &Rc<Self>, place: &OriginId, holder: Holder) -> Result<Permitted, Fault> {
         let waiting = WaitingPlace::take(self, place, holder);
         let mut patience = std::pin::pin!(tokio::time::sleep(self.limits.get().acquire));
         poll_fn(|cx| {
@@ -158,7 +154,7 @@ struct WaitingPlace<'a> {
 }
 
 impl<'a> WaitingPlace<'a> {
-    fn take(pool: &'a Rc<Pool>, place: &Destination, holder: Holder) -> Self {
+    fn take(pool: &'a Rc<Pool>, place: &OriginId, holder: Holder) -> Self {
         let ticket = place.group().join((pool.worker, holder.claimant), place.origin());
         let waiter = Rc::new(Waiter { holder, handed: RefCell::default() });
         let mut waiters = pool.waiters.borrow_mut();

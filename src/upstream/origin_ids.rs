@@ -2,8 +2,8 @@
 //! the targets of forward requests for as long as a connection or an exchange concerns them.
 //!
 //! In goes a key (where to, for whom); out comes the number that the pool knows it by. A number is
-//! given back with the last [`Destination`] that holds it, so that no connection is ever taken for
-//! one to somewhere else, and the table is never larger than what its worker has to do with.
+//! given back with the last [`OriginId`] that holds it, so that no connection is ever taken for one
+//! to somewhere else, and the table is never larger than what its worker has to do with.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use super::permits::Group;
 
 /// The origins that one worker has to do with.
 #[derive(Default)]
-pub struct Destinations {
+pub struct OriginIds {
     entries: RefCell<Slab<Rc<Entry>>>,
     numbers: RefCell<HashMap<Rc<str>, usize>>,
 }
@@ -28,11 +28,10 @@ struct Entry {
     group: Arc<Group>,
 }
 
-impl Destinations {
-    /// The destination of `key`, which must say all that keeps its connections from being
-    /// another's: scheme, host, port, the user, and the proxy on the way. `group` is asked for
-    /// where it is a new one.
-    pub fn hold(self: &Rc<Self>, key: &str, group: impl FnOnce() -> Arc<Group>) -> Destination {
+impl OriginIds {
+    /// The id of `key`, which must say all that keeps its connections from being another's: scheme,
+    /// host, port, the user, and the proxy on the way. `group` is asked for where it is a new one.
+    pub fn hold(self: &Rc<Self>, key: &str, group: impl FnOnce() -> Arc<Group>) -> OriginId {
         let known = self.numbers.borrow().get(key).copied();
         let number = known.unwrap_or_else(|| {
             let key: Rc<str> = key.into();
@@ -43,7 +42,7 @@ impl Destinations {
         });
         let entry = self.entries.borrow()[number].clone();
         entry.holders.set(entry.holders.get() + 1);
-        Destination { table: self.clone(), entry, number }
+        OriginId { table: self.clone(), entry, number }
     }
 
     pub fn len(&self) -> usize {
@@ -55,14 +54,14 @@ impl Destinations {
     }
 }
 
-/// A hold on a destination.
-pub struct Destination {
-    table: Rc<Destinations>,
+/// A hold on an id.
+pub struct OriginId {
+    table: Rc<OriginIds>,
     entry: Rc<Entry>,
     number: usize,
 }
 
-impl Destination {
+impl OriginId {
     /// The number by which the pool knows it.
     pub fn origin(&self) -> usize {
         self.number
@@ -73,14 +72,14 @@ impl Destination {
     }
 }
 
-impl Clone for Destination {
+impl Clone for OriginId {
     fn clone(&self) -> Self {
         self.entry.holders.set(self.entry.holders.get() + 1);
         Self { table: self.table.clone(), entry: self.entry.clone(), number: self.number }
     }
 }
 
-impl Drop for Destination {
+impl Drop for OriginId {
     fn drop(&mut self) {
         let holders = self.entry.holders.get() - 1;
         self.entry.holders.set(holders);
@@ -98,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_number_lives_as_long_as_somebody_holds_it() {
-        let table = Rc::new(Destinations::default());
+        let table = Rc::new(OriginIds::default());
         let shared = PoolShared::new(Limits::default(), 1);
         let group = || shared.group("all");
         let first = table.hold("http://a:80", group);
