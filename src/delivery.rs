@@ -9,6 +9,7 @@ use crate::account::WaitsOn;
 use crate::answer::send_rest;
 use crate::connection::Client;
 use crate::date::DATE_BYTES;
+use crate::destination::Destination;
 use crate::exchange::{After, Failed};
 use crate::fault::{Close, Fault};
 use crate::http::chunked::{ChunkScanner, LAST_CHUNK};
@@ -19,7 +20,6 @@ use crate::relay::{Broken, Control, Decoder, Encoding, Moved, Transfer};
 use crate::ring::{HeadBuffer, Socket};
 use crate::slot::Reached;
 use crate::upload::Progress;
-use crate::way::Way;
 use crate::worker::{Sent, Unsent};
 
 /// How an answer is to be passed on.
@@ -68,7 +68,7 @@ pub(crate) async fn deliver(
     client: &Client<'_>,
     lease: Reached<'_>,
     mut buffer: HeadBuffer,
-    way: &Way,
+    destination: &Destination,
     progress: &Progress,
     record: &mut Record,
 ) -> Result<After, Failed> {
@@ -77,7 +77,7 @@ pub(crate) async fn deliver(
     let mut plan = Plan::of(client, is_uploaded);
     let head_bytes = client.response.bytes;
     let sent = worker.send_built(client.socket, |out| {
-        put_head(client, &buffer, way, &plan, out);
+        put_head(client, &buffer, destination, &plan, out);
         let behind_head = &buffer.filled()[head_bytes..];
         if plan.decoder.is_done() {
             return Ok((0, out.len()));
@@ -127,10 +127,16 @@ pub(crate) async fn deliver(
 }
 
 /// Appends the head of the answer as the client shall see it.
-fn put_head(client: &Client<'_>, buffer: &HeadBuffer, way: &Way, plan: &Plan, out: &mut Vec<u8>) {
+fn put_head(
+    client: &Client<'_>,
+    buffer: &HeadBuffer,
+    destination: &Destination,
+    plan: &Plan,
+    out: &mut Vec<u8>,
+) {
     let head = &client.response;
-    let repeated = match way {
-        Way::Route(_) if head.has_date => {
+    let repeated = match destination {
+        Destination::Route(_) if head.has_date => {
             head.repeated().map(|it| (it, plan.body, plan.connection))
         }
         _ => None,
@@ -139,7 +145,7 @@ fn put_head(client: &Client<'_>, buffer: &HeadBuffer, way: &Way, plan: &Plan, ou
         let date = if head.has_date { [0; DATE_BYTES] } else { client.worker.date.now() };
         let (body, connection) = (plan.body, plan.connection);
         let how = ResponseRewrite { body, connection, date: &date, via: None };
-        way.put_response(client, buffer.filled(), &how, out);
+        destination.put_response(client, buffer.filled(), &how, out);
     });
 }
 

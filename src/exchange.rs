@@ -17,6 +17,7 @@ use crate::answer::{self, Served};
 use crate::connect;
 use crate::connection::Client;
 use crate::delivery::deliver;
+use crate::destination::{Destination, Routed};
 use crate::fault::{Close, Fault};
 use crate::hooking;
 use crate::hooks::Setback;
@@ -31,7 +32,6 @@ use crate::tunnel::Tunnel;
 use crate::upgrade;
 use crate::upload::{Progress, RequestBody, Upload, upload_rest};
 use crate::upstream::lease::Lease;
-use crate::way::{Found, Way};
 use crate::worker::Unsent;
 
 /// What becomes of the client's connection.
@@ -87,40 +87,42 @@ async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
     if let Served::Here(after) = answer::own(client, record).await? {
         return Ok(after);
     }
-    let mut way = match Way::find(client, &mut body, record).await? {
-        Found::Way(way) => way,
-        Found::Answered(after) => return Ok(after),
+    let mut destination = match Destination::find(client, &mut body, record).await? {
+        Routed::To(destination) => destination,
+        Routed::Answered(after) => return Ok(after),
     };
     let fault = match body.arrive(client, record).await {
-        Ok(()) => match try_until_served(client, &mut way, &body, record).await {
+        Ok(()) => match try_until_served(client, &mut destination, &body, record).await {
             Ok(after) => return Ok(after),
             Err(fault) => fault,
         },
         Err(fault) => fault,
     };
-    match &mut way {
+    match &mut destination {
         // Its own pages and fields are for the errors of a route too.
-        Way::Hooked(hooking) => Ok(Box::pin(hooking::refuse(client, hooking, fault, record)).await),
-        Way::Route(_) | Way::Forward(_) => Err(fault),
+        Destination::Hooked(hooking) => {
+            Ok(Box::pin(hooking::refuse(client, hooking, fault, record)).await)
+        }
+        Destination::Route(_) | Destination::Forward(_) => Err(fault),
     }
 }
 
 async fn try_until_served(
     client: &mut Client<'_>,
-    way: &mut Way,
+    destination: &mut Destination,
     body: &RequestBody,
     record: &mut Record,
 ) -> Result<After, Fault> {
     let is_repeatable = body.is_whole() && client.request.method.is_idempotent();
     let mut is_repeated = false;
     loop {
-        record.wait_for_pool(way);
-        let at_rest = if is_repeated { None } else { way.take_idle(client) };
+        record.wait_for_pool(destination);
+        let at_rest = if is_repeated { None } else { destination.take_idle(client) };
         let lease = if let Some(lease) = at_rest {
             Ok(lease)
         } else {
             // Pinned, because a future that is passed by value is copied.
-            let checkout = std::pin::pin!(way.checkout(client, is_repeated));
+            let checkout = std::pin::pin!(destination.checkout(client, is_repeated));
             unless_gone(client, checkout).await
         };
         let lease = match lease {
@@ -129,13 +131,13 @@ async fn try_until_served(
                 return Err(fault);
             }
             // Of this attempt, nothing has been sent.
-            Err(fault) if way.tries_again(client, Setback::Fault(fault)) => continue,
+            Err(fault) if destination.tries_again(client, Setback::Fault(fault)) => continue,
             Err(fault) => return Err(fault),
         };
         record.connected(&lease);
         let may_repeat = lease.is_reused && !is_repeated;
         is_repeated = true;
-        match attempt(client, lease, way, body, record).await {
+        match attempt(client, lease, destination, body, record).await {
             Ok(after) => return Ok(after),
             Err(failed) if client.account.is_ended() => return Err(failed.fault()),
             Err(Failed::Unsent) if may_repeat => {}
@@ -143,7 +145,7 @@ async fn try_until_served(
             Err(Failed::Unwelcome) => {}
             Err(failed) => {
                 let fault = failed.fault();
-                if !is_repeatable || !way.tries_again(client, Setback::Fault(fault)) {
+                if !is_repeatable || !destination.tries_again(client, Setback::Fault(fault)) {
                     return Err(fault);
                 }
             }
@@ -201,14 +203,14 @@ impl From<Fault> for Failed {
 async fn attempt(
     client: &mut Client<'_>,
     lease: Lease,
-    way: &mut Way,
+    destination: &mut Destination,
     body: &RequestBody,
     record: &mut Record,
 ) -> Result<After, Failed> {
     let worker = client.worker;
     let mut lease = client.slot.reach(lease);
     client.account.waits_on.set(WaitsOn::OriginToAnswer);
-    send_request(client, &lease, way, body).await?;
+    send_request(client, &lease, destination, body).await?;
     lease.expect_reply();
     let generation = client.generation.clone();
     let (client_socket, origin_socket) = (client.socket.clone(), lease.socket().clone());
@@ -247,17 +249,18 @@ async fn attempt(
         record.moved(upload.end().await, 0);
         return Ok(upgrade::switch(client, lease, &buffer, is_uploaded, record).await?);
     }
-    if client.response.status == 407 && way.refuses_us(client) {
+    if client.response.status == 407 && destination.refuses_us(client) {
         record.moved(upload.end().await, 0);
         return Err(Fault::ParentRefused.into());
     }
-    if let Some(instead) = way.instead(client, &buffer, body) {
+    if let Some(instead) = destination.instead(client, &buffer, body) {
         record.moved(upload.end().await, 0);
-        return Box::pin(way.answer_instead(client, instead, record)).await;
+        return Box::pin(destination.answer_instead(client, instead, record)).await;
     }
     record.answered(client.response.status);
     let delivered = {
-        let delivery = std::pin::pin!(deliver(client, lease, buffer, way, &progress, record));
+        let delivery =
+            std::pin::pin!(deliver(client, lease, buffer, destination, &progress, record));
         upload.beside(delivery).await
     };
     if progress.is_running() {
@@ -272,19 +275,21 @@ async fn attempt(
 async fn send_request(
     client: &Client<'_>,
     lease: &Lease,
-    way: &Way,
+    destination: &Destination,
     body: &RequestBody,
 ) -> Result<(), Failed> {
     let text = client.inbox.filled();
     let head = &client.request;
     send_to_origin(client, lease, |out| {
-        let repeated = match way {
-            Way::Route(_) => head.repeated().map(|it| (it, client.generation.id, lease.origin())),
-            Way::Hooked(_) | Way::Forward(_) => None,
+        let repeated = match destination {
+            Destination::Route(_) => {
+                head.repeated().map(|it| (it, client.generation.id, lease.origin()))
+            }
+            Destination::Hooked(_) | Destination::Forward(_) => None,
         };
         client.sent_request.borrow_mut().put(repeated, out, |out| {
-            let path = way.sent_path(head, text);
-            way.put_request(client, &way.rewrite(client, lease, &path), out);
+            let path = destination.sent_path(head, text);
+            destination.put_request(client, &destination.rewrite(client, lease, &path), out);
         });
         out.extend_from_slice(&text[head.bytes..head.bytes + body.in_inbox]);
     })

@@ -1,9 +1,9 @@
 //! A request of a route with hooks: what they decide before it goes on, and on its way.
 //!
-//! In goes a request whose route has a plan; out comes the way that it takes, or the answer that it
-//! was given here. What has to be waited for is waited for here: a password, a question to an
-//! upstream, a hook in Rust; a connection to the route's upstream is looked for meanwhile. No
-//! request of a route without hooks ever gets here.
+//! In goes a request whose route has a plan; out comes its destination, or the answer that it was
+//! given here. What has to be waited for is waited for here: a password, a question to an upstream,
+//! a hook in Rust; a connection to the route's upstream is looked for meanwhile. No request of a
+//! route without hooks ever gets here.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::answer;
 use crate::connection::Client;
+use crate::destination::{Destination, Routed};
 use crate::exchange::After;
 use crate::fault::{Close, Fault};
 use crate::forward::{Checked, Outcome, Target};
@@ -26,7 +27,6 @@ use crate::ring::{HeadBuffer, clock};
 use crate::route::Route;
 use crate::upload::RequestBody;
 use crate::upstream::lease::Lease;
-use crate::way::{Found, Way};
 
 /// A request with hooks on its way.
 pub struct Hooking {
@@ -64,7 +64,7 @@ pub(crate) async fn begin(
     route: Route,
     body: &mut RequestBody,
     record: &mut Record,
-) -> Result<Found, Fault> {
+) -> Result<Routed, Fault> {
     record.routed(&route);
     client.worker.metrics.hooked.add(1);
     let mut hooking = Box::new(Hooking {
@@ -82,10 +82,10 @@ pub(crate) async fn begin(
     match decided {
         Ok(None) => {
             hooking.mirror(client, body);
-            Ok(Found::Way(Way::Hooked(hooking)))
+            Ok(Routed::To(Destination::Hooked(hooking)))
         }
-        Ok(Some(answer)) => hooking.answer(client, answer, record).await.map(Found::Answered),
-        Err(fault) => Ok(Found::Answered(refuse(client, &mut hooking, fault, record).await)),
+        Ok(Some(answer)) => hooking.answer(client, answer, record).await.map(Routed::Answered),
+        Err(fault) => Ok(Routed::Answered(refuse(client, &mut hooking, fault, record).await)),
     }
 }
 
@@ -115,7 +115,10 @@ pub(crate) async fn refuse(
 }
 
 fn plan(generation: &Generation, route: Route) -> &Hooked {
-    generation.hooks.hooked(route.index).expect("a way with hooks comes from a route with a plan")
+    generation
+        .hooks
+        .hooked(route.index)
+        .expect("a destination with hooks comes from a route with a plan")
 }
 
 fn facts<'a>(client: &'a Client<'_>, now_us: u64) -> Facts<'a> {

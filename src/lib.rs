@@ -111,6 +111,7 @@ pub mod answer;
 pub mod connect;
 pub mod connection;
 pub mod delivery;
+pub mod destination;
 pub mod exchange;
 pub mod forwarding;
 pub mod hooking;
@@ -120,7 +121,6 @@ pub mod record;
 pub mod tunnel;
 pub mod upgrade;
 pub mod upload;
-pub mod way;
 
 pub mod listener;
 pub mod thread;

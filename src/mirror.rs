@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use crate::config::HalfClose;
 use crate::connection::Client;
+use crate::destination::host_rule;
 use crate::fault::Fault;
 use crate::generation::Generation;
 use crate::http::Method;
@@ -18,7 +19,6 @@ use crate::ledger::Kind;
 use crate::relay::Receiver;
 use crate::upstream::Upstream;
 use crate::upstream::queue::Holder;
-use crate::way::host_rule;
 use crate::worker::Worker;
 
 /// Copies under way per worker. Each holds its head, its body and a connection.

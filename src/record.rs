@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::access_log::{self, Phases};
 use crate::account::{Account, Phase};
 use crate::connection::Client;
+use crate::destination::Destination;
 use crate::fault::Fault;
 use crate::generation::Generation;
 use crate::hooks::Held;
@@ -18,7 +19,6 @@ use crate::metrics::class_of;
 use crate::ring::clock;
 use crate::route::Route;
 use crate::upstream::lease::Lease;
-use crate::way::Way;
 use crate::worker::Worker;
 
 /// What is known of an exchange.
@@ -111,17 +111,17 @@ impl Record {
     }
 
     /// The exchange knows where it goes, and begins to look for a connection.
-    pub fn wait_for_pool(&mut self, way: &Way) {
-        match way {
-            Way::Route(route) => {
+    pub fn wait_for_pool(&mut self, destination: &Destination) {
+        match destination {
+            Destination::Route(route) => {
                 self.route = Some(route.index);
                 self.upstream = Some(route.upstream as u32);
             }
-            Way::Hooked(hooking) => {
+            Destination::Hooked(hooking) => {
                 self.route = Some(hooking.route.index);
                 self.upstream = Some(hooking.upstream as u32);
             }
-            Way::Forward(_) => self.is_forward = true,
+            Destination::Forward(_) => self.is_forward = true,
         }
         self.connecting();
     }

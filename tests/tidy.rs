@@ -40,7 +40,7 @@ const FLOORS: [&[&str]; 10] = [
         "tunnel",
         "upgrade",
         "upload",
-        "way",
+        "destination",
     ],
     &["listener", "thread"],
     &[

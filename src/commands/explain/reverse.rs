@@ -7,9 +7,9 @@
 use std::borrow::Cow;
 
 use crate::config::{Config, HostPattern, RouteConfig, UpstreamConfig};
+use crate::destination;
 use crate::fault::Fault;
 use crate::route::{Route, Routes};
-use crate::way;
 
 use super::report::Report;
 use super::{Case, Ending, Explained, Failure, addresses, hooks, lines_of, shown};
@@ -46,7 +46,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     section.fact("name", upstream.name.as_str());
     section.fact("origins", origins);
     let first = upstream.origins.first().map(|origin| origin.authority.as_str());
-    let host = way::host_rule(&upstream.host, &case.head, first);
+    let host = destination::host_rule(&upstream.host, &case.head, first);
     let head = case.rewritten(&sent_path, host, true, Some(&hooked));
     report.section("sent").fact("head", lines_of(&head));
     Ok(Ending::Sent(format!("upstream {}", upstream.name)))

@@ -1,7 +1,7 @@
-//! Which way a request goes: by a route of the configuration, or as a forward request.
+//! Where a request goes: by a route of the configuration, or as a forward request.
 //!
 //! In goes a request head; out come a connection to whoever shall answer it, and how the request is
-//! written for them. CONNECT has a way of its own, which ends in a tunnel.
+//! written for them. CONNECT has a file of its own, and ends in a tunnel.
 
 use std::borrow::Cow;
 
@@ -21,30 +21,30 @@ use crate::route::Route;
 use crate::upload::RequestBody;
 use crate::upstream::lease::Lease;
 
-/// The way of one request.
-pub enum Way {
+/// The destination of one request.
+pub enum Destination {
     Route(Route),
     /// By a route with hooks.
     Hooked(Box<Hooking>),
     Forward(Box<Forwarded>),
 }
 
-/// What became of the search for a way.
-pub enum Found {
-    Way(Way),
+/// What became of the search for a destination.
+pub enum Routed {
+    To(Destination),
     /// The hooks of the route have answered.
     Answered(After),
 }
 
-impl Way {
+impl Destination {
     pub async fn find(
         client: &Client<'_>,
         body: &mut RequestBody,
         record: &mut Record,
-    ) -> Result<Found, Fault> {
+    ) -> Result<Routed, Fault> {
         if forwarding::is_forward(client) {
             let forwarded = Box::new(Box::pin(Forwarded::judge(client)).await?);
-            return Ok(Found::Way(Self::Forward(forwarded)));
+            return Ok(Routed::To(Self::Forward(forwarded)));
         }
         let head = &client.request;
         let text = client.inbox.filled();
@@ -53,7 +53,7 @@ impl Way {
         if client.generation.hooks.hooked(route.index).is_some() {
             return Box::pin(hooking::begin(client, route, body, record)).await;
         }
-        Ok(Found::Way(Self::Route(route)))
+        Ok(Routed::To(Self::Route(route)))
     }
 
     /// The upstream of a route, by its index in the configuration.
