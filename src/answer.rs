@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::admin_guard::{self, Caller, Denied};
-use crate::ask::ControlAsk;
 use crate::config::AdminConfig;
 use crate::connection::Client;
 use crate::exchange::After;
@@ -21,6 +20,7 @@ use crate::http::head::RequestHead;
 use crate::http::names::Known;
 use crate::http::rewrite::{self, ConnectionOut, Simple};
 use crate::http::{Method, TargetForm};
+use crate::mailbox::ControlQuery;
 use crate::record::Record;
 use crate::ring::Waited;
 use crate::slot::ConnectionSlot;
@@ -108,19 +108,19 @@ async fn for_ringway(
         _ => false,
     };
     let (reply, answer) = oneshot::channel();
-    let ask = if !is_allowed {
+    let query = if !is_allowed {
         let allow = if is_cleanup { "Allow: POST\r\n" } else { "Allow: GET, HEAD\r\n" };
         return own_answer(client, 405, "Method Not Allowed\n", allow, record).await;
     } else if !is_cleanup {
-        ControlAsk::Health { reply }
+        ControlQuery::Health { reply }
     } else if let Err(denied) = may_change(client) {
         let code = denied.status();
         let extra = if code == 401 { "WWW-Authenticate: Bearer\r\n" } else { "" };
         return own_answer(client, code, denied.cause(), extra, record).await;
     } else {
-        ControlAsk::Cleanup { reply }
+        ControlQuery::Cleanup { reply }
     };
-    let _ = worker.shared.control.send(ask);
+    let _ = worker.shared.control.send(query);
     let answered = tokio::time::timeout(CONTROL_PATIENCE, answer);
     let Ok(Ok(body)) = client.account.unless_ended(answered).await? else {
         return Err(Fault::Internal);

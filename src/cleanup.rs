@@ -6,7 +6,7 @@
 //! moves is never ended here.
 
 use crate::account::Phase;
-use crate::ask::{Cleaned, Level};
+use crate::mailbox::{Cleaned, Level};
 use crate::ring::clock;
 use crate::slot::ConnectionEntry;
 use crate::worker::Worker;

@@ -100,9 +100,9 @@ pub mod upstream;
 
 pub mod access;
 pub mod arbiter;
-pub mod ask;
 pub mod cleanup;
 pub mod generation;
+pub mod mailbox;
 pub mod room;
 pub mod slot;
 pub mod worker;

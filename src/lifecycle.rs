@@ -21,11 +21,11 @@ use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
-use crate::ask::{Order, Reloaded};
 use crate::config::{Config, ConfigError};
 use crate::handover::{self, Predecessor, Successor};
 use crate::inherited;
 use crate::logging;
+use crate::mailbox::{Reloaded, ServerCommand};
 use crate::memory::Notice;
 use crate::server::{self, Estate, Server};
 use crate::supervisor;
@@ -160,14 +160,14 @@ impl Process {
     /// Does what it is asked to until it is to end; how that is.
     fn live(&mut self, ears: &mut Ears) -> End {
         loop {
-            match ears.hear(&mut self.server.orders, &mut self.upgrade) {
+            match ears.hear(&mut self.server.server_commands, &mut self.upgrade) {
                 Event::Stop => return End::STOPPED,
                 Event::Reopen => {
                     reopen_logs();
                     self.upgrade.iter_mut().for_each(|upgrade| upgrade.is_reopen_due = true);
                 }
                 Event::Reload => self.hang_up(),
-                Event::Order(order) => self.obey(order),
+                Event::Command(command) => self.obey(command),
                 Event::Look => self.look(),
                 Event::Upgrade => self.begin_upgrade(),
                 Event::Upgraded(Ok(pid)) => {
@@ -210,17 +210,17 @@ impl Process {
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, command: ServerCommand) {
         // Who asked may have given up.
         let answer = |reply: Reply, outcome| drop(reply.send(outcome));
         if self.upgrade.is_some() {
-            let (Order::Reload { reply } | Order::Rollback { reply, .. }) = order;
+            let (ServerCommand::Reload { reply } | ServerCommand::Rollback { reply, .. }) = command;
             let said = "a new process is getting ready: ask the one that serves then".to_owned();
             return answer(reply, self.say(Err(said)));
         }
-        match order {
-            Order::Reload { reply } => answer(reply, self.reload("admin API")),
-            Order::Rollback { id, reply } => {
+        match command {
+            ServerCommand::Reload { reply } => answer(reply, self.reload("admin API")),
+            ServerCommand::Rollback { id, reply } => {
                 let outcome = self.server.roll_back(id);
                 answer(reply, self.say(outcome));
             }
@@ -291,7 +291,7 @@ enum Event {
     Reopen,
     Upgrade,
     Upgraded(Result<u32, String>),
-    Order(Order),
+    Command(ServerCommand),
     /// It is time to look at the configuration file.
     Look,
 }
@@ -319,7 +319,11 @@ impl Ears {
         Ok(Self { runtime, terminate, interrupt, hang_up, reopen, upgrade })
     }
 
-    fn hear(&mut self, orders: &mut UnboundedReceiver<Order>, next: &mut Option<Upgrade>) -> Event {
+    fn hear(
+        &mut self,
+        server_commands: &mut UnboundedReceiver<ServerCommand>,
+        next: &mut Option<Upgrade>,
+    ) -> Event {
         let Self { runtime, terminate, interrupt, hang_up, reopen, upgrade } = self;
         runtime.block_on(async {
             tokio::select! {
@@ -331,7 +335,7 @@ impl Ears {
                 _ = hang_up.recv() => Event::Reload,
                 outcome = outcome(next) => Event::Upgraded(outcome),
                 _ = upgrade.recv() => Event::Upgrade,
-                Some(order) = orders.recv() => Event::Order(order),
+                Some(command) = server_commands.recv() => Event::Command(command),
                 () = tokio::time::sleep(LOOK) => Event::Look,
             }
         })

@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::access::Access;
-use crate::ask::{Ask, Reloaded};
 use crate::config::Config;
 use crate::config::change::{self, Effect};
 use crate::control::Control;
 use crate::generation::{Parts, Snapshot};
 use crate::hooks::{Plans, custom};
+use crate::mailbox::{Reloaded, WorkerCommand};
 use crate::memory::{Plan, Usage};
 use crate::server::{NAMES_PATIENCE, Server, plan_upstreams, pool_limits, raise_files_limit};
 use crate::sockets::NextSockets;
@@ -48,7 +48,7 @@ impl Server {
         for worker in self.active_workers() {
             for (index, socket) in &new_sockets {
                 if let Ok(socket) = socket.try_clone() {
-                    self.shared.slots[worker].ask(Ask::Listen { index: *index, socket });
+                    self.shared.slots[worker].send(WorkerCommand::Listen { index: *index, socket });
                 }
             }
         }
@@ -125,7 +125,11 @@ impl Server {
             .filter_map(|worker| {
                 let (reply, answer) = oneshot::channel();
                 let (snapshot, budget) = (snapshot.clone(), plan.budget());
-                let is_told = self.shared.slots[worker].ask(Ask::Adopt { snapshot, budget, reply });
+                let is_told = self.shared.slots[worker].send(WorkerCommand::Adopt {
+                    snapshot,
+                    budget,
+                    reply,
+                });
                 is_told.then_some((worker, answer))
             })
             .collect();

@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
 use crate::account::Phase;
-use crate::ask::Ask;
+use crate::mailbox::WorkerCommand;
 use crate::notices;
 use crate::ring::clock;
 use crate::slot::ConnectionEntry;
@@ -109,7 +109,7 @@ async fn make(shared: &Shared) {
         return;
     }
     let _end = Making(&shared.room.is_being_made);
-    let offers = ask(shared, |reply| Ask::Offer { reply }).await;
+    let offers = ask(shared, |reply| WorkerCommand::Offer { reply }).await;
     if offers.iter().any(|(_, offer)| offer.is_under_way) {
         return;
     }
@@ -127,7 +127,7 @@ async fn make(shared: &Shared) {
     for (worker, _) in offers {
         let count = next.iter().filter(|(_, of)| *of == worker).count();
         if count > 0 {
-            shared.slots[worker].ask(Ask::GiveWay { count });
+            shared.slots[worker].send(WorkerCommand::GiveWay { count });
         }
     }
 }
@@ -139,7 +139,7 @@ async fn end_heads(shared: &Shared) {
         return;
     }
     counted.store(now, Ordering::Relaxed);
-    let censuses = ask(shared, |reply| Ask::Census { reply }).await;
+    let censuses = ask(shared, |reply| WorkerCommand::Census { reply }).await;
     let mut all = Census::new();
     for (address, (held, stalled)) in censuses.iter().flat_map(|(_, census)| census) {
         let sum = all.entry(*address).or_default();
@@ -153,18 +153,21 @@ async fn end_heads(shared: &Shared) {
         let count = census.get(&address).map_or(0, |(_, stalled)| left.min(*stalled));
         left -= count;
         if count > 0 {
-            shared.slots[worker].ask(Ask::EndHeads { address, count });
+            shared.slots[worker].send(WorkerCommand::EndHeads { address, count });
         }
     }
 }
 
 /// What the workers answer, each in time.
-async fn ask<T>(shared: &Shared, question: impl Fn(oneshot::Sender<T>) -> Ask) -> Vec<(usize, T)> {
+async fn ask<T>(
+    shared: &Shared,
+    question: impl Fn(oneshot::Sender<T>) -> WorkerCommand,
+) -> Vec<(usize, T)> {
     let asked: Vec<_> = shared
         .occupied()
         .filter_map(|worker| {
             let (reply, answer) = oneshot::channel();
-            shared.slots[worker].ask(question(reply)).then_some((worker, answer))
+            shared.slots[worker].send(question(reply)).then_some((worker, answer))
         })
         .collect();
     let mut answers = Vec::new();

@@ -23,7 +23,6 @@ use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
 use crate::access::Access;
 use crate::access_log::AccessLog;
-use crate::ask::{ControlAsk, Order};
 use crate::config::Config;
 use crate::control::{self, Control, ControlSetup, Door, Logs};
 use crate::demo;
@@ -33,6 +32,7 @@ use crate::hooks::{Plans, custom};
 use crate::inherited::Inherited;
 use crate::ledger::Ledgers;
 use crate::logging::LogMeter;
+use crate::mailbox::{ControlQuery, ServerCommand};
 use crate::memory::origins::origin_connections;
 use crate::memory::plan::PlanError;
 use crate::memory::{Notice, Plan, Usage};
@@ -68,7 +68,7 @@ pub struct Server {
     /// Where the demo origin listens, once there is one.
     demo: Option<SocketAddr>,
     /// What the admin API wants done; for whoever owns the server.
-    pub orders: queue::UnboundedReceiver<Order>,
+    pub server_commands: queue::UnboundedReceiver<ServerCommand>,
 }
 
 /// More than can wait in a listening socket's queue.
@@ -134,7 +134,7 @@ impl Server {
             Access::prepare(&config, &own, &sockets.numbers(), None).map_err(StartError)?;
         let hooks = Plans::load(&config, custom::own(), None).map_err(StartError)?;
         let (config, hooks) = (Arc::new(config), Arc::new(hooks));
-        let (shared, asks, orders) =
+        let (shared, queries, server_commands) =
             share(Parts { config, upstreams, access: Arc::new(access), hooks, listeners });
         let mut server = Self {
             sockets,
@@ -144,12 +144,12 @@ impl Server {
             control: None,
             resolver,
             demo,
-            orders,
+            server_commands,
         };
         for _ in 0..server.shared.snapshot.load().config.server.workers {
             server.start_worker()?;
         }
-        server.start_control(door, events, asks)?;
+        server.start_control(door, events, queries)?;
         Ok(server)
     }
 
@@ -166,7 +166,7 @@ impl Server {
         &mut self,
         door: Option<Door>,
         events: Option<LogMeter>,
-        asks: queue::UnboundedReceiver<ControlAsk>,
+        queries: queue::UnboundedReceiver<ControlQuery>,
     ) -> Result<(), StartError> {
         let shared = self.shared.clone();
         let drop_caches = move || {
@@ -176,7 +176,7 @@ impl Server {
         };
         let caches: Vec<Box<dyn Fn() + Send>> = vec![Box::new(drop_caches)];
         let logs = Logs { events, access: self.access_log.clone() };
-        let setup = ControlSetup { shared: self.shared.clone(), logs, door, asks, caches };
+        let setup = ControlSetup { shared: self.shared.clone(), logs, door, queries, caches };
         // Before anybody can ask.
         self.shared.is_ready.store(true, Ordering::Release);
         self.control = Some(control::start(setup).map_err(StartError)?);
@@ -316,11 +316,12 @@ fn settle_demo(config: &mut Config, demo: &mut Option<SocketAddr>) -> Result<(),
 /// What the threads share, and the questions to the control thread.
 fn share(
     parts: Parts,
-) -> (Arc<Shared>, queue::UnboundedReceiver<ControlAsk>, queue::UnboundedReceiver<Order>) {
+) -> (Arc<Shared>, queue::UnboundedReceiver<ControlQuery>, queue::UnboundedReceiver<ServerCommand>)
+{
     let config = parts.config.clone();
     let slots = slots_for(config.server.workers);
-    let (control, asks) = queue::unbounded_channel();
-    let (order, orders) = queue::unbounded_channel();
+    let (control, queries) = queue::unbounded_channel();
+    let (command, server_commands) = queue::unbounded_channel();
     let snapshot = Snapshot::first(parts, slots);
     let history = History::new(&snapshot);
     let shared = Arc::new(Shared {
@@ -333,7 +334,7 @@ fn share(
         control,
         snapshot: ArcSwap::from_pointee(snapshot),
         history,
-        orders: order,
+        server_commands: command,
         reloads_refused: AtomicUsize::new(0),
         metrics: (0..slots).map(|_| Arc::default()).collect(),
         rings: (0..slots).map(|_| Arc::default()).collect(),
@@ -346,7 +347,7 @@ fn share(
         drain: (0..slots).map(|_| Notify::new()).collect(),
         is_cutting: AtomicBool::new(false),
     });
-    (shared, asks, orders)
+    (shared, queries, server_commands)
 }
 
 /// Room for as many workers as this machine can use, and for those that they take over from.

@@ -14,9 +14,9 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::account::{Account, Ending};
-use crate::ask::ConnectionInfo;
 use crate::fault::Fault;
 use crate::ledger::Kind;
+use crate::mailbox::ConnectionInfo;
 use crate::ring::waits::{Wait, turn};
 use crate::ring::{Deadlines, HeadBuffer, Socket, clock};
 use crate::upstream::fair::Claimant;

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::ask::Ask;
 use crate::config::Config;
 use crate::inherited::Inherited;
+use crate::mailbox::WorkerCommand;
 use crate::ring::net;
 use crate::worker::{Accepted, Shared};
 
@@ -203,7 +203,7 @@ impl Listening {
     pub fn close(&self, shared: &Shared) {
         if self.is_shared {
             for worker in shared.occupied() {
-                shared.slots[worker].ask(Ask::Deafen { index: self.number });
+                shared.slots[worker].send(WorkerCommand::StopListening { index: self.number });
             }
             return;
         }

@@ -16,10 +16,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::access_log::AccessLog;
 use crate::arbiter;
-use crate::ask::Ask;
 use crate::connection;
 use crate::ledger::Budget;
 use crate::listener;
+use crate::mailbox::WorkerCommand;
 use crate::ring::{Socket, memory, runtime};
 use crate::slot::ConnectionSlot;
 use crate::upstream::prewarm;
@@ -33,7 +33,7 @@ pub struct WorkerPlan {
     pub shared: Arc<Shared>,
     pub budget: Budget,
     pub inbox: UnboundedReceiver<Accepted>,
-    pub asks: UnboundedReceiver<Ask>,
+    pub commands: UnboundedReceiver<WorkerCommand>,
 }
 
 /// What a worker has, once it is ready.
@@ -86,7 +86,7 @@ async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Rema
     prewarm(&worker);
     spawn(housekeep(worker.clone()));
     spawn(take_in(worker.clone(), plan.inbox));
-    spawn(answer_asks(worker.clone(), plan.asks));
+    spawn(obey(worker.clone(), plan.commands));
     until_drained(&worker).await
 }
 
@@ -116,48 +116,48 @@ async fn take_in(worker: Rc<Worker>, mut inbox: UnboundedReceiver<Accepted>) {
 }
 
 /// Does what the control thread asks for.
-async fn answer_asks(worker: Rc<Worker>, mut asks: UnboundedReceiver<Ask>) {
-    // Whoever asked may have given up: nobody minds an answer that nobody reads.
-    while let Some(ask) = asks.recv().await {
-        match ask {
-            Ask::Ping { reply } => {
+async fn obey(worker: Rc<Worker>, mut commands: UnboundedReceiver<WorkerCommand>) {
+    // The control thread may have given up: an answer that it does not read is dropped.
+    while let Some(command) = commands.recv().await {
+        match command {
+            WorkerCommand::Ping { reply } => {
                 let _ = reply.send(());
             }
-            Ask::Connections { reply } => {
+            WorkerCommand::Connections { reply } => {
                 let _ = reply.send(worker.list_connections());
             }
-            Ask::End { id, reply } => {
+            WorkerCommand::End { id, reply } => {
                 let _ = reply.send(worker.end_connection(id));
             }
-            Ask::Offer { reply } => {
+            WorkerCommand::Offer { reply } => {
                 let _ = reply.send(worker.offer());
             }
-            Ask::GiveWay { count } => worker.give_way(count),
-            Ask::Census { reply } => {
+            WorkerCommand::GiveWay { count } => worker.give_way(count),
+            WorkerCommand::Census { reply } => {
                 let _ = reply.send(worker.census());
             }
-            Ask::EndHeads { address, count } => worker.end_heads(address, count),
-            Ask::Clean { level, reply } => {
+            WorkerCommand::EndHeads { address, count } => worker.end_heads(address, count),
+            WorkerCommand::Clean { level, reply } => {
                 // Beside other questions: it takes its turns.
                 let worker = worker.clone();
                 spawn(async move {
                     let _ = reply.send(worker.clean(level).await);
                 });
             }
-            Ask::Adopt { snapshot, budget, reply } => {
+            WorkerCommand::Adopt { snapshot, budget, reply } => {
                 worker.adopt(&snapshot, &budget);
                 if !worker.is_draining.get() {
                     prewarm(&worker);
                 }
                 let _ = reply.send(());
             }
-            Ask::Deafen { index } => worker.stop_listening_to(index),
-            Ask::Listen { index, socket } => {
+            WorkerCommand::StopListening { index } => worker.stop_listening_to(index),
+            WorkerCommand::Listen { index, socket } => {
                 if !worker.is_draining.get() {
                     spawn(listener::start(worker.clone(), socket, index));
                 }
             }
-            Ask::Return { listeners } => {
+            WorkerCommand::Resume { listeners } => {
                 // It may have been told to drain once more in the meantime.
                 if worker.is_draining.get() && worker.shared.slots[worker.index].state() == ACTIVE {
                     worker.is_draining.set(false);

@@ -20,11 +20,11 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::access_log::AccessLog;
-use crate::ask::{Ask, ControlAsk, Order};
 use crate::date::DateLine;
 use crate::generation::{Generation, History, Snapshot};
 use crate::ledger::{Budget, Counted, Ledger, Ledgers};
 use crate::limits::PIPES_PER_WORKER;
+use crate::mailbox::{ControlQuery, ServerCommand, WorkerCommand};
 use crate::metrics::WorkerMetrics;
 use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, RingMeters, Socket, Stopper};
 use crate::room::{Room, SharedRoom};
@@ -48,10 +48,10 @@ pub struct Shared {
     pub rings: Vec<Arc<RingMeters>>,
     /// By slot, the worker in it: all vectors here have room for more workers than there are.
     pub slots: Vec<WorkerSlot>,
-    /// Questions of the workers to the control thread.
-    pub control: UnboundedSender<ControlAsk>,
-    /// What the control thread wants of whoever owns the server.
-    pub orders: UnboundedSender<Order>,
+    /// Queries of the workers to the control thread.
+    pub control: UnboundedSender<ControlQuery>,
+    /// What the control thread wants of the thread that owns the server.
+    pub server_commands: UnboundedSender<ServerCommand>,
     pub history: History,
     /// Configurations that could not be put in use.
     pub reloads_refused: AtomicUsize,
@@ -83,7 +83,7 @@ pub struct WorkerSlot {
 pub struct WorkerHandle {
     /// Accepted connections that it shall serve.
     pub inbox: UnboundedSender<Accepted>,
-    pub asks: UnboundedSender<Ask>,
+    pub commands: UnboundedSender<WorkerCommand>,
 }
 
 /// No worker runs here.
@@ -158,9 +158,9 @@ impl WorkerSlot {
         self.state.store(FREE, Ordering::Release);
     }
 
-    /// Asks the worker in the slot; false where there is none.
-    pub fn ask(&self, ask: Ask) -> bool {
-        self.handle.load().as_ref().is_some_and(|handle| handle.asks.send(ask).is_ok())
+    /// Sends it to the worker in the slot; false where there is none.
+    pub fn send(&self, command: WorkerCommand) -> bool {
+        self.handle.load().as_ref().is_some_and(|handle| handle.commands.send(command).is_ok())
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::sync::mpsc as queue;
 
-use crate::ask::Ask;
+use crate::mailbox::WorkerCommand;
 use crate::memory::{Plan, Usage};
 use crate::ring::refusal;
 use crate::server::{POLL, Server, StartError};
@@ -49,7 +49,7 @@ impl Server {
         let Some(slot) = self.shared.slots.iter().find(|slot| slot.undrain()) else {
             return Ok(false);
         };
-        slot.ask(Ask::Return { listeners });
+        slot.send(WorkerCommand::Resume { listeners });
         Ok(true)
     }
 
@@ -60,18 +60,18 @@ impl Server {
         let index = self.free_slot()?;
         let config = shared.snapshot.load().config.clone();
         let (inbox, inboxes) = queue::unbounded_channel();
-        let (ask, asks) = queue::unbounded_channel();
+        let (sender, commands) = queue::unbounded_channel();
         let plan = WorkerPlan {
             index,
             access_log: self.access_log.clone(),
             shared: shared.clone(),
             budget: Plan::of(&config, &Usage::read()).budget(),
             inbox: inboxes,
-            asks,
+            commands,
         };
         // Whatever one that worked here before has been told does not concern this one.
         let _ = shared.drain[index].notified().now_or_never();
-        shared.slots[index].occupy(WorkerHandle { inbox, asks: ask });
+        shared.slots[index].occupy(WorkerHandle { inbox, commands: sender });
         let (sender, receiver) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
@@ -128,7 +128,7 @@ impl Server {
     /// Has `worker` accept from all listening sockets.
     pub(crate) fn let_accept(&self, worker: usize) -> Result<(), StartError> {
         for (index, socket) in self.sockets.share().map_err(StartError)? {
-            self.shared.slots[worker].ask(Ask::Listen { index, socket });
+            self.shared.slots[worker].send(WorkerCommand::Listen { index, socket });
         }
         Ok(())
     }

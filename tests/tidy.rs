@@ -25,7 +25,7 @@ const FLOORS: [&[&str]; 10] = [
     &["ring"],
     &["notices", "date", "logging", "account", "admin_guard", "memory"],
     &["route", "forward", "hooks", "upstream", "access_log", "relay"],
-    &["ask", "access", "generation", "worker", "slot", "room", "arbiter", "cleanup"],
+    &["mailbox", "access", "generation", "worker", "slot", "room", "arbiter", "cleanup"],
     &[
         "connection",
         "exchange",

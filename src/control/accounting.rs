@@ -14,10 +14,10 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
-use crate::ask::{Ask, Cleaned, Level};
 use crate::config::MemoryConfig;
 use crate::generation::Snapshot;
 use crate::ledger::Kind;
+use crate::mailbox::{Cleaned, Level, WorkerCommand};
 use crate::memory::plan;
 use crate::memory::watch::{Action, Pressure, Reading, Thresholds, Watch};
 use crate::ring::memory;
@@ -118,7 +118,7 @@ pub(super) async fn clean(proxy: &Proxy, level: Level, why: &str) -> Outcome {
         return outcome;
     }
     let before_bytes = proxy.usage().rss_bytes;
-    let answers = proxy.ask(|reply| Ask::Clean { level, reply }).await;
+    let answers = proxy.ask(|reply| WorkerCommand::Clean { level, reply }).await;
     let mut cleaned = Cleaned::default();
     answers.given.into_iter().for_each(|worker| cleaned.add(worker));
     lock(&proxy.caches).iter().for_each(|drop_cache| drop_cache());

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::admin_guard::{self, Caller, Denied};
-use crate::ask::{Ask, ConnectionInfo, Level, Order, Reloaded};
+use crate::mailbox::{ConnectionInfo, Level, Reloaded, ServerCommand, WorkerCommand};
 
 use super::accounting;
 use super::exposition;
@@ -187,7 +187,7 @@ async fn end(State(proxy): State<Arc<Proxy>>, Path(id): Path<String>) -> Respons
     let Ok(id) = id.parse::<u64>() else {
         return refuse(StatusCode::NOT_FOUND, "no connection has this id; it is a number");
     };
-    let Answers { given, silent } = proxy.ask(|reply| Ask::End { id, reply }).await;
+    let Answers { given, silent } = proxy.ask(|reply| WorkerCommand::End { id, reply }).await;
     if given.contains(&true) {
         tracing::info!(id, "connection ended by the admin API");
         StatusCode::NO_CONTENT.into_response()
@@ -235,7 +235,7 @@ async fn generations(State(proxy): State<Arc<Proxy>>) -> Response {
 }
 
 async fn reload(State(proxy): State<Arc<Proxy>>) -> Response {
-    order(&proxy, |reply| Order::Reload { reply }).await
+    command(&proxy, |reply| ServerCommand::Reload { reply }).await
 }
 
 #[derive(Deserialize)]
@@ -250,19 +250,19 @@ async fn roll_back(
 ) -> Response {
     match query {
         Ok(Query(RollbackQuery { id })) => {
-            order(&proxy, |reply| Order::Rollback { id, reply }).await
+            command(&proxy, |reply| ServerCommand::Rollback { id, reply }).await
         }
         Err(rejection) => bad_query(&rejection, "id=N, a number that GET /admin/generations lists"),
     }
 }
 
 /// Has whoever owns the server do something, and waits for what becomes of it.
-async fn order(
+async fn command(
     proxy: &Proxy,
-    order: impl FnOnce(oneshot::Sender<Result<Reloaded, String>>) -> Order,
+    command: impl FnOnce(oneshot::Sender<Result<Reloaded, String>>) -> ServerCommand,
 ) -> Response {
     let (reply, answer) = oneshot::channel();
-    let is_sent = proxy.shared.orders.send(order(reply)).is_ok();
+    let is_sent = proxy.shared.server_commands.send(command(reply)).is_ok();
     match tokio::time::timeout(ORDER_PATIENCE, answer).await {
         Ok(Ok(Ok(reloaded))) => json(&reloaded),
         Ok(Ok(Err(error))) => refuse(StatusCode::UNPROCESSABLE_ENTITY, &error),

@@ -1,7 +1,7 @@
 //! The control thread: admin API, statistics, alerts and the watch on memory.
 //!
-//! In go the configuration and what the workers share; out come answers on the admin address and
-//! to the data port, log lines, alerts, and orders to workers to give memory back. It runs beside
+//! In go the configuration and what the workers share; out come answers on the admin address and to
+//! the data port, log lines, alerts, and commands to workers to give memory back. It runs beside
 //! the workers on a thread with a plain tokio runtime, and a worker never waits for it.
 // Counters become figures for people here, and 52 bits are more than anybody reads.
 #![allow(clippy::cast_precision_loss)]
@@ -34,8 +34,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
-use crate::ask::{Ask, ControlAsk, Level};
 use crate::logging::LogMeter;
+use crate::mailbox::{ControlQuery, Level, WorkerCommand};
 use crate::supervisor;
 use crate::worker::Shared;
 
@@ -52,7 +52,7 @@ pub struct ControlSetup {
     /// What can be measured of the event log and of the access log.
     pub logs: Logs,
     /// Questions of the data port.
-    pub asks: UnboundedReceiver<ControlAsk>,
+    pub queries: UnboundedReceiver<ControlQuery>,
     /// Each drops one cache. They must not block.
     pub caches: Vec<Box<dyn Fn() + Send>>,
 }
@@ -103,7 +103,7 @@ pub fn start(mut setup: ControlSetup) -> Result<Control, String> {
         setup.shared.snapshot.load().config.alerts.webhook.clone().map(Webhook::start).transpose();
     let webhook = webhook.map_err(|error| format!("the webhook got no thread: {error}"))?;
     let (_, none) = tokio::sync::mpsc::unbounded_channel();
-    let asks = std::mem::replace(&mut setup.asks, none);
+    let queries = std::mem::replace(&mut setup.queries, none);
     // Here and not on the thread: the first window begins before anything is counted.
     let proxy = Arc::new(Proxy::new(setup, webhook));
     accounting::measure(&proxy, &proxy.snapshot());
@@ -118,7 +118,7 @@ pub fn start(mut setup: ControlSetup) -> Result<Control, String> {
     let handle = runtime.handle().clone();
     let thread = std::thread::Builder::new()
         .name("control".to_owned())
-        .spawn(move || runtime.block_on(run(proxy, asks, door, is_closing, is_stopping)))
+        .spawn(move || runtime.block_on(run(proxy, queries, door, is_closing, is_stopping)))
         .map_err(|error| format!("the control thread did not start: {error}"))?;
     Ok(Control { admin_address, admin_socket, closing, stopping, runtime: handle, thread })
 }
@@ -156,7 +156,7 @@ impl Control {
 
 async fn run(
     proxy: Arc<Proxy>,
-    asks: UnboundedReceiver<ControlAsk>,
+    queries: UnboundedReceiver<ControlQuery>,
     door: Option<Door>,
     closing: watch::Receiver<bool>,
     mut stopping: watch::Receiver<bool>,
@@ -164,7 +164,7 @@ async fn run(
     tokio::spawn(stats::run(proxy.clone()));
     tokio::spawn(alerts::run(proxy.clone()));
     tokio::spawn(accounting::run(proxy.clone()));
-    tokio::spawn(answer(proxy.clone(), asks));
+    tokio::spawn(answer(proxy.clone(), queries));
     tokio::spawn(watch_dog(proxy.clone()));
     if let Some(door) = door {
         let file = serve::run(door, admin::router(proxy), closing).await;
@@ -183,7 +183,7 @@ async fn run(
 async fn watch_dog(proxy: Arc<Proxy>) {
     let Some(interval) = supervisor::watchdog_interval() else { return };
     loop {
-        let silent = proxy.ask(|reply| Ask::Ping { reply }).await.silent;
+        let silent = proxy.ask(|reply| WorkerCommand::Ping { reply }).await.silent;
         if silent.is_empty() {
             supervisor::alive();
         } else {
@@ -194,12 +194,12 @@ async fn watch_dog(proxy: Arc<Proxy>) {
 }
 
 /// Answers the data port, each question beside the others.
-async fn answer(proxy: Arc<Proxy>, mut asks: UnboundedReceiver<ControlAsk>) {
-    while let Some(ask) = asks.recv().await {
-        match ask {
+async fn answer(proxy: Arc<Proxy>, mut queries: UnboundedReceiver<ControlQuery>) {
+    while let Some(query) = queries.recv().await {
+        match query {
             // Who has stopped waiting needs no answer.
-            ControlAsk::Health { reply } => drop(reply.send(Health::of(&proxy).to_json())),
-            ControlAsk::Cleanup { reply } => {
+            ControlQuery::Health { reply } => drop(reply.send(Health::of(&proxy).to_json())),
+            ControlQuery::Cleanup { reply } => {
                 let proxy = proxy.clone();
                 tokio::spawn(async move {
                     let outcome = accounting::clean(&proxy, Level::Light, "asked").await;

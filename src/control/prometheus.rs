@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::ask::Level;
 use crate::config::{HostPattern, RouteConfig};
 use crate::ledger::Kind;
+use crate::mailbox::Level;
 use crate::metrics::{CLASS_COUNT, Classes, Gauge, WorkerMetrics};
 use crate::ring::{Operation, RingMeters};
 use crate::worker::FREE;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use futures_util::future::join_all;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::ask::{Ask, ConnectionInfo};
 use crate::generation::Snapshot;
+use crate::mailbox::{ConnectionInfo, WorkerCommand};
 use crate::memory::usage::{Probe, Usage};
 use crate::worker::Shared;
 
@@ -82,11 +82,14 @@ impl Proxy {
     }
 
     /// Asks every worker at once, and waits for all of them together.
-    pub(super) async fn ask<T>(&self, ask: impl Fn(oneshot::Sender<T>) -> Ask) -> Answers<T> {
+    pub(super) async fn ask<T>(
+        &self,
+        command: impl Fn(oneshot::Sender<T>) -> WorkerCommand,
+    ) -> Answers<T> {
         let workers: Vec<_> = self.shared.occupied().collect();
         let questions = workers.iter().map(|worker| {
             let (reply, answer) = oneshot::channel();
-            let is_sent = self.shared.slots[*worker].ask(ask(reply));
+            let is_sent = self.shared.slots[*worker].send(command(reply));
             async move {
                 let answer = tokio::time::timeout(ANSWER_MAX, answer);
                 if is_sent { answer.await.ok()?.ok() } else { None }
@@ -106,7 +109,8 @@ impl Proxy {
     pub(super) async fn connections(&self) -> Answers<ConnectionInfo> {
         // Never closed, so there is always a permit to come.
         let _permit = self.lists.acquire().await;
-        let Answers { given, silent } = self.ask(|reply| Ask::Connections { reply }).await;
+        let Answers { given, silent } =
+            self.ask(|reply| WorkerCommand::Connections { reply }).await;
         Answers { given: given.into_iter().flatten().collect(), silent }
     }
 }

@@ -16,8 +16,8 @@ use super::super::accounting;
 use super::super::exposition::tests::parse;
 use super::super::proxy::Proxy;
 use super::{Fixture, WORKERS, wait_until};
-use crate::ask::ControlAsk;
 use crate::ledger::{Kind, Level};
+use crate::mailbox::ControlQuery;
 
 #[test]
 fn a_cleanup_reaches_workers_and_caches_and_is_counted() {
@@ -60,11 +60,11 @@ fn the_data_port_gets_its_answers() {
     let fixture = Fixture::start(|config| config.admin.enabled = false);
     assert!(fixture.control.as_ref().unwrap().admin_address().is_none());
     let (reply, answer) = oneshot::channel();
-    assert!(fixture.shared.control.send(ControlAsk::Health { reply }).is_ok());
+    assert!(fixture.shared.control.send(ControlQuery::Health { reply }).is_ok());
     let health: Value = serde_json::from_str(&answer.blocking_recv().unwrap()).unwrap();
     assert!(health["memory_usage_mb"].is_number());
     let (reply, answer) = oneshot::channel();
-    assert!(fixture.shared.control.send(ControlAsk::Cleanup { reply }).is_ok());
+    assert!(fixture.shared.control.send(ControlQuery::Cleanup { reply }).is_ok());
     let cleanup: Value = serde_json::from_str(&answer.blocking_recv().unwrap()).unwrap();
     assert_eq!(cleanup["level"], "light");
     assert_eq!(fixture.cleaned().len(), WORKERS);

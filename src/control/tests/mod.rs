@@ -23,11 +23,11 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::access::Access;
-use crate::ask::{Ask, Cleaned, ConnectionInfo};
 use crate::config::AdminAddress;
 use crate::config::Config;
 use crate::generation::{History, Parts, Snapshot};
 use crate::ledger::Ledgers;
+use crate::mailbox::{Cleaned, ConnectionInfo, WorkerCommand};
 use crate::upstream::permits::{Limits, PoolShared};
 use crate::worker::{WorkerHandle, WorkerSlot};
 
@@ -54,10 +54,10 @@ impl Fixture {
         let mut config = Config::default();
         config.admin.address = AdminAddress::Tcp(([127, 0, 0, 1], 0).into());
         change(&mut config);
-        let (asks, asked): (Vec<_>, Vec<_>) =
+        let (commands, asked): (Vec<_>, Vec<_>) =
             (0..WORKERS).map(|_| mpsc::unbounded_channel()).unzip();
         let (control, questions) = mpsc::unbounded_channel();
-        let (orders, _) = mpsc::unbounded_channel();
+        let (server_commands, _) = mpsc::unbounded_channel();
         let parts = Parts {
             access: Arc::new(Access::prepare(&config, &[], &[], None).unwrap()),
             config: Arc::new(config.clone()),
@@ -67,9 +67,9 @@ impl Fixture {
         };
         let mut snapshot = Snapshot::first(parts, WORKERS);
         snapshot.id = 7;
-        let slots = asks.into_iter().map(|asks| {
+        let slots = commands.into_iter().map(|commands| {
             let slot = WorkerSlot::default();
-            slot.occupy(handle(asks));
+            slot.occupy(handle(commands));
             slot.activate();
             slot
         });
@@ -84,7 +84,7 @@ impl Fixture {
             slots: slots.collect(),
             history: History::new(&snapshot),
             snapshot: ArcSwap::from_pointee(snapshot),
-            orders,
+            server_commands,
             reloads_refused: AtomicUsize::new(0),
             is_closing: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
@@ -101,7 +101,7 @@ impl Fixture {
         let cleaned = Arc::<Mutex<Vec<Level>>>::default();
         for (worker, asked) in asked.into_iter().enumerate() {
             let cleaned = cleaned.clone();
-            thread::spawn(move || answer_asks(worker, asked, &cleaned));
+            thread::spawn(move || answer_commands(worker, asked, &cleaned));
         }
         let caches_dropped = Arc::<AtomicUsize>::default();
         let dropped = caches_dropped.clone();
@@ -110,7 +110,7 @@ impl Fixture {
             door,
             shared: shared.clone(),
             logs: Logs::default(),
-            asks: questions,
+            queries: questions,
             caches: vec![Box::new(move || {
                 dropped.fetch_add(1, Ordering::Relaxed);
             })],
@@ -184,29 +184,35 @@ impl Answer {
 }
 
 /// Where connections would go, nobody listens.
-fn handle(asks: mpsc::UnboundedSender<Ask>) -> WorkerHandle {
-    WorkerHandle { inbox: mpsc::unbounded_channel().0, asks }
+fn handle(commands: mpsc::UnboundedSender<WorkerCommand>) -> WorkerHandle {
+    WorkerHandle { inbox: mpsc::unbounded_channel().0, commands }
 }
 
 /// A worker of straw: three connections, and a pool that always has something to give.
-fn answer_asks(worker: usize, mut asks: UnboundedReceiver<Ask>, cleaned: &Mutex<Vec<Level>>) {
-    while let Some(ask) = asks.blocking_recv() {
-        match ask {
-            Ask::Connections { reply } => {
+fn answer_commands(
+    worker: usize,
+    mut commands: UnboundedReceiver<WorkerCommand>,
+    cleaned: &Mutex<Vec<Level>>,
+) {
+    while let Some(command) = commands.blocking_recv() {
+        match command {
+            WorkerCommand::Connections { reply } => {
                 let ids = (0..3).map(|index| (worker * 10 + index) as u64);
                 drop(reply.send(ids.map(|id| connection(worker, id)).collect()));
             }
-            Ask::Ping { reply } | Ask::Adopt { reply, .. } => drop(reply.send(())),
+            WorkerCommand::Ping { reply } | WorkerCommand::Adopt { reply, .. } => {
+                let _ = reply.send(());
+            }
             // Nobody comes here, be it by a listener or to ask for room.
-            Ask::Listen { .. }
-            | Ask::Deafen { .. }
-            | Ask::Return { .. }
-            | Ask::Offer { .. }
-            | Ask::GiveWay { .. }
-            | Ask::Census { .. }
-            | Ask::EndHeads { .. } => {}
-            Ask::End { id, reply } => drop(reply.send(worker == 1 && id == 11)),
-            Ask::Clean { level, reply } => {
+            WorkerCommand::Listen { .. }
+            | WorkerCommand::StopListening { .. }
+            | WorkerCommand::Resume { .. }
+            | WorkerCommand::Offer { .. }
+            | WorkerCommand::GiveWay { .. }
+            | WorkerCommand::Census { .. }
+            | WorkerCommand::EndHeads { .. } => {}
+            WorkerCommand::End { id, reply } => drop(reply.send(worker == 1 && id == 11)),
+            WorkerCommand::Clean { level, reply } => {
                 cleaned.lock().unwrap().push(level);
                 let cleaned = Cleaned { closed_idle: 2 + worker, ..Cleaned::default() };
                 let _ = reply.send(cleaned);

@@ -1,4 +1,4 @@
-//! Questions between threads: what the control thread asks workers, and the data port asks it.
+//! Messages between threads: commands to workers and to the server, queries to the control thread.
 //!
 //! In goes a question with the sender of its answer; the one asked answers when it comes to it, or
 //! drops the sender because it is stopping. Nobody here waits: the asker alone decides for how
@@ -17,8 +17,8 @@ use crate::room::{Census, Offer};
 
 pub use crate::ledger::Level;
 
-/// What a worker is asked. One that is stopping drops the question.
-pub enum Ask {
+/// What a worker is told or asked. One that is stopping drops the command.
+pub enum WorkerCommand {
     /// Nothing but an answer.
     Ping { reply: oneshot::Sender<()> },
     /// Every client connection that it serves.
@@ -40,13 +40,14 @@ pub enum Ask {
     /// Accepts connections from one more listening socket.
     Listen { index: u16, socket: OwnedFd },
     /// Accepts no more from that one.
-    Deafen { index: u16 },
+    StopListening { index: u16 },
     /// Drains no more, and accepts connections from these again.
-    Return { listeners: Vec<(u16, OwnedFd)> },
+    Resume { listeners: Vec<(u16, OwnedFd)> },
 }
 
-/// What the admin API wants of whoever owns the server. The answer is what the caller is told.
-pub enum Order {
+/// What the admin API wants of the thread that owns the server. The answer is what the caller is
+/// told.
+pub enum ServerCommand {
     /// Read the configuration again and put it in use.
     Reload { reply: oneshot::Sender<Result<Reloaded, String>> },
     /// Put an earlier one in use again; without a number the one before this.
@@ -66,7 +67,7 @@ pub struct Reloaded {
 
 /// What the data port asks the control thread. The answer is a JSON document.
 #[derive(Debug)]
-pub enum ControlAsk {
+pub enum ControlQuery {
     Health { reply: oneshot::Sender<String> },
     Cleanup { reply: oneshot::Sender<String> },
 }
