@@ -18,7 +18,7 @@ use crate::fault::{Close, Fault};
 use crate::forward::{Checked, Outcome, Target};
 use crate::generation::Generation;
 use crate::hooks::custom::{Changes, Connect, Failure, Response};
-use crate::hooks::{Answer, Choice, Facts, Hooked, Judgement, Login, Passage, Setback};
+use crate::hooks::{Answer, Choice, Facts, HookState, Hooked, Judgement, Login, Setback};
 use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite, Simple};
 use crate::inquiry;
 use crate::mirror;
@@ -34,7 +34,7 @@ pub struct Hooking {
     pub(crate) route: Route,
     /// The one that was chosen, by its index in the configuration.
     pub(crate) upstream: usize,
-    passage: Passage,
+    state: HookState,
     now_us: u64,
     /// Attempts that have been begun.
     attempts: u32,
@@ -53,7 +53,7 @@ pub(crate) enum Instead {
 pub(crate) struct Dress<'a> {
     plan: &'a Hooked,
     facts: Facts<'a>,
-    passage: &'a Passage,
+    state: &'a HookState,
     /// What stands in it in place of our own words.
     page: Option<Answer<'a>>,
 }
@@ -71,14 +71,14 @@ pub(crate) async fn begin(
         generation: client.generation.clone(),
         route,
         upstream: route.upstream,
-        passage: Passage::default(),
+        state: HookState::default(),
         now_us: clock::precise_us(),
         attempts: 0,
         early: None,
     });
     body.bytes_max = hooking.body_bytes_max();
     let decided = hooking.decide(client, body).await;
-    record.held = std::mem::take(&mut hooking.passage.held);
+    record.held = std::mem::take(&mut hooking.state.held);
     match decided {
         Ok(None) => {
             hooking.mirror(client, body);
@@ -101,14 +101,14 @@ pub(crate) async fn refuse(
         record.failed(fault);
         return After::Close(Close::ClientGone);
     };
-    hooking.passage.status = status.code;
+    hooking.state.status = status.code;
     let plan = plan(&generation, hooking.route);
     let failure = Failure { status: status.code, error: fault.name() };
     let own = plan.custom.iter().find_map(|custom| custom.on_error(&failure));
     let dress = Dress {
         plan,
         facts: facts(client, hooking.now_us),
-        passage: &hooking.passage,
+        state: &hooking.state,
         page: own.or_else(|| plan.page(status.code)),
     };
     answer::refuse_as(client, fault, record, Some(&dress)).await
@@ -158,7 +158,7 @@ impl Hooking {
         let generation = self.generation.clone();
         let plan = plan(&generation, self.route);
         let facts = facts(client, self.now_us);
-        if let Some(answer) = plan.enter(&facts, &mut self.passage) {
+        if let Some(answer) = plan.enter(&facts, &mut self.state) {
             return Ok(Some(answer));
         }
         // A body in chunks says its length bit by bit.
@@ -171,7 +171,7 @@ impl Hooking {
             return Ok(Some(answer));
         }
         let target = self.route.sent_path(facts.path_and_query());
-        let choice = plan.choose(&target, &facts, &mut self.passage);
+        let choice = plan.choose(&target, &facts, &mut self.state);
         if let Choice::Upstream(upstream) = choice {
             self.upstream = upstream;
         }
@@ -202,7 +202,7 @@ impl Hooking {
         needs_connection: bool,
     ) -> Result<Option<Answer<'static>>, Fault> {
         let may_look = Notify::new();
-        let mut asking = std::pin::pin!(ask(client, plan, facts, &mut self.passage, &may_look));
+        let mut asking = std::pin::pin!(ask(client, plan, facts, &mut self.state, &may_look));
         if !needs_connection {
             return asking.await;
         }
@@ -240,7 +240,7 @@ impl Hooking {
         let facts = facts(client, self.now_us);
         let target = self.sent_path(facts.path_and_query());
         mirror::send(client, upstream, &target, body.in_inbox, |out, how| {
-            plan.put_request(out, how, &facts, &self.passage);
+            plan.put_request(out, how, &facts, &self.state);
         });
     }
 }
@@ -250,12 +250,12 @@ async fn ask(
     client: &Client<'_>,
     plan: &Hooked,
     facts: &Facts<'_>,
-    passage: &mut Passage,
+    state: &mut HookState,
     may_look: &Notify,
 ) -> Result<Option<Answer<'static>>, Fault> {
     if let Some(question) = &plan.question {
         match inquiry::ask(client, question, facts, may_look).await? {
-            Judgement::Granted(lines) => plan.grant(lines, passage),
+            Judgement::Granted(lines) => plan.grant(lines, state),
             Judgement::Denied(answer) => return Ok(Some(answer)),
             Judgement::Failed => {
                 if let Some(answer) = question.failed() {
@@ -266,7 +266,7 @@ async fn ask(
     }
     may_look.notify_one();
     for custom in &plan.custom {
-        let asked = custom.on_request(facts, &mut passage.request_changes);
+        let asked = custom.on_request(facts, &mut state.request_changes);
         if let Some(answer) = client.account.unless_ended(asked).await? {
             return Ok(Some(answer));
         }
@@ -304,7 +304,7 @@ async fn log_in(
 impl Hooking {
     /// The target as it is sent on.
     pub(crate) fn sent_path<'t>(&'t self, path: &'t [u8]) -> Cow<'t, [u8]> {
-        match &self.passage.target {
+        match &self.state.target {
             Some(target) => Cow::Borrowed(target),
             None => self.route.sent_path(path),
         }
@@ -349,7 +349,7 @@ impl Hooking {
         out: &mut Vec<u8>,
     ) {
         let facts = facts(client, self.now_us);
-        plan(&self.generation, self.route).put_request(out, how, &facts, &self.passage);
+        plan(&self.generation, self.route).put_request(out, how, &facts, &self.state);
     }
 
     /// Appends the head of an origin's answer, which `buf` begins with.
@@ -362,7 +362,7 @@ impl Hooking {
     ) {
         let (facts, answer) = (facts(client, self.now_us), (&client.response, buf));
         let plan = plan(&self.generation, self.route);
-        plan.put_response(out, answer, how, &facts, &self.passage);
+        plan.put_response(out, answer, how, &facts, &self.state);
     }
 
     /// What comes in place of the origin's answer, which `client.response` is and `buffer` begins
@@ -380,10 +380,10 @@ impl Hooking {
         }
         let generation = self.generation.clone();
         let plan = plan(&generation, self.route);
-        self.passage.status = status;
-        self.passage.response_changes = Changes::default();
+        self.state.status = status;
+        self.state.response_changes = Changes::default();
         for custom in &plan.custom {
-            let changes = &mut self.passage.response_changes;
+            let changes = &mut self.state.response_changes;
             let mut response = Response::new(&client.response, buffer.filled(), changes);
             if let Some(answer) = custom.on_response(&mut response) {
                 return Some(Instead::Answer(answer));
@@ -401,11 +401,11 @@ impl Hooking {
     ) -> Result<After, Fault> {
         let generation = self.generation.clone();
         let plan = plan(&generation, self.route);
-        self.passage.status = answer.status.code;
+        self.state.status = answer.status.code;
         if answer.status.code == 429 {
             client.worker.metrics.limited.add(1);
         }
-        let dress = Dress::new(plan, facts(client, self.now_us), &self.passage, &answer);
+        let dress = Dress::new(plan, facts(client, self.now_us), &self.state, &answer);
         answer::give(client, &answer, Some(&dress), record).await
     }
 }
@@ -415,11 +415,11 @@ impl<'a> Dress<'a> {
     pub(crate) fn new(
         plan: &'a Hooked,
         facts: Facts<'a>,
-        passage: &'a Passage,
+        state: &'a HookState,
         answer: &Answer<'_>,
     ) -> Self {
         let page = if answer.is_stock { plan.page(answer.status.code) } else { None };
-        Self { plan, facts, passage, page }
+        Self { plan, facts, state, page }
     }
 
     /// Appends an answer of our own, body included.
@@ -429,7 +429,7 @@ impl<'a> Dress<'a> {
             None => (simple.extra.to_vec(), simple.body),
         };
         rewrite::simple_head(out, &Simple { extra: &extra, body, ..*simple });
-        self.plan.edit_response(out, 0, &self.facts, self.passage);
+        self.plan.edit_response(out, 0, &self.facts, self.state);
         if !simple.is_head_only && rewrite::may_have_body(simple.status) {
             out.extend_from_slice(body.as_bytes());
         }

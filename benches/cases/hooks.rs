@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use ringway::config::{Config, Flags};
 use ringway::hooks::custom::Hooks;
-use ringway::hooks::{Choice, Facts, Passage, Plans};
+use ringway::hooks::{Choice, Facts, HookState, Plans};
 use ringway::http::Method;
 use ringway::http::forwarded::{ClientText, Scheme};
 use ringway::http::head::{HeadLimits, RequestHead, ResponseHead};
@@ -112,13 +112,13 @@ impl Exchange {
                     is_trusted: false,
                     now_us: *now_us,
                 };
-                let mut passage = Passage::default();
-                assert!(hooked.enter(&facts, &mut passage).is_none());
-                let choice = hooked.choose(asked.path, &facts, &mut passage);
+                let mut state = HookState::default();
+                assert!(hooked.enter(&facts, &mut state).is_none());
+                let choice = hooked.choose(asked.path, &facts, &mut state);
                 assert!(matches!(choice, Choice::Upstream(_)));
-                hooked.put_request(out, &asked, &facts, &passage);
-                passage.status = 200;
-                hooked.put_response(back, (response, RESPONSE), &answered, &facts, &passage);
+                hooked.put_request(out, &asked, &facts, &state);
+                state.status = 200;
+                hooked.put_response(back, (response, RESPONSE), &answered, &facts, &state);
             }
         }
         black_box((&*out, &*back));

@@ -113,7 +113,7 @@ pub(super) fn fixed(text: &str) -> Template {
 mod tests {
     use std::time::Duration;
 
-    use super::super::facts::Passage;
+    use super::super::facts::HookState;
     use super::super::facts::tests::with_facts;
     use super::*;
 
@@ -149,7 +149,7 @@ mod tests {
         with_facts(&request("GET", fields), |facts| {
             let mut out =
                 b"HTTP/1.1 200 OK\r\naccess-control-allow-origin: null\r\nVary: A\r\n\r\n".to_vec();
-            edits.apply(&mut out, 0, "r", facts, &Passage::default());
+            edits.apply(&mut out, 0, "r", facts, &HookState::default());
             let text = String::from_utf8(out).unwrap();
             text.trim_end().split("\r\n").skip(1).map(str::to_owned).collect()
         })

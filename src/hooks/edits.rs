@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::facts::{Context, Facts, Passage, put_field};
+use super::facts::{Context, Facts, HookState, put_field};
 use crate::config::HeadersConfig;
 use crate::config::hooks::{Part, Template};
 use crate::http::edit::Edit;
@@ -67,7 +67,7 @@ enum Piece {
 /// Lines that only a request can tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Own {
-    /// Those in `Passage::granted` with this name, which is in lower case.
+    /// Those in `HookState::granted` with this name, which is in lower case.
     Granted(Box<[u8]>),
     /// What is left of a rate limit: the one of this layer, and its policy line.
     RateLimit { layer: usize, policy: Box<[u8]> },
@@ -242,14 +242,14 @@ impl Edits {
         fields: &Fields,
         route: &'a str,
         facts: &'a Facts<'a>,
-        passage: &'a Passage,
+        state: &'a HookState,
     ) -> Option<Pen<'a>> {
         let is_noted = match &self.noting {
             Noting::None => false,
             Noting::Wanted(wanted) => fields.notes(wanted),
             Noting::All => true,
         };
-        is_noted.then(|| Pen { edits: self, route, facts, passage, renamed: Vec::new() })
+        is_noted.then(|| Pen { edits: self, route, facts, state, renamed: Vec::new() })
     }
 
     /// Edits the head that `out` ends with and that begins at `start`.
@@ -259,7 +259,7 @@ impl Edits {
         start: usize,
         route: &str,
         facts: &Facts<'_>,
-        passage: &Passage,
+        state: &HookState,
     ) {
         let mut renamed = Vec::new();
         if !self.fates.is_empty() {
@@ -270,7 +270,7 @@ impl Edits {
         }
         out.truncate(out.len() - LINE_END.len());
         out.extend_from_slice(&renamed);
-        self.put_tail(out, route, facts, passage);
+        self.put_tail(out, route, facts, state);
         out.extend_from_slice(LINE_END);
     }
 
@@ -292,23 +292,23 @@ impl Edits {
         false
     }
 
-    fn put_tail(&self, out: &mut Vec<u8>, route: &str, facts: &Facts<'_>, passage: &Passage) {
+    fn put_tail(&self, out: &mut Vec<u8>, route: &str, facts: &Facts<'_>, state: &HookState) {
         for piece in &self.tail {
             match piece {
                 Piece::Block(lines) => out.extend_from_slice(lines),
                 Piece::Line { name, value } => {
                     // Most values are those of one variable, as they are.
                     if let [Part::Variable(variable)] = value.parts.as_slice()
-                        && passage.put_line(name, variable, route, facts, out)
+                        && state.put_line(name, variable, route, facts, out)
                     {
                         continue;
                     }
                     let line = out.len();
                     out.extend_from_slice(name);
-                    let is_whole = passage.expand(value, Context::Field, route, facts, out);
+                    let is_whole = state.expand(value, Context::Field, route, facts, out);
                     end_line(out, line, name.len(), is_whole);
                 }
-                Piece::Own(own) => own.put(facts, passage, out),
+                Piece::Own(own) => own.put(facts, state, out),
             }
         }
     }
@@ -319,7 +319,7 @@ pub(super) struct Pen<'a> {
     edits: &'a Edits,
     route: &'a str,
     facts: &'a Facts<'a>,
-    passage: &'a Passage,
+    state: &'a HookState,
     /// Lines that stand at the end under other names.
     renamed: Vec<u8>,
 }
@@ -345,7 +345,7 @@ impl Edit for Pen<'_> {
         if !self.renamed.is_empty() {
             out.extend_from_slice(&self.renamed);
         }
-        self.edits.put_tail(out, self.route, self.facts, self.passage);
+        self.edits.put_tail(out, self.route, self.facts, self.state);
     }
 }
 
@@ -400,17 +400,17 @@ pub(crate) fn edit_lines(out: &mut Vec<u8>, start: usize, mut is_kept: impl FnMu
 }
 
 impl Own {
-    fn put(&self, facts: &Facts<'_>, passage: &Passage, out: &mut Vec<u8>) {
+    fn put(&self, facts: &Facts<'_>, state: &HookState, out: &mut Vec<u8>) {
         match self {
             Self::Granted(name) => {
-                for line in passage.granted.split_inclusive(|byte| *byte == b'\n') {
+                for line in state.granted.split_inclusive(|byte| *byte == b'\n') {
                     if is_called(line, name) {
                         out.extend_from_slice(line);
                     }
                 }
             }
             Self::RateLimit { layer, policy } => {
-                if let Some(standing) = passage.standings[*layer] {
+                if let Some(standing) = state.standings[*layer] {
                     out.extend_from_slice(policy);
                     standing.put(out);
                 }
@@ -425,7 +425,7 @@ impl Own {
                 }
             }
             Self::Cohort { before, behind } => {
-                if let Some(cohort) = &passage.cohort {
+                if let Some(cohort) = &state.cohort {
                     out.extend_from_slice(before);
                     out.extend_from_slice(cohort);
                     out.extend_from_slice(behind);
@@ -458,7 +458,7 @@ mod tests {
         let edits = wishes.compile();
         with_facts(request, |facts| {
             let mut out = format!("before\r\n\r\n{HEAD}").into_bytes();
-            edits.apply(&mut out, 10, "r", facts, &Passage::default());
+            edits.apply(&mut out, 10, "r", facts, &HookState::default());
             let text = String::from_utf8(out).unwrap();
             text.strip_prefix("before\r\n\r\n").expect("untouched").to_owned()
         })
@@ -625,13 +625,13 @@ mod tests {
             let mut wishes = Wishes::default();
             wishes.set("X-A", template("${request_id}${upstream}"));
             let edits = wishes.compile();
-            let passage = Passage {
+            let state = HookState {
                 upstream: Some(String::from_utf8_lossy(value).into()),
-                ..Passage::default()
+                ..HookState::default()
             };
             with_facts(REQUEST, |facts| {
                 let mut out = HEAD.as_bytes().to_vec();
-                edits.apply(&mut out, 0, "r", facts, &passage);
+                edits.apply(&mut out, 0, "r", facts, &state);
                 let text = String::from_utf8(out).unwrap();
                 assert_eq!(text.matches("\r\n\r\n").count(), 1);
                 let fields = lines(&text);
@@ -675,7 +675,7 @@ mod tests {
                 expected.push("X-New: 4".to_owned());
                 with_facts(REQUEST, |facts| {
                     let mut out = head.into_bytes();
-                    edits.apply(&mut out, 0, "r", facts, &Passage::default());
+                    edits.apply(&mut out, 0, "r", facts, &HookState::default());
                     let text = String::from_utf8(out).unwrap();
                     assert_eq!(lines(&text)[1..], expected, "{names:?} {}", pad.len());
                 });
@@ -692,7 +692,7 @@ mod tests {
             let edits = wishes.compile();
             with_facts(REQUEST, |facts| {
                 let mut out = head.as_bytes().to_vec();
-                edits.apply(&mut out, 0, "r", facts, &Passage::default());
+                edits.apply(&mut out, 0, "r", facts, &HookState::default());
                 let text = String::from_utf8(out).unwrap();
                 assert_eq!(lines(&text)[1..], ["X-B: b"]);
             });

@@ -32,7 +32,7 @@ pub struct Facts<'a> {
 
 /// What the hooks of one request know of each other. Lives as long as the exchange.
 #[derive(Default)]
-pub struct Passage {
+pub struct HookState {
     pub(crate) id: RequestId,
     /// The name of the upstream that was chosen.
     pub(crate) upstream: Option<Arc<str>>,
@@ -122,7 +122,7 @@ impl<'a> Facts<'a> {
     }
 }
 
-impl Passage {
+impl HookState {
     pub fn id(&self) -> &[u8] {
         &self.id.text[..usize::from(self.id.length)]
     }
@@ -355,13 +355,14 @@ pub(crate) mod tests {
             ("${cookie.SID}", ""),
             ("a $$ ${method}-${status}", "a $ PUT-404"),
         ];
-        let mut passage = Passage { upstream: Some("u".into()), status: 404, ..Passage::default() };
-        assert!(passage.adopt_id(b"abc-1"));
+        let mut state =
+            HookState { upstream: Some("u".into()), status: 404, ..HookState::default() };
+        assert!(state.adopt_id(b"abc-1"));
         with_facts(REQUEST, |facts| {
             for (written, expected) in table {
                 let template = Template::parse(written, Scope::Response).unwrap();
                 let mut out = Vec::new();
-                assert!(passage.expand(&template, Context::Field, "r", facts, &mut out));
+                assert!(state.expand(&template, Context::Field, "r", facts, &mut out));
                 assert_eq!(String::from_utf8(out).unwrap(), expected, "{written}");
             }
         });
@@ -423,7 +424,7 @@ pub(crate) mod tests {
                 let template = Template::parse(written, Scope::Request).unwrap();
                 let mut out = b"before".to_vec();
                 let is_whole =
-                    Passage::default().expand(&template, Context::Field, "", facts, &mut out);
+                    HookState::default().expand(&template, Context::Field, "", facts, &mut out);
                 (is_whole, out.len())
             };
             assert_eq!(expand("${header.x-a}"), (true, 5006));
@@ -444,9 +445,9 @@ pub(crate) mod tests {
             (&"a".repeat(65), false),
         ];
         for (id, is_kept) in table {
-            let mut passage = Passage::default();
-            assert_eq!(passage.adopt_id(id.as_bytes()), is_kept, "{id}");
-            assert_eq!(passage.id(), if is_kept { id.as_bytes() } else { b"" });
+            let mut state = HookState::default();
+            assert_eq!(state.adopt_id(id.as_bytes()), is_kept, "{id}");
+            assert_eq!(state.id(), if is_kept { id.as_bytes() } else { b"" });
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Loading;
 use super::answers::Answer;
 use super::clients::{Clients, Entry};
-use super::facts::{Facts, Passage};
+use super::facts::{Facts, HookState};
 use super::rate::{RateLimit, Standing};
 use crate::config::{ClientKey, HooksConfig, Networks};
 
@@ -88,7 +88,7 @@ impl Guards {
         &self,
         route: &str,
         facts: &Facts<'_>,
-        passage: &mut Passage,
+        state: &mut HookState,
     ) -> Option<Answer<'static>> {
         for methods in &self.methods {
             let method = facts.head.method_text.of(facts.text);
@@ -98,16 +98,16 @@ impl Guards {
         }
         for rate in &self.rates {
             let standing = rate.take(route, facts);
-            passage.standings[rate.layer] = Some(standing);
+            state.standings[rate.layer] = Some(standing);
             if !standing.is_allowed {
                 // The refusal says it all; the edits to answers need not say it again.
-                passage.standings = [None; 2];
+                state.standings = [None; 2];
                 return Some(rate.refused(standing));
             }
         }
         for (layer, clients) in &self.clients {
             match clients.enter(ClientKey::network(facts.client)) {
-                Entry::Held(held) => passage.held[*layer] = Some(held),
+                Entry::Held(held) => state.held[*layer] = Some(held),
                 Entry::Uncounted => {}
                 Entry::Full => {
                     return Some(Answer::plain(429, b"Retry-After: 1\r\n".to_vec()));

@@ -67,7 +67,7 @@ pub use self::answers::Answer;
 pub use self::clients::Clients;
 pub(crate) use self::clients::Held;
 pub use self::edits::Edits;
-pub use self::facts::{Facts, Passage};
+pub use self::facts::{Facts, HookState};
 pub use self::plan::{Choice, Hooked, Login};
 pub use self::question::{Judgement, Question};
 pub use self::rate::RateLimit;

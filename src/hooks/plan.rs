@@ -11,7 +11,7 @@ use super::answers::{Answer, Pages, Prepared};
 use super::cors::{Cors, fixed};
 use super::custom::Custom;
 use super::edits::{Edits, Own, Wishes};
-use super::facts::{Facts, Passage};
+use super::facts::{Facts, HookState};
 use super::guards::Guards;
 use super::question::Question;
 use super::retry::Retry;
@@ -67,7 +67,7 @@ pub struct Login {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Choice<'p> {
     Answer(Answer<'p>),
-    /// It goes to this upstream, by its index, as `Passage::target` if that is set.
+    /// It goes to this upstream, by its index, as `HookState::target` if that is set.
     Upstream(usize),
 }
 
@@ -261,24 +261,24 @@ fn wish_for_security(config: &SecurityConfig, wishes: &mut Wishes) {
 // For each request.
 impl Hooked {
     /// What can be decided at once, up to and including redirects: an answer, or nothing.
-    pub fn enter(&self, facts: &Facts<'_>, passage: &mut Passage) -> Option<Answer<'static>> {
-        self.name_request(facts, passage);
+    pub fn enter(&self, facts: &Facts<'_>, state: &mut HookState) -> Option<Answer<'static>> {
+        self.name_request(facts, state);
         if !self.guards.let_in(facts) {
             return Some(Answer::plain(403, Vec::new()));
         }
         if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(facts)) {
             return Some(answer);
         }
-        if let Some(answer) = self.guards.pass(&self.route, facts, passage) {
+        if let Some(answer) = self.guards.pass(&self.route, facts, state) {
             return Some(answer);
         }
         if matches!(facts.head.body, BodyLength::Exact(bytes) if bytes > self.body_bytes_max) {
             return Some(Answer::plain(413, Vec::new()));
         }
-        self.redirect.as_ref().map(|redirect| self.redirected(redirect, facts, passage))
+        self.redirect.as_ref().map(|redirect| self.redirected(redirect, facts, state))
     }
 
-    fn name_request(&self, facts: &Facts<'_>, passage: &mut Passage) {
+    fn name_request(&self, facts: &Facts<'_>, state: &mut HookState) {
         let Some(trust) = self.id else { return };
         let is_trusted = match trust {
             IdTrust::Nobody => false,
@@ -286,8 +286,8 @@ impl Hooked {
             IdTrust::Everybody => true,
         };
         let given = if is_trusted { facts.field(&self.id_field) } else { None };
-        if !given.is_some_and(|id| passage.adopt_id(id)) {
-            passage.adopt_id(&draw_text());
+        if !given.is_some_and(|id| state.adopt_id(id)) {
+            state.adopt_id(&draw_text());
         }
     }
 
@@ -295,9 +295,9 @@ impl Hooked {
         &self,
         redirect: &RedirectConfig,
         facts: &Facts<'_>,
-        passage: &Passage,
+        state: &HookState,
     ) -> Answer<'static> {
-        match location(&redirect.to, &self.route, facts, passage) {
+        match location(&redirect.to, &self.route, facts, state) {
             Ok(location) => {
                 let fields = [b"Location: ", location.as_slice(), b"\r\n"].concat();
                 Answer::plain(redirect.status, fields)
@@ -308,22 +308,22 @@ impl Hooked {
 
     /// The end of a request's way: an answer of the route's own, or an upstream and a target.
     /// `target` is what would be sent without a rewrite.
-    pub fn choose(&self, target: &[u8], facts: &Facts<'_>, passage: &mut Passage) -> Choice<'_> {
+    pub fn choose(&self, target: &[u8], facts: &Facts<'_>, state: &mut HookState) -> Choice<'_> {
         if let Some(respond) = &self.respond {
             return Choice::Answer(respond.answer());
         }
-        let chosen = self.split.as_ref().map(|split| split.choose(facts, passage));
+        let chosen = self.split.as_ref().map(|split| split.choose(facts, state));
         let (upstream, name) =
             chosen.map_or((self.upstream.0, &self.upstream.1), |arm| (arm.upstream, &arm.name));
         if self.names_upstream {
-            passage.upstream = Some(name.clone());
+            state.upstream = Some(name.clone());
         }
         if let Some(rewrite) = &self.rewrite {
-            match rewrite.apply(target, &self.route, facts, passage) {
+            match rewrite.apply(target, &self.route, facts, state) {
                 Ok(Some(target)) if target.len() > self.target_bytes_max => {
                     return Choice::Answer(refused_target(BadTarget::TooLong));
                 }
-                Ok(target) => passage.target = target,
+                Ok(target) => state.target = target,
                 Err(bad) => return Choice::Answer(refused_target(bad)),
             }
         }
@@ -334,8 +334,8 @@ impl Hooked {
     }
 
     /// Keeps what the answer to a question grants.
-    pub fn grant(&self, lines: Vec<u8>, passage: &mut Passage) {
-        passage.granted = lines;
+    pub fn grant(&self, lines: Vec<u8>, state: &mut HookState) {
+        state.granted = lines;
     }
 
     /// Appends the request head to send, edited. `facts` are those of the request.
@@ -344,37 +344,37 @@ impl Hooked {
         out: &mut Vec<u8>,
         how: &RequestRewrite<'_>,
         facts: &Facts<'_>,
-        passage: &Passage,
+        state: &HookState,
     ) {
         let Facts { head, text, .. } = *facts;
-        let pen = self.request_edits.pen(&head.fields, &self.route, facts, passage);
+        let pen = self.request_edits.pen(&head.fields, &self.route, facts, state);
         // What hooks in Rust add is edited as well, so that it has to be there first.
-        if let Some(mut pen) = pen.filter(|_| passage.request_changes.is_empty()) {
+        if let Some(mut pen) = pen.filter(|_| state.request_changes.is_empty()) {
             rewrite::request_edited(out, head, text, how, &mut pen);
         } else {
             let start = out.len();
             rewrite::request(out, head, text, how);
-            self.edit_request(out, start, facts, passage);
+            self.edit_request(out, start, facts, state);
         }
     }
 
     /// Appends the head of an origin's answer, `head` in `buf`, as the client gets it.
-    /// `Passage::status` must be its status.
+    /// `HookState::status` must be its status.
     pub fn put_response(
         &self,
         out: &mut Vec<u8>,
         (head, buf): (&ResponseHead, &[u8]),
         how: &ResponseRewrite<'_>,
         facts: &Facts<'_>,
-        passage: &Passage,
+        state: &HookState,
     ) {
-        let pen = self.response_edits.pen(&head.fields, &self.route, facts, passage);
-        if let Some(mut pen) = pen.filter(|_| passage.response_changes.is_empty()) {
+        let pen = self.response_edits.pen(&head.fields, &self.route, facts, state);
+        if let Some(mut pen) = pen.filter(|_| state.response_changes.is_empty()) {
             rewrite::response_edited(out, head, buf, how, &mut pen);
         } else {
             let start = out.len();
             rewrite::response(out, head, buf, how);
-            self.edit_response(out, start, facts, passage);
+            self.edit_response(out, start, facts, state);
         }
     }
 
@@ -384,27 +384,27 @@ impl Hooked {
         out: &mut Vec<u8>,
         start: usize,
         facts: &Facts<'_>,
-        passage: &Passage,
+        state: &HookState,
     ) {
-        if !passage.request_changes.is_empty() {
-            passage.request_changes.apply(out, start);
+        if !state.request_changes.is_empty() {
+            state.request_changes.apply(out, start);
         }
-        self.request_edits.apply(out, start, &self.route, facts, passage);
+        self.request_edits.apply(out, start, &self.route, facts, state);
     }
 
     /// Edits the head of an answer, an origin's or our own, that `out` ends with and that begins at
-    /// `start`. `Passage::status` must be its status.
+    /// `start`. `HookState::status` must be its status.
     pub fn edit_response(
         &self,
         out: &mut Vec<u8>,
         start: usize,
         facts: &Facts<'_>,
-        passage: &Passage,
+        state: &HookState,
     ) {
-        if !passage.response_changes.is_empty() {
-            passage.response_changes.apply(out, start);
+        if !state.response_changes.is_empty() {
+            state.response_changes.apply(out, start);
         }
-        self.response_edits.apply(out, start, &self.route, facts, passage);
+        self.response_edits.apply(out, start, &self.route, facts, state);
     }
 
     /// What stands in an answer of our own with this status, if the configuration says so.

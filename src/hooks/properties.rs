@@ -120,8 +120,8 @@ fn check_target(target: &[u8]) -> Result<(), TestCaseError> {
 
 /// What a plan with every hook makes of a request: its answer's lines, or both edited heads.
 fn check_plan(hooked: &Hooked, facts: &Facts<'_>) -> Result<(), TestCaseError> {
-    let mut passage = Passage::default();
-    if let Some(answer) = hooked.enter(facts, &mut passage) {
+    let mut state = HookState::default();
+    if let Some(answer) = hooked.enter(facts, &mut state) {
         let allowed = ["Location", "Vary", "Access-Control-Allow-Headers"];
         let rendered = ["Access-Control-Allow-Methods", "Access-Control-Max-Age"];
         check_lines(&answer.fields, &[&allowed[..], &rendered].concat())?;
@@ -129,10 +129,10 @@ fn check_plan(hooked: &Hooked, facts: &Facts<'_>) -> Result<(), TestCaseError> {
             check_target(location.strip_suffix(b"\r\n").expect("one line"))?;
         }
     }
-    if let Choice::Answer(answer) = hooked.choose(facts.path_and_query(), facts, &mut passage) {
+    if let Choice::Answer(answer) = hooked.choose(facts.path_and_query(), facts, &mut state) {
         check_lines(&answer.fields, &[])?;
     }
-    if let Some(target) = &passage.target {
+    if let Some(target) = &state.target {
         check_target(target)?;
         prop_assert!(target.starts_with(b"/") && !target.starts_with(b"//"));
     }
@@ -140,13 +140,13 @@ fn check_plan(hooked: &Hooked, facts: &Facts<'_>) -> Result<(), TestCaseError> {
     let response = ["Vary", "X-Request-Id", "Set-Cookie", "X-All", "X-More"];
     let cors = ["Access-Control-Allow-Origin", "Access-Control-Expose-Headers"];
     let mut out = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n".to_vec();
-    hooked.edit_request(&mut out, 0, facts, &passage);
+    hooked.edit_request(&mut out, 0, facts, &state);
     for name in names(&out)? {
         prop_assert!(request.contains(&name.as_str()), "{name}");
     }
-    passage.status = 200;
+    state.status = 200;
     let mut back = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
-    hooked.edit_response(&mut back, 0, facts, &passage);
+    hooked.edit_response(&mut back, 0, facts, &state);
     for name in names(&back)? {
         prop_assert!([&response[..], &cors].concat().contains(&name.as_str()), "{name}");
     }
@@ -240,10 +240,10 @@ proptest! {
             match question.judge(&head, &bytes) {
                 Judgement::Granted(lines) => {
                     check_lines(&lines, &["X-User"])?;
-                    let passage = Passage { granted: lines, ..Passage::default() };
+                    let state = HookState { granted: lines, ..HookState::default() };
                     with_hostile_facts("GET", &vec![vec![b'a'; ROOM]; ROOMS], |facts| {
                         let mut out = b"GET / HTTP/1.1\r\n\r\n".to_vec();
-                        hooked.edit_request(&mut out, 0, facts, &passage);
+                        hooked.edit_request(&mut out, 0, facts, &state);
                         names(&out).map(drop)
                     })?;
                 }

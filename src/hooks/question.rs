@@ -137,7 +137,7 @@ impl Question {
 mod tests {
     use std::time::Duration;
 
-    use super::super::facts::Passage;
+    use super::super::facts::HookState;
     use super::super::facts::tests::with_facts;
     use super::*;
     use crate::http::Method;
@@ -206,10 +206,10 @@ mod tests {
         question(OnFailure::Open).edit(&mut wishes);
         let edits = wishes.compile();
         for granted in [&b""[..], b"X-User: bob\r\n"] {
-            let passage = Passage { granted: granted.to_vec(), ..Passage::default() };
+            let state = HookState { granted: granted.to_vec(), ..HookState::default() };
             with_facts("GET / HTTP/1.1\r\nHost: a\r\n\r\n", |facts| {
                 let mut out = b"GET / HTTP/1.1\r\nx-USER: eve\r\n\r\n".to_vec();
-                edits.apply(&mut out, 0, "r", facts, &passage);
+                edits.apply(&mut out, 0, "r", facts, &state);
                 let expected = [b"GET / HTTP/1.1\r\n", granted, b"\r\n"].concat();
                 assert_eq!(out, expected);
             });

@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::facts::{Facts, Passage};
+use super::facts::{Facts, HookState};
 use crate::config::{ClientKey, MirrorConfig, SplitConfig};
 
 /// A split, compiled.
@@ -46,14 +46,14 @@ impl Split {
     }
 
     /// The arm of a client, or one at random. A client without a cookie is given one.
-    pub(crate) fn choose(&self, facts: &Facts<'_>, passage: &mut Passage) -> &Arm {
+    pub(crate) fn choose(&self, facts: &Facts<'_>, state: &mut HookState) -> &Arm {
         let number = match &self.sticky {
             None | Some(ClientKey::Route) => draw(),
             Some(ClientKey::Ip) => spread(&ClientKey::network(facts.client).to_le_bytes()),
             Some(ClientKey::Header(name)) => spread(facts.field(name).unwrap_or_default()),
             Some(ClientKey::Cookie(name)) => {
                 let cookie = facts.cookie(name).filter(|cookie| !cookie.is_empty());
-                cookie.map_or_else(|| spread(passage.cohort.insert(draw_text())), spread)
+                cookie.map_or_else(|| spread(state.cohort.insert(draw_text())), spread)
             }
         };
         self.arm(number)
@@ -184,15 +184,15 @@ mod tests {
     fn a_client_without_a_cookie_is_given_one_that_leads_to_the_same_arm() {
         let split = split(&[(0, 1), (1, 1)], Some(ClientKey::Cookie("c".to_owned())));
         for _ in 0..100 {
-            let mut passage = Passage::default();
+            let mut state = HookState::default();
             let first = with_facts("GET / HTTP/1.1\r\nHost: a\r\n\r\n", |facts| {
-                split.choose(facts, &mut passage).upstream
+                split.choose(facts, &mut state).upstream
             });
-            let cookie = String::from_utf8(passage.cohort.unwrap().to_vec()).unwrap();
+            let cookie = String::from_utf8(state.cohort.unwrap().to_vec()).unwrap();
             let text = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: c={cookie}\r\n\r\n");
-            let mut passage = Passage::default();
-            let then = with_facts(&text, |facts| split.choose(facts, &mut passage).upstream);
-            assert_eq!((then, passage.cohort), (first, None));
+            let mut state = HookState::default();
+            let then = with_facts(&text, |facts| split.choose(facts, &mut state).upstream);
+            assert_eq!((then, state.cohort), (first, None));
         }
     }
 
@@ -204,11 +204,11 @@ mod tests {
         for user in 0..50 {
             let text = format!("GET /{user} HTTP/1.1\r\nHost: a\r\nX-User: {user}\r\n\r\n");
             with_facts(&text, |facts| {
-                let mut passage = Passage::default();
-                let first = by_ip.choose(facts, &mut passage).upstream;
-                assert_eq!(by_ip.choose(facts, &mut passage).upstream, first);
-                seen.insert(by_field.choose(facts, &mut passage).upstream);
-                assert_eq!(passage.cohort, None);
+                let mut state = HookState::default();
+                let first = by_ip.choose(facts, &mut state).upstream;
+                assert_eq!(by_ip.choose(facts, &mut state).upstream, first);
+                seen.insert(by_field.choose(facts, &mut state).upstream);
+                assert_eq!(state.cohort, None);
             });
         }
         assert_eq!(seen.len(), 2);

@@ -8,7 +8,7 @@
 
 use regex::bytes::Regex;
 
-use super::facts::{Context, Facts, Kind, Passage, VALUE_BYTES_MAX, put_target, query_start};
+use super::facts::{Context, Facts, HookState, Kind, VALUE_BYTES_MAX, put_target, query_start};
 use crate::config::RewriteConfig;
 use crate::config::hooks::{self, Part, Template, Variable};
 use crate::route::climbs_out;
@@ -58,7 +58,7 @@ impl Rewrite {
         target: &[u8],
         route: &str,
         facts: &Facts<'_>,
-        passage: &Passage,
+        state: &HookState,
     ) -> Result<Option<Vec<u8>>, BadTarget> {
         if target.first() != Some(&b'/') {
             return Ok(None);
@@ -99,7 +99,7 @@ impl Rewrite {
                             put_target(group, Kind::Path, &mut out);
                         }
                         Part::Variable(variable) => {
-                            passage.put(variable, Context::Target, route, facts, &mut out);
+                            state.put(variable, Context::Target, route, facts, &mut out);
                         }
                     }
                     if out.len() > VALUE_BYTES_MAX {
@@ -141,13 +141,13 @@ pub(crate) fn location(
     to: &Template,
     route: &str,
     facts: &Facts<'_>,
-    passage: &Passage,
+    state: &HookState,
 ) -> Result<Vec<u8>, BadTarget> {
     if to.has(&Variable::Host) && facts.host().is_empty() {
         return Err(BadTarget::Refused);
     }
     let mut out = Vec::with_capacity(256);
-    if !passage.expand(to, Context::Target, route, facts, &mut out) {
+    if !state.expand(to, Context::Target, route, facts, &mut out) {
         return Err(BadTarget::TooLong);
     }
     // An absolute target may have a query and no path; and where the client's path stands first,
@@ -179,7 +179,7 @@ mod tests {
     #[track_caller]
     fn rewritten(rewrite: &Rewrite, target: &str) -> Result<Option<String>, BadTarget> {
         with_facts(&request(target), |facts| {
-            let found = rewrite.apply(facts.path_and_query(), "r", facts, &Passage::default())?;
+            let found = rewrite.apply(facts.path_and_query(), "r", facts, &HookState::default())?;
             Ok(found.map(|target| String::from_utf8(target).unwrap()))
         })
     }
@@ -288,7 +288,7 @@ mod tests {
     fn redirected(to: &str, text: &str) -> Result<String, BadTarget> {
         let to = Template::parse(to, Scope::Redirect).unwrap();
         with_facts(text, |facts| {
-            let found = location(&to, "r", facts, &Passage::default())?;
+            let found = location(&to, "r", facts, &HookState::default())?;
             Ok(String::from_utf8(found).unwrap())
         })
     }

@@ -50,11 +50,11 @@ const GET: &str = "GET /p?q=1 HTTP/1.1\r\nHost: h:81\r\nX-In: 1\r\n\r\n";
 /// The status and fields of the answer to `request`, if there is one before the upstream.
 fn answered(hooked: &Hooked, request: &str) -> Option<(u16, String)> {
     with_facts(request, |facts| {
-        let mut passage = Passage::default();
-        let entered = hooked.enter(facts, &mut passage);
+        let mut state = HookState::default();
+        let entered = hooked.enter(facts, &mut state);
         let answer = match entered {
             Some(answer) => answer,
-            None => match hooked.choose(facts.path_and_query(), facts, &mut passage) {
+            None => match hooked.choose(facts.path_and_query(), facts, &mut state) {
                 Choice::Answer(answer) => answer,
                 Choice::Upstream(_) => return None,
             },
@@ -67,17 +67,17 @@ fn answered(hooked: &Hooked, request: &str) -> Option<(u16, String)> {
 /// What becomes of `request` on its way out, and of a small answer on its way back.
 fn passed(hooked: &Hooked, request: &str) -> (String, String) {
     with_facts(request, |facts| {
-        let mut passage = Passage::default();
-        assert_eq!(hooked.enter(facts, &mut passage), None);
-        let chosen = hooked.choose(facts.path_and_query(), facts, &mut passage);
+        let mut state = HookState::default();
+        assert_eq!(hooked.enter(facts, &mut state), None);
+        let chosen = hooked.choose(facts.path_and_query(), facts, &mut state);
         assert!(matches!(chosen, Choice::Upstream(_)), "{chosen:?}");
-        let target = passage.target.clone().unwrap_or_else(|| facts.path_and_query().to_vec());
+        let target = state.target.clone().unwrap_or_else(|| facts.path_and_query().to_vec());
         let mut out =
             [b"GET ", target.as_slice(), b" HTTP/1.1\r\nHost: h\r\nX-In: 1\r\n\r\n"].concat();
-        hooked.edit_request(&mut out, 0, facts, &passage);
-        passage.status = 200;
+        hooked.edit_request(&mut out, 0, facts, &state);
+        state.status = 200;
         let mut back = b"HTTP/1.1 200 OK\r\nServer: s\r\n\r\n".to_vec();
-        hooked.edit_response(&mut back, 0, facts, &passage);
+        hooked.edit_response(&mut back, 0, facts, &state);
         (String::from_utf8(out).unwrap(), String::from_utf8(back).unwrap())
     })
 }
@@ -245,14 +245,14 @@ fn a_rewrite_can_put_the_name_of_a_request_into_its_target() {
 fn a_client_may_have_so_many_requests_under_way() {
     with_plan("connections_per_client = 2", |hooked| {
         with_facts(GET, |facts| {
-            let mut passages = [Passage::default(), Passage::default(), Passage::default()];
+            let mut passages = [HookState::default(), HookState::default(), HookState::default()];
             let codes = passages
                 .each_mut()
-                .map(|passage| hooked.enter(facts, passage).map(|answer| answer.status.code));
+                .map(|state| hooked.enter(facts, state).map(|answer| answer.status.code));
             assert_eq!(codes, [None, None, Some(429)]);
             let [first, second, third] = passages;
             drop(first);
-            assert_eq!(hooked.enter(facts, &mut Passage::default()), None);
+            assert_eq!(hooked.enter(facts, &mut HookState::default()), None);
             drop((second, third));
         });
     });
@@ -278,12 +278,12 @@ fn a_reload_that_lets_more_clients_in_makes_room_for_them() {
     let first = plans(text);
     let again = |text: &str| Plans::load(&config(text), &own_hooks(), Some(&first)).unwrap();
     with_facts(GET, |facts| {
-        let enter = |plans: &Plans, passage: &mut Passage| {
-            plans.hooked(0).unwrap().enter(facts, passage).map(|answer| answer.status.code)
+        let enter = |plans: &Plans, state: &mut HookState| {
+            plans.hooked(0).unwrap().enter(facts, state).map(|answer| answer.status.code)
         };
-        let mut passage = Passage::default();
-        assert_eq!(enter(&first, &mut passage), None);
-        assert_eq!(enter(&again(text), &mut Passage::default()), Some(429));
+        let mut state = HookState::default();
+        assert_eq!(enter(&first, &mut state), None);
+        assert_eq!(enter(&again(text), &mut HookState::default()), Some(429));
     });
     let (before, after) = (first.bytes(), again(&text.replace("100", "1000")).bytes());
     assert_eq!(after - before, (2048 - 256) * 8);
@@ -386,11 +386,11 @@ fn asked(on_failure: &str, wish: &str) -> (Option<u16>, String) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     with_plan(&hooks, |hooked| {
         with_facts(&GET.replace("X-In: 1", &format!("X-In: {wish}")), |facts| {
-            let mut passage = Passage::default();
-            let asked = hooked.custom[0].on_request(facts, &mut passage.request_changes);
+            let mut state = HookState::default();
+            let asked = hooked.custom[0].on_request(facts, &mut state.request_changes);
             let answer = runtime.block_on(asked);
             let mut out = b"GET / HTTP/1.1\r\nx-in: 1\r\nHost: h\r\n\r\n".to_vec();
-            hooked.edit_request(&mut out, 0, facts, &passage);
+            hooked.edit_request(&mut out, 0, facts, &state);
             (answer.map(|answer| answer.status.code), String::from_utf8(out).unwrap())
         })
     })
@@ -423,8 +423,8 @@ fn a_hook_in_rust_sees_answers_errors_and_tunnels() {
         let limits = HeadLimits { head_bytes: 4096, target_bytes: 100, header_count: 50 };
         let mut head = ResponseHead::new();
         assert_eq!(head.parse(text.as_bytes(), &limits, Method::Get), Ok(true));
-        let mut passage = Passage::default();
-        let mut response = Response::new(&head, text.as_bytes(), &mut passage.response_changes);
+        let mut state = HookState::default();
+        let mut response = Response::new(&head, text.as_bytes(), &mut state.response_changes);
         let answer = audit.on_response(&mut response).map(|answer| answer.status.code);
         assert_eq!(answer, expected);
     }

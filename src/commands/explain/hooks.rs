@@ -11,7 +11,7 @@ use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses}
 use crate::date::DateLine;
 use crate::forward::Outcome;
 use crate::hooking::Dress;
-use crate::hooks::{self, Answer, Choice, Facts, Passage};
+use crate::hooks::{self, Answer, Choice, Facts, HookState};
 use crate::http::BodyLength;
 use crate::http::rewrite::{self, ConnectionOut, RequestRewrite, Simple};
 use crate::inquiry;
@@ -28,13 +28,13 @@ pub(super) struct Hooked {
     /// They answer it themselves.
     pub ending: Option<Ending>,
     route: u32,
-    passage: Passage,
+    state: HookState,
 }
 
 pub(super) fn ask(case: &Case<'_>, route: Route, report: &mut Report) -> Hooked {
     let config = case.config;
     let section = report.section("hooks");
-    let mut passage = Passage::default();
+    let mut state = HookState::default();
     let mut decided = Ok(route.upstream);
     match (case.plans.hooked(route.index), config.routes.get(route.index as usize)) {
         (Some(plan), Some(own)) => {
@@ -44,18 +44,18 @@ pub(super) fn ask(case: &Case<'_>, route: Route, report: &mut Report) -> Hooked 
             let layers = [global, own.hooks.as_deref()];
             let mut asked = Asked { case, plan, layers, facts, section };
             let target = route.sent_path(case.head.path(&case.text));
-            decided = asked.decide(&target, &mut passage);
+            decided = asked.decide(&target, &mut state);
         }
         _ => {
             section.fact("plan", "none: the fast path");
         }
     }
-    let target = passage.target.take();
+    let target = state.target.take();
     let (upstream, ending) = match decided {
         Ok(upstream) => (upstream, None),
         Err(ending) => (route.upstream, Some(ending)),
     };
-    Hooked { upstream, target, ending, route: route.index, passage }
+    Hooked { upstream, target, ending, route: route.index, state }
 }
 
 impl Hooked {
@@ -64,7 +64,7 @@ impl Hooked {
         match case.plans.hooked(self.route) {
             Some(plan) => {
                 let client = case.client.to_string();
-                plan.put_request(out, how, &facts(case, &client), &self.passage);
+                plan.put_request(out, how, &facts(case, &client), &self.state);
             }
             None => rewrite::request(out, &case.head, &case.text, how),
         }
@@ -93,25 +93,25 @@ struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     /// The upstream that the request goes to, by its index.
-    fn decide(&mut self, target: &[u8], passage: &mut Passage) -> Result<usize, Ending> {
+    fn decide(&mut self, target: &[u8], state: &mut HookState) -> Result<usize, Ending> {
         for (name, layer) in ["global", "route"].into_iter().zip(self.layers) {
             if let Some(layer) = layer {
                 self.section.fact(name, layer.lines(&self.case.config.upstreams));
             }
         }
-        let entered = self.plan.enter(&self.facts, passage);
+        let entered = self.plan.enter(&self.facts, state);
         self.tell_limits();
         if let Some(answer) = entered {
-            return Err(self.answered(&answer, passage));
+            return Err(self.answered(&answer, state));
         }
-        self.log_in(passage)?;
+        self.log_in(state)?;
         self.tell_questions();
-        let upstream = match self.plan.choose(target, &self.facts, passage) {
-            Choice::Answer(answer) => return Err(self.answered(&answer, passage)),
+        let upstream = match self.plan.choose(target, &self.facts, state) {
+            Choice::Answer(answer) => return Err(self.answered(&answer, state)),
             Choice::Upstream(upstream) => upstream,
         };
-        self.tell_way(upstream, passage);
-        self.tell_answers(passage);
+        self.tell_way(upstream, state);
+        self.tell_answers(state);
         Ok(upstream)
     }
 
@@ -120,8 +120,8 @@ impl<'a> Asked<'a> {
         hooks::strongest(self.layers, of)
     }
 
-    fn answered(&mut self, answer: &Answer<'_>, passage: &mut Passage) -> Ending {
-        passage.status = answer.status.code;
+    fn answered(&mut self, answer: &Answer<'_>, state: &mut HookState) -> Ending {
+        state.status = answer.status.code;
         let mut head = Vec::new();
         let simple = Simple {
             status: answer.status.code,
@@ -132,7 +132,7 @@ impl<'a> Asked<'a> {
             date: &DateLine::default().now(),
             is_head_only: true,
         };
-        Dress::new(self.plan, self.facts, passage, answer).put(&mut head, &simple);
+        Dress::new(self.plan, self.facts, state, answer).put(&mut head, &simple);
         self.section.fact("answer", lines_of(&head));
         Ending::Own(format!("the hooks answer {}", answer.status.code))
     }
@@ -163,17 +163,17 @@ impl<'a> Asked<'a> {
         value.map_or("with all who do not send it".to_owned(), shown)
     }
 
-    fn log_in(&mut self, passage: &mut Passage) -> Result<(), Ending> {
+    fn log_in(&mut self, state: &mut HookState) -> Result<(), Ending> {
         let Some(login) = &self.plan.login else { return Ok(()) };
         let known = &login.authenticator;
         let outcome = match login.credentials(&self.facts) {
             Some(credentials) => known.check(self.facts.client, credentials).outcome(),
-            None => return Err(self.answered(&login.refused(), passage)),
+            None => return Err(self.answered(&login.refused(), state)),
         };
         match addresses::wait_for(outcome) {
             Ok(Outcome::Known(user)) => self.section.fact("user", known.name(user)),
             Ok(Outcome::Wrong | Outcome::TooManyFailures { .. }) => {
-                return Err(self.answered(&login.refused(), passage));
+                return Err(self.answered(&login.refused(), state));
             }
             Ok(Outcome::Busy) | Err(_) => {
                 self.section.fact("user", "the password was not looked at")
@@ -203,10 +203,10 @@ impl<'a> Asked<'a> {
         }
     }
 
-    fn tell_way(&mut self, upstream: usize, passage: &Passage) {
+    fn tell_way(&mut self, upstream: usize, state: &HookState) {
         if let Some(split) = self.strongest(|layer| layer.split.as_ref()) {
             let arm = &self.case.config.upstreams[upstream].name;
-            let how = how_chosen(split, passage);
+            let how = how_chosen(split, state);
             self.section.fact("split", format!("{arm}: {how}"));
         }
         if let Some(mirror) = self.strongest(|layer| layer.mirror.as_ref()) {
@@ -221,7 +221,7 @@ impl<'a> Asked<'a> {
             };
             self.section.fact("retry", format!("{} more attempts{bound}", retry.attempts));
         }
-        if let Some(target) = &passage.target {
+        if let Some(target) = &state.target {
             self.section.fact("rewritten to", shown(target));
         }
     }
@@ -240,10 +240,10 @@ impl<'a> Asked<'a> {
     }
 
     /// What becomes of an origin's answer, and of our own.
-    fn tell_answers(&mut self, passage: &mut Passage) {
-        passage.status = 200;
+    fn tell_answers(&mut self, state: &mut HookState) {
+        state.status = 200;
         let mut head = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
-        self.plan.edit_response(&mut head, 0, &self.facts, passage);
+        self.plan.edit_response(&mut head, 0, &self.facts, state);
         let mut lines = lines_of(&head);
         lines.remove(0);
         if self.strongest(|layer| layer.cors.as_ref()).is_some() {
@@ -274,10 +274,10 @@ impl<'a> Asked<'a> {
     }
 }
 
-fn how_chosen(split: &SplitConfig, passage: &Passage) -> String {
+fn how_chosen(split: &SplitConfig, state: &HookState) -> String {
     match &split.sticky {
         None => "drawn anew for each request".to_owned(),
-        Some(ClientKey::Cookie(name)) if passage.cohort.is_some() => {
+        Some(ClientKey::Cookie(name)) if state.cohort.is_some() => {
             format!("drawn, and kept in the cookie {name}")
         }
         Some(key) => format!("by {key}"),
