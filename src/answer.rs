@@ -14,7 +14,7 @@ use crate::config::AdminConfig;
 use crate::connection::Client;
 use crate::exchange::After;
 use crate::fault::{Close, Fault, Status};
-use crate::hooking::Dress;
+use crate::hooked::Dress;
 use crate::hooks::Answer;
 use crate::http::head::RequestHead;
 use crate::http::names::Known;

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::forward::Target;
 use crate::forwarding::{self, Hop};
 use crate::generation::Generation;
-use crate::hooking;
+use crate::hooked;
 use crate::http::head::ResponseHead;
 use crate::http::{Method, rewrite};
 use crate::record::Record;
@@ -43,7 +43,7 @@ pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
     let target = forwarding::target(client)?;
     let (hop, _) = forwarding::admit(client, &target, true).await?;
     if !client.generation.hooks.connect.is_empty()
-        && let Some(after) = Box::pin(hooking::judge_tunnel(client, &target, record)).await?
+        && let Some(after) = Box::pin(hooked::judge_tunnel(client, &target, record)).await?
     {
         return Ok(after);
     }

@@ -11,7 +11,7 @@ use crate::exchange::{After, Failed};
 use crate::fault::Fault;
 use crate::forwarding::{self, Forwarded, Hop};
 use crate::generation::Generation;
-use crate::hooking::{self, Hooking, Instead};
+use crate::hooked::{self, HookedRequest, Instead};
 use crate::hooks::Setback;
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, HostRule, RequestRewrite, ResponseRewrite};
@@ -25,7 +25,7 @@ use crate::upstream::lease::Lease;
 pub enum Destination {
     Route(Route),
     /// By a route with hooks.
-    Hooked(Box<Hooking>),
+    Hooked(Box<HookedRequest>),
     Forward(Box<Forwarded>),
 }
 
@@ -51,7 +51,7 @@ impl Destination {
         let route = client.generation.routes.find(head.authority.of(text), head.path(text));
         let route = route.ok_or(Fault::NoRoute)?;
         if client.generation.hooks.hooked(route.index).is_some() {
-            return Box::pin(hooking::begin(client, route, body, record)).await;
+            return Box::pin(hooked::begin(client, route, body, record)).await;
         }
         Ok(Routed::To(Self::Route(route)))
     }
@@ -60,7 +60,7 @@ impl Destination {
     pub fn upstream(&self) -> Option<usize> {
         match self {
             Self::Route(route) => Some(route.upstream),
-            Self::Hooked(hooking) => Some(hooking.upstream),
+            Self::Hooked(hooked) => Some(hooked.upstream),
             Self::Forward(_) => None,
         }
     }
@@ -80,7 +80,7 @@ impl Destination {
                 let upstream = &client.generation.upstreams[route.upstream];
                 upstream.checkout(&client.worker.pool, client.holder, is_fresh).await
             }
-            Self::Hooked(hooking) => Box::pin(hooking.checkout(client, is_fresh)).await,
+            Self::Hooked(hooked) => Box::pin(hooked.checkout(client, is_fresh)).await,
             Self::Forward(forwarded) => Box::pin(forwarded.checkout(client, is_fresh)).await,
         }
     }
@@ -98,7 +98,7 @@ impl Destination {
     pub fn sent_path<'t>(&'t self, head: &RequestHead, text: &'t [u8]) -> Cow<'t, [u8]> {
         match self {
             Self::Route(route) => route.sent_path(head.path(text)),
-            Self::Hooked(hooking) => hooking.sent_path(head.path(text)),
+            Self::Hooked(hooked) => hooked.sent_path(head.path(text)),
             Self::Forward(forwarded) => match forwarded.hop() {
                 Hop::Direct => Cow::Borrowed(head.path(text)),
                 // A proxy is asked as we were (RFC 9112 §3.2.2).
@@ -125,7 +125,7 @@ impl Destination {
         };
         match self {
             Self::Route(route) => routed(route.upstream),
-            Self::Hooked(hooking) => routed(hooking.upstream),
+            Self::Hooked(hooked) => routed(hooked.upstream),
             Self::Forward(to) => RequestRewrite {
                 path,
                 // What the target says takes the place of what Host says (RFC 9112 §3.2.2).
@@ -149,7 +149,7 @@ impl Destination {
         out: &mut Vec<u8>,
     ) {
         match self {
-            Self::Hooked(hooking) => hooking.put_request(client, how, out),
+            Self::Hooked(hooked) => hooked.put_request(client, how, out),
             Self::Route(_) | Self::Forward(_) => {
                 rewrite::request(out, &client.request, client.inbox.filled(), how);
             }
@@ -166,7 +166,7 @@ impl Destination {
         out: &mut Vec<u8>,
     ) {
         match self {
-            Self::Hooked(hooking) => hooking.put_response(client, buf, how, out),
+            Self::Hooked(hooked) => hooked.put_response(client, buf, how, out),
             Self::Route(_) | Self::Forward(_) => {
                 rewrite::response(out, &client.response, buf, how);
             }
@@ -176,7 +176,7 @@ impl Destination {
     /// Whether the route wants another attempt after `setback`.
     #[inline]
     pub(crate) fn tries_again(&self, client: &Client<'_>, setback: Setback) -> bool {
-        matches!(self, Self::Hooked(hooking) if hooking.tries_again(client, setback))
+        matches!(self, Self::Hooked(hooked) if hooked.tries_again(client, setback))
     }
 
     /// What the route's hooks put in place of the origin's answer, which `buffer` begins with.
@@ -188,7 +188,7 @@ impl Destination {
         body: &RequestBody,
     ) -> Option<Instead> {
         match self {
-            Self::Hooked(hooking) => hooking.instead(client, buffer, body),
+            Self::Hooked(hooked) => hooked.instead(client, buffer, body),
             Self::Route(_) | Self::Forward(_) => None,
         }
     }
@@ -201,8 +201,8 @@ impl Destination {
         record: &mut Record,
     ) -> Result<After, Failed> {
         match (self, instead) {
-            (Self::Hooked(hooking), Instead::Answer(answer)) => {
-                Ok(hooking.answer(client, answer, record).await?)
+            (Self::Hooked(hooked), Instead::Answer(answer)) => {
+                Ok(hooked.answer(client, answer, record).await?)
             }
             _ => Err(Failed::Unwelcome),
         }

@@ -19,7 +19,7 @@ use crate::connection::Client;
 use crate::delivery::deliver;
 use crate::destination::{Destination, Routed};
 use crate::fault::{Close, Fault};
-use crate::hooking;
+use crate::hooked;
 use crate::hooks::Setback;
 use crate::http::head::HeadError;
 use crate::http::rewrite;
@@ -100,8 +100,8 @@ async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
     };
     match &mut destination {
         // Its own pages and fields are for the errors of a route too.
-        Destination::Hooked(hooking) => {
-            Ok(Box::pin(hooking::refuse(client, hooking, fault, record)).await)
+        Destination::Hooked(hooked) => {
+            Ok(Box::pin(hooked::refuse(client, hooked, fault, record)).await)
         }
         Destination::Route(_) | Destination::Forward(_) => Err(fault),
     }

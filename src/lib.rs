@@ -114,7 +114,7 @@ pub mod delivery;
 pub mod destination;
 pub mod exchange;
 pub mod forwarding;
-pub mod hooking;
+pub mod hooked;
 pub mod inquiry;
 pub mod mirror;
 pub mod record;

@@ -117,9 +117,9 @@ impl Record {
                 self.route = Some(route.index);
                 self.upstream = Some(route.upstream as u32);
             }
-            Destination::Hooked(hooking) => {
-                self.route = Some(hooking.route.index);
-                self.upstream = Some(hooking.upstream as u32);
+            Destination::Hooked(hooked) => {
+                self.route = Some(hooked.route.index);
+                self.upstream = Some(hooked.upstream as u32);
             }
             Destination::Forward(_) => self.is_forward = true,
         }

@@ -33,7 +33,7 @@ const FLOORS: [&[&str]; 10] = [
         "connect",
         "delivery",
         "forwarding",
-        "hooking",
+        "hooked",
         "inquiry",
         "mirror",
         "record",

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses};
 use crate::date::DateLine;
 use crate::forward::Outcome;
-use crate::hooking::Dress;
+use crate::hooked::Dress;
 use crate::hooks::{self, Answer, Choice, Facts, HookState};
 use crate::http::BodyLength;
 use crate::http::rewrite::{self, ConnectionOut, RequestRewrite, Simple};

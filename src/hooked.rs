@@ -29,7 +29,7 @@ use crate::upload::RequestBody;
 use crate::upstream::lease::Lease;
 
 /// A request with hooks on its way.
-pub struct Hooking {
+pub struct HookedRequest {
     generation: Rc<Generation>,
     pub(crate) route: Route,
     /// The one that was chosen, by its index in the configuration.
@@ -67,7 +67,7 @@ pub(crate) async fn begin(
 ) -> Result<Routed, Fault> {
     record.routed(&route);
     client.worker.metrics.hooked.add(1);
-    let mut hooking = Box::new(Hooking {
+    let mut hooked = Box::new(HookedRequest {
         generation: client.generation.clone(),
         route,
         upstream: route.upstream,
@@ -76,39 +76,39 @@ pub(crate) async fn begin(
         attempts: 0,
         early: None,
     });
-    body.bytes_max = hooking.body_bytes_max();
-    let decided = hooking.decide(client, body).await;
-    record.held = std::mem::take(&mut hooking.state.held);
+    body.bytes_max = hooked.body_bytes_max();
+    let decided = hooked.decide(client, body).await;
+    record.held = std::mem::take(&mut hooked.state.held);
     match decided {
         Ok(None) => {
-            hooking.mirror(client, body);
-            Ok(Routed::To(Destination::Hooked(hooking)))
+            hooked.mirror(client, body);
+            Ok(Routed::To(Destination::Hooked(hooked)))
         }
-        Ok(Some(answer)) => hooking.answer(client, answer, record).await.map(Routed::Answered),
-        Err(fault) => Ok(Routed::Answered(refuse(client, &mut hooking, fault, record).await)),
+        Ok(Some(answer)) => hooked.answer(client, answer, record).await.map(Routed::Answered),
+        Err(fault) => Ok(Routed::Answered(refuse(client, &mut hooked, fault, record).await)),
     }
 }
 
 /// Tells the client what went wrong on a route with hooks.
 pub(crate) async fn refuse(
     client: &Client<'_>,
-    hooking: &mut Hooking,
+    hooked: &mut HookedRequest,
     fault: Fault,
     record: &mut Record,
 ) -> After {
-    let generation = hooking.generation.clone();
+    let generation = hooked.generation.clone();
     let Some(status) = fault.status(generation.config.timeouts.pool_status.code()) else {
         record.failed(fault);
         return After::Close(Close::ClientGone);
     };
-    hooking.state.status = status.code;
-    let plan = plan(&generation, hooking.route);
+    hooked.state.status = status.code;
+    let plan = plan(&generation, hooked.route);
     let failure = Failure { status: status.code, error: fault.name() };
     let own = plan.custom.iter().find_map(|custom| custom.on_error(&failure));
     let dress = Dress {
         plan,
-        facts: facts(client, hooking.now_us),
-        state: &hooking.state,
+        facts: facts(client, hooked.now_us),
+        state: &hooked.state,
         page: own.or_else(|| plan.page(status.code)),
     };
     answer::refuse_as(client, fault, record, Some(&dress)).await
@@ -148,7 +148,7 @@ pub(crate) async fn judge_tunnel(
 }
 
 // Before the request goes on.
-impl Hooking {
+impl HookedRequest {
     /// An answer, or nothing where the request goes on.
     async fn decide(
         &mut self,
@@ -301,7 +301,7 @@ async fn log_in(
 }
 
 // On its way.
-impl Hooking {
+impl HookedRequest {
     /// The target as it is sent on.
     pub(crate) fn sent_path<'t>(&'t self, path: &'t [u8]) -> Cow<'t, [u8]> {
         match &self.state.target {
