@@ -11,6 +11,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 
 use crate::answer;
+use crate::auth_request;
 use crate::connection::Client;
 use crate::destination::{Destination, Routed};
 use crate::exchange::After;
@@ -18,9 +19,8 @@ use crate::fault::{Close, Fault};
 use crate::forward::{Checked, Outcome, Target};
 use crate::generation::Generation;
 use crate::hooks::custom::{Changes, Connect, Failure, Response};
-use crate::hooks::{Answer, Choice, Facts, HookState, Hooked, Judgement, Login, Setback};
+use crate::hooks::{Answer, AuthDecision, Choice, Facts, HookState, Hooked, Login, Setback};
 use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite, Simple};
-use crate::inquiry;
 use crate::mirror;
 use crate::record::Record;
 use crate::ring::{HeadBuffer, clock};
@@ -175,7 +175,7 @@ impl HookedRequest {
         if let Choice::Upstream(upstream) = choice {
             self.upstream = upstream;
         }
-        if plan.question.is_some() || !plan.custom.is_empty() {
+        if plan.auth_request.is_some() || !plan.custom.is_empty() {
             // A body that is still to come is waited for first.
             let needs_connection = matches!(choice, Choice::Upstream(_)) && body.is_whole();
             let asked = Box::pin(self.ask_all(client, plan, &facts, needs_connection)).await?;
@@ -253,12 +253,12 @@ async fn ask(
     state: &mut HookState,
     may_look: &Notify,
 ) -> Result<Option<Answer<'static>>, Fault> {
-    if let Some(question) = &plan.question {
-        match inquiry::ask(client, question, facts, may_look).await? {
-            Judgement::Granted(lines) => plan.grant(lines, state),
-            Judgement::Denied(answer) => return Ok(Some(answer)),
-            Judgement::Failed => {
-                if let Some(answer) = question.failed() {
+    if let Some(auth_request) = &plan.auth_request {
+        match auth_request::ask(client, auth_request, facts, may_look).await? {
+            AuthDecision::Granted(lines) => plan.grant(lines, state),
+            AuthDecision::Denied(answer) => return Ok(Some(answer)),
+            AuthDecision::Failed => {
+                if let Some(answer) = auth_request.failed() {
                     return Ok(Some(answer));
                 }
             }

@@ -108,6 +108,7 @@ pub mod slot;
 pub mod worker;
 
 pub mod answer;
+pub mod auth_request;
 pub mod connect;
 pub mod connection;
 pub mod delivery;
@@ -115,7 +116,6 @@ pub mod destination;
 pub mod exchange;
 pub mod forwarding;
 pub mod hooked;
-pub mod inquiry;
 pub mod mirror;
 pub mod record;
 pub mod tunnel;

@@ -34,7 +34,7 @@ const FLOORS: [&[&str]; 10] = [
         "delivery",
         "forwarding",
         "hooked",
-        "inquiry",
+        "auth_request",
         "mirror",
         "record",
         "tunnel",

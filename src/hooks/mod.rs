@@ -41,6 +41,7 @@
 //! global one. `inherit_hooks = false` of a route leaves the global ones out.
 
 mod answers;
+mod auth_request;
 mod clients;
 mod cors;
 pub mod custom;
@@ -52,7 +53,6 @@ mod guards;
 mod plan;
 #[cfg(test)]
 mod properties;
-mod question;
 mod rate;
 mod retry;
 mod split;
@@ -64,12 +64,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use self::answers::Answer;
+pub use self::auth_request::{AuthDecision, AuthRequest};
 pub use self::clients::Clients;
 pub(crate) use self::clients::Held;
 pub use self::edits::Edits;
 pub use self::facts::{Facts, HookState};
 pub use self::plan::{Choice, Hooked, Login};
-pub use self::question::{Judgement, Question};
 pub use self::rate::RateLimit;
 pub use self::retry::{Retry, Setback};
 

@@ -8,12 +8,12 @@
 use std::sync::Arc;
 
 use super::answers::{Answer, Pages, Prepared};
+use super::auth_request::AuthRequest;
 use super::cors::{Cors, fixed};
 use super::custom::Custom;
 use super::edits::{Edits, Own, Wishes};
 use super::facts::{Facts, HookState};
 use super::guards::Guards;
-use super::question::Question;
 use super::retry::Retry;
 use super::split::{Split, draw, draw_text, is_mirrored};
 use super::target::{BadTarget, Rewrite, location};
@@ -40,7 +40,7 @@ pub struct Hooked {
     body_bytes_max: u64,
     redirect: Option<RedirectConfig>,
     pub login: Option<Login>,
-    pub question: Option<Question>,
+    pub auth_request: Option<AuthRequest>,
     pub custom: Vec<Custom>,
     respond: Option<Prepared>,
     split: Option<Split>,
@@ -117,7 +117,7 @@ pub(super) fn compile(
         body_bytes_max: body_bytes.map_or(u64::MAX, |bytes| *bytes),
         redirect: strongest(layers, |layer| layer.redirect.as_ref()).cloned(),
         login,
-        question: strongest(layers, |layer| layer.forward_auth.as_ref()).map(Question::new),
+        auth_request: strongest(layers, |layer| layer.forward_auth.as_ref()).map(AuthRequest::new),
         custom: loading.customs(custom.map(Vec::as_slice).unwrap_or_default())?,
         respond: strongest(layers, |layer| layer.respond.as_ref()).map(Prepared::respond),
         split: strongest(layers, |layer| layer.split.as_ref())
@@ -170,8 +170,8 @@ impl Hooked {
 
     fn request_wishes(&self, layers: [Option<&HooksConfig>; 2]) -> Wishes {
         let mut wishes = Wishes::default();
-        if let Some(question) = &self.question {
-            question.edit(&mut wishes);
+        if let Some(auth_request) = &self.auth_request {
+            auth_request.edit(&mut wishes);
         }
         Self::wish_for_id(layers, &mut wishes);
         for layer in layers.into_iter().flatten() {

@@ -10,8 +10,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::auth_request::AuthDecision;
 use super::facts::tests::LIMITS;
-use super::question::Judgement;
 use super::tests::plans;
 use super::*;
 use crate::http::Method;
@@ -207,9 +207,9 @@ proptest! {
             for plan in plans.all() {
                 let Plan::Hooked(hooked) = plan else { panic!("a plan without hooks") };
                 check_plan(hooked, facts)?;
-                let question = hooked.question.as_ref().expect("a question");
+                let auth_request = hooked.auth_request.as_ref().expect("a question");
                 let mut asked = Vec::new();
-                question.put(b"b", facts, &mut asked);
+                auth_request.put(b"b", facts, &mut asked);
                 let quoted = ["cookie", "authorization", "x-evil"];
                 for name in names(&asked)? {
                     let is_ours = name == "Host" || name.starts_with("X-Forwarded-");
@@ -236,9 +236,9 @@ proptest! {
         }
         PLANS.with(|plans| {
             let hooked = plans.hooked(0).expect("a plan with hooks");
-            let question = hooked.question.as_ref().expect("a question");
-            match question.judge(&head, &bytes) {
-                Judgement::Granted(lines) => {
+            let auth_request = hooked.auth_request.as_ref().expect("a question");
+            match auth_request.judge(&head, &bytes) {
+                AuthDecision::Granted(lines) => {
                     check_lines(&lines, &["X-User"])?;
                     let state = HookState { granted: lines, ..HookState::default() };
                     with_hostile_facts("GET", &vec![vec![b'a'; ROOM]; ROOMS], |facts| {
@@ -250,8 +250,8 @@ proptest! {
                 judged => panic!("{judged:?}"),
             }
             head.status = 302;
-            match question.judge(&head, &bytes) {
-                Judgement::Denied(answer) => {
+            match auth_request.judge(&head, &bytes) {
+                AuthDecision::Denied(answer) => {
                     check_lines(&answer.fields, &["Location", "Set-Cookie"])
                 }
                 judged => panic!("{judged:?}"),

@@ -7,6 +7,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::auth_request;
 use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses};
 use crate::date::DateLine;
 use crate::forward::Outcome;
@@ -14,7 +15,6 @@ use crate::hooked::Dress;
 use crate::hooks::{self, Answer, Choice, Facts, HookState};
 use crate::http::BodyLength;
 use crate::http::rewrite::{self, ConnectionOut, RequestRewrite, Simple};
-use crate::inquiry;
 use crate::route::Route;
 
 use super::report::{Report, Section};
@@ -185,12 +185,12 @@ impl<'a> Asked<'a> {
     /// Who else has a say.
     fn tell_questions(&mut self) {
         let mut waits = Vec::new();
-        if let Some(question) = &self.plan.question {
-            let upstream = &self.case.config.upstreams[question.upstream()];
+        if let Some(auth_request) = &self.plan.auth_request {
+            let upstream = &self.case.config.upstreams[auth_request.upstream()];
             let first = upstream.origins.first().map(|origin| origin.authority.as_str());
             let mut head = Vec::new();
-            let host = inquiry::host(&upstream.host, first);
-            question.put(host.as_bytes(), &self.facts, &mut head);
+            let host = auth_request::host(&upstream.host, first);
+            auth_request.put(host.as_bytes(), &self.facts, &mut head);
             self.section.fact("question", lines_of(&head));
             waits.push(format!("forward_auth asks {}", upstream.name));
         }

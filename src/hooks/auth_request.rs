@@ -13,7 +13,7 @@ use crate::http::names::Known;
 
 /// What is asked, and whom.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct AuthRequest {
     config: ForwardAuthConfig,
     /// In lower case.
     quoted: Box<[Box<str>]>,
@@ -23,7 +23,7 @@ pub struct Question {
 
 /// What the answer means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Judgement {
+pub enum AuthDecision {
     /// The request goes on, with these field lines for the origin.
     Granted(Vec<u8>),
     Denied(Answer<'static>),
@@ -34,7 +34,7 @@ pub enum Judgement {
 /// What a denial tells the client beside its status.
 const PASSED_ON: [&str; 4] = ["WWW-Authenticate", "Location", "Set-Cookie", "Retry-After"];
 
-impl Question {
+impl AuthRequest {
     pub(crate) fn new(config: &ForwardAuthConfig) -> Self {
         let granted = config.response_headers.iter();
         Self {
@@ -94,7 +94,7 @@ impl Question {
     }
 
     /// `buf` is the buffer that `head`, a final answer's, was read from.
-    pub fn judge(&self, head: &ResponseHead, buf: &[u8]) -> Judgement {
+    pub fn judge(&self, head: &ResponseHead, buf: &[u8]) -> AuthDecision {
         let mut fields = Vec::new();
         let mut copy = |name: &str, lower: &str| {
             for value in head.fields.values(buf, lower.as_bytes()) {
@@ -109,18 +109,18 @@ impl Question {
                 for (name, lower) in &self.granted {
                     copy(name, lower);
                 }
-                Judgement::Granted(fields)
+                AuthDecision::Granted(fields)
             }
             // These say something of the question itself, and a 304 would make a client use what it
             // must not see any more.
-            304 | 407 | 408 => Judgement::Failed,
+            304 | 407 | 408 => AuthDecision::Failed,
             300..500 => {
                 for name in PASSED_ON {
                     copy(name, &name.to_ascii_lowercase());
                 }
-                Judgement::Denied(Answer::plain(head.status, fields))
+                AuthDecision::Denied(Answer::plain(head.status, fields))
             }
-            _ => Judgement::Failed,
+            _ => AuthDecision::Failed,
         }
     }
 
@@ -143,9 +143,9 @@ mod tests {
     use crate::http::Method;
     use crate::http::head::HeadLimits;
 
-    fn question(on_failure: OnFailure) -> Question {
+    fn auth_request(on_failure: OnFailure) -> AuthRequest {
         let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect();
-        Question::new(&ForwardAuthConfig {
+        AuthRequest::new(&ForwardAuthConfig {
             upstream: 3,
             path: "/verify".to_owned(),
             request_headers: list(&["Cookie", "Authorization", "Connection", "X-Forwarded-For"]),
@@ -162,7 +162,7 @@ mod tests {
                     X-Secret: s\r\nContent-Length: 5\r\n\r\n";
         with_facts(text, |facts| {
             let mut out = Vec::new();
-            question(OnFailure::Closed).put(b"auth:9", facts, &mut out);
+            auth_request(OnFailure::Closed).put(b"auth:9", facts, &mut out);
             assert_eq!(
                 String::from_utf8(out).unwrap(),
                 "GET /verify HTTP/1.1\r\nHost: auth:9\r\nX-Forwarded-Method: POST\r\n\
@@ -172,38 +172,38 @@ mod tests {
         });
     }
 
-    fn judged(text: &str) -> Judgement {
+    fn judged(text: &str) -> AuthDecision {
         let limits = HeadLimits { head_bytes: 4096, target_bytes: 100, header_count: 50 };
         let mut head = ResponseHead::new();
         assert_eq!(head.parse(text.as_bytes(), &limits, Method::Get), Ok(true));
-        question(OnFailure::Closed).judge(&head, text.as_bytes())
+        auth_request(OnFailure::Closed).judge(&head, text.as_bytes())
     }
 
     #[test]
     fn the_answer_decides() {
         let ok = "HTTP/1.1 200 OK\r\nX-User: bob\r\nX-Other: x\r\nContent-Length: 0\r\n\r\n";
-        assert_eq!(judged(ok), Judgement::Granted(b"X-User: bob\r\n".to_vec()));
+        assert_eq!(judged(ok), AuthDecision::Granted(b"X-User: bob\r\n".to_vec()));
         let login = "HTTP/1.1 302 Found\r\nLocation: /login\r\nSet-Cookie: a=1\r\nX-User: eve\r\n\
                      Set-Cookie: b=2\r\nContent-Length: 5\r\n\r\n";
-        let Judgement::Denied(answer) = judged(login) else { panic!() };
+        let AuthDecision::Denied(answer) = judged(login) else { panic!() };
         let fields = b"Location: /login\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n";
         assert_eq!((answer.status.code, &*answer.fields), (302, &fields[..]));
         for status in [304, 407, 408, 500, 503, 599] {
             let text = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
-            assert_eq!(judged(&text), Judgement::Failed, "{status}");
+            assert_eq!(judged(&text), AuthDecision::Failed, "{status}");
         }
     }
 
     #[test]
     fn a_failure_closes_or_opens_as_configured() {
-        assert_eq!(question(OnFailure::Closed).failed().unwrap().status.code, 503);
-        assert_eq!(question(OnFailure::Open).failed(), None);
+        assert_eq!(auth_request(OnFailure::Closed).failed().unwrap().status.code, 503);
+        assert_eq!(auth_request(OnFailure::Open).failed(), None);
     }
 
     #[test]
     fn a_client_cannot_grant_itself_anything() {
         let mut wishes = Wishes::default();
-        question(OnFailure::Open).edit(&mut wishes);
+        auth_request(OnFailure::Open).edit(&mut wishes);
         let edits = wishes.compile();
         for granted in [&b""[..], b"X-User: bob\r\n"] {
             let state = HookState { granted: granted.to_vec(), ..HookState::default() };

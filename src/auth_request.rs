@@ -1,6 +1,6 @@
-//! A question to an upstream before a request may go on, on the wire.
+//! A request to an upstream that says whether another one may go on, on the wire.
 //!
-//! In goes a question with the facts that it quotes; out comes what the answer means. The question
+//! In goes an auth request with what it quotes of the request; out comes what the answer means. It
 //! goes through the pool like any request, and has one deadline, from the search for a connection
 //! to the head of the answer; a connection on which an answer has come whole goes back. Whatever
 //! goes wrong is no answer, and what that means is for the configuration to say.
@@ -13,7 +13,7 @@ use crate::config::HostPolicy;
 use crate::connection::Client;
 use crate::exchange::{Failed, INTERIM_ANSWERS_MAX, no_room, send_to_origin, unless_gone};
 use crate::fault::Fault;
-use crate::hooks::{Facts, Judgement, Question};
+use crate::hooks::{AuthDecision, AuthRequest, Facts};
 use crate::http::head::ResponseHead;
 use crate::http::{BodyLength, Method};
 use crate::relay::HANG_UP_AFTER;
@@ -27,18 +27,18 @@ use crate::upstream::lease::Lease;
 /// told as soon as the question has a connection.
 pub(crate) async fn ask(
     client: &Client<'_>,
-    question: &Question,
+    auth_request: &AuthRequest,
     facts: &Facts<'_>,
     is_connected: &Notify,
-) -> Result<Judgement, Fault> {
-    let upstream = &client.generation.upstreams[question.upstream()];
-    match answered(client, upstream, question, facts, is_connected).await {
-        Ok(judgement) => Ok(judgement),
+) -> Result<AuthDecision, Fault> {
+    let upstream = &client.generation.upstreams[auth_request.upstream()];
+    match answered(client, upstream, auth_request, facts, is_connected).await {
+        Ok(decision) => Ok(decision),
         Err(fault @ (Fault::Stopping | Fault::ClientGone)) => Err(fault),
         Err(fault) => {
             let upstream = upstream.name();
             tracing::warn!(upstream, error = fault.name(), "forward_auth got no answer");
-            Ok(Judgement::Failed)
+            Ok(AuthDecision::Failed)
         }
     }
 }
@@ -46,11 +46,11 @@ pub(crate) async fn ask(
 async fn answered(
     client: &Client<'_>,
     upstream: &Upstream,
-    question: &Question,
+    auth_request: &AuthRequest,
     facts: &Facts<'_>,
     is_connected: &Notify,
-) -> Result<Judgement, Fault> {
-    let deadline = Instant::now() + question.timeout();
+) -> Result<AuthDecision, Fault> {
+    let deadline = Instant::now() + auth_request.timeout();
     let mut is_fresh = false;
     loop {
         // A connection that is given up on its way is closed, and a place in the queue is left.
@@ -59,8 +59,8 @@ async fn answered(
         let lease = lease.map_err(|_| Fault::OriginConnectTimeout)??;
         is_connected.notify_one();
         let may_repeat = lease.is_reused && !is_fresh;
-        match attempt(client, upstream, lease, question, facts, deadline).await {
-            Ok(judgement) => return Ok(judgement),
+        match attempt(client, upstream, lease, auth_request, facts, deadline).await {
+            Ok(decision) => return Ok(decision),
             Err(Failed::Fault(fault)) => return Err(fault),
             Err(_) if may_repeat => is_fresh = true,
             Err(_) => return Err(Fault::OriginClosed),
@@ -72,18 +72,18 @@ async fn attempt(
     client: &Client<'_>,
     upstream: &Upstream,
     lease: Lease,
-    question: &Question,
+    auth_request: &AuthRequest,
     facts: &Facts<'_>,
     deadline: Instant,
-) -> Result<Judgement, Failed> {
+) -> Result<AuthDecision, Failed> {
     let mut lease = client.slot.reach(lease);
     let origin = upstream.origin(lease.origin()).map(|origin| origin.authority.as_str());
     let host = host(upstream.host(), origin);
-    send_to_origin(client, &lease, |out| question.put(host.as_bytes(), facts, out)).await?;
+    send_to_origin(client, &lease, |out| auth_request.put(host.as_bytes(), facts, out)).await?;
     let (head, buffer) = read_answer(client, &mut lease, deadline).await?;
-    let judgement = question.judge(&head, buffer.filled());
+    let decision = auth_request.judge(&head, buffer.filled());
     give_back(lease, &head, buffer);
-    Ok(judgement)
+    Ok(decision)
 }
 
 /// The Host of a question to an origin whose own is `authority`.
