@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::forwarding::{self, Forwarded, Hop};
 use crate::generation::Generation;
 use crate::hooked::{self, HookedRequest, Instead};
-use crate::hooks::Setback;
+use crate::hooks::RetryTrigger;
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, HostRule, RequestRewrite, ResponseRewrite};
 use crate::record::Record;
@@ -173,10 +173,10 @@ impl Destination {
         }
     }
 
-    /// Whether the route wants another attempt after `setback`.
+    /// Whether the route wants another attempt after `trigger`.
     #[inline]
-    pub(crate) fn tries_again(&self, client: &Client<'_>, setback: Setback) -> bool {
-        matches!(self, Self::Hooked(hooked) if hooked.tries_again(client, setback))
+    pub(crate) fn should_retry(&self, client: &Client<'_>, trigger: RetryTrigger) -> bool {
+        matches!(self, Self::Hooked(hooked) if hooked.should_retry(client, trigger))
     }
 
     /// What the route's hooks put in place of the origin's answer, which `buffer` begins with.

@@ -20,7 +20,7 @@ use crate::delivery::deliver;
 use crate::destination::{Destination, Routed};
 use crate::fault::{Close, Fault};
 use crate::hooked;
-use crate::hooks::Setback;
+use crate::hooks::RetryTrigger;
 use crate::http::head::HeadError;
 use crate::http::rewrite;
 use crate::http::{Method, Version};
@@ -131,7 +131,7 @@ async fn try_until_served(
                 return Err(fault);
             }
             // Of this attempt, nothing has been sent.
-            Err(fault) if destination.tries_again(client, Setback::Fault(fault)) => continue,
+            Err(fault) if destination.should_retry(client, RetryTrigger::Fault(fault)) => continue,
             Err(fault) => return Err(fault),
         };
         record.connected(&lease);
@@ -145,7 +145,7 @@ async fn try_until_served(
             Err(Failed::Unwelcome) => {}
             Err(failed) => {
                 let fault = failed.fault();
-                if !is_repeatable || !destination.tries_again(client, Setback::Fault(fault)) {
+                if !is_repeatable || !destination.should_retry(client, RetryTrigger::Fault(fault)) {
                     return Err(fault);
                 }
             }

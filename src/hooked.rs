@@ -19,7 +19,7 @@ use crate::fault::{Close, Fault};
 use crate::forward::{Checked, Outcome, Target};
 use crate::generation::Generation;
 use crate::hooks::custom::{Changes, Connect, Failure, Response};
-use crate::hooks::{Answer, AuthDecision, Choice, Facts, HookState, Hooked, Login, Setback};
+use crate::hooks::{Answer, AuthDecision, Choice, Facts, HookState, Hooked, Login, RetryTrigger};
 use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite, Simple};
 use crate::mirror;
 use crate::record::Record;
@@ -327,9 +327,9 @@ impl HookedRequest {
 
     /// Whether the route wants another attempt after this. That it harms nobody is for the caller
     /// to know.
-    pub(crate) fn tries_again(&self, client: &Client<'_>, setback: Setback) -> bool {
+    pub(crate) fn should_retry(&self, client: &Client<'_>, trigger: RetryTrigger) -> bool {
         let retry = plan(&self.generation, self.route).retry.as_ref();
-        let tries = retry.is_some_and(|retry| retry.may_go_on(setback, self.attempts));
+        let tries = retry.is_some_and(|retry| retry.may_go_on(trigger, self.attempts));
         if tries {
             client.worker.metrics.retries.add(1);
         }
@@ -375,7 +375,7 @@ impl HookedRequest {
     ) -> Option<Instead> {
         let status = client.response.status;
         let is_repeatable = body.is_whole() && client.request.method.is_idempotent();
-        if is_repeatable && self.tries_again(client, Setback::Status(status)) {
+        if is_repeatable && self.should_retry(client, RetryTrigger::Status(status)) {
             return Some(Instead::Again);
         }
         let generation = self.generation.clone();

@@ -71,7 +71,7 @@ pub use self::edits::Edits;
 pub use self::facts::{Facts, HookState};
 pub use self::plan::{Choice, Hooked, Login};
 pub use self::rate::RateLimit;
-pub use self::retry::{Retry, Setback};
+pub use self::retry::{Retry, RetryTrigger};
 
 use self::answers::Pages;
 use self::custom::{Custom, Hooks};

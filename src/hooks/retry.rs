@@ -28,7 +28,7 @@ const SAVED_MAX: u64 = 10 * ATTEMPT;
 
 /// Why an attempt was no success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Setback {
+pub enum RetryTrigger {
     Fault(Fault),
     /// An answer with this status.
     Status(u16),
@@ -52,10 +52,10 @@ impl Retry {
     }
 
     /// Whether to try again after `made` attempts, which the budget pays for if so.
-    pub fn may_go_on(&self, setback: Setback, made: u32) -> bool {
-        let is_worth_it = match setback {
-            Setback::Status(status) => self.on.unavailable && matches!(status, 502..=504),
-            Setback::Fault(fault) => self.is_covered(fault),
+    pub fn may_go_on(&self, trigger: RetryTrigger, made: u32) -> bool {
+        let is_worth_it = match trigger {
+            RetryTrigger::Status(status) => self.on.unavailable && matches!(status, 502..=504),
+            RetryTrigger::Fault(fault) => self.is_covered(fault),
         };
         let less = |saved: u64| saved.checked_sub(ATTEMPT);
         made <= self.attempts
@@ -91,36 +91,36 @@ mod tests {
     fn only_what_was_asked_for_is_tried_again() {
         let none = RetryOn::default();
         let table = [
-            (Setback::Fault(Fault::OriginRefused), RetryOn { connect: true, ..none }),
-            (Setback::Fault(Fault::OriginConnectTimeout), RetryOn { connect: true, ..none }),
-            (Setback::Fault(Fault::OriginClosed), RetryOn { reset: true, ..none }),
-            (Setback::Fault(Fault::OriginReadTimeout), RetryOn { timeout: true, ..none }),
-            (Setback::Status(502), RetryOn { unavailable: true, ..none }),
-            (Setback::Status(504), RetryOn { unavailable: true, ..none }),
+            (RetryTrigger::Fault(Fault::OriginRefused), RetryOn { connect: true, ..none }),
+            (RetryTrigger::Fault(Fault::OriginConnectTimeout), RetryOn { connect: true, ..none }),
+            (RetryTrigger::Fault(Fault::OriginClosed), RetryOn { reset: true, ..none }),
+            (RetryTrigger::Fault(Fault::OriginReadTimeout), RetryOn { timeout: true, ..none }),
+            (RetryTrigger::Status(502), RetryOn { unavailable: true, ..none }),
+            (RetryTrigger::Status(504), RetryOn { unavailable: true, ..none }),
         ];
-        for (setback, on) in table {
-            assert!(retry(1, on, 20).may_go_on(setback, 1), "{setback:?}");
-            assert!(!retry(1, none, 20).may_go_on(setback, 1), "{setback:?}");
+        for (trigger, on) in table {
+            assert!(retry(1, on, 20).may_go_on(trigger, 1), "{trigger:?}");
+            assert!(!retry(1, none, 20).may_go_on(trigger, 1), "{trigger:?}");
         }
         let never = [
-            Setback::Status(500),
-            Setback::Status(505),
-            Setback::Status(404),
-            Setback::Status(200),
-            Setback::Fault(Fault::ClientGone),
-            Setback::Fault(Fault::PoolTimeout),
-            Setback::Fault(Fault::Stopping),
-            Setback::Fault(Fault::Overloaded),
+            RetryTrigger::Status(500),
+            RetryTrigger::Status(505),
+            RetryTrigger::Status(404),
+            RetryTrigger::Status(200),
+            RetryTrigger::Fault(Fault::ClientGone),
+            RetryTrigger::Fault(Fault::PoolTimeout),
+            RetryTrigger::Fault(Fault::Stopping),
+            RetryTrigger::Fault(Fault::Overloaded),
         ];
-        for setback in never {
-            assert!(!retry(1, ALL, 100).may_go_on(setback, 1), "{setback:?}");
+        for trigger in never {
+            assert!(!retry(1, ALL, 100).may_go_on(trigger, 1), "{trigger:?}");
         }
     }
 
     #[test]
     fn attempts_end() {
         let retry = retry(2, ALL, 20);
-        let tries = [1, 2, 3].map(|made| retry.may_go_on(Setback::Status(503), made));
+        let tries = [1, 2, 3].map(|made| retry.may_go_on(RetryTrigger::Status(503), made));
         assert_eq!(tries, [true, true, false]);
     }
 
@@ -130,7 +130,7 @@ mod tests {
         let mut attempts = 0;
         for _ in 0..1000 {
             retry.earn();
-            attempts += u32::from(retry.may_go_on(Setback::Status(503), 1));
+            attempts += u32::from(retry.may_go_on(RetryTrigger::Status(503), 1));
         }
         // 20 % of them, and what had been saved.
         assert_eq!(attempts, 200 + 9);
@@ -142,7 +142,7 @@ mod tests {
         for _ in 0..1_000_000 {
             retry.earn();
         }
-        let attempts = (0..100).filter(|_| retry.may_go_on(Setback::Status(503), 1)).count();
+        let attempts = (0..100).filter(|_| retry.may_go_on(RetryTrigger::Status(503), 1)).count();
         assert_eq!(attempts, 10);
     }
 }
