@@ -14,7 +14,7 @@ use crate::config::AdminConfig;
 use crate::connection::Client;
 use crate::exchange::After;
 use crate::fault::{Close, Fault, Status};
-use crate::hooked::Dress;
+use crate::hooked::ResponseStyle;
 use crate::hooks::Answer;
 use crate::http::head::RequestHead;
 use crate::http::names::Known;
@@ -55,7 +55,7 @@ pub async fn own(client: &mut Client<'_>, record: &mut Record) -> Result<Served,
     let after = after(client, true);
     let is_last = !matches!(after, After::Reuse);
     let extra = answer.extra.as_bytes();
-    let words = Words { status: answer.status, body: "", extra, dress: None };
+    let words = Words { status: answer.status, body: "", extra, style: None };
     send(client, words, is_last, record).await?;
     Ok(Served::Here(after))
 }
@@ -172,7 +172,7 @@ async fn own_answer(
     let after = after(client, true);
     let is_last = !matches!(after, After::Reuse);
     let status = Status { code, reason };
-    let words = Words { status, body, extra: extra.as_bytes(), dress: None };
+    let words = Words { status, body, extra: extra.as_bytes(), style: None };
     send(client, words, is_last, record).await?;
     Ok(Served::Here(after))
 }
@@ -218,7 +218,7 @@ pub(crate) async fn refuse_as(
     client: &Client<'_>,
     fault: Fault,
     record: &mut Record,
-    dress: Option<&Dress<'_>>,
+    style: Option<&ResponseStyle<'_>>,
 ) -> After {
     let fault = client.account.settle(fault);
     record.failed(fault);
@@ -246,7 +246,7 @@ pub(crate) async fn refuse_as(
     }
     let after = after(client, fault.spares_client());
     let is_last = !matches!(after, After::Reuse);
-    let words = Words { status, body: status.reason, extra: extra.as_bytes(), dress };
+    let words = Words { status, body: status.reason, extra: extra.as_bytes(), style };
     match send(client, words, is_last, record).await {
         Ok(()) => after,
         Err(_) => After::Close(Close::ClientGone),
@@ -268,12 +268,12 @@ fn after(client: &Client<'_>, is_spared: bool) -> After {
 pub(crate) async fn give(
     client: &Client<'_>,
     answer: &Answer<'_>,
-    dress: Option<&Dress<'_>>,
+    style: Option<&ResponseStyle<'_>>,
     record: &mut Record,
 ) -> Result<After, Fault> {
     let after = after(client, true);
     let is_last = !matches!(after, After::Reuse);
-    let words = Words { status: answer.status, body: &answer.body, extra: &answer.fields, dress };
+    let words = Words { status: answer.status, body: &answer.body, extra: &answer.fields, style };
     send(client, words, is_last, record).await?;
     Ok(after)
 }
@@ -285,7 +285,7 @@ struct Words<'a> {
     /// Whole field lines.
     extra: &'a [u8],
     /// What the hooks of its route make of it.
-    dress: Option<&'a Dress<'a>>,
+    style: Option<&'a ResponseStyle<'a>>,
 }
 
 async fn send(
@@ -294,7 +294,7 @@ async fn send(
     is_last: bool,
     record: &mut Record,
 ) -> Result<(), Fault> {
-    let Words { status, body, extra, dress } = words;
+    let Words { status, body, extra, style } = words;
     let worker = client.worker;
     let connection = if is_last { ConnectionOut::Close } else { client.kept_alive() };
     let sent = worker.send_built(client.socket, |out| {
@@ -307,9 +307,9 @@ async fn send(
             date: &worker.date.now(),
             is_head_only: client.request.method == Method::Head,
         };
-        match dress {
+        match style {
             None => rewrite::simple(out, &simple),
-            Some(dress) => dress.put(out, &simple),
+            Some(style) => style.put(out, &simple),
         }
         Ok::<_, Infallible>(out.len())
     });

@@ -50,7 +50,7 @@ pub(crate) enum Instead {
 }
 
 /// What our own answers on a route with hooks look like.
-pub(crate) struct Dress<'a> {
+pub(crate) struct ResponseStyle<'a> {
     plan: &'a Hooked,
     facts: Facts<'a>,
     state: &'a HookState,
@@ -105,13 +105,13 @@ pub(crate) async fn refuse(
     let plan = plan(&generation, hooked.route);
     let failure = Failure { status: status.code, error: fault.name() };
     let own = plan.custom.iter().find_map(|custom| custom.on_error(&failure));
-    let dress = Dress {
+    let style = ResponseStyle {
         plan,
         facts: facts(client, hooked.now_us),
         state: &hooked.state,
         page: own.or_else(|| plan.page(status.code)),
     };
-    answer::refuse_as(client, fault, record, Some(&dress)).await
+    answer::refuse_as(client, fault, record, Some(&style)).await
 }
 
 fn plan(generation: &Generation, route: Route) -> &Hooked {
@@ -405,12 +405,12 @@ impl HookedRequest {
         if answer.status.code == 429 {
             client.worker.metrics.limited.add(1);
         }
-        let dress = Dress::new(plan, facts(client, self.now_us), &self.state, &answer);
-        answer::give(client, &answer, Some(&dress), record).await
+        let style = ResponseStyle::new(plan, facts(client, self.now_us), &self.state, &answer);
+        answer::give(client, &answer, Some(&style), record).await
     }
 }
 
-impl<'a> Dress<'a> {
+impl<'a> ResponseStyle<'a> {
     /// What `answer` looks like, which may have been given in ringway's own words.
     pub(crate) fn new(
         plan: &'a Hooked,

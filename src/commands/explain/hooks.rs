@@ -11,7 +11,7 @@ use crate::auth_request;
 use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses};
 use crate::date::DateLine;
 use crate::forward::Outcome;
-use crate::hooked::Dress;
+use crate::hooked::ResponseStyle;
 use crate::hooks::{self, Answer, Choice, Facts, HookState};
 use crate::http::BodyLength;
 use crate::http::rewrite::{self, ConnectionOut, RequestRewrite, Simple};
@@ -132,7 +132,7 @@ impl<'a> Asked<'a> {
             date: &DateLine::default().now(),
             is_head_only: true,
         };
-        Dress::new(self.plan, self.facts, state, answer).put(&mut head, &simple);
+        ResponseStyle::new(self.plan, self.facts, state, answer).put(&mut head, &simple);
         self.section.fact("answer", lines_of(&head));
         Ending::Own(format!("the hooks answer {}", answer.status.code))
     }
