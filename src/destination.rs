@@ -11,7 +11,7 @@ use crate::exchange::{After, Failed};
 use crate::fault::Fault;
 use crate::forwarding::{self, Forwarded, Hop};
 use crate::generation::Generation;
-use crate::hooked::{self, HookedRequest, Instead};
+use crate::hooked::{self, HookedRequest, ResponseOverride};
 use crate::hooks::RetryTrigger;
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, HostRule, RequestRewrite, ResponseRewrite};
@@ -181,27 +181,27 @@ impl Destination {
 
     /// What the route's hooks put in place of the origin's answer, which `buffer` begins with.
     #[inline]
-    pub(crate) fn instead(
+    pub(crate) fn response_override(
         &mut self,
         client: &Client<'_>,
         buffer: &HeadBuffer,
         body: &RequestBody,
-    ) -> Option<Instead> {
+    ) -> Option<ResponseOverride> {
         match self {
-            Self::Hooked(hooked) => hooked.instead(client, buffer, body),
+            Self::Hooked(hooked) => hooked.response_override(client, buffer, body),
             Self::Route(_) | Self::Forward(_) => None,
         }
     }
 
-    /// Does what `instead` has said.
-    pub(crate) async fn answer_instead(
+    /// Does what `response_override` has said.
+    pub(crate) async fn apply_override(
         &mut self,
         client: &Client<'_>,
-        instead: Instead,
+        response_override: ResponseOverride,
         record: &mut Record,
     ) -> Result<After, Failed> {
-        match (self, instead) {
-            (Self::Hooked(hooked), Instead::Answer(answer)) => {
+        match (self, response_override) {
+            (Self::Hooked(hooked), ResponseOverride::Respond(answer)) => {
                 Ok(hooked.answer(client, answer, record).await?)
             }
             _ => Err(Failed::Unwelcome),

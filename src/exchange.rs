@@ -253,9 +253,9 @@ async fn attempt(
         record.moved(upload.end().await, 0);
         return Err(Fault::ParentRefused.into());
     }
-    if let Some(instead) = destination.instead(client, &buffer, body) {
+    if let Some(response_override) = destination.response_override(client, &buffer, body) {
         record.moved(upload.end().await, 0);
-        return Box::pin(destination.answer_instead(client, instead, record)).await;
+        return Box::pin(destination.apply_override(client, response_override, record)).await;
     }
     record.answered(client.response.status);
     let delivered = {

@@ -43,10 +43,10 @@ pub struct HookedRequest {
 }
 
 /// What comes in place of an origin's answer.
-pub(crate) enum Instead {
+pub(crate) enum ResponseOverride {
     /// Another attempt.
-    Again,
-    Answer(Answer<'static>),
+    Retry,
+    Respond(Answer<'static>),
 }
 
 /// What our own answers on a route with hooks look like.
@@ -367,16 +367,16 @@ impl HookedRequest {
 
     /// What comes in place of the origin's answer, which `client.response` is and `buffer` begins
     /// with; mostly nothing.
-    pub(crate) fn instead(
+    pub(crate) fn response_override(
         &mut self,
         client: &Client<'_>,
         buffer: &HeadBuffer,
         body: &RequestBody,
-    ) -> Option<Instead> {
+    ) -> Option<ResponseOverride> {
         let status = client.response.status;
         let is_repeatable = body.is_whole() && client.request.method.is_idempotent();
         if is_repeatable && self.should_retry(client, RetryTrigger::Status(status)) {
-            return Some(Instead::Again);
+            return Some(ResponseOverride::Retry);
         }
         let generation = self.generation.clone();
         let plan = plan(&generation, self.route);
@@ -386,10 +386,10 @@ impl HookedRequest {
             let changes = &mut self.state.response_changes;
             let mut response = Response::new(&client.response, buffer.filled(), changes);
             if let Some(answer) = custom.on_response(&mut response) {
-                return Some(Instead::Answer(answer));
+                return Some(ResponseOverride::Respond(answer));
             }
         }
-        plan.page_for_origin(status).map(|page| Instead::Answer(page.into_owned()))
+        plan.page_for_origin(status).map(|page| ResponseOverride::Respond(page.into_owned()))
     }
 
     /// Gives an answer of the route's own.
