@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::config::HostPolicy;
 use crate::connection::Client;
-use crate::exchange::{Failed, INTERIM_ANSWERS_MAX, no_room, send_to_origin, unless_gone};
+use crate::exchange::{AttemptError, INTERIM_ANSWERS_MAX, no_room, send_to_origin, unless_gone};
 use crate::fault::Fault;
 use crate::hooks::{AuthDecision, AuthRequest, Facts};
 use crate::http::head::ResponseHead;
@@ -61,7 +61,7 @@ async fn answered(
         let may_repeat = lease.is_reused && !is_fresh;
         match attempt(client, upstream, lease, auth_request, facts, deadline).await {
             Ok(decision) => return Ok(decision),
-            Err(Failed::Fault(fault)) => return Err(fault),
+            Err(AttemptError::Fault(fault)) => return Err(fault),
             Err(_) if may_repeat => is_fresh = true,
             Err(_) => return Err(Fault::OriginClosed),
         }
@@ -75,7 +75,7 @@ async fn attempt(
     auth_request: &AuthRequest,
     facts: &Facts<'_>,
     deadline: Instant,
-) -> Result<AuthDecision, Failed> {
+) -> Result<AuthDecision, AttemptError> {
     let mut lease = client.slot.reach(lease);
     let origin = upstream.origin(lease.origin()).map(|origin| origin.authority.as_str());
     let host = host(upstream.host(), origin);
@@ -99,7 +99,7 @@ async fn read_answer(
     client: &Client<'_>,
     lease: &mut Lease,
     deadline: Instant,
-) -> Result<(ResponseHead, HeadBuffer), Failed> {
+) -> Result<(ResponseHead, HeadBuffer), AttemptError> {
     let limits = &client.generation.head_limits;
     let left = || deadline.saturating_duration_since(Instant::now());
     let mut interims = 0;
@@ -111,7 +111,7 @@ async fn read_answer(
         }
         match received {
             Ok(0) | Err(Waited::Failed(_)) if buffer.is_empty() && interims == 0 => {
-                return Err(Failed::Unanswered);
+                return Err(AttemptError::NoResponse);
             }
             Ok(0) | Err(Waited::Failed(_)) => return Err(Fault::OriginTruncated.into()),
             Ok(_) => {}
@@ -144,7 +144,7 @@ async fn wait_on(
     lease: &mut Lease,
     buffer: HeadBuffer,
     limit: Duration,
-) -> Result<(Result<usize, Waited>, HeadBuffer), Failed> {
+) -> Result<(Result<usize, Waited>, HeadBuffer), AttemptError> {
     let origin = lease.socket().clone();
     let half_close = client.generation.config.server.half_close;
     let wait = lease.recv_more(buffer, limit);

@@ -10,7 +10,7 @@ use crate::answer::send_rest;
 use crate::connection::Client;
 use crate::date::DATE_BYTES;
 use crate::destination::Destination;
-use crate::exchange::{After, Failed};
+use crate::exchange::{After, AttemptError};
 use crate::fault::{Close, Fault};
 use crate::http::chunked::{ChunkScanner, LAST_CHUNK};
 use crate::http::rewrite::{BodyOut, ConnectionOut, ResponseRewrite};
@@ -71,7 +71,7 @@ pub(crate) async fn deliver(
     destination: &Destination,
     progress: &Progress,
     record: &mut Record,
-) -> Result<After, Failed> {
+) -> Result<After, AttemptError> {
     let (worker, control) = (client.worker, &progress.delivery);
     let is_uploaded = progress.is_complete();
     let mut plan = Plan::of(client, is_uploaded);

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use crate::config::HostPolicy;
 use crate::connection::Client;
-use crate::exchange::{After, Failed};
+use crate::exchange::{After, AttemptError};
 use crate::fault::Fault;
 use crate::forwarding::{self, Forwarded, Hop};
 use crate::generation::Generation;
@@ -199,12 +199,12 @@ impl Destination {
         client: &Client<'_>,
         response_override: ResponseOverride,
         record: &mut Record,
-    ) -> Result<After, Failed> {
+    ) -> Result<After, AttemptError> {
         match (self, response_override) {
             (Self::Hooked(hooked), ResponseOverride::Respond(answer)) => {
                 Ok(hooked.answer(client, answer, record).await?)
             }
-            _ => Err(Failed::Unwelcome),
+            _ => Err(AttemptError::RetryRequested),
         }
     }
 }

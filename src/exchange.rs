@@ -140,9 +140,9 @@ async fn try_until_served(
         match attempt(client, lease, destination, body, record).await {
             Ok(after) => return Ok(after),
             Err(failed) if client.account.is_ended() => return Err(failed.fault()),
-            Err(Failed::Unsent) if may_repeat => {}
-            Err(Failed::Unanswered) if may_repeat && is_repeatable => {}
-            Err(Failed::Unwelcome) => {}
+            Err(AttemptError::NotSent) if may_repeat => {}
+            Err(AttemptError::NoResponse) if may_repeat && is_repeatable => {}
+            Err(AttemptError::RetryRequested) => {}
             Err(failed) => {
                 let fault = failed.fault();
                 if !is_repeatable || !destination.should_retry(client, RetryTrigger::Fault(fault)) {
@@ -175,26 +175,26 @@ pub(crate) async fn unless_gone<T>(
 
 /// How one attempt on one connection failed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Failed {
+pub(crate) enum AttemptError {
     /// The connection was dead: not a byte of the request went out.
-    Unsent,
+    NotSent,
     /// The connection died before a byte of an answer.
-    Unanswered,
+    NoResponse,
     /// The answer is one after which the route wants another attempt.
-    Unwelcome,
+    RetryRequested,
     Fault(Fault),
 }
 
-impl Failed {
+impl AttemptError {
     fn fault(self) -> Fault {
         match self {
-            Self::Unsent | Self::Unanswered | Self::Unwelcome => Fault::OriginClosed,
+            Self::NotSent | Self::NoResponse | Self::RetryRequested => Fault::OriginClosed,
             Self::Fault(fault) => fault,
         }
     }
 }
 
-impl From<Fault> for Failed {
+impl From<Fault> for AttemptError {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
     }
@@ -206,7 +206,7 @@ async fn attempt(
     destination: &mut Destination,
     body: &RequestBody,
     record: &mut Record,
-) -> Result<After, Failed> {
+) -> Result<After, AttemptError> {
     let worker = client.worker;
     let mut lease = client.slot.reach(lease);
     client.account.waits_on.set(WaitsOn::OriginToAnswer);
@@ -235,7 +235,7 @@ async fn attempt(
         record.moved(progress.control.received.get(), 0);
         // The client's side failed, or the origin took nothing for too long: no answer will make
         // sense any more, and the origin must not take what it has for the whole.
-        return Err(Failed::Fault(fault));
+        return Err(AttemptError::Fault(fault));
     }
     let buffer = match reply {
         Ok(buffer) => buffer,
@@ -277,7 +277,7 @@ async fn send_request(
     lease: &Lease,
     destination: &Destination,
     body: &RequestBody,
-) -> Result<(), Failed> {
+) -> Result<(), AttemptError> {
     let text = client.inbox.filled();
     let head = &client.request;
     send_to_origin(client, lease, |out| {
@@ -301,7 +301,7 @@ pub(crate) async fn send_to_origin(
     client: &Client<'_>,
     lease: &Lease,
     build: impl FnOnce(&mut Vec<u8>),
-) -> Result<(), Failed> {
+) -> Result<(), AttemptError> {
     let worker = client.worker;
     let sent = worker.send_built(lease.socket(), |out| {
         build(out);
@@ -311,14 +311,14 @@ pub(crate) async fn send_to_origin(
         Ok(sent) => sent.rest,
         // Nothing went out; where the origin has said something before it closed (408, say), a new
         // connection gets the same answer.
-        Err(Unsent::Broken) => return Err(Failed::Unsent),
+        Err(Unsent::Broken) => return Err(AttemptError::NotSent),
         Err(Unsent::Refused(never)) => match never {},
     };
     if let Some(rest) = rest {
         client.origin(lease.socket()).send_all(&rest).await.map_err(|waited| match waited {
-            Waited::Expired => Failed::Fault(Fault::OriginWriteTimeout),
-            Waited::Interrupted => Failed::Fault(Fault::Stopping),
-            Waited::Failed(_) => Failed::Unanswered,
+            Waited::Expired => AttemptError::Fault(Fault::OriginWriteTimeout),
+            Waited::Interrupted => AttemptError::Fault(Fault::Stopping),
+            Waited::Failed(_) => AttemptError::NoResponse,
         })?;
     }
     Ok(())
@@ -332,7 +332,7 @@ async fn read_reply(
     client: &mut Client<'_>,
     lease: &mut Lease,
     progress: &Progress,
-) -> Result<HeadBuffer, Failed> {
+) -> Result<HeadBuffer, AttemptError> {
     let mut interims = 0;
     client.response.reset();
     let read = client.generation.config.timeouts.read;
@@ -342,13 +342,13 @@ async fn read_reply(
             (received, buffer) = wait_on(client, lease, buffer, progress).await?;
         }
         match received {
-            Ok(0) if buffer.is_empty() && interims == 0 => return Err(Failed::Unanswered),
+            Ok(0) if buffer.is_empty() && interims == 0 => return Err(AttemptError::NoResponse),
             Ok(0) => return Err(Fault::OriginTruncated.into()),
             Ok(_) => {}
             Err(Waited::Expired) => return Err(Fault::OriginReadTimeout.into()),
             Err(Waited::Interrupted) => return Err(Fault::Stopping.into()),
             Err(Waited::Failed(_)) if buffer.is_empty() && interims == 0 => {
-                return Err(Failed::Unanswered);
+                return Err(AttemptError::NoResponse);
             }
             Err(Waited::Failed(_)) => return Err(Fault::OriginTruncated.into()),
         }
@@ -392,7 +392,7 @@ async fn wait_on(
     lease: &mut Lease,
     mut buffer: HeadBuffer,
     progress: &Progress,
-) -> Result<(Result<usize, Waited>, HeadBuffer), Failed> {
+) -> Result<(Result<usize, Waited>, HeadBuffer), AttemptError> {
     let read = client.generation.config.timeouts.read;
     let began_ms = clock::coarse_ms().saturating_sub(HANG_UP_AFTER.as_millis() as u64);
     let origin = lease.socket().clone();
