@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use crate::config::{Config, ParentConfig};
 use crate::connection::Client;
 use crate::fault::Fault;
-use crate::forward::{Checked, Outcome, Policy, Target, UserId, Verdict};
+use crate::forward::{Checked, LoginOutcome, Policy, Target, UserId, Verdict};
 use crate::generation::Generation;
 use crate::http::TargetForm;
 use crate::http::head::RequestHead;
@@ -190,10 +190,10 @@ async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
         }
     };
     match outcome {
-        Outcome::Known(user) => return Ok(Some(user)),
-        Outcome::Wrong => worker.metrics.auth_failures.add(1),
-        Outcome::TooManyFailures { .. } => return Err(Fault::TooManyLogins),
-        Outcome::Busy => return Err(Fault::LoginsBusy),
+        LoginOutcome::Known(user) => return Ok(Some(user)),
+        LoginOutcome::Wrong => worker.metrics.auth_failures.add(1),
+        LoginOutcome::TooManyFailures { .. } => return Err(Fault::TooManyLogins),
+        LoginOutcome::Busy => return Err(Fault::LoginsBusy),
     }
     Err(Fault::LoginRequired)
 }

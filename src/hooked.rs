@@ -16,7 +16,7 @@ use crate::connection::Client;
 use crate::destination::{Destination, Routed};
 use crate::exchange::After;
 use crate::fault::{Close, Fault};
-use crate::forward::{Checked, Outcome, Target};
+use crate::forward::{Checked, LoginOutcome, Target};
 use crate::generation::Generation;
 use crate::hooks::custom::{Changes, Connect, Failure, Response};
 use crate::hooks::{Answer, AuthDecision, Choice, Facts, HookState, Hooked, Login, RetryTrigger};
@@ -288,15 +288,15 @@ async fn log_in(
         }
     };
     Ok(match outcome {
-        Outcome::Known(_) => None,
-        Outcome::Wrong => {
+        LoginOutcome::Known(_) => None,
+        LoginOutcome::Wrong => {
             client.worker.metrics.auth_failures.add(1);
             Some(login.refused())
         }
-        Outcome::TooManyFailures { retry_after_s } => {
+        LoginOutcome::TooManyFailures { retry_after_s } => {
             Some(Answer::plain(429, format!("Retry-After: {retry_after_s}\r\n").into_bytes()))
         }
-        Outcome::Busy => Some(Answer::plain(503, b"Retry-After: 1\r\n".to_vec())),
+        LoginOutcome::Busy => Some(Answer::plain(503, b"Retry-After: 1\r\n".to_vec())),
     })
 }
 

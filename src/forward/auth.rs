@@ -63,13 +63,13 @@ pub struct Authenticator {
 /// What is known at once.
 #[derive(Debug)]
 pub enum Checked {
-    Done(Outcome),
+    Done(LoginOutcome),
     /// A thread has to look at the password first.
     Pending(Verification),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum LoginOutcome {
     Known(UserId),
     /// No such user, another password, or a field that cannot be read.
     Wrong,
@@ -82,7 +82,7 @@ pub enum Outcome {
 
 /// The outcome to come. Dropping it gives up on it.
 #[derive(Debug)]
-pub struct Verification(oneshot::Receiver<Outcome>);
+pub struct Verification(oneshot::Receiver<LoginOutcome>);
 
 /// A keyed digest of a name and a password.
 type Tag = [u8; 32];
@@ -131,7 +131,7 @@ struct Job {
 
 struct Waiter {
     client: IpAddr,
-    reply: oneshot::Sender<Outcome>,
+    reply: oneshot::Sender<LoginOutcome>,
 }
 
 /// How much has been said about failures lately.
@@ -254,7 +254,7 @@ impl Drop for Authenticator {
 }
 
 impl Checked {
-    pub async fn outcome(self) -> Outcome {
+    pub async fn outcome(self) -> LoginOutcome {
         match self {
             Self::Done(outcome) => outcome,
             Self::Pending(verification) => verification.outcome().await,
@@ -263,9 +263,9 @@ impl Checked {
 }
 
 impl Verification {
-    pub async fn outcome(self) -> Outcome {
+    pub async fn outcome(self) -> LoginOutcome {
         // Without a reply the threads have ended: there is a newer configuration, or no more.
-        self.0.await.unwrap_or(Outcome::Busy)
+        self.0.await.unwrap_or(LoginOutcome::Busy)
     }
 }
 
@@ -277,16 +277,16 @@ impl Shared {
         let mut state = self.lock();
         let standing = state.failures.standing(client, now_ms);
         if let Standing::Blocked { retry_after_s } = standing {
-            return Checked::Done(Outcome::TooManyFailures { retry_after_s });
+            return Checked::Done(LoginOutcome::TooManyFailures { retry_after_s });
         }
         if let Some(id) = user.filter(|id| state.is_known(*id, &tag, now_ms)) {
-            return Checked::Done(Outcome::Known(id));
+            return Checked::Done(LoginOutcome::Known(id));
         }
         let is_new = !state.waiters.contains_key(&tag);
         let is_full = state.waiter_count >= WAITERS_MAX
             || (is_new && (standing != Standing::MayTry || state.queue.len() >= QUEUE_MAX));
         if is_full {
-            return Checked::Done(Outcome::Busy);
+            return Checked::Done(LoginOutcome::Busy);
         }
         let (reply, outcome) = oneshot::channel();
         state.waiters.entry(tag).or_default().push(Waiter { client, reply });
@@ -301,10 +301,10 @@ impl Shared {
         Checked::Pending(Verification(outcome))
     }
 
-    fn refuse_unreadable(&self, client: IpAddr, now_ms: u64) -> Outcome {
+    fn refuse_unreadable(&self, client: IpAddr, now_ms: u64) -> LoginOutcome {
         let mut state = self.lock();
         if let Standing::Blocked { retry_after_s } = state.failures.standing(client, now_ms) {
-            return Outcome::TooManyFailures { retry_after_s };
+            return LoginOutcome::TooManyFailures { retry_after_s };
         }
         let is_last = state.failures.fail(client, now_ms);
         drop(state);
@@ -312,7 +312,7 @@ impl Shared {
         if is_last {
             self.report_blocked(client, now_ms);
         }
-        Outcome::Wrong
+        LoginOutcome::Wrong
     }
 
     fn tag(&self, pair: &[u8]) -> Tag {
@@ -379,7 +379,7 @@ impl Shared {
             let reason = if job.user.is_some() { "wrong password" } else { "no such user" };
             self.report(job.client, job.name(), reason, now_ms);
         }
-        let outcome = user.map_or(Outcome::Wrong, Outcome::Known);
+        let outcome = user.map_or(LoginOutcome::Wrong, LoginOutcome::Known);
         for waiter in waiters {
             // Who has gone needs no outcome.
             let _ = waiter.reply.send(outcome);
@@ -528,7 +528,7 @@ mod tests {
         std::net::Ipv4Addr::from_bits(0x0a00_0000 | last).into()
     }
 
-    fn settled(checked: Checked) -> Outcome {
+    fn settled(checked: Checked) -> LoginOutcome {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let outcome = async { tokio::time::timeout(PATIENCE, checked.outcome()).await };
         runtime.block_on(outcome).expect("an outcome")
@@ -536,7 +536,7 @@ mod tests {
 
     /// What a login gets, and that nothing was hashed for it.
     #[track_caller]
-    fn at_once(checked: Checked) -> Outcome {
+    fn at_once(checked: Checked) -> LoginOutcome {
         match checked {
             Checked::Done(outcome) => outcome,
             Checked::Pending(_) => panic!("a password is being hashed"),
@@ -548,9 +548,9 @@ mod tests {
         assert!(matches!(checked, Checked::Pending(_)), "{checked:?}");
     }
 
-    fn name<'a>(authenticator: &'a Authenticator, outcome: &Outcome) -> Option<&'a str> {
+    fn name<'a>(authenticator: &'a Authenticator, outcome: &LoginOutcome) -> Option<&'a str> {
         match outcome {
-            Outcome::Known(id) => Some(authenticator.name(*id)),
+            LoginOutcome::Known(id) => Some(authenticator.name(*id)),
             _ => None,
         }
     }
@@ -574,7 +574,7 @@ mod tests {
             for (user, password, expected) in table {
                 let outcome = settled(authenticator.check(address(1), &field(user, password)));
                 assert_eq!(name(&authenticator, &outcome), expected, "{user} {password}");
-                assert!(expected.is_some() || outcome == Outcome::Wrong, "{outcome:?}");
+                assert!(expected.is_some() || outcome == LoginOutcome::Wrong, "{outcome:?}");
             }
         }
     }
@@ -595,7 +595,7 @@ mod tests {
         // Another password is hashed, and leaves the right one known.
         let wrong = authenticator.check(address(1), &field("alice", "open sesamf"));
         assert_pending(&wrong);
-        assert_eq!(settled(wrong), Outcome::Wrong);
+        assert_eq!(settled(wrong), LoginOutcome::Wrong);
         assert_eq!(at_once(check(before_ms)), outcome);
         let after_ms = clock::coarse_ms() + KNOWN_MS;
         assert_eq!(settled(check(after_ms)), outcome);
@@ -643,7 +643,7 @@ mod tests {
         let authenticator =
             Authenticator::start_with(users, &config(10), 1, everything_fits).unwrap();
         let outcome = settled(authenticator.check(address(1), &field("mallory", "a")));
-        assert_eq!(outcome, Outcome::Wrong);
+        assert_eq!(outcome, LoginOutcome::Wrong);
         assert_eq!(authenticator.verifications(), 1);
         let outcome = settled(authenticator.check(address(1), &field("alice", "b")));
         assert_eq!(name(&authenticator, &outcome), Some("alice"));
@@ -679,10 +679,10 @@ mod tests {
             .collect();
         gated.outcomes.send(false).unwrap();
         for check in checks {
-            assert_eq!(settled(check), Outcome::Wrong);
+            assert_eq!(settled(check), LoginOutcome::Wrong);
         }
         let first = at_once(gated.authenticator.check(address(1), &wrong));
-        assert!(matches!(first, Outcome::TooManyFailures { .. }), "{first:?}");
+        assert!(matches!(first, LoginOutcome::TooManyFailures { .. }), "{first:?}");
         assert_pending(&gated.authenticator.check(address(2), &wrong));
     }
 
@@ -697,7 +697,7 @@ mod tests {
         gated.outcomes.send(false).unwrap();
         assert_eq!(gated.begun.recv_timeout(PATIENCE).unwrap(), b"last");
         gated.outcomes.send(true).unwrap();
-        assert_eq!(settled(first), Outcome::Wrong);
+        assert_eq!(settled(first), LoginOutcome::Wrong);
         assert_eq!(name(&gated.authenticator, &settled(last)), Some("alice"));
         assert_eq!(gated.authenticator.verifications(), 2);
         let mut state = gated.authenticator.shared.lock();
@@ -717,12 +717,12 @@ mod tests {
         let known = settled(authenticator.check(address(1), &right));
         for password in ["a", "b"] {
             let outcome = settled(authenticator.check(address(1), &field("alice", password)));
-            assert_eq!(outcome, Outcome::Wrong);
+            assert_eq!(outcome, LoginOutcome::Wrong);
         }
         let hashed = authenticator.verifications();
         for field in [&right, &field("alice", "c"), &b"Basic !".to_vec()] {
             let outcome = at_once(authenticator.check(address(1), field));
-            let Outcome::TooManyFailures { retry_after_s } = outcome else {
+            let LoginOutcome::TooManyFailures { retry_after_s } = outcome else {
                 panic!("{outcome:?}");
             };
             assert!((1..=60).contains(&retry_after_s), "{retry_after_s}");
@@ -737,10 +737,10 @@ mod tests {
     fn a_field_that_cannot_be_read_is_a_failure() {
         let authenticator = stalled(3);
         for field in [b"".as_slice(), b"Bearer abc", b"Basic YTpi="] {
-            assert_eq!(at_once(authenticator.check(address(1), field)), Outcome::Wrong);
+            assert_eq!(at_once(authenticator.check(address(1), field)), LoginOutcome::Wrong);
         }
         let outcome = at_once(authenticator.check(address(1), b"Basic YTpi"));
-        assert!(matches!(outcome, Outcome::TooManyFailures { .. }), "{outcome:?}");
+        assert!(matches!(outcome, LoginOutcome::TooManyFailures { .. }), "{outcome:?}");
     }
 
     #[test]
@@ -749,7 +749,7 @@ mod tests {
         let check = |password| authenticator.check(address(1), &field("alice", password));
         let pending: Vec<_> = ["a", "b", "c"].map(check).into_iter().collect();
         pending.iter().for_each(assert_pending);
-        assert_eq!(at_once(check("d")), Outcome::Busy);
+        assert_eq!(at_once(check("d")), LoginOutcome::Busy);
         // One that is under way already gives no further guess.
         assert_pending(&check("b"));
         assert_pending(&authenticator.check(address(2), &field("alice", "d")));
@@ -766,7 +766,7 @@ mod tests {
         pending.iter().for_each(assert_pending);
         for last in 0..1_000_000 {
             let last = QUEUE_MAX as u32 + last;
-            assert_eq!(at_once(check(last)), Outcome::Busy);
+            assert_eq!(at_once(check(last)), LoginOutcome::Busy);
         }
         let state = authenticator.shared.lock();
         assert_eq!((state.queue.len(), state.waiters.len()), (QUEUE_MAX, QUEUE_MAX));
@@ -778,7 +778,7 @@ mod tests {
         let check = || authenticator.check(address(1), &field("alice", "x"));
         let pending: Vec<_> = (0..WAITERS_MAX).map(|_| check()).collect();
         pending.iter().for_each(assert_pending);
-        assert_eq!(at_once(check()), Outcome::Busy);
+        assert_eq!(at_once(check()), LoginOutcome::Busy);
         assert_eq!(authenticator.shared.lock().waiter_count, WAITERS_MAX);
     }
 
@@ -800,14 +800,14 @@ mod tests {
         let shared = Arc::downgrade(&gated.authenticator.shared);
         drop(gated.authenticator);
         gated.outcomes.send(true).unwrap();
-        assert!(matches!(settled(hashing), Outcome::Known(_)));
-        assert_eq!(settled(queued), Outcome::Busy);
+        assert!(matches!(settled(hashing), LoginOutcome::Known(_)));
+        assert_eq!(settled(queued), LoginOutcome::Busy);
         // The thread has let go of the gate: it has ended.
         let gone = gated.begun.recv_timeout(PATIENCE);
         assert_eq!(gone, Err(mpsc::RecvTimeoutError::Disconnected));
         assert!(shared.upgrade().is_none());
         let orphan = stalled(1).check(address(1), &field("a", "b"));
-        assert_eq!(settled(orphan), Outcome::Busy);
+        assert_eq!(settled(orphan), LoginOutcome::Busy);
     }
 
     #[test]

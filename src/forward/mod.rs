@@ -20,7 +20,7 @@ mod rules;
 pub mod target;
 pub mod users;
 
-pub use self::auth::{Authenticator, Checked, Outcome, Verification};
+pub use self::auth::{Authenticator, Checked, LoginOutcome, Verification};
 pub use self::policy::{Policy, Verdict};
 pub use self::target::Target;
 pub use self::users::{UserId, Users};

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use crate::fault::Fault;
-use crate::forward::{Outcome, Target, Verdict};
+use crate::forward::{LoginOutcome, Target, Verdict};
 use crate::forwarding;
 use crate::http::names::Known;
 use crate::http::rewrite::{self, HostRule};
@@ -133,15 +133,17 @@ fn log_in(case: &Case<'_>, section: &mut Section) -> Step<()> {
     };
     let checked = authenticator.check(case.client, field.value.of(&case.text));
     match addresses::wait_for(checked.outcome()) {
-        Ok(Outcome::Known(_)) => {
+        Ok(LoginOutcome::Known(_)) => {
             section.fact("user", "known");
             Ok(())
         }
-        Ok(Outcome::Wrong) => wanted("forward.users_file has no such user, or another password"),
-        Ok(Outcome::TooManyFailures { .. }) => {
+        Ok(LoginOutcome::Wrong) => {
+            wanted("forward.users_file has no such user, or another password")
+        }
+        Ok(LoginOutcome::TooManyFailures { .. }) => {
             Err(Ending::Refused(Fault::TooManyLogins, "forward.auth_failures".to_owned()))
         }
-        Ok(Outcome::Busy) | Err(_) => {
+        Ok(LoginOutcome::Busy) | Err(_) => {
             Err(Ending::Refused(Fault::LoginsBusy, "the password was not looked at".to_owned()))
         }
     }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::auth_request;
 use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses};
 use crate::date::DateLine;
-use crate::forward::Outcome;
+use crate::forward::LoginOutcome;
 use crate::hooked::ResponseStyle;
 use crate::hooks::{self, Answer, Choice, Facts, HookState};
 use crate::http::BodyLength;
@@ -171,11 +171,11 @@ impl<'a> Asked<'a> {
             None => return Err(self.answered(&login.refused(), state)),
         };
         match addresses::wait_for(outcome) {
-            Ok(Outcome::Known(user)) => self.section.fact("user", known.name(user)),
-            Ok(Outcome::Wrong | Outcome::TooManyFailures { .. }) => {
+            Ok(LoginOutcome::Known(user)) => self.section.fact("user", known.name(user)),
+            Ok(LoginOutcome::Wrong | LoginOutcome::TooManyFailures { .. }) => {
                 return Err(self.answered(&login.refused(), state));
             }
-            Ok(Outcome::Busy) | Err(_) => {
+            Ok(LoginOutcome::Busy) | Err(_) => {
                 self.section.fact("user", "the password was not looked at")
             }
         };
