@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::admin_guard::{self, Caller, Denied};
 use crate::config::AdminConfig;
 use crate::connection::Client;
-use crate::exchange::After;
+use crate::exchange::Outcome;
 use crate::fault::{Close, Fault, Status};
 use crate::hooked::ResponseStyle;
 use crate::hooks::Answer;
@@ -28,7 +28,7 @@ use crate::worker::{Sent, Unsent};
 
 /// Whether a request was answered without an origin.
 pub enum Served {
-    Here(After),
+    Here(Outcome),
     Elsewhere,
 }
 
@@ -52,12 +52,12 @@ pub async fn own(client: &mut Client<'_>, record: &mut Record) -> Result<Served,
         },
         _ => return Ok(Served::Elsewhere),
     };
-    let after = after(client, true);
-    let is_last = !matches!(after, After::Reuse);
+    let outcome = outcome_after(client, true);
+    let is_last = !matches!(outcome, Outcome::Reuse);
     let extra = answer.extra.as_bytes();
     let words = Words { status: answer.status, body: "", extra, style: None };
     send(client, words, is_last, record).await?;
-    Ok(Served::Here(after))
+    Ok(Served::Here(outcome))
 }
 
 struct Own {
@@ -169,12 +169,12 @@ async fn own_answer(
         403 => "Forbidden",
         _ => "Method Not Allowed",
     };
-    let after = after(client, true);
-    let is_last = !matches!(after, After::Reuse);
+    let outcome = outcome_after(client, true);
+    let is_last = !matches!(outcome, Outcome::Reuse);
     let status = Status { code, reason };
     let words = Words { status, body, extra: extra.as_bytes(), style: None };
     send(client, words, is_last, record).await?;
-    Ok(Served::Here(after))
+    Ok(Served::Here(outcome))
 }
 
 /// Tells a client that there is no room for it, without taking its request in.
@@ -209,7 +209,7 @@ pub async fn turn_away(slot: &ConnectionSlot) {
 }
 
 /// Tells the client what went wrong, if anybody is left to tell.
-pub async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) -> After {
+pub async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) -> Outcome {
     refuse_as(client, fault, record, None).await
 }
 
@@ -219,16 +219,16 @@ pub(crate) async fn refuse_as(
     fault: Fault,
     record: &mut Record,
     style: Option<&ResponseStyle<'_>>,
-) -> After {
+) -> Outcome {
     let fault = client.account.settle(fault);
     record.failed(fault);
     if client.account.is_cut() {
         client.socket.reset_on_close();
-        return After::Close(Close::Cut);
+        return Outcome::Close(Close::Cut);
     }
     let pool_status = client.generation.config.timeouts.pool_status.code();
     let Some(status) = fault.status(pool_status) else {
-        return After::Close(Close::ClientGone);
+        return Outcome::Close(Close::ClientGone);
     };
     let via = &client.generation.config.server.via;
     let error = fault.proxy_error();
@@ -244,24 +244,24 @@ pub(crate) async fn refuse_as(
         503 => extra.push_str("Retry-After: 1\r\n"),
         _ => {}
     }
-    let after = after(client, fault.spares_client());
-    let is_last = !matches!(after, After::Reuse);
+    let outcome = outcome_after(client, fault.spares_client());
+    let is_last = !matches!(outcome, Outcome::Reuse);
     let words = Words { status, body: status.reason, extra: extra.as_bytes(), style };
     match send(client, words, is_last, record).await {
-        Ok(()) => after,
-        Err(_) => After::Close(Close::ClientGone),
+        Ok(()) => outcome,
+        Err(_) => Outcome::Close(Close::ClientGone),
     }
 }
 
 /// What may become of the connection once the request has been answered here.
-fn after(client: &Client<'_>, is_spared: bool) -> After {
+fn outcome_after(client: &Client<'_>, is_spared: bool) -> Outcome {
     let may_go_on = is_spared
         && client.is_whole
         && client.request.is_persistent
         // What follows may be meant for the tunnel that was refused.
         && client.request.method != Method::Connect
         && !client.worker.is_closing();
-    if may_go_on { After::Reuse } else { After::Close(Close::Refused) }
+    if may_go_on { Outcome::Reuse } else { Outcome::Close(Close::Refused) }
 }
 
 /// Gives an answer that the hooks of a route have chosen.
@@ -270,12 +270,12 @@ pub(crate) async fn give(
     answer: &Answer<'_>,
     style: Option<&ResponseStyle<'_>>,
     record: &mut Record,
-) -> Result<After, Fault> {
-    let after = after(client, true);
-    let is_last = !matches!(after, After::Reuse);
+) -> Result<Outcome, Fault> {
+    let outcome = outcome_after(client, true);
+    let is_last = !matches!(outcome, Outcome::Reuse);
     let words = Words { status: answer.status, body: &answer.body, extra: &answer.fields, style };
     send(client, words, is_last, record).await?;
-    Ok(after)
+    Ok(outcome)
 }
 
 /// What an answer of our own says.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::answer;
 use crate::connection::Client;
-use crate::exchange::{self, After, INTERIM_ANSWERS_MAX, unless_gone};
+use crate::exchange::{self, INTERIM_ANSWERS_MAX, Outcome, unless_gone};
 use crate::fault::Fault;
 use crate::forward::Target;
 use crate::forwarding::{self, Hop};
@@ -33,7 +33,7 @@ struct Reached {
 }
 
 /// Carries a CONNECT request out.
-pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<After, Fault> {
+pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome, Fault> {
     let worker = client.worker;
     client.request_bytes = client.request.bytes;
     if !client.is_forward {
@@ -43,9 +43,9 @@ pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
     let target = forwarding::target(client)?;
     let (hop, _) = forwarding::admit(client, &target, true).await?;
     if !client.generation.hooks.connect.is_empty()
-        && let Some(after) = Box::pin(hooked::judge_tunnel(client, &target, record)).await?
+        && let Some(outcome) = Box::pin(hooked::judge_tunnel(client, &target, record)).await?
     {
-        return Ok(after);
+        return Ok(outcome);
     }
     let tunnels = worker.shared.tunnels.clone();
     let permit = tunnels.try_acquire_owned().map_err(|_| Fault::TooManyTunnels)?;
@@ -60,7 +60,7 @@ pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
     record.answered(200);
     record.sent(client.account, bytes as u64);
     let to_origin = client.inbox.filled()[client.request.bytes..].to_vec();
-    Ok(After::Tunnel(Box::new(Tunnel {
+    Ok(Outcome::Tunnel(Box::new(Tunnel {
         origin: reached.socket,
         to_origin,
         to_client: reached.early,

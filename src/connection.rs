@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::account::{Account, Moment, Phase, WaitsOn};
 use crate::answer;
 use crate::config::HalfClose;
-use crate::exchange::{self, After};
+use crate::exchange::{self, Outcome};
 use crate::fault::{Close, Fault};
 use crate::generation::Generation;
 use crate::http::Version;
@@ -182,31 +182,31 @@ async fn converse(slot: &ConnectionSlot) -> Pause {
     let mut pipelined = 0_usize;
     loop {
         match client.next_head(slot).await {
-            Next::Head => slot.set_served(),
-            Next::Park(spent) => return Pause::Parked(spent),
-            Next::Close(close) => return Pause::Closed(close),
-            Next::Fault(fault) => {
+            NextHead::Head => slot.set_served(),
+            NextHead::Park(spent) => return Pause::Parked(spent),
+            NextHead::Close(close) => return Pause::Closed(close),
+            NextHead::Fault(fault) => {
                 exchange::refuse_head(&mut client, fault).await;
                 return Pause::Closed(Close::Refused);
             }
         }
         match exchange::run(&mut client).await {
             // A client that has sent many requests at once is served in turns with the others.
-            After::Reuse if !client.inbox.is_empty() => {
+            Outcome::Reuse if !client.inbox.is_empty() => {
                 pipelined += 1;
                 if pipelined.is_multiple_of(PIPELINED_MAX) {
                     turn().await;
                 }
             }
-            After::Reuse => {}
-            After::Close(close) => return Pause::Closed(close),
-            After::Tunnel(tunnel) => return Pause::Tunnel(tunnel),
+            Outcome::Reuse => {}
+            Outcome::Close(close) => return Pause::Closed(close),
+            Outcome::Tunnel(tunnel) => return Pause::Tunnel(tunnel),
         }
     }
 }
 
 /// What came instead of, or as, the next request.
-enum Next {
+enum NextHead {
     Head,
     /// Nothing, for so long.
     Park(Duration),
@@ -227,7 +227,7 @@ impl Client<'_> {
     }
 
     /// Reads until a whole head is in the inbox.
-    async fn next_head(&mut self, slot: &ConnectionSlot) -> Next {
+    async fn next_head(&mut self, slot: &ConnectionSlot) -> NextHead {
         self.request.reset();
         self.is_whole = false;
         self.head_began_ms = 0;
@@ -237,25 +237,25 @@ impl Client<'_> {
                     self.apply_generation();
                 }
                 match self.request.parse(self.inbox.filled(), &self.generation.head_limits) {
-                    Ok(true) => return Next::Head,
+                    Ok(true) => return NextHead::Head,
                     // Most heads come in one piece, and then the clock is not asked.
                     Ok(false) if self.head_began_ms == 0 => {
                         self.head_began_ms = clock::coarse_ms();
                         self.account.enter(Phase::Head, self.head_began_ms);
                     }
                     Ok(false) => self.account.moved.set(Moment::at_ms(clock::coarse_ms())),
-                    Err(error) => return Next::Fault(Fault::ClientHead(error)),
+                    Err(error) => return NextHead::Fault(Fault::ClientHead(error)),
                 }
             }
             if let Err(no_room) = self.inbox.make_room(self.generation.head_limits.head_bytes) {
-                return Next::Fault(match no_room {
+                return NextHead::Fault(match no_room {
                     NoRoom::TooLarge => Fault::ClientHead(HeadError::HeadTooLarge),
                     NoRoom::NoMemory => Fault::Overloaded,
                 });
             }
             let limit = self.head_patience();
             if limit.is_zero() {
-                return Next::Fault(Fault::ClientHeadTimeout);
+                return NextHead::Fault(Fault::ClientHeadTimeout);
             }
             // What a client sends with its first packets is there by now, more often than not, and
             // so is what has woken a parked connection.
@@ -271,25 +271,27 @@ impl Client<'_> {
                 && self.inbox.is_empty()
                 && self.worker.heads.leased() > HELD_HEAD_BUFFERS_MAX
             {
-                return Next::Park(Duration::ZERO);
+                return NextHead::Park(Duration::ZERO);
             }
             let inbox = std::mem::take(&mut self.inbox);
             let (received, inbox) = self.socket.recv(inbox, &self.worker.deadlines, limit).await;
             self.inbox = inbox;
             match received {
                 Ok(0) if self.inbox.is_empty() && slot.is_new() => {
-                    return Next::Close(Close::ClientGone);
+                    return NextHead::Close(Close::ClientGone);
                 }
-                Ok(0) if self.inbox.is_empty() => return Next::Close(Close::ClientDone),
-                Ok(0) => return Next::Fault(Fault::ClientGone),
+                Ok(0) if self.inbox.is_empty() => return NextHead::Close(Close::ClientDone),
+                Ok(0) => return NextHead::Fault(Fault::ClientGone),
                 Err(Waited::Interrupted) if self.account.is_cut() => {
-                    return Next::Close(Close::Cut);
+                    return NextHead::Close(Close::Cut);
                 }
-                Err(Waited::Interrupted) if slot.gives_way() => return Next::Close(Close::GaveWay),
+                Err(Waited::Interrupted) if slot.gives_way() => {
+                    return NextHead::Close(Close::GaveWay);
+                }
                 Ok(_) | Err(Waited::Interrupted) => {}
-                Err(Waited::Expired) if self.inbox.is_empty() => return Next::Park(limit),
-                Err(Waited::Expired) => return Next::Fault(Fault::ClientHeadTimeout),
-                Err(Waited::Failed(_)) => return Next::Close(Close::ClientGone),
+                Err(Waited::Expired) if self.inbox.is_empty() => return NextHead::Park(limit),
+                Err(Waited::Expired) => return NextHead::Fault(Fault::ClientHeadTimeout),
+                Err(Waited::Failed(_)) => return NextHead::Close(Close::ClientGone),
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::answer::send_rest;
 use crate::connection::Client;
 use crate::date::DATE_BYTES;
 use crate::destination::Destination;
-use crate::exchange::{After, AttemptError};
+use crate::exchange::{AttemptError, Outcome};
 use crate::fault::{Close, Fault};
 use crate::http::chunked::{ChunkScanner, LAST_CHUNK};
 use crate::http::rewrite::{BodyOut, ConnectionOut, ResponseRewrite};
@@ -71,7 +71,7 @@ pub(crate) async fn deliver(
     destination: &Destination,
     progress: &Progress,
     record: &mut Record,
-) -> Result<After, AttemptError> {
+) -> Result<Outcome, AttemptError> {
     let (worker, control) = (client.worker, &progress.delivery);
     let is_uploaded = progress.is_complete();
     let mut plan = Plan::of(client, is_uploaded);
@@ -94,7 +94,7 @@ pub(crate) async fn deliver(
     record.sent(client.account, out_bytes as u64);
     buffer.consume(head_bytes + used);
     let may_reuse = client.response.is_persistent && is_uploaded && buffer.is_empty();
-    let after = if plan.is_last() { last(is_uploaded) } else { After::Reuse };
+    let outcome = if plan.is_last() { last(is_uploaded) } else { Outcome::Reuse };
     if plan.decoder.is_done() {
         if may_reuse {
             lease.give_back_with(buffer);
@@ -123,7 +123,7 @@ pub(crate) async fn deliver(
             lease.give_back();
         }
     }
-    Ok(after)
+    Ok(outcome)
 }
 
 /// Appends the head of the answer as the client shall see it.
@@ -149,8 +149,8 @@ fn put_head(
     });
 }
 
-fn last(is_uploaded: bool) -> After {
-    After::Close(if is_uploaded { Close::Answered } else { Close::Refused })
+fn last(is_uploaded: bool) -> Outcome {
+    Outcome::Close(if is_uploaded { Close::Answered } else { Close::Refused })
 }
 
 async fn pass_body(
@@ -187,15 +187,15 @@ async fn pass_body(
 
 /// Ends a connection whose client does not take its answer; by a reset, because a close might pass
 /// for the answer's end.
-fn gone(client: &Client<'_>, record: &mut Record, fault: Fault) -> After {
+fn gone(client: &Client<'_>, record: &mut Record, fault: Fault) -> Outcome {
     client.socket.reset_on_close();
     record.failed(client.account.settle(fault));
-    After::Close(Close::ClientGone)
+    Outcome::Close(Close::ClientGone)
 }
 
 /// Ends a connection whose answer could not be completed. Where the end of the connection is the
 /// end of the body, only a reset says that this was not it.
-fn cut(client: &Client<'_>, broken: &Broken, record: &mut Record) -> After {
+fn cut(client: &Client<'_>, broken: &Broken, record: &mut Record) -> Outcome {
     let (fault, close) = match broken {
         Broken::FromEnded | Broken::FromFailed => (Fault::OriginTruncated, Close::Cut),
         Broken::FromExpired => (Fault::OriginReadTimeout, Close::Cut),
@@ -208,5 +208,5 @@ fn cut(client: &Client<'_>, broken: &Broken, record: &mut Record) -> After {
     };
     record.failed(client.account.settle(fault));
     client.socket.reset_on_close();
-    After::Close(close)
+    Outcome::Close(close)
 }

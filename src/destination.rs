@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use crate::config::HostPolicy;
 use crate::connection::Client;
-use crate::exchange::{After, AttemptError};
+use crate::exchange::{AttemptError, Outcome};
 use crate::fault::Fault;
 use crate::forwarding::{self, Forwarded, Hop};
 use crate::generation::Generation;
@@ -33,7 +33,7 @@ pub enum Destination {
 pub enum Routed {
     To(Destination),
     /// The hooks of the route have answered.
-    Answered(After),
+    Answered(Outcome),
 }
 
 impl Destination {
@@ -199,7 +199,7 @@ impl Destination {
         client: &Client<'_>,
         response_override: ResponseOverride,
         record: &mut Record,
-    ) -> Result<After, AttemptError> {
+    ) -> Result<Outcome, AttemptError> {
         match (self, response_override) {
             (Self::Hooked(hooked), ResponseOverride::Respond(answer)) => {
                 Ok(hooked.answer(client, answer, record).await?)

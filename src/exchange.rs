@@ -35,7 +35,7 @@ use crate::upstream::lease::Lease;
 use crate::worker::Unsent;
 
 /// What becomes of the client's connection.
-pub enum After {
+pub enum Outcome {
     Reuse,
     Close(Close),
     /// It is no connection for HTTP any more.
@@ -43,14 +43,14 @@ pub enum After {
 }
 
 /// Carries one exchange out.
-pub async fn run(client: &mut Client<'_>) -> After {
+pub async fn run(client: &mut Client<'_>) -> Outcome {
     let mut record = Record::begin(client, true);
-    let outcome = match client.request.method {
+    let result = match client.request.method {
         Method::Connect => connect::run(client, &mut record).await,
         _ => forward(client, &mut record).await,
     };
-    let after = match outcome {
-        Ok(after) => after,
+    let outcome = match result {
+        Ok(outcome) => outcome,
         Err(fault) => answer::refuse(client, fault, &mut record).await,
     };
     // The record quotes the head, so that this comes before the head is forgotten.
@@ -58,17 +58,17 @@ pub async fn run(client: &mut Client<'_>) -> After {
     match client.account.ending() {
         Ending::No => {}
         // A tunnel sees it for itself, and has the record.
-        Ending::Cut if matches!(after, After::Tunnel(_)) => {}
-        Ending::Cut => return After::Close(Close::Cut),
+        Ending::Cut if matches!(outcome, Outcome::Tunnel(_)) => {}
+        Ending::Cut => return Outcome::Close(Close::Cut),
         // It came too late.
         Ending::GiveUp(fault) => {
             client.account.settle(fault);
         }
     }
-    if matches!(after, After::Reuse) {
+    if matches!(outcome, Outcome::Reuse) {
         client.inbox.consume(client.request_bytes);
     }
-    after
+    outcome
 }
 
 /// Answers a head that could not be taken.
@@ -79,21 +79,21 @@ pub async fn refuse_head(client: &mut Client<'_>, fault: Fault) {
     record.write(client);
 }
 
-async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, Fault> {
+async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome, Fault> {
     let mut body = RequestBody::of(client)?;
     client.request_bytes = client.request.bytes + body.in_inbox;
     client.is_whole = body.is_whole();
     record.received(client.account, body.in_inbox as u64);
-    if let Served::Here(after) = answer::own(client, record).await? {
-        return Ok(after);
+    if let Served::Here(outcome) = answer::own(client, record).await? {
+        return Ok(outcome);
     }
     let mut destination = match Destination::find(client, &mut body, record).await? {
         Routed::To(destination) => destination,
-        Routed::Answered(after) => return Ok(after),
+        Routed::Answered(outcome) => return Ok(outcome),
     };
     let fault = match body.arrive(client, record).await {
         Ok(()) => match try_until_served(client, &mut destination, &body, record).await {
-            Ok(after) => return Ok(after),
+            Ok(outcome) => return Ok(outcome),
             Err(fault) => fault,
         },
         Err(fault) => fault,
@@ -112,7 +112,7 @@ async fn try_until_served(
     destination: &mut Destination,
     body: &RequestBody,
     record: &mut Record,
-) -> Result<After, Fault> {
+) -> Result<Outcome, Fault> {
     let is_repeatable = body.is_whole() && client.request.method.is_idempotent();
     let mut is_repeated = false;
     loop {
@@ -138,7 +138,7 @@ async fn try_until_served(
         let may_repeat = lease.is_reused && !is_repeated;
         is_repeated = true;
         match attempt(client, lease, destination, body, record).await {
-            Ok(after) => return Ok(after),
+            Ok(outcome) => return Ok(outcome),
             Err(failed) if client.account.is_ended() => return Err(failed.fault()),
             Err(AttemptError::NotSent) if may_repeat => {}
             Err(AttemptError::NoResponse) if may_repeat && is_repeatable => {}
@@ -206,7 +206,7 @@ async fn attempt(
     destination: &mut Destination,
     body: &RequestBody,
     record: &mut Record,
-) -> Result<After, AttemptError> {
+) -> Result<Outcome, AttemptError> {
     let worker = client.worker;
     let mut lease = client.slot.reach(lease);
     client.account.waits_on.set(WaitsOn::OriginToAnswer);

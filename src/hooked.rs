@@ -14,7 +14,7 @@ use crate::answer;
 use crate::auth_request;
 use crate::connection::Client;
 use crate::destination::{Destination, Routed};
-use crate::exchange::After;
+use crate::exchange::Outcome;
 use crate::fault::{Close, Fault};
 use crate::forward::{Checked, LoginOutcome, Target};
 use crate::generation::Generation;
@@ -95,11 +95,11 @@ pub(crate) async fn refuse(
     hooked: &mut HookedRequest,
     fault: Fault,
     record: &mut Record,
-) -> After {
+) -> Outcome {
     let generation = hooked.generation.clone();
     let Some(status) = fault.status(generation.config.timeouts.pool_status.code()) else {
         record.failed(fault);
-        return After::Close(Close::ClientGone);
+        return Outcome::Close(Close::ClientGone);
     };
     hooked.state.status = status.code;
     let plan = plan(&generation, hooked.route);
@@ -137,7 +137,7 @@ pub(crate) async fn judge_tunnel(
     client: &Client<'_>,
     target: &Target,
     record: &mut Record,
-) -> Result<Option<After>, Fault> {
+) -> Result<Option<Outcome>, Fault> {
     let asked = Connect { client: facts(client, 0).client, host: &target.host, port: target.port };
     for custom in &client.generation.hooks.connect {
         if let Some(answer) = client.account.unless_ended(custom.on_connect(&asked)).await? {
@@ -398,7 +398,7 @@ impl HookedRequest {
         client: &Client<'_>,
         answer: Answer<'_>,
         record: &mut Record,
-    ) -> Result<After, Fault> {
+    ) -> Result<Outcome, Fault> {
         let generation = self.generation.clone();
         let plan = plan(&generation, self.route);
         self.state.status = answer.status.code;

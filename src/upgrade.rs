@@ -7,7 +7,7 @@ use std::convert::Infallible;
 
 use crate::answer;
 use crate::connection::Client;
-use crate::exchange::After;
+use crate::exchange::Outcome;
 use crate::fault::Fault;
 use crate::http::rewrite;
 use crate::record::Record;
@@ -25,7 +25,7 @@ pub(crate) async fn switch(
     buffer: &HeadBuffer,
     is_uploaded: bool,
     record: &mut Record,
-) -> Result<After, Fault> {
+) -> Result<Outcome, Fault> {
     let worker = client.worker;
     let is_early = client.inbox.len() > client.request_bytes
         || matches!(client.socket.try_peek(&mut [0]), Ok(1..));
@@ -42,7 +42,7 @@ pub(crate) async fn switch(
     let bytes = answer::finish_sending(client, sent).await?;
     record.answered(101);
     record.sent(client.account, bytes as u64);
-    Ok(After::Tunnel(Box::new(Tunnel {
+    Ok(Outcome::Tunnel(Box::new(Tunnel {
         origin: lease.into_socket(),
         to_origin: Vec::new(),
         to_client,
