@@ -244,7 +244,7 @@ pub(crate) async fn refuse_as(
         503 => extra.push_str("Retry-After: 1\r\n"),
         _ => {}
     }
-    let outcome = outcome_after(client, fault.spares_client());
+    let outcome = outcome_after(client, fault.keeps_connection());
     let is_last = !matches!(outcome, Outcome::Reuse);
     let words = Words { status, body: status.reason, extra: extra.as_bytes(), style };
     match send(client, words, is_last, record).await {
@@ -254,8 +254,8 @@ pub(crate) async fn refuse_as(
 }
 
 /// What may become of the connection once the request has been answered here.
-fn outcome_after(client: &Client<'_>, is_spared: bool) -> Outcome {
-    let may_go_on = is_spared
+fn outcome_after(client: &Client<'_>, keeps_connection: bool) -> Outcome {
+    let may_go_on = keeps_connection
         && client.is_whole
         && client.request.is_persistent
         // What follows may be meant for the tunnel that was refused.

@@ -206,7 +206,7 @@ impl Fault {
     }
 
     /// The client's connection may go on: what went wrong was not its doing.
-    pub fn spares_client(self) -> bool {
+    pub fn keeps_connection(self) -> bool {
         use Fault as F;
         match self {
             F::ClientHead(_)
@@ -251,7 +251,7 @@ impl Fault {
     }
 
     /// Met while connecting, it says that another origin may do better.
-    pub fn is_of_one_origin(self) -> bool {
+    pub fn is_origin_local(self) -> bool {
         matches!(
             self,
             Fault::OriginUnresolved

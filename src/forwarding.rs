@@ -140,7 +140,7 @@ fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) ->
 /// Whether a parent that could not be reached, for `fault`, may be left out.
 pub fn may_go_direct(client: &Client<'_>, parent: usize, fault: Fault) -> bool {
     let parent = &client.generation.config.parents[parent];
-    let may = parent.direct_fallback && fault.is_of_one_origin();
+    let may = parent.direct_fallback && fault.is_origin_local();
     if may {
         tracing::info!(parent = parent.name, error = fault.name(), "going direct");
     }

@@ -182,7 +182,7 @@ impl Upstream {
                     self.balance.borrow_mut().mark_ok(pick);
                     return Ok(lease);
                 }
-                Err(failed) if failed.is_of_one_origin() => {
+                Err(failed) if failed.is_origin_local() => {
                     let now = clock::coarse_ms();
                     member.origin.failed(now);
                     self.balance.borrow_mut().mark_failed(pick, now, self.fail_timeout);
@@ -232,7 +232,7 @@ async fn open(
         };
         match pool.connect(&member.id, *address, permit, holder, began).await {
             Ok(lease) => return Ok(lease),
-            Err(failed) if failed.is_of_one_origin() => fault = failed,
+            Err(failed) if failed.is_origin_local() => fault = failed,
             Err(failed) => return Err(failed),
         }
     }

@@ -85,7 +85,7 @@ impl Pool {
                     lease.give_back();
                     return Ok(true);
                 }
-                Err(failed) if failed.is_of_one_origin() => fault = failed,
+                Err(failed) if failed.is_origin_local() => fault = failed,
                 Err(failed) => return Err(failed),
             }
         }
