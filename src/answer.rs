@@ -22,7 +22,7 @@ use crate::http::rewrite::{self, ConnectionOut, Simple};
 use crate::http::{Method, TargetForm};
 use crate::mailbox::ControlQuery;
 use crate::record::Record;
-use crate::ring::Waited;
+use crate::ring::WaitError;
 use crate::slot::ConnectionSlot;
 use crate::worker::{Sent, Unsent};
 
@@ -336,7 +336,7 @@ pub async fn finish_sending<T>(
 pub async fn send_rest(client: &Client<'_>, rest: &[u8]) -> Result<(), Fault> {
     match client.receiver().send_all(rest).await {
         Ok(()) => Ok(()),
-        Err(Waited::Expired) => Err(Fault::ClientWriteTimeout),
-        Err(Waited::Interrupted | Waited::Failed(_)) => Err(Fault::ClientGone),
+        Err(WaitError::Expired) => Err(Fault::ClientWriteTimeout),
+        Err(WaitError::Interrupted | WaitError::Failed(_)) => Err(Fault::ClientGone),
     }
 }

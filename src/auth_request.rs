@@ -18,7 +18,7 @@ use crate::http::head::ResponseHead;
 use crate::http::{BodyLength, Method};
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
-use crate::ring::{HeadBuffer, Waited};
+use crate::ring::{HeadBuffer, WaitError};
 use crate::slot::Reached;
 use crate::upstream::Upstream;
 use crate::upstream::lease::Lease;
@@ -106,17 +106,17 @@ async fn read_answer(
     let mut head = ResponseHead::new();
     let (mut received, mut buffer) = lease.recv(left().min(HANG_UP_AFTER)).await;
     loop {
-        if matches!(received, Err(Waited::Expired)) && !left().is_zero() {
+        if matches!(received, Err(WaitError::Expired)) && !left().is_zero() {
             (received, buffer) = wait_on(client, lease, buffer, left()).await?;
         }
         match received {
-            Ok(0) | Err(Waited::Failed(_)) if buffer.is_empty() && interims == 0 => {
+            Ok(0) | Err(WaitError::Failed(_)) if buffer.is_empty() && interims == 0 => {
                 return Err(AttemptError::NoResponse);
             }
-            Ok(0) | Err(Waited::Failed(_)) => return Err(Fault::OriginTruncated.into()),
+            Ok(0) | Err(WaitError::Failed(_)) => return Err(Fault::OriginTruncated.into()),
             Ok(_) => {}
-            Err(Waited::Expired) => return Err(Fault::OriginReadTimeout.into()),
-            Err(Waited::Interrupted) => return Err(Fault::Stopping.into()),
+            Err(WaitError::Expired) => return Err(Fault::OriginReadTimeout.into()),
+            Err(WaitError::Interrupted) => return Err(Fault::Stopping.into()),
         }
         while head.parse(buffer.filled(), limits, Method::Get).map_err(Fault::OriginHead)? {
             if head.status >= 200 {
@@ -144,7 +144,7 @@ async fn wait_on(
     lease: &mut Lease,
     buffer: HeadBuffer,
     limit: Duration,
-) -> Result<(Result<usize, Waited>, HeadBuffer), AttemptError> {
+) -> Result<(Result<usize, WaitError>, HeadBuffer), AttemptError> {
     let origin = lease.socket().clone();
     let half_close = client.generation.config.server.half_close;
     let wait = lease.recv_more(buffer, limit);

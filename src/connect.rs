@@ -21,7 +21,7 @@ use crate::http::{Method, rewrite};
 use crate::record::Record;
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
-use crate::ring::{Socket, Waited};
+use crate::ring::{Socket, WaitError};
 use crate::tunnel::Tunnel;
 
 /// A connection that reaches the target.
@@ -96,10 +96,10 @@ async fn by_parent(client: &Client<'_>, target: &Target, index: usize) -> Result
     let authority = target.to_string();
     let login = access.parent_logins[index].as_bytes();
     rewrite::connect(&mut request, authority.as_bytes(), login);
-    client.origin(&socket).send_all(&request).await.map_err(|waited| match waited {
-        Waited::Expired => Fault::OriginWriteTimeout,
-        Waited::Interrupted => Fault::Stopping,
-        Waited::Failed(_) => Fault::OriginClosed,
+    client.origin(&socket).send_all(&request).await.map_err(|error| match error {
+        WaitError::Expired => Fault::OriginWriteTimeout,
+        WaitError::Interrupted => Fault::Stopping,
+        WaitError::Failed(_) => Fault::OriginClosed,
     })?;
     let early = parents_answer(client, &socket, &parent.name).await?;
     Ok(Reached { socket, address, early })
@@ -121,7 +121,7 @@ async fn parents_answer(
         let limit = deadline.saturating_duration_since(Instant::now());
         let soon = limit.min(HANG_UP_AFTER);
         let (mut received, mut back) = socket.recv(buffer, &worker.deadlines, soon).await;
-        if matches!(received, Err(Waited::Expired)) {
+        if matches!(received, Err(WaitError::Expired)) {
             let wait = socket.recv(back, &worker.deadlines, limit.saturating_sub(soon));
             let watch = (config.server.half_close, &*worker.deadlines);
             let watched = unless_hung_up(wait, socket, client.socket, watch).await;
@@ -130,9 +130,9 @@ async fn parents_answer(
         buffer = back;
         match received {
             Ok(1..) => {}
-            Err(Waited::Expired) => return Err(Fault::OriginReadTimeout),
-            Err(Waited::Interrupted) => return Err(Fault::Stopping),
-            Ok(0) | Err(Waited::Failed(_)) => return Err(Fault::OriginClosed),
+            Err(WaitError::Expired) => return Err(Fault::OriginReadTimeout),
+            Err(WaitError::Interrupted) => return Err(Fault::Stopping),
+            Ok(0) | Err(WaitError::Failed(_)) => return Err(Fault::OriginClosed),
         }
         while head
             .parse(buffer.filled(), head_limits, Method::Connect)

@@ -23,7 +23,7 @@ use crate::http::written::Written;
 use crate::ledger::Kind;
 use crate::relay::Receiver;
 use crate::ring::waits::turn;
-use crate::ring::{HeadBuffer, NoRoom, Socket, Waited, clock};
+use crate::ring::{HeadBuffer, NoRoom, Socket, WaitError, clock};
 use crate::slot::ConnectionSlot;
 use crate::tunnel::{self, Tunnel};
 use crate::upstream::queue::Holder;
@@ -71,14 +71,14 @@ pub fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static {
             slot.set_parked(false);
             match woken {
                 Ok(_) => {}
-                Err(Waited::Expired) => break Close::Idle,
-                Err(Waited::Interrupted) if slot.gives_way() => break Close::GaveWay,
+                Err(WaitError::Expired) => break Close::Idle,
+                Err(WaitError::Interrupted) if slot.gives_way() => break Close::GaveWay,
                 // A drain ends what is idle; what has arrived in the meantime is still answered.
-                Err(Waited::Interrupted) => match slot.socket().try_peek(&mut [0]) {
+                Err(WaitError::Interrupted) => match slot.socket().try_peek(&mut [0]) {
                     Ok(1..) if !slot.account().is_cut() => {}
                     _ => break Close::Stopping,
                 },
-                Err(Waited::Failed(_)) => break Close::ClientGone,
+                Err(WaitError::Failed(_)) => break Close::ClientGone,
             }
         };
         tracing::trace!(?close, "a client connection ends");
@@ -282,16 +282,16 @@ impl Client<'_> {
                 }
                 Ok(0) if self.inbox.is_empty() => return NextHead::Close(Close::ClientDone),
                 Ok(0) => return NextHead::Fault(Fault::ClientGone),
-                Err(Waited::Interrupted) if self.account.is_cut() => {
+                Err(WaitError::Interrupted) if self.account.is_cut() => {
                     return NextHead::Close(Close::Cut);
                 }
-                Err(Waited::Interrupted) if slot.gives_way() => {
+                Err(WaitError::Interrupted) if slot.gives_way() => {
                     return NextHead::Close(Close::GaveWay);
                 }
-                Ok(_) | Err(Waited::Interrupted) => {}
-                Err(Waited::Expired) if self.inbox.is_empty() => return NextHead::Park(limit),
-                Err(Waited::Expired) => return NextHead::Fault(Fault::ClientHeadTimeout),
-                Err(Waited::Failed(_)) => return NextHead::Close(Close::ClientGone),
+                Ok(_) | Err(WaitError::Interrupted) => {}
+                Err(WaitError::Expired) if self.inbox.is_empty() => return NextHead::Park(limit),
+                Err(WaitError::Expired) => return NextHead::Fault(Fault::ClientHeadTimeout),
+                Err(WaitError::Failed(_)) => return NextHead::Close(Close::ClientGone),
             }
         }
     }

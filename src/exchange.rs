@@ -27,7 +27,7 @@ use crate::http::{Method, Version};
 use crate::record::Record;
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::{dropped_if_hung_up, unless_hung_up};
-use crate::ring::{HeadBuffer, NoRoom, Waited, clock};
+use crate::ring::{HeadBuffer, NoRoom, WaitError, clock};
 use crate::tunnel::Tunnel;
 use crate::upgrade;
 use crate::upload::{Progress, RequestBody, Upload, upload_rest};
@@ -315,10 +315,10 @@ pub(crate) async fn send_to_origin(
         Err(Unsent::Refused(never)) => match never {},
     };
     if let Some(rest) = rest {
-        client.origin(lease.socket()).send_all(&rest).await.map_err(|waited| match waited {
-            Waited::Expired => AttemptError::Fault(Fault::OriginWriteTimeout),
-            Waited::Interrupted => AttemptError::Fault(Fault::Stopping),
-            Waited::Failed(_) => AttemptError::NoResponse,
+        client.origin(lease.socket()).send_all(&rest).await.map_err(|error| match error {
+            WaitError::Expired => AttemptError::Fault(Fault::OriginWriteTimeout),
+            WaitError::Interrupted => AttemptError::Fault(Fault::Stopping),
+            WaitError::Failed(_) => AttemptError::NoResponse,
         })?;
     }
     Ok(())
@@ -338,19 +338,19 @@ async fn read_reply(
     let read = client.generation.config.timeouts.read;
     let (mut received, mut buffer) = lease.recv(read.min(HANG_UP_AFTER)).await;
     loop {
-        if matches!(received, Err(Waited::Expired)) {
+        if matches!(received, Err(WaitError::Expired)) {
             (received, buffer) = wait_on(client, lease, buffer, progress).await?;
         }
         match received {
             Ok(0) if buffer.is_empty() && interims == 0 => return Err(AttemptError::NoResponse),
             Ok(0) => return Err(Fault::OriginTruncated.into()),
             Ok(_) => {}
-            Err(Waited::Expired) => return Err(Fault::OriginReadTimeout.into()),
-            Err(Waited::Interrupted) => return Err(Fault::Stopping.into()),
-            Err(Waited::Failed(_)) if buffer.is_empty() && interims == 0 => {
+            Err(WaitError::Expired) => return Err(Fault::OriginReadTimeout.into()),
+            Err(WaitError::Interrupted) => return Err(Fault::Stopping.into()),
+            Err(WaitError::Failed(_)) if buffer.is_empty() && interims == 0 => {
                 return Err(AttemptError::NoResponse);
             }
-            Err(Waited::Failed(_)) => return Err(Fault::OriginTruncated.into()),
+            Err(WaitError::Failed(_)) => return Err(Fault::OriginTruncated.into()),
         }
         while client
             .response
@@ -392,7 +392,7 @@ async fn wait_on(
     lease: &mut Lease,
     mut buffer: HeadBuffer,
     progress: &Progress,
-) -> Result<(Result<usize, Waited>, HeadBuffer), AttemptError> {
+) -> Result<(Result<usize, WaitError>, HeadBuffer), AttemptError> {
     let read = client.generation.config.timeouts.read;
     let began_ms = clock::coarse_ms().saturating_sub(HANG_UP_AFTER.as_millis() as u64);
     let origin = lease.socket().clone();
@@ -410,8 +410,8 @@ async fn wait_on(
             wait.await
         };
         match received {
-            Err(Waited::Expired) => {}
-            Err(Waited::Interrupted) if !client.account.is_ended() => {}
+            Err(WaitError::Expired) => {}
+            Err(WaitError::Interrupted) if !client.account.is_ended() => {}
             received => return Ok((received, back)),
         }
         buffer = back;
@@ -419,7 +419,7 @@ async fn wait_on(
     let waiting_ms = clock::coarse_ms().saturating_sub(began_ms.max(progress.ended_ms.get()));
     let left = read.saturating_sub(Duration::from_millis(waiting_ms));
     if left.is_zero() {
-        return Ok((Err(Waited::Expired), buffer));
+        return Ok((Err(WaitError::Expired), buffer));
     }
     let half_close = client.generation.config.server.half_close;
     let wait = lease.recv_more(buffer, left);

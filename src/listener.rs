@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::notices;
-use crate::ring::{Acceptor, Waited};
+use crate::ring::{Acceptor, WaitError};
 use crate::room;
 use crate::worker::{Accepted, Worker};
 
@@ -38,7 +38,7 @@ async fn accept_all(worker: &Worker, acceptor: &mut Acceptor, index: u16) {
     loop {
         worker.accepting.set(worker.accepting.get() + 1);
         let accepted = acceptor.accept().await;
-        let is_over = matches!(accepted, Err(Waited::Interrupted));
+        let is_over = matches!(accepted, Err(WaitError::Interrupted));
         match accepted {
             Ok((fd, peer)) => {
                 worker.metrics.accepted.add(1);
@@ -53,9 +53,9 @@ async fn accept_all(worker: &Worker, acceptor: &mut Acceptor, index: u16) {
             }
             // For one connection the kernel wakes one of those that wait. If that was this one,
             // which is stopped just then, nobody else has heard of it.
-            Err(Waited::Interrupted) => take_burst(worker, acceptor, index),
-            Err(Waited::Expired) => {}
-            Err(Waited::Failed(error)) => {
+            Err(WaitError::Interrupted) => take_burst(worker, acceptor, index),
+            Err(WaitError::Expired) => {}
+            Err(WaitError::Failed(error)) => {
                 worker.metrics.accept_errors.add(1);
                 if is_out_of_resources(&error) {
                     notices::too_many_files("accept a connection", &error);

@@ -21,7 +21,7 @@ use crate::fault::{Close, Fault};
 use crate::generation::Generation;
 use crate::record::Record;
 use crate::relay::{Broken, Control, Decoder, Encoding, Receiver, Transfer, WATCH_AFTER};
-use crate::ring::{Socket, Waited, clock};
+use crate::ring::{Socket, WaitError, clock};
 use crate::slot::ConnectionSlot;
 use crate::worker::Worker;
 
@@ -183,10 +183,10 @@ impl Pump<'_> {
             let control = &self.this.control;
             control.received.set(control.received.get() + early.len() as u64);
             let stall = self.config.timeouts.tunnel_idle;
-            self.receiver(stall).send_all(&early).await.map_err(|waited| match waited {
-                Waited::Expired => Broken::ToExpired,
-                Waited::Interrupted => Broken::Interrupted,
-                Waited::Failed(_) => Broken::ToFailed,
+            self.receiver(stall).send_all(&early).await.map_err(|error| match error {
+                WaitError::Expired => Broken::ToExpired,
+                WaitError::Interrupted => Broken::Interrupted,
+                WaitError::Failed(_) => Broken::ToFailed,
             })?;
             control.sent.set(control.sent.get() + early.len() as u64);
         }
@@ -210,9 +210,9 @@ impl Pump<'_> {
                 if self.other.has_ended.get() { patience.min(WATCH_AFTER) } else { patience };
             match self.from.readable(&self.worker.deadlines, wait).await {
                 Ok(_) => return Ok(()),
-                Err(Waited::Expired) if self.to.has_failed() => return Err(Broken::ToFailed),
-                Err(Waited::Expired | Waited::Interrupted) => {}
-                Err(Waited::Failed(_)) => return Err(Broken::FromFailed),
+                Err(WaitError::Expired) if self.to.has_failed() => return Err(Broken::ToFailed),
+                Err(WaitError::Expired | WaitError::Interrupted) => {}
+                Err(WaitError::Failed(_)) => return Err(Broken::FromFailed),
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::http::BodyLength;
 use crate::http::chunked::ChunkScanner;
 use crate::record::Record;
 use crate::relay::{Broken, Control, Decoder, Encoding, Receiver, Transfer};
-use crate::ring::{Deadlines, Socket, Waited, clock};
+use crate::ring::{Deadlines, Socket, WaitError, clock};
 use crate::worker::Worker;
 
 /// What is known of the request's body when its head has been read.
@@ -79,12 +79,12 @@ impl RequestBody {
             match received {
                 Ok(0) => return Err(Fault::ClientBodyIncomplete),
                 Ok(_) => {}
-                Err(Waited::Expired) => return Err(Fault::ClientBodyTimeout),
-                Err(Waited::Interrupted) if client.account.is_ended() => {
+                Err(WaitError::Expired) => return Err(Fault::ClientBodyTimeout),
+                Err(WaitError::Interrupted) if client.account.is_ended() => {
                     return Err(Fault::Stopping);
                 }
-                Err(Waited::Interrupted) => continue,
-                Err(Waited::Failed(_)) => return Err(Fault::ClientGone),
+                Err(WaitError::Interrupted) => continue,
+                Err(WaitError::Failed(_)) => return Err(Fault::ClientGone),
             }
             client.account.moved.set(Moment::at_ms(clock::coarse_ms()));
             let used = self.look(client)?;

@@ -24,7 +24,7 @@ use crate::http::chunked::ChunkError;
 use crate::ledger::{Budget, Ledger};
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::waits::{poll_now, turn};
-use crate::ring::{ChunkPool, PipePool, Run, Socket, Waited, clock};
+use crate::ring::{ChunkPool, PipePool, Run, Socket, WaitError, clock};
 
 pub use coding::{Decoded, Decoder, Encoding};
 use steps::{Ends, Moving, Step, add};
@@ -279,12 +279,12 @@ impl Transfer<'_> {
     }
 
     /// Waits until the receiver takes something.
-    async fn writable(&self, pace: &Pace<'_>) -> Result<(), Waited> {
+    async fn writable(&self, pace: &Pace<'_>) -> Result<(), WaitError> {
         self.to.writable(&pace.to, pace.began_ms, || self.is_over()).await
     }
 
     /// Sends all of `bytes`; true where the receiver had to be waited for.
-    async fn send(&self, bytes: &[u8], pace: &Pace<'_>) -> Result<bool, Waited> {
+    async fn send(&self, bytes: &[u8], pace: &Pace<'_>) -> Result<bool, WaitError> {
         self.to.send(bytes, &pace.to, pace.began_ms, || self.is_over()).await
     }
 
@@ -302,17 +302,17 @@ impl Transfer<'_> {
         }
         let is_watching = self.control.is_watching.get();
         let first = if is_watching { left.min(HANG_UP_AFTER) } else { left };
-        let waited = match self.from.readable(self.to.deadlines, first).await {
-            Err(Waited::Expired) if first < left => {
+        let error = match self.from.readable(self.to.deadlines, first).await {
+            Err(WaitError::Expired) if first < left => {
                 let wait = self.from.readable(self.to.deadlines, left.saturating_sub(first));
                 let watch = (self.to.half_close, self.to.deadlines);
                 let watched = unless_hung_up(wait, self.from, self.to.socket, watch).await;
                 watched.ok_or(Broken::ToFailed)?
             }
-            waited => waited,
+            error => error,
         };
         pace.from.count_round();
-        waited.map(drop).map_err(from_broken)
+        error.map(drop).map_err(from_broken)
     }
 }
 
@@ -397,19 +397,19 @@ impl Window {
     }
 }
 
-fn from_broken(waited: Waited) -> Broken {
-    match waited {
-        Waited::Expired => Broken::FromExpired,
-        Waited::Interrupted => Broken::Interrupted,
-        Waited::Failed(_) => Broken::FromFailed,
+fn from_broken(error: WaitError) -> Broken {
+    match error {
+        WaitError::Expired => Broken::FromExpired,
+        WaitError::Interrupted => Broken::Interrupted,
+        WaitError::Failed(_) => Broken::FromFailed,
     }
 }
 
-fn to_broken(waited: Waited) -> Broken {
-    match waited {
-        Waited::Expired => Broken::ToExpired,
-        Waited::Interrupted => Broken::Interrupted,
-        Waited::Failed(_) => Broken::ToFailed,
+fn to_broken(error: WaitError) -> Broken {
+    match error {
+        WaitError::Expired => Broken::ToExpired,
+        WaitError::Interrupted => Broken::Interrupted,
+        WaitError::Failed(_) => Broken::ToFailed,
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::account::{Account, WaitsOn};
 use crate::config::HalfClose;
-use crate::ring::{Deadlines, Socket, Waited, clock, count_fruitless};
+use crate::ring::{Deadlines, Socket, WaitError, clock, count_fruitless};
 
 /// A silence longer than this is worth watching the client for its going away, and a client that
 /// has ended its side may still get what comes within it.
@@ -93,7 +93,7 @@ pub struct Receiver<'a> {
 
 impl Receiver<'_> {
     /// Sends all of `bytes`.
-    pub async fn send_all(&self, bytes: &[u8]) -> Result<(), Waited> {
+    pub async fn send_all(&self, bytes: &[u8]) -> Result<(), WaitError> {
         self.send(bytes, &Stall::default(), clock::coarse_ms(), || false).await.map(drop)
     }
 
@@ -105,7 +105,7 @@ impl Receiver<'_> {
         stall: &Stall,
         began_ms: u64,
         is_over: impl Fn() -> bool,
-    ) -> Result<bool, Waited> {
+    ) -> Result<bool, WaitError> {
         let mut has_waited = false;
         while !bytes.is_empty() {
             match self.socket.try_send(bytes) {
@@ -117,7 +117,7 @@ impl Receiver<'_> {
                     has_waited = true;
                     self.writable(stall, began_ms, &is_over).await?;
                 }
-                Err(error) => return Err(Waited::Failed(error)),
+                Err(error) => return Err(WaitError::Failed(error)),
             }
         }
         Ok(has_waited)
@@ -132,7 +132,7 @@ impl Receiver<'_> {
         stall: &Stall,
         began_ms: u64,
         is_over: impl Fn() -> bool,
-    ) -> Result<(), Waited> {
+    ) -> Result<(), WaitError> {
         if stall.rounds() == 0 {
             stall.left(self.stall);
             stall.unacknowledged.set(self.socket.unacknowledged());
@@ -143,13 +143,13 @@ impl Receiver<'_> {
         loop {
             stall.pause().await;
             if is_over() || self.account.is_some_and(|(account, _)| account.is_ended()) {
-                return Err(Waited::Interrupted);
+                return Err(WaitError::Interrupted);
             }
             let mut left = stall.left(self.stall);
             if left.is_zero() {
                 let unacknowledged = self.socket.unacknowledged();
                 if unacknowledged >= stall.unacknowledged.replace(unacknowledged) {
-                    return Err(Waited::Expired);
+                    return Err(WaitError::Expired);
                 }
                 stall.began_ms.set(0);
                 left = stall.left(self.stall);
@@ -157,7 +157,7 @@ impl Receiver<'_> {
             let is_half_closed = stall.is_half_closed.get();
             if is_half_closed && self.half_close == HalfClose::Close {
                 if is_past(began_ms, clock::coarse_ms()) {
-                    return Err(Waited::Failed(io::ErrorKind::ConnectionAborted.into()));
+                    return Err(WaitError::Failed(io::ErrorKind::ConnectionAborted.into()));
                 }
                 left = left.min(HANG_UP_AFTER);
             }
@@ -174,8 +174,8 @@ impl Receiver<'_> {
                     }
                     stall.is_half_closed.set(events.has_ended());
                 }
-                Err(Waited::Expired) => {}
-                Err(waited) => return Err(waited),
+                Err(WaitError::Expired) => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -235,7 +235,7 @@ mod tests {
             let clock = ClockId::CLOCK_THREAD_CPUTIME_ID;
             let (began, before) = (std::time::Instant::now(), clock_gettime(clock).unwrap());
             let sent = receiver.send_all(&bytes).await;
-            assert!(matches!(sent, Err(Waited::Expired)), "{sent:?}");
+            assert!(matches!(sent, Err(WaitError::Expired)), "{sent:?}");
             assert!(began.elapsed() >= receiver.stall, "{:?}", began.elapsed());
             let cost = Duration::from(clock_gettime(clock).unwrap() - before);
             assert!(cost < Duration::from_millis(200), "{cost:?}");
@@ -261,7 +261,7 @@ mod tests {
     fn a_half_closed_client_has_gone_where_that_is_the_rule() {
         with_receiver(HalfClose::Close, async |receiver, _there| {
             let sent = receiver.send_all(&vec![0; MUCH]).await;
-            assert!(matches!(sent, Err(Waited::Failed(_))), "{sent:?}");
+            assert!(matches!(sent, Err(WaitError::Failed(_))), "{sent:?}");
         });
     }
 
@@ -274,7 +274,7 @@ mod tests {
                 Receiver { account: Some((&account, WaitsOn::ClientToTake)), ..receiver };
             let bytes = vec![0; MUCH];
             let mut sent = Box::pin(receiver.send_all(&bytes));
-            assert!(matches!(poll_now(&mut sent), Some(Err(Waited::Interrupted))));
+            assert!(matches!(poll_now(&mut sent), Some(Err(WaitError::Interrupted))));
         });
     }
 }

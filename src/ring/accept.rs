@@ -14,7 +14,7 @@ use socket2::SockAddr;
 
 use super::ops::{self, AddressRoom, Descriptor, Key, SharedFd};
 use super::stable::StableBox;
-use super::waits::Waited;
+use super::waits::WaitError;
 
 /// A listening socket, as one worker sees it.
 pub struct Acceptor {
@@ -40,7 +40,7 @@ impl Stopper {
     }
 
     /// An accept that is pending completes: with a connection, if one has just come, or else with
-    /// [`Waited::Interrupted`].
+    /// [`WaitError::Interrupted`].
     pub fn stop(self) {
         self.0.is_stopped.set(true);
         if let Some(key) = self.0.pending.get() {
@@ -71,9 +71,9 @@ impl Acceptor {
     /// stopper has been used.
     ///
     /// The future must be awaited to its end: a dropped accept takes a connection with it.
-    pub async fn accept(&mut self) -> Result<(OwnedFd, SocketAddr), Waited> {
+    pub async fn accept(&mut self) -> Result<(OwnedFd, SocketAddr), WaitError> {
         if self.is_stopped() {
-            return Err(Waited::Interrupted);
+            return Err(WaitError::Interrupted);
         }
         let room = self.room.take().unwrap_or_else(AddressRoom::new);
         let operation = ops::accept(&self.fd, room);
@@ -82,8 +82,8 @@ impl Acceptor {
         self.state.pending.set(None);
         let accepted = result.map_err(|error| match error.raw_os_error() {
             // shutdown(2) on a listening socket completes its accepts with EINVAL.
-            Some(libc::EINVAL | libc::ECANCELED) => Waited::Interrupted,
-            _ => Waited::Failed(error),
+            Some(libc::EINVAL | libc::ECANCELED) => WaitError::Interrupted,
+            _ => WaitError::Failed(error),
         });
         let accepted = accepted.map(|fd| {
             // SAFETY: the kernel has just opened this descriptor for us.
@@ -92,7 +92,7 @@ impl Acceptor {
             (fd, peer)
         });
         self.room = Some(room);
-        accepted.and_then(|(fd, peer)| peer.map(|peer| (fd, peer)).map_err(Waited::Failed))
+        accepted.and_then(|(fd, peer)| peer.map(|peer| (fd, peer)).map_err(WaitError::Failed))
     }
 
     /// Takes one more connection if one is waiting: a burst is not worth a turn of the loop each.

@@ -33,4 +33,4 @@ pub use deadlines::Deadlines;
 pub use meters::{Operation, RingMeters, count_fruitless};
 pub use net::Socket;
 pub use pipes::{PIPE_BYTES, Pipe, PipePool, Spliced};
-pub use waits::{PendingPoll, PendingRecv, Waited};
+pub use waits::{PendingPoll, PendingRecv, WaitError};

@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 use super::buffers::{HeadBuffer, Run};
 use super::deadlines::Deadlines;
 use super::ops::{self, Descriptor, InFlight, SharedFd};
-use super::waits::{FixedWait, PendingPoll, PendingRecv, Recv, Term, Wait, Waited};
+use super::waits::{FixedWait, PendingPoll, PendingRecv, Recv, Term, Wait, WaitError};
 
 /// A connected TCP socket of this worker.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ impl Socket {
         address: SocketAddr,
         deadlines: &Deadlines,
         limit: Duration,
-    ) -> Result<(), Waited> {
+    ) -> Result<(), WaitError> {
         let socket = SockRef::from(&*self.fd);
         let address = SockAddr::from(address);
         let mut connected = socket.connect(&address);
@@ -66,10 +66,10 @@ impl Socket {
                 self.writable(deadlines, limit).await?;
                 match socket.take_error()? {
                     None => Ok(()),
-                    Some(error) => Err(Waited::Failed(error)),
+                    Some(error) => Err(WaitError::Failed(error)),
                 }
             }
-            Err(error) => Err(Waited::Failed(error)),
+            Err(error) => Err(WaitError::Failed(error)),
         }
     }
 
@@ -219,7 +219,7 @@ impl Socket {
         range: std::ops::Range<usize>,
         deadlines: &Deadlines,
         limit: Duration,
-    ) -> (Result<usize, Waited>, Run) {
+    ) -> (Result<usize, WaitError>, Run) {
         let Some(index) = run.registered_index() else {
             let result = self.readable(deadlines, limit).await;
             let result = result.and_then(|_| Ok(self.try_recv(&mut run[range])?));
@@ -241,7 +241,7 @@ impl Socket {
         range: std::ops::Range<usize>,
         deadlines: &Deadlines,
         limit: Duration,
-    ) -> (Result<usize, Waited>, Run) {
+    ) -> (Result<usize, WaitError>, Run) {
         let Some(index) = run.registered_index() else {
             let result = self.writable(deadlines, limit).await;
             let result = result.and_then(|_| Ok(self.try_send(&run[range])?));
@@ -255,8 +255,8 @@ impl Socket {
         FixedWait { operation, term }.await
     }
 
-    /// Ends what waits for the socket now with [`Waited::Interrupted`]; the socket lives on and no
-    /// byte is lost. `deadlines` are those by which it waits.
+    /// Ends what waits for the socket now with [`WaitError::Interrupted`]; the socket lives on and
+    /// no byte is lost. `deadlines` are those by which it waits.
     pub fn interrupt(&self, deadlines: &Deadlines) {
         deadlines.interrupt(&self.fd);
     }

@@ -15,7 +15,7 @@ use super::ops::{self, InFlight, Key, NO_WAIT, SharedFd};
 
 /// How a wait ended, apart from success.
 #[derive(Debug)]
-pub enum Waited {
+pub enum WaitError {
     /// The deadline passed.
     Expired,
     /// Somebody else cancelled the wait: the connection is to go idle, to drain or to die.
@@ -23,7 +23,7 @@ pub enum Waited {
     Failed(io::Error),
 }
 
-impl From<io::Error> for Waited {
+impl From<io::Error> for WaitError {
     fn from(error: io::Error) -> Self {
         Self::Failed(error)
     }
@@ -61,13 +61,13 @@ impl<'a> Term<'a> {
 
     /// What `error` says of the wait; `None` where its operation was cancelled for a reason that
     /// has passed.
-    pub(super) fn ending(&self, error: io::Error) -> Option<Waited> {
+    pub(super) fn ending(&self, error: io::Error) -> Option<WaitError> {
         if error.raw_os_error() != Some(libc::ECANCELED) {
-            return Some(Waited::Failed(error));
+            return Some(WaitError::Failed(error));
         }
         self.deadlines.reason(self.index).map(|reason| match reason {
-            Reason::Expired => Waited::Expired,
-            Reason::Interrupted => Waited::Interrupted,
+            Reason::Expired => WaitError::Expired,
+            Reason::Interrupted => WaitError::Interrupted,
         })
     }
 }
@@ -171,7 +171,7 @@ impl Wait<'_> {
 }
 
 impl Future for Wait<'_> {
-    type Output = Result<Events, Waited>;
+    type Output = Result<Events, WaitError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
@@ -181,8 +181,8 @@ impl Future for Wait<'_> {
             let result = match result {
                 Ok(events) => Ok(Events(events)),
                 Err(error) => {
-                    if let Some(waited) = self.term.ending(error) {
-                        Err(waited)
+                    if let Some(error) = self.term.ending(error) {
+                        Err(error)
                     } else {
                         self.operation = begin_poll(&fd, self.events);
                         self.term.go_on(self.operation.key());
@@ -211,7 +211,7 @@ pub struct Recv<'a> {
 }
 
 impl Future for Recv<'_> {
-    type Output = (Result<usize, Waited>, HeadBuffer);
+    type Output = (Result<usize, WaitError>, HeadBuffer);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
@@ -225,8 +225,8 @@ impl Future for Recv<'_> {
                     Ok(count as usize)
                 }
                 Err(error) => {
-                    if let Some(waited) = self.term.ending(error) {
-                        Err(waited)
+                    if let Some(error) = self.term.ending(error) {
+                        Err(error)
                     } else {
                         self.operation = ops::recv(&fd, buffer);
                         self.term.go_on(self.operation.key());
@@ -255,13 +255,13 @@ pub(super) struct FixedWait<'a> {
 }
 
 impl Future for FixedWait<'_> {
-    type Output = (Result<usize, Waited>, Run);
+    type Output = (Result<usize, WaitError>, Run);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.operation).poll(cx).map(|(result, (fd, run))| {
             let result = result.map(|count| count as usize);
             // Nobody but the table has its key.
-            let result = result.map_err(|e| self.term.ending(e).unwrap_or(Waited::Interrupted));
+            let result = result.map_err(|e| self.term.ending(e).unwrap_or(WaitError::Interrupted));
             self.term.end(&fd);
             (result, run)
         })

@@ -20,7 +20,7 @@ use crate::account::Moment;
 use crate::fault::Fault;
 use crate::ledger::{Kind, Ledger};
 use crate::metrics::WorkerMetrics;
-use crate::ring::{Deadlines, HeadPool, Socket, Waited, clock};
+use crate::ring::{Deadlines, HeadPool, Socket, WaitError, clock};
 
 use super::idle::{Entry, Idle, Watch};
 use super::lease::Lease;
@@ -194,10 +194,10 @@ impl Pool {
         let socket = (socket, address);
         let lease = self.adopt(origin_id.clone(), socket, Instant::now(), permit, holder);
         let connected = lease.socket().connect(address, &self.deadlines, limit).await;
-        connected.map(|()| lease).map_err(|waited| match waited {
-            Waited::Expired => Fault::OriginConnectTimeout,
-            Waited::Interrupted => Fault::Stopping,
-            Waited::Failed(error) => connect_fault(&error),
+        connected.map(|()| lease).map_err(|error| match error {
+            WaitError::Expired => Fault::OriginConnectTimeout,
+            WaitError::Interrupted => Fault::Stopping,
+            WaitError::Failed(error) => connect_fault(&error),
         })
     }
 

@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use crate::fault::Fault;
-use crate::ring::{Socket, Waited};
+use crate::ring::{Socket, WaitError};
 
 use super::pool::{Pool, connect_fault, open_fault};
 
@@ -84,9 +84,9 @@ impl Pool {
                 opening.0 = None;
                 Ok((socket, address))
             }
-            Err(Waited::Expired) => Err(Fault::OriginConnectTimeout),
-            Err(Waited::Interrupted) => Err(Fault::Stopping),
-            Err(Waited::Failed(error)) => Err(connect_fault(&error)),
+            Err(WaitError::Expired) => Err(Fault::OriginConnectTimeout),
+            Err(WaitError::Interrupted) => Err(Fault::Stopping),
+            Err(WaitError::Failed(error)) => Err(connect_fault(&error)),
         }
     }
 }

@@ -116,8 +116,8 @@ impl Resolver {
     /// False when the time was up first.
     pub fn settle(&self, limit: Duration) -> bool {
         let count = lock(&self.unsettled.count);
-        let waited = self.unsettled.is_changed.wait_timeout_while(count, limit, |count| *count > 0);
-        let (count, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let error = self.unsettled.is_changed.wait_timeout_while(count, limit, |count| *count > 0);
+        let (count, _) = error.unwrap_or_else(PoisonError::into_inner);
         *count == 0
     }
 }
