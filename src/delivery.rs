@@ -16,7 +16,7 @@ use crate::http::chunked::{ChunkScanner, LAST_CHUNK};
 use crate::http::rewrite::{BodyOut, ConnectionOut, ResponseRewrite};
 use crate::http::{BodyLength, Version};
 use crate::record::Record;
-use crate::relay::{Broken, Control, Decoder, Encoding, Moved, Transfer};
+use crate::relay::{Control, Decoder, Encoding, Leftover, RelayError, Transfer};
 use crate::ring::{HeadBuffer, Socket};
 use crate::slot::Reached;
 use crate::upload::Progress;
@@ -119,7 +119,7 @@ pub(crate) async fn deliver(
             Err(broken) => return Ok(cut(client, &broken, record)),
         };
         // Excess behind an answer is what a smuggled one looks like.
-        if may_reuse && moved == Moved::Clean && plan.encoding != Encoding::Chunked {
+        if may_reuse && moved == Leftover::Nothing && plan.encoding != Encoding::Chunked {
             lease.give_back();
         }
     }
@@ -158,7 +158,7 @@ async fn pass_body(
     origin: &Socket,
     plan: &Plan,
     control: &Control,
-) -> Result<Moved, Broken> {
+) -> Result<Leftover, RelayError> {
     let worker = client.worker;
     let config = &client.generation.config;
     let transfer = Transfer {
@@ -179,7 +179,7 @@ async fn pass_body(
     };
     let moved = transfer.run(plan.decoder, plan.encoding).await?;
     if plan.encoding == Encoding::Chunked {
-        client.receiver().send_all(LAST_CHUNK).await.map_err(|_| Broken::ToFailed)?;
+        client.receiver().send_all(LAST_CHUNK).await.map_err(|_| RelayError::ToFailed)?;
         control.sent.set(control.sent.get() + LAST_CHUNK.len() as u64);
     }
     Ok(moved)
@@ -195,16 +195,16 @@ fn gone(client: &Client<'_>, record: &mut Record, fault: Fault) -> Outcome {
 
 /// Ends a connection whose answer could not be completed. Where the end of the connection is the
 /// end of the body, only a reset says that this was not it.
-fn cut(client: &Client<'_>, broken: &Broken, record: &mut Record) -> Outcome {
+fn cut(client: &Client<'_>, broken: &RelayError, record: &mut Record) -> Outcome {
     let (fault, close) = match broken {
-        Broken::FromEnded | Broken::FromFailed => (Fault::OriginTruncated, Close::Cut),
-        Broken::FromExpired => (Fault::OriginReadTimeout, Close::Cut),
-        Broken::Framing(error) => (Fault::OriginChunk(*error), Close::Cut),
-        Broken::TooLarge => (Fault::Internal, Close::Cut),
-        Broken::NoChunk => (Fault::Overloaded, Close::Cut),
-        Broken::Interrupted => (Fault::Stopping, Close::Cut),
-        Broken::ToExpired => (Fault::ClientWriteTimeout, Close::ClientGone),
-        Broken::ToFailed => (Fault::ClientGone, Close::ClientGone),
+        RelayError::FromEnded | RelayError::FromFailed => (Fault::OriginTruncated, Close::Cut),
+        RelayError::FromExpired => (Fault::OriginReadTimeout, Close::Cut),
+        RelayError::Framing(error) => (Fault::OriginChunk(*error), Close::Cut),
+        RelayError::TooLarge => (Fault::Internal, Close::Cut),
+        RelayError::NoChunk => (Fault::Overloaded, Close::Cut),
+        RelayError::Interrupted => (Fault::Stopping, Close::Cut),
+        RelayError::ToExpired => (Fault::ClientWriteTimeout, Close::ClientGone),
+        RelayError::ToFailed => (Fault::ClientGone, Close::ClientGone),
     };
     record.failed(client.account.settle(fault));
     client.socket.reset_on_close();

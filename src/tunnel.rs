@@ -20,7 +20,7 @@ use crate::config::{Config, HalfClose};
 use crate::fault::{Close, Fault};
 use crate::generation::Generation;
 use crate::record::Record;
-use crate::relay::{Broken, Control, Decoder, Encoding, Receiver, Transfer, WATCH_AFTER};
+use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Transfer, WATCH_AFTER};
 use crate::ring::{Socket, WaitError, clock};
 use crate::slot::ConnectionSlot;
 use crate::worker::Worker;
@@ -155,15 +155,15 @@ struct Pump<'a> {
 
 impl Pump<'_> {
     /// Moves what comes until its sender has no more to say.
-    async fn run(&self, slot: &ConnectionSlot, mut early: Vec<u8>) -> Result<(), Broken> {
+    async fn run(&self, slot: &ConnectionSlot, mut early: Vec<u8>) -> Result<(), RelayError> {
         loop {
             // Boxed so that a silent tunnel does not carry the room for a busy one.
             match Box::pin(self.move_on(std::mem::take(&mut early))).await {
                 Ok(()) => break,
                 // While others hold all chunks, the silence goes on.
-                Err(Broken::FromExpired | Broken::NoChunk) => {}
+                Err(RelayError::FromExpired | RelayError::NoChunk) => {}
                 // The other direction has ended, so that there is less patience with this one.
-                Err(Broken::Interrupted) if !self.is_over(slot) => {}
+                Err(RelayError::Interrupted) if !self.is_over(slot) => {}
                 Err(broken) => return Err(broken),
             }
             self.worker.released.set(self.worker.released.get() + 1);
@@ -178,15 +178,15 @@ impl Pump<'_> {
     }
 
     /// Moves what comes until there is silence for a while, or the end.
-    async fn move_on(&self, early: Vec<u8>) -> Result<(), Broken> {
+    async fn move_on(&self, early: Vec<u8>) -> Result<(), RelayError> {
         if !early.is_empty() {
             let control = &self.this.control;
             control.received.set(control.received.get() + early.len() as u64);
             let stall = self.config.timeouts.tunnel_idle;
             self.receiver(stall).send_all(&early).await.map_err(|error| match error {
-                WaitError::Expired => Broken::ToExpired,
-                WaitError::Interrupted => Broken::Interrupted,
-                WaitError::Failed(_) => Broken::ToFailed,
+                WaitError::Expired => RelayError::ToExpired,
+                WaitError::Interrupted => RelayError::Interrupted,
+                WaitError::Failed(_) => RelayError::ToFailed,
             })?;
             control.sent.set(control.sent.get() + early.len() as u64);
         }
@@ -195,24 +195,26 @@ impl Pump<'_> {
     }
 
     /// Waits for something to come, holding nothing.
-    async fn rest(&self, slot: &ConnectionSlot) -> Result<(), Broken> {
+    async fn rest(&self, slot: &ConnectionSlot) -> Result<(), RelayError> {
         loop {
             // Told while it moved something, when nothing was pending that could be interrupted.
             if self.is_over(slot) {
-                return Err(Broken::Interrupted);
+                return Err(RelayError::Interrupted);
             }
             let patience = self.patience();
             if patience.is_zero() {
-                return Err(Broken::FromExpired);
+                return Err(RelayError::FromExpired);
             }
             // A receiver that has ended its own direction already is not heard of when it resets.
             let wait =
                 if self.other.has_ended.get() { patience.min(WATCH_AFTER) } else { patience };
             match self.from.readable(&self.worker.deadlines, wait).await {
                 Ok(_) => return Ok(()),
-                Err(WaitError::Expired) if self.to.has_failed() => return Err(Broken::ToFailed),
+                Err(WaitError::Expired) if self.to.has_failed() => {
+                    return Err(RelayError::ToFailed);
+                }
                 Err(WaitError::Expired | WaitError::Interrupted) => {}
-                Err(WaitError::Failed(_)) => return Err(Broken::FromFailed),
+                Err(WaitError::Failed(_)) => return Err(RelayError::FromFailed),
             }
         }
     }
@@ -299,8 +301,8 @@ async fn both<A, B>(
     give_up: impl Fn(),
 ) -> Result<(), Fault>
 where
-    A: Future<Output = Result<(), Broken>>,
-    B: Future<Output = Result<(), Broken>>,
+    A: Future<Output = Result<(), RelayError>>,
+    B: Future<Output = Result<(), RelayError>>,
 {
     let (mut up_ended, mut down_ended) = (false, false);
     let mut fault = None;
@@ -331,26 +333,26 @@ where
     fault.map_or(Ok(()), Err)
 }
 
-fn upward_fault(broken: &Broken) -> Fault {
+fn upward_fault(broken: &RelayError) -> Fault {
     match broken {
-        Broken::FromExpired => Fault::TunnelIdle,
-        Broken::FromEnded | Broken::FromFailed => Fault::ClientGone,
-        Broken::ToExpired => Fault::OriginWriteTimeout,
-        Broken::ToFailed => Fault::OriginTruncated,
-        Broken::Interrupted => Fault::Stopping,
-        Broken::NoChunk => Fault::Overloaded,
-        Broken::Framing(_) | Broken::TooLarge => Fault::Internal,
+        RelayError::FromExpired => Fault::TunnelIdle,
+        RelayError::FromEnded | RelayError::FromFailed => Fault::ClientGone,
+        RelayError::ToExpired => Fault::OriginWriteTimeout,
+        RelayError::ToFailed => Fault::OriginTruncated,
+        RelayError::Interrupted => Fault::Stopping,
+        RelayError::NoChunk => Fault::Overloaded,
+        RelayError::Framing(_) | RelayError::TooLarge => Fault::Internal,
     }
 }
 
-fn downward_fault(broken: &Broken) -> Fault {
+fn downward_fault(broken: &RelayError) -> Fault {
     match broken {
-        Broken::FromExpired => Fault::TunnelIdle,
-        Broken::FromEnded | Broken::FromFailed => Fault::OriginTruncated,
-        Broken::ToExpired => Fault::ClientWriteTimeout,
-        Broken::ToFailed => Fault::ClientGone,
-        Broken::Interrupted => Fault::Stopping,
-        Broken::NoChunk => Fault::Overloaded,
-        Broken::Framing(_) | Broken::TooLarge => Fault::Internal,
+        RelayError::FromExpired => Fault::TunnelIdle,
+        RelayError::FromEnded | RelayError::FromFailed => Fault::OriginTruncated,
+        RelayError::ToExpired => Fault::ClientWriteTimeout,
+        RelayError::ToFailed => Fault::ClientGone,
+        RelayError::Interrupted => Fault::Stopping,
+        RelayError::NoChunk => Fault::Overloaded,
+        RelayError::Framing(_) | RelayError::TooLarge => Fault::Internal,
     }
 }

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::http::BodyLength;
 use crate::http::chunked::ChunkScanner;
 use crate::record::Record;
-use crate::relay::{Broken, Control, Decoder, Encoding, Receiver, Transfer};
+use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Transfer};
 use crate::ring::{Deadlines, Socket, WaitError, clock};
 use crate::worker::Worker;
 
@@ -141,7 +141,7 @@ pub(crate) async fn upload_rest(
     origin: &Socket,
     body: &RequestBody,
     progress: &Progress,
-) -> Result<(), Broken> {
+) -> Result<(), RelayError> {
     let Some(decoder) = body.rest() else { return Ok(()) };
     let transfer = Transfer {
         chunks: &worker.chunks,
@@ -179,10 +179,10 @@ pub(crate) struct Upload<'a, F> {
     progress: &'a Progress,
     /// By which it waits.
     deadlines: &'a Deadlines,
-    outcome: Option<Result<(), Broken>>,
+    outcome: Option<Result<(), RelayError>>,
 }
 
-impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
+impl<'a, F: Future<Output = Result<(), RelayError>>> Upload<'a, F> {
     pub(crate) fn new(
         future: Pin<&'a mut F>,
         client: &'a Socket,
@@ -223,19 +223,19 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
     /// reason: it may have answered already.
     pub(crate) fn fault(&self) -> Option<Fault> {
         match self.outcome.as_ref()?.as_ref().err()? {
-            Broken::ToFailed => None,
-            Broken::FromEnded => Some(Fault::ClientBodyIncomplete),
-            Broken::FromFailed => Some(Fault::ClientGone),
+            RelayError::ToFailed => None,
+            RelayError::FromEnded => Some(Fault::ClientBodyIncomplete),
+            RelayError::FromFailed => Some(Fault::ClientGone),
             // It waits for a 100 that the origin does not send.
-            Broken::FromExpired if self.progress.control.is_held_back.get() => {
+            RelayError::FromExpired if self.progress.control.is_held_back.get() => {
                 Some(Fault::OriginReadTimeout)
             }
-            Broken::FromExpired => Some(Fault::ClientBodyTimeout),
-            Broken::ToExpired => Some(Fault::OriginWriteTimeout),
-            Broken::Interrupted => Some(Fault::Stopping),
-            Broken::Framing(error) => Some(Fault::ClientChunk(*error)),
-            Broken::TooLarge => Some(Fault::ClientBodyTooLarge),
-            Broken::NoChunk => Some(Fault::Overloaded),
+            RelayError::FromExpired => Some(Fault::ClientBodyTimeout),
+            RelayError::ToExpired => Some(Fault::OriginWriteTimeout),
+            RelayError::Interrupted => Some(Fault::Stopping),
+            RelayError::Framing(error) => Some(Fault::ClientChunk(*error)),
+            RelayError::TooLarge => Some(Fault::ClientBodyTooLarge),
+            RelayError::NoChunk => Some(Fault::Overloaded),
         }
     }
 

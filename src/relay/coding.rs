@@ -8,7 +8,7 @@ use std::ops::Range;
 use crate::http::chunked::{ChunkError, ChunkScanner};
 use crate::ring::Run;
 
-use super::Broken;
+use super::RelayError;
 
 /// How the sender delimits the body.
 #[derive(Clone, Copy, Debug)]
@@ -130,13 +130,13 @@ pub(super) fn encode(
     input: Range<usize>,
     decoder: &mut Decoder,
     encoding: Encoding,
-) -> Result<(Range<usize>, usize), Broken> {
+) -> Result<(Range<usize>, usize), RelayError> {
     match (encoding, decoder) {
         (Encoding::Payload, Decoder::Chunked(scanner)) => {
             let mut ranges = Vec::new();
             let progress = scanner
                 .advance_with(&run[input], |range| ranges.push(range))
-                .map_err(Broken::Framing)?;
+                .map_err(RelayError::Framing)?;
             let mut end = 0;
             for range in ranges {
                 let length = range.len();
@@ -146,14 +146,14 @@ pub(super) fn encode(
             Ok((0..end, progress.used))
         }
         (Encoding::Chunked, decoder) => {
-            let used = decoder.advance(&run[input.clone()]).map_err(Broken::Framing)?.used;
+            let used = decoder.advance(&run[input.clone()]).map_err(RelayError::Framing)?.used;
             let end = input.start + used;
             run[input.start - LEAD_BYTES..input.start].copy_from_slice(&chunk_lead(used));
             run[end..end + TAIL_BYTES].copy_from_slice(b"\r\n");
             Ok((input.start - LEAD_BYTES..end + TAIL_BYTES, used))
         }
         (Encoding::AsIs | Encoding::Payload, decoder) => {
-            let used = decoder.advance(&run[input.clone()]).map_err(Broken::Framing)?.used;
+            let used = decoder.advance(&run[input.clone()]).map_err(RelayError::Framing)?.used;
             Ok((input.start..input.start + used, used))
         }
     }

@@ -31,18 +31,18 @@ use steps::{Ends, Moving, Step, add};
 pub use waiting::{HANG_UP_AFTER, Receiver};
 use waiting::{Stall, is_past};
 
-/// What a transfer came to.
+/// What followed the body that a transfer has moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moved {
-    /// The body, and nothing that followed it.
-    Clean,
+pub enum Leftover {
+    /// Nothing.
+    Nothing,
     /// The sender has sent more than the body.
-    WithExcess,
+    Excess,
 }
 
 /// Which side ended a transfer early, and how.
 #[derive(Debug)]
-pub enum Broken {
+pub enum RelayError {
     /// The sender ended its side before the body was complete.
     FromEnded,
     FromFailed,
@@ -116,7 +116,11 @@ const TURN_BYTES: usize = 1024 * 1024;
 
 impl Transfer<'_> {
     /// Moves the rest of the body.
-    pub async fn run(&self, mut decoder: Decoder, encoding: Encoding) -> Result<Moved, Broken> {
+    pub async fn run(
+        &self,
+        mut decoder: Decoder,
+        encoding: Encoding,
+    ) -> Result<Leftover, RelayError> {
         let mut pace = Pace::new(Window { chunks: 1, chunks_max: self.operation_chunks });
         let mut is_clean = true;
         let mut turn_bytes = 0;
@@ -126,7 +130,7 @@ impl Transfer<'_> {
                 turn().await;
             }
             if self.is_over() {
-                return Err(Broken::Interrupted);
+                return Err(RelayError::Interrupted);
             }
             self.control.is_sending.set(true);
             let step = self.step_on(&mut pace, &mut decoder, encoding).await;
@@ -145,15 +149,15 @@ impl Transfer<'_> {
                     pace.is_blind = true;
                 }
                 // The connection may have been ended on our side.
-                Step::Ended if self.is_over() => return Err(Broken::Interrupted),
+                Step::Ended if self.is_over() => return Err(RelayError::Interrupted),
                 Step::Ended if matches!(decoder, Decoder::UntilClose) => break,
-                Step::Ended => return Err(Broken::FromEnded),
-                Step::Moved { bytes, room, is_congested, excess } => {
+                Step::Ended => return Err(RelayError::FromEnded),
+                Step::Leftover { bytes, room, is_congested, excess } => {
                     turn_bytes += bytes;
                     self.control.is_held_back.set(false);
                     self.count_moved(&mut pace, bytes);
                     if !decoder.is_done() && self.has_receiver_gone(&mut pace) {
-                        return Err(Broken::ToFailed);
+                        return Err(RelayError::ToFailed);
                     }
                     is_clean &= excess == 0;
                     pace.window.adapt(bytes, room);
@@ -161,7 +165,7 @@ impl Transfer<'_> {
                 }
             }
         }
-        Ok(if is_clean { Moved::Clean } else { Moved::WithExcess })
+        Ok(if is_clean { Leftover::Nothing } else { Leftover::Excess })
     }
 
     /// Notes that `bytes` have moved.
@@ -196,7 +200,7 @@ impl Transfer<'_> {
         pace: &mut Pace<'s>,
         decoder: &mut Decoder,
         encoding: Encoding,
-    ) -> Result<Step, Broken> {
+    ) -> Result<Step, RelayError> {
         if pace.is_congested {
             self.writable(pace).await.map_err(to_broken)?;
         }
@@ -209,7 +213,7 @@ impl Transfer<'_> {
         pace: &mut Pace<'s>,
         decoder: &mut Decoder,
         encoding: Encoding,
-    ) -> Result<Step, Broken> {
+    ) -> Result<Step, RelayError> {
         let is_congested = pace.is_congested;
         pace.is_piped = false;
         if encoding == Encoding::AsIs
@@ -248,7 +252,7 @@ impl Transfer<'_> {
     }
 
     /// Waits for chunks, which others hold, for as long as a sender may be silent.
-    async fn lease(&self, count: usize) -> Result<Run, Broken> {
+    async fn lease(&self, count: usize) -> Result<Run, RelayError> {
         let mut lease = std::pin::pin!(self.chunks.lease(count));
         let run = if let Some(run) = poll_now(&mut lease) {
             run
@@ -258,18 +262,18 @@ impl Transfer<'_> {
             loop {
                 let patience = tokio::time::timeout(LEASE_POLL, lease.as_mut());
                 let leased = self.account.unless_ended(patience).await;
-                match leased.map_err(|_| Broken::Interrupted)? {
+                match leased.map_err(|_| RelayError::Interrupted)? {
                     Ok(run) => break run,
-                    Err(_) if self.is_over() => return Err(Broken::Interrupted),
+                    Err(_) if self.is_over() => return Err(RelayError::Interrupted),
                     Err(_) => {}
                 }
                 let waited_ms = clock::coarse_ms().saturating_sub(began_ms);
                 if Duration::from_millis(waited_ms) >= self.silence {
-                    return Err(Broken::NoChunk);
+                    return Err(RelayError::NoChunk);
                 }
             }
         };
-        if self.is_over() { Err(Broken::Interrupted) } else { Ok(run) }
+        if self.is_over() { Err(RelayError::Interrupted) } else { Ok(run) }
     }
 
     /// Whether nobody needs it any more. Asked before each wait: an interruption ends only what is
@@ -290,15 +294,15 @@ impl Transfer<'_> {
 
     /// Waits for something to receive, in which the client may go away without anybody noticing:
     /// nothing is sent to it. A stream of rare events would be kept up for nobody.
-    async fn wait_for_sender(&self, pace: &Pace<'_>) -> Result<(), Broken> {
+    async fn wait_for_sender(&self, pace: &Pace<'_>) -> Result<(), RelayError> {
         pace.from.pause().await;
         if self.is_over() {
-            return Err(Broken::Interrupted);
+            return Err(RelayError::Interrupted);
         }
         self.account.waits_on.set(self.sender);
         let left = pace.from.left(self.silence);
         if left.is_zero() {
-            return Err(Broken::FromExpired);
+            return Err(RelayError::FromExpired);
         }
         let is_watching = self.control.is_watching.get();
         let first = if is_watching { left.min(HANG_UP_AFTER) } else { left };
@@ -307,7 +311,7 @@ impl Transfer<'_> {
                 let wait = self.from.readable(self.to.deadlines, left.saturating_sub(first));
                 let watch = (self.to.half_close, self.to.deadlines);
                 let watched = unless_hung_up(wait, self.from, self.to.socket, watch).await;
-                watched.ok_or(Broken::ToFailed)?
+                watched.ok_or(RelayError::ToFailed)?
             }
             error => error,
         };
@@ -397,19 +401,19 @@ impl Window {
     }
 }
 
-fn from_broken(error: WaitError) -> Broken {
+fn from_broken(error: WaitError) -> RelayError {
     match error {
-        WaitError::Expired => Broken::FromExpired,
-        WaitError::Interrupted => Broken::Interrupted,
-        WaitError::Failed(_) => Broken::FromFailed,
+        WaitError::Expired => RelayError::FromExpired,
+        WaitError::Interrupted => RelayError::Interrupted,
+        WaitError::Failed(_) => RelayError::FromFailed,
     }
 }
 
-fn to_broken(error: WaitError) -> Broken {
+fn to_broken(error: WaitError) -> RelayError {
     match error {
-        WaitError::Expired => Broken::ToExpired,
-        WaitError::Interrupted => Broken::Interrupted,
-        WaitError::Failed(_) => Broken::ToFailed,
+        WaitError::Expired => RelayError::ToExpired,
+        WaitError::Interrupted => RelayError::Interrupted,
+        WaitError::Failed(_) => RelayError::ToFailed,
     }
 }
 
@@ -469,7 +473,7 @@ mod tests {
                 from.interrupt(&deadlines);
                 drop(held);
                 let moved = tokio::time::timeout(Duration::from_secs(20), moved).await;
-                assert!(matches!(moved, Ok(Err(Broken::Interrupted))), "{moved:?}");
+                assert!(matches!(moved, Ok(Err(RelayError::Interrupted))), "{moved:?}");
                 control.is_over.set(false);
             }
             // Nor does it wait for ever where nobody tells it anything.
@@ -478,7 +482,7 @@ mod tests {
             let transfer = Transfer { silence, account: &account, ..transfer };
             let _held = chunks.lease(1).await;
             let moved = transfer.run(Decoder::UntilClose, Encoding::AsIs).await;
-            assert!(matches!(moved, Err(Broken::NoChunk)), "{moved:?}");
+            assert!(matches!(moved, Err(RelayError::NoChunk)), "{moved:?}");
         });
     }
 

@@ -11,7 +11,7 @@ use crate::ledger::Counted;
 use crate::ring::{PIPE_BYTES, Pipe, Run, Socket, Spliced, clock};
 
 use super::coding::{LEAD_BYTES, TAIL_BYTES, encode, limit_to_body};
-use super::{Broken, Decoder, Encoding, Pace, Transfer, from_broken, to_broken};
+use super::{Decoder, Encoding, Pace, RelayError, Transfer, from_broken, to_broken};
 
 /// The most that is received at once while chunks are few and the outgoing form cannot be left with
 /// the sender's socket.
@@ -26,7 +26,7 @@ impl Transfer<'_> {
         decoder: &mut Decoder,
         (encoding, is_tight): (Encoding, bool),
         pace: &Pace<'_>,
-    ) -> Result<Step, Broken> {
+    ) -> Result<Step, RelayError> {
         let (lead, tail) =
             if encoding == Encoding::Chunked { (LEAD_BYTES, TAIL_BYTES) } else { (0, 0) };
         let space = run.len() - lead - tail;
@@ -50,7 +50,7 @@ impl Transfer<'_> {
         };
         let is_congested = is_congested.map_err(to_broken)?;
         add(&self.control.sent, outgoing);
-        Ok(Step::Moved { bytes: received, room, is_congested, excess: received - used })
+        Ok(Step::Leftover { bytes: received, room, is_congested, excess: received - used })
     }
 
     /// Looks, sends what the receiver takes, then takes that much off the sender's socket.
@@ -59,7 +59,7 @@ impl Transfer<'_> {
         mut run: Run,
         decoder: &mut Decoder,
         pace: &Pace<'_>,
-    ) -> Result<Step, Broken> {
+    ) -> Result<Step, RelayError> {
         let room = limit_to_body(decoder, run.len());
         let seen = match receive(self.from.try_peek(&mut run[..room]))? {
             Received::Bytes(count) => count,
@@ -67,33 +67,33 @@ impl Transfer<'_> {
             Received::End => return Ok(Step::Ended),
         };
         let mut ahead = *decoder;
-        let body = ahead.advance(&run[..seen]).map_err(Broken::Framing)?.used;
+        let body = ahead.advance(&run[..seen]).map_err(RelayError::Framing)?.used;
         // Before the excess is sent: an origin must not get the whole of what is refused.
         if ahead.payload_bytes() > self.payload_bytes_max {
-            return Err(Broken::TooLarge);
+            return Err(RelayError::TooLarge);
         }
         let sent = match self.to.socket.try_send(&run[..body]) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return Err(Broken::ToFailed),
+            Err(_) => return Err(RelayError::ToFailed),
         };
         if sent > 0 || body == 0 {
             pace.to.end();
         }
         add(&self.control.received, sent);
         add(&self.control.sent, sent);
-        decoder.advance(&run[..sent]).map_err(Broken::Framing)?;
+        decoder.advance(&run[..sent]).map_err(RelayError::Framing)?;
         drop(run);
         let mut discarded = 0;
         while discarded < sent {
             match receive(self.from.try_discard(sent - discarded))? {
                 Received::Bytes(count) => discarded += count,
-                Received::Nothing | Received::End => return Err(Broken::FromFailed),
+                Received::Nothing | Received::End => return Err(RelayError::FromFailed),
             }
         }
         // What follows the body stays with the sender's socket: the next request, or an origin's
         // excess, which the pool's watch will see.
-        Ok(Step::Moved { bytes: sent, room, is_congested: sent < body, excess: 0 })
+        Ok(Step::Leftover { bytes: sent, room, is_congested: sent < body, excess: 0 })
     }
 
     /// Has the kernel move a piece from socket to socket. What a slow receiver leaves in the pipe
@@ -104,7 +104,7 @@ impl Transfer<'_> {
         ends: &Ends<'_>,
         decoder: &mut Decoder,
         pace: &Pace<'_>,
-    ) -> Result<Step, Broken> {
+    ) -> Result<Step, RelayError> {
         let room = limit_to_body(decoder, PIPE_BYTES);
         let received = match receive(pipe.fill(&ends.from, room))? {
             Received::Bytes(count) => count,
@@ -125,12 +125,12 @@ impl Transfer<'_> {
                     began_ms.get_or_insert_with(clock::coarse_ms);
                     self.writable(pace).await.map_err(to_broken)?;
                 }
-                Err(_) => return Err(Broken::ToFailed),
+                Err(_) => return Err(RelayError::ToFailed),
             }
         }
         let is_slow = |began| clock::coarse_ms().saturating_sub(began) > SLOW_MS;
         let is_congested = began_ms.is_some_and(is_slow);
-        Ok(Step::Moved { bytes: received, room, is_congested, excess: 0 })
+        Ok(Step::Leftover { bytes: received, room, is_congested, excess: 0 })
     }
 
     /// One chunk by `READ_FIXED` and `WRITE_FIXED`. There is something to receive, so that the one
@@ -140,7 +140,7 @@ impl Transfer<'_> {
         run: Run,
         decoder: &mut Decoder,
         pace: &Pace<'_>,
-    ) -> Result<Step, Broken> {
+    ) -> Result<Step, RelayError> {
         let room = limit_to_body(decoder, run.len().min(self.chunks.chunk_bytes()));
         let (result, mut run) =
             self.from.recv_fixed(run, 0..room, self.to.deadlines, self.silence).await;
@@ -148,7 +148,7 @@ impl Transfer<'_> {
         if received == 0 {
             return Ok(Step::Ended);
         }
-        let body = decoder.advance(&run[..received]).map_err(Broken::Framing)?.used;
+        let body = decoder.advance(&run[..received]).map_err(RelayError::Framing)?.used;
         let mut sent = 0;
         while sent < body {
             self.writable(pace).await.map_err(to_broken)?;
@@ -160,7 +160,7 @@ impl Transfer<'_> {
         }
         add(&self.control.received, received);
         add(&self.control.sent, sent);
-        Ok(Step::Moved { bytes: received, room, is_congested: false, excess: received - body })
+        Ok(Step::Leftover { bytes: received, room, is_congested: false, excess: received - body })
     }
 }
 
@@ -187,9 +187,9 @@ pub(super) struct Ends<'a> {
 }
 
 impl<'a> Ends<'a> {
-    pub(super) fn new(from: &'a Socket, to: &'a Socket) -> Result<Self, Broken> {
-        let from = Spliced::new(from).map_err(|_| Broken::FromFailed)?;
-        let to = Spliced::new(to).map_err(|_| Broken::ToFailed)?;
+    pub(super) fn new(from: &'a Socket, to: &'a Socket) -> Result<Self, RelayError> {
+        let from = Spliced::new(from).map_err(|_| RelayError::FromFailed)?;
+        let to = Spliced::new(to).map_err(|_| RelayError::ToFailed)?;
         Ok(Self { from, to })
     }
 }
@@ -208,7 +208,7 @@ pub(super) enum Step {
     Ended,
     /// `bytes` of at most `room` came, `excess` of them behind the body's end; `is_congested` where
     /// the receiver did not take all at once.
-    Moved { bytes: usize, room: usize, is_congested: bool, excess: usize },
+    Leftover { bytes: usize, room: usize, is_congested: bool, excess: usize },
 }
 
 enum Received {
@@ -217,11 +217,11 @@ enum Received {
     End,
 }
 
-fn receive(result: io::Result<usize>) -> Result<Received, Broken> {
+fn receive(result: io::Result<usize>) -> Result<Received, RelayError> {
     match result {
         Ok(0) => Ok(Received::End),
         Ok(count) => Ok(Received::Bytes(count)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
-        Err(_) => Err(Broken::FromFailed),
+        Err(_) => Err(RelayError::FromFailed),
     }
 }
