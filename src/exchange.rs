@@ -16,8 +16,8 @@ use crate::account::{Ending, WaitsOn};
 use crate::answer::{self, Served};
 use crate::connect;
 use crate::connection::Client;
-use crate::delivery::deliver;
 use crate::destination::{Destination, Routed};
+use crate::download::send_response;
 use crate::fault::{Close, Fault};
 use crate::hooked;
 use crate::hooks::RetryTrigger;
@@ -258,17 +258,17 @@ async fn attempt(
         return Box::pin(destination.apply_override(client, response_override, record)).await;
     }
     record.answered(client.response.status);
-    let delivered = {
-        let delivery =
-            std::pin::pin!(deliver(client, lease, buffer, destination, &progress, record));
-        upload.beside(delivery).await
+    let sent = {
+        let download =
+            std::pin::pin!(send_response(client, lease, buffer, destination, &progress, record));
+        upload.beside(download).await
     };
     if progress.is_running() {
         // The answer was over before the request: the client is told to stop by the close.
         upload.end().await;
     }
     record.moved(progress.control.received.get(), 0);
-    delivered
+    sent
 }
 
 /// Sends the head as the origin shall see it, with what of the body came with it.

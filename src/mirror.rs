@@ -62,7 +62,7 @@ pub(crate) fn send(
     let method = client.request.method;
     tokio::task::spawn_local(async move {
         let upstream = &generation.upstreams[upstream];
-        if let Err(fault) = deliver(&worker, &generation, upstream, &copy, method).await {
+        if let Err(fault) = send_copy(&worker, &generation, upstream, &copy, method).await {
             tracing::debug!(upstream = upstream.name(), error = fault.name(), "a copy failed");
             worker.metrics.mirrors_failed.add(1);
         }
@@ -87,7 +87,7 @@ fn how<'a>(client: &'a Client<'_>, upstream: &'a Upstream, target: &'a [u8]) -> 
 
 /// Sends the copy and reads the head of its answer, after which the connection is closed: a body
 /// that nobody wants is not worth reading.
-async fn deliver(
+async fn send_copy(
     worker: &Rc<Worker>,
     generation: &Generation,
     upstream: &Upstream,

@@ -171,7 +171,7 @@ pub(crate) async fn upload_rest(
     moved.map(drop)
 }
 
-/// The upload beside the wait for, and the delivery of, the answer.
+/// The upload beside the wait for, and the download of, the answer.
 pub(crate) struct Upload<'a, F> {
     future: Pin<&'a mut F>,
     client: &'a Socket,
@@ -210,7 +210,7 @@ impl<'a, F: Future<Output = Result<(), RelayError>>> Upload<'a, F> {
                     // Ends the wait for an answer that cannot come, whether or not it has begun: an
                     // interruption would only end what is pending now. The end of the connection is
                     // then not the end of an answer.
-                    self.progress.delivery.is_over.set(true);
+                    self.progress.download.is_over.set(true);
                     self.origin.cut();
                 }
             }
@@ -262,7 +262,7 @@ pub(crate) struct Progress {
     is_complete: Cell<bool>,
     pub(crate) control: Control,
     /// Of the answer's body, which goes the other way.
-    pub(crate) delivery: Control,
+    pub(crate) download: Control,
     /// Bytes of interim answers that the client has been sent.
     pub(crate) interim_bytes: Cell<u64>,
 }
@@ -273,14 +273,14 @@ impl Progress {
     pub(crate) fn new(is_whole: bool, expects_continue: bool) -> Self {
         let control = Control::default();
         control.is_held_back.set(expects_continue);
-        let delivery = Control::default();
+        let download = Control::default();
         // While the client still uploads, the upload sees it go away.
-        delivery.is_watching.set(is_whole);
+        download.is_watching.set(is_whole);
         Self {
             ended_ms: Cell::new(if is_whole { 0 } else { RUNNING }),
             is_complete: Cell::new(is_whole),
             control,
-            delivery,
+            download,
             interim_bytes: Cell::new(0),
         }
     }
@@ -298,6 +298,6 @@ impl Progress {
     fn end(&self, is_complete: bool) {
         self.ended_ms.set(clock::coarse_ms());
         self.is_complete.set(is_complete);
-        self.delivery.is_watching.set(true);
+        self.download.is_watching.set(true);
     }
 }

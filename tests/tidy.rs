@@ -31,7 +31,7 @@ const FLOORS: [&[&str]; 10] = [
         "exchange",
         "answer",
         "connect",
-        "delivery",
+        "download",
         "forwarding",
         "hooked",
         "auth_request",

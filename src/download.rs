@@ -64,7 +64,7 @@ impl Plan {
 }
 
 /// Passes the answer in `client.response`, whose bytes begin `buffer`, on to the client.
-pub(crate) async fn deliver(
+pub(crate) async fn send_response(
     client: &Client<'_>,
     lease: Reached<'_>,
     mut buffer: HeadBuffer,
@@ -72,7 +72,7 @@ pub(crate) async fn deliver(
     progress: &Progress,
     record: &mut Record,
 ) -> Result<Outcome, AttemptError> {
-    let (worker, control) = (client.worker, &progress.delivery);
+    let (worker, control) = (client.worker, &progress.download);
     let is_uploaded = progress.is_complete();
     let mut plan = Plan::of(client, is_uploaded);
     let head_bytes = client.response.bytes;
