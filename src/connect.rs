@@ -8,7 +8,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::answer;
 use crate::connection::Client;
 use crate::exchange::{self, INTERIM_ANSWERS_MAX, Outcome, unless_gone};
 use crate::fault::Fault;
@@ -20,6 +19,7 @@ use crate::http::head::ResponseHead;
 use crate::http::{Method, rewrite};
 use crate::record::Record;
 use crate::relay::HANG_UP_AFTER;
+use crate::respond;
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::{Socket, WaitError};
 use crate::tunnel::Tunnel;
@@ -56,7 +56,7 @@ pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome
         out.extend_from_slice(b"HTTP/1.1 200 Connection established\r\n\r\n");
         Ok::<_, Infallible>(out.len())
     });
-    let bytes = answer::finish_sending(client, sent).await?;
+    let bytes = respond::finish_sending(client, sent).await?;
     record.answered(200);
     record.sent(client.account, bytes as u64);
     let to_origin = client.inbox.filled()[client.request.bytes..].to_vec();

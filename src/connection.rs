@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::account::{Account, Moment, Phase, WaitsOn};
-use crate::answer;
 use crate::config::HalfClose;
 use crate::exchange::{self, Outcome};
 use crate::fault::{Close, Fault};
@@ -22,6 +21,7 @@ use crate::http::rewrite::{BodyOut, ConnectionOut, ForwardedFor};
 use crate::http::written::Written;
 use crate::ledger::Kind;
 use crate::relay::Receiver;
+use crate::respond;
 use crate::ring::waits::turn;
 use crate::ring::{HeadBuffer, NoRoom, Socket, WaitError, clock};
 use crate::slot::ConnectionSlot;
@@ -49,7 +49,7 @@ pub fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static {
     async move {
         let close = loop {
             let Some(busy) = slot.begin(future_bytes(converse), Kind::Connections) else {
-                Box::pin(answer::turn_away(&slot)).await;
+                Box::pin(respond::turn_away(&slot)).await;
                 break Close::Refused;
             };
             // Boxed so that an idle connection does not carry the room for a busy one.

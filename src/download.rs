@@ -6,7 +6,6 @@
 //! short for the client too, in a way that cannot be taken for its end.
 
 use crate::account::WaitsOn;
-use crate::answer::send_rest;
 use crate::connection::Client;
 use crate::date::DATE_BYTES;
 use crate::destination::Destination;
@@ -17,6 +16,7 @@ use crate::http::rewrite::{BodyOut, ConnectionOut, ResponseRewrite};
 use crate::http::{BodyLength, Version};
 use crate::record::Record;
 use crate::relay::{Control, Decoder, Encoding, Leftover, RelayError, Transfer};
+use crate::respond::send_rest;
 use crate::ring::{HeadBuffer, Socket};
 use crate::slot::Reached;
 use crate::upload::Progress;

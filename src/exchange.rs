@@ -13,7 +13,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::account::{Ending, WaitsOn};
-use crate::answer::{self, Served};
 use crate::connect;
 use crate::connection::Client;
 use crate::destination::{Destination, Routed};
@@ -26,6 +25,7 @@ use crate::http::rewrite;
 use crate::http::{Method, Version};
 use crate::record::Record;
 use crate::relay::HANG_UP_AFTER;
+use crate::respond::{self, Served};
 use crate::ring::hang_up::{dropped_if_hung_up, unless_hung_up};
 use crate::ring::{HeadBuffer, NoRoom, WaitError, clock};
 use crate::tunnel::Tunnel;
@@ -51,7 +51,7 @@ pub async fn run(client: &mut Client<'_>) -> Outcome {
     };
     let outcome = match result {
         Ok(outcome) => outcome,
-        Err(fault) => answer::refuse(client, fault, &mut record).await,
+        Err(fault) => respond::refuse(client, fault, &mut record).await,
     };
     // The record quotes the head, so that this comes before the head is forgotten.
     record.write(client);
@@ -75,7 +75,7 @@ pub async fn run(client: &mut Client<'_>) -> Outcome {
 pub async fn refuse_head(client: &mut Client<'_>, fault: Fault) {
     client.request.settle();
     let mut record = Record::begin(client, false);
-    answer::refuse(client, fault, &mut record).await;
+    respond::refuse(client, fault, &mut record).await;
     record.write(client);
 }
 
@@ -84,7 +84,7 @@ async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome
     client.request_bytes = client.request.bytes + body.in_inbox;
     client.is_whole = body.is_whole();
     record.received(client.account, body.in_inbox as u64);
-    if let Served::Here(outcome) = answer::own(client, record).await? {
+    if let Served::Here(outcome) = respond::own(client, record).await? {
         return Ok(outcome);
     }
     let mut destination = match Destination::find(client, &mut body, record).await? {
@@ -441,5 +441,5 @@ async fn pass_interim(client: &Client<'_>, buffer: &HeadBuffer) -> Result<usize,
         rewrite::interim(out, &client.response, buffer.filled());
         Ok::<_, Infallible>(out.len())
     });
-    answer::finish_sending(client, sent).await
+    respond::finish_sending(client, sent).await
 }

@@ -10,7 +10,6 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use crate::answer;
 use crate::auth_request;
 use crate::connection::Client;
 use crate::destination::{Destination, Routed};
@@ -19,10 +18,13 @@ use crate::fault::{Close, Fault};
 use crate::forward::{Checked, LoginOutcome, Target};
 use crate::generation::Generation;
 use crate::hooks::custom::{Changes, Connect, Failure, Response};
-use crate::hooks::{Answer, AuthDecision, Choice, Facts, HookState, Hooked, Login, RetryTrigger};
+use crate::hooks::{
+    AuthDecision, Choice, Facts, HookState, Hooked, LocalResponse, Login, RetryTrigger,
+};
 use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite, Simple};
 use crate::mirror;
 use crate::record::Record;
+use crate::respond;
 use crate::ring::{HeadBuffer, clock};
 use crate::route::Route;
 use crate::upload::RequestBody;
@@ -46,7 +48,7 @@ pub struct HookedRequest {
 pub(crate) enum ResponseOverride {
     /// Another attempt.
     Retry,
-    Respond(Answer<'static>),
+    Respond(LocalResponse<'static>),
 }
 
 /// What our own answers on a route with hooks look like.
@@ -55,7 +57,7 @@ pub(crate) struct ResponseStyle<'a> {
     facts: Facts<'a>,
     state: &'a HookState,
     /// What stands in it in place of our own words.
-    page: Option<Answer<'a>>,
+    page: Option<LocalResponse<'a>>,
 }
 
 /// Runs the hooks of a request that `route` takes.
@@ -111,7 +113,7 @@ pub(crate) async fn refuse(
         state: &hooked.state,
         page: own.or_else(|| plan.page(status.code)),
     };
-    answer::refuse_as(client, fault, record, Some(&style)).await
+    respond::refuse_as(client, fault, record, Some(&style)).await
 }
 
 fn plan(generation: &Generation, route: Route) -> &Hooked {
@@ -141,7 +143,7 @@ pub(crate) async fn judge_tunnel(
     let asked = Connect { client: facts(client, 0).client, host: &target.host, port: target.port };
     for custom in &client.generation.hooks.connect {
         if let Some(answer) = client.account.unless_ended(custom.on_connect(&asked)).await? {
-            return answer::give(client, &answer, None, record).await.map(Some);
+            return respond::give(client, &answer, None, record).await.map(Some);
         }
     }
     Ok(None)
@@ -154,7 +156,7 @@ impl HookedRequest {
         &mut self,
         client: &Client<'_>,
         body: &RequestBody,
-    ) -> Result<Option<Answer<'static>>, Fault> {
+    ) -> Result<Option<LocalResponse<'static>>, Fault> {
         let generation = self.generation.clone();
         let plan = plan(&generation, self.route);
         let facts = facts(client, self.now_us);
@@ -184,7 +186,7 @@ impl HookedRequest {
             }
         }
         Ok(match choice {
-            Choice::Answer(answer) => Some(answer.into_owned()),
+            Choice::Respond(answer) => Some(answer.into_owned()),
             Choice::Upstream(_) => None,
         })
     }
@@ -200,7 +202,7 @@ impl HookedRequest {
         plan: &Hooked,
         facts: &Facts<'_>,
         needs_connection: bool,
-    ) -> Result<Option<Answer<'static>>, Fault> {
+    ) -> Result<Option<LocalResponse<'static>>, Fault> {
         let may_look = Notify::new();
         let mut asking = std::pin::pin!(ask(client, plan, facts, &mut self.state, &may_look));
         if !needs_connection {
@@ -252,7 +254,7 @@ async fn ask(
     facts: &Facts<'_>,
     state: &mut HookState,
     may_look: &Notify,
-) -> Result<Option<Answer<'static>>, Fault> {
+) -> Result<Option<LocalResponse<'static>>, Fault> {
     if let Some(auth_request) = &plan.auth_request {
         match auth_request::ask(client, auth_request, facts, may_look).await? {
             AuthDecision::Granted(lines) => plan.grant(lines, state),
@@ -279,7 +281,7 @@ async fn log_in(
     client: &Client<'_>,
     login: &Login,
     facts: &Facts<'_>,
-) -> Result<Option<Answer<'static>>, Fault> {
+) -> Result<Option<LocalResponse<'static>>, Fault> {
     let Some(credentials) = login.credentials(facts) else { return Ok(Some(login.refused())) };
     let outcome = match login.authenticator.check(facts.client, credentials) {
         Checked::Done(outcome) => outcome,
@@ -293,10 +295,11 @@ async fn log_in(
             client.worker.metrics.auth_failures.add(1);
             Some(login.refused())
         }
-        LoginOutcome::TooManyFailures { retry_after_s } => {
-            Some(Answer::plain(429, format!("Retry-After: {retry_after_s}\r\n").into_bytes()))
-        }
-        LoginOutcome::Busy => Some(Answer::plain(503, b"Retry-After: 1\r\n".to_vec())),
+        LoginOutcome::TooManyFailures { retry_after_s } => Some(LocalResponse::plain(
+            429,
+            format!("Retry-After: {retry_after_s}\r\n").into_bytes(),
+        )),
+        LoginOutcome::Busy => Some(LocalResponse::plain(503, b"Retry-After: 1\r\n".to_vec())),
     })
 }
 
@@ -396,7 +399,7 @@ impl HookedRequest {
     pub(crate) async fn answer(
         &mut self,
         client: &Client<'_>,
-        answer: Answer<'_>,
+        answer: LocalResponse<'_>,
         record: &mut Record,
     ) -> Result<Outcome, Fault> {
         let generation = self.generation.clone();
@@ -406,7 +409,7 @@ impl HookedRequest {
             client.worker.metrics.limited.add(1);
         }
         let style = ResponseStyle::new(plan, facts(client, self.now_us), &self.state, &answer);
-        answer::give(client, &answer, Some(&style), record).await
+        respond::give(client, &answer, Some(&style), record).await
     }
 }
 
@@ -416,7 +419,7 @@ impl<'a> ResponseStyle<'a> {
         plan: &'a Hooked,
         facts: Facts<'a>,
         state: &'a HookState,
-        answer: &Answer<'_>,
+        answer: &LocalResponse<'_>,
     ) -> Self {
         let page = if answer.is_stock { plan.page(answer.status.code) } else { None };
         Self { plan, facts, state, page }

@@ -107,7 +107,6 @@ pub mod room;
 pub mod slot;
 pub mod worker;
 
-pub mod answer;
 pub mod auth_request;
 pub mod connect;
 pub mod connection;
@@ -118,6 +117,7 @@ pub mod forwarding;
 pub mod hooked;
 pub mod mirror;
 pub mod record;
+pub mod respond;
 pub mod tunnel;
 pub mod upgrade;
 pub mod upload;

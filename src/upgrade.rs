@@ -5,12 +5,12 @@
 
 use std::convert::Infallible;
 
-use crate::answer;
 use crate::connection::Client;
 use crate::exchange::Outcome;
 use crate::fault::Fault;
 use crate::http::rewrite;
 use crate::record::Record;
+use crate::respond;
 use crate::ring::HeadBuffer;
 use crate::slot::Reached;
 use crate::tunnel::Tunnel;
@@ -39,7 +39,7 @@ pub(crate) async fn switch(
         rewrite::switching(out, &client.response, buffer.filled());
         Ok::<_, Infallible>(out.len())
     });
-    let bytes = answer::finish_sending(client, sent).await?;
+    let bytes = respond::finish_sending(client, sent).await?;
     record.answered(101);
     record.sent(client.account, bytes as u64);
     Ok(Outcome::Tunnel(Box::new(Tunnel {

@@ -29,7 +29,7 @@ const FLOORS: [&[&str]; 10] = [
     &[
         "connection",
         "exchange",
-        "answer",
+        "respond",
         "connect",
         "download",
         "forwarding",

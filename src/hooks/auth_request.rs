@@ -4,9 +4,9 @@
 //! of its answer; out: whether the request goes on, with which fields for the origin, or what the
 //! client is told instead. Nothing is sent here. A body of the answer is never passed on.
 
-use super::answers::Answer;
 use super::edits::{Own, Wishes};
 use super::facts::{Facts, put_field};
+use super::responses::LocalResponse;
 use crate::config::{ForwardAuthConfig, OnFailure};
 use crate::http::head::ResponseHead;
 use crate::http::names::Known;
@@ -26,7 +26,7 @@ pub struct AuthRequest {
 pub enum AuthDecision {
     /// The request goes on, with these field lines for the origin.
     Granted(Vec<u8>),
-    Denied(Answer<'static>),
+    Denied(LocalResponse<'static>),
     /// It could not be answered.
     Failed,
 }
@@ -118,17 +118,17 @@ impl AuthRequest {
                 for name in PASSED_ON {
                     copy(name, &name.to_ascii_lowercase());
                 }
-                AuthDecision::Denied(Answer::plain(head.status, fields))
+                AuthDecision::Denied(LocalResponse::plain(head.status, fields))
             }
             _ => AuthDecision::Failed,
         }
     }
 
     /// What becomes of the request when whoever was asked fails: `None` lets it go on.
-    pub fn failed(&self) -> Option<Answer<'static>> {
+    pub fn failed(&self) -> Option<LocalResponse<'static>> {
         match self.config.on_failure {
             OnFailure::Open => None,
-            OnFailure::Closed => Some(Answer::plain(503, b"Retry-After: 1\r\n".to_vec())),
+            OnFailure::Closed => Some(LocalResponse::plain(503, b"Retry-After: 1\r\n".to_vec())),
         }
     }
 }

@@ -4,9 +4,9 @@
 //! who may read an answer. Without an `Origin` that is known, a browser is told nothing, and keeps
 //! the answer from the page: this protects users, not the origin, which answers whoever asks.
 
-use super::answers::{Answer, status};
 use super::edits::{Own, Wishes};
 use super::facts::Facts;
+use super::responses::{LocalResponse, status};
 use crate::config::CorsConfig;
 use crate::config::hooks::{Part, Template};
 use crate::http::Method;
@@ -70,7 +70,7 @@ impl Cors {
     }
 
     /// The answer, if the request is a preflight. Who may read it is an edit's business.
-    pub(crate) fn preflight(&self, facts: &Facts<'_>) -> Option<Answer<'static>> {
+    pub(crate) fn preflight(&self, facts: &Facts<'_>) -> Option<LocalResponse<'static>> {
         if facts.head.method != Method::Options {
             return None;
         }
@@ -90,7 +90,7 @@ impl Cors {
         fields.extend_from_slice(
             b"Vary: Access-Control-Request-Method, Access-Control-Request-Headers\r\n",
         );
-        Some(Answer {
+        Some(LocalResponse {
             status: status(204),
             fields: fields.into(),
             body: "".into(),

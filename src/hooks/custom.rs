@@ -69,9 +69,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use super::answers::{Answer, status};
 use super::edits::{edit_lines, is_called};
 use super::facts::Facts;
+use super::responses::{LocalResponse, status};
 use crate::config::hooks::{announce_custom, is_editable};
 use crate::config::{CustomConfig, OnFailure};
 use crate::http::head::ResponseHead;
@@ -232,7 +232,7 @@ impl Page {
         }
     }
 
-    fn answer(self) -> Result<Answer<'static>, HookError> {
+    fn answer(self) -> Result<LocalResponse<'static>, HookError> {
         if !(200..=599).contains(&self.status) {
             return Err(format!("{} is no status that can be answered", self.status).into());
         }
@@ -244,7 +244,7 @@ impl Page {
             check(name, value)?;
             fields.extend([name.as_str(), ": ", value.as_str(), "\r\n"]);
         }
-        Ok(Answer {
+        Ok(LocalResponse {
             status: status(self.status),
             fields: fields.into_bytes().into(),
             body: self.body.into(),
@@ -402,19 +402,19 @@ impl Custom {
         &self,
         facts: &Facts<'_>,
         changes: &mut Changes,
-    ) -> Option<Answer<'static>> {
+    ) -> Option<LocalResponse<'static>> {
         let mut request = Request { facts, changes };
         let decided = self.in_time(|| self.hook.on_request(&mut request)).await;
         self.decide("on_request", decided)
     }
 
-    pub async fn on_connect(&self, connect: &Connect<'_>) -> Option<Answer<'static>> {
+    pub async fn on_connect(&self, connect: &Connect<'_>) -> Option<LocalResponse<'static>> {
         let decided = self.in_time(|| self.hook.on_connect(connect)).await;
         self.decide("on_connect", decided)
     }
 
     /// `Some` takes the place of the origin's answer.
-    pub fn on_response(&self, response: &mut Response<'_>) -> Option<Answer<'static>> {
+    pub fn on_response(&self, response: &mut Response<'_>) -> Option<LocalResponse<'static>> {
         let unwound =
             std::panic::catch_unwind(AssertUnwindSafe(|| self.hook.on_response(response)));
         match unwound.unwrap_or_else(|_| Err("it panicked".into())) {
@@ -424,7 +424,7 @@ impl Custom {
     }
 
     /// `Some` takes the place of ringway's own page. A hook that fails here leaves that page.
-    pub fn on_error(&self, failure: &Failure) -> Option<Answer<'static>> {
+    pub fn on_error(&self, failure: &Failure) -> Option<LocalResponse<'static>> {
         let unwound = std::panic::catch_unwind(AssertUnwindSafe(|| self.hook.on_error(failure)));
         let page = unwound.unwrap_or_else(|_| Err("it panicked".into()));
         let answer = page.and_then(|page| page.map(Page::answer).transpose());
@@ -448,7 +448,11 @@ impl Custom {
         }
     }
 
-    fn decide(&self, phase: &str, decided: Result<Decision, HookError>) -> Option<Answer<'static>> {
+    fn decide(
+        &self,
+        phase: &str,
+        decided: Result<Decision, HookError>,
+    ) -> Option<LocalResponse<'static>> {
         let answer = match decided {
             Ok(Decision::Continue) => return None,
             Ok(Decision::Answer(page)) => page.answer(),
@@ -457,11 +461,11 @@ impl Custom {
         answer.map_or_else(|error| self.failed(phase, &error, 503), Some)
     }
 
-    fn failed(&self, phase: &str, error: &HookError, code: u16) -> Option<Answer<'static>> {
+    fn failed(&self, phase: &str, error: &HookError, code: u16) -> Option<LocalResponse<'static>> {
         tracing::warn!(hook = self.name(), phase, "a hook failed: {error}");
         match self.on_failure {
             OnFailure::Open => None,
-            OnFailure::Closed => Some(Answer::plain(code, Vec::new())),
+            OnFailure::Closed => Some(LocalResponse::plain(code, Vec::new())),
         }
     }
 }

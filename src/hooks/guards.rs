@@ -8,10 +8,10 @@
 use std::sync::Arc;
 
 use super::Loading;
-use super::answers::Answer;
 use super::clients::{Clients, Entry};
 use super::facts::{Facts, HookState};
 use super::rate::{RateLimit, Standing};
+use super::responses::LocalResponse;
 use crate::config::{ClientKey, HooksConfig, Networks};
 
 /// All that may refuse a request.
@@ -89,11 +89,11 @@ impl Guards {
         route: &str,
         facts: &Facts<'_>,
         state: &mut HookState,
-    ) -> Option<Answer<'static>> {
+    ) -> Option<LocalResponse<'static>> {
         for methods in &self.methods {
             let method = facts.head.method_text.of(facts.text);
             if !methods.known.iter().any(|known| **known == *method) {
-                return Some(Answer::plain(405, methods.allow.to_vec()));
+                return Some(LocalResponse::plain(405, methods.allow.to_vec()));
             }
         }
         for rate in &self.rates {
@@ -110,7 +110,7 @@ impl Guards {
                 Entry::Held(held) => state.held[*layer] = Some(held),
                 Entry::Uncounted => {}
                 Entry::Full => {
-                    return Some(Answer::plain(429, b"Retry-After: 1\r\n".to_vec()));
+                    return Some(LocalResponse::plain(429, b"Retry-After: 1\r\n".to_vec()));
                 }
             }
         }
@@ -146,10 +146,10 @@ impl Rate {
         limit.take(key, facts.now_us)
     }
 
-    fn refused(&self, standing: Standing) -> Answer<'static> {
+    fn refused(&self, standing: Standing) -> LocalResponse<'static> {
         let mut fields = format!("Retry-After: {}\r\n", standing.wait_s()).into_bytes();
         fields.extend_from_slice(&self.policy);
         standing.put(&mut fields);
-        Answer::plain(429, fields)
+        LocalResponse::plain(429, fields)
     }
 }

@@ -40,7 +40,6 @@
 //! all done, the global ones first. Of everything else the route's own takes the place of the
 //! global one. `inherit_hooks = false` of a route leaves the global ones out.
 
-mod answers;
 mod auth_request;
 mod clients;
 mod cors;
@@ -54,6 +53,7 @@ mod plan;
 #[cfg(test)]
 mod properties;
 mod rate;
+mod responses;
 mod retry;
 mod split;
 mod target;
@@ -63,7 +63,6 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use self::answers::Answer;
 pub use self::auth_request::{AuthDecision, AuthRequest};
 pub use self::clients::Clients;
 pub(crate) use self::clients::Held;
@@ -71,10 +70,11 @@ pub use self::edits::Edits;
 pub use self::facts::{Facts, HookState};
 pub use self::plan::{Choice, Hooked, Login};
 pub use self::rate::RateLimit;
+pub use self::responses::LocalResponse;
 pub use self::retry::{Retry, RetryTrigger};
 
-use self::answers::Pages;
 use self::custom::{Custom, Hooks};
+use self::responses::Pages;
 use crate::config::{
     BasicAuthConfig, Config, CustomConfig, ForwardConfig, HooksConfig, HostPattern,
     RateLimitConfig, RouteConfig,

@@ -7,13 +7,13 @@
 
 use std::sync::Arc;
 
-use super::answers::{Answer, Pages, Prepared};
 use super::auth_request::AuthRequest;
 use super::cors::{Cors, fixed};
 use super::custom::Custom;
 use super::edits::{Edits, Own, Wishes};
 use super::facts::{Facts, HookState};
 use super::guards::Guards;
+use super::responses::{LocalResponse, Pages, Prepared};
 use super::retry::Retry;
 use super::split::{Split, draw, draw_text, is_mirrored};
 use super::target::{BadTarget, Rewrite, location};
@@ -66,7 +66,7 @@ pub struct Login {
 /// What becomes of a request that has passed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Choice<'p> {
-    Answer(Answer<'p>),
+    Respond(LocalResponse<'p>),
     /// It goes to this upstream, by its index, as `HookState::target` if that is set.
     Upstream(usize),
 }
@@ -84,8 +84,8 @@ impl Login {
         values.next().is_none().then_some(first)
     }
 
-    pub fn refused(&self) -> Answer<'static> {
-        Answer::plain(401, self.challenge.to_vec())
+    pub fn refused(&self) -> LocalResponse<'static> {
+        LocalResponse::plain(401, self.challenge.to_vec())
     }
 }
 
@@ -261,10 +261,14 @@ fn wish_for_security(config: &SecurityConfig, wishes: &mut Wishes) {
 // For each request.
 impl Hooked {
     /// What can be decided at once, up to and including redirects: an answer, or nothing.
-    pub fn enter(&self, facts: &Facts<'_>, state: &mut HookState) -> Option<Answer<'static>> {
+    pub fn enter(
+        &self,
+        facts: &Facts<'_>,
+        state: &mut HookState,
+    ) -> Option<LocalResponse<'static>> {
         self.name_request(facts, state);
         if !self.guards.let_in(facts) {
-            return Some(Answer::plain(403, Vec::new()));
+            return Some(LocalResponse::plain(403, Vec::new()));
         }
         if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(facts)) {
             return Some(answer);
@@ -273,7 +277,7 @@ impl Hooked {
             return Some(answer);
         }
         if matches!(facts.head.body, BodyLength::Exact(bytes) if bytes > self.body_bytes_max) {
-            return Some(Answer::plain(413, Vec::new()));
+            return Some(LocalResponse::plain(413, Vec::new()));
         }
         self.redirect.as_ref().map(|redirect| self.redirected(redirect, facts, state))
     }
@@ -296,11 +300,11 @@ impl Hooked {
         redirect: &RedirectConfig,
         facts: &Facts<'_>,
         state: &HookState,
-    ) -> Answer<'static> {
+    ) -> LocalResponse<'static> {
         match location(&redirect.to, &self.route, facts, state) {
             Ok(location) => {
                 let fields = [b"Location: ", location.as_slice(), b"\r\n"].concat();
-                Answer::plain(redirect.status, fields)
+                LocalResponse::plain(redirect.status, fields)
             }
             Err(bad) => refused_target(bad),
         }
@@ -310,7 +314,7 @@ impl Hooked {
     /// `target` is what would be sent without a rewrite.
     pub fn choose(&self, target: &[u8], facts: &Facts<'_>, state: &mut HookState) -> Choice<'_> {
         if let Some(respond) = &self.respond {
-            return Choice::Answer(respond.answer());
+            return Choice::Respond(respond.answer());
         }
         let chosen = self.split.as_ref().map(|split| split.choose(facts, state));
         let (upstream, name) =
@@ -321,10 +325,10 @@ impl Hooked {
         if let Some(rewrite) = &self.rewrite {
             match rewrite.apply(target, &self.route, facts, state) {
                 Ok(Some(target)) if target.len() > self.target_bytes_max => {
-                    return Choice::Answer(refused_target(BadTarget::TooLong));
+                    return Choice::Respond(refused_target(BadTarget::TooLong));
                 }
                 Ok(target) => state.target = target,
-                Err(bad) => return Choice::Answer(refused_target(bad)),
+                Err(bad) => return Choice::Respond(refused_target(bad)),
             }
         }
         if let Some(retry) = &self.retry {
@@ -408,12 +412,12 @@ impl Hooked {
     }
 
     /// What stands in an answer of our own with this status, if the configuration says so.
-    pub fn page(&self, status: u16) -> Option<Answer<'_>> {
+    pub fn page(&self, status: u16) -> Option<LocalResponse<'_>> {
         self.pages.page(status)
     }
 
     /// The same for an origin's answer.
-    pub fn page_for_origin(&self, status: u16) -> Option<Answer<'_>> {
+    pub fn page_for_origin(&self, status: u16) -> Option<LocalResponse<'_>> {
         if self.pages.is_intercepting { self.pages.page(status) } else { None }
     }
 
@@ -449,10 +453,10 @@ impl Hooked {
     }
 }
 
-fn refused_target(bad: BadTarget) -> Answer<'static> {
+fn refused_target(bad: BadTarget) -> LocalResponse<'static> {
     let code = match bad {
         BadTarget::Refused => 400,
         BadTarget::TooLong => 414,
     };
-    Answer::plain(code, Vec::new())
+    LocalResponse::plain(code, Vec::new())
 }

@@ -129,7 +129,7 @@ fn check_plan(hooked: &Hooked, facts: &Facts<'_>) -> Result<(), TestCaseError> {
             check_target(location.strip_suffix(b"\r\n").expect("one line"))?;
         }
     }
-    if let Choice::Answer(answer) = hooked.choose(facts.path_and_query(), facts, &mut state) {
+    if let Choice::Respond(answer) = hooked.choose(facts.path_and_query(), facts, &mut state) {
         check_lines(&answer.fields, &[])?;
     }
     if let Some(target) = &state.target {

@@ -55,7 +55,7 @@ fn answered(hooked: &Hooked, request: &str) -> Option<(u16, String)> {
         let answer = match entered {
             Some(answer) => answer,
             None => match hooked.choose(facts.path_and_query(), facts, &mut state) {
-                Choice::Answer(answer) => answer,
+                Choice::Respond(answer) => answer,
                 Choice::Upstream(_) => return None,
             },
         };

@@ -12,7 +12,7 @@ use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses}
 use crate::date::DateLine;
 use crate::forward::LoginOutcome;
 use crate::hooked::ResponseStyle;
-use crate::hooks::{self, Answer, Choice, Facts, HookState};
+use crate::hooks::{self, Choice, Facts, HookState, LocalResponse};
 use crate::http::BodyLength;
 use crate::http::rewrite::{self, ConnectionOut, RequestRewrite, Simple};
 use crate::route::Route;
@@ -107,7 +107,7 @@ impl<'a> Asked<'a> {
         self.log_in(state)?;
         self.tell_questions();
         let upstream = match self.plan.choose(target, &self.facts, state) {
-            Choice::Answer(answer) => return Err(self.answered(&answer, state)),
+            Choice::Respond(answer) => return Err(self.answered(&answer, state)),
             Choice::Upstream(upstream) => upstream,
         };
         self.tell_way(upstream, state);
@@ -120,7 +120,7 @@ impl<'a> Asked<'a> {
         hooks::strongest(self.layers, of)
     }
 
-    fn answered(&mut self, answer: &Answer<'_>, state: &mut HookState) -> Ending {
+    fn answered(&mut self, answer: &LocalResponse<'_>, state: &mut HookState) -> Ending {
         state.status = answer.status.code;
         let mut head = Vec::new();
         let simple = Simple {

@@ -17,7 +17,6 @@ use std::net::SocketAddr;
 use serde_json::{Map, Value as Json};
 
 use crate::access::Access;
-use crate::answer::Wish;
 use crate::cli::{Cli, Question};
 use crate::config::effective::{Origins, values};
 use crate::config::{AdminAddress, Config};
@@ -30,6 +29,7 @@ use crate::http::forwarded::{ClientText, Scheme};
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
 use crate::http::{BodyLength, Method, TargetForm};
+use crate::respond::Wish;
 use crate::route::Routes;
 use crate::upload;
 

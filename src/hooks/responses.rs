@@ -17,7 +17,7 @@ const PAGE_BYTES_MAX: u64 = 64 * 1024;
 
 /// An answer that is given in place of an origin's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer<'p> {
+pub struct LocalResponse<'p> {
     pub status: Status,
     /// Whole lines, the Content-Type first where the body has one.
     pub fields: Cow<'p, [u8]>,
@@ -42,7 +42,7 @@ pub(crate) struct Pages {
     pub(crate) is_intercepting: bool,
 }
 
-impl Answer<'_> {
+impl LocalResponse<'_> {
     /// With the reason phrase as its body.
     pub(crate) fn plain(code: u16, fields: Vec<u8>) -> Self {
         let status = status(code);
@@ -50,8 +50,8 @@ impl Answer<'_> {
         Self { status, fields, body, is_stock: true }
     }
 
-    pub(crate) fn into_owned(self) -> Answer<'static> {
-        Answer {
+    pub(crate) fn into_owned(self) -> LocalResponse<'static> {
+        LocalResponse {
             status: self.status,
             fields: Cow::Owned(self.fields.into_owned()),
             body: Cow::Owned(self.body.into_owned()),
@@ -73,8 +73,8 @@ impl Prepared {
         }
     }
 
-    pub(crate) fn answer(&self) -> Answer<'_> {
-        Answer {
+    pub(crate) fn answer(&self) -> LocalResponse<'_> {
+        LocalResponse {
             status: self.status,
             fields: Cow::Borrowed(&self.fields),
             body: Cow::Borrowed(&self.body),
@@ -112,13 +112,13 @@ impl Pages {
     }
 
     /// The page for an answer with this status, which it keeps.
-    pub(crate) fn page(&self, code: u16) -> Option<Answer<'_>> {
+    pub(crate) fn page(&self, code: u16) -> Option<LocalResponse<'_>> {
         let fits = |statuses: &Statuses| match statuses {
             Statuses::Exact(exact) => *exact == code,
             Statuses::Class(class) => *class == code / 100,
         };
         let (_, page) = self.pages.iter().find(|(statuses, _)| fits(statuses))?;
-        Some(Answer { status: status(code), ..page.answer() })
+        Some(LocalResponse { status: status(code), ..page.answer() })
     }
 
     pub(crate) fn bytes(&self) -> usize {

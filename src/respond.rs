@@ -15,7 +15,7 @@ use crate::connection::Client;
 use crate::exchange::Outcome;
 use crate::fault::{Close, Fault, Status};
 use crate::hooked::ResponseStyle;
-use crate::hooks::Answer;
+use crate::hooks::LocalResponse;
 use crate::http::head::RequestHead;
 use crate::http::names::Known;
 use crate::http::rewrite::{self, ConnectionOut, Simple};
@@ -110,13 +110,13 @@ async fn for_ringway(
     let (reply, answer) = oneshot::channel();
     let query = if !is_allowed {
         let allow = if is_cleanup { "Allow: POST\r\n" } else { "Allow: GET, HEAD\r\n" };
-        return own_answer(client, 405, "Method Not Allowed\n", allow, record).await;
+        return respond_with(client, 405, "Method Not Allowed\n", allow, record).await;
     } else if !is_cleanup {
         ControlQuery::Health { reply }
     } else if let Err(denied) = may_change(client) {
         let code = denied.status();
         let extra = if code == 401 { "WWW-Authenticate: Bearer\r\n" } else { "" };
-        return own_answer(client, code, denied.cause(), extra, record).await;
+        return respond_with(client, code, denied.cause(), extra, record).await;
     } else {
         ControlQuery::Cleanup { reply }
     };
@@ -125,7 +125,7 @@ async fn for_ringway(
     let Ok(Ok(body)) = client.account.unless_ended(answered).await? else {
         return Err(Fault::Internal);
     };
-    own_answer(client, 200, &body, JSON, record).await
+    respond_with(client, 200, &body, JSON, record).await
 }
 
 /// How long the control thread may take; a cleanup walks over the heaps of all workers.
@@ -156,7 +156,7 @@ fn may_change(client: &Client<'_>) -> Result<(), Denied> {
     )
 }
 
-async fn own_answer(
+async fn respond_with(
     client: &Client<'_>,
     code: u16,
     body: &str,
@@ -267,7 +267,7 @@ fn outcome_after(client: &Client<'_>, keeps_connection: bool) -> Outcome {
 /// Gives an answer that the hooks of a route have chosen.
 pub(crate) async fn give(
     client: &Client<'_>,
-    answer: &Answer<'_>,
+    answer: &LocalResponse<'_>,
     style: Option<&ResponseStyle<'_>>,
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
