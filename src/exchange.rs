@@ -84,7 +84,7 @@ async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome
     client.request_bytes = client.request.bytes + body.in_inbox;
     client.is_whole = body.is_whole();
     record.received(client.account, body.in_inbox as u64);
-    if let Served::Here(outcome) = respond::own(client, record).await? {
+    if let Served::Here(outcome) = respond::serve_local(client, record).await? {
         return Ok(outcome);
     }
     let mut destination = match Destination::find(client, &mut body, record).await? {

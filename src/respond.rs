@@ -34,10 +34,10 @@ pub enum Served {
 
 /// Answers what is meant for this hop: OPTIONS or TRACE whose Max-Forwards is used up (RFC 9110
 /// §7.6.2).
-pub async fn own(client: &mut Client<'_>, record: &mut Record) -> Result<Served, Fault> {
+pub async fn serve_local(client: &mut Client<'_>, record: &mut Record) -> Result<Served, Fault> {
     let request = &client.request;
-    if let Some(wish) = Wish::of(client) {
-        return Box::pin(for_ringway(client, wish, record)).await;
+    if let Some(endpoint) = LocalEndpoint::of(client) {
+        return Box::pin(serve_endpoint(client, endpoint, record)).await;
     }
     let answer = match request.method {
         Method::Options if request.max_forwards == Some(0) => Own {
@@ -67,12 +67,12 @@ struct Own {
 
 /// What a request on a data port may want of ringway itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum LocalEndpoint {
     Health,
     Cleanup,
 }
 
-impl Wish {
+impl LocalEndpoint {
     /// Only in origin form: who asks a forward proxy asks for somebody else.
     fn of(client: &Client<'_>) -> Option<Self> {
         Self::in_head(&client.request, client.inbox.filled(), &client.generation.config.admin)
@@ -94,14 +94,14 @@ impl Wish {
 
 /// Answers what is meant for ringway itself and not for an origin: its health, and the wish that it
 /// gives memory back.
-async fn for_ringway(
+async fn serve_endpoint(
     client: &Client<'_>,
-    wish: Wish,
+    endpoint: LocalEndpoint,
     record: &mut Record,
 ) -> Result<Served, Fault> {
     let worker = client.worker;
     let head = &client.request;
-    let is_cleanup = wish == Wish::Cleanup;
+    let is_cleanup = endpoint == LocalEndpoint::Cleanup;
     let is_allowed = match head.method {
         Method::Get | Method::Head => !is_cleanup,
         Method::Post => is_cleanup,

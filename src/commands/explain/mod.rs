@@ -29,7 +29,7 @@ use crate::http::forwarded::{ClientText, Scheme};
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
 use crate::http::{BodyLength, Method, TargetForm};
-use crate::respond::Wish;
+use crate::respond::LocalEndpoint;
 use crate::route::Routes;
 use crate::upload;
 
@@ -198,8 +198,8 @@ impl Case<'_> {
         if let Err(fault) = upload::judge_length(head.body, self.config.limits.body_bytes) {
             return Ok(Ending::Refused(fault, "limits.body_bytes".to_owned()));
         }
-        if let Some(wish) = Wish::in_head(head, &self.text, &self.config.admin) {
-            let what = format!("{wish:?}").to_lowercase();
+        if let Some(endpoint) = LocalEndpoint::in_head(head, &self.text, &self.config.admin) {
+            let what = format!("{endpoint:?}").to_lowercase();
             return Ok(Ending::Own(format!("{what} (admin.on_data_port)")));
         }
         if head.max_forwards == Some(0) {
