@@ -47,7 +47,7 @@ pub async fn run(client: &mut Client<'_>) -> Outcome {
     let mut record = Record::begin(client, true);
     let result = match client.request.method {
         Method::Connect => connect::run(client, &mut record).await,
-        _ => forward(client, &mut record).await,
+        _ => proxy(client, &mut record).await,
     };
     let outcome = match result {
         Ok(outcome) => outcome,
@@ -79,7 +79,7 @@ pub async fn refuse_head(client: &mut Client<'_>, fault: Fault) {
     record.write(client);
 }
 
-async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome, Fault> {
+async fn proxy(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome, Fault> {
     let mut body = RequestBody::of(client)?;
     client.request_bytes = client.request.bytes + body.in_inbox;
     client.is_whole = body.is_whole();
