@@ -12,7 +12,7 @@ use crate::connection::Client;
 use crate::exchange::{self, INTERIM_ANSWERS_MAX, Outcome, unless_gone};
 use crate::fault::Fault;
 use crate::forward::Target;
-use crate::forwarding::{self, Hop};
+use crate::forwarded::{self, Hop};
 use crate::generation::Generation;
 use crate::hooked;
 use crate::http::head::ResponseHead;
@@ -40,8 +40,8 @@ pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome
         return Err(Fault::MethodNotOffered);
     }
     // The parser has seen to it that there is a port.
-    let target = forwarding::target(client)?;
-    let (hop, _) = forwarding::admit(client, &target, true).await?;
+    let target = forwarded::target(client)?;
+    let (hop, _) = forwarded::admit(client, &target, true).await?;
     if !client.generation.hooks.connect.is_empty()
         && let Some(outcome) = Box::pin(hooked::judge_tunnel(client, &target, record)).await?
     {
@@ -73,11 +73,11 @@ pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome
 async fn reach(client: &Client<'_>, target: &Target, hop: Hop) -> Result<Reached, Fault> {
     if let Hop::Parent(index) = hop {
         match by_parent(client, target, index).await {
-            Err(fault) if forwarding::may_go_direct(client, index, fault) => {}
+            Err(fault) if forwarded::may_go_direct(client, index, fault) => {}
             reached => return reached,
         }
     }
-    let addresses = forwarding::addresses(client, target, Hop::Direct, true);
+    let addresses = forwarded::addresses(client, target, Hop::Direct, true);
     let addresses = unless_gone(client, addresses).await?;
     let (socket, address) = unless_gone(client, client.worker.pool.race(&addresses)).await?;
     Ok(Reached { socket, address, early: Vec::new() })
@@ -87,11 +87,11 @@ async fn reach(client: &Client<'_>, target: &Target, hop: Hop) -> Result<Reached
 async fn by_parent(client: &Client<'_>, target: &Target, index: usize) -> Result<Reached, Fault> {
     let worker = client.worker;
     let Generation { config, access, .. } = &*client.generation;
-    let addresses = forwarding::addresses(client, target, Hop::Parent(index), true);
+    let addresses = forwarded::addresses(client, target, Hop::Parent(index), true);
     let addresses = unless_gone(client, addresses).await?;
     let (socket, address) = unless_gone(client, worker.pool.race(&addresses)).await?;
     let _attached = client.slot.attach(&socket);
-    let parent = forwarding::parent(config, index);
+    let parent = forwarded::parent(config, index);
     let mut request = Vec::new();
     let authority = target.to_string();
     let login = access.parent_logins[index].as_bytes();

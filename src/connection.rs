@@ -15,7 +15,7 @@ use crate::exchange::{self, Outcome};
 use crate::fault::{Close, Fault};
 use crate::generation::Generation;
 use crate::http::Version;
-use crate::http::forwarded::{ClientText, Scheme};
+use crate::http::forwarded_header::{ClientText, Scheme};
 use crate::http::head::{HeadError, RequestHead, ResponseHead};
 use crate::http::rewrite::{BodyOut, ConnectionOut, ForwardedFor};
 use crate::http::written::Written;

@@ -9,7 +9,7 @@ use crate::config::HostPolicy;
 use crate::connection::Client;
 use crate::exchange::{AttemptError, Outcome};
 use crate::fault::Fault;
-use crate::forwarding::{self, Forwarded, Hop};
+use crate::forwarded::{self, ForwardRequest, Hop};
 use crate::generation::Generation;
 use crate::hooked::{self, HookedRequest, ResponseOverride};
 use crate::hooks::RetryTrigger;
@@ -26,7 +26,7 @@ pub enum Destination {
     Route(Route),
     /// By a route with hooks.
     Hooked(Box<HookedRequest>),
-    Forward(Box<Forwarded>),
+    Forward(Box<ForwardRequest>),
 }
 
 /// What became of the search for a destination.
@@ -42,8 +42,8 @@ impl Destination {
         body: &mut RequestBody,
         record: &mut Record,
     ) -> Result<Routed, Fault> {
-        if forwarding::is_forward(client) {
-            let forwarded = Box::new(Box::pin(Forwarded::judge(client)).await?);
+        if forwarded::is_forward(client) {
+            let forwarded = Box::new(Box::pin(ForwardRequest::judge(client)).await?);
             return Ok(Routed::To(Self::Forward(forwarded)));
         }
         let head = &client.request;
@@ -89,7 +89,7 @@ impl Destination {
     pub fn refuses_us(&self, client: &Client<'_>) -> bool {
         let Self::Forward(forwarded) = self else { return false };
         let Hop::Parent(index) = forwarded.hop() else { return false };
-        let parent = forwarding::parent(&client.generation.config, index).name.as_str();
+        let parent = forwarded::parent(&client.generation.config, index).name.as_str();
         tracing::warn!(parent, status = 407, "the parent proxy wants other credentials");
         true
     }

@@ -113,7 +113,7 @@ pub mod connection;
 pub mod destination;
 pub mod download;
 pub mod exchange;
-pub mod forwarding;
+pub mod forwarded;
 pub mod hooked;
 pub mod mirror;
 pub mod record;

@@ -32,7 +32,7 @@ const FLOORS: [&[&str]; 10] = [
         "respond",
         "connect",
         "download",
-        "forwarding",
+        "forwarded",
         "hooked",
         "auth_request",
         "mirror",

@@ -9,7 +9,7 @@ use ringway::config::{Config, Flags};
 use ringway::hooks::custom::Hooks;
 use ringway::hooks::{Choice, Facts, HookState, Plans};
 use ringway::http::Method;
-use ringway::http::forwarded::{ClientText, Scheme};
+use ringway::http::forwarded_header::{ClientText, Scheme};
 use ringway::http::head::{HeadLimits, RequestHead, ResponseHead};
 use ringway::http::rewrite::{
     self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite,

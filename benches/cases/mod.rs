@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ringway::config::{Config, HostPattern, RouteConfig};
 use ringway::http::chunked::ChunkScanner;
-use ringway::http::forwarded::{ClientText, Scheme};
+use ringway::http::forwarded_header::{ClientText, Scheme};
 use ringway::http::framing::{self, Coding, Length};
 use ringway::http::head::{HeadLimits, RequestHead, ResponseHead};
 use ringway::http::rewrite::{

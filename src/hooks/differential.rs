@@ -16,7 +16,7 @@ use super::facts::tests::LIMITS;
 use super::{Facts, HookState};
 use crate::config::hooks::{Scope, Template};
 use crate::http::Method;
-use crate::http::forwarded::{ClientText, Scheme};
+use crate::http::forwarded_header::{ClientText, Scheme};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::names::Known;
 use crate::http::rewrite::{

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::net::Ipv6Addr;
 
 use super::chunked::{ChunkError, ChunkScanner};
-use super::forwarded::{ClientText, Scheme};
+use super::forwarded_header::{ClientText, Scheme};
 use super::head::{HeadError, HeadLimits, RequestHead, ResponseHead};
 use super::rewrite::{
     self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite,

@@ -11,7 +11,7 @@ pub mod chunked;
 pub mod edit;
 mod error;
 pub mod fields;
-pub mod forwarded;
+pub mod forwarded_header;
 pub mod framing;
 pub mod head;
 #[doc(hidden)]

@@ -8,7 +8,7 @@
 
 use super::edit::{Edit, Unedited};
 use super::fields::Fields;
-use super::forwarded::{ClientText, put};
+use super::forwarded_header::{ClientText, put};
 use super::head::{RequestHead, ResponseHead};
 use super::names::{Known, KnownSet};
 use super::{BodyLength, Span, TargetForm, Version};
@@ -400,7 +400,7 @@ fn put_decimal(out: &mut Vec<u8>, number: u64) {
 mod tests {
     use super::*;
     use crate::http::Method;
-    use crate::http::forwarded::Scheme;
+    use crate::http::forwarded_header::Scheme;
     use crate::http::head::HeadLimits;
 
     const LIMITS: HeadLimits =

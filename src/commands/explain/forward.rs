@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use crate::fault::Fault;
 use crate::forward::{LoginOutcome, Target, Verdict};
-use crate::forwarding;
+use crate::forwarded;
 use crate::http::names::Known;
 use crate::http::rewrite::{self, HostRule};
 
@@ -38,7 +38,7 @@ pub(super) fn tunnel(case: &Case<'_>, report: &mut Report) -> Ending {
 pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Ending {
     let section = report.section("forward");
     section.fact("mode", "forward proxy");
-    if !forwarding::is_plain(&case.head, &case.text) {
+    if !forwarded::is_plain(&case.head, &case.text) {
         let because = "https is spoken through a tunnel: ask `explain CONNECT HOST:443`";
         return Ending::Refused(Fault::SchemeNotOffered, because.to_owned());
     }

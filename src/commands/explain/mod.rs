@@ -21,11 +21,11 @@ use crate::cli::{Cli, Question};
 use crate::config::effective::{Origins, values};
 use crate::config::{AdminAddress, Config};
 use crate::fault::Fault;
-use crate::forwarding;
+use crate::forwarded;
 use crate::generation::head_limits;
 use crate::health::Target;
 use crate::hooks::{Plans, custom};
-use crate::http::forwarded::{ClientText, Scheme};
+use crate::http::forwarded_header::{ClientText, Scheme};
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
 use crate::http::{BodyLength, Method, TargetForm};
@@ -215,7 +215,7 @@ impl Case<'_> {
     /// Whether the target is not ours, and may be somebody else's.
     fn is_forward(&self) -> bool {
         let (policy, text) = (&self.access.policy, &self.text);
-        let is_another = forwarding::names_another(&self.routes, policy, &self.head, text);
+        let is_another = forwarded::names_another(&self.routes, policy, &self.head, text);
         self.is_offered && (is_another || self.head.method == Method::Connect)
     }
 

@@ -23,7 +23,7 @@ use crate::upstream::origin_ids::OriginId;
 use crate::worker::Worker;
 
 /// A forward request on its way.
-pub struct Forwarded {
+pub struct ForwardRequest {
     target: Target,
     user: Option<UserId>,
     origin_id: OriginId,
@@ -64,7 +64,7 @@ pub fn is_plain(head: &RequestHead, text: &[u8]) -> bool {
     starts_with_ignoring_case(head.target.of(text), b"http://")
 }
 
-impl Forwarded {
+impl ForwardRequest {
     /// Judges an absolute-form request.
     pub async fn judge(client: &Client<'_>) -> Result<Self, Fault> {
         let text = client.inbox.filled();
