@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::account::{Account, Ending, Moment, WaitsOn};
+use crate::connection_stats::{ConnectionStats, Ending, Moment, WaitsOn};
 use crate::fault::Fault;
 use crate::notices;
 use crate::ring::clock;
@@ -56,12 +56,12 @@ struct Track {
 }
 
 impl Track {
-    fn begin(account: &Account, streams_since: Option<Moment>, now_ms: u64) -> Self {
-        let still_ms = quiet_ms(account, streams_since, now_ms);
+    fn begin(stats: &ConnectionStats, streams_since: Option<Moment>, now_ms: u64) -> Self {
+        let still_ms = quiet_ms(stats, streams_since, now_ms);
         // It had moved as much then: a window that began later would end after the verdict.
-        let sample = Sample { at_ms: now_ms.saturating_sub(still_ms), bytes: moved(account) };
+        let sample = Sample { at_ms: now_ms.saturating_sub(still_ms), bytes: moved(stats) };
         Self {
-            exchange: account.requests.get(),
+            exchange: stats.requests.get(),
             long: sample,
             short: sample,
             still_since_ms: sample.at_ms,
@@ -70,8 +70,8 @@ impl Track {
         }
     }
 
-    fn step(&mut self, account: &Account, now_ms: u64, rate_min: u64) {
-        let now = Sample { at_ms: now_ms, bytes: moved(account) };
+    fn step(&mut self, stats: &ConnectionStats, now_ms: u64, rate_min: u64) {
+        let now = Sample { at_ms: now_ms, bytes: moved(stats) };
         let since = |before: Sample| {
             (now_ms.saturating_sub(before.at_ms), now.bytes.saturating_sub(before.bytes))
         };
@@ -93,15 +93,15 @@ impl Track {
 }
 
 /// For how long nothing at all has moved.
-fn quiet_ms(account: &Account, streams_since: Option<Moment>, now_ms: u64) -> u64 {
+fn quiet_ms(stats: &ConnectionStats, streams_since: Option<Moment>, now_ms: u64) -> u64 {
     // The head of an answer goes out with what of the body came with it.
-    let steps = [Some(account.moved.get()), Some(account.phase_began()), streams_since];
+    let steps = [Some(stats.moved.get()), Some(stats.phase_began()), streams_since];
     steps.into_iter().flatten().map(|step| step.age_ms(now_ms)).min().unwrap_or_default()
 }
 
 /// Bytes from and to the client, on its whole connection.
-fn moved(account: &Account) -> u64 {
-    account.received.get().wrapping_add(account.sent.get())
+fn moved(stats: &ConnectionStats) -> u64 {
+    stats.received.get().wrapping_add(stats.sent.get())
 }
 
 /// The task; one per worker, ends with it.
@@ -159,23 +159,23 @@ impl Arbiter {
         now_ms: u64,
         view: &mut View,
     ) {
-        let account = &entry.account;
+        let stats = &entry.stats;
         let generation = self.worker.generation();
         let config = &generation.config;
-        let is_same = |track: &Track| track.exchange == account.requests.get();
+        let is_same = |track: &Track| track.exchange == stats.requests.get();
         if !self.tracks.get(&holder.slot).is_some_and(is_same) {
-            self.tracks.insert(holder.slot, Track::begin(account, streams_since, now_ms));
+            self.tracks.insert(holder.slot, Track::begin(stats, streams_since, now_ms));
         }
         let Some(track) = self.tracks.get_mut(&holder.slot) else { return };
         // An exchange may hold two connections.
         if track.round != self.round {
-            track.step(account, now_ms, config.limits.min_body_rate);
+            track.step(stats, now_ms, config.limits.min_body_rate);
             track.round = self.round;
         }
         // The samples say it of a trickle, and late.
         let still_ms = now_ms.saturating_sub(track.still_since_ms);
-        view.still_ms = still_ms.max(quiet_ms(account, streams_since, now_ms));
-        let waits_on = account.waits_on.get();
+        view.still_ms = still_ms.max(quiet_ms(stats, streams_since, now_ms));
+        let waits_on = stats.waits_on.get();
         let bound_ms = if waits_on == WaitsOn::ClientToSend { OWING_MS } else { STILL_MS };
         view.is_still = view.still_ms >= bound_ms;
         view.is_streaming = streams_since.is_some_and(|since| since.age_ms(now_ms) >= LONG_MS);
@@ -202,7 +202,7 @@ impl Arbiter {
         let entry = self.worker.connections.borrow().get(holder.slot as usize).cloned();
         // A copy has no client.
         let Some(entry) = entry else { return false };
-        let fault = match entry.account.waits_on.get() {
+        let fault = match entry.stats.waits_on.get() {
             WaitsOn::ClientToSend => Fault::ClientBodyTimeout,
             WaitsOn::ClientToTake => Fault::ClientWriteTimeout,
             WaitsOn::OriginToTake => Fault::OriginWriteTimeout,
@@ -212,7 +212,7 @@ impl Arbiter {
         let is_told = entry.give_up(fault, &self.worker.deadlines);
         if !is_told {
             // It has no connection yet.
-            entry.account.end(Ending::GiveUp(fault));
+            entry.stats.end(Ending::GiveUp(fault));
         }
         is_told
     }
@@ -224,17 +224,17 @@ mod tests {
 
     /// What a track says of an exchange that moves `bytes` every 25 ms, at each of 200 looks.
     fn looks(bytes: u64, look_ms: u64) -> Vec<(u64, bool)> {
-        let account = Account::default();
-        account.enter(crate::account::Phase::Exchange, 1_000_000);
-        account.moved.set(Moment::at_ms(1_000_000));
-        let mut track = Track::begin(&account, None, 1_000_020);
+        let stats = ConnectionStats::default();
+        stats.enter(crate::connection_stats::Phase::Exchange, 1_000_000);
+        stats.moved.set(Moment::at_ms(1_000_000));
+        let mut track = Track::begin(&stats, None, 1_000_020);
         let mut looks = Vec::new();
         for step in 1..=600_u64 {
             let now_ms = 1_000_020 + step * 25;
-            account.sent.set(account.sent.get() + bytes);
-            account.moved.set(Moment::at_ms(now_ms));
+            stats.sent.set(stats.sent.get() + bytes);
+            stats.moved.set(Moment::at_ms(now_ms));
             if (step * 25).is_multiple_of(look_ms) {
-                track.step(&account, now_ms, 240);
+                track.step(&stats, now_ms, 240);
                 looks.push((now_ms - track.still_since_ms, track.is_slow));
             }
         }

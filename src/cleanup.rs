@@ -5,7 +5,7 @@
 //! rest, too, and the transfers that hold most and have not moved for a while; a connection that
 //! moves is never ended here.
 
-use crate::account::Phase;
+use crate::connection_stats::Phase;
 use crate::mailbox::{Cleaned, Level};
 use crate::ring::clock;
 use crate::slot::ConnectionEntry;
@@ -33,7 +33,7 @@ impl Worker {
 
     async fn close_idle(&self) -> usize {
         let close = |entry: &ConnectionEntry| {
-            let is_parked = entry.account.is_parked.get();
+            let is_parked = entry.stats.is_parked.get();
             if is_parked {
                 entry.close(&self.deadlines);
             }
@@ -47,18 +47,18 @@ impl Worker {
         let now = clock::coarse_ms();
         let connections = self.connections.borrow();
         let is_stalled = |entry: &ConnectionEntry| {
-            matches!(entry.account.phase(), Phase::Exchange | Phase::Tunnel | Phase::Head)
-                && entry.account.moved.get().age_ms(now) >= STALLED_MS
-                && entry.account.phase_began().age_ms(now) >= STALLED_MS
+            matches!(entry.stats.phase(), Phase::Exchange | Phase::Tunnel | Phase::Head)
+                && entry.stats.moved.get().age_ms(now) >= STALLED_MS
+                && entry.stats.phase_began().age_ms(now) >= STALLED_MS
         };
         let mut stalled: Vec<_> = connections
             .iter()
             .map(|(_, entry)| entry)
             .filter(|entry| is_stalled(entry))
-            .map(|entry| (entry.account.bytes(), entry))
+            .map(|entry| (entry.stats.bytes(), entry))
             .collect();
         stalled.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        let held: u64 = connections.iter().map(|(_, entry)| entry.account.bytes()).sum();
+        let held: u64 = connections.iter().map(|(_, entry)| entry.stats.bytes()).sum();
         let mut freed = 0;
         let mut count = 0;
         for (bytes, entry) in stalled {

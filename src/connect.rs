@@ -58,7 +58,7 @@ pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome
     });
     let bytes = respond::finish_sending(client, sent).await?;
     record.answered(200);
-    record.sent(client.account, bytes as u64);
+    record.sent(client.stats, bytes as u64);
     let to_origin = client.inbox.filled()[client.request.bytes..].to_vec();
     Ok(Outcome::Tunnel(Box::new(Tunnel {
         origin: reached.socket,

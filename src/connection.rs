@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::account::{Account, Moment, Phase, WaitsOn};
 use crate::config::HalfClose;
+use crate::connection_stats::{ConnectionStats, Moment, Phase, WaitsOn};
 use crate::exchange::{self, Outcome};
 use crate::fault::{Close, Fault};
 use crate::generation::Generation;
@@ -75,7 +75,7 @@ pub fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static {
                 Err(WaitError::Interrupted) if slot.gives_way() => break Close::GaveWay,
                 // A drain ends what is idle; what has arrived in the meantime is still answered.
                 Err(WaitError::Interrupted) => match slot.socket().try_peek(&mut [0]) {
-                    Ok(1..) if !slot.account().is_cut() => {}
+                    Ok(1..) if !slot.stats().is_cut() => {}
                     _ => break Close::Stopping,
                 },
                 Err(WaitError::Failed(_)) => break Close::ClientGone,
@@ -95,7 +95,7 @@ pub fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static {
             | Close::Stopping => false,
         };
         if is_lingering {
-            slot.account().enter(Phase::Linger, clock::coarse_ms());
+            slot.stats().enter(Phase::Linger, clock::coarse_ms());
             Box::pin(linger(slot.worker(), slot.socket())).await;
         }
     }
@@ -125,7 +125,7 @@ pub struct Client<'a> {
     pub generation: Rc<Generation>,
     pub socket: &'a Socket,
     pub peer: SocketAddr,
-    pub account: &'a Account,
+    pub stats: &'a ConnectionStats,
     /// As the pool knows it.
     pub holder: Holder,
     /// What was received and not yet consumed; begins with the head of the request under way.
@@ -162,7 +162,7 @@ async fn converse(slot: &ConnectionSlot) -> Pause {
         generation: worker.generation(),
         socket: slot.socket(),
         peer: slot.peer(),
-        account: slot.account(),
+        stats: slot.stats(),
         holder: slot.holder(),
         inbox: worker.heads.lease(),
         request: RequestHead::new(),
@@ -241,9 +241,9 @@ impl Client<'_> {
                     // Most heads come in one piece, and then the clock is not asked.
                     Ok(false) if self.head_began_ms == 0 => {
                         self.head_began_ms = clock::coarse_ms();
-                        self.account.enter(Phase::Head, self.head_began_ms);
+                        self.stats.enter(Phase::Head, self.head_began_ms);
                     }
-                    Ok(false) => self.account.moved.set(Moment::at_ms(clock::coarse_ms())),
+                    Ok(false) => self.stats.moved.set(Moment::at_ms(clock::coarse_ms())),
                     Err(error) => return NextHead::Fault(Fault::ClientHead(error)),
                 }
             }
@@ -282,7 +282,7 @@ impl Client<'_> {
                 }
                 Ok(0) if self.inbox.is_empty() => return NextHead::Close(Close::ClientDone),
                 Ok(0) => return NextHead::Fault(Fault::ClientGone),
-                Err(WaitError::Interrupted) if self.account.is_cut() => {
+                Err(WaitError::Interrupted) if self.stats.is_cut() => {
                     return NextHead::Close(Close::Cut);
                 }
                 Err(WaitError::Interrupted) if slot.gives_way() => {
@@ -304,7 +304,7 @@ impl Client<'_> {
             deadlines: &self.worker.deadlines,
             stall: config.timeouts.client_write,
             half_close: config.server.half_close,
-            account: Some((self.account, WaitsOn::ClientToTake)),
+            stats: Some((self.stats, WaitsOn::ClientToTake)),
         }
     }
 
@@ -316,7 +316,7 @@ impl Client<'_> {
             deadlines: &self.worker.deadlines,
             stall: config.timeouts.read,
             half_close: HalfClose::Keep,
-            account: Some((self.account, WaitsOn::OriginToTake)),
+            stats: Some((self.stats, WaitsOn::OriginToTake)),
         }
     }
 

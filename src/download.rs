@@ -5,8 +5,8 @@
 //! read to its end, before a slow client has taken it. An answer that its origin cuts short is cut
 //! short for the client too, in a way that cannot be taken for its end.
 
-use crate::account::WaitsOn;
 use crate::connection::Client;
+use crate::connection_stats::WaitsOn;
 use crate::date::DATE_BYTES;
 use crate::destination::Destination;
 use crate::exchange::{AttemptError, Outcome};
@@ -91,7 +91,7 @@ pub(crate) async fn send_response(
         Err(Unsent::Refused(error)) => return Err(Fault::OriginChunk(error).into()),
         Err(Unsent::Broken) => return Ok(gone(client, record, Fault::ClientGone)),
     };
-    record.sent(client.account, out_bytes as u64);
+    record.sent(client.stats, out_bytes as u64);
     buffer.consume(head_bytes + used);
     let may_reuse = client.response.is_persistent && is_uploaded && buffer.is_empty();
     let outcome = if plan.is_last() { last(is_uploaded) } else { Outcome::Reuse };
@@ -174,8 +174,8 @@ async fn pass_body(
         is_exact: false,
         payload_bytes_max: u64::MAX,
         control,
-        account: client.account,
-        flow: &client.account.sent,
+        stats: client.stats,
+        flow: &client.stats.sent,
     };
     let moved = transfer.run(plan.decoder, plan.encoding).await?;
     if plan.encoding == Encoding::Chunked {
@@ -189,7 +189,7 @@ async fn pass_body(
 /// for the answer's end.
 fn gone(client: &Client<'_>, record: &mut Record, fault: Fault) -> Outcome {
     client.socket.reset_on_close();
-    record.failed(client.account.settle(fault));
+    record.failed(client.stats.settle(fault));
     Outcome::Close(Close::ClientGone)
 }
 
@@ -206,7 +206,7 @@ fn cut(client: &Client<'_>, broken: &RelayError, record: &mut Record) -> Outcome
         RelayError::ToExpired => (Fault::ClientWriteTimeout, Close::ClientGone),
         RelayError::ToFailed => (Fault::ClientGone, Close::ClientGone),
     };
-    record.failed(client.account.settle(fault));
+    record.failed(client.stats.settle(fault));
     client.socket.reset_on_close();
     Outcome::Close(close)
 }

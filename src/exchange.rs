@@ -12,9 +12,9 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::account::{Ending, WaitsOn};
 use crate::connect;
 use crate::connection::Client;
+use crate::connection_stats::{Ending, WaitsOn};
 use crate::destination::{Destination, Routed};
 use crate::download::send_response;
 use crate::fault::{Close, Fault};
@@ -55,14 +55,14 @@ pub async fn run(client: &mut Client<'_>) -> Outcome {
     };
     // The record quotes the head, so that this comes before the head is forgotten.
     record.write(client);
-    match client.account.ending() {
+    match client.stats.ending() {
         Ending::No => {}
         // A tunnel sees it for itself, and has the record.
         Ending::Cut if matches!(outcome, Outcome::Tunnel(_)) => {}
         Ending::Cut => return Outcome::Close(Close::Cut),
         // It came too late.
         Ending::GiveUp(fault) => {
-            client.account.settle(fault);
+            client.stats.settle(fault);
         }
     }
     if matches!(outcome, Outcome::Reuse) {
@@ -83,7 +83,7 @@ async fn proxy(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome, 
     let mut body = RequestBody::of(client)?;
     client.request_bytes = client.request.bytes + body.in_inbox;
     client.is_whole = body.is_whole();
-    record.received(client.account, body.in_inbox as u64);
+    record.received(client.stats, body.in_inbox as u64);
     if let Served::Here(outcome) = respond::serve_local(client, record).await? {
         return Ok(outcome);
     }
@@ -127,7 +127,7 @@ async fn try_until_served(
         };
         let lease = match lease {
             Ok(lease) => lease,
-            Err(fault) if client.account.is_ended() || fault == Fault::ClientGone => {
+            Err(fault) if client.stats.is_ended() || fault == Fault::ClientGone => {
                 return Err(fault);
             }
             // Of this attempt, nothing has been sent.
@@ -139,7 +139,7 @@ async fn try_until_served(
         is_repeated = true;
         match attempt(client, lease, destination, body, record).await {
             Ok(outcome) => return Ok(outcome),
-            Err(failed) if client.account.is_ended() => return Err(failed.fault()),
+            Err(failed) if client.stats.is_ended() => return Err(failed.fault()),
             Err(AttemptError::NotSent) if may_repeat => {}
             Err(AttemptError::NoResponse) if may_repeat && is_repeatable => {}
             Err(AttemptError::RetryRequested) => {}
@@ -159,7 +159,7 @@ pub(crate) async fn unless_gone<T>(
     client: &Client<'_>,
     wait: impl Future<Output = Result<T, Fault>>,
 ) -> Result<T, Fault> {
-    let mut wait = std::pin::pin!(client.account.unless_ended(wait));
+    let mut wait = std::pin::pin!(client.stats.unless_ended(wait));
     // Mostly its origin answers at once.
     if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await {
         return output?;
@@ -209,7 +209,7 @@ async fn attempt(
 ) -> Result<Outcome, AttemptError> {
     let worker = client.worker;
     let mut lease = client.slot.reach(lease);
-    client.account.waits_on.set(WaitsOn::OriginToAnswer);
+    client.stats.waits_on.set(WaitsOn::OriginToAnswer);
     send_request(client, &lease, destination, body).await?;
     lease.expect_reply();
     let generation = client.generation.clone();
@@ -218,7 +218,7 @@ async fn attempt(
     let rest = std::pin::pin!(upload_rest(
         worker,
         &generation.config,
-        client.account,
+        client.stats,
         &client_socket,
         &origin_socket,
         body,
@@ -230,7 +230,7 @@ async fn attempt(
         let reply = std::pin::pin!(read_reply(client, &mut lease, &progress));
         upload.beside(reply).await
     };
-    record.sent(client.account, progress.interim_bytes.get());
+    record.sent(client.stats, progress.interim_bytes.get());
     if let Some(fault) = upload.fault() {
         record.moved(progress.control.received.get(), 0);
         // The client's side failed, or the origin took nothing for too long: no answer will make
@@ -411,7 +411,7 @@ async fn wait_on(
         };
         match received {
             Err(WaitError::Expired) => {}
-            Err(WaitError::Interrupted) if !client.account.is_ended() => {}
+            Err(WaitError::Interrupted) if !client.stats.is_ended() => {}
             received => return Ok((received, back)),
         }
         buffer = back;

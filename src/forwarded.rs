@@ -185,9 +185,7 @@ async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
     let credentials = field.value.of(client.inbox.filled());
     let outcome = match authenticator.check(client.peer.ip(), credentials) {
         Checked::Done(outcome) => outcome,
-        Checked::Pending(verification) => {
-            client.account.unless_ended(verification.outcome()).await?
-        }
+        Checked::Pending(verification) => client.stats.unless_ended(verification.outcome()).await?,
     };
     match outcome {
         LoginOutcome::Known(user) => return Ok(Some(user)),
@@ -211,11 +209,11 @@ pub async fn addresses(
     match hop {
         Hop::Parent(index) => {
             let parent = parent(config, index);
-            client.account.unless_ended(names.look_up(&parent.host, parent.port)).await?
+            client.stats.unless_ended(names.look_up(&parent.host, parent.port)).await?
         }
         Hop::Direct => {
             let found = names.look_up(&target.host, target.port);
-            let mut found = client.account.unless_ended(found).await??;
+            let mut found = client.stats.unless_ended(found).await??;
             let mut denied = None;
             found.retain(|address| {
                 let verdict = access.policy.judge_address(&target.host, *address, is_connect);

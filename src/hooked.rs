@@ -142,7 +142,7 @@ pub(crate) async fn judge_tunnel(
 ) -> Result<Option<Outcome>, Fault> {
     let asked = Connect { client: facts(client, 0).client, host: &target.host, port: target.port };
     for custom in &client.generation.hooks.connect {
-        if let Some(answer) = client.account.unless_ended(custom.on_connect(&asked)).await? {
+        if let Some(answer) = client.stats.unless_ended(custom.on_connect(&asked)).await? {
             return respond::give(client, &answer, None, record).await.map(Some);
         }
     }
@@ -213,7 +213,7 @@ impl HookedRequest {
             may_look.notified().await;
             // The question watches the client.
             let checkout = upstream.checkout(&client.worker.pool, client.holder, false);
-            client.account.unless_ended(checkout).await?
+            client.stats.unless_ended(checkout).await?
         });
         let mut early = None;
         let asked = tokio::select! {
@@ -269,7 +269,7 @@ async fn ask(
     may_look.notify_one();
     for custom in &plan.custom {
         let asked = custom.on_request(facts, &mut state.request_changes);
-        if let Some(answer) = client.account.unless_ended(asked).await? {
+        if let Some(answer) = client.stats.unless_ended(asked).await? {
             return Ok(Some(answer));
         }
     }
@@ -285,9 +285,7 @@ async fn log_in(
     let Some(credentials) = login.credentials(facts) else { return Ok(Some(login.refused())) };
     let outcome = match login.authenticator.check(facts.client, credentials) {
         Checked::Done(outcome) => outcome,
-        Checked::Pending(verification) => {
-            client.account.unless_ended(verification.outcome()).await?
-        }
+        Checked::Pending(verification) => client.stats.unless_ended(verification.outcome()).await?,
     };
     Ok(match outcome {
         LoginOutcome::Known(_) => None,

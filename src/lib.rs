@@ -91,7 +91,7 @@ pub mod memory;
 pub mod notices;
 
 pub mod access_log;
-pub mod account;
+pub mod connection_stats;
 pub mod forward;
 pub mod hooks;
 pub mod relay;

@@ -107,7 +107,7 @@ async fn send_copy(
             deadlines: &worker.deadlines,
             stall: timeouts.write,
             half_close: HalfClose::Keep,
-            account: None,
+            stats: None,
         };
         origin.send_all(&rest).await.map_err(|_| Fault::OriginWriteTimeout)?;
     }

@@ -1,15 +1,15 @@
 //! The record of one exchange, filled in as it goes and written once at its end.
 //!
-//! In go the moments and facts of an exchange; out go the worker's counts, the connection's account
-//! and, where there is an access log, one line. What only the line needs is kept, and its clocks
-//! are read, only then.
+//! In go the moments and facts of an exchange; out go the worker's counts, the connection's
+//! statistics and, where there is an access log, one line. What only the line needs is kept, and
+//! its clocks are read, only then.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::access_log::{self, Phases};
-use crate::account::{Account, Phase};
 use crate::connection::Client;
+use crate::connection_stats::{ConnectionStats, Phase};
 use crate::destination::Destination;
 use crate::fault::Fault;
 use crate::generation::Generation;
@@ -66,8 +66,8 @@ impl Record {
     /// head could be parsed.
     pub fn begin(client: &Client<'_>, is_head_known: bool) -> Self {
         let now_us = clock::precise_us();
-        client.account.enter(Phase::Exchange, now_us / 1000);
-        client.account.requests.set(client.account.requests.get() + 1);
+        client.stats.enter(Phase::Exchange, now_us / 1000);
+        client.stats.requests.set(client.stats.requests.get() + 1);
         let head_ms = match client.head_began_ms {
             0 => 0,
             began_ms => clock::coarse_ms().saturating_sub(began_ms),
@@ -101,7 +101,7 @@ impl Record {
             line,
         };
         let head_bytes = if is_head_known { client.request.bytes } else { client.inbox.len() };
-        record.received(client.account, head_bytes as u64);
+        record.received(client.stats, head_bytes as u64);
         record
     }
 
@@ -163,17 +163,17 @@ impl Record {
         }
     }
 
-    pub fn sent(&mut self, account: &Account, bytes: u64) {
+    pub fn sent(&mut self, stats: &ConnectionStats, bytes: u64) {
         self.bytes_out += bytes;
-        account.sent.set(account.sent.get() + bytes);
+        stats.sent.set(stats.sent.get() + bytes);
     }
 
-    pub fn received(&mut self, account: &Account, bytes: u64) {
+    pub fn received(&mut self, stats: &ConnectionStats, bytes: u64) {
         self.bytes_in += bytes;
-        account.received.set(account.received.get() + bytes);
+        stats.received.set(stats.received.get() + bytes);
     }
 
-    /// A transfer has moved so much; the account has had it step by step.
+    /// A transfer has moved so much; the connection's statistics have had it step by step.
     pub fn moved(&mut self, bytes_in: u64, bytes_out: u64) {
         self.bytes_in += bytes_in;
         self.bytes_out += bytes_out;
@@ -215,7 +215,7 @@ impl Record {
     /// Counts the exchange and writes its line.
     pub fn write(mut self, client: &Client<'_>) {
         let now_us = self.count(client.worker, &client.generation);
-        client.account.enter(Phase::Idle, now_us / 1000);
+        client.stats.enter(Phase::Idle, now_us / 1000);
         let (Some(line), Some(log)) = (&self.line, &client.worker.access_log) else { return };
         let (head, text) = (&client.request, client.inbox.filled());
         let part = |span: Span| if line.is_head_known { span.of(text) } else { b"" };

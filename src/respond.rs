@@ -122,7 +122,7 @@ async fn serve_endpoint(
     };
     let _ = worker.shared.control.send(query);
     let answered = tokio::time::timeout(CONTROL_PATIENCE, answer);
-    let Ok(Ok(body)) = client.account.unless_ended(answered).await? else {
+    let Ok(Ok(body)) = client.stats.unless_ended(answered).await? else {
         return Err(Fault::Internal);
     };
     respond_with(client, 200, &body, JSON, record).await
@@ -220,9 +220,9 @@ pub(crate) async fn refuse_as(
     record: &mut Record,
     style: Option<&ResponseStyle<'_>>,
 ) -> Outcome {
-    let fault = client.account.settle(fault);
+    let fault = client.stats.settle(fault);
     record.failed(fault);
-    if client.account.is_cut() {
+    if client.stats.is_cut() {
         client.socket.reset_on_close();
         return Outcome::Close(Close::Cut);
     }
@@ -315,7 +315,7 @@ async fn send(
     });
     let bytes = finish_sending(client, sent).await?;
     record.answered(status.code);
-    record.sent(client.account, bytes as u64);
+    record.sent(client.stats, bytes as u64);
     Ok(())
 }
 

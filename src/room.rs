@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
-use crate::account::Phase;
+use crate::connection_stats::Phase;
 use crate::mailbox::WorkerCommand;
 use crate::notices;
 use crate::ring::clock;
@@ -191,19 +191,19 @@ impl Drop for Making<'_> {
 impl ConnectionEntry {
     /// Since when nothing has been under way, where that is long enough.
     fn idle_since_ms(&self, now_ms: u64) -> Option<u64> {
-        let account = &self.account;
-        let age_ms = account.phase_began().age_ms(now_ms);
-        let least_ms = if account.is_new.get() { SILENT_MS } else { IDLE_MS };
-        let is_idle = account.phase() == Phase::Idle && age_ms >= least_ms;
+        let stats = &self.stats;
+        let age_ms = stats.phase_began().age_ms(now_ms);
+        let least_ms = if stats.is_new.get() { SILENT_MS } else { IDLE_MS };
+        let is_idle = stats.phase() == Phase::Idle && age_ms >= least_ms;
         is_idle.then(|| now_ms.saturating_sub(age_ms))
     }
 
     /// Whether it has begun a head and does not get on with it.
     fn is_slow(&self, now_ms: u64) -> bool {
-        let account = &self.account;
-        let age_ms = account.phase_began().age_ms(now_ms);
-        let silent_ms = account.moved.get().age_ms(now_ms).min(age_ms);
-        account.phase() == Phase::Head && (silent_ms >= SILENT_MS || age_ms >= HEAD_MS)
+        let stats = &self.stats;
+        let age_ms = stats.phase_began().age_ms(now_ms);
+        let silent_ms = stats.moved.get().age_ms(now_ms).min(age_ms);
+        stats.phase() == Phase::Head && (silent_ms >= SILENT_MS || age_ms >= HEAD_MS)
     }
 }
 
@@ -291,7 +291,7 @@ impl Worker {
         let slow = slow.filter(|(_, entry)| entry.address() == address && entry.is_slow(now));
         let mut slow: Vec<_> = slow.collect();
         slow.sort_unstable_by_key(|(_, entry)| {
-            std::cmp::Reverse(entry.account.phase_began().age_ms(now))
+            std::cmp::Reverse(entry.stats.phase_began().age_ms(now))
         });
         let mut asked = self.room.asked.borrow_mut();
         asked.clear();
@@ -308,7 +308,7 @@ impl Worker {
             return false;
         }
         let [idle, heads] = &self.metrics.gave_way;
-        if entry.account.phase() == Phase::Head { heads } else { idle }.add(1);
+        if entry.stats.phase() == Phase::Head { heads } else { idle }.add(1);
         true
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::account::{Account, Ending};
+use crate::connection_stats::{ConnectionStats, Ending};
 use crate::fault::Fault;
 use crate::ledger::Kind;
 use crate::mailbox::ConnectionInfo;
@@ -34,7 +34,7 @@ pub struct ConnectionEntry {
     arrival: Arrival,
     /// No other connection of the process has it, now or later.
     pub(crate) id: u64,
-    pub account: Account,
+    pub stats: ConnectionStats,
     /// The connection to an origin, or to a proxy on the way there, of the exchange or the tunnel
     /// under way.
     other_end: Cell<Option<Socket>>,
@@ -84,9 +84,9 @@ impl Worker {
     /// Wakes the connections that have been idle for a second between two requests.
     pub async fn interrupt_idle(&self) {
         self.for_each(|entry| {
-            let account = &entry.account;
-            let age_ms = account.phase_began().age_ms(clock::coarse_ms());
-            let is_due = account.is_parked.get() && age_ms >= IDLE_MS;
+            let stats = &entry.stats;
+            let age_ms = stats.phase_began().age_ms(clock::coarse_ms());
+            let is_due = stats.is_parked.get() && age_ms >= IDLE_MS;
             if is_due {
                 entry.socket.interrupt(&self.deadlines);
             }
@@ -153,7 +153,7 @@ const IDLE_MS: u64 = 1000;
 impl ConnectionEntry {
     /// Ends an idle connection.
     pub(crate) fn close(&self, deadlines: &Deadlines) {
-        self.account.end(Ending::Cut);
+        self.stats.end(Ending::Cut);
         self.socket.interrupt_for_good(deadlines);
     }
 
@@ -170,24 +170,24 @@ impl ConnectionEntry {
     }
 
     fn describe(&self, worker: usize, now_ms: u64) -> ConnectionInfo {
-        let account = &self.account;
+        let stats = &self.stats;
         ConnectionInfo {
             id: self.id,
             worker,
             peer: self.arrival.peer(),
-            phase: account.phase().name(),
-            age_ms: account.born.age_ms(now_ms),
-            phase_ms: account.phase_began().age_ms(now_ms),
-            requests: u64::from(account.requests.get()),
-            bytes_received: account.received.get(),
-            bytes_sent: account.sent.get(),
-            memory_bytes: account.bytes(),
+            phase: stats.phase().name(),
+            age_ms: stats.born.age_ms(now_ms),
+            phase_ms: stats.phase_began().age_ms(now_ms),
+            requests: u64::from(stats.requests.get()),
+            bytes_received: stats.received.get(),
+            bytes_sent: stats.sent.get(),
+            memory_bytes: stats.bytes(),
         }
     }
 
     /// Ends the connection, in whatever it is.
     pub(crate) fn cut(&self, deadlines: &Deadlines) {
-        self.account.end(Ending::Cut);
+        self.stats.end(Ending::Cut);
         // A shutdown would look like the end of an answer that ends with its connection.
         self.socket.reset_on_close();
         self.socket.interrupt_for_good(deadlines);
@@ -205,7 +205,7 @@ impl ConnectionEntry {
             is_some
         };
         if is_under_way {
-            self.account.end(Ending::GiveUp(fault));
+            self.stats.end(Ending::GiveUp(fault));
             self.socket.interrupt(deadlines);
             self.end_other(deadlines);
         }
@@ -226,7 +226,7 @@ pub struct Attached<'a>(&'a ConnectionEntry);
 
 impl Attached<'_> {
     fn is_ended(&self) -> bool {
-        self.0.account.is_ended()
+        self.0.stats.is_ended()
     }
 }
 
@@ -303,9 +303,9 @@ impl ConnectionSlot {
             arrival: Arrival::new(peer, listener),
             other_end: Cell::default(),
             id: (worker.index as u64) << 48 | serial,
-            account: Account::default(),
+            stats: ConnectionStats::default(),
         });
-        entry.account.hold(SLOT_BYTES);
+        entry.stats.hold(SLOT_BYTES);
         worker.ledger.add(Kind::Connections, SLOT_BYTES as u64);
         worker.metrics.clients.add(1);
         let key = worker.connections.borrow_mut().insert(entry.clone());
@@ -329,19 +329,19 @@ impl ConnectionSlot {
         }
         let held = self.hold(future_bytes, kind);
         // The buffers' pool counts their bytes; this says in whose hands they are.
-        held.slot.entry.account.hold(buffers);
+        held.slot.entry.stats.hold(buffers);
         Some(held)
     }
 
     /// Counts `bytes` as the connection's, for as long as the result lives.
     pub fn hold(&self, bytes: usize, kind: Kind) -> Held<'_> {
         self.worker.ledger.add(kind, bytes as u64);
-        self.entry.account.hold(bytes);
+        self.entry.stats.hold(bytes);
         Held { slot: self, bytes, kind }
     }
 
-    pub fn account(&self) -> &Account {
-        &self.entry.account
+    pub fn stats(&self) -> &ConnectionStats {
+        &self.entry.stats
     }
 
     pub fn socket(&self) -> &Socket {
@@ -358,11 +358,11 @@ impl ConnectionSlot {
     }
 
     pub fn is_new(&self) -> bool {
-        self.entry.account.is_new.get()
+        self.entry.stats.is_new.get()
     }
 
     pub fn set_served(&self) {
-        self.entry.account.is_new.set(false);
+        self.entry.stats.is_new.set(false);
     }
 
     /// By which listener it came in.
@@ -385,7 +385,7 @@ impl ConnectionSlot {
     /// The same for what is no lease.
     pub fn attach(&self, other: &Socket) -> Attached<'_> {
         self.entry.other_end.set(Some(other.clone()));
-        if self.entry.account.is_ended() {
+        if self.entry.stats.is_ended() {
             self.entry.end_other(&self.worker.deadlines);
         }
         Attached(&self.entry)
@@ -393,7 +393,7 @@ impl ConnectionSlot {
 
     pub fn set_parked(&self, is_parked: bool) {
         let parked = &self.worker.metrics.parked;
-        match (self.entry.account.is_parked.replace(is_parked), is_parked) {
+        match (self.entry.stats.is_parked.replace(is_parked), is_parked) {
             (false, true) => parked.add(1),
             (true, false) => parked.sub(1),
             _ => {}
@@ -423,7 +423,7 @@ pub struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.slot.worker.ledger.sub(self.kind, self.bytes as u64);
-        self.slot.entry.account.reset(SLOT_BYTES);
+        self.slot.entry.stats.reset(SLOT_BYTES);
     }
 }
 

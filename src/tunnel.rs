@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::account::{Account, Phase, WaitsOn};
 use crate::config::{Config, HalfClose};
+use crate::connection_stats::{ConnectionStats, Phase, WaitsOn};
 use crate::fault::{Close, Fault};
 use crate::generation::Generation;
 use crate::record::Record;
@@ -60,8 +60,8 @@ pub async fn run(slot: &ConnectionSlot, tunnel: Box<Tunnel>) -> Close {
     let (up, down) = (Direction::new(), Direction::new());
     let ended = {
         let client = slot.socket();
-        let account = slot.account();
-        account.enter(Phase::Tunnel, clock::coarse_ms());
+        let stats = slot.stats();
+        stats.enter(Phase::Tunnel, clock::coarse_ms());
         let pump = |from, to, this, other, flow| Pump {
             worker,
             config,
@@ -69,11 +69,11 @@ pub async fn run(slot: &ConnectionSlot, tunnel: Box<Tunnel>) -> Close {
             to,
             this,
             other,
-            account,
+            stats,
             flow,
         };
-        let upward = pump(client, &origin, &up, &down, &account.received);
-        let downward = pump(&origin, client, &down, &up, &account.sent);
+        let upward = pump(client, &origin, &up, &down, &stats.received);
+        let downward = pump(&origin, client, &down, &up, &stats.sent);
         let ended = {
             let upward = std::pin::pin!(upward.run(slot, to_origin));
             let downward = std::pin::pin!(downward.run(slot, to_client));
@@ -101,7 +101,7 @@ pub async fn run(slot: &ConnectionSlot, tunnel: Box<Tunnel>) -> Close {
     let close = match ended {
         Ok(()) => Close::ClientDone,
         Err(fault) => {
-            let fault = slot.account().settle(fault);
+            let fault = slot.stats().settle(fault);
             record.failed(fault);
             if fault != Fault::TunnelIdle || !up.is_delivered() || !down.is_delivered() {
                 // Neither side may take what it has for all there was.
@@ -148,8 +148,8 @@ struct Pump<'a> {
     to: &'a Socket,
     this: &'a Direction,
     other: &'a Direction,
-    account: &'a Account,
-    /// What of the account it adds to.
+    stats: &'a ConnectionStats,
+    /// What of the statistics it adds to.
     flow: &'a Cell<u64>,
 }
 
@@ -246,7 +246,7 @@ impl Pump<'_> {
     }
 
     fn is_over(&self, slot: &ConnectionSlot) -> bool {
-        self.this.control.is_over.get() || slot.account().is_ended()
+        self.this.control.is_over.get() || slot.stats().is_ended()
     }
 
     /// How much longer nothing may move.
@@ -268,7 +268,7 @@ impl Pump<'_> {
             stall,
             // Either side may end its direction, which is what the other one is told.
             half_close: HalfClose::Keep,
-            account: Some((self.account, WaitsOn::Nobody)),
+            stats: Some((self.stats, WaitsOn::Nobody)),
         }
     }
 
@@ -288,7 +288,7 @@ impl Pump<'_> {
             is_exact: false,
             payload_bytes_max: u64::MAX,
             control: &self.this.control,
-            account: self.account,
+            stats: self.stats,
             flow: self.flow,
         }
     }

@@ -41,7 +41,7 @@ pub(crate) async fn switch(
     });
     let bytes = respond::finish_sending(client, sent).await?;
     record.answered(101);
-    record.sent(client.account, bytes as u64);
+    record.sent(client.stats, bytes as u64);
     Ok(Outcome::Tunnel(Box::new(Tunnel {
         origin: lease.into_socket(),
         to_origin: Vec::new(),

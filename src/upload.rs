@@ -8,9 +8,9 @@ use std::cell::Cell;
 use std::pin::Pin;
 use std::task::Poll;
 
-use crate::account::{Account, Moment, WaitsOn};
 use crate::config::{Config, HalfClose};
 use crate::connection::Client;
+use crate::connection_stats::{ConnectionStats, Moment, WaitsOn};
 use crate::fault::Fault;
 use crate::http::BodyLength;
 use crate::http::chunked::ChunkScanner;
@@ -70,7 +70,7 @@ impl RequestBody {
                 // A head that fills its buffer: the rest goes by way of the upload.
                 return Ok(());
             }
-            client.account.waits_on.set(WaitsOn::ClientToSend);
+            client.stats.waits_on.set(WaitsOn::ClientToSend);
             let silence = generation.config.timeouts.read;
             let inbox = std::mem::take(&mut client.inbox);
             let (received, inbox) =
@@ -80,15 +80,15 @@ impl RequestBody {
                 Ok(0) => return Err(Fault::ClientBodyIncomplete),
                 Ok(_) => {}
                 Err(WaitError::Expired) => return Err(Fault::ClientBodyTimeout),
-                Err(WaitError::Interrupted) if client.account.is_ended() => {
+                Err(WaitError::Interrupted) if client.stats.is_ended() => {
                     return Err(Fault::Stopping);
                 }
                 Err(WaitError::Interrupted) => continue,
                 Err(WaitError::Failed(_)) => return Err(Fault::ClientGone),
             }
-            client.account.moved.set(Moment::at_ms(clock::coarse_ms()));
+            client.stats.moved.set(Moment::at_ms(clock::coarse_ms()));
             let used = self.look(client)?;
-            record.received(client.account, used as u64);
+            record.received(client.stats, used as u64);
         }
         client.request_bytes = client.request.bytes + self.in_inbox;
         client.is_whole = self.is_whole();
@@ -136,7 +136,7 @@ pub(crate) fn judge_length(body: BodyLength, limit: u64) -> Result<(), Fault> {
 pub(crate) async fn upload_rest(
     worker: &Worker,
     config: &Config,
-    account: &Account,
+    stats: &ConnectionStats,
     client: &Socket,
     origin: &Socket,
     body: &RequestBody,
@@ -151,7 +151,7 @@ pub(crate) async fn upload_rest(
             deadlines: &worker.deadlines,
             stall: config.timeouts.read,
             half_close: HalfClose::Keep,
-            account: Some((account, WaitsOn::OriginToTake)),
+            stats: Some((stats, WaitsOn::OriginToTake)),
         },
         silence: config.timeouts.read,
         sender: WaitsOn::ClientToSend,
@@ -163,11 +163,11 @@ pub(crate) async fn upload_rest(
         is_exact: true,
         payload_bytes_max: body.bytes_max,
         control: &progress.control,
-        account,
-        flow: &account.received,
+        stats,
+        flow: &stats.received,
     };
     let moved = transfer.run(decoder, Encoding::AsIs).await;
-    account.waits_on.set(WaitsOn::OriginToAnswer);
+    stats.waits_on.set(WaitsOn::OriginToAnswer);
     moved.map(drop)
 }
 

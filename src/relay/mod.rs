@@ -18,8 +18,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::account::{Account, Moment, WaitsOn};
 use crate::config::HalfClose;
+use crate::connection_stats::{ConnectionStats, Moment, WaitsOn};
 use crate::http::chunked::ChunkError;
 use crate::ledger::{Budget, Ledger};
 use crate::ring::hang_up::unless_hung_up;
@@ -86,7 +86,7 @@ pub struct Transfer<'a> {
     pub payload_bytes_max: u64,
     pub control: &'a Control,
     /// Of the client connection that it is for, and what of it the bytes add to.
-    pub account: &'a Account,
+    pub stats: &'a ConnectionStats,
     pub flow: &'a Cell<u64>,
 }
 
@@ -175,7 +175,7 @@ impl Transfer<'_> {
         if bytes > 0 {
             let now = clock::coarse_ms();
             self.control.active_ms.set(now);
-            self.account.moved.set(Moment::at_ms(now));
+            self.stats.moved.set(Moment::at_ms(now));
             add(self.flow, bytes);
         }
     }
@@ -236,7 +236,7 @@ impl Transfer<'_> {
             return Ok(Step::Empty);
         }
         let run = self.lease(pace.window.for_body(decoder, self.chunks)).await?;
-        let _moving = Moving::new(self.account, run.len());
+        let _moving = Moving::new(self.stats, run.len());
         let is_careful = encoding == Encoding::AsIs
             && (self.is_exact && !matches!(decoder, Decoder::Sized(_))
                 || is_congested
@@ -261,7 +261,7 @@ impl Transfer<'_> {
             let began_ms = clock::coarse_ms();
             loop {
                 let patience = tokio::time::timeout(LEASE_POLL, lease.as_mut());
-                let leased = self.account.unless_ended(patience).await;
+                let leased = self.stats.unless_ended(patience).await;
                 match leased.map_err(|_| RelayError::Interrupted)? {
                     Ok(run) => break run,
                     Err(_) if self.is_over() => return Err(RelayError::Interrupted),
@@ -279,7 +279,7 @@ impl Transfer<'_> {
     /// Whether nobody needs it any more. Asked before each wait: an interruption ends only what is
     /// pending, and a transfer that has its turn just then has nothing pending.
     fn is_over(&self) -> bool {
-        self.control.is_over.get() || self.account.is_ended()
+        self.control.is_over.get() || self.stats.is_ended()
     }
 
     /// Waits until the receiver takes something.
@@ -299,7 +299,7 @@ impl Transfer<'_> {
         if self.is_over() {
             return Err(RelayError::Interrupted);
         }
-        self.account.waits_on.set(self.sender);
+        self.stats.waits_on.set(self.sender);
         let left = pace.from.left(self.silence);
         if left.is_zero() {
             return Err(RelayError::FromExpired);
@@ -420,7 +420,7 @@ fn to_broken(error: WaitError) -> RelayError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::Ending;
+    use crate::connection_stats::Ending;
     use crate::ring::{Deadlines, runtime};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
@@ -437,7 +437,7 @@ mod tests {
             let ((_silent, from), (_reader, to)) = (pair(), pair());
             let chunks = ChunkPool::new(1, 4096, Arc::default()).unwrap();
             let (deadlines, control) = (Deadlines::default(), Control::default());
-            let account = Account::default();
+            let stats = ConnectionStats::default();
             let (ledger, budget) = (Arc::default(), Rc::new(Budget::unlimited()));
             let transfer = Transfer {
                 chunks: &chunks,
@@ -447,7 +447,7 @@ mod tests {
                     deadlines: &deadlines,
                     stall: Duration::from_secs(3600),
                     half_close: HalfClose::Keep,
-                    account: None,
+                    stats: None,
                 },
                 silence: Duration::from_secs(3600),
                 sender: WaitsOn::Nobody,
@@ -458,15 +458,15 @@ mod tests {
                 is_exact: false,
                 payload_bytes_max: u64::MAX,
                 control: &control,
-                account: &account,
-                flow: &account.received,
+                stats: &stats,
+                flow: &stats.received,
             };
             for by_decision in [false, true] {
                 let held = chunks.lease(1).await;
                 let mut moved = Box::pin(transfer.run(Decoder::UntilClose, Encoding::AsIs));
                 assert!(poll_now(&mut moved).is_none());
                 if by_decision {
-                    account.end(Ending::Cut);
+                    stats.end(Ending::Cut);
                 } else {
                     control.is_over.set(true);
                 }
@@ -477,9 +477,9 @@ mod tests {
                 control.is_over.set(false);
             }
             // Nor does it wait for ever where nobody tells it anything.
-            let account = Account::default();
+            let stats = ConnectionStats::default();
             let silence = Duration::from_millis(200);
-            let transfer = Transfer { silence, account: &account, ..transfer };
+            let transfer = Transfer { silence, stats: &stats, ..transfer };
             let _held = chunks.lease(1).await;
             let moved = transfer.run(Decoder::UntilClose, Encoding::AsIs).await;
             assert!(matches!(moved, Err(RelayError::NoChunk)), "{moved:?}");

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::io;
 
-use crate::account::Account;
+use crate::connection_stats::ConnectionStats;
 use crate::ledger::Counted;
 use crate::ring::{PIPE_BYTES, Pipe, Run, Socket, Spliced, clock};
 
@@ -113,7 +113,7 @@ impl Transfer<'_> {
         };
         add(&self.control.received, received);
         decoder.skip(received);
-        let _moving = Moving::new(self.account, received);
+        let _moving = Moving::new(self.stats, received);
         let mut began_ms = None;
         while pipe.held() > 0 {
             match pipe.drain(&ends.to) {
@@ -165,12 +165,12 @@ impl Transfer<'_> {
 }
 
 /// Bytes of chunks and pipes, for as long as one step holds them.
-pub(super) struct Moving<'a>(&'a Account, u32);
+pub(super) struct Moving<'a>(&'a ConnectionStats, u32);
 
 impl<'a> Moving<'a> {
-    pub(super) fn new(account: &'a Account, bytes: usize) -> Self {
-        account.moving_bytes.set(account.moving_bytes.get() + bytes as u32);
-        Self(account, bytes as u32)
+    pub(super) fn new(stats: &'a ConnectionStats, bytes: usize) -> Self {
+        stats.moving_bytes.set(stats.moving_bytes.get() + bytes as u32);
+        Self(stats, bytes as u32)
     }
 }
 

@@ -10,8 +10,8 @@ use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
-use crate::account::{Account, WaitsOn};
 use crate::config::HalfClose;
+use crate::connection_stats::{ConnectionStats, WaitsOn};
 use crate::ring::{Deadlines, Socket, WaitError, clock, count_fruitless};
 
 /// A silence longer than this is worth watching the client for its going away, and a client that
@@ -88,7 +88,7 @@ pub struct Receiver<'a> {
     pub half_close: HalfClose,
     /// Of the connection that it is done for, with how that says that the receiver is waited for;
     /// `None` where it is done for nobody.
-    pub account: Option<(&'a Account, WaitsOn)>,
+    pub stats: Option<(&'a ConnectionStats, WaitsOn)>,
 }
 
 impl Receiver<'_> {
@@ -137,12 +137,12 @@ impl Receiver<'_> {
             stall.left(self.stall);
             stall.unacknowledged.set(self.socket.unacknowledged());
         }
-        if let Some((account, waits_on)) = self.account {
-            account.waits_on.set(waits_on);
+        if let Some((stats, waits_on)) = self.stats {
+            stats.waits_on.set(waits_on);
         }
         loop {
             stall.pause().await;
-            if is_over() || self.account.is_some_and(|(account, _)| account.is_ended()) {
+            if is_over() || self.stats.is_some_and(|(stats, _)| stats.is_ended()) {
                 return Err(WaitError::Interrupted);
             }
             let mut left = stall.left(self.stall);
@@ -195,7 +195,7 @@ mod tests {
     use nix::time::{ClockId, clock_gettime};
 
     use super::*;
-    use crate::account::Ending;
+    use crate::connection_stats::Ending;
     use crate::ring::runtime;
     use crate::ring::waits::poll_now;
 
@@ -220,7 +220,7 @@ mod tests {
             let stall = Duration::from_millis(400);
             let deadlines = &*deadlines;
             let socket = &socket;
-            test(Receiver { socket, deadlines, stall, half_close, account: None }, there).await;
+            test(Receiver { socket, deadlines, stall, half_close, stats: None }, there).await;
             task.abort();
         });
     }
@@ -268,10 +268,9 @@ mod tests {
     #[test]
     fn what_has_been_decided_is_seen_before_a_wait_begins() {
         with_receiver(HalfClose::Keep, async |receiver, _there| {
-            let account = Account::default();
-            account.end(Ending::GiveUp(crate::fault::Fault::PoolTimeout));
-            let receiver =
-                Receiver { account: Some((&account, WaitsOn::ClientToTake)), ..receiver };
+            let stats = ConnectionStats::default();
+            stats.end(Ending::GiveUp(crate::fault::Fault::PoolTimeout));
+            let receiver = Receiver { stats: Some((&stats, WaitsOn::ClientToTake)), ..receiver };
             let bytes = vec![0; MUCH];
             let mut sent = Box::pin(receiver.send_all(&bytes));
             assert!(matches!(poll_now(&mut sent), Some(Err(WaitError::Interrupted))));

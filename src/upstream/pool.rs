@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::account::Moment;
+use crate::connection_stats::Moment;
 use crate::fault::Fault;
 use crate::ledger::{Kind, Ledger};
 use crate::metrics::WorkerMetrics;

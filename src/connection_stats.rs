@@ -78,9 +78,9 @@ impl Moment {
     }
 }
 
-/// The account of one client connection.
+/// The statistics of one client connection.
 #[derive(Debug)]
-pub struct Account {
+pub struct ConnectionStats {
     pub born: Moment,
     /// No request has come yet.
     pub is_new: Cell<bool>,
@@ -98,14 +98,14 @@ pub struct Account {
     /// Bytes of chunks and pipes that a transfer holds at the moment.
     pub(crate) moving_bytes: Cell<u32>,
     /// When a transfer last moved something, in either direction. An exchange that has moved
-    /// nothing yet has been at it since [`Account::phase_began`]: the later of both counts.
+    /// nothing yet has been at it since [`ConnectionStats::phase_began`]: the later of both counts.
     pub moved: Cell<Moment>,
     /// From and to the client, so far; what an exchange has moved is the difference of two looks.
     pub received: Cell<u64>,
     pub sent: Cell<u64>,
 }
 
-impl Default for Account {
+impl Default for ConnectionStats {
     fn default() -> Self {
         let now = Moment::at_ms(clock::coarse_ms());
         Self {
@@ -126,7 +126,7 @@ impl Default for Account {
     }
 }
 
-impl Account {
+impl ConnectionStats {
     pub fn phase(&self) -> Phase {
         self.phase.get()
     }
@@ -218,18 +218,18 @@ impl Account {
 thread_local! {
     /// The tasks that wait without a descriptor, with how many such waits each has. Not in the
     /// account, which every idle connection has.
-    static SLEEPERS: RefCell<HashMap<*const Account, (u32, Waker)>> = RefCell::default();
+    static SLEEPERS: RefCell<HashMap<*const ConnectionStats, (u32, Waker)>> = RefCell::default();
 }
 
 /// A wait by which a task is in the list.
-struct Sleeper<'a>(&'a Account);
+struct Sleeper<'a>(&'a ConnectionStats);
 
 impl<'a> Sleeper<'a> {
-    fn new(account: &'a Account, waker: &Waker) -> Self {
+    fn new(stats: &'a ConnectionStats, waker: &Waker) -> Self {
         SLEEPERS.with_borrow_mut(|sleepers| {
-            sleepers.entry(account).or_insert_with(|| (0, waker.clone())).0 += 1;
+            sleepers.entry(stats).or_insert_with(|| (0, waker.clone())).0 += 1;
         });
-        Self(account)
+        Self(stats)
     }
 }
 
@@ -253,8 +253,8 @@ impl Drop for Sleeper<'_> {
 mod tests {
     use super::*;
 
-    fn wakes(account: &Account, decide: impl FnOnce()) -> Option<Result<(), Fault>> {
-        let mut wait = std::pin::pin!(account.unless_ended(std::future::pending()));
+    fn wakes(stats: &ConnectionStats, decide: impl FnOnce()) -> Option<Result<(), Fault>> {
+        let mut wait = std::pin::pin!(stats.unless_ended(std::future::pending()));
         let woken = std::sync::Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         let mut cx = std::task::Context::from_waker(&waker);
@@ -278,19 +278,19 @@ mod tests {
 
     #[test]
     fn a_decision_wakes_what_waits_and_is_seen_by_what_begins_to_wait_later() {
-        let account = Account::default();
+        let stats = ConnectionStats::default();
         let give_up = Ending::GiveUp(Fault::PoolTimeout);
-        let woken = wakes(&account, || account.end(give_up));
+        let woken = wakes(&stats, || stats.end(give_up));
         assert_eq!(woken, Some(Err(Fault::PoolTimeout)));
-        assert_eq!(account.settle(Fault::OriginClosed), Fault::PoolTimeout);
-        assert_eq!(account.settle(Fault::OriginClosed), Fault::OriginClosed);
-        let woken = wakes(&account, || account.end(Ending::Cut));
+        assert_eq!(stats.settle(Fault::OriginClosed), Fault::PoolTimeout);
+        assert_eq!(stats.settle(Fault::OriginClosed), Fault::OriginClosed);
+        let woken = wakes(&stats, || stats.end(Ending::Cut));
         assert_eq!(woken, Some(Err(Fault::Stopping)));
-        account.end(give_up);
-        let mut later = std::pin::pin!(account.unless_ended(std::future::ready(())));
+        stats.end(give_up);
+        let mut later = std::pin::pin!(stats.unless_ended(std::future::ready(())));
         assert_eq!(crate::ring::waits::poll_now(&mut later), Some(Err(Fault::Stopping)));
-        assert_eq!(account.settle(Fault::OriginClosed), Fault::Stopping);
-        assert!(account.is_cut());
+        assert_eq!(stats.settle(Fault::OriginClosed), Fault::Stopping);
+        assert!(stats.is_cut());
         SLEEPERS.with_borrow(|sleepers| assert!(sleepers.is_empty()));
     }
 
