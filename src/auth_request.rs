@@ -13,7 +13,7 @@ use crate::config::HostPolicy;
 use crate::connection::Client;
 use crate::exchange::{AttemptError, INTERIM_ANSWERS_MAX, no_room, send_to_origin, unless_gone};
 use crate::fault::Fault;
-use crate::hooks::{AuthDecision, AuthRequest, Facts};
+use crate::hooks::{AuthDecision, AuthRequest, RequestView};
 use crate::http::head::ResponseHead;
 use crate::http::{BodyLength, Method};
 use crate::relay::HANG_UP_AFTER;
@@ -28,11 +28,11 @@ use crate::upstream::lease::Lease;
 pub(crate) async fn ask(
     client: &Client<'_>,
     auth_request: &AuthRequest,
-    facts: &Facts<'_>,
+    view: &RequestView<'_>,
     is_connected: &Notify,
 ) -> Result<AuthDecision, Fault> {
     let upstream = &client.generation.upstreams[auth_request.upstream()];
-    match answered(client, upstream, auth_request, facts, is_connected).await {
+    match answered(client, upstream, auth_request, view, is_connected).await {
         Ok(decision) => Ok(decision),
         Err(fault @ (Fault::Stopping | Fault::ClientGone)) => Err(fault),
         Err(fault) => {
@@ -47,7 +47,7 @@ async fn answered(
     client: &Client<'_>,
     upstream: &Upstream,
     auth_request: &AuthRequest,
-    facts: &Facts<'_>,
+    view: &RequestView<'_>,
     is_connected: &Notify,
 ) -> Result<AuthDecision, Fault> {
     let deadline = Instant::now() + auth_request.timeout();
@@ -59,7 +59,7 @@ async fn answered(
         let lease = lease.map_err(|_| Fault::OriginConnectTimeout)??;
         is_connected.notify_one();
         let may_repeat = lease.is_reused && !is_fresh;
-        match attempt(client, upstream, lease, auth_request, facts, deadline).await {
+        match attempt(client, upstream, lease, auth_request, view, deadline).await {
             Ok(decision) => return Ok(decision),
             Err(AttemptError::Fault(fault)) => return Err(fault),
             Err(_) if may_repeat => is_fresh = true,
@@ -73,13 +73,13 @@ async fn attempt(
     upstream: &Upstream,
     lease: Lease,
     auth_request: &AuthRequest,
-    facts: &Facts<'_>,
+    view: &RequestView<'_>,
     deadline: Instant,
 ) -> Result<AuthDecision, AttemptError> {
     let mut lease = client.slot.reach(lease);
     let origin = upstream.origin(lease.origin()).map(|origin| origin.authority.as_str());
     let host = host(upstream.host(), origin);
-    send_to_origin(client, &lease, |out| auth_request.put(host.as_bytes(), facts, out)).await?;
+    send_to_origin(client, &lease, |out| auth_request.put(host.as_bytes(), view, out)).await?;
     let (head, buffer) = read_answer(client, &mut lease, deadline).await?;
     let decision = auth_request.judge(&head, buffer.filled());
     give_back(lease, &head, buffer);

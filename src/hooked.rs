@@ -19,7 +19,7 @@ use crate::forward::{Checked, LoginOutcome, Target};
 use crate::generation::Generation;
 use crate::hooks::custom::{Changes, Connect, Failure, Response};
 use crate::hooks::{
-    AuthDecision, Choice, Facts, HookState, Hooked, LocalResponse, Login, RetryTrigger,
+    AuthDecision, Choice, HookState, Hooked, LocalResponse, Login, RequestView, RetryTrigger,
 };
 use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite, Simple};
 use crate::mirror;
@@ -54,7 +54,7 @@ pub(crate) enum ResponseOverride {
 /// What our own answers on a route with hooks look like.
 pub(crate) struct ResponseStyle<'a> {
     plan: &'a Hooked,
-    facts: Facts<'a>,
+    view: RequestView<'a>,
     state: &'a HookState,
     /// What stands in it in place of our own words.
     page: Option<LocalResponse<'a>>,
@@ -109,7 +109,7 @@ pub(crate) async fn refuse(
     let own = plan.custom.iter().find_map(|custom| custom.on_error(&failure));
     let style = ResponseStyle {
         plan,
-        facts: facts(client, hooked.now_us),
+        view: view(client, hooked.now_us),
         state: &hooked.state,
         page: own.or_else(|| plan.page(status.code)),
     };
@@ -123,8 +123,8 @@ fn plan(generation: &Generation, route: Route) -> &Hooked {
         .expect("a destination with hooks comes from a route with a plan")
 }
 
-fn facts<'a>(client: &'a Client<'_>, now_us: u64) -> Facts<'a> {
-    Facts {
+fn view<'a>(client: &'a Client<'_>, now_us: u64) -> RequestView<'a> {
+    RequestView {
         head: &client.request,
         text: client.inbox.filled(),
         client: client.peer.ip().to_canonical(),
@@ -140,7 +140,7 @@ pub(crate) async fn judge_tunnel(
     target: &Target,
     record: &mut Record,
 ) -> Result<Option<Outcome>, Fault> {
-    let asked = Connect { client: facts(client, 0).client, host: &target.host, port: target.port };
+    let asked = Connect { client: view(client, 0).client, host: &target.host, port: target.port };
     for custom in &client.generation.hooks.connect {
         if let Some(answer) = client.stats.unless_ended(custom.on_connect(&asked)).await? {
             return respond::give(client, &answer, None, record).await.map(Some);
@@ -159,8 +159,8 @@ impl HookedRequest {
     ) -> Result<Option<LocalResponse<'static>>, Fault> {
         let generation = self.generation.clone();
         let plan = plan(&generation, self.route);
-        let facts = facts(client, self.now_us);
-        if let Some(answer) = plan.enter(&facts, &mut self.state) {
+        let view = view(client, self.now_us);
+        if let Some(answer) = plan.enter(&view, &mut self.state) {
             return Ok(Some(answer));
         }
         // A body in chunks says its length bit by bit.
@@ -168,19 +168,19 @@ impl HookedRequest {
             return Err(Fault::ClientBodyTooLarge);
         }
         if let Some(login) = &plan.login
-            && let Some(answer) = log_in(client, login, &facts).await?
+            && let Some(answer) = log_in(client, login, &view).await?
         {
             return Ok(Some(answer));
         }
-        let target = self.route.sent_path(facts.path_and_query());
-        let choice = plan.choose(&target, &facts, &mut self.state);
+        let target = self.route.sent_path(view.path_and_query());
+        let choice = plan.choose(&target, &view, &mut self.state);
         if let Choice::Upstream(upstream) = choice {
             self.upstream = upstream;
         }
         if plan.auth_request.is_some() || !plan.custom.is_empty() {
             // A body that is still to come is waited for first.
             let needs_connection = matches!(choice, Choice::Upstream(_)) && body.is_whole();
-            let asked = Box::pin(self.ask_all(client, plan, &facts, needs_connection)).await?;
+            let asked = Box::pin(self.ask_all(client, plan, &view, needs_connection)).await?;
             if asked.is_some() {
                 return Ok(asked);
             }
@@ -200,11 +200,11 @@ impl HookedRequest {
         &mut self,
         client: &Client<'_>,
         plan: &Hooked,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         needs_connection: bool,
     ) -> Result<Option<LocalResponse<'static>>, Fault> {
         let may_look = Notify::new();
-        let mut asking = std::pin::pin!(ask(client, plan, facts, &mut self.state, &may_look));
+        let mut asking = std::pin::pin!(ask(client, plan, view, &mut self.state, &may_look));
         if !needs_connection {
             return asking.await;
         }
@@ -239,10 +239,10 @@ impl HookedRequest {
         let plan = plan(&self.generation, self.route);
         let body_bytes = if body.is_whole() { body.in_inbox as u64 } else { u64::MAX };
         let Some(upstream) = plan.mirror(body_bytes) else { return };
-        let facts = facts(client, self.now_us);
-        let target = self.sent_path(facts.path_and_query());
+        let view = view(client, self.now_us);
+        let target = self.sent_path(view.path_and_query());
         mirror::send(client, upstream, &target, body.in_inbox, |out, how| {
-            plan.put_request(out, how, &facts, &self.state);
+            plan.put_request(out, how, &view, &self.state);
         });
     }
 }
@@ -251,12 +251,12 @@ impl HookedRequest {
 async fn ask(
     client: &Client<'_>,
     plan: &Hooked,
-    facts: &Facts<'_>,
+    view: &RequestView<'_>,
     state: &mut HookState,
     may_look: &Notify,
 ) -> Result<Option<LocalResponse<'static>>, Fault> {
     if let Some(auth_request) = &plan.auth_request {
-        match auth_request::ask(client, auth_request, facts, may_look).await? {
+        match auth_request::ask(client, auth_request, view, may_look).await? {
             AuthDecision::Granted(lines) => plan.grant(lines, state),
             AuthDecision::Denied(answer) => return Ok(Some(answer)),
             AuthDecision::Failed => {
@@ -268,7 +268,7 @@ async fn ask(
     }
     may_look.notify_one();
     for custom in &plan.custom {
-        let asked = custom.on_request(facts, &mut state.request_changes);
+        let asked = custom.on_request(view, &mut state.request_changes);
         if let Some(answer) = client.stats.unless_ended(asked).await? {
             return Ok(Some(answer));
         }
@@ -280,10 +280,10 @@ async fn ask(
 async fn log_in(
     client: &Client<'_>,
     login: &Login,
-    facts: &Facts<'_>,
+    view: &RequestView<'_>,
 ) -> Result<Option<LocalResponse<'static>>, Fault> {
-    let Some(credentials) = login.credentials(facts) else { return Ok(Some(login.refused())) };
-    let outcome = match login.authenticator.check(facts.client, credentials) {
+    let Some(credentials) = login.credentials(view) else { return Ok(Some(login.refused())) };
+    let outcome = match login.authenticator.check(view.client, credentials) {
         Checked::Done(outcome) => outcome,
         Checked::Pending(verification) => client.stats.unless_ended(verification.outcome()).await?,
     };
@@ -349,8 +349,8 @@ impl HookedRequest {
         how: &RequestRewrite<'_>,
         out: &mut Vec<u8>,
     ) {
-        let facts = facts(client, self.now_us);
-        plan(&self.generation, self.route).put_request(out, how, &facts, &self.state);
+        let view = view(client, self.now_us);
+        plan(&self.generation, self.route).put_request(out, how, &view, &self.state);
     }
 
     /// Appends the head of an origin's answer, which `buf` begins with.
@@ -361,9 +361,9 @@ impl HookedRequest {
         how: &ResponseRewrite<'_>,
         out: &mut Vec<u8>,
     ) {
-        let (facts, answer) = (facts(client, self.now_us), (&client.response, buf));
+        let (view, answer) = (view(client, self.now_us), (&client.response, buf));
         let plan = plan(&self.generation, self.route);
-        plan.put_response(out, answer, how, &facts, &self.state);
+        plan.put_response(out, answer, how, &view, &self.state);
     }
 
     /// What comes in place of the origin's answer, which `client.response` is and `buffer` begins
@@ -406,7 +406,7 @@ impl HookedRequest {
         if answer.status.code == 429 {
             client.worker.metrics.limited.add(1);
         }
-        let style = ResponseStyle::new(plan, facts(client, self.now_us), &self.state, &answer);
+        let style = ResponseStyle::new(plan, view(client, self.now_us), &self.state, &answer);
         respond::give(client, &answer, Some(&style), record).await
     }
 }
@@ -415,12 +415,12 @@ impl<'a> ResponseStyle<'a> {
     /// What `answer` looks like, which may have been given in ringway's own words.
     pub(crate) fn new(
         plan: &'a Hooked,
-        facts: Facts<'a>,
+        view: RequestView<'a>,
         state: &'a HookState,
         answer: &LocalResponse<'_>,
     ) -> Self {
         let page = if answer.is_stock { plan.page(answer.status.code) } else { None };
-        Self { plan, facts, state, page }
+        Self { plan, view, state, page }
     }
 
     /// Appends an answer of our own, body included.
@@ -430,7 +430,7 @@ impl<'a> ResponseStyle<'a> {
             None => (simple.extra.to_vec(), simple.body),
         };
         rewrite::simple_head(out, &Simple { extra: &extra, body, ..*simple });
-        self.plan.edit_response(out, 0, &self.facts, self.state);
+        self.plan.edit_response(out, 0, &self.view, self.state);
         if !simple.is_head_only && rewrite::may_have_body(simple.status) {
             out.extend_from_slice(body.as_bytes());
         }

@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use ringway::config::{Config, Flags};
 use ringway::hooks::custom::Hooks;
-use ringway::hooks::{Choice, Facts, HookState, Plans};
+use ringway::hooks::{Choice, HookState, Plans, RequestView};
 use ringway::http::Method;
 use ringway::http::forwarded_header::{ClientText, Scheme};
 use ringway::http::head::{HeadLimits, RequestHead, ResponseHead};
@@ -104,7 +104,7 @@ impl Exchange {
                 rewrite::response(back, response, RESPONSE, &answered);
             }
             Some(hooked) => {
-                let facts = Facts {
+                let view = RequestView {
                     head: request,
                     text: REQUEST,
                     client: CLIENT,
@@ -113,12 +113,12 @@ impl Exchange {
                     now_us: *now_us,
                 };
                 let mut state = HookState::default();
-                assert!(hooked.enter(&facts, &mut state).is_none());
-                let choice = hooked.choose(asked.path, &facts, &mut state);
+                assert!(hooked.enter(&view, &mut state).is_none());
+                let choice = hooked.choose(asked.path, &view, &mut state);
                 assert!(matches!(choice, Choice::Upstream(_)));
-                hooked.put_request(out, &asked, &facts, &state);
+                hooked.put_request(out, &asked, &view, &state);
                 state.status = 200;
-                hooked.put_response(back, (response, RESPONSE), &answered, &facts, &state);
+                hooked.put_response(back, (response, RESPONSE), &answered, &view, &state);
             }
         }
         black_box((&*out, &*back));

@@ -5,7 +5,7 @@
 //! client is told instead. Nothing is sent here. A body of the answer is never passed on.
 
 use super::edits::{Own, Wishes};
-use super::facts::{Facts, put_field};
+use super::request_view::{RequestView, put_field};
 use super::responses::LocalResponse;
 use crate::config::{ForwardAuthConfig, OnFailure};
 use crate::http::head::ResponseHead;
@@ -68,24 +68,24 @@ impl AuthRequest {
     }
 
     /// Appends the question's head. `host` is that of whoever is asked.
-    pub fn put(&self, host: &[u8], facts: &Facts<'_>, out: &mut Vec<u8>) {
-        let head = facts.head;
+    pub fn put(&self, host: &[u8], view: &RequestView<'_>, out: &mut Vec<u8>) {
+        let head = view.head;
         let mut field = |name: &str, value: &[u8]| {
             out.extend_from_slice(name.as_bytes());
             put_field(value, out);
             out.extend_from_slice(b"\r\n");
         };
         field(&format!("GET {} HTTP/1.1\r\nHost: ", self.config.path), host);
-        field("X-Forwarded-Method: ", head.method_text.of(facts.text));
-        field("X-Forwarded-Host: ", head.authority.of(facts.text));
-        field("X-Forwarded-Uri: ", facts.path_and_query());
-        field("X-Forwarded-For: ", facts.client_text.as_bytes());
-        let proto = facts.field("x-forwarded-proto").filter(|_| facts.is_trusted);
+        field("X-Forwarded-Method: ", head.method_text.of(view.text));
+        field("X-Forwarded-Host: ", head.authority.of(view.text));
+        field("X-Forwarded-Uri: ", view.path_and_query());
+        field("X-Forwarded-For: ", view.client_text.as_bytes());
+        let proto = view.field("x-forwarded-proto").filter(|_| view.is_trusted);
         field("X-Forwarded-Proto: ", proto.unwrap_or(b"http"));
         for name in &self.quoted {
             // What is about this connection, or was said above, is not the client's to say.
             if Known::of(name.as_bytes()) == Known::Other {
-                for value in head.fields.values(facts.text, name.as_bytes()) {
+                for value in head.fields.values(view.text, name.as_bytes()) {
                     field(&format!("{name}: "), value);
                 }
             }
@@ -137,8 +137,8 @@ impl AuthRequest {
 mod tests {
     use std::time::Duration;
 
-    use super::super::facts::HookState;
-    use super::super::facts::tests::with_facts;
+    use super::super::request_view::HookState;
+    use super::super::request_view::tests::with_facts;
     use super::*;
     use crate::http::Method;
     use crate::http::head::HeadLimits;
@@ -160,9 +160,9 @@ mod tests {
         let text = "POST http://app.example/a?b=c HTTP/1.1\r\nHost: app.example\r\nCookie: x=1\r\n\
                     Connection: close\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n\
                     X-Secret: s\r\nContent-Length: 5\r\n\r\n";
-        with_facts(text, |facts| {
+        with_facts(text, |view| {
             let mut out = Vec::new();
-            auth_request(OnFailure::Closed).put(b"auth:9", facts, &mut out);
+            auth_request(OnFailure::Closed).put(b"auth:9", view, &mut out);
             assert_eq!(
                 String::from_utf8(out).unwrap(),
                 "GET /verify HTTP/1.1\r\nHost: auth:9\r\nX-Forwarded-Method: POST\r\n\
@@ -207,9 +207,9 @@ mod tests {
         let edits = wishes.compile();
         for granted in [&b""[..], b"X-User: bob\r\n"] {
             let state = HookState { granted: granted.to_vec(), ..HookState::default() };
-            with_facts("GET / HTTP/1.1\r\nHost: a\r\n\r\n", |facts| {
+            with_facts("GET / HTTP/1.1\r\nHost: a\r\n\r\n", |view| {
                 let mut out = b"GET / HTTP/1.1\r\nx-USER: eve\r\n\r\n".to_vec();
-                edits.apply(&mut out, 0, "r", facts, &state);
+                edits.apply(&mut out, 0, "r", view, &state);
                 let expected = [b"GET / HTTP/1.1\r\n", granted, b"\r\n"].concat();
                 assert_eq!(out, expected);
             });

@@ -5,7 +5,7 @@
 //! the answer from the page: this protects users, not the origin, which answers whoever asks.
 
 use super::edits::{Own, Wishes};
-use super::facts::Facts;
+use super::request_view::RequestView;
 use super::responses::{LocalResponse, status};
 use crate::config::CorsConfig;
 use crate::config::hooks::{Part, Template};
@@ -70,16 +70,16 @@ impl Cors {
     }
 
     /// The answer, if the request is a preflight. Who may read it is an edit's business.
-    pub(crate) fn preflight(&self, facts: &Facts<'_>) -> Option<LocalResponse<'static>> {
-        if facts.head.method != Method::Options {
+    pub(crate) fn preflight(&self, view: &RequestView<'_>) -> Option<LocalResponse<'static>> {
+        if view.head.method != Method::Options {
             return None;
         }
-        let origin = facts.field("origin")?;
-        facts.field("access-control-request-method")?;
+        let origin = view.field("origin")?;
+        view.field("access-control-request-method")?;
         let mut fields = Vec::new();
         if self.knows(origin) {
             fields.extend_from_slice(self.allowed.as_bytes());
-            let asked = facts.field("access-control-request-headers").unwrap_or_default();
+            let asked = view.field("access-control-request-headers").unwrap_or_default();
             let is_list = |byte: &u8| is_token(*byte) || b", \t".contains(byte);
             if self.is_reflecting && !asked.is_empty() && asked.iter().all(is_list) {
                 fields.extend_from_slice(b"Access-Control-Allow-Headers: ");
@@ -113,8 +113,8 @@ pub(super) fn fixed(text: &str) -> Template {
 mod tests {
     use std::time::Duration;
 
-    use super::super::facts::HookState;
-    use super::super::facts::tests::with_facts;
+    use super::super::request_view::HookState;
+    use super::super::request_view::tests::with_facts;
     use super::*;
 
     fn config(origins: &[&str], headers: &[&str], credentials: bool) -> CorsConfig {
@@ -134,8 +134,8 @@ mod tests {
     }
 
     fn preflight(config: &CorsConfig, fields: &str) -> Option<String> {
-        with_facts(&request("OPTIONS", fields), |facts| {
-            let answer = Cors::new(config).preflight(facts)?;
+        with_facts(&request("OPTIONS", fields), |view| {
+            let answer = Cors::new(config).preflight(view)?;
             assert_eq!(answer.status.code, 204);
             Some(String::from_utf8(answer.fields.into_owned()).unwrap())
         })
@@ -146,10 +146,10 @@ mod tests {
         let mut wishes = Wishes::default();
         Cors::new(config).edit(config, &mut wishes);
         let edits = wishes.compile();
-        with_facts(&request("GET", fields), |facts| {
+        with_facts(&request("GET", fields), |view| {
             let mut out =
                 b"HTTP/1.1 200 OK\r\naccess-control-allow-origin: null\r\nVary: A\r\n\r\n".to_vec();
-            edits.apply(&mut out, 0, "r", facts, &HookState::default());
+            edits.apply(&mut out, 0, "r", view, &HookState::default());
             let text = String::from_utf8(out).unwrap();
             text.trim_end().split("\r\n").skip(1).map(str::to_owned).collect()
         })
@@ -170,8 +170,8 @@ mod tests {
         assert!(preflight(&named, &other).unwrap().starts_with("Vary: "));
         assert_eq!(preflight(&named, "Origin: https://app.example\r\n"), None);
         assert_eq!(preflight(&named, "Access-Control-Request-Method: PUT\r\n"), None);
-        with_facts(&request("GET", ASK), |facts| {
-            assert_eq!(Cors::new(&named).preflight(facts), None);
+        with_facts(&request("GET", ASK), |view| {
+            assert_eq!(Cors::new(&named).preflight(view), None);
         });
     }
 

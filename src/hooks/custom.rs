@@ -70,7 +70,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use super::edits::{edit_lines, is_called};
-use super::facts::Facts;
+use super::request_view::RequestView;
 use super::responses::{LocalResponse, status};
 use crate::config::hooks::{announce_custom, is_editable};
 use crate::config::{CustomConfig, OnFailure};
@@ -141,7 +141,7 @@ pub struct Connect<'a> {
 
 /// A request, and the edits to what the origin will be sent of it.
 pub struct Request<'a> {
-    facts: &'a Facts<'a>,
+    view: &'a RequestView<'a>,
     changes: &'a mut Changes,
 }
 
@@ -255,33 +255,33 @@ impl Page {
 
 impl Request<'_> {
     pub fn client(&self) -> IpAddr {
-        self.facts.client
+        self.view.client
     }
 
     pub fn method(&self) -> &[u8] {
-        self.facts.head.method_text.of(self.facts.text)
+        self.view.head.method_text.of(self.view.text)
     }
 
     /// Without a port; empty if an HTTP/1.0 client named none.
     pub fn host(&self) -> &[u8] {
-        self.facts.host()
+        self.view.host()
     }
 
     pub fn path(&self) -> &[u8] {
-        self.facts.path()
+        self.view.path()
     }
 
     pub fn query(&self) -> &[u8] {
-        self.facts.query()
+        self.view.query()
     }
 
     /// The first field called `name`, in any case, as the client sent it.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
-        self.facts.field(name)
+        self.view.field(name)
     }
 
     pub fn cookie(&self, name: &str) -> Option<&[u8]> {
-        self.facts.cookie(name)
+        self.view.cookie(name)
     }
 
     /// Replaces every field called `name`.
@@ -400,10 +400,10 @@ impl Custom {
     /// `Some` answers the request here.
     pub async fn on_request(
         &self,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         changes: &mut Changes,
     ) -> Option<LocalResponse<'static>> {
-        let mut request = Request { facts, changes };
+        let mut request = Request { view, changes };
         let decided = self.in_time(|| self.hook.on_request(&mut request)).await;
         self.decide("on_request", decided)
     }

@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::edits::{Edits, Wishes};
-use super::facts::tests::LIMITS;
-use super::{Facts, HookState};
+use super::request_view::tests::LIMITS;
+use super::{HookState, RequestView};
 use crate::config::hooks::{Scope, Template};
 use crate::http::Method;
 use crate::http::forwarded_header::{ClientText, Scheme};
@@ -178,8 +178,8 @@ fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).expect("all that went in was text")
 }
 
-fn facts<'a>(head: &'a RequestHead, text: &'a str) -> Facts<'a> {
-    Facts {
+fn view<'a>(head: &'a RequestHead, text: &'a str) -> RequestView<'a> {
+    RequestView {
         head,
         text: text.as_bytes(),
         client: [192, 0, 2, 1].into(),
@@ -218,13 +218,13 @@ proptest! {
             forwarded: Some(ForwardedFor { client: &client, is_trusted }),
             extra: b"",
         };
-        let (facts, state) = (facts(&head, &sent), HookState::default());
+        let (view, state) = (view(&head, &sent), HookState::default());
         let mut plain = Vec::new();
         rewrite::request(&mut plain, &head, sent.as_bytes(), &how);
         let expected = account(&text(plain.clone()), &steps, &format!("Host: h\r\n{fields}"));
-        edits.apply(&mut plain, 0, "r", &facts, &state);
+        edits.apply(&mut plain, 0, "r", &view, &state);
         prop_assert_eq!(text(plain), expected.as_str());
-        if let Some(mut pen) = edits.pen(&head.fields, "r", &facts, &state) {
+        if let Some(mut pen) = edits.pen(&head.fields, "r", &view, &state) {
             let mut out = b"before\r\n".to_vec();
             rewrite::request_edited(&mut out, &head, sent.as_bytes(), &how, &mut pen);
             prop_assert_eq!(text(out.split_off(8)), expected);
@@ -233,7 +233,7 @@ proptest! {
         let mut other = RequestHead::new();
         prop_assert_eq!(other.parse(sent.as_bytes(), &LIMITS), Ok(true));
         let is_needed = edits.names().any(|name| Wanted::new([]).class(name) == Known::Other);
-        let pen = edits.pen(&other.fields, "r", &facts, &state);
+        let pen = edits.pen(&other.fields, "r", &view, &state);
         prop_assert_eq!(pen.is_some(), !is_needed);
     }
 
@@ -257,13 +257,13 @@ proptest! {
         let asked = "GET / HTTP/1.1\r\nHost: h\r\nX-A: q\r\n\r\n";
         let mut request = RequestHead::new();
         prop_assert_eq!(request.parse(asked.as_bytes(), &LIMITS), Ok(true));
-        let (facts, state) = (facts(&request, asked), HookState::default());
+        let (view, state) = (view(&request, asked), HookState::default());
         let mut plain = Vec::new();
         rewrite::response(&mut plain, &head, got.as_bytes(), &how);
         let expected = account(&text(plain.clone()), &steps, "X-A: q\r\n");
-        edits.apply(&mut plain, 0, "r", &facts, &state);
+        edits.apply(&mut plain, 0, "r", &view, &state);
         prop_assert_eq!(text(plain), expected.as_str());
-        if let Some(mut pen) = edits.pen(&head.fields, "r", &facts, &state) {
+        if let Some(mut pen) = edits.pen(&head.fields, "r", &view, &state) {
             let mut out = Vec::new();
             rewrite::response_edited(&mut out, &head, got.as_bytes(), &how, &mut pen);
             prop_assert_eq!(text(out), expected);

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::facts::{Context, Facts, HookState, put_field};
+use super::request_view::{Context, HookState, RequestView, put_field};
 use crate::config::HeadersConfig;
 use crate::config::hooks::{Part, Template};
 use crate::http::edit::Edit;
@@ -241,7 +241,7 @@ impl Edits {
         &'a self,
         fields: &Fields,
         route: &'a str,
-        facts: &'a Facts<'a>,
+        view: &'a RequestView<'a>,
         state: &'a HookState,
     ) -> Option<Pen<'a>> {
         let is_noted = match &self.noting {
@@ -249,7 +249,7 @@ impl Edits {
             Noting::Wanted(wanted) => fields.notes(wanted),
             Noting::All => true,
         };
-        is_noted.then(|| Pen { edits: self, route, facts, state, renamed: Vec::new() })
+        is_noted.then(|| Pen { edits: self, route, view, state, renamed: Vec::new() })
     }
 
     /// Edits the head that `out` ends with and that begins at `start`.
@@ -258,7 +258,7 @@ impl Edits {
         out: &mut Vec<u8>,
         start: usize,
         route: &str,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         state: &HookState,
     ) {
         let mut renamed = Vec::new();
@@ -270,7 +270,7 @@ impl Edits {
         }
         out.truncate(out.len() - LINE_END.len());
         out.extend_from_slice(&renamed);
-        self.put_tail(out, route, facts, state);
+        self.put_tail(out, route, view, state);
         out.extend_from_slice(LINE_END);
     }
 
@@ -292,23 +292,23 @@ impl Edits {
         false
     }
 
-    fn put_tail(&self, out: &mut Vec<u8>, route: &str, facts: &Facts<'_>, state: &HookState) {
+    fn put_tail(&self, out: &mut Vec<u8>, route: &str, view: &RequestView<'_>, state: &HookState) {
         for piece in &self.tail {
             match piece {
                 Piece::Block(lines) => out.extend_from_slice(lines),
                 Piece::Line { name, value } => {
                     // Most values are those of one variable, as they are.
                     if let [Part::Variable(variable)] = value.parts.as_slice()
-                        && state.put_line(name, variable, route, facts, out)
+                        && state.put_line(name, variable, route, view, out)
                     {
                         continue;
                     }
                     let line = out.len();
                     out.extend_from_slice(name);
-                    let is_whole = state.expand(value, Context::Field, route, facts, out);
+                    let is_whole = state.expand(value, Context::Field, route, view, out);
                     end_line(out, line, name.len(), is_whole);
                 }
-                Piece::Own(own) => own.put(facts, state, out),
+                Piece::Own(own) => own.put(view, state, out),
             }
         }
     }
@@ -318,7 +318,7 @@ impl Edits {
 pub(super) struct Pen<'a> {
     edits: &'a Edits,
     route: &'a str,
-    facts: &'a Facts<'a>,
+    view: &'a RequestView<'a>,
     state: &'a HookState,
     /// Lines that stand at the end under other names.
     renamed: Vec<u8>,
@@ -345,7 +345,7 @@ impl Edit for Pen<'_> {
         if !self.renamed.is_empty() {
             out.extend_from_slice(&self.renamed);
         }
-        self.edits.put_tail(out, self.route, self.facts, self.state);
+        self.edits.put_tail(out, self.route, self.view, self.state);
     }
 }
 
@@ -400,7 +400,7 @@ pub(crate) fn edit_lines(out: &mut Vec<u8>, start: usize, mut is_kept: impl FnMu
 }
 
 impl Own {
-    fn put(&self, facts: &Facts<'_>, state: &HookState, out: &mut Vec<u8>) {
+    fn put(&self, view: &RequestView<'_>, state: &HookState, out: &mut Vec<u8>) {
         match self {
             Self::Granted(name) => {
                 for line in state.granted.split_inclusive(|byte| *byte == b'\n') {
@@ -416,7 +416,7 @@ impl Own {
                 }
             }
             Self::AllowedOrigin { origins, rest } => {
-                let Some(origin) = facts.field("origin") else { return };
+                let Some(origin) = view.field("origin") else { return };
                 if origins.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(origin)) {
                     out.extend_from_slice(b"Access-Control-Allow-Origin: ");
                     put_field(origin, out);
@@ -439,7 +439,7 @@ const LINE_END: &[u8] = b"\r\n";
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::tests::with_facts;
+    use super::super::request_view::tests::with_facts;
     use super::*;
     use crate::config::hooks::Scope;
 
@@ -456,9 +456,9 @@ mod tests {
         let mut wishes = Wishes::default();
         wish(&mut wishes);
         let edits = wishes.compile();
-        with_facts(request, |facts| {
+        with_facts(request, |view| {
             let mut out = format!("before\r\n\r\n{HEAD}").into_bytes();
-            edits.apply(&mut out, 10, "r", facts, &HookState::default());
+            edits.apply(&mut out, 10, "r", view, &HookState::default());
             let text = String::from_utf8(out).unwrap();
             text.strip_prefix("before\r\n\r\n").expect("untouched").to_owned()
         })
@@ -629,9 +629,9 @@ mod tests {
                 upstream: Some(String::from_utf8_lossy(value).into()),
                 ..HookState::default()
             };
-            with_facts(REQUEST, |facts| {
+            with_facts(REQUEST, |view| {
                 let mut out = HEAD.as_bytes().to_vec();
-                edits.apply(&mut out, 0, "r", facts, &state);
+                edits.apply(&mut out, 0, "r", view, &state);
                 let text = String::from_utf8(out).unwrap();
                 assert_eq!(text.matches("\r\n\r\n").count(), 1);
                 let fields = lines(&text);
@@ -673,9 +673,9 @@ mod tests {
                 };
                 let mut expected: Vec<_> = all.into_iter().filter(is_kept).collect();
                 expected.push("X-New: 4".to_owned());
-                with_facts(REQUEST, |facts| {
+                with_facts(REQUEST, |view| {
                     let mut out = head.into_bytes();
-                    edits.apply(&mut out, 0, "r", facts, &HookState::default());
+                    edits.apply(&mut out, 0, "r", view, &HookState::default());
                     let text = String::from_utf8(out).unwrap();
                     assert_eq!(lines(&text)[1..], expected, "{names:?} {}", pad.len());
                 });
@@ -690,9 +690,9 @@ mod tests {
             wishes.remove("X-A");
             wishes.add("X-B", template("b"));
             let edits = wishes.compile();
-            with_facts(REQUEST, |facts| {
+            with_facts(REQUEST, |view| {
                 let mut out = head.as_bytes().to_vec();
-                edits.apply(&mut out, 0, "r", facts, &HookState::default());
+                edits.apply(&mut out, 0, "r", view, &HookState::default());
                 let text = String::from_utf8(out).unwrap();
                 assert_eq!(lines(&text)[1..], ["X-B: b"]);
             });

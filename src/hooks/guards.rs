@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::Loading;
 use super::clients::{Clients, Entry};
-use super::facts::{Facts, HookState};
 use super::rate::{RateLimit, Standing};
+use super::request_view::{HookState, RequestView};
 use super::responses::LocalResponse;
 use crate::config::{ClientKey, HooksConfig, Networks};
 
@@ -78,8 +78,8 @@ impl Guards {
 impl Guards {
     /// Before anything else.
     #[inline]
-    pub(super) fn let_in(&self, facts: &Facts<'_>) -> bool {
-        self.access.iter().all(|access| access.lets_in(facts))
+    pub(super) fn let_in(&self, view: &RequestView<'_>) -> bool {
+        self.access.iter().all(|access| access.lets_in(view))
     }
 
     /// Everything but `let_in`.
@@ -87,17 +87,17 @@ impl Guards {
     pub(super) fn pass(
         &self,
         route: &str,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         state: &mut HookState,
     ) -> Option<LocalResponse<'static>> {
         for methods in &self.methods {
-            let method = facts.head.method_text.of(facts.text);
+            let method = view.head.method_text.of(view.text);
             if !methods.known.iter().any(|known| **known == *method) {
                 return Some(LocalResponse::plain(405, methods.allow.to_vec()));
             }
         }
         for rate in &self.rates {
-            let standing = rate.take(route, facts);
+            let standing = rate.take(route, view);
             state.standings[rate.layer] = Some(standing);
             if !standing.is_allowed {
                 // The refusal says it all; the edits to answers need not say it again.
@@ -106,7 +106,7 @@ impl Guards {
             }
         }
         for (layer, clients) in &self.clients {
-            match clients.enter(ClientKey::network(facts.client)) {
+            match clients.enter(ClientKey::network(view.client)) {
                 Entry::Held(held) => state.held[*layer] = Some(held),
                 Entry::Uncounted => {}
                 Entry::Full => {
@@ -119,9 +119,9 @@ impl Guards {
 }
 
 impl Access {
-    fn lets_in(&self, facts: &Facts<'_>) -> bool {
-        !self.deny.contains(facts.client)
-            && self.allow.as_ref().is_none_or(|allow| allow.contains(facts.client))
+    fn lets_in(&self, view: &RequestView<'_>) -> bool {
+        !self.deny.contains(view.client)
+            && self.allow.as_ref().is_none_or(|allow| allow.contains(view.client))
     }
 }
 
@@ -135,15 +135,15 @@ impl Methods {
 }
 
 impl Rate {
-    fn take(&self, route: &str, facts: &Facts<'_>) -> Standing {
+    fn take(&self, route: &str, view: &RequestView<'_>) -> Standing {
         let limit = &self.limit;
         let key = match &self.key {
-            ClientKey::Ip => limit.hash_number(ClientKey::network(facts.client)),
+            ClientKey::Ip => limit.hash_number(ClientKey::network(view.client)),
             ClientKey::Route => limit.hash_bytes(route.as_bytes()),
-            ClientKey::Header(name) => limit.hash_bytes(facts.field(name).unwrap_or_default()),
-            ClientKey::Cookie(name) => limit.hash_bytes(facts.cookie(name).unwrap_or_default()),
+            ClientKey::Header(name) => limit.hash_bytes(view.field(name).unwrap_or_default()),
+            ClientKey::Cookie(name) => limit.hash_bytes(view.cookie(name).unwrap_or_default()),
         };
-        limit.take(key, facts.now_us)
+        limit.take(key, view.now_us)
     }
 
     fn refused(&self, standing: Standing) -> LocalResponse<'static> {

@@ -47,12 +47,12 @@ pub mod custom;
 #[cfg(test)]
 mod differential;
 mod edits;
-mod facts;
 mod guards;
 mod plan;
 #[cfg(test)]
 mod properties;
 mod rate;
+mod request_view;
 mod responses;
 mod retry;
 mod split;
@@ -67,9 +67,9 @@ pub use self::auth_request::{AuthDecision, AuthRequest};
 pub use self::clients::Clients;
 pub(crate) use self::clients::Held;
 pub use self::edits::Edits;
-pub use self::facts::{Facts, HookState};
 pub use self::plan::{Choice, Hooked, Login};
 pub use self::rate::RateLimit;
+pub use self::request_view::{HookState, RequestView};
 pub use self::responses::LocalResponse;
 pub use self::retry::{Retry, RetryTrigger};
 

@@ -11,8 +11,8 @@ use super::auth_request::AuthRequest;
 use super::cors::{Cors, fixed};
 use super::custom::Custom;
 use super::edits::{Edits, Own, Wishes};
-use super::facts::{Facts, HookState};
 use super::guards::Guards;
+use super::request_view::{HookState, RequestView};
 use super::responses::{LocalResponse, Pages, Prepared};
 use super::retry::Retry;
 use super::split::{Split, draw, draw_text, is_mirrored};
@@ -78,8 +78,8 @@ impl Login {
     }
 
     /// The value of the only `Authorization` field.
-    pub fn credentials<'a>(&self, facts: &Facts<'a>) -> Option<&'a [u8]> {
-        let mut values = facts.head.fields.values(facts.text, b"authorization");
+    pub fn credentials<'a>(&self, view: &RequestView<'a>) -> Option<&'a [u8]> {
+        let mut values = view.head.fields.values(view.text, b"authorization");
         let first = values.next()?;
         values.next().is_none().then_some(first)
     }
@@ -263,33 +263,33 @@ impl Hooked {
     /// What can be decided at once, up to and including redirects: an answer, or nothing.
     pub fn enter(
         &self,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         state: &mut HookState,
     ) -> Option<LocalResponse<'static>> {
-        self.name_request(facts, state);
-        if !self.guards.let_in(facts) {
+        self.name_request(view, state);
+        if !self.guards.let_in(view) {
             return Some(LocalResponse::plain(403, Vec::new()));
         }
-        if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(facts)) {
+        if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(view)) {
             return Some(answer);
         }
-        if let Some(answer) = self.guards.pass(&self.route, facts, state) {
+        if let Some(answer) = self.guards.pass(&self.route, view, state) {
             return Some(answer);
         }
-        if matches!(facts.head.body, BodyLength::Exact(bytes) if bytes > self.body_bytes_max) {
+        if matches!(view.head.body, BodyLength::Exact(bytes) if bytes > self.body_bytes_max) {
             return Some(LocalResponse::plain(413, Vec::new()));
         }
-        self.redirect.as_ref().map(|redirect| self.redirected(redirect, facts, state))
+        self.redirect.as_ref().map(|redirect| self.redirected(redirect, view, state))
     }
 
-    fn name_request(&self, facts: &Facts<'_>, state: &mut HookState) {
+    fn name_request(&self, view: &RequestView<'_>, state: &mut HookState) {
         let Some(trust) = self.id else { return };
         let is_trusted = match trust {
             IdTrust::Nobody => false,
-            IdTrust::Trusted => facts.is_trusted,
+            IdTrust::Trusted => view.is_trusted,
             IdTrust::Everybody => true,
         };
-        let given = if is_trusted { facts.field(&self.id_field) } else { None };
+        let given = if is_trusted { view.field(&self.id_field) } else { None };
         if !given.is_some_and(|id| state.adopt_id(id)) {
             state.adopt_id(&draw_text());
         }
@@ -298,10 +298,10 @@ impl Hooked {
     fn redirected(
         &self,
         redirect: &RedirectConfig,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         state: &HookState,
     ) -> LocalResponse<'static> {
-        match location(&redirect.to, &self.route, facts, state) {
+        match location(&redirect.to, &self.route, view, state) {
             Ok(location) => {
                 let fields = [b"Location: ", location.as_slice(), b"\r\n"].concat();
                 LocalResponse::plain(redirect.status, fields)
@@ -312,18 +312,23 @@ impl Hooked {
 
     /// The end of a request's way: an answer of the route's own, or an upstream and a target.
     /// `target` is what would be sent without a rewrite.
-    pub fn choose(&self, target: &[u8], facts: &Facts<'_>, state: &mut HookState) -> Choice<'_> {
+    pub fn choose(
+        &self,
+        target: &[u8],
+        view: &RequestView<'_>,
+        state: &mut HookState,
+    ) -> Choice<'_> {
         if let Some(respond) = &self.respond {
             return Choice::Respond(respond.answer());
         }
-        let chosen = self.split.as_ref().map(|split| split.choose(facts, state));
+        let chosen = self.split.as_ref().map(|split| split.choose(view, state));
         let (upstream, name) =
             chosen.map_or((self.upstream.0, &self.upstream.1), |arm| (arm.upstream, &arm.name));
         if self.names_upstream {
             state.upstream = Some(name.clone());
         }
         if let Some(rewrite) = &self.rewrite {
-            match rewrite.apply(target, &self.route, facts, state) {
+            match rewrite.apply(target, &self.route, view, state) {
                 Ok(Some(target)) if target.len() > self.target_bytes_max => {
                     return Choice::Respond(refused_target(BadTarget::TooLong));
                 }
@@ -347,18 +352,18 @@ impl Hooked {
         &self,
         out: &mut Vec<u8>,
         how: &RequestRewrite<'_>,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         state: &HookState,
     ) {
-        let Facts { head, text, .. } = *facts;
-        let pen = self.request_edits.pen(&head.fields, &self.route, facts, state);
+        let RequestView { head, text, .. } = *view;
+        let pen = self.request_edits.pen(&head.fields, &self.route, view, state);
         // What hooks in Rust add is edited as well, so that it has to be there first.
         if let Some(mut pen) = pen.filter(|_| state.request_changes.is_empty()) {
             rewrite::request_edited(out, head, text, how, &mut pen);
         } else {
             let start = out.len();
             rewrite::request(out, head, text, how);
-            self.edit_request(out, start, facts, state);
+            self.edit_request(out, start, view, state);
         }
     }
 
@@ -369,16 +374,16 @@ impl Hooked {
         out: &mut Vec<u8>,
         (head, buf): (&ResponseHead, &[u8]),
         how: &ResponseRewrite<'_>,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         state: &HookState,
     ) {
-        let pen = self.response_edits.pen(&head.fields, &self.route, facts, state);
+        let pen = self.response_edits.pen(&head.fields, &self.route, view, state);
         if let Some(mut pen) = pen.filter(|_| state.response_changes.is_empty()) {
             rewrite::response_edited(out, head, buf, how, &mut pen);
         } else {
             let start = out.len();
             rewrite::response(out, head, buf, how);
-            self.edit_response(out, start, facts, state);
+            self.edit_response(out, start, view, state);
         }
     }
 
@@ -387,13 +392,13 @@ impl Hooked {
         &self,
         out: &mut Vec<u8>,
         start: usize,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         state: &HookState,
     ) {
         if !state.request_changes.is_empty() {
             state.request_changes.apply(out, start);
         }
-        self.request_edits.apply(out, start, &self.route, facts, state);
+        self.request_edits.apply(out, start, &self.route, view, state);
     }
 
     /// Edits the head of an answer, an origin's or our own, that `out` ends with and that begins at
@@ -402,13 +407,13 @@ impl Hooked {
         &self,
         out: &mut Vec<u8>,
         start: usize,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         state: &HookState,
     ) {
         if !state.response_changes.is_empty() {
             state.response_changes.apply(out, start);
         }
-        self.response_edits.apply(out, start, &self.route, facts, state);
+        self.response_edits.apply(out, start, &self.route, view, state);
     }
 
     /// What stands in an answer of our own with this status, if the configuration says so.

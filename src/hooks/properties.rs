@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::auth_request::AuthDecision;
-use super::facts::tests::LIMITS;
+use super::request_view::tests::LIMITS;
 use super::tests::plans;
 use super::*;
 use crate::http::Method;
@@ -72,10 +72,10 @@ const ROOMS: usize = 11;
 fn with_hostile_facts<T>(
     method: &str,
     values: &[Vec<u8>],
-    check: impl FnOnce(&Facts<'_>) -> T,
+    check: impl FnOnce(&RequestView<'_>) -> T,
 ) -> T {
     let (head, text) = request(method, values);
-    check(&Facts {
+    check(&RequestView {
         head: &head,
         text: &text,
         client: [192, 0, 2, 1].into(),
@@ -119,9 +119,9 @@ fn check_target(target: &[u8]) -> Result<(), TestCaseError> {
 }
 
 /// What a plan with every hook makes of a request: its answer's lines, or both edited heads.
-fn check_plan(hooked: &Hooked, facts: &Facts<'_>) -> Result<(), TestCaseError> {
+fn check_plan(hooked: &Hooked, view: &RequestView<'_>) -> Result<(), TestCaseError> {
     let mut state = HookState::default();
-    if let Some(answer) = hooked.enter(facts, &mut state) {
+    if let Some(answer) = hooked.enter(view, &mut state) {
         let allowed = ["Location", "Vary", "Access-Control-Allow-Headers"];
         let rendered = ["Access-Control-Allow-Methods", "Access-Control-Max-Age"];
         check_lines(&answer.fields, &[&allowed[..], &rendered].concat())?;
@@ -129,7 +129,7 @@ fn check_plan(hooked: &Hooked, facts: &Facts<'_>) -> Result<(), TestCaseError> {
             check_target(location.strip_suffix(b"\r\n").expect("one line"))?;
         }
     }
-    if let Choice::Respond(answer) = hooked.choose(facts.path_and_query(), facts, &mut state) {
+    if let Choice::Respond(answer) = hooked.choose(view.path_and_query(), view, &mut state) {
         check_lines(&answer.fields, &[])?;
     }
     if let Some(target) = &state.target {
@@ -140,13 +140,13 @@ fn check_plan(hooked: &Hooked, facts: &Facts<'_>) -> Result<(), TestCaseError> {
     let response = ["Vary", "X-Request-Id", "Set-Cookie", "X-All", "X-More"];
     let cors = ["Access-Control-Allow-Origin", "Access-Control-Expose-Headers"];
     let mut out = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n".to_vec();
-    hooked.edit_request(&mut out, 0, facts, &state);
+    hooked.edit_request(&mut out, 0, view, &state);
     for name in names(&out)? {
         prop_assert!(request.contains(&name.as_str()), "{name}");
     }
     state.status = 200;
     let mut back = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
-    hooked.edit_response(&mut back, 0, facts, &state);
+    hooked.edit_response(&mut back, 0, view, &state);
     for name in names(&back)? {
         prop_assert!([&response[..], &cors].concat().contains(&name.as_str()), "{name}");
     }
@@ -203,13 +203,13 @@ proptest! {
     ) {
         let method = if is_preflight { "OPTIONS" } else { "GET" };
         thread_local!(static PLANS: Plans = every_plan());
-        PLANS.with(|plans| with_hostile_facts(method, &values, |facts| {
+        PLANS.with(|plans| with_hostile_facts(method, &values, |view| {
             for plan in plans.all() {
                 let Plan::Hooked(hooked) = plan else { panic!("a plan without hooks") };
-                check_plan(hooked, facts)?;
+                check_plan(hooked, view)?;
                 let auth_request = hooked.auth_request.as_ref().expect("a question");
                 let mut asked = Vec::new();
-                auth_request.put(b"b", facts, &mut asked);
+                auth_request.put(b"b", view, &mut asked);
                 let quoted = ["cookie", "authorization", "x-evil"];
                 for name in names(&asked)? {
                     let is_ours = name == "Host" || name.starts_with("X-Forwarded-");
@@ -241,9 +241,9 @@ proptest! {
                 AuthDecision::Granted(lines) => {
                     check_lines(&lines, &["X-User"])?;
                     let state = HookState { granted: lines, ..HookState::default() };
-                    with_hostile_facts("GET", &vec![vec![b'a'; ROOM]; ROOMS], |facts| {
+                    with_hostile_facts("GET", &vec![vec![b'a'; ROOM]; ROOMS], |view| {
                         let mut out = b"GET / HTTP/1.1\r\n\r\n".to_vec();
-                        hooked.edit_request(&mut out, 0, facts, &state);
+                        hooked.edit_request(&mut out, 0, view, &state);
                         names(&out).map(drop)
                     })?;
                 }

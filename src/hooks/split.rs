@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::facts::{Facts, HookState};
+use super::request_view::{HookState, RequestView};
 use crate::config::{ClientKey, MirrorConfig, SplitConfig};
 
 /// A split, compiled.
@@ -46,13 +46,13 @@ impl Split {
     }
 
     /// The arm of a client, or one at random. A client without a cookie is given one.
-    pub(crate) fn choose(&self, facts: &Facts<'_>, state: &mut HookState) -> &Arm {
+    pub(crate) fn choose(&self, view: &RequestView<'_>, state: &mut HookState) -> &Arm {
         let number = match &self.sticky {
             None | Some(ClientKey::Route) => draw(),
-            Some(ClientKey::Ip) => spread(&ClientKey::network(facts.client).to_le_bytes()),
-            Some(ClientKey::Header(name)) => spread(facts.field(name).unwrap_or_default()),
+            Some(ClientKey::Ip) => spread(&ClientKey::network(view.client).to_le_bytes()),
+            Some(ClientKey::Header(name)) => spread(view.field(name).unwrap_or_default()),
             Some(ClientKey::Cookie(name)) => {
-                let cookie = facts.cookie(name).filter(|cookie| !cookie.is_empty());
+                let cookie = view.cookie(name).filter(|cookie| !cookie.is_empty());
                 cookie.map_or_else(|| spread(state.cohort.insert(draw_text())), spread)
             }
         };
@@ -122,7 +122,7 @@ pub(crate) fn draw_text() -> [u8; 32] {
 mod tests {
     use std::collections::HashSet;
 
-    use super::super::facts::tests::with_facts;
+    use super::super::request_view::tests::with_facts;
     use super::*;
     use std::time::Duration;
 
@@ -185,13 +185,13 @@ mod tests {
         let split = split(&[(0, 1), (1, 1)], Some(ClientKey::Cookie("c".to_owned())));
         for _ in 0..100 {
             let mut state = HookState::default();
-            let first = with_facts("GET / HTTP/1.1\r\nHost: a\r\n\r\n", |facts| {
-                split.choose(facts, &mut state).upstream
+            let first = with_facts("GET / HTTP/1.1\r\nHost: a\r\n\r\n", |view| {
+                split.choose(view, &mut state).upstream
             });
             let cookie = String::from_utf8(state.cohort.unwrap().to_vec()).unwrap();
             let text = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: c={cookie}\r\n\r\n");
             let mut state = HookState::default();
-            let then = with_facts(&text, |facts| split.choose(facts, &mut state).upstream);
+            let then = with_facts(&text, |view| split.choose(view, &mut state).upstream);
             assert_eq!((then, state.cohort), (first, None));
         }
     }
@@ -203,11 +203,11 @@ mod tests {
         let mut seen = HashSet::new();
         for user in 0..50 {
             let text = format!("GET /{user} HTTP/1.1\r\nHost: a\r\nX-User: {user}\r\n\r\n");
-            with_facts(&text, |facts| {
+            with_facts(&text, |view| {
                 let mut state = HookState::default();
-                let first = by_ip.choose(facts, &mut state).upstream;
-                assert_eq!(by_ip.choose(facts, &mut state).upstream, first);
-                seen.insert(by_field.choose(facts, &mut state).upstream);
+                let first = by_ip.choose(view, &mut state).upstream;
+                assert_eq!(by_ip.choose(view, &mut state).upstream, first);
+                seen.insert(by_field.choose(view, &mut state).upstream);
                 assert_eq!(state.cohort, None);
             });
         }

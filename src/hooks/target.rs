@@ -8,7 +8,9 @@
 
 use regex::bytes::Regex;
 
-use super::facts::{Context, Facts, HookState, Kind, VALUE_BYTES_MAX, put_target, query_start};
+use super::request_view::{
+    Context, HookState, Kind, RequestView, VALUE_BYTES_MAX, put_target, query_start,
+};
 use crate::config::RewriteConfig;
 use crate::config::hooks::{self, Part, Template, Variable};
 use crate::route::climbs_out;
@@ -57,7 +59,7 @@ impl Rewrite {
         &self,
         target: &[u8],
         route: &str,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         state: &HookState,
     ) -> Result<Option<Vec<u8>>, BadTarget> {
         if target.first() != Some(&b'/') {
@@ -99,7 +101,7 @@ impl Rewrite {
                             put_target(group, Kind::Path, &mut out);
                         }
                         Part::Variable(variable) => {
-                            state.put(variable, Context::Target, route, facts, &mut out);
+                            state.put(variable, Context::Target, route, view, &mut out);
                         }
                     }
                     if out.len() > VALUE_BYTES_MAX {
@@ -140,14 +142,14 @@ fn judge_path(out: &mut Vec<u8>, written: &Template) -> Result<(), BadTarget> {
 pub(crate) fn location(
     to: &Template,
     route: &str,
-    facts: &Facts<'_>,
+    view: &RequestView<'_>,
     state: &HookState,
 ) -> Result<Vec<u8>, BadTarget> {
-    if to.has(&Variable::Host) && facts.host().is_empty() {
+    if to.has(&Variable::Host) && view.host().is_empty() {
         return Err(BadTarget::Refused);
     }
     let mut out = Vec::with_capacity(256);
-    if !state.expand(to, Context::Target, route, facts, &mut out) {
+    if !state.expand(to, Context::Target, route, view, &mut out) {
         return Err(BadTarget::TooLong);
     }
     // An absolute target may have a query and no path; and where the client's path stands first,
@@ -165,7 +167,7 @@ pub(crate) fn location(
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::tests::with_facts;
+    use super::super::request_view::tests::with_facts;
     use super::*;
     use crate::config::hooks::Scope;
 
@@ -178,8 +180,8 @@ mod tests {
 
     #[track_caller]
     fn rewritten(rewrite: &Rewrite, target: &str) -> Result<Option<String>, BadTarget> {
-        with_facts(&request(target), |facts| {
-            let found = rewrite.apply(facts.path_and_query(), "r", facts, &HookState::default())?;
+        with_facts(&request(target), |view| {
+            let found = rewrite.apply(view.path_and_query(), "r", view, &HookState::default())?;
             Ok(found.map(|target| String::from_utf8(target).unwrap()))
         })
     }
@@ -287,8 +289,8 @@ mod tests {
     #[track_caller]
     fn redirected(to: &str, text: &str) -> Result<String, BadTarget> {
         let to = Template::parse(to, Scope::Redirect).unwrap();
-        with_facts(text, |facts| {
-            let found = location(&to, "r", facts, &HookState::default())?;
+        with_facts(text, |view| {
+            let found = location(&to, "r", view, &HookState::default())?;
             Ok(String::from_utf8(found).unwrap())
         })
     }

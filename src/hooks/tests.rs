@@ -8,7 +8,7 @@ use std::path::Path;
 use super::custom::{
     Connect, Decision, Failure, Hook, HookError, Hooks, Page, Pending, Request, Response,
 };
-use super::facts::tests::with_facts;
+use super::request_view::tests::with_facts;
 use super::*;
 use crate::config::Flags;
 use crate::http::Method;
@@ -49,12 +49,12 @@ const GET: &str = "GET /p?q=1 HTTP/1.1\r\nHost: h:81\r\nX-In: 1\r\n\r\n";
 
 /// The status and fields of the answer to `request`, if there is one before the upstream.
 fn answered(hooked: &Hooked, request: &str) -> Option<(u16, String)> {
-    with_facts(request, |facts| {
+    with_facts(request, |view| {
         let mut state = HookState::default();
-        let entered = hooked.enter(facts, &mut state);
+        let entered = hooked.enter(view, &mut state);
         let answer = match entered {
             Some(answer) => answer,
-            None => match hooked.choose(facts.path_and_query(), facts, &mut state) {
+            None => match hooked.choose(view.path_and_query(), view, &mut state) {
                 Choice::Respond(answer) => answer,
                 Choice::Upstream(_) => return None,
             },
@@ -66,18 +66,18 @@ fn answered(hooked: &Hooked, request: &str) -> Option<(u16, String)> {
 
 /// What becomes of `request` on its way out, and of a small answer on its way back.
 fn passed(hooked: &Hooked, request: &str) -> (String, String) {
-    with_facts(request, |facts| {
+    with_facts(request, |view| {
         let mut state = HookState::default();
-        assert_eq!(hooked.enter(facts, &mut state), None);
-        let chosen = hooked.choose(facts.path_and_query(), facts, &mut state);
+        assert_eq!(hooked.enter(view, &mut state), None);
+        let chosen = hooked.choose(view.path_and_query(), view, &mut state);
         assert!(matches!(chosen, Choice::Upstream(_)), "{chosen:?}");
-        let target = state.target.clone().unwrap_or_else(|| facts.path_and_query().to_vec());
+        let target = state.target.clone().unwrap_or_else(|| view.path_and_query().to_vec());
         let mut out =
             [b"GET ", target.as_slice(), b" HTTP/1.1\r\nHost: h\r\nX-In: 1\r\n\r\n"].concat();
-        hooked.edit_request(&mut out, 0, facts, &state);
+        hooked.edit_request(&mut out, 0, view, &state);
         state.status = 200;
         let mut back = b"HTTP/1.1 200 OK\r\nServer: s\r\n\r\n".to_vec();
-        hooked.edit_response(&mut back, 0, facts, &state);
+        hooked.edit_response(&mut back, 0, view, &state);
         (String::from_utf8(out).unwrap(), String::from_utf8(back).unwrap())
     })
 }
@@ -244,15 +244,15 @@ fn a_rewrite_can_put_the_name_of_a_request_into_its_target() {
 #[test]
 fn a_client_may_have_so_many_requests_under_way() {
     with_plan("connections_per_client = 2", |hooked| {
-        with_facts(GET, |facts| {
+        with_facts(GET, |view| {
             let mut passages = [HookState::default(), HookState::default(), HookState::default()];
             let codes = passages
                 .each_mut()
-                .map(|state| hooked.enter(facts, state).map(|answer| answer.status.code));
+                .map(|state| hooked.enter(view, state).map(|answer| answer.status.code));
             assert_eq!(codes, [None, None, Some(429)]);
             let [first, second, third] = passages;
             drop(first);
-            assert_eq!(hooked.enter(facts, &mut HookState::default()), None);
+            assert_eq!(hooked.enter(view, &mut HookState::default()), None);
             drop((second, third));
         });
     });
@@ -277,9 +277,9 @@ fn a_reload_that_lets_more_clients_in_makes_room_for_them() {
                 [[route]]\nupstream = \"a\"\n";
     let first = plans(text);
     let again = |text: &str| Plans::load(&config(text), &own_hooks(), Some(&first)).unwrap();
-    with_facts(GET, |facts| {
+    with_facts(GET, |view| {
         let enter = |plans: &Plans, state: &mut HookState| {
-            plans.hooked(0).unwrap().enter(facts, state).map(|answer| answer.status.code)
+            plans.hooked(0).unwrap().enter(view, state).map(|answer| answer.status.code)
         };
         let mut state = HookState::default();
         assert_eq!(enter(&first, &mut state), None);
@@ -385,12 +385,12 @@ fn asked(on_failure: &str, wish: &str) -> (Option<u16>, String) {
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     with_plan(&hooks, |hooked| {
-        with_facts(&GET.replace("X-In: 1", &format!("X-In: {wish}")), |facts| {
+        with_facts(&GET.replace("X-In: 1", &format!("X-In: {wish}")), |view| {
             let mut state = HookState::default();
-            let asked = hooked.custom[0].on_request(facts, &mut state.request_changes);
+            let asked = hooked.custom[0].on_request(view, &mut state.request_changes);
             let answer = runtime.block_on(asked);
             let mut out = b"GET / HTTP/1.1\r\nx-in: 1\r\nHost: h\r\n\r\n".to_vec();
-            hooked.edit_request(&mut out, 0, facts, &state);
+            hooked.edit_request(&mut out, 0, view, &state);
             (answer.map(|answer| answer.status.code), String::from_utf8(out).unwrap())
         })
     })

@@ -12,7 +12,7 @@ use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses}
 use crate::date::DateLine;
 use crate::forward::LoginOutcome;
 use crate::hooked::ResponseStyle;
-use crate::hooks::{self, Choice, Facts, HookState, LocalResponse};
+use crate::hooks::{self, Choice, HookState, LocalResponse, RequestView};
 use crate::http::BodyLength;
 use crate::http::rewrite::{self, ConnectionOut, RequestRewrite, Simple};
 use crate::route::Route;
@@ -40,9 +40,9 @@ pub(super) fn ask(case: &Case<'_>, route: Route, report: &mut Report) -> Hooked 
         (Some(plan), Some(own)) => {
             let global = config.hooks.as_deref().filter(|_| own.inherits_hooks);
             let client = case.client.to_string();
-            let facts = facts(case, &client);
+            let view = view(case, &client);
             let layers = [global, own.hooks.as_deref()];
-            let mut asked = Asked { case, plan, layers, facts, section };
+            let mut asked = Asked { case, plan, layers, view, section };
             let target = route.sent_path(case.head.path(&case.text));
             decided = asked.decide(&target, &mut state);
         }
@@ -64,15 +64,15 @@ impl Hooked {
         match case.plans.hooked(self.route) {
             Some(plan) => {
                 let client = case.client.to_string();
-                plan.put_request(out, how, &facts(case, &client), &self.state);
+                plan.put_request(out, how, &view(case, &client), &self.state);
             }
             None => rewrite::request(out, &case.head, &case.text, how),
         }
     }
 }
 
-fn facts<'a>(case: &'a Case<'_>, client_text: &'a str) -> Facts<'a> {
-    Facts {
+fn view<'a>(case: &'a Case<'_>, client_text: &'a str) -> RequestView<'a> {
+    RequestView {
         head: &case.head,
         text: &case.text,
         client: case.client,
@@ -87,7 +87,7 @@ struct Asked<'a> {
     case: &'a Case<'a>,
     plan: &'a hooks::Hooked,
     layers: [Option<&'a HooksConfig>; 2],
-    facts: Facts<'a>,
+    view: RequestView<'a>,
     section: &'a mut Section,
 }
 
@@ -99,14 +99,14 @@ impl<'a> Asked<'a> {
                 self.section.fact(name, layer.lines(&self.case.config.upstreams));
             }
         }
-        let entered = self.plan.enter(&self.facts, state);
+        let entered = self.plan.enter(&self.view, state);
         self.tell_limits();
         if let Some(answer) = entered {
             return Err(self.answered(&answer, state));
         }
         self.log_in(state)?;
         self.tell_questions();
-        let upstream = match self.plan.choose(target, &self.facts, state) {
+        let upstream = match self.plan.choose(target, &self.view, state) {
             Choice::Respond(answer) => return Err(self.answered(&answer, state)),
             Choice::Upstream(upstream) => upstream,
         };
@@ -132,7 +132,7 @@ impl<'a> Asked<'a> {
             date: &DateLine::default().now(),
             is_head_only: true,
         };
-        ResponseStyle::new(self.plan, self.facts, state, answer).put(&mut head, &simple);
+        ResponseStyle::new(self.plan, self.view, state, answer).put(&mut head, &simple);
         self.section.fact("answer", lines_of(&head));
         Ending::Own(format!("the hooks answer {}", answer.status.code))
     }
@@ -157,8 +157,8 @@ impl<'a> Asked<'a> {
         let value = match key {
             ClientKey::Ip => return network(self.case.client),
             ClientKey::Route => return self.plan.route().to_owned(),
-            ClientKey::Header(name) => self.facts.field(name),
-            ClientKey::Cookie(name) => self.facts.cookie(name),
+            ClientKey::Header(name) => self.view.field(name),
+            ClientKey::Cookie(name) => self.view.cookie(name),
         };
         value.map_or("with all who do not send it".to_owned(), shown)
     }
@@ -166,8 +166,8 @@ impl<'a> Asked<'a> {
     fn log_in(&mut self, state: &mut HookState) -> Result<(), Ending> {
         let Some(login) = &self.plan.login else { return Ok(()) };
         let known = &login.authenticator;
-        let outcome = match login.credentials(&self.facts) {
-            Some(credentials) => known.check(self.facts.client, credentials).outcome(),
+        let outcome = match login.credentials(&self.view) {
+            Some(credentials) => known.check(self.view.client, credentials).outcome(),
             None => return Err(self.answered(&login.refused(), state)),
         };
         match addresses::wait_for(outcome) {
@@ -190,7 +190,7 @@ impl<'a> Asked<'a> {
             let first = upstream.origins.first().map(|origin| origin.authority.as_str());
             let mut head = Vec::new();
             let host = auth_request::host(&upstream.host, first);
-            auth_request.put(host.as_bytes(), &self.facts, &mut head);
+            auth_request.put(host.as_bytes(), &self.view, &mut head);
             self.section.fact("question", lines_of(&head));
             waits.push(format!("forward_auth asks {}", upstream.name));
         }
@@ -243,13 +243,13 @@ impl<'a> Asked<'a> {
     fn tell_answers(&mut self, state: &mut HookState) {
         state.status = 200;
         let mut head = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
-        self.plan.edit_response(&mut head, 0, &self.facts, state);
+        self.plan.edit_response(&mut head, 0, &self.view, state);
         let mut lines = lines_of(&head);
         lines.remove(0);
         if self.strongest(|layer| layer.cors.as_ref()).is_some() {
             let may_read =
                 lines.iter().any(|line| line.starts_with("Access-Control-Allow-Origin: "));
-            let text = match (self.facts.field("origin").map(shown), may_read) {
+            let text = match (self.view.field("origin").map(shown), may_read) {
                 (None, _) => "no Origin: no page of another origin asks".to_owned(),
                 (Some(origin), true) => format!("pages of {origin} may read the answer"),
                 (Some(origin), false) => format!("pages of {origin} may not read the answer"),

@@ -17,7 +17,7 @@ use crate::http::names::{is_text, trim};
 
 /// A request, as its hooks see it.
 #[derive(Clone, Copy)]
-pub struct Facts<'a> {
+pub struct RequestView<'a> {
     pub head: &'a RequestHead,
     /// The buffer that `head` was read from.
     pub text: &'a [u8],
@@ -77,7 +77,7 @@ impl Default for RequestId {
     }
 }
 
-impl<'a> Facts<'a> {
+impl<'a> RequestView<'a> {
     pub fn path_and_query(&self) -> &'a [u8] {
         self.head.path(self.text)
     }
@@ -145,14 +145,14 @@ impl HookState {
         template: &Template,
         context: Context,
         route: &str,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         out: &mut Vec<u8>,
     ) -> bool {
         let start = out.len();
         for part in &template.parts {
             match part {
                 Part::Text(text) => out.extend_from_slice(text.as_bytes()),
-                Part::Variable(variable) => self.put(variable, context, route, facts, out),
+                Part::Variable(variable) => self.put(variable, context, route, view, out),
             }
             if out.len() - start > VALUE_BYTES_MAX {
                 out.truncate(start);
@@ -167,11 +167,11 @@ impl HookState {
         variable: &Variable,
         context: Context,
         route: &str,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         out: &mut Vec<u8>,
     ) {
         let mut digits = [0; 3];
-        let (value, kind) = self.value(variable, route, facts, &mut digits);
+        let (value, kind) = self.value(variable, route, view, &mut digits);
         match context {
             Context::Field => put_field(value, out),
             Context::Target => put_target(value, kind, out),
@@ -186,11 +186,11 @@ impl HookState {
         name: &[u8],
         variable: &Variable,
         route: &str,
-        facts: &Facts<'_>,
+        view: &RequestView<'_>,
         out: &mut Vec<u8>,
     ) -> bool {
         let mut digits = [0; 3];
-        let (value, _) = self.value(variable, route, facts, &mut digits);
+        let (value, _) = self.value(variable, route, view, &mut digits);
         let ends_well = value.last().is_some_and(|last| !matches!(last, b' ' | b'\t'));
         // The client's address is text of our own.
         let is_clean = matches!(variable, Variable::ClientIp) || has_no_control(value);
@@ -210,24 +210,24 @@ impl HookState {
         &'v self,
         variable: &Variable,
         route: &'v str,
-        facts: &Facts<'v>,
+        view: &RequestView<'v>,
         digits: &'v mut [u8; 3],
     ) -> (&'v [u8], Kind) {
         match variable {
-            Variable::ClientIp => (facts.client_text.as_bytes(), Kind::Host),
-            Variable::Host => (facts.host(), Kind::Host),
-            Variable::Path => (facts.path(), Kind::Path),
-            Variable::Query => (facts.query(), Kind::Path),
-            Variable::Target => (facts.path_and_query(), Kind::Path),
-            Variable::Method => (facts.head.method_text.of(facts.text), Kind::Other),
+            Variable::ClientIp => (view.client_text.as_bytes(), Kind::Host),
+            Variable::Host => (view.host(), Kind::Host),
+            Variable::Path => (view.path(), Kind::Path),
+            Variable::Query => (view.query(), Kind::Path),
+            Variable::Target => (view.path_and_query(), Kind::Path),
+            Variable::Method => (view.head.method_text.of(view.text), Kind::Other),
             Variable::RequestId => (self.id(), Kind::Other),
             Variable::Route => (route.as_bytes(), Kind::Other),
             Variable::Upstream => {
                 (self.upstream.as_deref().unwrap_or_default().as_bytes(), Kind::Other)
             }
             Variable::Status => (decimal(self.status, digits), Kind::Other),
-            Variable::Header(name) => (facts.field(name).unwrap_or_default(), Kind::Other),
-            Variable::Cookie(name) => (facts.cookie(name).unwrap_or_default(), Kind::Other),
+            Variable::Header(name) => (view.field(name).unwrap_or_default(), Kind::Other),
+            Variable::Cookie(name) => (view.cookie(name).unwrap_or_default(), Kind::Other),
             // Groups are the business of the rewrite that has the pattern.
             Variable::Capture(_) => (&[][..], Kind::Other),
         }
@@ -319,10 +319,10 @@ pub(crate) mod tests {
 
     /// Runs `check` with the facts of a request.
     #[track_caller]
-    pub(crate) fn with_facts<T>(text: &str, check: impl FnOnce(&Facts<'_>) -> T) -> T {
+    pub(crate) fn with_facts<T>(text: &str, check: impl FnOnce(&RequestView<'_>) -> T) -> T {
         let mut head = RequestHead::new();
         assert_eq!(head.parse(text.as_bytes(), &LIMITS), Ok(true), "{text:?}");
-        check(&Facts {
+        check(&RequestView {
             head: &head,
             text: text.as_bytes(),
             client: [192, 0, 2, 1].into(),
@@ -358,11 +358,11 @@ pub(crate) mod tests {
         let mut state =
             HookState { upstream: Some("u".into()), status: 404, ..HookState::default() };
         assert!(state.adopt_id(b"abc-1"));
-        with_facts(REQUEST, |facts| {
+        with_facts(REQUEST, |view| {
             for (written, expected) in table {
                 let template = Template::parse(written, Scope::Response).unwrap();
                 let mut out = Vec::new();
-                assert!(state.expand(&template, Context::Field, "r", facts, &mut out));
+                assert!(state.expand(&template, Context::Field, "r", view, &mut out));
                 assert_eq!(String::from_utf8(out).unwrap(), expected, "{written}");
             }
         });
@@ -374,9 +374,9 @@ pub(crate) mod tests {
             [("a", "a"), ("a:80", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]")]
         {
             let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
-            with_facts(&text, |facts| assert_eq!(facts.host(), expected.as_bytes()));
+            with_facts(&text, |view| assert_eq!(view.host(), expected.as_bytes()));
         }
-        with_facts("GET / HTTP/1.0\r\n\r\n", |facts| assert_eq!(facts.host(), b""));
+        with_facts("GET / HTTP/1.0\r\n\r\n", |view| assert_eq!(view.host(), b""));
     }
 
     #[test]
@@ -419,12 +419,12 @@ pub(crate) mod tests {
     #[test]
     fn a_value_that_is_too_long_is_left_out() {
         let text = format!("GET / HTTP/1.1\r\nHost: a\r\nX-A: {}\r\n\r\n", "b".repeat(5000));
-        with_facts(&text, |facts| {
+        with_facts(&text, |view| {
             let expand = |written: &str| {
                 let template = Template::parse(written, Scope::Request).unwrap();
                 let mut out = b"before".to_vec();
                 let is_whole =
-                    HookState::default().expand(&template, Context::Field, "", facts, &mut out);
+                    HookState::default().expand(&template, Context::Field, "", view, &mut out);
                 (is_whole, out.len())
             };
             assert_eq!(expand("${header.x-a}"), (true, 5006));
