@@ -15,7 +15,7 @@ use crate::forward::{Checked, LoginOutcome, Policy, Target, UserId, Verdict};
 use crate::generation::Generation;
 use crate::http::TargetForm;
 use crate::http::head::RequestHead;
-use crate::http::names::Known;
+use crate::http::names::FieldName;
 use crate::route::Routes;
 use crate::upstream;
 use crate::upstream::lease::Lease;
@@ -176,10 +176,10 @@ async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
     let worker = client.worker;
     let Some(authenticator) = &client.generation.access.authenticator else { return Ok(None) };
     let fields = &client.request.fields;
-    if fields.has_many(Known::ProxyAuthorization) {
+    if fields.has_many(FieldName::ProxyAuthorization) {
         return Err(Fault::LoginRequired);
     }
-    let Some(field) = fields.find(Known::ProxyAuthorization) else {
+    let Some(field) = fields.find(FieldName::ProxyAuthorization) else {
         return Err(Fault::LoginRequired);
     };
     let credentials = field.value.of(client.inbox.filled());

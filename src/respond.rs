@@ -17,7 +17,7 @@ use crate::fault::{Close, Fault, Status};
 use crate::hooked::ResponseStyle;
 use crate::hooks::LocalResponse;
 use crate::http::head::RequestHead;
-use crate::http::names::Known;
+use crate::http::names::FieldName;
 use crate::http::rewrite::{self, ConnectionOut, Simple};
 use crate::http::{Method, TargetForm};
 use crate::mailbox::ControlQuery;
@@ -138,7 +138,7 @@ const JSON: &str = "Content-Type: application/json\r\nCache-Control: no-store\r\
 fn may_change(client: &Client<'_>) -> Result<(), Denied> {
     let fields = &client.request.fields;
     let token = client.generation.config.admin.token.as_ref();
-    let passed_on = [Known::Forwarded, Known::XForwardedFor, Known::Via];
+    let passed_on = [FieldName::Forwarded, FieldName::XForwardedFor, FieldName::Via];
     if token.is_none() && passed_on.into_iter().any(|known| fields.has(known)) {
         return Err(Denied::NotLocal);
     }

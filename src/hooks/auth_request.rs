@@ -9,7 +9,7 @@ use super::request_view::{RequestView, put_field};
 use super::responses::LocalResponse;
 use crate::config::{ForwardAuthConfig, OnFailure};
 use crate::http::head::ResponseHead;
-use crate::http::names::Known;
+use crate::http::names::FieldName;
 
 /// What is asked, and whom.
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ impl AuthRequest {
         field("X-Forwarded-Proto: ", proto.unwrap_or(b"http"));
         for name in &self.quoted {
             // What is about this connection, or was said above, is not the client's to say.
-            if Known::of(name.as_bytes()) == Known::Other {
+            if FieldName::of(name.as_bytes()) == FieldName::Other {
                 for value in head.fields.values(view.text, name.as_bytes()) {
                     field(&format!("{name}: "), value);
                 }

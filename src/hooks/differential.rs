@@ -18,7 +18,7 @@ use crate::config::hooks::{Scope, Template};
 use crate::http::Method;
 use crate::http::forwarded_header::{ClientText, Scheme};
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::http::names::Known;
+use crate::http::names::FieldName;
 use crate::http::rewrite::{
     self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite,
 };
@@ -232,7 +232,7 @@ proptest! {
         // A head that nobody was told to read so is left to the walk, unless all is noted anyway.
         let mut other = RequestHead::new();
         prop_assert_eq!(other.parse(sent.as_bytes(), &LIMITS), Ok(true));
-        let is_needed = edits.names().any(|name| Wanted::new([]).class(name) == Known::Other);
+        let is_needed = edits.names().any(|name| Wanted::new([]).class(name) == FieldName::Other);
         let pen = edits.pen(&other.fields, "r", &view, &state);
         prop_assert_eq!(pen.is_some(), !is_needed);
     }

@@ -15,7 +15,7 @@ use crate::config::HeadersConfig;
 use crate::config::hooks::{Part, Template};
 use crate::http::edit::Edit;
 use crate::http::fields::Fields;
-use crate::http::names::{Known, KnownSet, is_name};
+use crate::http::names::{FieldName, FieldNameSet, is_name};
 use crate::http::wanted::Wanted;
 
 /// The edits to one head.
@@ -24,7 +24,7 @@ pub struct Edits {
     fates: Vec<Fate>,
     tail: Vec<Piece>,
     /// The classes of the fields that have a fate.
-    asks: KnownSet,
+    asks: FieldNameSet,
     /// Fields that the proxy says by itself have one.
     names_ours: bool,
     noting: Noting,
@@ -224,11 +224,11 @@ impl Edits {
     /// Says by which names heads will be read.
     pub(super) fn read_by(&mut self, wanted: &Arc<Wanted>) {
         let classes = self.fates.iter().map(|fate| wanted.class(&fate.name));
-        self.asks = classes.clone().fold(KnownSet::EMPTY, KnownSet::with);
-        self.names_ours = classes.clone().any(|class| class != Known::Wanted);
-        self.noting = if self.asks.has(Known::Other) {
+        self.asks = classes.clone().fold(FieldNameSet::EMPTY, FieldNameSet::with);
+        self.names_ours = classes.clone().any(|class| class != FieldName::Wanted);
+        self.noting = if self.asks.has(FieldName::Other) {
             Noting::None
-        } else if self.asks.has(Known::Wanted) {
+        } else if self.asks.has(FieldName::Wanted) {
             Noting::Wanted(wanted.clone())
         } else {
             Noting::All
@@ -326,7 +326,7 @@ pub(super) struct Pen<'a> {
 
 impl Edit for Pen<'_> {
     #[inline]
-    fn asks(&self) -> KnownSet {
+    fn asks(&self) -> FieldNameSet {
         self.edits.asks
     }
 

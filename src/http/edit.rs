@@ -4,12 +4,12 @@
 //! what is added. The editor is chosen when the program is compiled: a head that nobody edits is
 //! written by code that knows of none.
 
-use super::names::KnownSet;
+use super::names::FieldNameSet;
 
 /// Edits one head.
 pub trait Edit {
     /// The classes of fields about which it is to be asked.
-    fn asks(&self) -> KnownSet;
+    fn asks(&self) -> FieldNameSet;
 
     /// Whether the field is copied whose line this is, from its name to its CRLF.
     fn keeps(&mut self, line: &[u8]) -> bool;
@@ -24,8 +24,8 @@ pub(crate) struct Unedited;
 
 impl Edit for Unedited {
     #[inline]
-    fn asks(&self) -> KnownSet {
-        KnownSet::EMPTY
+    fn asks(&self) -> FieldNameSet {
+        FieldNameSet::EMPTY
     }
 
     #[inline]

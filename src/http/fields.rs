@@ -11,7 +11,7 @@ use httparse::Header;
 
 use super::Span;
 use super::framing::{Coding, Length};
-use super::names::{Candidate, Known, KnownSet, elements, is_essential, is_name, trim};
+use super::names::{Candidate, FieldName, FieldNameSet, elements, is_essential, is_name, trim};
 use super::wanted::{Names, OnlyKnown, Wanted};
 use crate::limits::CONNECTION_OPTIONS_MAX;
 
@@ -22,7 +22,7 @@ pub struct Field {
     pub line: Span,
     /// Without the white space around it.
     pub value: Span,
-    pub known: Known,
+    pub known: FieldName,
 }
 
 /// The fields of one head that a proxy must know, in their order.
@@ -32,9 +32,9 @@ pub struct Fields {
     pub lines: Span,
     list: Vec<Field>,
     /// The classes in `list`.
-    known: KnownSet,
+    known: FieldNameSet,
     /// The classes that more than one field in `list` has.
-    repeated: KnownSet,
+    repeated: FieldNameSet,
     pub(crate) options: ConnectionOptions,
     /// Names that are noted beside the known ones, in this head and those read after it.
     wanted: Option<Arc<Wanted>>,
@@ -53,31 +53,31 @@ impl Fields {
 
     /// Whether there is a field of this class.
     #[inline]
-    pub fn has(&self, known: Known) -> bool {
+    pub fn has(&self, known: FieldName) -> bool {
         self.known.has(known)
     }
 
     /// Whether there is more than one.
     #[inline]
-    pub fn has_many(&self, known: Known) -> bool {
+    pub fn has_many(&self, known: FieldName) -> bool {
         self.repeated.has(known)
     }
 
     /// The first field of this class.
     #[inline]
-    pub fn find(&self, known: Known) -> Option<&Field> {
+    pub fn find(&self, known: FieldName) -> Option<&Field> {
         self.all(known).next()
     }
 
     /// The fields of this class.
     #[inline]
-    pub fn all(&self, known: Known) -> impl Iterator<Item = &Field> {
+    pub fn all(&self, known: FieldName) -> impl Iterator<Item = &Field> {
         self.list.iter().filter(move |field| field.known == known)
     }
 
     /// The fields of these classes.
     #[inline]
-    pub fn any(&self, classes: KnownSet) -> impl Iterator<Item = &Field> {
+    pub fn any(&self, classes: FieldNameSet) -> impl Iterator<Item = &Field> {
         self.list.iter().filter(move |field| classes.has(field.known))
     }
 
@@ -99,8 +99,8 @@ impl Fields {
             self.list = Vec::new();
         }
         self.list.clear();
-        self.known = KnownSet::EMPTY;
-        self.repeated = KnownSet::EMPTY;
+        self.known = FieldNameSet::EMPTY;
+        self.repeated = FieldNameSet::EMPTY;
         self.options = ConnectionOptions::default();
     }
 
@@ -129,7 +129,7 @@ impl Fields {
             }
         }
         self.lines = Span { start: line_start(head, headers, 0), end: end as u32 };
-        if self.has(Known::Connection) {
+        if self.has(FieldName::Connection) {
             self.read_connection(head, headers);
         }
         is_strict
@@ -147,7 +147,7 @@ impl Fields {
         at: usize,
     ) {
         let known = names.class(candidate, headers[at].name.as_bytes());
-        if known != Known::Other {
+        if known != FieldName::Other {
             if self.known.has(known) {
                 self.repeated = self.repeated.with(known);
             }
@@ -155,7 +155,7 @@ impl Fields {
         }
     }
 
-    fn push(&mut self, known: Known, head: &[u8], headers: &[Header], at: usize) {
+    fn push(&mut self, known: FieldName, head: &[u8], headers: &[Header], at: usize) {
         let line =
             Span { start: line_start(head, headers, at), end: line_start(head, headers, at + 1) };
         self.known = self.known.with(known);
@@ -164,7 +164,7 @@ impl Fields {
 
     fn read_connection(&mut self, head: &[u8], headers: &[Header]) {
         let mut options = ConnectionOptions::default();
-        for field in self.all(Known::Connection) {
+        for field in self.all(FieldName::Connection) {
             options.add(field.value.of(head));
         }
         self.options = options;
@@ -177,11 +177,11 @@ impl Fields {
     fn add_named(&mut self, head: &[u8], headers: &[Header]) {
         for (at, header) in headers.iter().enumerate() {
             let name = header.name.as_bytes();
-            let is_named = self.all(Known::Connection).any(|field| {
+            let is_named = self.all(FieldName::Connection).any(|field| {
                 elements(field.value.of(head)).any(|option| option.eq_ignore_ascii_case(name))
             });
             if is_named && !is_essential(name) {
-                self.push(Known::Named, head, headers, at);
+                self.push(FieldName::Named, head, headers, at);
             }
         }
         self.list.sort_unstable_by_key(|field| (field.line.start, field.known as u8));
@@ -193,18 +193,18 @@ impl Fields {
     /// came.
     #[inline]
     pub(crate) fn length(&mut self, head: &[u8]) -> Length {
-        if self.has_many(Known::ContentLength) {
+        if self.has_many(FieldName::ContentLength) {
             return Length::Repeated;
         }
-        if !self.has(Known::ContentLength) {
+        if !self.has(FieldName::ContentLength) {
             return Length::Absent;
         }
-        let found = self.list.iter_mut().find(|field| field.known == Known::ContentLength);
+        let found = self.list.iter_mut().find(|field| field.known == FieldName::ContentLength);
         let Some(field) = found else { return Length::Absent };
         let value = field.value.of(head);
         if value.len() > 1 && value[0] == b'0' {
-            field.known = Known::PaddedLength;
-            self.known = self.known.with(Known::PaddedLength);
+            field.known = FieldName::PaddedLength;
+            self.known = self.known.with(FieldName::PaddedLength);
         }
         Length::of(value)
     }
@@ -212,10 +212,10 @@ impl Fields {
     /// What the Transfer-Encoding fields say.
     #[inline]
     pub(crate) fn coding(&self, head: &[u8]) -> Coding {
-        if !self.has(Known::TransferEncoding) {
+        if !self.has(FieldName::TransferEncoding) {
             return Coding::Absent;
         }
-        let fields = self.all(Known::TransferEncoding);
+        let fields = self.all(FieldName::TransferEncoding);
         fields.fold(Coding::Absent, |coding, field| coding.and(field.value.of(head)))
     }
 }
@@ -309,7 +309,7 @@ mod tests {
         let mut head = RequestHead::new();
         let full = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "Via: 1.1 b\r\n".repeat(200));
         assert_eq!(head.parse(full.as_bytes(), &LIMITS), Ok(true));
-        assert_eq!(head.fields.all(Known::Via).count(), 200);
+        assert_eq!(head.fields.all(FieldName::Via).count(), 200);
         assert_eq!(head.parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &LIMITS), Ok(true));
         assert!(head.fields.list.capacity() <= FIELDS_KEPT);
     }
@@ -335,7 +335,10 @@ mod tests {
         let mut head = RequestHead::new();
         let text = b"GET / HTTP/1.1\r\nX-A: 1\r\nHost: a\r\nX-B: 2\r\nConnection: x-b, x-a\r\n\r\n";
         assert_eq!(head.parse(text, &LIMITS), Ok(true));
-        let known: Vec<Known> = head.fields.list.iter().map(|field| field.known).collect();
-        assert_eq!(known, [Known::Named, Known::Host, Known::Named, Known::Connection]);
+        let known: Vec<FieldName> = head.fields.list.iter().map(|field| field.known).collect();
+        assert_eq!(
+            known,
+            [FieldName::Named, FieldName::Host, FieldName::Named, FieldName::Connection]
+        );
     }
 }

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use super::head::RequestHead;
-use super::names::Known;
+use super::names::FieldName;
 
 /// How the client reached us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,19 +87,19 @@ impl ClientText {
         }
         let is_kept = |known| is_trusted && head.fields.has(known);
         put(out, [FOR.as_bytes()]);
-        if is_kept(Known::XForwardedFor) {
-            put_values(out, head, buf, Known::XForwardedFor);
+        if is_kept(FieldName::XForwardedFor) {
+            put_values(out, head, buf, FieldName::XForwardedFor);
         }
         put(out, [self.address().as_bytes(), b"\r\n"]);
-        if !is_kept(Known::XForwardedProto) {
+        if !is_kept(FieldName::XForwardedProto) {
             put(out, [self.proto_line().as_bytes()]);
         }
-        if !is_kept(Known::XForwardedHost) && !host.is_empty() {
+        if !is_kept(FieldName::XForwardedHost) && !host.is_empty() {
             put(out, [HOST.as_bytes(), host, b"\r\n"]);
         }
         put(out, [FORWARDED.as_bytes()]);
-        if is_kept(Known::Forwarded) {
-            put_values(out, head, buf, Known::Forwarded);
+        if is_kept(FieldName::Forwarded) {
+            put_values(out, head, buf, FieldName::Forwarded);
         }
         put(out, [self.node().as_bytes()]);
         if !host.is_empty() {
@@ -110,7 +110,7 @@ impl ClientText {
 }
 
 /// All values of one kind of field, each with a comma behind it: more follows.
-fn put_values(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], known: Known) {
+fn put_values(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], known: FieldName) {
     for field in head.fields.all(known) {
         if !field.value.is_empty() {
             put(out, [field.value.of(buf), b", "]);

@@ -14,7 +14,7 @@ pub use super::error::HeadError;
 use super::fields::{ConnectionOptions, Fields, Lifetime};
 use super::framing::{decimal, request_body, response_body};
 use super::lines::{HeadLines, Kind};
-use super::names::{Known, elements};
+use super::names::{FieldName, elements};
 use super::seen::Seen;
 use super::target::{Port, Target, is_authority};
 use super::wanted::Wanted;
@@ -215,14 +215,14 @@ impl RequestHead {
         self.is_persistent = is_persistent(self.version, options);
         self.is_upgrade = options.has_upgrade
             && self.version == Version::Http11
-            && self.fields.has(Known::Upgrade)
+            && self.fields.has(FieldName::Upgrade)
             && self.offers_a_tunnel(buf);
         self.expects_continue = false;
-        if self.fields.has(Known::Expect) && self.version == Version::Http11 {
+        if self.fields.has(FieldName::Expect) && self.version == Version::Http11 {
             self.read_expect(buf)?;
         }
         self.max_forwards = None;
-        if self.fields.has(Known::MaxForwards)
+        if self.fields.has(FieldName::MaxForwards)
             && matches!(self.method, Method::Options | Method::Trace)
         {
             self.read_max_forwards(buf)?;
@@ -232,10 +232,10 @@ impl RequestHead {
 
     /// One valid Host; none at all is for HTTP/1.0 alone (RFC 9112 §3.2).
     fn check_host(&mut self, buf: &[u8]) -> Result<(), HeadError> {
-        match (self.fields.find(Known::Host), self.version) {
+        match (self.fields.find(FieldName::Host), self.version) {
             (None, Version::Http10) => Ok(()),
             (None, Version::Http11) => Err(HeadError::HostMissing),
-            (Some(_), _) if self.fields.has_many(Known::Host) => Err(HeadError::HostRepeated),
+            (Some(_), _) if self.fields.has_many(FieldName::Host) => Err(HeadError::HostRepeated),
             (Some(host), _) if is_authority(host.value.of(buf), Port::Optional) => {
                 if self.authority.is_empty() {
                     self.authority = host.value;
@@ -253,14 +253,14 @@ impl RequestHead {
             let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
             is(b"h2c") || is(b"h2") || is(b"http") || is(b"tls")
         };
-        let mut offers = self.fields.all(Known::Upgrade).map(|field| field.value.of(buf));
+        let mut offers = self.fields.all(FieldName::Upgrade).map(|field| field.value.of(buf));
         offers
             .all(|value| elements(value).all(|protocol| !protocol.is_empty() && !is_http(protocol)))
     }
 
     /// The only expectation there is; others are refused (RFC 9110 §10.1.1).
     fn read_expect(&mut self, buf: &[u8]) -> Result<(), HeadError> {
-        for field in self.fields.all(Known::Expect) {
+        for field in self.fields.all(FieldName::Expect) {
             if !field.value.of(buf).eq_ignore_ascii_case(b"100-continue") {
                 return Err(HeadError::Expectation);
             }
@@ -270,7 +270,7 @@ impl RequestHead {
     }
 
     fn read_max_forwards(&mut self, buf: &[u8]) -> Result<(), HeadError> {
-        for field in self.fields.all(Known::MaxForwards) {
+        for field in self.fields.all(FieldName::MaxForwards) {
             let forwards = decimal(field.value.of(buf)).ok_or(HeadError::MaxForwards)?;
             if self.max_forwards.replace(forwards).is_some() {
                 return Err(HeadError::MaxForwards);
@@ -430,8 +430,8 @@ impl ResponseHead {
         }
         self.is_persistent =
             is_persistent(self.version, options) && self.body != BodyLength::UntilClose;
-        self.has_date = self.fields.has(Known::Date);
-        self.is_upgrade = options.has_upgrade && self.fields.has(Known::Upgrade);
+        self.has_date = self.fields.has(FieldName::Date);
+        self.is_upgrade = options.has_upgrade && self.fields.has(FieldName::Upgrade);
         Ok(())
     }
 }
@@ -500,10 +500,10 @@ mod tests {
         assert_eq!(head.body, BodyLength::Empty);
         assert!(head.is_persistent);
         assert_eq!(head.fields.lines.of(text), b"Host: example.org:80\r\nAccept:  */* \r\n");
-        let host = head.fields.find(Known::Host).unwrap();
+        let host = head.fields.find(FieldName::Host).unwrap();
         assert_eq!(host.line.of(text), b"Host: example.org:80\r\n");
         assert_eq!(host.value.of(text), b"example.org:80");
-        assert!(!head.fields.has(Known::Connection));
+        assert!(!head.fields.has(FieldName::Connection));
     }
 
     #[test]
@@ -847,7 +847,7 @@ mod tests {
             X-Forwarded-Foo: d\r\nConnection: X-a, host, cookie,,x-forwarded-foo, close\r\n\r\n";
         let head = request(text).unwrap();
         let named: Vec<_> =
-            head.fields.all(Known::Named).map(|field| field.line.of(text)).collect();
+            head.fields.all(FieldName::Named).map(|field| field.line.of(text)).collect();
         assert_eq!(named, [&b"X-A: 1\r\n"[..], b"x-a: 2\r\n"]);
 
         let many = format!("Connection: {}\r\n", "a,".repeat(31));
@@ -1127,7 +1127,7 @@ mod tests {
         head.reset();
         head.settle();
         assert_eq!((head.method, head.bytes), (Method::Get, 0));
-        assert!(!head.fields.has(Known::Host));
+        assert!(!head.fields.has(FieldName::Host));
         assert_eq!(head.parse(HEADS[4].as_bytes(), &LIMITS), Ok(true));
         assert_eq!(head.method, Method::Post);
     }

@@ -1,14 +1,14 @@
 //! Field names and the grammar of field lines: which names a proxy must know, and which bytes may
 //! stand where.
 //!
-//! In come bytes of names and values; out come a name's class ([`Known`]), sets of classes, and the
-//! elements of lists. Nothing is decoded and nothing is copied. Names that only a configuration can
-//! tell are the business of `wanted`.
+//! In come bytes of names and values; out come a name's class ([`FieldName`]), sets of classes, and
+//! the elements of lists. Nothing is decoded and nothing is copied. Names that only a configuration
+//! can tell are the business of `wanted`.
 
 /// The class of a field name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Known {
+pub enum FieldName {
     /// End-to-end and of no interest to a proxy.
     Other,
     /// Not known by name, but named by this head's Connection field: hop-by-hop here.
@@ -38,7 +38,7 @@ pub enum Known {
     Wanted,
 }
 
-impl Known {
+impl FieldName {
     /// Classifies a field name, which must be a token.
     #[inline]
     pub fn of(name: &[u8]) -> Self {
@@ -66,9 +66,9 @@ impl Candidate {
 
     /// Compares the rest of the name. Only for those of [`CANDIDATES`].
     #[inline]
-    pub(crate) fn confirm(self, name: &[u8]) -> Known {
+    pub(crate) fn confirm(self, name: &[u8]) -> FieldName {
         let (lower, known) = NAMES[usize::from(self.0)];
-        if is_name(name, lower) { known } else { Known::Other }
+        if is_name(name, lower) { known } else { FieldName::Other }
     }
 
     /// The number of the group that this is, if it is one.
@@ -97,26 +97,26 @@ const fn column(first: u8) -> usize {
 }
 
 /// The known names, in lower case.
-const NAMES: [(&[u8], Known); 19] = [
-    (b"connection", Known::Connection),
-    (b"content-length", Known::ContentLength),
-    (b"date", Known::Date),
-    (b"expect", Known::Expect),
-    (b"forwarded", Known::Forwarded),
-    (b"host", Known::Host),
-    (b"keep-alive", Known::KeepAlive),
-    (b"max-forwards", Known::MaxForwards),
-    (b"proxy-authenticate", Known::ProxyAuthenticate),
-    (b"proxy-authorization", Known::ProxyAuthorization),
-    (b"proxy-connection", Known::ProxyConnection),
-    (b"te", Known::Te),
-    (b"trailer", Known::Trailer),
-    (b"transfer-encoding", Known::TransferEncoding),
-    (b"upgrade", Known::Upgrade),
-    (b"via", Known::Via),
-    (b"x-forwarded-for", Known::XForwardedFor),
-    (b"x-forwarded-host", Known::XForwardedHost),
-    (b"x-forwarded-proto", Known::XForwardedProto),
+const NAMES: [(&[u8], FieldName); 19] = [
+    (b"connection", FieldName::Connection),
+    (b"content-length", FieldName::ContentLength),
+    (b"date", FieldName::Date),
+    (b"expect", FieldName::Expect),
+    (b"forwarded", FieldName::Forwarded),
+    (b"host", FieldName::Host),
+    (b"keep-alive", FieldName::KeepAlive),
+    (b"max-forwards", FieldName::MaxForwards),
+    (b"proxy-authenticate", FieldName::ProxyAuthenticate),
+    (b"proxy-authorization", FieldName::ProxyAuthorization),
+    (b"proxy-connection", FieldName::ProxyConnection),
+    (b"te", FieldName::Te),
+    (b"trailer", FieldName::Trailer),
+    (b"transfer-encoding", FieldName::TransferEncoding),
+    (b"upgrade", FieldName::Upgrade),
+    (b"via", FieldName::Via),
+    (b"x-forwarded-for", FieldName::XForwardedFor),
+    (b"x-forwarded-host", FieldName::XForwardedHost),
+    (b"x-forwarded-proto", FieldName::XForwardedProto),
 ];
 
 /// The length of the longest name.
@@ -142,14 +142,14 @@ pub(crate) static CANDIDATES: [Row; NAME_BYTES_MAX + 1] = {
 
 /// A set of field classes, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KnownSet(u32);
+pub struct FieldNameSet(u32);
 
-impl KnownSet {
+impl FieldNameSet {
     pub const EMPTY: Self = Self(0);
 
     #[inline]
     #[must_use]
-    pub const fn with(self, known: Known) -> Self {
+    pub const fn with(self, known: FieldName) -> Self {
         Self(self.0 | 1 << known as u8)
     }
 
@@ -160,7 +160,7 @@ impl KnownSet {
     }
 
     #[inline]
-    pub const fn has(self, known: Known) -> bool {
+    pub const fn has(self, known: FieldName) -> bool {
         self.0 & (1 << known as u8) != 0
     }
 }
@@ -186,7 +186,7 @@ pub(crate) fn is_essential(name: &[u8]) -> bool {
         b"x-real-ip",
     ];
     const FORWARDED: &[u8] = b"x-forwarded-";
-    Known::of(name) != Known::Other
+    FieldName::of(name) != FieldName::Other
         || ESSENTIAL.iter().any(|essential| name.eq_ignore_ascii_case(essential))
         || name.get(..FORWARDED.len()).is_some_and(|start| start.eq_ignore_ascii_case(FORWARDED))
 }
@@ -268,7 +268,7 @@ mod tests {
             let mut mixed = upper.clone();
             mixed.iter_mut().step_by(2).for_each(|byte| *byte = byte.to_ascii_lowercase());
             for spelling in [name, &upper, &mixed] {
-                assert_eq!(Known::of(spelling), known);
+                assert_eq!(FieldName::of(spelling), known);
             }
         }
     }
@@ -282,15 +282,15 @@ mod tests {
                     let mut other = name.to_vec();
                     other[at] = byte;
                     let is_same = byte.eq_ignore_ascii_case(&name[at]);
-                    assert_eq!(Known::of(&other) == known, is_same, "{}", other.escape_ascii());
+                    assert_eq!(FieldName::of(&other) == known, is_same, "{}", other.escape_ascii());
                 }
             }
-            assert_ne!(Known::of(&name[1..]), known);
-            assert_ne!(Known::of(&name[..name.len() - 1]), known);
-            assert_ne!(Known::of(&[name, b"s"].concat()), known);
+            assert_ne!(FieldName::of(&name[1..]), known);
+            assert_ne!(FieldName::of(&name[..name.len() - 1]), known);
+            assert_ne!(FieldName::of(&[name, b"s"].concat()), known);
         }
-        assert_eq!(Known::of(b""), Known::Other);
-        assert_eq!(Known::of(&[b'x'; 100]), Known::Other);
+        assert_eq!(FieldName::of(b""), FieldName::Other);
+        assert_eq!(FieldName::of(&[b'x'; 100]), FieldName::Other);
     }
 
     #[test]

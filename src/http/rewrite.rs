@@ -10,22 +10,22 @@ use super::edit::{Edit, Unedited};
 use super::fields::Fields;
 use super::forwarded_header::{ClientText, put};
 use super::head::{RequestHead, ResponseHead};
-use super::names::{Known, KnownSet};
+use super::names::{FieldName, FieldNameSet};
 use super::{BodyLength, Span, TargetForm, Version};
 
 /// Fields that concern one connection only (RFC 9110 §7.6.1), or one proxy (§11.7).
-const HOP_BY_HOP: KnownSet = KnownSet::EMPTY
-    .with(Known::Named)
-    .with(Known::Connection)
-    .with(Known::KeepAlive)
-    .with(Known::PaddedLength)
-    .with(Known::ProxyAuthenticate)
-    .with(Known::ProxyAuthorization)
-    .with(Known::ProxyConnection)
-    .with(Known::Te)
+const HOP_BY_HOP: FieldNameSet = FieldNameSet::EMPTY
+    .with(FieldName::Named)
+    .with(FieldName::Connection)
+    .with(FieldName::KeepAlive)
+    .with(FieldName::PaddedLength)
+    .with(FieldName::ProxyAuthenticate)
+    .with(FieldName::ProxyAuthorization)
+    .with(FieldName::ProxyConnection)
+    .with(FieldName::Te)
     // Said anew wherever it applies, in the one spelling that no reader takes for another coding.
-    .with(Known::TransferEncoding)
-    .with(Known::Upgrade);
+    .with(FieldName::TransferEncoding)
+    .with(FieldName::Upgrade);
 
 /// What the origin is told of the client.
 #[derive(Clone, Copy, Debug)]
@@ -73,21 +73,23 @@ pub fn request_edited(
     out.reserve(head.bytes + LINES_ADDED_BYTES);
     let mut dropped = HOP_BY_HOP;
     if let Some(forwarded) = &how.forwarded {
-        dropped = dropped.with(Known::XForwardedFor).with(Known::Forwarded);
+        dropped = dropped.with(FieldName::XForwardedFor).with(FieldName::Forwarded);
         if !forwarded.is_trusted {
-            dropped = dropped.with(Known::XForwardedHost).with(Known::XForwardedProto);
+            dropped = dropped.with(FieldName::XForwardedHost).with(FieldName::XForwardedProto);
         }
     }
     if head.max_forwards.is_some() {
-        dropped = dropped.with(Known::MaxForwards);
+        dropped = dropped.with(FieldName::MaxForwards);
     }
     if head.version == Version::Http10 {
         // To be ignored there (RFC 9110 §10.1.1), but an origin would heed it in HTTP/1.1.
-        dropped = dropped.with(Known::Expect);
+        dropped = dropped.with(FieldName::Expect);
     }
 
     let host = match how.host {
-        HostRule::Pass if head.form == TargetForm::Origin && head.fields.has(Known::Host) => None,
+        HostRule::Pass if head.form == TargetForm::Origin && head.fields.has(FieldName::Host) => {
+            None
+        }
         HostRule::Pass => Some(head.authority.of(buf)),
         HostRule::Set(host) => Some(host),
     };
@@ -102,7 +104,7 @@ pub fn request_edited(
         Some(host) => {
             put_request_line(out, head, buf, how.path);
             put(out, [b"Host: ", host, LINE_END]);
-            let dropped = dropped.with(Known::Host);
+            let dropped = dropped.with(FieldName::Host);
             copy_lines(out, buf, head.fields.lines.start, &head.fields, dropped, edit);
         }
     }
@@ -183,10 +185,10 @@ pub fn response_edited(
     };
     // The fields speak of the body as the origin sent it.
     if body != head.body || may_not_have_length(head.status) {
-        dropped = dropped.with(Known::ContentLength);
+        dropped = dropped.with(FieldName::ContentLength);
     }
     if body != BodyLength::Chunked {
-        dropped = dropped.with(Known::Trailer);
+        dropped = dropped.with(FieldName::Trailer);
     }
     copy_response(out, head, buf, dropped, edit);
 
@@ -205,14 +207,14 @@ pub fn response_edited(
 
 /// Appends an interim response (1xx), which has no body and says nothing of the connection.
 pub fn interim(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8]) {
-    let dropped = HOP_BY_HOP.with(Known::ContentLength).with(Known::Trailer);
+    let dropped = HOP_BY_HOP.with(FieldName::ContentLength).with(FieldName::Trailer);
     copy_response(out, head, buf, dropped, &mut Unedited);
     out.extend_from_slice(LINE_END);
 }
 
 /// Appends the response that changes the protocol (101), with what it says of the new one.
 pub fn switching(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8]) {
-    let dropped = HOP_BY_HOP.with(Known::ContentLength).with(Known::Trailer);
+    let dropped = HOP_BY_HOP.with(FieldName::ContentLength).with(FieldName::Trailer);
     copy_response(out, head, buf, dropped, &mut Unedited);
     put_upgrade(out, &head.fields, buf);
     out.extend_from_slice(LINE_END);
@@ -298,7 +300,7 @@ fn copy_response(
     out: &mut Vec<u8>,
     head: &ResponseHead,
     buf: &[u8],
-    dropped: KnownSet,
+    dropped: FieldNameSet,
     edit: &mut impl Edit,
 ) {
     /// "HTTP/1.1 200 ": a line that has its last space goes as it came.
@@ -320,7 +322,7 @@ fn copy_lines(
     buf: &[u8],
     start: u32,
     fields: &Fields,
-    dropped: KnownSet,
+    dropped: FieldNameSet,
     edit: &mut impl Edit,
 ) {
     let mut run = Span { start, end: fields.lines.end };
@@ -341,7 +343,7 @@ fn copy_lines(
 fn put_framing(out: &mut Vec<u8>, body: BodyLength, fields: &Fields) {
     match body {
         BodyLength::Chunked => put(out, [b"Transfer-Encoding: chunked\r\n"]),
-        BodyLength::Exact(length) if fields.has(Known::PaddedLength) => {
+        BodyLength::Exact(length) if fields.has(FieldName::PaddedLength) => {
             put(out, [b"Content-Length: "]);
             put_decimal(out, length);
             put(out, [LINE_END]);
@@ -353,7 +355,7 @@ fn put_framing(out: &mut Vec<u8>, body: BodyLength, fields: &Fields) {
 /// The offer, or the choice, of another protocol (RFC 9110 §7.8).
 fn put_upgrade(out: &mut Vec<u8>, fields: &Fields, buf: &[u8]) {
     put(out, [b"Connection: upgrade\r\n"]);
-    for field in fields.all(Known::Upgrade) {
+    for field in fields.all(FieldName::Upgrade) {
         put(out, [b"Upgrade: ", field.value.of(buf), LINE_END]);
     }
 }

@@ -5,7 +5,7 @@
 //! name costs anyway, so that a field that nobody wants costs nothing more. Not every name fits:
 //! who wants one must ask whether it does, and look for it in another way if it does not.
 
-use super::names::{CANDIDATES, Candidate, Known, NO_CANDIDATES, Row, is_name};
+use super::names::{CANDIDATES, Candidate, FieldName, NO_CANDIDATES, Row, is_name};
 
 /// A set of names.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) trait Names: Copy {
     fn candidate(self, name: &[u8]) -> Option<Candidate>;
 
     /// The class of `name`, for which `candidate` was found.
-    fn class(self, candidate: Candidate, name: &[u8]) -> Known;
+    fn class(self, candidate: Candidate, name: &[u8]) -> FieldName;
 }
 
 /// The known names and no others.
@@ -43,7 +43,7 @@ impl Names for OnlyKnown {
     }
 
     #[inline]
-    fn class(self, candidate: Candidate, name: &[u8]) -> Known {
+    fn class(self, candidate: Candidate, name: &[u8]) -> FieldName {
         candidate.confirm(name)
     }
 }
@@ -55,7 +55,7 @@ impl Names for &Wanted {
     }
 
     #[inline]
-    fn class(self, candidate: Candidate, name: &[u8]) -> Known {
+    fn class(self, candidate: Candidate, name: &[u8]) -> FieldName {
         match candidate.number() {
             Some(number) => self.confirm(number, name),
             None => candidate.confirm(name),
@@ -107,13 +107,13 @@ impl Wanted {
     /// Whether fields called `name`, which is in lower case, are found by the table: as wanted, or
     /// as what they are known for.
     pub fn has(&self, name: &[u8]) -> bool {
-        self.class(name) != Known::Other
+        self.class(name) != FieldName::Other
     }
 
-    /// As [`Known::of`].
-    pub fn class(&self, name: &[u8]) -> Known {
+    /// As [`FieldName::of`].
+    pub fn class(&self, name: &[u8]) -> FieldName {
         let found = self.candidate(name);
-        found.map_or(Known::Other, |candidate| Names::class(self, candidate, name))
+        found.map_or(FieldName::Other, |candidate| Names::class(self, candidate, name))
     }
 
     /// Memory that the table takes.
@@ -125,12 +125,12 @@ impl Wanted {
     }
 
     /// The class of `name`, of which length and first letter have led to this group.
-    fn confirm(&self, group: usize, name: &[u8]) -> Known {
-        let Some(group) = self.groups.get(group) else { return Known::Other };
+    fn confirm(&self, group: usize, name: &[u8]) -> FieldName {
+        let Some(group) = self.groups.get(group) else { return FieldName::Other };
         if group.names.iter().any(|lower| is_name(name, lower)) {
-            return Known::Wanted;
+            return FieldName::Wanted;
         }
-        group.known.map_or(Known::Other, |known| known.confirm(name))
+        group.known.map_or(FieldName::Other, |known| known.confirm(name))
     }
 }
 
@@ -150,15 +150,15 @@ mod tests {
         ];
         let wanted = Wanted::new(names);
         for name in &names[..5] {
-            assert_eq!(wanted.class(name), Known::Wanted, "{}", name.escape_ascii());
-            assert_eq!(wanted.class(&name.to_ascii_uppercase()), Known::Wanted);
+            assert_eq!(wanted.class(name), FieldName::Wanted, "{}", name.escape_ascii());
+            assert_eq!(wanted.class(&name.to_ascii_uppercase()), FieldName::Wanted);
         }
         // As long as X-Frame-Options, with the same letter at its front.
         for known in [&b"X-Forwarded-For"[..], b"Via", b"host", b"Content-Length", b"Date"] {
-            assert_eq!(wanted.class(known), Known::of(known));
+            assert_eq!(wanted.class(known), FieldName::of(known));
         }
         for other in [&b""[..], b"x-debuG2", b"y-debug", b"x-debut", b"serves", b"z", &[b'x'; 99]] {
-            assert_eq!(wanted.class(other), Known::Other, "{}", other.escape_ascii());
+            assert_eq!(wanted.class(other), FieldName::Other, "{}", other.escape_ascii());
         }
         assert!(wanted.bytes() > 33 * 32);
     }
@@ -175,8 +175,8 @@ mod tests {
     fn names_that_are_alike_at_their_front_share_a_place() {
         let names: Vec<_> = (0..100).map(|number| format!("x-{number:03}")).collect();
         let wanted = Wanted::new(names.iter().map(String::as_bytes));
-        assert!(names.iter().all(|name| wanted.class(name.as_bytes()) == Known::Wanted));
-        assert_eq!((wanted.groups.len(), wanted.class(b"x-100")), (1, Known::Other));
+        assert!(names.iter().all(|name| wanted.class(name.as_bytes()) == FieldName::Wanted));
+        assert_eq!((wanted.groups.len(), wanted.class(b"x-100")), (1, FieldName::Other));
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
         assert!((230..=255).contains(&count), "{count}");
         assert!(names.iter().all(|name| {
             let class = wanted.class(name);
-            class == Known::Other || class == Known::Wanted
+            class == FieldName::Other || class == FieldName::Wanted
         }));
     }
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use crate::fault::Fault;
 use crate::forward::{LoginOutcome, Target, Verdict};
 use crate::forwarded;
-use crate::http::names::Known;
+use crate::http::names::FieldName;
 use crate::http::rewrite::{self, HostRule};
 
 use super::report::{Report, Section};
@@ -127,8 +127,8 @@ fn log_in(case: &Case<'_>, section: &mut Section) -> Step<()> {
     };
     let wanted = |what: &str| Err(Ending::Refused(Fault::LoginRequired, what.to_owned()));
     let fields = &case.head.fields;
-    let field = fields.find(Known::ProxyAuthorization);
-    let Some(field) = field.filter(|_| !fields.has_many(Known::ProxyAuthorization)) else {
+    let field = fields.find(FieldName::ProxyAuthorization);
+    let Some(field) = field.filter(|_| !fields.has_many(FieldName::ProxyAuthorization)) else {
         return wanted("forward.users_file wants one Proxy-Authorization");
     };
     let checked = authenticator.check(case.client, field.value.of(&case.text));

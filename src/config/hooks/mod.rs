@@ -19,7 +19,7 @@ pub use self::template::{Part, Scope, Template, Variable};
 
 use super::names::is_token;
 use super::{Networks, UpstreamConfig};
-use crate::http::names::Known;
+use crate::http::names::FieldName;
 
 impl HooksConfig {
     /// What is configured, key by key, in the order in which it takes effect.
@@ -314,8 +314,8 @@ impl HeadersConfig {
 /// Whether a field may be edited: not what frames a message, concerns one connection only or is
 /// ringway's own to say.
 pub fn is_editable(name: &str) -> bool {
-    use Known as K;
-    let known = Known::of(name.as_bytes());
+    use FieldName as K;
+    let known = FieldName::of(name.as_bytes());
     let is_open = matches!(known, K::Other | K::Forwarded | K::XForwardedFor | K::XForwardedHost)
         || known == K::XForwardedProto;
     is_token(name) && is_open

@@ -22,7 +22,7 @@ use crate::config::{
     AccessConfig, BasicAuthConfig, ClientKey, CorsConfig, CustomConfig, ForwardAuthConfig, IdTrust,
     Networks, OnFailure, RateLimitConfig, RequestIdConfig, UpstreamConfig,
 };
-use crate::http::names::Known;
+use crate::http::names::FieldName;
 
 const RATE_FORM: &str =
     "a rate such as \"100/s\": 1 to 1000000 requests per \"s\", \"m\", \"h\" or \"d\"";
@@ -226,8 +226,8 @@ pub(super) fn forward_auth(
 
 /// A field that a question may quote.
 fn quotable(given: &Given<String>) -> Checked<String> {
-    match Known::of(given.value.as_bytes()) {
-        Known::Other => field_name(given),
+    match FieldName::of(given.value.as_bytes()) {
+        FieldName::Other => field_name(given),
         _ => Err(given.refuse(QUOTABLE_FORM)),
     }
 }

@@ -20,7 +20,7 @@ use crate::config::{
     ErrorPagesConfig, HeadersConfig, PageSource, RedirectConfig, RespondConfig, RewriteConfig,
     SecurityConfig, Statuses,
 };
-use crate::http::names::Known;
+use crate::http::names::FieldName;
 
 const EDITABLE_FORM: &str =
     "a field that may be edited: what frames a message or concerns one connection is ringway's own";
@@ -95,10 +95,10 @@ fn template(given: &Given<String>, scope: Scope<'_>) -> Checked<Template> {
 
 /// `place` is shown where `name` may not be edited.
 fn editable(name: &str, place: &Given<String>) -> Checked<()> {
-    let expected = match Known::of(name.as_bytes()) {
+    let expected = match FieldName::of(name.as_bytes()) {
         _ if !is_field_name(name) => FIELD_FORM,
         _ if is_editable(name) => return Ok(()),
-        Known::Host => HOST_FORM,
+        FieldName::Host => HOST_FORM,
         _ => EDITABLE_FORM,
     };
     let found = crate::config::error::quoted(name);
