@@ -221,7 +221,7 @@ impl Client<'_> {
         let address = self.peer.ip().to_canonical();
         self.is_trusted = config.server.trusted_proxies.contains(address);
         self.is_forward = access.is_offered(self.listener);
-        let [requests, responses] = &hooks.wanted;
+        let [requests, responses] = &hooks.interest;
         self.request.want(requests.clone());
         self.response.want(responses.clone());
     }

@@ -59,7 +59,7 @@ impl Exchange {
     pub(crate) fn new() -> Self {
         let plans = plans(HOOKS);
         let (mut request, mut response) = (RequestHead::new(), ResponseHead::new());
-        let [of_requests, of_responses] = &plans.wanted;
+        let [of_requests, of_responses] = &plans.interest;
         request.want(of_requests.clone());
         response.want(of_responses.clone());
         let (out, back) = (Vec::with_capacity(8192), Vec::with_capacity(8192));

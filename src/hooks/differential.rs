@@ -18,11 +18,11 @@ use crate::config::hooks::{Scope, Template};
 use crate::http::Method;
 use crate::http::forwarded_header::{ClientText, Scheme};
 use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::interest::FieldInterest;
 use crate::http::names::FieldName;
 use crate::http::rewrite::{
     self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite,
 };
-use crate::http::wanted::Wanted;
 
 /// Of names with one first letter and length, of one that others begin with, of fields that ringway
 /// says itself, of names that no table has.
@@ -156,7 +156,7 @@ fn account(head: &str, steps: &[Step], fields: &str) -> String {
 
 /// The compiled edits, and the names by which heads are to be read for them. `others` are wanted as
 /// well, by somebody else.
-fn compile(steps: &[Step], others: &[String]) -> (Edits, Arc<Wanted>) {
+fn compile(steps: &[Step], others: &[String]) -> (Edits, Arc<FieldInterest>) {
     let mut wishes = Wishes::default();
     for step in steps {
         match step {
@@ -169,9 +169,9 @@ fn compile(steps: &[Step], others: &[String]) -> (Edits, Arc<Wanted>) {
     let mut edits = wishes.compile();
     let others: Vec<_> = others.iter().map(|name| name.to_ascii_lowercase()).collect();
     let others = others.iter().map(String::as_bytes);
-    let wanted = Arc::new(Wanted::new(edits.names().chain(others)));
-    edits.read_by(&wanted);
-    (edits, wanted)
+    let interest = Arc::new(FieldInterest::new(edits.names().chain(others)));
+    edits.read_by(&interest);
+    (edits, interest)
 }
 
 fn text(bytes: Vec<u8>) -> String {
@@ -201,9 +201,9 @@ proptest! {
     ) {
         let version = if is_old { "1.0" } else { "1.1" };
         let sent = format!("GET /x HTTP/{version}\r\nHost: h\r\n{fields}\r\n");
-        let (edits, wanted) = compile(&steps, &others);
+        let (edits, interest) = compile(&steps, &others);
         let mut head = RequestHead::new();
-        head.want(Some(wanted));
+        head.want(Some(interest));
         let parsed = head.parse(sent.as_bytes(), &LIMITS);
         prop_assume!(parsed == Ok(true));
         if is_kept {
@@ -232,7 +232,8 @@ proptest! {
         // A head that nobody was told to read so is left to the walk, unless all is noted anyway.
         let mut other = RequestHead::new();
         prop_assert_eq!(other.parse(sent.as_bytes(), &LIMITS), Ok(true));
-        let is_needed = edits.names().any(|name| Wanted::new([]).class(name) == FieldName::Other);
+        let none = FieldInterest::new([]);
+        let is_needed = edits.names().any(|name| none.class(name) == FieldName::Other);
         let pen = edits.pen(&other.fields, "r", &view, &state);
         prop_assert_eq!(pen.is_some(), !is_needed);
     }
@@ -244,9 +245,9 @@ proptest! {
         body in select(&[BodyOut::AsIs, BodyOut::Empty][..]),
     ) {
         let got = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 3\r\n\r\n");
-        let (edits, wanted) = compile(&steps, &[]);
+        let (edits, interest) = compile(&steps, &[]);
         let mut head = ResponseHead::new();
-        head.want(Some(wanted));
+        head.want(Some(interest));
         prop_assume!(head.parse(got.as_bytes(), &LIMITS, Method::Get) == Ok(true));
         let how = ResponseRewrite {
             body,

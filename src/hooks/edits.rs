@@ -15,8 +15,8 @@ use crate::config::HeadersConfig;
 use crate::config::hooks::{Part, Template};
 use crate::http::edit::Edit;
 use crate::http::fields::Fields;
+use crate::http::interest::FieldInterest;
 use crate::http::names::{FieldName, FieldNameSet, is_name};
-use crate::http::wanted::Wanted;
 
 /// The edits to one head.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +37,7 @@ enum Noting {
     #[default]
     None,
     /// Those that were read by these names.
-    Wanted(Arc<Wanted>),
+    OfInterest(Arc<FieldInterest>),
     /// All: whoever reads a head notes these fields anyway.
     All,
 }
@@ -222,14 +222,14 @@ impl Edits {
     }
 
     /// Says by which names heads will be read.
-    pub(super) fn read_by(&mut self, wanted: &Arc<Wanted>) {
-        let classes = self.fates.iter().map(|fate| wanted.class(&fate.name));
+    pub(super) fn read_by(&mut self, interest: &Arc<FieldInterest>) {
+        let classes = self.fates.iter().map(|fate| interest.class(&fate.name));
         self.asks = classes.clone().fold(FieldNameSet::EMPTY, FieldNameSet::with);
-        self.names_ours = classes.clone().any(|class| class != FieldName::Wanted);
+        self.names_ours = classes.clone().any(|class| class != FieldName::OfInterest);
         self.noting = if self.asks.has(FieldName::Other) {
             Noting::None
-        } else if self.asks.has(FieldName::Wanted) {
-            Noting::Wanted(wanted.clone())
+        } else if self.asks.has(FieldName::OfInterest) {
+            Noting::OfInterest(interest.clone())
         } else {
             Noting::All
         };
@@ -246,7 +246,7 @@ impl Edits {
     ) -> Option<Pen<'a>> {
         let is_noted = match &self.noting {
             Noting::None => false,
-            Noting::Wanted(wanted) => fields.notes(wanted),
+            Noting::OfInterest(interest) => fields.notes(interest),
             Noting::All => true,
         };
         is_noted.then(|| Pen { edits: self, route, view, state, renamed: Vec::new() })
@@ -354,7 +354,7 @@ pub(crate) fn is_called(line: &[u8], lower: &[u8]) -> bool {
     line.get(lower.len()) == Some(&b':') && line[..lower.len()].eq_ignore_ascii_case(lower)
 }
 
-/// The same for names that [`Wanted`] has.
+/// The same for names that [`FieldInterest`] has.
 #[inline]
 fn is_noted(line: &[u8], lower: &[u8]) -> bool {
     line.get(lower.len()) == Some(&b':') && is_name(&line[..lower.len()], lower)

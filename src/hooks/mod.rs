@@ -80,7 +80,7 @@ use crate::config::{
     RateLimitConfig, RouteConfig,
 };
 use crate::forward::{Authenticator, Users};
-use crate::http::wanted::Wanted;
+use crate::http::interest::FieldInterest;
 
 /// What is done to the requests of one route.
 pub enum Plan {
@@ -107,7 +107,7 @@ pub struct Plans {
     /// Hooks that are asked about tunnels, which have no route.
     pub connect: Vec<Custom>,
     /// Names by which requests and answers must be read. `None`: nobody edits any.
-    pub wanted: [Option<Arc<Wanted>>; 2],
+    pub interest: [Option<Arc<FieldInterest>>; 2],
     limits: HashMap<Box<str>, (RateLimitConfig, Arc<RateLimit>)>,
     /// Routes with the same users share the threads that verify passwords.
     logins: HashMap<BasicAuthConfig, Arc<Authenticator>>,
@@ -130,7 +130,7 @@ impl Plans {
         let mut made = loading.made;
         made.connect = connect.map_err(|error| format!("hooks: {error}"))?;
         if plans.iter().any(|plan| matches!(plan, Plan::Hooked(_))) {
-            made.wanted = want(&mut plans);
+            made.interest = want(&mut plans);
             made.routes = plans;
         }
         Ok(made)
@@ -155,8 +155,8 @@ impl Plans {
             Plan::Hooked(hooked) => hooked.bytes(),
         });
         let logins: u64 = self.logins.values().map(|login| login.cache_bytes()).sum();
-        let wanted: usize = self.wanted.iter().flatten().map(|wanted| wanted.bytes()).sum();
-        (limits + clients + plans.sum::<usize>() + wanted) as u64 + logins
+        let interest: usize = self.interest.iter().flatten().map(|interest| interest.bytes()).sum();
+        (limits + clients + plans.sum::<usize>() + interest) as u64 + logins
     }
 
     /// Forgets what can be found out again: passwords that were right. Rate limits are not
@@ -172,17 +172,17 @@ impl Plans {
 }
 
 /// Has heads read by the names that `plans` edit.
-fn want(plans: &mut [Plan]) -> [Option<Arc<Wanted>>; 2] {
-    let wanted = [0, 1].map(|side| {
+fn want(plans: &mut [Plan]) -> [Option<Arc<FieldInterest>>; 2] {
+    let interest = [0, 1].map(|side| {
         let hooked = plans.iter().filter_map(Plan::hooked);
-        Arc::new(Wanted::new(hooked.flat_map(|hooked| hooked.edits()[side].names())))
+        Arc::new(FieldInterest::new(hooked.flat_map(|hooked| hooked.edits()[side].names())))
     });
     for plan in plans {
         if let Plan::Hooked(hooked) = plan {
-            hooked.read_by(&wanted);
+            hooked.read_by(&interest);
         }
     }
-    wanted.map(|wanted| (!wanted.is_empty()).then_some(wanted))
+    interest.map(|interest| (!interest.is_empty()).then_some(interest))
 }
 
 /// A file that hooks name and that cannot be used.

@@ -26,8 +26,8 @@ use crate::config::{
 use crate::forward::Authenticator;
 use crate::http::BodyLength;
 use crate::http::head::ResponseHead;
+use crate::http::interest::FieldInterest;
 use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite};
-use crate::http::wanted::Wanted;
 
 /// What was configured for one route.
 pub struct Hooked {
@@ -152,7 +152,7 @@ impl Hooked {
     }
 
     /// Says by which names requests and answers will be read.
-    pub(super) fn read_by(&mut self, [requests, responses]: &[Arc<Wanted>; 2]) {
+    pub(super) fn read_by(&mut self, [requests, responses]: &[Arc<FieldInterest>; 2]) {
         self.request_edits.read_by(requests);
         self.response_edits.read_by(responses);
     }

@@ -11,8 +11,8 @@ use httparse::Header;
 
 use super::Span;
 use super::framing::{Coding, Length};
+use super::interest::{FieldInterest, Names, OnlyKnown};
 use super::names::{Candidate, FieldName, FieldNameSet, elements, is_essential, is_name, trim};
-use super::wanted::{Names, OnlyKnown, Wanted};
 use crate::limits::CONNECTION_OPTIONS_MAX;
 
 /// One field line, as ranges of the receive buffer.
@@ -37,18 +37,18 @@ pub struct Fields {
     repeated: FieldNameSet,
     pub(crate) options: ConnectionOptions,
     /// Names that are noted beside the known ones, in this head and those read after it.
-    wanted: Option<Arc<Wanted>>,
+    interest: Option<Arc<FieldInterest>>,
 }
 
 impl Fields {
     /// Whether the fields called as `wanted` has it are noted.
     #[inline]
-    pub fn notes(&self, wanted: &Arc<Wanted>) -> bool {
-        self.wanted.as_ref().is_some_and(|own| Arc::ptr_eq(own, wanted))
+    pub fn notes(&self, interest: &Arc<FieldInterest>) -> bool {
+        self.interest.as_ref().is_some_and(|own| Arc::ptr_eq(own, interest))
     }
 
-    pub(crate) fn want(&mut self, wanted: Option<Arc<Wanted>>) {
-        self.wanted = wanted;
+    pub(crate) fn want(&mut self, interest: Option<Arc<FieldInterest>>) {
+        self.interest = interest;
     }
 
     /// Whether there is a field of this class.
@@ -107,11 +107,11 @@ impl Fields {
     /// Reads the fields of `head`, which ends where the last line does. False: a line does not end
     /// in CRLF.
     pub(crate) fn read(&mut self, head: &[u8], headers: &[Header]) -> bool {
-        let Some(wanted) = self.wanted.take() else {
+        let Some(interest) = self.interest.take() else {
             return self.read_by(OnlyKnown, head, headers);
         };
-        let is_strict = self.read_by(&*wanted, head, headers);
-        self.wanted = Some(wanted);
+        let is_strict = self.read_by(&*interest, head, headers);
+        self.interest = Some(interest);
         is_strict
     }
 

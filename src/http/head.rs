@@ -13,11 +13,11 @@ use std::sync::Arc;
 pub use super::error::HeadError;
 use super::fields::{ConnectionOptions, Fields, Lifetime};
 use super::framing::{decimal, request_body, response_body};
+use super::interest::FieldInterest;
 use super::lines::{HeadLines, Kind};
 use super::names::{FieldName, elements};
 use super::seen::Seen;
 use super::target::{Port, Target, is_authority};
-use super::wanted::Wanted;
 use super::{BodyLength, Method, Span, TargetForm, Version};
 use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX, METHOD_BYTES_MAX};
 
@@ -97,8 +97,8 @@ impl RequestHead {
     }
 
     /// Has the fields called so noted in every head that is read from now on.
-    pub fn want(&mut self, wanted: Option<Arc<Wanted>>) {
-        self.fields.want(wanted);
+    pub fn want(&mut self, interest: Option<Arc<FieldInterest>>) {
+        self.fields.want(interest);
         self.seen.forget();
     }
 
@@ -328,8 +328,8 @@ impl ResponseHead {
     }
 
     /// As [`RequestHead::want`].
-    pub fn want(&mut self, wanted: Option<Arc<Wanted>>) {
-        self.fields.want(wanted);
+    pub fn want(&mut self, interest: Option<Arc<FieldInterest>>) {
+        self.fields.want(interest);
         self.seen.forget();
     }
 

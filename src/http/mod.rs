@@ -14,6 +14,7 @@ pub mod fields;
 pub mod forwarded_header;
 pub mod framing;
 pub mod head;
+pub mod interest;
 #[doc(hidden)]
 pub mod invariants;
 mod lines;
@@ -21,7 +22,6 @@ pub mod names;
 pub mod rewrite;
 mod seen;
 mod target;
-pub mod wanted;
 pub(crate) mod written;
 
 /// The protocol versions that are spoken. Any other is refused while it is read.

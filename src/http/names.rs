@@ -34,8 +34,8 @@ pub enum FieldName {
     XForwardedFor,
     XForwardedHost,
     XForwardedProto,
-    /// Not known by name, but one of those that [`super::wanted::Wanted`] has.
-    Wanted,
+    /// Not known by name, but one of those that [`super::interest::FieldInterest`] has.
+    OfInterest,
 }
 
 impl FieldName {

@@ -99,7 +99,7 @@ fn explain(config: &Config, question: &Question) -> Result<Report, Failure> {
         is_offered: access.is_offered(index as u16),
         access,
     };
-    let [wanted, _] = &case.plans.wanted;
+    let [wanted, _] = &case.plans.interest;
     case.head.want(wanted.clone());
     let parsed = case.head.parse(&case.text, &head_limits(config));
     let mut report = Report::default();

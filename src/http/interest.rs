@@ -9,7 +9,7 @@ use super::names::{CANDIDATES, Candidate, FieldName, NO_CANDIDATES, Row, is_name
 
 /// A set of names.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct FieldInterest {
     /// By length, as the table of the known names.
     candidates: Box<[Row]>,
     groups: Vec<Group>,
@@ -48,7 +48,7 @@ impl Names for OnlyKnown {
     }
 }
 
-impl Names for &Wanted {
+impl Names for &FieldInterest {
     #[inline]
     fn candidate(self, name: &[u8]) -> Option<Candidate> {
         Candidate::among(&self.candidates, name)
@@ -66,12 +66,12 @@ impl Names for &Wanted {
 /// Every length has a row, so that a name of a kilobyte would take 32 of them.
 const NAME_BYTES_MAX: usize = 63;
 
-impl Wanted {
+impl FieldInterest {
     /// `names` are tokens in lower case; those that are known by themselves are left out.
     pub fn new<'n>(names: impl IntoIterator<Item = &'n [u8]>) -> Self {
-        let mut wanted = Self { candidates: CANDIDATES.into(), groups: Vec::new() };
-        names.into_iter().for_each(|name| wanted.add(name));
-        wanted
+        let mut interest = Self { candidates: CANDIDATES.into(), groups: Vec::new() };
+        names.into_iter().for_each(|name| interest.add(name));
+        interest
     }
 
     fn add(&mut self, name: &[u8]) {
@@ -128,7 +128,7 @@ impl Wanted {
     fn confirm(&self, group: usize, name: &[u8]) -> FieldName {
         let Some(group) = self.groups.get(group) else { return FieldName::Other };
         if group.names.iter().any(|lower| is_name(name, lower)) {
-            return FieldName::Wanted;
+            return FieldName::OfInterest;
         }
         group.known.map_or(FieldName::Other, |known| known.confirm(name))
     }
@@ -148,35 +148,35 @@ mod tests {
             b"access-control-allow-credentials",
             b"via",
         ];
-        let wanted = Wanted::new(names);
+        let interest = FieldInterest::new(names);
         for name in &names[..5] {
-            assert_eq!(wanted.class(name), FieldName::Wanted, "{}", name.escape_ascii());
-            assert_eq!(wanted.class(&name.to_ascii_uppercase()), FieldName::Wanted);
+            assert_eq!(interest.class(name), FieldName::OfInterest, "{}", name.escape_ascii());
+            assert_eq!(interest.class(&name.to_ascii_uppercase()), FieldName::OfInterest);
         }
         // As long as X-Frame-Options, with the same letter at its front.
         for known in [&b"X-Forwarded-For"[..], b"Via", b"host", b"Content-Length", b"Date"] {
-            assert_eq!(wanted.class(known), FieldName::of(known));
+            assert_eq!(interest.class(known), FieldName::of(known));
         }
         for other in [&b""[..], b"x-debuG2", b"y-debug", b"x-debut", b"serves", b"z", &[b'x'; 99]] {
-            assert_eq!(wanted.class(other), FieldName::Other, "{}", other.escape_ascii());
+            assert_eq!(interest.class(other), FieldName::Other, "{}", other.escape_ascii());
         }
-        assert!(wanted.bytes() > 33 * 32);
+        assert!(interest.bytes() > 33 * 32);
     }
 
     #[test]
     fn names_that_do_not_fit_are_not_claimed() {
         let long = [b'x'; NAME_BYTES_MAX + 1];
-        let wanted = Wanted::new([&long[..], b"", b"x-a~b", &long[1..]]);
-        assert!(!wanted.has(&long) && !wanted.has(b"") && !wanted.has(b"x-a~b"));
-        assert!(!wanted.has(b"x-a^b") && wanted.has(&long[1..]));
+        let interest = FieldInterest::new([&long[..], b"", b"x-a~b", &long[1..]]);
+        assert!(!interest.has(&long) && !interest.has(b"") && !interest.has(b"x-a~b"));
+        assert!(!interest.has(b"x-a^b") && interest.has(&long[1..]));
     }
 
     #[test]
     fn names_that_are_alike_at_their_front_share_a_place() {
         let names: Vec<_> = (0..100).map(|number| format!("x-{number:03}")).collect();
-        let wanted = Wanted::new(names.iter().map(String::as_bytes));
-        assert!(names.iter().all(|name| wanted.class(name.as_bytes()) == FieldName::Wanted));
-        assert_eq!((wanted.groups.len(), wanted.class(b"x-100")), (1, FieldName::Other));
+        let interest = FieldInterest::new(names.iter().map(String::as_bytes));
+        assert!(names.iter().all(|name| interest.class(name.as_bytes()) == FieldName::OfInterest));
+        assert_eq!((interest.groups.len(), interest.class(b"x-100")), (1, FieldName::Other));
     }
 
     #[test]
@@ -184,12 +184,12 @@ mod tests {
         let names: Vec<_> = (1..=NAME_BYTES_MAX)
             .flat_map(|length| (b'a'..=b'z').map(move |letter| vec![letter; length]))
             .collect();
-        let wanted = Wanted::new(names.iter().map(Vec::as_slice));
-        let count = names.iter().filter(|name| wanted.has(name)).count();
+        let interest = FieldInterest::new(names.iter().map(Vec::as_slice));
+        let count = names.iter().filter(|name| interest.has(name)).count();
         assert!((230..=255).contains(&count), "{count}");
         assert!(names.iter().all(|name| {
-            let class = wanted.class(name);
-            class == FieldName::Other || class == FieldName::Wanted
+            let class = interest.class(name);
+            class == FieldName::Other || class == FieldName::OfInterest
         }));
     }
 }
