@@ -18,7 +18,7 @@ use crate::http::Version;
 use crate::http::forwarded_header::{ClientText, Scheme};
 use crate::http::head::{HeadError, RequestHead, ResponseHead};
 use crate::http::rewrite::{BodyOut, ConnectionOut, ForwardedFor};
-use crate::http::written::Written;
+use crate::http::written_cache::WrittenCache;
 use crate::ledger::Kind;
 use crate::relay::Receiver;
 use crate::respond;
@@ -132,10 +132,10 @@ pub struct Client<'a> {
     pub inbox: HeadBuffer,
     pub request: RequestHead,
     /// As it was sent on by a plain route; it depends on the head, the generation and the origin.
-    pub(crate) sent_request: RefCell<Written<(u32, u64, usize)>>,
+    pub(crate) sent_request: RefCell<WrittenCache<(u32, u64, usize)>>,
     pub response: ResponseHead,
     /// As it was sent on where the origin had dated it.
-    pub(crate) sent_response: RefCell<Written<(u32, BodyOut, ConnectionOut)>>,
+    pub(crate) sent_response: RefCell<WrittenCache<(u32, BodyOut, ConnectionOut)>>,
     /// What origins are told of the client.
     pub text: ClientText,
     listener: u16,
@@ -166,9 +166,9 @@ async fn converse(slot: &ConnectionSlot) -> Pause {
         holder: slot.holder(),
         inbox: worker.heads.lease(),
         request: RequestHead::new(),
-        sent_request: RefCell::new(Written::nothing()),
+        sent_request: RefCell::new(WrittenCache::nothing()),
         response: ResponseHead::new(),
-        sent_response: RefCell::new(Written::nothing()),
+        sent_response: RefCell::new(WrittenCache::nothing()),
         text: ClientText::new(address, Scheme::Http),
         listener: slot.listener(),
         is_trusted: false,

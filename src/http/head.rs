@@ -16,7 +16,7 @@ use super::framing::{decimal, request_body, response_body};
 use super::interest::FieldInterest;
 use super::lines::{HeadLines, Kind};
 use super::names::{FieldName, elements};
-use super::seen::Seen;
+use super::parsed_cache::ParsedCache;
 use super::target::{Port, Target, is_authority};
 use super::{BodyLength, Method, Span, TargetForm, Version};
 use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX, METHOD_BYTES_MAX};
@@ -65,7 +65,7 @@ pub struct RequestHead {
     pub is_upgrade: bool,
     lines: HeadLines,
     /// What all the rest was read from, as long as it holds.
-    seen: Seen,
+    cache: ParsedCache,
 }
 
 impl Default for RequestHead {
@@ -92,28 +92,28 @@ impl RequestHead {
             max_forwards: None,
             is_upgrade: false,
             lines: HeadLines::new(Kind::Request),
-            seen: Seen::nothing(),
+            cache: ParsedCache::nothing(),
         }
     }
 
     /// Has the fields called so noted in every head that is read from now on.
     pub fn want(&mut self, interest: Option<Arc<FieldInterest>>) {
         self.fields.want(interest);
-        self.seen.forget();
+        self.cache.forget();
     }
 
     /// Gives the message up, and what was seen of an incomplete one. Only needed to give up a head
     /// half-way: after `parse` gave `Ok(true)` or an error, the next call starts a message.
     pub fn reset(&mut self) {
         self.lines = HeadLines::new(Kind::Request);
-        self.seen.end();
+        self.cache.end();
     }
 
     /// Says nothing any more, if nothing has been read since [`RequestHead::reset`]: what is said
     /// of a head that could not be read must not be said of the one before it.
     pub fn settle(&mut self) {
-        if self.seen.begin() {
-            self.seen.forget();
+        if self.cache.begin() {
+            self.cache.forget();
             self.method = Method::Get;
             self.version = Version::Http11;
             self.fields.clear();
@@ -124,18 +124,18 @@ impl RequestHead {
     /// Reads the head that `buf` starts with. `Ok(false)`: it is not complete; call again when
     /// `buf` holds more. Bytes seen before are not looked at again until the head is complete.
     pub fn parse(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<bool, HeadError> {
-        if self.lines.is_new() && self.seen.begins(buf, limits) {
-            self.seen.begin();
+        if self.lines.is_new() && self.cache.begins(buf, limits) {
+            self.cache.begin();
             return Ok(true);
         }
         self.settle();
-        self.seen.forget();
+        self.cache.forget();
         let parsed = self.parse_on(buf, limits);
         if parsed != Ok(false) && !self.lines.is_new() {
             self.lines = HeadLines::new(Kind::Request);
         }
         if parsed == Ok(true) {
-            self.seen.keep(&buf[..self.bytes], limits);
+            self.cache.keep(&buf[..self.bytes], limits);
         }
         parsed
     }
@@ -143,7 +143,7 @@ impl RequestHead {
     /// The number of the last head where it is, byte by byte, the one that was read before it.
     #[inline]
     pub(crate) fn repeated(&self) -> Option<u32> {
-        self.seen.repeated()
+        self.cache.repeated()
     }
 
     fn parse_on(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<bool, HeadError> {
@@ -299,7 +299,7 @@ pub struct ResponseHead {
     pub is_upgrade: bool,
     lines: HeadLines,
     /// What all the rest was read from, as an answer to a request with this method.
-    seen: Seen,
+    cache: ParsedCache,
     seen_for: Method,
 }
 
@@ -322,7 +322,7 @@ impl ResponseHead {
             has_date: false,
             is_upgrade: false,
             lines: HeadLines::new(Kind::Response),
-            seen: Seen::nothing(),
+            cache: ParsedCache::nothing(),
             seen_for: Method::default(),
         }
     }
@@ -330,7 +330,7 @@ impl ResponseHead {
     /// As [`RequestHead::want`].
     pub fn want(&mut self, interest: Option<Arc<FieldInterest>>) {
         self.fields.want(interest);
-        self.seen.forget();
+        self.cache.forget();
     }
 
     /// As [`RequestHead::reset`].
@@ -346,11 +346,11 @@ impl ResponseHead {
         limits: &HeadLimits,
         request: Method,
     ) -> Result<bool, HeadError> {
-        if self.lines.is_new() && self.seen_for == request && self.seen.begins(buf, limits) {
+        if self.lines.is_new() && self.seen_for == request && self.cache.begins(buf, limits) {
             return Ok(true);
         }
         if self.lines.is_new() {
-            self.seen.forget();
+            self.cache.forget();
             self.fields.clear();
             self.bytes = 0;
         }
@@ -359,7 +359,7 @@ impl ResponseHead {
             self.lines = HeadLines::new(Kind::Response);
         }
         if parsed == Ok(true) {
-            self.seen.keep(&buf[..self.bytes], limits);
+            self.cache.keep(&buf[..self.bytes], limits);
             self.seen_for = request;
         }
         parsed
@@ -368,7 +368,7 @@ impl ResponseHead {
     /// As [`RequestHead::repeated`].
     #[inline]
     pub(crate) fn repeated(&self) -> Option<u32> {
-        self.seen.repeated()
+        self.cache.repeated()
     }
 
     fn parse_on(

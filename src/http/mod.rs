@@ -19,10 +19,10 @@ pub mod interest;
 pub mod invariants;
 mod lines;
 pub mod names;
+mod parsed_cache;
 pub mod rewrite;
-mod seen;
 mod target;
-pub(crate) mod written;
+pub(crate) mod written_cache;
 
 /// The protocol versions that are spoken. Any other is refused while it is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

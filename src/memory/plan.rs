@@ -16,7 +16,7 @@ use super::usage::Usage;
 use super::watch::Thresholds;
 use super::{MIB, Notice};
 use crate::config::{Config, MemoryConfig, MemoryMax};
-use crate::http::written::WRITTEN_BYTES_MAX;
+use crate::http::written_cache::WRITTEN_BYTES_MAX;
 use crate::ledger::Budget;
 use crate::limits::PASSWORD_CHECK_BYTES_MAX;
 

@@ -14,7 +14,7 @@ const SEEN_BYTES_MAX: usize = 512;
 
 /// A head that has been read, and the limits that it was held to.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct ParsedCache {
     bytes: [u8; SEEN_BYTES_MAX],
     /// `0 <= length <= SEEN_BYTES_MAX`; 0: none.
     length: usize,
@@ -27,7 +27,7 @@ pub(crate) struct Seen {
     is_repeated: bool,
 }
 
-impl Seen {
+impl ParsedCache {
     pub(crate) fn nothing() -> Self {
         let limits = HeadLimits { head_bytes: 0, target_bytes: 0, header_count: 0 };
         Self {

@@ -9,12 +9,12 @@ pub(crate) const WRITTEN_BYTES_MAX: usize = 768;
 
 /// A head that was sent on, and what it depended on.
 #[derive(Debug)]
-pub(crate) struct Written<K> {
+pub(crate) struct WrittenCache<K> {
     key: Option<K>,
     bytes: Vec<u8>,
 }
 
-impl<K: PartialEq> Written<K> {
+impl<K: PartialEq> WrittenCache<K> {
     pub(crate) fn nothing() -> Self {
         Self { key: None, bytes: Vec::new() }
     }
@@ -55,8 +55,8 @@ mod tests {
 
     #[test]
     fn only_the_same_is_the_same() {
-        let mut written = Written::nothing();
-        let put = |written: &mut Written<u32>, key: Option<u32>, head: &[u8]| {
+        let mut written = WrittenCache::nothing();
+        let put = |written: &mut WrittenCache<u32>, key: Option<u32>, head: &[u8]| {
             let mut out = b"before ".to_vec();
             let mut is_written = false;
             written.put(key, &mut out, |out| {
