@@ -80,7 +80,7 @@ pub(crate) async fn begin(
     });
     body.bytes_max = hooked.body_bytes_max();
     let decided = hooked.decide(client, body).await;
-    record.held = std::mem::take(&mut hooked.state.held);
+    record.permits = std::mem::take(&mut hooked.state.permits);
     match decided {
         Ok(None) => {
             hooked.mirror(client, body);

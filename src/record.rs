@@ -13,7 +13,7 @@ use crate::connection_stats::{ConnectionStats, Phase};
 use crate::destination::Destination;
 use crate::fault::Fault;
 use crate::generation::Generation;
-use crate::hooks::Held;
+use crate::hooks::ClientPermit;
 use crate::http::Span;
 use crate::metrics::class_of;
 use crate::ring::clock;
@@ -35,7 +35,7 @@ pub struct Record {
     fault: Option<Fault>,
     /// The client's places under the caps of a route with hooks: kept until the request is over,
     /// the tunnel that an upgrade makes of it included.
-    pub(crate) held: [Option<Held>; 2],
+    pub(crate) permits: [Option<ClientPermit>; 2],
     /// `None` where no access log is wanted.
     line: Option<Box<Line>>,
 }
@@ -97,7 +97,7 @@ impl Record {
             is_forward: false,
             is_counted: false,
             fault: None,
-            held: [None, None],
+            permits: [None, None],
             line,
         };
         let head_bytes = if is_head_known { client.request.bytes } else { client.inbox.len() };
@@ -198,7 +198,7 @@ impl Record {
             });
             line
         });
-        Self { line, held: std::mem::take(&mut self.held), ..*self }
+        Self { line, permits: std::mem::take(&mut self.permits), ..*self }
     }
 
     /// Writes the line of a detached record.

@@ -318,7 +318,7 @@ impl ConnectionSlot {
 
     /// Admits a conversation whose future has `future_bytes`, if the worker has the memory that it
     /// may come to: that, and a head buffer for either side.
-    pub fn begin(&self, future_bytes: usize, kind: Kind) -> Option<Held<'_>> {
+    pub fn begin(&self, future_bytes: usize, kind: Kind) -> Option<HeldMemory<'_>> {
         let worker = &self.worker;
         let buffers = 2 * worker.heads.buffer_bytes();
         let is_turned_away =
@@ -334,10 +334,10 @@ impl ConnectionSlot {
     }
 
     /// Counts `bytes` as the connection's, for as long as the result lives.
-    pub fn hold(&self, bytes: usize, kind: Kind) -> Held<'_> {
+    pub fn hold(&self, bytes: usize, kind: Kind) -> HeldMemory<'_> {
         self.worker.ledger.add(kind, bytes as u64);
         self.entry.stats.hold(bytes);
-        Held { slot: self, bytes, kind }
+        HeldMemory { slot: self, bytes, kind }
     }
 
     pub fn stats(&self) -> &ConnectionStats {
@@ -414,13 +414,13 @@ impl ConnectionSlot {
 }
 
 /// Memory that a connection holds for a while.
-pub struct Held<'a> {
+pub struct HeldMemory<'a> {
     slot: &'a ConnectionSlot,
     bytes: usize,
     kind: Kind,
 }
 
-impl Drop for Held<'_> {
+impl Drop for HeldMemory<'_> {
     fn drop(&mut self) {
         self.slot.worker.ledger.sub(self.kind, self.bytes as u64);
         self.slot.entry.stats.reset(SLOT_BYTES);

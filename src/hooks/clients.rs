@@ -22,12 +22,12 @@ pub struct Clients {
 }
 
 /// One request of one client. Dropping it ends the request.
-pub(crate) struct Held {
+pub(crate) struct ClientPermit {
     clients: Arc<Clients>,
     at: usize,
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for ClientPermit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "place {}", self.at)
     }
@@ -36,7 +36,7 @@ impl fmt::Debug for Held {
 /// What became of a request that wanted in.
 #[derive(Debug)]
 pub(crate) enum Entry {
-    Held(Held),
+    Permitted(ClientPermit),
     /// The client has as many as it may.
     Full,
     /// There is no word for it: it goes on uncounted.
@@ -86,7 +86,7 @@ impl Clients {
             let after = tag << COUNT_BITS | (count + 1);
             let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
             if self.words[at].compare_exchange(word, after, success, failure).is_ok() {
-                return Entry::Held(Held { clients: self.clone(), at });
+                return Entry::Permitted(ClientPermit { clients: self.clone(), at });
             }
         }
         Entry::Uncounted
@@ -119,7 +119,7 @@ fn words_for(clients_max: usize) -> usize {
     (clients_max * 2).next_power_of_two().max(PROBES)
 }
 
-impl Drop for Held {
+impl Drop for ClientPermit {
     fn drop(&mut self) {
         // The count is at least 1 for as long as this lives.
         self.clients.words[self.at].fetch_sub(1, Ordering::Relaxed);
@@ -130,9 +130,9 @@ impl Drop for Held {
 mod tests {
     use super::*;
 
-    fn hold(clients: &Arc<Clients>, client: u64) -> Option<Held> {
+    fn hold(clients: &Arc<Clients>, client: u64) -> Option<ClientPermit> {
         match clients.enter(client) {
-            Entry::Held(held) => Some(held),
+            Entry::Permitted(held) => Some(held),
             Entry::Full => None,
             Entry::Uncounted => panic!("no room for {client}"),
         }
@@ -201,7 +201,7 @@ mod tests {
         let bytes = clients.bytes();
         let held: Vec<_> = (0..1_000_000)
             .filter_map(|client| match clients.enter(client) {
-                Entry::Held(held) => Some((client, held)),
+                Entry::Permitted(held) => Some((client, held)),
                 Entry::Uncounted => None,
                 Entry::Full => panic!("{client} has nothing under way"),
             })

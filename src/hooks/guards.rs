@@ -107,7 +107,7 @@ impl Guards {
         }
         for (layer, clients) in &self.clients {
             match clients.enter(ClientKey::network(view.client)) {
-                Entry::Held(held) => state.held[*layer] = Some(held),
+                Entry::Permitted(held) => state.permits[*layer] = Some(held),
                 Entry::Uncounted => {}
                 Entry::Full => {
                     return Some(LocalResponse::plain(429, b"Retry-After: 1\r\n".to_vec()));

@@ -64,8 +64,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use self::auth_request::{AuthDecision, AuthRequest};
+pub(crate) use self::clients::ClientPermit;
 pub use self::clients::Clients;
-pub(crate) use self::clients::Held;
 pub use self::edits::Edits;
 pub use self::plan::{Choice, Hooked, Login};
 pub use self::rate::RateLimit;

@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::clients::Held;
+use super::clients::ClientPermit;
 use super::custom::Changes;
 use super::rate::Standing;
 use crate::config::hooks::{Part, Template, Variable};
@@ -47,7 +47,7 @@ pub struct HookState {
     /// The value of a new cohort's cookie.
     pub(crate) cohort: Option<[u8; 32]>,
     /// The client's places under its caps, until whoever ends the exchange takes them.
-    pub(crate) held: [Option<Held>; 2],
+    pub(crate) permits: [Option<ClientPermit>; 2],
     /// What custom hooks want of the request's head, and of the answer's.
     pub request_changes: Changes,
     pub response_changes: Changes,
