@@ -31,7 +31,7 @@ use socket2::Socket;
 
 use crate::config::UPGRADE_VARIABLE;
 use crate::inherited::Inherited;
-use crate::server::Estate;
+use crate::server::Inheritance;
 use crate::sockets::Lent;
 
 /// How long the new process may take until it is ready.
@@ -284,19 +284,19 @@ impl Predecessor {
 
 /// What the process that this one takes over from has left; `None` where there is none. To be
 /// called once, before there are other threads.
-pub fn receive() -> Result<Option<(Estate, Predecessor)>, String> {
+pub fn receive() -> Result<Option<(Inheritance, Predecessor)>, String> {
     let Some(number) = env::var_os(UPGRADE_VARIABLE) else { return Ok(None) };
     let fd = crate::ring::descriptor::adopt(number.to_str().and_then(|text| text.parse().ok()))
         .ok_or_else(|| format!("{UPGRADE_VARIABLE} names no open descriptor: leave it unset"))?;
     set_close_on_exec(&fd)?;
     let socket = UnixStream::from(fd);
-    let (estate, answers) =
+    let (inheritance, answers) =
         read(&socket).map_err(|error| format!("no sockets were handed over: {error}"))?;
-    Ok(Some((estate, Predecessor { socket, answers })))
+    Ok(Some((inheritance, Predecessor { socket, answers })))
 }
 
 /// What was left, and whether the old process answers questions.
-fn read(socket: &UnixStream) -> io::Result<(Estate, bool)> {
+fn read(socket: &UnixStream) -> io::Result<(Inheritance, bool)> {
     let mut text = vec![0; MESSAGE_BYTES_MAX];
     let mut room = nix::cmsg_space!([RawFd; SOCKETS_MAX]);
     let (length, descriptors) = {
@@ -319,5 +319,5 @@ fn read(socket: &UnixStream) -> io::Result<(Estate, bool)> {
     };
     let listeners: Vec<_> = listeners.into_iter().zip(&mut descriptors).map(inherited).collect();
     let admin = descriptors.next().filter(|_| has_admin);
-    Ok((Estate { listeners, admin, ..Estate::default() }, answers))
+    Ok((Inheritance { listeners, admin, ..Inheritance::default() }, answers))
 }

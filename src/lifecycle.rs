@@ -27,7 +27,7 @@ use crate::inherited;
 use crate::logging;
 use crate::mailbox::{Reloaded, ServerCommand};
 use crate::memory::Notice;
-use crate::server::{self, Estate, Server};
+use crate::server::{self, Inheritance, Server};
 use crate::supervisor;
 use crate::watched::Watched;
 
@@ -50,18 +50,18 @@ pub fn run(life: Life) -> Result<(), String> {
     let Life { config, notices, load, file } = life;
     // Before anything else opens a descriptor or starts a thread.
     let program = std::env::current_exe().map_err(|error| format!("who am I: {error}"))?;
-    let (mut estate, predecessor) = match handover::receive()? {
-        Some((estate, predecessor)) => (estate, Some(predecessor)),
-        None => (Estate { listeners: inherited::take()?, ..Estate::default() }, None),
+    let (mut inheritance, predecessor) = match handover::receive()? {
+        Some((inheritance, predecessor)) => (inheritance, Some(predecessor)),
+        None => (Inheritance { listeners: inherited::take()?, ..Inheritance::default() }, None),
     };
     let log = logging::start(&config.log).map_err(|error| error.to_string())?;
-    estate.events = Some(log.meter());
+    inheritance.events = Some(log.meter());
     // Registered before anything listens: who sees us ready may tell us to stop.
     let mut ears = Ears::open().map_err(|error| error.to_string())?;
     for Notice(text) in &notices {
         tracing::warn!("{text}");
     }
-    let server = Server::start(config, estate).map_err(|error| error.to_string())?;
+    let server = Server::start(config, inheritance).map_err(|error| error.to_string())?;
     let is_over = begin(&server, predecessor, &mut ears)?;
     let mut process =
         Process { server, load, watched: file.map(Watched::new), program, upgrade: None };

@@ -85,7 +85,7 @@ pub const FILES_RESERVED: usize = 64;
 
 /// What a server begins with beside its configuration.
 #[derive(Default)]
-pub struct Estate {
+pub struct Inheritance {
     /// Listening sockets of an earlier process.
     pub listeners: Vec<Inherited>,
     /// The socket of its admin API.
@@ -106,8 +106,8 @@ pub enum Successor {
 impl Server {
     /// Starts everything that `config` names, with the sockets of an earlier process where there
     /// are any. What of them it has no use for is closed.
-    pub fn start(mut config: Config, estate: Estate) -> Result<Self, StartError> {
-        let Estate { mut listeners, admin, events } = estate;
+    pub fn start(mut config: Config, inheritance: Inheritance) -> Result<Self, StartError> {
+        let Inheritance { mut listeners, admin, events } = inheritance;
         runtime::probe().map_err(StartError)?;
         raise_files_limit(&mut config);
         let mut sockets = Sockets::default();

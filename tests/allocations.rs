@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use ringway::config::{Config, Flags};
-use ringway::server::{Estate, Server, Successor};
+use ringway::server::{Inheritance, Server, Successor};
 
 static WORKER_ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
@@ -117,7 +117,7 @@ fn a_warm_keep_alive_request_allocates_nothing() {
         ..Flags::default()
     };
     let config = Config::load(None, &flags).expect("valid flags");
-    let server = Server::start(config, Estate::default()).expect("a start");
+    let server = Server::start(config, Inheritance::default()).expect("a start");
     server.open().expect("workers accept");
     let mut client = TcpStream::connect(server.addresses()[0]).expect("a listener");
     for _ in 0..100 {
