@@ -24,7 +24,7 @@ use tokio::sync::{Notify, Semaphore, mpsc as queue};
 use crate::access::Access;
 use crate::access_log::AccessLog;
 use crate::config::Config;
-use crate::control::{self, Control, ControlSetup, Door, Logs};
+use crate::control::{self, AdminSocket, Control, ControlSetup, Logs};
 use crate::demo;
 use crate::generation::{History, Parts, Snapshot};
 use crate::handover;
@@ -117,7 +117,7 @@ impl Server {
             let Inherited { address, name, .. } = unused;
             tracing::warn!(%address, name, "no listener has this address: socket not used");
         }
-        let door = Door::open(&config.admin, admin).map_err(StartError)?;
+        let socket = AdminSocket::open(&config.admin, admin).map_err(StartError)?;
         let mut demo = None;
         settle_demo(&mut config, &mut demo)?;
         let access_log =
@@ -128,7 +128,7 @@ impl Server {
             tracing::warn!("some names of origins are not resolved yet; starting without them");
         }
         let listeners = sockets.addresses();
-        let admin = door.as_ref().and_then(Door::address);
+        let admin = socket.as_ref().and_then(AdminSocket::address);
         let own: Vec<_> = listeners.iter().copied().chain(admin).collect();
         let access =
             Access::prepare(&config, &own, &sockets.numbers(), None).map_err(StartError)?;
@@ -149,7 +149,7 @@ impl Server {
         for _ in 0..server.shared.snapshot.load().config.server.workers {
             server.start_worker()?;
         }
-        server.start_control(door, events, queries)?;
+        server.start_control(socket, events, queries)?;
         Ok(server)
     }
 
@@ -164,7 +164,7 @@ impl Server {
 
     fn start_control(
         &mut self,
-        door: Option<Door>,
+        socket: Option<AdminSocket>,
         events: Option<LogMeter>,
         queries: queue::UnboundedReceiver<ControlQuery>,
     ) -> Result<(), StartError> {
@@ -176,7 +176,7 @@ impl Server {
         };
         let caches: Vec<Box<dyn Fn() + Send>> = vec![Box::new(drop_caches)];
         let logs = Logs { events, access: self.access_log.clone() };
-        let setup = ControlSetup { shared: self.shared.clone(), logs, door, queries, caches };
+        let setup = ControlSetup { shared: self.shared.clone(), logs, socket, queries, caches };
         // Before anybody can ask.
         self.shared.is_ready.store(true, Ordering::Release);
         self.control = Some(control::start(setup).map_err(StartError)?);

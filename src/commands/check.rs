@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use crate::config::effective::{Origin, Origins};
 use crate::config::{AdminAddress, Config};
-use crate::control::Door;
+use crate::control::AdminSocket;
 use crate::forward::Users;
 use crate::health::{self, Target};
 use crate::hooks::{self, BadFile};
@@ -90,7 +90,7 @@ fn ports(config: &Config) -> Vec<String> {
     let server = &config.server;
     let listeners = server.listeners.iter();
     let taken = listeners.filter_map(|it| server::try_listen(*it, server.backlog).err());
-    let admin = Door::open(&config.admin, None).err();
+    let admin = AdminSocket::open(&config.admin, None).err();
     taken.map(|error| error.to_string()).chain(admin).collect()
 }
 

@@ -24,7 +24,7 @@ const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(net::Ipv4Addr::LO
 
 /// A socket that listens.
 #[derive(Debug)]
-pub enum Door {
+pub enum AdminSocket {
     Tcp(net::TcpListener),
     Unix(unix::UnixListener, SocketFile),
 }
@@ -37,7 +37,7 @@ pub struct SocketFile {
     inode: Option<u64>,
 }
 
-impl Door {
+impl AdminSocket {
     /// `None` where nothing shall listen, or where something else listens on the address that
     /// nobody has chosen. The error is one line with cause and cure.
     ///
@@ -47,8 +47,8 @@ impl Door {
         if !config.enabled {
             return Ok(None);
         }
-        if let Some(door) = inherited.and_then(|socket| Self::adopt(&config.address, socket)) {
-            return Ok(Some(door));
+        if let Some(socket) = inherited.and_then(|socket| Self::adopt(&config.address, socket)) {
+            return Ok(Some(socket));
         }
         match &config.address {
             AdminAddress::Tcp(address) => Self::open_tcp(*address, DEFAULT_ADDRESS),
@@ -227,18 +227,18 @@ mod tests {
     fn a_port_that_is_taken_is_an_error_unless_nobody_chose_it() {
         let taken = net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        assert!(Door::open_tcp(address, address).unwrap().is_none());
-        let error = Door::open_tcp(address, DEFAULT_ADDRESS).unwrap_err();
+        assert!(AdminSocket::open_tcp(address, address).unwrap().is_none());
+        let error = AdminSocket::open_tcp(address, DEFAULT_ADDRESS).unwrap_err();
         assert!(error.contains(&format!("cannot listen on {address}")), "{error}");
         assert!(error.contains("choose another admin.address"), "{error}");
         let elsewhere = "192.0.2.1:9".parse().unwrap();
-        let error = Door::open_tcp(elsewhere, elsewhere).unwrap_err();
+        let error = AdminSocket::open_tcp(elsewhere, elsewhere).unwrap_err();
         assert!(error.contains("no interface of this machine"), "{error}");
     }
 
-    fn open_unix(path: &Path) -> Result<Option<Door>, String> {
+    fn open_unix(path: &Path) -> Result<Option<AdminSocket>, String> {
         let address = AdminAddress::Unix(path.to_owned());
-        Door::open(&AdminConfig { address, ..AdminConfig::default() }, None)
+        AdminSocket::open(&AdminConfig { address, ..AdminConfig::default() }, None)
     }
 
     fn folder(name: &str) -> PathBuf {
@@ -251,18 +251,18 @@ mod tests {
     fn a_socket_file_is_private_and_goes_with_its_owner() {
         let folder = folder("socket");
         let path = folder.join("admin.sock");
-        let door = open_unix(&path).unwrap().unwrap();
+        let socket = open_unix(&path).unwrap().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(door.name(), format!("unix:{}", path.display()));
+        assert_eq!(socket.name(), format!("unix:{}", path.display()));
         let error = open_unix(&path).unwrap_err();
         assert!(error.contains("another process listens there"), "{error}");
-        drop(door);
+        drop(socket);
         assert!(!path.exists());
         // A file that has taken its place is somebody else's.
-        let door = open_unix(&path).unwrap().unwrap();
+        let socket = open_unix(&path).unwrap().unwrap();
         fs::remove_file(&path).unwrap();
         let other = unix::UnixListener::bind(&path).unwrap();
-        drop(door);
+        drop(socket);
         assert!(path.exists());
         drop(other);
         fs::remove_dir_all(folder).unwrap();
@@ -274,7 +274,9 @@ mod tests {
         let path = folder.join("admin.sock");
         drop(unix::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let Some(Door::Unix(listener, file)) = open_unix(&path).unwrap() else { panic!("no door") };
+        let Some(AdminSocket::Unix(listener, file)) = open_unix(&path).unwrap() else {
+            panic!("no socket")
+        };
         let mut client = unix::UnixStream::connect(&path).unwrap();
         client.write_all(b"?").unwrap();
         listener.set_nonblocking(false).unwrap();

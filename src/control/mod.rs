@@ -40,7 +40,7 @@ use crate::supervisor;
 use crate::worker::Shared;
 
 use self::health::Health;
-pub use self::listen::Door;
+pub use self::listen::AdminSocket;
 use self::proxy::Proxy;
 use self::webhook::Webhook;
 
@@ -48,7 +48,7 @@ use self::webhook::Webhook;
 pub struct ControlSetup {
     pub shared: Arc<Shared>,
     /// Where the admin API listens, if anywhere.
-    pub door: Option<Door>,
+    pub socket: Option<AdminSocket>,
     /// What can be measured of the event log and of the access log.
     pub logs: Logs,
     /// Questions of the data port.
@@ -93,11 +93,11 @@ pub struct Control {
 
 /// Starts the thread. An error is one line with cause and cure.
 pub fn start(mut setup: ControlSetup) -> Result<Control, String> {
-    let mut door = setup.door.take();
-    door.iter_mut().for_each(Door::claim);
-    let admin_address = door.as_ref().and_then(Door::address);
-    if let Some(door) = &door {
-        tracing::info!(address = door.name(), "admin API");
+    let mut socket = setup.socket.take();
+    socket.iter_mut().for_each(AdminSocket::claim);
+    let admin_address = socket.as_ref().and_then(AdminSocket::address);
+    if let Some(socket) = &socket {
+        tracing::info!(address = socket.name(), "admin API");
     }
     let webhook =
         setup.shared.snapshot.load().config.alerts.webhook.clone().map(Webhook::start).transpose();
@@ -109,7 +109,7 @@ pub fn start(mut setup: ControlSetup) -> Result<Control, String> {
     accounting::measure(&proxy, &proxy.snapshot());
     let (stopping, is_stopping) = watch::channel(false);
     let (closing, is_closing) = watch::channel(false);
-    let admin_socket = door.as_ref().map(Door::share).transpose();
+    let admin_socket = socket.as_ref().map(AdminSocket::share).transpose();
     let admin_socket = admin_socket.map_err(|error| format!("no admin API: {error}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -118,7 +118,7 @@ pub fn start(mut setup: ControlSetup) -> Result<Control, String> {
     let handle = runtime.handle().clone();
     let thread = std::thread::Builder::new()
         .name("control".to_owned())
-        .spawn(move || runtime.block_on(run(proxy, queries, door, is_closing, is_stopping)))
+        .spawn(move || runtime.block_on(run(proxy, queries, socket, is_closing, is_stopping)))
         .map_err(|error| format!("the control thread did not start: {error}"))?;
     Ok(Control { admin_address, admin_socket, closing, stopping, runtime: handle, thread })
 }
@@ -157,7 +157,7 @@ impl Control {
 async fn run(
     proxy: Arc<Proxy>,
     queries: UnboundedReceiver<ControlQuery>,
-    door: Option<Door>,
+    socket: Option<AdminSocket>,
     closing: watch::Receiver<bool>,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -166,8 +166,8 @@ async fn run(
     tokio::spawn(accounting::run(proxy.clone()));
     tokio::spawn(answer(proxy.clone(), queries));
     tokio::spawn(watch_dog(proxy.clone()));
-    if let Some(door) = door {
-        let file = serve::run(door, admin::router(proxy), closing).await;
+    if let Some(socket) = socket {
+        let file = serve::run(socket, admin::router(proxy), closing).await;
         // Where only the API ends, somebody else goes on with its socket.
         if let Some(file) = file
             && !*stopping.borrow()

@@ -24,7 +24,7 @@ use crate::notices;
 use crate::ring::clock;
 
 use super::admin::Peer;
-use super::listen::{Door, SocketFile};
+use super::listen::{AdminSocket, SocketFile};
 
 /// What one connection, and all of them together, may take.
 #[derive(Clone, Copy, Debug)]
@@ -66,13 +66,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves `router` until `stopping` says so; what is under way then has a second more. The file of
 /// a Unix socket comes out, which is gone when that is dropped.
 pub(super) async fn run(
-    door: Door,
+    socket: AdminSocket,
     router: Router,
     stopping: watch::Receiver<bool>,
 ) -> Option<SocketFile> {
-    let (served, file) = match door {
-        Door::Tcp(listener) => (serve_tcp(listener, router, stopping).await, None),
-        Door::Unix(listener, file) => (serve_unix(listener, router, stopping).await, Some(file)),
+    let (served, file) = match socket {
+        AdminSocket::Tcp(listener) => (serve_tcp(listener, router, stopping).await, None),
+        AdminSocket::Unix(listener, file) => {
+            (serve_unix(listener, router, stopping).await, Some(file))
+        }
     };
     if let Err(error) = served {
         tracing::error!(%error, "the admin API has ended");

@@ -105,9 +105,9 @@ impl Fixture {
         }
         let caches_dropped = Arc::<AtomicUsize>::default();
         let dropped = caches_dropped.clone();
-        let door = Door::open(&config.admin, None).unwrap();
+        let socket = AdminSocket::open(&config.admin, None).unwrap();
         let setup = ControlSetup {
-            door,
+            socket,
             shared: shared.clone(),
             logs: Logs::default(),
             queries: questions,
