@@ -32,7 +32,7 @@ use crate::supervisor;
 use crate::watched::Watched;
 
 /// What a process is started with.
-pub struct Life {
+pub struct ProcessSetup {
     pub config: Config,
     /// What is to be said about the configuration once there is a log.
     pub notices: Vec<Notice>,
@@ -46,8 +46,8 @@ pub struct Life {
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Serves until somebody ends it. The error is one line with cause and cure.
-pub fn run(life: Life) -> Result<(), String> {
-    let Life { config, notices, load, file } = life;
+pub fn run(setup: ProcessSetup) -> Result<(), String> {
+    let ProcessSetup { config, notices, load, file } = setup;
     // Before anything else opens a descriptor or starts a thread.
     let program = std::env::current_exe().map_err(|error| format!("who am I: {error}"))?;
     let (mut inheritance, predecessor) = match handover::receive()? {
