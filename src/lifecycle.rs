@@ -83,15 +83,15 @@ pub fn run(setup: ProcessSetup) -> Result<(), String> {
     let ending = process.upgrade.take().map(|upgrade| upgrade.successor.end());
     let config = process.server.config();
     let deadline = Instant::now() + config.server.ready_grace + config.server.drain_timeout;
-    let remains = process.server.drain(&hurry, end.successor);
+    let report = process.server.drain(&hurry, end.successor);
     if let Some(ending) = ending {
         ending.reap(deadline, &hurry);
     }
     tracing::info!(
-        connections = remains.connections,
-        leased_chunks = remains.leased_chunks,
-        leased_heads = remains.leased_heads,
-        upstream_connections = remains.upstream_connections,
+        connections = report.connections,
+        leased_chunks = report.leased_chunks,
+        leased_heads = report.leased_heads,
+        upstream_connections = report.upstream_connections,
         "stopped"
     );
     drop(log);

@@ -39,7 +39,7 @@ use crate::memory::{Notice, Plan, Usage};
 use crate::ring::runtime;
 use crate::room::SharedRoom;
 use crate::sockets::Sockets;
-use crate::thread::Remains;
+use crate::thread::DrainReport;
 use crate::upstream::permits::{self, PoolShared};
 use crate::upstream::resolve::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
@@ -60,7 +60,7 @@ impl std::error::Error for StartError {}
 /// A running proxy.
 pub struct Server {
     pub(crate) sockets: Sockets,
-    pub(crate) workers: Vec<JoinHandle<Remains>>,
+    pub(crate) workers: Vec<JoinHandle<DrainReport>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) control: Option<Control>,
@@ -233,7 +233,7 @@ impl Server {
 
     /// Stops accepting, and waits for what is under way up to `server.drain_timeout`; then, or once
     /// `hurry` says so, ends the rest.
-    pub fn drain(self, hurry: &AtomicBool, successor: Successor) -> Remains {
+    pub fn drain(self, hurry: &AtomicBool, successor: Successor) -> DrainReport {
         // Who spreads the load is to hear of it before connections are refused.
         self.shared.is_ready.store(false, Ordering::Release);
         let config = self.shared.snapshot.load().config.clone();
@@ -262,13 +262,13 @@ impl Server {
             }
             std::thread::sleep(POLL);
         }
-        let mut remains = Remains::default();
+        let mut report = DrainReport::default();
         for worker in self.workers {
             let left = worker.join().unwrap_or_default();
-            remains.connections += left.connections;
-            remains.leased_chunks += left.leased_chunks;
-            remains.leased_heads += left.leased_heads;
-            remains.upstream_connections += left.upstream_connections;
+            report.connections += left.connections;
+            report.leased_chunks += left.leased_chunks;
+            report.leased_heads += left.leased_heads;
+            report.upstream_connections += left.upstream_connections;
         }
         if let Some(control) = self.control {
             control.stop();
@@ -276,7 +276,7 @@ impl Server {
         if let Some(log) = self.access_log {
             log.finish();
         }
-        remains
+        report
     }
 
     fn wake_workers(&self) {

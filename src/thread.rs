@@ -44,31 +44,31 @@ pub struct Ready {
 }
 
 /// The worker's thread: opens the ring, reports, serves until the drain is over.
-pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains {
+pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> DrainReport {
     let runtime = match runtime::open() {
         Ok(runtime) => runtime,
         Err(error) => {
             plan.shared.slots[plan.index].free();
             report(Err(error));
-            return Remains::default();
+            return DrainReport::default();
         }
     };
     let (shared, index) = (plan.shared.clone(), plan.index);
-    let remains = runtime.block_on(serve(plan, report));
+    let report = runtime.block_on(serve(plan, report));
     // What is still pending is cancelled, and waited for.
     drop(runtime);
     shared.slots[index].free();
-    remains
+    report
 }
 
-async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Remains {
+async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> DrainReport {
     plan.shared.rings[plan.index].install();
     let created = Worker::new(plan.index, plan.access_log, plan.shared, plan.budget);
     let worker = match created {
         Ok(worker) => Rc::new(worker),
         Err(error) => {
             report(Err(error));
-            return Remains::default();
+            return DrainReport::default();
         }
     };
     report(Ok(Ready {
@@ -191,14 +191,14 @@ const PURGE_MIN: usize = 64;
 
 /// What the process had left when a worker stopped; all zero unless something was cut or leaked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Remains {
+pub struct DrainReport {
     pub connections: usize,
     pub leased_chunks: usize,
     pub leased_heads: usize,
     pub upstream_connections: usize,
 }
 
-async fn until_drained(worker: &Worker) -> Remains {
+async fn until_drained(worker: &Worker) -> DrainReport {
     let shared = &worker.shared;
     loop {
         while !shared.is_draining.load(Ordering::Acquire)
@@ -216,7 +216,7 @@ async fn until_drained(worker: &Worker) -> Remains {
     // What is still connecting ahead of requests.
     worker.pool.cut();
     settle(worker).await;
-    Remains {
+    DrainReport {
         connections: worker.connections(),
         leased_chunks: worker.chunks.leased(),
         leased_heads: worker.heads.leased(),

@@ -138,6 +138,6 @@ fn a_warm_keep_alive_request_allocates_nothing() {
     assert_eq!(least, Some(0), "allocations in 400 requests");
     assert!(WORKER_ALLOCATIONS.load(Ordering::Relaxed) > 0, "the counter counts");
     drop(client);
-    let remains = server.drain(&AtomicBool::new(false), Successor::None);
-    assert_eq!(remains, ringway::thread::Remains::default());
+    let report = server.drain(&AtomicBool::new(false), Successor::None);
+    assert_eq!(report, ringway::thread::DrainReport::default());
 }
