@@ -27,13 +27,13 @@ use crate::upstream::{Member, Upstream, UpstreamPlan};
 pub struct Snapshot {
     /// Counts up with every configuration that is put in use; the first is 1.
     pub id: u64,
-    pub parts: Parts,
+    pub parts: SnapshotParts,
     /// By worker.
     pub counts: Vec<Arc<NamedCounts>>,
 }
 
 /// What was made of a configuration.
-pub struct Parts {
+pub struct SnapshotParts {
     pub config: Arc<Config>,
     pub upstreams: Vec<UpstreamPlan>,
     /// What the forward proxy needs.
@@ -45,23 +45,23 @@ pub struct Parts {
 }
 
 impl Deref for Snapshot {
-    type Target = Parts;
+    type Target = SnapshotParts;
 
-    fn deref(&self) -> &Parts {
+    fn deref(&self) -> &SnapshotParts {
         &self.parts
     }
 }
 
 impl Snapshot {
     /// The first one of a process with room for `workers`.
-    pub fn first(parts: Parts, workers: usize) -> Self {
+    pub fn first(parts: SnapshotParts, workers: usize) -> Self {
         let counts = (0..workers).map(|_| Arc::new(NamedCounts::of(&parts.config, None)));
         Self { id: 1, counts: counts.collect(), parts }
     }
 
     /// The one that follows; what both name goes on counting.
     #[must_use]
-    pub fn next(&self, parts: Parts) -> Self {
+    pub fn next(&self, parts: SnapshotParts) -> Self {
         let carry = |counts: &Arc<NamedCounts>| {
             Arc::new(NamedCounts::of(&parts.config, Some((&self.config, counts))))
         };
@@ -70,11 +70,11 @@ impl Snapshot {
 }
 
 /// The last configurations that were in use, the newest at the end.
-pub struct History(Mutex<VecDeque<Past>>);
+pub struct History(Mutex<VecDeque<HistoryEntry>>);
 
 /// A configuration that is or was in use.
 #[derive(Clone)]
-pub struct Past {
+pub struct HistoryEntry {
     pub id: u64,
     pub since: SystemTime,
     /// What it came from: `start`, `reload`, or `rollback to N`.
@@ -94,7 +94,7 @@ impl History {
 
     pub fn add(&self, snapshot: &Snapshot, cause: &str) {
         let mut list = self.lock();
-        list.push_back(Past {
+        list.push_back(HistoryEntry {
             id: snapshot.id,
             since: SystemTime::now(),
             cause: cause.to_owned(),
@@ -105,18 +105,18 @@ impl History {
     }
 
     /// The one with this number; without one, the last that was in use before the newest.
-    pub fn find(&self, id: Option<u64>) -> Option<Past> {
+    pub fn find(&self, id: Option<u64>) -> Option<HistoryEntry> {
         let list = self.lock();
         let mut earlier = list.iter().rev().skip(1);
-        earlier.find(|past| id.is_none_or(|id| past.id == id)).cloned()
+        earlier.find(|entry| id.is_none_or(|id| entry.id == id)).cloned()
     }
 
-    pub fn list(&self) -> Vec<Past> {
+    pub fn list(&self) -> Vec<HistoryEntry> {
         self.lock().iter().cloned().collect()
     }
 
     /// A panic elsewhere leaves a list that is still true.
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Past>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<HistoryEntry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

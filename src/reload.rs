@@ -14,7 +14,7 @@ use crate::access::Access;
 use crate::config::Config;
 use crate::config::change::{self, Effect};
 use crate::control::Control;
-use crate::generation::{Parts, Snapshot};
+use crate::generation::{Snapshot, SnapshotParts};
 use crate::hooks::{Plans, custom};
 use crate::mailbox::{Reloaded, WorkerCommand};
 use crate::memory::{Plan, Usage};
@@ -93,7 +93,7 @@ impl Server {
         config: Config,
         sockets: &NextSockets,
         before: &Snapshot,
-    ) -> Result<Parts, String> {
+    ) -> Result<SnapshotParts, String> {
         let upstreams = plan_upstreams(&config, &self.resolver, &before.upstreams);
         if !self.resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; going on without them");
@@ -102,7 +102,7 @@ impl Server {
         let own: Vec<_> = listeners.iter().copied().chain(self.admin_address()).collect();
         let access = Arc::new(Access::prepare(&config, &own, &numbers, Some(&before.access))?);
         let hooks = Arc::new(Plans::load(&config, custom::own(), Some(&before.hooks))?);
-        Ok(Parts { config: Arc::new(config), upstreams, access, hooks, listeners })
+        Ok(SnapshotParts { config: Arc::new(config), upstreams, access, hooks, listeners })
     }
 
     fn check_places(&self, config: &Config) -> Result<(), String> {

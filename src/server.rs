@@ -26,7 +26,7 @@ use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::control::{self, AdminSocket, Control, ControlSetup, Logs};
 use crate::demo;
-use crate::generation::{History, Parts, Snapshot};
+use crate::generation::{History, Snapshot, SnapshotParts};
 use crate::handover;
 use crate::hooks::{Plans, custom};
 use crate::inherited::Inherited;
@@ -135,7 +135,7 @@ impl Server {
         let hooks = Plans::load(&config, custom::own(), None).map_err(StartError)?;
         let (config, hooks) = (Arc::new(config), Arc::new(hooks));
         let (shared, queries, server_commands) =
-            share(Parts { config, upstreams, access: Arc::new(access), hooks, listeners });
+            share(SnapshotParts { config, upstreams, access: Arc::new(access), hooks, listeners });
         let mut server = Self {
             sockets,
             workers: Vec::new(),
@@ -315,7 +315,7 @@ fn settle_demo(config: &mut Config, demo: &mut Option<SocketAddr>) -> Result<(),
 
 /// What the threads share, and the questions to the control thread.
 fn share(
-    parts: Parts,
+    parts: SnapshotParts,
 ) -> (Arc<Shared>, queue::UnboundedReceiver<ControlQuery>, queue::UnboundedReceiver<ServerCommand>)
 {
     let config = parts.config.clone();

@@ -13,7 +13,7 @@ use super::super::exposition::tests::parse;
 use super::super::proxy::Proxy;
 use super::{Fixture, oneshot, wait_until};
 use crate::config::{HostPattern, RouteConfig};
-use crate::generation::Parts;
+use crate::generation::SnapshotParts;
 use crate::ledger::Kind;
 use crate::ring::Operation;
 use crate::upstream::{Origin, UpstreamPlan};
@@ -224,7 +224,7 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
     let origin = Origin { authority, weight: 1, addresses, failing_since_ms };
     let before = fixture.shared.snapshot.load_full();
     let config = before.config.upstreams[0].clone();
-    fixture.shared.snapshot.store(Arc::new(before.next(Parts {
+    fixture.shared.snapshot.store(Arc::new(before.next(SnapshotParts {
         config: before.config.clone(),
         upstreams: vec![UpstreamPlan { config, origins: vec![origin] }],
         access: before.access.clone(),

@@ -25,7 +25,7 @@ use super::*;
 use crate::access::Access;
 use crate::config::AdminAddress;
 use crate::config::Config;
-use crate::generation::{History, Parts, Snapshot};
+use crate::generation::{History, Snapshot, SnapshotParts};
 use crate::ledger::Ledgers;
 use crate::mailbox::{Cleaned, ConnectionInfo, WorkerCommand};
 use crate::upstream::permits::{Limits, PoolShared};
@@ -58,7 +58,7 @@ impl Fixture {
             (0..WORKERS).map(|_| mpsc::unbounded_channel()).unzip();
         let (control, questions) = mpsc::unbounded_channel();
         let (server_commands, _) = mpsc::unbounded_channel();
-        let parts = Parts {
+        let parts = SnapshotParts {
             access: Arc::new(Access::prepare(&config, &[], &[], None).unwrap()),
             config: Arc::new(config.clone()),
             upstreams: Vec::new(),
