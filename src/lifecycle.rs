@@ -70,22 +70,22 @@ pub fn run(setup: ProcessSetup) -> Result<(), String> {
         supervisor::stopping();
     }
     tracing::info!("stopping: no new connections, waiting for what is under way");
-    let hurry = Arc::new(AtomicBool::new(false));
-    let impatient = hurry.clone();
+    let force = Arc::new(AtomicBool::new(false));
+    let forced = force.clone();
     std::thread::spawn(move || {
         // Whoever has been taken over from does already what the first one asks for.
         if !end.is_stop {
             ears.wait_for_stop();
         }
         ears.wait_for_stop();
-        impatient.store(true, Ordering::Relaxed);
+        forced.store(true, Ordering::Relaxed);
     });
     let ending = process.upgrade.take().map(|upgrade| upgrade.successor.end());
     let config = process.server.config();
     let deadline = Instant::now() + config.server.ready_grace + config.server.drain_timeout;
-    let report = process.server.drain(&hurry, end.successor);
+    let report = process.server.drain(&force, end.successor);
     if let Some(ending) = ending {
-        ending.reap(deadline, &hurry);
+        ending.reap(deadline, &force);
     }
     tracing::info!(
         connections = report.connections,

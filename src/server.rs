@@ -232,15 +232,15 @@ impl Server {
     }
 
     /// Stops accepting, and waits for what is under way up to `server.drain_timeout`; then, or once
-    /// `hurry` says so, ends the rest.
-    pub fn drain(self, hurry: &AtomicBool, successor: Successor) -> DrainReport {
+    /// `force` says so, ends the rest.
+    pub fn drain(self, force: &AtomicBool, successor: Successor) -> DrainReport {
         // Who spreads the load is to hear of it before connections are refused.
         self.shared.is_ready.store(false, Ordering::Release);
         let config = self.shared.snapshot.load().config.clone();
         let is_handed_over = successor == Successor::Ready;
         let grace = if is_handed_over { Duration::ZERO } else { config.server.ready_grace };
         let grace = Instant::now() + grace;
-        while Instant::now() < grace && !hurry.load(Ordering::Relaxed) {
+        while Instant::now() < grace && !force.load(Ordering::Relaxed) {
             std::thread::sleep(POLL.min(grace.saturating_duration_since(Instant::now())));
         }
         let deadline = Instant::now() + config.server.drain_timeout;
@@ -256,7 +256,7 @@ impl Server {
         self.shared.is_draining.store(true, Ordering::Release);
         self.wake_workers();
         while !self.workers.iter().all(JoinHandle::is_finished) {
-            if Instant::now() >= deadline || hurry.load(Ordering::Relaxed) {
+            if Instant::now() >= deadline || force.load(Ordering::Relaxed) {
                 self.shared.is_cutting.store(true, Ordering::Release);
                 self.wake_workers();
             }
