@@ -128,6 +128,7 @@ pub mod thread;
 pub mod bench;
 pub mod cli;
 pub mod commands;
+pub mod config_watch;
 pub mod control;
 pub mod demo;
 pub mod doctor;
@@ -140,7 +141,6 @@ pub mod reload;
 pub mod server;
 pub mod sockets;
 pub mod supervisor;
-pub mod watched;
 pub mod workers;
 
 pub use entry::run;

@@ -22,6 +22,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use crate::config::{Config, ConfigError};
+use crate::config_watch::Watched;
 use crate::handover::{self, Predecessor, Successor};
 use crate::inherited;
 use crate::logging;
@@ -29,7 +30,6 @@ use crate::mailbox::{Reloaded, ServerCommand};
 use crate::memory::Notice;
 use crate::server::{self, Inheritance, Server};
 use crate::supervisor;
-use crate::watched::Watched;
 
 /// What a process is started with.
 pub struct ProcessSetup {

@@ -51,7 +51,7 @@ const FLOORS: [&[&str]; 10] = [
         "handover",
         "inherited",
         "supervisor",
-        "watched",
+        "config_watch",
         "workers",
         "control",
         "cli",
