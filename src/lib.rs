@@ -140,7 +140,7 @@ pub mod lifecycle;
 pub mod reload;
 pub mod server;
 pub mod sockets;
-pub mod supervisor;
+pub mod systemd;
 pub mod workers;
 
 pub use entry::run;

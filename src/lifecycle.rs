@@ -29,7 +29,7 @@ use crate::logging;
 use crate::mailbox::{Reloaded, ServerCommand};
 use crate::memory::Notice;
 use crate::server::{self, Inheritance, Server};
-use crate::supervisor;
+use crate::systemd;
 
 /// What a process is started with.
 pub struct ProcessSetup {
@@ -67,7 +67,7 @@ pub fn run(setup: ProcessSetup) -> Result<(), String> {
         Process { server, load, watched: file.map(Watched::new), program, upgrade: None };
     let end = if is_over { End::GIVEN_UP } else { process.live(&mut ears) };
     if end.is_stop {
-        supervisor::stopping();
+        systemd::stopping();
     }
     tracing::info!("stopping: no new connections, waiting for what is under way");
     let force = Arc::new(AtomicBool::new(false));
@@ -115,10 +115,10 @@ fn begin(
         }
         if !predecessor.take_over() {
             // Nobody else can say it. The manager may take it from the main process only.
-            supervisor::main_pid(std::process::id());
+            systemd::main_pid(std::process::id());
         }
     }
-    supervisor::ready();
+    systemd::ready();
     Ok(false)
 }
 
@@ -173,7 +173,7 @@ impl Process {
                 Event::Upgraded(Ok(pid)) => {
                     tracing::info!(pid, "a new process has taken over");
                     // From us, because the manager listens to the main process only.
-                    supervisor::main_pid(pid);
+                    systemd::main_pid(pid);
                     self.pass_on(pid);
                     return End::TAKEN_OVER;
                 }
@@ -228,11 +228,11 @@ impl Process {
     }
 
     fn reload(&mut self, cause: &str) -> Result<Reloaded, String> {
-        supervisor::reloading();
+        systemd::reloading();
         let loaded = (self.load)().map_err(|error| error.to_string());
         let outcome = loaded.and_then(|config| self.server.reload(config, cause));
         let outcome = self.say(outcome);
-        supervisor::ready();
+        systemd::ready();
         outcome
     }
 

@@ -50,7 +50,7 @@ const FLOORS: [&[&str]; 10] = [
         "sockets",
         "handover",
         "inherited",
-        "supervisor",
+        "systemd",
         "config_watch",
         "workers",
         "control",

@@ -36,7 +36,7 @@ use tokio::sync::watch;
 use crate::access_log::AccessLog;
 use crate::logging::LogMeter;
 use crate::mailbox::{ControlQuery, Level, WorkerCommand};
-use crate::supervisor;
+use crate::systemd;
 use crate::worker::Shared;
 
 use self::health::Health;
@@ -181,11 +181,11 @@ async fn run(
 
 /// Tells the service manager that all is well, for as long as every worker answers.
 async fn watch_dog(proxy: Arc<Proxy>) {
-    let Some(interval) = supervisor::watchdog_interval() else { return };
+    let Some(interval) = systemd::watchdog_interval() else { return };
     loop {
         let silent = proxy.ask(|reply| WorkerCommand::Ping { reply }).await.silent;
         if silent.is_empty() {
-            supervisor::alive();
+            systemd::alive();
         } else {
             tracing::error!(?silent, "workers do not answer: no sign of life for the watchdog");
         }

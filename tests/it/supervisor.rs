@@ -12,24 +12,24 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::support::{DEADLINE, Home};
-use ringway::{inherited, supervisor};
+use ringway::{inherited, systemd};
 
 /// Says everything that can be said. Without a service manager nobody hears it and nothing fails.
 #[test]
 #[ignore = "a part, which others run in a process of its own"]
 fn speaks() {
-    supervisor::status("two\nlines\0");
-    supervisor::ready();
-    supervisor::reloading();
-    supervisor::main_pid(4711);
+    systemd::status("two\nlines\0");
+    systemd::ready();
+    systemd::reloading();
+    systemd::main_pid(4711);
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
-        assert_eq!(supervisor::watchdog_interval(), None);
+        assert_eq!(systemd::watchdog_interval(), None);
     }
-    if let Some(interval) = supervisor::watchdog_interval() {
-        supervisor::status(&format!("every {} ms", interval.as_millis()));
-        supervisor::alive();
+    if let Some(interval) = systemd::watchdog_interval() {
+        systemd::status(&format!("every {} ms", interval.as_millis()));
+        systemd::alive();
     }
-    supervisor::stopping();
+    systemd::stopping();
 }
 
 /// Takes what there is to take, twice, and says what it was. It changes the environment.
