@@ -31,8 +31,8 @@ use socket2::Socket;
 
 use crate::config::UPGRADE_VARIABLE;
 use crate::inherited::Inherited;
+use crate::listeners::Lent;
 use crate::server::Inheritance;
-use crate::sockets::Lent;
 
 /// How long the new process may take until it is ready.
 const READY_PATIENCE: Duration = Duration::from_secs(60);

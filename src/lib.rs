@@ -137,9 +137,9 @@ pub mod handover;
 pub mod health;
 pub mod inherited;
 pub mod lifecycle;
+pub mod listeners;
 pub mod reload;
 pub mod server;
-pub mod sockets;
 pub mod systemd;
 pub mod workers;
 

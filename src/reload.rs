@@ -16,10 +16,10 @@ use crate::config::change::{self, Effect};
 use crate::control::Control;
 use crate::generation::{Snapshot, SnapshotParts};
 use crate::hooks::{Plans, custom};
+use crate::listeners::NextSockets;
 use crate::mailbox::{Reloaded, WorkerCommand};
 use crate::memory::{Plan, Usage};
 use crate::server::{NAMES_PATIENCE, Server, plan_upstreams, pool_limits, raise_files_limit};
-use crate::sockets::NextSockets;
 use crate::upstream::permits;
 
 /// How long a worker may take to put a configuration in use. It does so between two requests.

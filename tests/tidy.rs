@@ -47,7 +47,7 @@ const FLOORS: [&[&str]; 10] = [
         "lifecycle",
         "server",
         "reload",
-        "sockets",
+        "listeners",
         "handover",
         "inherited",
         "systemd",
