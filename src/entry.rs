@@ -17,9 +17,9 @@ use crate::config::{self, AdminAddress, Config, EXIT_CONFIG};
 use crate::doctor::{self, RingFacts, Root};
 use crate::health::{self, Target};
 use crate::hooks::custom::{self, Hooks};
-use crate::lifecycle::{self, ProcessSetup};
 use crate::memory::Notice;
 use crate::server;
+use crate::signals::{self, ProcessSetup};
 
 /// Does what was typed, with the hooks of a binary of one's own (see [`crate::hooks::custom`]).
 pub fn run(hooks: Hooks) -> ExitCode {
@@ -142,7 +142,7 @@ fn serve(cli: &Cli, config: Config, notices: Vec<Notice>) -> ExitCode {
     let (path, flags) = (cli.config.clone(), cli.flags.clone());
     let file = config::file_in_use(path.as_deref(), &flags);
     let load = Box::new(move || Config::load(path.as_deref(), &flags));
-    match lifecycle::run(ProcessSetup { config, notices, load, file }) {
+    match signals::run(ProcessSetup { config, notices, load, file }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &error),
     }

@@ -136,10 +136,10 @@ pub mod entry;
 pub mod handover;
 pub mod health;
 pub mod inherited;
-pub mod lifecycle;
 pub mod listeners;
 pub mod reload;
 pub mod server;
+pub mod signals;
 pub mod systemd;
 pub mod workers;
 

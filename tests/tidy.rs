@@ -44,7 +44,7 @@ const FLOORS: [&[&str]; 10] = [
     ],
     &["listener", "thread"],
     &[
-        "lifecycle",
+        "signals",
         "server",
         "reload",
         "listeners",
