@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::connection_stats::{ConnectionStats, Ending, Moment, WaitsOn};
 use crate::fault::Fault;
-use crate::notices;
+use crate::log_limit;
 use crate::ring::clock;
 use crate::slot::ConnectionEntry;
 use crate::upstream::queue::Holder;
@@ -208,7 +208,7 @@ impl Arbiter {
             WaitsOn::OriginToTake => Fault::OriginWriteTimeout,
             WaitsOn::OriginToAnswer | WaitsOn::Nobody => Fault::PoolYielded,
         };
-        notices::yielded(entry.peer().ip(), fault.name());
+        log_limit::yielded(entry.peer().ip(), fault.name());
         let is_told = entry.give_up(fault, &self.worker.deadlines);
         if !is_told {
             // It has no connection yet.

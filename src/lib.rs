@@ -86,9 +86,9 @@ pub mod ring;
 
 pub mod admin_guard;
 pub mod date;
+pub mod log_limit;
 pub mod logging;
 pub mod memory;
-pub mod notices;
 
 pub mod access_log;
 pub mod connection_stats;

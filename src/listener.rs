@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::notices;
+use crate::log_limit;
 use crate::ring::{Acceptor, WaitError};
 use crate::room;
 use crate::worker::{Accepted, Worker};
@@ -58,7 +58,7 @@ async fn accept_all(worker: &Worker, acceptor: &mut Acceptor, index: u16) {
             Err(WaitError::Failed(error)) => {
                 worker.metrics.accept_errors.add(1);
                 if is_out_of_resources(&error) {
-                    notices::too_many_files("accept a connection", &error);
+                    log_limit::too_many_files("accept a connection", &error);
                     tokio::time::sleep(FILES_BACK_OFF).await;
                 } else {
                     // The client gave up between its SYN and our accept: accept(2).

@@ -19,8 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
 use crate::connection_stats::Phase;
+use crate::log_limit;
 use crate::mailbox::WorkerCommand;
-use crate::notices;
 use crate::ring::clock;
 use crate::slot::ConnectionEntry;
 use crate::worker::{Shared, Worker};
@@ -123,7 +123,7 @@ async fn make(shared: &Shared) {
     }
     next.sort_unstable();
     next.truncate((count / BATCH_SHARE).clamp(1, BATCH_MAX));
-    notices::clients_give_way("rested");
+    log_limit::clients_give_way("rested");
     for (worker, _) in offers {
         let count = next.iter().filter(|(_, of)| *of == worker).count();
         if count > 0 {
@@ -147,7 +147,7 @@ async fn end_heads(shared: &Shared) {
     }
     let guilty = all.into_iter().filter(|(_, (_, stalled))| *stalled > 0);
     let Some((address, (_, stalled))) = guilty.max_by_key(|(_, counts)| *counts) else { return };
-    notices::clients_give_way("were slow to send a head");
+    log_limit::clients_give_way("were slow to send a head");
     let mut left = stalled.div_ceil(BATCH_SHARE);
     for (worker, census) in censuses {
         let count = census.get(&address).map_or(0, |(_, stalled)| left.min(*stalled));

@@ -23,7 +23,7 @@ const FLOORS: [&[&str]; 10] = [
     // Words that everybody above shares.
     &["fault", "config", "ledger", "metrics"],
     &["ring"],
-    &["notices", "date", "logging", "connection_stats", "admin_guard", "memory"],
+    &["log_limit", "date", "logging", "connection_stats", "admin_guard", "memory"],
     &["route", "forward", "hooks", "upstream", "access_log", "relay"],
     &["mailbox", "access", "generation", "worker", "slot", "room", "arbiter", "cleanup"],
     &[

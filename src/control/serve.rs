@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
 
-use crate::notices;
+use crate::log_limit;
 use crate::ring::clock;
 
 use super::admin::Peer;
@@ -182,7 +182,7 @@ async fn accept<S>(
             Ok(accepted) => accepted,
             Err(error) => {
                 if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
-                    notices::too_many_files("accept on the admin address", &error);
+                    log_limit::too_many_files("accept on the admin address", &error);
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;

@@ -413,7 +413,7 @@ impl Pool {
 pub(super) fn open_fault(error: &std::io::Error) -> Fault {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => {
-            crate::notices::too_many_files("connect to an origin", error);
+            crate::log_limit::too_many_files("connect to an origin", error);
             Fault::TooManyFiles
         }
         _ => Fault::Internal,
