@@ -14,7 +14,7 @@ use tokio::sync::mpsc as queue;
 
 use crate::mailbox::WorkerCommand;
 use crate::memory::{Plan, Usage};
-use crate::ring::refusal;
+use crate::ring::diagnose;
 use crate::server::{POLL, Server, StartError};
 use crate::thread::{self, Ready, WorkerPlan};
 use crate::worker::{ACTIVE, FREE, WorkerHandle, WorkerSlot};
@@ -94,7 +94,7 @@ impl Server {
             }
             Err(error) => {
                 shared.slots[index].free();
-                Err(StartError(format!("worker {index}: {}", refusal::diagnose(&error))))
+                Err(StartError(format!("worker {index}: {}", diagnose::diagnose(&error))))
             }
         }
     }

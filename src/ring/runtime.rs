@@ -13,7 +13,7 @@ use std::time::Duration;
 pub use tokio_uring::Foreign;
 use tokio_uring::Runtime;
 
-use super::{clock, refusal};
+use super::{clock, diagnose};
 
 const ENTRIES: u32 = 256;
 const ENTRIES_MIN: u32 = 32;
@@ -67,7 +67,7 @@ pub fn probe() -> Result<(), String> {
     std::thread::spawn(|| open().map(drop))
         .join()
         .unwrap_or_else(|_| Err(io::Error::other("the probe panicked")))
-        .map_err(|error| refusal::diagnose(&error))?;
+        .map_err(|error| diagnose::diagnose(&error))?;
     // A filter may let a ring be opened and yet forbid the calls that use it.
-    refusal::blocked_calls().map_or(Ok(()), Err)
+    diagnose::blocked_calls().map_or(Ok(()), Err)
 }

@@ -1,7 +1,7 @@
 //! Where io_uring is denied, ringway says by what and what to change, and exits with 1.
 //!
 //! Comes in: the program below a real seccomp filter, or with no memory to lock. Goes out: its last
-//! words. The sysctl and old kernels concern the whole machine; `ring::refusal` tests those.
+//! words. The sysctl and old kernels concern the whole machine; `ring::diagnose` tests those.
 
 use crate::support::{BINARY, ringway, run};
 use std::os::unix::process::CommandExt as _;
