@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::config::{Config, DnsConfig, ForwardConfig, ParentConfig};
 use crate::forward::{Authenticator, Policy, Users};
-use crate::upstream::names::Names;
+use crate::upstream::lookup::NameLookup;
 
 /// What the forward proxy needs beside the configuration.
 pub struct Access {
@@ -22,7 +22,7 @@ pub struct Access {
     /// Counts the authenticators of the process: what one calls a user is nobody for the next.
     pub logins: u64,
     /// `None` where no listener offers the forward proxy.
-    pub names: Option<Names>,
+    pub names: Option<NameLookup>,
     /// The field line that goes with a 407.
     pub challenge: String,
     /// By parent proxy, the field line that tells it who we are; empty where it need not know.
@@ -85,13 +85,13 @@ impl Access {
 impl Access {
     /// Forgets what can be found out again.
     pub fn drop_caches(&self) {
-        self.names.iter().for_each(Names::forget);
+        self.names.iter().for_each(NameLookup::forget);
         self.authenticator.iter().for_each(|it| it.drop_cache());
     }
 
     /// What those caches hold.
     pub fn cache_bytes(&self) -> u64 {
-        let names = self.names.as_ref().map_or(0, Names::cache_bytes);
+        let names = self.names.as_ref().map_or(0, NameLookup::cache_bytes);
         names + self.authenticator.as_ref().map_or(0, |it| it.cache_bytes())
     }
 
@@ -110,10 +110,10 @@ impl Access {
 }
 
 /// The resolver that there is, with what it knows, unless it is to ask otherwise.
-fn names(config: &Config, before: Option<&Access>) -> Result<Names, String> {
+fn names(config: &Config, before: Option<&Access>) -> Result<NameLookup, String> {
     let kept =
         before.filter(|access| access.dns == config.dns).and_then(|access| access.names.clone());
-    kept.map_or_else(|| Names::start(&config.dns), Ok)
+    kept.map_or_else(|| NameLookup::start(&config.dns), Ok)
         .map_err(|error| format!("names cannot be resolved: {error}"))
 }
 

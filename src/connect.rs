@@ -79,7 +79,7 @@ async fn reach(client: &Client<'_>, target: &Target, hop: Hop) -> Result<Reached
     }
     let addresses = forwarded::addresses(client, target, Hop::Direct, true);
     let addresses = unless_gone(client, addresses).await?;
-    let (socket, address) = unless_gone(client, client.worker.pool.race(&addresses)).await?;
+    let (socket, address) = unless_gone(client, client.worker.pool.dial(&addresses)).await?;
     Ok(Reached { socket, address, early: Vec::new() })
 }
 
@@ -89,7 +89,7 @@ async fn by_parent(client: &Client<'_>, target: &Target, index: usize) -> Result
     let Generation { config, access, .. } = &*client.generation;
     let addresses = forwarded::addresses(client, target, Hop::Parent(index), true);
     let addresses = unless_gone(client, addresses).await?;
-    let (socket, address) = unless_gone(client, worker.pool.race(&addresses)).await?;
+    let (socket, address) = unless_gone(client, worker.pool.dial(&addresses)).await?;
     let _attached = client.slot.attach(&socket);
     let parent = forwarded::parent(config, index);
     let mut request = Vec::new();

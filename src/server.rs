@@ -41,7 +41,7 @@ use crate::ring::runtime;
 use crate::room::SharedRoom;
 use crate::thread::DrainReport;
 use crate::upstream::permits::{self, PoolShared};
-use crate::upstream::resolve::Resolver;
+use crate::upstream::resolver::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
 use crate::worker::{NORMAL, Shared, WorkerSlot};
 

@@ -1,7 +1,7 @@
 //! Names and addresses in the configuration: which texts are hosts, origins and paths.
 //!
 //! In: text from the file or a flag. Out: its parts, or `None`; each `_FORM` says in words what
-//! would have been accepted. Syntax only: whether a name exists is for `upstream::resolve`.
+//! would have been accepted. Syntax only: whether a name exists is for `upstream::resolver`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;

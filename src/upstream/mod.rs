@@ -1,22 +1,22 @@
 //! Upstreams: groups of origins, and how an exchange gets a connection to one of them.
 //!
 //! In goes the configuration with the resolver's addresses; out come leases. The pick is
-//! [`balance`]'s, the connections are [`pool`]'s, the addresses [`resolve`]'s; here they meet: the
+//! [`balance`]'s, the connections are [`pool`]'s, the addresses [`resolver`]'s; here they meet: the
 //! next address, then the next origin, where connecting fails.
 
 pub mod balance;
 mod book;
+mod dial;
 pub mod fair;
 mod idle;
 pub mod lease;
-pub mod names;
+pub mod lookup;
 pub mod origin_ids;
 pub mod permits;
 pub mod pool;
 pub mod prewarm;
 pub mod queue;
-mod race;
-pub mod resolve;
+pub mod resolver;
 pub mod tallies;
 
 use std::cell::RefCell;
@@ -36,7 +36,7 @@ use self::origin_ids::{OriginId, OriginIds};
 use self::permits::{PoolShared, UPSTREAM};
 use self::pool::Pool;
 use self::queue::{Holder, Permitted};
-use self::resolve::Addresses;
+use self::resolver::Addresses;
 
 /// An upstream as all workers see it: its configuration and its origins' addresses.
 pub struct UpstreamPlan {
@@ -208,7 +208,7 @@ pub async fn open_target(
         Permitted::Open(permit) => {
             let born = Instant::now();
             let _racing = pool.racing(&permit, holder);
-            let connected = pool.race(addresses).await?;
+            let connected = pool.dial(addresses).await?;
             Ok(pool.adopt(origin_id.clone(), connected, born, permit, holder))
         }
         Permitted::Handed(lease) => Ok(lease),
@@ -257,7 +257,7 @@ async fn permit(
 
 #[cfg(test)]
 mod tests {
-    use super::resolve::Resolver;
+    use super::resolver::Resolver;
     use super::*;
 
     #[test]

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::runtime;
 
 use crate::fault::Fault;
-use crate::upstream::names::Names;
-use crate::upstream::resolve::Resolver;
+use crate::upstream::lookup::NameLookup;
+use crate::upstream::resolver::Resolver;
 
 /// As long as a start waits.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,7 +27,11 @@ pub(crate) fn of_origins<'h>(
 }
 
 /// Of a target or a parent.
-pub(super) fn of_target(names: &Names, host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
+pub(super) fn of_target(
+    names: &NameLookup,
+    host: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, Fault> {
     wait_for(names.look_up(host, port)).map_err(|_| Fault::Internal)?
 }
 

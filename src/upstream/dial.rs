@@ -26,7 +26,7 @@ const ADDRESSES_TRIED_MAX: usize = 8;
 impl Pool {
     /// Connects within `timeouts.connect` for all attempts together. The socket is the caller's
     /// and has no slot yet.
-    pub async fn race(&self, addresses: &[SocketAddr]) -> Result<(Socket, SocketAddr), Fault> {
+    pub async fn dial(&self, addresses: &[SocketAddr]) -> Result<(Socket, SocketAddr), Fault> {
         let began = Instant::now();
         let mut waiting = addresses.iter().take(ADDRESSES_TRIED_MAX);
         let mut sockets: Vec<Socket> = Vec::new();

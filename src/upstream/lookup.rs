@@ -1,4 +1,4 @@
-//! Names of forward targets to addresses, off the ring threads.
+//! NameLookup of forward targets to addresses, off the ring threads.
 //!
 //! In goes whatever name a client asked for; out come its addresses in the order in which they are
 //! to be tried (RFC 8305 §4: the families take turns, IPv6 first), or the fault that says why there
@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::config::DnsConfig;
 use crate::fault::Fault;
 
-use super::resolve::without_asking;
+use super::resolver::without_asking;
 
 /// Questions open at the name servers at once; further ones wait, and mostly find the answer to
 /// the same question in the cache when their turn comes.
@@ -38,7 +38,7 @@ const ADDRESSES_MAX: usize = 32;
 
 /// The thread that asks; dropping the last handle ends it.
 #[derive(Clone, Debug)]
-pub struct Names {
+pub struct NameLookup {
     jobs: UnboundedSender<Job>,
     /// At most so many names are known.
     known: Arc<AtomicUsize>,
@@ -54,7 +54,7 @@ enum Job {
     Forget,
 }
 
-impl Names {
+impl NameLookup {
     /// Asks the servers of `/etc/resolv.conf`, after `/etc/hosts`.
     pub fn start(config: &DnsConfig) -> io::Result<Self> {
         let (servers, options) = read_system_conf().unwrap_or_else(|error| {
@@ -187,7 +187,8 @@ mod tests {
     fn addresses_need_no_name_server_and_names_without_one_fail() {
         let config = DnsConfig { timeout: Duration::from_secs(5), ..DnsConfig::default() };
         let names =
-            Names::start_with(ResolverConfig::default(), ResolverOpts::default(), &config).unwrap();
+            NameLookup::start_with(ResolverConfig::default(), ResolverOpts::default(), &config)
+                .unwrap();
         let runtime = runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let known = names.look_up("::1", 443).await;
