@@ -19,7 +19,7 @@ pub struct Access {
     offered: Vec<u16>,
     pub policy: Policy,
     pub authenticator: Option<Arc<Authenticator>>,
-    /// Counts the authenticators of the process: what one calls a user is nobody for the next.
+    /// Counts the authenticators of the process: a user of one is unknown to the next.
     pub logins: u64,
     /// `None` where no listener offers the forward proxy.
     pub names: Option<NameLookup>,

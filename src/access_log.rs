@@ -311,7 +311,7 @@ fn write_until_end(queue: &Queue, output: &Output, _ending: &Sender<()>) {
         if !queue.is_ending.load(Ordering::Acquire) {
             thread::park_timeout(GATHER);
         }
-        // A swap, so that whoever set the flag is seen to have set `is_ending` as well.
+        // A swap, so that the thread that set the flag is seen to have set `is_ending` as well.
         queue.is_awake.swap(false, Ordering::AcqRel);
         let is_ending = queue.is_ending.load(Ordering::Acquire);
         let written = queue.collect(output, &mut spare);

@@ -16,7 +16,7 @@ use crate::config::Secret;
 /// What a decision rests on. Fields are as the request has them; `None` where it has none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Caller<'a> {
-    /// `None` is a Unix socket: whoever may open the file may ask.
+    /// `None` is a Unix socket: a process that may open the file may ask.
     pub peer: Option<IpAddr>,
     pub host: Option<&'a [u8]>,
     pub origin: Option<&'a [u8]>,
@@ -44,7 +44,7 @@ impl Denied {
         }
     }
 
-    /// Cause and cure, for whoever asked.
+    /// Cause and cure, for the caller.
     pub fn cause(self) -> &'static str {
         match self {
             Self::TokenMissing => {

@@ -2,8 +2,8 @@
 //!
 //! It sleeps until a request waits for a connection to an origin, in any worker, and looks then,
 //! and again every moment while one does, at its worker's exchanges: what they have moved and for
-//! whom they wait. Whoever is slow may be slow for as long as nobody waits for what he holds. The
-//! pool's book judges; here the guilty are ended, each by the fault that fits.
+//! whom they wait. Whoever is slow may be slow for as long as no request waits for what it holds.
+//! The pool's book judges; here the guilty are ended, each by the fault that fits.
 
 use std::collections::HashMap;
 use std::rc::Rc;

@@ -137,8 +137,8 @@ async fn read_answer(
     }
 }
 
-/// Goes on waiting for an answer that did not come at once, unless the client goes away:
-/// nobody wants to know any more whether it may have what it asked for.
+/// Goes on waiting for an answer that did not come at once, unless the client goes away: it is not
+/// there any more to be told whether it may have what it asked for.
 async fn wait_on(
     client: &Client<'_>,
     lease: &mut Lease,

@@ -12,8 +12,8 @@ use crate::slot::ConnectionEntry;
 use crate::worker::Worker;
 
 impl Worker {
-    /// Gives back what nobody uses, and where it is forced, what somebody does: connections at
-    /// rest, and the transfers that hold most and have not moved for a while.
+    /// Gives back what is not in use, and where it is forced, what is: idle connections,
+    ///  and the transfers that hold most and have not moved for a while.
     pub async fn clean(&self, level: Level) -> Cleaned {
         let before_bytes = self.ledger.total();
         let mut cleaned = Cleaned {

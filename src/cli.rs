@@ -145,7 +145,7 @@ pub enum Command {
     Man,
 }
 
-/// A request that nobody has sent.
+/// A request that no client has sent.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct Question {
     #[arg(value_name = "METHOD")]

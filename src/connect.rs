@@ -139,7 +139,7 @@ async fn parents_answer(
             .map_err(Fault::OriginHead)?
         {
             match head.status {
-                // Interim answers are for whoever asked, which is ringway here.
+                // Interim answers are for the client, which is ringway here.
                 100..=199 if interims < INTERIM_ANSWERS_MAX => {
                     interims += 1;
                     buffer.consume(head.bytes);

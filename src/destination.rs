@@ -1,7 +1,7 @@
 //! Where a request goes: by a route of the configuration, or as a forward request.
 //!
-//! In goes a request head; out come a connection to whoever shall answer it, and how the request is
-//! written for them. CONNECT has a file of its own, and ends in a tunnel.
+//! In goes a request head; out come a connection to the server that shall answer it, and how the
+//! request is written for them. CONNECT has a file of its own, and ends in a tunnel.
 
 use std::borrow::Cow;
 
@@ -107,7 +107,7 @@ impl Destination {
         }
     }
 
-    /// How the head is written for whoever is at the other end of `lease`.
+    /// How the head is written for the server at the other end of `lease`.
     pub fn rewrite<'a>(
         &'a self,
         client: &'a Client<'_>,

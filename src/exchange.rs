@@ -384,9 +384,10 @@ pub(crate) fn no_room(reason: NoRoom) -> Fault {
     }
 }
 
-/// Goes on waiting for an answer that did not come at once. `timeouts.read` counts from the
-/// end of the upload. A client that goes away meanwhile ends the wait, so that a long poll does not
-/// keep a connection to the origin for nobody; while the client uploads, the upload sees that.
+/// Goes on waiting for an answer that did not come at once. `timeouts.read` counts from the end of
+/// the upload. A client that goes away meanwhile ends the wait, so that a long poll does not keep a
+/// connection to the origin that no client waits for; while the client uploads, the upload sees
+/// that.
 async fn wait_on(
     client: &Client<'_>,
     lease: &mut Lease,

@@ -70,7 +70,7 @@ pub enum Fault {
     OriginTruncated,
     /// The parent proxy refused the tunnel.
     ParentRefused,
-    /// Nobody had anything to say for `timeouts.tunnel_idle`.
+    /// Neither side had anything to say for `timeouts.tunnel_idle`.
     TunnelIdle,
 }
 

@@ -108,7 +108,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whoever answered is one of us, well or not.
+    /// The program that answered is a ringway, well or not.
     pub fn is_ringway(&self) -> bool {
         let body = serde_json::from_str::<Value>(&self.body).unwrap_or_default();
         body["status"].is_string() && body["config_generation"].is_u64()
@@ -144,7 +144,7 @@ pub fn ask(target: &Target) -> Result<Report, String> {
 }
 
 /// Asks the first target that anybody listens at; where there is none, the error is that of the
-/// first. Who listens and gives no answer is not well, whoever else may be.
+/// first. One that listens and gives no answer is not well, whatever others say.
 pub fn ask_any(targets: &[Target]) -> Result<Report, String> {
     first_of(targets, PATIENCE, |target| {
         let path = target.path();
@@ -267,7 +267,7 @@ mod tests {
         (target, thread::spawn(move || answer(listener.accept().unwrap().0, text)))
     }
 
-    /// An address at which nobody listens.
+    /// An address at which no process listens.
     fn nobody() -> Target {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         Target::listener(listener.local_addr().unwrap())

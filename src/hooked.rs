@@ -194,8 +194,8 @@ impl HookedRequest {
     /// Asks everybody who may have something against it, and looks for a connection meanwhile.
     ///
     /// A question comes first: where requests that hold a connection wait for another one, all of
-    /// `pool.max_connections` may be in the hands of requests that wait. And whoever is refused is
-    /// told at once, however long an origin takes to be reached.
+    /// `pool.max_connections` may be in the hands of requests that wait. And a client that is
+    /// refused is told at once, however long an origin takes to be reached.
     async fn ask_all(
         &mut self,
         client: &Client<'_>,
@@ -247,7 +247,8 @@ impl HookedRequest {
     }
 }
 
-/// `may_look` is told when a connection for the request itself is in nobody's way any more.
+/// `may_look` is told when a connection for the request itself is in no other request's way any
+/// more.
 async fn ask(
     client: &Client<'_>,
     plan: &Hooked,
@@ -276,7 +277,7 @@ async fn ask(
     Ok(None)
 }
 
-/// An answer where the route does not want whoever asks.
+/// An answer where the route does not want the client.
 async fn log_in(
     client: &Client<'_>,
     login: &Login,
@@ -326,8 +327,8 @@ impl HookedRequest {
         }
     }
 
-    /// Whether the route wants another attempt after this. That it harms nobody is for the caller
-    /// to know.
+    /// Whether the route wants another attempt after this. That it is harmless is for the caller to
+    /// know.
     pub(crate) fn should_retry(&self, client: &Client<'_>, trigger: RetryTrigger) -> bool {
         let retry = plan(&self.generation, self.route).retry.as_ref();
         let tries = retry.is_some_and(|retry| retry.may_go_on(trigger, self.attempts));

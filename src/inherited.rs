@@ -17,11 +17,11 @@ pub struct Inherited {
     pub socket: Socket,
     /// FileDescriptorName= of the unit; "unknown" where there is none.
     pub name: String,
-    /// Whoever opened it goes on listening: it must be let go and not ended.
+    /// The process that opened it goes on listening: it must be let go and not ended.
     pub is_shared: bool,
 }
 
-/// More are nobody's configuration.
+/// No configuration has more.
 const COUNT_MAX: usize = 256;
 
 const CURE: &str = "In the socket unit use ListenStream=ADDRESS:PORT and Accept=no, and nothing \

@@ -198,7 +198,7 @@ fn sum(of: impl Fn(Kind) -> u64) -> u64 {
 /// How hard a cleanup tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
-    /// What nobody uses goes: idle connections to origins, caches, free buffers.
+    /// What is not in use goes: idle connections to origins, caches, free buffers.
     Light,
     /// What somebody uses goes too, until there is room again.
     Forced,
@@ -253,8 +253,8 @@ impl Budget {
         ledger.total().saturating_add(more_bytes) <= self.share_bytes.get()
     }
 
-    /// Takes `more_bytes` out of the purse for growth. Whoever was told yes gives them back with
-    /// [`Budget::shrink`].
+    /// Takes `more_bytes` out of the purse for growth. A caller that was told yes gives them back
+    /// with [`Budget::shrink`].
     pub fn grow(&self, ledger: &Ledger, more_bytes: u64) -> bool {
         let grown = self.grown_bytes.get().saturating_add(more_bytes);
         let is_granted = grown <= self.growth_bytes.get() && self.admits(ledger, more_bytes);

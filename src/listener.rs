@@ -52,7 +52,7 @@ async fn accept_all(worker: &Worker, acceptor: &mut Acceptor, index: u16) {
                 }
             }
             // For one connection the kernel wakes one of those that wait. If that was this one,
-            // which is stopped just then, nobody else has heard of it.
+            // which is stopped just then, no other worker has heard of it.
             Err(WaitError::Interrupted) => take_burst(worker, acceptor, index),
             Err(WaitError::Expired) => {}
             Err(WaitError::Failed(error)) => {

@@ -1,5 +1,5 @@
-//! The listening sockets of the data port: bound, taken over from whoever had them, handed on, and
-//! closed without refusing anybody who was let in.
+//! The listening sockets of the data port: bound, taken over from the process that had them, handed
+//! on, and closed without refusing anybody who was let in.
 //!
 //! In go the addresses of a configuration; out come sockets, each with a number that no other one
 //! of the process has, or one line with cause and cure. Nothing is served here.
@@ -128,7 +128,7 @@ impl Sockets {
         before.into_iter().flatten().collect()
     }
 
-    /// Ends the listening: whoever was let in is served, whoever comes later is refused.
+    /// Ends the listening: clients that were let in are served, later ones are refused.
     pub fn close(&self, shared: &Shared) {
         self.list.iter().for_each(|listening| listening.close(shared));
     }

@@ -1,7 +1,7 @@
 //! Messages between threads: commands to workers and to the server, queries to the control thread.
 //!
 //! In goes a question with the sender of its answer; the one asked answers when it comes to it, or
-//! drops the sender because it is stopping. Nobody here waits: the asker alone decides for how
+//! drops the sender because it is stopping. Nothing waits here: the asker alone decides for how
 //! long.
 
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Copies of requests for another upstream, whose answers nobody gets.
+//! Copies of requests for another upstream, whose answers are not passed on.
 //!
 //! In goes a request that has been decided on; its copy is made at once and sent by a task of its
 //! own, so that the exchange never waits for it. Copies are bounded in number and in size: where
@@ -86,7 +86,7 @@ fn how<'a>(client: &'a Client<'_>, upstream: &'a Upstream, target: &'a [u8]) -> 
 }
 
 /// Sends the copy and reads the head of its answer, after which the connection is closed: a body
-/// that nobody wants is not worth reading.
+/// that is not passed on is not worth reading.
 async fn send_copy(
     worker: &Rc<Worker>,
     generation: &Generation,

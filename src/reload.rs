@@ -1,4 +1,4 @@
-//! Another configuration takes the place of the one in use, and nobody notices.
+//! Another configuration takes the place of the one in use, and no client notices.
 //!
 //! In goes a checked configuration; out comes what has changed, or one line that says why
 //! everything is as it was. Whatever can fail is done first; then it is put in use at once, for

@@ -44,8 +44,8 @@ pub async fn serve_local(client: &mut Client<'_>, record: &mut Record) -> Result
             status: Status { code: 200, reason: "OK" },
             extra: "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n",
         },
-        // Reflecting a request's fields to whoever asks is how credentials leak; refusing is what
-        // RFC 9110 §9.3.8 leaves to the final recipient.
+        // Reflecting a request's fields to the client is how credentials leak; refusing is what RFC
+        // 9110 §9.3.8 leaves to the final recipient.
         Method::Trace if request.max_forwards == Some(0) => Own {
             status: Status { code: 405, reason: "Method Not Allowed" },
             extra: "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n",

@@ -67,7 +67,7 @@ pub struct Server {
     pub(crate) resolver: Resolver,
     /// Where the demo origin listens, once there is one.
     demo: Option<SocketAddr>,
-    /// What the admin API wants done; for whoever owns the server.
+    /// What the admin API wants done; for the thread that owns the server.
     pub server_commands: queue::UnboundedReceiver<ServerCommand>,
 }
 
@@ -97,7 +97,7 @@ pub struct Inheritance {
 /// Who listens when the drain begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Successor {
-    /// Nobody: new connections are refused.
+    /// None: new connections are refused.
     None,
     /// A process that has the same listening sockets.
     Ready,
@@ -183,7 +183,7 @@ impl Server {
         Ok(())
     }
 
-    /// Says what there is. Whoever waits for the start waits for the listeners' lines.
+    /// Says what there is. A script that waits for the start waits for the listeners' lines.
     pub(crate) fn announce(&self) {
         let snapshot = self.shared.snapshot.load();
         for upstream in &snapshot.upstreams {
@@ -244,7 +244,7 @@ impl Server {
             std::thread::sleep(POLL.min(grace.saturating_duration_since(Instant::now())));
         }
         let deadline = Instant::now() + config.server.drain_timeout;
-        // What has been accepted is served, room or no room: nobody comes after it.
+        // What has been accepted is served, room or no room: nothing comes after it.
         self.shared.clients.add_permits(self.sockets.len() * LAST_ACCEPTED);
         self.shared.is_closing.store(true, Ordering::Release);
         if is_handed_over {
@@ -293,7 +293,7 @@ fn failed<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> StartError {
 
 /// Makes the configuration fit into the memory that there is.
 pub fn fit(config: &mut Config) -> Result<(Plan, Vec<Notice>), PlanError> {
-    // The shipped file repeats the standard values: whoever has it has not chosen them.
+    // The shipped file repeats the standard values: an operator who has it has not chosen them.
     let (limits, standard) = (&config.limits, Config::default().limits);
     let is_clients_given = limits.clients != standard.clients;
     let is_tunnels_given = limits.tunnels != standard.tunnels;

@@ -241,7 +241,7 @@ impl Process {
         if let Err(error) = &outcome {
             self.server.count_refusal();
             tracing::error!("not reloaded, the configuration in use stays: {error}");
-            // Whoever has just edited the file looks here.
+            // The operator who has just edited the file looks here.
             let _ = writeln!(io::stderr(), "ringway: not reloaded: {error}");
         }
         outcome

@@ -45,7 +45,7 @@ pub fn main_pid(pid: u32) {
 }
 
 /// How often [`alive`] is wanted: half of what the manager waits, as sd_watchdog_enabled(3)
-/// recommends. `None` where nobody waits.
+/// recommends. `None` where no manager waits.
 pub fn watchdog_interval() -> Option<Duration> {
     let patience = sd_notify::watchdog_enabled().filter(|patience| !patience.is_zero())?;
     Some((patience / 2).max(INTERVAL_MIN))

@@ -235,8 +235,9 @@ async fn finish(worker: &Worker) -> bool {
         if !worker.is_draining.get() {
             return false;
         }
-        // Where nobody else listens, an idle client is told at once by the end of its connection.
-        // Where somebody does, that could meet its next request: that one is answered first.
+        // Where no other process listens, an idle client is told at once by the end of its
+        // connection. Where somebody does, that could meet its next request: that one is answered
+        // first.
         if is_over() && !shared.is_handed_over.load(Ordering::Acquire) {
             worker.closes_idle.set(true);
             worker.interrupt_idle().await;

@@ -219,7 +219,7 @@ impl Pump<'_> {
         }
     }
 
-    /// Hands on what a sender had said before it failed and nobody has taken yet: the other
+    /// Hands on what a sender had said before it failed and has not been passed on yet: the other
     /// direction may have seen the failure first.
     async fn pass_last_words(&self) {
         if !self.this.is_delivered() {

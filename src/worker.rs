@@ -59,10 +59,10 @@ pub struct Shared {
     /// are turned away.
     pub pressure: AtomicU8,
     pub is_ready: AtomicBool,
-    /// Live client connections by worker, counted up by whoever places one.
+    /// Live client connections by worker, counted up by the thread that places one.
     pub live: Vec<AtomicUsize>,
-    /// Answers end their connections. Set before the listening sockets close, so that whoever is
-    /// refused by one can rely on it.
+    /// Answers end their connections. Set before the listening sockets close, so that a client that
+    /// is refused by one can rely on it.
     pub is_closing: AtomicBool,
     pub is_draining: AtomicBool,
     /// Another process has taken the listening sockets over: idle connections may go on until their
@@ -138,9 +138,9 @@ impl WorkerSlot {
         self.change(DRAINING, ACTIVE)
     }
 
-    /// It ends if it is still idle once nobody can give it a connection any more: whoever does
-    /// counts the connection first and looks at the state then ([`Shared::place`]). A worker that
-    /// has not been told to drain ends only if that `is_over`.
+    /// It ends if it is still idle once it can be given no connection any more: a thread that gives
+    /// one counts it first and looks at the state then ([`Shared::place`]). A worker that has not
+    /// been told to drain ends only if that `is_over`.
     pub fn end_if(&self, is_idle: impl Fn() -> bool, is_over: bool) -> bool {
         let state = self.state();
         if (state == ACTIVE && !is_over) || !self.change(state, STOPPED) {

@@ -99,7 +99,7 @@ impl Server {
         }
     }
 
-    /// A place where nobody works; waits for one where somebody is about to end.
+    /// A free slot; waits for one whose worker is about to end.
     fn free_slot(&self) -> Result<usize, StartError> {
         let deadline = Instant::now() + ENDING_PATIENCE;
         loop {

@@ -84,7 +84,7 @@ impl Reader {
         }
     }
 
-    /// Notes that `count` bytes came, at most [`Reader::opaque_bytes`], which nobody looked at.
+    /// Notes that `count` bytes came, at most [`Reader::opaque_bytes`], which were not looked at.
     pub(super) fn pass(&mut self, count: u64) -> Option<Answer> {
         if let Stage::Exact(left) = &mut self.stage {
             *left = left.saturating_sub(count);

@@ -149,7 +149,7 @@ fn binaries(flags: &BenchFlags) -> Result<[PathBuf; 2], String> {
 }
 
 /// The origin that both proxies have, unless each has its own. The built-in one runs in this
-/// process, so that its costs are nobody's.
+/// process, so that its costs are counted for neither.
 fn origin(flags: &BenchFlags, global: &Flags) -> Result<Option<String>, String> {
     if flags.own_upstreams || !global.upstream.is_empty() {
         return Ok(None);
@@ -163,7 +163,7 @@ fn turn_time(flags: &BenchFlags) -> Option<Duration> {
     flags.duration.or(flags.requests.is_none().then_some(TURN))
 }
 
-/// All turns; each round has the report of A and then that of B, whoever had the first turn.
+/// All turns; each round has the report of A and then that of B, whichever had the first turn.
 fn run(flags: &BenchFlags, sides: &[Side; 2], path: &str) -> Result<Vec<[Report; 2]>, Refusal> {
     let turn = |side: &Side| {
         let flags = BenchFlags {
@@ -280,7 +280,7 @@ impl Side {
             }
             thread::park_timeout(POLL);
         }
-        // It may say more later, which must not fill a pipe that nobody reads.
+        // It may say more later, which must not fill a pipe that is not read.
         if let Some(mut stderr) = self.child.stderr.take() {
             thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
         }
@@ -311,7 +311,7 @@ impl Drop for Side {
     }
 }
 
-/// A port that nobody has, and that nobody is likely to take before it is used.
+/// A free port, which no other process is likely to take before it is used.
 fn free_port() -> std::io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }

@@ -1,7 +1,7 @@
 //! The picture of a run: latency over percentiles, and over time.
 //!
-//! In comes a tally; out comes one SVG, whose letters are drawn by whoever shows it, so that no
-//! font is needed here. It opens nothing but the file that was named.
+//! In comes a tally; out comes one SVG, whose letters are drawn by the program that shows it, so
+//! that no font is needed here. It opens nothing but the file that was named.
 
 use std::path::Path;
 

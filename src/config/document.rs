@@ -104,7 +104,7 @@ const REQUIRED: [(&str, &str); 6] = [
     ("parent", "url"),
 ];
 
-/// What the other keys of a table are where nobody says anything, as TOML.
+/// What the other keys of a table are where the file says nothing, as TOML.
 const STANDARD: [(&str, &str, &str); 10] = [
     ("upstream", "host", "\"pass\""),
     ("upstream", "fail_timeout", "\"10s\""),

@@ -31,7 +31,7 @@ pub struct ForwardConfig {
     pub allow: Vec<Rule>,
     /// Asked before `allow`.
     pub deny: Vec<Rule>,
-    /// An htpasswd file. `None` asks nobody who they are.
+    /// An htpasswd file. `None` asks no client who it is.
     pub users_file: Option<PathBuf>,
     /// Stands in a quoted string as it is. Never empty.
     pub realm: String,

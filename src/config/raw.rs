@@ -2,7 +2,7 @@
 //!
 //! In: TOML text. Out: `RawConfig`, in which each value remembers where it was given, so that a
 //! value out of range is reported at its own line and column. Unknown keys are refused here.
-//! Nothing here knows a default or a range; after `check` nobody sees these types.
+//! Nothing here knows a default or a range; after `check` these types are out of sight.
 
 use std::fmt;
 use std::marker::PhantomData;

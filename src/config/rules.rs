@@ -29,7 +29,7 @@ pub(super) fn parse_rule(text: &str) -> Option<Rule> {
         }
         _ => (text, ANY_PORT),
     };
-    // Without brackets nobody could tell the address from the port.
+    // Without brackets the address could not be told from the port.
     let is_ambiguous = target.len() < text.len() && target.contains(':') && !target.contains(']');
     let target = (!is_ambiguous).then(|| parse_target(target)).flatten()?;
     Some(Rule { text: text.to_owned(), target, ports })

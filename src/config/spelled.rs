@@ -394,7 +394,7 @@ fn alerts(section: &AlertsConfig) -> Keys {
         key("upstream_down", *upstream_down),
         key("open_files", *open_files),
         key("interval", time(*interval)),
-        // Whoever knows the URL can post there.
+        // A reader who knows the URL can post there.
         secret("webhook", webhook.as_deref()),
     ]
 }

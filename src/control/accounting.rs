@@ -49,7 +49,7 @@ pub(super) struct Outcome {
     cleaned: Cleaned,
 }
 
-/// The same, for whoever asked for it.
+/// The same, for the caller.
 #[derive(Debug, Serialize)]
 pub(super) struct Answer {
     level: &'static str,
@@ -106,7 +106,7 @@ impl Outcome {
 
 /// Frees what can be freed, `why` being one word for the log.
 ///
-/// Whoever asks while another cleanup of at least this level runs gets that one's outcome: a
+/// A caller that comes while another cleanup of at least this level runs gets that one's outcome: a
 /// thousand questions are not a thousand cleanups.
 pub(super) async fn clean(proxy: &Proxy, level: Level, why: &str) -> Outcome {
     let asked = Instant::now();

@@ -256,7 +256,7 @@ async fn roll_back(
     }
 }
 
-/// Has whoever owns the server do something, and waits for what becomes of it.
+/// Has the thread that owns the server do something, and waits for what becomes of it.
 async fn command(
     proxy: &Proxy,
     command: impl FnOnce(oneshot::Sender<Result<Reloaded, String>>) -> ServerCommand,

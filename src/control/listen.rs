@@ -38,8 +38,8 @@ pub struct SocketFile {
 }
 
 impl AdminSocket {
-    /// `None` where nothing shall listen, or where something else listens on the address that
-    /// nobody has chosen. The error is one line with cause and cure.
+    /// `None` where nothing shall listen, or where something else listens on the address that the
+    /// operator has not chosen. The error is one line with cause and cure.
     ///
     /// `inherited` is the socket of a process that this one takes over from, and is used if it is
     /// that of the address.
@@ -152,7 +152,7 @@ fn listen_unix(path: &Path) -> io::Result<(unix::UnixListener, SocketFile)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile::at(path);
-    // Nobody can connect before `listen`, so nobody has slipped in while the mode was another.
+    // No process can connect before `listen`, so none has slipped in while the mode was another.
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
     socket.listen(128)?;
     socket.set_nonblocking(true)?;
@@ -198,7 +198,7 @@ impl SocketFile {
         Self { path: path.to_owned(), inode: None }
     }
 
-    /// Leaves the file to whoever has taken the socket over.
+    /// Leaves the file to the process that has taken the socket over.
     pub(super) fn leave(mut self) {
         self.inode = None;
     }

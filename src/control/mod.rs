@@ -82,7 +82,7 @@ impl Logs {
 /// The control thread.
 pub struct Control {
     admin_address: Option<SocketAddr>,
-    /// A descriptor of the admin API's socket, for whoever takes over.
+    /// A descriptor of the admin API's socket, for the process that takes over.
     admin_socket: Option<OwnedFd>,
     /// The admin API ends, and the thread does.
     closing: watch::Sender<bool>,
@@ -175,7 +175,7 @@ async fn run(
             file.leave();
         }
     }
-    // An error means that there is nobody left to stop us.
+    // An error means that no thread is left to stop us.
     let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
 }
 

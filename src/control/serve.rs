@@ -2,7 +2,7 @@
 //!
 //! In go connections and the router; out come its answers. At most 64 connections are served at a
 //! time, each for a minute, each with a small buffer and a deadline for its head. Where there is no
-//! room, the one that has sat there longest without a request goes: nobody keeps others out by
+//! room, the one that has sat there longest without a request goes: no client keeps others out by
 //! doing nothing. Bodies of requests are not kept.
 
 use std::collections::VecDeque;
@@ -358,7 +358,7 @@ mod tests {
                 let mut client = connect();
                 client.write_all(begun.as_bytes()).await.unwrap();
                 let mut rest = Vec::new();
-                // For ever, if nobody ended it.
+                // For ever, if the test did not end it.
                 client.read_to_end(&mut rest).await.unwrap();
             }
         });

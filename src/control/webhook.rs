@@ -1,8 +1,8 @@
 //! Tells another server about alerts.
 //!
 //! In go notices; out goes one POST with a JSON body each, in their order, from a thread of its
-//! own. What cannot be queued, or fails twice, is counted and given up: a slow receiver costs
-//! nobody anything. The URL may hold a secret and is never logged.
+//! own. What cannot be queued, or fails twice, is counted and given up: a slow receiver costs no
+//! caller anything. The URL may hold a secret and is never logged.
 
 use std::io;
 use std::sync::Arc;

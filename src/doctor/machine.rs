@@ -28,7 +28,7 @@ pub(super) fn memory_plan(fitted: &Result<Vec<String>, String>) -> Finding {
                    above it";
     match fitted {
         Ok(notices) if notices.is_empty() => finding("room for the worst case"),
-        // Only what nobody has chosen is lowered; a choice that does not fit is an error.
+        // Only what the operator has not chosen is lowered; a choice that does not fit is an error.
         Ok(notices) => finding("lowered until it fits").but(
             Severity::Hint,
             notices.join("; "),

@@ -2,7 +2,7 @@
 //!
 //! In: the configuration, the files of the kernel, a ring that is opened and closed again. Out:
 //! findings, each with what is, what is wanted, why, and the command that mends it. Every check is
-//! a function from facts to one finding. It changes nothing and talks to nobody.
+//! a function from facts to one finding. It changes nothing and opens no connection.
 
 mod cgroup;
 mod facts;

@@ -23,7 +23,7 @@ pub(super) enum Class {
     /// Where a cloud tells a machine its credentials, outside the link-local networks.
     Metadata,
     Multicast,
-    /// Of no use yet, or leading where nobody can tell.
+    /// Of no use yet, or leading to unknown places.
     Reserved,
 }
 

@@ -25,10 +25,10 @@
 //! Everything else is allowed.
 //!
 //! Step 3 is skipped for an address that a network in `allow`, smaller than all there is, contains
-//! (with the port). A rule that names a host never opens an address: whoever runs its name server
+//! (with the port). A rule that names a host never opens an address: the owner of its name server
 //! would choose which. An IPv6 address with an IPv4 address in it is judged as both: one reading
-//! that is denied denies it. A name ending in `localhost` is loopback whoever resolves it
-//! (RFC 6761 §6.3).
+//! that is denied denies it. A name ending in `localhost` is loopback whatever resolves it (RFC
+//! 6761 §6.3).
 
 use std::borrow::Cow;
 use std::io::ErrorKind;
@@ -670,7 +670,7 @@ mod tests {
     fn an_address_is_local_when_it_can_be_bound() {
         assert!(is_local("127.0.0.1".parse().unwrap()));
         assert!(is_local("127.8.8.8".parse().unwrap()));
-        // Set aside for documentation, so nobody has it.
+        // Set aside for documentation, so no machine has it.
         assert!(!is_local("198.51.100.77".parse().unwrap()));
     }
 

@@ -67,7 +67,7 @@ impl AuthRequest {
         }
     }
 
-    /// Appends the question's head. `host` is that of whoever is asked.
+    /// Appends the question's head. `host` is that of the upstream.
     pub fn put(&self, host: &[u8], view: &RequestView<'_>, out: &mut Vec<u8>) {
         let head = view.head;
         let mut field = |name: &str, value: &[u8]| {
@@ -124,7 +124,7 @@ impl AuthRequest {
         }
     }
 
-    /// What becomes of the request when whoever was asked fails: `None` lets it go on.
+    /// What becomes of the request when the upstream fails: `None` lets it go on.
     pub fn failed(&self) -> Option<LocalResponse<'static>> {
         match self.config.on_failure {
             OnFailure::Open => None,

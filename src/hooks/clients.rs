@@ -92,7 +92,7 @@ impl Clients {
         Entry::Uncounted
     }
 
-    /// The client's word, or the first that nobody uses.
+    /// The client's word, or the first that is free.
     fn find(&self, first: usize, tag: u64) -> Option<(usize, u64)> {
         let mut free = None;
         for probe in 0..PROBES {
@@ -104,7 +104,7 @@ impl Clients {
                 return Some((at, word));
             }
         }
-        // A count of zero is nobody's, whatever tag is left in the word.
+        // A count of zero is no client's, whatever tag is left in the word.
         free
     }
 

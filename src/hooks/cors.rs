@@ -2,7 +2,7 @@
 //!
 //! In: the `Origin` of a request. Out: the answer to a preflight, and the edits that tell a browser
 //! who may read an answer. Without an `Origin` that is known, a browser is told nothing, and keeps
-//! the answer from the page: this protects users, not the origin, which answers whoever asks.
+//! the answer from the page: this protects users, not the origin, which answers every client.
 
 use super::edits::{Own, Wishes};
 use super::request_view::RequestView;

@@ -13,7 +13,7 @@
 //! ```
 //! use ringway::hooks::custom::{Decision, Hook, HookError, Page, Pending, Request, Response};
 //!
-//! /// Lets nobody in without a ticket, and stamps what goes out.
+//! /// Lets no client in without a ticket, and stamps what goes out.
 //! struct Tickets;
 //!
 //! impl Hook for Tickets {

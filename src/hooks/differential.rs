@@ -229,7 +229,7 @@ proptest! {
             rewrite::request_edited(&mut out, &head, sent.as_bytes(), &how, &mut pen);
             prop_assert_eq!(text(out.split_off(8)), expected);
         }
-        // A head that nobody was told to read so is left to the walk, unless all is noted anyway.
+        // A head that was not read by these names is left to the walk, unless all is noted anyway.
         let mut other = RequestHead::new();
         prop_assert_eq!(other.parse(sent.as_bytes(), &LIMITS), Ok(true));
         let none = FieldInterest::new([]);

@@ -2,11 +2,11 @@
 //!
 //! In: what the configuration wants done to fields, compiled once. Out: a head edited, in one of
 //! two ways that come to the same. A head that is passed on is edited while it is written, by a
-//! [`Pen`]: whoever read it has noted the fields that edits name, so that nothing is looked for
-//! again. Any other is edited when it is there ([`Edits::apply`]), in one pass over its lines.
-//! Fields that frame the message are never among those edited (the configuration refuses them), no
-//! value ends its line, and a value that comes out empty leaves its field out. Nothing is allocated
-//! but the growth of the buffer, and of a second one for fields that are renamed.
+//! [`Pen`]: the reader has noted the fields that edits name, so that nothing is looked for again.
+//! Any other is edited when it is there ([`Edits::apply`]), in one pass over its lines. Fields that
+//! frame the message are never among those edited (the configuration refuses them), no value ends
+//! its line, and a value that comes out empty leaves its field out. Nothing is allocated but the
+//! growth of the buffer, and of a second one for fields that are renamed.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ enum Noting {
     None,
     /// Those that were read by these names.
     OfInterest(Arc<FieldInterest>),
-    /// All: whoever reads a head notes these fields anyway.
+    /// All: the reader of a head notes these fields anyway.
     All,
 }
 
@@ -235,7 +235,7 @@ impl Edits {
         };
     }
 
-    /// What edits a head while it is written, if whoever has read `fields` has noted all that it
+    /// What edits a head while it is written, if the reader of `fields` has noted all that it
     /// takes.
     pub(super) fn pen<'a>(
         &'a self,
@@ -503,7 +503,7 @@ mod tests {
                     "X-Much-Longer-Than-Before: 3",
                 ],
             ),
-            // Whoever is renamed takes the place of those who were called so.
+            // A renamed field takes the place of those that were called so.
             (|w| w.rename("X-Two", "X-One"), &["Host: a", "X-Ones: 4", "Accept: */*", "X-One: 2"]),
             (|w| w.remove("accept"), &["Host: a", "X-One: 1", "x-two: 2", "X-ONE: 3", "X-Ones: 4"]),
             (

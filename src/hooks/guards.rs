@@ -1,9 +1,9 @@
 //! What refuses a request of a route: who may come, with which methods, and how often.
 //!
 //! In: the two tables that hold for the route, compiled once; then, for each request, its facts.
-//! Out: nothing, or the answer of whoever refuses. Each kind has a list of its own, of what has
-//! been configured and nothing else, the global table's before the route's: what nobody asked for
-//! is not even looked at.
+//! Out: nothing, or the answer of the guard that refuses. Each kind has a list of its own, of what
+//! has been configured and nothing else, the global table's before the route's: what was not
+//! configured is not even looked at.
 
 use std::sync::Arc;
 

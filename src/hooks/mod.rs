@@ -106,7 +106,7 @@ pub struct Plans {
     routes: Vec<Plan>,
     /// Hooks that are asked about tunnels, which have no route.
     pub connect: Vec<Custom>,
-    /// Names by which requests and answers must be read. `None`: nobody edits any.
+    /// Names by which requests and answers must be read. `None`: no route edits any.
     pub interest: [Option<Arc<FieldInterest>>; 2],
     limits: HashMap<Box<str>, (RateLimitConfig, Arc<RateLimit>)>,
     /// Routes with the same users share the threads that verify passwords.
@@ -116,7 +116,7 @@ pub struct Plans {
 
 impl Plans {
     /// Compiles the hooks of a configuration. `kept` are the plans in force, whose rate limits go
-    /// on where they have not changed: a reload frees nobody. The error is one line.
+    /// on where they have not changed: a reload frees no client. The error is one line.
     pub fn load(config: &Config, hooks: &Hooks, kept: Option<&Self>) -> Result<Self, String> {
         let mut loading = Loading { config, hooks, kept, made: Self::default() };
         let plans = config.routes.iter().enumerate();

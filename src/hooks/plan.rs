@@ -46,7 +46,7 @@ pub struct Hooked {
     split: Option<Split>,
     /// Where it goes without a split: the index and name of an upstream.
     upstream: (usize, Arc<str>),
-    /// Somebody says the upstream's name. Whoever counts who has it does so with all threads.
+    /// Counted by the name of the upstream, which all threads share.
     names_upstream: bool,
     mirror: Option<MirrorConfig>,
     pub retry: Option<Retry>,

@@ -28,7 +28,7 @@ pub(crate) struct KeyHash(u64);
 pub struct RateLimit {
     lines: Box<[Line]>,
     hasher: RandomState,
-    /// For numbers; nobody outside knows them.
+    /// For numbers that no client knows.
     secrets: [u64; 2],
     /// Nanoseconds that one tick of the table has.
     tick_ns: u64,
@@ -57,8 +57,8 @@ const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 /// round of the 40 bits ago.
 const SKEW_NS: u64 = 10_000_000_000;
 
-/// A lost race means that another thread has taken a token. Whoever loses so many in a row is let
-/// through rather than kept busy.
+/// A lost race means that another thread has taken a token. A request that loses so many in a row
+/// is let through rather than kept busy.
 const RACES_MAX: usize = 64;
 
 /// What a limit had to say.
@@ -106,8 +106,8 @@ impl RateLimit {
 
     pub(crate) fn hash_number(&self, number: u64) -> KeyHash {
         // Two rounds of multiply and fold. Text that a client makes up needs the hash of the
-        // standard library, which withstands those who choose it; a number is an address, which
-        // nobody chooses freely, and whoever has many of them may try them out with any hash.
+        // standard library, which withstands those who choose it; a number is an address, which no
+        // client chooses freely, and one that has many of them may try them out with any hash.
         let [first, second] = self.secrets;
         KeyHash(fold(fold(number ^ first) ^ second))
     }
@@ -143,7 +143,7 @@ impl RateLimit {
     /// The key's word, or the one that gives way to it: its place, what it is, the ticks that the
     /// key has used, and whether it is another's that was still in use.
     fn find(&self, line: &[AtomicU64; WAYS], tag: u64, now: u64) -> (usize, u64, u64, bool) {
-        // Mostly the key is there, and then nobody else matters.
+        // Mostly the key is there, and then no other matters.
         for (at, word) in line.iter().enumerate() {
             let word = word.load(Ordering::Relaxed);
             if word >> TIME_BITS == tag {

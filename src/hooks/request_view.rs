@@ -1,9 +1,9 @@
 //! What is known of a request while hooks run, and what they leave behind for one another.
 //!
 //! In: the request's head and who sent it, borrowed; out: the values of variables, as bytes in the
-//! caller's buffer. What a variable gives comes from the network: whoever puts it somewhere says
-//! where (`Context`), and bytes that could end a line, a target or a host there never arrive. No
-//! clock is read here.
+//! caller's buffer. What a variable gives comes from the network: the code that puts it somewhere
+//! says where (`Context`), and bytes that could end a line, a target or a host there never arrive.
+//! No clock is read here.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub struct HookState {
     pub(crate) granted: Vec<u8>,
     /// The value of a new cohort's cookie.
     pub(crate) cohort: Option<[u8; 32]>,
-    /// The client's places under its caps, until whoever ends the exchange takes them.
+    /// The client's places under its caps, until the end of the exchange takes them.
     pub(crate) permits: [Option<ClientPermit>; 2],
     /// What custom hooks want of the request's head, and of the answer's.
     pub request_changes: Changes,

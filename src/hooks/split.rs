@@ -2,8 +2,8 @@
 //!
 //! In: a split's weights and a number for the request: drawn, or made of what tells its client from
 //! others. Out: an upstream. The same client gets the same one from every worker, after a restart
-//! and on every machine with the same configuration, because the number is made without a seed;
-//! a client may choose its cohort, which harms nobody.
+//! and on every machine with the same configuration, because the number is made without a seed; a
+//! client may choose its cohort, which is harmless.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -93,7 +93,7 @@ thread_local! {
     static DRAWN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A number nobody needs to guess: splitmix64, seeded once per thread. Not for secrets.
+/// A number that may be guessed: splitmix64, seeded once per thread. Not for secrets.
 pub(crate) fn draw() -> u64 {
     DRAWN.with(|drawn| {
         let mut state = drawn.get();

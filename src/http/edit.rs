@@ -1,7 +1,7 @@
 //! What else becomes of the fields of a head while it is written.
 //!
 //! In go the lines of some of the fields that would be copied; out comes whether each is, and then
-//! what is added. The editor is chosen when the program is compiled: a head that nobody edits is
+//! what is added. The editor is chosen when the program is compiled: a head that no route edits is
 //! written by code that knows of none.
 
 use super::names::FieldNameSet;

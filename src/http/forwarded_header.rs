@@ -1,4 +1,4 @@
-//! What a request says of its client to whoever it is sent to.
+//! What a request says of its client to the server that it is sent to.
 //!
 //! In goes a client's address, once for its connection; out come X-Forwarded-For, -Proto and -Host,
 //! and Forwarded (RFC 7239), appended to a head. All of them but the host is the same for every

@@ -1,9 +1,9 @@
 //! Names of fields that somebody wants to hear of, beside those that a proxy must know.
 //!
 //! In come names, once, when a configuration is loaded; out comes a table as the one of the known
-//! names, with those in it as well. Whoever reads a head by it finds both with the one look that a
-//! name costs anyway, so that a field that nobody wants costs nothing more. Not every name fits:
-//! who wants one must ask whether it does, and look for it in another way if it does not.
+//! names, with those in it as well. A reader of a head by it finds both with the one look that a
+//! name costs anyway, so that a field of no interest costs nothing more. Not every name fits: who
+//! wants one must ask whether it does, and look for it in another way if it does not.
 
 use super::names::{CANDIDATES, Candidate, FieldName, NO_CANDIDATES, Row, is_name};
 

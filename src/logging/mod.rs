@@ -36,7 +36,7 @@ pub struct LogGuard {
     _writing: Writing,
 }
 
-/// What of the event log can be measured, for whoever reports it.
+/// What of the event log can be measured, for the thread that reports it.
 #[derive(Clone, Debug)]
 pub struct LogMeter {
     queue: Queue,

@@ -75,7 +75,7 @@ impl Output {
         Ok(Self(sink))
     }
 
-    /// Shared with nobody, for tests.
+    /// Not shared, for tests.
     #[cfg(test)]
     pub(crate) fn to(writer: Box<dyn Write + Send>) -> Self {
         Self(Sink::new(LogTarget::StandardOutput, writer))

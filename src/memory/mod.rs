@@ -1,8 +1,8 @@
 //! Memory that is bounded: what there is, what a configuration can need, and when it runs short.
 //!
-//! In: the kernel's figures, the configuration and the workers' ledgers. Out: a plan that fits or
-//! a refusal that says what to change, and at run time the moment for a cleanup. It frees nothing
-//! itself and stops nothing: that is up to whoever asks.
+//! In: the kernel's figures, the configuration and the workers' ledgers. Out: a plan that fits or a
+//! refusal that says what to change, and at run time the moment for a cleanup. It frees nothing
+//! itself and stops nothing: that is up to the caller.
 
 pub mod origins;
 pub mod plan;

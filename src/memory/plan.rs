@@ -1,9 +1,9 @@
 //! The worst case of a configuration, worked out before the first connection.
 //!
 //! In: the configuration and the limits that the kernel sets. Out: a table of what everything can
-//! come to, held against a ceiling. Limits that nobody chose are lowered until the sum fits; a
-//! choice that cannot fit is refused, with the key to change and by how much. It allocates nothing
-//! for anybody: it only does sums.
+//! come to, held against a ceiling. Limits that the operator did not choose are lowered until the
+//! sum fits; a choice that cannot fit is refused, with the key to change and by how much. It
+//! allocates nothing for anybody: it only does sums.
 //!
 //! A connection is planned at what a busy one holds with buffers of the standard size. What goes
 //! beyond that (a larger head, bytes that a slow peer does not take) is growth: it is granted at
@@ -184,7 +184,7 @@ impl Plan {
     }
 
     /// Makes `config` fit: settles `memory` to numbers, and lowers `limits.clients` and
-    /// `limits.tunnels` as far as they must be and may be, which is where nobody gave them.
+    /// `limits.tunnels` as far as they must be and may be, which is where the operator gave none.
     pub fn fit(
         config: &mut Config,
         usage: &Usage,
@@ -385,7 +385,7 @@ fn ceiling(memory: &MemoryConfig, usage: &Usage) -> (Ceiling, Option<Notice>) {
 
 /// Replaces what depends on the machine by numbers.
 fn settle(memory: &mut MemoryConfig, ceiling: &Ceiling) -> Option<Notice> {
-    // Nobody has chosen what the standard values come to with a maximum of the machine's.
+    // The operator has not chosen what the standard values come to with a maximum of the machine's.
     let is_unchosen =
         memory.max == MemoryMax::Auto && memory.cleanup_mb == MemoryConfig::default().cleanup_mb;
     memory.max = MemoryMax::Mb(ceiling.bytes / MIB);
@@ -561,7 +561,8 @@ mod tests {
         assert_eq!(given.limits.clients, 4_400);
         assert!(given.limits.tunnels < 4_400);
 
-        // Fewer clients than tunnels are a restriction of the tunnels that nobody needs to hear of.
+        // Fewer clients than tunnels are a restriction of the tunnels that needs no line in the
+        // log.
         let mut given = config(1);
         given.limits.clients = 50;
         let (plan, notices) = Plan::fit(&mut given, &ROOMY, true, false).unwrap();

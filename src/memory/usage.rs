@@ -28,7 +28,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Looks everything up. Whoever asks often keeps a [`Probe`].
+    /// Looks everything up. A caller that asks often keeps a [`Probe`].
     pub fn read() -> Self {
         Probe::new().read()
     }

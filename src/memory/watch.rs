@@ -226,7 +226,7 @@ mod tests {
         let mut watch = watch();
         let readings = [(0, 450, 450), (1, 510, 520), (2, 505, 515)];
         assert_eq!(walk(&mut watch, &readings), [LIGHT, FORCED, FORCED]);
-        // Below the maximum there is less of a hurry, and nobody is let in yet.
+        // Below the maximum there is less of a hurry, and no client is let in yet.
         let waiting = (Pressure::Forced, None);
         let readings = [(3, 490, 495), (4, 450, 460), (5, 440, 440), (6, 430, 430), (8, 400, 410)];
         let expected = [waiting, waiting, FORCED, waiting, FORCED];

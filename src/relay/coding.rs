@@ -43,7 +43,7 @@ impl Decoder {
         }
     }
 
-    /// Counts bytes that nobody has looked at: not for chunks.
+    /// Counts bytes unseen: not for chunks.
     pub(super) fn skip(&mut self, count: usize) {
         if let Decoder::Sized(left) = self {
             *left = left.saturating_sub(count as u64);

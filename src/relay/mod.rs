@@ -101,7 +101,7 @@ pub struct Control {
     pub active_ms: Cell<u64>,
     /// It has bytes in its hands, or at hand, that the receiver does not take yet.
     pub is_sending: Cell<bool>,
-    /// Nobody needs it any more.
+    /// It is not needed any more.
     pub is_over: Cell<bool>,
     /// The sender waits for leave to begin, which is not its doing.
     pub is_held_back: Cell<bool>,
@@ -276,7 +276,7 @@ impl Transfer<'_> {
         if self.is_over() { Err(RelayError::Interrupted) } else { Ok(run) }
     }
 
-    /// Whether nobody needs it any more. Asked before each wait: an interruption ends only what is
+    /// Whether it is not needed any more. Asked before each wait: an interruption ends only what is
     /// pending, and a transfer that has its turn just then has nothing pending.
     fn is_over(&self) -> bool {
         self.control.is_over.get() || self.stats.is_ended()
@@ -293,7 +293,7 @@ impl Transfer<'_> {
     }
 
     /// Waits for something to receive, in which the client may go away without anybody noticing:
-    /// nothing is sent to it. A stream of rare events would be kept up for nobody.
+    /// nothing is sent to it. A stream of rare events would be kept up without a reader.
     async fn wait_for_sender(&self, pace: &Pace<'_>) -> Result<(), RelayError> {
         pace.from.pause().await;
         if self.is_over() {

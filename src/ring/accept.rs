@@ -30,7 +30,7 @@ struct State {
     pending: Cell<Option<Key>>,
 }
 
-/// Ends the accepting of one [`Acceptor`], and nobody else's on the same listening socket.
+/// Ends the accepting of one [`Acceptor`], and no other's on the same listening socket.
 pub struct Stopper(Rc<State>);
 
 impl Stopper {

@@ -83,8 +83,7 @@ impl HeadPool {
         self.leased.get()
     }
 
-    /// Gives the buffers that nobody has needed since the last call back to the allocator; how
-    /// many.
+    /// Gives the buffers that were not needed since the last call back to the allocator; how many.
     pub fn trim(&self) -> usize {
         let mut free = self.free.borrow_mut();
         let unneeded = self.spare.get();
@@ -417,7 +416,7 @@ fn find_run(word: u64, count: usize) -> Option<usize> {
     (starts != 0).then(|| starts.trailing_zeros() as usize)
 }
 
-/// Leased neighbouring chunks, as one slice. Holds the bytes of whoever had them before.
+/// Leased neighbouring chunks, as one slice. Holds the bytes of its last use.
 pub struct Run {
     pool: Rc<ChunkPool>,
     first: usize,

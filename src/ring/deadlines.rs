@@ -44,8 +44,8 @@ struct Entry {
 const NEVER: u32 = u32::MAX;
 /// The deadline has passed.
 const EXPIRED: u32 = NEVER - 1;
-/// Somebody has ended the wait; also where the deadline has passed: whoever is told that it is over
-/// must not wait again.
+/// Somebody has ended the wait; also where the deadline has passed: a task that is told that it is
+/// over must not wait again.
 const INTERRUPTED: u32 = NEVER - 2;
 
 const TICK_SHIFT: u32 = 4;

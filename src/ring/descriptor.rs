@@ -17,13 +17,14 @@ pub fn adopt(number: Option<RawFd>) -> Option<OwnedFd> {
     // SAFETY: only asked whether it is open, which is harmless for any number.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     fcntl(borrowed, FcntlArg::F_GETFD).ok()?;
-    // SAFETY: it is open, and the caller's promise is that nobody else in this process owns it.
+    // SAFETY: it is open, and the caller's promise is that nothing else in this process owns it.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Takes a descriptor that has just come with a message (SCM_RIGHTS).
 pub fn received(number: RawFd) -> OwnedFd {
-    // SAFETY: the kernel has opened it for this process with the message, and nobody else knows.
+    // SAFETY: the kernel has opened it for this process with the message, and no other thread
+    // knows.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 

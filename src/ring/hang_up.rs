@@ -1,8 +1,8 @@
 //! A wait on one socket that the other side of the exchange may make pointless.
 //!
-//! In go a wait that is pending on one socket and the socket of whoever wants its result; out comes
-//! the result, or nothing where that one has hung up. The wait is ended and awaited either way, so
-//! that its buffer comes home. Nothing is sent or received here.
+//! In go a wait that is pending on one socket and the socket of the side that wants its result; out
+//! comes the result, or nothing where that one has hung up. The wait is ended and awaited either
+//! way, so that its buffer comes home. Nothing is sent or received here.
 
 use std::future::poll_fn;
 use std::pin::Pin;

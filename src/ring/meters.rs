@@ -1,7 +1,7 @@
 //! What a worker's ring does: operations begun and over, and turns of the loop.
 //!
 //! In go the operations of the thread that [`RingMeters::install`] was called on; out come totals
-//! that any thread may read. A dropped wait counts as over: nobody waits for it any more.
+//! that any thread may read. A dropped wait counts as over: no task waits for it any more.
 
 use std::cell::OnceCell;
 use std::sync::atomic::{AtomicI32, Ordering};

@@ -170,7 +170,7 @@ impl Socket {
 
     fn receive(&self, bytes: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
         let (start, length) = (bytes.as_mut_ptr(), bytes.len());
-        // SAFETY: these are the slice's bytes, and nobody else has it.
+        // SAFETY: these are the slice's bytes, and nothing else has it.
         uninterrupted(|| unsafe { call_with(libc::SYS_recvfrom, self.raw(), start, length, flags) })
     }
 

@@ -97,7 +97,7 @@ impl<D> OneshotOutputTransform for Completed<D> {
 pub(super) struct InFlight<D: Unpin + 'static>(InFlightOneshot<D, Completed<D>>);
 
 impl<D: Unpin + 'static> InFlight<D> {
-    /// Whether it has completed; leaves whoever waits for it waiting.
+    /// Whether it has completed; leaves the task that waits for it waiting.
     pub(super) fn is_completed(&self) -> bool {
         self.0.is_completed()
     }

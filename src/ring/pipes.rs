@@ -6,7 +6,7 @@
 //! of the ring runs on worker threads.
 //!
 //! A pipe is leased while bytes are on their way. A pool has few of them, because what is in a pipe
-//! is memory that nobody else sees; who gets none moves bytes through chunks.
+//! is memory that no other process sees; who gets none moves bytes through chunks.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -68,7 +68,7 @@ impl PipePool {
         self.leased.get()
     }
 
-    /// Closes the pipes that nobody has needed since the last call; how many.
+    /// Closes the pipes that were not needed since the last call; how many.
     pub fn trim(&self) -> usize {
         let mut free = self.free.borrow_mut();
         let unneeded = self.spare.get();

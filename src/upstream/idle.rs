@@ -2,8 +2,8 @@
 //!
 //! In goes what the operations that watch idle connections say; out come connections that are still
 //! good. The receive for the next answer is the watch: if it completes while the connection is
-//! idle, the origin has closed or sent what nobody asked for, and the connection is dropped. After
-//! a second of rest it gives way to a wait without a buffer.
+//! idle, the origin has closed or sent what was not configured, and the connection is dropped.
+//! After a second of rest it gives way to a wait without a buffer.
 
 use std::future::poll_fn;
 use std::io;

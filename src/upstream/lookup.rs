@@ -126,7 +126,7 @@ async fn serve(resolver: Arc<TokioResolver>, mut jobs: UnboundedReceiver<Job>, l
                 tokio::spawn(async move {
                     let asked = tokio::time::timeout(limit, ask(&resolver, &turns, &name));
                     let answer = asked.await.unwrap_or(Err(Fault::OriginResolveTimeout));
-                    // Nobody waits any more: the client has gone.
+                    // No task waits any more: the client has gone.
                     let _ = reply.send(answer);
                 });
             }

@@ -232,7 +232,7 @@ impl Pool {
         Lease::new(self, key, socket, None, false)
     }
 
-    /// Takes a connection back: to whoever waits for it, to the idle list, or to its end.
+    /// Takes a connection back: to the request that waits for it, to the idle list, or to its end.
     pub(super) fn give_back(self: &Rc<Self>, mut lease: Lease) {
         if self.is_stopping.get() {
             return;

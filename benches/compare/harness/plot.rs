@@ -1,6 +1,7 @@
 //! The results as a picture: what each proxy costs, as a share of what the reference costs.
 //!
-//! In: results. Out: one SVG, whose letters are drawn by whoever shows it. Computes nothing.
+//! In: results. Out: one SVG, whose letters are drawn by the program that shows it. Computes
+//! nothing.
 
 use plotters::prelude::*;
 

@@ -1,7 +1,7 @@
 //! `ringway explain METHOD URL`: where a request would go, and why.
 //!
-//! In go a configuration and a request that nobody has sent; out come facts, and the answer that a
-//! client would get where no server is asked. Every decision is the data plane's own: the same
+//! In go a configuration and a request that no client has sent; out come facts, and the answer that
+//! a client would get where no server is asked. Every decision is the data plane's own: the same
 //! parser reads the head, the same tables route it, the same policy judges it and the same code
 //! writes what is sent on. Nothing is sent but questions to name servers.
 
@@ -138,7 +138,7 @@ fn admin_address(config: &Config) -> Option<SocketAddr> {
     }
 }
 
-/// The head that a client would send. Where nobody names a host, it is the one in the target, or
+/// The head that a client would send. Where no field names a host, it is the one in the target, or
 /// else the listener's address.
 fn head_text(question: &Question, listener: SocketAddr) -> Result<Vec<u8>, Failure> {
     let Question { method, target, fields, .. } = question;
@@ -240,7 +240,7 @@ impl Case<'_> {
         section.fact("timeouts", members(timeouts));
     }
 
-    /// The head as it would be written for whoever is asked.
+    /// The head as it would be written for the server that is asked.
     fn rewritten(
         &self,
         path: &[u8],

@@ -1,4 +1,4 @@
-//! Explanations of requests that nobody has sent, against small configurations.
+//! Explanations of requests that no client has sent, against small configurations.
 //!
 //! Comes in: a configuration as TOML flags it, and a question. Goes out: facts, and the answer.
 

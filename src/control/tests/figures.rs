@@ -57,7 +57,7 @@ fn health_says_what_scripts_look_for() {
 
 #[test]
 fn readiness_fails_when_it_should_and_health_says_why() {
-    // Nobody but the test sets the pressure.
+    // Only the test sets the pressure.
     let (setup, fixture) = Fixture::prepare(|_| {});
     let proxy = Arc::new(Proxy::new(setup, None));
     let shared = &fixture.shared;

@@ -183,7 +183,7 @@ impl Answer {
     }
 }
 
-/// Where connections would go, nobody listens.
+/// No worker listens where connections would go.
 fn handle(commands: mpsc::UnboundedSender<WorkerCommand>) -> WorkerHandle {
     WorkerHandle { inbox: mpsc::unbounded_channel().0, commands }
 }

@@ -171,7 +171,7 @@ fn a_worker_that_says_nothing_is_named_and_not_waited_for_for_ever() {
     let (mut setup, fixture) = Fixture::prepare(|_| {});
     drop(fixture);
     let shared = Arc::get_mut(&mut setup.shared).expect("nobody else has it");
-    // Nobody has the other end.
+    // The other end is gone.
     shared.slots[0].occupy(handle(mpsc::unbounded_channel().0));
     // This one takes the question and sits on it.
     let (sender, _kept) = mpsc::unbounded_channel();
