@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringway::ledger::{Budget, Ledger};
-use ringway::metrics::WorkerMetrics;
+use ringway::observe::metrics::WorkerMetrics;
 use ringway::ring::{Deadlines, HeadPool, runtime};
 use ringway::upstream::open_target;
 use ringway::upstream::origin_ids::OriginIds;

@@ -73,74 +73,26 @@
 //! - Buffers, chunks, connections and permits come home on every path; a drain counts them.
 //! - A keep-alive request allocates nothing once its connection is warm (a test counts).
 
-pub mod limits;
-
-pub mod http;
-
-pub mod config;
-pub mod fault;
-pub mod ledger;
-pub mod metrics;
-
-pub mod ring;
-
+pub mod admin;
 pub mod admin_guard;
-pub mod date;
-pub mod log_limit;
-pub mod logging;
-pub mod memory;
-
-pub mod access_log;
-pub mod connection_stats;
-pub mod forward;
+pub mod cli;
+pub mod config;
+pub mod downstream;
+pub mod exchange;
+pub mod fault;
+pub mod forward_proxy;
 pub mod hooks;
+pub mod http;
+pub mod ledger;
+pub mod limits;
+pub mod memory;
+pub mod observe;
 pub mod relay;
-pub mod route;
+pub mod ring;
+pub mod routing;
+pub mod server;
+pub mod systemd;
 pub mod upstream;
-
-pub mod access;
-pub mod arbiter;
-pub mod cleanup;
-pub mod generation;
-pub mod mailbox;
-pub mod room;
-pub mod slot;
 pub mod worker;
 
-pub mod auth_request;
-pub mod connect;
-pub mod connection;
-pub mod destination;
-pub mod download;
-pub mod exchange;
-pub mod forwarded;
-pub mod hooked;
-pub mod mirror;
-pub mod record;
-pub mod respond;
-pub mod tunnel;
-pub mod upgrade;
-pub mod upload;
-
-pub mod listener;
-pub mod thread;
-
-pub mod bench;
-pub mod cli;
-pub mod commands;
-pub mod config_watch;
-pub mod control;
-pub mod demo;
-pub mod doctor;
-pub mod entry;
-pub mod handover;
-pub mod health;
-pub mod inherited;
-pub mod listeners;
-pub mod reload;
-pub mod server;
-pub mod signals;
-pub mod systemd;
-pub mod workers;
-
-pub use entry::run;
+pub use cli::run;

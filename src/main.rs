@@ -1,6 +1,6 @@
 //! The command, without hooks of its own.
 //!
-//! In: the process's arguments and environment. Out: its exit code, see [`ringway::entry`]. A
+//! In: the process's arguments and environment. Out: its exit code, see [`ringway::cli`]. A
 //! binary with hooks in Rust is this one with hooks.
 
 use std::process::ExitCode;

@@ -139,5 +139,5 @@ fn a_warm_keep_alive_request_allocates_nothing() {
     assert!(WORKER_ALLOCATIONS.load(Ordering::Relaxed) > 0, "the counter counts");
     drop(client);
     let report = server.drain(&AtomicBool::new(false), Successor::None);
-    assert_eq!(report, ringway::thread::DrainReport::default());
+    assert_eq!(report, ringway::worker::thread::DrainReport::default());
 }

@@ -19,8 +19,8 @@ use ringway::http::rewrite::{
 };
 use ringway::http::{Method, Version};
 use ringway::ledger::{Budget, Kind, Ledger};
-use ringway::metrics::Latency;
-use ringway::route::Routes;
+use ringway::observe::metrics::Latency;
+use ringway::routing::Routes;
 
 use hooks::{Exchange, Hooking};
 

@@ -79,7 +79,7 @@ use crate::config::{
     BasicAuthConfig, Config, CustomConfig, ForwardConfig, HooksConfig, HostPattern,
     RateLimitConfig, RouteConfig,
 };
-use crate::forward::{Authenticator, Users};
+use crate::forward_proxy::{Authenticator, Users};
 use crate::http::interest::FieldInterest;
 
 /// What is done to the requests of one route.

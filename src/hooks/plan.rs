@@ -23,7 +23,7 @@ use crate::config::{
     ClientKey, HooksConfig, IdTrust, MirrorConfig, RedirectConfig, RewriteConfig, RouteConfig,
     SecurityConfig,
 };
-use crate::forward::Authenticator;
+use crate::forward_proxy::Authenticator;
 use crate::http::BodyLength;
 use crate::http::head::ResponseHead;
 use crate::http::interest::FieldInterest;

@@ -13,7 +13,7 @@ use super::request_view::{
 };
 use crate::config::RewriteConfig;
 use crate::config::hooks::{self, Part, Template, Variable};
-use crate::route::climbs_out;
+use crate::routing::climbs_out;
 
 /// A rewrite, compiled.
 #[derive(Clone, Debug)]

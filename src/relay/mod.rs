@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::HalfClose;
-use crate::connection_stats::{ConnectionStats, Moment, WaitsOn};
 use crate::http::chunked::ChunkError;
 use crate::ledger::{Budget, Ledger};
+use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::waits::{poll_now, turn};
 use crate::ring::{ChunkPool, PipePool, Run, Socket, WaitError, clock};
@@ -420,7 +420,7 @@ fn to_broken(error: WaitError) -> RelayError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection_stats::Ending;
+    use crate::observe::connection_stats::Ending;
     use crate::ring::{Deadlines, runtime};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::OwnedFd;

@@ -6,8 +6,8 @@
 use std::cell::Cell;
 use std::io;
 
-use crate::connection_stats::ConnectionStats;
 use crate::ledger::Counted;
+use crate::observe::connection_stats::ConnectionStats;
 use crate::ring::{PIPE_BYTES, Pipe, Run, Socket, Spliced, clock};
 
 use super::coding::{LEAD_BYTES, TAIL_BYTES, encode, limit_to_body};

@@ -11,7 +11,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::config::HalfClose;
-use crate::connection_stats::{ConnectionStats, WaitsOn};
+use crate::observe::connection_stats::{ConnectionStats, WaitsOn};
 use crate::ring::{Deadlines, Socket, WaitError, clock, count_fruitless};
 
 /// A silence longer than this is worth watching the client for its going away, and a client that
@@ -195,7 +195,7 @@ mod tests {
     use nix::time::{ClockId, clock_gettime};
 
     use super::*;
-    use crate::connection_stats::Ending;
+    use crate::observe::connection_stats::Ending;
     use crate::ring::runtime;
     use crate::ring::waits::poll_now;
 

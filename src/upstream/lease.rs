@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::connection_stats::Moment;
+use crate::observe::connection_stats::Moment;
 use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, PendingRecv, Socket, clock};
 

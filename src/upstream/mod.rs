@@ -10,7 +10,6 @@ mod dial;
 pub mod fair;
 mod idle;
 pub mod lease;
-pub mod lookup;
 pub mod origin_ids;
 pub mod permits;
 pub mod pool;

@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::connection_stats::Moment;
 use crate::fault::Fault;
 use crate::ledger::{Kind, Ledger};
-use crate::metrics::WorkerMetrics;
+use crate::observe::connection_stats::Moment;
+use crate::observe::metrics::WorkerMetrics;
 use crate::ring::{Deadlines, HeadPool, Socket, WaitError, clock};
 
 use super::idle::{Entry, Idle, Watch};
@@ -413,7 +413,7 @@ impl Pool {
 pub(super) fn open_fault(error: &std::io::Error) -> Fault {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => {
-            crate::log_limit::too_many_files("connect to an origin", error);
+            crate::observe::log_limit::too_many_files("connect to an origin", error);
             Fault::TooManyFiles
         }
         _ => Fault::Internal,

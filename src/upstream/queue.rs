@@ -88,7 +88,7 @@ impl Pool {
         self.metrics.pool_wait.record(clock::precise_us().saturating_sub(began_us));
         if let Err(Fault::PoolTimeout) = outcome {
             self.metrics.pool_timeouts.add(1);
-            crate::log_limit::pool_is_full(group.name());
+            crate::observe::log_limit::pool_is_full(group.name());
         }
         outcome
     }

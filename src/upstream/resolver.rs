@@ -203,7 +203,7 @@ fn lock(count: &Mutex<usize>) -> MutexGuard<'_, usize> {
 }
 
 /// What needs no name server: an address, and `localhost` (RFC 6761 §6.3).
-pub(super) fn without_asking(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+pub(crate) fn without_asking(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Some(vec![SocketAddr::new(address, port)]);
     }

@@ -1,0 +1,349 @@
+//! The admin API: what can be seen of a running ringway, and the little that can be changed.
+//!
+//! In go requests from the admin address; out come JSON, text and metrics. Who may change something
+//! is [`crate::admin_guard`]'s decision. Bodies of requests are not read, lists have limits, and
+//! workers are asked only where their connections are listed or ended: nothing here can make
+//! ringway slow or large.
+
+use std::cmp::Reverse;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use crate::admin_guard::{self, Caller, Denied};
+use crate::worker::mailbox::{ConnectionInfo, Level, Reloaded, ServerCommand, WorkerCommand};
+
+use super::accounting;
+use super::exposition;
+use super::health::{self, Health};
+use super::prometheus;
+use super::proxy::{Answers, Proxy, unix_seconds};
+use super::stats::Stats;
+
+const INDEX: &str = "\
+ringway's admin API
+
+GET    /health            how ringway is, as JSON
+GET    /ready             200 while new connections may be sent here, else 503
+GET    /stats             the last window of stats.interval, and the running one
+GET    /metrics           everything that is counted, for Prometheus
+GET    /memory            what memory is held for, and the connections that hold most (?limit=20)
+GET    /connections       connections of clients (?limit=100&sort=age|memory)
+DELETE /connections/{id}  ends one
+POST   /admin/cleanup     gives memory back (?level=light|forced)
+GET    /admin/generations the last configurations, the newest at the end
+POST   /admin/reload      reads the configuration again and puts it in use
+POST   /admin/rollback    puts an earlier configuration in use again (?id=N)
+
+POST and DELETE need `Authorization: Bearer` with admin.token; if none is set, they work from this
+machine only.
+";
+
+/// What one answer lists at most: 300 bytes each.
+const LISTED_MAX: usize = 1_000;
+
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Peer {
+    Unix,
+    Tcp(IpAddr),
+}
+
+pub(super) fn router(proxy: Arc<Proxy>) -> Router {
+    let guarded = || middleware::from_fn_with_state(proxy.clone(), guard_change);
+    Router::new()
+        .route("/", get(|| async { INDEX }))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/stats", get(stats))
+        .route("/metrics", get(metrics))
+        .route("/memory", get(memory))
+        .route("/connections", get(connections))
+        .route("/connections/{id}", delete(end).route_layer(guarded()))
+        .route("/admin/cleanup", post(cleanup).route_layer(guarded()))
+        .route("/admin/generations", get(generations))
+        .route("/admin/reload", post(reload).route_layer(guarded()))
+        .route("/admin/rollback", post(roll_back).route_layer(guarded()))
+        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "no such path; GET / lists all") })
+        .method_not_allowed_fallback(|| async {
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "the Allow field lists the methods of this path")
+        })
+        .layer(middleware::from_fn(guard_read))
+        .with_state(proxy)
+}
+
+async fn health(State(proxy): State<Arc<Proxy>>) -> Response {
+    json_text(Health::of(&proxy).to_json())
+}
+
+async fn ready(State(proxy): State<Arc<Proxy>>) -> Response {
+    match health::readiness(&proxy) {
+        Ok(()) => "ready\n".into_response(),
+        Err(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}\n")).into_response(),
+    }
+}
+
+async fn stats(State(proxy): State<Arc<Proxy>>) -> Response {
+    json(&Stats::answer(&proxy))
+}
+
+async fn metrics(State(proxy): State<Arc<Proxy>>) -> Response {
+    ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], prometheus::text(&proxy)).into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemoryQuery {
+    limit: Option<usize>,
+}
+
+async fn memory(
+    State(proxy): State<Arc<Proxy>>,
+    query: Result<Query<MemoryQuery>, QueryRejection>,
+) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(rejection) => return bad_query(&rejection, "limit=1..1000"),
+    };
+    let Answers { given, silent } = proxy.connections().await;
+    let by_worker = proxy.shared.occupied().map(|worker| {
+        let ledger = &proxy.shared.ledgers.workers()[worker];
+        let kinds = crate::ledger::Kind::ALL.into_iter();
+        let by_kind: serde_json::Map<String, Value> =
+            kinds.map(|kind| (kind.name().to_owned(), ledger.get(kind).into())).collect();
+        json!({ "worker": worker, "ledger_bytes": ledger.total(), "by_kind": by_kind })
+    });
+    json(&json!({
+        "rss_bytes": proxy.usage().rss_bytes,
+        "ceiling_bytes": proxy.cleanups.ceiling_bytes(),
+        "ledger_bytes": proxy.shared.ledgers.total(),
+        "state": health::pressure(&proxy),
+        "by_kind": health::by_kind(&proxy),
+        "by_worker": by_worker.collect::<Vec<_>>(),
+        "connections": given.len(),
+        "silent_workers": silent,
+        "largest": listed(given, Sort::Memory, query.limit.unwrap_or(20)),
+    }))
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Sort {
+    /// The one that holds most first.
+    Memory,
+    /// The oldest first.
+    Age,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConnectionsQuery {
+    limit: Option<usize>,
+    sort: Option<Sort>,
+}
+
+async fn connections(
+    State(proxy): State<Arc<Proxy>>,
+    query: Result<Query<ConnectionsQuery>, QueryRejection>,
+) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(rejection) => return bad_query(&rejection, "limit=1..1000 and sort=age or memory"),
+    };
+    let Answers { given, silent } = proxy.connections().await;
+    json(&json!({
+        "total": given.len(),
+        "silent_workers": silent,
+        "connections":
+            listed(given, query.sort.unwrap_or(Sort::Age), query.limit.unwrap_or(100)),
+    }))
+}
+
+fn listed(mut all: Vec<ConnectionInfo>, sort: Sort, limit: usize) -> Vec<ConnectionInfo> {
+    match sort {
+        Sort::Memory => all.sort_by_key(|one| (Reverse(one.memory_bytes), one.id)),
+        Sort::Age => all.sort_by_key(|one| (Reverse(one.age_ms), one.id)),
+    }
+    all.truncate(limit.min(LISTED_MAX));
+    all
+}
+
+async fn end(State(proxy): State<Arc<Proxy>>, Path(id): Path<String>) -> Response {
+    let Ok(id) = id.parse::<u64>() else {
+        return refuse(StatusCode::NOT_FOUND, "no connection has this id; it is a number");
+    };
+    let Answers { given, silent } = proxy.ask(|reply| WorkerCommand::End { id, reply }).await;
+    if given.contains(&true) {
+        tracing::info!(id, "connection ended by the admin API");
+        StatusCode::NO_CONTENT.into_response()
+    } else if silent.is_empty() {
+        refuse(StatusCode::NOT_FOUND, "no connection has this id; it may have ended")
+    } else {
+        refuse(StatusCode::SERVICE_UNAVAILABLE, "not every worker answered; try again")
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CleanupQuery {
+    level: Option<CleanupLevel>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CleanupLevel {
+    Light,
+    Forced,
+}
+
+async fn cleanup(
+    State(proxy): State<Arc<Proxy>>,
+    query: Result<Query<CleanupQuery>, QueryRejection>,
+) -> Response {
+    let level = match query {
+        Ok(Query(CleanupQuery { level: None | Some(CleanupLevel::Light) })) => Level::Light,
+        Ok(Query(CleanupQuery { level: Some(CleanupLevel::Forced) })) => Level::Forced,
+        Err(rejection) => return bad_query(&rejection, "level=light or forced"),
+    };
+    json(&accounting::clean(&proxy, level, "asked").await.answer())
+}
+
+async fn generations(State(proxy): State<Arc<Proxy>>) -> Response {
+    let list = proxy.shared.history.list();
+    let list: Vec<_> = list
+        .iter()
+        .map(
+            |past| json!({ "id": past.id, "since": unix_seconds(past.since), "cause": past.cause }),
+        )
+        .collect();
+    json(&json!({ "current": proxy.snapshot().id, "generations": list }))
+}
+
+async fn reload(State(proxy): State<Arc<Proxy>>) -> Response {
+    command(&proxy, |reply| ServerCommand::Reload { reply }).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RollbackQuery {
+    id: Option<u64>,
+}
+
+async fn roll_back(
+    State(proxy): State<Arc<Proxy>>,
+    query: Result<Query<RollbackQuery>, QueryRejection>,
+) -> Response {
+    match query {
+        Ok(Query(RollbackQuery { id })) => {
+            command(&proxy, |reply| ServerCommand::Rollback { id, reply }).await
+        }
+        Err(rejection) => bad_query(&rejection, "id=N, a number that GET /admin/generations lists"),
+    }
+}
+
+/// Has the thread that owns the server do something, and waits for what becomes of it.
+async fn command(
+    proxy: &Proxy,
+    command: impl FnOnce(oneshot::Sender<Result<Reloaded, String>>) -> ServerCommand,
+) -> Response {
+    let (reply, answer) = oneshot::channel();
+    let is_sent = proxy.shared.server_commands.send(command(reply)).is_ok();
+    match tokio::time::timeout(ORDER_PATIENCE, answer).await {
+        Ok(Ok(Ok(reloaded))) => json(&reloaded),
+        Ok(Ok(Err(error))) => refuse(StatusCode::UNPROCESSABLE_ENTITY, &error),
+        _ if is_sent => refuse(StatusCode::SERVICE_UNAVAILABLE, "not done: ringway is stopping"),
+        _ => refuse(StatusCode::SERVICE_UNAVAILABLE, "nobody here reloads configurations"),
+    }
+}
+
+/// Names of origins are waited for, workers told, and rings opened.
+const ORDER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Keeps pages of other sites out, and answers out of caches.
+async fn guard_read(request: Request, next: Next) -> Response {
+    let mut response = match admin_guard::may_read(&caller(request.headers(), None)) {
+        Ok(()) => next.run(request).await,
+        Err(denied) => deny(denied),
+    };
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn guard_change(State(proxy): State<Arc<Proxy>>, request: Request, next: Next) -> Response {
+    let peer = match request.extensions().get::<Peer>() {
+        Some(Peer::Unix) => None,
+        Some(Peer::Tcp(address)) => Some(*address),
+        // Unknown is not local.
+        None => Some(Ipv4Addr::UNSPECIFIED.into()),
+    };
+    let caller = caller(request.headers(), peer);
+    match admin_guard::may_change(&caller, proxy.snapshot().config.admin.token.as_ref()) {
+        Ok(()) => next.run(request).await,
+        Err(denied) => {
+            tracing::warn!(?peer, ?denied, path = request.uri().path(), "admin request refused");
+            deny(denied)
+        }
+    }
+}
+
+fn caller(headers: &HeaderMap, peer: Option<IpAddr>) -> Caller<'_> {
+    // A field that comes twice is none that can be trusted: the empty value fits nothing.
+    let field = |name: HeaderName| {
+        let mut values = headers.get_all(name).iter();
+        let first = values.next().map(HeaderValue::as_bytes);
+        if values.next().is_some() { Some(&b""[..]) } else { first }
+    };
+    Caller {
+        peer,
+        host: field(HOST),
+        origin: field(ORIGIN),
+        fetch_site: field(FETCH_SITE),
+        authorization: field(AUTHORIZATION),
+    }
+}
+
+fn deny(denied: Denied) -> Response {
+    let status = StatusCode::from_u16(denied.status()).unwrap_or(StatusCode::FORBIDDEN);
+    let mut response = refuse(status, denied.cause());
+    if status == StatusCode::UNAUTHORIZED {
+        let challenge = match denied {
+            Denied::TokenWrong => "Bearer realm=\"ringway\", error=\"invalid_token\"",
+            _ => "Bearer realm=\"ringway\"",
+        };
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
+    response
+}
+
+fn bad_query(rejection: &QueryRejection, expected: &str) -> Response {
+    refuse(StatusCode::BAD_REQUEST, &format!("{rejection}; expected {expected}"))
+}
+
+fn refuse(status: StatusCode, cause: &str) -> Response {
+    (status, json(&json!({ "status": status.as_u16(), "error": cause }))).into_response()
+}
+
+fn json(value: &impl Serialize) -> Response {
+    // Cannot fail: every key is text and no number is infinite.
+    json_text(serde_json::to_string(value).unwrap_or_default())
+}
+
+fn json_text(mut text: String) -> Response {
+    text.push('\n');
+    ([(CONTENT_TYPE, "application/json")], text).into_response()
+}

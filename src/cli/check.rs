@@ -1,0 +1,102 @@
+//! What `ringway check` looks at beyond the configuration: other files, names and ports.
+//!
+//! In goes a configuration that is valid; out come what is wrong with a file that it names,
+//! warnings about names without an address, the reason why a port cannot be listened on, and the
+//! exit code. Every socket is closed again.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::admin::AdminSocket;
+use crate::cli::client::{self, Target};
+use crate::config::effective::{Origin, Origins};
+use crate::config::{AdminAddress, Config};
+use crate::forward_proxy::Users;
+use crate::hooks::{self, BadFile};
+use crate::server;
+
+use super::commands::Failure;
+use super::explain::addresses;
+
+/// Says what is wrong around `config`, and whether ringway could start.
+pub fn run(config: &Config) -> ExitCode {
+    for warning in nameless(config) {
+        note(&format_args!("warning: {warning}"));
+    }
+    let taken = ports(config);
+    if !taken.is_empty()
+        && let Some(target) = admin_target(config)
+        && client::ask(&target).is_ok_and(|report| report.is_ringway())
+    {
+        note(&format_args!(
+            "a ringway runs here already: it answers at {target}. To look at the file alone, use \
+             `ringway check --file-only`"
+        ));
+    }
+    let mut code = ExitCode::SUCCESS;
+    for cause in taken {
+        code = Failure::unable(cause).print();
+    }
+    code
+}
+
+/// What is wrong with a file that `config` names, after the place where it is named.
+pub fn files(config: &Config, origins: &Origins) -> Result<(), String> {
+    let users = config.forward.users_file.as_ref().filter(|_| config.forward.enabled);
+    let users = users.map_or(Ok(()), |file| Users::load(file).map(drop));
+    let users = users.map_err(|error| {
+        let path = "forward.users_file".to_owned();
+        BadFile { error: format!("{path}: {error}"), path }
+    });
+    users.and_then(|()| hooks::try_files(config)).map_err(|BadFile { path, error }| {
+        // The hooks of a route are one value, whose place is its first line.
+        let table = path.rsplit_once('.').map_or("", |(table, _)| table);
+        let places = [path.as_str(), table].map(|path| origins.of(path));
+        let place = places.into_iter().find(|origin| *origin != Origin::Default);
+        place.map_or(error.clone(), |place| format!("{place:#}: {error}"))
+    })
+}
+
+fn note(text: &dyn Display) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// A line for each origin and parent that has no address now.
+fn nameless(config: &Config) -> Vec<String> {
+    let origins = config.upstreams.iter().flat_map(|upstream| {
+        upstream.origins.iter().map(move |origin| {
+            (format!("upstream {}: {}", upstream.name, origin.authority), &origin.host, origin.port)
+        })
+    });
+    let parents = config.parents.iter().map(|parent| {
+        (format!("parent {}: {}", parent.name, parent.authority), &parent.host, parent.port)
+    });
+    let named: Vec<_> = origins.chain(parents).collect();
+    let hosts = named.iter().map(|(_, host, port)| (host.as_str(), *port));
+    match addresses::of_origins(hosts) {
+        Ok(found) => named
+            .into_iter()
+            .zip(found)
+            .filter(|(_, addresses)| addresses.is_empty())
+            .map(|((name, _, _), _)| format!("{name} has no address now"))
+            .collect(),
+        Err(error) => vec![format!("names cannot be resolved: {error}")],
+    }
+}
+
+/// A line for each address that cannot be listened on.
+fn ports(config: &Config) -> Vec<String> {
+    let server = &config.server;
+    let listeners = server.listeners.iter();
+    let taken = listeners.filter_map(|it| server::try_listen(*it, server.backlog).err());
+    let admin = AdminSocket::open(&config.admin, None).err();
+    taken.map(|error| error.to_string()).chain(admin).collect()
+}
+
+fn admin_target(config: &Config) -> Option<Target> {
+    config.admin.enabled.then(|| match &config.admin.address {
+        AdminAddress::Tcp(address) => Target::listener(*address),
+        AdminAddress::Unix(path) => Target::socket(path),
+    })
+}

@@ -1,0 +1,168 @@
+//! The command: reads the configuration and does what was typed; without a word, runs the proxy.
+//!
+//! Exit codes: 0 after an orderly stop, 1 where ringway could not start or is not well, 2 where the
+//! configuration is wrong or needs more memory than there is; the help of a command tells its own.
+//! Errors go to standard error, one line each.
+
+pub mod args;
+pub mod bench;
+pub mod check;
+pub mod client;
+pub mod commands;
+pub mod doctor;
+pub mod dump;
+pub mod explain;
+pub mod plan;
+pub mod shell;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::args::{Cli, Command};
+
+use self::client::Target;
+use self::doctor::{RingFacts, Root};
+use crate::config::{self, AdminAddress, Config, EXIT_CONFIG};
+use crate::hooks::custom::{self, Hooks};
+use crate::memory::Notice;
+use crate::server;
+use crate::server::signals::{self, ProcessSetup};
+
+/// Does what was typed, with the hooks of a binary of one's own (see [`crate::hooks::custom`]).
+pub fn run(hooks: Hooks) -> ExitCode {
+    run_from(std::env::args_os(), hooks)
+}
+
+/// The same for other words than those that were typed; the first is the program's name.
+pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> ExitCode {
+    custom::install(hooks);
+    let cli = Cli::parse_from(arguments);
+    // An address says it all: the file of whom is asked may be out of reach.
+    if let Some(Command::Health { url: Some(url) }) = &cli.command {
+        return match Target::parse(url) {
+            Ok(target) => health(&[target]),
+            Err(error) => fail(EXIT_CONFIG, &error),
+        };
+    }
+    if let Some(code) = commands::run(&cli) {
+        return code;
+    }
+    if let Some(Command::Bench(flags)) = &cli.command {
+        return bench::main(flags, &cli.flags);
+    }
+    let loaded = Config::load_traced(cli.config.as_deref(), &cli.flags);
+    let (mut config, origins) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => return fail(EXIT_CONFIG, &error),
+    };
+    if let Some(Command::Health { .. }) = &cli.command {
+        return health(&health_targets(&config));
+    }
+    match &cli.command {
+        Some(Command::Reload { url }) => return order(&config, url.as_deref(), "/admin/reload"),
+        Some(Command::Rollback { id, url }) => {
+            let query = id.map_or_else(String::new, |id| format!("?id={id}"));
+            return order(&config, url.as_deref(), &format!("/admin/rollback{query}"));
+        }
+        Some(Command::Doctor { json }) => return doctor(&config, *json),
+        _ => {}
+    }
+    let (plan, notices) = match server::fit(&mut config) {
+        Ok(fitted) => fitted,
+        Err(error) => return fail(EXIT_CONFIG, &error),
+    };
+    match &cli.command {
+        Some(Command::Check { file_only }) => {
+            if let Err(error) = check::files(&config, &origins) {
+                return fail(EXIT_CONFIG, &error);
+            }
+            say(&"the configuration is valid");
+            for Notice(text) in &notices {
+                say(text);
+            }
+            say(&plan);
+            if *file_only { ExitCode::SUCCESS } else { check::run(&config) }
+        }
+        _ => serve(&cli, config, notices),
+    }
+}
+
+fn health(targets: &[Target]) -> ExitCode {
+    match client::ask_any(targets) {
+        Ok(report) => {
+            say(&report);
+            ExitCode::from(u8::from(!report.is_healthy()))
+        }
+        Err(error) => fail(1, &error),
+    }
+}
+
+/// The configuration is examined as it was written; what the plan would lower is one finding.
+fn doctor(config: &Config, is_json: bool) -> ExitCode {
+    let fitted = match server::fit(&mut config.clone()) {
+        Ok((_, notices)) => Ok(notices.into_iter().map(|Notice(text)| text).collect()),
+        Err(error) => Err(error.to_string()),
+    };
+    let report = doctor::examine(config, &Root::system(), RingFacts::probe(), &fitted);
+    if is_json {
+        say(&report.json());
+    } else {
+        say(&report);
+    }
+    ExitCode::from(report.exit_code())
+}
+
+/// Asks the ringway with this configuration to do something.
+fn order(config: &Config, url: Option<&str>, path: &str) -> ExitCode {
+    let targets = match url.map(Target::parse) {
+        Some(Ok(target)) => vec![target],
+        Some(Err(error)) => return fail(EXIT_CONFIG, &error),
+        None => admin_target(config).into_iter().collect(),
+    };
+    let token = config.admin.token.as_ref().map(config::Secret::reveal);
+    match client::order(&targets, path, token) {
+        Ok(report) => {
+            say(&report);
+            ExitCode::from(u8::from(report.code != 200))
+        }
+        Err(error) => fail(1, &error),
+    }
+}
+
+fn admin_target(config: &Config) -> Option<Target> {
+    config.admin.enabled.then(|| match &config.admin.address {
+        AdminAddress::Tcp(address) => Target::listener(*address),
+        AdminAddress::Unix(path) => Target::socket(path),
+    })
+}
+
+/// Where a ringway with this configuration answers `GET /health`.
+fn health_targets(config: &Config) -> Vec<Target> {
+    let listener = config.server.listeners.first().filter(|_| config.admin.on_data_port);
+    admin_target(config)
+        .into_iter()
+        .chain(listener.map(|address| Target::listener(*address)))
+        .collect()
+}
+
+fn serve(cli: &Cli, config: Config, notices: Vec<Notice>) -> ExitCode {
+    let (path, flags) = (cli.config.clone(), cli.flags.clone());
+    let file = config::file_in_use(path.as_deref(), &flags);
+    let load = Box::new(move || Config::load(path.as_deref(), &flags));
+    match signals::run(ProcessSetup { config, notices, load, file }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, &error),
+    }
+}
+
+fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    let _ = writeln!(io::stderr(), "ringway: {error}");
+    ExitCode::from(code)
+}
+
+fn say(text: &dyn std::fmt::Display) {
+    let _ = writeln!(io::stdout(), "{text}");
+}

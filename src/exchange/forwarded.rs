@@ -1,0 +1,257 @@
+//! The forward proxy's side of an exchange: who may ask, for what, and the way there.
+//!
+//! In goes a request whose target is not ours; out comes a connection to the target, or to the
+//! parent proxy that stands before it. Who asks is settled first (`forward.allow_clients`, the
+//! password), then the name, then each address that would be dialled; nothing is sent anywhere
+//! before all three. Connections are pooled by scheme, host and port, and by user.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use crate::config::{Config, ParentConfig};
+use crate::downstream::Client;
+use crate::fault::Fault;
+use crate::forward_proxy::{Checked, LoginOutcome, Policy, Target, UserId, Verdict};
+use crate::http::TargetForm;
+use crate::http::head::RequestHead;
+use crate::http::names::FieldName;
+use crate::routing::Routes;
+use crate::upstream;
+use crate::upstream::lease::Lease;
+use crate::upstream::origin_ids::OriginId;
+use crate::worker::Worker;
+use crate::worker::generation::Generation;
+
+/// A forward request on its way.
+pub struct ForwardRequest {
+    target: Target,
+    user: Option<UserId>,
+    origin_id: OriginId,
+    hop: Hop,
+}
+
+/// What stands before the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    Direct,
+    /// Index in the configuration.
+    Parent(usize),
+}
+
+/// Whether the request in the inbox asks for something that is not ours.
+pub fn is_forward(client: &Client<'_>) -> bool {
+    let Generation { routes, access, .. } = &*client.generation;
+    client.is_forward
+        && names_another(routes, &access.policy, &client.request, client.inbox.filled())
+}
+
+/// Whether the target of `head`, which lies in `text`, names a server that is not ours.
+pub fn names_another(routes: &Routes, policy: &Policy, head: &RequestHead, text: &[u8]) -> bool {
+    head.form == TargetForm::Absolute && !is_own(routes, policy, head.authority.of(text))
+}
+
+/// Whether `authority` is one of our own: a route names it, or it is the address of a listener.
+fn is_own(routes: &Routes, policy: &Policy, authority: &[u8]) -> bool {
+    let is_listener = || {
+        let address = Target::of(authority).and_then(|target| target.address());
+        address.is_some_and(|address| policy.is_own(address.ip(), address.port()))
+    };
+    routes.names(authority) || is_listener()
+}
+
+/// Whether what the target of `head` names is spoken to without TLS.
+pub fn is_plain(head: &RequestHead, text: &[u8]) -> bool {
+    starts_with_ignoring_case(head.target.of(text), b"http://")
+}
+
+impl ForwardRequest {
+    /// Judges an absolute-form request.
+    pub async fn judge(client: &Client<'_>) -> Result<Self, Fault> {
+        let text = client.inbox.filled();
+        let head = &client.request;
+        // What is asked for in plain text would travel in plain text.
+        if !is_plain(head, text) {
+            return Err(Fault::SchemeNotOffered);
+        }
+        let target = target(client)?;
+        let (hop, user) = admit(client, &target, false).await?;
+        let origin_id = hold(client, &target, hop, user);
+        Ok(Self { target, user, origin_id, hop })
+    }
+
+    /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
+    /// exchange yet.
+    pub async fn checkout(&mut self, client: &Client<'_>, is_fresh: bool) -> Result<Lease, Fault> {
+        match (self.open(client, is_fresh).await, self.hop) {
+            (Err(fault), Hop::Parent(index)) if may_go_direct(client, index, fault) => {
+                self.hop = Hop::Direct;
+                self.origin_id = hold(client, &self.target, self.hop, self.user);
+                self.open(client, is_fresh).await
+            }
+            (opened, _) => opened,
+        }
+    }
+
+    async fn open(&self, client: &Client<'_>, is_fresh: bool) -> Result<Lease, Fault> {
+        let pool = &client.worker.pool;
+        if !is_fresh && let Some(lease) = pool.take_idle(self.origin_id.origin(), client.holder) {
+            return Ok(lease);
+        }
+        let addresses = addresses(client, &self.target, self.hop, false).await?;
+        let holder = client.holder;
+        upstream::open_target(pool, &self.origin_id, &addresses, holder, is_fresh).await
+    }
+
+    pub fn hop(&self) -> Hop {
+        self.hop
+    }
+}
+
+/// What the client asks for, where there can be such a server.
+pub fn target(client: &Client<'_>) -> Result<Target, Fault> {
+    let authority = client.request.authority.of(client.inbox.filled());
+    Target::of(authority).ok_or_else(|| {
+        client.worker.metrics.denied.add(1);
+        let target = String::from_utf8_lossy(authority);
+        tracing::info!(%target, rule = %"number", "denied by the forward policy");
+        Fault::TargetForbidden
+    })
+}
+
+/// What the pool knows the connections by.
+fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) -> OriginId {
+    let Generation { config, access, .. } = &*client.generation;
+    let mut key = match hop {
+        Hop::Direct => format!("http://{target}"),
+        Hop::Parent(index) => {
+            let ParentConfig { name, host, port, .. } = parent(config, index);
+            format!("parent {name} {host}:{port}")
+        }
+    };
+    // The target is the same, whoever asks.
+    let group = key.len();
+    if let Some(user) = user {
+        let _ = write!(key, " user {}.{}", access.logins, user.index());
+    }
+    let shared = &client.worker.shared.pool;
+    client.worker.origin_ids.hold(&key, || shared.group(&key[..group]))
+}
+
+/// Whether a parent that could not be reached, for `fault`, may be left out.
+pub fn may_go_direct(client: &Client<'_>, parent: usize, fault: Fault) -> bool {
+    let parent = &client.generation.config.parents[parent];
+    let may = parent.direct_fallback && fault.is_origin_local();
+    if may {
+        tracing::info!(parent = parent.name, error = fault.name(), "going direct");
+    }
+    may
+}
+
+/// Whether the client may have `target`, by which hop, and as whom.
+pub async fn admit(
+    client: &Client<'_>,
+    target: &Target,
+    is_connect: bool,
+) -> Result<(Hop, Option<UserId>), Fault> {
+    let Generation { config, access, .. } = &*client.generation;
+    if !config.forward.allow_clients.contains(client.peer.ip()) {
+        tracing::info!(client = %client.peer.ip(), "denied: not in forward.allow_clients");
+        return Err(Fault::ClientForbidden);
+    }
+    let user = log_in(client).await?;
+    let policy = &access.policy;
+    let verdict = policy.judge_name(&target.host, target.port, is_connect);
+    judged(client.worker, target, None, verdict)?;
+    let hop = policy.parent(&target.host).map_or(Hop::Direct, Hop::Parent);
+    if hop != Hop::Direct {
+        // The parent resolves the name: what is not known now will never be.
+        let verdict = policy.judge_unresolved(&target.host, target.port, is_connect);
+        judged(client.worker, target, None, verdict)?;
+    }
+    Ok((hop, user))
+}
+
+/// Finds out who asks, where anybody is to be asked.
+async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
+    let worker = client.worker;
+    let Some(authenticator) = &client.generation.access.authenticator else { return Ok(None) };
+    let fields = &client.request.fields;
+    if fields.has_many(FieldName::ProxyAuthorization) {
+        return Err(Fault::LoginRequired);
+    }
+    let Some(field) = fields.find(FieldName::ProxyAuthorization) else {
+        return Err(Fault::LoginRequired);
+    };
+    let credentials = field.value.of(client.inbox.filled());
+    let outcome = match authenticator.check(client.peer.ip(), credentials) {
+        Checked::Done(outcome) => outcome,
+        Checked::Pending(verification) => client.stats.unless_ended(verification.outcome()).await?,
+    };
+    match outcome {
+        LoginOutcome::Known(user) => return Ok(Some(user)),
+        LoginOutcome::Wrong => worker.metrics.auth_failures.add(1),
+        LoginOutcome::TooManyFailures { .. } => return Err(Fault::TooManyLogins),
+        LoginOutcome::Busy => return Err(Fault::LoginsBusy),
+    }
+    Err(Fault::LoginRequired)
+}
+
+/// The addresses at which the next hop may be dialled; never empty.
+pub async fn addresses(
+    client: &Client<'_>,
+    target: &Target,
+    hop: Hop,
+    is_connect: bool,
+) -> Result<Vec<SocketAddr>, Fault> {
+    let worker = client.worker;
+    let Generation { config, access, .. } = &*client.generation;
+    let names = access.names.as_ref().ok_or(Fault::Internal)?;
+    match hop {
+        Hop::Parent(index) => {
+            let parent = parent(config, index);
+            client.stats.unless_ended(names.look_up(&parent.host, parent.port)).await?
+        }
+        Hop::Direct => {
+            let found = names.look_up(&target.host, target.port);
+            let mut found = client.stats.unless_ended(found).await??;
+            let mut denied = None;
+            found.retain(|address| {
+                let verdict = access.policy.judge_address(&target.host, *address, is_connect);
+                let verdict = judged(worker, target, Some(*address), verdict);
+                denied = denied.or(verdict.err());
+                verdict.is_ok()
+            });
+            if found.is_empty() {
+                Err(denied.unwrap_or(Fault::OriginUnresolved))
+            } else {
+                Ok(found)
+            }
+        }
+    }
+}
+
+/// Says in the log, and there only, which rule it was.
+fn judged(
+    worker: &Worker,
+    target: &Target,
+    address: Option<SocketAddr>,
+    verdict: Verdict<'_>,
+) -> Result<(), Fault> {
+    match verdict {
+        Verdict::Allowed => Ok(()),
+        Verdict::Denied(rule) => {
+            worker.metrics.denied.add(1);
+            let address = address.map(tracing::field::display);
+            tracing::info!(%target, address, %rule, "denied by the forward policy");
+            Err(Fault::TargetForbidden)
+        }
+    }
+}
+
+pub fn parent(config: &Config, index: usize) -> &ParentConfig {
+    &config.parents[index]
+}
+
+fn starts_with_ignoring_case(text: &[u8], start: &[u8]) -> bool {
+    text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
+}

@@ -1,0 +1,279 @@
+//! The record of one exchange, filled in as it goes and written once at its end.
+//!
+//! In go the moments and facts of an exchange; out go the worker's counts, the connection's
+//! statistics and, where there is an access log, one line. What only the line needs is kept, and
+//! its clocks are read, only then.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::downstream::Client;
+use crate::exchange::destination::Destination;
+use crate::fault::Fault;
+use crate::hooks::ClientPermit;
+use crate::http::Span;
+use crate::observe::access_log::{self, Phases};
+use crate::observe::connection_stats::{ConnectionStats, Phase};
+use crate::observe::metrics::class_of;
+use crate::ring::clock;
+use crate::routing::Route;
+use crate::upstream::lease::Lease;
+use crate::worker::Worker;
+use crate::worker::generation::Generation;
+
+/// What is known of an exchange.
+pub struct Record {
+    began_us: u64,
+    status: u16,
+    bytes_in: u64,
+    bytes_out: u64,
+    /// Indexes in the configuration.
+    route: Option<u32>,
+    upstream: Option<u32>,
+    is_forward: bool,
+    is_counted: bool,
+    fault: Option<Fault>,
+    /// The client's places under the caps of a route with hooks: kept until the request is over,
+    /// the tunnel that an upgrade makes of it included.
+    pub(crate) permits: [Option<ClientPermit>; 2],
+    /// `None` where no access log is wanted.
+    line: Option<Box<Line>>,
+}
+
+/// What only the access log wants to know.
+struct Line {
+    time: SystemTime,
+    began: Instant,
+    /// The moment at which the phase under way began.
+    phase_began: Instant,
+    phases: Phases,
+    origin: Option<SocketAddr>,
+    is_reused: bool,
+    is_head_known: bool,
+    /// What the line quotes, once the request itself is gone.
+    quoted: Option<Quoted>,
+}
+
+struct Quoted {
+    client: SocketAddr,
+    method: Box<[u8]>,
+    host: Box<[u8]>,
+    target: Box<[u8]>,
+}
+
+impl Record {
+    /// Begins the record of the request in the client's inbox; `is_head_known` says whether its
+    /// head could be parsed.
+    pub fn begin(client: &Client<'_>, is_head_known: bool) -> Self {
+        let now_us = clock::precise_us();
+        client.stats.enter(Phase::Exchange, now_us / 1000);
+        client.stats.requests.set(client.stats.requests.get() + 1);
+        let head_ms = match client.head_began_ms {
+            0 => 0,
+            began_ms => clock::coarse_ms().saturating_sub(began_ms),
+        };
+        let line = client.worker.access_log.is_some().then(|| {
+            let head = Duration::from_millis(head_ms);
+            let now = Instant::now();
+            let wall = SystemTime::now();
+            Box::new(Line {
+                time: wall.checked_sub(head).unwrap_or(wall),
+                began: now.checked_sub(head).unwrap_or(now),
+                phase_began: now,
+                phases: Phases { head_us: micros(head), ..Phases::default() },
+                origin: None,
+                is_reused: false,
+                is_head_known,
+                quoted: None,
+            })
+        });
+        let mut record = Self {
+            began_us: now_us.saturating_sub(head_ms * 1000),
+            status: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            route: None,
+            upstream: None,
+            is_forward: false,
+            is_counted: false,
+            fault: None,
+            permits: [None, None],
+            line,
+        };
+        let head_bytes = if is_head_known { client.request.bytes } else { client.inbox.len() };
+        record.received(client.stats, head_bytes as u64);
+        record
+    }
+
+    /// The exchange has a route, whatever becomes of it.
+    pub fn routed(&mut self, route: &Route) {
+        self.route = Some(route.index);
+    }
+
+    /// The exchange knows where it goes, and begins to look for a connection.
+    pub fn wait_for_pool(&mut self, destination: &Destination) {
+        match destination {
+            Destination::Route(route) => {
+                self.route = Some(route.index);
+                self.upstream = Some(route.upstream as u32);
+            }
+            Destination::Hooked(hooked) => {
+                self.route = Some(hooked.route.index);
+                self.upstream = Some(hooked.upstream as u32);
+            }
+            Destination::Forward(_) => self.is_forward = true,
+        }
+        self.connecting();
+    }
+
+    /// It has got one.
+    pub fn connected(&mut self, lease: &Lease) {
+        let Some(line) = &mut self.line else { return };
+        let now = Instant::now();
+        let connect_began = lease.connect_began().unwrap_or(now);
+        line.phases.pool_us += micros(connect_began.saturating_duration_since(line.phase_began));
+        line.phases.connect_us += micros(now.saturating_duration_since(connect_began));
+        line.phase_began = now;
+        line.origin = Some(lease.address());
+        line.is_reused = lease.is_reused;
+    }
+
+    /// The exchange begins to connect.
+    pub fn connecting(&mut self) {
+        if let Some(line) = &mut self.line {
+            line.phase_began = Instant::now();
+        }
+    }
+
+    /// It is connected, outside the pool.
+    pub fn reached(&mut self, origin: SocketAddr) {
+        let Some(line) = &mut self.line else { return };
+        let now = Instant::now();
+        line.phases.connect_us += micros(now.saturating_duration_since(line.phase_began));
+        line.phase_began = now;
+        line.origin = Some(origin);
+    }
+
+    /// The head of an answer is there, the origin's or our own.
+    pub fn answered(&mut self, status: u16) {
+        self.status = status;
+        let Some(line) = &mut self.line else { return };
+        if self.fault.is_none() && line.origin.is_some() {
+            line.phases.first_byte_us = micros(line.phase_began.elapsed());
+        }
+    }
+
+    pub fn sent(&mut self, stats: &ConnectionStats, bytes: u64) {
+        self.bytes_out += bytes;
+        stats.sent.set(stats.sent.get() + bytes);
+    }
+
+    pub fn received(&mut self, stats: &ConnectionStats, bytes: u64) {
+        self.bytes_in += bytes;
+        stats.received.set(stats.received.get() + bytes);
+    }
+
+    /// A transfer has moved so much; the connection's statistics have had it step by step.
+    pub fn moved(&mut self, bytes_in: u64, bytes_out: u64) {
+        self.bytes_in += bytes_in;
+        self.bytes_out += bytes_out;
+    }
+
+    pub fn failed(&mut self, fault: Fault) {
+        self.fault = Some(fault);
+    }
+
+    /// Takes the record out of the exchange's hands, with what it quotes of the request: what
+    /// follows outlives that. The answer to the request is counted now.
+    #[must_use]
+    pub fn detach(&mut self, client: &Client<'_>) -> Self {
+        self.count(client.worker, &client.generation);
+        let line = self.line.take().map(|mut line| {
+            let (head, text) = (&client.request, client.inbox.filled());
+            line.quoted = Some(Quoted {
+                client: client.peer,
+                method: head.method_text.of(text).into(),
+                host: head.authority.of(text).into(),
+                target: head.target.of(text).into(),
+            });
+            line
+        });
+        Self { line, permits: std::mem::take(&mut self.permits), ..*self }
+    }
+
+    /// Writes the line of a detached record.
+    pub fn write_detached(self, worker: &Worker, generation: &Generation) {
+        if let Some(fault) = self.fault {
+            worker.metrics.faults.count(fault.proxy_error());
+        }
+        let (Some(line), Some(log)) = (&self.line, &worker.access_log) else { return };
+        let Some(quoted) = &line.quoted else { return };
+        let text = [&*quoted.method, &*quoted.host, &*quoted.target];
+        log.record(&self.render(line, generation, quoted.client, text));
+    }
+
+    /// Counts the exchange and writes its line.
+    pub fn write(mut self, client: &Client<'_>) {
+        let now_us = self.count(client.worker, &client.generation);
+        client.stats.enter(Phase::Idle, now_us / 1000);
+        let (Some(line), Some(log)) = (&self.line, &client.worker.access_log) else { return };
+        let (head, text) = (&client.request, client.inbox.filled());
+        let part = |span: Span| if line.is_head_known { span.of(text) } else { b"" };
+        let quoted = [part(head.method_text), part(head.authority), part(head.target)];
+        log.record(&self.render(line, &client.generation, client.peer, quoted));
+    }
+
+    /// Adds to the worker's counts, once; the time.
+    fn count(&mut self, worker: &Worker, generation: &Generation) -> u64 {
+        let now_us = clock::precise_us();
+        if std::mem::replace(&mut self.is_counted, true) {
+            return now_us;
+        }
+        let metrics = &worker.metrics;
+        let index = |index: Option<u32>| index.map(|index| index as usize);
+        let us = now_us.saturating_sub(self.began_us);
+        metrics.answered(self.status, us);
+        let (route, upstream) = (index(self.route), index(self.upstream));
+        generation.counts.answered(route, upstream, self.status);
+        if self.status != 0 {
+            generation.counts.timed(upstream, us);
+        }
+        metrics.bytes_received.add(self.bytes_in);
+        metrics.bytes_sent.add(self.bytes_out);
+        if self.is_forward {
+            metrics.forwarded[class_of(self.status)].add(1);
+        }
+        if let Some(fault) = self.fault {
+            metrics.faults.count(fault.proxy_error());
+        }
+        now_us
+    }
+
+    fn render<'a>(
+        &self,
+        line: &Line,
+        generation: &'a Generation,
+        client: SocketAddr,
+        [method, host, target]: [&'a [u8]; 3],
+    ) -> access_log::Record<'a> {
+        access_log::Record {
+            time: line.time,
+            client,
+            method,
+            host,
+            target,
+            status: self.status,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            upstream: self.upstream.map_or("", |index| generation.upstreams[index as usize].name()),
+            origin: line.origin,
+            is_reused: line.is_reused,
+            phases: Phases { total_us: micros(line.began.elapsed()), ..line.phases },
+            error: self.fault.map(Fault::name),
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros() as u64
+}

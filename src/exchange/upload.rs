@@ -1,0 +1,303 @@
+//! The request's body on its way to the origin, beside the wait for the answer.
+//!
+//! In goes what came with the head and the two sockets; out comes how the upload ended, while
+//! somebody else waits for the answer or passes it on. An origin may answer before it has read
+//! everything, and a client that fails half-way makes an answer pointless: both are told here.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::task::Poll;
+
+use crate::config::{Config, HalfClose};
+use crate::downstream::Client;
+use crate::exchange::record::Record;
+use crate::fault::Fault;
+use crate::http::BodyLength;
+use crate::http::chunked::ChunkScanner;
+use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
+use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Transfer};
+use crate::ring::{Deadlines, Socket, WaitError, clock};
+use crate::worker::Worker;
+
+/// What is known of the request's body when its head has been read.
+pub struct RequestBody {
+    /// Bytes of it that came before a connection was looked for and are in the inbox behind the
+    /// head.
+    pub in_inbox: usize,
+    /// A larger one is answered 413.
+    pub(crate) bytes_max: u64,
+    decoder: Decoder,
+}
+
+impl RequestBody {
+    /// Looks at what came with the head, so that a bad chunk is refused before anything of the
+    /// request has been forwarded.
+    pub(crate) fn of(client: &Client<'_>) -> Result<Self, Fault> {
+        let limit = client.generation.config.limits.body_bytes;
+        judge_length(client.request.body, limit)?;
+        let decoder = match client.request.body {
+            BodyLength::Empty | BodyLength::UntilClose => Decoder::Sized(0),
+            BodyLength::Exact(bytes) => Decoder::Sized(bytes),
+            BodyLength::Chunked => Decoder::Chunked(ChunkScanner::new()),
+        };
+        let mut body = Self { in_inbox: 0, bytes_max: limit, decoder };
+        body.look(client)?;
+        Ok(body)
+    }
+
+    /// Waits until the origin can be of use: until all of a small body is in the inbox, or the
+    /// first bytes of a larger one. Nothing is held for a client that says nothing more. Whoever
+    /// waits for leave to begin gets that from the origin.
+    pub(crate) async fn arrive(
+        &mut self,
+        client: &mut Client<'_>,
+        record: &mut Record,
+    ) -> Result<(), Fault> {
+        if self.is_whole() || client.request.expects_continue {
+            return Ok(());
+        }
+        Box::pin(self.take_in(client, record)).await
+    }
+
+    async fn take_in(&mut self, client: &mut Client<'_>, record: &mut Record) -> Result<(), Fault> {
+        let generation = client.generation.clone();
+        let room = client.worker.heads.buffer_bytes();
+        let known = client.request.bytes + self.in_inbox;
+        let room = room.saturating_sub(known) as u64;
+        let is_small = matches!(self.decoder, Decoder::Sized(left) if left <= room);
+        while !self.is_whole() && (is_small || self.in_inbox == 0) {
+            if client.inbox.make_room(generation.head_limits.head_bytes).is_err() {
+                // A head that fills its buffer: the rest goes by way of the upload.
+                return Ok(());
+            }
+            client.stats.waits_on.set(WaitsOn::ClientToSend);
+            let silence = generation.config.timeouts.read;
+            let inbox = std::mem::take(&mut client.inbox);
+            let (received, inbox) =
+                client.socket.recv(inbox, &client.worker.deadlines, silence).await;
+            client.inbox = inbox;
+            match received {
+                Ok(0) => return Err(Fault::ClientBodyIncomplete),
+                Ok(_) => {}
+                Err(WaitError::Expired) => return Err(Fault::ClientBodyTimeout),
+                Err(WaitError::Interrupted) if client.stats.is_ended() => {
+                    return Err(Fault::Stopping);
+                }
+                Err(WaitError::Interrupted) => continue,
+                Err(WaitError::Failed(_)) => return Err(Fault::ClientGone),
+            }
+            client.stats.moved.set(Moment::at_ms(clock::coarse_ms()));
+            let used = self.look(client)?;
+            record.received(client.stats, used as u64);
+        }
+        client.request_bytes = client.request.bytes + self.in_inbox;
+        client.is_whole = self.is_whole();
+        Ok(())
+    }
+
+    /// Looks at what of it has come since the last time; how much that was.
+    fn look(&mut self, client: &Client<'_>) -> Result<usize, Fault> {
+        let news = &client.inbox.filled()[client.request.bytes + self.in_inbox..];
+        let used = self.decoder.advance(news).map_err(Fault::ClientChunk)?.used;
+        if self.payload_bytes() > self.bytes_max {
+            return Err(Fault::ClientBodyTooLarge);
+        }
+        self.in_inbox += used;
+        Ok(used)
+    }
+
+    /// All of it is in the inbox.
+    pub fn is_whole(&self) -> bool {
+        self.decoder.is_done()
+    }
+
+    /// Bytes of it that are known of: all of them, unless it comes in chunks.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        match self.decoder {
+            Decoder::Chunked(scanner) => scanner.payload_bytes(),
+            Decoder::Sized(_) | Decoder::UntilClose => 0,
+        }
+    }
+
+    fn rest(&self) -> Option<Decoder> {
+        (!self.is_whole()).then_some(self.decoder)
+    }
+}
+
+/// Refuses a body that says itself that it is larger than `limit`.
+pub(crate) fn judge_length(body: BodyLength, limit: u64) -> Result<(), Fault> {
+    match body {
+        BodyLength::Exact(bytes) if bytes > limit => Err(Fault::ClientBodyTooLarge),
+        _ => Ok(()),
+    }
+}
+
+/// Moves what of the request's body did not come with the head.
+pub(crate) async fn upload_rest(
+    worker: &Worker,
+    config: &Config,
+    stats: &ConnectionStats,
+    client: &Socket,
+    origin: &Socket,
+    body: &RequestBody,
+    progress: &Progress,
+) -> Result<(), RelayError> {
+    let Some(decoder) = body.rest() else { return Ok(()) };
+    let transfer = Transfer {
+        chunks: &worker.chunks,
+        from: client,
+        to: Receiver {
+            socket: origin,
+            deadlines: &worker.deadlines,
+            stall: config.timeouts.read,
+            half_close: HalfClose::Keep,
+            stats: Some((stats, WaitsOn::OriginToTake)),
+        },
+        silence: config.timeouts.read,
+        sender: WaitsOn::ClientToSend,
+        memory: (&worker.ledger, &worker.budget),
+        operation_chunks: config.buffers.operation_chunks,
+        is_fixed: config.buffers.fixed_operations,
+        // The receive for the answer is pending on the origin's socket.
+        pipes: None,
+        is_exact: true,
+        payload_bytes_max: body.bytes_max,
+        control: &progress.control,
+        stats,
+        flow: &stats.received,
+    };
+    let moved = transfer.run(decoder, Encoding::AsIs).await;
+    stats.waits_on.set(WaitsOn::OriginToAnswer);
+    moved.map(drop)
+}
+
+/// The upload beside the wait for, and the download of, the answer.
+pub(crate) struct Upload<'a, F> {
+    future: Pin<&'a mut F>,
+    client: &'a Socket,
+    origin: &'a Socket,
+    progress: &'a Progress,
+    /// By which it waits.
+    deadlines: &'a Deadlines,
+    outcome: Option<Result<(), RelayError>>,
+}
+
+impl<'a, F: Future<Output = Result<(), RelayError>>> Upload<'a, F> {
+    pub(crate) fn new(
+        future: Pin<&'a mut F>,
+        client: &'a Socket,
+        origin: &'a Socket,
+        progress: &'a Progress,
+        deadlines: &'a Deadlines,
+    ) -> Self {
+        let outcome = (!progress.is_running()).then_some(Ok(()));
+        Self { future, client, origin, progress, deadlines, outcome }
+    }
+
+    /// Drives the upload while `foreground` is under way, which comes pinned because a future that
+    /// is passed by value is copied.
+    pub(crate) async fn beside<T>(
+        &mut self,
+        mut foreground: Pin<&mut impl Future<Output = T>>,
+    ) -> T {
+        std::future::poll_fn(|cx| {
+            if self.outcome.is_none()
+                && let Poll::Ready(outcome) = self.future.as_mut().poll(cx)
+            {
+                self.progress.end(outcome.is_ok());
+                self.outcome = Some(outcome);
+                if self.fault().is_some() {
+                    // Ends the wait for an answer that cannot come, whether or not it has begun: an
+                    // interruption would only end what is pending now. The end of the connection is
+                    // then not the end of an answer.
+                    self.progress.download.is_over.set(true);
+                    self.origin.cut();
+                }
+            }
+            foreground.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Why there is no point in waiting for an answer. An origin that stops taking the body is no
+    /// reason: it may have answered already.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        match self.outcome.as_ref()?.as_ref().err()? {
+            RelayError::ToFailed => None,
+            RelayError::FromEnded => Some(Fault::ClientBodyIncomplete),
+            RelayError::FromFailed => Some(Fault::ClientGone),
+            // It waits for a 100 that the origin does not send.
+            RelayError::FromExpired if self.progress.control.is_held_back.get() => {
+                Some(Fault::OriginReadTimeout)
+            }
+            RelayError::FromExpired => Some(Fault::ClientBodyTimeout),
+            RelayError::ToExpired => Some(Fault::OriginWriteTimeout),
+            RelayError::Interrupted => Some(Fault::Stopping),
+            RelayError::Framing(error) => Some(Fault::ClientChunk(*error)),
+            RelayError::TooLarge => Some(Fault::ClientBodyTooLarge),
+            RelayError::NoChunk => Some(Fault::Overloaded),
+        }
+    }
+
+    /// Ends an upload that nobody needs any more; what it has taken off the client's socket.
+    pub(crate) async fn end(&mut self) -> u64 {
+        if self.outcome.is_none() {
+            // An interruption ends what is pending; the flag, what would begin after it.
+            self.progress.control.is_over.set(true);
+            self.client.interrupt(self.deadlines);
+            self.origin.interrupt(self.deadlines);
+            let outcome = self.future.as_mut().await;
+            self.progress.end(outcome.is_ok());
+            self.outcome = Some(outcome);
+        }
+        self.progress.control.received.get()
+    }
+}
+
+/// How far an upload is, for those that wait beside it.
+pub(crate) struct Progress {
+    /// When it ended, on the coarse clock: `RUNNING` while it has not, 0 where there was none.
+    pub(crate) ended_ms: Cell<u64>,
+    /// The body has been read to its end: what follows it is the next request.
+    is_complete: Cell<bool>,
+    pub(crate) control: Control,
+    /// Of the answer's body, which goes the other way.
+    pub(crate) download: Control,
+    /// Bytes of interim answers that the client has been sent.
+    pub(crate) interim_bytes: Cell<u64>,
+}
+
+const RUNNING: u64 = u64::MAX;
+
+impl Progress {
+    pub(crate) fn new(is_whole: bool, expects_continue: bool) -> Self {
+        let control = Control::default();
+        control.is_held_back.set(expects_continue);
+        let download = Control::default();
+        // While the client still uploads, the upload sees it go away.
+        download.is_watching.set(is_whole);
+        Self {
+            ended_ms: Cell::new(if is_whole { 0 } else { RUNNING }),
+            is_complete: Cell::new(is_whole),
+            control,
+            download,
+            interim_bytes: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.ended_ms.get() == RUNNING
+    }
+
+    /// Whether all of the body has gone to the origin. An upload that has ended may have ended half
+    /// way, where its origin took no more: the rest is then still to come, and no request.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_complete.get()
+    }
+
+    fn end(&self, is_complete: bool) {
+        self.ended_ms.set(clock::coarse_ms());
+        self.is_complete.set(is_complete);
+        self.download.is_watching.set(true);
+    }
+}

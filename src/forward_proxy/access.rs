@@ -1,0 +1,138 @@
+//! Access to the forward proxy: its rules and helpers, compiled and started once.
+//!
+//! In goes the configuration with the addresses that ringway listens on; out comes what all workers
+//! ask when somebody wants a server that is not ours. Says at start where it stands open.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::config::{Config, DnsConfig, ForwardConfig, ParentConfig};
+use crate::forward_proxy::lookup::NameLookup;
+use crate::forward_proxy::{Authenticator, Policy, Users};
+
+/// What the forward proxy needs beside the configuration.
+pub struct Access {
+    /// The listeners that offer the forward proxy, by their numbers.
+    offered: Vec<u16>,
+    pub policy: Policy,
+    pub authenticator: Option<Arc<Authenticator>>,
+    /// Counts the authenticators of the process: a user of one is unknown to the next.
+    pub logins: u64,
+    /// `None` where no listener offers the forward proxy.
+    pub names: Option<NameLookup>,
+    /// The field line that goes with a 407.
+    pub challenge: String,
+    /// By parent proxy, the field line that tells it who we are; empty where it need not know.
+    pub parent_logins: Vec<String>,
+    /// What `names` was started with.
+    dns: DnsConfig,
+}
+
+impl Access {
+    /// `own` are the addresses that ringway listens on, as they were bound, and `numbers` those of
+    /// `server.listeners`, in their order. The error is one line.
+    pub fn prepare(
+        config: &Config,
+        own: &[SocketAddr],
+        numbers: &[u16],
+        before: Option<&Self>,
+    ) -> Result<Self, String> {
+        let settings = &config.forward;
+        let names = settings.enabled.then(|| names(config, before)).transpose()?;
+        let users = settings.users_file.as_ref().filter(|_| settings.enabled);
+        let users = users.map(|path| Users::load(path)).transpose()?;
+        let authenticator =
+            users.map(|users| authenticator(users, settings, before)).transpose()?;
+        let challenge = authenticator
+            .as_ref()
+            .map_or_else(String::new, |it| format!("Proxy-Authenticate: {}\r\n", it.challenge()));
+        let is_offered = |address: &SocketAddr| {
+            let chosen = &settings.listeners;
+            settings.enabled && (chosen.is_empty() || chosen.contains(address))
+        };
+        let listeners = config.server.listeners.iter().zip(numbers);
+        let access = Self {
+            offered: listeners
+                .filter(|(address, _)| is_offered(address))
+                .map(|(_, number)| *number)
+                .collect(),
+            policy: Policy::new(config, own.to_vec()),
+            logins: before.map_or(0, |access| {
+                access.logins + u64::from(!access.knows(authenticator.as_ref()))
+            }),
+            authenticator,
+            names,
+            challenge,
+            parent_logins: config.parents.iter().map(parent_login).collect(),
+            dns: config.dns.clone(),
+        };
+        if settings.enabled
+            && access.authenticator.is_none()
+            && settings.allow_clients.has_everybody()
+        {
+            tracing::warn!(
+                "this is an open proxy: forward.allow_clients lets everybody in and there is no \
+                 forward.users_file, so that whoever reaches the port can hide behind this machine"
+            );
+        }
+        Ok(access)
+    }
+}
+
+impl Access {
+    /// Forgets what can be found out again.
+    pub fn drop_caches(&self) {
+        self.names.iter().for_each(NameLookup::forget);
+        self.authenticator.iter().for_each(|it| it.drop_cache());
+    }
+
+    /// What those caches hold.
+    pub fn cache_bytes(&self) -> u64 {
+        let names = self.names.as_ref().map_or(0, NameLookup::cache_bytes);
+        names + self.authenticator.as_ref().map_or(0, |it| it.cache_bytes())
+    }
+
+    /// Whether the listener with the number `listener` offers the forward proxy.
+    pub fn is_offered(&self, listener: u16) -> bool {
+        self.offered.contains(&listener)
+    }
+
+    fn knows(&self, authenticator: Option<&Arc<Authenticator>>) -> bool {
+        match (&self.authenticator, authenticator) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The resolver that there is, with what it knows, unless it is to ask otherwise.
+fn names(config: &Config, before: Option<&Access>) -> Result<NameLookup, String> {
+    let kept =
+        before.filter(|access| access.dns == config.dns).and_then(|access| access.names.clone());
+    kept.map_or_else(|| NameLookup::start(&config.dns), Ok)
+        .map_err(|error| format!("names cannot be resolved: {error}"))
+}
+
+/// The authenticator that there is, with what it knows, unless it is to know others.
+fn authenticator(
+    users: Users,
+    settings: &ForwardConfig,
+    before: Option<&Access>,
+) -> Result<Arc<Authenticator>, String> {
+    let kept = before.and_then(|access| access.authenticator.as_ref());
+    if let Some(kept) = kept.filter(|it| it.is_for(&users, settings)) {
+        return Ok(kept.clone());
+    }
+    let started = Authenticator::start(users, settings);
+    started.map_err(|error| format!("passwords cannot be verified: {error}"))
+}
+
+fn parent_login(parent: &ParentConfig) -> String {
+    parent.credentials.as_ref().map_or_else(String::new, |credentials| {
+        format!("Proxy-Authorization: Basic {}\r\n", BASE64.encode(credentials.reveal()))
+    })
+}

@@ -1,0 +1,264 @@
+//! The listening sockets of the data port: bound, taken over from the process that had them, handed
+//! on, and closed without refusing anybody who was let in.
+//!
+//! In go the addresses of a configuration; out come sockets, each with a number that no other one
+//! of the process has, or one line with cause and cure. Nothing is served here.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::Config;
+use crate::ring::net;
+use crate::server::inherited::Inherited;
+use crate::worker::mailbox::WorkerCommand;
+use crate::worker::{Accepted, Shared};
+
+/// One listening socket.
+pub struct Listening {
+    pub number: u16,
+    /// As the configuration has it: its port may be 0.
+    configured: SocketAddr,
+    /// As it was bound.
+    pub address: SocketAddr,
+    socket: Socket,
+    /// The service manager has it too, and goes on listening.
+    is_shared: bool,
+}
+
+/// All of them, in the order of the configuration.
+#[derive(Default)]
+pub struct Sockets {
+    list: Vec<Listening>,
+    last_number: u16,
+}
+
+/// A socket that is handed to another process.
+pub struct Lent<'a> {
+    pub address: SocketAddr,
+    pub is_shared: bool,
+    pub socket: BorrowedFd<'a>,
+}
+
+/// What the next configuration listens on.
+pub struct NextSockets {
+    list: Vec<Entry>,
+}
+
+enum Entry {
+    /// By its place in the list that is in use.
+    Kept(usize),
+    New(Listening),
+}
+
+impl Sockets {
+    /// The addresses listened on, with the ports that were chosen for port 0.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.list.iter().map(|listening| listening.address).collect()
+    }
+
+    pub fn numbers(&self) -> Vec<u16> {
+        self.list.iter().map(|listening| listening.number).collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// What another process needs to take over.
+    pub fn lend(&self) -> impl Iterator<Item = Lent<'_>> {
+        self.list.iter().map(|listening| Lent {
+            address: listening.address,
+            is_shared: listening.is_shared,
+            socket: listening.socket.as_fd(),
+        })
+    }
+
+    /// One descriptor of each, for a worker that accepts from all of them.
+    pub fn share(&self) -> Result<Vec<(u16, OwnedFd)>, String> {
+        self.list.iter().map(|listening| Ok((listening.number, listening.share()?))).collect()
+    }
+
+    /// Binds what `config` names and is not listened on yet; nothing of it is in use before
+    /// [`Sockets::commit`]. What fits in `inherited` is taken out of it instead.
+    pub fn prepare(
+        &mut self,
+        config: &Config,
+        inherited: &mut Vec<Inherited>,
+    ) -> Result<NextSockets, String> {
+        let mut list = Vec::new();
+        for address in &config.server.listeners {
+            let kept = self.list.iter().position(|own| own.configured == *address);
+            if let Some(index) = kept {
+                // Whatever the length of its queue was, listen(2) says anew.
+                self.list[index].set_backlog(config.server.backlog)?;
+                self.list[index].set_options(config.pool.tcp_keepalive)?;
+                list.push(Entry::Kept(index));
+                continue;
+            }
+            let (bound, socket, is_shared) = match take_fitting(inherited, *address) {
+                Some(Inherited { address, socket, is_shared, .. }) => (address, socket, is_shared),
+                None => self.bind(*address, config.server.backlog)?,
+            };
+            self.last_number = self.last_number.wrapping_add(1);
+            let number = self.last_number;
+            let listening =
+                Listening { number, configured: *address, address: bound, socket, is_shared };
+            listening.set_options(config.pool.tcp_keepalive)?;
+            list.push(Entry::New(listening));
+        }
+        Ok(NextSockets { list })
+    }
+
+    /// Puts `next` in use; the sockets that it has no place for come out.
+    pub fn commit(&mut self, next: NextSockets) -> Vec<Listening> {
+        let mut before: Vec<_> = std::mem::take(&mut self.list).into_iter().map(Some).collect();
+        let place = |place| match place {
+            Entry::Kept(index) => before.get_mut(index).and_then(Option::take),
+            Entry::New(listening) => Some(listening),
+        };
+        self.list = next.list.into_iter().filter_map(place).collect();
+        before.into_iter().flatten().collect()
+    }
+
+    /// Ends the listening: clients that were let in are served, later ones are refused.
+    pub fn close(&self, shared: &Shared) {
+        self.list.iter().for_each(|listening| listening.close(shared));
+    }
+
+    /// Whether `address` could be listened on now.
+    pub fn try_bind(&self, address: SocketAddr, backlog: u32) -> Result<(), String> {
+        self.bind(address, backlog).map(drop)
+    }
+
+    fn bind(
+        &self,
+        address: SocketAddr,
+        backlog: u32,
+    ) -> Result<(SocketAddr, Socket, bool), String> {
+        let bound = listen(address, backlog).map(|(address, socket)| (address, socket, false));
+        bound.map_err(|error| {
+            let is_ours = |own: &&Listening| own.address.port() == address.port();
+            match self.list.iter().find(is_ours) {
+                Some(own) if error.kind() == io::ErrorKind::AddrInUse => format!(
+                    "cannot listen on {address} while {} is listened on, and closing that first \
+                     would refuse connections: restart, or choose another port",
+                    own.address
+                ),
+                _ => cannot_listen(address, &error),
+            }
+        })
+    }
+}
+
+impl NextSockets {
+    /// The addresses as they are bound, and the numbers.
+    pub fn describe(&self, before: &Sockets) -> (Vec<SocketAddr>, Vec<u16>) {
+        let listening = self.list.iter().map(|place| match place {
+            Entry::Kept(index) => &before.list[*index],
+            Entry::New(listening) => listening,
+        });
+        listening.map(|listening| (listening.address, listening.number)).unzip()
+    }
+
+    /// The numbers of those that were not listened on before, with a descriptor for a worker.
+    pub fn share_new(&self) -> Result<Vec<(u16, OwnedFd)>, String> {
+        let new = self.list.iter().filter_map(|place| match place {
+            Entry::Kept(_) => None,
+            Entry::New(listening) => Some(listening),
+        });
+        new.map(|listening| Ok((listening.number, listening.share()?))).collect()
+    }
+}
+
+impl Listening {
+    fn share(&self) -> Result<OwnedFd, String> {
+        let shared = self.socket.as_fd().try_clone_to_owned();
+        shared.map_err(|error| format!("a listening socket cannot be shared: {error}"))
+    }
+
+    /// What it accepts from now on inherits them.
+    fn set_options(&self, keepalive: Duration) -> Result<(), String> {
+        net::set_options(&self.socket, keepalive)
+            .map_err(|error| format!("{} cannot be set up: {error}", self.address))
+    }
+
+    fn set_backlog(&self, backlog: u32) -> Result<(), String> {
+        let set = self.socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX));
+        set.map_err(|error| format!("server.backlog cannot be {backlog}: {error}"))
+    }
+
+    /// Takes what has been waiting to be accepted, then completes the workers' pending accepts:
+    /// closing a listening socket resets what is still in its queue.
+    ///
+    /// One that the service manager has too is left as it is: its end would be everybody's. Workers
+    /// that leave, or are told so, take no more from it.
+    pub fn close(&self, shared: &Shared) {
+        if self.is_shared {
+            for worker in shared.occupied() {
+                shared.slots[worker].send(WorkerCommand::StopListening { index: self.number });
+            }
+            return;
+        }
+        let _ = self.socket.set_nonblocking(true);
+        while let Ok((socket, peer)) = self.socket.accept() {
+            let Ok(permit) = shared.clients.clone().try_acquire_owned() else { break };
+            if let Some(peer) = peer.as_socket() {
+                let listener = self.number;
+                shared.place(Accepted { fd: socket.into(), peer, permit, listener }, 0);
+            }
+        }
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// An address with port 0 takes whatever was bound for it.
+fn take_fitting(inherited: &mut Vec<Inherited>, address: SocketAddr) -> Option<Inherited> {
+    let fits = |own: &Inherited| {
+        own.address.ip() == address.ip()
+            && (address.port() == 0 || own.address.port() == address.port())
+    };
+    let index = inherited.iter().position(fits)?;
+    Some(inherited.swap_remove(index))
+}
+
+/// Binds without SO_REUSEPORT, so that a second instance is told that the port is in use.
+fn listen(address: SocketAddr, backlog: u32) -> io::Result<(SocketAddr, Socket)> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of an earlier instance in TIME_WAIT must not keep the port.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // Each family has its own listener; `[::]` shall not take IPv4's place.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    socket.set_nonblocking(true)?;
+    let address = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok((address, socket))
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
+    let cure = match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => {
+            "another process listens there (`ss -ltnp` shows which); stop it or choose another \
+             server.port"
+        }
+        Some(libc::EACCES) => {
+            "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE; choose a \
+             higher server.port"
+        }
+        Some(libc::EADDRNOTAVAIL) => {
+            "no interface of this machine has that address; see server.host"
+        }
+        _ => "see server.host, server.port and server.listen",
+    };
+    format!("cannot listen on {address}: {error}: {cure}")
+}

@@ -1,0 +1,432 @@
+//! The whole proxy as a value: listening sockets, workers, and their orderly end.
+//!
+//! In goes a checked configuration; [`Server::start`] binds, starts the workers and returns when
+//! all are ready, or says in one line why not. Then [`Server::open`] lets the workers accept, and
+//! not before: whoever cannot start has nobody's connection. [`Server::drain`] stops accepting,
+//! lets what is under way finish for `server.drain_timeout`, and returns what was left. How another
+//! configuration takes the first one's place is `reload`'s affair.
+//!
+//! It installs no signal handler and writes to no standard stream: that is `main`'s part.
+
+pub mod config_watch;
+pub mod demo;
+pub mod handover;
+pub mod inherited;
+pub mod listeners;
+pub mod reload;
+pub mod signals;
+pub mod workers;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::sync::{Notify, Semaphore, mpsc as queue};
+
+use crate::admin::{self, AdminSocket, Control, ControlSetup, Logs};
+use crate::config::Config;
+use crate::forward_proxy::access::Access;
+use crate::observe::access_log::AccessLog;
+
+use crate::worker::generation::{History, Snapshot, SnapshotParts};
+
+use self::inherited::Inherited;
+use self::listeners::Sockets;
+use crate::hooks::{Plans, custom};
+use crate::ledger::Ledgers;
+use crate::memory::origins::origin_connections;
+use crate::memory::plan::PlanError;
+use crate::memory::{Notice, Plan, Usage};
+use crate::observe::logging::LogMeter;
+use crate::ring::runtime;
+use crate::upstream::permits::{self, PoolShared};
+use crate::upstream::resolver::Resolver;
+use crate::upstream::{Origin, UpstreamPlan};
+use crate::worker::mailbox::{ControlQuery, ServerCommand};
+use crate::worker::room::SharedRoom;
+use crate::worker::thread::DrainReport;
+use crate::worker::{NORMAL, Shared, WorkerSlot};
+
+/// Why ringway could not start: one line with cause and cure.
+#[derive(Debug)]
+pub struct StartError(pub(crate) String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A running proxy.
+pub struct Server {
+    pub(crate) sockets: Sockets,
+    pub(crate) workers: Vec<JoinHandle<DrainReport>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) control: Option<Control>,
+    pub(crate) resolver: Resolver,
+    /// Where the demo origin listens, once there is one.
+    demo: Option<SocketAddr>,
+    /// What the admin API wants done; for the thread that owns the server.
+    pub server_commands: queue::UnboundedReceiver<ServerCommand>,
+}
+
+/// More than can wait in a listening socket's queue.
+const LAST_ACCEPTED: usize = 65_536;
+
+/// How long the start waits for the addresses of named origins.
+pub(crate) const NAMES_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often the end of the drain is looked for.
+pub(crate) const POLL: Duration = Duration::from_millis(5);
+
+/// Descriptors that the process needs besides connections: rings, logs, listeners, epoll.
+pub const FILES_RESERVED: usize = 64;
+
+/// What a server begins with beside its configuration.
+#[derive(Default)]
+pub struct Inheritance {
+    /// Listening sockets of an earlier process.
+    pub listeners: Vec<Inherited>,
+    /// The socket of its admin API.
+    pub admin: Option<OwnedFd>,
+    /// The event log, where there is one.
+    pub events: Option<LogMeter>,
+}
+
+/// Who listens when the drain begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Successor {
+    /// None: new connections are refused.
+    None,
+    /// A process that has the same listening sockets.
+    Ready,
+}
+
+impl Server {
+    /// Starts everything that `config` names, with the sockets of an earlier process where there
+    /// are any. What of them it has no use for is closed.
+    pub fn start(mut config: Config, inheritance: Inheritance) -> Result<Self, StartError> {
+        let Inheritance { mut listeners, admin, events } = inheritance;
+        runtime::probe().map_err(StartError)?;
+        raise_files_limit(&mut config);
+        let mut sockets = Sockets::default();
+        let next = sockets.prepare(&config, &mut listeners).map_err(StartError)?;
+        sockets.commit(next);
+        for unused in listeners {
+            let Inherited { address, name, .. } = unused;
+            tracing::warn!(%address, name, "no listener has this address: socket not used");
+        }
+        let socket = AdminSocket::open(&config.admin, admin).map_err(StartError)?;
+        let mut demo = None;
+        settle_demo(&mut config, &mut demo)?;
+        let access_log =
+            AccessLog::start(&config.log).map_err(failed("the access log cannot be written"))?;
+        let resolver = Resolver::start().map_err(failed("the resolver did not start"))?;
+        let upstreams = plan_upstreams(&config, &resolver, &[]);
+        if !resolver.settle(NAMES_PATIENCE) {
+            tracing::warn!("some names of origins are not resolved yet; starting without them");
+        }
+        let listeners = sockets.addresses();
+        let admin = socket.as_ref().and_then(AdminSocket::address);
+        let own: Vec<_> = listeners.iter().copied().chain(admin).collect();
+        let access =
+            Access::prepare(&config, &own, &sockets.numbers(), None).map_err(StartError)?;
+        let hooks = Plans::load(&config, custom::own(), None).map_err(StartError)?;
+        let (config, hooks) = (Arc::new(config), Arc::new(hooks));
+        let (shared, queries, server_commands) =
+            share(SnapshotParts { config, upstreams, access: Arc::new(access), hooks, listeners });
+        let mut server = Self {
+            sockets,
+            workers: Vec::new(),
+            shared,
+            access_log,
+            control: None,
+            resolver,
+            demo,
+            server_commands,
+        };
+        for _ in 0..server.shared.snapshot.load().config.server.workers {
+            server.start_worker()?;
+        }
+        server.start_control(socket, events, queries)?;
+        Ok(server)
+    }
+
+    /// Begins to accept connections, and says where.
+    pub fn open(&self) -> Result<(), StartError> {
+        for worker in self.active_workers() {
+            self.let_accept(worker)?;
+        }
+        self.announce();
+        Ok(())
+    }
+
+    fn start_control(
+        &mut self,
+        socket: Option<AdminSocket>,
+        events: Option<LogMeter>,
+        queries: queue::UnboundedReceiver<ControlQuery>,
+    ) -> Result<(), StartError> {
+        let shared = self.shared.clone();
+        let drop_caches = move || {
+            let snapshot = shared.snapshot.load();
+            snapshot.access.drop_caches();
+            snapshot.hooks.drop_caches();
+        };
+        let caches: Vec<Box<dyn Fn() + Send>> = vec![Box::new(drop_caches)];
+        let logs = Logs { events, access: self.access_log.clone() };
+        let setup = ControlSetup { shared: self.shared.clone(), logs, socket, queries, caches };
+        // Before anybody can ask.
+        self.shared.is_ready.store(true, Ordering::Release);
+        self.control = Some(admin::start(setup).map_err(StartError)?);
+        Ok(())
+    }
+
+    /// Says what there is. A script that waits for the start waits for the listeners' lines.
+    pub(crate) fn announce(&self) {
+        let snapshot = self.shared.snapshot.load();
+        for upstream in &snapshot.upstreams {
+            let origins: Vec<_> = upstream.origins.iter().map(|o| o.authority.as_str()).collect();
+            tracing::info!(name = upstream.config.name, origins = origins.join(","), "upstream");
+        }
+        for address in &snapshot.listeners {
+            tracing::info!(%address, "listening");
+        }
+    }
+
+    /// The admin address, with the port that was chosen for port 0.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.control.as_ref()?.admin_address()
+    }
+
+    /// Starts a new process and hands it the listening sockets.
+    pub fn start_successor(&self, program: &Path) -> Result<handover::Successor, String> {
+        let admin = self.control.as_ref().and_then(Control::admin_socket);
+        handover::Successor::start(program, self.sockets.lend(), admin)
+    }
+
+    /// The configuration in use.
+    pub fn config(&self) -> Arc<Config> {
+        self.shared.snapshot.load().config.clone()
+    }
+
+    /// A configuration could not be put in use.
+    pub fn count_refusal(&self) {
+        self.shared.reloads_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn settle_demo(&mut self, config: &mut Config) -> Result<(), StartError> {
+        settle_demo(config, &mut self.demo)
+    }
+
+    /// The addresses listened on, with the ports that were chosen for port 0.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.sockets.addresses()
+    }
+
+    /// Connections of clients and to origins that are open now.
+    pub fn connections(&self) -> (usize, usize) {
+        let live = self.shared.live.iter().map(|live| live.load(Ordering::Relaxed)).sum();
+        (live, self.shared.pool.open())
+    }
+
+    /// Stops accepting, and waits for what is under way up to `server.drain_timeout`; then, or once
+    /// `force` says so, ends the rest.
+    pub fn drain(self, force: &AtomicBool, successor: Successor) -> DrainReport {
+        // Who spreads the load is to hear of it before connections are refused.
+        self.shared.is_ready.store(false, Ordering::Release);
+        let config = self.shared.snapshot.load().config.clone();
+        let is_handed_over = successor == Successor::Ready;
+        let grace = if is_handed_over { Duration::ZERO } else { config.server.ready_grace };
+        let grace = Instant::now() + grace;
+        while Instant::now() < grace && !force.load(Ordering::Relaxed) {
+            std::thread::sleep(POLL.min(grace.saturating_duration_since(Instant::now())));
+        }
+        let deadline = Instant::now() + config.server.drain_timeout;
+        // What has been accepted is served, room or no room: nothing comes after it.
+        self.shared.clients.add_permits(self.sockets.len() * LAST_ACCEPTED);
+        self.shared.is_closing.store(true, Ordering::Release);
+        if is_handed_over {
+            self.shared.is_handed_over.store(true, Ordering::Release);
+            self.control.iter().for_each(Control::hand_over);
+        } else {
+            self.sockets.close(&self.shared);
+        }
+        self.shared.is_draining.store(true, Ordering::Release);
+        self.wake_workers();
+        while !self.workers.iter().all(JoinHandle::is_finished) {
+            if Instant::now() >= deadline || force.load(Ordering::Relaxed) {
+                self.shared.is_cutting.store(true, Ordering::Release);
+                self.wake_workers();
+            }
+            std::thread::sleep(POLL);
+        }
+        let mut report = DrainReport::default();
+        for worker in self.workers {
+            let left = worker.join().unwrap_or_default();
+            report.connections += left.connections;
+            report.leased_chunks += left.leased_chunks;
+            report.leased_heads += left.leased_heads;
+            report.upstream_connections += left.upstream_connections;
+        }
+        if let Some(control) = self.control {
+            control.stop();
+        }
+        if let Some(log) = self.access_log {
+            log.finish();
+        }
+        report
+    }
+
+    fn wake_workers(&self) {
+        for signal in &self.shared.drain {
+            signal.notify_one();
+        }
+    }
+}
+
+/// An error with what it prevents.
+fn failed<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> StartError {
+    move |error| StartError(format!("{what}: {error}"))
+}
+
+/// Makes the configuration fit into the memory that there is.
+pub fn fit(config: &mut Config) -> Result<(Plan, Vec<Notice>), PlanError> {
+    // The shipped file repeats the standard values: an operator who has it has not chosen them.
+    let (limits, standard) = (&config.limits, Config::default().limits);
+    let is_clients_given = limits.clients != standard.clients;
+    let is_tunnels_given = limits.tunnels != standard.tunnels;
+    Plan::fit(config, &Usage::read(), is_clients_given, is_tunnels_given)
+}
+
+/// Starts the demo origin if `config` wants it and there is none.
+fn settle_demo(config: &mut Config, demo: &mut Option<SocketAddr>) -> Result<(), StartError> {
+    if config.needs_demo() {
+        let address = match *demo {
+            Some(address) => address,
+            None => demo::start().map_err(failed("the demo origin did not start"))?,
+        };
+        *demo = Some(address);
+        config.place_demo(address);
+    }
+    Ok(())
+}
+
+/// What the threads share, and the questions to the control thread.
+fn share(
+    parts: SnapshotParts,
+) -> (Arc<Shared>, queue::UnboundedReceiver<ControlQuery>, queue::UnboundedReceiver<ServerCommand>)
+{
+    let config = parts.config.clone();
+    let slots = slots_for(config.server.workers);
+    let (control, queries) = queue::unbounded_channel();
+    let (command, server_commands) = queue::unbounded_channel();
+    let snapshot = Snapshot::first(parts, slots);
+    let history = History::new(&snapshot);
+    let shared = Arc::new(Shared {
+        pool: PoolShared::new(pool_limits(&config), slots),
+        clients: Arc::new(Semaphore::new(config.limits.clients)),
+        room: SharedRoom::default(),
+        tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
+        live: (0..slots).map(|_| AtomicUsize::new(0)).collect(),
+        slots: (0..slots).map(|_| WorkerSlot::default()).collect(),
+        control,
+        snapshot: ArcSwap::from_pointee(snapshot),
+        history,
+        server_commands: command,
+        reloads_refused: AtomicUsize::new(0),
+        metrics: (0..slots).map(|_| Arc::default()).collect(),
+        rings: (0..slots).map(|_| Arc::default()).collect(),
+        ledgers: Ledgers::new(slots),
+        pressure: AtomicU8::new(NORMAL),
+        is_ready: AtomicBool::new(false),
+        is_closing: AtomicBool::new(false),
+        is_draining: AtomicBool::new(false),
+        is_handed_over: AtomicBool::new(false),
+        drain: (0..slots).map(|_| Notify::new()).collect(),
+        is_cutting: AtomicBool::new(false),
+    });
+    (shared, queries, server_commands)
+}
+
+/// Room for as many workers as this machine can use, and for those that they take over from.
+fn slots_for(workers: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    2 * workers.max(cores)
+}
+
+/// Asks the resolver for the addresses of all origins. What `before` has is taken over with what is
+/// known of it.
+pub(crate) fn plan_upstreams(
+    config: &Config,
+    resolver: &Resolver,
+    before: &[UpstreamPlan],
+) -> Vec<UpstreamPlan> {
+    let known = |authority: &str| {
+        let mut origins = before.iter().flat_map(|upstream| &upstream.origins);
+        origins.find(|origin| origin.authority == authority)
+    };
+    let origin_of = |origin: &crate::config::OriginConfig| match known(&origin.authority) {
+        Some(known) => Origin { weight: origin.weight, ..known.clone() },
+        None => Origin {
+            authority: origin.authority.clone(),
+            weight: origin.weight,
+            addresses: resolver.watch(&origin.host, origin.port),
+            failing_since_ms: Arc::default(),
+        },
+    };
+    let plan = |upstream: &crate::config::UpstreamConfig| UpstreamPlan {
+        config: upstream.clone(),
+        origins: upstream.origins.iter().map(origin_of).collect(),
+    };
+    config.upstreams.iter().map(plan).collect()
+}
+
+/// Whether a server could listen on `address` now; the error says why not.
+pub fn try_listen(address: SocketAddr, backlog: u32) -> Result<(), StartError> {
+    Sockets::default().try_bind(address, backlog).map_err(StartError)
+}
+
+/// How many connections to origins there may be: what the configuration says of each upstream, and
+/// in all what memory and descriptors allow.
+pub(crate) fn pool_limits(config: &Config) -> permits::Limits {
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let spare = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(FILES_RESERVED);
+    let by_memory = Plan::of(config, &Usage::read()).origin_connections();
+    let own = |upstream: &crate::config::UpstreamConfig| {
+        Some((upstream.name.clone(), upstream.max_connections?))
+    };
+    permits::Limits {
+        each: config.pool.max_connections,
+        own: config.upstreams.iter().filter_map(own).collect(),
+        long: config.limits.long_responses,
+        ceiling: by_memory.min(origin_connections(config, spare)),
+    }
+}
+
+/// Raises the soft limit on open files to the hard one, and `limits.clients` down to what fits.
+pub(crate) fn raise_files_limit(config: &mut Config) {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    let files = usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX);
+    let spare = files.saturating_sub(FILES_RESERVED);
+    let room = spare.saturating_sub(origin_connections(config, spare)).max(1);
+    if room < config.limits.clients {
+        tracing::warn!(
+            "limits.clients = {} does not fit the limit of {files} open files and is {room} for \
+             now. Raise the limit (`ulimit -n`, docker `--ulimit nofile`, systemd `LimitNOFILE`)",
+            config.limits.clients
+        );
+        config.limits.clients = room;
+    }
+}

@@ -1,0 +1,230 @@
+//! A configuration in use, with all that was made of it: the threads share a [`Snapshot`], and each
+//! worker has a [`Generation`] of it.
+//!
+//! In goes a checked configuration; out comes what an exchange asks on its way. An exchange keeps
+//! the generation that it began with, whatever is put in use meanwhile; the next one on the same
+//! connection takes the newest.
+
+use std::collections::{HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use crate::config::{Config, LimitsConfig, RouteConfig};
+use crate::forward_proxy::access::Access;
+use crate::hooks::Plans;
+use crate::http::head::HeadLimits;
+use crate::observe::metrics::{Latency, NamedCounts};
+use crate::routing::Routes;
+use crate::upstream::origin_ids::OriginIds;
+use crate::upstream::permits::PoolShared;
+use crate::upstream::pool::PoolLimits;
+use crate::upstream::{Member, Upstream, UpstreamPlan};
+
+/// A configuration as all threads see it.
+pub struct Snapshot {
+    /// Counts up with every configuration that is put in use; the first is 1.
+    pub id: u64,
+    pub parts: SnapshotParts,
+    /// By worker.
+    pub counts: Vec<Arc<NamedCounts>>,
+}
+
+/// What was made of a configuration.
+pub struct SnapshotParts {
+    pub config: Arc<Config>,
+    pub upstreams: Vec<UpstreamPlan>,
+    /// What the forward proxy needs.
+    pub access: Arc<Access>,
+    /// What is done to the requests of routes with hooks.
+    pub hooks: Arc<Plans>,
+    /// The addresses listened on, as they were bound.
+    pub listeners: Vec<SocketAddr>,
+}
+
+impl Deref for Snapshot {
+    type Target = SnapshotParts;
+
+    fn deref(&self) -> &SnapshotParts {
+        &self.parts
+    }
+}
+
+impl Snapshot {
+    /// The first one of a process with room for `workers`.
+    pub fn first(parts: SnapshotParts, workers: usize) -> Self {
+        let counts = (0..workers).map(|_| Arc::new(NamedCounts::of(&parts.config, None)));
+        Self { id: 1, counts: counts.collect(), parts }
+    }
+
+    /// The one that follows; what both name goes on counting.
+    #[must_use]
+    pub fn next(&self, parts: SnapshotParts) -> Self {
+        let carry = |counts: &Arc<NamedCounts>| {
+            Arc::new(NamedCounts::of(&parts.config, Some((&self.config, counts))))
+        };
+        Self { id: self.id + 1, counts: self.counts.iter().map(carry).collect(), parts }
+    }
+}
+
+/// The last configurations that were in use, the newest at the end.
+pub struct History(Mutex<VecDeque<HistoryEntry>>);
+
+/// A configuration that is or was in use.
+#[derive(Clone)]
+pub struct HistoryEntry {
+    pub id: u64,
+    pub since: SystemTime,
+    /// What it came from: `start`, `reload`, or `rollback to N`.
+    pub cause: String,
+    pub config: Arc<Config>,
+}
+
+/// How many are kept.
+const HISTORY_MAX: usize = 10;
+
+impl History {
+    pub fn new(first: &Snapshot) -> Self {
+        let history = Self(Mutex::default());
+        history.add(first, "start");
+        history
+    }
+
+    pub fn add(&self, snapshot: &Snapshot, cause: &str) {
+        let mut list = self.lock();
+        list.push_back(HistoryEntry {
+            id: snapshot.id,
+            since: SystemTime::now(),
+            cause: cause.to_owned(),
+            config: snapshot.config.clone(),
+        });
+        let surplus = list.len().saturating_sub(HISTORY_MAX);
+        list.drain(..surplus);
+    }
+
+    /// The one with this number; without one, the last that was in use before the newest.
+    pub fn find(&self, id: Option<u64>) -> Option<HistoryEntry> {
+        let list = self.lock();
+        let mut earlier = list.iter().rev().skip(1);
+        earlier.find(|entry| id.is_none_or(|id| entry.id == id)).cloned()
+    }
+
+    pub fn list(&self) -> Vec<HistoryEntry> {
+        self.lock().iter().cloned().collect()
+    }
+
+    /// A panic elsewhere leaves a list that is still true.
+    fn lock(&self) -> MutexGuard<'_, VecDeque<HistoryEntry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NamedCounts {
+    fn of(config: &Config, before: Option<(&Config, &Self)>) -> Self {
+        let names = |route: &RouteConfig, other: &RouteConfig| {
+            (&route.host, &route.path) == (&other.host, &other.path)
+        };
+        let (routes, upstreams) = (config.routes.iter(), config.upstreams.iter());
+        Self {
+            routes: routes
+                .map(|route| {
+                    let (config, counts) = before?;
+                    let index = config.routes.iter().position(|other| names(route, other))?;
+                    counts.routes.get(index).cloned()
+                })
+                .map(Option::unwrap_or_default)
+                .collect(),
+            upstreams: upstreams
+                .map(|upstream| {
+                    let (config, counts) = before?;
+                    let mut others = config.upstreams.iter();
+                    let index = others.position(|other| other.name == upstream.name)?;
+                    counts.upstreams.get(index).cloned()
+                })
+                .map(Option::unwrap_or_default)
+                .collect(),
+            latencies: latencies(config, before),
+        }
+    }
+}
+
+/// The times of the upstreams that splits choose from.
+fn latencies(
+    config: &Config,
+    before: Option<(&Config, &NamedCounts)>,
+) -> Vec<Option<Arc<Latency>>> {
+    let arms: HashSet<usize> = config.split_upstreams().collect();
+    if arms.is_empty() {
+        return Vec::new();
+    }
+    let kept = |name: &str| {
+        let (config, counts) = before?;
+        let index = config.upstreams.iter().position(|other| other.name == name)?;
+        counts.latencies.get(index)?.clone()
+    };
+    let upstreams = config.upstreams.iter().enumerate();
+    upstreams
+        .map(|(index, upstream)| {
+            arms.contains(&index).then(|| kept(&upstream.name).unwrap_or_default())
+        })
+        .collect()
+}
+
+/// A configuration as one worker sees it.
+pub struct Generation {
+    pub id: u64,
+    pub config: Arc<Config>,
+    pub head_limits: HeadLimits,
+    pub routes: Routes,
+    pub upstreams: Vec<Upstream>,
+    pub access: Arc<Access>,
+    pub hooks: Arc<Plans>,
+    pub counts: Arc<NamedCounts>,
+}
+
+/// What the heads of requests and answers are held to.
+pub fn head_limits(config: &Config) -> HeadLimits {
+    let LimitsConfig { head_bytes, target_bytes, header_count, .. } = config.limits;
+    HeadLimits { head_bytes, target_bytes, header_count }
+}
+
+impl Generation {
+    pub fn new(
+        snapshot: &Snapshot,
+        worker: usize,
+        ids: &Rc<OriginIds>,
+        pool: &Arc<PoolShared>,
+    ) -> Rc<Self> {
+        let config = &snapshot.config;
+        let upstreams = snapshot.upstreams.iter();
+        Rc::new(Self {
+            id: snapshot.id,
+            head_limits: head_limits(config),
+            routes: Routes::new(config),
+            upstreams: upstreams.map(|plan| Upstream::new(plan, worker, ids, pool)).collect(),
+            access: snapshot.access.clone(),
+            hooks: snapshot.hooks.clone(),
+            counts: snapshot.counts[worker].clone(),
+            config: config.clone(),
+        })
+    }
+
+    /// The origins of all upstreams.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.upstreams.iter().flat_map(Upstream::members)
+    }
+
+    /// What the pool goes by.
+    pub fn pool_limits(&self) -> PoolLimits {
+        let (pool, timeouts) = (&self.config.pool, &self.config.timeouts);
+        PoolLimits {
+            max_idle: pool.max_idle,
+            idle_expiry: pool.idle_expiry,
+            acquire: timeouts.pool,
+            connect: timeouts.connect,
+            keepalive: pool.tcp_keepalive,
+        }
+    }
+}
