@@ -8,7 +8,8 @@
 
 use std::ops::Range;
 
-use super::lines::{FieldState, LineError};
+use super::error::LineError;
+use super::lines::FieldState;
 use super::names::is_essential;
 use crate::limits::{
     CHUNK_LINE_BYTES_MAX, CHUNK_OVERHEAD_BYTES_MAX, TRAILER_BYTES_MAX, TRAILER_COUNT_MAX,

@@ -4,7 +4,6 @@
 //! holds bytes of the message, so that a cause can be logged as it is.
 
 use super::framing::FramingError;
-use super::lines::LineError;
 
 /// Why a head is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,4 +119,19 @@ impl From<LineError> for HeadError {
             LineError::Folded => Self::FoldedLine,
         }
     }
+}
+
+/// What is wrong with a field line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LineError {
+    /// An LF without a CR before it.
+    BareLf,
+    /// A CR without an LF after it.
+    BareCr,
+    /// A field name is empty, holds a byte that is not a token's, or is followed by white space.
+    Name,
+    /// A field value holds a control byte.
+    Value,
+    /// A line begins with white space: obsolete line folding (RFC 9112 §5.2).
+    Folded,
 }

@@ -14,23 +14,13 @@ pub use super::error::HeadError;
 use super::fields::{ConnectionOptions, Fields, Lifetime};
 use super::framing::{decimal, request_body, response_body};
 use super::interest::FieldInterest;
+pub use super::limits::HeadLimits;
 use super::lines::{HeadLines, Kind};
 use super::names::{FieldName, elements};
 use super::parsed_cache::ParsedCache;
 use super::target::{Port, Target, is_authority};
 use super::{BodyLength, Method, Span, TargetForm, Version};
 use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX, METHOD_BYTES_MAX};
-
-/// How much of a head is taken in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeadLimits {
-    /// The whole head, leading empty lines and the last empty line included.
-    pub head_bytes: usize,
-    /// A request's target.
-    pub target_bytes: usize,
-    /// Fields. [`HEADER_COUNT_MAX`] holds in any case.
-    pub header_count: usize,
-}
 
 /// One request head. Meant to be re-used: `parse` allocates only when a head has more fields than
 /// any before it.

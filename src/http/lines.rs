@@ -6,25 +6,10 @@
 //! never seen by them; they judge the incomplete and the refused, so that which error is reported
 //! depends on the bytes alone. They build nothing and find no ranges.
 
-use super::error::HeadError;
-use super::head::HeadLimits;
+use super::error::{HeadError, LineError};
+use super::limits::HeadLimits;
 use super::names::{is_text, is_token};
 use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX, METHOD_BYTES_MAX};
-
-/// What is wrong with a field line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LineError {
-    /// An LF without a CR before it.
-    BareLf,
-    /// A CR without an LF after it.
-    BareCr,
-    /// A field name is empty, holds a byte that is not a token's, or is followed by white space.
-    Name,
-    /// A field value holds a control byte.
-    Value,
-    /// A line begins with white space: obsolete line folding (RFC 9112 §5.2).
-    Folded,
-}
 
 /// Where the next byte of a field section belongs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -17,6 +17,7 @@ pub mod head;
 pub mod interest;
 #[doc(hidden)]
 pub mod invariants;
+pub mod limits;
 mod lines;
 pub mod names;
 mod parsed_cache;

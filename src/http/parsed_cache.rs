@@ -6,7 +6,7 @@
 //! same head. Comparing costs a twentieth of reading; a head that differs is told by its first
 //! words. Only equality of all bytes counts, so that nothing can be taken for something else.
 
-use super::head::HeadLimits;
+use super::limits::HeadLimits;
 
 /// Longer heads are not kept: those of browsers with cookies hardly ever repeat, and every busy
 /// connection has room for two.
