@@ -60,7 +60,6 @@
 //! }
 //! ```
 
-use std::fmt;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -69,13 +68,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use super::edits::{edit_lines, is_called};
+pub use super::changes::{Changes, HookError};
+use super::changes::{check, is_value};
 use super::request_view::RequestView;
 use super::responses::{LocalResponse, status};
-use crate::config::hooks::{announce_custom, is_editable};
+use crate::config::hooks::announce_custom;
 use crate::config::{CustomConfig, OnFailure};
 use crate::http::head::ResponseHead;
-use crate::http::names::is_text;
 use crate::ring::runtime::Foreign;
 
 /// What a hook answers later. It may borrow the hook and the request.
@@ -126,10 +125,6 @@ pub struct Page {
     pub body: String,
 }
 
-/// Why a hook could not do its work: one line for the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HookError(String);
-
 /// Somebody who wants a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct Connect<'a> {
@@ -160,18 +155,6 @@ pub struct Failure {
     pub error: &'static str,
 }
 
-/// Edits that hooks want.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// In lower case.
-    removed: Vec<Box<[u8]>>,
-    /// Whole lines.
-    lines: Vec<u8>,
-}
-
-/// What all hooks together may add to a head.
-const LINES_BYTES_MAX: usize = 16 * 1024;
-
 /// The hooks of a binary.
 #[derive(Default)]
 pub struct Hooks(Vec<Arc<dyn Hook>>);
@@ -200,26 +183,6 @@ pub struct Custom {
     timeout: Duration,
     on_failure: OnFailure,
 }
-
-impl From<&str> for HookError {
-    fn from(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-}
-
-impl From<String> for HookError {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Display for HookError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for HookError {}
 
 impl Page {
     /// A page of plain text.
@@ -321,58 +284,6 @@ impl<'a> Response<'a> {
     pub fn remove(&mut self, name: &str) -> Result<(), HookError> {
         self.changes.remove(name)
     }
-}
-
-impl Changes {
-    fn remove(&mut self, name: &str) -> Result<(), HookError> {
-        if !is_editable(name) {
-            return Err(format!("{name:?} is no field that may be edited").into());
-        }
-        let lower = name.to_ascii_lowercase().into_bytes().into_boxed_slice();
-        edit_lines(&mut self.lines, 0, |line| !is_called(line, &lower));
-        if !self.removed.contains(&lower) {
-            self.removed.push(lower);
-        }
-        Ok(())
-    }
-
-    fn set(&mut self, name: &str, value: &str) -> Result<(), HookError> {
-        check(name, value)?;
-        self.remove(name)?;
-        if self.lines.len() + name.len() + value.len() > LINES_BYTES_MAX {
-            return Err("more fields than fit".into());
-        }
-        for part in [name, ": ", value, "\r\n"] {
-            self.lines.extend_from_slice(part.as_bytes());
-        }
-        Ok(())
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.removed.is_empty()
-    }
-
-    /// Edits the head that `out` ends with and that begins at `start`.
-    pub(crate) fn apply(&self, out: &mut Vec<u8>, start: usize) {
-        edit_lines(out, start, |line| !self.removed.iter().any(|name| is_called(line, name)));
-        out.truncate(out.len() - 2);
-        out.extend_from_slice(&self.lines);
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-fn is_value(text: &str) -> bool {
-    text.bytes().all(is_text) && text.trim_matches([' ', '\t']).len() == text.len()
-}
-
-fn check(name: &str, value: &str) -> Result<(), HookError> {
-    if !is_editable(name) {
-        return Err(format!("{name:?} is no field that may be edited").into());
-    }
-    if !is_value(value) {
-        return Err(format!("{value:?} cannot be the value of a field").into());
-    }
-    Ok(())
 }
 
 impl Hooks {

@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use super::changes::{edit_lines, is_called};
 use super::request_view::{Context, HookState, RequestView, put_field};
 use crate::config::HeadersConfig;
 use crate::config::hooks::{Part, Template};
@@ -349,11 +350,6 @@ impl Edit for Pen<'_> {
     }
 }
 
-/// Whether `line` is a field's with this name, which is in lower case.
-pub(crate) fn is_called(line: &[u8], lower: &[u8]) -> bool {
-    line.get(lower.len()) == Some(&b':') && line[..lower.len()].eq_ignore_ascii_case(lower)
-}
-
 /// The same for names that [`FieldInterest`] has.
 #[inline]
 fn is_noted(line: &[u8], lower: &[u8]) -> bool {
@@ -370,32 +366,6 @@ fn end_line(out: &mut Vec<u8>, line: usize, name_bytes: usize, is_whole: bool) {
         out.extend_from_slice(LINE_END);
     } else {
         out.truncate(line);
-    }
-}
-
-/// Takes the field lines for which `is_kept` says no out of the head that `out` ends with and that
-/// begins at `start`. What is kept moves up in runs.
-pub(crate) fn edit_lines(out: &mut Vec<u8>, start: usize, mut is_kept: impl FnMut(&[u8]) -> bool) {
-    let next = |out: &[u8], from: usize| {
-        memchr::memchr(b'\n', &out[from..]).map_or(out.len(), |end| from + end + 1)
-    };
-    let mut line = next(out, start);
-    // Where the next run goes, and where it begins.
-    let (mut to, mut run) = (line, line);
-    while line < out.len() {
-        let end = next(out, line);
-        if !is_kept(&out[line..end]) {
-            if to != run {
-                out.copy_within(run..line, to);
-            }
-            to += line - run;
-            run = end;
-        }
-        line = end;
-    }
-    if to != run {
-        out.copy_within(run.., to);
-        out.truncate(to + line - run);
     }
 }
 

@@ -41,6 +41,7 @@
 //! global one. `inherit_hooks = false` of a route leaves the global ones out.
 
 mod auth_request;
+mod changes;
 mod clients;
 mod cors;
 pub mod custom;

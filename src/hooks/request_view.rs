@@ -8,8 +8,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::changes::Changes;
 use super::clients::ClientPermit;
-use super::custom::Changes;
 use super::rate::Standing;
 use crate::config::hooks::{Part, Template, Variable};
 use crate::http::head::RequestHead;
