@@ -5,17 +5,17 @@
 //! begins and where it ends.
 
 use std::io::{self, IsTerminal};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::time::{ClockId, clock_gettime};
 
 use super::load;
 use super::options::{Pace, Plan};
 use super::report::Report;
+use super::shared::{Measured, Shared};
 use super::tally::Tally;
 use super::target::Reading;
 
@@ -24,46 +24,6 @@ const OTHER_FILES: u64 = 64;
 
 /// How often the one who waits looks around.
 const GLANCE: Duration = Duration::from_millis(50);
-
-/// What the threads and the one that waits for them tell each other.
-#[derive(Debug)]
-pub(super) struct Shared {
-    /// Where the schedule of an open loop begins.
-    pub(super) start: Instant,
-    /// Where measuring begins; what comes before is warm-up.
-    pub(super) begin: Instant,
-    /// For the display of progress.
-    pub(super) answered: AtomicU64,
-    pub(super) failed: AtomicU64,
-    /// Threads that are done with the first requests of all their idle connections.
-    pub(super) settled: AtomicUsize,
-    /// Idle connections are to be asked once more.
-    pub(super) is_held: AtomicBool,
-    /// Threads that are done.
-    pub(super) done: AtomicUsize,
-}
-
-impl Shared {
-    fn new(warmup: Duration) -> Self {
-        let start = Instant::now();
-        Self {
-            start,
-            begin: start + warmup,
-            answered: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            settled: AtomicUsize::new(0),
-            is_held: AtomicBool::new(false),
-            done: AtomicUsize::new(0),
-        }
-    }
-}
-
-/// What one thread measured, and when.
-#[derive(Debug)]
-pub(super) struct Measured {
-    pub(super) tally: Tally,
-    pub(super) ended: Instant,
-}
 
 /// Carries a plan out.
 pub(super) fn measure(plan: &Plan) -> Result<(Report, Tally), String> {
@@ -182,30 +142,9 @@ fn raise_file_limit(count: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// `total` shared out over the threads of a plan.
-pub(super) fn share(total: u64, threads: usize, thread: usize) -> u64 {
-    let (threads, thread) = (threads as u64, thread as u64);
-    total / threads + u64::from(thread < total % threads)
-}
-
-/// Processor time of this thread so far.
-pub(super) fn thread_cpu() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shares_differ_by_one_at_most_and_make_up_the_whole() {
-        for (total, threads) in [(0, 1), (1, 3), (7, 3), (100, 7), (u64::MAX, 2)] {
-            let shares: Vec<u64> =
-                (0..threads).map(|thread| share(total, threads, thread)).collect();
-            assert_eq!(shares.iter().sum::<u64>(), total);
-            assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
-        }
-    }
 
     #[test]
     fn more_files_than_are_allowed_are_refused_with_a_cure() {

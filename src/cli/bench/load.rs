@@ -16,9 +16,9 @@ use nix::unistd::Pid;
 
 use super::alarm::{ALARM, Alarm};
 use super::connection::{Connection, Stage, Tools, Turn};
-use super::crew::{Measured, Shared, share, thread_cpu};
 use super::options::{Pace, Plan};
 use super::schedule::Schedule;
+use super::shared::{Measured, Shared, share, thread_cpu};
 use super::tally::{ErrorKind, Tally};
 
 /// Connections of one thread that open at once: a listener's queue has an end.

@@ -24,6 +24,7 @@ mod plot;
 mod report;
 mod schedule;
 mod script;
+mod shared;
 mod statistics;
 mod tally;
 mod target;
