@@ -16,8 +16,8 @@ use crate::forward_proxy::Users;
 use crate::hooks::{self, BadFile};
 use crate::server;
 
-use super::commands::Failure;
 use super::explain::addresses;
+use super::output::Failure;
 
 /// Says what is wrong around `config`, and whether ringway could start.
 pub fn run(config: &Config) -> ExitCode {

@@ -10,7 +10,7 @@ use crate::config::change::effect_of;
 use crate::config::effective::{Value, values};
 use crate::config::{Config, document};
 
-use super::commands::Failure;
+use super::output::Failure;
 
 pub(super) fn run(cli: &Cli, has_origins: bool, is_json: bool) -> Result<String, Failure> {
     let (config, origins) = Config::load_traced(cli.config.as_deref(), &cli.flags)?;

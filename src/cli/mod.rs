@@ -12,6 +12,7 @@ pub mod commands;
 pub mod doctor;
 pub mod dump;
 pub mod explain;
+pub mod output;
 pub mod plan;
 pub mod shell;
 

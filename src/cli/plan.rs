@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::config::Config;
 use crate::config::change::{Change, Effect, diff, effect_of_all};
 
-use super::commands::{Done, Failure};
+use super::output::{Done, Failure};
 
 const EXIT_RELOAD: u8 = 3;
 const EXIT_RESTART: u8 = 4;

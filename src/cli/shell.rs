@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::cli::args::Cli;
 
-use super::commands::Failure;
+use super::output::Failure;
 
 pub(super) fn completions(shell: Shell) -> String {
     let mut text = Vec::new();

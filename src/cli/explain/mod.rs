@@ -34,7 +34,7 @@ use crate::routing::Routes;
 use crate::worker::generation::head_limits;
 
 use self::report::Report;
-use super::commands::Failure;
+use super::output::Failure;
 
 /// A request, and what decides about it.
 struct Case<'c> {
