@@ -5,26 +5,19 @@
 //! buffers back and waits on a poll: what it then holds is a small task and a deadline.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::config::HalfClose;
-use crate::exchange::respond;
+use crate::exchange::request::Client;
 use crate::exchange::tunnel::{self, Tunnel};
-use crate::exchange::{self, Outcome};
+use crate::exchange::{self, Outcome, respond};
 use crate::fault::{Close, Fault};
-use crate::http::Version;
 use crate::http::forwarded_header::{ClientText, Scheme};
 use crate::http::head::{HeadError, RequestHead, ResponseHead};
-use crate::http::rewrite::{BodyOut, ConnectionOut, ForwardedFor};
 use crate::http::written_cache::WrittenCache;
 use crate::ledger::Kind;
-use crate::observe::connection_stats::{ConnectionStats, Moment, Phase, WaitsOn};
-use crate::relay::Receiver;
+use crate::observe::connection_stats::{Moment, Phase};
 use crate::ring::waits::turn;
-use crate::ring::{HeadBuffer, NoRoom, Socket, WaitError, clock};
-use crate::upstream::queue::Holder;
+use crate::ring::{NoRoom, Socket, WaitError, clock};
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
 use crate::worker::slot::ConnectionSlot;
@@ -114,43 +107,6 @@ enum Pause {
     Parked(Duration),
     Closed(Close),
     Tunnel(Box<Tunnel>),
-}
-
-/// What a client connection holds while it is busy.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-pub struct Client<'a> {
-    pub worker: &'a Rc<Worker>,
-    pub slot: &'a ConnectionSlot,
-    /// By which the request under way is served.
-    pub generation: Rc<Generation>,
-    pub socket: &'a Socket,
-    pub peer: SocketAddr,
-    pub stats: &'a ConnectionStats,
-    /// As the pool knows it.
-    pub holder: Holder,
-    /// What was received and not yet consumed; begins with the head of the request under way.
-    pub inbox: HeadBuffer,
-    pub request: RequestHead,
-    /// As it was sent on by a plain route; it depends on the head, the generation and the origin.
-    pub(crate) sent_request: RefCell<WrittenCache<(u32, u64, usize)>>,
-    pub response: ResponseHead,
-    /// As it was sent on where the origin had dated it.
-    pub(crate) sent_response: RefCell<WrittenCache<(u32, BodyOut, ConnectionOut)>>,
-    /// What origins are told of the client.
-    pub text: ClientText,
-    listener: u16,
-    pub is_trusted: bool,
-    /// It came in by a listener at which it may ask for what is not ours.
-    pub is_forward: bool,
-    /// Bytes at the front of the inbox that belong to the request under way: its head and what of
-    /// its body came with it.
-    pub request_bytes: usize,
-    /// All of the request is in the inbox.
-    pub is_whole: bool,
-    /// The time at which the first byte of the head under way had arrived.
-    pub head_began_ms: u64,
-    /// Nothing has been received yet.
-    is_expecting: bool,
 }
 
 async fn converse(slot: &ConnectionSlot) -> Pause {
@@ -293,43 +249,6 @@ impl Client<'_> {
                 Err(WaitError::Expired) => return NextHead::Fault(Fault::ClientHeadTimeout),
                 Err(WaitError::Failed(_)) => return NextHead::Close(Close::ClientGone),
             }
-        }
-    }
-
-    /// The client, as somebody that is sent to.
-    pub fn receiver(&self) -> Receiver<'_> {
-        let config = &self.generation.config;
-        Receiver {
-            socket: self.socket,
-            deadlines: &self.worker.deadlines,
-            stall: config.timeouts.client_write,
-            half_close: config.server.half_close,
-            stats: Some((self.stats, WaitsOn::ClientToTake)),
-        }
-    }
-
-    /// An origin on whose `socket` the request is sent, as somebody that is sent to.
-    pub fn origin<'s>(&'s self, socket: &'s Socket) -> Receiver<'s> {
-        let config = &self.generation.config;
-        Receiver {
-            socket,
-            deadlines: &self.worker.deadlines,
-            stall: config.timeouts.read,
-            half_close: HalfClose::Keep,
-            stats: Some((self.stats, WaitsOn::OriginToTake)),
-        }
-    }
-
-    /// What of it an origin is told.
-    pub fn forwarded_for(&self) -> ForwardedFor<'_> {
-        ForwardedFor { client: &self.text, is_trusted: self.is_trusted }
-    }
-
-    /// How the client is told that its connection goes on.
-    pub fn kept_alive(&self) -> ConnectionOut {
-        match self.request.version {
-            Version::Http10 => ConnectionOut::KeepAlive,
-            Version::Http11 => ConnectionOut::Implicit,
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::config::HostPolicy;
-use crate::downstream::Client;
+use crate::exchange::request::Client;
 use crate::exchange::{AttemptError, INTERIM_ANSWERS_MAX, no_room, send_to_origin, unless_gone};
 use crate::fault::Fault;
 use crate::hooks::{AuthDecision, AuthRequest, RequestView};

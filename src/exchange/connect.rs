@@ -8,10 +8,10 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::downstream::Client;
 use crate::exchange::forwarded::{self, Hop};
 use crate::exchange::hooked;
 use crate::exchange::record::Record;
+use crate::exchange::request::Client;
 use crate::exchange::respond;
 use crate::exchange::tunnel::Tunnel;
 use crate::exchange::{self, INTERIM_ANSWERS_MAX, Outcome, unless_gone};

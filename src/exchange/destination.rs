@@ -6,10 +6,10 @@
 use std::borrow::Cow;
 
 use crate::config::HostPolicy;
-use crate::downstream::Client;
 use crate::exchange::forwarded::{self, ForwardRequest, Hop};
 use crate::exchange::hooked::{self, HookedRequest, ResponseOverride};
 use crate::exchange::record::Record;
+use crate::exchange::request::Client;
 use crate::exchange::upload::RequestBody;
 use crate::exchange::{AttemptError, Outcome};
 use crate::fault::Fault;

@@ -5,9 +5,9 @@
 //! read to its end, before a slow client has taken it. An answer that its origin cuts short is cut
 //! short for the client too, in a way that cannot be taken for its end.
 
-use crate::downstream::Client;
 use crate::exchange::destination::Destination;
 use crate::exchange::record::Record;
+use crate::exchange::request::Client;
 use crate::exchange::respond::send_rest;
 use crate::exchange::upload::Progress;
 use crate::exchange::{AttemptError, Outcome};

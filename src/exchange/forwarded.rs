@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use crate::config::{Config, ParentConfig};
-use crate::downstream::Client;
+use crate::exchange::request::Client;
 use crate::fault::Fault;
 use crate::forward_proxy::{Checked, LoginOutcome, Policy, Target, UserId, Verdict};
 use crate::http::TargetForm;

@@ -10,12 +10,12 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use crate::downstream::Client;
 use crate::exchange::Outcome;
 use crate::exchange::auth_request;
 use crate::exchange::destination::{Destination, Routed};
 use crate::exchange::mirror;
 use crate::exchange::record::Record;
+use crate::exchange::request::Client;
 use crate::exchange::respond;
 use crate::exchange::upload::RequestBody;
 use crate::fault::{Close, Fault};

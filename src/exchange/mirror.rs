@@ -8,8 +8,8 @@ use std::convert::Infallible;
 use std::rc::Rc;
 
 use crate::config::HalfClose;
-use crate::downstream::Client;
 use crate::exchange::destination::host_rule;
+use crate::exchange::request::Client;
 use crate::fault::Fault;
 use crate::http::Method;
 use crate::http::head::ResponseHead;

@@ -15,6 +15,7 @@ pub mod forwarded;
 pub mod hooked;
 pub mod mirror;
 pub mod record;
+pub mod request;
 pub mod respond;
 pub mod tunnel;
 pub mod upgrade;
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use self::destination::{Destination, Routed};
 use self::download::send_response;
-use crate::downstream::Client;
+use crate::exchange::request::Client;
 use crate::fault::{Close, Fault};
 use crate::observe::connection_stats::{Ending, WaitsOn};
 

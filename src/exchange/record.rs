@@ -7,8 +7,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::downstream::Client;
 use crate::exchange::destination::Destination;
+use crate::exchange::request::Client;
 use crate::fault::Fault;
 use crate::hooks::ClientPermit;
 use crate::http::Span;

@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 
 use crate::admin_guard::{self, Caller, Denied};
 use crate::config::AdminConfig;
-use crate::downstream::Client;
 use crate::exchange::Outcome;
 use crate::exchange::hooked::ResponseStyle;
 use crate::exchange::record::Record;
+use crate::exchange::request::Client;
 use crate::fault::{Close, Fault, Status};
 use crate::hooks::LocalResponse;
 use crate::http::head::RequestHead;

@@ -5,9 +5,9 @@
 
 use std::convert::Infallible;
 
-use crate::downstream::Client;
 use crate::exchange::Outcome;
 use crate::exchange::record::Record;
+use crate::exchange::request::Client;
 use crate::exchange::respond;
 use crate::exchange::tunnel::Tunnel;
 use crate::fault::Fault;

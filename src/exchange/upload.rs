@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use crate::config::{Config, HalfClose};
-use crate::downstream::Client;
 use crate::exchange::record::Record;
+use crate::exchange::request::Client;
 use crate::fault::Fault;
 use crate::http::BodyLength;
 use crate::http::chunked::ChunkScanner;
