@@ -7,9 +7,10 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
+use crate::exchange::outcome::Outcome;
 use crate::exchange::request::Client;
 use crate::exchange::tunnel::{self, Tunnel};
-use crate::exchange::{self, Outcome, respond};
+use crate::exchange::{self, respond};
 use crate::fault::{Close, Fault};
 use crate::http::forwarded_header::{ClientText, Scheme};
 use crate::http::head::{HeadError, RequestHead, ResponseHead};

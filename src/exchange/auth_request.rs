@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::config::HostPolicy;
+use crate::exchange::outcome::AttemptError;
 use crate::exchange::request::Client;
-use crate::exchange::{AttemptError, INTERIM_ANSWERS_MAX, no_room, send_to_origin, unless_gone};
+use crate::exchange::{INTERIM_ANSWERS_MAX, no_room, send_to_origin, unless_gone};
 use crate::fault::Fault;
 use crate::hooks::{AuthDecision, AuthRequest, RequestView};
 use crate::http::head::ResponseHead;

@@ -9,12 +9,11 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::exchange::forwarded::{self, Hop};
-use crate::exchange::hooked;
+use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Client;
-use crate::exchange::respond;
 use crate::exchange::tunnel::Tunnel;
-use crate::exchange::{self, INTERIM_ANSWERS_MAX, Outcome, unless_gone};
+use crate::exchange::{self, INTERIM_ANSWERS_MAX, hooked, respond, unless_gone};
 use crate::fault::Fault;
 use crate::forward_proxy::Target;
 use crate::http::head::ResponseHead;

@@ -6,11 +6,11 @@
 //! short for the client too, in a way that cannot be taken for its end.
 
 use crate::exchange::destination::Destination;
+use crate::exchange::outcome::{AttemptError, Outcome};
 use crate::exchange::record::Record;
 use crate::exchange::request::Client;
 use crate::exchange::respond::send_rest;
 use crate::exchange::upload::Progress;
-use crate::exchange::{AttemptError, Outcome};
 use crate::fault::{Close, Fault};
 use crate::http::chunked::{ChunkScanner, LAST_CHUNK};
 use crate::http::rewrite::{BodyOut, ConnectionOut, ResponseRewrite};

@@ -10,14 +10,12 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use crate::exchange::Outcome;
-use crate::exchange::auth_request;
 use crate::exchange::destination::{Destination, Routed};
-use crate::exchange::mirror;
+use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Client;
-use crate::exchange::respond;
 use crate::exchange::upload::RequestBody;
+use crate::exchange::{auth_request, mirror, respond};
 use crate::fault::{Close, Fault};
 use crate::forward_proxy::{Checked, LoginOutcome, Target};
 use crate::hooks::custom::{Changes, Connect, Failure, Response};

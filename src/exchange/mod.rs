@@ -14,6 +14,7 @@ pub mod download;
 pub mod forwarded;
 pub mod hooked;
 pub mod mirror;
+pub mod outcome;
 pub mod record;
 pub mod request;
 pub mod respond;
@@ -28,32 +29,21 @@ use std::time::Duration;
 
 use self::destination::{Destination, Routed};
 use self::download::send_response;
-use crate::exchange::request::Client;
-use crate::fault::{Close, Fault};
-use crate::observe::connection_stats::{Ending, WaitsOn};
-
+use self::outcome::{AttemptError, Outcome};
 use self::record::Record;
+use self::request::Client;
 use self::respond::Served;
-use self::tunnel::Tunnel;
+use self::upload::{Progress, RequestBody, Upload, upload_rest};
+use crate::fault::{Close, Fault};
 use crate::hooks::RetryTrigger;
 use crate::http::head::HeadError;
-use crate::http::rewrite;
-use crate::http::{Method, Version};
+use crate::http::{Method, Version, rewrite};
+use crate::observe::connection_stats::{Ending, WaitsOn};
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::{dropped_if_hung_up, unless_hung_up};
 use crate::ring::{HeadBuffer, NoRoom, WaitError, clock};
-
-use self::upload::{Progress, RequestBody, Upload, upload_rest};
 use crate::upstream::lease::Lease;
 use crate::worker::Unsent;
-
-/// What becomes of the client's connection.
-pub enum Outcome {
-    Reuse,
-    Close(Close),
-    /// It is no connection for HTTP any more.
-    Tunnel(Box<Tunnel>),
-}
 
 /// Carries one exchange out.
 pub async fn run(client: &mut Client<'_>) -> Outcome {
@@ -184,33 +174,6 @@ pub(crate) async fn unless_gone<T>(
     let watch = (half_close, &*client.worker.deadlines);
     let watched = dropped_if_hung_up(wait, client.socket, watch).await;
     watched.ok_or(Fault::ClientGone)??
-}
-
-/// How one attempt on one connection failed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum AttemptError {
-    /// The connection was dead: not a byte of the request went out.
-    NotSent,
-    /// The connection died before a byte of an answer.
-    NoResponse,
-    /// The answer is one after which the route wants another attempt.
-    RetryRequested,
-    Fault(Fault),
-}
-
-impl AttemptError {
-    fn fault(self) -> Fault {
-        match self {
-            Self::NotSent | Self::NoResponse | Self::RetryRequested => Fault::OriginClosed,
-            Self::Fault(fault) => fault,
-        }
-    }
-}
-
-impl From<Fault> for AttemptError {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
 }
 
 async fn attempt(

@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 
 use crate::admin_guard::{self, Caller, Denied};
 use crate::config::AdminConfig;
-use crate::exchange::Outcome;
 use crate::exchange::hooked::ResponseStyle;
+use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Client;
 use crate::fault::{Close, Fault, Status};

@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 
-use crate::exchange::Outcome;
+use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Client;
 use crate::exchange::respond;
