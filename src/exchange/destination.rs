@@ -56,6 +56,15 @@ impl Destination {
         Ok(Routed::To(Self::Route(route)))
     }
 
+    /// The route, by its index in the configuration.
+    pub fn route(&self) -> Option<u32> {
+        match self {
+            Self::Route(route) => Some(route.index),
+            Self::Hooked(hooked) => Some(hooked.route.index),
+            Self::Forward(_) => None,
+        }
+    }
+
     /// The upstream of a route, by its index in the configuration.
     pub fn upstream(&self) -> Option<usize> {
         match self {

@@ -119,7 +119,7 @@ async fn try_until_served(
     let is_repeatable = body.is_whole() && client.request.method.is_idempotent();
     let mut is_repeated = false;
     loop {
-        record.wait_for_pool(destination);
+        record.wait_for_pool(destination.route(), destination.upstream());
         let at_rest = if is_repeated { None } else { destination.take_idle(client) };
         let lease = if let Some(lease) = at_rest {
             Ok(lease)

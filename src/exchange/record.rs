@@ -7,7 +7,6 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::exchange::destination::Destination;
 use crate::exchange::request::Client;
 use crate::fault::Fault;
 use crate::hooks::ClientPermit;
@@ -110,19 +109,12 @@ impl Record {
         self.route = Some(route.index);
     }
 
-    /// The exchange knows where it goes, and begins to look for a connection.
-    pub fn wait_for_pool(&mut self, destination: &Destination) {
-        match destination {
-            Destination::Route(route) => {
-                self.route = Some(route.index);
-                self.upstream = Some(route.upstream as u32);
-            }
-            Destination::Hooked(hooked) => {
-                self.route = Some(hooked.route.index);
-                self.upstream = Some(hooked.upstream as u32);
-            }
-            Destination::Forward(_) => self.is_forward = true,
-        }
+    /// The exchange knows where it goes, to an upstream by a route or, without either, to what the
+    /// client asks for, and begins to look for a connection.
+    pub fn wait_for_pool(&mut self, route: Option<u32>, upstream: Option<usize>) {
+        self.route = route;
+        self.upstream = upstream.map(|index| index as u32);
+        self.is_forward = route.is_none();
         self.connecting();
     }
 
