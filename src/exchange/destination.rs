@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use crate::config::HostPolicy;
 use crate::exchange::forwarded::{self, ForwardRequest, Hop};
-use crate::exchange::hooked::{self, HookedRequest, ResponseOverride};
+use crate::exchange::hooked::{self, Decided, HookedRequest, ResponseOverride};
 use crate::exchange::outcome::{AttemptError, Outcome};
 use crate::exchange::record::Record;
 use crate::exchange::request::Client;
@@ -51,7 +51,11 @@ impl Destination {
         let route = client.generation.routes.find(head.authority.of(text), head.path(text));
         let route = route.ok_or(Fault::NoRoute)?;
         if client.generation.hooks.hooked(route.index).is_some() {
-            return Box::pin(hooked::begin(client, route, body, record)).await;
+            let decided = Box::pin(hooked::begin(client, route, body, record)).await?;
+            return Ok(match decided {
+                Decided::GoesOn(hooked) => Routed::To(Self::Hooked(hooked)),
+                Decided::Answered(outcome) => Routed::Answered(outcome),
+            });
         }
         Ok(Routed::To(Self::Route(route)))
     }

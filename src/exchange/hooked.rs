@@ -10,7 +10,6 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use crate::exchange::destination::{Destination, Routed};
 use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Client;
@@ -42,6 +41,12 @@ pub struct HookedRequest {
     early: Option<Result<Lease, Fault>>,
 }
 
+/// What hooks have decided about a request.
+pub(crate) enum Decided {
+    GoesOn(Box<HookedRequest>),
+    Answered(Outcome),
+}
+
 /// What comes in place of an origin's answer.
 pub(crate) enum ResponseOverride {
     /// Another attempt.
@@ -64,7 +69,7 @@ pub(crate) async fn begin(
     route: Route,
     body: &mut RequestBody,
     record: &mut Record,
-) -> Result<Routed, Fault> {
+) -> Result<Decided, Fault> {
     record.routed(&route);
     client.worker.metrics.hooked.add(1);
     let mut hooked = Box::new(HookedRequest {
@@ -82,10 +87,10 @@ pub(crate) async fn begin(
     match decided {
         Ok(None) => {
             hooked.mirror(client, body);
-            Ok(Routed::To(Destination::Hooked(hooked)))
+            Ok(Decided::GoesOn(hooked))
         }
-        Ok(Some(answer)) => hooked.answer(client, answer, record).await.map(Routed::Answered),
-        Err(fault) => Ok(Routed::Answered(refuse(client, &mut hooked, fault, record).await)),
+        Ok(Some(answer)) => hooked.answer(client, answer, record).await.map(Decided::Answered),
+        Err(fault) => Ok(Decided::Answered(refuse(client, &mut hooked, fault, record).await)),
     }
 }
 
