@@ -18,10 +18,11 @@ use crate::exchange::{auth_request, mirror, respond};
 use crate::fault::{Close, Fault};
 use crate::forward_proxy::{Checked, LoginOutcome, Target};
 use crate::hooks::custom::{Changes, Connect, Failure, Response};
+use crate::hooks::style::ResponseStyle;
 use crate::hooks::{
     AuthDecision, Choice, HookState, Hooked, LocalResponse, Login, RequestView, RetryTrigger,
 };
-use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite, Simple};
+use crate::http::rewrite::{RequestRewrite, ResponseRewrite};
 use crate::ring::{HeadBuffer, clock};
 use crate::routing::Route;
 use crate::upstream::lease::Lease;
@@ -52,15 +53,6 @@ pub(crate) enum ResponseOverride {
     /// Another attempt.
     Retry,
     Respond(LocalResponse<'static>),
-}
-
-/// What our own answers on a route with hooks look like.
-pub(crate) struct ResponseStyle<'a> {
-    plan: &'a Hooked,
-    view: RequestView<'a>,
-    state: &'a HookState,
-    /// What stands in it in place of our own words.
-    page: Option<LocalResponse<'a>>,
 }
 
 /// Runs the hooks of a request that `route` takes.
@@ -412,31 +404,5 @@ impl HookedRequest {
         }
         let style = ResponseStyle::new(plan, view(client, self.now_us), &self.state, &answer);
         respond::give(client, &answer, Some(&style), record).await
-    }
-}
-
-impl<'a> ResponseStyle<'a> {
-    /// What `answer` looks like, which may have been given in ringway's own words.
-    pub(crate) fn new(
-        plan: &'a Hooked,
-        view: RequestView<'a>,
-        state: &'a HookState,
-        answer: &LocalResponse<'_>,
-    ) -> Self {
-        let page = if answer.is_stock { plan.page(answer.status.code) } else { None };
-        Self { plan, view, state, page }
-    }
-
-    /// Appends an answer of our own, body included.
-    pub(crate) fn put(&self, out: &mut Vec<u8>, simple: &Simple<'_>) {
-        let (extra, body) = match &self.page {
-            Some(page) => ([&*page.fields, simple.extra].concat(), &*page.body),
-            None => (simple.extra.to_vec(), simple.body),
-        };
-        rewrite::simple_head(out, &Simple { extra: &extra, body, ..*simple });
-        self.plan.edit_response(out, 0, &self.view, self.state);
-        if !simple.is_head_only && rewrite::may_have_body(simple.status) {
-            out.extend_from_slice(body.as_bytes());
-        }
     }
 }

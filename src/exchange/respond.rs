@@ -11,12 +11,12 @@ use tokio::sync::oneshot;
 
 use crate::admin_guard::{self, Caller, Denied};
 use crate::config::AdminConfig;
-use crate::exchange::hooked::ResponseStyle;
 use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Client;
 use crate::fault::{Close, Fault, Status};
 use crate::hooks::LocalResponse;
+use crate::hooks::style::ResponseStyle;
 use crate::http::head::RequestHead;
 use crate::http::names::FieldName;
 use crate::http::rewrite::{self, ConnectionOut, Simple};

@@ -57,6 +57,7 @@ mod request_view;
 mod responses;
 mod retry;
 mod split;
+pub(crate) mod style;
 mod target;
 #[cfg(test)]
 mod tests;

@@ -7,18 +7,17 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::report::{Report, Section};
+use super::{Case, Ending, addresses, lines_of, shown};
 use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses};
 use crate::exchange::auth_request;
-use crate::exchange::hooked::ResponseStyle;
 use crate::forward_proxy::LoginOutcome;
+use crate::hooks::style::ResponseStyle;
 use crate::hooks::{self, Choice, HookState, LocalResponse, RequestView};
 use crate::http::BodyLength;
 use crate::http::rewrite::{self, ConnectionOut, RequestRewrite, Simple};
 use crate::observe::date::DateLine;
 use crate::routing::Route;
-
-use super::report::{Report, Section};
-use super::{Case, Ending, addresses, lines_of, shown};
 
 /// What the hooks make of a request.
 pub(super) struct Hooked {
