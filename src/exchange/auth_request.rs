@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::config::HostPolicy;
 use crate::exchange::outcome::AttemptError;
 use crate::exchange::request::Client;
 use crate::exchange::{INTERIM_ANSWERS_MAX, no_room, send_to_origin, unless_gone};
@@ -21,6 +20,7 @@ use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::{HeadBuffer, WaitError};
 use crate::upstream::Upstream;
+use crate::upstream::host::host;
 use crate::upstream::lease::Lease;
 use crate::worker::slot::Reached;
 
@@ -85,14 +85,6 @@ async fn attempt(
     let decision = auth_request.judge(&head, buffer.filled());
     give_back(lease, &head, buffer);
     Ok(decision)
-}
-
-/// The Host of a question to an origin whose own is `authority`.
-pub(crate) fn host<'a>(policy: &'a HostPolicy, authority: Option<&'a str>) -> &'a str {
-    match policy {
-        HostPolicy::Fixed(host) => host,
-        HostPolicy::Pass | HostPolicy::Origin => authority.unwrap_or_default(),
-    }
 }
 
 /// Reads the head of the final answer, which the buffer then begins with.

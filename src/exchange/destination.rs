@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 
-use crate::config::HostPolicy;
 use crate::exchange::forwarded::{self, ForwardRequest, Hop};
 use crate::exchange::hooked::{self, Decided, HookedRequest, ResponseOverride};
 use crate::exchange::outcome::{AttemptError, Outcome};
@@ -18,6 +17,7 @@ use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, HostRule, RequestRewrite, ResponseRewrite};
 use crate::ring::HeadBuffer;
 use crate::routing::Route;
+use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
 use crate::worker::generation::Generation;
 
@@ -218,22 +218,6 @@ impl Destination {
                 Ok(hooked.answer(client, answer, record).await?)
             }
             _ => Err(AttemptError::RetryRequested),
-        }
-    }
-}
-
-/// The Host that an origin sees, whose own is `authority`.
-pub fn host_rule<'a>(
-    policy: &'a HostPolicy,
-    head: &RequestHead,
-    authority: Option<&'a str>,
-) -> HostRule<'a> {
-    match policy {
-        HostPolicy::Pass if !head.authority.is_empty() => HostRule::Pass,
-        HostPolicy::Fixed(host) => HostRule::Set(host.as_bytes()),
-        // An HTTP/1.0 request need not name a host, a request to an origin must.
-        HostPolicy::Pass | HostPolicy::Origin => {
-            authority.map_or(HostRule::Pass, |authority| HostRule::Set(authority.as_bytes()))
         }
     }
 }

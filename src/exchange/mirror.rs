@@ -8,7 +8,6 @@ use std::convert::Infallible;
 use std::rc::Rc;
 
 use crate::config::HalfClose;
-use crate::exchange::destination::host_rule;
 use crate::exchange::request::Client;
 use crate::fault::Fault;
 use crate::http::Method;
@@ -17,6 +16,7 @@ use crate::http::rewrite::RequestRewrite;
 use crate::ledger::Kind;
 use crate::relay::Receiver;
 use crate::upstream::Upstream;
+use crate::upstream::host::host_rule;
 use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 use crate::worker::generation::Generation;

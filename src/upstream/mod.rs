@@ -8,6 +8,7 @@ pub mod balance;
 mod book;
 mod dial;
 pub mod fair;
+pub mod host;
 mod idle;
 pub mod lease;
 pub mod origin_ids;

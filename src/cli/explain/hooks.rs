@@ -10,7 +10,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::report::{Report, Section};
 use super::{Case, Ending, addresses, lines_of, shown};
 use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses};
-use crate::exchange::auth_request;
 use crate::forward_proxy::LoginOutcome;
 use crate::hooks::style::ResponseStyle;
 use crate::hooks::{self, Choice, HookState, LocalResponse, RequestView};
@@ -18,6 +17,7 @@ use crate::http::BodyLength;
 use crate::http::rewrite::{self, ConnectionOut, RequestRewrite, Simple};
 use crate::observe::date::DateLine;
 use crate::routing::Route;
+use crate::upstream::host;
 
 /// What the hooks make of a request.
 pub(super) struct Hooked {
@@ -188,7 +188,7 @@ impl<'a> Asked<'a> {
             let upstream = &self.case.config.upstreams[auth_request.upstream()];
             let first = upstream.origins.first().map(|origin| origin.authority.as_str());
             let mut head = Vec::new();
-            let host = auth_request::host(&upstream.host, first);
+            let host = host::host(&upstream.host, first);
             auth_request.put(host.as_bytes(), &self.view, &mut head);
             self.section.fact("question", lines_of(&head));
             waits.push(format!("forward_auth asks {}", upstream.name));

@@ -6,13 +6,12 @@
 
 use std::borrow::Cow;
 
-use crate::config::{Config, HostPattern, RouteConfig, UpstreamConfig};
-use crate::exchange::destination;
-use crate::fault::Fault;
-use crate::routing::{Route, Routes};
-
 use super::report::Report;
 use super::{Case, Ending, Explained, Failure, addresses, hooks, lines_of, shown};
+use crate::config::{Config, HostPattern, RouteConfig, UpstreamConfig};
+use crate::fault::Fault;
+use crate::routing::{Route, Routes};
+use crate::upstream::host::host_rule;
 
 /// Routes that are named with the reason why they lost; of the rest, their number.
 const LOSERS_SHOWN_MAX: usize = 20;
@@ -46,7 +45,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     section.fact("name", upstream.name.as_str());
     section.fact("origins", origins);
     let first = upstream.origins.first().map(|origin| origin.authority.as_str());
-    let host = destination::host_rule(&upstream.host, &case.head, first);
+    let host = host_rule(&upstream.host, &case.head, first);
     let head = case.rewritten(&sent_path, host, true, Some(&hooked));
     report.section("sent").fact("head", lines_of(&head));
     Ok(Ending::Sent(format!("upstream {}", upstream.name)))
