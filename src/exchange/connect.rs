@@ -51,7 +51,7 @@ pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome
     record.connecting();
     let reached = reach(client, &target, hop).await?;
     record.reached(reached.address);
-    let sent = worker.send_built(client.socket, |out| {
+    let sent = worker.outbox.send(client.socket, |out| {
         out.extend_from_slice(b"HTTP/1.1 200 Connection established\r\n\r\n");
         Ok::<_, Infallible>(out.len())
     });

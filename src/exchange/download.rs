@@ -17,10 +17,10 @@ use crate::http::rewrite::{BodyOut, ConnectionOut, ResponseRewrite};
 use crate::http::{BodyLength, Version};
 use crate::observe::connection_stats::WaitsOn;
 use crate::observe::date::DATE_BYTES;
+use crate::relay::outbox::{Sent, Unsent};
 use crate::relay::{Control, Decoder, Encoding, Leftover, RelayError, Transfer};
 use crate::ring::{HeadBuffer, Socket};
 use crate::worker::slot::Reached;
-use crate::worker::{Sent, Unsent};
 
 /// How an answer is to be passed on.
 struct Plan {
@@ -76,7 +76,7 @@ pub(crate) async fn send_response(
     let is_uploaded = progress.is_complete();
     let mut plan = Plan::of(client, is_uploaded);
     let head_bytes = client.response.bytes;
-    let sent = worker.send_built(client.socket, |out| {
+    let sent = worker.outbox.send(client.socket, |out| {
         put_head(client, &buffer, destination, &plan, out);
         let behind_head = &buffer.filled()[head_bytes..];
         if plan.decoder.is_done() {

@@ -96,7 +96,7 @@ async fn send_copy(
 ) -> Result<(), Fault> {
     let timeouts = &generation.config.timeouts;
     let mut lease = upstream.checkout(&worker.pool, Holder::NOBODY, false).await?;
-    let sent = worker.send_built(lease.socket(), |out| {
+    let sent = worker.outbox.send(lease.socket(), |out| {
         out.extend_from_slice(copy);
         Ok::<_, Infallible>(())
     });

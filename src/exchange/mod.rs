@@ -40,10 +40,10 @@ use crate::http::head::HeadError;
 use crate::http::{Method, Version, rewrite};
 use crate::observe::connection_stats::{Ending, WaitsOn};
 use crate::relay::HANG_UP_AFTER;
+use crate::relay::outbox::Unsent;
 use crate::ring::hang_up::{dropped_if_hung_up, unless_hung_up};
 use crate::ring::{HeadBuffer, NoRoom, WaitError, clock};
 use crate::upstream::lease::Lease;
-use crate::worker::Unsent;
 
 /// Carries one exchange out.
 pub async fn run(client: &mut Client<'_>) -> Outcome {
@@ -279,7 +279,7 @@ pub(crate) async fn send_to_origin(
     build: impl FnOnce(&mut Vec<u8>),
 ) -> Result<(), AttemptError> {
     let worker = client.worker;
-    let sent = worker.send_built(lease.socket(), |out| {
+    let sent = worker.outbox.send(lease.socket(), |out| {
         build(out);
         Ok::<_, Infallible>(())
     });
@@ -414,7 +414,7 @@ async fn pass_interim(client: &Client<'_>, buffer: &HeadBuffer) -> Result<usize,
         return Ok(0);
     }
     let worker = client.worker;
-    let sent = worker.send_built(client.socket, |out| {
+    let sent = worker.outbox.send(client.socket, |out| {
         rewrite::interim(out, &client.response, buffer.filled());
         Ok::<_, Infallible>(out.len())
     });

@@ -21,10 +21,10 @@ use crate::http::head::RequestHead;
 use crate::http::names::FieldName;
 use crate::http::rewrite::{self, ConnectionOut, Simple};
 use crate::http::{Method, TargetForm};
+use crate::relay::outbox::{Sent, Unsent};
 use crate::ring::WaitError;
 use crate::worker::mailbox::ControlQuery;
 use crate::worker::slot::ConnectionSlot;
-use crate::worker::{Sent, Unsent};
 
 /// Whether a request was answered without an origin.
 pub enum Served {
@@ -190,7 +190,7 @@ pub async fn turn_away(slot: &ConnectionSlot) {
     let via = &generation.config.server.via;
     let extra = format!("Proxy-Status: {via}; error=proxy_internal_error\r\nRetry-After: 5\r\n");
     // A client that does not even take this has left.
-    let _ = worker.send_built(slot.socket(), |out| {
+    let _ = worker.outbox.send(slot.socket(), |out| {
         rewrite::simple(
             out,
             &Simple {
@@ -297,7 +297,7 @@ async fn send(
     let Words { status, body, extra, style } = words;
     let worker = client.worker;
     let connection = if is_last { ConnectionOut::Close } else { client.kept_alive() };
-    let sent = worker.send_built(client.socket, |out| {
+    let sent = worker.outbox.send(client.socket, |out| {
         let simple = Simple {
             status: status.code,
             reason: status.reason,

@@ -35,7 +35,7 @@ pub(crate) async fn switch(
     let tunnels = worker.shared.tunnels.clone();
     let permit = tunnels.try_acquire_owned().map_err(|_| Fault::TooManyTunnels)?;
     let to_client = buffer.filled()[client.response.bytes..].to_vec();
-    let sent = worker.send_built(client.socket, |out| {
+    let sent = worker.outbox.send(client.socket, |out| {
         rewrite::switching(out, &client.response, buffer.filled());
         Ok::<_, Infallible>(out.len())
     });

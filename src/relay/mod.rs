@@ -10,6 +10,7 @@
 //! sent yet stays in the kernel's buffer and no chunk is held there either.
 
 mod coding;
+pub mod outbox;
 mod steps;
 mod waiting;
 

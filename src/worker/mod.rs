@@ -32,12 +32,13 @@ use self::generation::{Generation, History, Snapshot};
 use self::mailbox::{ControlQuery, ServerCommand, WorkerCommand};
 use self::room::{Room, SharedRoom};
 use self::slot::ConnectionEntry;
-use crate::ledger::{Budget, Counted, Ledger, Ledgers};
+use crate::ledger::{Budget, Ledger, Ledgers};
 use crate::limits::PIPES_PER_WORKER;
 use crate::observe::access_log::AccessLog;
 use crate::observe::date::DateLine;
 use crate::observe::metrics::WorkerMetrics;
-use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, RingMeters, Socket, Stopper};
+use crate::relay::outbox::Outbox;
+use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, RingMeters, Stopper};
 use crate::upstream::origin_ids::OriginIds;
 use crate::upstream::permits::PoolShared;
 use crate::upstream::pool::Pool;
@@ -245,8 +246,7 @@ pub struct Worker {
     pub ledger: Arc<Ledger>,
     /// How much memory connections and requests may come to.
     pub budget: Rc<Budget>,
-    /// Where outgoing heads are built; free again before anything waits.
-    scratch: RefCell<Vec<u8>>,
+    pub outbox: Outbox,
     pub(crate) connections: RefCell<Slab<Rc<ConnectionEntry>>>,
     pub(crate) room: Room,
     /// Connections that this worker has ever served.
@@ -262,22 +262,6 @@ pub struct Worker {
     pub released: Cell<usize>,
     /// Copies of requests under way.
     pub mirroring: Cell<usize>,
-}
-
-/// What became of bytes that [`Worker::send_built`] built.
-pub struct Sent<T> {
-    /// What the builder had to say.
-    pub about: T,
-    /// What the socket did not take at once.
-    pub rest: Option<Counted>,
-}
-
-/// Why nothing was sent.
-pub enum Unsent<E> {
-    /// The builder refused.
-    Refused(E),
-    /// The connection is broken, or there is no memory for what its receiver does not take.
-    Broken,
 }
 
 impl Worker {
@@ -306,6 +290,8 @@ impl Worker {
             heads.clone(),
             (ledger.clone(), metrics.clone()),
         );
+        let bytes = buffers.head_buffer_bytes * 2;
+        let outbox = Outbox::new(bytes, ledger.clone(), budget.clone());
         Ok(Self {
             index,
             pool,
@@ -320,7 +306,7 @@ impl Worker {
             ledger,
             budget,
             shared,
-            scratch: RefCell::new(Vec::with_capacity(buffers.head_buffer_bytes * 2)),
+            outbox,
             connections: RefCell::default(),
             room: Room::default(),
             serial: Cell::new(0),
@@ -385,27 +371,6 @@ impl Worker {
         for (_, stopper) in stoppers.extract_if(.., |(number, _)| *number == listener) {
             stopper.stop();
         }
-    }
-
-    /// Builds outgoing bytes and sends what the socket takes at once.
-    pub fn send_built<T, E>(
-        &self,
-        socket: &Socket,
-        build: impl FnOnce(&mut Vec<u8>) -> Result<T, E>,
-    ) -> Result<Sent<T>, Unsent<E>> {
-        let mut scratch = self.scratch.borrow_mut();
-        scratch.clear();
-        let about = build(&mut scratch).map_err(Unsent::Refused)?;
-        let sent = match socket.try_send(&scratch) {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return Err(Unsent::Broken),
-        };
-        if sent == scratch.len() {
-            return Ok(Sent { about, rest: None });
-        }
-        let rest = Counted::copy(&scratch[sent..], &self.ledger, &self.budget);
-        Ok(Sent { about, rest: Some(rest.ok_or(Unsent::Broken)?) })
     }
 
     /// Whether no connection is to be kept for another request.
