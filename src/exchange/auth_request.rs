@@ -5,24 +5,23 @@
 //! to the head of the answer; a connection on which an answer has come whole goes back. Whatever
 //! goes wrong is no answer, and what that means is for the configuration to say.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::exchange::outcome::AttemptError;
 use crate::exchange::request::Client;
-use crate::exchange::{INTERIM_ANSWERS_MAX, no_room, send_to_origin, unless_gone};
+use crate::exchange::unless_gone;
 use crate::fault::Fault;
 use crate::hooks::{AuthDecision, AuthRequest, RequestView};
+use crate::http::Method;
 use crate::http::head::ResponseHead;
-use crate::http::{BodyLength, Method};
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::{HeadBuffer, WaitError};
 use crate::upstream::Upstream;
+use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::upstream::host::host;
 use crate::upstream::lease::Lease;
-use crate::worker::slot::Reached;
 
 /// Asks. The only faults are that the worker ends and that the client has left. `is_connected` is
 /// told as soon as the question has a connection.
@@ -80,82 +79,52 @@ async fn attempt(
     let mut lease = client.slot.reach(lease);
     let origin = upstream.origin(lease.origin()).map(|origin| origin.authority.as_str());
     let host = host(upstream.host(), origin);
-    send_to_origin(client, &lease, |out| auth_request.put(host.as_bytes(), view, out)).await?;
-    let (head, buffer) = read_answer(client, &mut lease, deadline).await?;
+    let origin = client.origin(lease.socket());
+    h1::send(&client.worker.outbox, origin, |out| auth_request.put(host.as_bytes(), view, out))
+        .await?;
+    let mut reply = AuthReply { client, lease: &mut lease, head: ResponseHead::new(), deadline };
+    let buffer = h1::read_head(&mut reply, client.generation.head_limits, Method::Get).await?;
+    let head = reply.head;
     let decision = auth_request.judge(&head, buffer.filled());
-    give_back(lease, &head, buffer);
+    if let Some(buffer) = h1::emptied(&head, buffer) {
+        lease.give_back_with(buffer);
+    }
     Ok(decision)
 }
 
-/// Reads the head of the final answer, which the buffer then begins with.
-async fn read_answer(
-    client: &Client<'_>,
-    lease: &mut Lease,
+/// The response to an auth request. One that does not come at once is waited for until the deadline
+/// unless the client goes away: it is not there any more to be told whether it may have what it
+/// asked for.
+struct AuthReply<'r, 'c> {
+    client: &'r Client<'c>,
+    lease: &'r mut Lease,
+    head: ResponseHead,
     deadline: Instant,
-) -> Result<(ResponseHead, HeadBuffer), AttemptError> {
-    let limits = &client.generation.head_limits;
-    let left = || deadline.saturating_duration_since(Instant::now());
-    let mut interims = 0;
-    let mut head = ResponseHead::new();
-    let (mut received, mut buffer) = lease.recv(left().min(HANG_UP_AFTER)).await;
-    loop {
-        if matches!(received, Err(WaitError::Expired)) && !left().is_zero() {
-            (received, buffer) = wait_on(client, lease, buffer, left()).await?;
-        }
-        match received {
-            Ok(0) | Err(WaitError::Failed(_)) if buffer.is_empty() && interims == 0 => {
-                return Err(AttemptError::NoResponse);
-            }
-            Ok(0) | Err(WaitError::Failed(_)) => return Err(Fault::OriginTruncated.into()),
-            Ok(_) => {}
-            Err(WaitError::Expired) => return Err(Fault::OriginReadTimeout.into()),
-            Err(WaitError::Interrupted) => return Err(Fault::Stopping.into()),
-        }
-        while head.parse(buffer.filled(), limits, Method::Get).map_err(Fault::OriginHead)? {
-            if head.status >= 200 {
-                return Ok((head, buffer));
-            }
-            interims += 1;
-            if head.status == 101 || interims > INTERIM_ANSWERS_MAX {
-                return Err(Fault::OriginAnswer.into());
-            }
-            buffer.consume(head.bytes);
-            head.reset();
-        }
-        buffer.make_room(limits.head_bytes).map_err(no_room)?;
-        if left().is_zero() {
-            return Err(Fault::OriginReadTimeout.into());
-        }
-        (received, buffer) = lease.recv_more(buffer, left().min(HANG_UP_AFTER)).await;
+}
+
+impl Reply for AuthReply<'_, '_> {
+    fn head(&mut self) -> &mut ResponseHead {
+        &mut self.head
     }
-}
 
-/// Goes on waiting for an answer that did not come at once, unless the client goes away: it is not
-/// there any more to be told whether it may have what it asked for.
-async fn wait_on(
-    client: &Client<'_>,
-    lease: &mut Lease,
-    buffer: HeadBuffer,
-    limit: Duration,
-) -> Result<(Result<usize, WaitError>, HeadBuffer), AttemptError> {
-    let origin = lease.socket().clone();
-    let half_close = client.generation.config.server.half_close;
-    let wait = lease.recv_more(buffer, limit);
-    let received =
-        unless_hung_up(wait, &origin, client.socket, (half_close, &client.worker.deadlines)).await;
-    received.ok_or(Fault::ClientGone.into())
-}
-
-/// Keeps the connection if the whole answer is there and nothing else.
-fn give_back(lease: Reached<'_>, head: &ResponseHead, mut buffer: HeadBuffer) {
-    let behind_head = (buffer.len() - head.bytes) as u64;
-    let is_whole = match head.body {
-        BodyLength::Empty => behind_head == 0,
-        BodyLength::Exact(bytes) => behind_head == bytes,
-        BodyLength::Chunked | BodyLength::UntilClose => false,
-    };
-    if head.is_persistent && is_whole {
-        buffer.consume(buffer.len());
-        lease.give_back_with(buffer);
+    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {
+        let left = || self.deadline.saturating_duration_since(Instant::now());
+        let soon = left().min(HANG_UP_AFTER);
+        let wait = match buffer {
+            None => self.lease.recv(soon),
+            Some(_) if soon.is_zero() => return Err(Fault::OriginReadTimeout.into()),
+            Some(buffer) => self.lease.recv_more(buffer, soon),
+        };
+        let (received, buffer) = wait.await;
+        if !matches!(received, Err(WaitError::Expired)) || left().is_zero() {
+            return Ok((received, buffer));
+        }
+        let origin = self.lease.socket().clone();
+        let half_close = self.client.generation.config.server.half_close;
+        let wait = self.lease.recv_more(buffer, left());
+        let watch = (half_close, &*self.client.worker.deadlines);
+        unless_hung_up(wait, &origin, self.client.socket, watch)
+            .await
+            .ok_or(Fault::ClientGone.into())
     }
 }

@@ -13,14 +13,15 @@ use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Client;
 use crate::exchange::tunnel::Tunnel;
-use crate::exchange::{self, INTERIM_ANSWERS_MAX, hooked, respond, unless_gone};
+use crate::exchange::{hooked, respond, unless_gone};
 use crate::fault::Fault;
 use crate::forward_proxy::Target;
 use crate::http::head::ResponseHead;
 use crate::http::{Method, rewrite};
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
-use crate::ring::{Socket, WaitError};
+use crate::ring::{HeadBuffer, Socket, WaitError};
+use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::worker::generation::Generation;
 
 /// A connection that reaches the target.
@@ -91,15 +92,12 @@ async fn by_parent(client: &Client<'_>, target: &Target, index: usize) -> Result
     let (socket, address) = unless_gone(client, worker.pool.dial(&addresses)).await?;
     let _attached = client.slot.attach(&socket);
     let parent = forwarded::parent(config, index);
-    let mut request = Vec::new();
     let authority = target.to_string();
     let login = access.parent_logins[index].as_bytes();
-    rewrite::connect(&mut request, authority.as_bytes(), login);
-    client.origin(&socket).send_all(&request).await.map_err(|error| match error {
-        WaitError::Expired => Fault::OriginWriteTimeout,
-        WaitError::Interrupted => Fault::Stopping,
-        WaitError::Failed(_) => Fault::OriginClosed,
-    })?;
+    let sent = h1::send(&worker.outbox, client.origin(&socket), |out| {
+        rewrite::connect(out, authority.as_bytes(), login);
+    });
+    sent.await.map_err(AttemptError::fault)?;
     let early = parents_answer(client, &socket, &parent.name).await?;
     Ok(Reached { socket, address, early })
 }
@@ -110,47 +108,51 @@ async fn parents_answer(
     socket: &Socket,
     name: &str,
 ) -> Result<Vec<u8>, Fault> {
-    let worker = client.worker;
     let Generation { config, head_limits, .. } = &*client.generation;
     let deadline = Instant::now() + config.timeouts.read;
-    let mut interims = 0;
-    let mut head = ResponseHead::new();
-    let mut buffer = worker.heads.lease();
-    loop {
-        let limit = deadline.saturating_duration_since(Instant::now());
+    let mut reply = ParentReply { client, socket, head: ResponseHead::new(), deadline };
+    let read = h1::read_head(&mut reply, *head_limits, Method::Connect).await;
+    let status = reply.head.status;
+    match read.map_err(AttemptError::fault) {
+        Ok(buffer) if (200..=299).contains(&status) => {
+            Ok(buffer.filled()[reply.head.bytes..].to_vec())
+        }
+        Ok(_) | Err(Fault::OriginAnswer) => {
+            tracing::warn!(parent = name, status, "the parent proxy refused a tunnel");
+            Err(Fault::ParentRefused)
+        }
+        Err(Fault::OriginTruncated) => Err(Fault::OriginClosed),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// A parent's answer to CONNECT. Interim ones are for its client, which is ringway here.
+struct ParentReply<'r, 'c> {
+    client: &'r Client<'c>,
+    socket: &'r Socket,
+    head: ResponseHead,
+    deadline: Instant,
+}
+
+impl Reply for ParentReply<'_, '_> {
+    fn head(&mut self) -> &mut ResponseHead {
+        &mut self.head
+    }
+
+    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {
+        let worker = self.client.worker;
+        let limit = self.deadline.saturating_duration_since(Instant::now());
         let soon = limit.min(HANG_UP_AFTER);
-        let (mut received, mut back) = socket.recv(buffer, &worker.deadlines, soon).await;
-        if matches!(received, Err(WaitError::Expired)) {
-            let wait = socket.recv(back, &worker.deadlines, limit.saturating_sub(soon));
-            let watch = (config.server.half_close, &*worker.deadlines);
-            let watched = unless_hung_up(wait, socket, client.socket, watch).await;
-            (received, back) = watched.ok_or(Fault::ClientGone)?;
+        let buffer = buffer.unwrap_or_else(|| worker.heads.lease());
+        let (received, buffer) = self.socket.recv(buffer, &worker.deadlines, soon).await;
+        if !matches!(received, Err(WaitError::Expired)) {
+            return Ok((received, buffer));
         }
-        buffer = back;
-        match received {
-            Ok(1..) => {}
-            Err(WaitError::Expired) => return Err(Fault::OriginReadTimeout),
-            Err(WaitError::Interrupted) => return Err(Fault::Stopping),
-            Ok(0) | Err(WaitError::Failed(_)) => return Err(Fault::OriginClosed),
-        }
-        while head
-            .parse(buffer.filled(), head_limits, Method::Connect)
-            .map_err(Fault::OriginHead)?
-        {
-            match head.status {
-                // Interim answers are for the client, which is ringway here.
-                100..=199 if interims < INTERIM_ANSWERS_MAX => {
-                    interims += 1;
-                    buffer.consume(head.bytes);
-                }
-                200..=299 => return Ok(buffer.filled()[head.bytes..].to_vec()),
-                status => {
-                    tracing::warn!(parent = name, status, "the parent proxy refused a tunnel");
-                    return Err(Fault::ParentRefused);
-                }
-            }
-            head.reset();
-        }
-        buffer.make_room(head_limits.head_bytes).map_err(exchange::no_room)?;
+        let wait = self.socket.recv(buffer, &worker.deadlines, limit.saturating_sub(soon));
+        let half_close = self.client.generation.config.server.half_close;
+        let watch = (half_close, &*worker.deadlines);
+        unless_hung_up(wait, self.socket, self.client.socket, watch)
+            .await
+            .ok_or(Fault::ClientGone.into())
     }
 }

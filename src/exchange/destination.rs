@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use crate::exchange::forwarded::{self, ForwardRequest, Hop};
 use crate::exchange::hooked::{self, Decided, HookedRequest, ResponseOverride};
-use crate::exchange::outcome::{AttemptError, Outcome};
+use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Client;
 use crate::exchange::upload::RequestBody;
@@ -17,6 +17,7 @@ use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, HostRule, RequestRewrite, ResponseRewrite};
 use crate::ring::HeadBuffer;
 use crate::routing::Route;
+use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
 use crate::worker::generation::Generation;

@@ -6,7 +6,7 @@
 //! short for the client too, in a way that cannot be taken for its end.
 
 use crate::exchange::destination::Destination;
-use crate::exchange::outcome::{AttemptError, Outcome};
+use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Client;
 use crate::exchange::respond::send_rest;
@@ -20,6 +20,7 @@ use crate::observe::date::DATE_BYTES;
 use crate::relay::outbox::{Sent, Unsent};
 use crate::relay::{Control, Decoder, Encoding, Leftover, RelayError, Transfer};
 use crate::ring::{HeadBuffer, Socket};
+use crate::upstream::h1::{self, AttemptError};
 use crate::worker::slot::Reached;
 
 /// How an answer is to be passed on.
@@ -93,7 +94,7 @@ pub(crate) async fn send_response(
     };
     record.sent(client.stats, out_bytes as u64);
     buffer.consume(head_bytes + used);
-    let may_reuse = client.response.is_persistent && is_uploaded && buffer.is_empty();
+    let may_reuse = h1::is_reusable(&client.response, is_uploaded, buffer.is_empty());
     let outcome = if plan.is_last() { last(is_uploaded) } else { Outcome::Reuse };
     if plan.decoder.is_done() {
         if may_reuse {

@@ -4,8 +4,8 @@
 //! own, so that the exchange never waits for it. Copies are bounded in number and in size: where
 //! there are too many, the copy is left out and counted. What goes wrong with one is only counted.
 
-use std::convert::Infallible;
 use std::rc::Rc;
+use std::time::Instant;
 
 use crate::config::HalfClose;
 use crate::exchange::request::Client;
@@ -15,8 +15,11 @@ use crate::http::head::ResponseHead;
 use crate::http::rewrite::RequestRewrite;
 use crate::ledger::Kind;
 use crate::relay::Receiver;
+use crate::ring::HeadBuffer;
 use crate::upstream::Upstream;
+use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::upstream::host::host_rule;
+use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
@@ -85,8 +88,8 @@ fn how<'a>(client: &'a Client<'_>, upstream: &'a Upstream, target: &'a [u8]) -> 
     }
 }
 
-/// Sends the copy and reads the head of its answer, after which the connection is closed: a body
-/// that is not passed on is not worth reading.
+/// Sends the copy and reads the head of its answer, after which the connection is closed, unless
+/// all of the answer came with it: a body that is not passed on is not worth reading.
 async fn send_copy(
     worker: &Rc<Worker>,
     generation: &Generation,
@@ -96,36 +99,42 @@ async fn send_copy(
 ) -> Result<(), Fault> {
     let timeouts = &generation.config.timeouts;
     let mut lease = upstream.checkout(&worker.pool, Holder::NOBODY, false).await?;
-    let sent = worker.outbox.send(lease.socket(), |out| {
-        out.extend_from_slice(copy);
-        Ok::<_, Infallible>(())
-    });
-    let sent = sent.map_err(|_| Fault::OriginClosed)?;
-    if let Some(rest) = sent.rest {
-        let origin = Receiver {
-            socket: lease.socket(),
-            deadlines: &worker.deadlines,
-            stall: timeouts.write,
-            half_close: HalfClose::Keep,
-            stats: None,
-        };
-        origin.send_all(&rest).await.map_err(|_| Fault::OriginWriteTimeout)?;
-    }
-    let mut head = ResponseHead::new();
-    let (received, mut buffer) = lease.recv(timeouts.read).await;
-    if !matches!(received, Ok(1..)) {
-        return Err(Fault::OriginClosed);
-    }
-    let parsed = head.parse(buffer.filled(), &generation.head_limits, method);
-    // Only an answer without a body, in one piece, leaves a connection that can be used again.
-    if parsed.map_err(Fault::OriginHead)?
-        && head.status >= 200
-        && head.is_persistent
-        && head.body.is_empty()
-        && buffer.len() == head.bytes
-    {
-        buffer.consume(head.bytes);
+    let origin = Receiver {
+        socket: lease.socket(),
+        deadlines: &worker.deadlines,
+        stall: timeouts.write,
+        half_close: HalfClose::Keep,
+        stats: None,
+    };
+    let sent = h1::send(&worker.outbox, origin, |out| out.extend_from_slice(copy));
+    sent.await.map_err(AttemptError::fault)?;
+    let deadline = Instant::now() + timeouts.read;
+    let mut reply = CopyReply { lease: &mut lease, head: ResponseHead::new(), deadline };
+    let read = h1::read_head(&mut reply, generation.head_limits, method).await;
+    let (head, buffer) = (reply.head, read.map_err(AttemptError::fault)?);
+    if let Some(buffer) = h1::emptied(&head, buffer) {
         lease.give_back_with(buffer);
     }
     Ok(())
+}
+
+/// The response to a copy.
+struct CopyReply<'r> {
+    lease: &'r mut Lease,
+    head: ResponseHead,
+    deadline: Instant,
+}
+
+impl Reply for CopyReply<'_> {
+    fn head(&mut self) -> &mut ResponseHead {
+        &mut self.head
+    }
+
+    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        Ok(match buffer {
+            None => self.lease.recv(left).await,
+            Some(buffer) => self.lease.recv_more(buffer, left).await,
+        })
+    }
 }

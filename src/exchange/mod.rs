@@ -29,20 +29,20 @@ use std::time::Duration;
 
 use self::destination::{Destination, Routed};
 use self::download::send_response;
-use self::outcome::{AttemptError, Outcome};
+use self::outcome::Outcome;
 use self::record::Record;
 use self::request::Client;
 use self::respond::Served;
 use self::upload::{Progress, RequestBody, Upload, upload_rest};
 use crate::fault::{Close, Fault};
 use crate::hooks::RetryTrigger;
-use crate::http::head::HeadError;
+use crate::http::head::ResponseHead;
 use crate::http::{Method, Version, rewrite};
 use crate::observe::connection_stats::{Ending, WaitsOn};
 use crate::relay::HANG_UP_AFTER;
-use crate::relay::outbox::Unsent;
 use crate::ring::hang_up::{dropped_if_hung_up, unless_hung_up};
-use crate::ring::{HeadBuffer, NoRoom, WaitError, clock};
+use crate::ring::{HeadBuffer, WaitError, clock};
+use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::upstream::lease::Lease;
 
 /// Carries one exchange out.
@@ -256,7 +256,7 @@ async fn send_request(
 ) -> Result<(), AttemptError> {
     let text = client.inbox.filled();
     let head = &client.request;
-    send_to_origin(client, lease, |out| {
+    h1::send(&client.worker.outbox, client.origin(lease.socket()), |out| {
         let repeated = match destination {
             Destination::Route(_) => {
                 head.repeated().map(|it| (it, client.generation.id, lease.origin()))
@@ -272,91 +272,53 @@ async fn send_request(
     .await
 }
 
-/// Sends what `build` puts together, waiting where the origin is slower.
-pub(crate) async fn send_to_origin(
-    client: &Client<'_>,
-    lease: &Lease,
-    build: impl FnOnce(&mut Vec<u8>),
-) -> Result<(), AttemptError> {
-    let worker = client.worker;
-    let sent = worker.outbox.send(lease.socket(), |out| {
-        build(out);
-        Ok::<_, Infallible>(())
-    });
-    let rest = match sent {
-        Ok(sent) => sent.rest,
-        // Nothing went out; where the origin has said something before it closed (408, say), a new
-        // connection gets the same answer.
-        Err(Unsent::Broken) => return Err(AttemptError::NotSent),
-        Err(Unsent::Refused(never)) => match never {},
-    };
-    if let Some(rest) = rest {
-        client.origin(lease.socket()).send_all(&rest).await.map_err(|error| match error {
-            WaitError::Expired => AttemptError::Fault(Fault::OriginWriteTimeout),
-            WaitError::Interrupted => AttemptError::Fault(Fault::Stopping),
-            WaitError::Failed(_) => AttemptError::NoResponse,
-        })?;
-    }
-    Ok(())
-}
-
-/// Interim answers that one request may get: more are an attack on the client.
-pub(crate) const INTERIM_ANSWERS_MAX: usize = 16;
-
 /// Reads until the head of the final answer is in the buffer, passing interim ones on.
 async fn read_reply(
     client: &mut Client<'_>,
     lease: &mut Lease,
     progress: &Progress,
 ) -> Result<HeadBuffer, AttemptError> {
-    let mut interims = 0;
-    client.response.reset();
-    let read = client.generation.config.timeouts.read;
-    let (mut received, mut buffer) = lease.recv(read.min(HANG_UP_AFTER)).await;
-    loop {
-        if matches!(received, Err(WaitError::Expired)) {
-            (received, buffer) = wait_on(client, lease, buffer, progress).await?;
-        }
-        match received {
-            Ok(0) if buffer.is_empty() && interims == 0 => return Err(AttemptError::NoResponse),
-            Ok(0) => return Err(Fault::OriginTruncated.into()),
-            Ok(_) => {}
-            Err(WaitError::Expired) => return Err(Fault::OriginReadTimeout.into()),
-            Err(WaitError::Interrupted) => return Err(Fault::Stopping.into()),
-            Err(WaitError::Failed(_)) if buffer.is_empty() && interims == 0 => {
-                return Err(AttemptError::NoResponse);
-            }
-            Err(WaitError::Failed(_)) => return Err(Fault::OriginTruncated.into()),
-        }
-        while client
-            .response
-            .parse(buffer.filled(), &client.generation.head_limits, client.request.method)
-            .map_err(Fault::OriginHead)?
-        {
-            let is_granted = client.request.is_upgrade && client.response.is_upgrade;
-            if client.response.status >= 200 || client.response.status == 101 && is_granted {
-                return Ok(buffer);
-            }
-            interims += 1;
-            if client.response.status == 101 || interims > INTERIM_ANSWERS_MAX {
-                return Err(Fault::OriginAnswer.into());
-            }
-            progress.control.is_held_back.set(false);
-            let bytes = pass_interim(client, &buffer).await?;
-            progress.interim_bytes.set(progress.interim_bytes.get() + bytes as u64);
-            buffer.consume(client.response.bytes);
-            client.response.reset();
-        }
-        buffer.make_room(client.generation.head_limits.head_bytes).map_err(no_room)?;
-        (received, buffer) = lease.recv_more(buffer, read.min(HANG_UP_AFTER)).await;
-    }
+    let (limits, method) = (client.generation.head_limits, client.request.method);
+    h1::read_head(&mut ExchangeReply { client, lease, progress }, limits, method).await
 }
 
-/// What it means that an answer's head does not fit.
-pub(crate) fn no_room(reason: NoRoom) -> Fault {
-    match reason {
-        NoRoom::TooLarge => Fault::OriginHead(HeadError::HeadTooLarge),
-        NoRoom::NoMemory => Fault::Overloaded,
+/// The response of an exchange.
+struct ExchangeReply<'r, 'c> {
+    client: &'r mut Client<'c>,
+    lease: &'r mut Lease,
+    progress: &'r Progress,
+}
+
+impl Reply for ExchangeReply<'_, '_> {
+    fn head(&mut self) -> &mut ResponseHead {
+        &mut self.client.response
+    }
+
+    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {
+        let soon = self.client.generation.config.timeouts.read.min(HANG_UP_AFTER);
+        let wait = match buffer {
+            None => self.lease.recv(soon),
+            Some(buffer) => self.lease.recv_more(buffer, soon),
+        };
+        match wait.await {
+            (Err(WaitError::Expired), buffer) => {
+                wait_on(self.client, self.lease, buffer, self.progress).await
+            }
+            received => Ok(received),
+        }
+    }
+
+    fn is_final(&mut self) -> bool {
+        let (request, response) = (&self.client.request, &self.client.response);
+        let is_granted = request.is_upgrade && response.is_upgrade;
+        response.status >= 200 || response.status == 101 && is_granted
+    }
+
+    async fn interim(&mut self, buffer: &HeadBuffer) -> Result<(), Fault> {
+        self.progress.control.is_held_back.set(false);
+        let bytes = pass_interim(self.client, buffer).await? as u64;
+        self.progress.interim_bytes.set(self.progress.interim_bytes.get() + bytes);
+        Ok(())
     }
 }
 
@@ -369,7 +331,7 @@ async fn wait_on(
     lease: &mut Lease,
     mut buffer: HeadBuffer,
     progress: &Progress,
-) -> Result<(Result<usize, WaitError>, HeadBuffer), AttemptError> {
+) -> Received {
     let read = client.generation.config.timeouts.read;
     let began_ms = clock::coarse_ms().saturating_sub(HANG_UP_AFTER.as_millis() as u64);
     let origin = lease.socket().clone();

@@ -8,6 +8,7 @@ pub mod balance;
 mod book;
 mod dial;
 pub mod fair;
+pub mod h1;
 pub mod host;
 mod idle;
 pub mod lease;
