@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::sync::mpsc as queue;
 
+use crate::downstream;
 use crate::memory::{Plan, Usage};
 use crate::ring::diagnose;
 use crate::server::{POLL, Server, StartError};
@@ -75,7 +76,7 @@ impl Server {
         let (sender, receiver) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || thread::run(plan, |ready| drop(sender.send(ready))));
+            .spawn(move || thread::run(plan, downstream::serve, |ready| drop(sender.send(ready))));
         let started = thread.and_then(|thread| {
             let early = |_| Err(io::Error::other("it ended early"));
             let ready = receiver.recv().unwrap_or_else(early);

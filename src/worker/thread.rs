@@ -14,16 +14,13 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::downstream;
 use crate::ledger::Budget;
 use crate::observe::access_log::AccessLog;
 use crate::ring::{Socket, memory, runtime};
 use crate::upstream::prewarm;
-use crate::worker::accept;
-use crate::worker::arbiter;
 use crate::worker::mailbox::WorkerCommand;
 use crate::worker::slot::ConnectionSlot;
-use crate::worker::{ACTIVE, Accepted, DRAINING, Shared, Worker};
+use crate::worker::{ACTIVE, Accepted, DRAINING, Shared, Worker, accept, arbiter};
 
 /// What a worker is started with.
 pub struct WorkerPlan {
@@ -43,8 +40,12 @@ pub struct Ready {
     pub is_registered: bool,
 }
 
-/// The worker's thread: opens the ring, reports, serves until the drain is over.
-pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> DrainReport {
+/// The worker's thread: opens the ring, reports, has connections served until all is drained.
+pub fn run<F: Future<Output = ()> + 'static>(
+    plan: WorkerPlan,
+    connection: impl Fn(ConnectionSlot) -> F + 'static,
+    report: impl FnOnce(io::Result<Ready>),
+) -> DrainReport {
     let runtime = match runtime::open() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -54,14 +55,18 @@ pub fn run(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> DrainRep
         }
     };
     let (shared, index) = (plan.shared.clone(), plan.index);
-    let report = runtime.block_on(serve(plan, report));
+    let report = runtime.block_on(serve(plan, connection, report));
     // What is still pending is cancelled, and waited for.
     drop(runtime);
     shared.slots[index].free();
     report
 }
 
-async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> DrainReport {
+async fn serve<F: Future<Output = ()> + 'static>(
+    plan: WorkerPlan,
+    connection: impl Fn(ConnectionSlot) -> F + 'static,
+    report: impl FnOnce(io::Result<Ready>),
+) -> DrainReport {
     plan.shared.rings[plan.index].install();
     let created = Worker::new(plan.index, plan.access_log, plan.shared, plan.budget);
     let worker = match created {
@@ -85,7 +90,7 @@ async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Drai
     spawn(arbiter::run(worker.clone()));
     prewarm(&worker);
     spawn(housekeep(worker.clone()));
-    spawn(take_in(worker.clone(), plan.inbox));
+    spawn(take_in(worker.clone(), plan.inbox, connection));
     spawn(obey(worker.clone(), plan.commands));
     until_drained(&worker).await
 }
@@ -108,10 +113,14 @@ fn prewarm(worker: &Rc<Worker>) {
 }
 
 /// Serves what this and other workers have accepted for this one.
-async fn take_in(worker: Rc<Worker>, mut inbox: UnboundedReceiver<Accepted>) {
+async fn take_in<F: Future<Output = ()> + 'static>(
+    worker: Rc<Worker>,
+    mut inbox: UnboundedReceiver<Accepted>,
+    connection: impl Fn(ConnectionSlot) -> F,
+) {
     while let Some(Accepted { fd, peer, permit, listener }) = inbox.recv().await {
         let socket = Socket::from_fd(fd);
-        spawn(downstream::serve(ConnectionSlot::take(&worker, socket, peer, permit, listener)));
+        spawn(connection(ConnectionSlot::take(&worker, socket, peer, permit, listener)));
     }
 }
 
