@@ -33,16 +33,16 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
+use self::health::Health;
+use self::proxy::Proxy;
+use self::webhook::Webhook;
 use crate::observe::access_log::AccessLog;
 use crate::observe::logging::LogMeter;
 use crate::systemd;
-use crate::worker::Shared;
 use crate::worker::mailbox::{ControlQuery, Level, WorkerCommand};
+use crate::worker::shared::Shared;
 
-use self::health::Health;
 pub use self::listen::AdminSocket;
-use self::proxy::Proxy;
-use self::webhook::Webhook;
 
 /// What the control thread is started with, after the workers.
 pub struct ControlSetup {

@@ -7,19 +7,17 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::exposition::{Exposition, Family, Label};
+use super::process::{self, ProcessReading, Queues};
+use super::proxy::{Proxy, lock, unix_seconds};
+use super::stats::merged;
+use super::{health, hooks};
 use crate::config::{HostPattern, RouteConfig};
 use crate::ledger::Kind;
 use crate::observe::metrics::{CLASS_COUNT, Classes, Gauge, WorkerMetrics};
 use crate::ring::{Operation, RingMeters};
-use crate::worker::FREE;
 use crate::worker::mailbox::Level;
-
-use super::exposition::{Exposition, Family, Label};
-use super::health;
-use super::hooks;
-use super::process::{self, ProcessReading, Queues};
-use super::proxy::{Proxy, lock, unix_seconds};
-use super::stats::merged;
+use crate::worker::shared::FREE;
 
 /// `status / 100` as a label.
 const CLASSES: [&str; CLASS_COUNT] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];

@@ -10,17 +10,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use futures_util::future::join_all;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::memory::usage::{Probe, Usage};
-use crate::worker::Shared;
-use crate::worker::generation::Snapshot;
-use crate::worker::mailbox::{ConnectionInfo, WorkerCommand};
-
 use super::accounting::Cleanups;
 use super::alerts::Alerts;
-use super::process;
 use super::stats::{Stats, Totals};
 use super::webhook::Webhook;
-use super::{ControlSetup, Logs};
+use super::{ControlSetup, Logs, process};
+use crate::memory::usage::{Probe, Usage};
+use crate::worker::generation::Snapshot;
+use crate::worker::mailbox::{ConnectionInfo, WorkerCommand};
+use crate::worker::shared::Shared;
 
 /// How long a worker may take to answer. It answers between two requests: within microseconds.
 const ANSWER_MAX: Duration = Duration::from_secs(1);

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::observe::metrics::{self, CLASS_COUNT, Classes, Gauge, NamedCounts, WorkerMetrics};
-use crate::worker::Shared;
-
 use super::process;
 use super::proxy::{Proxy, lock, mebibytes};
+use crate::observe::metrics::{self, CLASS_COUNT, Classes, Gauge, NamedCounts, WorkerMetrics};
+use crate::worker::shared::Shared;
 
 /// What all workers together have counted up to one moment.
 #[derive(Clone, Debug)]

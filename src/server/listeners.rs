@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::ring::net;
 use crate::server::inherited::Inherited;
 use crate::worker::mailbox::WorkerCommand;
-use crate::worker::{Accepted, Shared};
+use crate::worker::shared::{Accepted, Shared};
 
 /// One listening socket.
 pub struct Listening {

@@ -30,29 +30,27 @@ use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
+use self::inherited::Inherited;
+use self::listeners::Sockets;
 use crate::admin::{self, AdminSocket, Control, ControlSetup, Logs};
 use crate::config::Config;
 use crate::forward_proxy::access::Access;
-use crate::observe::access_log::AccessLog;
-
-use crate::worker::generation::{History, Snapshot, SnapshotParts};
-
-use self::inherited::Inherited;
-use self::listeners::Sockets;
 use crate::hooks::{Plans, custom};
 use crate::ledger::Ledgers;
 use crate::memory::origins::origin_connections;
 use crate::memory::plan::PlanError;
 use crate::memory::{Notice, Plan, Usage};
+use crate::observe::access_log::AccessLog;
 use crate::observe::logging::LogMeter;
 use crate::ring::runtime;
 use crate::upstream::permits::{self, PoolShared};
 use crate::upstream::resolver::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
+use crate::worker::census::SharedRoom;
+use crate::worker::generation::{History, Snapshot, SnapshotParts};
 use crate::worker::mailbox::{ControlQuery, ServerCommand};
-use crate::worker::room::SharedRoom;
+use crate::worker::shared::{NORMAL, Shared, WorkerSlot};
 use crate::worker::thread::DrainReport;
-use crate::worker::{NORMAL, Shared, WorkerSlot};
 
 /// Why ringway could not start: one line with cause and cure.
 #[derive(Debug)]

@@ -17,8 +17,8 @@ use crate::memory::{Plan, Usage};
 use crate::ring::diagnose;
 use crate::server::{POLL, Server, StartError};
 use crate::worker::mailbox::WorkerCommand;
+use crate::worker::shared::{ACTIVE, FREE, WorkerHandle, WorkerSlot};
 use crate::worker::thread::{self, Ready, WorkerPlan};
-use crate::worker::{ACTIVE, FREE, WorkerHandle, WorkerSlot};
 
 /// How long a worker may take to close its ring.
 const ENDING_PATIENCE: Duration = Duration::from_secs(5);

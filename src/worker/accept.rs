@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crate::observe::log_limit;
 use crate::ring::{Acceptor, WaitError};
-use crate::worker::room;
-use crate::worker::{Accepted, Worker};
+use crate::worker::shared::Accepted;
+use crate::worker::{Worker, room};
 
 /// Connections taken in one go after an accept has completed.
 const BURST: usize = 64;

@@ -16,7 +16,7 @@ use crate::ring::clock;
 use crate::upstream::queue::Holder;
 use crate::upstream::tallies::{Verdict, View};
 use crate::worker::Worker;
-use crate::worker::slot::ConnectionEntry;
+use crate::worker::connections::ConnectionEntry;
 
 /// How often it looks while somebody waits.
 const ROUND: Duration = Duration::from_millis(50);

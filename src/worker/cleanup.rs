@@ -8,8 +8,8 @@
 use crate::observe::connection_stats::Phase;
 use crate::ring::clock;
 use crate::worker::Worker;
+use crate::worker::connections::ConnectionEntry;
 use crate::worker::mailbox::{Cleaned, Level};
-use crate::worker::slot::ConnectionEntry;
 
 impl Worker {
     /// Gives back what is not in use, and where it is forced, what is: idle connections,

@@ -12,8 +12,8 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::ledger::Budget;
+use crate::worker::census::{Census, Offer};
 use crate::worker::generation::Snapshot;
-use crate::worker::room::{Census, Offer};
 
 pub use crate::ledger::Level;
 

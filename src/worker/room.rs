@@ -9,10 +9,8 @@
 //!
 //! No exchange that has begun is ended here.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -21,9 +19,11 @@ use tokio::time::timeout;
 use crate::observe::connection_stats::Phase;
 use crate::observe::log_limit;
 use crate::ring::clock;
+use crate::worker::Worker;
+use crate::worker::census::{Census, Idle, Offer};
+use crate::worker::connections::ConnectionEntry;
 use crate::worker::mailbox::WorkerCommand;
-use crate::worker::slot::ConnectionEntry;
-use crate::worker::{Shared, Worker};
+use crate::worker::shared::Shared;
 
 /// How long a place may take to become free before it is asked for again.
 const AGAIN: Duration = Duration::from_millis(25);
@@ -46,47 +46,6 @@ const BATCH_SHARE: usize = 8;
 /// Of its connections, a worker remembers so many that are next: at least, and as a share.
 const QUEUE_MIN: usize = 2 * BATCH_MAX;
 const QUEUE_SHARE: usize = 16;
-
-/// What all workers have in common.
-#[derive(Default)]
-pub struct SharedRoom {
-    is_being_made: AtomicBool,
-    /// When connections were last counted by address.
-    counted_ms: AtomicU64,
-}
-
-/// What one worker knows of those that are next.
-#[derive(Default)]
-pub struct Room {
-    /// Oldest first, as of the last look; some have become busy, or have gone, since then.
-    queue: RefCell<VecDeque<Idle>>,
-    looked_ms: Cell<u64>,
-    /// All that were idle then.
-    count: Cell<usize>,
-    /// By their numbers, the places of those that were last told to give way, and when that was.
-    asked: RefCell<HashMap<u64, usize>>,
-    asked_ms: Cell<u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Idle {
-    since_ms: u64,
-    id: u64,
-    key: usize,
-}
-
-/// What a worker could give up.
-pub struct Offer {
-    /// Some that were told to give way have not heard it yet.
-    is_under_way: bool,
-    /// Connections on which nothing is under way.
-    count: usize,
-    /// Since when, of the oldest ones.
-    since_ms: Vec<u64>,
-}
-
-/// Connections by client address: all, and those with a head that does not get on.
-pub type Census = HashMap<u128, (usize, usize)>;
 
 /// The right to be a client, for one that has been accepted. `None` where nobody is one any more.
 pub async fn claim(worker: &Worker) -> Option<OwnedSemaphorePermit> {

@@ -5,7 +5,7 @@
 //! gives the place, its memory and its right to be a client back.
 
 use std::cell::Cell;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -13,62 +13,21 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::fault::Fault;
 use crate::ledger::Kind;
-use crate::observe::connection_stats::{ConnectionStats, Ending};
+use crate::observe::connection_stats::ConnectionStats;
 use crate::ring::waits::{Wait, turn};
-use crate::ring::{Deadlines, HeadBuffer, Socket, clock};
+use crate::ring::{HeadBuffer, Socket, clock};
 use crate::upstream::fair::Claimant;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
+use crate::worker::Worker;
+use crate::worker::connections::{Arrival, Attached, ConnectionEntry};
 use crate::worker::mailbox::ConnectionInfo;
-use crate::worker::{FORCED, Worker};
+use crate::worker::shared::FORCED;
 
 /// What a connection costs that does nothing: its task, its entry in the list, its descriptor and
 /// deadline, and the operation that waits for its next request. Measured at 440 bytes on the heap.
 pub const SLOT_BYTES: usize = 512;
-
-/// One client connection, as the worker sees it from outside.
-pub struct ConnectionEntry {
-    pub(crate) socket: Socket,
-    arrival: Arrival,
-    /// No other connection of the process has it, now or later.
-    pub(crate) id: u64,
-    pub stats: ConnectionStats,
-    /// The connection to an origin, or to a proxy on the way there, of the exchange or the tunnel
-    /// under way.
-    other_end: Cell<Option<Socket>>,
-}
-
-/// Where a connection comes from, and by which listener, in 24 bytes; a `SocketAddr` has 32.
-struct Arrival {
-    /// IPv4 as it is mapped into IPv6 (RFC 4291 §2.5.5.2).
-    ip: Ipv6Addr,
-    /// [`IS_V4`] where the address is one of IPv4.
-    scope_id: u32,
-    port: u16,
-    listener: u16,
-}
-
-/// No interface has this number: Linux gives out those that a positive `int` holds.
-const IS_V4: u32 = u32::MAX;
-
-impl Arrival {
-    fn new(peer: SocketAddr, listener: u16) -> Self {
-        let (ip, scope_id) = match peer {
-            SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), IS_V4),
-            SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
-        };
-        Self { ip, scope_id, port: peer.port(), listener }
-    }
-
-    fn peer(&self) -> SocketAddr {
-        match self.ip.to_ipv4_mapped() {
-            Some(ip) if self.scope_id == IS_V4 => (ip, self.port).into(),
-            _ => SocketAddrV6::new(self.ip, self.port, 0, self.scope_id).into(),
-        }
-    }
-}
 
 impl Worker {
     /// Client connections that are being served.
@@ -149,92 +108,6 @@ const TURN_MAX: usize = 256;
 
 /// Silence after which a client hardly has its next request on its way.
 const IDLE_MS: u64 = 1000;
-
-impl ConnectionEntry {
-    /// Ends an idle connection.
-    pub(crate) fn close(&self, deadlines: &Deadlines) {
-        self.stats.end(Ending::Cut);
-        self.socket.interrupt_for_good(deadlines);
-    }
-
-    /// What stands for its client: an address, or the prefix of 64 bits that one subscriber has.
-    pub(crate) fn address(&self) -> u128 {
-        match self.arrival.ip.to_ipv4_mapped() {
-            Some(_) => self.arrival.ip.to_bits(),
-            None => self.arrival.ip.to_bits() >> 64 << 64,
-        }
-    }
-
-    pub fn peer(&self) -> SocketAddr {
-        self.arrival.peer()
-    }
-
-    fn describe(&self, worker: usize, now_ms: u64) -> ConnectionInfo {
-        let stats = &self.stats;
-        ConnectionInfo {
-            id: self.id,
-            worker,
-            peer: self.arrival.peer(),
-            phase: stats.phase().name(),
-            age_ms: stats.born.age_ms(now_ms),
-            phase_ms: stats.phase_began().age_ms(now_ms),
-            requests: u64::from(stats.requests.get()),
-            bytes_received: stats.received.get(),
-            bytes_sent: stats.sent.get(),
-            memory_bytes: stats.bytes(),
-        }
-    }
-
-    /// Ends the connection, in whatever it is.
-    pub(crate) fn cut(&self, deadlines: &Deadlines) {
-        self.stats.end(Ending::Cut);
-        // A shutdown would look like the end of an answer that ends with its connection.
-        self.socket.reset_on_close();
-        self.socket.interrupt_for_good(deadlines);
-        self.end_other(deadlines);
-    }
-
-    /// Ends the exchange under way, which holds a connection to an origin, by `fault`: it is
-    /// answered where nothing of an answer has been sent yet, and else the client is reset. False
-    /// where nothing of that kind is under way.
-    pub fn give_up(&self, fault: Fault, deadlines: &Deadlines) -> bool {
-        let is_under_way = {
-            let other = self.other_end.take();
-            let is_some = other.is_some();
-            self.other_end.set(other);
-            is_some
-        };
-        if is_under_way {
-            self.stats.end(Ending::GiveUp(fault));
-            self.socket.interrupt(deadlines);
-            self.end_other(deadlines);
-        }
-        is_under_way
-    }
-
-    fn end_other(&self, deadlines: &Deadlines) {
-        if let Some(other) = self.other_end.take() {
-            other.reset_on_close();
-            other.interrupt_for_good(deadlines);
-            self.other_end.set(Some(other));
-        }
-    }
-}
-
-/// The other end's place in its connection; dropping it says that there is none any more.
-pub struct Attached<'a>(&'a ConnectionEntry);
-
-impl Attached<'_> {
-    fn is_ended(&self) -> bool {
-        self.0.stats.is_ended()
-    }
-}
-
-impl Drop for Attached<'_> {
-    fn drop(&mut self) {
-        self.0.other_end.set(None);
-    }
-}
 
 /// A lease that is the other end of the exchange under way, for as long as it is not given back:
 /// what is decided about the connection must not hit the next exchange that has the lease.

@@ -19,8 +19,9 @@ use crate::observe::access_log::AccessLog;
 use crate::ring::{Socket, memory, runtime};
 use crate::upstream::prewarm;
 use crate::worker::mailbox::WorkerCommand;
+use crate::worker::shared::{ACTIVE, Accepted, DRAINING, Shared};
 use crate::worker::slot::ConnectionSlot;
-use crate::worker::{ACTIVE, Accepted, DRAINING, Shared, Worker, accept, arbiter};
+use crate::worker::{Worker, accept, arbiter};
 
 /// What a worker is started with.
 pub struct WorkerPlan {

@@ -22,14 +22,13 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tower::ServiceExt;
 
 use super::*;
-use crate::config::AdminAddress;
-use crate::config::Config;
+use crate::config::{AdminAddress, Config};
 use crate::forward_proxy::access::Access;
 use crate::ledger::Ledgers;
 use crate::upstream::permits::{Limits, PoolShared};
 use crate::worker::generation::{History, Snapshot, SnapshotParts};
 use crate::worker::mailbox::{Cleaned, ConnectionInfo, WorkerCommand};
-use crate::worker::{WorkerHandle, WorkerSlot};
+use crate::worker::shared::{WorkerHandle, WorkerSlot};
 
 const WORKERS: usize = 2;
 
@@ -78,7 +77,7 @@ impl Fixture {
         let shared = Arc::new(Shared {
             pool: PoolShared::new(limits, WORKERS),
             clients: Arc::new(Semaphore::new(config.limits.clients)),
-            room: crate::worker::room::SharedRoom::default(),
+            room: crate::worker::census::SharedRoom::default(),
             tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
             live: (0..WORKERS).map(|_| AtomicUsize::new(0)).collect(),
             slots: slots.collect(),

@@ -12,11 +12,10 @@ use tokio::sync::mpsc;
 
 use super::super::api::Peer;
 use super::super::proxy::Proxy;
-use crate::worker::WorkerSlot;
-
 use super::{Fixture, handle, oneshot};
 use crate::config::Secret;
 use crate::ledger::{Kind, Level};
+use crate::worker::shared::WorkerSlot;
 
 const TOKEN: &str = "0123456789abcdef";
 
