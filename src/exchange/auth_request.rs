@@ -9,8 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::exchange::request::Client;
-use crate::exchange::unless_gone;
+use crate::exchange::request::{Client, unless_gone};
 use crate::fault::Fault;
 use crate::hooks::{AuthDecision, AuthRequest, RequestView};
 use crate::http::Method;

@@ -31,7 +31,7 @@ use self::destination::{Destination, Routed};
 use self::download::send_response;
 use self::outcome::Outcome;
 use self::record::Record;
-use self::request::Client;
+use self::request::{Client, unless_gone};
 use self::respond::Served;
 use self::upload::{Progress, RequestBody, Upload, upload_rest};
 use crate::fault::{Close, Fault};
@@ -40,7 +40,7 @@ use crate::http::head::ResponseHead;
 use crate::http::{Method, Version, rewrite};
 use crate::observe::connection_stats::{Ending, WaitsOn};
 use crate::relay::HANG_UP_AFTER;
-use crate::ring::hang_up::{dropped_if_hung_up, unless_hung_up};
+use crate::ring::hang_up::unless_hung_up;
 use crate::ring::{HeadBuffer, WaitError, clock};
 use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::upstream::lease::Lease;
@@ -154,26 +154,6 @@ async fn try_until_served(
             }
         }
     }
-}
-
-/// Awaits a connection, unless it is decided that the exchange ends or the client goes away during
-/// a wait that is worth watching. What is dropped half-way closes what it has opened.
-pub(crate) async fn unless_gone<T>(
-    client: &Client<'_>,
-    wait: impl Future<Output = Result<T, Fault>>,
-) -> Result<T, Fault> {
-    let mut wait = std::pin::pin!(client.stats.unless_ended(wait));
-    // Mostly its origin answers at once.
-    if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await {
-        return output?;
-    }
-    if let Ok(output) = tokio::time::timeout(HANG_UP_AFTER, wait.as_mut()).await {
-        return output?;
-    }
-    let half_close = client.generation.config.server.half_close;
-    let watch = (half_close, &*client.worker.deadlines);
-    let watched = dropped_if_hung_up(wait, client.socket, watch).await;
-    watched.ok_or(Fault::ClientGone)??
 }
 
 async fn attempt(

@@ -4,17 +4,21 @@
 //! behind what of it was sent on. Nothing here reads or waits.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::Poll;
 
 use crate::config::HalfClose;
+use crate::fault::Fault;
 use crate::http::Version;
 use crate::http::forwarded_header::ClientText;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::rewrite::{BodyOut, ConnectionOut, ForwardedFor};
 use crate::http::written_cache::WrittenCache;
 use crate::observe::connection_stats::{ConnectionStats, WaitsOn};
-use crate::relay::Receiver;
+use crate::relay::{HANG_UP_AFTER, Receiver};
+use crate::ring::hang_up::dropped_if_hung_up;
 use crate::ring::{HeadBuffer, Socket};
 use crate::upstream::queue::Holder;
 use crate::worker::Worker;
@@ -95,4 +99,24 @@ impl Client<'_> {
             Version::Http11 => ConnectionOut::Implicit,
         }
     }
+}
+
+/// Awaits a connection, unless it is decided that the exchange ends or the client goes away during
+/// a wait that is worth watching. What is dropped half-way closes what it has opened.
+pub(crate) async fn unless_gone<T>(
+    client: &Client<'_>,
+    wait: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let mut wait = std::pin::pin!(client.stats.unless_ended(wait));
+    // Mostly its origin answers at once.
+    if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await {
+        return output?;
+    }
+    if let Ok(output) = tokio::time::timeout(HANG_UP_AFTER, wait.as_mut()).await {
+        return output?;
+    }
+    let half_close = client.generation.config.server.half_close;
+    let watch = (half_close, &*client.worker.deadlines);
+    let watched = dropped_if_hung_up(wait, client.socket, watch).await;
+    watched.ok_or(Fault::ClientGone)??
 }
