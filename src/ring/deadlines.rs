@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::clock;
 use super::ops::{self, Descriptor, Key, NO_WAIT};
-use super::waits::turn;
+use crate::ring::ops::turn;
 
 /// The table. Deadlines are kept in ticks of 16 ms, so that a `u32` lasts for two years.
 pub struct Deadlines {

@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 use super::buffers::{HeadBuffer, Run};
 use super::deadlines::Deadlines;
-use super::ops::{self, Descriptor, InFlight, SharedFd};
+use super::ops::{self, Descriptor, OUTPUT_ONLY, SharedFd, begin_poll};
 use super::waits::{FixedWait, PendingPoll, PendingRecv, Recv, Term, Wait, WaitError};
 
 /// A connected TCP socket of this worker.
@@ -305,13 +305,6 @@ impl Socket {
     fn raw(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
-}
-
-/// Stands for the events of [`Socket::writable_only`]; no event of poll(2) has the sign bit.
-pub(super) const OUTPUT_ONLY: i16 = i16::MIN;
-
-pub(super) fn begin_poll(fd: &SharedFd, events: i16) -> InFlight<SharedFd> {
-    if events == OUTPUT_ONLY { ops::poll_output_edge(fd) } else { ops::poll(fd, events) }
 }
 
 impl AsFd for Socket {

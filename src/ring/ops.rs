@@ -17,12 +17,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use io_uring::{cqueue, opcode, squeue, types};
-pub(super) use tokio_uring::Key;
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 use super::buffers::HeadBuffer;
 use super::meters::{Operation, count_completed, count_submitted};
 use super::stable::StableBox;
+
+pub(super) use tokio_uring::Key;
 
 /// A descriptor shared between its socket and the operations in flight on it.
 pub(super) type SharedFd = Rc<Descriptor>;
@@ -264,4 +265,17 @@ pub(super) unsafe fn write_fixed<K: Unpin + 'static>(
     let entry = opcode::WriteFixed::new(types::Fd(fd.as_raw_fd()), pointer, length, index).build();
     // SAFETY: the caller keeps the memory leased through `keep`.
     unsafe { submit(Operation::WriteFixed, (fd.clone(), keep), entry) }
+}
+
+/// Gives everybody else on this thread a turn. `yield_now` would not do: the runtime submits and
+/// reaps only when it has nothing else to run.
+pub async fn turn() {
+    let _ = nop().await;
+}
+
+/// Stands for the events of [`Socket::writable_only`]; no event of poll(2) has the sign bit.
+pub(super) const OUTPUT_ONLY: i16 = i16::MIN;
+
+pub(super) fn begin_poll(fd: &SharedFd, events: i16) -> InFlight<SharedFd> {
+    if events == OUTPUT_ONLY { poll_output_edge(fd) } else { poll(fd, events) }
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use super::buffers::{HeadBuffer, Run};
 use super::deadlines::{Deadlines, Reason};
-use super::net::begin_poll;
+pub use super::ops::turn;
 use super::ops::{self, InFlight, Key, NO_WAIT, SharedFd};
+use crate::ring::ops::begin_poll;
 
 /// How a wait ended, apart from success.
 #[derive(Debug)]
@@ -274,12 +275,6 @@ impl Drop for FixedWait<'_> {
             self.term.end(fd);
         }
     }
-}
-
-/// Gives everybody else on this thread a turn. `yield_now` would not do: the runtime submits and
-/// reaps only when it has nothing else to run.
-pub async fn turn() {
-    let _ = ops::nop().await;
 }
 
 /// Polls `future` once, without arranging to be woken.
