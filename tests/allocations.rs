@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use ringway::config::{Config, Flags};
-use ringway::server::{Inheritance, Server, Successor};
+use ringway::server::inherited::Inheritance;
+use ringway::server::{Server, Successor};
 
 static WORKER_ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 

@@ -30,8 +30,7 @@ use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
 use crate::config::UPGRADE_VARIABLE;
-use crate::server::Inheritance;
-use crate::server::inherited::Inherited;
+use crate::server::inherited::{Inheritance, Inherited};
 use crate::server::listeners::Lent;
 
 /// How long the new process may take until it is ready.

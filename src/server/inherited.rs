@@ -6,9 +6,12 @@
 
 use std::env;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 
 use listenfd::ListenFd;
 use socket2::{SockRef, Socket};
+
+use crate::observe::logging::LogMeter;
 
 /// A listening socket and whom to thank for it.
 #[derive(Debug)]
@@ -91,6 +94,17 @@ fn refusal(descriptor: usize, name: &str, cause: &str) -> String {
         "file descriptor {descriptor} ({name}), which the service manager passed on, is no \
          listening TCP socket: {cause}. {CURE}"
     )
+}
+
+/// What a server begins with beside its configuration.
+#[derive(Default)]
+pub struct Inheritance {
+    /// Listening sockets of an earlier process.
+    pub listeners: Vec<Inherited>,
+    /// The socket of its admin API.
+    pub admin: Option<OwnedFd>,
+    /// The event log, where there is one.
+    pub events: Option<LogMeter>,
 }
 
 #[cfg(test)]

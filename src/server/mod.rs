@@ -19,7 +19,6 @@ pub mod workers;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -30,7 +29,7 @@ use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
-use self::inherited::Inherited;
+use self::inherited::{Inheritance, Inherited};
 use self::listeners::Sockets;
 use crate::admin::{self, AdminSocket, Control, ControlSetup, Logs};
 use crate::config::Config;
@@ -89,17 +88,6 @@ pub(crate) const POLL: Duration = Duration::from_millis(5);
 
 /// Descriptors that the process needs besides connections: rings, logs, listeners, epoll.
 pub const FILES_RESERVED: usize = 64;
-
-/// What a server begins with beside its configuration.
-#[derive(Default)]
-pub struct Inheritance {
-    /// Listening sockets of an earlier process.
-    pub listeners: Vec<Inherited>,
-    /// The socket of its admin API.
-    pub admin: Option<OwnedFd>,
-    /// The event log, where there is one.
-    pub events: Option<LogMeter>,
-}
 
 /// Who listens when the drain begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,8 +26,8 @@ use crate::memory::Notice;
 use crate::observe::logging;
 use crate::server::config_watch::Watched;
 use crate::server::handover::{self, Predecessor, Successor};
-use crate::server::inherited;
-use crate::server::{self, Inheritance, Server};
+use crate::server::inherited::{self, Inheritance};
+use crate::server::{self, Server};
 use crate::systemd;
 use crate::worker::mailbox::{Reloaded, ServerCommand};
 
