@@ -5,14 +5,14 @@
 
 use std::net::SocketAddr;
 
+use super::addresses;
+use super::report::{Report, Section};
+use crate::cli::explain::case::{Case, Ending, lines_of};
 use crate::exchange::forwarded;
 use crate::fault::Fault;
 use crate::forward_proxy::{LoginOutcome, Target, Verdict};
 use crate::http::names::FieldName;
 use crate::http::rewrite::{self, HostRule};
-
-use super::report::{Report, Section};
-use super::{Case, Ending, addresses, lines_of};
 
 /// Either that it goes on, or how it ends.
 type Step<T> = Result<T, Ending>;

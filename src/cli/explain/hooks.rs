@@ -7,8 +7,9 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::addresses;
 use super::report::{Report, Section};
-use super::{Case, Ending, addresses, lines_of, shown};
+use crate::cli::explain::case::{Case, Ending, lines_of, shown};
 use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses};
 use crate::forward_proxy::LoginOutcome;
 use crate::hooks::style::ResponseStyle;

@@ -6,6 +6,7 @@
 //! writes what is sent on. Nothing is sent but questions to name servers.
 
 pub(super) mod addresses;
+mod case;
 mod forward;
 mod hooks;
 mod report;
@@ -16,13 +17,15 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value as Json};
 
+use self::case::{Case, Ending, shown};
+use self::report::Report;
+use super::output::Failure;
 use crate::cli::args::{Cli, Question};
 use crate::cli::client::Target;
 use crate::config::effective::{Origins, values};
 use crate::config::{AdminAddress, Config};
-use crate::exchange::forwarded;
 use crate::exchange::respond::LocalEndpoint;
-use crate::exchange::upload;
+use crate::exchange::{forwarded, upload};
 use crate::fault::Fault;
 use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
@@ -32,32 +35,6 @@ use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
 use crate::http::{BodyLength, Method, TargetForm};
 use crate::routing::Routes;
 use crate::worker::generation::head_limits;
-
-use self::report::Report;
-use super::output::Failure;
-
-/// A request, and what decides about it.
-struct Case<'c> {
-    config: &'c Config,
-    /// The head as a client would send it.
-    text: Vec<u8>,
-    head: RequestHead,
-    client: std::net::IpAddr,
-    routes: Routes,
-    plans: Plans,
-    access: Access,
-    /// Whether the listener offers the forward proxy.
-    is_offered: bool,
-}
-
-/// How it ends.
-enum Ending {
-    /// Sent on to somebody.
-    Sent(String),
-    /// Answered by ringway itself.
-    Own(String),
-    Refused(Fault, String),
-}
 
 type Explained = Result<Ending, Failure>;
 
@@ -265,14 +242,6 @@ impl Case<'_> {
         }
         out
     }
-}
-
-fn shown(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn lines_of(head: &[u8]) -> Vec<String> {
-    String::from_utf8_lossy(head).trim_end().lines().map(str::to_owned).collect()
 }
 
 fn form_name(form: TargetForm) -> &'static str {

@@ -7,7 +7,8 @@
 use std::borrow::Cow;
 
 use super::report::Report;
-use super::{Case, Ending, Explained, Failure, addresses, hooks, lines_of, shown};
+use super::{Explained, Failure, addresses, hooks};
+use crate::cli::explain::case::{Case, Ending, lines_of, shown};
 use crate::config::{Config, HostPattern, RouteConfig, UpstreamConfig};
 use crate::fault::Fault;
 use crate::routing::{Route, Routes};
