@@ -21,7 +21,8 @@ use serde::Serialize;
 use super::options::BenchFlags;
 use super::report::Report;
 use super::statistics::{Comparison, ROUNDS_MIN, compare, median};
-use super::{Refusal, measure, say};
+use crate::cli::bench::crew::measure;
+use crate::cli::bench::refusal::{Refusal, say};
 use crate::config::Flags;
 use crate::server::demo;
 

@@ -21,6 +21,7 @@ mod crew;
 mod load;
 mod options;
 mod plot;
+mod refusal;
 mod report;
 mod schedule;
 mod script;
@@ -33,10 +34,10 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use self::crew::measure;
-pub use self::options::BenchFlags;
+use self::refusal::{Refusal, say};
 use crate::config::Flags;
 
-const EXIT_USAGE: u8 = 2;
+pub use self::options::BenchFlags;
 
 /// Does what the command line says. `global` are the flags that `--ab` hands on.
 pub fn main(flags: &BenchFlags, global: &Flags) -> ExitCode {
@@ -50,22 +51,6 @@ pub fn main(flags: &BenchFlags, global: &Flags) -> ExitCode {
     }
 }
 
-/// Why nothing was measured.
-struct Refusal {
-    code: u8,
-    text: String,
-}
-
-impl Refusal {
-    fn usage(text: String) -> Self {
-        Self { code: EXIT_USAGE, text }
-    }
-
-    fn trouble(text: String) -> Self {
-        Self { code: 1, text }
-    }
-}
-
 fn once(flags: &BenchFlags) -> Result<ExitCode, Refusal> {
     let missing = || "name a URL to ask, such as http://127.0.0.1:8080/".to_owned();
     let url = flags.url.as_deref().ok_or_else(missing).map_err(Refusal::usage)?;
@@ -76,8 +61,4 @@ fn once(flags: &BenchFlags) -> Result<ExitCode, Refusal> {
     }
     say(&if flags.json { report.json() } else { report.to_string() });
     Ok(ExitCode::from(u8::from(report.requests == 0)))
-}
-
-fn say(text: &str) {
-    let _ = writeln!(io::stdout(), "{}", text.trim_end());
 }
