@@ -6,56 +6,45 @@
 //! the same way. When to act is `memory::watch`'s decision, and how a worker frees memory is the
 //! worker's.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
+use crate::admin::units::mebibytes;
 use crate::config::MemoryConfig;
-use crate::ledger::Kind;
 use crate::memory::plan;
-use crate::memory::watch::{Action, Pressure, Reading, Thresholds, Watch};
-use crate::ring::memory;
-use crate::worker::generation::Snapshot;
-use crate::worker::mailbox::{Cleaned, Level, WorkerCommand};
-
-use super::proxy::{Proxy, lock, mebibytes};
-
-/// How often the ledger is read, and the kernel asked while memory is short or nearly so.
-const POLL: Duration = Duration::from_millis(100);
-
-/// How often the caches are measured: some of them are locked for that.
-const CACHES_POLL: Duration = Duration::from_secs(1);
+use crate::memory::watch::Thresholds;
+use crate::worker::mailbox::{Cleaned, Level};
 
 /// What cleanups have done, and the lines that call for one.
 pub(super) struct Cleanups {
-    thresholds: ArcSwap<Thresholds>,
+    pub(super) thresholds: ArcSwap<Thresholds>,
     /// By level.
-    runs: [AtomicU64; 2],
-    freed_bytes: AtomicU64,
+    pub(super) runs: [AtomicU64; 2],
+    pub(super) freed_bytes: AtomicU64,
     /// Held while one runs. The last one with the moment of its end.
-    last: Mutex<Option<(Instant, Outcome)>>,
+    pub(super) last: Mutex<Option<(Instant, Outcome)>>,
 }
 
 /// What a cleanup has achieved.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outcome {
-    level: Level,
-    before_bytes: u64,
-    after_bytes: u64,
-    cleaned: Cleaned,
+    pub(super) level: Level,
+    pub(super) before_bytes: u64,
+    pub(super) after_bytes: u64,
+    pub(super) cleaned: Cleaned,
 }
 
 /// The same, for the caller.
 #[derive(Debug, Serialize)]
 pub(super) struct Answer {
-    level: &'static str,
-    before_mb: f64,
-    after_mb: f64,
-    freed_mb: f64,
+    pub(super) level: &'static str,
+    pub(super) before_mb: f64,
+    pub(super) after_mb: f64,
+    pub(super) freed_mb: f64,
     closed_idle: usize,
     closed_clients: usize,
     cut_transfers: usize,
@@ -87,7 +76,7 @@ impl Cleanups {
 }
 
 impl Outcome {
-    fn freed_bytes(&self) -> u64 {
+    pub(super) fn freed_bytes(&self) -> u64 {
         self.before_bytes.saturating_sub(self.after_bytes)
     }
 
@@ -101,117 +90,5 @@ impl Outcome {
             closed_clients: self.cleaned.closed_clients,
             cut_transfers: self.cleaned.cut_transfers,
         }
-    }
-}
-
-/// Frees what can be freed, `why` being one word for the log.
-///
-/// A caller that comes while another cleanup of at least this level runs gets that one's outcome: a
-/// thousand questions are not a thousand cleanups.
-pub(super) async fn clean(proxy: &Proxy, level: Level, why: &str) -> Outcome {
-    let asked = Instant::now();
-    let mut last = proxy.cleanups.last.lock().await;
-    if let Some((ended, outcome)) = *last
-        && ended >= asked
-        && outcome.level >= level
-    {
-        return outcome;
-    }
-    let before_bytes = proxy.usage().rss_bytes;
-    let answers = proxy.ask(|reply| WorkerCommand::Clean { level, reply }).await;
-    let mut cleaned = Cleaned::default();
-    answers.given.into_iter().for_each(|worker| cleaned.add(worker));
-    lock(&proxy.caches).iter().for_each(|drop_cache| drop_cache());
-    memory::purge();
-    measure(proxy, &proxy.snapshot());
-    let outcome = Outcome { level, before_bytes, after_bytes: proxy.usage().rss_bytes, cleaned };
-    *last = Some((Instant::now(), outcome));
-    proxy.cleanups.runs[level as usize].fetch_add(1, Ordering::Relaxed);
-    proxy.cleanups.freed_bytes.fetch_add(outcome.freed_bytes(), Ordering::Relaxed);
-    let Answer { before_mb, after_mb, freed_mb, .. } = outcome.answer();
-    tracing::info!(
-        level = level.name(),
-        why,
-        before_mb,
-        after_mb,
-        freed_mb,
-        closed_idle = cleaned.closed_idle,
-        closed_clients = cleaned.closed_clients,
-        cut_transfers = cleaned.cut_transfers,
-        silent_workers = answers.silent.len(),
-        "cleanup"
-    );
-    outcome
-}
-
-/// Watches the memory for as long as ringway runs.
-pub(super) async fn run(proxy: Arc<Proxy>) {
-    let mut generation = proxy.snapshot();
-    let mut check_interval = generation.config.memory.check_interval;
-    let mut thresholds = **proxy.cleanups.thresholds.load();
-    let mut watch = Watch::new(thresholds, check_interval);
-    let mut last: Option<(Instant, u64)> = None;
-    let mut cached = Instant::now();
-    loop {
-        let newest = proxy.snapshot();
-        if newest.config.memory != generation.config.memory {
-            check_interval = newest.config.memory.check_interval;
-            thresholds = plan::thresholds(&newest.config.memory);
-            proxy.cleanups.thresholds.store(Arc::new(thresholds));
-            // It finds out anew how things stand, and so do we, at once.
-            watch = Watch::new(thresholds, check_interval);
-            last = None;
-        }
-        generation = newest;
-        if cached.elapsed() >= CACHES_POLL {
-            cached = Instant::now();
-            measure(&proxy, &generation);
-        }
-        let ledger_bytes = proxy.shared.ledgers.total();
-        let is_due = last.is_none_or(|(checked, rss_bytes)| {
-            checked.elapsed() >= check_interval
-                || rss_bytes > thresholds.cleanup_bytes
-                || watch.pressure() > Pressure::Normal
-                || is_close(ledger_bytes, thresholds)
-        });
-        if is_due {
-            let rss_bytes = proxy.usage().rss_bytes;
-            let at_ms = proxy.started.elapsed().as_millis() as u64;
-            let action = watch.step(Reading { at_ms, ledger_bytes, rss_bytes });
-            act(&proxy, action, ledger_bytes, rss_bytes).await;
-            last = Some((Instant::now(), rss_bytes));
-        }
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-pub(super) fn measure(proxy: &Proxy, generation: &Snapshot) {
-    let ledger = proxy.shared.ledgers.process();
-    let caches = generation.access.cache_bytes() + generation.hooks.bytes();
-    ledger.set(Kind::Caches, caches);
-    ledger.set(Kind::LogQueues, proxy.logs.queue_bytes());
-}
-
-/// Whether the ledger alone could put the process under pressure. Half of the line leaves room for
-/// whatever the watch adds to it.
-fn is_close(ledger_bytes: u64, thresholds: Thresholds) -> bool {
-    ledger_bytes > thresholds.cleanup_bytes / 2
-}
-
-async fn act(proxy: &Proxy, action: Action, ledger_bytes: u64, rss_bytes: u64) {
-    // Before the cleanup: what it frees must not be taken by new connections.
-    proxy.shared.pressure.store(action.pressure as u8, Ordering::Relaxed);
-    if action.is_change {
-        let (ledger_mb, rss_mb) = (mebibytes(ledger_bytes), mebibytes(rss_bytes));
-        let pressure = action.pressure.name();
-        if action.pressure == Pressure::Forced {
-            tracing::warn!(pressure, ledger_mb, rss_mb, "memory is short: no new clients");
-        } else {
-            tracing::info!(pressure, ledger_mb, rss_mb, "memory");
-        }
-    }
-    if let Some(level) = action.clean {
-        let is_by_ledger = ledger_bytes > proxy.cleanups.thresholds.load().cleanup_bytes;
-        clean(proxy, level, if is_by_ledger { "ledger" } else { "rss" }).await;
     }
 }

@@ -5,18 +5,12 @@
 //! twice. The states are in `/health` and `/metrics`; each change is a log line and, if there is a
 //! webhook, a message to it. Deciding does no I/O.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::admin::units::unix_seconds;
 use crate::config::{AlertsConfig, Config};
-use crate::upstream::Origin;
-
-use super::process::ProcessReading;
-use super::proxy::{Proxy, lock, mebibytes, unix_seconds};
-use super::stats::Window;
-use super::webhook::Webhook;
 
 /// An alert ends below this share of its threshold.
 const ENDS_BELOW: f64 = 0.8;
@@ -164,7 +158,7 @@ impl Alerts {
     }
 
     /// Watches what `config` wants watched; an alert that goes on stays begun.
-    fn follow(&mut self, config: &Config) {
+    pub(super) fn follow(&mut self, config: &Config) {
         let mut next = Self::new(config);
         for alarm in &mut next.alarms {
             let kind = std::mem::discriminant(&alarm.subject);
@@ -193,65 +187,6 @@ impl Alerts {
     pub(super) fn active(&self) -> Vec<Notice> {
         let begun = |alarm: &Alarm| alarm.since.map(|since| alarm.notice("begun", since));
         self.alarms.iter().filter_map(begun).collect()
-    }
-}
-
-/// Evaluates every `alerts.interval`.
-pub(super) async fn run(proxy: Arc<Proxy>) {
-    let mut before = proxy.totals();
-    let mut generation = proxy.snapshot();
-    loop {
-        tokio::time::sleep(generation.config.alerts.interval).await;
-        let newest = proxy.snapshot();
-        if newest.id != generation.id {
-            lock(&proxy.alerts).follow(&newest.config);
-            if newest.config.alerts.webhook != generation.config.alerts.webhook {
-                let webhook = newest.config.alerts.webhook.clone().map(Webhook::start).transpose();
-                match webhook {
-                    Ok(webhook) => *lock(&proxy.webhook) = webhook,
-                    Err(error) => tracing::error!("the webhook got no thread: {error}"),
-                }
-            }
-            generation = newest;
-        }
-        let now = proxy.totals();
-        let window = Window::between(&before, &now);
-        before = now;
-        let figures = figures(&proxy, &window);
-        let notices = lock(&proxy.alerts).step(&figures, SystemTime::now());
-        for notice in notices {
-            announce(&proxy, &notice);
-        }
-    }
-}
-
-fn figures(proxy: &Proxy, window: &Window) -> Figures {
-    let snapshot = proxy.snapshot();
-    let is_down = |index: usize| {
-        let origins = &snapshot.upstreams[index].origins;
-        // Answers outweigh a failed attempt to open one more connection.
-        let has_answered = window.has_answered.get(index).copied().unwrap_or(false);
-        !has_answered && origins.iter().all(Origin::is_down)
-    };
-    Figures {
-        error_rate: window.error_rate,
-        p95_seconds: window.p95 / 1_000.0,
-        memory_mb: mebibytes(proxy.usage().rss_bytes),
-        pool_wait_seconds: window.pool_wait_p95 / 1_000.0,
-        open_files: ProcessReading::read().open_files_share(),
-        is_down: (0..snapshot.upstreams.len()).map(is_down).collect(),
-    }
-}
-
-fn announce(proxy: &Proxy, notice: &Notice) {
-    let Notice { alert, upstream, state, value, threshold, .. } = notice;
-    if *state == "begun" {
-        tracing::warn!(alert, upstream, value, threshold, "alert begun");
-    } else {
-        tracing::info!(alert, upstream, value, threshold, "alert ended");
-    }
-    if let Some(webhook) = &*lock(&proxy.webhook) {
-        webhook.send(notice);
     }
 }
 

@@ -13,8 +13,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
-use axum::http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN,
+    WWW_AUTHENTICATE,
+};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -23,15 +25,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use super::health::{self, Health};
+use super::proxy::{Answers, Proxy};
+use super::stats::Stats;
+use super::{exposition, prometheus};
+use crate::admin::cleaning;
+use crate::admin::units::unix_seconds;
 use crate::admin_guard::{self, Caller, Denied};
 use crate::worker::mailbox::{ConnectionInfo, Level, Reloaded, ServerCommand, WorkerCommand};
-
-use super::accounting;
-use super::exposition;
-use super::health::{self, Health};
-use super::prometheus;
-use super::proxy::{Answers, Proxy, unix_seconds};
-use super::stats::Stats;
 
 const INDEX: &str = "\
 ringway's admin API
@@ -220,7 +221,7 @@ async fn cleanup(
         Ok(Query(CleanupQuery { level: Some(CleanupLevel::Forced) })) => Level::Forced,
         Err(rejection) => return bad_query(&rejection, "level=light or forced"),
     };
-    json(&accounting::clean(&proxy, level, "asked").await.answer())
+    json(&cleaning::clean(&proxy, level, "asked").await.answer())
 }
 
 async fn generations(State(proxy): State<Arc<Proxy>>) -> Response {

@@ -9,11 +9,11 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::memory::watch::Pressure;
-
 use super::alerts::Notice;
-use super::proxy::{Proxy, lock, mebibytes};
-use super::stats::PoolReport;
+use super::proxy::Proxy;
+use crate::admin::stats::PoolReport;
+use crate::admin::units::{lock, mebibytes};
+use crate::memory::watch::Pressure;
 
 /// How ringway is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -6,12 +6,11 @@
 
 use std::collections::BTreeSet;
 
+use super::exposition::Exposition;
+use super::proxy::Proxy;
+use crate::admin::series::{NAMED_MAX, sum};
 use crate::hooks::{Hooked, Plan};
 use crate::observe::metrics;
-
-use super::exposition::Exposition;
-use super::prometheus::{NAMED_MAX, sum};
-use super::proxy::Proxy;
 
 pub(super) fn hooks(proxy: &Proxy, out: &mut Exposition) {
     let workers = &proxy.shared.metrics;

@@ -9,8 +9,10 @@
 #![cfg_attr(test, allow(clippy::float_cmp))]
 
 mod accounting;
+mod alerting;
 mod alerts;
 mod api;
+mod cleaning;
 mod exposition;
 mod health;
 mod hooks;
@@ -18,10 +20,14 @@ mod listen;
 mod process;
 mod prometheus;
 mod proxy;
+mod reporting;
+mod series;
 mod serve;
+mod setup;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod units;
 mod webhook;
 
 use std::net::SocketAddr;
@@ -36,48 +42,11 @@ use tokio::sync::watch;
 use self::health::Health;
 use self::proxy::Proxy;
 use self::webhook::Webhook;
-use crate::observe::access_log::AccessLog;
-use crate::observe::logging::LogMeter;
 use crate::systemd;
 use crate::worker::mailbox::{ControlQuery, Level, WorkerCommand};
-use crate::worker::shared::Shared;
 
 pub use self::listen::AdminSocket;
-
-/// What the control thread is started with, after the workers.
-pub struct ControlSetup {
-    pub shared: Arc<Shared>,
-    /// Where the admin API listens, if anywhere.
-    pub socket: Option<AdminSocket>,
-    /// What can be measured of the event log and of the access log.
-    pub logs: Logs,
-    /// Questions of the data port.
-    pub queries: UnboundedReceiver<ControlQuery>,
-    /// Each drops one cache. They must not block.
-    pub caches: Vec<Box<dyn Fn() + Send>>,
-}
-
-/// The logs, as far as they can be measured.
-#[derive(Clone, Default)]
-pub struct Logs {
-    pub events: Option<LogMeter>,
-    pub access: Option<AccessLog>,
-}
-
-impl Logs {
-    /// Lines that were not written, by log.
-    fn dropped_lines(&self) -> [(&'static str, u64); 2] {
-        let events = self.events.as_ref().map_or(0, LogMeter::dropped_lines);
-        let access = self.access.as_ref().map_or(0, AccessLog::dropped_lines);
-        [("events", events), ("access", access)]
-    }
-
-    /// What their queues take.
-    fn queue_bytes(&self) -> u64 {
-        let events = self.events.as_ref().map_or(0, LogMeter::queue_bytes);
-        events + self.access.as_ref().map_or(0, AccessLog::queue_bytes)
-    }
-}
+pub use self::setup::{ControlSetup, Logs};
 
 /// The control thread.
 pub struct Control {
@@ -106,7 +75,7 @@ pub fn start(mut setup: ControlSetup) -> Result<Control, String> {
     let queries = std::mem::replace(&mut setup.queries, none);
     // Here and not on the thread: the first window begins before anything is counted.
     let proxy = Arc::new(Proxy::new(setup, webhook));
-    accounting::measure(&proxy, &proxy.snapshot());
+    cleaning::measure(&proxy, &proxy.snapshot());
     let (stopping, is_stopping) = watch::channel(false);
     let (closing, is_closing) = watch::channel(false);
     let admin_socket = socket.as_ref().map(AdminSocket::share).transpose();
@@ -161,9 +130,9 @@ async fn run(
     closing: watch::Receiver<bool>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    tokio::spawn(stats::run(proxy.clone()));
-    tokio::spawn(alerts::run(proxy.clone()));
-    tokio::spawn(accounting::run(proxy.clone()));
+    tokio::spawn(reporting::run(proxy.clone()));
+    tokio::spawn(alerting::run(proxy.clone()));
+    tokio::spawn(cleaning::run(proxy.clone()));
     tokio::spawn(answer(proxy.clone(), queries));
     tokio::spawn(watch_dog(proxy.clone()));
     if let Some(socket) = socket {
@@ -202,7 +171,7 @@ async fn answer(proxy: Arc<Proxy>, mut queries: UnboundedReceiver<ControlQuery>)
             ControlQuery::Cleanup { reply } => {
                 let proxy = proxy.clone();
                 tokio::spawn(async move {
-                    let outcome = accounting::clean(&proxy, Level::Light, "asked").await;
+                    let outcome = cleaning::clean(&proxy, Level::Light, "asked").await;
                     // Cannot fail: every key is text and no number is infinite.
                     let text = serde_json::to_string(&outcome.answer()).unwrap_or_default();
                     drop(reply.send(text));

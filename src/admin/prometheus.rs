@@ -9,21 +9,19 @@ use std::sync::atomic::Ordering;
 
 use super::exposition::{Exposition, Family, Label};
 use super::process::{self, ProcessReading, Queues};
-use super::proxy::{Proxy, lock, unix_seconds};
+use super::proxy::Proxy;
+use super::series::{NAMED_MAX, each, numbered, sum, used};
 use super::stats::merged;
 use super::{health, hooks};
+use crate::admin::units::{lock, unix_seconds};
 use crate::config::{HostPattern, RouteConfig};
 use crate::ledger::Kind;
 use crate::observe::metrics::{CLASS_COUNT, Classes, Gauge, WorkerMetrics};
 use crate::ring::{Operation, RingMeters};
 use crate::worker::mailbox::Level;
-use crate::worker::shared::FREE;
 
 /// `status / 100` as a label.
 const CLASSES: [&str; CLASS_COUNT] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
-
-/// Routes and upstreams with series of their own; the others share one.
-pub(super) const NAMED_MAX: usize = 500;
 
 /// A ring with more operations pending is not inspected: its worker would have to wait.
 const INSPECTED_PENDING_MAX: u64 = 256;
@@ -385,19 +383,6 @@ fn process_figures(proxy: &Proxy, out: &mut Exposition) {
     out.gauge("ringway_uptime_seconds", help).put(&[], proxy.started.elapsed().as_secs());
 }
 
-fn numbered(proxy: &Proxy) -> Vec<(String, &WorkerMetrics)> {
-    let workers = used(proxy).map(|worker| (worker.to_string(), &*proxy.shared.metrics[worker]));
-    workers.collect()
-}
-
-/// The slots in which a worker runs, or has run: what was counted there stays.
-fn used(proxy: &Proxy) -> impl Iterator<Item = usize> {
-    let shared = &proxy.shared;
-    (0..shared.slots.len()).filter(|worker| {
-        shared.slots[*worker].state() != FREE || shared.metrics[*worker].accepted.get() > 0
-    })
-}
-
 fn listed<'a>(classes: impl Iterator<Item = &'a Arc<Classes>>) -> Vec<&'a Classes> {
     classes.map(|classes| &**classes).collect()
 }
@@ -410,23 +395,4 @@ fn classes(family: &mut Family<'_>, labels: &[Label<'_>], all: &[&Classes]) {
         labels.push(("class", name));
         family.put(&labels, count);
     }
-}
-
-/// One sample per worker.
-fn each(family: &mut Family<'_>, proxy: &Proxy, of: fn(&WorkerMetrics) -> &Gauge) {
-    for (worker, metrics) in numbered(proxy) {
-        family.put(&[("worker", &worker)], of(metrics).get());
-    }
-}
-
-/// A counter with one sample for all workers.
-pub(super) fn sum(
-    out: &mut Exposition,
-    proxy: &Proxy,
-    name: &'static str,
-    help: &'static str,
-    of: fn(&WorkerMetrics) -> &Gauge,
-) {
-    let sum: u64 = proxy.shared.metrics.iter().map(|metrics| of(metrics).get()).sum();
-    out.counter(name, help).put(&[], sum);
 }

@@ -4,17 +4,18 @@
 //! that several parts of `control` need, and answers of workers that were asked something. It
 //! holds no task and decides nothing.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::accounting::Cleanups;
 use super::alerts::Alerts;
+use super::process;
 use super::stats::{Stats, Totals};
 use super::webhook::Webhook;
-use super::{ControlSetup, Logs, process};
+use crate::admin::setup::{ControlSetup, Logs};
 use crate::memory::usage::{Probe, Usage};
 use crate::worker::generation::Snapshot;
 use crate::worker::mailbox::{ConnectionInfo, WorkerCommand};
@@ -111,18 +112,4 @@ impl Proxy {
             self.ask(|reply| WorkerCommand::Connections { reply }).await;
         Answers { given: given.into_iter().flatten().collect(), silent }
     }
-}
-
-/// A panic elsewhere leaves figures that are still true.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// With two digits behind the point, for people and their scripts.
-pub(super) fn mebibytes(bytes: u64) -> f64 {
-    (bytes as f64 / f64::from(1 << 20) * 100.0).round() / 100.0
-}
-
-pub(super) fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -11,7 +11,6 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::process;
-use super::proxy::{Proxy, lock, mebibytes};
 use crate::observe::metrics::{self, CLASS_COUNT, Classes, Gauge, NamedCounts, WorkerMetrics};
 use crate::worker::shared::Shared;
 
@@ -175,55 +174,8 @@ fn quantile_ms(histogram: &Histogram<u64>, quantile: f64) -> f64 {
 
 /// The running window and the last one that has ended.
 pub(super) struct Stats {
-    began: Totals,
-    last: Option<Report>,
-}
-
-/// A window with what was the case at its end.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Report {
-    #[serde(flatten)]
-    window: Window,
-    /// MiB.
-    memory: f64,
-    pool: PoolReport,
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct PoolReport {
-    open: usize,
-    idle: usize,
-    max: usize,
-    waiting: usize,
-    /// Those that carry long answers, and what there may be in all.
-    long: usize,
-    ceiling: usize,
-}
-
-impl PoolReport {
-    pub(super) fn of(proxy: &Proxy) -> Self {
-        let pool = &proxy.shared.pool;
-        let limits = pool.limits();
-        Self {
-            open: pool.open(),
-            idle: pool.idle(),
-            max: limits.each,
-            waiting: pool.waiting(),
-            long: pool.long(),
-            ceiling: limits.ceiling,
-        }
-    }
-}
-
-/// The answer to `GET /stats`.
-#[derive(Debug, Serialize)]
-pub(super) struct Answer {
-    /// 0 where windows do not end.
-    interval_seconds: f64,
-    /// The last window that has ended.
-    last: Option<Report>,
-    /// The one that is running.
-    current: Report,
+    pub(super) began: Totals,
+    pub(super) last: Option<Report>,
 }
 
 impl Stats {
@@ -231,75 +183,38 @@ impl Stats {
         let began = Totals::read(shared, Instant::now(), process::cpu());
         Mutex::new(Self { began, last: None })
     }
-
-    pub(super) fn answer(proxy: &Proxy) -> Answer {
-        let now = proxy.totals();
-        let stats = lock(&proxy.stats);
-        Answer {
-            interval_seconds: proxy.snapshot().config.stats.interval.as_secs_f64(),
-            last: stats.last.clone(),
-            current: report(proxy, Window::between(&stats.began, &now)),
-        }
-    }
-
-    /// Ends the window and begins the next one.
-    fn turn(proxy: &Proxy) -> Report {
-        let now = proxy.totals();
-        let mut stats = lock(&proxy.stats);
-        let report = report(proxy, Window::between(&stats.began, &now));
-        *stats = Self { began: now, last: Some(report.clone()) };
-        report
-    }
 }
 
-fn report(proxy: &Proxy, window: Window) -> Report {
-    let memory = mebibytes(proxy.usage().rss_bytes);
-    Report { window, memory, pool: PoolReport::of(proxy) }
+/// A window with what was the case at its end.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Report {
+    #[serde(flatten)]
+    pub(super) window: Window,
+    /// MiB.
+    pub(super) memory: f64,
+    pub(super) pool: PoolReport,
 }
 
-/// How often the configuration is looked at.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// Ends a window every `stats.interval`, and says what was in it.
-pub(super) async fn run(proxy: Arc<Proxy>) {
-    let mut began = Instant::now();
-    loop {
-        let settings = proxy.snapshot().config.stats.clone();
-        // Looked at every second, because the next configuration may want another interval.
-        tokio::time::sleep(settings.interval.saturating_sub(began.elapsed()).min(LOOK)).await;
-        if settings.interval.is_zero() {
-            tokio::time::sleep(LOOK).await;
-            continue;
-        }
-        if began.elapsed() < settings.interval {
-            continue;
-        }
-        began = Instant::now();
-        let report = Stats::turn(&proxy);
-        if settings.log {
-            log(&report);
-        }
-    }
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct PoolReport {
+    pub(super) open: usize,
+    pub(super) idle: usize,
+    pub(super) max: usize,
+    pub(super) waiting: usize,
+    /// Those that carry long answers, and what there may be in all.
+    pub(super) long: usize,
+    pub(super) ceiling: usize,
 }
 
-fn log(report: &Report) {
-    let Report { window, memory, pool } = report;
-    tracing::info!(
-        avgLatency = window.avg_latency,
-        requestsPerSecond = window.requests_per_second,
-        errorRate = window.error_rate,
-        p50 = window.p50,
-        p95 = window.p95,
-        p99 = window.p99,
-        memory,
-        cpu = window.cpu,
-        pool = pool.open,
-        pool_idle = pool.idle,
-        pool_reuse = window.pool_reuse,
-        requests = window.requests,
-        seconds = window.seconds,
-        "stats"
-    );
+/// The answer to `GET /stats`.
+#[derive(Debug, Serialize)]
+pub(super) struct Answer {
+    /// 0 where windows do not end.
+    pub(super) interval_seconds: f64,
+    /// The last window that has ended.
+    pub(super) last: Option<Report>,
+    /// The one that is running.
+    pub(super) current: Report,
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::super::accounting;
+use super::super::cleaning;
 use super::super::exposition::tests::parse;
 use super::super::proxy::Proxy;
 use super::{Fixture, WORKERS, wait_until};
@@ -77,7 +77,7 @@ fn a_crowd_that_asks_for_a_cleanup_shares_one() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // A light one does not do for who wants more.
     let levels = (0..20).map(|index| if index < 19 { Level::Light } else { Level::Forced });
-    let crowd = levels.map(|level| accounting::clean(&proxy, level, "asked"));
+    let crowd = levels.map(|level| cleaning::clean(&proxy, level, "asked"));
     let mut crowd = pin!(futures_util::future::join_all(crowd));
     // The workers cannot answer before everybody has asked.
     let held = fixture.cleaned.lock().unwrap();

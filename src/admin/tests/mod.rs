@@ -28,7 +28,7 @@ use crate::ledger::Ledgers;
 use crate::upstream::permits::{Limits, PoolShared};
 use crate::worker::generation::{History, Snapshot, SnapshotParts};
 use crate::worker::mailbox::{Cleaned, ConnectionInfo, WorkerCommand};
-use crate::worker::shared::{WorkerHandle, WorkerSlot};
+use crate::worker::shared::{Shared, WorkerHandle, WorkerSlot};
 
 const WORKERS: usize = 2;
 

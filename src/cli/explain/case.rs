@@ -3,6 +3,7 @@
 //! In goes a configuration with the head of a request; every section of an explanation reads it,
 //! and out comes what would become of the request.
 
+use crate::cli::output::Failure;
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::forward_proxy::access::Access;
@@ -40,3 +41,5 @@ pub(super) fn shown(bytes: &[u8]) -> String {
 pub(super) fn lines_of(head: &[u8]) -> Vec<String> {
     String::from_utf8_lossy(head).trim_end().lines().map(str::to_owned).collect()
 }
+
+pub(super) type Explained = Result<Ending, Failure>;

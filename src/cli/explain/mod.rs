@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value as Json};
 
-use self::case::{Case, Ending, shown};
+use self::case::{Case, Ending, Explained, shown};
 use self::report::Report;
 use super::output::Failure;
 use crate::cli::args::{Cli, Question};
@@ -35,8 +35,6 @@ use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
 use crate::http::{BodyLength, Method, TargetForm};
 use crate::routing::Routes;
 use crate::worker::generation::head_limits;
-
-type Explained = Result<Ending, Failure>;
 
 /// What holds for the exchange, as keys of the configuration.
 const OF_EVERY_REQUEST: [&str; 6] = [

@@ -7,8 +7,9 @@
 use std::borrow::Cow;
 
 use super::report::Report;
-use super::{Explained, Failure, addresses, hooks};
-use crate::cli::explain::case::{Case, Ending, lines_of, shown};
+use super::{addresses, hooks};
+use crate::cli::explain::case::{Case, Ending, Explained, lines_of, shown};
+use crate::cli::output::Failure;
 use crate::config::{Config, HostPattern, RouteConfig, UpstreamConfig};
 use crate::fault::Fault;
 use crate::routing::{Route, Routes};

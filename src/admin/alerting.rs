@@ -1,0 +1,73 @@
+//! Looks at the figures now and then, and says what has gone wrong and what has come right again.
+//!
+//! In go windows of the statistics; out come notices, in the log and to the webhook.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::alerts::{Figures, Notice};
+use crate::admin::process::ProcessReading;
+use crate::admin::proxy::Proxy;
+use crate::admin::stats::Window;
+use crate::admin::units::{lock, mebibytes};
+use crate::admin::webhook::Webhook;
+use crate::upstream::Origin;
+
+/// Evaluates every `alerts.interval`.
+pub(super) async fn run(proxy: Arc<Proxy>) {
+    let mut before = proxy.totals();
+    let mut generation = proxy.snapshot();
+    loop {
+        tokio::time::sleep(generation.config.alerts.interval).await;
+        let newest = proxy.snapshot();
+        if newest.id != generation.id {
+            lock(&proxy.alerts).follow(&newest.config);
+            if newest.config.alerts.webhook != generation.config.alerts.webhook {
+                let webhook = newest.config.alerts.webhook.clone().map(Webhook::start).transpose();
+                match webhook {
+                    Ok(webhook) => *lock(&proxy.webhook) = webhook,
+                    Err(error) => tracing::error!("the webhook got no thread: {error}"),
+                }
+            }
+            generation = newest;
+        }
+        let now = proxy.totals();
+        let window = Window::between(&before, &now);
+        before = now;
+        let figures = figures(&proxy, &window);
+        let notices = lock(&proxy.alerts).step(&figures, SystemTime::now());
+        for notice in notices {
+            announce(&proxy, &notice);
+        }
+    }
+}
+
+fn figures(proxy: &Proxy, window: &Window) -> Figures {
+    let snapshot = proxy.snapshot();
+    let is_down = |index: usize| {
+        let origins = &snapshot.upstreams[index].origins;
+        // Answers outweigh a failed attempt to open one more connection.
+        let has_answered = window.has_answered.get(index).copied().unwrap_or(false);
+        !has_answered && origins.iter().all(Origin::is_down)
+    };
+    Figures {
+        error_rate: window.error_rate,
+        p95_seconds: window.p95 / 1_000.0,
+        memory_mb: mebibytes(proxy.usage().rss_bytes),
+        pool_wait_seconds: window.pool_wait_p95 / 1_000.0,
+        open_files: ProcessReading::read().open_files_share(),
+        is_down: (0..snapshot.upstreams.len()).map(is_down).collect(),
+    }
+}
+
+fn announce(proxy: &Proxy, notice: &Notice) {
+    let Notice { alert, upstream, state, value, threshold, .. } = notice;
+    if *state == "begun" {
+        tracing::warn!(alert, upstream, value, threshold, "alert begun");
+    } else {
+        tracing::info!(alert, upstream, value, threshold, "alert ended");
+    }
+    if let Some(webhook) = &*lock(&proxy.webhook) {
+        webhook.send(notice);
+    }
+}
