@@ -1,53 +1,32 @@
 //! ringway: an `io_uring` HTTP/1.1 proxy, reverse and forward.
 //!
 //! One thread is one ring is one runtime. A request goes down this house and its answer comes back
-//! up, five calls at most from the listener to the ring; imports point down only (a test says so).
+//! up; a folder imports only from those below it, and no files import each other in a circle,
+//! except a few that `tests/tidy.rs` names with their reasons.
 //!
 //! ```text
-//!  main ── entry ── cli, lifecycle ──> server    start, signals, drain    demo   a server to ask
-//!                 workers     started, called back, let go
-//!                 reload      another configuration takes the first one's place
-//!                 handover    another process does     sockets, inherited    what is listened on
-//!                 supervisor, watched    the service manager; the configuration file
-//!                 control     its own thread: admin API, statistics, alerts, watch on memory
-//!                 health      asks a ringway that runs
-//!                 commands    look at a configuration: check, plan, explain and others
-//!                 doctor      looks for what on this machine is in the way
-//!                 bench       loads a server: connections, load, report; compare runs two
-//!  ─────────────────────────────────────────────────────────────────────────────────────────────
-//!  entry     thread ──> listener      one ring, its tasks, their end; room, accept, place
-//!  exchange  connection ──> exchange ──> delivery     a head, a request, its answer on its way
-//!                           way, forwarding           by a route, or to whatever a client asks for
-//!                           upload                    the request's body, beside all that
-//!                           hooking ──> inquiry, mirror   what a route's hooks say to it
-//!                           connect, upgrade ──> tunnel     bytes both ways
-//!                           answer, record            our own answers; counts and one line each
-//!  worker    worker, slot   what the tasks of a thread share; its client connections
-//!            cleanup        memory given back
-//!            room           who gives way to new clients at limits.clients
-//!            generation     a configuration in use, with what was made of it
-//!            arbiter        who gives a connection up that others wait for
-//!            access, ask      the forward proxy's rules, compiled; questions between threads
-//!  movers    route        where to
-//!            forward      who may use the forward proxy, and for what: policy, auth, target
-//!            hooks        what is done to a route's requests and answers beside passing them on
-//!            upstream     to whom: balance, resolve, names, race, destinations,
-//!                         pool (permits, queue, fair, tallies, idle, lease), prewarm
-//!            relay        one body, one direction, through leased chunks or a pipe
-//!            access_log   lines to a writer thread
-//!  words     notices, date, logging, account, guard (who may change something)
-//!            memory    usage, plan, watch: what there is, what may be needed, when it is short
-//!  ring      net, waits, accept, ops, buffers, pipes, deadlines, clock, memory, meters, runtime,
-//!            refusal, descriptor, hang_up, features
-//!            the only code that names tokio_uring or io_uring, and the only unsafe code
-//!            (below it, vendor/tokio-uring: the loop of a thread)
-//!  words     fault, config, ledger, metrics
-//!  http      head, lines, target, fields, names, wanted, framing, chunked, rewrite,
-//!            forwarded, edit, written
-//!            pure: bytes in, facts out
-//!  limits    every bound with its derivation
-//!  ─────────────────────────────────────────────────────────────────────────────────────────────
-//!  listener > connection > http::head > exchange > route > upstream > delivery > relay
+//!  cli            what was typed: run; check, plan, explain, doctor, bench and others
+//!  server         the process: start, signals, reload, handover, listeners, drain
+//!  admin          its own thread: API, metrics, statistics, alerts, cleanups
+//!  downstream     a client's connection: reads heads, goes idle, turns into a tunnel, lingers
+//!  exchange       one request and its answer: destination, hooked, forwarded, connect, upload,
+//!                 download, respond, record
+//!  worker         one thread: accept, slots, commands, configurations in use, who gives way
+//!  hooks          what is done to a route's requests and answers beside passing them on
+//!  forward_proxy  who may use it, and for what: access, policy, auth, lookup
+//!  routing        where to
+//!  upstream       to whom: balance, resolver, dial, pool, h1 (HTTP/1 towards an origin)
+//!  relay          one body, one direction, through leased chunks or a pipe; the outbox
+//!  observe        access_log, logging, metrics, connection_stats
+//!  memory         what there is of it, what may be needed, when it is short
+//!  admin_guard    who may change something
+//!  ring           the only code that names tokio_uring or io_uring, and the only unsafe code
+//!                 (below it, vendor/tokio-uring: the loop of a thread)
+//!  systemd        the service manager's protocol
+//!  ledger, fault  what memory is held for; what can go wrong, in a closed set
+//!  config         the file, variables and flags, read, checked and spelled back
+//!  http           pure: bytes in, facts out
+//!  limits         every bound with its derivation
 //! ```
 //!
 //! # Lexicon
@@ -57,8 +36,9 @@
 //! group of *origins*; an origin is a server, with one or more addresses. A forward request goes to
 //! a *target*, straight or by a *parent* proxy; a *tunnel* is what CONNECT or an upgrade makes. A
 //! *lease* is a connection, or memory, in the hands of one exchange. A *fault* is what went wrong
-//! with an exchange; a *close* is why a connection ended. An *idle* connection holds no buffer. A
-//! *generation* is a configuration in use; a worker that *drains* finishes what it has.
+//! with an exchange; a *close* is why a connection ended. A connection that is *idle* for a while
+//! is *parked*, and holds no buffer. A *generation* is a configuration in use; a worker that
+//! *drains* finishes what it has.
 //!
 //! # Invariants
 //!

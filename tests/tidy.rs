@@ -3,7 +3,7 @@
 //! Comes in: every Rust file of the repository. Goes out: one line per offence, `file:line: rule`.
 //! It judges text, not meaning: a rule that needs judgement belongs in a review.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,54 +14,40 @@ const FUNCTION_LINES_MAX: usize = 70;
 
 const COLUMNS_MAX: usize = 100;
 
-/// Who may import whom: a module uses what stands on its own floor or below it. The order is that
-/// of the drawing in `src/lib.rs`.
-const FLOORS: [&[&str]; 10] = [
-    &["limits"],
-    // Pure: bytes in, facts out.
-    &["http"],
-    // Words that everybody above shares.
-    &["fault", "config", "ledger", "metrics"],
-    &["ring"],
-    &["log_limit", "date", "logging", "connection_stats", "admin_guard", "memory"],
-    &["route", "forward", "hooks", "upstream", "access_log", "relay"],
-    &["mailbox", "access", "generation", "worker", "slot", "room", "arbiter", "cleanup"],
-    &[
-        "connection",
-        "exchange",
-        "respond",
-        "connect",
-        "download",
-        "forwarded",
-        "hooked",
-        "auth_request",
-        "mirror",
-        "record",
-        "tunnel",
-        "upgrade",
-        "upload",
-        "destination",
-    ],
-    &["listener", "thread"],
-    &[
-        "signals",
-        "server",
-        "reload",
-        "listeners",
-        "handover",
-        "inherited",
-        "systemd",
-        "config_watch",
-        "workers",
-        "control",
-        "cli",
-        "commands",
-        "demo",
-        "doctor",
-        "entry",
-        "health",
-        "bench",
-    ],
+/// The folders from top to bottom, as `src/lib.rs` draws them. A file imports from its own folder
+/// and from those below it; one that stands beside the folders counts as a folder.
+const FOLDERS: [&str; 21] = [
+    "cli",
+    "server",
+    "admin",
+    "downstream",
+    "exchange",
+    "worker",
+    "hooks",
+    "forward_proxy",
+    "routing",
+    "upstream",
+    "relay",
+    "observe",
+    "memory",
+    "admin_guard",
+    "ring",
+    "systemd",
+    "ledger",
+    "fault",
+    "config",
+    "http",
+    "limits",
+];
+
+/// Files that import each other in a circle, and why that is honest. A folder stands for any of its
+/// files.
+const HONEST_CIRCLES: [(&[&str], &str); 5] = [
+    (&["config"], "keys are read, checked, spelled back and compared by types of each other"),
+    (&["hooks", "hooks/guards", "hooks/plan"], "plans are loaded with those that were before"),
+    (&["relay", "relay/steps"], "a transfer, and its steps"),
+    (&["upstream/book", "upstream/permits", "upstream/tallies"], "one book, behind one lock"),
+    (&["upstream/idle", "upstream/lease", "upstream/pool", "upstream/queue"], "one pool"),
 ];
 
 /// Words that must not stay in a source file, and why.
@@ -83,8 +69,10 @@ struct Source {
 impl Source {
     /// The lines before the unit tests, which stand at the end of a file.
     fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        let is_code = |line: &&str| *line != "#[cfg(test)]";
-        self.text.lines().take_while(is_code).enumerate().map(|(index, line)| (index + 1, line))
+        let lines: Vec<_> = self.text.lines().collect();
+        let is_end = |two: &[&str]| two[0] == "#[cfg(test)]" && two[1].ends_with(" {");
+        let end = lines.windows(2).position(is_end).unwrap_or(lines.len());
+        lines.into_iter().take(end).enumerate().map(|(index, line)| (index + 1, line))
     }
 
     /// The same without comments, because those may name what code must not.
@@ -96,10 +84,11 @@ impl Source {
         self.path.starts_with(folder)
     }
 
-    /// The module below `src` that this file belongs to.
-    fn module(&self) -> &str {
-        let first = self.path.iter().nth(1).and_then(|name| name.to_str()).unwrap_or_default();
-        first.strip_suffix(".rs").unwrap_or(first)
+    /// The module below `src` that this file is, as `upstream/pool`.
+    fn module(&self) -> String {
+        let path = self.path.with_extension("");
+        let path = if path.ends_with("mod") { path.parent().unwrap_or(&path) } else { &path };
+        path.iter().skip(1).map(|step| step.to_string_lossy()).collect::<Vec<_>>().join("/")
     }
 }
 
@@ -135,46 +124,186 @@ fn offence(source: &Source, line: usize, rule: &str) -> String {
     format!("{}:{line}: {rule}", source.path.display())
 }
 
-fn floor(module: &str) -> Option<usize> {
-    FLOORS.iter().position(|modules| modules.contains(&module))
-}
-
 #[test]
 fn there_is_something_to_read() {
     assert!(sources("src").len() > 20 && sources("tests").len() > 10);
 }
 
 #[test]
-fn imports_do_not_point_up_the_house() {
+fn a_folder_imports_downwards() {
+    let sources = sources("src");
     let mut offences = Vec::new();
-    for source in sources("src") {
-        let module = source.module().to_owned();
-        if matches!(module.as_str(), "lib" | "main") {
-            continue;
-        }
-        let Some(own) = floor(&module) else {
-            offences.push(offence(&source, 1, "this module has no floor in tests/tidy.rs"));
+    for (source, imports) in imports(&sources) {
+        let Some(own) = floor(&source.module()) else {
+            offences.push(offence(source, 1, "this folder has no floor in tests/tidy.rs"));
             continue;
         };
-        for (number, line) in source.code() {
-            for other in line.split("crate::").skip(1).flat_map(imported) {
-                if floor(other).is_some_and(|other| other > own) {
-                    offences.push(offence(&source, number, &format!("{module} uses {other}")));
-                }
+        for (line, other) in imports {
+            if floor(&other).is_some_and(|floor| floor < own) {
+                offences.push(offence(source, line, &format!("{other} is above this folder")));
             }
         }
     }
     expect_none(&offences);
 }
 
-/// The modules that follow `crate::`, be it one name or a list in braces.
-fn imported(rest: &str) -> Vec<&str> {
-    fn name(text: &str) -> &str {
-        text.trim().split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
+fn floor(module: &str) -> Option<usize> {
+    let folder = module.split('/').next();
+    FOLDERS.iter().position(|floor| Some(*floor) == folder)
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let sources = sources("src");
+    let imports: BTreeMap<_, BTreeSet<_>> = imports(&sources)
+        .into_iter()
+        .map(|(source, found)| (source.module(), found.into_iter().map(|(_, to)| to).collect()))
+        .collect();
+    let reach = |from: &String| {
+        let (mut reached, mut open) = (BTreeSet::new(), vec![from]);
+        while let Some(module) = open.pop() {
+            let next = imports.get(module).into_iter().flatten();
+            open.extend(next.filter(|next| reached.insert((*next).clone())));
+        }
+        reached
+    };
+    let reached: BTreeMap<_, _> = imports.keys().map(|module| (module, reach(module))).collect();
+    let circles: BTreeSet<Vec<_>> = imports
+        .keys()
+        .filter(|module| reached[module].contains(*module))
+        .map(|module| {
+            let is_back = |other: &&String| {
+                reached.get(other).is_some_and(|reached| reached.contains(module))
+            };
+            reached[module].iter().filter(is_back).map(String::as_str).collect()
+        })
+        .collect();
+    let mut offences = Vec::new();
+    let is_honest = |circle: &Vec<&str>, files: &[&str]| match files {
+        [folder] => circle.iter().all(|file| file.split('/').next() == Some(folder)),
+        files => circle == files,
+    };
+    for circle in &circles {
+        if !HONEST_CIRCLES.iter().any(|(files, _)| is_honest(circle, files)) {
+            offences.push(format!("a circle of imports: {}", circle.join(", ")));
+        }
     }
-    match rest.strip_prefix('{') {
-        None => vec![name(rest)],
-        Some(list) => list.split(',').map(name).collect(),
+    for (files, _) in HONEST_CIRCLES {
+        if !circles.iter().any(|circle| is_honest(circle, files)) {
+            offences.push(format!("no circle any more: {}", files.join(", ")));
+        }
+    }
+    expect_none(&offences);
+}
+
+/// What each file of the program imports: lines, and modules as [`Source::module`] has them. Tests
+/// may import anything.
+fn imports(sources: &[Source]) -> Vec<(&Source, Vec<(usize, String)>)> {
+    let modules: BTreeSet<_> = sources.iter().map(Source::module).collect();
+    let is_test = |source: &&Source| {
+        let module = source.module();
+        let (folder, name) = module.rsplit_once('/').unwrap_or(("", &module));
+        let parent = sources.iter().find(|parent| parent.module() == folder);
+        let declared = format!("#[cfg(test)]\nmod {name};");
+        module.contains("/tests") || parent.is_some_and(|it| it.text.contains(&declared))
+    };
+    let is_root = |source: &&Source| matches!(&*source.module(), "lib" | "main");
+    let all = sources.iter().filter(|source| !is_root(source) && !is_test(source));
+    all.map(|source| (source, imports_of(source, &modules))).collect()
+}
+
+fn imports_of(source: &Source, modules: &BTreeSet<String>) -> Vec<(usize, String)> {
+    let own = source.module();
+    let is_folder = source.path.ends_with("mod.rs");
+    let mut is_shown = false;
+    let mut found = Vec::new();
+    for (line, code) in statements(source) {
+        // What a folder shows of its files it does not use.
+        is_shown |= code.trim_start().starts_with("pub") && code.contains(" use ");
+        for path in if is_shown { Vec::new() } else { paths(&code) } {
+            let mut base: Vec<_> = own.split('/').collect();
+            let mut steps = path.iter().map(String::as_str).peekable();
+            match path[0].as_str() {
+                "crate" => {
+                    base.clear();
+                    steps.next();
+                }
+                "self" => drop(steps.next()),
+                "super" => {
+                    while steps.next_if_eq(&"super").is_some() {
+                        base.pop();
+                    }
+                }
+                child if !is_folder || !modules.contains(&format!("{own}/{child}")) => continue,
+                _ => {}
+            }
+            base.extend(steps);
+            let mut starts = (1..=base.len()).rev().map(|count| base[..count].join("/"));
+            let module = starts.find(|module| modules.contains(module));
+            found.extend(module.filter(|module| *module != own).map(|module| (line, module)));
+        }
+        is_shown &= !code.trim_end().ends_with(';');
+    }
+    found
+}
+
+/// The code of a file, a use of several lines in one piece, with the line at which it begins.
+fn statements(source: &Source) -> Vec<(usize, String)> {
+    let mut statements: Vec<(usize, String)> = Vec::new();
+    for (number, line) in source.code() {
+        match statements.last_mut() {
+            Some((_, use_))
+                if use_.matches('{').count() > use_.matches('}').count()
+                    && use_.contains("use ") =>
+            {
+                use_.push_str(line.trim());
+            }
+            _ => statements.push((number, line.to_owned())),
+        }
+    }
+    statements
+}
+
+/// The paths in a piece of code, step by step; a list in braces gives one for each of its items.
+fn paths(code: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut before = ' ';
+    let mut rest = code;
+    while let Some(first) = rest.chars().next() {
+        if is_word(first) && !is_word(before) && !matches!(before, ':' | '.' | '"' | '{') {
+            rest = read_path(rest, &[], &mut found);
+            before = 'x';
+        } else {
+            rest = &rest[first.len_utf8()..];
+            before = first;
+        }
+    }
+    found
+}
+
+/// Reads one path, or a list of them, behind `start`; what follows.
+fn read_path<'a>(mut rest: &'a str, start: &[String], found: &mut Vec<Vec<String>>) -> &'a str {
+    let mut path = start.to_vec();
+    loop {
+        if let Some(list) = rest.strip_prefix('{') {
+            rest = list;
+            while !rest.is_empty() && !rest.starts_with('}') {
+                rest = read_path(rest.trim_start(), &path, found);
+                let end = rest.find([',', '}']).unwrap_or(rest.len());
+                rest = rest[end..].trim_start_matches(',').trim_start();
+            }
+            return rest.strip_prefix('}').unwrap_or(rest);
+        }
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        path.extend((end > 0).then(|| rest[..end].to_owned()));
+        match rest[end..].strip_prefix("::") {
+            Some(next) if end > 0 => rest = next,
+            _ => {
+                found.extend((path.len() > 1).then_some(path));
+                return &rest[end..];
+            }
+        }
     }
 }
 

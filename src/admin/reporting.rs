@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-
 use super::stats::{Answer, PoolReport, Report, Stats, Window};
 use crate::admin::proxy::Proxy;
 use crate::admin::units::{lock, mebibytes};

@@ -1,6 +1,7 @@
 //! What the control thread is started with.
 //!
-//! In goes what the workers share, with the logs and the socket of the API; nothing is started here.
+//! In goes what the workers share, with the logs and the socket of the API. Nothing is started
+//! here.
 
 use std::sync::Arc;
 

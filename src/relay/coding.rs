@@ -6,9 +6,8 @@
 use std::ops::Range;
 
 use crate::http::chunked::{ChunkError, ChunkScanner};
+use crate::relay::error::RelayError;
 use crate::ring::Run;
-
-use super::RelayError;
 
 /// How the sender delimits the body.
 #[derive(Clone, Copy, Debug)]

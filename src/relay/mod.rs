@@ -10,6 +10,7 @@
 //! sent yet stays in the kernel's buffer and no chunk is held there either.
 
 mod coding;
+mod error;
 pub mod outbox;
 mod steps;
 mod waiting;
@@ -19,8 +20,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use steps::{Ends, Moving, Step, add};
+use waiting::{Stall, is_past};
+
 use crate::config::HalfClose;
-use crate::http::chunked::ChunkError;
 use crate::ledger::{Budget, Ledger};
 use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
 use crate::ring::hang_up::unless_hung_up;
@@ -28,9 +31,8 @@ use crate::ring::waits::{poll_now, turn};
 use crate::ring::{ChunkPool, PipePool, Run, Socket, WaitError, clock};
 
 pub use coding::{Decoded, Decoder, Encoding};
-use steps::{Ends, Moving, Step, add};
+pub use error::RelayError;
 pub use waiting::{HANG_UP_AFTER, Receiver};
-use waiting::{Stall, is_past};
 
 /// What followed the body that a transfer has moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,24 +41,6 @@ pub enum Leftover {
     Nothing,
     /// The sender has sent more than the body.
     Excess,
-}
-
-/// Which side ended a transfer early, and how.
-#[derive(Debug)]
-pub enum RelayError {
-    /// The sender ended its side before the body was complete.
-    FromEnded,
-    FromFailed,
-    FromExpired,
-    /// There was no memory to move bytes through for as long as a sender may be silent.
-    NoChunk,
-    ToFailed,
-    ToExpired,
-    /// Somebody ended the wait from outside.
-    Interrupted,
-    Framing(ChunkError),
-    /// More payload than `payload_bytes_max`.
-    TooLarge,
 }
 
 /// A silence longer than this lets a tunnel give up what it holds.

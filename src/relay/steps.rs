@@ -6,12 +6,12 @@
 use std::cell::Cell;
 use std::io;
 
+use super::coding::{LEAD_BYTES, TAIL_BYTES, encode, limit_to_body};
+use super::{Decoder, Encoding, Pace, Transfer, from_broken, to_broken};
 use crate::ledger::Counted;
 use crate::observe::connection_stats::ConnectionStats;
+use crate::relay::error::RelayError;
 use crate::ring::{PIPE_BYTES, Pipe, Run, Socket, Spliced, clock};
-
-use super::coding::{LEAD_BYTES, TAIL_BYTES, encode, limit_to_body};
-use super::{Decoder, Encoding, Pace, RelayError, Transfer, from_broken, to_broken};
 
 /// The most that is received at once while chunks are few and the outgoing form cannot be left with
 /// the sender's socket.
