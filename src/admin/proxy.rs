@@ -1,7 +1,7 @@
 //! The running proxy, as the control thread sees it.
 //!
 //! In go the configuration, what the workers share and the moment of the start; out come readings
-//! that several parts of `control` need, and answers of workers that were asked something. It
+//! that several parts of `admin` need, and answers of workers that were asked something. It
 //! holds no task and decides nothing.
 
 use std::sync::{Arc, Mutex};

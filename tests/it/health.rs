@@ -1,7 +1,7 @@
 //! `ringway health` as container engines see it: what it prints, and its exit code.
 //!
 //! Comes in: a scripted server in place of a running ringway. Goes out: the command's two streams
-//! and its status. What is asked and how answers are read: the unit tests of `health`.
+//! and its status. What is asked and how answers are read: the unit tests of `cli::client`.
 
 use crate::support::{Origin, ringway, run};
 
