@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use crate::config::{Config, ParentConfig};
+use crate::config::{Config, ParentAddress, ParentConfig};
 use crate::connection::Client;
 use crate::fault::Fault;
 use crate::forward::{Checked, Outcome, Policy, Target, UserId, Verdict};
@@ -122,7 +122,8 @@ fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) ->
     let mut key = match hop {
         Hop::Direct => format!("http://{target}"),
         Hop::Parent(index) => {
-            let ParentConfig { name, host, port, .. } = parent(config, index);
+            let ParentConfig { name, address: ParentAddress { host, port, .. }, .. } =
+                parent(config, index);
             format!("parent {name} {host}:{port}")
         }
     };
@@ -204,7 +205,7 @@ pub async fn addresses(
     match hop {
         Hop::Parent(index) => {
             let parent = parent(config, index);
-            worker.unless_cut(names.look_up(&parent.host, parent.port)).await?
+            worker.unless_cut(names.look_up(&parent.address.host, parent.address.port)).await?
         }
         Hop::Direct => {
             let found = names.look_up(&target.host, target.port);

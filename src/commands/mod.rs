@@ -1,8 +1,9 @@
 //! The commands that look at a configuration and run no proxy: `check`, `plan`, `explain`,
-//! `dump-config`, `import`, and what shells and manuals want to know of the command line.
+//! `dump-config`, `import`, `schema`, and what shells and manuals want to know of the command line.
 //!
-//! In goes what was typed; out come text on standard output and an exit code. An error is one line
-//! on standard error. Nothing here changes anything: what is bound for a try is given back at once.
+//! In goes what was typed; out come text on standard output and an exit code. An error is a line on
+//! standard error for each mistake. Nothing here changes anything: what is bound for a try is given
+//! back at once.
 
 pub mod check;
 mod dump;
@@ -15,8 +16,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
-use crate::config::document;
-use crate::config::{ConfigError, EXIT_CONFIG};
+use crate::config::{self, ConfigError, EXIT_CONFIG, document};
 
 /// Why a command could not do its work.
 #[derive(Debug)]
@@ -44,6 +44,7 @@ pub fn run(cli: &Cli) -> Option<ExitCode> {
         Command::Plan { old, new } => plan::run(old, new),
         Command::DumpConfig { origin, json } => dump::run(cli, *origin, *json).map(Done::from),
         Command::Import { file } => document::import(file).map(Done::from).map_err(Failure::from),
+        Command::Schema => Ok(Done::from(format!("{:#}\n", config::schema()))),
         Command::Completions { shell } => Ok(Done::from(shell::completions(*shell))),
         Command::Man => shell::manual().map(Done::from),
     };
