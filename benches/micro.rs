@@ -13,15 +13,17 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringway::ledger::{Budget, Ledger};
 use ringway::metrics::WorkerMetrics;
 use ringway::ring::{Deadlines, HeadPool, runtime};
 use ringway::upstream::destinations::Destinations;
-use ringway::upstream::permits::{Permitted, PoolShared};
+use ringway::upstream::open_target;
+use ringway::upstream::permits::{Limits, PoolShared};
 use ringway::upstream::pool::{Pool, PoolLimits};
+use ringway::upstream::queue::Holder;
 
 fn pure(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pure");
@@ -63,7 +65,7 @@ fn silent_origin() -> SocketAddr {
     address
 }
 
-fn pool() -> Rc<Pool> {
+fn pool(shared: &Arc<PoolShared>) -> Rc<Pool> {
     let ledger = Arc::new(Ledger::default());
     let heads = HeadPool::new(8 * 1024, ledger.clone(), Rc::new(Budget::unlimited()));
     let limits = PoolLimits {
@@ -75,7 +77,7 @@ fn pool() -> Rc<Pool> {
     };
     let metrics = Arc::new(WorkerMetrics::default());
     let deadlines = Rc::new(Deadlines::default());
-    Pool::new(0, limits, PoolShared::new(100, 1), deadlines, heads, (ledger, metrics))
+    Pool::new(0, limits, shared.clone(), deadlines, heads, (ledger, metrics))
 }
 
 /// A connection's way out of the pool and back, with its watch.
@@ -89,17 +91,20 @@ fn checkout(criterion: &mut Criterion) {
         }
     };
     ring.block_on(async {
-        let pool = pool();
-        let Ok(Permitted::Open(permit)) = pool.permit(0).await else {
-            unreachable!("a pool of a hundred has room for one");
-        };
-        let destination = Rc::new(Destinations::default()).hold("origin");
-        let connected = pool.connect(&destination, address, permit, Instant::now()).await;
+        let limits = Limits { each: 100, ceiling: 100, ..Limits::default() };
+        let shared = PoolShared::new(limits, 1);
+        let pool = pool(&shared);
+        let group = || shared.group("origin");
+        let destination = Rc::new(Destinations::default()).hold("origin", group);
+        let connected = open_target(&pool, &destination, &[address], Holder::NOBODY, false).await;
         connected
             .unwrap_or_else(|fault| panic!("the origin is on loopback: {fault:?}"))
             .give_back();
         criterion.bench_function("pool/checkout_and_return", |bencher| {
-            bencher.iter(|| pool.take_idle(0).expect("it has just been returned").give_back());
+            bencher.iter(|| {
+                let lease = pool.take_idle(0, Holder::NOBODY);
+                lease.expect("it has just been returned").give_back();
+            });
         });
     });
     drop(ring);

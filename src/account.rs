@@ -1,11 +1,16 @@
 //! What one client connection is, does and holds, as the operator sees it.
 //!
 //! In go the steps of its exchanges; out come its phase, its counts and the bytes that it holds,
-//! for a list that is asked for now and then and for the choice of what to cut when memory is
-//! short. Cells of one thread: a step costs a store.
+//! for a list that is asked for now and then and for the choice of what to cut when memory, or a
+//! connection to an origin, is short. Cells of one thread: a step costs a store. The decision that
+//! it ends is kept here too: it stays until it has been carried out, however often somebody asks.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
 
+use crate::fault::Fault;
 use crate::ring::clock;
 
 /// What a connection is doing.
@@ -30,6 +35,29 @@ impl Phase {
             Self::Linger => "linger",
         }
     }
+}
+
+/// What somebody else has decided about a connection. It is a state and not an event: whoever is
+/// about to wait asks first, and whoever waits is woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    No,
+    /// The connection ends without another byte to the client.
+    Cut,
+    /// The exchange under way ends by this fault, which is answered where nothing of an answer has
+    /// been sent yet.
+    GiveUp(Fault),
+}
+
+/// Whose turn it is in an exchange: the one that was last waited for. While a body is uploaded
+/// beside an answer, both directions say so here, the later one last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitsOn {
+    Nobody,
+    ClientToSend,
+    ClientToTake,
+    OriginToTake,
+    OriginToAnswer,
 }
 
 /// A time on the coarse clock, in ticks of 16 ms: every idle connection has three of them.
@@ -58,8 +86,10 @@ pub struct Account {
     pub is_new: Cell<bool>,
     /// Between two requests, holding nothing: a drain may end it once a second has passed.
     pub is_resting: Cell<bool>,
-    /// Somebody has decided that it ends now.
-    pub is_cut: Cell<bool>,
+    ending: Cell<Ending>,
+    /// Of use in [`Phase::Exchange`]: who is to blame where nothing has moved for long. It stays
+    /// when the wait is over, until there is another one.
+    pub waits_on: Cell<WaitsOn>,
     phase: Cell<Phase>,
     phase_began: Cell<Moment>,
     pub requests: Cell<u32>,
@@ -67,9 +97,10 @@ pub struct Account {
     held_bytes: Cell<u32>,
     /// Bytes of chunks and pipes that a transfer holds at the moment.
     pub(crate) moving_bytes: Cell<u32>,
-    /// When a transfer last moved something.
+    /// When a transfer last moved something, in either direction. An exchange that has moved
+    /// nothing yet has been at it since [`Account::phase_began`]: the later of both counts.
     pub moved: Cell<Moment>,
-    /// From and to the client.
+    /// From and to the client, so far; what an exchange has moved is the difference of two looks.
     pub received: Cell<u64>,
     pub sent: Cell<u64>,
 }
@@ -81,7 +112,8 @@ impl Default for Account {
             born: now,
             is_new: Cell::new(true),
             is_resting: Cell::new(false),
-            is_cut: Cell::new(false),
+            ending: Cell::new(Ending::No),
+            waits_on: Cell::new(WaitsOn::Nobody),
             phase: Cell::new(Phase::Idle),
             phase_began: Cell::new(now),
             requests: Cell::new(0),
@@ -109,6 +141,66 @@ impl Account {
         self.phase_began.set(Moment::at_ms(now_ms));
     }
 
+    /// What has been decided about it.
+    pub fn ending(&self) -> Ending {
+        self.ending.get()
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.ending.get() == Ending::Cut
+    }
+
+    /// Whether what is under way shall not go on.
+    pub fn is_ended(&self) -> bool {
+        self.ending.get() != Ending::No
+    }
+
+    /// Decides that it ends, and wakes what waits without a descriptor ([`Self::unless_ended`]).
+    /// A cut is not taken back by a milder decision.
+    pub fn end(&self, ending: Ending) {
+        if !self.is_cut() {
+            self.ending.set(ending);
+        }
+        SLEEPERS.with_borrow(|sleepers| {
+            if let Some((_, waker)) = sleepers.get(&std::ptr::from_ref(self)) {
+                waker.wake_by_ref();
+            }
+        });
+    }
+
+    /// The fault that an exchange has come to which failed by `fault`: what somebody has decided
+    /// goes before what that looked like. An exchange that was given up has then been; a cut stays.
+    pub fn settle(&self, fault: Fault) -> Fault {
+        match self.ending.get() {
+            Ending::No => fault,
+            Ending::Cut => Fault::Stopping,
+            Ending::GiveUp(reason) => {
+                self.ending.set(Ending::No);
+                reason
+            }
+        }
+    }
+
+    /// Awaits what holds neither a buffer nor a pending operation, unless it has been decided, or
+    /// is decided meanwhile, that it shall not go on. To be polled by the connection's own task.
+    pub async fn unless_ended<F: Future>(&self, wait: F) -> Result<F::Output, Fault> {
+        let mut wait = std::pin::pin!(wait);
+        let mut sleeper = None;
+        poll_fn(|cx| {
+            match self.ending.get() {
+                Ending::No => {}
+                Ending::Cut => return Poll::Ready(Err(Fault::Stopping)),
+                Ending::GiveUp(fault) => return Poll::Ready(Err(fault)),
+            }
+            if let Poll::Ready(output) = wait.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            sleeper.get_or_insert_with(|| Sleeper::new(self, cx.waker()));
+            Poll::Pending
+        })
+        .await
+    }
+
     pub fn hold(&self, bytes: usize) {
         self.held_bytes.set(self.held_bytes.get().saturating_add(bytes as u32));
     }
@@ -123,9 +215,84 @@ impl Account {
     }
 }
 
+thread_local! {
+    /// The tasks that wait without a descriptor, with how many such waits each has. Not in the
+    /// account, which every idle connection has.
+    static SLEEPERS: RefCell<HashMap<*const Account, (u32, Waker)>> = RefCell::default();
+}
+
+/// A wait by which a task is in the list.
+struct Sleeper<'a>(&'a Account);
+
+impl<'a> Sleeper<'a> {
+    fn new(account: &'a Account, waker: &Waker) -> Self {
+        SLEEPERS.with_borrow_mut(|sleepers| {
+            sleepers.entry(account).or_insert_with(|| (0, waker.clone())).0 += 1;
+        });
+        Self(account)
+    }
+}
+
+impl Drop for Sleeper<'_> {
+    fn drop(&mut self) {
+        // A task can outlive the thread's variables by its last destructors.
+        let _ = SLEEPERS.try_with(|sleepers| {
+            let mut sleepers = sleepers.borrow_mut();
+            let place = std::ptr::from_ref(self.0);
+            if let Some((count, _)) = sleepers.get_mut(&place) {
+                *count -= 1;
+                if *count == 0 {
+                    sleepers.remove(&place);
+                }
+            }
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn wakes(account: &Account, decide: impl FnOnce()) -> Option<Result<(), Fault>> {
+        let mut wait = std::pin::pin!(account.unless_ended(std::future::pending()));
+        let woken = std::sync::Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut cx = std::task::Context::from_waker(&waker);
+        assert!(wait.as_mut().poll(&mut cx).is_pending());
+        decide();
+        assert!(woken.0.load(std::sync::atomic::Ordering::Relaxed));
+        match wait.poll(&mut cx) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
+
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicBool);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_decision_wakes_what_waits_and_is_seen_by_what_begins_to_wait_later() {
+        let account = Account::default();
+        let give_up = Ending::GiveUp(Fault::PoolTimeout);
+        let woken = wakes(&account, || account.end(give_up));
+        assert_eq!(woken, Some(Err(Fault::PoolTimeout)));
+        assert_eq!(account.settle(Fault::OriginClosed), Fault::PoolTimeout);
+        assert_eq!(account.settle(Fault::OriginClosed), Fault::OriginClosed);
+        let woken = wakes(&account, || account.end(Ending::Cut));
+        assert_eq!(woken, Some(Err(Fault::Stopping)));
+        account.end(give_up);
+        let mut later = std::pin::pin!(account.unless_ended(std::future::ready(())));
+        assert_eq!(crate::ring::waits::poll_now(&mut later), Some(Err(Fault::Stopping)));
+        assert_eq!(account.settle(Fault::OriginClosed), Fault::Stopping);
+        assert!(account.is_cut());
+        SLEEPERS.with_borrow(|sleepers| assert!(sleepers.is_empty()));
+    }
 
     #[test]
     fn moments_outlive_the_numbers_that_they_are_kept_in() {

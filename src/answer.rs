@@ -22,7 +22,6 @@ use crate::http::names::Known;
 use crate::http::rewrite::{self, ConnectionOut, Simple};
 use crate::http::{Method, TargetForm};
 use crate::record::Record;
-use crate::relay;
 use crate::ring::Waited;
 use crate::seat::Seat;
 use crate::worker::{Sent, Unsent};
@@ -123,7 +122,9 @@ async fn for_ringway(
     };
     let _ = worker.shared.control.send(ask);
     let answered = tokio::time::timeout(CONTROL_PATIENCE, answer);
-    let Ok(Ok(body)) = worker.unless_cut(answered).await? else { return Err(Fault::Internal) };
+    let Ok(Ok(body)) = client.account.unless_ended(answered).await? else {
+        return Err(Fault::Internal);
+    };
     own_answer(client, 200, &body, JSON, record).await
 }
 
@@ -219,7 +220,12 @@ pub(crate) async fn refuse_as(
     record: &mut Record,
     dress: Option<&Dress<'_>>,
 ) -> After {
+    let fault = client.account.settle(fault);
     record.failed(fault);
+    if client.account.is_cut() {
+        client.socket.reset_on_close();
+        return After::Close(Close::Cut);
+    }
     let pool_status = client.generation.config.timeouts.pool_status.code();
     let Some(status) = fault.status(pool_status) else {
         return After::Close(Close::ClientGone);
@@ -328,10 +334,8 @@ pub async fn finish_sending<T>(
 
 /// Sends `rest` to a client that is slower than the answer.
 pub async fn send_rest(client: &Client<'_>, rest: &[u8]) -> Result<(), Fault> {
-    let worker = client.worker;
-    let stall = client.generation.config.timeouts.write;
-    match relay::send_all(client.socket, rest, &worker.deadlines, stall).await {
-        Ok(_) => Ok(()),
+    match client.receiver().send_all(rest).await {
+        Ok(()) => Ok(()),
         Err(Waited::Expired) => Err(Fault::ClientWriteTimeout),
         Err(Waited::Interrupted | Waited::Failed(_)) => Err(Fault::ClientGone),
     }

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::generation::Snapshot;
 use crate::ledger::Budget;
+use crate::room::{Census, Offer};
 
 pub use crate::ledger::Level;
 
@@ -24,6 +25,14 @@ pub enum Ask {
     Connections { reply: oneshot::Sender<Vec<ConnectionInfo>> },
     /// Ends the connection `id`. The answer says whether there was one.
     End { id: u64, reply: oneshot::Sender<bool> },
+    /// Which connections would give way to new clients first.
+    Offer { reply: oneshot::Sender<Offer> },
+    /// Has so many of them give way.
+    GiveWay { count: usize },
+    /// How many connections each client address holds.
+    Census { reply: oneshot::Sender<Census> },
+    /// Ends up to so many heads of that address that do not get on.
+    EndHeads { address: u128, count: usize },
     /// Gives memory back.
     Clean { level: Level, reply: oneshot::Sender<Cleaned> },
     /// Puts a configuration in use.

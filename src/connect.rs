@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::answer;
 use crate::connection::Client;
-use crate::exchange::{self, After, INTERIM_ANSWERS_MAX};
+use crate::exchange::{self, After, INTERIM_ANSWERS_MAX, unless_gone};
 use crate::fault::Fault;
 use crate::forward::Target;
 use crate::forwarding::{self, Hop};
@@ -19,7 +19,8 @@ use crate::hooking;
 use crate::http::head::ResponseHead;
 use crate::http::{Method, rewrite};
 use crate::record::Record;
-use crate::relay;
+use crate::relay::HANG_UP_AFTER;
+use crate::ring::hang_up::unless_hung_up;
 use crate::ring::{Socket, Waited};
 use crate::tunnel::Tunnel;
 
@@ -76,8 +77,9 @@ async fn reach(client: &Client<'_>, target: &Target, hop: Hop) -> Result<Reached
             reached => return reached,
         }
     }
-    let addresses = forwarding::addresses(client, target, Hop::Direct, true).await?;
-    let (socket, address) = client.worker.pool.race(&addresses).await?;
+    let addresses = forwarding::addresses(client, target, Hop::Direct, true);
+    let addresses = unless_gone(client, addresses).await?;
+    let (socket, address) = unless_gone(client, client.worker.pool.race(&addresses)).await?;
     Ok(Reached { socket, address, early: Vec::new() })
 }
 
@@ -85,22 +87,20 @@ async fn reach(client: &Client<'_>, target: &Target, hop: Hop) -> Result<Reached
 async fn by_parent(client: &Client<'_>, target: &Target, index: usize) -> Result<Reached, Fault> {
     let worker = client.worker;
     let Generation { config, gate, .. } = &*client.generation;
-    let addresses = forwarding::addresses(client, target, Hop::Parent(index), true).await?;
-    let (socket, address) = worker.pool.race(&addresses).await?;
-    let _dial = worker.pool.watch(&socket);
+    let addresses = forwarding::addresses(client, target, Hop::Parent(index), true);
+    let addresses = unless_gone(client, addresses).await?;
+    let (socket, address) = unless_gone(client, worker.pool.race(&addresses)).await?;
+    let _attached = client.seat.attach(&socket);
     let parent = forwarding::parent(config, index);
     let mut request = Vec::new();
     let authority = target.to_string();
     let login = gate.parent_logins[index].as_bytes();
     rewrite::connect(&mut request, authority.as_bytes(), login);
-    let timeouts = &config.timeouts;
-    relay::send_all(&socket, &request, &worker.deadlines, timeouts.write).await.map_err(
-        |waited| match waited {
-            Waited::Expired => Fault::OriginWriteTimeout,
-            Waited::Interrupted => Fault::Stopping,
-            Waited::Failed(_) => Fault::OriginClosed,
-        },
-    )?;
+    client.origin(&socket).send_all(&request).await.map_err(|waited| match waited {
+        Waited::Expired => Fault::OriginWriteTimeout,
+        Waited::Interrupted => Fault::Stopping,
+        Waited::Failed(_) => Fault::OriginClosed,
+    })?;
     let early = parents_answer(client, &socket, &parent.name).await?;
     Ok(Reached { socket, address, early })
 }
@@ -119,7 +119,14 @@ async fn parents_answer(
     let mut buffer = worker.heads.lease();
     loop {
         let limit = deadline.saturating_duration_since(Instant::now());
-        let (received, back) = socket.recv(buffer, &worker.deadlines, limit).await;
+        let soon = limit.min(HANG_UP_AFTER);
+        let (mut received, mut back) = socket.recv(buffer, &worker.deadlines, soon).await;
+        if matches!(received, Err(Waited::Expired)) {
+            let wait = socket.recv(back, &worker.deadlines, limit.saturating_sub(soon));
+            let watch = (config.server.half_close, &*worker.deadlines);
+            let watched = unless_hung_up(wait, socket, client.socket, watch).await;
+            (received, back) = watched.ok_or(Fault::ClientGone)?;
+        }
         buffer = back;
         match received {
             Ok(1..) => {}

@@ -9,8 +9,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::account::{Account, Phase};
+use crate::account::{Account, Moment, Phase, WaitsOn};
 use crate::answer;
+use crate::config::HalfClose;
 use crate::exchange::{self, After};
 use crate::fault::{Close, Fault};
 use crate::generation::Generation;
@@ -20,10 +21,12 @@ use crate::http::head::{HeadError, RequestHead, ResponseHead};
 use crate::http::rewrite::{BodyOut, ConnectionOut, ForwardedFor};
 use crate::http::written::Written;
 use crate::ledger::Kind;
+use crate::relay::Receiver;
 use crate::ring::waits::turn;
 use crate::ring::{HeadBuffer, NoRoom, Socket, Waited, clock};
 use crate::seat::Seat;
 use crate::tunnel::{self, Tunnel};
+use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 
 /// Silence after which a connection gives its buffers back. A busy client is never that slow, and
@@ -67,11 +70,12 @@ pub fn serve(seat: Seat) -> impl Future<Output = ()> + 'static {
             let rested = seat.rest(spent).await;
             seat.set_resting(false);
             match rested {
-                Ok(()) => {}
+                Ok(_) => {}
                 Err(Waited::Expired) => break Close::Idle,
+                Err(Waited::Interrupted) if seat.gives_way() => break Close::GaveWay,
                 // A drain ends what rests; what has arrived in the meantime is still answered.
                 Err(Waited::Interrupted) => match seat.socket().try_peek(&mut [0]) {
-                    Ok(1..) => {}
+                    Ok(1..) if !seat.account().is_cut() => {}
                     _ => break Close::Stopping,
                 },
                 Err(Waited::Failed(_)) => break Close::ClientGone,
@@ -83,9 +87,12 @@ pub fn serve(seat: Seat) -> impl Future<Output = ()> + 'static {
             // Unread input would turn the close into a reset, which can take the answer's tail with
             // it (RFC 9112 §9.6).
             Close::Answered => matches!(seat.socket().try_peek(&mut [0]), Ok(1..)),
-            Close::Cut | Close::ClientDone | Close::Idle | Close::ClientGone | Close::Stopping => {
-                false
-            }
+            Close::Cut
+            | Close::ClientDone
+            | Close::Idle
+            | Close::ClientGone
+            | Close::GaveWay
+            | Close::Stopping => false,
         };
         if is_lingering {
             seat.account().enter(Phase::Linger, clock::coarse_ms());
@@ -113,11 +120,14 @@ enum Pause {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Client<'a> {
     pub worker: &'a Rc<Worker>,
+    pub seat: &'a Seat,
     /// By which the request under way is served.
     pub generation: Rc<Generation>,
     pub socket: &'a Socket,
     pub peer: SocketAddr,
     pub account: &'a Account,
+    /// As the pool knows it.
+    pub holder: Holder,
     /// What was received and not yet consumed; begins with the head of the request under way.
     pub inbox: HeadBuffer,
     pub request: RequestHead,
@@ -148,10 +158,12 @@ async fn converse(seat: &Seat) -> Pause {
     let address = seat.peer().ip().to_canonical();
     let mut client = Client {
         worker,
+        seat,
         generation: worker.generation(),
         socket: seat.socket(),
         peer: seat.peer(),
         account: seat.account(),
+        holder: seat.holder(),
         inbox: worker.heads.lease(),
         request: RequestHead::new(),
         sent_request: RefCell::new(Written::nothing()),
@@ -231,7 +243,7 @@ impl Client<'_> {
                         self.head_began_ms = clock::coarse_ms();
                         self.account.enter(Phase::Head, self.head_began_ms);
                     }
-                    Ok(false) => {}
+                    Ok(false) => self.account.moved.set(Moment::at_ms(clock::coarse_ms())),
                     Err(error) => return Next::Fault(Fault::ClientHead(error)),
                 }
             }
@@ -270,12 +282,39 @@ impl Client<'_> {
                 }
                 Ok(0) if self.inbox.is_empty() => return Next::Close(Close::ClientDone),
                 Ok(0) => return Next::Fault(Fault::ClientGone),
-                Err(Waited::Interrupted) if seat.is_cut() => return Next::Close(Close::Cut),
+                Err(Waited::Interrupted) if self.account.is_cut() => {
+                    return Next::Close(Close::Cut);
+                }
+                Err(Waited::Interrupted) if seat.gives_way() => return Next::Close(Close::GaveWay),
                 Ok(_) | Err(Waited::Interrupted) => {}
                 Err(Waited::Expired) if self.inbox.is_empty() => return Next::Rest(limit),
                 Err(Waited::Expired) => return Next::Fault(Fault::ClientHeadTimeout),
                 Err(Waited::Failed(_)) => return Next::Close(Close::ClientGone),
             }
+        }
+    }
+
+    /// The client, as somebody that is sent to.
+    pub fn receiver(&self) -> Receiver<'_> {
+        let config = &self.generation.config;
+        Receiver {
+            socket: self.socket,
+            deadlines: &self.worker.deadlines,
+            stall: config.timeouts.client_write,
+            half_close: config.server.half_close,
+            account: Some((self.account, WaitsOn::ClientToTake)),
+        }
+    }
+
+    /// An origin on whose `socket` the request is sent, as somebody that is sent to.
+    pub fn origin<'s>(&'s self, socket: &'s Socket) -> Receiver<'s> {
+        let config = &self.generation.config;
+        Receiver {
+            socket,
+            deadlines: &self.worker.deadlines,
+            stall: config.timeouts.read,
+            half_close: HalfClose::Keep,
+            account: Some((self.account, WaitsOn::OriginToTake)),
         }
     }
 

@@ -5,6 +5,7 @@
 //! read to its end, before a slow client has taken it. An answer that its origin cuts short is cut
 //! short for the client too, in a way that cannot be taken for its end.
 
+use crate::account::WaitsOn;
 use crate::answer::send_rest;
 use crate::connection::Client;
 use crate::date::DATE_BYTES;
@@ -14,10 +15,10 @@ use crate::http::chunked::{ChunkScanner, LAST_CHUNK};
 use crate::http::rewrite::{BodyOut, ConnectionOut, ResponseRewrite};
 use crate::http::{BodyLength, Version};
 use crate::record::Record;
-use crate::relay::{Broken, Control, Decoder, Encoding, Moved, Patience, Transfer};
+use crate::relay::{Broken, Control, Decoder, Encoding, Moved, Transfer};
 use crate::ring::{HeadBuffer, Socket};
+use crate::seat::Reached;
 use crate::upload::Progress;
-use crate::upstream::lease::Lease;
 use crate::way::Way;
 use crate::worker::{Sent, Unsent};
 
@@ -65,7 +66,7 @@ impl Plan {
 /// Passes the answer in `client.response`, whose bytes begin `buffer`, on to the client.
 pub(crate) async fn deliver(
     client: &Client<'_>,
-    lease: Lease,
+    lease: Reached<'_>,
     mut buffer: HeadBuffer,
     way: &Way,
     progress: &Progress,
@@ -110,9 +111,8 @@ pub(crate) async fn deliver(
         {
             return Ok(gone(client, record, fault));
         }
-        // While the client still uploads, the upload sees it go away.
-        let is_watching = !progress.is_running();
-        let passed = pass_body(client, lease.socket(), &plan, is_watching, control).await;
+        lease.begin_stream();
+        let passed = pass_body(client, lease.socket(), &plan, control).await;
         record.moved(0, control.sent.get());
         let moved = match passed {
             Ok(moved) => moved,
@@ -151,23 +151,21 @@ async fn pass_body(
     client: &Client<'_>,
     origin: &Socket,
     plan: &Plan,
-    is_watching: bool,
     control: &Control,
 ) -> Result<Moved, Broken> {
     let worker = client.worker;
     let config = &client.generation.config;
     let transfer = Transfer {
         chunks: &worker.chunks,
-        deadlines: &worker.deadlines,
         from: origin,
-        to: client.socket,
-        patience: Patience { silence: config.timeouts.read, rate_min: 0 },
-        stall: config.timeouts.write,
+        to: client.receiver(),
+        silence: config.timeouts.read,
+        sender: WaitsOn::OriginToAnswer,
+        memory: (&worker.ledger, &worker.budget),
         operation_chunks: config.buffers.operation_chunks,
         is_fixed: config.buffers.fixed_operations,
         pipes: Some(&worker.pipes),
         is_exact: false,
-        is_watching,
         payload_bytes_max: u64::MAX,
         control,
         account: client.account,
@@ -175,9 +173,7 @@ async fn pass_body(
     };
     let moved = transfer.run(plan.decoder, plan.encoding).await?;
     if plan.encoding == Encoding::Chunked {
-        crate::relay::send_all(client.socket, LAST_CHUNK, &worker.deadlines, config.timeouts.write)
-            .await
-            .map_err(|_| Broken::ToFailed)?;
+        client.receiver().send_all(LAST_CHUNK).await.map_err(|_| Broken::ToFailed)?;
         control.sent.set(control.sent.get() + LAST_CHUNK.len() as u64);
     }
     Ok(moved)
@@ -187,7 +183,7 @@ async fn pass_body(
 /// for the answer's end.
 fn gone(client: &Client<'_>, record: &mut Record, fault: Fault) -> After {
     client.socket.reset_on_close();
-    record.failed(fault);
+    record.failed(client.account.settle(fault));
     After::Close(Close::ClientGone)
 }
 
@@ -199,11 +195,12 @@ fn cut(client: &Client<'_>, broken: &Broken, record: &mut Record) -> After {
         Broken::FromExpired => (Fault::OriginReadTimeout, Close::Cut),
         Broken::Framing(error) => (Fault::OriginChunk(*error), Close::Cut),
         Broken::TooLarge => (Fault::Internal, Close::Cut),
+        Broken::NoChunk => (Fault::Overloaded, Close::Cut),
         Broken::Interrupted => (Fault::Stopping, Close::Cut),
         Broken::ToExpired => (Fault::ClientWriteTimeout, Close::ClientGone),
         Broken::ToFailed => (Fault::ClientGone, Close::ClientGone),
     };
-    record.failed(fault);
+    record.failed(client.account.settle(fault));
     client.socket.reset_on_close();
     After::Close(close)
 }

@@ -8,8 +8,11 @@
 //! chosen in one place.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
+use crate::account::{Ending, WaitsOn};
 use crate::answer::{self, Served};
 use crate::connect;
 use crate::connection::Client;
@@ -21,8 +24,8 @@ use crate::http::head::HeadError;
 use crate::http::rewrite;
 use crate::http::{Method, Version};
 use crate::record::Record;
-use crate::relay::{self, WATCH_AFTER};
-use crate::ring::hang_up::unless_hung_up;
+use crate::relay::HANG_UP_AFTER;
+use crate::ring::hang_up::{dropped_if_hung_up, unless_hung_up};
 use crate::ring::{HeadBuffer, NoRoom, Waited, clock};
 use crate::tunnel::Tunnel;
 use crate::upgrade;
@@ -52,6 +55,16 @@ pub async fn run(client: &mut Client<'_>) -> After {
     };
     // The record quotes the head, so that this comes before the head is forgotten.
     record.write(client);
+    match client.account.ending() {
+        Ending::No => {}
+        // A tunnel sees it for itself, and has the record.
+        Ending::Cut if matches!(after, After::Tunnel(_)) => {}
+        Ending::Cut => return After::Close(Close::Cut),
+        // It came too late.
+        Ending::GiveUp(fault) => {
+            client.account.settle(fault);
+        }
+    }
     if matches!(after, After::Reuse) {
         client.inbox.consume(client.request_bytes);
     }
@@ -78,37 +91,81 @@ async fn forward(client: &mut Client<'_>, record: &mut Record) -> Result<After, 
         Found::Way(way) => way,
         Found::Answered(after) => return Ok(after),
     };
-    let is_repeatable = body.is_whole() && client.request.method.is_idempotent();
-    let mut is_repeated = false;
-    let fault = loop {
-        record.wait_for_pool(&way);
-        let lease = match way.checkout(client, is_repeated).await {
-            Ok(lease) => lease,
-            // Of this attempt, nothing has been sent.
-            Err(fault) if way.tries_again(client, Setback::Fault(fault)) => continue,
-            Err(fault) => break fault,
-        };
-        record.connected(&lease);
-        let may_repeat = lease.is_reused && !is_repeated;
-        is_repeated = true;
-        match attempt(client, lease, &mut way, &body, record).await {
+    let fault = match body.arrive(client, record).await {
+        Ok(()) => match try_until_served(client, &mut way, &body, record).await {
             Ok(after) => return Ok(after),
-            Err(Failed::Unsent) if may_repeat => {}
-            Err(Failed::Unanswered) if may_repeat && is_repeatable => {}
-            Err(Failed::Unwelcome) => {}
-            Err(failed) => {
-                let fault = failed.fault();
-                if !is_repeatable || !way.tries_again(client, Setback::Fault(fault)) {
-                    break fault;
-                }
-            }
-        }
+            Err(fault) => fault,
+        },
+        Err(fault) => fault,
     };
     match &mut way {
         // Its own pages and fields are for the errors of a route too.
         Way::Hooked(hooking) => Ok(Box::pin(hooking::refuse(client, hooking, fault, record)).await),
         Way::Route(_) | Way::Forward(_) => Err(fault),
     }
+}
+
+async fn try_until_served(
+    client: &mut Client<'_>,
+    way: &mut Way,
+    body: &RequestBody,
+    record: &mut Record,
+) -> Result<After, Fault> {
+    let is_repeatable = body.is_whole() && client.request.method.is_idempotent();
+    let mut is_repeated = false;
+    loop {
+        record.wait_for_pool(way);
+        let lease = {
+            // Pinned, because a future that is passed by value is copied.
+            let checkout = std::pin::pin!(way.checkout(client, is_repeated));
+            unless_gone(client, checkout).await
+        };
+        let lease = match lease {
+            Ok(lease) => lease,
+            Err(fault) if client.account.is_ended() || fault == Fault::ClientGone => {
+                return Err(fault);
+            }
+            // Of this attempt, nothing has been sent.
+            Err(fault) if way.tries_again(client, Setback::Fault(fault)) => continue,
+            Err(fault) => return Err(fault),
+        };
+        record.connected(&lease);
+        let may_repeat = lease.is_reused && !is_repeated;
+        is_repeated = true;
+        match attempt(client, lease, way, body, record).await {
+            Ok(after) => return Ok(after),
+            Err(failed) if client.account.is_ended() => return Err(failed.fault()),
+            Err(Failed::Unsent) if may_repeat => {}
+            Err(Failed::Unanswered) if may_repeat && is_repeatable => {}
+            Err(Failed::Unwelcome) => {}
+            Err(failed) => {
+                let fault = failed.fault();
+                if !is_repeatable || !way.tries_again(client, Setback::Fault(fault)) {
+                    return Err(fault);
+                }
+            }
+        }
+    }
+}
+
+/// Awaits a connection, unless it is decided that the exchange ends or the client goes away during
+/// a wait that is worth watching. What is dropped half-way closes what it has opened.
+pub(crate) async fn unless_gone<T>(
+    client: &Client<'_>,
+    wait: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let mut wait = std::pin::pin!(client.account.unless_ended(wait));
+    // Mostly there is one at rest, or its origin answers at once.
+    if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await {
+        return output?;
+    }
+    if let Ok(output) = tokio::time::timeout(HANG_UP_AFTER, wait.as_mut()).await {
+        return output?;
+    }
+    let half_close = client.generation.config.server.half_close;
+    let watch = (half_close, &*client.worker.deadlines);
+    let watched = dropped_if_hung_up(wait, client.socket, watch).await;
+    watched.ok_or(Fault::ClientGone)??
 }
 
 /// How one attempt on one connection failed.
@@ -140,12 +197,14 @@ impl From<Fault> for Failed {
 
 async fn attempt(
     client: &mut Client<'_>,
-    mut lease: Lease,
+    lease: Lease,
     way: &mut Way,
     body: &RequestBody,
     record: &mut Record,
 ) -> Result<After, Failed> {
     let worker = client.worker;
+    let mut lease = client.seat.reach(lease);
+    client.account.waits_on.set(WaitsOn::OriginToAnswer);
     send_request(client, &lease, way, body).await?;
     lease.expect_reply();
     let generation = client.generation.clone();
@@ -160,7 +219,8 @@ async fn attempt(
         body,
         &progress
     ));
-    let mut upload = Upload::new(rest, &client_socket, &origin_socket, &progress);
+    let mut upload =
+        Upload::new(rest, &client_socket, &origin_socket, &progress, &worker.deadlines);
     let reply = {
         let reply = std::pin::pin!(read_reply(client, &mut lease, &progress));
         upload.beside(reply).await
@@ -175,25 +235,21 @@ async fn attempt(
     let buffer = match reply {
         Ok(buffer) => buffer,
         Err(failed) => {
-            upload.end().await;
-            record.moved(progress.control.received.get(), 0);
+            record.moved(upload.end().await, 0);
             return Err(failed);
         }
     };
     let is_uploaded = progress.is_complete();
     if client.response.status == 101 {
-        upload.end().await;
-        record.moved(progress.control.received.get(), 0);
+        record.moved(upload.end().await, 0);
         return Ok(upgrade::switch(client, lease, &buffer, is_uploaded, record).await?);
     }
     if client.response.status == 407 && way.refuses_us(client) {
-        upload.end().await;
-        record.moved(progress.control.received.get(), 0);
+        record.moved(upload.end().await, 0);
         return Err(Fault::ParentRefused.into());
     }
     if let Some(instead) = way.instead(client, &buffer, body) {
-        upload.end().await;
-        record.moved(progress.control.received.get(), 0);
+        record.moved(upload.end().await, 0);
         return Box::pin(way.answer_instead(client, instead, record)).await;
     }
     record.answered(client.response.status);
@@ -251,14 +307,11 @@ pub(crate) async fn send_to_origin(
         Err(Unsent::Refused(never)) => match never {},
     };
     if let Some(rest) = rest {
-        let stall = client.generation.config.timeouts.write;
-        relay::send_all(lease.socket(), &rest, &worker.deadlines, stall).await.map_err(
-            |waited| match waited {
-                Waited::Expired => Failed::Fault(Fault::OriginWriteTimeout),
-                Waited::Interrupted => Failed::Fault(Fault::Stopping),
-                Waited::Failed(_) => Failed::Unanswered,
-            },
-        )?;
+        client.origin(lease.socket()).send_all(&rest).await.map_err(|waited| match waited {
+            Waited::Expired => Failed::Fault(Fault::OriginWriteTimeout),
+            Waited::Interrupted => Failed::Fault(Fault::Stopping),
+            Waited::Failed(_) => Failed::Unanswered,
+        })?;
     }
     Ok(())
 }
@@ -275,7 +328,7 @@ async fn read_reply(
     let mut interims = 0;
     client.response.reset();
     let read = client.generation.config.timeouts.read;
-    let (mut received, mut buffer) = lease.recv(read.min(WATCH_AFTER)).await;
+    let (mut received, mut buffer) = lease.recv(read.min(HANG_UP_AFTER)).await;
     loop {
         if matches!(received, Err(Waited::Expired)) {
             (received, buffer) = wait_on(client, lease, buffer, progress).await?;
@@ -311,7 +364,7 @@ async fn read_reply(
             client.response.reset();
         }
         buffer.make_room(client.generation.head_limits.head_bytes).map_err(no_room)?;
-        (received, buffer) = lease.recv_more(buffer, read.min(WATCH_AFTER)).await;
+        (received, buffer) = lease.recv_more(buffer, read.min(HANG_UP_AFTER)).await;
     }
 }
 
@@ -323,7 +376,7 @@ pub(crate) fn no_room(reason: NoRoom) -> Fault {
     }
 }
 
-/// Goes on waiting for an answer that did not come within a second. `timeouts.read` counts from the
+/// Goes on waiting for an answer that did not come at once. `timeouts.read` counts from the
 /// end of the upload. A client that goes away meanwhile ends the wait, so that a long poll does not
 /// keep a connection to the origin for nobody; while the client uploads, the upload sees that.
 async fn wait_on(
@@ -333,11 +386,25 @@ async fn wait_on(
     progress: &Progress,
 ) -> Result<(Result<usize, Waited>, HeadBuffer), Failed> {
     let read = client.generation.config.timeouts.read;
-    let began_ms = clock::coarse_ms().saturating_sub(WATCH_AFTER.as_millis() as u64);
+    let began_ms = clock::coarse_ms().saturating_sub(HANG_UP_AFTER.as_millis() as u64);
+    let origin = lease.socket().clone();
     while progress.is_running() {
-        let (received, back) = lease.recv_more(buffer, WATCH_AFTER).await;
-        if !matches!(received, Err(Waited::Expired)) {
-            return Ok((received, back));
+        let mut wait = std::pin::pin!(lease.recv_more(buffer, UPLOAD_POLL));
+        let ended = poll_fn(|cx| match wait.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if progress.is_running() => Poll::Pending,
+            Poll::Pending => Poll::Ready(None),
+        });
+        let (received, back) = if let Some(ended) = ended.await {
+            ended
+        } else {
+            origin.interrupt(&client.worker.deadlines);
+            wait.await
+        };
+        match received {
+            Err(Waited::Expired) => {}
+            Err(Waited::Interrupted) if !client.account.is_ended() => {}
+            received => return Ok((received, back)),
         }
         buffer = back;
     }
@@ -346,10 +413,15 @@ async fn wait_on(
     if left.is_zero() {
         return Ok((Err(Waited::Expired), buffer));
     }
-    let origin = lease.socket().clone();
-    let received = unless_hung_up(lease.recv_more(buffer, left), &origin, client.socket).await;
+    let half_close = client.generation.config.server.half_close;
+    let wait = lease.recv_more(buffer, left);
+    let received =
+        unless_hung_up(wait, &origin, client.socket, (half_close, &client.worker.deadlines)).await;
     received.ok_or(Fault::ClientGone.into())
 }
+
+/// How long the wait for an answer lasts at once beside an upload, which has the deadlines.
+const UPLOAD_POLL: Duration = Duration::from_secs(10);
 
 async fn pass_interim(client: &Client<'_>, buffer: &HeadBuffer) -> Result<usize, Fault> {
     // An HTTP/1.0 client does not know interim answers (RFC 9110 §15.2).

@@ -19,9 +19,9 @@ pub enum Fault {
     /// The client ended its side in the middle of a body.
     ClientBodyIncomplete,
     ClientHeadTimeout,
-    /// The client sent less of a body than `limits.min_body_rate` or nothing for `timeouts.read`.
+    /// The client sent nothing of a body for `timeouts.read`.
     ClientBodyTimeout,
-    /// The client took nothing of the answer for `timeouts.write`.
+    /// The client took nothing of the answer for `timeouts.client_write`.
     ClientWriteTimeout,
     ClientGone,
     // Between the sides.
@@ -45,6 +45,8 @@ pub enum Fault {
     /// The client went on before it was told that the protocol changes.
     UpgradeTooEarly,
     PoolTimeout,
+    /// Others waited for the connection to the origin, and the client held more than its share.
+    PoolYielded,
     Stopping,
     TooManyFiles,
     /// There is no memory for it: `memory.max_mb`.
@@ -104,9 +106,12 @@ impl Fault {
             | F::OriginAnswer
             | F::OriginTruncated
             | F::ParentRefused => 502,
-            F::Stopping | F::TooManyFiles | F::Overloaded | F::TooManyTunnels | F::LoginsBusy => {
-                503
-            }
+            F::Stopping
+            | F::TooManyFiles
+            | F::Overloaded
+            | F::TooManyTunnels
+            | F::LoginsBusy
+            | F::PoolYielded => 503,
             F::OriginResolveTimeout
             | F::OriginConnectTimeout
             | F::OriginReadTimeout
@@ -137,7 +142,7 @@ impl Fault {
             | F::TargetForbidden
             | F::LoginRequired
             | F::TooManyLogins => "http_request_denied",
-            F::PoolTimeout | F::TooManyTunnels => "connection_limit_reached",
+            F::PoolTimeout | F::PoolYielded | F::TooManyTunnels => "connection_limit_reached",
             F::Stopping | F::OriginUnreachable => "destination_unavailable",
             F::TooManyFiles | F::Overloaded | F::LoginsBusy | F::Internal => "proxy_internal_error",
             F::OriginUnresolved => "dns_error",
@@ -178,6 +183,7 @@ impl Fault {
             F::TooManyTunnels => "too_many_tunnels",
             F::UpgradeTooEarly => "upgrade_too_early",
             F::PoolTimeout => "pool_timeout",
+            F::PoolYielded => "pool_yielded",
             F::Stopping => "stopping",
             F::TooManyFiles => "too_many_files",
             F::Overloaded => "overloaded",
@@ -228,6 +234,7 @@ impl Fault {
             | F::ParentRefused
             | F::OriginResolveTimeout
             | F::PoolTimeout
+            | F::PoolYielded
             | F::TooManyFiles
             | F::OriginUnresolved
             | F::OriginRefused
@@ -320,6 +327,8 @@ pub enum Close {
     Refused,
     /// The client vanished in the middle of something.
     ClientGone,
+    /// A new client has its place.
+    GaveWay,
     /// ringway is stopping.
     Stopping,
 }

@@ -93,11 +93,12 @@ impl Forwarded {
 
     async fn open(&self, client: &Client<'_>, is_fresh: bool) -> Result<Lease, Fault> {
         let pool = &client.worker.pool;
-        if !is_fresh && let Some(lease) = pool.take_idle(self.destination.origin()) {
+        if !is_fresh && let Some(lease) = pool.take_idle(self.destination.origin(), client.holder) {
             return Ok(lease);
         }
         let addresses = addresses(client, &self.target, self.hop, false).await?;
-        upstream::open_target(pool, &self.destination, &addresses, is_fresh).await
+        let holder = client.holder;
+        upstream::open_target(pool, &self.destination, &addresses, holder, is_fresh).await
     }
 
     pub fn hop(&self) -> Hop {
@@ -127,10 +128,13 @@ fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) ->
             format!("parent {name} {host}:{port}")
         }
     };
+    // The target is the same, whoever asks.
+    let group = key.len();
     if let Some(user) = user {
         let _ = write!(key, " user {}.{}", gate.logins, user.index());
     }
-    client.worker.destinations.hold(&key)
+    let shared = &client.worker.shared.pool;
+    client.worker.destinations.hold(&key, || shared.group(&key[..group]))
 }
 
 /// Whether a parent that could not be reached, for `fault`, may be left out.
@@ -181,7 +185,9 @@ async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
     let credentials = field.value.of(client.inbox.filled());
     let outcome = match authenticator.check(client.peer.ip(), credentials) {
         Checked::Done(outcome) => outcome,
-        Checked::Pending(verification) => worker.unless_cut(verification.outcome()).await?,
+        Checked::Pending(verification) => {
+            client.account.unless_ended(verification.outcome()).await?
+        }
     };
     match outcome {
         Outcome::Known(user) => return Ok(Some(user)),
@@ -205,11 +211,12 @@ pub async fn addresses(
     match hop {
         Hop::Parent(index) => {
             let parent = parent(config, index);
-            worker.unless_cut(names.look_up(&parent.address.host, parent.address.port)).await?
+            let ParentAddress { host, port, .. } = &parent.address;
+            client.account.unless_ended(names.look_up(host, *port)).await?
         }
         Hop::Direct => {
             let found = names.look_up(&target.host, target.port);
-            let mut found = worker.unless_cut(found).await??;
+            let mut found = client.account.unless_ended(found).await??;
             let mut denied = None;
             found.retain(|address| {
                 let verdict = gate.policy.judge_address(&target.host, *address, is_connect);

@@ -19,6 +19,7 @@ use crate::http::head::HeadLimits;
 use crate::metrics::{Latency, NamedCounts};
 use crate::route::Routes;
 use crate::upstream::destinations::Destinations;
+use crate::upstream::permits::PoolShared;
 use crate::upstream::pool::PoolLimits;
 use crate::upstream::{Member, Upstream, UpstreamPlan};
 
@@ -190,14 +191,19 @@ pub fn head_limits(config: &Config) -> HeadLimits {
 }
 
 impl Generation {
-    pub fn new(snapshot: &Snapshot, worker: usize, places: &Rc<Destinations>) -> Rc<Self> {
+    pub fn new(
+        snapshot: &Snapshot,
+        worker: usize,
+        places: &Rc<Destinations>,
+        pool: &Arc<PoolShared>,
+    ) -> Rc<Self> {
         let config = &snapshot.config;
         let upstreams = snapshot.upstreams.iter();
         Rc::new(Self {
             id: snapshot.id,
             head_limits: head_limits(config),
             routes: Routes::new(config),
-            upstreams: upstreams.map(|plan| Upstream::new(plan, worker, places)).collect(),
+            upstreams: upstreams.map(|plan| Upstream::new(plan, worker, places, pool)).collect(),
             gate: snapshot.gate.clone(),
             hooks: snapshot.hooks.clone(),
             counts: snapshot.counts[worker].clone(),

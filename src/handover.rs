@@ -2,9 +2,13 @@
 //! old one to the new one, which says when it is ready.
 //!
 //! The old process gives the new one, in an environment variable, the number of a socket; through
-//! it go one message with the descriptors (SCM_RIGHTS, unix(7)) and their addresses, and back comes
-//! one byte. Whatever goes wrong before that byte is one line with the cause, and the old process
-//! goes on as if nothing had happened.
+//! it goes one message with the descriptors (SCM_RIGHTS, unix(7)) and their addresses. The new one
+//! asks whether it may accept connections once it has all that it needs, and says when it does.
+//! Whatever goes wrong before that is one line with the cause, and the old process goes on as if
+//! nothing had happened. Where the old process is told to stop meanwhile, the new one ends first:
+//! one that may not accept yet has nothing to lose, any other finishes what it has accepted.
+//!
+//! No signal is handled here.
 
 use std::env;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -12,13 +16,16 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
     sendmsg, socketpair,
 };
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
@@ -35,7 +42,21 @@ const SOCKETS_MAX: usize = 250;
 
 const MESSAGE_BYTES_MAX: usize = 32 * 1024;
 
+/// The new process says that it serves.
 const READY: u8 = b'R';
+/// It asks whether it may accept connections.
+const MAY_I: u8 = b'A';
+/// The old one's answers: it may, or it is to end.
+const GO: u8 = b'G';
+const END: u8 = b'N';
+
+/// How long a process that is to end may take if it has nothing under way.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is asked whether it has ended: no signal is waited for.
+const END_POLL: Duration = Duration::from_millis(5);
+/// How often a new process that says nothing is looked for: whoever has inherited its end of the
+/// socket may keep it open.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What goes with the descriptors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,12 +65,17 @@ struct Message {
     listeners: Vec<(SocketAddr, bool)>,
     /// One more descriptor follows, which is that of the admin API.
     has_admin: bool,
+    /// The old process answers [`MAY_I`]. Earlier versions do not.
+    #[serde(default)]
+    answers: bool,
 }
 
-/// A new process that gets ready.
+/// A new process that gets ready. Whoever has it gets rid of it by [`Successor::end`].
 pub struct Successor {
     child: Child,
     socket: UnixStream,
+    began: Instant,
+    may_accept: bool,
 }
 
 impl Successor {
@@ -65,7 +91,7 @@ impl Successor {
         if descriptors.len() > SOCKETS_MAX {
             return Err(format!("more than {SOCKETS_MAX} listening sockets cannot be handed over"));
         }
-        let message = Message { listeners: addresses, has_admin: admin.is_some() };
+        let message = Message { listeners: addresses, has_admin: admin.is_some(), answers: true };
         // The child's end is to survive its start, the other one is closed by that.
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())
@@ -79,8 +105,10 @@ impl Successor {
             .spawn()
             .map_err(|error| format!("{} does not start: {error}", program.display()))?;
         drop(theirs);
-        let mut successor = Self { child, socket: ours.into() };
-        match successor.send(&message, &descriptors) {
+        let socket = UnixStream::from(ours);
+        let mut successor = Self { child, socket, began: Instant::now(), may_accept: false };
+        let sent = successor.socket.set_nonblocking(true);
+        match sent.and_then(|()| successor.send(&message, &descriptors)) {
             Ok(()) => Ok(successor),
             Err(error) => {
                 successor.give_up();
@@ -98,31 +126,114 @@ impl Successor {
         if sent == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
-    /// Waits until the new process is ready; its number. Blocks for a minute at most.
-    pub fn wait(mut self) -> Result<u32, String> {
-        let mut answer = [0];
-        let read = self
-            .socket
-            .set_read_timeout(Some(READY_PATIENCE))
-            .and_then(|()| self.socket.read(&mut answer));
-        match read {
-            Ok(1) if answer[0] == READY => return Ok(self.child.id()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+    /// Waits until the new process is ready; its number. On an error it has ended.
+    ///
+    /// May be dropped and called again; it is to run in a runtime with I/O and time.
+    pub async fn wait(&mut self) -> Result<u32, String> {
+        loop {
+            match self.hear() {
+                Ok(Some(READY)) => return Ok(self.child.id()),
+                Ok(Some(MAY_I)) => self.let_accept(),
+                // Its end is the end of its socket, by a reset if it has not even read ours.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(_) | Err(_) => return Err(self.has_ended()),
+            }
+            // A byte that it has sent before its end counts.
+            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                return match self.hear() {
+                    Ok(Some(READY)) => Ok(self.child.id()),
+                    _ => Err(self.has_ended()),
+                };
+            }
+            if self.began.elapsed() >= READY_PATIENCE {
                 self.give_up();
                 let seconds = READY_PATIENCE.as_secs();
                 return Err(format!("the new process is not ready after {seconds} s"));
             }
-            // Its end is the end of its socket, by a reset if it has not even read ours.
-            Ok(_) | Err(_) => {}
+            tokio::time::sleep((self.began.elapsed() / 8).clamp(END_POLL, LOOK)).await;
         }
-        let status = self.child.wait().map_or_else(|_| String::new(), |status| status.to_string());
-        Err(format!("the new process has ended: {status}; its last line says why"))
+    }
+
+    /// What it has said; `None` at the end of its socket.
+    fn hear(&mut self) -> io::Result<Option<u8>> {
+        let mut byte = [0];
+        loop {
+            match self.socket.read(&mut byte) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) => return Ok(None),
+                read => return read.map(|_| Some(byte[0])),
+            }
+        }
+    }
+
+    fn let_accept(&mut self) {
+        // From here on it may have requests of clients, whether or not it has heard of it.
+        self.may_accept = true;
+        let _ = self.socket.write_all(&[GO]);
+    }
+
+    /// It has ended, or has closed its socket, which is as good.
+    fn has_ended(&mut self) -> String {
+        let status = match self.wait_until(Instant::now() + END_PATIENCE, &AtomicBool::new(false)) {
+            Some(status) => status.to_string(),
+            None => "it went on without a word".to_owned(),
+        };
+        self.give_up();
+        format!("the new process has ended: {status}; its last line says why")
+    }
+
+    /// Tells it to end. One that has not accepted anything has ended when this returns.
+    pub fn end(mut self) -> Ending {
+        let _ = self.socket.write_all(&[END]);
+        self.signal(Signal::SIGTERM);
+        if !self.may_accept {
+            self.wait_until(Instant::now() + END_PATIENCE, &AtomicBool::new(false));
+            self.give_up();
+        }
+        Ending(self)
+    }
+
+    /// How it ended, if it does until then, and until `hurry` says so.
+    fn wait_until(&mut self, deadline: Instant, hurry: &AtomicBool) -> Option<ExitStatus> {
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if Instant::now() < deadline && !hurry.load(Ordering::Relaxed) => {
+                    std::thread::sleep(END_POLL);
+                }
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// To a child that has not been waited for: its number is nobody else's yet.
+    fn signal(&mut self, signal: Signal) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = kill(Pid::from_raw(self.child.id().cast_signed()), signal);
+        }
     }
 
     fn give_up(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A new process that has been told to end.
+pub struct Ending(Successor);
+
+impl Ending {
+    /// Waits until it has ended: until `deadline` for what it has under way, which it is told to
+    /// cut then, or once `hurry` says so.
+    pub fn reap(self, deadline: Instant, hurry: &AtomicBool) {
+        let Self(mut successor) = self;
+        if successor.wait_until(deadline, hurry).is_none() {
+            successor.signal(Signal::SIGTERM);
+            let patience = Instant::now() + 2 * END_PATIENCE;
+            successor.wait_until(patience, &AtomicBool::new(false));
+        }
+        successor.give_up();
     }
 }
 
@@ -133,15 +244,41 @@ fn set_close_on_exec(fd: &OwnedFd) -> Result<(), String> {
 }
 
 /// The old process, which waits to hear that this one is ready.
-pub struct Predecessor(UnixStream);
+pub struct Predecessor {
+    socket: UnixStream,
+    answers: bool,
+}
 
 impl Predecessor {
-    /// Tells it to end.
-    pub fn take_over(mut self) {
-        if let Err(error) = self.0.write_all(&[READY]) {
-            // It has ended already, or takes us for dead: then two serve, and none is missing.
+    /// Asks whether this process may accept connections. One that may not is to end.
+    pub fn may_accept(&mut self) -> Result<(), String> {
+        if !self.answers {
+            return Ok(());
+        }
+        let mut answer = [0];
+        let heard = self.socket.write_all(&[MAY_I]).and_then(|()| {
+            self.socket.set_read_timeout(Some(READY_PATIENCE))?;
+            self.socket.read_exact(&mut answer)
+        });
+        match heard {
+            Ok(()) if answer[0] == GO => Ok(()),
+            Ok(()) => Err("the process to take over from is stopping".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err("the process to take over from does not answer".to_owned())
+            }
+            // It has been killed, and has left its sockets as they were.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Tells it to end; whether it has heard that.
+    pub fn take_over(mut self) -> bool {
+        let told = self.socket.write_all(&[READY]);
+        if let Err(error) = &told {
+            // It has ended already: then nobody is missing.
             tracing::warn!("the old process cannot be told that this one is ready: {error}");
         }
+        told.is_ok()
     }
 }
 
@@ -153,11 +290,13 @@ pub fn receive() -> Result<Option<(Estate, Predecessor)>, String> {
         .ok_or_else(|| format!("{UPGRADE_VARIABLE} names no open descriptor: leave it unset"))?;
     set_close_on_exec(&fd)?;
     let socket = UnixStream::from(fd);
-    let estate = read(&socket).map_err(|error| format!("no sockets were handed over: {error}"))?;
-    Ok(Some((estate, Predecessor(socket))))
+    let (estate, answers) =
+        read(&socket).map_err(|error| format!("no sockets were handed over: {error}"))?;
+    Ok(Some((estate, Predecessor { socket, answers })))
 }
 
-fn read(socket: &UnixStream) -> io::Result<Estate> {
+/// What was left, and whether the old process answers questions.
+fn read(socket: &UnixStream) -> io::Result<(Estate, bool)> {
     let mut text = vec![0; MESSAGE_BYTES_MAX];
     let mut room = nix::cmsg_space!([RawFd; SOCKETS_MAX]);
     let (length, descriptors) = {
@@ -172,12 +311,13 @@ fn read(socket: &UnixStream) -> io::Result<Estate> {
         }
         (received.bytes, descriptors)
     };
-    let Message { listeners, has_admin } = serde_json::from_slice(&text[..length])?;
+    let Message { listeners, has_admin, answers } = serde_json::from_slice(&text[..length])?;
     let mut descriptors = descriptors.into_iter();
     let inherited = |((address, is_shared), fd)| {
         let name = "upgrade".to_owned();
         Inherited { address, socket: Socket::from(fd), name, is_shared }
     };
     let listeners: Vec<_> = listeners.into_iter().zip(&mut descriptors).map(inherited).collect();
-    Ok(Estate { listeners, admin: descriptors.next().filter(|_| has_admin), events: None })
+    let admin = descriptors.next().filter(|_| has_admin);
+    Ok((Estate { listeners, admin, ..Estate::default() }, answers))
 }

@@ -137,7 +137,7 @@ pub(crate) async fn judge_tunnel(
 ) -> Result<Option<After>, Fault> {
     let asked = Connect { client: facts(client, 0).client, host: &target.host, port: target.port };
     for custom in &client.generation.hooks.connect {
-        if let Some(answer) = client.worker.unless_cut(custom.on_connect(&asked)).await? {
+        if let Some(answer) = client.account.unless_ended(custom.on_connect(&asked)).await? {
             return answer::give(client, &answer, None, record).await.map(Some);
         }
     }
@@ -173,7 +173,8 @@ impl Hooking {
             self.upstream = upstream;
         }
         if plan.question.is_some() || !plan.custom.is_empty() {
-            let needs_connection = matches!(choice, Choice::Upstream(_));
+            // A body that is still to come is waited for first.
+            let needs_connection = matches!(choice, Choice::Upstream(_)) && body.is_whole();
             let asked = Box::pin(self.ask_all(client, plan, &facts, needs_connection)).await?;
             if asked.is_some() {
                 return Ok(asked);
@@ -205,7 +206,9 @@ impl Hooking {
         let upstream = &self.generation.upstreams[self.upstream];
         let mut looking = std::pin::pin!(async {
             may_look.notified().await;
-            upstream.checkout(&client.worker.pool, false).await
+            // The question watches the client.
+            let checkout = upstream.checkout(&client.worker.pool, client.holder, false);
+            client.account.unless_ended(checkout).await?
         });
         let mut early = None;
         let asked = tokio::select! {
@@ -261,7 +264,7 @@ async fn ask(
     may_look.notify_one();
     for custom in &plan.custom {
         let asked = custom.on_request(facts, &mut passage.request_changes);
-        if let Some(answer) = client.worker.unless_cut(asked).await? {
+        if let Some(answer) = client.account.unless_ended(asked).await? {
             return Ok(Some(answer));
         }
     }
@@ -277,7 +280,9 @@ async fn log_in(
     let Some(credentials) = login.credentials(facts) else { return Ok(Some(login.refused())) };
     let outcome = match login.authenticator.check(facts.client, credentials) {
         Checked::Done(outcome) => outcome,
-        Checked::Pending(verification) => client.worker.unless_cut(verification.outcome()).await?,
+        Checked::Pending(verification) => {
+            client.account.unless_ended(verification.outcome()).await?
+        }
     };
     Ok(match outcome {
         Outcome::Known(_) => None,
@@ -312,7 +317,7 @@ impl Hooking {
             Some(early) if !is_fresh => early,
             _ => {
                 let upstream = &self.generation.upstreams[self.upstream];
-                upstream.checkout(&client.worker.pool, is_fresh).await
+                upstream.checkout(&client.worker.pool, client.holder, is_fresh).await
             }
         }
     }

@@ -11,14 +11,15 @@ use tokio::sync::Notify;
 
 use crate::config::HostPolicy;
 use crate::connection::Client;
-use crate::exchange::{Failed, INTERIM_ANSWERS_MAX, no_room, send_to_origin};
+use crate::exchange::{Failed, INTERIM_ANSWERS_MAX, no_room, send_to_origin, unless_gone};
 use crate::fault::Fault;
 use crate::hooks::{Facts, Judgement, Question};
 use crate::http::head::ResponseHead;
 use crate::http::{BodyLength, Method};
-use crate::relay::WATCH_AFTER;
+use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::{HeadBuffer, Waited};
+use crate::seat::Reached;
 use crate::upstream::Upstream;
 use crate::upstream::lease::Lease;
 
@@ -53,8 +54,8 @@ async fn answered(
     let mut is_fresh = false;
     loop {
         // A connection that is given up on its way is closed, and a place in the queue is left.
-        let checkout = upstream.checkout(&client.worker.pool, is_fresh);
-        let lease = tokio::time::timeout_at(deadline.into(), checkout).await;
+        let checkout = upstream.checkout(&client.worker.pool, client.holder, is_fresh);
+        let lease = tokio::time::timeout_at(deadline.into(), unless_gone(client, checkout)).await;
         let lease = lease.map_err(|_| Fault::OriginConnectTimeout)??;
         is_connected.notify_one();
         let may_repeat = lease.is_reused && !is_fresh;
@@ -70,11 +71,12 @@ async fn answered(
 async fn attempt(
     client: &Client<'_>,
     upstream: &Upstream,
-    mut lease: Lease,
+    lease: Lease,
     question: &Question,
     facts: &Facts<'_>,
     deadline: Instant,
 ) -> Result<Judgement, Failed> {
+    let mut lease = client.seat.reach(lease);
     let origin = upstream.origin(lease.origin()).map(|origin| origin.authority.as_str());
     let host = host(upstream.host(), origin);
     send_to_origin(client, &lease, |out| question.put(host.as_bytes(), facts, out)).await?;
@@ -102,7 +104,7 @@ async fn read_answer(
     let left = || deadline.saturating_duration_since(Instant::now());
     let mut interims = 0;
     let mut head = ResponseHead::new();
-    let (mut received, mut buffer) = lease.recv(left().min(WATCH_AFTER)).await;
+    let (mut received, mut buffer) = lease.recv(left().min(HANG_UP_AFTER)).await;
     loop {
         if matches!(received, Err(Waited::Expired)) && !left().is_zero() {
             (received, buffer) = wait_on(client, lease, buffer, left()).await?;
@@ -131,11 +133,11 @@ async fn read_answer(
         if left().is_zero() {
             return Err(Fault::OriginReadTimeout.into());
         }
-        (received, buffer) = lease.recv_more(buffer, left().min(WATCH_AFTER)).await;
+        (received, buffer) = lease.recv_more(buffer, left().min(HANG_UP_AFTER)).await;
     }
 }
 
-/// Goes on waiting for an answer that did not come within a second, unless the client goes away:
+/// Goes on waiting for an answer that did not come at once, unless the client goes away:
 /// nobody wants to know any more whether it may have what it asked for.
 async fn wait_on(
     client: &Client<'_>,
@@ -144,12 +146,15 @@ async fn wait_on(
     limit: Duration,
 ) -> Result<(Result<usize, Waited>, HeadBuffer), Failed> {
     let origin = lease.socket().clone();
-    let received = unless_hung_up(lease.recv_more(buffer, limit), &origin, client.socket).await;
+    let half_close = client.generation.config.server.half_close;
+    let wait = lease.recv_more(buffer, limit);
+    let received =
+        unless_hung_up(wait, &origin, client.socket, (half_close, &client.worker.deadlines)).await;
     received.ok_or(Fault::ClientGone.into())
 }
 
 /// Keeps the connection if the whole answer is there and nothing else.
-fn give_back(lease: Lease, head: &ResponseHead, mut buffer: HeadBuffer) {
+fn give_back(lease: Reached<'_>, head: &ResponseHead, mut buffer: HeadBuffer) {
     let behind_head = (buffer.len() - head.bytes) as u64;
     let is_whole = match head.body {
         BodyLength::Empty => behind_head == 0,

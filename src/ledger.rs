@@ -2,10 +2,12 @@
 //!
 //! In: bytes that came and went, from the one thread that a ledger belongs to. Out: figures that
 //! any thread may read at any time, by worker and by kind, and the answer to "is there room for
-//! more". Nothing here allocates, locks or asks the kernel; what the process really occupies is
+//! more". Nothing here locks or asks the kernel; what the process really occupies is
 //! `memory::usage`'s part.
 
 use std::cell::Cell;
+use std::ops::Deref;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -270,6 +272,40 @@ impl Budget {
     /// Growth that is out now.
     pub fn grown_bytes(&self) -> u64 {
         self.grown_bytes.get()
+    }
+}
+
+/// Bytes that wait for a slow receiver, and are counted for as long.
+pub struct Counted {
+    bytes: Vec<u8>,
+    ledger: Arc<Ledger>,
+    budget: Rc<Budget>,
+}
+
+impl Counted {
+    /// A copy of `bytes`; `None` where there is no memory for it.
+    pub fn copy(bytes: &[u8], ledger: &Arc<Ledger>, budget: &Rc<Budget>) -> Option<Self> {
+        let count = bytes.len() as u64;
+        if !budget.grow(ledger, count) {
+            return None;
+        }
+        ledger.add(Kind::HeadBuffers, count);
+        Some(Self { bytes: bytes.to_vec(), ledger: ledger.clone(), budget: budget.clone() })
+    }
+}
+
+impl Deref for Counted {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.ledger.sub(Kind::HeadBuffers, self.bytes.len() as u64);
+        self.budget.shrink(self.bytes.len() as u64);
     }
 }
 

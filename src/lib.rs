@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  main ── entry ── cli, lifecycle ──> server    start, signals, drain    demo   a server to ask
+//!                 workers     started, called back, let go
 //!                 reload      another configuration takes the first one's place
 //!                 handover    another process does     sockets, inherited    what is listened on
 //!                 supervisor, watched    the service manager; the configuration file
@@ -22,13 +23,15 @@
 //!                           connect, upgrade ──> tunnel     bytes both ways
 //!                           answer, record            our own answers; counts and one line each
 //!  worker    worker, seat   what the tasks of a thread share; its client connections
+//!            room           who gives way to new clients at limits.clients
 //!            generation     a configuration in use, with what was made of it
+//!            arbiter        who gives a connection up that others wait for
 //!            gate, ask      the forward proxy's rules, compiled; questions between threads
 //!  movers    route        where to
 //!            forward      who may use the forward proxy, and for what: policy, auth, target
 //!            hooks        what is done to a route's requests and answers beside passing them on
 //!            upstream     to whom: balance, resolve, names, race, destinations,
-//!                         pool (permits, idle, lease), prewarm
+//!                         pool (permits, queue, fair, tallies, idle, lease), prewarm
 //!            relay        one body, one direction, through leased chunks or a pipe
 //!            access_log   lines to a writer thread
 //!  words     notices, date, logging, account, guard (who may change something)
@@ -94,9 +97,11 @@ pub mod relay;
 pub mod route;
 pub mod upstream;
 
+pub mod arbiter;
 pub mod ask;
 pub mod gate;
 pub mod generation;
+pub mod room;
 pub mod seat;
 pub mod worker;
 
@@ -134,5 +139,6 @@ pub mod server;
 pub mod sockets;
 pub mod supervisor;
 pub mod watched;
+pub mod workers;
 
 pub use entry::run;

@@ -4,22 +4,26 @@
 //! In go a configuration and the way to read it again; out comes the word that all is over, or one
 //! line that says why it could not start. SIGTERM and SIGINT end it, a second one at once; SIGHUP
 //! reads the configuration again, SIGUSR1 opens the log files anew, SIGUSR2 has a new process take
-//! over. One thing is done at a time, in the order in which it was asked for.
+//! over. One thing is done at a time, in the order in which it was asked for; what is asked for
+//! while a new process gets ready is done by whoever serves in the end. An end comes first: it ends
+//! the new process too.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::signal::unix::{self, SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use crate::ask::{Order, Reloaded};
 use crate::config::{Config, ConfigError};
-use crate::handover::{self, Successor};
+use crate::handover::{self, Predecessor, Successor};
 use crate::inherited;
 use crate::logging;
 use crate::memory::Notice;
@@ -58,23 +62,31 @@ pub fn run(life: Life) -> Result<(), String> {
         tracing::warn!("{text}");
     }
     let server = Server::start(config, estate).map_err(|error| error.to_string())?;
-    if let Some(predecessor) = predecessor {
-        predecessor.take_over();
-    }
-    supervisor::ready();
-    let mut process = Process { server, load, watched: file.map(Watched::new), program };
-    let successor = process.live(&mut ears);
-    if successor == server::Successor::None {
+    let is_over = begin(&server, predecessor, &mut ears)?;
+    let mut process =
+        Process { server, load, watched: file.map(Watched::new), program, upgrade: None };
+    let end = if is_over { End::GIVEN_UP } else { process.live(&mut ears) };
+    if end.is_stop {
         supervisor::stopping();
     }
     tracing::info!("stopping: no new connections, waiting for what is under way");
     let hurry = Arc::new(AtomicBool::new(false));
     let impatient = hurry.clone();
     std::thread::spawn(move || {
+        // Whoever has been taken over from does already what the first one asks for.
+        if !end.is_stop {
+            ears.wait_for_stop();
+        }
         ears.wait_for_stop();
         impatient.store(true, Ordering::Relaxed);
     });
-    let remains = process.server.drain(&hurry, successor);
+    let ending = process.upgrade.take().map(|upgrade| upgrade.successor.end());
+    let config = process.server.config();
+    let deadline = Instant::now() + config.server.ready_grace + config.server.drain_timeout;
+    let remains = process.server.drain(&hurry, end.successor);
+    if let Some(ending) = ending {
+        ending.reap(deadline, &hurry);
+    }
     tracing::info!(
         connections = remains.connections,
         leased_chunks = remains.leased_chunks,
@@ -86,41 +98,114 @@ pub fn run(life: Life) -> Result<(), String> {
     Ok(())
 }
 
+/// Begins to accept connections, in the place of `predecessor` where there is one; whether it is
+/// over again, because this process has been told to stop before it took over.
+fn begin(
+    server: &Server,
+    mut predecessor: Option<Predecessor>,
+    ears: &mut Ears,
+) -> Result<bool, String> {
+    if let Some(predecessor) = &mut predecessor {
+        predecessor.may_accept()?;
+    }
+    server.open().map_err(|error| error.to_string())?;
+    if let Some(predecessor) = predecessor {
+        if ears.has_heard_stop() {
+            return Ok(true);
+        }
+        if !predecessor.take_over() {
+            // Nobody else can say it. The manager may take it from the main process only.
+            supervisor::main_pid(std::process::id());
+        }
+    }
+    supervisor::ready();
+    Ok(false)
+}
+
+/// How the life of a process ends.
+#[derive(Clone, Copy)]
+struct End {
+    successor: server::Successor,
+    /// Somebody wants it, and does not go on with another process.
+    is_stop: bool,
+}
+
+impl End {
+    const STOPPED: Self = Self { successor: server::Successor::None, is_stop: true };
+    const TAKEN_OVER: Self = Self { successor: server::Successor::Ready, is_stop: false };
+    /// The process that it was to take over from goes on listening, or decides for itself.
+    const GIVEN_UP: Self = Self { successor: server::Successor::Ready, is_stop: true };
+}
+
+/// A new process on its way, and what it has to be told once it serves: it may have read the
+/// configuration, and opened its logs, before somebody asked for it.
+struct Upgrade {
+    successor: Successor,
+    is_reload_due: bool,
+    is_reopen_due: bool,
+}
+
 struct Process {
     server: Server,
     load: Box<dyn Fn() -> Result<Config, ConfigError>>,
     watched: Option<Watched>,
     /// Found before anybody puts another file in its place.
     program: PathBuf,
+    upgrade: Option<Upgrade>,
 }
 
 type Reply = oneshot::Sender<Result<Reloaded, String>>;
 
 impl Process {
-    /// Does what it is asked to until it is to end; who goes on in its place.
-    fn live(&mut self, ears: &mut Ears) -> server::Successor {
-        let mut is_upgrading = false;
+    /// Does what it is asked to until it is to end; how that is.
+    fn live(&mut self, ears: &mut Ears) -> End {
         loop {
-            match ears.hear(&mut self.server.orders) {
-                Event::Stop => return server::Successor::None,
-                Event::Reopen => reopen_logs(),
-                Event::Reload => drop(self.reload("SIGHUP")),
+            match ears.hear(&mut self.server.orders, &mut self.upgrade) {
+                Event::Stop => return End::STOPPED,
+                Event::Reopen => {
+                    reopen_logs();
+                    self.upgrade.iter_mut().for_each(|upgrade| upgrade.is_reopen_due = true);
+                }
+                Event::Reload => self.hang_up(),
                 Event::Order(order) => self.obey(order),
                 Event::Look => self.look(),
-                Event::Upgrade if is_upgrading => {
-                    tracing::warn!("a new process is being started already");
-                }
-                Event::Upgrade => is_upgrading = self.upgrade(ears.upgraded.clone()),
+                Event::Upgrade => self.begin_upgrade(),
                 Event::Upgraded(Ok(pid)) => {
                     tracing::info!(pid, "a new process has taken over");
                     // From us, because the manager listens to the main process only.
                     supervisor::main_pid(pid);
-                    return server::Successor::Ready;
+                    self.pass_on(pid);
+                    return End::TAKEN_OVER;
                 }
                 Event::Upgraded(Err(error)) => {
-                    is_upgrading = false;
                     tracing::error!("no upgrade, this process goes on: {error}");
+                    let upgrade = self.upgrade.take();
+                    if upgrade.is_some_and(|upgrade| upgrade.is_reload_due) {
+                        self.hang_up();
+                    }
                 }
+            }
+        }
+    }
+
+    /// Reads the configuration again, or lets the new process do it: a listener that this one
+    /// opened now would be in that one's way.
+    fn hang_up(&mut self) {
+        match &mut self.upgrade {
+            None => drop(self.reload("SIGHUP")),
+            Some(upgrade) => upgrade.is_reload_due = true,
+        }
+    }
+
+    /// Gives what was asked for meanwhile to the process that has taken over.
+    fn pass_on(&mut self, pid: u32) {
+        let Some(upgrade) = self.upgrade.take() else { return };
+        let due =
+            [(upgrade.is_reopen_due, Signal::SIGUSR1), (upgrade.is_reload_due, Signal::SIGHUP)];
+        for (_, signal) in due.into_iter().filter(|(is_due, _)| *is_due) {
+            // It has not been waited for, so that the number is its own.
+            if let Err(error) = kill(Pid::from_raw(pid.cast_signed()), signal) {
+                tracing::warn!(pid, %signal, "the new process cannot be told: {error}");
             }
         }
     }
@@ -128,6 +213,11 @@ impl Process {
     fn obey(&mut self, order: Order) {
         // Who asked may have given up.
         let answer = |reply: Reply, outcome| drop(reply.send(outcome));
+        if self.upgrade.is_some() {
+            let (Order::Reload { reply } | Order::Rollback { reply, .. }) = order;
+            let said = "a new process is getting ready: ask the one that serves then".to_owned();
+            return answer(reply, self.say(Err(said)));
+        }
         match order {
             Order::Reload { reply } => answer(reply, self.reload("admin API")),
             Order::Rollback { id, reply } => {
@@ -159,6 +249,9 @@ impl Process {
 
     /// Reloads where the file has changed and somebody wants that seen.
     fn look(&mut self) {
+        if self.upgrade.is_some() {
+            return;
+        }
         let is_wanted = self.server.config().server.watch_config;
         if let Some(watched) = &mut self.watched
             && watched.has_changed()
@@ -168,24 +261,27 @@ impl Process {
         }
     }
 
-    /// Whether a new process gets ready now.
-    fn upgrade(&self, upgraded: UnboundedSender<Result<u32, String>>) -> bool {
+    fn begin_upgrade(&mut self) {
+        if self.upgrade.is_some() {
+            tracing::warn!("a new process is being started already");
+            return;
+        }
         match self.server.start_successor(&self.program) {
             Ok(successor) => {
-                std::thread::spawn(move || wait(successor, &upgraded));
-                true
+                let upgrade = Upgrade { successor, is_reload_due: false, is_reopen_due: false };
+                self.upgrade = Some(upgrade);
             }
-            Err(error) => {
-                tracing::error!("no upgrade, this process goes on: {error}");
-                false
-            }
+            Err(error) => tracing::error!("no upgrade, this process goes on: {error}"),
         }
     }
 }
 
-fn wait(successor: Successor, upgraded: &UnboundedSender<Result<u32, String>>) {
-    // Nobody hears it where the process has been ended meanwhile.
-    let _ = upgraded.send(successor.wait());
+/// Waits for the new process, if there is one.
+async fn outcome(upgrade: &mut Option<Upgrade>) -> Result<u32, String> {
+    match upgrade {
+        Some(upgrade) => upgrade.successor.wait().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What happens to a process.
@@ -203,13 +299,11 @@ enum Event {
 /// What the process is told from outside.
 struct Ears {
     runtime: Runtime,
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-    reopen: Signal,
-    upgrade: Signal,
-    upgraded: UnboundedSender<Result<u32, String>>,
-    outcome: UnboundedReceiver<Result<u32, String>>,
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    hang_up: unix::Signal,
+    reopen: unix::Signal,
+    upgrade: unix::Signal,
 }
 
 impl Ears {
@@ -217,27 +311,42 @@ impl Ears {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let context = runtime.enter();
         let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
-        let (upgraded, outcome) = unbounded_channel();
         let (terminate, interrupt) = (signal(terminate)?, signal(interrupt)?);
         let hang_up = signal(SignalKind::hangup())?;
         let (reopen, upgrade) =
             (signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?);
         drop(context);
-        Ok(Self { runtime, terminate, interrupt, hang_up, reopen, upgrade, upgraded, outcome })
+        Ok(Self { runtime, terminate, interrupt, hang_up, reopen, upgrade })
     }
 
-    fn hear(&mut self, orders: &mut UnboundedReceiver<Order>) -> Event {
-        let Self { runtime, terminate, interrupt, hang_up, reopen, upgrade, outcome, .. } = self;
+    fn hear(&mut self, orders: &mut UnboundedReceiver<Order>, next: &mut Option<Upgrade>) -> Event {
+        let Self { runtime, terminate, interrupt, hang_up, reopen, upgrade } = self;
         runtime.block_on(async {
             tokio::select! {
+                // Whoever is to stop hands nothing over any more.
+                biased;
                 _ = terminate.recv() => Event::Stop,
                 _ = interrupt.recv() => Event::Stop,
-                _ = hang_up.recv() => Event::Reload,
                 _ = reopen.recv() => Event::Reopen,
+                _ = hang_up.recv() => Event::Reload,
+                outcome = outcome(next) => Event::Upgraded(outcome),
                 _ = upgrade.recv() => Event::Upgrade,
-                Some(outcome) = outcome.recv() => Event::Upgraded(outcome),
                 Some(order) = orders.recv() => Event::Order(order),
                 () = tokio::time::sleep(LOOK) => Event::Look,
+            }
+        })
+    }
+
+    /// Whether SIGTERM or SIGINT has come already.
+    fn has_heard_stop(&mut self) -> bool {
+        let Self { runtime, terminate, interrupt, .. } = self;
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => true,
+                _ = interrupt.recv() => true,
+                // The runtime hears of signals when it has nothing else to do.
+                () = tokio::time::sleep(Duration::from_millis(1)) => false,
             }
         })
     }

@@ -1,4 +1,4 @@
-//! Accepts client connections: room first, then accept, then place.
+//! Accepts client connections: accept, make room, place.
 //!
 //! In goes a listening socket that all workers share; out go connections, each to the worker with
 //! the fewest. The task lives until the listening socket is shut down or the worker leaves: a
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::notices;
 use crate::ring::{Acceptor, Waited};
+use crate::room;
 use crate::worker::{Accepted, Worker};
 
 /// Connections taken in one go after an accept has completed.
@@ -35,19 +36,15 @@ pub fn start(
 
 async fn accept_all(worker: &Worker, acceptor: &mut Acceptor, index: u16) {
     loop {
-        // Room first. The right is not kept while nobody comes: with few of them and several
-        // listeners, one listener's wait would keep the others from accepting.
-        let clients = &worker.shared.clients;
-        if clients.acquire().await.is_err() || acceptor.is_stopped() {
-            return;
-        }
         worker.accepting.set(worker.accepting.get() + 1);
         let accepted = acceptor.accept().await;
         let is_over = matches!(accepted, Err(Waited::Interrupted));
         match accepted {
             Ok((fd, peer)) => {
                 worker.metrics.accepted.add(1);
-                let Ok(permit) = clients.clone().acquire_owned().await else { return };
+                // Where there is no room, somebody gives way: whoever is idle must not keep those
+                // out who have a request.
+                let Some(permit) = room::claim(worker).await else { return };
                 let accepted = Accepted { fd, peer, permit, listener: index };
                 worker.shared.place(accepted, worker.index);
                 if !acceptor.is_stopped() {

@@ -63,6 +63,8 @@ pub struct WorkerMetrics {
     pub accept_errors: Gauge,
     /// Connections that were answered 503 at the door.
     pub clients_refused: Gauge,
+    /// Connections that gave way to new ones: idle ones, and heads that did not get on.
+    pub gave_way: [Gauge; 2],
     pub requests: Classes,
     /// Requests in absolute form, which have no route.
     pub forwarded: Classes,
@@ -78,6 +80,9 @@ pub struct WorkerMetrics {
     pub pool_opened: Gauge,
     pub pool_waits: Gauge,
     pub pool_timeouts: Gauge,
+    /// Exchanges that were ended for others: for being slow, and for being beyond a share.
+    pub pool_slow: Gauge,
+    pub pool_excess: Gauge,
     /// Reused connections that turned out to be dead.
     pub pool_stale: Gauge,
     /// Open now.

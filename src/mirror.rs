@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::rc::Rc;
 
+use crate::config::HalfClose;
 use crate::connection::Client;
 use crate::fault::Fault;
 use crate::generation::Generation;
@@ -14,8 +15,9 @@ use crate::http::Method;
 use crate::http::head::ResponseHead;
 use crate::http::rewrite::RequestRewrite;
 use crate::ledger::Kind;
-use crate::relay;
+use crate::relay::Receiver;
 use crate::upstream::Upstream;
+use crate::upstream::queue::Holder;
 use crate::way::host_rule;
 use crate::worker::Worker;
 
@@ -93,16 +95,21 @@ async fn deliver(
     method: Method,
 ) -> Result<(), Fault> {
     let timeouts = &generation.config.timeouts;
-    let mut lease = upstream.checkout(&worker.pool, false).await?;
+    let mut lease = upstream.checkout(&worker.pool, Holder::NOBODY, false).await?;
     let sent = worker.send_built(lease.socket(), |out| {
         out.extend_from_slice(copy);
         Ok::<_, Infallible>(())
     });
     let sent = sent.map_err(|_| Fault::OriginClosed)?;
     if let Some(rest) = sent.rest {
-        relay::send_all(lease.socket(), &rest, &worker.deadlines, timeouts.write)
-            .await
-            .map_err(|_| Fault::OriginWriteTimeout)?;
+        let origin = Receiver {
+            socket: lease.socket(),
+            deadlines: &worker.deadlines,
+            stall: timeouts.write,
+            half_close: HalfClose::Keep,
+            account: None,
+        };
+        origin.send_all(&rest).await.map_err(|_| Fault::OriginWriteTimeout)?;
     }
     let mut head = ResponseHead::new();
     let (received, mut buffer) = lease.recv(timeouts.read).await;

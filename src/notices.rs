@@ -11,6 +11,9 @@ use crate::ring::clock;
 const INTERVAL_MS: u64 = 5000;
 
 static TOO_MANY_FILES: AtomicU64 = AtomicU64::new(0);
+static CLIENTS_GIVE_WAY: AtomicU64 = AtomicU64::new(0);
+static POOL_IS_FULL: AtomicU64 = AtomicU64::new(0);
+static YIELDED: AtomicU64 = AtomicU64::new(0);
 
 /// Says that the process (EMFILE) or the machine (ENFILE) is out of descriptors.
 pub fn too_many_files(doing: &str, error: &io::Error) {
@@ -18,6 +21,42 @@ pub fn too_many_files(doing: &str, error: &io::Error) {
         tracing::error!(
             "cannot {doing}: {error}. Raise the limit on open files (`ulimit -n`, docker `--ulimit \
              nofile=65536:65536`, systemd `LimitNOFILE`) or lower limits.clients"
+        );
+    }
+}
+
+/// Says that connections of clients that `did` nothing better give way to new ones.
+pub fn clients_give_way(did: &str) {
+    if is_due(&CLIENTS_GIVE_WAY) {
+        tracing::warn!(
+            "limits.clients is reached: connections that {did} give way to new ones. Raise it, or \
+             lower timeouts.client_idle and timeouts.client_head"
+        );
+    }
+}
+
+/// Says that requests have waited for a connection to an origin in vain. `group` is whose limit was
+/// reached.
+#[cold]
+pub fn pool_is_full(group: &str) {
+    if is_due(&POOL_IS_FULL) {
+        tracing::warn!(
+            "requests wait for a connection in vain ({group}). Raise pool.max_connections, or \
+             max_connections of the [[upstream]], if the origin can take more; timeouts.pool is \
+             how long they wait"
+        );
+    }
+}
+
+/// Says that exchanges were ended because others waited for their connections.
+#[cold]
+pub fn yielded(client: std::net::IpAddr, fault: &str) {
+    if is_due(&YIELDED) {
+        tracing::warn!(
+            %client,
+            fault,
+            "exchanges that hold connections to origins are ended because others wait for those: \
+             limits.min_body_rate says who is slow, pool.max_connections how many there are"
         );
     }
 }

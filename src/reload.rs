@@ -18,10 +18,9 @@ use crate::gate::Gate;
 use crate::generation::{Parts, Snapshot};
 use crate::hooks::{Plans, custom};
 use crate::memory::{Plan, Usage};
-use crate::server::{NAMES_PATIENCE, Server, plan_upstreams, raise_files_limit};
+use crate::server::{NAMES_PATIENCE, Server, plan_upstreams, pool_limits, raise_files_limit};
 use crate::sockets::NextSockets;
 use crate::upstream::permits;
-use crate::worker::ACTIVE;
 
 /// How long a worker may take to put a configuration in use. It does so between two requests.
 const WORKER_PATIENCE: Duration = Duration::from_secs(5);
@@ -40,6 +39,8 @@ impl Server {
         let parts = self.make(config, &sockets, &before)?;
         let new_sockets = sockets.share_new()?;
         self.check_places(&parts.config)?;
+        // With the configuration in use, and told of the next one like all others.
+        self.grow(parts.config.server.workers).map_err(|error| error.to_string())?;
         let snapshot = Arc::new(before.next(parts));
         self.shared.snapshot.store(snapshot.clone());
         self.resize(&before.config, &snapshot.config);
@@ -52,7 +53,9 @@ impl Server {
             }
         }
         let closed = self.sockets.commit(sockets);
-        self.follow_worker_count(&snapshot.config)?;
+        for _ in snapshot.config.server.workers..self.active_workers().len() {
+            self.retire_worker();
+        }
         for listening in closed {
             listening.close(&self.shared);
         }
@@ -113,11 +116,6 @@ impl Server {
         Ok(())
     }
 
-    fn active_workers(&self) -> Vec<usize> {
-        let places = self.shared.places.iter().enumerate();
-        places.filter(|(_, place)| place.state() == ACTIVE).map(|(index, _)| index).collect()
-    }
-
     /// Waits until every worker has put `snapshot` in use.
     fn tell_workers(&self, snapshot: &Arc<Snapshot>) {
         let plan = Plan::of(&snapshot.config, &Usage::read());
@@ -145,29 +143,6 @@ impl Server {
         }
     }
 
-    fn follow_worker_count(&mut self, config: &Config) -> Result<(), String> {
-        for _ in self.active_workers().len()..config.server.workers {
-            // One that leaves has what another one would have to build up.
-            if !self.recall_worker()? {
-                self.start_worker().map_err(|error| error.to_string())?;
-            }
-        }
-        for _ in config.server.workers..self.active_workers().len() {
-            self.retire_worker();
-        }
-        Ok(())
-    }
-
-    /// Calls a worker back that leaves, if there is one.
-    fn recall_worker(&self) -> Result<bool, String> {
-        let listeners = self.sockets.share()?;
-        let Some(place) = self.shared.places.iter().find(|place| place.recall()) else {
-            return Ok(false);
-        };
-        place.ask(Ask::Return { listeners });
-        Ok(true)
-    }
-
     /// Follows the limits of the whole process.
     fn resize(&self, before: &Config, after: &Config) {
         let shared = &self.shared;
@@ -180,9 +155,7 @@ impl Server {
                 self.spawn(permits::settle(rights.clone(), debt));
             }
         }
-        if let Some(settled) = shared.pool.resize(after.pool.max_connections) {
-            self.spawn(settled);
-        }
+        shared.pool.set_limits(pool_limits(after));
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {

@@ -6,17 +6,22 @@
 
 use std::cell::Cell;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::account::{Account, Phase};
+use crate::account::{Account, Ending, Phase};
 use crate::ask::{Cleaned, ConnectionInfo, Level};
+use crate::fault::Fault;
 use crate::ledger::Kind;
-use crate::ring::waits::Wait;
-use crate::ring::{Socket, clock};
+use crate::ring::waits::{Wait, turn};
+use crate::ring::{Deadlines, HeadBuffer, Socket, clock};
+use crate::upstream::fair::Claimant;
+use crate::upstream::lease::Lease;
+use crate::upstream::queue::Holder;
 use crate::worker::{FORCED, Worker};
 
 /// What a connection costs that does nothing: its task, its entry in the list, its descriptor and
@@ -25,12 +30,13 @@ pub const SEAT_BYTES: usize = 512;
 
 /// One client connection, as the worker sees it from outside.
 pub struct Live {
-    socket: Socket,
+    pub(crate) socket: Socket,
     arrival: Arrival,
     /// No other connection of the process has it, now or later.
-    id: u64,
+    pub(crate) id: u64,
     pub account: Account,
-    /// The other end of a tunnel.
+    /// The connection to an origin, or to a proxy on the way there, of the exchange or the tunnel
+    /// under way.
     other_end: Cell<Option<Socket>>,
 }
 
@@ -76,23 +82,48 @@ impl Worker {
     }
 
     /// Wakes the connections that have rested for a second between two requests.
-    pub fn interrupt_resting(&self) {
-        let now = clock::coarse_ms();
-        for (_, live) in self.connections.borrow().iter() {
+    pub async fn interrupt_resting(&self) {
+        self.for_each(|live| {
             let account = &live.account;
-            if account.is_resting.get() && account.phase_began().age_ms(now) >= RESTED_MS {
-                live.socket.interrupt();
+            let age_ms = account.phase_began().age_ms(clock::coarse_ms());
+            let is_due = account.is_resting.get() && age_ms >= RESTED_MS;
+            if is_due {
+                live.socket.interrupt(&self.deadlines);
             }
-        }
+            is_due
+        })
+        .await;
     }
 
     /// Ends every connection, in whatever it is.
-    pub fn cut_connections(&self) {
-        for (_, live) in self.connections.borrow().iter() {
-            live.cut();
-        }
-        self.cutting.notify_waiters();
+    pub async fn cut_connections(&self) {
+        self.for_each(|live| {
+            live.cut(&self.deadlines);
+            true
+        })
+        .await;
         self.pool.cut();
+    }
+
+    /// Does `act` to each connection, to a few in each turn of the loop: what it does to thousands
+    /// is not to keep all others waiting. For how many it says that something was done.
+    async fn for_each(&self, act: impl Fn(&Live) -> bool) -> usize {
+        let (mut count, mut in_turn) = (0, 0);
+        for key in 0.. {
+            let live = {
+                let connections = self.connections.borrow();
+                if key >= connections.capacity() {
+                    break;
+                }
+                connections.get(key).cloned()
+            };
+            in_turn += usize::from(live.is_some_and(|live| act(&live)));
+            if in_turn == TURN_MAX {
+                count += std::mem::take(&mut in_turn);
+                turn().await;
+            }
+        }
+        count + in_turn
     }
 
     /// The connections as an operator sees them.
@@ -107,14 +138,14 @@ impl Worker {
         let connections = self.connections.borrow();
         let found = connections.iter().find(|(_, live)| live.id == id);
         if let Some((_, live)) = found {
-            live.cut();
+            live.cut(&self.deadlines);
         }
         found.is_some()
     }
 
     /// Gives back what nobody uses, and where it is forced, what somebody does: connections at
     /// rest, and the transfers that hold most and have not moved for a while.
-    pub fn clean(&self, level: Level) -> Cleaned {
+    pub async fn clean(&self, level: Level) -> Cleaned {
         let before_bytes = self.ledger.total();
         let mut cleaned = Cleaned {
             closed_idle: self.pool.close_idle_beyond(self.generation().config.pool.prewarm),
@@ -123,7 +154,7 @@ impl Worker {
         self.heads.release();
         self.pipes.trim();
         if level == Level::Forced {
-            cleaned.closed_clients = self.close_resting();
+            cleaned.closed_clients = self.close_resting().await;
             cleaned.cut_transfers = self.cut_stalled();
         }
         crate::ring::memory::purge();
@@ -131,10 +162,15 @@ impl Worker {
         cleaned
     }
 
-    fn close_resting(&self) -> usize {
-        let connections = self.connections.borrow();
-        let resting = connections.iter().filter(|(_, live)| live.account.is_resting.get());
-        resting.map(|(_, live)| live.close()).count()
+    async fn close_resting(&self) -> usize {
+        let close = |live: &Live| {
+            let is_resting = live.account.is_resting.get();
+            if is_resting {
+                live.close(&self.deadlines);
+            }
+            is_resting
+        };
+        self.for_each(close).await
     }
 
     /// Cuts stalled exchanges, the largest first, until a quarter of what connections hold is free.
@@ -160,7 +196,7 @@ impl Worker {
             if freed >= held / 4 {
                 break;
             }
-            live.cut();
+            live.cut(&self.deadlines);
             freed += bytes;
             count += 1;
         }
@@ -168,6 +204,9 @@ impl Worker {
         count
     }
 }
+
+/// Connections that are ended in one turn of the loop: each takes some 20 µs to close.
+const TURN_MAX: usize = 256;
 
 /// Silence after which a client hardly has its next request on its way.
 const RESTED_MS: u64 = 1000;
@@ -177,9 +216,21 @@ const STALLED_MS: u64 = 2000;
 
 impl Live {
     /// Ends a connection that rests.
-    fn close(&self) {
-        self.account.is_cut.set(true);
-        self.socket.interrupt();
+    fn close(&self, deadlines: &Deadlines) {
+        self.account.end(Ending::Cut);
+        self.socket.interrupt_for_good(deadlines);
+    }
+
+    /// What stands for its client: an address, or the prefix of 64 bits that one subscriber has.
+    pub(crate) fn address(&self) -> u128 {
+        match self.arrival.ip.to_ipv4_mapped() {
+            Some(_) => self.arrival.ip.to_bits(),
+            None => self.arrival.ip.to_bits() >> 64 << 64,
+        }
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.arrival.peer()
     }
 
     fn describe(&self, worker: usize, now_ms: u64) -> ConnectionInfo {
@@ -199,16 +250,96 @@ impl Live {
     }
 
     /// Ends the connection, in whatever it is.
-    pub(crate) fn cut(&self) {
-        self.account.is_cut.set(true);
+    pub(crate) fn cut(&self, deadlines: &Deadlines) {
+        self.account.end(Ending::Cut);
         // A shutdown would look like the end of an answer that ends with its connection.
         self.socket.reset_on_close();
-        self.socket.interrupt();
+        self.socket.interrupt_for_good(deadlines);
+        self.end_other(deadlines);
+    }
+
+    /// Ends the exchange under way, which holds a connection to an origin, by `fault`: it is
+    /// answered where nothing of an answer has been sent yet, and else the client is reset. False
+    /// where nothing of that kind is under way.
+    pub fn give_up(&self, fault: Fault, deadlines: &Deadlines) -> bool {
+        let is_under_way = {
+            let other = self.other_end.take();
+            let is_some = other.is_some();
+            self.other_end.set(other);
+            is_some
+        };
+        if is_under_way {
+            self.account.end(Ending::GiveUp(fault));
+            self.socket.interrupt(deadlines);
+            self.end_other(deadlines);
+        }
+        is_under_way
+    }
+
+    fn end_other(&self, deadlines: &Deadlines) {
         if let Some(other) = self.other_end.take() {
             other.reset_on_close();
-            other.interrupt();
+            other.interrupt_for_good(deadlines);
             self.other_end.set(Some(other));
         }
+    }
+}
+
+/// The other end's place in its connection; dropping it says that there is none any more.
+pub struct Attached<'a>(&'a Live);
+
+impl Attached<'_> {
+    fn is_ended(&self) -> bool {
+        self.0.account.is_ended()
+    }
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        self.0.other_end.set(None);
+    }
+}
+
+/// A lease that is the other end of the exchange under way, for as long as it is not given back:
+/// what is decided about the connection must not hit the next exchange that has the lease.
+pub struct Reached<'a> {
+    lease: Lease,
+    attached: Attached<'a>,
+}
+
+impl Reached<'_> {
+    /// As [`Lease::give_back_with`], unless its end has been decided with that of the exchange.
+    pub fn give_back_with(self, buffer: HeadBuffer) {
+        if !self.attached.is_ended() {
+            drop(self.attached);
+            self.lease.give_back_with(buffer);
+        }
+    }
+
+    /// As [`Lease::give_back`], with the same exception.
+    pub fn give_back(self) {
+        if !self.attached.is_ended() {
+            drop(self.attached);
+            self.lease.give_back();
+        }
+    }
+
+    pub fn into_socket(self) -> Socket {
+        self.lease.into_socket()
+    }
+}
+
+impl Deref for Reached<'_> {
+    type Target = Lease;
+
+    fn deref(&self) -> &Lease {
+        &self.lease
+    }
+}
+
+impl DerefMut for Reached<'_> {
+    fn deref_mut(&mut self) -> &mut Lease {
+        &mut self.lease
     }
 }
 
@@ -285,6 +416,11 @@ impl Seat {
         self.live.arrival.peer()
     }
 
+    /// As the pool knows whoever is served here.
+    pub fn holder(&self) -> Holder {
+        Holder { claimant: Claimant::of(self.peer().ip()), seat: self.key as u32 }
+    }
+
     pub fn is_new(&self) -> bool {
         self.live.account.is_new.get()
     }
@@ -298,14 +434,25 @@ impl Seat {
         self.live.arrival.listener
     }
 
-    /// Whether somebody has decided that the connection ends now.
-    pub fn is_cut(&self) -> bool {
-        self.live.account.is_cut.get()
+    /// Says what the other end of the exchange or the tunnel is that begins: what has been, or will
+    /// be, decided about the connection holds for that too.
+    pub fn reach(&self, lease: Lease) -> Reached<'_> {
+        let attached = self.attach(lease.socket());
+        Reached { lease, attached }
     }
 
-    /// Says that the connection is, or is no more, one end of a tunnel.
-    pub fn set_tunnel(&self, other_end: Option<Socket>) {
-        self.live.other_end.set(other_end);
+    /// Whether it gives way to a new client, asked after it has been interrupted.
+    pub fn gives_way(&self) -> bool {
+        self.worker.gives_way(&self.live)
+    }
+
+    /// The same for what is no lease.
+    pub fn attach(&self, other: &Socket) -> Attached<'_> {
+        self.live.other_end.set(Some(other.clone()));
+        if self.live.account.is_ended() {
+            self.live.end_other(&self.worker.deadlines);
+        }
+        Attached(&self.live)
     }
 
     pub fn set_resting(&self, is_resting: bool) {

@@ -1,24 +1,23 @@
 //! The whole proxy as a value: listening sockets, workers, and their orderly end.
 //!
 //! In goes a checked configuration; [`Server::start`] binds, starts the workers and returns when
-//! all are ready, or says in one line why not. [`Server::drain`] stops accepting, lets what is
-//! under way finish for `server.drain_timeout`, and returns what was left. How another
+//! all are ready, or says in one line why not. Then [`Server::open`] lets the workers accept, and
+//! not before: whoever cannot start has nobody's connection. [`Server::drain`] stops accepting,
+//! lets what is under way finish for `server.drain_timeout`, and returns what was left. How another
 //! configuration takes the first one's place is `reload`'s affair.
 //!
 //! It installs no signal handler and writes to no standard stream: that is `main`'s part.
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use futures_util::FutureExt;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
@@ -34,15 +33,17 @@ use crate::hooks::{Plans, custom};
 use crate::inherited::Inherited;
 use crate::ledger::Ledgers;
 use crate::logging::LogMeter;
+use crate::memory::origins::origin_connections;
 use crate::memory::plan::PlanError;
 use crate::memory::{Notice, Plan, Usage};
-use crate::ring::{refusal, runtime};
+use crate::ring::runtime;
+use crate::room::SharedRoom;
 use crate::sockets::Sockets;
-use crate::thread::{self, Ready, Remains, WorkerPlan};
-use crate::upstream::permits::PoolShared;
+use crate::thread::Remains;
+use crate::upstream::permits::{self, PoolShared};
 use crate::upstream::resolve::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
-use crate::worker::{ACTIVE, FREE, Mail, NORMAL, Place, Shared};
+use crate::worker::{NORMAL, Place, Shared};
 
 /// Why ringway could not start: one line with cause and cure.
 #[derive(Debug)]
@@ -59,9 +60,9 @@ impl std::error::Error for StartError {}
 /// A running proxy.
 pub struct Server {
     pub(crate) sockets: Sockets,
-    workers: Vec<JoinHandle<Remains>>,
+    pub(crate) workers: Vec<JoinHandle<Remains>>,
     pub(crate) shared: Arc<Shared>,
-    access_log: Option<AccessLog>,
+    pub(crate) access_log: Option<AccessLog>,
     pub(crate) control: Option<Control>,
     pub(crate) resolver: Resolver,
     /// Where the demo origin listens, once there is one.
@@ -77,10 +78,7 @@ const LAST_ACCEPTED: usize = 65_536;
 pub(crate) const NAMES_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often the end of the drain is looked for.
-const POLL: Duration = Duration::from_millis(5);
-
-/// How long a worker may take to close its ring.
-const ENDING_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const POLL: Duration = Duration::from_millis(5);
 
 /// Descriptors that the process needs besides connections: rings, logs, listeners, epoll.
 pub const FILES_RESERVED: usize = 64;
@@ -151,8 +149,16 @@ impl Server {
             server.start_worker()?;
         }
         server.start_control(door, events, asks)?;
-        server.announce();
         Ok(server)
+    }
+
+    /// Begins to accept connections, and says where.
+    pub fn open(&self) -> Result<(), StartError> {
+        for worker in self.active_workers() {
+            self.let_accept(worker)?;
+        }
+        self.announce();
+        Ok(())
     }
 
     fn start_control(
@@ -191,68 +197,6 @@ impl Server {
     /// The admin address, with the port that was chosen for port 0.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.control.as_ref()?.admin_address()
-    }
-
-    /// Starts one more worker, with the newest configuration.
-    pub(crate) fn start_worker(&mut self) -> Result<(), StartError> {
-        let shared = self.shared.clone();
-        let index = self.free_place()?;
-        let config = shared.snapshot.load().config.clone();
-        let (inbox, inboxes) = queue::unbounded_channel();
-        let (ask, asks) = queue::unbounded_channel();
-        let plan = WorkerPlan {
-            index,
-            access_log: self.access_log.clone(),
-            shared: shared.clone(),
-            budget: Plan::of(&config, &Usage::read()).budget(),
-            inbox: inboxes,
-            asks,
-            listeners: self.sockets.share().map_err(StartError)?,
-        };
-        // Whatever one that worked here before has been told does not concern this one.
-        let _ = shared.drain[index].notified().now_or_never();
-        shared.places[index].occupy(Mail { inbox, asks: ask });
-        let (sender, receiver) = mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new()
-            .name(format!("worker-{index}"))
-            .spawn(move || thread::run(plan, |ready| drop(sender.send(ready))))
-            .map_err(|error| StartError(format!("worker {index} got no thread: {error}")))?;
-        self.workers.push(thread);
-        let ready = receiver.recv().unwrap_or_else(|_| Err(io::Error::other("it ended early")));
-        match ready {
-            Ok(ready) => {
-                shared.places[index].activate();
-                report_worker(index, config.buffers.chunks_per_worker, ready);
-                Ok(())
-            }
-            Err(error) => Err(StartError(format!("worker {index}: {}", refusal::diagnose(&error)))),
-        }
-    }
-
-    /// A place where nobody works; waits for one where somebody is about to end.
-    fn free_place(&self) -> Result<usize, StartError> {
-        let deadline = Instant::now() + ENDING_PATIENCE;
-        loop {
-            let mut states = self.shared.places.iter().map(Place::state);
-            if let Some(index) = states.position(|state| state == FREE) {
-                return Ok(index);
-            }
-            if Instant::now() >= deadline {
-                return Err(StartError("there is no place for another worker: restart".to_owned()));
-            }
-            std::thread::sleep(POLL);
-        }
-    }
-
-    /// Lets the worker that was started last finish what it has, and no more.
-    pub(crate) fn retire_worker(&mut self) {
-        let places = &self.shared.places;
-        let last = (0..places.len()).rev().find(|index| places[*index].state() == ACTIVE);
-        if let Some(index) = last {
-            places[index].retire();
-            self.shared.drain[index].notify_one();
-        }
-        self.workers.retain(|worker| !worker.is_finished());
     }
 
     /// Starts a new process and hands it the listening sockets.
@@ -368,24 +312,6 @@ fn settle_demo(config: &mut Config, demo: &mut Option<SocketAddr>) -> Result<(),
     Ok(())
 }
 
-fn report_worker(index: usize, wanted: usize, ready: Ready) {
-    let Ready { chunks, is_registered } = ready;
-    tracing::info!(index, chunks, is_registered, "worker");
-    if !is_registered {
-        tracing::warn!(
-            "worker {index} could not register its buffers with the ring and runs with ordinary \
-             memory: RLIMIT_MEMLOCK is too small. Raise it (`ulimit -l unlimited`, docker \
-             `--ulimit memlock=-1:-1`, systemd `LimitMEMLOCK=infinity`) or grant CAP_IPC_LOCK"
-        );
-    } else if chunks < wanted {
-        tracing::warn!(
-            "worker {index} registered {chunks} of {wanted} chunks: RLIMIT_MEMLOCK is too small \
-             for buffers.chunks_per_worker. Raise it (`ulimit -l unlimited`, docker `--ulimit \
-             memlock=-1:-1`, systemd `LimitMEMLOCK=infinity`) or grant CAP_IPC_LOCK"
-        );
-    }
-}
-
 /// What the threads share, and the questions to the control thread.
 fn share(
     parts: Parts,
@@ -397,8 +323,9 @@ fn share(
     let snapshot = Snapshot::first(parts, places);
     let history = History::new(&snapshot);
     let shared = Arc::new(Shared {
-        pool: PoolShared::new(config.pool.max_connections, places),
+        pool: PoolShared::new(pool_limits(&config), places),
         clients: Arc::new(Semaphore::new(config.limits.clients)),
+        room: SharedRoom::default(),
         tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
         live: (0..places).map(|_| AtomicUsize::new(0)).collect(),
         places: (0..places).map(|_| Place::default()).collect(),
@@ -459,12 +386,30 @@ pub fn try_listen(address: SocketAddr, backlog: u32) -> Result<(), StartError> {
     Sockets::default().try_bind(address, backlog).map_err(StartError)
 }
 
+/// How many connections to origins there may be: what the configuration says of each upstream, and
+/// in all what memory and descriptors allow.
+pub(crate) fn pool_limits(config: &Config) -> permits::Limits {
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let spare = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(FILES_RESERVED);
+    let by_memory = Plan::of(config, &Usage::read()).origin_connections();
+    let own = |upstream: &crate::config::UpstreamConfig| {
+        Some((upstream.name.clone(), upstream.max_connections?))
+    };
+    permits::Limits {
+        each: config.pool.max_connections,
+        own: config.upstreams.iter().filter_map(own).collect(),
+        long: config.limits.long_responses,
+        ceiling: by_memory.min(origin_connections(config, spare)),
+    }
+}
+
 /// Raises the soft limit on open files to the hard one, and `limits.clients` down to what fits.
 pub(crate) fn raise_files_limit(config: &mut Config) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
     let files = usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX);
-    let room = files.saturating_sub(config.pool.max_connections + FILES_RESERVED).max(1);
+    let spare = files.saturating_sub(FILES_RESERVED);
+    let room = spare.saturating_sub(origin_connections(config, spare)).max(1);
     if room < config.limits.clients {
         tracing::warn!(
             "limits.clients = {} does not fit the limit of {files} open files and is {room} for \

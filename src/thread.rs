@@ -1,13 +1,12 @@
 //! A worker's thread: ring, runtime, tasks, and their orderly end.
 //!
-//! In go the plan of one worker and the listening sockets; the thread accepts, serves what is
-//! placed on it, watches its pool and its deadlines, and at a drain finishes what is under way.
-//! What is left after that is reported.
+//! In goes the plan of one worker; the thread accepts from the listening sockets that it is told of
+//! once all are ready, serves what is placed on it, watches its pool and its deadlines, and at a
+//! drain finishes what is under way. What is left after that is reported.
 //!
 //! Nothing here may block: names are resolved and logs are written elsewhere.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::access_log::AccessLog;
+use crate::arbiter;
 use crate::ask::Ask;
 use crate::connection;
 use crate::ledger::Budget;
@@ -34,8 +34,6 @@ pub struct WorkerPlan {
     pub budget: Budget,
     pub inbox: UnboundedReceiver<Accepted>,
     pub asks: UnboundedReceiver<Ask>,
-    /// By their numbers.
-    pub listeners: Vec<(u16, OwnedFd)>,
 }
 
 /// What a worker has, once it is ready.
@@ -84,11 +82,9 @@ async fn serve(plan: WorkerPlan, report: impl FnOnce(io::Result<Ready>)) -> Rema
         let is_current = |origin, address| watched.is_current(origin, address);
         watched.pool.run_janitor(is_current).await;
     });
+    spawn(arbiter::run(worker.clone()));
     prewarm(&worker);
     spawn(housekeep(worker.clone()));
-    for (index, listener) in plan.listeners {
-        spawn(listener::start(worker.clone(), listener, index));
-    }
     spawn(take_in(worker.clone(), plan.inbox));
     spawn(answer_asks(worker.clone(), plan.asks));
     until_drained(&worker).await
@@ -133,8 +129,20 @@ async fn answer_asks(worker: Rc<Worker>, mut asks: UnboundedReceiver<Ask>) {
             Ask::End { id, reply } => {
                 let _ = reply.send(worker.end_connection(id));
             }
+            Ask::Offer { reply } => {
+                let _ = reply.send(worker.offer());
+            }
+            Ask::GiveWay { count } => worker.give_way(count),
+            Ask::Census { reply } => {
+                let _ = reply.send(worker.census());
+            }
+            Ask::EndHeads { address, count } => worker.end_heads(address, count),
             Ask::Clean { level, reply } => {
-                let _ = reply.send(worker.clean(level));
+                // Beside other questions: it takes its turns.
+                let worker = worker.clone();
+                spawn(async move {
+                    let _ = reply.send(worker.clean(level).await);
+                });
             }
             Ask::Adopt { snapshot, budget, reply } => {
                 worker.adopt(&snapshot, &budget);
@@ -232,7 +240,7 @@ async fn finish(worker: &Worker) -> bool {
         // first.
         if is_over() && !shared.is_handed_over.load(Ordering::Acquire) {
             worker.is_draining.set(true);
-            worker.interrupt_resting();
+            worker.interrupt_resting().await;
         }
         // Connections end by themselves; the signal says that their time is up.
         let _ = tokio::time::timeout(DRAIN_POLL, signal.notified()).await;
@@ -248,7 +256,7 @@ async fn finish(worker: &Worker) -> bool {
 async fn cut(worker: &Worker) {
     worker.pool.stop();
     for _ in 0..CUT_ROUNDS {
-        worker.cut_connections();
+        worker.cut_connections().await;
         if worker.connections() == 0 {
             return;
         }

@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::account::{Account, Phase};
-use crate::config::Config;
+use crate::account::{Account, Phase, WaitsOn};
+use crate::config::{Config, HalfClose};
 use crate::fault::{Close, Fault};
 use crate::generation::Generation;
 use crate::record::Record;
-use crate::relay::{self, Broken, Control, Decoder, Encoding, Patience, Transfer, WATCH_AFTER};
+use crate::relay::{Broken, Control, Decoder, Encoding, Receiver, Transfer, WATCH_AFTER};
 use crate::ring::{Socket, Waited, clock};
 use crate::seat::Seat;
 use crate::worker::Worker;
@@ -54,7 +54,7 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
     let Tunnel { origin, generation, to_origin, to_client, mut record, permit } = *tunnel;
     let config = &*generation.config;
     let worker = seat.worker();
-    seat.set_tunnel(Some(origin.clone()));
+    let attached = seat.attach(&origin);
     worker.metrics.tunnels.add(1);
     worker.metrics.tunnels_opened.add(1);
     let (up, down) = (Direction::new(), Direction::new());
@@ -81,8 +81,8 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
                 for direction in [&up, &down] {
                     direction.control.is_over.set(true);
                 }
-                client.interrupt();
-                origin.interrupt();
+                client.interrupt(&worker.deadlines);
+                origin.interrupt(&worker.deadlines);
             })
             .await
         };
@@ -93,7 +93,7 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
         }
         ended
     };
-    seat.set_tunnel(None);
+    drop(attached);
     let (up_bytes, down_bytes) = (up.control.received.get(), down.control.sent.get());
     record.moved(up_bytes, down_bytes);
     worker.metrics.tunnel_bytes.add(up_bytes + down_bytes);
@@ -101,6 +101,7 @@ pub async fn run(seat: &Seat, tunnel: Box<Tunnel>) -> Close {
     let close = match ended {
         Ok(()) => Close::ClientDone,
         Err(fault) => {
+            let fault = seat.account().settle(fault);
             record.failed(fault);
             if fault != Fault::TunnelIdle || !up.is_delivered() || !down.is_delivered() {
                 // Neither side may take what it has for all there was.
@@ -159,7 +160,8 @@ impl Pump<'_> {
             // Boxed so that a silent tunnel does not carry the room for a busy one.
             match Box::pin(self.move_on(std::mem::take(&mut early))).await {
                 Ok(()) => break,
-                Err(Broken::FromExpired) => {}
+                // While others hold all chunks, the silence goes on.
+                Err(Broken::FromExpired | Broken::NoChunk) => {}
                 // The other direction has ended, so that there is less patience with this one.
                 Err(Broken::Interrupted) if !self.is_over(seat) => {}
                 Err(broken) => return Err(broken),
@@ -171,7 +173,7 @@ impl Pump<'_> {
         self.this.has_ended.set(true);
         self.this.control.active_ms.set(clock::coarse_ms());
         // The other direction waits here for its sender, with nothing in its hands.
-        self.to.interrupt();
+        self.to.interrupt(&self.worker.deadlines);
         Ok(())
     }
 
@@ -179,10 +181,9 @@ impl Pump<'_> {
     async fn move_on(&self, early: Vec<u8>) -> Result<(), Broken> {
         if !early.is_empty() {
             let control = &self.this.control;
-            let idle = self.config.timeouts.tunnel_idle;
             control.received.set(control.received.get() + early.len() as u64);
-            let sent = relay::send_all(self.to, &early, &self.worker.deadlines, idle).await;
-            sent.map_err(|waited| match waited {
+            let stall = self.config.timeouts.tunnel_idle;
+            self.receiver(stall).send_all(&early).await.map_err(|waited| match waited {
                 Waited::Expired => Broken::ToExpired,
                 Waited::Interrupted => Broken::Interrupted,
                 Waited::Failed(_) => Broken::ToFailed,
@@ -208,7 +209,7 @@ impl Pump<'_> {
             let wait =
                 if self.other.has_ended.get() { patience.min(WATCH_AFTER) } else { patience };
             match self.from.readable(&self.worker.deadlines, wait).await {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(Waited::Expired) if self.to.has_failed() => return Err(Broken::ToFailed),
                 Err(Waited::Expired | Waited::Interrupted) => {}
                 Err(Waited::Failed(_)) => return Err(Broken::FromFailed),
@@ -227,8 +228,7 @@ impl Pump<'_> {
         let mut passed = 0;
         while let Ok(count @ 1..) = self.from.try_recv(&mut words) {
             control.received.set(control.received.get() + count as u64);
-            let deadlines = &self.worker.deadlines;
-            if relay::send_all(self.to, &words[..count], deadlines, WATCH_AFTER).await.is_err() {
+            if self.receiver(WATCH_AFTER).send_all(&words[..count]).await.is_err() {
                 return;
             }
             control.sent.set(control.sent.get() + count as u64);
@@ -244,7 +244,7 @@ impl Pump<'_> {
     }
 
     fn is_over(&self, seat: &Seat) -> bool {
-        self.this.control.is_over.get() || seat.is_cut()
+        self.this.control.is_over.get() || seat.account().is_ended()
     }
 
     /// How much longer nothing may move.
@@ -259,21 +259,31 @@ impl Pump<'_> {
         limit.saturating_sub(Duration::from_millis(clock::coarse_ms().saturating_sub(active_ms)))
     }
 
+    fn receiver(&self, stall: Duration) -> Receiver<'_> {
+        Receiver {
+            socket: self.to,
+            deadlines: &self.worker.deadlines,
+            stall,
+            // Either side may end its direction, which is what the other one is told.
+            half_close: HalfClose::Keep,
+            account: Some((self.account, WaitsOn::Nobody)),
+        }
+    }
+
     fn transfer(&self, silence: Duration) -> Transfer<'_> {
         let config = self.config;
         Transfer {
             chunks: &self.worker.chunks,
-            deadlines: &self.worker.deadlines,
             from: self.from,
-            to: self.to,
-            patience: Patience { silence, rate_min: 0 },
-            stall: config.timeouts.tunnel_idle,
+            to: self.receiver(config.timeouts.tunnel_idle),
+            silence,
+            sender: WaitsOn::Nobody,
+            memory: (&self.worker.ledger, &self.worker.budget),
             operation_chunks: config.buffers.operation_chunks,
             // Such an operation holds its chunk while it waits, and a tunnel may wait for an hour.
             is_fixed: false,
             pipes: Some(&self.worker.pipes),
             is_exact: false,
-            is_watching: false,
             payload_bytes_max: u64::MAX,
             control: &self.this.control,
             account: self.account,
@@ -328,6 +338,7 @@ fn upward_fault(broken: &Broken) -> Fault {
         Broken::ToExpired => Fault::OriginWriteTimeout,
         Broken::ToFailed => Fault::OriginTruncated,
         Broken::Interrupted => Fault::Stopping,
+        Broken::NoChunk => Fault::Overloaded,
         Broken::Framing(_) | Broken::TooLarge => Fault::Internal,
     }
 }
@@ -339,6 +350,7 @@ fn downward_fault(broken: &Broken) -> Fault {
         Broken::ToExpired => Fault::ClientWriteTimeout,
         Broken::ToFailed => Fault::ClientGone,
         Broken::Interrupted => Fault::Stopping,
+        Broken::NoChunk => Fault::Overloaded,
         Broken::Framing(_) | Broken::TooLarge => Fault::Internal,
     }
 }

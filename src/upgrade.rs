@@ -12,8 +12,8 @@ use crate::fault::Fault;
 use crate::http::rewrite;
 use crate::record::Record;
 use crate::ring::HeadBuffer;
+use crate::seat::Reached;
 use crate::tunnel::Tunnel;
-use crate::upstream::lease::Lease;
 
 /// Turns the connection into a tunnel, as the origin has agreed to (RFC 9110 §15.2.2).
 ///
@@ -21,7 +21,7 @@ use crate::upstream::lease::Lease;
 /// protocol, and could be a request that hides behind the first one.
 pub(crate) async fn switch(
     client: &mut Client<'_>,
-    lease: Lease,
+    lease: Reached<'_>,
     buffer: &HeadBuffer,
     is_uploaded: bool,
     record: &mut Record,

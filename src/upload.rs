@@ -8,19 +8,21 @@ use std::cell::Cell;
 use std::pin::Pin;
 use std::task::Poll;
 
-use crate::account::Account;
-use crate::config::Config;
+use crate::account::{Account, Moment, WaitsOn};
+use crate::config::{Config, HalfClose};
 use crate::connection::Client;
 use crate::fault::Fault;
 use crate::http::BodyLength;
 use crate::http::chunked::ChunkScanner;
-use crate::relay::{Broken, Control, Decoder, Encoding, Patience, Transfer};
-use crate::ring::{Socket, clock};
+use crate::record::Record;
+use crate::relay::{Broken, Control, Decoder, Encoding, Receiver, Transfer};
+use crate::ring::{Deadlines, Socket, Waited, clock};
 use crate::worker::Worker;
 
 /// What is known of the request's body when its head has been read.
 pub struct RequestBody {
-    /// Bytes of it that came with the head and are in the inbox behind it.
+    /// Bytes of it that came before a connection was looked for and are in the inbox behind the
+    /// head.
     pub in_inbox: usize,
     /// A larger one is answered 413.
     pub(crate) bytes_max: u64,
@@ -33,20 +35,78 @@ impl RequestBody {
     pub(crate) fn of(client: &Client<'_>) -> Result<Self, Fault> {
         let limit = client.generation.config.limits.body_bytes;
         judge_length(client.request.body, limit)?;
-        let mut decoder = match client.request.body {
+        let decoder = match client.request.body {
             BodyLength::Empty | BodyLength::UntilClose => Decoder::Sized(0),
             BodyLength::Exact(bytes) => Decoder::Sized(bytes),
             BodyLength::Chunked => Decoder::Chunked(ChunkScanner::new()),
         };
-        let behind_head = &client.inbox.filled()[client.request.bytes..];
-        let used = decoder.advance(behind_head).map_err(Fault::ClientChunk)?.used;
-        if matches!(decoder, Decoder::Chunked(scanner) if scanner.payload_bytes() > limit) {
-            return Err(Fault::ClientBodyTooLarge);
-        }
-        Ok(Self { in_inbox: used, bytes_max: limit, decoder })
+        let mut body = Self { in_inbox: 0, bytes_max: limit, decoder };
+        body.look(client)?;
+        Ok(body)
     }
 
-    /// All of it came with the head.
+    /// Waits until the origin can be of use: until all of a small body is in the inbox, or the
+    /// first bytes of a larger one. Nothing is held for a client that says nothing more. Whoever
+    /// waits for leave to begin gets that from the origin.
+    pub(crate) async fn arrive(
+        &mut self,
+        client: &mut Client<'_>,
+        record: &mut Record,
+    ) -> Result<(), Fault> {
+        if self.is_whole() || client.request.expects_continue {
+            return Ok(());
+        }
+        Box::pin(self.take_in(client, record)).await
+    }
+
+    async fn take_in(&mut self, client: &mut Client<'_>, record: &mut Record) -> Result<(), Fault> {
+        let generation = client.generation.clone();
+        let room = client.worker.heads.buffer_bytes();
+        let known = client.request.bytes + self.in_inbox;
+        let room = room.saturating_sub(known) as u64;
+        let is_small = matches!(self.decoder, Decoder::Sized(left) if left <= room);
+        while !self.is_whole() && (is_small || self.in_inbox == 0) {
+            if client.inbox.make_room(generation.head_limits.head_bytes).is_err() {
+                // A head that fills its buffer: the rest goes by way of the upload.
+                return Ok(());
+            }
+            client.account.waits_on.set(WaitsOn::ClientToSend);
+            let silence = generation.config.timeouts.read;
+            let inbox = std::mem::take(&mut client.inbox);
+            let (received, inbox) =
+                client.socket.recv(inbox, &client.worker.deadlines, silence).await;
+            client.inbox = inbox;
+            match received {
+                Ok(0) => return Err(Fault::ClientBodyIncomplete),
+                Ok(_) => {}
+                Err(Waited::Expired) => return Err(Fault::ClientBodyTimeout),
+                Err(Waited::Interrupted) if client.account.is_ended() => {
+                    return Err(Fault::Stopping);
+                }
+                Err(Waited::Interrupted) => continue,
+                Err(Waited::Failed(_)) => return Err(Fault::ClientGone),
+            }
+            client.account.moved.set(Moment::at_ms(clock::coarse_ms()));
+            let used = self.look(client)?;
+            record.received(client.account, used as u64);
+        }
+        client.request_bytes = client.request.bytes + self.in_inbox;
+        client.is_whole = self.is_whole();
+        Ok(())
+    }
+
+    /// Looks at what of it has come since the last time; how much that was.
+    fn look(&mut self, client: &Client<'_>) -> Result<usize, Fault> {
+        let news = &client.inbox.filled()[client.request.bytes + self.in_inbox..];
+        let used = self.decoder.advance(news).map_err(Fault::ClientChunk)?.used;
+        if self.payload_bytes() > self.bytes_max {
+            return Err(Fault::ClientBodyTooLarge);
+        }
+        self.in_inbox += used;
+        Ok(used)
+    }
+
+    /// All of it is in the inbox.
     pub fn is_whole(&self) -> bool {
         self.decoder.is_done()
     }
@@ -85,23 +145,30 @@ pub(crate) async fn upload_rest(
     let Some(decoder) = body.rest() else { return Ok(()) };
     let transfer = Transfer {
         chunks: &worker.chunks,
-        deadlines: &worker.deadlines,
         from: client,
-        to: origin,
-        patience: Patience { silence: config.timeouts.read, rate_min: config.limits.min_body_rate },
-        stall: config.timeouts.write,
+        to: Receiver {
+            socket: origin,
+            deadlines: &worker.deadlines,
+            stall: config.timeouts.read,
+            half_close: HalfClose::Keep,
+            account: Some((account, WaitsOn::OriginToTake)),
+        },
+        silence: config.timeouts.read,
+        sender: WaitsOn::ClientToSend,
+        memory: (&worker.ledger, &worker.budget),
         operation_chunks: config.buffers.operation_chunks,
         is_fixed: config.buffers.fixed_operations,
         // The receive for the answer is pending on the origin's socket.
         pipes: None,
         is_exact: true,
-        is_watching: false,
         payload_bytes_max: body.bytes_max,
         control: &progress.control,
         account,
         flow: &account.received,
     };
-    transfer.run(decoder, Encoding::AsIs).await.map(drop)
+    let moved = transfer.run(decoder, Encoding::AsIs).await;
+    account.waits_on.set(WaitsOn::OriginToAnswer);
+    moved.map(drop)
 }
 
 /// The upload beside the wait for, and the delivery of, the answer.
@@ -110,6 +177,8 @@ pub(crate) struct Upload<'a, F> {
     client: &'a Socket,
     origin: &'a Socket,
     progress: &'a Progress,
+    /// By which it waits.
+    deadlines: &'a Deadlines,
     outcome: Option<Result<(), Broken>>,
 }
 
@@ -119,9 +188,10 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
         client: &'a Socket,
         origin: &'a Socket,
         progress: &'a Progress,
+        deadlines: &'a Deadlines,
     ) -> Self {
         let outcome = (!progress.is_running()).then_some(Ok(()));
-        Self { future, client, origin, progress, outcome }
+        Self { future, client, origin, progress, deadlines, outcome }
     }
 
     /// Drives the upload while `foreground` is under way, which comes pinned because a future that
@@ -165,20 +235,22 @@ impl<'a, F: Future<Output = Result<(), Broken>>> Upload<'a, F> {
             Broken::Interrupted => Some(Fault::Stopping),
             Broken::Framing(error) => Some(Fault::ClientChunk(*error)),
             Broken::TooLarge => Some(Fault::ClientBodyTooLarge),
+            Broken::NoChunk => Some(Fault::Overloaded),
         }
     }
 
-    /// Ends an upload that nobody needs any more.
-    pub(crate) async fn end(&mut self) {
+    /// Ends an upload that nobody needs any more; what it has taken off the client's socket.
+    pub(crate) async fn end(&mut self) -> u64 {
         if self.outcome.is_none() {
             // An interruption ends what is pending; the flag, what would begin after it.
             self.progress.control.is_over.set(true);
-            self.client.interrupt();
-            self.origin.interrupt();
+            self.client.interrupt(self.deadlines);
+            self.origin.interrupt(self.deadlines);
             let outcome = self.future.as_mut().await;
             self.progress.end(outcome.is_ok());
             self.outcome = Some(outcome);
         }
+        self.progress.control.received.get()
     }
 }
 
@@ -201,11 +273,14 @@ impl Progress {
     pub(crate) fn new(is_whole: bool, expects_continue: bool) -> Self {
         let control = Control::default();
         control.is_held_back.set(expects_continue);
+        let delivery = Control::default();
+        // While the client still uploads, the upload sees it go away.
+        delivery.is_watching.set(is_whole);
         Self {
             ended_ms: Cell::new(if is_whole { 0 } else { RUNNING }),
             is_complete: Cell::new(is_whole),
             control,
-            delivery: Control::default(),
+            delivery,
             interim_bytes: Cell::new(0),
         }
     }
@@ -223,5 +298,6 @@ impl Progress {
     fn end(&self, is_complete: bool) {
         self.ended_ms.set(clock::coarse_ms());
         self.is_complete.set(is_complete);
+        self.delivery.is_watching.set(true);
     }
 }

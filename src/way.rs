@@ -71,7 +71,7 @@ impl Way {
         match self {
             Self::Route(route) => {
                 let upstream = &client.generation.upstreams[route.upstream];
-                upstream.checkout(&client.worker.pool, is_fresh).await
+                upstream.checkout(&client.worker.pool, client.holder, is_fresh).await
             }
             Self::Hooked(hooking) => Box::pin(hooking.checkout(client, is_fresh)).await,
             Self::Forward(forwarded) => Box::pin(forwarded.checkout(client, is_fresh)).await,

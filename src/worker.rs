@@ -9,7 +9,6 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,12 +22,12 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::access_log::AccessLog;
 use crate::ask::{Ask, ControlAsk, Order};
 use crate::date::DateLine;
-use crate::fault::Fault;
 use crate::generation::{Generation, History, Snapshot};
-use crate::ledger::{Budget, Kind, Ledger, Ledgers};
+use crate::ledger::{Budget, Counted, Ledger, Ledgers};
 use crate::limits::PIPES_PER_WORKER;
 use crate::metrics::WorkerMetrics;
 use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, RingMeters, Socket, Stopper};
+use crate::room::{Room, SharedRoom};
 use crate::seat::Live;
 use crate::upstream::destinations::Destinations;
 use crate::upstream::permits::PoolShared;
@@ -39,6 +38,7 @@ pub struct Shared {
     pub pool: Arc<PoolShared>,
     /// Rights to hold a client connection: `limits.clients` of them.
     pub clients: Arc<Semaphore>,
+    pub room: SharedRoom,
     /// Rights to hold a tunnel: `limits.tunnels` of them.
     pub tunnels: Arc<Semaphore>,
     /// The newest configuration in use.
@@ -97,9 +97,9 @@ pub const LEAVING: u8 = 3;
 /// Has finished it.
 pub const ENDING: u8 = 4;
 
-/// Whether somebody works there who can be given a connection. Whoever starts has begun to accept.
+/// Whether somebody works there who can be given a connection. Whoever starts may yet fail.
 fn takes(state: u8) -> bool {
-    matches!(state, STARTING | ACTIVE | LEAVING)
+    matches!(state, ACTIVE | LEAVING)
 }
 
 impl Default for Place {
@@ -236,11 +236,10 @@ pub struct Worker {
     pub ledger: Arc<Ledger>,
     /// How much memory connections and requests may come to.
     pub budget: Rc<Budget>,
-    /// Exchanges are not to go on waiting for what can be dropped.
-    pub(crate) cutting: Notify,
     /// Where outgoing heads are built; free again before anything waits.
     scratch: RefCell<Vec<u8>>,
     pub(crate) connections: RefCell<Slab<Rc<Live>>>,
+    pub(crate) room: Room,
     /// Connections that this worker has ever served.
     pub(crate) serial: Cell<u64>,
     pub(crate) stoppers: RefCell<Vec<(u16, Stopper)>>,
@@ -261,29 +260,7 @@ pub struct Sent<T> {
     /// What the builder had to say.
     pub about: T,
     /// What the socket did not take at once.
-    pub rest: Option<Rest>,
-}
-
-/// Built bytes that wait for a slow receiver, and are counted for as long.
-pub struct Rest {
-    bytes: Vec<u8>,
-    ledger: Arc<Ledger>,
-    budget: Rc<Budget>,
-}
-
-impl Deref for Rest {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Rest {
-    fn drop(&mut self) {
-        self.ledger.sub(Kind::HeadBuffers, self.bytes.len() as u64);
-        self.budget.shrink(self.bytes.len() as u64);
-    }
+    pub rest: Option<Counted>,
 }
 
 /// Why nothing was sent.
@@ -307,7 +284,8 @@ impl Worker {
         let metrics = shared.metrics[index].clone();
         let budget = Rc::new(budget);
         let destinations = Rc::new(Destinations::default());
-        let generation = Generation::new(&shared.snapshot.load(), index, &destinations);
+        let generation =
+            Generation::new(&shared.snapshot.load(), index, &destinations, &shared.pool);
         let buffers = &generation.config.buffers;
         let heads = HeadPool::new(buffers.head_buffer_bytes, ledger.clone(), budget.clone());
         let chunks =
@@ -333,10 +311,10 @@ impl Worker {
             metrics,
             ledger,
             budget,
-            cutting: Notify::new(),
             shared,
             scratch: RefCell::new(Vec::with_capacity(buffers.head_buffer_bytes * 2)),
             connections: RefCell::default(),
+            room: Room::default(),
             serial: Cell::new(0),
             stoppers: RefCell::default(),
             accepting: Cell::new(0),
@@ -366,7 +344,8 @@ impl Worker {
 
     /// Puts `snapshot` in use for what begins from now on.
     pub fn adopt(&self, snapshot: &Snapshot, budget: &Budget) {
-        let generation = Generation::new(snapshot, self.index, &self.destinations);
+        let generation =
+            Generation::new(snapshot, self.index, &self.destinations, &self.shared.pool);
         self.pool.set_limits(generation.pool_limits());
         self.budget.set(budget);
         let before = self.generation.replace(generation);
@@ -418,25 +397,12 @@ impl Worker {
         if sent == scratch.len() {
             return Ok(Sent { about, rest: None });
         }
-        let bytes = (scratch.len() - sent) as u64;
-        if !self.budget.grow(&self.ledger, bytes) {
-            return Err(Unsent::Broken);
-        }
-        self.ledger.add(Kind::HeadBuffers, bytes);
-        let (ledger, budget) = (self.ledger.clone(), self.budget.clone());
-        Ok(Sent { about, rest: Some(Rest { bytes: scratch[sent..].to_vec(), ledger, budget }) })
+        let rest = Counted::copy(&scratch[sent..], &self.ledger, &self.budget);
+        Ok(Sent { about, rest: Some(rest.ok_or(Unsent::Broken)?) })
     }
 
     /// Whether no connection is to be kept for another request.
     pub fn is_closing(&self) -> bool {
         self.is_leaving.get() || self.shared.is_closing.load(Ordering::Relaxed)
-    }
-
-    /// Awaits what holds neither a buffer nor a descriptor, unless the worker is to end first.
-    pub async fn unless_cut<F: Future>(&self, wait: F) -> Result<F::Output, Fault> {
-        tokio::select! {
-            output = wait => Ok(output),
-            () = self.cutting.notified() => Err(Fault::Stopping),
-        }
     }
 }

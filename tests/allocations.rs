@@ -118,6 +118,7 @@ fn a_warm_keep_alive_request_allocates_nothing() {
     };
     let config = Config::load(None, &flags).expect("valid flags");
     let server = Server::start(config, Estate::default()).expect("a start");
+    server.open().expect("workers accept");
     let mut client = TcpStream::connect(server.addresses()[0]).expect("a listener");
     for _ in 0..100 {
         exchange(&mut client, REQUEST);

@@ -150,13 +150,16 @@ fn a_client_may_vanish_between_two_requests() {
 #[test]
 fn a_client_that_only_stops_sending_is_still_answered() {
     let origin = serving();
-    let proxy = Proxy::to(&origin);
     let post = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody";
-    for request in [GET, post] {
-        let mut client = proxy.send(request);
-        client.half_close();
-        client.expect_status(200).expect_orderly_close();
+    for half_close in ["close", "keep"] {
+        let proxy = Setup::to(&origin).set("server.half_close", half_close).start();
+        for request in [GET, post] {
+            let mut client = proxy.send(request);
+            client.half_close();
+            client.expect_status(200).expect_orderly_close();
+        }
     }
+    let proxy = Setup::to(&origin).set("server.half_close", "keep").start();
     let mut client = proxy.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n");
     client.half_close();
     assert_eq!(client.read_response().body.len(), 50_000_000);

@@ -263,7 +263,13 @@ fn a_body_that_is_too_large_is_refused_before_and_while_it_comes() {
     );
     proxy.send(whole).read_response().expect_status(413);
     let mut growing = proxy.send(request("POST", "/", "Transfer-Encoding: chunked\r\n"));
-    origin.wait_for("the head", |seen| seen.bytes().ends_with(b"\r\n\r\n"));
+    // Before the origin has been asked, and after.
+    growing.wait_until_read();
+    growing.send(format!("65\r\n{}\r\n", "x".repeat(101)));
+    growing.read_response().expect_status(413);
+    let mut growing = proxy.send(request("POST", "/", "Transfer-Encoding: chunked\r\n"));
+    growing.send("1\r\nx\r\n");
+    origin.wait_for("the beginning", |seen| seen.bytes().ends_with(b"1\r\nx\r\n"));
     growing.send(format!("65\r\n{}\r\n", "x".repeat(101)));
     growing.read_response().expect_status(413);
 }

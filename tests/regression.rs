@@ -32,7 +32,7 @@ fn r2_an_upload_outlasts_the_first_wait_for_its_answer() {
             peer.hold();
         }
     });
-    let proxy = Setup::to(&origin).set("timeouts.write", "60s").start();
+    let proxy = Proxy::to(&origin);
     let length = body.len();
     let head = format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n");
     let mut client = proxy.send(head);
@@ -122,7 +122,7 @@ fn r2_a_client_that_stopped_sending_may_wait_long_for_its_answer() {
         peer.send("go");
         peer.hold();
     });
-    let proxy = Proxy::to(&origin);
+    let proxy = Setup::to(&origin).set("server.half_close", "keep").start();
     let mut client = proxy.send(GET);
     client.half_close();
     client.read_response().expect_body("togo");
@@ -249,7 +249,7 @@ fn r2_a_slow_client_makes_progress() {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
         Origin::answering([head.as_bytes(), &body].concat())
     };
-    let proxy = Setup::to(&origin).set("timeouts.write", "500ms").start();
+    let proxy = Setup::to(&origin).set("timeouts.client_write", "500ms").start();
     let mut client = Client::with_small_window(proxy.address());
     client.send(GET).read_head().expect("a head").expect_status(200);
     for piece in body[..600_000].chunks(20_000) {
@@ -281,7 +281,7 @@ fn r2_slow_readers_leave_chunks_for_others() {
             }
         }
     });
-    let proxy = Setup::to(&origin).set("timeouts.write", "60s").start();
+    let proxy = Proxy::to(&origin);
     let readers: Vec<_> = (0..READERS)
         .map(|_| {
             let mut client = Client::with_small_window(proxy.address());

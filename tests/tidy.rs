@@ -25,7 +25,7 @@ const FLOORS: [&[&str]; 10] = [
     &["ring"],
     &["notices", "date", "logging", "account", "guard", "memory"],
     &["route", "forward", "hooks", "upstream", "access_log", "relay"],
-    &["ask", "gate", "generation", "worker", "seat"],
+    &["ask", "gate", "generation", "worker", "seat", "room", "arbiter"],
     &[
         "connection",
         "exchange",
@@ -52,6 +52,7 @@ const FLOORS: [&[&str]; 10] = [
         "inherited",
         "supervisor",
         "watched",
+        "workers",
         "control",
         "cli",
         "commands",

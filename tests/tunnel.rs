@@ -829,8 +829,9 @@ fn a_slow_but_steady_receiver_is_not_idle() {
 fn a_receiver_that_takes_nothing_is_not_waited_for_for_ever() {
     let proxy = Setup::forward().set("timeouts.tunnel_idle", "1s").start();
     let before = proxy.open_files();
+    let bytes = pattern(MUCH);
     let (mut client, mut far) = tunnel(&proxy);
-    assert!(far.send_until_stalled(&pattern(MUCH), A_WHILE) < MUCH);
+    assert!(far.send_until_stalled(&bytes, A_WHILE) < MUCH);
     far.read_to_end();
     proxy.wait_for_open_files(before);
     // What it has must not look like all there was.
@@ -883,6 +884,7 @@ fn what_bounds_an_exchange_does_not_bound_a_tunnel() {
         .set("timeouts.client_head", "200ms")
         .set("timeouts.read", "200ms")
         .set("timeouts.write", "200ms")
+        .set("timeouts.client_write", "200ms")
         .set("limits.body_bytes", 1_000)
         .set("pool.idle_expiry", "200ms")
         .start();

@@ -3,6 +3,7 @@
 //! Comes in: a runtime with one or two tasks. Goes out: that a sleep ends by a completion, by
 //! another thread and by a timer, in the ring and in tokio, and that the kernel is done with a
 //! buffer before it is freed.
+#![allow(unsafe_code)]
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -28,23 +29,36 @@ impl OneshotOutputTransform for Received {
     }
 }
 
-/// Says when it is freed.
+/// Says when it is freed. The bytes are by raw pointer, because the kernel has their address while
+/// the buffer is moved.
 struct Buffer {
-    bytes: Box<[u8; 8]>,
+    bytes: *mut [u8; 8],
     is_freed: Rc<Cell<bool>>,
+}
+
+impl Buffer {
+    fn filled(&self, count: i32) -> &[u8] {
+        // SAFETY: the operation that wrote to them has completed.
+        let bytes = unsafe { &*self.bytes };
+        &bytes[..usize::try_from(count).expect("no error")]
+    }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.is_freed.set(true);
+        // SAFETY: the pointer came from a box, and the runtime keeps this until the kernel is done.
+        drop(unsafe { Box::from_raw(self.bytes) });
     }
 }
 
 fn recv(stream: &UnixStream, is_freed: &Rc<Cell<bool>>) -> UnsubmittedOneshot<Buffer, Received> {
-    let mut bytes = Box::new([0; 8]);
+    let bytes = Box::into_raw(Box::new([0; 8]));
     let entry: squeue::Entry =
-        opcode::Recv::new(types::Fd(stream.as_raw_fd()), bytes.as_mut_ptr(), 8).build();
-    UnsubmittedOneshot::new(Buffer { bytes, is_freed: is_freed.clone() }, Received, entry)
+        opcode::Recv::new(types::Fd(stream.as_raw_fd()), bytes.cast(), 8).build();
+    let buffer = Buffer { bytes, is_freed: is_freed.clone() };
+    // SAFETY: the buffer owns the bytes by raw pointer; the tests keep the stream open.
+    unsafe { UnsubmittedOneshot::new(buffer, Received, entry) }
 }
 
 /// With the flags that workers get, and with none.
@@ -55,12 +69,56 @@ fn runtimes() -> [Runtime; 2] {
     [deferring.expect("Linux 6.1"), Runtime::new(&tokio_uring::builder()).expect("io_uring")]
 }
 
+#[test]
+fn a_key_ends_its_own_operation_and_no_later_one() {
+    for runtime in runtimes() {
+        let (mut theirs, ours) = UnixStream::pair().unwrap();
+        runtime.block_on(async {
+            let first = recv(&ours, &Rc::default()).submit();
+            let key = first.key();
+            tokio_uring::cancel(key);
+            assert_eq!(first.await.0, -libc::ECANCELED);
+            // It gets the place of the first one.
+            let second = recv(&ours, &Rc::default()).submit();
+            assert_ne!(second.key(), key);
+            tokio_uring::cancel(key);
+            // Submitted by now, if it is going to be.
+            tokio::time::sleep(LONG).await;
+            theirs.write_all(b"here").unwrap();
+            let (count, buffer) = second.await;
+            assert_eq!(buffer.filled(count), b"here");
+        });
+    }
+}
+
+#[test]
+fn completions_that_found_no_room_are_known_of() {
+    let mut small = tokio_uring::uring_builder();
+    small.setup_cqsize(4);
+    let runtime = Runtime::new(tokio_uring::builder().entries(4).uring_builder(&small)).unwrap();
+    let pairs: Vec<_> = (0..64).map(|_| UnixStream::pair().unwrap()).collect();
+    runtime.block_on(async {
+        let pending: Vec<_> =
+            pairs.iter().map(|(ours, _)| recv(ours, &Rc::default()).submit()).collect();
+        // Has all of them handed to the kernel.
+        tokio::time::sleep(LONG).await;
+        for (_, theirs) in &pairs {
+            (&*theirs).write_all(b"x").unwrap();
+        }
+        let known = pending.iter().filter(|operation| operation.is_completed()).count();
+        assert_eq!(known, 64, "a stray byte would pass for an answer");
+        for operation in pending {
+            assert_eq!(operation.await.0, 1);
+        }
+    });
+}
+
 /// Long enough for the loop to have moved from the ring to tokio.
 const LONG: Duration = Duration::from_millis(100);
 
 async fn receive(stream: &UnixStream) -> Vec<u8> {
     let (count, buffer) = recv(stream, &Rc::default()).submit().await;
-    buffer.bytes[..usize::try_from(count).expect("no error")].to_vec()
+    buffer.filled(count).to_vec()
 }
 
 #[test]

@@ -47,6 +47,23 @@ try() {
         measure "$proxy" "keep-alive-$c" $pid -c"$c" "http://127.0.0.1:$port/"
     done
     measure "$proxy" reconnect-8 $pid -c8 -H 'Connection: close' "http://127.0.0.1:$port/"
+    for c in $connections; do
+        measure "$proxy" "browser-$c" $pid -c"$c" -s /w/browser.lua "http://127.0.0.1:$port/"
+    done
+    # It says "holding" once all are connected, and holds them until it is ended.
+    resting 127.0.0.1:"$port" "$idle" >/tmp/resting.log 2>&1 &
+    holder=$!
+    tries=0
+    until grep -q holding /tmp/resting.log || [ $((tries += 1)) -gt 300 ]; do sleep 0.1; done
+    if grep -q holding /tmp/resting.log; then
+        # Long enough that they rest.
+        sleep 2
+        measure "$proxy" "64-beside-$idle" $pid -c64 "http://127.0.0.1:$port/"
+    else
+        echo "$proxy beside-$idle: not every connection was held: $(cat /tmp/resting.log)"
+    fi
+    kill $holder
+    wait $holder 2>/dev/null
     kill $pid
     wait $pid 2>/dev/null
 }

@@ -2,7 +2,7 @@
 # Instructions for each request, user and kernel together, of ringway, nginx and a bare relay on a
 # ring, counted without hardware counters: in an emulator whose clock is the instruction count.
 #
-#   benches/emulated/run.sh [--ringway FILE]... [--connections "1 8 64"] [--seconds 1]
+#   benches/emulated/run.sh [--ringway FILE]... [--connections "1 8 64"] [--seconds 1] [--idle 8000]
 #
 # qemu's TCG with `-icount shift=0` advances the guest's clock by a nanosecond for each instruction,
 # so that the processor time that the guest's scheduler gives for a process is the number of
@@ -16,12 +16,13 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=benches/emulated
 work=target/emulated
-connections="1 8 64" seconds=1 binaries=()
+connections="1 8 64" seconds=1 idle=8000 binaries=()
 while (($#)); do
     case $1 in
     --ringway) binaries+=("$(realpath "$2")") ;;
     --connections) connections=$2 ;;
     --seconds) seconds=$2 ;;
+    --idle) idle=$2 ;;
     *)
         echo "emulated: unknown flag $1; see the top of $0" >&2
         exit 2
@@ -45,6 +46,7 @@ need busybox-static busybox
 need cpio cpio
 need nginx nginx
 need wrk wrk
+need gcc cc
 mkdir -p "$work"
 
 # The kernel that Debian builds for virtual machines: small, and known to everybody.
@@ -80,15 +82,17 @@ add "$(command -v busybox)" busybox
 add "$(PATH=$PATH:/usr/sbin command -v nginx)" nginx
 add "$(command -v wrk)" wrk
 add "$floor" floor
+cc -O1 -o "$work/resting" "$here/resting.c"
+add "$work/resting" resting
 for index in "${!binaries[@]}"; do
     add "${binaries[index]}" "ringway-$index"
 done
 strip "$root"/bin/floor "$root"/bin/ringway-*
 echo 'root:x:0:0::/:/bin/sh' >"$root/etc/passwd"
 echo 'root:x:0:' >"$root/etc/group"
-cp "$here"/origin.conf "$here"/proxy.conf "$root/w/"
+cp "$here"/origin.conf "$here"/proxy.conf "$here"/browser.lua "$root/w/"
 install -m 755 "$here/guest.sh" "$root/init"
-printf 'connections="%s" seconds=%s\n' "$connections" "$seconds" >"$root/w/plan"
+printf 'connections="%s" seconds=%s idle=%s\n' "$connections" "$seconds" "$idle" >"$root/w/plan"
 (cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/root.gz"
 
 # Without fast string operations the kernel copies and clears in loops of few instructions, which

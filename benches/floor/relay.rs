@@ -53,7 +53,8 @@ impl Buffers {
         let entries = allocate(usize::from(BUFFER_COUNT) * size_of::<BufRingEntry>())?;
         let memory = allocate(usize::from(BUFFER_COUNT) * BUFFER_BYTES)?;
         // SAFETY: page-aligned, as long as the count says, and never freed.
-        unsafe { ring.submitter().register_buf_ring(entries as u64, BUFFER_COUNT, GROUP) }?;
+        let submitter = ring.submitter();
+        unsafe { submitter.register_buf_ring_with_flags(entries as u64, BUFFER_COUNT, GROUP, 0) }?;
         let mut buffers = Self { entries: entries.cast(), memory, tail: 0 };
         (0..BUFFER_COUNT).for_each(|id| buffers.give(id));
         Ok(buffers)

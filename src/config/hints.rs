@@ -49,9 +49,10 @@ pub(super) fn broken(text: &str, error: &toml::de::Error) -> Broken {
         return Broken { offset, message, hint, is_local: false };
     };
     // What begins as "inf" does, or with a digit, is not meant as a number for that.
-    let message = match known_number(value) {
-        false if message.starts_with("invalid float") => "string values must be quoted".to_owned(),
-        _ => message,
+    let message = if !known_number(value) && message.starts_with("invalid float") {
+        "string values must be quoted".to_owned()
+    } else {
+        message
     };
     if value.starts_with(['"', '\'', '[', '{']) {
         return Broken { offset, message, hint: None, is_local: false };

@@ -64,8 +64,8 @@ pub use self::operation::{
     StatsConfig,
 };
 pub use self::sections::{
-    BuffersConfig, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PoolConfig, PoolStatus,
-    ServerConfig, TimeoutsConfig,
+    BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PoolConfig,
+    PoolStatus, ServerConfig, TimeoutsConfig,
 };
 pub use self::units::{parse_bytes, parse_duration};
 pub use self::upstreams::{HostPattern, HostPolicy, OriginConfig, RouteConfig, UpstreamConfig};
@@ -316,6 +316,7 @@ pub(in crate::config) mod tests {
         name = "a.b"
         origins = ["http://[::1]:81", { url = "http://b", weight = 3 }]
         host = "origin"
+        max_connections = 7
         [[upstream]]
         name = "c"
         builtin = "demo"

@@ -68,6 +68,10 @@ pub struct ServerConfig {
     pub backlog: u32,
     /// Whether to read this file again, and follow it, whenever it changes.
     pub watch_config: bool,
+    /// What a client means that ends its side while its answer is awaited or on its way: "close",
+    /// that it has gone, or "keep", that it still wants its answer.
+    #[serde(with = "Word::<HalfClose>")]
+    pub half_close: HalfClose,
     // `host` and `port` first, then `listen`. Never empty, no two of them overlap.
     #[serde(skip)]
     pub listeners: Vec<SocketAddr>,
@@ -87,6 +91,7 @@ impl Default for ServerConfig {
             ready_grace: Duration::ZERO,
             backlog: 4096,
             watch_config: false,
+            half_close: HalfClose::Close,
             listeners: vec![SocketAddr::new(host, port)],
         }
     }
@@ -103,6 +108,10 @@ pub struct LimitsConfig {
     /// 503. 1 to 1000000.
     #[serde(with = "Count::<usize, 1, 1_000_000>")]
     pub tunnels: usize,
+    /// Answers that have been on their way for longer than 10 s, beside pool.max_connections: they
+    /// move here when others wait. 0 to 1000000.
+    #[serde(with = "Count::<usize, 0, 1_000_000>")]
+    pub long_responses: usize,
     /// A larger request head is answered 431. 1KiB to 1MiB.
     #[serde(with = "Size::<usize, 1024, 1_048_576>")]
     pub head_bytes: usize,
@@ -115,8 +124,8 @@ pub struct LimitsConfig {
     /// A larger request body is answered 413. 0 is unlimited.
     #[serde(with = "As::<AnyBytes>")]
     pub body_bytes: u64,
-    /// Bytes per second that a request body must keep up with, after a grace of 10 s. 0 to 1GiB; 0
-    /// is off.
+    /// Bytes per second that have to move over 10 s, in either direction, while somebody waits for a
+    /// connection to an origin; else the client that holds one is cut. 0 to 1GiB; 0 is off.
     #[serde(with = "Size::<u64, 0, { 1 << 30 }>")]
     pub min_body_rate: u64,
 }
@@ -126,6 +135,7 @@ impl Default for LimitsConfig {
         Self {
             clients: 10_000,
             tunnels: 10_000,
+            long_responses: 1000,
             head_bytes: 32 * 1024,
             header_count: 100,
             target_bytes: 8 * 1024,
@@ -146,9 +156,13 @@ pub struct TimeoutsConfig {
     /// between two reads of a request body.
     #[serde(with = "Timeout")]
     pub read: Duration,
-    /// For a write, to either side, that makes no progress.
+    /// For an origin that takes nothing of a request while others wait for a connection to it; while
+    /// nobody does, it has timeouts.read.
     #[serde(with = "Timeout")]
     pub write: Duration,
+    /// For a client that takes nothing of its answer, before it is reset.
+    #[serde(with = "Timeout")]
+    pub client_write: Duration,
     /// For a free connection when the pool is at max_connections.
     #[serde(with = "Timeout")]
     pub pool: Duration,
@@ -176,6 +190,7 @@ impl Default for TimeoutsConfig {
             connect: Duration::from_secs(10),
             read: MINUTE,
             write: Duration::from_secs(10),
+            client_write: MINUTE,
             pool: Duration::from_secs(5),
             pool_status: PoolStatus::GatewayTimeout,
             client_head: Duration::from_secs(10),
@@ -197,10 +212,11 @@ pub enum PoolStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PoolConfig {
-    /// Connections to origins, busy and idle, of the whole process. 1 to 1000000.
+    /// Connections to each upstream, and to each target of forward requests, busy and idle. 1 to
+    /// 1000000.
     #[serde(with = "Count::<usize, 1, 1_000_000>")]
     pub max_connections: usize,
-    /// Idle ones among them. 0 to 1000000, and never above max_connections; 0 keeps none.
+    /// Idle ones in the whole process. 0 to 1000000, and never above max_connections; 0 keeps none.
     #[serde(with = "Count::<usize, 0, 1_000_000>")]
     pub max_idle: usize,
     /// An idle connection older than this is closed. 1ms to 1d.
@@ -316,6 +332,16 @@ impl LogConfig {
     }
 }
 
+/// What it means that a client has ended its side while its answer is awaited, or on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HalfClose {
+    /// It has gone.
+    #[default]
+    Close,
+    /// It has no more to send and still wants its answer.
+    Keep,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
@@ -330,6 +356,10 @@ pub enum LogTarget {
 
 impl Words for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+impl Words for HalfClose {
+    const WORDS: &'static [(&'static str, Self)] = &[("close", Self::Close), ("keep", Self::Keep)];
 }
 
 impl Words for LevelFilter {
@@ -404,6 +434,10 @@ mod tests {
             (
                 "[timeouts]\ntunnel_half_closed = 0",
                 "2:22: timeouts.tunnel_half_closed: found 0s, expected a duration from 1ms to 7d",
+            ),
+            (
+                "[server]\nhalf_close = \"open\"",
+                "2:14: server.half_close: found \"open\", expected \"close\" or \"keep\"",
             ),
             ("[limits]\nclients = 0", "2:11: limits.clients: found 0, expected a whole number"),
             ("[limits]\nheader_count = 257", "2:16: limits.header_count: found 257, expected a"),

@@ -15,8 +15,8 @@ use serde_json::{Value as Json, json};
 use super::HooksConfig;
 use super::hooks::hooks_table;
 use super::kinds::own::Name;
-use super::kinds::plain::{Count, UpToAnHour};
-use super::kinds::{As, FilledList, Kind, millis, number, text_kind};
+use super::kinds::plain::{Count, UpToAnHour, Whole};
+use super::kinds::{As, FilledList, Kind, Optional, millis, number, text_kind};
 use super::names::{
     HOST_POLICY_FORM, ORIGIN_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM, authority, host_pattern,
     is_route_path, parse_origin, split_authority,
@@ -93,6 +93,12 @@ pub struct UpstreamConfig {
     /// How long an origin is passed over after a failure. 0 to 1h; 0 is never.
     #[serde(default = "millis::<10_000>", with = "UpToAnHour")]
     pub fail_timeout: Duration,
+    /// Connections to it, busy and idle, in place of pool.max_connections; then no answer of it
+    /// counts under limits.long_responses. 1 to 1000000.
+    #[serde(default, with = "Optional::<Whole<usize, 1, 1_000_000>>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "100"))]
+    pub max_connections: Option<usize>,
 }
 
 /// One address that requests can be sent to.
@@ -182,6 +188,7 @@ impl UpstreamConfig {
             origins: Vec::new(),
             host: HostPolicy::Pass,
             fail_timeout: millis::<10_000>(),
+            max_connections: None,
         }
     }
 }

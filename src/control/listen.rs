@@ -71,8 +71,18 @@ impl Door {
             AdminAddress::Unix(path) => {
                 let is_it = own.as_pathname() == Some(path.as_path());
                 let listener = unix::UnixListener::from(OwnedFd::from(socket));
-                is_it.then(|| Self::Unix(listener, SocketFile::at(path)))
+                is_it.then(|| Self::Unix(listener, SocketFile::lent(path)))
             }
+        }
+    }
+
+    /// From here on its file is this process's to remove: until then one that was taken over is
+    /// that of the process that may have to go on with it.
+    pub(super) fn claim(&mut self) {
+        if let Self::Unix(_, file) = self
+            && file.inode.is_none()
+        {
+            file.inode = inode_of(&file.path);
         }
     }
 
@@ -180,8 +190,12 @@ fn cannot_listen_unix(path: &Path, error: &io::Error) -> String {
 
 impl SocketFile {
     fn at(path: &Path) -> Self {
-        let inode = fs::symlink_metadata(path).ok().map(|file| file.ino());
-        Self { path: path.to_owned(), inode }
+        Self { path: path.to_owned(), inode: inode_of(path) }
+    }
+
+    /// The file of another process.
+    fn lent(path: &Path) -> Self {
+        Self { path: path.to_owned(), inode: None }
     }
 
     /// Leaves the file to whoever has taken the socket over.
@@ -190,9 +204,13 @@ impl SocketFile {
     }
 }
 
+fn inode_of(path: &Path) -> Option<u64> {
+    fs::symlink_metadata(path).ok().map(|file| file.ino())
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let inode = fs::symlink_metadata(&self.path).ok().map(|file| file.ino());
+        let inode = inode_of(&self.path);
         if inode.is_some() && inode == self.inode {
             let _ = fs::remove_file(&self.path);
         }

@@ -93,7 +93,8 @@ pub struct Control {
 
 /// Starts the thread. An error is one line with cause and cure.
 pub fn start(mut setup: ControlSetup) -> Result<Control, String> {
-    let door = setup.door.take();
+    let mut door = setup.door.take();
+    door.iter_mut().for_each(Door::claim);
     let admin_address = door.as_ref().and_then(Door::address);
     if let Some(door) = &door {
         tracing::info!(address = door.name(), "admin API");

@@ -173,6 +173,12 @@ fn connections(proxy: &Proxy, out: &mut Exposition) {
     sum(out, proxy, "ringway_accept_errors_total", help, |m| &m.accept_errors);
     let help = "Connections that were answered 503 at the door.";
     sum(out, proxy, "ringway_clients_refused_total", help, |m| &m.clients_refused);
+    let help = "Connections that gave way to new ones at limits.clients.";
+    let mut gave_way = out.counter("ringway_clients_gave_way_total", help);
+    for (index, reason) in ["idle", "slow_head"].into_iter().enumerate() {
+        let count: u64 = proxy.shared.metrics.iter().map(|m| m.gave_way[index].get()).sum();
+        gave_way.put(&[("reason", reason)], count);
+    }
     let help = "Exchanges that a forced cleanup has ended.";
     sum(out, proxy, "ringway_cuts_total", help, |m| &m.cuts);
 }
@@ -183,8 +189,13 @@ fn pool(proxy: &Proxy, out: &mut Exposition) {
     out.gauge("ringway_pool_connections", help).put(&[], pool.open());
     let help = "Those of them that no exchange uses.";
     out.gauge("ringway_pool_idle_connections", help).put(&[], pool.idle());
+    let limits = pool.limits();
     out.gauge("ringway_pool_max_connections", "The value of pool.max_connections.")
-        .put(&[], pool.max());
+        .put(&[], limits.each);
+    let help = "Connections to origins that there may be in all.";
+    out.gauge("ringway_pool_ceiling", help).put(&[], limits.ceiling);
+    let help = "Connections that carry answers which count under limits.long_responses.";
+    out.gauge("ringway_pool_long_responses", help).put(&[], pool.long());
     let help = "Requests that wait for a connection now.";
     out.gauge("ringway_pool_waiting_requests", help).put(&[], pool.waiting());
     let help = "Exchanges that found an open connection.";
@@ -195,9 +206,25 @@ fn pool(proxy: &Proxy, out: &mut Exposition) {
     sum(out, proxy, "ringway_pool_waits_total", help, |m| &m.pool_waits);
     let help = "Waits that timeouts.pool has ended.";
     sum(out, proxy, "ringway_pool_timeouts_total", help, |m| &m.pool_timeouts);
+    let help = "Exchanges ended because others waited for their connections, by reason.";
+    let mut family = out.counter("ringway_pool_yielded_total", help);
+    for (reason, of) in YIELDED {
+        let total: u64 = proxy.shared.metrics.iter().map(|metrics| of(metrics).get()).sum();
+        family.put(&[("reason", reason)], total);
+    }
     let help = "Reused connections that turned out to be dead.";
     sum(out, proxy, "ringway_pool_stale_total", help, |m| &m.pool_stale);
 }
+
+type Count = fn(&WorkerMetrics) -> &Gauge;
+
+/// Why exchanges were ended for others.
+const YIELDED: [(&str, Count); 2] = [
+    // They moved less than limits.min_body_rate.
+    ("slow", |metrics| &metrics.pool_slow),
+    // Their client held more than its share.
+    ("share", |metrics| &metrics.pool_excess),
+];
 
 fn forward(proxy: &Proxy, out: &mut Exposition) {
     let tunnels = proxy.shared.metrics.iter().map(|metrics| metrics.tunnels.get()).sum::<u64>();
@@ -263,6 +290,11 @@ fn rings(proxy: &Proxy, out: &mut Exposition) {
     let mut family = out.counter("ringway_ring_turns_total", help);
     for (worker, ring) in &rings {
         family.put(&[("worker", worker)], ring.parks());
+    }
+    let help = "Waits for a socket that ended with nothing to be moved.";
+    let mut family = out.counter("ringway_fruitless_wakes_total", help);
+    for (worker, ring) in &rings {
+        family.put(&[("worker", worker)], ring.fruitless.get());
     }
     let help = "Turns of the loop per exchange, since the start.";
     let mut family = out.gauge("ringway_ring_turns_per_request", help);

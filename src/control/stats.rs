@@ -196,12 +196,23 @@ pub(super) struct PoolReport {
     idle: usize,
     max: usize,
     waiting: usize,
+    /// Those that carry long answers, and what there may be in all.
+    long: usize,
+    ceiling: usize,
 }
 
 impl PoolReport {
     pub(super) fn of(proxy: &Proxy) -> Self {
         let pool = &proxy.shared.pool;
-        Self { open: pool.open(), idle: pool.idle(), max: pool.max(), waiting: pool.waiting() }
+        let limits = pool.limits();
+        Self {
+            open: pool.open(),
+            idle: pool.idle(),
+            max: limits.each,
+            waiting: pool.waiting(),
+            long: pool.long(),
+            ceiling: limits.ceiling,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{AdminAddress, Config};
+use crate::memory::origins::origin_connections;
 use crate::server::FILES_RESERVED;
 
 use super::facts::Facts;
@@ -90,7 +91,7 @@ fn connections(config: &Config) -> u64 {
     // A tunnel of the forward proxy has a connection that no other limit counts.
     let tunnels = if config.forward.enabled { config.limits.tunnels } else { 0 };
     (config.limits.clients as u64)
-        .saturating_add(config.pool.max_connections as u64)
+        .saturating_add(origin_connections(config, usize::MAX) as u64)
         .saturating_add(tunnels as u64)
 }
 
@@ -107,7 +108,7 @@ pub(super) fn open_files(facts: &Facts, config: &Config) -> Option<Finding> {
         format!("ulimit -Hn {needed} (as root), or docker run --ulimit nofile={needed}:{needed}"),
         format!("systemd LimitNOFILE={needed}, compose `ulimits: {{nofile: {needed}}}`"),
     );
-    let why = "limits.clients, limits.tunnels and pool.max_connections do not fit: ringway takes \
+    let why = "limits.clients, limits.tunnels and connections to origins do not fit: ringway takes \
                fewer clients";
     Some(finding.but(Severity::Warning, why, cure))
 }

@@ -4,6 +4,7 @@
 //! a refusal that says what to change, and at run time the moment for a cleanup. It frees nothing
 //! itself and stops nothing: that is up to whoever asks.
 
+pub mod origins;
 pub mod plan;
 pub mod usage;
 pub mod watch;

@@ -11,6 +11,7 @@
 
 use std::fmt;
 
+use super::origins::{ORIGINS_PART, Origins};
 use super::usage::Usage;
 use super::watch::Thresholds;
 use super::{MIB, Notice};
@@ -133,6 +134,7 @@ impl Counts {
 }
 
 const CLIENTS: &str = "clients";
+const ORIGINS: &str = "origin connections";
 const TUNNELS: &str = "tunnels";
 const GROWTH: &str = "larger heads";
 const PROCESS_WIDE: [&str; 7] = [
@@ -149,11 +151,36 @@ impl Plan {
     /// What `config` can come to where `usage` is what the kernel allows.
     pub fn of(config: &Config, usage: &Usage) -> Self {
         let ceiling = ceiling(&config.memory, usage).0;
-        Self {
+        let mut plan = Self {
             rows: rows(config, usage, &ceiling),
             ceiling,
             workers: (config.server.workers as u64).max(1),
+        };
+        plan.widen(config, Self::fits);
+        plan
+    }
+
+    /// Adds connections to origins, up to an eighth of what there is besides, as long as all of it
+    /// `fits`.
+    fn widen(&mut self, config: &Config, fits: impl Fn(&Self) -> bool) {
+        let Origins { least, most } = Origins::of(config);
+        self.set_origins(least);
+        let room = self.ceiling.bytes.saturating_sub(self.fixed_bytes());
+        let mut more = (room / ORIGINS_PART / self.each_bytes(ORIGINS)).min(most - least);
+        while more > 0 {
+            self.set_origins(least + more);
+            if fits(self) {
+                return;
+            }
+            more /= 2;
         }
+        self.set_origins(least);
+    }
+
+    /// How many connections to origins there is memory for.
+    pub fn origin_connections(&self) -> usize {
+        let row = self.rows.iter().find(|row| row.name == ORIGINS);
+        row.map_or(0, |row| usize::try_from(row.count).unwrap_or(usize::MAX))
     }
 
     /// Makes `config` fit: settles `memory` to numbers, and lowers `limits.clients` and
@@ -170,6 +197,9 @@ impl Plan {
         notices.extend(settle(&mut config.memory, &ceiling));
         let mut plan = Self::of(config, usage);
         plan.ceiling = ceiling;
+        let is_fitting =
+            |plan: &Self| plan.fitting(config, is_clients_given, is_tunnels_given).is_some();
+        plan.widen(config, is_fitting);
         let wanted = Counts::of(config);
         let Some(fitting) = plan.fitting(config, is_clients_given, is_tunnels_given) else {
             // The least that would do.
@@ -185,6 +215,8 @@ impl Plan {
         };
         plan.set(fitting);
         let missing = plan.bytes_of(wanted).saturating_sub(plan.bytes_of(fitting));
+        let narrow = Origins::of(config).most - plan.origin_connections() as u64;
+        let missing = missing.saturating_add(narrow * plan.each_bytes(ORIGINS));
         let remedy = plan.remedy(missing);
         let mut lower = |key, limit: &mut usize, fitting: u64| {
             notices.push(Notice(format!(
@@ -273,6 +305,12 @@ impl Plan {
     fn bytes_of(&self, Counts { clients, tunnels }: Counts) -> u64 {
         let clients = clients.saturating_mul(self.each_bytes(CLIENTS));
         clients.saturating_add(tunnels.saturating_mul(self.each_bytes(TUNNELS)))
+    }
+
+    fn set_origins(&mut self, count: u64) {
+        for row in self.rows.iter_mut().filter(|row| row.name == ORIGINS) {
+            row.count = count;
+        }
     }
 
     fn set(&mut self, counts: Counts) {
@@ -388,12 +426,7 @@ fn rows(config: &Config, usage: &Usage, ceiling: &Ceiling) -> Vec<Row> {
             head + CONVERSATION_BYTES + CONNECTION_BYTES,
             "limits.clients",
         ),
-        row(
-            "origin connections",
-            config.pool.max_connections as u64,
-            head + CONNECTION_BYTES,
-            "pool.max_connections",
-        ),
+        row(ORIGINS, Origins::of(config).least, head + CONNECTION_BYTES, "pool.max_connections"),
         row(TUNNELS, counts.tunnels, TUNNEL_BYTES, "limits.tunnels"),
         row(GROWTH, 1, growth, ""),
         row("names", config.dns.cache_entries as u64, NAME_BYTES, "dns.cache_entries"),

@@ -11,20 +11,25 @@
 
 mod coding;
 mod steps;
+mod waiting;
 
 use std::cell::Cell;
-use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::account::{Account, Moment};
+use crate::account::{Account, Moment, WaitsOn};
+use crate::config::HalfClose;
 use crate::http::chunked::ChunkError;
+use crate::ledger::{Budget, Ledger};
 use crate::ring::hang_up::unless_hung_up;
-use crate::ring::waits::turn;
-use crate::ring::{ChunkPool, Deadlines, PipePool, Socket, Waited, clock};
+use crate::ring::waits::{poll_now, turn};
+use crate::ring::{ChunkPool, PipePool, Run, Socket, Waited, clock};
 
 pub use coding::{Decoded, Decoder, Encoding};
 use steps::{Ends, Moving, Step, add};
+pub use waiting::{HANG_UP_AFTER, Receiver};
+use waiting::{Stall, is_past};
 
 /// What a transfer came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +47,8 @@ pub enum Broken {
     FromEnded,
     FromFailed,
     FromExpired,
+    /// There was no memory to move bytes through for as long as a sender may be silent.
+    NoChunk,
     ToFailed,
     ToExpired,
     /// Somebody ended the wait from outside.
@@ -51,51 +58,20 @@ pub enum Broken {
     TooLarge,
 }
 
-/// How long the sender may keep a transfer waiting.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// The longest silence.
-    pub silence: Duration,
-    /// Bytes per second that must arrive on average over the time spent waiting; 0 for no such
-    /// rule.
-    pub rate_min: u64,
-}
-
-/// A silence longer than this is worth watching the other side for its going away.
+/// A silence longer than this lets a tunnel give up what it holds.
 pub const WATCH_AFTER: Duration = Duration::from_secs(1);
-
-/// Time that a sender may take before its rate counts: the time that a lossy mobile network needs
-/// to come back.
-const RATE_GRACE_MS: u64 = 10_000;
-
-/// The rate rule's account of one transfer.
-struct RateAccount {
-    patience: Patience,
-    waited_ms: u64,
-    moved_bytes: u64,
-}
-
-impl RateAccount {
-    /// The time that the next wait may take.
-    fn limit(&self) -> Duration {
-        if self.patience.rate_min == 0 {
-            return self.patience.silence;
-        }
-        let earned_ms = self.moved_bytes.saturating_mul(1000) / self.patience.rate_min;
-        let left = (RATE_GRACE_MS + earned_ms).saturating_sub(self.waited_ms);
-        self.patience.silence.min(Duration::from_millis(left))
-    }
-}
 
 /// What a transfer moves through, and its waits.
 pub struct Transfer<'a> {
     pub chunks: &'a Rc<ChunkPool>,
-    pub deadlines: &'a Deadlines,
     pub from: &'a Socket,
-    pub to: &'a Socket,
-    pub patience: Patience,
-    /// The longest time for which the receiver may take nothing.
-    pub stall: Duration,
+    pub to: Receiver<'a>,
+    /// The longest silence of the sender.
+    pub silence: Duration,
+    /// How the account says that the sender is waited for.
+    pub sender: WaitsOn,
+    /// Where copies of pieces are counted.
+    pub memory: (&'a Arc<Ledger>, &'a Rc<Budget>),
     /// Chunks per operation at most.
     pub operation_chunks: usize,
     /// Move by `READ_FIXED` and `WRITE_FIXED`.
@@ -106,9 +82,6 @@ pub struct Transfer<'a> {
     /// Never take more off the sender's socket than belongs to this body: the next request may
     /// follow.
     pub is_exact: bool,
-    /// Notice when the receiver goes away during a long silence of the sender. Not where
-    /// something else is pending on the receiver's socket.
-    pub is_watching: bool,
     /// Refuse a chunked body with more payload than this; of use where `is_exact`.
     pub payload_bytes_max: u64,
     pub control: &'a Control,
@@ -132,6 +105,9 @@ pub struct Control {
     pub is_over: Cell<bool>,
     /// The sender waits for leave to begin, which is not its doing.
     pub is_held_back: Cell<bool>,
+    /// Notice when the receiver goes away while the sender is silent. Not where something else is
+    /// pending on the receiver's socket.
+    pub is_watching: Cell<bool>,
 }
 
 /// What a transfer moves before the other connections of its thread get a turn, where neither of
@@ -141,9 +117,7 @@ const TURN_BYTES: usize = 1024 * 1024;
 impl Transfer<'_> {
     /// Moves the rest of the body.
     pub async fn run(&self, mut decoder: Decoder, encoding: Encoding) -> Result<Moved, Broken> {
-        let mut account = RateAccount { patience: self.patience, waited_ms: 0, moved_bytes: 0 };
-        let window = Window { chunks: 1, chunks_max: self.operation_chunks };
-        let mut pace = Pace { window, is_congested: false, spliced: None };
+        let mut pace = Pace::new(Window { chunks: 1, chunks_max: self.operation_chunks });
         let mut is_clean = true;
         let mut turn_bytes = 0;
         while !decoder.is_done() {
@@ -158,22 +132,29 @@ impl Transfer<'_> {
             let step = self.step_on(&mut pace, &mut decoder, encoding).await;
             self.control.is_sending.set(false);
             match step? {
+                // The pipe stops in front of an urgent byte, though there is something to receive.
+                Step::Empty if pace.is_piped && pace.from.rounds() > 0 => pace.is_blind = true,
                 Step::Empty => {
                     turn_bytes = 0;
-                    self.wait_for_sender(&mut account).await?;
+                    // The receiver has not been asked to take anything.
+                    pace.to.end();
+                    self.wait_for_sender(&pace).await?;
+                }
+                // It says that there is no more, too, where nothing but urgent bytes is left.
+                Step::Ended if pace.is_piped && self.from.try_peek(&mut [0]).is_ok_and(is_some) => {
+                    pace.is_blind = true;
                 }
                 // The connection may have been ended on our side.
                 Step::Ended if self.is_over() => return Err(Broken::Interrupted),
                 Step::Ended if matches!(decoder, Decoder::UntilClose) => break,
                 Step::Ended => return Err(Broken::FromEnded),
                 Step::Moved { bytes, room, is_congested, excess } => {
-                    account.moved_bytes += bytes as u64;
                     turn_bytes += bytes;
                     self.control.is_held_back.set(false);
-                    let now = clock::coarse_ms();
-                    self.control.active_ms.set(now);
-                    self.account.moved.set(Moment::at_ms(now));
-                    add(self.flow, bytes);
+                    self.count_moved(&mut pace, bytes);
+                    if !decoder.is_done() && self.has_receiver_gone(&mut pace) {
+                        return Err(Broken::ToFailed);
+                    }
                     is_clean &= excess == 0;
                     pace.window.adapt(bytes, room);
                     pace.is_congested = is_congested;
@@ -181,6 +162,32 @@ impl Transfer<'_> {
             }
         }
         Ok(if is_clean { Moved::Clean } else { Moved::WithExcess })
+    }
+
+    /// Notes that `bytes` have moved.
+    fn count_moved(&self, pace: &mut Pace<'_>, bytes: usize) {
+        pace.from.end();
+        pace.is_blind = false;
+        if bytes > 0 {
+            let now = clock::coarse_ms();
+            self.control.active_ms.set(now);
+            self.account.moved.set(Moment::at_ms(now));
+            add(self.flow, bytes);
+        }
+    }
+
+    /// Looks after the client now and then while bytes move: one that gets rare events hardly ever
+    /// has to be waited for.
+    fn has_receiver_gone(&self, pace: &mut Pace<'_>) -> bool {
+        if !self.control.is_watching.get() || self.to.half_close == HalfClose::Keep {
+            return false;
+        }
+        let now = clock::coarse_ms();
+        if !is_past(pace.looked_ms, now) {
+            return false;
+        }
+        pace.looked_ms = now;
+        self.to.socket.has_hung_up()
     }
 
     /// Moves one piece as soon as the receiver takes any.
@@ -191,7 +198,7 @@ impl Transfer<'_> {
         encoding: Encoding,
     ) -> Result<Step, Broken> {
         if pace.is_congested {
-            self.writable().await.map_err(to_broken)?;
+            self.writable(pace).await.map_err(to_broken)?;
         }
         self.advance(pace, decoder, encoding).await
     }
@@ -204,88 +211,117 @@ impl Transfer<'_> {
         encoding: Encoding,
     ) -> Result<Step, Broken> {
         let is_congested = pace.is_congested;
+        pace.is_piped = false;
         if encoding == Encoding::AsIs
             && !is_congested
+            && !pace.is_blind
             && pace.is_bulk(decoder)
             && let Some(pipe) = self.pipes.and_then(PipePool::try_lease)
         {
             if pace.spliced.is_none() {
-                pace.spliced = Some(Ends::new(self.from, self.to)?);
+                pace.spliced = Some(Ends::new(self.from, self.to.socket)?);
             }
             if let Some(ends) = &pace.spliced {
-                return self.step_spliced(pipe, ends, decoder).await;
+                pace.is_piped = true;
+                return self.step_spliced(pipe, ends, decoder, pace).await;
             }
         }
-        let run = self.chunks.lease(pace.window.for_body(decoder, self.chunks)).await;
-        if self.is_over() {
-            return Err(Broken::Interrupted);
+        let is_fixed = self.is_fixed && encoding == Encoding::AsIs && !self.is_exact;
+        // Such an operation would hold its chunk for as long as the sender is silent.
+        if is_fixed && self.from.is_silent() {
+            return Ok(Step::Empty);
         }
+        let run = self.lease(pace.window.for_body(decoder, self.chunks)).await?;
         let _moving = Moving::new(self.account, run.len());
         let is_careful = encoding == Encoding::AsIs
             && (self.is_exact && !matches!(decoder, Decoder::Sized(_))
                 || is_congested
                 || self.chunks.is_scarce());
-        if self.is_fixed && encoding == Encoding::AsIs && !self.is_exact {
-            self.step_fixed(run, decoder).await
-        } else if is_careful {
-            self.step_careful(run, decoder)
+        if is_careful {
+            self.step_careful(run, decoder, pace)
+        } else if is_fixed {
+            self.step_fixed(run, decoder, pace).await
         } else {
             let is_tight = is_congested || self.chunks.is_scarce();
-            self.step(run, decoder, encoding, is_tight).await
+            self.step(run, decoder, (encoding, is_tight), pace).await
         }
+    }
+
+    /// Waits for chunks, which others hold, for as long as a sender may be silent.
+    async fn lease(&self, count: usize) -> Result<Run, Broken> {
+        let mut lease = std::pin::pin!(self.chunks.lease(count));
+        let run = if let Some(run) = poll_now(&mut lease) {
+            run
+        } else {
+            // What is told to this transfer alone is heard when the next pause ends.
+            let began_ms = clock::coarse_ms();
+            loop {
+                let patience = tokio::time::timeout(LEASE_POLL, lease.as_mut());
+                let leased = self.account.unless_ended(patience).await;
+                match leased.map_err(|_| Broken::Interrupted)? {
+                    Ok(run) => break run,
+                    Err(_) if self.is_over() => return Err(Broken::Interrupted),
+                    Err(_) => {}
+                }
+                let waited_ms = clock::coarse_ms().saturating_sub(began_ms);
+                if Duration::from_millis(waited_ms) >= self.silence {
+                    return Err(Broken::NoChunk);
+                }
+            }
+        };
+        if self.is_over() { Err(Broken::Interrupted) } else { Ok(run) }
     }
 
     /// Whether nobody needs it any more. Asked before each wait: an interruption ends only what is
     /// pending, and a transfer that has its turn just then has nothing pending.
     fn is_over(&self) -> bool {
-        self.control.is_over.get() || self.account.is_cut.get()
+        self.control.is_over.get() || self.account.is_ended()
     }
 
     /// Waits until the receiver takes something.
-    async fn writable(&self) -> Result<(), Waited> {
-        if self.is_over() {
-            return Err(Waited::Interrupted);
-        }
-        writable(self.to, self.deadlines, self.stall).await
+    async fn writable(&self, pace: &Pace<'_>) -> Result<(), Waited> {
+        self.to.writable(&pace.to, pace.began_ms, || self.is_over()).await
     }
 
     /// Sends all of `bytes`; true where the receiver had to be waited for.
-    async fn send(&self, bytes: &[u8]) -> Result<bool, Waited> {
-        send_by(self.to, bytes, || self.writable()).await
+    async fn send(&self, bytes: &[u8], pace: &Pace<'_>) -> Result<bool, Waited> {
+        self.to.send(bytes, &pace.to, pace.began_ms, || self.is_over()).await
     }
 
-    async fn wait_for_sender(&self, account: &mut RateAccount) -> Result<(), Broken> {
-        let began = clock::coarse_ms();
-        let is_held_back = self.control.is_held_back.get();
-        let limit = if is_held_back { self.patience.silence } else { account.limit() };
-        if limit.is_zero() {
+    /// Waits for something to receive, in which the client may go away without anybody noticing:
+    /// nothing is sent to it. A stream of rare events would be kept up for nobody.
+    async fn wait_for_sender(&self, pace: &Pace<'_>) -> Result<(), Broken> {
+        pace.from.pause().await;
+        if self.is_over() {
+            return Err(Broken::Interrupted);
+        }
+        self.account.waits_on.set(self.sender);
+        let left = pace.from.left(self.silence);
+        if left.is_zero() {
             return Err(Broken::FromExpired);
         }
-        let waited = self.from.readable(self.deadlines, limit.min(WATCH_AFTER)).await;
-        match waited {
-            Err(Waited::Expired) if limit > WATCH_AFTER => {
-                self.wait_on(limit.saturating_sub(WATCH_AFTER)).await?;
+        let is_watching = self.control.is_watching.get();
+        let first = if is_watching { left.min(HANG_UP_AFTER) } else { left };
+        let waited = match self.from.readable(self.to.deadlines, first).await {
+            Err(Waited::Expired) if first < left => {
+                let wait = self.from.readable(self.to.deadlines, left.saturating_sub(first));
+                let watch = (self.to.half_close, self.to.deadlines);
+                let watched = unless_hung_up(wait, self.from, self.to.socket, watch).await;
+                watched.ok_or(Broken::ToFailed)?
             }
-            waited => waited.map_err(from_broken)?,
-        }
-        if !is_held_back {
-            account.waited_ms += clock::coarse_ms().saturating_sub(began);
-        }
-        Ok(())
+            waited => waited,
+        };
+        pace.from.count_round();
+        waited.map(drop).map_err(from_broken)
     }
+}
 
-    /// A long wait, in which the receiver may go away without anybody noticing: nothing is sent to
-    /// it. A stream of rare events would be kept up for nobody.
-    async fn wait_on(&self, limit: Duration) -> Result<(), Broken> {
-        let wait = self.from.readable(self.deadlines, limit);
-        if !self.is_watching {
-            return wait.await.map_err(from_broken);
-        }
-        match unless_hung_up(wait, self.from, self.to).await {
-            Some(waited) => waited.map_err(from_broken),
-            None => Err(Broken::ToFailed),
-        }
-    }
+/// How often a transfer that waits for a chunk looks whether it is still needed.
+const LEASE_POLL: Duration = Duration::from_millis(100);
+
+/// Whether a look has found anything.
+fn is_some(count: usize) -> bool {
+    count > 0
 }
 
 /// How a transfer goes.
@@ -295,9 +331,33 @@ struct Pace<'a> {
     is_congested: bool,
     /// Set once a pipe has been used.
     spliced: Option<Ends<'a>>,
+    /// The last piece was moved, or tried to be, through a pipe.
+    is_piped: bool,
+    /// The pipe did not see what there is: the next piece goes through a chunk.
+    is_blind: bool,
+    from: Stall,
+    to: Stall,
+    began_ms: u64,
+    /// When the receiver was last looked after.
+    looked_ms: u64,
 }
 
 impl Pace<'_> {
+    fn new(window: Window) -> Self {
+        let began_ms = clock::coarse_ms();
+        Self {
+            window,
+            is_congested: false,
+            spliced: None,
+            is_piped: false,
+            is_blind: false,
+            from: Stall::default(),
+            to: Stall::default(),
+            began_ms,
+            looked_ms: began_ms,
+        }
+    }
+
     /// Whether there is so much to move that a pipe pays: it is known, or it looks like it. What
     /// costs is to make the sockets fit for one, so that the end of a body goes the same way.
     fn is_bulk(&self, decoder: &Decoder) -> bool {
@@ -337,50 +397,6 @@ impl Window {
     }
 }
 
-/// Waits until something can be sent, for as long as the receiver makes progress.
-///
-/// The kernel reports a socket as writable when a third of its buffer is free, which can be more
-/// than a megabyte: a receiver that takes less than that in time is slow, not stalled.
-async fn writable(to: &Socket, deadlines: &Deadlines, stall: Duration) -> Result<(), Waited> {
-    let mut unacknowledged = to.unacknowledged();
-    loop {
-        match to.writable(deadlines, stall).await {
-            Err(Waited::Expired) if to.unacknowledged() < unacknowledged => {
-                unacknowledged = to.unacknowledged();
-            }
-            waited => return waited,
-        }
-    }
-}
-
-/// Sends all of `bytes`; true where the receiver had to be waited for.
-pub async fn send_all(
-    to: &Socket,
-    bytes: &[u8],
-    deadlines: &Deadlines,
-    stall: Duration,
-) -> Result<bool, Waited> {
-    send_by(to, bytes, || writable(to, deadlines, stall)).await
-}
-
-async fn send_by<W>(to: &Socket, mut bytes: &[u8], writable: impl Fn() -> W) -> Result<bool, Waited>
-where
-    W: Future<Output = Result<(), Waited>>,
-{
-    let mut has_waited = false;
-    while !bytes.is_empty() {
-        match to.try_send(bytes) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                has_waited = true;
-                writable().await?;
-            }
-            Err(error) => return Err(Waited::Failed(error)),
-        }
-    }
-    Ok(has_waited)
-}
-
 fn from_broken(waited: Waited) -> Broken {
     match waited {
         Waited::Expired => Broken::FromExpired,
@@ -399,12 +415,11 @@ fn to_broken(waited: Waited) -> Broken {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::account::Ending;
+    use crate::ring::{Deadlines, runtime};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::ring::{runtime, waits::poll_now};
 
     /// A tunnel stayed for an hour when one side failed while the other direction gave way.
     #[test]
@@ -419,47 +434,52 @@ mod tests {
             let chunks = ChunkPool::new(1, 4096, Arc::default()).unwrap();
             let (deadlines, control) = (Deadlines::default(), Control::default());
             let account = Account::default();
+            let (ledger, budget) = (Arc::default(), Rc::new(Budget::unlimited()));
             let transfer = Transfer {
                 chunks: &chunks,
-                deadlines: &deadlines,
                 from: &from,
-                to: &to,
-                patience: Patience { silence: Duration::from_secs(3600), rate_min: 0 },
-                stall: Duration::from_secs(3600),
+                to: Receiver {
+                    socket: &to,
+                    deadlines: &deadlines,
+                    stall: Duration::from_secs(3600),
+                    half_close: HalfClose::Keep,
+                    account: None,
+                },
+                silence: Duration::from_secs(3600),
+                sender: WaitsOn::Nobody,
+                memory: (&ledger, &budget),
                 operation_chunks: 1,
                 is_fixed: false,
                 pipes: None,
                 is_exact: false,
-                is_watching: false,
                 payload_bytes_max: u64::MAX,
                 control: &control,
                 account: &account,
                 flow: &account.received,
             };
-            for tell in [&control.is_over, &account.is_cut] {
+            for by_decision in [false, true] {
                 let held = chunks.lease(1).await;
                 let mut moved = Box::pin(transfer.run(Decoder::UntilClose, Encoding::AsIs));
                 assert!(poll_now(&mut moved).is_none());
-                tell.set(true);
-                from.interrupt();
+                if by_decision {
+                    account.end(Ending::Cut);
+                } else {
+                    control.is_over.set(true);
+                }
+                from.interrupt(&deadlines);
                 drop(held);
                 let moved = tokio::time::timeout(Duration::from_secs(20), moved).await;
                 assert!(matches!(moved, Ok(Err(Broken::Interrupted))), "{moved:?}");
-                tell.set(false);
+                control.is_over.set(false);
             }
+            // Nor does it wait for ever where nobody tells it anything.
+            let account = Account::default();
+            let silence = Duration::from_millis(200);
+            let transfer = Transfer { silence, account: &account, ..transfer };
+            let _held = chunks.lease(1).await;
+            let moved = transfer.run(Decoder::UntilClose, Encoding::AsIs).await;
+            assert!(matches!(moved, Err(Broken::NoChunk)), "{moved:?}");
         });
-    }
-
-    #[test]
-    fn the_rate_rule_counts_waiting_time_only_after_a_grace() {
-        let patience = Patience { silence: Duration::from_secs(60), rate_min: 100 };
-        let mut account = RateAccount { patience, waited_ms: 0, moved_bytes: 0 };
-        assert_eq!(account.limit(), Duration::from_secs(10));
-        account.waited_ms = 9_000;
-        account.moved_bytes = 300;
-        assert_eq!(account.limit(), Duration::from_secs(4));
-        account.waited_ms = 13_000;
-        assert_eq!(account.limit(), Duration::ZERO);
     }
 
     #[test]

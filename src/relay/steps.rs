@@ -7,10 +7,11 @@ use std::cell::Cell;
 use std::io;
 
 use crate::account::Account;
+use crate::ledger::Counted;
 use crate::ring::{PIPE_BYTES, Pipe, Run, Socket, Spliced, clock};
 
 use super::coding::{LEAD_BYTES, TAIL_BYTES, encode, limit_to_body};
-use super::{Broken, Decoder, Encoding, Transfer, from_broken, to_broken};
+use super::{Broken, Decoder, Encoding, Pace, Transfer, from_broken, to_broken};
 
 /// The most that is received at once while chunks are few and the outgoing form cannot be left with
 /// the sender's socket.
@@ -23,8 +24,8 @@ impl Transfer<'_> {
         &self,
         mut run: Run,
         decoder: &mut Decoder,
-        encoding: Encoding,
-        is_tight: bool,
+        (encoding, is_tight): (Encoding, bool),
+        pace: &Pace<'_>,
     ) -> Result<Step, Broken> {
         let (lead, tail) =
             if encoding == Encoding::Chunked { (LEAD_BYTES, TAIL_BYTES) } else { (0, 0) };
@@ -38,12 +39,14 @@ impl Transfer<'_> {
         add(&self.control.received, received);
         let (range, used) = encode(&mut run, lead..lead + received, decoder, encoding)?;
         let outgoing = range.len();
-        let is_congested = if is_tight {
-            let piece = run[range].to_vec();
-            drop(run);
-            self.send(&piece).await
-        } else {
-            self.send(&run[range]).await
+        let (ledger, budget) = self.memory;
+        let piece = is_tight.then(|| Counted::copy(&run[range.clone()], ledger, budget)).flatten();
+        let is_congested = match piece {
+            Some(piece) => {
+                drop(run);
+                self.send(&piece, pace).await
+            }
+            None => self.send(&run[range], pace).await,
         };
         let is_congested = is_congested.map_err(to_broken)?;
         add(&self.control.sent, outgoing);
@@ -51,7 +54,12 @@ impl Transfer<'_> {
     }
 
     /// Looks, sends what the receiver takes, then takes that much off the sender's socket.
-    pub(super) fn step_careful(&self, mut run: Run, decoder: &mut Decoder) -> Result<Step, Broken> {
+    pub(super) fn step_careful(
+        &self,
+        mut run: Run,
+        decoder: &mut Decoder,
+        pace: &Pace<'_>,
+    ) -> Result<Step, Broken> {
         let room = limit_to_body(decoder, run.len());
         let seen = match receive(self.from.try_peek(&mut run[..room]))? {
             Received::Bytes(count) => count,
@@ -64,11 +72,14 @@ impl Transfer<'_> {
         if ahead.payload_bytes() > self.payload_bytes_max {
             return Err(Broken::TooLarge);
         }
-        let sent = match self.to.try_send(&run[..body]) {
+        let sent = match self.to.socket.try_send(&run[..body]) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => return Err(Broken::ToFailed),
         };
+        if sent > 0 || body == 0 {
+            pace.to.end();
+        }
         add(&self.control.received, sent);
         add(&self.control.sent, sent);
         decoder.advance(&run[..sent]).map_err(Broken::Framing)?;
@@ -92,6 +103,7 @@ impl Transfer<'_> {
         mut pipe: Pipe,
         ends: &Ends<'_>,
         decoder: &mut Decoder,
+        pace: &Pace<'_>,
     ) -> Result<Step, Broken> {
         let room = limit_to_body(decoder, PIPE_BYTES);
         let received = match receive(pipe.fill(&ends.from, room))? {
@@ -105,10 +117,13 @@ impl Transfer<'_> {
         let mut began_ms = None;
         while pipe.held() > 0 {
             match pipe.drain(&ends.to) {
-                Ok(count) => add(&self.control.sent, count),
+                Ok(count) => {
+                    add(&self.control.sent, count);
+                    pace.to.end();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     began_ms.get_or_insert_with(clock::coarse_ms);
-                    self.writable().await.map_err(to_broken)?;
+                    self.writable(pace).await.map_err(to_broken)?;
                 }
                 Err(_) => return Err(Broken::ToFailed),
             }
@@ -118,11 +133,17 @@ impl Transfer<'_> {
         Ok(Step::Moved { bytes: received, room, is_congested, excess: 0 })
     }
 
-    /// One chunk by `READ_FIXED` and `WRITE_FIXED`, which hold it while they wait.
-    pub(super) async fn step_fixed(&self, run: Run, decoder: &mut Decoder) -> Result<Step, Broken> {
+    /// One chunk by `READ_FIXED` and `WRITE_FIXED`. There is something to receive, so that the one
+    /// does not wait; the other does, as long as the receiver makes progress.
+    pub(super) async fn step_fixed(
+        &self,
+        run: Run,
+        decoder: &mut Decoder,
+        pace: &Pace<'_>,
+    ) -> Result<Step, Broken> {
         let room = limit_to_body(decoder, run.len().min(self.chunks.chunk_bytes()));
         let (result, mut run) =
-            self.from.recv_fixed(run, 0..room, self.deadlines, self.patience.silence).await;
+            self.from.recv_fixed(run, 0..room, self.to.deadlines, self.silence).await;
         let received = result.map_err(from_broken)?;
         if received == 0 {
             return Ok(Step::Ended);
@@ -130,13 +151,12 @@ impl Transfer<'_> {
         let body = decoder.advance(&run[..received]).map_err(Broken::Framing)?.used;
         let mut sent = 0;
         while sent < body {
-            if self.is_over() {
-                return Err(Broken::Interrupted);
-            }
+            self.writable(pace).await.map_err(to_broken)?;
             let (result, back) =
-                self.to.send_fixed(run, sent..body, self.deadlines, self.stall).await;
+                self.to.socket.send_fixed(run, sent..body, self.to.deadlines, self.to.stall).await;
             run = back;
             sent += result.map_err(to_broken)?;
+            pace.to.end();
         }
         add(&self.control.received, received);
         add(&self.control.sent, sent);

@@ -12,33 +12,40 @@ use std::rc::Rc;
 use nix::errno::Errno;
 use socket2::SockAddr;
 
-use super::ops::{self, AddressRoom, Descriptor, SharedFd};
+use super::ops::{self, AddressRoom, Descriptor, Key, SharedFd};
+use super::stable::StableBox;
 use super::waits::Waited;
 
 /// A listening socket, as one worker sees it.
 pub struct Acceptor {
     fd: SharedFd,
-    room: Option<Box<AddressRoom>>,
-    is_stopped: Rc<Cell<bool>>,
+    room: Option<StableBox<AddressRoom>>,
+    state: Rc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    is_stopped: Cell<bool>,
+    /// The accept under way.
+    pending: Cell<Option<Key>>,
 }
 
 /// Ends the accepting of one [`Acceptor`], and nobody else's on the same listening socket.
-pub struct Stopper {
-    fd: SharedFd,
-    is_stopped: Rc<Cell<bool>>,
-}
+pub struct Stopper(Rc<State>);
 
 impl Stopper {
     /// Whether it is for the accepting of `acceptor`.
     pub fn is_for(&self, acceptor: &Acceptor) -> bool {
-        Rc::ptr_eq(&self.is_stopped, &acceptor.is_stopped)
+        Rc::ptr_eq(&self.0, &acceptor.state)
     }
 
     /// An accept that is pending completes: with a connection, if one has just come, or else with
     /// [`Waited::Interrupted`].
     pub fn stop(self) {
-        self.is_stopped.set(true);
-        ops::cancel(&self.fd);
+        self.0.is_stopped.set(true);
+        if let Some(key) = self.0.pending.get() {
+            ops::cancel(key);
+        }
     }
 }
 
@@ -47,17 +54,17 @@ impl Acceptor {
         Self {
             fd: Descriptor::share(listener),
             room: Some(AddressRoom::new()),
-            is_stopped: Rc::default(),
+            state: Rc::default(),
         }
     }
 
     pub fn stopper(&self) -> Stopper {
-        Stopper { fd: self.fd.clone(), is_stopped: self.is_stopped.clone() }
+        Stopper(self.state.clone())
     }
 
     /// Whether somebody has used the stopper.
     pub fn is_stopped(&self) -> bool {
-        self.is_stopped.get()
+        self.state.is_stopped.get()
     }
 
     /// Waits for a connection. `Interrupted` once the listening socket has been shut down, or the
@@ -65,8 +72,14 @@ impl Acceptor {
     ///
     /// The future must be awaited to its end: a dropped accept takes a connection with it.
     pub async fn accept(&mut self) -> Result<(OwnedFd, SocketAddr), Waited> {
+        if self.is_stopped() {
+            return Err(Waited::Interrupted);
+        }
         let room = self.room.take().unwrap_or_else(AddressRoom::new);
-        let (result, (_, room)) = ops::accept(&self.fd, room).await;
+        let operation = ops::accept(&self.fd, room);
+        self.state.pending.set(Some(operation.key()));
+        let (result, (_, room)) = operation.await;
+        self.state.pending.set(None);
         let accepted = result.map_err(|error| match error.raw_os_error() {
             // shutdown(2) on a listening socket completes its accepts with EINVAL.
             Some(libc::EINVAL | libc::ECANCELED) => Waited::Interrupted,

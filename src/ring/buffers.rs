@@ -19,11 +19,12 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, m
 use tokio::sync::Notify;
 use tokio_uring::{FixedBufRegistry, IoBufMut};
 
+use super::stable::StableBytes;
 use crate::ledger::{Budget, Kind, Ledger};
 
 /// Free list of head buffers of one size. `Rc`-shared with the buffers that it lent.
 pub struct HeadPool {
-    free: RefCell<Vec<Box<[u8]>>>,
+    free: RefCell<Vec<StableBytes>>,
     buffer_bytes: usize,
     leased: Cell<usize>,
     /// The fewest free buffers since the last trim: those were not needed.
@@ -71,7 +72,7 @@ impl HeadPool {
         };
         let bytes = bytes.unwrap_or_else(|| {
             self.ledger.add(Kind::HeadBuffers, self.buffer_bytes as u64);
-            vec![0; self.buffer_bytes].into_boxed_slice()
+            StableBytes::zeroed(self.buffer_bytes)
         });
         self.leased.set(self.leased.get() + 1);
         HeadBuffer { bytes, start: 0, end: 0, pool: Some(self.clone()) }
@@ -107,7 +108,7 @@ impl HeadPool {
 
 /// A leased head buffer: `0 <= start <= end <= bytes.len()`, filled in `start..end`.
 pub struct HeadBuffer {
-    bytes: Box<[u8]>,
+    bytes: StableBytes,
     start: usize,
     end: usize,
     /// `None` where there are no bytes either.
@@ -117,7 +118,7 @@ pub struct HeadBuffer {
 impl Default for HeadBuffer {
     /// A buffer without room: what stands in for one that is out with an operation.
     fn default() -> Self {
-        Self { bytes: Box::default(), start: 0, end: 0, pool: None }
+        Self { bytes: StableBytes::default(), start: 0, end: 0, pool: None }
     }
 }
 
@@ -180,7 +181,7 @@ impl HeadBuffer {
             }
             pool.ledger.add(Kind::HeadBuffers, more_bytes);
         }
-        let mut grown = vec![0; grown_bytes].into_boxed_slice();
+        let mut grown = StableBytes::zeroed(grown_bytes);
         grown[..self.end].copy_from_slice(&self.bytes[..self.end]);
         self.bytes = grown;
         Ok(())

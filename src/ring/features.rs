@@ -29,7 +29,7 @@ pub fn missing() -> io::Result<Missing> {
         (opcode::Connect::CODE, "CONNECT"),
         (opcode::Recv::CODE, "RECV"),
         (opcode::PollAdd::CODE, "POLL_ADD"),
-        (opcode::AsyncCancel2::CODE, "ASYNC_CANCEL"),
+        (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
         (opcode::ReadFixed::CODE, "READ_FIXED"),
         (opcode::WriteFixed::CODE, "WRITE_FIXED"),
     ];

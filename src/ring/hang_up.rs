@@ -8,8 +8,10 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
+use super::deadlines::Deadlines;
 use super::net::Socket;
-use super::waits::poll_now;
+use super::waits::{Events, poll_now};
+use crate::config::HalfClose;
 
 /// Drives two waits of one connection at once until `first` is over; `second` is given back where
 /// it is not over yet, so that it can be ended from outside and then awaited.
@@ -33,28 +35,52 @@ pub async fn unless_hung_up<F: Future>(
     wait: F,
     busy: &Socket,
     other: &Socket,
+    (half_close, deadlines): (HalfClose, &Deadlines),
 ) -> Option<F::Output> {
     let mut wait = std::pin::pin!(wait);
-    let mut hang_up = other.start_poll_hang_up();
+    let mut hang_up = other.hang_up(deadlines);
     match first_of(&mut wait, &mut hang_up).await {
         Either::First(output) => {
             if poll_now(&mut hang_up).is_none() {
                 // An operation in flight keeps the descriptor open.
-                other.interrupt();
+                hang_up.cancel();
             }
             Some(output)
         }
-        // A client that only says that it has no more to send still wants its answer.
-        Either::Second(Ok(events)) if events & HUNG_UP == 0 => Some(wait.await),
+        Either::Second(Ok(events)) if !has_gone(events, half_close) => Some(wait.await),
         Either::Second(_) => {
-            busy.interrupt();
+            busy.interrupt(deadlines);
             wait.await;
             None
         }
     }
 }
 
-const HUNG_UP: u32 = (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) as u32;
+/// The same for a wait that may be dropped.
+pub async fn dropped_if_hung_up<F: Future>(
+    wait: F,
+    other: &Socket,
+    (half_close, deadlines): (HalfClose, &Deadlines),
+) -> Option<F::Output> {
+    let mut wait = std::pin::pin!(wait);
+    let mut hang_up = other.hang_up(deadlines);
+    match first_of(&mut wait, &mut hang_up).await {
+        Either::First(output) => {
+            if poll_now(&mut hang_up).is_none() {
+                hang_up.cancel();
+            }
+            Some(output)
+        }
+        Either::Second(Ok(events)) if !has_gone(events, half_close) => Some(wait.await),
+        Either::Second(_) => None,
+    }
+}
+
+/// Whether `events` say that nobody wants the result. A client that only says that it has no more
+/// to send may still want its answer.
+fn has_gone(events: Events, half_close: HalfClose) -> bool {
+    events.is_broken() || half_close == HalfClose::Close
+}
 
 /// Which of two was over.
 enum Either<A, B> {

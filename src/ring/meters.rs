@@ -54,6 +54,8 @@ impl Operation {
 pub struct RingMeters {
     pub submitted: [Gauge; 7],
     pub completed: [Gauge; 7],
+    /// Waits that ended although there was nothing to be moved.
+    pub fruitless: Gauge,
     /// The ring's descriptor, for `/proc/self/fdinfo`; -1 where it is not known.
     pub ring_fd: AtomicI32,
     waits: OnceLock<Arc<Waits>>,
@@ -64,6 +66,7 @@ impl Default for RingMeters {
         Self {
             submitted: Default::default(),
             completed: Default::default(),
+            fruitless: Gauge::default(),
             ring_fd: AtomicI32::new(-1),
             waits: OnceLock::new(),
         }
@@ -90,6 +93,15 @@ impl RingMeters {
     pub fn parks(&self) -> u64 {
         self.waits.get().map_or(0, |waits| waits.in_ring() + waits.in_tokio())
     }
+}
+
+/// A wait has ended although there was nothing to be moved.
+pub fn count_fruitless() {
+    METERS.with(|meters| {
+        if let Some(meters) = meters.get() {
+            meters.fruitless.add(1);
+        }
+    });
 }
 
 #[inline]

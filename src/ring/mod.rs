@@ -6,7 +6,7 @@
 //! submission still costs a turn of the runtime's loop.
 //!
 //! Invariants. A pending operation is never dropped while its buffer matters: it is ended from
-//! outside (cancelled by descriptor) and then awaited. An operation owns what its pointers point
+//! outside (cancelled by its key) and then awaited. An operation owns what its pointers point
 //! to. A descriptor stays open as long as an operation names it.
 #![allow(unsafe_code)]
 
@@ -24,12 +24,13 @@ mod ops;
 mod pipes;
 pub mod refusal;
 pub mod runtime;
+mod stable;
 pub mod waits;
 
 pub use accept::{Acceptor, Stopper};
 pub use buffers::{ChunkPool, HeadBuffer, HeadPool, NoRoom, Run};
 pub use deadlines::Deadlines;
-pub use meters::{Operation, RingMeters};
+pub use meters::{Operation, RingMeters, count_fruitless};
 pub use net::Socket;
 pub use pipes::{PIPE_BYTES, Pipe, PipePool, Spliced};
 pub use waits::{PendingPoll, PendingRecv, Waited};

@@ -15,8 +15,8 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 use super::buffers::{HeadBuffer, Run};
 use super::deadlines::Deadlines;
-use super::ops::{self, Descriptor, SharedFd};
-use super::waits::{PendingPoll, PendingRecv, Recv, Term, Wait, Waited};
+use super::ops::{self, Descriptor, InFlight, SharedFd};
+use super::waits::{FixedWait, PendingPoll, PendingRecv, Recv, Term, Wait, Waited};
 
 /// A connected TCP socket of this worker.
 #[derive(Clone)]
@@ -62,6 +62,7 @@ impl Socket {
         match connected {
             Ok(()) => Ok(()),
             pending if is_pending(&pending) => {
+                // A connection that goes on being made has none of the events that are added.
                 self.writable(deadlines, limit).await?;
                 match socket.take_error()? {
                     None => Ok(()),
@@ -111,7 +112,8 @@ impl Socket {
         deadlines: &'a Deadlines,
         limit: Duration,
     ) -> Recv<'a> {
-        Recv { operation: pending.operation, term: self.begin(deadlines, limit) }
+        let term = Term::begin(&self.fd, pending.operation.key(), deadlines, limit);
+        Recv { operation: pending.operation, term }
     }
 
     /// Begins to wait for input, a hang-up or an error; holds no buffer and takes no byte.
@@ -124,23 +126,28 @@ impl Socket {
         self.wait(libc::POLLIN | libc::POLLRDHUP, deadlines, limit)
     }
 
-    /// Waits until something can be sent, or sending fails.
+    /// Waits until something can be sent, sending fails, or the peer has ended its side, which
+    /// only the events that come out tell apart.
     pub fn writable<'a>(&self, deadlines: &'a Deadlines, limit: Duration) -> Wait<'a> {
         self.wait(libc::POLLOUT, deadlines, limit)
     }
 
-    /// Begins to wait until the peer has reset the connection, or closed or half-closed its side:
-    /// io_uring adds POLLRDHUP to every poll.
-    pub fn start_poll_hang_up(&self) -> PendingPoll {
-        PendingPoll { operation: ops::poll(&self.fd, 0) }
+    /// Waits until the peer has reset the connection, or closed or half-closed its side: io_uring
+    /// adds POLLRDHUP to every poll.
+    pub(super) fn hang_up<'a>(&self, deadlines: &'a Deadlines) -> Wait<'a> {
+        self.wait(0, deadlines, Duration::MAX)
+    }
+
+    /// As [`Socket::writable`], for a socket whose peer has ended its side, so that a plain poll
+    /// would end at once: input, and its end, do not end this one.
+    pub fn writable_only<'a>(&self, deadlines: &'a Deadlines, limit: Duration) -> Wait<'a> {
+        self.wait(OUTPUT_ONLY, deadlines, limit)
     }
 
     fn wait<'a>(&self, events: i16, deadlines: &'a Deadlines, limit: Duration) -> Wait<'a> {
-        Wait { operation: ops::poll(&self.fd, events), term: self.begin(deadlines, limit), events }
-    }
-
-    fn begin<'a>(&self, deadlines: &'a Deadlines, limit: Duration) -> Term<'a> {
-        Term::begin(&self.fd, deadlines, limit)
+        let operation = begin_poll(&self.fd, events);
+        let term = Term::begin(&self.fd, operation.key(), deadlines, limit);
+        Wait { operation, term, events }
     }
 
     /// Sends what the socket takes at once. `WouldBlock` where that is nothing.
@@ -180,6 +187,14 @@ impl Socket {
         if result == 0 { usize::try_from(count).unwrap_or(0) } else { 0 }
     }
 
+    /// Whether the peer has ended its side or the connection has failed.
+    pub fn has_hung_up(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.raw(), events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: one entry, which lives as long as the call; it does not wait.
+        let count = unsafe { libc::poll(&raw mut poll, 1, 0) };
+        count > 0 && poll.revents != 0
+    }
+
     /// Whether the connection has failed since anybody last asked (SO_ERROR, socket(7)).
     pub fn has_failed(&self) -> bool {
         !matches!(SockRef::from(&*self.fd).take_error(), Ok(None))
@@ -207,66 +222,49 @@ impl Socket {
     ) -> (Result<usize, Waited>, Run) {
         let Some(index) = run.registered_index() else {
             let result = self.readable(deadlines, limit).await;
-            let result = result.and_then(|()| Ok(self.try_recv(&mut run[range])?));
+            let result = result.and_then(|_| Ok(self.try_recv(&mut run[range])?));
             return (result, run);
         };
-        let term = self.begin(deadlines, limit);
-        loop {
-            let part = &mut run[range.clone()];
-            let (pointer, length) = (part.as_mut_ptr(), part.len() as u32);
-            // SAFETY: the part lies in the one registered chunk of `run`, which the operation owns.
-            let operation = unsafe { ops::read_fixed(&self.fd, run, pointer, length, index) };
-            let (result, (_, back)) = operation.await;
-            run = back;
-            match result {
-                Ok(count) => return (Ok(count as usize), run),
-                Err(error) => {
-                    if let Some(waited) = term.ending(error) {
-                        return (Err(waited), run);
-                    }
-                }
-            }
-        }
+        let part = &mut run[range];
+        let (pointer, length) = (part.as_mut_ptr(), part.len() as u32);
+        // SAFETY: the part lies in the one registered chunk of `run`, which the operation owns.
+        let operation = unsafe { ops::read_fixed(&self.fd, run, pointer, length, index) };
+        let term = Term::begin(&self.fd, operation.key(), deadlines, limit);
+        FixedWait { operation, term }.await
     }
 
     /// Sends part of one registered chunk by WRITE_FIXED; the counterpart of
     /// [`Socket::recv_fixed`].
     pub async fn send_fixed(
         &self,
-        mut run: Run,
+        run: Run,
         range: std::ops::Range<usize>,
         deadlines: &Deadlines,
         limit: Duration,
     ) -> (Result<usize, Waited>, Run) {
         let Some(index) = run.registered_index() else {
             let result = self.writable(deadlines, limit).await;
-            let result = result.and_then(|()| Ok(self.try_send(&run[range])?));
+            let result = result.and_then(|_| Ok(self.try_send(&run[range])?));
             return (result, run);
         };
-        let term = self.begin(deadlines, limit);
-        loop {
-            let part = &run[range.clone()];
-            let (pointer, length) = (part.as_ptr(), part.len() as u32);
-            // SAFETY: as in `recv_fixed`.
-            let operation = unsafe { ops::write_fixed(&self.fd, run, pointer, length, index) };
-            let (result, (_, back)) = operation.await;
-            run = back;
-            match result {
-                Ok(count) => return (Ok(count as usize), run),
-                Err(error) => {
-                    if let Some(waited) = term.ending(error) {
-                        return (Err(waited), run);
-                    }
-                }
-            }
-        }
+        let part = &run[range];
+        let (pointer, length) = (part.as_ptr(), part.len() as u32);
+        // SAFETY: as in `recv_fixed`.
+        let operation = unsafe { ops::write_fixed(&self.fd, run, pointer, length, index) };
+        let term = Term::begin(&self.fd, operation.key(), deadlines, limit);
+        FixedWait { operation, term }.await
     }
 
-    /// Ends what is pending on the socket with [`Waited::Interrupted`]; the socket lives on and no
-    /// byte is lost.
-    pub fn interrupt(&self) {
-        self.fd.interrupts.set(self.fd.interrupts.get().wrapping_add(1));
-        ops::cancel(&self.fd);
+    /// Ends what waits for the socket now with [`Waited::Interrupted`]; the socket lives on and no
+    /// byte is lost. `deadlines` are those by which it waits.
+    pub fn interrupt(&self, deadlines: &Deadlines) {
+        deadlines.interrupt(&self.fd);
+    }
+
+    /// As [`Socket::interrupt`], for what waits for it now and for whatever would from now on.
+    pub fn interrupt_for_good(&self, deadlines: &Deadlines) {
+        self.fd.is_cut.set(true);
+        deadlines.interrupt(&self.fd);
     }
 
     /// Ends the connection in both directions, and with it whatever is pending on it.
@@ -309,6 +307,13 @@ impl Socket {
     }
 }
 
+/// Stands for the events of [`Socket::writable_only`]; no event of poll(2) has the sign bit.
+pub(super) const OUTPUT_ONLY: i16 = i16::MIN;
+
+pub(super) fn begin_poll(fd: &SharedFd, events: i16) -> InFlight<SharedFd> {
+    if events == OUTPUT_ONLY { ops::poll_output_edge(fd) } else { ops::poll(fd, events) }
+}
+
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -327,6 +332,9 @@ fn is_pending(connected: &io::Result<()>) -> bool {
 pub fn set_options(socket: impl AsFd, keepalive: Duration) -> io::Result<()> {
     let socket = SockRef::from(&socket);
     socket.set_tcp_nodelay(true)?;
+    // An urgent byte is a byte like others (RFC 6093 §3): apart from them, it would be lost, and
+    // splice(2) and the ring's RECV go round in circles where it is.
+    socket.set_out_of_band_inline(true)?;
     if keepalive.is_zero() {
         // A listening socket may have been set up otherwise before.
         return socket.set_keepalive(false);

@@ -1,10 +1,11 @@
-//! One-shot operations on the runtime's ring, each with the data that its pointers point to.
+//! Operations on the runtime's ring, each with the data that its pointers point to.
 //!
-//! `tokio_uring::UnsubmittedOneshot` takes any submission entry and is safe to call with any
-//! pointer; this module is where that is made true. Stable data is moved into the operation and
-//! comes back with the result, so nothing that the kernel writes to can be freed or re-used while
-//! the operation is pending. Multishot and zero-copy sends panic in tokio-uring 0.5, SHUTDOWN and
-//! SPLICE run on worker threads: none of them is offered.
+//! `tokio_uring::UnsubmittedOneshot` takes any submission entry; this module is where its contract
+//! is kept. Stable data is moved into the operation and comes back with the result, so nothing that
+//! the kernel writes to can be freed or re-used while the operation is pending. An operation is
+//! cancelled by its key, which the kernel looks up: to cancel by descriptor, it would walk
+//! everything that is pending on the ring. SHUTDOWN and SPLICE run on kernel threads: neither is
+//! offered.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -16,10 +17,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use io_uring::{cqueue, opcode, squeue, types};
+pub(super) use tokio_uring::Key;
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 use super::buffers::HeadBuffer;
 use super::meters::{Operation, count_completed, count_submitted};
+use super::stable::StableBox;
 
 /// A descriptor shared between its socket and the operations in flight on it.
 pub(super) type SharedFd = Rc<Descriptor>;
@@ -27,19 +30,28 @@ pub(super) type SharedFd = Rc<Descriptor>;
 /// An open descriptor.
 pub(super) struct Descriptor {
     fd: OwnedFd,
-    /// How often somebody has deliberately ended what was pending. A cancellation hits all that is
-    /// pending on a descriptor, so that one wait's deadline cancels another wait too; that one
-    /// finds this unchanged and begins again.
-    pub(super) interrupts: Cell<u16>,
+    /// The wait on it that was armed last, as its worker's [`Deadlines`](super::Deadlines) number
+    /// them; the table links it to the others.
+    pub(super) newest_wait: Cell<u32>,
     /// Transfers that want calls on it not to wait.
     pub(super) splicers: Cell<u16>,
+    /// Nothing is to wait for it any more: a wait that begins is cancelled at once.
+    pub(super) is_cut: Cell<bool>,
 }
 
 impl Descriptor {
     pub(super) fn share(fd: OwnedFd) -> SharedFd {
-        Rc::new(Self { fd, interrupts: Cell::new(0), splicers: Cell::new(0) })
+        Rc::new(Self {
+            fd,
+            newest_wait: Cell::new(NO_WAIT),
+            splicers: Cell::new(0),
+            is_cut: Cell::new(false),
+        })
     }
 }
+
+/// Stands for the end of a list of waits.
+pub(super) const NO_WAIT: u32 = u32::MAX;
 
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -90,6 +102,16 @@ impl<D: Unpin + 'static> InFlight<D> {
         self.0.is_completed()
     }
 
+    /// What it can be cancelled by.
+    pub(super) fn key(&self) -> Key {
+        self.0.key()
+    }
+
+    /// What it owns; `None` after it has resolved.
+    pub(super) fn data(&self) -> Option<&D> {
+        self.0.data()
+    }
+
     /// Whether what it waits for has certainly not happened yet.
     pub(super) fn is_silent(&self) -> bool {
         self.0.is_silent()
@@ -108,9 +130,9 @@ impl<D: Unpin + 'static> Future for InFlight<D> {
 ///
 /// # Safety
 ///
-/// Every pointer in `entry` targets memory that `data` owns on the heap and that stays where it is
-/// when `data` is moved; the descriptor in it is kept open by `data`; the operation posts exactly
-/// one completion.
+/// Every pointer in `entry` targets memory that `data` owns on the heap by raw pointer, so that it
+/// stays where it is, and valid, when `data` is moved; the descriptor in it is kept open by `data`;
+/// the operation posts exactly one completion, or is a poll for output of several.
 unsafe fn submit<D: Unpin + 'static>(
     operation: Operation,
     data: D,
@@ -118,7 +140,8 @@ unsafe fn submit<D: Unpin + 'static>(
 ) -> InFlight<D> {
     count_submitted(operation);
     let completed = Completed { operation, data: PhantomData };
-    InFlight(UnsubmittedOneshot::new(data, completed, entry).submit())
+    // SAFETY: the caller's.
+    InFlight(unsafe { UnsubmittedOneshot::new(data, completed, entry) }.submit())
 }
 
 /// Receives into the free part of `buffer`, first waiting for the socket to be readable.
@@ -130,8 +153,8 @@ pub(super) fn recv(fd: &SharedFd, mut buffer: HeadBuffer) -> InFlight<(SharedFd,
     let (pointer, length) = (free.as_mut_ptr(), free.len() as u32);
     let mut entry = opcode::Recv::new(types::Fd(fd.as_raw_fd()), pointer, length).build();
     set_poll_first(&mut entry);
-    // SAFETY: the pointer targets the boxed bytes of `buffer`, which the operation owns; RECV
-    // without multishot posts one completion.
+    // SAFETY: the pointer targets the bytes of `buffer`, which the operation owns by raw pointer;
+    // RECV without multishot posts one completion.
     unsafe { submit(Operation::Recv, (fd.clone(), buffer), entry) }
 }
 
@@ -154,51 +177,58 @@ pub(super) fn poll(fd: &SharedFd, events: i16) -> InFlight<SharedFd> {
     unsafe { submit(Operation::Poll, fd.clone(), entry) }
 }
 
+/// Waits until output becomes possible, an error or a hang-up comes, on a socket where a plain poll
+/// ends at once for what has been there since before (the end of the peer's side, which io_uring
+/// adds to every poll): a poll of several completions says each event once.
+pub(super) fn poll_output_edge(fd: &SharedFd) -> InFlight<SharedFd> {
+    let events = libc::POLLOUT as u32;
+    let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events).multi(true).build();
+    // SAFETY: no pointers; a poll for output of several completions.
+    unsafe { submit(Operation::Poll, fd.clone(), entry) }
+}
+
 /// Completes at once, which takes a turn of the loop all the same.
 pub(super) fn nop() -> InFlight<()> {
     // SAFETY: no pointers and no descriptor.
     unsafe { submit(Operation::Nop, (), opcode::Nop::new().build()) }
 }
 
-/// Room for a peer's address, boxed because the kernel writes to it.
+/// Room for a peer's address, to which the kernel writes.
 pub(super) struct AddressRoom {
     pub(super) storage: libc::sockaddr_storage,
     pub(super) length: libc::socklen_t,
 }
 
 impl AddressRoom {
-    pub(super) fn new() -> Box<Self> {
+    pub(super) fn new() -> StableBox<Self> {
         // SAFETY: a zeroed sockaddr_storage is a valid one (AF_UNSPEC).
         let storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-        Box::new(Self { storage, length: size_of::<libc::sockaddr_storage>() as libc::socklen_t })
+        let length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        StableBox::new(Self { storage, length })
     }
 }
 
 /// Accepts one connection; the result is its descriptor.
 pub(super) fn accept(
     fd: &SharedFd,
-    mut room: Box<AddressRoom>,
-) -> InFlight<(SharedFd, Box<AddressRoom>)> {
+    mut room: StableBox<AddressRoom>,
+) -> InFlight<(SharedFd, StableBox<AddressRoom>)> {
     room.length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     let address = (&raw mut room.storage).cast::<libc::sockaddr>();
     let length = &raw mut room.length;
     let entry = opcode::Accept::new(types::Fd(fd.as_raw_fd()), address, length)
         .flags(libc::SOCK_CLOEXEC)
         .build();
-    // SAFETY: both pointers target the boxed `room`, which the operation owns.
+    // SAFETY: both pointers target `room`, which the operation owns by raw pointer.
     unsafe { submit(Operation::Accept, (fd.clone(), room), entry) }
 }
 
-/// Cancels every operation pending on `fd`; each completes with ECANCELED and gives its data back.
-///
-/// Nobody waits for the cancellation itself: entries are carried out in the order in which they
-/// were queued, so an operation queued later is not hit.
-pub(super) fn cancel(fd: &SharedFd) {
-    let builder = types::CancelBuilder::fd(types::Fd(fd.as_raw_fd())).all();
-    let entry = opcode::AsyncCancel2::new(builder).build();
-    // SAFETY: no pointers. The descriptor is kept open (not re-used for another socket) by the
-    // clone that the runtime holds until the completion.
-    drop(unsafe { submit(Operation::Cancel, fd.clone(), entry) });
+/// Cancels the operation `key`, which completes with ECANCELED and gives its data back; nothing
+/// happens where it has completed. Nobody waits for the cancellation itself.
+pub(super) fn cancel(key: Key) {
+    count_submitted(Operation::Cancel);
+    count_completed(Operation::Cancel);
+    tokio_uring::cancel(key);
 }
 
 /// Receives at most `length` bytes into registered memory (READ_FIXED).

@@ -8,9 +8,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::buffers::HeadBuffer;
-use super::deadlines::{Deadline, Deadlines};
-use super::ops::{self, InFlight, SharedFd};
+use super::buffers::{HeadBuffer, Run};
+use super::deadlines::{Deadlines, Reason};
+use super::net::begin_poll;
+use super::ops::{self, InFlight, Key, NO_WAIT, SharedFd};
 
 /// How a wait ended, apart from success.
 #[derive(Debug)]
@@ -28,31 +29,46 @@ impl From<io::Error> for Waited {
     }
 }
 
-/// For how long a wait lasts.
+/// For how long a wait lasts. It has to be ended where it was begun: [`Term::end`].
+#[derive(Clone, Copy)]
 pub(super) struct Term<'a> {
-    deadline: Deadline<'a>,
-    /// The descriptor's count when the wait began.
-    interrupts: u16,
+    deadlines: &'a Deadlines,
+    /// Its entry there; [`NO_WAIT`] once it has ended.
+    index: u32,
 }
 
 impl<'a> Term<'a> {
-    pub(super) fn begin(fd: &SharedFd, deadlines: &'a Deadlines, limit: Duration) -> Self {
-        Self { deadline: deadlines.arm(fd, limit), interrupts: fd.interrupts.get() }
+    pub(super) fn begin(
+        fd: &SharedFd,
+        key: Key,
+        deadlines: &'a Deadlines,
+        limit: Duration,
+    ) -> Self {
+        Self { deadlines, index: deadlines.arm(fd, key, limit) }
     }
 
-    /// What `error` says of the wait; `None` where the cancellation was meant for another one on
-    /// the same descriptor.
+    pub(super) fn end(&mut self, fd: &SharedFd) {
+        if self.index != NO_WAIT {
+            self.deadlines.disarm(fd, self.index);
+            self.index = NO_WAIT;
+        }
+    }
+
+    /// The wait goes on with another operation.
+    pub(super) fn go_on(&self, key: Key) {
+        self.deadlines.set_key(self.index, key);
+    }
+
+    /// What `error` says of the wait; `None` where its operation was cancelled for a reason that
+    /// has passed.
     pub(super) fn ending(&self, error: io::Error) -> Option<Waited> {
         if error.raw_os_error() != Some(libc::ECANCELED) {
             return Some(Waited::Failed(error));
         }
-        match self.deadline.status() {
-            // Before the deadline where both have come: whoever is told that it is over must not
-            // wait again.
-            (_, interrupts) if interrupts != self.interrupts => Some(Waited::Interrupted),
-            (true, _) => Some(Waited::Expired),
-            (false, _) => None,
-        }
+        self.deadlines.reason(self.index).map(|reason| match reason {
+            Reason::Expired => Waited::Expired,
+            Reason::Interrupted => Waited::Interrupted,
+        })
     }
 }
 
@@ -62,7 +78,12 @@ pub struct PendingRecv {
 }
 
 impl PendingRecv {
-    /// Whether it has ended, as far as the loop has heard.
+    /// Has it end and give its buffer back; with ECANCELED, where nothing has come.
+    pub fn cancel(&self) {
+        ops::cancel(self.operation.key());
+    }
+
+    /// Whether it has ended. Where it has not, bytes that have come are still with the socket.
     pub fn has_ended(&self) -> bool {
         self.operation.is_completed()
     }
@@ -102,6 +123,36 @@ impl Future for PendingPoll {
     }
 }
 
+/// What a wait for a socket has found to be there (poll(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Events(u32);
+
+impl Events {
+    /// Bytes to receive, or the end of the stream.
+    pub fn is_readable(self) -> bool {
+        self.has(libc::POLLIN)
+    }
+
+    /// Room for bytes to send.
+    pub fn is_writable(self) -> bool {
+        self.has(libc::POLLOUT)
+    }
+
+    /// The peer has said that it has no more to send, or more than that.
+    pub fn has_ended(self) -> bool {
+        self.has(libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL)
+    }
+
+    /// Neither side will receive anything any more.
+    pub fn is_broken(self) -> bool {
+        self.has(libc::POLLHUP | libc::POLLERR | libc::POLLNVAL)
+    }
+
+    fn has(self, events: i16) -> bool {
+        self.0 & u32::from(events.cast_unsigned()) != 0
+    }
+}
+
 /// A wait with its deadline. An own type and not an `async fn`, because every resting connection
 /// holds one.
 pub struct Wait<'a> {
@@ -110,21 +161,45 @@ pub struct Wait<'a> {
     pub(super) events: i16,
 }
 
+impl Wait<'_> {
+    /// Has it end, for somebody who does not await it any more.
+    pub(super) fn cancel(&self) {
+        if self.operation.data().is_some() {
+            ops::cancel(self.operation.key());
+        }
+    }
+}
+
 impl Future for Wait<'_> {
-    type Output = Result<(), Waited>;
+    type Output = Result<Events, Waited>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let Poll::Ready((result, fd)) = Pin::new(&mut self.operation).poll(cx) else {
                 return Poll::Pending;
             };
-            match result {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) => match self.term.ending(error) {
-                    Some(waited) => return Poll::Ready(Err(waited)),
-                    None => self.operation = ops::poll(&fd, self.events),
-                },
-            }
+            let result = match result {
+                Ok(events) => Ok(Events(events)),
+                Err(error) => {
+                    if let Some(waited) = self.term.ending(error) {
+                        Err(waited)
+                    } else {
+                        self.operation = begin_poll(&fd, self.events);
+                        self.term.go_on(self.operation.key());
+                        continue;
+                    }
+                }
+            };
+            self.term.end(&fd);
+            return Poll::Ready(result);
+        }
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if let Some(fd) = self.operation.data() {
+            self.term.end(fd);
         }
     }
 }
@@ -144,16 +219,59 @@ impl Future for Recv<'_> {
             else {
                 return Poll::Pending;
             };
-            match result {
+            let result = match result {
                 Ok(count) => {
                     buffer.advance(count as usize);
-                    return Poll::Ready((Ok(count as usize), buffer));
+                    Ok(count as usize)
                 }
-                Err(error) => match self.term.ending(error) {
-                    Some(waited) => return Poll::Ready((Err(waited), buffer)),
-                    None => self.operation = ops::recv(&fd, buffer),
-                },
-            }
+                Err(error) => {
+                    if let Some(waited) = self.term.ending(error) {
+                        Err(waited)
+                    } else {
+                        self.operation = ops::recv(&fd, buffer);
+                        self.term.go_on(self.operation.key());
+                        continue;
+                    }
+                }
+            };
+            self.term.end(&fd);
+            return Poll::Ready((result, buffer));
+        }
+    }
+}
+
+impl Drop for Recv<'_> {
+    fn drop(&mut self) {
+        if let Some((fd, _)) = self.operation.data() {
+            self.term.end(fd);
+        }
+    }
+}
+
+/// An operation on registered memory with its deadline; resolves to the count and the memory.
+pub(super) struct FixedWait<'a> {
+    pub(super) operation: InFlight<(SharedFd, Run)>,
+    pub(super) term: Term<'a>,
+}
+
+impl Future for FixedWait<'_> {
+    type Output = (Result<usize, Waited>, Run);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.operation).poll(cx).map(|(result, (fd, run))| {
+            let result = result.map(|count| count as usize);
+            // Nobody but the table has its key.
+            let result = result.map_err(|e| self.term.ending(e).unwrap_or(Waited::Interrupted));
+            self.term.end(&fd);
+            (result, run)
+        })
+    }
+}
+
+impl Drop for FixedWait<'_> {
+    fn drop(&mut self) {
+        if let Some((fd, _)) = self.operation.data() {
+            self.term.end(fd);
         }
     }
 }

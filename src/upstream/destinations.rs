@@ -8,8 +8,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use slab::Slab;
+
+use super::permits::Group;
 
 /// The origins that one worker has to do with.
 #[derive(Default)]
@@ -21,16 +24,19 @@ pub struct Destinations {
 struct Entry {
     key: Rc<str>,
     holders: Cell<usize>,
+    /// Whose limit its connections count under.
+    group: Arc<Group>,
 }
 
 impl Destinations {
     /// The destination of `key`, which must say all that keeps its connections from being
-    /// another's: scheme, host, port, the user, and the proxy on the way.
-    pub fn hold(self: &Rc<Self>, key: &str) -> Destination {
+    /// another's: scheme, host, port, the user, and the proxy on the way. `group` is asked for
+    /// where it is a new one.
+    pub fn hold(self: &Rc<Self>, key: &str, group: impl FnOnce() -> Arc<Group>) -> Destination {
         let known = self.numbers.borrow().get(key).copied();
         let number = known.unwrap_or_else(|| {
             let key: Rc<str> = key.into();
-            let entry = Rc::new(Entry { key: key.clone(), holders: Cell::new(0) });
+            let entry = Rc::new(Entry { key: key.clone(), holders: Cell::new(0), group: group() });
             let number = self.entries.borrow_mut().insert(entry);
             self.numbers.borrow_mut().insert(key, number);
             number
@@ -61,6 +67,10 @@ impl Destination {
     pub fn origin(&self) -> usize {
         self.number
     }
+
+    pub(super) fn group(&self) -> &Arc<Group> {
+        &self.entry.group
+    }
 }
 
 impl Clone for Destination {
@@ -83,21 +93,24 @@ impl Drop for Destination {
 
 #[cfg(test)]
 mod tests {
+    use super::super::permits::{Limits, PoolShared};
     use super::*;
 
     #[test]
     fn a_number_lives_as_long_as_somebody_holds_it() {
         let table = Rc::new(Destinations::default());
-        let first = table.hold("http://a:80");
-        let second = table.hold("http://b:80");
+        let shared = PoolShared::new(Limits::default(), 1);
+        let group = || shared.group("all");
+        let first = table.hold("http://a:80", group);
+        let second = table.hold("http://b:80", group);
         assert_eq!((first.origin(), second.origin()), (0, 1));
-        let again = table.hold("http://a:80");
+        let again = table.hold("http://a:80", group);
         assert_eq!(again.origin(), 0);
         drop(first);
-        assert_eq!(table.hold("http://a:80").origin(), 0);
+        assert_eq!(table.hold("http://a:80", group).origin(), 0);
         drop(again);
         assert_eq!(table.len(), 1);
-        assert_eq!(table.hold("http://c:80").origin(), 0);
+        assert_eq!(table.hold("http://c:80", group).origin(), 0);
         drop(second);
         assert!(table.is_empty());
     }

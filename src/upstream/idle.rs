@@ -19,6 +19,7 @@ use crate::ring::{PendingPoll, PendingRecv, clock};
 
 use super::lease::Lease;
 use super::pool::Pool;
+use super::queue::Holder;
 
 /// What an idle slot has that a leased one has not.
 pub(super) struct Idle {
@@ -60,7 +61,7 @@ const REST_MS: u64 = 1000;
 
 impl Pool {
     /// Turns an idle slot into a lease; `None` where the origin has ended the connection.
-    pub(super) fn revive(self: &Rc<Self>, key: usize) -> Option<Lease> {
+    pub(super) fn revive(self: &Rc<Self>, key: usize, holder: Holder) -> Option<Lease> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(key)?;
         let Idle { watch, .. } = slot.idle.take()?;
@@ -87,6 +88,7 @@ impl Pool {
             slots.remove(key);
             return None;
         };
+        slot.take(holder);
         Some(Lease::new(self, key, slot.socket.clone(), reply, true))
     }
 
@@ -106,13 +108,25 @@ impl Pool {
         }
     }
 
-    /// Closes the connection that has been idle for longest; false where none is idle.
-    pub(super) fn close_oldest_idle(&self) -> bool {
-        let oldest = {
+    /// Closes the connection that has been idle for longest, of `group` where one is given; false
+    /// where none is idle.
+    pub(super) fn close_oldest_idle(&self, group: Option<usize>) -> bool {
+        self.oldest_idle(group, 1).first().is_some_and(|key| self.close_idle(*key))
+    }
+
+    /// Those that have been idle for longest, up to `count`, in no order.
+    fn oldest_idle(&self, group: Option<usize>, count: usize) -> Vec<usize> {
+        let mut oldest: Vec<_> = {
             let slots = self.slots.borrow();
-            slots.iter().filter_map(|(key, slot)| Some((slot.idle.as_ref()?.since_ms, key))).min()
+            let is_member = |number| group.is_none_or(|group| group == number);
+            let idle = slots.iter().filter(|(_, slot)| is_member(slot.permit.group.number()));
+            idle.filter_map(|(key, slot)| Some((slot.idle.as_ref()?.since_ms, key))).collect()
         };
-        oldest.is_some_and(|(_, key)| self.close_idle(key))
+        if count < oldest.len() {
+            oldest.select_nth_unstable(count);
+            oldest.truncate(count);
+        }
+        oldest.into_iter().map(|(_, key)| key).collect()
     }
 
     pub(super) fn close_idle(&self, key: usize) -> bool {
@@ -146,12 +160,17 @@ impl Pool {
         .await;
     }
 
-    /// Gives idle connections up while other workers' requests wait.
+    /// Gives idle connections up that others wait for, or that are more than there may be.
     fn shed(&self) {
-        while self.shared.wanted.load(Ordering::Relaxed) > self.waiters.borrow().len()
-            && self.shared.permits.available_permits() == 0
-            && self.close_oldest_idle()
-        {}
+        for (group, count) in self.shared.shortages() {
+            let mut oldest = self.oldest_idle(group, count).into_iter();
+            // Another worker may have been quicker.
+            while self.shared.is_short(group)
+                && let Some(key) = oldest.next()
+            {
+                self.close_idle(key);
+            }
+        }
     }
 
     /// Drops the idle connections whose watch has ended, and re-arms the watch of those that were
@@ -224,7 +243,7 @@ impl Pool {
         let Some(slot) = slots.get_mut(key) else { return };
         slot.idle = slot.idle.take().map(|mut idle| {
             if let Watch::Recv(pending) = idle.watch {
-                slot.socket.interrupt();
+                pending.cancel();
                 idle.watch = Watch::Yielding(pending);
             }
             idle

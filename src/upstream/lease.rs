@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::account::Moment;
 use crate::ring::waits::Recv;
-use crate::ring::{HeadBuffer, PendingRecv, Socket};
+use crate::ring::{HeadBuffer, PendingRecv, Socket, clock};
 
 use super::pool::Pool;
 
@@ -20,7 +21,7 @@ pub struct Lease {
     /// The receive that will bring the next answer, once it has begun.
     pub(super) reply: Option<PendingRecv>,
     /// Its slot in the pool.
-    key: usize,
+    pub(super) key: usize,
     /// It has carried an exchange before, so that the origin may be closing it just now.
     pub is_reused: bool,
     /// Back in the pool's hands.
@@ -76,6 +77,13 @@ impl Lease {
         self.socket.recv(buffer, &self.pool.deadlines, limit)
     }
 
+    /// Says that an answer's body begins that may be long on its way.
+    pub fn begin_stream(&self) {
+        if let Some(slot) = self.pool.slots.borrow_mut().get_mut(self.key) {
+            slot.streams_since = Some(Moment::at_ms(clock::coarse_ms()));
+        }
+    }
+
     /// Returns a connection on which the last answer has been read to its end. `buffer` is lent to
     /// the receive for the next one.
     pub fn give_back_with(mut self, buffer: HeadBuffer) {
@@ -94,8 +102,7 @@ impl Lease {
     pub fn into_socket(mut self) -> Socket {
         self.is_kept = true;
         let socket = self.socket.clone();
-        let slot = self.pool.slots.borrow_mut().try_remove(self.key);
-        drop(slot);
+        self.pool.close_slot(self.key);
         socket
     }
 
@@ -111,8 +118,7 @@ impl Drop for Lease {
         if !self.is_kept {
             // Ends a pending receive, which holds the descriptor open as long as it is pending.
             self.socket.cut();
-            let closed = self.pool.slots.borrow_mut().try_remove(self.key);
-            drop(closed);
+            self.pool.close_slot(self.key);
         }
     }
 }

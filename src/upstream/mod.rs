@@ -5,15 +5,19 @@
 //! next address, then the next origin, where connecting fails.
 
 pub mod balance;
+mod book;
 pub mod destinations;
+pub mod fair;
 mod idle;
 pub mod lease;
 pub mod names;
 pub mod permits;
 pub mod pool;
 pub mod prewarm;
+pub mod queue;
 mod race;
 pub mod resolve;
+pub mod tallies;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -29,8 +33,9 @@ use crate::ring::clock;
 use self::balance::Balance;
 use self::destinations::{Destination, Destinations};
 use self::lease::Lease;
-use self::permits::Permitted;
+use self::permits::{PoolShared, UPSTREAM};
 use self::pool::Pool;
+use self::queue::{Holder, Permitted};
 use self::resolve::Addresses;
 
 /// An upstream as all workers see it: its configuration and its origins' addresses.
@@ -101,12 +106,22 @@ const ADDRESSES_TRIED_MAX: usize = 4;
 
 impl Upstream {
     /// `worker` staggers the turns, so that not every worker begins with the first origin. An
-    /// origin that another upstream or configuration has too shares its place in the pool.
-    pub fn new(plan: &UpstreamPlan, worker: usize, places: &Rc<Destinations>) -> Self {
+    /// origin of an upstream that another configuration has too keeps its place in the pool; one
+    /// that another upstream has too has a place there of its own, because its connections count
+    /// under the other's limit.
+    pub fn new(
+        plan: &UpstreamPlan,
+        worker: usize,
+        places: &Rc<Destinations>,
+        shared: &Arc<PoolShared>,
+    ) -> Self {
         let weights: Vec<u32> = plan.origins.iter().map(|origin| origin.weight).collect();
+        let name = &plan.config.name;
         let member = |origin: &Origin| Member {
             origin: origin.clone(),
-            place: places.hold(&format!("origin {}", origin.authority)),
+            place: places.hold(&format!("origin {name} {}", origin.authority), || {
+                shared.group(&format!("{UPSTREAM}{name}"))
+            }),
         };
         Self {
             name: plan.config.name.clone(),
@@ -137,7 +152,12 @@ impl Upstream {
 
     /// A connection to the origin whose turn it is, or to the next one where it cannot be
     /// reached. `is_fresh` asks for one that has carried no exchange yet.
-    pub async fn checkout(&self, pool: &Rc<Pool>, is_fresh: bool) -> Result<Lease, Fault> {
+    pub async fn checkout(
+        &self,
+        pool: &Rc<Pool>,
+        holder: Holder,
+        is_fresh: bool,
+    ) -> Result<Lease, Fault> {
         let mut tried = Vec::new();
         let mut fault = Fault::OriginUnresolved;
         loop {
@@ -146,10 +166,10 @@ impl Upstream {
             let pick = self.balance.borrow_mut().pick(now, |origin| tried.contains(&origin));
             let Some(pick) = pick else { return Err(fault) };
             let member = &self.members[pick];
-            if !is_fresh && let Some(lease) = pool.take_idle(member.number()) {
+            if !is_fresh && let Some(lease) = pool.take_idle(member.number(), holder) {
                 return Ok(lease);
             }
-            match open(pool, member, is_fresh).await {
+            match open(pool, member, holder, is_fresh).await {
                 Ok(lease) => {
                     member.origin.connected();
                     self.balance.borrow_mut().mark_ok(pick);
@@ -174,43 +194,58 @@ pub async fn open_target(
     pool: &Rc<Pool>,
     destination: &Destination,
     addresses: &[SocketAddr],
+    holder: Holder,
     is_fresh: bool,
 ) -> Result<Lease, Fault> {
-    loop {
-        match pool.permit(destination.origin()).await? {
-            Permitted::Open(permit) => {
-                let born = Instant::now();
-                let connected = pool.race(addresses).await?;
-                return Ok(pool.adopt(destination.clone(), connected, born, permit));
-            }
-            Permitted::Handed(lease) if !is_fresh => return Ok(lease),
-            // Dropping it frees the right to open another.
-            Permitted::Handed(_) => {}
+    match permit(pool, destination, holder, is_fresh).await? {
+        Permitted::Open(permit) => {
+            let born = Instant::now();
+            let _racing = pool.racing(&permit, holder);
+            let connected = pool.race(addresses).await?;
+            Ok(pool.adopt(destination.clone(), connected, born, permit, holder))
         }
+        Permitted::Handed(lease) => Ok(lease),
     }
 }
 
 /// Connects to the first address that answers, within `timeouts.connect` for all of them.
-pub(crate) async fn open(pool: &Rc<Pool>, member: &Member, is_fresh: bool) -> Result<Lease, Fault> {
+async fn open(
+    pool: &Rc<Pool>,
+    member: &Member,
+    holder: Holder,
+    is_fresh: bool,
+) -> Result<Lease, Fault> {
     let addresses = member.origin.addresses.load();
     let mut fault = Fault::OriginUnresolved;
     let began = Instant::now();
     for address in addresses.iter().take(ADDRESSES_TRIED_MAX) {
-        let permit = loop {
-            match pool.permit(member.number()).await? {
-                Permitted::Open(permit) => break permit,
-                Permitted::Handed(lease) if !is_fresh => return Ok(lease),
-                // Dropping it frees the right to open another.
-                Permitted::Handed(_) => {}
-            }
+        let permit = match permit(pool, &member.place, holder, is_fresh).await? {
+            Permitted::Open(permit) => permit,
+            Permitted::Handed(lease) => return Ok(lease),
         };
-        match pool.connect(&member.place, *address, permit, began).await {
+        match pool.connect(&member.place, *address, permit, holder, began).await {
             Ok(lease) => return Ok(lease),
             Err(failed) if failed.is_of_one_origin() => fault = failed,
             Err(failed) => return Err(failed),
         }
     }
     Err(fault)
+}
+
+/// The right to open a connection; where it need not be a new one, one that has come back will do.
+async fn permit(
+    pool: &Rc<Pool>,
+    place: &Destination,
+    holder: Holder,
+    is_fresh: bool,
+) -> Result<Permitted, Fault> {
+    loop {
+        match pool.permit(place, holder).await? {
+            // Dropping it frees the right to open another.
+            Permitted::Handed(_) if is_fresh => {}
+            permitted => return Ok(permitted),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,18 +7,16 @@
 //! It never sends a request and never decides where one goes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
-use tokio::sync::OwnedSemaphorePermit;
 
+use crate::account::Moment;
 use crate::fault::Fault;
 use crate::ledger::{Kind, Ledger};
 use crate::metrics::WorkerMetrics;
@@ -27,7 +25,9 @@ use crate::ring::{Deadlines, HeadPool, Socket, Waited, clock};
 use super::destinations::Destination;
 use super::idle::{Entry, Idle, Watch};
 use super::lease::Lease;
-use super::permits::{PoolShared, Waiter};
+use super::permits::{Group, Permit, PoolShared};
+use super::queue::{Holder, Waiters};
+use super::tallies::{Verdict, View};
 
 /// The limits and waits of `[pool]` and `[timeouts]` that concern the pool.
 #[derive(Clone, Copy, Debug)]
@@ -52,12 +52,14 @@ pub struct Pool {
     pub(super) slots: RefCell<Slab<Slot>>,
     /// Idle slots by origin, the one that came back last at the end.
     pub(super) idle: RefCell<Vec<Vec<Entry>>>,
-    pub(super) waiters: RefCell<VecDeque<Rc<Waiter>>>,
+    pub(super) waiters: RefCell<Waiters>,
     pub(super) janitor: RefCell<Waker>,
     pub(super) idle_published: Cell<usize>,
     pub(super) is_stopping: Cell<bool>,
     /// Sockets that are connecting and have no slot.
     pub(super) dials: RefCell<Slab<Socket>>,
+    /// Those that hold a permit meanwhile.
+    pub(super) races: RefCell<Slab<Race>>,
 }
 
 /// A connection and its state. It stays in its place while it is leased, so that a checkout moves
@@ -70,11 +72,48 @@ pub(super) struct Slot {
     pub(super) born: Instant,
     /// `None` while it is out with an exchange, or still connecting.
     pub(super) idle: Option<Idle>,
+    /// Whose it is while it is out.
+    pub(super) holder: Holder,
+    /// Since when it has carried the body of an answer, if that does not come with the head.
+    pub(super) streams_since: Option<Moment>,
+    /// It has been told to end.
+    pub(super) is_ending: bool,
     /// Keeps the origin's number for as long as there is a connection.
     _destination: Destination,
     _place: Place,
-    _permit: OwnedSemaphorePermit,
+    pub(super) permit: Permit,
 }
+
+impl Slot {
+    /// It is in the hands of another exchange from now on.
+    pub(super) fn take(&mut self, holder: Holder) {
+        self.holder = holder;
+        self.streams_since = None;
+        self.is_ending = false;
+    }
+}
+
+/// A permit in the hands of somebody who tries several addresses at once.
+pub(super) struct Race {
+    group: usize,
+    holder: Holder,
+    is_ending: bool,
+}
+
+/// A permit's place in the list of races.
+pub(super) struct Racing<'a> {
+    pool: &'a Pool,
+    key: usize,
+}
+
+impl Drop for Racing<'_> {
+    fn drop(&mut self) {
+        self.pool.races.borrow_mut().remove(self.key);
+    }
+}
+
+/// No slot has this number or a higher one.
+const RACES: usize = usize::MAX / 2;
 
 /// What a connection to an origin costs: its slot, its descriptor and the operation that watches
 /// it. Its head buffer is counted where it comes from.
@@ -120,14 +159,15 @@ impl Pool {
             idle_published: Cell::new(0),
             is_stopping: Cell::new(false),
             dials: RefCell::default(),
+            races: RefCell::default(),
         })
     }
 
     /// The connection to `origin` that came back last and is still good.
-    pub fn take_idle(self: &Rc<Self>, origin: usize) -> Option<Lease> {
+    pub fn take_idle(self: &Rc<Self>, origin: usize, holder: Holder) -> Option<Lease> {
         loop {
             let key = self.next_idle(origin)?;
-            if let Some(lease) = self.revive(key) {
+            if let Some(lease) = self.revive(key, holder) {
                 self.metrics.pool_reused.add(1);
                 return Some(lease);
             }
@@ -140,7 +180,8 @@ impl Pool {
         self: &Rc<Self>,
         destination: &Destination,
         address: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
+        holder: Holder,
         began: Instant,
     ) -> Result<Lease, Fault> {
         let PoolLimits { connect, keepalive, .. } = self.limits.get();
@@ -150,7 +191,8 @@ impl Pool {
         }
         let socket = Socket::open(address, keepalive).map_err(|e| open_fault(&e))?;
         // From here on the lease cleans up.
-        let lease = self.adopt(destination.clone(), (socket, address), Instant::now(), permit);
+        let socket = (socket, address);
+        let lease = self.adopt(destination.clone(), socket, Instant::now(), permit, holder);
         let connected = lease.socket().connect(address, &self.deadlines, limit).await;
         connected.map(|()| lease).map_err(|waited| match waited {
             Waited::Expired => Fault::OriginConnectTimeout,
@@ -165,7 +207,8 @@ impl Pool {
         destination: Destination,
         (socket, address): (Socket, SocketAddr),
         born: Instant,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
+        holder: Holder,
     ) -> Lease {
         let origin = destination.origin();
         let mut idle = self.idle.borrow_mut();
@@ -178,9 +221,12 @@ impl Pool {
             address,
             born,
             idle: None,
+            holder,
+            streams_since: None,
+            is_ending: false,
             _destination: destination,
             _place: Place::new(&self.ledger),
-            _permit: permit,
+            permit,
         });
         self.metrics.pool_opened.add(1);
         Lease::new(self, key, socket, None, false)
@@ -191,7 +237,10 @@ impl Pool {
         if self.is_stopping.get() {
             return;
         }
-        if !self.waiters.borrow().is_empty() {
+        if !self.rejoin(&lease) {
+            return;
+        }
+        if self.shared.is_wanted() {
             // What follows an answer would be taken for the next one.
             if !lease.socket().is_silent() {
                 return;
@@ -200,11 +249,6 @@ impl Pool {
                 Some(returned) => lease = returned,
                 None => return,
             }
-        }
-        if self.shared.wanted.load(Ordering::Relaxed) > 0 {
-            // Another worker, or a request for another origin, is short of a connection: closing
-            // this one frees its permit.
-            return;
         }
         let mut pending =
             lease.reply.take().unwrap_or_else(|| lease.socket().start_recv(self.heads.lease()));
@@ -223,24 +267,85 @@ impl Pool {
         }
     }
 
-    /// Gives `lease` to the first request that waits for its origin; back where none does, or where
-    /// others have waited for longer.
-    fn hand_over(&self, mut lease: Lease) -> Option<Lease> {
-        let origin = lease.origin();
-        let mut waiters = self.waiters.borrow_mut();
-        let fit = |waiter: &Rc<Waiter>| waiter.origin == origin && self.is_fair(waiter.since_ms);
-        let Some(position) = waiters.iter().position(fit) else { return Some(lease) };
-        let waiter = waiters.remove(position)?;
-        drop(waiters);
-        self.publish_waiting();
-        lease.is_reused = true;
-        self.metrics.pool_reused.add(1);
-        lease.expect_reply();
-        *waiter.handed.borrow_mut() = Some(lease);
-        if let Some(waker) = waiter.waker.borrow_mut().take() {
-            waker.wake();
+    /// Counts a connection that has carried a long answer as any other again; false where there are
+    /// as many of those as may be.
+    fn rejoin(&self, lease: &Lease) -> bool {
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(lease.key) else { return false };
+        !slot.permit.is_long || slot.permit.return_to_group()
+    }
+
+    /// Says that `lease` is in other hands from now on.
+    pub(super) fn pass_on(&self, lease: &Lease, holder: Holder) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(lease.key) {
+            slot.take(holder);
         }
-        None
+    }
+
+    /// Whose limit `lease` counts under, and who has it.
+    pub(super) fn holding(&self, lease: &Lease) -> Option<(Arc<Group>, Holder)> {
+        let slots = self.slots.borrow();
+        slots.get(lease.key).map(|slot| (slot.permit.group.clone(), slot.holder))
+    }
+
+    /// Gives the place of a leased connection up, and its permit.
+    pub(super) fn close_slot(&self, key: usize) {
+        let Some(slot) = self.slots.borrow_mut().try_remove(key) else { return };
+        if self.shared.is_wanted() {
+            slot.permit.released_by((self.worker, slot.holder.claimant));
+        }
+    }
+
+    /// The connections that are out, as they look to somebody who has to choose some that end.
+    /// `look` adds what the pool does not know.
+    pub fn view(&self, mut look: impl FnMut(Holder, Option<Moment>, &mut View)) -> Vec<View> {
+        let slots = self.slots.borrow();
+        let leased = slots.iter().filter(|(_, slot)| slot.idle.is_none());
+        let of_slots = leased.map(|(id, slot)| {
+            let Slot { permit, holder, streams_since, is_ending, .. } = slot;
+            let mut view = View::new(id, permit.group.number(), holder.claimant);
+            (view.is_long, view.is_ending) = (permit.is_long, *is_ending);
+            look(*holder, *streams_since, &mut view);
+            view
+        });
+        let mut views: Vec<_> = of_slots.collect();
+        for (id, race) in self.races.borrow().iter() {
+            let mut view = View::new(RACES + id, race.group, race.holder.claimant);
+            view.is_ending = race.is_ending;
+            look(race.holder, None, &mut view);
+            views.push(view);
+        }
+        views
+    }
+
+    /// Has the connections of `views` judged while requests wait: which answers have become long
+    /// ones, and who has to give up what he holds.
+    pub fn judge(&self, views: &[View]) -> Vec<(Holder, Verdict, Option<Socket>)> {
+        let mut cut = Vec::new();
+        let verdicts = self.shared.judge(self.worker, views);
+        let mut slots = self.slots.borrow_mut();
+        let mut races = self.races.borrow_mut();
+        for (id, verdict) in verdicts {
+            if let Some(race) = id.checked_sub(RACES).and_then(|id| races.get_mut(id)) {
+                race.is_ending = true;
+                cut.push((race.holder, verdict, None));
+                continue;
+            }
+            let Some(slot) = slots.get_mut(id) else { continue };
+            if verdict == Verdict::Long {
+                slot.permit.is_long = true;
+            } else {
+                slot.is_ending = true;
+                cut.push((slot.holder, verdict, Some(slot.socket.clone())));
+            }
+        }
+        cut
+    }
+
+    /// Counts a permit that has no connection yet as its holder's, until the result is dropped.
+    pub(super) fn racing(&self, permit: &Permit, holder: Holder) -> Racing<'_> {
+        let race = Race { group: permit.group.number(), holder, is_ending: false };
+        Racing { pool: self, key: self.races.borrow_mut().insert(race) }
     }
 
     /// Closes idle connections, the oldest first, down to `keep` for each origin; how many.
@@ -274,11 +379,6 @@ impl Pool {
         self.slots.borrow().iter().filter(|(_, slot)| slot.origin == origin).count()
     }
 
-    /// True while a connection may be opened without anybody having to wait or to give one up.
-    pub fn has_room(&self) -> bool {
-        !self.is_stopping.get() && self.shared.permits.available_permits() > 0
-    }
-
     /// Slots in use: idle, leased and connecting.
     pub fn len(&self) -> usize {
         self.slots.borrow().len()
@@ -292,13 +392,8 @@ impl Pool {
     /// they come back.
     pub fn stop(&self) {
         self.is_stopping.set(true);
-        while self.close_oldest_idle() {}
-        self.publish_idle();
-        for waiter in self.waiters.borrow_mut().drain(..) {
-            if let Some(waker) = waiter.waker.borrow_mut().take() {
-                waker.wake();
-            }
-        }
+        self.close_idle_beyond(0);
+        self.wake_waiters();
     }
 
     /// Ends every connection that is out with an exchange.
@@ -306,11 +401,11 @@ impl Pool {
         for (_, slot) in self.slots.borrow().iter() {
             if slot.idle.is_none() {
                 // A shutdown would look like the end of an answer that ends with its connection.
-                slot.socket.interrupt();
+                slot.socket.interrupt_for_good(&self.deadlines);
             }
         }
         for (_, socket) in self.dials.borrow().iter() {
-            socket.interrupt();
+            socket.interrupt_for_good(&self.deadlines);
         }
     }
 }

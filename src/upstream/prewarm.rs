@@ -5,12 +5,14 @@
 //! given. It never holds more than its share and never takes a connection from a request.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::ring::clock;
 
 use super::pool::Pool;
-use super::{Member, open};
+use super::queue::Holder;
+use super::{ADDRESSES_TRIED_MAX, Member};
+use crate::fault::Fault;
 
 const ROUND: Duration = Duration::from_secs(1);
 const BACK_OFF_MS: u64 = 1_000;
@@ -40,11 +42,10 @@ pub async fn run(pool: Rc<Pool>, members: Vec<Member>, share: usize, is_over: im
                 continue;
             }
             for _ in 0..missing {
-                if !pool.has_room() {
-                    break;
-                }
-                match open(&pool, member, false).await {
-                    Ok(lease) => lease.give_back(),
+                match pool.open_ahead(member).await {
+                    Ok(true) => {}
+                    // Somebody needs what there is.
+                    Ok(false) => break,
                     Err(fault) => {
                         tracing::debug!(
                             origin = member.origin.authority,
@@ -61,6 +62,34 @@ pub async fn run(pool: Rc<Pool>, members: Vec<Member>, share: usize, is_over: im
             schedule.back_off_ms = (schedule.back_off_ms * 2).min(BACK_OFF_MAX_MS);
         }
         tokio::time::sleep(ROUND).await;
+    }
+}
+
+impl Pool {
+    /// Opens an idle connection to `member`; false where somebody would have to wait for it.
+    async fn open_ahead(self: &Rc<Self>, member: &Member) -> Result<bool, Fault> {
+        let addresses = member.origin.addresses.load();
+        let mut fault = Fault::OriginUnresolved;
+        let began = Instant::now();
+        for address in addresses.iter().take(ADDRESSES_TRIED_MAX) {
+            let group = member.place.group();
+            let who = (self.worker, Holder::NOBODY.claimant);
+            let permit = if self.is_stopping.get() || !group.has_room() {
+                None
+            } else {
+                group.try_open(who)
+            };
+            let Some(permit) = permit else { return Ok(false) };
+            match self.connect(&member.place, *address, permit, Holder::NOBODY, began).await {
+                Ok(lease) => {
+                    lease.give_back();
+                    return Ok(true);
+                }
+                Err(failed) if failed.is_of_one_origin() => fault = failed,
+                Err(failed) => return Err(failed),
+            }
+        }
+        Err(fault)
     }
 }
 

@@ -53,7 +53,7 @@ impl Pool {
                 Some(Ok(connected)) => {
                     if !attempts.is_empty() {
                         for socket in &sockets {
-                            socket.interrupt();
+                            socket.interrupt(&self.deadlines);
                         }
                     }
                     // One that connected all the same is closed by its drop.
@@ -78,8 +78,12 @@ impl Pool {
         limit: Duration,
     ) -> Result<(Socket, SocketAddr), Fault> {
         let _dial = self.watch(&socket);
+        let mut opening = Opening(Some(socket.clone()));
         match socket.connect(address, &self.deadlines, limit).await {
-            Ok(()) => Ok((socket, address)),
+            Ok(()) => {
+                opening.0 = None;
+                Ok((socket, address))
+            }
             Err(Waited::Expired) => Err(Fault::OriginConnectTimeout),
             Err(Waited::Interrupted) => Err(Fault::Stopping),
             Err(Waited::Failed(error)) => Err(connect_fault(&error)),
@@ -96,6 +100,18 @@ pub struct Dial<'a> {
 impl Drop for Dial<'_> {
     fn drop(&mut self) {
         self.pool.dials.borrow_mut().remove(self.key);
+    }
+}
+
+/// A socket that is being connected; dropping it meanwhile ends the attempt, which else would keep
+/// the descriptor open for as long as the kernel tries.
+struct Opening(Option<Socket>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(socket) = &self.0 {
+            socket.cut();
+        }
     }
 }
 

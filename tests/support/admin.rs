@@ -5,22 +5,39 @@
 
 use super::Proxy;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
 impl Proxy {
     /// The bytes that its ledger holds.
     #[track_caller]
     pub fn ledger_bytes(&self) -> u64 {
+        let health = self.admin("GET", "/health");
+        let health: serde_json::Value = serde_json::from_str(&health).expect("JSON");
+        health["memory"]["ledger_bytes"].as_u64().expect("a number")
+    }
+
+    /// Ends the client connection from `peer`, which has to be there.
+    #[track_caller]
+    pub fn delete_connection(&self, peer: SocketAddr) {
+        let list = self.admin("GET", "/connections?limit=10000");
+        let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+        let list = list["connections"].as_array().expect("a list");
+        let found = list.iter().find(|it| it["peer"] == peer.to_string()).expect("the connection");
+        self.admin("DELETE", &format!("/connections/{}", found["id"]));
+    }
+
+    /// What the admin API says to a request that has to succeed.
+    #[track_caller]
+    pub fn admin(&self, method: &str, target: &str) -> String {
         let line = self.wait_for_log(&["admin API"]);
         let address = line.split('"').nth(1).expect("an address");
         let mut stream = TcpStream::connect(address).expect("the admin API");
         let request =
-            format!("GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+            format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).expect("a reader");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
-        let body = answer.split("\r\n\r\n").nth(1).expect("a body");
-        let health: serde_json::Value = serde_json::from_str(body).expect("JSON");
-        health["memory"]["ledger_bytes"].as_u64().expect("a number")
+        assert!(answer.starts_with("HTTP/1.1 20"), "{method} {target}: {answer}");
+        answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
     }
 }

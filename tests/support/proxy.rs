@@ -292,6 +292,21 @@ impl Proxy {
         Path::new("/proc").join(self.pid().to_string()).join(name)
     }
 
+    /// Processor time that it has used, in the kernel too.
+    pub fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(self.file_of_process("stat")).expect("the process is there");
+        let figures = stat.rsplit_once(") ").expect("a name in brackets").1;
+        let ticks = figures.split(' ').skip(11).take(2);
+        let ticks: u64 = ticks.map(|it| it.parse::<u64>().expect("a number")).sum();
+        // USER_HZ is 100 on Linux.
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Its threads, with those that the kernel has made for its rings.
+    pub fn threads(&self) -> usize {
+        fs::read_dir(self.file_of_process("task")).expect("the process is there").count()
+    }
+
     /// Resident memory.
     pub fn resident_bytes(&self) -> usize {
         let path = format!("/proc/{}/statm", self.pid());

@@ -68,10 +68,11 @@ const OF_EVERY_REQUEST: [&str; 6] = [
     "limits.target_bytes",
     "timeouts.client_head",
     "timeouts.client_idle",
-    "timeouts.write",
+    "timeouts.client_write",
 ];
 const OF_A_BODY: [&str; 2] = ["limits.body_bytes", "limits.min_body_rate"];
-const OF_AN_EXCHANGE: [&str; 3] = ["timeouts.pool", "timeouts.connect", "timeouts.read"];
+const OF_AN_EXCHANGE: [&str; 4] =
+    ["timeouts.pool", "timeouts.connect", "timeouts.read", "timeouts.write"];
 const OF_A_TARGET: [&str; 1] = ["dns.timeout"];
 const OF_A_TUNNEL: [&str; 4] =
     ["timeouts.connect", "limits.tunnels", "timeouts.tunnel_idle", "timeouts.tunnel_half_closed"];

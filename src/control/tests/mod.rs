@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::gate::Gate;
 use crate::generation::{History, Parts, Snapshot};
 use crate::ledger::Ledgers;
-use crate::upstream::permits::PoolShared;
+use crate::upstream::permits::{Limits, PoolShared};
 use crate::worker::{Mail, Place};
 
 const WORKERS: usize = 2;
@@ -73,9 +73,12 @@ impl Fixture {
             place.activate();
             place
         });
+        let each = config.pool.max_connections;
+        let limits = Limits { each, ceiling: each, ..Limits::default() };
         let shared = Arc::new(Shared {
-            pool: PoolShared::new(config.pool.max_connections, WORKERS),
+            pool: PoolShared::new(limits, WORKERS),
             clients: Arc::new(Semaphore::new(config.limits.clients)),
+            room: crate::room::SharedRoom::default(),
             tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
             live: (0..WORKERS).map(|_| AtomicUsize::new(0)).collect(),
             places: places.collect(),
@@ -194,7 +197,14 @@ fn answer_asks(worker: usize, mut asks: UnboundedReceiver<Ask>, cleaned: &Mutex<
                 drop(reply.send(ids.map(|id| connection(worker, id)).collect()));
             }
             Ask::Ping { reply } | Ask::Adopt { reply, .. } => drop(reply.send(())),
-            Ask::Listen { .. } | Ask::Deafen { .. } | Ask::Return { .. } => {}
+            // Nobody comes here, be it by a listener or to ask for room.
+            Ask::Listen { .. }
+            | Ask::Deafen { .. }
+            | Ask::Return { .. }
+            | Ask::Offer { .. }
+            | Ask::GiveWay { .. }
+            | Ask::Census { .. }
+            | Ask::EndHeads { .. } => {}
             Ask::End { id, reply } => drop(reply.send(worker == 1 && id == 11)),
             Ask::Clean { level, reply } => {
                 cleaned.lock().unwrap().push(level);

@@ -1,6 +1,6 @@
 //! The ring and what is under way on it.
 //!
-//! In go entries, each remembered in a slab under the number that its completion will carry; out
+//! In go entries, each remembered in a slab under the [`Key`] that its completion will carry; out
 //! come completions, each handed to whoever waits for it. Two entries are the driver's own: a poll
 //! of the bell, and a tick that says whether anything has happened lately.
 
@@ -38,6 +38,8 @@ pub(crate) struct Driver {
     uring: IoUring,
     door: Door,
     operations: Slab<Operation>,
+    /// Of the operation that was begun last: tells those apart that have a place one after another.
+    serial: u32,
     /// Entries that have ever been queued, with wrap-around.
     queued: u32,
     /// The ring says when the kernel has put work off.
@@ -101,25 +103,81 @@ impl Door {
     }
 }
 
+/// Names one operation, and none that has its place in the slab later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    index: u32,
+    /// Below 2³¹, so that no key is one of the driver's own numbers.
+    serial: u32,
+}
+
+impl Key {
+    fn of(user_data: u64) -> Self {
+        Self { index: user_data as u32, serial: (user_data >> 32) as u32 }
+    }
+
+    fn user_data(self) -> u64 {
+        u64::from(self.serial) << 32 | u64::from(self.index)
+    }
+
+    fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// An operation, with its key's serial number.
 enum Operation {
     /// Under way; nobody has asked yet.
-    Submitted,
+    Submitted(u32),
     /// Under way, and somebody waits.
-    Waiting(Waker),
+    Waiting(u32, Waker),
     /// Under way, and nobody waits any more. Keeps what the kernel may still use.
-    Forgotten(#[expect(dead_code, reason = "kept, not used")] Box<dyn Any>),
+    Forgotten(u32, #[expect(dead_code, reason = "kept, not used")] Box<dyn Any>),
+    /// A poll of several completions has said what was waited for, and has been cancelled; its last
+    /// completion is still to come.
+    Early(u32, cqueue::Entry),
     Completed(cqueue::Entry),
 }
+
+/// Threads of the kernel for operations that would block, by kind (bounded and unbounded work). No
+/// operation of ours should; where one does all the same, there must not be a thread for each.
+const KERNEL_THREADS_MAX: u32 = 2;
+
+impl Operation {
+    /// Of what the kernel still has; `None` where it has said its last word.
+    fn serial(&self) -> Option<u32> {
+        match self {
+            Self::Submitted(serial)
+            | Self::Waiting(serial, _)
+            | Self::Forgotten(serial, _)
+            | Self::Early(serial, _) => Some(*serial),
+            Self::Completed(_) => None,
+        }
+    }
+
+    /// Whether its future can have its result.
+    fn has_result(&self) -> bool {
+        matches!(self, Self::Early(..) | Self::Completed(_))
+    }
+}
+
+/// What a poll of several completions is for. It says each event once: what has been there since
+/// before is not worth waking anybody for.
+const OUTPUT_EVENTS: i32 =
+    (libc::POLLOUT | libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) as i32;
 
 impl Driver {
     fn new(builder: &Builder, bell: Arc<Bell>) -> io::Result<Self> {
         let uring = builder.uring.build(builder.entries)?;
+        // Refused by kernels before 5.15.
+        let _ = uring.submitter().register_iowq_max_workers(&mut [KERNEL_THREADS_MAX; 2]);
         let door = Door::register(uring.as_raw_fd());
         Ok(Self {
             uring,
             door,
             tells_of_work: builder.tells_of_work,
             operations: Slab::with_capacity(64),
+            serial: 0,
             queued: 0,
             buffers: None,
             bell,
@@ -141,25 +199,36 @@ impl Driver {
         self.queued = self.queued.wrapping_add(1);
     }
 
-    /// Hands what is queued to the kernel, and does not wait.
-    fn submit(&mut self) {
+    /// Hands what is queued to the kernel, and does not wait. What has completed has to be taken
+    /// before the next call, for which the completion queue has to have room.
+    fn flush(&mut self) {
         let queued = self.uring.submission().len() as u32;
-        match self.enter(queued, 0) {
-            // The completion queue is full: what is in it has to be taken out first.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN)) => {
-                self.dispatch();
-            }
-            // A bad entry is told by its completion; EINTR is tried again by the next call.
-            Ok(_) | Err(_) => {}
+        // A bad entry is told by its completion; EINTR and a full completion queue (EBUSY) are met
+        // by the next call.
+        let _ = self.enter(queued, 0);
+    }
+
+    fn submit(&mut self) {
+        self.flush();
+        self.dispatch();
+    }
+
+    /// Takes every completion that the kernel has posted, those included for which the queue had no
+    /// room (IORING_SQ_CQ_OVERFLOW): they are in it after the next call.
+    fn take_posted(&mut self) {
+        self.dispatch();
+        while self.uring.submission().cq_overflow() {
+            self.submit();
         }
     }
 
-    /// Whether the kernel has the entry that was the `place`th to be queued, nothing is to be reaped,
-    /// and the kernel has put no work off (IORING_SQ_TASKRUN, which a ring has to be set up with).
+    /// Whether the kernel has the entry that was the `place`th to be queued, nothing is to be
+    /// reaped, and the kernel has put no work off (IORING_SQ_TASKRUN, which a ring has to be set up
+    /// with) and holds no completion back for want of room.
     fn has_heard_all(&mut self, place: u32) -> bool {
         let queue = self.uring.submission();
         let taken = self.queued.wrapping_sub(queue.len() as u32);
-        let has_work = !self.tells_of_work || queue.taskrun();
+        let has_work = !self.tells_of_work || queue.taskrun() || queue.cq_overflow();
         drop(queue);
         !has_work
             && taken.wrapping_sub(place).cast_signed() >= 0
@@ -186,6 +255,18 @@ impl Driver {
         let queued = self.uring.submission().len() as u32;
         // EINTR and EBUSY end the sleep early; the loop then looks around and comes back.
         let _ = self.enter(queued, 1);
+    }
+
+    /// Has the kernel end the operation `key`, which it finds by its number; nothing happens where
+    /// it has ended. Entries are carried out in the order in which they were queued, so that it
+    /// need not have been submitted yet.
+    fn cancel(&mut self, key: Key) {
+        let operation = self.operations.get(key.index());
+        if operation.and_then(Operation::serial) == Some(key.serial) {
+            let cancel = opcode::AsyncCancel::new(key.user_data()).build();
+            let cancel = cancel.flags(squeue::Flags::SKIP_SUCCESS);
+            self.push(&cancel.user_data(CANCELLED));
+        }
     }
 
     fn start_tick(&mut self) {
@@ -217,14 +298,34 @@ impl Driver {
                 continue;
             }
             others += 1;
-            let index = number as usize;
-            match mem::replace(&mut operations[index], Operation::Completed(completion)) {
-                Operation::Submitted => {}
-                Operation::Waiting(waker) => waker.wake(),
-                Operation::Forgotten(_) => {
-                    operations.remove(index);
+            let key = Key::of(number);
+            let is_last = !cqueue::more(completion.flags());
+            let operation = &mut operations[key.index()];
+            debug_assert_eq!(operation.serial(), Some(key.serial), "it is under way");
+            if !is_last {
+                if completion.result() & OUTPUT_EVENTS == 0
+                    || matches!(operation, Operation::Forgotten(..) | Operation::Early(..))
+                {
+                    continue;
                 }
-                Operation::Completed(_) => unreachable!("one completion for each operation"),
+                let early = Operation::Early(key.serial, completion);
+                if let Operation::Waiting(_, waker) = mem::replace(operation, early) {
+                    waker.wake();
+                }
+                continue;
+            }
+            // What has been said early stays what is said.
+            let completion = match operation {
+                Operation::Early(_, completion) => completion.clone(),
+                _ => completion,
+            };
+            match mem::replace(operation, Operation::Completed(completion)) {
+                Operation::Submitted(_) | Operation::Early(..) => {}
+                Operation::Waiting(_, waker) => waker.wake(),
+                Operation::Forgotten(..) => {
+                    operations.remove(key.index());
+                }
+                Operation::Completed(_) => unreachable!("one last completion for each operation"),
             }
         }
         self.completions += others;
@@ -239,14 +340,14 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         let under_way = self.operations.iter().filter_map(|(index, operation)| {
-            (!matches!(operation, Operation::Completed(_))).then_some(index as u64)
+            Some(Key { index: index as u32, serial: operation.serial()? })
         });
         let under_way = under_way.collect::<Vec<_>>();
-        for &number in &under_way {
-            self.push(&opcode::AsyncCancel::new(number).build().user_data(CANCELLED));
+        for key in under_way {
+            self.cancel(key);
         }
         let is_over = |operations: &Slab<Operation>| {
-            operations.iter().all(|(_, operation)| matches!(operation, Operation::Completed(_)))
+            operations.iter().all(|(_, operation)| operation.serial().is_none())
         };
         while !is_over(&self.operations) {
             let queued = self.uring.submission().len() as u32;
@@ -268,17 +369,26 @@ impl Handle {
         Ok(Self { driver: Rc::new(RefCell::new(Driver::new(builder, bell)?)) })
     }
 
-    /// Queues `entry`; its number, and how many entries have been queued with it.
+    /// Queues `entry`; its key, and how many entries have been queued with it.
     #[inline]
-    pub(crate) fn begin(&self, entry: squeue::Entry) -> (usize, u32) {
+    pub(crate) fn begin(&self, entry: squeue::Entry) -> (Key, u32) {
         let mut driver = self.driver.borrow_mut();
-        let index = driver.operations.insert(Operation::Submitted);
-        driver.push(&entry.user_data(index as u64));
-        (index, driver.queued)
+        let serial = (driver.serial + 1) & (u32::MAX >> 1);
+        driver.serial = serial;
+        let index = driver.operations.insert(Operation::Submitted(serial));
+        let index = u32::try_from(index).expect("there is no memory for so many operations");
+        let key = Key { index, serial };
+        driver.push(&entry.user_data(key.user_data()));
+        (key, driver.queued)
     }
 
-    /// Whether the operation `index`, the `place`th to be queued, is certainly pending.
-    pub(crate) fn is_silent(&self, index: usize, place: u32) -> bool {
+    /// Has the kernel end the operation `key`, whose completion then says so (ECANCELED).
+    pub(crate) fn cancel(&self, key: Key) {
+        self.driver.borrow_mut().cancel(key);
+    }
+
+    /// Whether the operation `key`, the `place`th to be queued, is certainly pending.
+    pub(crate) fn is_silent(&self, key: Key, place: u32) -> bool {
         let driver = &mut *self.driver.borrow_mut();
         if !driver.has_heard_all(place) {
             // One call for all of them: who asks next in this turn need not make it.
@@ -286,47 +396,61 @@ impl Handle {
                 return false;
             }
             driver.submit();
-            driver.dispatch();
             if !driver.has_heard_all(place) {
                 return false;
             }
         }
-        !matches!(driver.operations[index], Operation::Completed(_))
+        !driver.operations[key.index()].has_result()
     }
 
     #[inline]
-    pub(crate) fn poll(&self, index: usize, cx: &mut Context<'_>) -> Poll<cqueue::Entry> {
-        let operations = &mut self.driver.borrow_mut().operations;
-        match &mut operations[index] {
-            Operation::Waiting(waker) if waker.will_wake(cx.waker()) => Poll::Pending,
-            operation @ (Operation::Submitted | Operation::Waiting(_)) => {
-                *operation = Operation::Waiting(cx.waker().clone());
+    pub(crate) fn poll(&self, key: Key, cx: &mut Context<'_>) -> Poll<cqueue::Entry> {
+        let driver = &mut *self.driver.borrow_mut();
+        let operation = &mut driver.operations[key.index()];
+        match operation {
+            Operation::Waiting(_, waker) if waker.will_wake(cx.waker()) => Poll::Pending,
+            Operation::Submitted(_) | Operation::Waiting(..) => {
+                *operation = Operation::Waiting(key.serial, cx.waker().clone());
                 Poll::Pending
             }
-            Operation::Completed(_) => match operations.remove(index) {
+            Operation::Completed(_) => match driver.operations.remove(key.index()) {
                 Operation::Completed(completion) => Poll::Ready(completion),
                 _ => unreachable!("it was completed just now"),
             },
-            Operation::Forgotten(_) => unreachable!("nobody polls what has been dropped"),
+            Operation::Early(_, completion) => {
+                let completion = completion.clone();
+                *operation = Operation::Forgotten(key.serial, Box::new(()));
+                driver.cancel(key);
+                Poll::Ready(completion)
+            }
+            Operation::Forgotten(..) => unreachable!("nobody polls what has been dropped"),
         }
     }
 
-    #[inline]
-    pub(crate) fn is_completed(&self, index: usize) -> bool {
-        matches!(self.driver.borrow().operations[index], Operation::Completed(_))
+    /// Whether the operation has completed, as far as the kernel has posted completions.
+    pub(crate) fn is_completed(&self, key: Key) -> bool {
+        let driver = &mut *self.driver.borrow_mut();
+        driver.operations[key.index()].has_result() || {
+            driver.take_posted();
+            driver.operations[key.index()].has_result()
+        }
     }
 
     /// Nobody waits for the operation any more; `data` are kept for as long as it goes on.
-    pub(crate) fn forget<D: 'static>(&self, index: usize, data: D) {
+    pub(crate) fn forget<D: 'static>(&self, key: Key, data: D) {
         let mut driver = self.driver.borrow_mut();
-        let operation = &mut driver.operations[index];
+        let operation = &mut driver.operations[key.index()];
         if let Operation::Completed(_) = operation {
-            driver.operations.remove(index);
+            driver.operations.remove(key.index());
             // What is dropped may begin or forget operations itself.
             drop(driver);
             drop(data);
         } else {
-            let waiting = mem::replace(operation, Operation::Forgotten(Box::new(data)));
+            let forgotten = Operation::Forgotten(key.serial, Box::new(data));
+            let waiting = mem::replace(operation, forgotten);
+            if matches!(waiting, Operation::Early(..)) {
+                driver.cancel(key);
+            }
             drop(driver);
             drop(waiting);
         }
@@ -348,16 +472,17 @@ impl Handle {
         self.driver.borrow_mut().dispatch();
     }
 
-    pub(crate) fn submit(&self) {
-        self.driver.borrow_mut().submit();
+    /// Completions are left to the next [`Handle::dispatch`].
+    pub(crate) fn flush(&self) {
+        self.driver.borrow_mut().flush();
     }
 
-    /// Submits between two turns of a loop that does not come to sleep. The tick goes on, so that
+    /// Flushes between two turns of a loop that does not come to sleep. The tick goes on, so that
     /// tokio is looked at all the same.
-    pub(crate) fn submit_and_tick(&self) {
+    pub(crate) fn flush_and_tick(&self) {
         let mut driver = self.driver.borrow_mut();
         driver.start_tick();
-        driver.submit();
+        driver.flush();
     }
 
     pub(crate) fn wait(&self) {

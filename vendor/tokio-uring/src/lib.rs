@@ -12,7 +12,8 @@ mod oneshot;
 mod runtime;
 
 pub use buf::{FixedBufRegistry, IoBufMut};
-pub use oneshot::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+pub use driver::Key;
+pub use oneshot::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot, cancel};
 pub use runtime::{Foreign, Runtime, Waits};
 
 /// What a ring is set up with.

@@ -1,8 +1,8 @@
-//! Operations that post one completion.
+//! Operations with one result.
 //!
 //! In go an entry and the data that its pointers point to; out comes what the completion says, with
 //! the data. An operation whose future is dropped goes on, and the driver keeps its data until the
-//! kernel has no more use for them.
+//! kernel has no more use for them. Whoever has an operation's [`Key`] can end it early.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use io_uring::{cqueue, squeue};
 
-use crate::driver::Handle;
+use crate::driver::{Handle, Key};
 use crate::runtime::current;
 
 /// An operation that has not been queued yet.
@@ -21,8 +21,14 @@ pub struct UnsubmittedOneshot<D: 'static, T: OneshotOutputTransform<StoredData =
 }
 
 impl<D, T: OneshotOutputTransform<StoredData = D>> UnsubmittedOneshot<D, T> {
-    /// `stable_data` owns, on the heap, whatever `entry` points to.
-    pub fn new(stable_data: D, post_op: T, entry: squeue::Entry) -> Self {
+    /// An operation of one completion, or a poll for output of several (IORING_POLL_ADD_MULTI).
+    ///
+    /// # Safety
+    ///
+    /// `stable_data` owns, on the heap and by raw pointer, whatever `entry` points to, and keeps
+    /// the descriptor in it open: the kernel uses both until the operation has completed, and
+    /// `stable_data` is moved meanwhile.
+    pub unsafe fn new(stable_data: D, post_op: T, entry: squeue::Entry) -> Self {
         Self { stable_data, post_op, entry }
     }
 
@@ -33,10 +39,9 @@ impl<D, T: OneshotOutputTransform<StoredData = D>> UnsubmittedOneshot<D, T> {
     /// Outside a [`Runtime`](crate::Runtime).
     pub fn submit(self) -> InFlightOneshot<D, T> {
         let driver = current().expect("operations are begun inside a runtime");
-        let (index, place) = driver.begin(self.entry);
-        let index = u32::try_from(index).expect("there is no memory for so many operations");
+        let (key, place) = driver.begin(self.entry);
         let Self { stable_data, post_op, .. } = self;
-        InFlightOneshot { started: Some(Started { driver, index, place, stable_data, post_op }) }
+        InFlightOneshot { started: Some(Started { driver, key, place, stable_data, post_op }) }
     }
 }
 
@@ -46,9 +51,25 @@ pub struct InFlightOneshot<D: 'static, T: OneshotOutputTransform<StoredData = D>
 }
 
 impl<D, T: OneshotOutputTransform<StoredData = D>> InFlightOneshot<D, T> {
-    /// Whether it has completed; other than a poll, this leaves whoever waits waiting.
+    /// What it can be cancelled by.
+    ///
+    /// # Panics
+    ///
+    /// After it has resolved.
+    pub fn key(&self) -> Key {
+        self.started.as_ref().expect("an operation has a key until it has resolved").key
+    }
+
+    /// What it owns; `None` after it has resolved.
+    pub fn data(&self) -> Option<&D> {
+        Some(&self.started.as_ref()?.stable_data)
+    }
+
+    /// Whether the kernel has said that it has completed; other than a poll, this leaves whoever
+    /// waits waiting. Work that the kernel has put off has not been done: bytes that a receive
+    /// would take are still with the socket.
     pub fn is_completed(&self) -> bool {
-        self.started.as_ref().is_none_or(|started| started.driver.is_completed(started.number()))
+        self.started.as_ref().is_none_or(|started| started.driver.is_completed(started.key))
     }
 
     /// Whether what it waits for has certainly not happened yet. The kernel is asked at most once
@@ -56,23 +77,17 @@ impl<D, T: OneshotOutputTransform<StoredData = D>> InFlightOneshot<D, T> {
     /// ring that does not tell of work, the answer is no.
     pub fn is_silent(&self) -> bool {
         let started = self.started.as_ref();
-        started.is_some_and(|it| it.driver.is_silent(it.number(), it.place))
+        started.is_some_and(|it| it.driver.is_silent(it.key, it.place))
     }
 }
 
 struct Started<D, T> {
     driver: Handle,
-    index: u32,
+    key: Key,
     /// How many entries had been queued with its own.
     place: u32,
     stable_data: D,
     post_op: T,
-}
-
-impl<D, T> Started<D, T> {
-    fn number(&self) -> usize {
-        self.index as usize
-    }
 }
 
 impl<D: Unpin, T: OneshotOutputTransform<StoredData = D> + Unpin> Future for InFlightOneshot<D, T> {
@@ -81,7 +96,7 @@ impl<D: Unpin, T: OneshotOutputTransform<StoredData = D> + Unpin> Future for InF
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let started = this.started.as_ref().expect("an operation completes once");
-        let Poll::Ready(completion) = started.driver.poll(started.number(), cx) else {
+        let Poll::Ready(completion) = started.driver.poll(started.key, cx) else {
             return Poll::Pending;
         };
         let Some(Started { stable_data, post_op, .. }) = this.started.take() else {
@@ -93,9 +108,18 @@ impl<D: Unpin, T: OneshotOutputTransform<StoredData = D> + Unpin> Future for InF
 
 impl<D: 'static, T: OneshotOutputTransform<StoredData = D>> Drop for InFlightOneshot<D, T> {
     fn drop(&mut self) {
-        if let Some(Started { driver, index, stable_data, .. }) = self.started.take() {
-            driver.forget(index as usize, stable_data);
+        if let Some(Started { driver, key, stable_data, .. }) = self.started.take() {
+            driver.forget(key, stable_data);
         }
+    }
+}
+
+/// Ends the operation `key` of the runtime that runs on this thread: it completes with ECANCELED,
+/// or with what it has come to by then. Nothing happens where it has completed already, whatever
+/// has begun since, or outside a runtime. Costs the same however much is pending.
+pub fn cancel(key: Key) {
+    if let Some(driver) = current() {
+        driver.cancel(key);
     }
 }
 

@@ -167,7 +167,7 @@ impl Runtime {
             }
             if self.bell.is_rung() {
                 // There is more to run. What has been queued goes out all the same.
-                driver.submit_and_tick();
+                driver.flush_and_tick();
             } else if driver.is_quiet() || self.current.foreign.get() > 0 {
                 self.sleep_in_tokio();
             } else {
@@ -205,7 +205,7 @@ impl Runtime {
             return self.sleep_in_ring();
         }
         // From here on completions are announced; what has completed before has to be looked for.
-        driver.submit();
+        driver.flush();
         if !driver.has_completions() {
             self.current.waits.in_tokio.fetch_add(1, Ordering::Relaxed);
             self.tokio.block_on(poll_fn(|cx| self.poll_announced(cx)));
@@ -213,7 +213,7 @@ impl Runtime {
         }
         driver.announce_no_more();
         // Completions that the kernel has put off are posted by a call only.
-        driver.submit();
+        driver.flush();
     }
 
     /// Ready once something has completed, or the bell rings.

@@ -1,0 +1,251 @@
+//! The arbiter of one worker: who has to give a connection up that others wait for.
+//!
+//! It sleeps until a request waits for a connection to an origin, in any worker, and looks then,
+//! and again every moment while one does, at its worker's exchanges: what they have moved and for
+//! whom they wait. Whoever is slow may be slow for as long as nobody waits for what he holds. The
+//! pool's book judges; here the guilty are ended, each by the fault that fits.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::account::{Account, Ending, Moment, WaitsOn};
+use crate::fault::Fault;
+use crate::notices;
+use crate::ring::clock;
+use crate::seat::Live;
+use crate::upstream::queue::Holder;
+use crate::upstream::tallies::{Verdict, View};
+use crate::worker::Worker;
+
+/// How often it looks while somebody waits.
+const ROUND: Duration = Duration::from_millis(50);
+
+/// Over so long `limits.min_body_rate` counts, and for so long an answer is not a long one.
+const LONG_MS: u64 = 10_000;
+
+/// Whoever moves less than so much in such a time may be asked to yield what is beyond his share:
+/// 2.5 KiB in a second is slower than any download that somebody watches.
+const STILL_MS: u64 = 400;
+const STILL_BYTES: u64 = 1024;
+
+/// What an exchange had moved at some time.
+#[derive(Clone, Copy)]
+struct Sample {
+    at_ms: u64,
+    bytes: u64,
+}
+
+/// What was seen of an exchange while somebody waited.
+struct Track {
+    /// Which exchange of its connection it is.
+    exchange: u32,
+    /// At least [`LONG_MS`] ago, or when it was first seen.
+    long: Sample,
+    /// At least [`STILL_MS`] ago, or when it was first seen.
+    short: Sample,
+    /// Since when it has moved next to nothing.
+    still_since_ms: u64,
+    /// It has moved less than `min_body_rate` over the last [`LONG_MS`].
+    is_slow: bool,
+    /// The round in which it was last seen.
+    round: u64,
+}
+
+impl Track {
+    fn begin(account: &Account, streams_since: Option<Moment>, now_ms: u64) -> Self {
+        // The head of an answer goes out with what of the body came with it.
+        let steps = [Some(account.moved.get()), Some(account.phase_began()), streams_since];
+        let still_ms = steps.into_iter().flatten().map(|step| step.age_ms(now_ms)).min();
+        let still_ms = still_ms.unwrap_or_default();
+        // It had moved as much then: a window that began later would end after the verdict.
+        let sample = Sample { at_ms: now_ms.saturating_sub(still_ms), bytes: moved(account) };
+        Self {
+            exchange: account.requests.get(),
+            long: sample,
+            short: sample,
+            still_since_ms: sample.at_ms,
+            is_slow: still_ms >= LONG_MS,
+            round: 0,
+        }
+    }
+
+    fn step(&mut self, account: &Account, now_ms: u64, rate_min: u64) {
+        let now = Sample { at_ms: now_ms, bytes: moved(account) };
+        let since = |before: Sample| {
+            (now_ms.saturating_sub(before.at_ms), now.bytes.saturating_sub(before.bytes))
+        };
+        let (ms, bytes) = since(self.short);
+        if ms >= STILL_MS {
+            // A window that nobody looked at for long says nothing of its end.
+            if bytes.saturating_mul(STILL_MS) >= STILL_BYTES.saturating_mul(ms) {
+                self.still_since_ms = now_ms;
+            }
+            self.short = now;
+        }
+        let (ms, bytes) = since(self.long);
+        if ms >= LONG_MS {
+            // What has not moved so much in a longer time has not in the last part of it.
+            self.is_slow = bytes < rate_min.saturating_mul(LONG_MS / 1000);
+            self.long = now;
+        }
+    }
+}
+
+/// Bytes from and to the client, on its whole connection.
+fn moved(account: &Account) -> u64 {
+    account.received.get().wrapping_add(account.sent.get())
+}
+
+/// The task; one per worker, ends with it.
+pub async fn run(worker: Rc<Worker>) {
+    let mut arbiter = Arbiter { worker: worker.clone(), tracks: HashMap::new(), round: 0 };
+    let shared = worker.shared.pool.clone();
+    loop {
+        shared.disputed(worker.index).await;
+        while shared.is_wanted() {
+            arbiter.look();
+            // Whoever begins to wait meanwhile is not kept waiting.
+            let _ = tokio::time::timeout(ROUND, shared.disputed(worker.index)).await;
+        }
+    }
+}
+
+struct Arbiter {
+    worker: Rc<Worker>,
+    /// By the client connection's number.
+    tracks: HashMap<u32, Track>,
+    round: u64,
+}
+
+impl Arbiter {
+    /// Looks at everything that holds a connection, and ends what has to end.
+    fn look(&mut self) {
+        let worker = self.worker.clone();
+        let now_ms = clock::coarse_ms();
+        self.round += 1;
+        let views = {
+            let connections = worker.connections.borrow();
+            worker.pool.view(|holder, streams_since, view| {
+                if let Some(live) = connections.get(holder.seat as usize) {
+                    self.describe(live, holder, streams_since, now_ms, view);
+                } else {
+                    view.is_still = true;
+                }
+            })
+        };
+        self.tracks.retain(|_, track| track.round == self.round);
+        for (holder, verdict, socket) in worker.pool.judge(&views) {
+            if !self.end(holder, verdict)
+                && let Some(socket) = socket
+            {
+                socket.interrupt(&worker.deadlines);
+            }
+        }
+    }
+
+    fn describe(
+        &mut self,
+        live: &Live,
+        holder: Holder,
+        streams_since: Option<Moment>,
+        now_ms: u64,
+        view: &mut View,
+    ) {
+        let account = &live.account;
+        let generation = self.worker.generation();
+        let config = &generation.config;
+        let is_same = |track: &Track| track.exchange == account.requests.get();
+        if !self.tracks.get(&holder.seat).is_some_and(is_same) {
+            self.tracks.insert(holder.seat, Track::begin(account, streams_since, now_ms));
+        }
+        let Some(track) = self.tracks.get_mut(&holder.seat) else { return };
+        // An exchange may hold two connections.
+        if track.round != self.round {
+            track.step(account, now_ms, config.limits.min_body_rate);
+            track.round = self.round;
+        }
+        view.still_ms = now_ms.saturating_sub(track.still_since_ms);
+        view.is_still = view.still_ms >= STILL_MS;
+        view.is_streaming = streams_since.is_some_and(|since| since.age_ms(now_ms) >= LONG_MS);
+        view.is_slow = track.is_slow
+            && config.limits.min_body_rate > 0
+            && match account.waits_on.get() {
+                WaitsOn::ClientToSend | WaitsOn::ClientToTake => true,
+                WaitsOn::OriginToTake => {
+                    u128::from(view.still_ms) >= config.timeouts.write.as_millis()
+                }
+                WaitsOn::OriginToAnswer | WaitsOn::Nobody => false,
+            };
+    }
+
+    /// Ends an exchange for the sake of others; false where it can only be told by what it waits
+    /// for.
+    fn end(&self, holder: Holder, verdict: Verdict) -> bool {
+        let metrics = &self.worker.metrics;
+        match verdict {
+            Verdict::Long => return true,
+            Verdict::Slow => metrics.pool_slow.add(1),
+            Verdict::Excess => metrics.pool_excess.add(1),
+        }
+        let live = self.worker.connections.borrow().get(holder.seat as usize).cloned();
+        // A copy has no client.
+        let Some(live) = live else { return false };
+        let fault = match live.account.waits_on.get() {
+            WaitsOn::ClientToSend => Fault::ClientBodyTimeout,
+            WaitsOn::ClientToTake => Fault::ClientWriteTimeout,
+            WaitsOn::OriginToTake => Fault::OriginWriteTimeout,
+            WaitsOn::OriginToAnswer | WaitsOn::Nobody => Fault::PoolYielded,
+        };
+        notices::yielded(live.peer().ip(), fault.name());
+        let is_told = live.give_up(fault, &self.worker.deadlines);
+        if !is_told {
+            // It has no connection yet.
+            live.account.end(Ending::GiveUp(fault));
+        }
+        is_told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a track says of an exchange that moves `bytes` every 25 ms, at each of 200 looks.
+    fn looks(bytes: u64, look_ms: u64) -> Vec<(u64, bool)> {
+        let account = Account::default();
+        account.enter(crate::account::Phase::Exchange, 1_000_000);
+        account.moved.set(Moment::at_ms(1_000_000));
+        let mut track = Track::begin(&account, None, 1_000_020);
+        let mut looks = Vec::new();
+        for step in 1..=600_u64 {
+            let now_ms = 1_000_020 + step * 25;
+            account.sent.set(account.sent.get() + bytes);
+            account.moved.set(Moment::at_ms(now_ms));
+            if (step * 25).is_multiple_of(look_ms) {
+                track.step(&account, now_ms, 240);
+                looks.push((now_ms - track.still_since_ms, track.is_slow));
+            }
+        }
+        looks
+    }
+
+    #[test]
+    fn whoever_moves_is_neither_still_nor_slow_at_any_look() {
+        for look_ms in [25, 50, 100, 300] {
+            let looks = looks(4096, look_ms);
+            assert!(looks.iter().all(|(still_ms, _)| *still_ms < STILL_MS), "{looks:?}");
+            assert!(looks.iter().all(|(_, is_slow)| !is_slow));
+        }
+    }
+
+    #[test]
+    fn whoever_moves_a_few_bytes_at_a_time_is_still_and_in_the_end_slow() {
+        // 40 and 400 bytes in a second: beside 2.5 KiB and 240 bytes in a second.
+        for (bytes, is_slow_in_the_end) in [(1, true), (10, false)] {
+            let looks = looks(bytes, 50);
+            assert!(looks.iter().skip(10).all(|(still_ms, _)| *still_ms >= STILL_MS));
+            assert_eq!(looks.last().unwrap().1, is_slow_in_the_end);
+        }
+    }
+}
