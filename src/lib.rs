@@ -23,6 +23,7 @@
 //!                           connect, upgrade ──> tunnel     bytes both ways
 //!                           answer, record            our own answers; counts and one line each
 //!  worker    worker, seat   what the tasks of a thread share; its client connections
+//!            cleanup        memory given back
 //!            room           who gives way to new clients at limits.clients
 //!            generation     a configuration in use, with what was made of it
 //!            arbiter        who gives a connection up that others wait for
@@ -99,6 +100,7 @@ pub mod upstream;
 
 pub mod arbiter;
 pub mod ask;
+pub mod cleanup;
 pub mod gate;
 pub mod generation;
 pub mod room;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::account::{Account, Ending, Phase};
-use crate::ask::{Cleaned, ConnectionInfo, Level};
+use crate::ask::ConnectionInfo;
 use crate::fault::Fault;
 use crate::ledger::Kind;
 use crate::ring::waits::{Wait, turn};
@@ -107,7 +107,7 @@ impl Worker {
 
     /// Does `act` to each connection, to a few in each turn of the loop: what it does to thousands
     /// is not to keep all others waiting. For how many it says that something was done.
-    async fn for_each(&self, act: impl Fn(&Live) -> bool) -> usize {
+    pub(crate) async fn for_each(&self, act: impl Fn(&Live) -> bool) -> usize {
         let (mut count, mut in_turn) = (0, 0);
         for key in 0.. {
             let live = {
@@ -142,67 +142,6 @@ impl Worker {
         }
         found.is_some()
     }
-
-    /// Gives back what nobody uses, and where it is forced, what somebody does: connections at
-    /// rest, and the transfers that hold most and have not moved for a while.
-    pub async fn clean(&self, level: Level) -> Cleaned {
-        let before_bytes = self.ledger.total();
-        let mut cleaned = Cleaned {
-            closed_idle: self.pool.close_idle_beyond(self.generation().config.pool.prewarm),
-            ..Cleaned::default()
-        };
-        self.heads.release();
-        self.pipes.trim();
-        if level == Level::Forced {
-            cleaned.closed_clients = self.close_resting().await;
-            cleaned.cut_transfers = self.cut_stalled();
-        }
-        crate::ring::memory::purge();
-        cleaned.freed_bytes = before_bytes.saturating_sub(self.ledger.total());
-        cleaned
-    }
-
-    async fn close_resting(&self) -> usize {
-        let close = |live: &Live| {
-            let is_resting = live.account.is_resting.get();
-            if is_resting {
-                live.close(&self.deadlines);
-            }
-            is_resting
-        };
-        self.for_each(close).await
-    }
-
-    /// Cuts stalled exchanges, the largest first, until a quarter of what connections hold is free.
-    fn cut_stalled(&self) -> usize {
-        let now = clock::coarse_ms();
-        let connections = self.connections.borrow();
-        let is_stalled = |live: &Live| {
-            matches!(live.account.phase(), Phase::Exchange | Phase::Tunnel | Phase::Head)
-                && live.account.moved.get().age_ms(now) >= STALLED_MS
-                && live.account.phase_began().age_ms(now) >= STALLED_MS
-        };
-        let mut stalled: Vec<_> = connections
-            .iter()
-            .map(|(_, live)| live)
-            .filter(|live| is_stalled(live))
-            .map(|live| (live.account.bytes(), live))
-            .collect();
-        stalled.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        let held: u64 = connections.iter().map(|(_, live)| live.account.bytes()).sum();
-        let mut freed = 0;
-        let mut count = 0;
-        for (bytes, live) in stalled {
-            if freed >= held / 4 {
-                break;
-            }
-            live.cut(&self.deadlines);
-            freed += bytes;
-            count += 1;
-        }
-        self.metrics.cuts.add(count as u64);
-        count
-    }
 }
 
 /// Connections that are ended in one turn of the loop: each takes some 20 µs to close.
@@ -211,12 +150,9 @@ const TURN_MAX: usize = 256;
 /// Silence after which a client hardly has its next request on its way.
 const RESTED_MS: u64 = 1000;
 
-/// Silence after which a transfer counts as stalled.
-const STALLED_MS: u64 = 2000;
-
 impl Live {
     /// Ends a connection that rests.
-    fn close(&self, deadlines: &Deadlines) {
+    pub(crate) fn close(&self, deadlines: &Deadlines) {
         self.account.end(Ending::Cut);
         self.socket.interrupt_for_good(deadlines);
     }

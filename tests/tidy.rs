@@ -25,7 +25,7 @@ const FLOORS: [&[&str]; 10] = [
     &["ring"],
     &["notices", "date", "logging", "account", "guard", "memory"],
     &["route", "forward", "hooks", "upstream", "access_log", "relay"],
-    &["ask", "gate", "generation", "worker", "seat", "room", "arbiter"],
+    &["ask", "gate", "generation", "worker", "seat", "room", "arbiter", "cleanup"],
     &[
         "connection",
         "exchange",
