@@ -124,8 +124,8 @@ pub struct LimitsConfig {
     /// A larger request body is answered 413. 0 is unlimited.
     #[serde(with = "As::<AnyBytes>")]
     pub body_bytes: u64,
-    /// Bytes per second that have to move over 10 s, in either direction, while somebody waits for a
-    /// connection to an origin; else the client that holds one is cut. 0 to 1GiB; 0 is off.
+    /// Bytes per second that have to move over 10 s, in either direction, while somebody waits for
+    /// a connection to an origin; else the client that holds one is cut. 0 to 1GiB; 0 is off.
     #[serde(with = "Size::<u64, 0, { 1 << 30 }>")]
     pub min_body_rate: u64,
 }
@@ -156,8 +156,8 @@ pub struct TimeoutsConfig {
     /// between two reads of a request body.
     #[serde(with = "Timeout")]
     pub read: Duration,
-    /// For an origin that takes nothing of a request while others wait for a connection to it; while
-    /// nobody does, it has timeouts.read.
+    /// For an origin that takes nothing of a request while others wait for a connection to it;
+    /// while nobody does, it has timeouts.read.
     #[serde(with = "Timeout")]
     pub write: Duration,
     /// For a client that takes nothing of its answer, before it is reset.
