@@ -35,6 +35,14 @@ pub(super) fn broken(text: &str, error: &toml::de::Error) -> Broken {
     let Some(line) = lines(text).take_while(|line| line.offset <= offset).last() else {
         return Broken { offset, message, hint: None, is_local: false };
     };
+    if let Some(name) = line.header().filter(|_| !line.is_balanced()) {
+        let is_list =
+            keys::sections().iter().any(|section| section.is_list && section.name == name);
+        let header = if is_list { format!("[[{name}]]") } else { format!("[{name}]") };
+        let is_it = !message.starts_with("duplicate key");
+        let hint = is_it.then(|| format!("write {header}"));
+        return Broken { offset, message, hint, is_local: false };
+    }
     if message.starts_with("duplicate key") {
         let hint = first_of(text, &line).map(|first| format!("the first is in line {first}"));
         return Broken { offset, message, hint, is_local: true };
@@ -125,6 +133,10 @@ impl<'t> Line<'t> {
         code.starts_with('[')
             .then(|| code.trim_matches(['[', ']', ' ']))
             .filter(|it| !it.is_empty())
+    }
+
+    fn is_balanced(&self) -> bool {
+        self.code().matches('[').count() == self.code().matches(']').count()
     }
 
     fn assignment(&self) -> Option<(&'t str, &'t str)> {

@@ -596,6 +596,11 @@ pub(in crate::config) mod tests {
             ),
             ("[log]\naccess = True", "2:10: invalid boolean, expected `true`: write access = true"),
             ("[server]\nport = 80x", "2:8: "),
+            ("[server\nport = 80", "1:8: unclosed table, expected `]`: write [server]"),
+            (
+                "[upstream]]\nname = \"a\"",
+                "1:11: unexpected key or value, expected newline, `#`: write [[upstream]]",
+            ),
             ("[server]\nport: 80", "2:7: key with no value, expected `=`: write port = 80"),
             (
                 "[log]\naccess = \"yes\"",
