@@ -186,10 +186,8 @@ impl<'de, T, F: Fn(Given<'_>) -> Result<T, Wrong>> DeserializeSeed<'de> for Scal
     }
 }
 
-/// A list of `K`.
-pub(in crate::config) struct Each<K>(PhantomData<K>);
-/// The same, with one at least.
-pub(in crate::config) struct AtLeastOne<K>(PhantomData<K>);
+/// A list of `K`, of `MIN` at least, which is 0 or 1.
+pub(in crate::config) struct Each<K, const MIN: usize = 0>(PhantomData<K>);
 /// `K` where a key has no default.
 pub(in crate::config) struct Maybe<K>(PhantomData<K>);
 /// `K`, or "" for none.
@@ -199,6 +197,7 @@ pub(in crate::config) struct Pairs<K>(PhantomData<K>);
 
 pub(in crate::config) type List<K> = As<Each<K>>;
 pub(in crate::config) type FilledList<K> = As<AtLeastOne<K>>;
+pub(in crate::config) type AtLeastOne<K> = Each<K, 1>;
 pub(in crate::config) type Optional<K> = As<Maybe<K>>;
 pub(in crate::config) type Switched<K> = As<OrEmpty<K>>;
 pub(in crate::config) type Members<K> = As<Pairs<K>>;
@@ -212,39 +211,23 @@ impl<'de, K: Kind> Deserialize<'de> for Item<K> {
     }
 }
 
-impl<K: Kind> Kind for Each<K> {
+impl<K: Kind, const MIN: usize> Kind for Each<K, MIN> {
     type Value = Vec<K::Value>;
 
     fn schema() -> Json {
-        json!({ "type": "array", "items": K::schema() })
+        json!({ "type": "array", "minItems": MIN, "items": K::schema() })
     }
 
     fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<K::Value>, D::Error> {
         let items = Vec::<Item<K>>::deserialize(from)?;
+        if items.len() < MIN {
+            return Err(D::Error::custom(format_args!("missing {}", K::ONE)));
+        }
         Ok(items.into_iter().map(|Item(value)| value).collect())
     }
 
     fn spell(value: &Vec<K::Value>) -> Json {
         value.iter().map(K::spell).collect::<Vec<_>>().into()
-    }
-}
-
-impl<K: Kind> Kind for AtLeastOne<K> {
-    type Value = Vec<K::Value>;
-
-    fn schema() -> Json {
-        json!({ "type": "array", "minItems": 1, "items": K::schema() })
-    }
-
-    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<K::Value>, D::Error> {
-        match Each::<K>::read(from)? {
-            items if items.is_empty() => Err(D::Error::custom(format_args!("missing {}", K::ONE))),
-            items => Ok(items),
-        }
-    }
-
-    fn spell(value: &Vec<K::Value>) -> Json {
-        Each::<K>::spell(value)
     }
 }
 

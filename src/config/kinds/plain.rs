@@ -16,10 +16,8 @@ use crate::config::units::{
 
 /// A whole number from `MIN` to `MAX`.
 pub(in crate::config) struct Whole<T, const MIN: i64, const MAX: i64>(PhantomData<T>);
-/// A time from `MIN` to `MAX` milliseconds.
-pub(in crate::config) struct Span<const MIN: u64, const MAX: u64>;
-/// The same, or 0 for "off".
-pub(in crate::config) struct SpanOrOff<const MIN: u64, const MAX: u64>;
+/// A time from `MIN` to `MAX` milliseconds, or 0 where that is "off".
+pub(in crate::config) struct Span<const MIN: u64, const MAX: u64, const OFF: bool = false>;
 /// From `MIN` to `MAX` bytes.
 pub(in crate::config) struct Bytes<T, const MIN: u64, const MAX: u64>(PhantomData<T>);
 /// One of the words for `T`.
@@ -29,10 +27,10 @@ pub(in crate::config) type Count<T, const MIN: i64, const MAX: i64> = As<Whole<T
 pub(in crate::config) type Time<const MIN: u64, const MAX: u64> = As<Span<MIN, MAX>>;
 /// Deadlines tick every 100 ms at best, but a test may ask for less and get the next tick.
 pub(in crate::config) type Timeout = Time<1, 86_400_000>;
-pub(in crate::config) type TimeoutOrOff = As<SpanOrOff<1, 86_400_000>>;
+pub(in crate::config) type TimeoutOrOff = As<Span<1, 86_400_000, true>>;
 /// How often something is looked at.
 pub(in crate::config) type Interval = Time<1000, 3_600_000>;
-pub(in crate::config) type IntervalOrOff = As<SpanOrOff<1000, 3_600_000>>;
+pub(in crate::config) type IntervalOrOff = As<Span<1000, 3_600_000, true>>;
 pub(in crate::config) type UpToAnHour = Time<0, 3_600_000>;
 pub(in crate::config) type Size<T, const MIN: u64, const MAX: u64> = As<Bytes<T, MIN, MAX>>;
 pub(in crate::config) type Word<T> = As<OneOf<T>>;
@@ -90,48 +88,25 @@ pub(super) fn duration_schema(min_ms: u64, max_ms: u64) -> Json {
     json!({ "type": ["string", "number"], "pattern": pattern, "minimum": min, "maximum": max })
 }
 
-fn in_span(time: Duration, min_ms: u64, max_ms: u64, or: &str) -> Result<Duration, Wrong> {
-    let (min, max) = (Duration::from_millis(min_ms), Duration::from_millis(max_ms));
-    if (min..=max).contains(&time) {
-        return Ok(time);
-    }
-    let (min, max) = (duration_text(min), duration_text(max));
-    let expected = format_args!("{or}a duration from {min} to {max}");
-    Err(Wrong::unlike(&duration_text(time), expected))
-}
-
-impl<const MIN: u64, const MAX: u64> Kind for Span<MIN, MAX> {
+impl<const MIN: u64, const MAX: u64, const OFF: bool> Kind for Span<MIN, MAX, OFF> {
     type Value = Duration;
 
     const EXPECTED: &'static str = DURATION_FORM;
 
     fn schema() -> Json {
-        duration_schema(MIN, MAX)
+        duration_schema(if OFF { 0 } else { MIN }, MAX)
     }
 
     fn take(given: Given<'_>) -> Result<Duration, Wrong> {
-        in_span(duration(given)?, MIN, MAX, "")
-    }
-
-    fn spell(value: &Duration) -> Json {
-        duration_spelled(*value)
-    }
-}
-
-impl<const MIN: u64, const MAX: u64> Kind for SpanOrOff<MIN, MAX> {
-    type Value = Duration;
-
-    const EXPECTED: &'static str = DURATION_FORM;
-
-    fn schema() -> Json {
-        duration_schema(0, MAX)
-    }
-
-    fn take(given: Given<'_>) -> Result<Duration, Wrong> {
-        match duration(given)? {
-            Duration::ZERO => Ok(Duration::ZERO),
-            time => in_span(time, MIN, MAX, "0, or "),
+        let time = duration(given)?;
+        let (min, max) = (Duration::from_millis(MIN), Duration::from_millis(MAX));
+        if (min..=max).contains(&time) || OFF && time.is_zero() {
+            return Ok(time);
         }
+        let (or, min, max) =
+            (if OFF { "0, or " } else { "" }, duration_text(min), duration_text(max));
+        let expected = format_args!("{or}a duration from {min} to {max}");
+        Err(Wrong::unlike(&duration_text(time), expected))
     }
 
     fn spell(value: &Duration) -> Json {
