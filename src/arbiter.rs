@@ -29,6 +29,9 @@ const LONG_MS: u64 = 10_000;
 const STILL_MS: u64 = 400;
 const STILL_BYTES: u64 = 1024;
 
+/// The same for a client that owes a body: it has the connection because it said that one comes.
+const OWING_MS: u64 = 100;
+
 /// What an exchange had moved at some time.
 #[derive(Clone, Copy)]
 struct Sample {
@@ -166,11 +169,13 @@ impl Arbiter {
             track.round = self.round;
         }
         view.still_ms = now_ms.saturating_sub(track.still_since_ms);
-        view.is_still = view.still_ms >= STILL_MS;
+        let waits_on = account.waits_on.get();
+        let bound_ms = if waits_on == WaitsOn::ClientToSend { OWING_MS } else { STILL_MS };
+        view.is_still = view.still_ms >= bound_ms;
         view.is_streaming = streams_since.is_some_and(|since| since.age_ms(now_ms) >= LONG_MS);
         view.is_slow = track.is_slow
             && config.limits.min_body_rate > 0
-            && match account.waits_on.get() {
+            && match waits_on {
                 WaitsOn::ClientToSend | WaitsOn::ClientToTake => true,
                 WaitsOn::OriginToTake => {
                     u128::from(view.still_ms) >= config.timeouts.write.as_millis()

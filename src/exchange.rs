@@ -115,7 +115,10 @@ async fn try_until_served(
     let mut is_repeated = false;
     loop {
         record.wait_for_pool(way);
-        let lease = {
+        let at_rest = if is_repeated { None } else { way.take_idle(client) };
+        let lease = if let Some(lease) = at_rest {
+            Ok(lease)
+        } else {
             // Pinned, because a future that is passed by value is copied.
             let checkout = std::pin::pin!(way.checkout(client, is_repeated));
             unless_gone(client, checkout).await
@@ -155,7 +158,7 @@ pub(crate) async fn unless_gone<T>(
     wait: impl Future<Output = Result<T, Fault>>,
 ) -> Result<T, Fault> {
     let mut wait = std::pin::pin!(client.account.unless_ended(wait));
-    // Mostly there is one at rest, or its origin answers at once.
+    // Mostly its origin answers at once.
     if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await {
         return output?;
     }

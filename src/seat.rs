@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::account::{Account, Ending, Phase};
+use crate::account::{Account, Ending};
 use crate::ask::ConnectionInfo;
 use crate::fault::Fault;
 use crate::ledger::Kind;

@@ -65,6 +65,13 @@ impl Way {
         }
     }
 
+    /// A connection of a plain route that is there without a wait.
+    pub fn take_idle(&self, client: &Client<'_>) -> Option<Lease> {
+        let Self::Route(route) = self else { return None };
+        let upstream = &client.generation.upstreams[route.upstream];
+        upstream.take_idle(&client.worker.pool, client.holder)
+    }
+
     /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
     /// exchange yet.
     pub async fn checkout(&mut self, client: &Client<'_>, is_fresh: bool) -> Result<Lease, Fault> {

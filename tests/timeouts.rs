@@ -260,9 +260,10 @@ fn an_origin_that_does_not_read_is_given_up() {
         }
     });
     let proxy = Setup::to(&origin).set("timeouts.read", SHORT).start();
+    let body = pattern(ENDLESS);
     let mut client =
         proxy.send(format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {ENDLESS}\r\n\r\n"));
-    client.send_until_stalled(&pattern(ENDLESS), Duration::from_millis(200));
+    client.send_until_stalled(&body, Duration::from_millis(200));
     client.read_response().expect_own_error(504, "Gateway Timeout", "connection_write_timeout");
     client.expect_closed();
     is_over.open();

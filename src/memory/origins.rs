@@ -15,8 +15,10 @@ pub(super) struct Origins {
 /// Targets of forward requests that can be busy at once, where there is room for so many.
 const TARGETS: u64 = 10;
 
-/// Of what there is, connections to origins beyond the least may take this part.
-pub(super) const ORIGINS_PART: u64 = 8;
+/// Connections to origins beyond the least may take this part of the memory that clients and
+/// tunnels share, and of the open files.
+pub(super) const MEMORY_PART: u64 = 16;
+const FILES_PART: u64 = 8;
 
 impl Origins {
     /// An upstream can have all of its connections; and so can all of them, with their long answers
@@ -43,7 +45,7 @@ fn wide(count: usize) -> u64 {
 /// How many connections to origins `config` may have where the process may have `files` open.
 pub fn origin_connections(config: &Config, files: usize) -> usize {
     let Origins { least, most } = Origins::of(config);
-    let spare = (files as u64).saturating_sub(least) / ORIGINS_PART;
+    let spare = (files as u64).saturating_sub(least) / FILES_PART;
     usize::try_from(least.saturating_add(spare).min(most)).unwrap_or(usize::MAX)
 }
 

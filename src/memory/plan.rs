@@ -11,7 +11,7 @@
 
 use std::fmt;
 
-use super::origins::{ORIGINS_PART, Origins};
+use super::origins::{MEMORY_PART, Origins};
 use super::usage::Usage;
 use super::watch::Thresholds;
 use super::{MIB, Notice};
@@ -160,13 +160,13 @@ impl Plan {
         plan
     }
 
-    /// Adds connections to origins, up to an eighth of what there is besides, as long as all of it
-    /// `fits`.
+    /// Adds connections to origins, up to a sixteenth of what there is besides, as long as all of
+    /// it `fits`.
     fn widen(&mut self, config: &Config, fits: impl Fn(&Self) -> bool) {
         let Origins { least, most } = Origins::of(config);
         self.set_origins(least);
         let room = self.ceiling.bytes.saturating_sub(self.fixed_bytes());
-        let mut more = (room / ORIGINS_PART / self.each_bytes(ORIGINS)).min(most - least);
+        let mut more = (room / MEMORY_PART / self.each_bytes(ORIGINS)).min(most - least);
         while more > 0 {
             self.set_origins(least + more);
             if fits(self) {

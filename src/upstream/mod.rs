@@ -150,6 +150,13 @@ impl Upstream {
         found.map(|member| &member.origin)
     }
 
+    /// A connection that waits for its next request, where whose turn it is is no question: the
+    /// common case, for which no future is made.
+    pub fn take_idle(&self, pool: &Rc<Pool>, holder: Holder) -> Option<Lease> {
+        let [member] = &*self.members else { return None };
+        pool.take_idle(member.number(), holder)
+    }
+
     /// A connection to the origin whose turn it is, or to the next one where it cannot be
     /// reached. `is_fresh` asks for one that has carried no exchange yet.
     pub async fn checkout(

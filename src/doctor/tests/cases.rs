@@ -162,19 +162,19 @@ const NETWORK: [Case; 18] = [
     ),
     // 10,000 clients, 100 connections to origins and 64 more.
     (
-        |it| it.but("proc/self/limits", "1048576", "10163"),
+        |it| it.but("proc/self/limits", "1048576", "11163"),
         &["open_files"],
         Severity::Warning,
-        &["10163 (wanted: 10164)", "--ulimit nofile=10164:10164", "LimitNOFILE=10164"],
+        &["11163 (wanted: 11164)", "--ulimit nofile=11164:11164", "LimitNOFILE=11164"],
     ),
     (
         |it| {
             let it = it.set(|config| config.forward.enabled = true);
-            it.but("proc/self/limits", "1048576", "20163")
+            it.but("proc/self/limits", "1048576", "22163")
         },
         &["open_files"],
         Severity::Warning,
-        &["20163 (wanted: 20164)"],
+        &["22163 (wanted: 22164)"],
     ),
     (
         |it| it.with("proc/sys/net/core/somaxconn", "4096"),

@@ -299,10 +299,9 @@ impl Driver {
             }
             others += 1;
             let key = Key::of(number);
-            let is_last = !cqueue::more(completion.flags());
             let operation = &mut operations[key.index()];
             debug_assert_eq!(operation.serial(), Some(key.serial), "it is under way");
-            if !is_last {
+            if cqueue::more(completion.flags()) {
                 if completion.result() & OUTPUT_EVENTS == 0
                     || matches!(operation, Operation::Forgotten(..) | Operation::Early(..))
                 {
@@ -314,17 +313,14 @@ impl Driver {
                 }
                 continue;
             }
-            // What has been said early stays what is said.
-            let completion = match operation {
-                Operation::Early(_, completion) => completion.clone(),
-                _ => completion,
-            };
             match mem::replace(operation, Operation::Completed(completion)) {
-                Operation::Submitted(_) | Operation::Early(..) => {}
                 Operation::Waiting(_, waker) => waker.wake(),
+                Operation::Submitted(_) => {}
                 Operation::Forgotten(..) => {
                     operations.remove(key.index());
                 }
+                // What has been said early stays what is said.
+                Operation::Early(_, said) => *operation = Operation::Completed(said),
                 Operation::Completed(_) => unreachable!("one last completion for each operation"),
             }
         }
@@ -370,7 +366,7 @@ impl Handle {
     }
 
     /// Queues `entry`; its key, and how many entries have been queued with it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn begin(&self, entry: squeue::Entry) -> (Key, u32) {
         let mut driver = self.driver.borrow_mut();
         let serial = (driver.serial + 1) & (u32::MAX >> 1);

@@ -37,6 +37,7 @@ impl<D, T: OneshotOutputTransform<StoredData = D>> UnsubmittedOneshot<D, T> {
     /// # Panics
     ///
     /// Outside a [`Runtime`](crate::Runtime).
+    #[inline(always)]
     pub fn submit(self) -> InFlightOneshot<D, T> {
         let driver = current().expect("operations are begun inside a runtime");
         let (key, place) = driver.begin(self.entry);
