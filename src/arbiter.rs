@@ -57,10 +57,7 @@ struct Track {
 
 impl Track {
     fn begin(account: &Account, streams_since: Option<Moment>, now_ms: u64) -> Self {
-        // The head of an answer goes out with what of the body came with it.
-        let steps = [Some(account.moved.get()), Some(account.phase_began()), streams_since];
-        let still_ms = steps.into_iter().flatten().map(|step| step.age_ms(now_ms)).min();
-        let still_ms = still_ms.unwrap_or_default();
+        let still_ms = quiet_ms(account, streams_since, now_ms);
         // It had moved as much then: a window that began later would end after the verdict.
         let sample = Sample { at_ms: now_ms.saturating_sub(still_ms), bytes: moved(account) };
         Self {
@@ -93,6 +90,13 @@ impl Track {
             self.long = now;
         }
     }
+}
+
+/// For how long nothing at all has moved.
+fn quiet_ms(account: &Account, streams_since: Option<Moment>, now_ms: u64) -> u64 {
+    // The head of an answer goes out with what of the body came with it.
+    let steps = [Some(account.moved.get()), Some(account.phase_began()), streams_since];
+    steps.into_iter().flatten().map(|step| step.age_ms(now_ms)).min().unwrap_or_default()
 }
 
 /// Bytes from and to the client, on its whole connection.
@@ -168,7 +172,9 @@ impl Arbiter {
             track.step(account, now_ms, config.limits.min_body_rate);
             track.round = self.round;
         }
-        view.still_ms = now_ms.saturating_sub(track.still_since_ms);
+        // The samples say it of a trickle, and late.
+        let still_ms = now_ms.saturating_sub(track.still_since_ms);
+        view.still_ms = still_ms.max(quiet_ms(account, streams_since, now_ms));
         let waits_on = account.waits_on.get();
         let bound_ms = if waits_on == WaitsOn::ClientToSend { OWING_MS } else { STILL_MS };
         view.is_still = view.still_ms >= bound_ms;
