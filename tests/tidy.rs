@@ -468,23 +468,6 @@ fn every_key_of_the_configuration_is_explained() {
 }
 
 #[test]
-fn every_key_that_the_program_knows_is_in_the_shipped_configuration() {
-    let config = fs::read_to_string(root().join("config.toml")).expect("the shipped configuration");
-    let mut offences = Vec::new();
-    for source in sources("src/config").iter().filter(|s| s.path.ends_with("raw.rs")) {
-        for (number, line) in source.code() {
-            let Some((field, _)) = line.split_once(": Option<") else { continue };
-            let name = field.rsplit(' ').next().unwrap_or_default();
-            // Some stand in a commented example only, because they exclude each other.
-            if !config.contains(&format!("{name} = ")) && !config.contains(&format!("[[{name}]]")) {
-                offences.push(offence(source, number, &format!("{name} is not in config.toml")));
-            }
-        }
-    }
-    expect_none(&offences);
-}
-
-#[test]
 fn the_readme_starts_with_the_two_commands() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap_or_default();
     let top: String = readme.lines().take(30).collect::<Vec<_>>().join("\n");

@@ -25,6 +25,7 @@ Examples:
   ringway check --config new.toml                  is this file usable?
   ringway reload                                   have it read its configuration again
   ringway plan old.toml new.toml                   what would a reload do?
+  ringway schema > config.schema.json              for editors that know TOML
   ringway explain GET http://app.example/x         where does this request go, and why?
   ringway health                                   is the one that runs here well?
   ringway bench http://127.0.0.1:8080/ -c 64       how fast is it?
@@ -136,6 +137,8 @@ pub enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Print the JSON Schema of the configuration, by which editors complete and check its keys
+    Schema,
     /// Print completions for a shell
     Completions {
         #[arg(value_name = "SHELL")]

@@ -70,7 +70,11 @@ fn nameless(config: &Config) -> Vec<String> {
         })
     });
     let parents = config.parents.iter().map(|parent| {
-        (format!("parent {}: {}", parent.name, parent.authority), &parent.host, parent.port)
+        (
+            format!("parent {}: {}", parent.name, parent.address.authority),
+            &parent.address.host,
+            parent.address.port,
+        )
     });
     let named: Vec<_> = origins.chain(parents).collect();
     let hosts = named.iter().map(|(_, host, port)| (host.as_str(), *port));

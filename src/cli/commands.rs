@@ -1,15 +1,16 @@
 //! The commands that look at a configuration and run no proxy: `check`, `plan`, `explain`,
-//! `dump-config`, `import`, and what shells and manuals want to know of the command line.
+//! `dump-config`, `import`, `schema`, and what shells and manuals want to know of the command line.
 //!
-//! In goes what was typed; out come text on standard output and an exit code. An error is one line
-//! on standard error. Nothing here changes anything: what is bound for a try is given back at once.
+//! In goes what was typed; out come text on standard output and an exit code. An error is a line on
+//! standard error for each mistake. Nothing here changes anything: what is bound for a try is given
+//! back at once.
 
 use std::process::ExitCode;
 
 use super::output::{Done, Failure};
 use super::{dump, explain, plan, shell};
 use crate::cli::args::{Cli, Command};
-use crate::config::document;
+use crate::config::{self, document};
 
 /// Carries out what needs nothing that runs; `None` leaves it to `main`.
 pub fn run(cli: &Cli) -> Option<ExitCode> {
@@ -24,6 +25,7 @@ pub fn run(cli: &Cli) -> Option<ExitCode> {
         Command::Plan { old, new } => plan::run(old, new),
         Command::DumpConfig { origin, json } => dump::run(cli, *origin, *json).map(Done::from),
         Command::Import { file } => document::import(file).map(Done::from).map_err(Failure::from),
+        Command::Schema => Ok(Done::from(format!("{:#}\n", config::schema()))),
         Command::Completions { shell } => Ok(Done::from(shell::completions(*shell))),
         Command::Man => shell::manual().map(Done::from),
     };

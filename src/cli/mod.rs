@@ -71,24 +71,27 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
         Some(Command::Doctor { json }) => return doctor(&config, *json),
         _ => {}
     }
-    let (plan, notices) = match server::fit(&mut config) {
+    let (plan, mut notices) = match server::fit(&mut config) {
         Ok(fitted) => fitted,
         Err(error) => return fail(EXIT_CONFIG, &error),
     };
-    match &cli.command {
-        Some(Command::Check { file_only }) => {
-            if let Err(error) = check::files(&config, &origins) {
-                return fail(EXIT_CONFIG, &error);
-            }
-            say(&"the configuration is valid");
-            for Notice(text) in &notices {
-                say(text);
-            }
-            say(&plan);
-            if *file_only { ExitCode::SUCCESS } else { check::run(&config) }
-        }
-        _ => serve(&cli, config, notices),
+    let warnings = config.warnings(&origins);
+    let Some(Command::Check { file_only }) = &cli.command else {
+        notices.extend(warnings.into_iter().map(Notice));
+        return serve(&cli, config, notices);
+    };
+    if let Err(error) = check::files(&config, &origins) {
+        return fail(EXIT_CONFIG, &error);
     }
+    say(&"the configuration is valid");
+    for warning in warnings {
+        say(&format_args!("warning: {warning}"));
+    }
+    for Notice(text) in &notices {
+        say(text);
+    }
+    say(&plan);
+    if *file_only { ExitCode::SUCCESS } else { check::run(&config) }
 }
 
 fn health(targets: &[Target]) -> ExitCode {
@@ -152,7 +155,13 @@ fn health_targets(config: &Config) -> Vec<Target> {
 fn serve(cli: &Cli, config: Config, notices: Vec<Notice>) -> ExitCode {
     let (path, flags) = (cli.config.clone(), cli.flags.clone());
     let file = config::file_in_use(path.as_deref(), &flags);
-    let load = Box::new(move || Config::load(path.as_deref(), &flags));
+    let load = Box::new(move || {
+        let (config, origins) = Config::load_traced(path.as_deref(), &flags)?;
+        for warning in config.warnings(&origins) {
+            tracing::warn!("{warning}");
+        }
+        Ok(config)
+    });
     match signals::run(ProcessSetup { config, notices, load, file }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &error),

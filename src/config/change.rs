@@ -2,16 +2,15 @@
 //!
 //! In: two configurations, or the name of a key. Out: the keys whose meaning differs, each with
 //! the effect of its change. The order of routes, of origins and of rules does not count, nor does
-//! the spelling of a unit. `EFFECTS` is the one place that says which key takes what.
+//! the spelling of a unit. Which key takes what is said at its field.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::Value as Json;
 
-use super::Config;
-use super::effective::{Entry, entries};
-use super::spelled::toml;
+use super::effective::{Entry, entries, toml};
+use super::{Config, keys};
 
 /// A key that has another value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,194 +37,11 @@ pub enum Effect {
 
 use Effect::{Drain, Hot, Restart};
 
-/// Every key there is.
-const EFFECTS: [(&str, &[(&str, Effect)]); 16] = [
-    (
-        "server",
-        &[
-            ("host", Drain),
-            ("port", Drain),
-            ("listen", Drain),
-            ("workers", Drain),
-            ("trusted_proxies", Hot),
-            ("via", Hot),
-            ("drain_timeout", Hot),
-            ("ready_grace", Hot),
-            ("backlog", Hot),
-            ("watch_config", Hot),
-            ("half_close", Hot),
-        ],
-    ),
-    (
-        "limits",
-        &[
-            ("clients", Hot),
-            ("tunnels", Hot),
-            ("long_responses", Hot),
-            ("head_bytes", Hot),
-            ("header_count", Hot),
-            ("target_bytes", Hot),
-            ("body_bytes", Hot),
-            ("min_body_rate", Hot),
-        ],
-    ),
-    (
-        "timeouts",
-        &[
-            ("connect", Hot),
-            ("read", Hot),
-            ("write", Hot),
-            ("client_write", Hot),
-            ("pool", Hot),
-            ("pool_status", Hot),
-            ("client_head", Hot),
-            ("client_idle", Hot),
-            ("tunnel_idle", Hot),
-            ("tunnel_half_closed", Hot),
-        ],
-    ),
-    (
-        "pool",
-        &[
-            ("max_connections", Hot),
-            ("max_idle", Hot),
-            ("idle_expiry", Hot),
-            ("prewarm", Hot),
-            ("tcp_keepalive", Drain),
-        ],
-    ),
-    (
-        "buffers",
-        &[
-            ("chunk_bytes", Restart),
-            ("chunks_per_worker", Restart),
-            ("operation_chunks", Hot),
-            ("fixed_operations", Hot),
-            ("head_buffer_bytes", Restart),
-        ],
-    ),
-    (
-        "log",
-        &[
-            // The filter is part of the writers, which are made once.
-            ("level", Restart),
-            ("format", Restart),
-            ("file", Restart),
-            ("access", Restart),
-            ("access_format", Restart),
-            ("access_file", Restart),
-            ("queue_lines", Restart),
-        ],
-    ),
-    (
-        "upstream",
-        &[
-            ("name", Drain),
-            ("builtin", Drain),
-            ("origins", Drain),
-            ("host", Hot),
-            ("fail_timeout", Hot),
-            ("max_connections", Hot),
-        ],
-    ),
-    (
-        "route",
-        &[
-            ("host", Hot),
-            ("path", Hot),
-            ("upstream", Hot),
-            ("strip_prefix", Hot),
-            ("inherit_hooks", Hot),
-            ("hooks", Hot),
-        ],
-    ),
-    (
-        "hooks",
-        &[
-            ("allow", Hot),
-            ("deny", Hot),
-            ("methods", Hot),
-            ("request_id", Hot),
-            ("cors", Hot),
-            ("rate_limit", Hot),
-            ("connections_per_client", Hot),
-            ("body_bytes", Hot),
-            ("redirect", Hot),
-            ("basic_auth", Hot),
-            ("forward_auth", Hot),
-            ("custom", Hot),
-            ("respond", Hot),
-            ("split", Hot),
-            ("mirror", Hot),
-            ("retry", Hot),
-            ("rewrite", Hot),
-            ("request_headers", Hot),
-            ("response_headers", Hot),
-            ("security_headers", Hot),
-            ("error_pages", Hot),
-            ("intercept_errors", Hot),
-        ],
-    ),
-    (
-        "forward",
-        &[
-            ("enabled", Hot),
-            ("listeners", Hot),
-            ("allow_clients", Hot),
-            ("allow_loopback", Hot),
-            ("allow_private", Hot),
-            ("connect_ports", Hot),
-            ("allow", Hot),
-            ("deny", Hot),
-            ("users_file", Hot),
-            ("realm", Hot),
-            ("auth_failures", Hot),
-            ("add_forwarded", Hot),
-        ],
-    ),
-    (
-        "parent",
-        &[
-            ("name", Hot),
-            ("url", Hot),
-            ("credentials", Hot),
-            ("domains", Hot),
-            ("except", Hot),
-            ("direct_fallback", Hot),
-        ],
-    ),
-    ("dns", &[("cache_entries", Hot), ("negative_ttl", Hot), ("timeout", Hot)]),
-    ("memory", &[("check_interval", Hot), ("cleanup_mb", Hot), ("max_mb", Hot)]),
-    ("admin", &[("enabled", Restart), ("address", Restart), ("token", Hot), ("on_data_port", Hot)]),
-    ("stats", &[("interval", Hot), ("log", Hot)]),
-    (
-        "alerts",
-        &[
-            ("error_rate", Hot),
-            ("p95", Hot),
-            ("memory_mb", Hot),
-            ("pool_wait", Hot),
-            ("upstream_down", Hot),
-            ("open_files", Hot),
-            ("interval", Hot),
-            ("webhook", Hot),
-        ],
-    ),
-];
-
 /// What a change of `key` takes at most: removing an origin takes more than adding one. The key is
 /// `pool.max_idle`, `upstream.origins` or, with a name, `upstream.app.origins`. A key that does not
 /// exist takes a restart.
 pub fn effect_of(key: &str) -> Effect {
-    known_effect(key).unwrap_or(Restart)
-}
-
-fn known_effect(key: &str) -> Option<Effect> {
-    // What stands between may hold dots of its own.
-    let (section, rest) = key.split_once('.')?;
-    let name = rest.rsplit('.').next().unwrap_or(rest);
-    let (_, keys) = EFFECTS.iter().find(|(known, _)| *known == section)?;
-    keys.iter().find(|(known, _)| *known == name).map(|(_, effect)| *effect)
+    keys::key(key).map_or(Restart, |key| key.effect)
 }
 
 /// What is different in `new`, in the order of `config.toml`; what is no more comes last.
@@ -295,6 +111,11 @@ fn parents_moved(old: &Config, new: &Config) -> Option<Change> {
 }
 
 impl Effect {
+    /// As `x-reload` has it at a field.
+    pub(super) fn of_name(name: &str) -> Self {
+        [Hot, Drain, Restart].into_iter().find(|effect| effect.name() == name).unwrap_or(Restart)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Hot => "hot",
@@ -314,24 +135,6 @@ impl fmt::Display for Effect {
 mod tests {
     use super::*;
     use crate::config::tests::{FULL, parse};
-    use crate::config::tree::every_key;
-
-    #[test]
-    fn every_key_has_an_effect_and_every_effect_a_key() {
-        let mut keys: Vec<String> = every_key()
-            .into_iter()
-            .map(|path| path.into_iter().filter(|part| part != "0").collect::<Vec<_>>().join("."))
-            .collect();
-        let names = |(section, keys): &(&str, &[(&str, Effect)])| -> Vec<String> {
-            keys.iter().map(|(key, _)| format!("{section}.{key}")).collect()
-        };
-        let mut assigned: Vec<String> = EFFECTS.iter().flat_map(names).collect();
-        keys.sort();
-        assigned.sort();
-        assert_eq!(assigned, keys);
-        assert!(known_effect("server.no_such_key").is_none());
-        assert_eq!(effect_of("server.no_such_key"), Restart);
-    }
 
     #[test]
     fn keys_with_names_in_them_have_the_effect_of_their_kind() {
@@ -342,6 +145,9 @@ mod tests {
             ("parent.x.url", Hot),
             ("buffers.chunk_bytes", Restart),
             ("parent", Restart),
+            ("server.no_such_key", Restart),
+            ("log.level", Restart),
+            ("admin.token", Hot),
         ] {
             assert_eq!(effect_of(key), effect, "{key}");
         }

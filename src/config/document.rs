@@ -7,11 +7,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::effective::{Entry, Origin, Value, entries};
+use super::effective::{Entry, Origin, Value, entries, toml};
 use super::error::ConfigError;
 use super::flat::{self, FLAT_KEYS};
-use super::spelled::toml;
-use super::{Config, sources};
+use super::{Config, keys, sources};
 
 /// One key of a file.
 struct Line<'v> {
@@ -65,9 +64,7 @@ pub fn import(path: &Path) -> Result<String, ConfigError> {
     let is_needed = |entry: &Entry| match ends(&entry.path) {
         ("upstream", _) if config.upstreams == standard.upstreams => false,
         ("route", _) if config.routes == standard.routes => false,
-        table @ ("upstream" | "route" | "parent", _) => {
-            REQUIRED.contains(&table) || !is_standard_of_table(entry)
-        }
+        ("upstream" | "route" | "parent", _) => !is_standard_of_table(entry),
         _ => sections.get(&entry.path).is_none_or(|standard| standard.value != entry.value),
     };
     let kept: Vec<(Entry, String)> = entries(&config)
@@ -94,33 +91,10 @@ pub fn import(path: &Path) -> Result<String, ConfigError> {
     Ok(text)
 }
 
-/// What every item of a table has to name.
-const REQUIRED: [(&str, &str); 6] = [
-    ("upstream", "name"),
-    ("upstream", "builtin"),
-    ("upstream", "origins"),
-    ("route", "upstream"),
-    ("parent", "name"),
-    ("parent", "url"),
-];
-
-/// What the other keys of a table are where the file says nothing, as TOML.
-const STANDARD: [(&str, &str, &str); 10] = [
-    ("upstream", "host", "\"pass\""),
-    ("upstream", "fail_timeout", "\"10s\""),
-    ("route", "host", "\"\""),
-    ("route", "path", "\"/\""),
-    ("route", "strip_prefix", "false"),
-    ("route", "inherit_hooks", "true"),
-    ("parent", "credentials", "\"\""),
-    ("parent", "domains", "[\"*\"]"),
-    ("parent", "except", "[]"),
-    ("parent", "direct_fallback", "false"),
-];
-
+/// Whether a table without this key would be the same.
 fn is_standard_of_table(entry: &Entry) -> bool {
-    let (section, key) = ends(&entry.path);
-    STANDARD.contains(&(section, key, toml(&entry.value).as_str()))
+    let default = keys::key(&entry.path).and_then(|key| key.default.as_ref());
+    default == Some(&entry.value) && !entry.path.ends_with(".builtin")
 }
 
 /// The section and the key of a path.
@@ -160,19 +134,6 @@ fn written<'v>(lines: impl Iterator<Item = Line<'v>>) -> String {
         text.push('\n');
     }
     text.trim_start_matches('\n').to_owned()
-}
-
-/// The defaults of every key, as TOML, by the key without names: `upstream.host`.
-pub fn defaults() -> BTreeMap<String, String> {
-    let of_sections = entries(&Config::default()).into_iter();
-    let of_sections =
-        of_sections.filter(|entry| !matches!(ends(&entry.path).0, "upstream" | "route"));
-    let mut defaults: BTreeMap<String, String> =
-        of_sections.map(|entry| (entry.key.clone(), entry.text())).collect();
-    defaults.extend(STANDARD.map(|(table, key, value)| (format!("{table}.{key}"), value.into())));
-    // What loading makes of it depends on the machine.
-    defaults.insert("server.workers".to_owned(), "0".to_owned());
-    defaults
 }
 
 #[cfg(test)]
@@ -289,16 +250,5 @@ mod tests {
         let shipped = imported("shipped.toml", include_str!("../../config.toml"));
         assert_eq!(shipped.1, shipped.2);
         assert!(shipped.0.ends_with("# Every value is the default.\n"), "{}", shipped.0);
-    }
-
-    #[test]
-    fn what_a_table_leaves_out_is_what_is_standard() {
-        let least = parse(
-            "[[upstream]]\nname = \"a\"\norigins = [\"http://a\"]\n[[route]]\nupstream = \"a\"\n\
-             [[parent]]\nname = \"p\"\nurl = \"http://p\"",
-        )
-        .unwrap();
-        let count = |entry: &&Entry| is_standard_of_table(entry);
-        assert_eq!(entries(&least).iter().filter(count).count(), STANDARD.len());
     }
 }

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 
 use serde_json::Value as Json;
 
-use super::Config;
-use super::spelled::{self, toml};
+use super::keys::{Section, sections};
+use super::{Config, scope};
 
 /// What is shown in place of a secret.
 pub const HIDDEN: &str = "…";
@@ -71,30 +71,75 @@ pub fn values(config: &Config, origins: &Origins) -> Vec<Value> {
 }
 
 pub(super) fn entries(config: &Config) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    for (section, keys) in spelled::sections_before_tables(config) {
-        entries.extend(keys.into_iter().map(|key| key.entry(section, section)));
+    // Whoever gets entries shows them by `Entry::text`.
+    let spelled = scope::spelling(&config.upstreams, true, || serde_json::to_value(config));
+    let spelled = spelled.unwrap_or_default();
+    sections().iter().flat_map(|section| of_section(config, section, &spelled)).collect()
+}
+
+fn of_section(config: &Config, section: &Section, spelled: &Json) -> Vec<Entry> {
+    let own = spelled.get(&section.name);
+    if !section.is_list {
+        return of_table(section, own, &section.name, &section.name);
     }
-    for (index, upstream) in config.upstreams.iter().enumerate() {
-        let (path, name) = (format!("upstream.{index}"), format!("upstream.{}", upstream.name));
-        entries.extend(spelled::upstream(upstream).into_iter().map(|key| key.entry(&path, &name)));
+    let tables = own.and_then(Json::as_array).into_iter().flatten().enumerate();
+    let entries = tables.map(|(index, table)| {
+        let name = match section.name.as_str() {
+            "route" => config.routes[index].name(),
+            _ => table["name"].as_str().unwrap_or_default().to_owned(),
+        };
+        let path = format!("{}.{index}", section.name);
+        of_table(section, Some(table), &path, &format!("{}.{name}", section.name))
+    });
+    entries.flatten().collect()
+}
+
+/// `path` and `name` are what the table is called in a file, and in a list of changes.
+fn of_table(section: &Section, table: Option<&Json>, path: &str, name: &str) -> Vec<Entry> {
+    let Some(table) = table.and_then(Json::as_object) else { return Vec::new() };
+    // The demo's address is of this start only.
+    let is_of_this_start = |key: &str| key == "origins" && table.contains_key("builtin");
+    let given = section.keys.iter().filter_map(|key| Some((key, table.get(&key.name)?)));
+    given
+        .filter(|(key, _)| !is_of_this_start(&key.name))
+        .map(|(key, value)| Entry {
+            path: format!("{path}.{}", key.name),
+            key: format!("{name}.{}", key.name),
+            // Without a value there is nothing to hide.
+            is_secret: key.is_secret && *value != "",
+            value: value.clone(),
+        })
+        .collect()
+}
+
+/// A JSON value as TOML, on one line.
+pub(super) fn toml(value: &Json) -> String {
+    match value {
+        // TOML wants the one control character escaped that JSON leaves as it is.
+        Json::String(_) => value.to_string().replace('\u{7f}', "\\u007f"),
+        Json::Array(items) => {
+            let items: Vec<String> = items.iter().map(toml).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Json::Object(members) => {
+            let members: Vec<String> = members
+                .iter()
+                .map(|(key, value)| format!("{} = {}", bare(key), toml(value)))
+                .collect();
+            format!("{{ {} }}", members.join(", "))
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) => value.to_string(),
     }
-    for (index, route) in config.routes.iter().enumerate() {
-        let (path, name) = (format!("route.{index}"), format!("route.{}", route.name()));
-        let keys = spelled::route(route, &config.upstreams);
-        entries.extend(keys.into_iter().map(|key| key.entry(&path, &name)));
+}
+
+/// A key as a table has it: in quotes, unless it is of the plainest letters.
+fn bare(key: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if !key.is_empty() && key.bytes().all(is_plain) {
+        Cow::Borrowed(key)
+    } else {
+        Cow::Owned(toml(&key.into()))
     }
-    entries.extend(spelled::hooks(config).into_iter().map(|key| key.entry("hooks", "hooks")));
-    let (forward, after) = spelled::sections_after_tables(config);
-    entries.extend(forward.into_iter().map(|key| key.entry("forward", "forward")));
-    for (index, parent) in config.parents.iter().enumerate() {
-        let (path, name) = (format!("parent.{index}"), format!("parent.{}", parent.name));
-        entries.extend(spelled::parent(parent).into_iter().map(|key| key.entry(&path, &name)));
-    }
-    for (section, keys) in after {
-        entries.extend(keys.into_iter().map(|key| key.entry(section, section)));
-    }
-    entries
 }
 
 impl Entry {
@@ -148,29 +193,17 @@ mod tests {
 
     use super::*;
     use crate::config::environment::Environment;
+    use crate::config::keys::paths;
     use crate::config::tests::{FULL, parse};
-    use crate::config::tree::every_key;
     use crate::config::{Flags, Profile};
 
     #[test]
     fn every_key_of_the_file_has_a_value_in_the_order_of_the_shipped_one() {
         let values = values(&parse(FULL).unwrap(), &Origins::default());
         let first = |value: &Value| value.path.replace(".1.", ".0.");
-        let mut shown: Vec<String> = values.iter().map(first).collect();
-        for key in every_key() {
-            assert!(shown.contains(&key.join(".")), "{key:?}");
-        }
-        shown.sort();
-        shown.dedup();
-        assert_eq!(shown.len(), every_key().len());
-        let shipped = include_str!("../../config.toml").lines();
-        let sections = shipped.filter_map(|line| line.trim_start_matches("#   ").strip_prefix('['));
-        let mut sections: Vec<&str> = sections.map(|name| name.trim_matches(['[', ']'])).collect();
-        sections.dedup();
-        let mut order: Vec<&str> =
-            values.iter().map(|value| value.path.split('.').next().unwrap()).collect();
-        order.dedup();
-        assert_eq!(order, sections);
+        let shown: std::collections::BTreeSet<String> = values.iter().map(first).collect();
+        let keys = paths().into_iter().map(|path| path.join("."));
+        assert_eq!(shown, keys.collect());
     }
 
     #[test]

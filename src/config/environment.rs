@@ -8,7 +8,7 @@
 use std::env;
 use std::ffi::OsString;
 
-use super::error::{ConfigError, Location, Problem};
+use super::error::{ConfigError, Location, NOT_TEXT, Problem};
 use super::flat::FLAT_KEYS;
 use super::sources::{Origin, Setting, VARIABLE_PREFIX, VARIABLE_SEPARATOR, Value};
 
@@ -44,7 +44,10 @@ impl Environment {
                 continue;
             };
             let Ok(value) = value.into_string() else {
-                return Err(ConfigError::new(Location::Setting(name), Problem::NotText));
+                return Err(ConfigError::new(
+                    Location::Setting(name),
+                    Problem::Said(NOT_TEXT.to_owned()),
+                ));
             };
             let value = value.trim();
             if !value.is_empty() {

@@ -1,21 +1,18 @@
 //! What is wrong with a configuration, where, and what was expected instead.
 //!
-//! In: a refusal, and the location that `Sources` found for it. Out: one line,
-//! `config.toml:3:8: server.port: found 70000, expected a whole number from 0 to 65535`, which
-//! `main` prints before it leaves with `EXIT_CONFIG`. Never more than the first mistake: the
-//! ones after it are often its echo.
+//! In: refusals, and the locations that `Sources` found for them. Out: a line for each,
+//! `config.toml:3:8: server.port: found 70000, expected a whole number from 0 to 65535`, in the
+//! order of their places, which `main` prints before it leaves with `EXIT_CONFIG`. Never a mistake
+//! that is only the echo of another.
 
 use std::fmt;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-use toml::de::{DeTable, DeValue};
-
-use super::raw::Place;
 
 /// Exit code for a configuration that cannot be used; clap uses the same for flags.
 pub const EXIT_CONFIG: u8 = 2;
+
+pub(super) const NOT_TEXT: &str = "is not UTF-8 text";
 
 /// One slip in three letters still gets a suggestion; below that one misleads too often.
 const SIMILARITY_MIN: f64 = 0.6;
@@ -25,9 +22,15 @@ const SHOWN_CHARS_MAX: usize = 80;
 
 /// A configuration that cannot be used.
 #[derive(Debug)]
-pub struct ConfigError {
-    location: Box<Location>,
-    problem: Problem,
+pub struct ConfigError(Vec<Mistake>);
+
+/// One thing that is wrong with it.
+#[derive(Debug)]
+pub(super) struct Mistake {
+    pub(super) location: Location,
+    pub(super) problem: Problem,
+    /// How it could be written, behind the problem.
+    pub(super) hint: Option<String>,
 }
 
 #[derive(Debug)]
@@ -44,74 +47,90 @@ pub(super) enum Location {
     Setting(String),
 }
 
-/// The causes, each with what its text needs.
+/// The causes.
 #[derive(Debug)]
 pub(super) enum Problem {
     Unreadable(io::Error),
-    TooLarge {
-        bytes_max: u64,
-    },
-    NotText,
-    /// A path that leads nowhere.
-    Misplaced {
-        what: String,
-    },
-    Syntax(String),
     UnknownKey {
         name: String,
         known: Vec<String>,
         nearest: Option<String>,
     },
-    Unexpected {
-        found: String,
-        expected: String,
-    },
-    Missing {
-        what: &'static str,
-    },
-    Conflict {
-        rule: &'static str,
-    },
-    Duplicate {
-        what: String,
-    },
-    UnknownUpstream {
-        name: String,
-        nearest: Option<String>,
-    },
+    /// Anything that only people have to tell from another.
+    Said(String),
 }
 
-/// A problem whose place is not yet a line and a column.
+/// A rule that is broken: it is known of which key, and not yet where that stands.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    pub(super) place: Place,
-    pub(super) problem: Problem,
+    /// The first of them that was given is the one. Such as `server`, `listen`, `0`.
+    pub(super) paths: Vec<Vec<String>>,
+    pub(super) what: String,
+}
+
+impl Refusal {
+    /// `paths` such as `server.listen.0`.
+    pub(super) fn of_key(paths: &[&str], what: impl Into<String>) -> Self {
+        let parts = |path: &&str| path.split('.').map(str::to_owned).collect();
+        Self { paths: paths.iter().map(parts).collect(), what: what.into() }
+    }
+
+    /// Of the member of a table of free keys, whose name may hold dots.
+    pub(super) fn of_member(path: &str, name: &str, what: String) -> Self {
+        let mut refusal = Self::of_key(&[path], what);
+        refusal.paths[0].push(name.to_owned());
+        refusal
+    }
 }
 
 impl ConfigError {
     pub(super) fn new(location: Location, problem: Problem) -> Self {
-        Self { location: Box::new(location), problem }
+        Self::of([Mistake { location, problem, hint: None }])
+    }
+
+    pub(super) fn of(mistakes: impl IntoIterator<Item = Mistake>) -> Self {
+        Self(mistakes.into_iter().collect())
     }
 }
 
 impl std::error::Error for ConfigError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.problem {
-            Problem::Unreadable(error) => Some(error),
+        self.0.iter().find_map(|mistake| match &mistake.problem {
+            Problem::Unreadable(error) => Some(error as _),
             _ => None,
+        })
+    }
+}
+
+/// A line for each mistake; `{:#}` is one line.
+impl fmt::Display for ConfigError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let between = if out.alternate() { "; " } else { "\n" };
+        for (index, mistake) in self.0.iter().enumerate() {
+            if index > 0 {
+                out.write_str(between)?;
+            }
+            mistake.fmt(out)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { location, problem, hint } = self;
+        write!(out, "{location}: {problem}")?;
+        match hint {
+            Some(hint) => write!(out, ": {hint}"),
+            None => Ok(()),
         }
     }
 }
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}: {}", self.location, self.problem)
-    }
-}
-
 impl Location {
-    pub(super) fn at(path: &Path, text: &str, span: &Range<usize>) -> Self {
-        let mut start = span.start.min(text.len());
+    /// `key` is what stands there, as `upstream[1].origins[0].weight`.
+    pub(super) fn at(path: &Path, text: &str, offset: usize, key: String) -> Self {
+        let mut start = offset.min(text.len());
         while !text.is_char_boundary(start) {
             start -= 1;
         }
@@ -121,18 +140,8 @@ impl Location {
             file: path.to_owned(),
             line: before.matches('\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
-            key: key_at(text, start),
+            key,
         }
-    }
-}
-
-impl Location {
-    /// For a file that is not TOML, whose keys cannot be looked up.
-    pub(super) fn with_key(mut self, name: &str) -> Self {
-        if let Self::Position { key, .. } = &mut self {
-            name.clone_into(key);
-        }
-        self
     }
 }
 
@@ -150,6 +159,10 @@ impl fmt::Display for Location {
 }
 
 impl Problem {
+    pub(super) fn unlike(found: &str, expected: impl fmt::Display) -> Self {
+        Self::Said(format!("found {found}, expected {expected}"))
+    }
+
     /// From the message of a parser, TOML's or JSON's, or of serde behind it.
     ///
     /// The toml crate reports an unknown key only as text: "unknown field `prot`, expected one
@@ -163,14 +176,14 @@ impl Problem {
             return Self::UnknownKey { name, known, nearest };
         }
         if let Some(name) = message.strip_prefix("missing field ") {
-            return Self::Syntax(format!("missing key {name}"));
+            return Self::Said(format!("missing key {name}"));
         }
         // The words of TOML in place of serde's.
         let message = message
             .replace("invalid type: sequence,", "invalid type: array,")
             .replace("invalid type: map,", "invalid type: table,")
             .replace("expected a sequence", "expected an array");
-        Self::Syntax(message.trim().replace('\n', ", "))
+        Self::Said(message.trim().replace('\n', ", "))
     }
 }
 
@@ -178,29 +191,12 @@ impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable(error) => write!(out, "cannot be read: {error}"),
-            Self::TooLarge { bytes_max } => {
-                write!(out, "is larger than {bytes_max} bytes, which no configuration is")
-            }
-            Self::NotText => out.write_str("is not UTF-8 text"),
-            Self::Syntax(message) => out.write_str(message),
+            Self::Said(text) => out.write_str(text),
             Self::UnknownKey { known, nearest: None, .. } => {
                 write!(out, "unknown key, expected one of {}", known.join(", "))
             }
             Self::UnknownKey { nearest: Some(nearest), .. } => {
                 write!(out, "unknown key, did you mean `{nearest}`?")
-            }
-            Self::Unexpected { found, expected } => {
-                write!(out, "found {found}, expected {expected}")
-            }
-            Self::Missing { what } => write!(out, "missing {what}"),
-            Self::Conflict { rule } => out.write_str(rule),
-            Self::Misplaced { what } | Self::Duplicate { what } => out.write_str(what),
-            Self::UnknownUpstream { name, nearest } => {
-                write!(out, "there is no upstream {}", quoted(name))?;
-                match nearest {
-                    Some(nearest) => write!(out, ", did you mean {nearest:?}?"),
-                    None => Ok(()),
-                }
             }
         }
     }
@@ -222,63 +218,4 @@ pub(super) fn quoted(text: &str) -> String {
         shown.push('…');
     }
     format!("{shown:?}")
-}
-
-/// The key whose name or value covers `offset`, as `upstream[1].origins[0].weight`. Empty when
-/// the text is not valid TOML or the offset lies between keys.
-fn key_at(text: &str, offset: usize) -> String {
-    let mut key = String::new();
-    if let Ok(table) = DeTable::parse(text) {
-        descend_table(table.get_ref(), offset, &mut key);
-    }
-    key
-}
-
-fn descend_table(table: &DeTable<'_>, offset: usize, key: &mut String) {
-    for (name, value) in table {
-        let is_in_value = covers(value.get_ref(), &value.span(), offset);
-        if is_in_value || name.span().contains(&offset) {
-            if !key.is_empty() {
-                key.push('.');
-            }
-            key.push_str(name.get_ref());
-            if is_in_value {
-                descend_value(value.get_ref(), offset, key);
-            }
-            return;
-        }
-    }
-}
-
-fn descend_value(value: &DeValue<'_>, offset: usize, key: &mut String) {
-    match value {
-        DeValue::Table(table) => descend_table(table, offset, key),
-        DeValue::Array(array) => {
-            let position =
-                array.iter().position(|item| covers(item.get_ref(), &item.span(), offset));
-            if let Some(index) = position {
-                key.push('[');
-                key.push_str(&index.to_string());
-                key.push(']');
-                descend_value(array[index].get_ref(), offset, key);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// The span of a `[table]` is its header only, so what lies under it has to be asked as well.
-fn covers(value: &DeValue<'_>, span: &Range<usize>, offset: usize) -> bool {
-    if span.contains(&offset) {
-        return true;
-    }
-    match value {
-        DeValue::Table(table) => table.iter().any(|(name, value)| {
-            name.span().contains(&offset) || covers(value.get_ref(), &value.span(), offset)
-        }),
-        DeValue::Array(array) => {
-            array.iter().any(|item| covers(item.get_ref(), &item.span(), offset))
-        }
-        _ => false,
-    }
 }

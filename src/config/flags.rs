@@ -98,10 +98,7 @@ fn unplaced(value: DeValue<'static>) -> Spanned<DeValue<'static>> {
 fn set(assignment: &str) -> Result<Setting, ConfigError> {
     let parts = assignment.split_once('=').map(|(key, value)| (key.trim(), value.trim()));
     let Some((key, value)) = parts.filter(|(key, _)| !key.is_empty()) else {
-        let problem = Problem::Unexpected {
-            found: quoted(assignment),
-            expected: "SECTION.KEY=VALUE".to_owned(),
-        };
+        let problem = Problem::unlike(&quoted(assignment), "SECTION.KEY=VALUE");
         return Err(ConfigError::new(Location::Setting("--set".to_owned()), problem));
     };
     let path = key.split('.').map(str::to_owned).collect();

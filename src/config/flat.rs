@@ -45,7 +45,7 @@ pub(super) fn settings(path: &Path, text: &str) -> Result<Vec<Setting>, ConfigEr
         let offset = value.get().as_ptr() as usize - text.as_ptr() as usize;
         let refused = |problem| {
             let key = key_offset(text, offset);
-            ConfigError::new(Location::at(path, text, &(key..key)).with_key(&name), problem)
+            ConfigError::new(Location::at(path, text, key, name.clone()), problem)
         };
         let Some((key, target)) = FLAT_KEYS.iter().find(|(key, _)| *key == name) else {
             let known = FLAT_KEYS.map(|(key, _)| key);
@@ -54,11 +54,12 @@ pub(super) fn settings(path: &Path, text: &str) -> Result<Vec<Setting>, ConfigEr
             return Err(refused(Problem::UnknownKey { name: name.clone(), known, nearest }));
         };
         if seen.contains(key) {
-            return Err(refused(Problem::Duplicate { what: "duplicate key".to_owned() }));
+            return Err(refused(Problem::Said("duplicate key".to_owned())));
         }
         seen.push(key);
         let value = read(value).map_err(|problem| {
-            ConfigError::new(Location::at(path, text, &(offset..offset)).with_key(key), problem)
+            let key = (*key).to_owned();
+            ConfigError::new(Location::at(path, text, offset, key), problem)
         })?;
         settings.push(Setting {
             path: target.map(str::to_owned).to_vec(),
@@ -77,14 +78,13 @@ fn read(value: &RawValue) -> Result<Value, Problem> {
         Some(b't' | b'f' | b'n') => text,
         Some(b'"') => {
             let text = serde_json::from_str::<String>(text);
-            let text = text.map_err(|error| Problem::Syntax(error.to_string()))?;
+            let text = text.map_err(|error| Problem::Said(error.to_string()))?;
             return Ok(Value::Exact(DeValue::String(text.into())));
         }
         // Numbers are written in JSON as they are in TOML.
         _ => return Ok(Value::Typed(text.to_owned())),
     };
-    let expected = "a number or a string".to_owned();
-    Err(Problem::Unexpected { found: kind.to_owned(), expected })
+    Err(Problem::unlike(kind, "a number or a string"))
 }
 
 /// Where the key of the value at `offset` begins.

@@ -1,44 +1,129 @@
-//! The sections of the forward proxy, `[forward]` and `[[parent]]`, as they hold.
+//! The forward proxy: `[forward]` and `[[parent]]`.
 //!
-//! In: nothing; `check` fills these types in. Out: who may use the forward proxy, what it may
-//! reach and through whom. This file decides nothing: whether a rule fits is for the data path.
+//! In: TOML, JSON and texts, by way of serde. Out: who may use it, what it may reach and through
+//! whom. This file decides nothing: whether a rule fits is for the data path, and the users' file
+//! is not opened here.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::Networks;
+use super::kinds::own::{File, Listener, Name, NetworkList, Realm};
+use super::kinds::plain::Count;
+use super::kinds::{As, Given, List, Switched, Wrong, scalar_kind, text_kind};
+use super::names::{authority, parse_origin};
+use super::rules::{ANY_PORT, PORTS_FORM, RULE_FORM, TARGET_FORM, parse_ports, parse_rule};
+use super::scope::Credentials;
+
+text_kind!(
+    AnyRule: Rule,
+    |text| parse_rule(text).ok_or_else(|| RULE_FORM.to_owned()),
+    |rule| rule.text.clone()
+);
+text_kind!(
+    /// A rule without ports.
+    Target: Rule,
+    |text| {
+        let rule = parse_rule(text).filter(|rule| rule.ports == ANY_PORT);
+        rule.ok_or_else(|| TARGET_FORM.to_owned())
+    },
+    |rule| rule.text.clone()
+);
+text_kind!(
+    Url: ParentAddress,
+    |text| {
+        let (host, port) = parse_origin(text)?;
+        Ok(ParentAddress { authority: authority(&host, port), host, port })
+    },
+    |parent| format!("http://{}", parent.authority)
+);
+scalar_kind!(
+    /// A port, or a text of `PORTS_FORM`.
+    Ports: RangeInclusive<u16>, "a whole number",
+    json!({ "type": ["string", "integer"], "minimum": 1, "maximum": 65_535 }),
+    |given| {
+        let ports = match given {
+            Given::Whole(port) => u16::try_from(port).ok().map(|port| port..=port),
+            Given::Text(text) => parse_ports(text),
+            Given::Real(_) => return Err(Wrong::Type),
+        };
+        ports.filter(|ports| *ports.start() != 0).ok_or_else(|| given.unlike(PORTS_FORM))
+    },
+    |value| match (value.start(), value.end()) {
+        _ if *value == ANY_PORT => "*".into(),
+        (first, last) if first == last => first.to_string().into(),
+        (first, last) => format!("{first}-{last}").into(),
+    }
+);
 
 /// The forward proxy: for whom, and to where.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct ForwardConfig {
+    /// Whether clients may name any target: absolute URLs, and CONNECT for tunnels.
     pub enabled: bool,
-    /// As they stand in `ServerConfig::listeners`. Empty means all of them.
+    /// Listeners on which that is offered, such as ["127.0.0.1:8001"]. [] is all of them.
+    // As they stand in `ServerConfig::listeners`.
+    #[serde(with = "List::<Listener>")]
     pub listeners: Vec<SocketAddr>,
-    /// Who may use it at all.
+    /// Networks that may use it. Others are answered 403.
+    #[serde(with = "As::<NetworkList>")]
     pub allow_clients: Networks,
-    /// Whether a target may be a loopback address.
+    /// Whether targets may be loopback addresses.
     pub allow_loopback: bool,
-    /// Whether a target may be a private address (RFC 1918, RFC 6598, fc00::/7).
+    /// Whether targets may be private addresses (RFC 1918, 100.64.0.0/10, 198.18.0.0/15, fc00::/7).
     pub allow_private: bool,
-    /// What CONNECT may reach. Empty means nothing.
+    /// Ports, or ranges such as "8000-8999", that CONNECT may reach. "*" is any.
+    #[serde(with = "List::<Ports>")]
     pub connect_ports: Vec<RangeInclusive<u16>>,
-    /// If not empty, only what fits one of them may be reached.
+    /// Rules. If there are any, only targets that fit one of them can be reached. A rule is "*",
+    /// "example.org", "*.example.org" (every name below it), "192.0.2.1", "10.0.0.0/8" or
+    /// "[2001:db8::]/32", and may end in a port or a range: "example.org:443", "[::1]:8000-8999".
+    #[serde(with = "List::<AnyRule>")]
     pub allow: Vec<Rule>,
-    /// Asked before `allow`.
+    /// Rules, asked before `allow`: what fits one of them cannot be reached.
+    #[serde(with = "List::<AnyRule>")]
     pub deny: Vec<Rule>,
-    /// An htpasswd file. `None` asks no client who it is.
+    /// An htpasswd file with lines of user:hash (bcrypt or argon2). "" asks for no password.
+    #[serde(with = "Switched::<File>")]
     pub users_file: Option<PathBuf>,
-    /// Stands in a quoted string as it is. Never empty.
+    /// What the challenge of a 407 names. Printable ASCII without " and \.
+    #[serde(with = "As::<Realm>")]
     pub realm: String,
-    /// Per client address and minute, before passwords are no longer looked at. At least 1.
+    /// Wrong passwords per client address and minute; after them, 429. 1 to 1000.
+    #[serde(with = "Count::<u32, 1, 1000>")]
     pub auth_failures: u32,
-    /// Whether the target is told who the client is.
+    /// Whether X-Forwarded-* and Forwarded tell the target who the client is.
     pub add_forwarded: bool,
+}
+
+impl Default for ForwardConfig {
+    fn default() -> Self {
+        let loopback_v4 = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
+        let loopback_v6 = IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST));
+        Self {
+            enabled: false,
+            listeners: Vec::new(),
+            allow_clients: Networks(vec![loopback_v4, loopback_v6]),
+            allow_loopback: false,
+            allow_private: true,
+            connect_ports: vec![443..=443],
+            allow: Vec::new(),
+            deny: Vec::new(),
+            users_file: None,
+            realm: "ringway".to_owned(),
+            auth_failures: 10,
+            add_forwarded: false,
+        }
+    }
 }
 
 /// Hosts or addresses, and the ports of theirs that are meant.
@@ -62,24 +147,43 @@ pub enum RuleTarget {
     Network(IpNet),
 }
 
-/// Another proxy that forward requests go through.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Parents: other proxies that forward requests go through. The first in the file whose `domains`
+/// fit the target's host, and whose `except` do not, is used.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ParentConfig {
-    /// Unique. Letters, digits, `-`, `_` and `.`.
+    /// Unique: 1 to 64 letters, digits, "-", "_" or ".".
+    #[serde(with = "As::<Name>")]
+    #[schemars(extend("x-example" = "\"office\""))]
     pub name: String,
+    /// "http://HOST:PORT"; the port is 80 if none is written.
+    #[serde(rename = "url", with = "As::<Url>")]
+    #[schemars(extend("x-example" = "\"http://proxy.example:3128\""))]
+    pub address: ParentAddress,
+    /// Sent to the parent as Basic. "" is none.
+    #[serde(default, with = "Switched::<Credentials>")]
+    #[schemars(extend("x-secret" = true, "x-example" = "\"user:password\""))]
+    pub credentials: Option<Secret>,
+    /// The hosts that go through it: rules without ports.
+    #[serde(default = "every_domain", with = "List::<Target>")]
+    pub domains: Vec<Rule>,
+    /// Those among them that do not: rules without ports.
+    #[serde(default, with = "List::<Target>")]
+    #[schemars(extend("x-example" = "[\"*.example.org\"]"))]
+    pub except: Vec<Rule>,
+    /// Whether to go to the target directly when the parent cannot be reached.
+    #[serde(default)]
+    pub direct_fallback: bool,
+}
+
+/// Where a parent is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentAddress {
     /// A name in lower case or an IP literal without brackets.
     pub host: String,
     pub port: u16,
     /// `host:port` as `OriginConfig::authority` has it.
     pub authority: String,
-    /// `user:password` for Basic.
-    pub credentials: Option<Secret>,
-    /// The hosts that go through it; every port of theirs.
-    pub domains: Vec<Rule>,
-    /// Those among `domains` that do not.
-    pub except: Vec<Rule>,
-    /// Whether to do without it when it cannot be reached.
-    pub direct_fallback: bool,
 }
 
 /// What no log and no error text may show.
@@ -99,5 +203,209 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("***")
+    }
+}
+
+pub(super) fn every_domain() -> Vec<Rule> {
+    vec![Rule { text: "*".to_owned(), target: RuleTarget::Any, ports: ANY_PORT }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::{all_refused, parse};
+    use crate::config::{RuleTarget, Secret};
+
+    fn forward(keys: &str) -> ForwardConfig {
+        parse(&format!("[forward]\n{keys}")).unwrap().forward
+    }
+
+    #[test]
+    fn the_forward_proxy_is_read_as_it_is_written() {
+        let config = parse(
+            r#"
+            [server]
+            port = 80
+            listen = ["127.0.0.1:3128", "[::1]:3128"]
+            [forward]
+            enabled = true
+            listeners = ["localhost:3128", "[::1]:3128"]
+            allow_clients = ["10.0.0.0/8", "192.0.2.7"]
+            allow_loopback = true
+            allow_private = false
+            connect_ports = [443, "8443", "8000-8999"]
+            allow = ["*.example.org:443"]
+            deny = ["10.0.0.0/8", "[::1]:22"]
+            users_file = "/etc/ringway.users"
+            realm = "the office"
+            auth_failures = 1000
+            add_forwarded = true
+            "#,
+        );
+        let forward = config.unwrap().forward;
+        assert!(forward.enabled && forward.allow_loopback && !forward.allow_private);
+        let listeners = ["127.0.0.1:3128", "[::1]:3128"];
+        assert_eq!(forward.listeners, listeners.map(|text| text.parse().unwrap()));
+        assert!(forward.allow_clients.contains("10.255.0.1".parse().unwrap()));
+        assert!(!forward.allow_clients.contains("127.0.0.1".parse().unwrap()));
+        assert_eq!(forward.connect_ports, [443..=443, 8443..=8443, 8000..=8999]);
+        assert_eq!(forward.allow[0].target, RuleTarget::Suffix(".example.org".to_owned()));
+        assert_eq!(forward.deny[0].ports, ANY_PORT);
+        assert_eq!(
+            (forward.deny[1].text.as_str(), &forward.deny[1].ports),
+            ("[::1]:22", &(22..=22))
+        );
+        assert_eq!(forward.users_file, Some(PathBuf::from("/etc/ringway.users")));
+        assert_eq!((forward.realm.as_str(), forward.auth_failures), ("the office", 1000));
+        assert!(forward.add_forwarded);
+    }
+
+    #[test]
+    fn by_default_only_this_machine_may_use_it_and_tunnels_end_at_443() {
+        let forward = forward("");
+        assert!(!forward.enabled && !forward.allow_loopback && forward.users_file.is_none());
+        for (address, is_allowed) in
+            [("127.0.0.9", true), ("::1", true), ("::ffff:127.0.0.1", true), ("10.0.0.1", false)]
+        {
+            assert_eq!(forward.allow_clients.contains(address.parse().unwrap()), is_allowed);
+        }
+        assert_eq!(forward.connect_ports, [443..=443]);
+    }
+
+    #[test]
+    fn an_empty_list_is_not_the_default() {
+        let forward = forward("allow_clients = []\nconnect_ports = []");
+        assert!(!forward.allow_clients.contains("127.0.0.1".parse().unwrap()));
+        assert_eq!(forward.connect_ports, []);
+    }
+
+    #[test]
+    fn a_forward_proxy_that_cannot_be_is_refused() {
+        all_refused(&[
+            (
+                "[forward]\nenable = true",
+                "2:1: forward.enable: unknown key, did you mean `enabled`?",
+            ),
+            (
+                "[forward]\nenabled = 1",
+                "2:11: forward.enabled: invalid type: integer `1`, expected a b",
+            ),
+            (
+                "[forward]\nlisteners = [\"127.0.0.1\"]",
+                "2:14: forward.listeners[0]: found \"127.0.0.1\", expected an address and port su",
+            ),
+            (
+                "[server]\nlisten = [\"[::]:81\"]\n[forward]\nlisteners = [\"[::]:82\"]",
+                "4:14: forward.listeners[0]: found \"[::]:82\", expected one of the server's \
+                 listeners: 0.0.0.0:8000, [::]:81",
+            ),
+            (
+                "[forward]\nallow_clients = [\"me\"]",
+                "2:18: forward.allow_clients[0]: found \"me\", expected a network such as",
+            ),
+            (
+                "[forward]\nconnect_ports = [0]",
+                "2:18: forward.connect_ports[0]: found 0, expected a port from 1 to 65535, a range",
+            ),
+            (
+                "[forward]\nconnect_ports = [443, 65536]",
+                "2:23: forward.connect_ports[1]: found 65536, expected a port from 1 to 65535",
+            ),
+            (
+                "[forward]\nconnect_ports = [\"9-1\"]",
+                "2:18: forward.connect_ports[0]: found \"9-1\", expected a port from 1 to 65535",
+            ),
+            ("[forward]\nconnect_ports = \"443\"", "2:17: forward.connect_ports: invalid type: st"),
+            (
+                "[forward]\nallow = [\"a\", \"http://a\"]",
+                "2:15: forward.allow[1]: found \"http://a\", expected a rule such as \"example.org\"",
+            ),
+            (
+                "[forward]\ndeny = [\"a:0\"]",
+                "2:9: forward.deny[0]: found \"a:0\", expected a rule such as",
+            ),
+            (
+                "[forward]\nrealm = \"a\\\"b\"",
+                "2:9: forward.realm: found \"a\\\"b\", expected printable ASCII without",
+            ),
+            (
+                "[forward]\nauth_failures = 0",
+                "2:17: forward.auth_failures: found 0, expected a whole number from 1 to 1000",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn parents_are_read_in_their_order() {
+        let parents = parse(
+            r#"
+            [[parent]]
+            name = "office"
+            url = "http://Proxy.example:3128"
+            credentials = "ringway:pass:word"
+            domains = ["*.example.org", "10.0.0.0/8"]
+            except = ["www.example.org"]
+            direct_fallback = true
+            [[parent]]
+            name = "rest"
+            url = "http://[::1]"
+            credentials = ""
+            "#,
+        )
+        .unwrap()
+        .parents;
+        let [office, rest] = parents.as_slice() else { panic!("{parents:?}") };
+        assert_eq!((office.address.host.as_str(), office.address.port), ("proxy.example", 3128));
+        assert_eq!(office.address.authority, "proxy.example:3128");
+        assert_eq!(office.credentials, Some(Secret::new("ringway:pass:word")));
+        assert_eq!(office.domains.len(), 2);
+        assert_eq!(office.except[0].target, RuleTarget::Exact("www.example.org".to_owned()));
+        assert!(office.direct_fallback);
+        assert_eq!((rest.name.as_str(), rest.address.authority.as_str()), ("rest", "[::1]"));
+        assert_eq!(rest.credentials, None);
+        assert_eq!(rest.domains, every_domain());
+        assert_eq!((rest.except.len(), rest.direct_fallback), (0, false));
+    }
+
+    #[test]
+    fn a_parent_that_cannot_be_is_refused() {
+        let with = |keys: &str| format!("[[parent]]\nname = \"a\"\nurl = \"http://a\"\n{keys}");
+        all_refused(&[
+            ("[[parent]]", "1:1: parent[0]: missing key `name`"),
+            ("[[parent]]\nname = \"a\"", "1:1: parent[0]: missing key `url`"),
+            ("[[parent]]\nname = \"a b\"", "2:8: parent[0].name: found \"a b\", expected 1 to 64"),
+            ("[parent]\nname = \"a\"", "1:1: parent: invalid type: table, expected an array"),
+            (
+                "[[parent]]\nname = \"a\"\nurl = \"socks5://a\"",
+                "3:7: parent[0].url: found \"socks5://a\", expected a URL of the form http://HOST",
+            ),
+            (
+                "[[parent]]\nname = \"a\"\nurl = \"https://a\"",
+                "3:7: parent[0].url: found \"https://a\", expected an http:// URL",
+            ),
+            (
+                &format!("{0}{0}", with("")),
+                "5:8: parent[1].name: there is already a parent named \"a\"",
+            ),
+            (
+                &with("domains = [\"a:443\"]"),
+                "4:12: parent[0].domains[0]: found \"a:443\", expected a rule without ports",
+            ),
+            (&with("except = [\"\"]"), "4:11: parent[0].except[0]: found \"\", expected a rule"),
+            (&with("domain = []"), "4:1: parent[0].domain: unknown key, did you mean `domains`?"),
+        ]);
+    }
+
+    #[test]
+    fn no_error_shows_a_password() {
+        for value in ["\"hunter2\"", "\"hunter2:\\u0000\"", "7742", "7742.5"] {
+            let text =
+                format!("[[parent]]\nname = \"a\"\nurl = \"http://a\"\ncredentials = {value}");
+            let error = parse(&text).unwrap_err().to_string();
+            assert!(error.starts_with("a.toml:4:15: parent[0].credentials: "), "{error}");
+            assert!(!error.contains("hunter2") && !error.contains("7742"), "{error}");
+        }
+        let text = "[[parent]]\nname = \"a\"\nurl = \"http://a\"\ncredentials = \"b:hunter2\"";
+        assert!(!format!("{:?}", parse(text).unwrap()).contains("hunter2"));
     }
 }

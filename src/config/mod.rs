@@ -8,7 +8,6 @@
 
 pub mod change;
 mod check;
-mod defaults;
 pub mod document;
 pub mod effective;
 mod environment;
@@ -16,49 +15,60 @@ mod error;
 mod flags;
 mod flat;
 mod forward;
+mod hints;
 pub mod hooks;
+mod keys;
+mod kinds;
 mod names;
 mod operation;
 #[cfg(test)]
 mod properties;
-mod raw;
+pub mod reference;
 mod rules;
+mod scope;
 mod sections;
 mod sources;
-mod spelled;
 mod tree;
 mod units;
+mod upstreams;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use self::effective::Origins;
 use self::environment::Environment;
 pub use self::environment::UPGRADE_VARIABLE;
-use self::error::{Location, Problem};
+use self::error::{Location, NOT_TEXT, Problem};
+use self::hooks::hooks_table;
+use self::kinds::{table, tables};
 use self::sources::Sources;
 
 pub use self::error::{ConfigError, EXIT_CONFIG};
 pub use self::flags::{FLAG_UPSTREAM, Flags, Profile};
-pub use self::forward::{ForwardConfig, ParentConfig, Rule, RuleTarget, Secret};
+pub use self::forward::{ForwardConfig, ParentAddress, ParentConfig, Rule, RuleTarget, Secret};
 pub use self::hooks::{
-    AccessConfig, BasicAuthConfig, ClientKey, CorsConfig, CustomConfig, ErrorPagesConfig,
-    ForwardAuthConfig, HeadersConfig, HooksConfig, IdTrust, MirrorConfig, OnFailure, PageSource,
+    BasicAuthConfig, ClientKey, CorsConfig, CustomConfig, ErrorPagesConfig, ForwardAuthConfig,
+    HeadersConfig, HooksConfig, IdTrust, MirrorConfig, OnFailure, PageSource, Rate,
     RateLimitConfig, RedirectConfig, RequestIdConfig, RespondConfig, RetryConfig, RetryOn,
     RewriteConfig, SecurityConfig, SplitConfig, Statuses,
 };
+pub use self::keys::schema;
 pub use self::operation::{
     AdminAddress, AdminConfig, AlertsConfig, DnsConfig, MemoryConfig, MemoryLimits, MemoryMax,
     StatsConfig,
 };
 pub use self::sections::{
-    BuffersConfig, HalfClose, HostPattern, HostPolicy, LimitsConfig, LogConfig, LogFormat,
-    LogTarget, Networks, OriginConfig, PoolConfig, PoolStatus, RouteConfig, ServerConfig,
-    TimeoutsConfig, UpstreamConfig,
+    BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PoolConfig,
+    PoolStatus, ServerConfig, TimeoutsConfig,
 };
 pub use self::units::{parse_bytes, parse_duration};
+pub use self::upstreams::{HostPattern, HostPolicy, OriginConfig, RouteConfig, UpstreamConfig};
 
 /// Read when no file is named and the command line names no upstream.
 pub const DEFAULT_FILE: &str = "config.toml";
@@ -67,31 +77,78 @@ pub const DEFAULT_FILE: &str = "config.toml";
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Everything that can be set.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default = "Config::as_written")]
 pub struct Config {
+    #[serde(deserialize_with = "table")]
     pub server: ServerConfig,
+    #[serde(deserialize_with = "table")]
     pub limits: LimitsConfig,
+    #[serde(deserialize_with = "table")]
     pub timeouts: TimeoutsConfig,
+    #[serde(deserialize_with = "table")]
     pub pool: PoolConfig,
+    #[serde(deserialize_with = "table")]
     pub buffers: BuffersConfig,
+    #[serde(deserialize_with = "table")]
     pub log: LogConfig,
-    /// Never empty. Routes and the data path name an upstream by its index here.
+    // Never empty. Routes and the data path name an upstream by its index here.
+    #[serde(rename = "upstream", deserialize_with = "tables")]
     pub upstreams: Vec<UpstreamConfig>,
-    /// Never empty: without a `[[route]]` one route sends everything to the first upstream.
+    // Never empty: without a `[[route]]` one route sends everything to the first upstream.
+    #[serde(rename = "route", deserialize_with = "tables")]
     pub routes: Vec<RouteConfig>,
-    pub forward: ForwardConfig,
-    /// The first that is for a host is the one it goes through. Empty without `[[parent]]`.
-    pub parents: Vec<ParentConfig>,
-    pub dns: DnsConfig,
-    pub memory: MemoryConfig,
-    pub admin: AdminConfig,
-    pub stats: StatsConfig,
-    pub alerts: AlertsConfig,
-    /// For every route that does not opt out, before the route's own.
+    // For every route that does not opt out, before the route's own.
+    #[serde(deserialize_with = "hooks_table")]
     pub hooks: Option<Box<HooksConfig>>,
+    #[serde(deserialize_with = "table")]
+    pub forward: ForwardConfig,
+    // The first that is for a host is the one it goes through. Empty without `[[parent]]`.
+    #[serde(rename = "parent", deserialize_with = "tables")]
+    pub parents: Vec<ParentConfig>,
+    #[serde(deserialize_with = "table")]
+    pub dns: DnsConfig,
+    #[serde(deserialize_with = "table")]
+    pub memory: MemoryConfig,
+    #[serde(deserialize_with = "table")]
+    pub admin: AdminConfig,
+    #[serde(deserialize_with = "table")]
+    pub stats: StatsConfig,
+    #[serde(deserialize_with = "table")]
+    pub alerts: AlertsConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let mut config = Self::as_written();
+        check::settle(&mut config);
+        config
+    }
 }
 
 impl Config {
+    /// The defaults before one of them means anything for another.
+    fn as_written() -> Self {
+        Self {
+            server: ServerConfig::default(),
+            limits: LimitsConfig::default(),
+            timeouts: TimeoutsConfig::default(),
+            pool: PoolConfig::default(),
+            buffers: BuffersConfig::default(),
+            log: LogConfig::default(),
+            upstreams: vec![UpstreamConfig::demo()],
+            routes: Vec::new(),
+            hooks: None,
+            forward: ForwardConfig::default(),
+            parents: Vec::new(),
+            dns: DnsConfig::default(),
+            memory: MemoryConfig::default(),
+            admin: AdminConfig::default(),
+            stats: StatsConfig::default(),
+            alerts: AlertsConfig::default(),
+        }
+    }
+
     /// Reads the environment and `path`, or without one what `file_in_use` finds, and lets
     /// `flags` override them.
     pub fn load(path: Option<&Path>, flags: &Flags) -> Result<Self, ConfigError> {
@@ -127,7 +184,7 @@ impl Config {
     }
 
     /// The one place where sources meet: flags > environment > file > profile > defaults. Each
-    /// lies over the ones before it, key by key, and `check` fills in the defaults.
+    /// lies over the ones before it, key by key.
     fn merge_traced(
         path: &Path,
         text: &str,
@@ -139,17 +196,37 @@ impl Config {
         let flat = if is_flat { flat::settings(path, text)? } else { Vec::new() };
         let flags = flags.settings()?;
         let mut sources = Sources::new(path, text);
-        sources.lay(&profile)?;
+        sources.lay(&profile);
         if is_flat {
-            sources.lay(&flat)?;
+            sources.lay(&flat);
         } else {
-            sources.lay_file()?;
+            sources.lay_file();
         }
-        sources.lay(environment.settings())?;
-        sources.lay(&flags)?;
-        let raw = sources.raw()?;
-        let config = check::config(&raw).map_err(|refusal| sources.refused(refusal))?;
-        Ok((config, sources.origins()))
+        sources.lay(environment.settings());
+        sources.lay(&flags);
+        sources.config()
+    }
+
+    /// What is no mistake and hardly meant, a line each.
+    pub fn warnings(&self, origins: &Origins) -> Vec<String> {
+        let own = self.routes.iter().filter_map(|route| route.hooks.as_deref());
+        let hooks: Vec<&HooksConfig> = self.hooks.as_deref().into_iter().chain(own).collect();
+        let asked = hooks.iter().filter_map(|hooks| hooks.forward_auth.as_ref());
+        let mirrors = hooks.iter().filter_map(|hooks| hooks.mirror.as_ref());
+        let used: HashSet<usize> = (self.routes.iter().map(|route| route.upstream))
+            .chain(self.split_upstreams())
+            .chain(asked.map(|asked| asked.upstream))
+            .chain(mirrors.map(|mirror| mirror.upstream))
+            .collect();
+        let unused = self.upstreams.iter().enumerate().filter(|(index, _)| !used.contains(index));
+        let warning = |(index, upstream): (usize, &UpstreamConfig)| {
+            let (place, name) = (origins.of(&format!("upstream.{index}.name")), &upstream.name);
+            format!(
+                "{place:#}: no route uses the upstream {name:?}: write [[route]] with upstream = \
+                 {name:?} and a `path` or `host`, or leave it out"
+            )
+        };
+        unused.map(warning).collect()
     }
 
     /// The upstreams that splits choose from, some of them more than once.
@@ -196,9 +273,10 @@ fn read(path: &Path) -> Result<String, Problem> {
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
         .map_err(Problem::Unreadable)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(Problem::TooLarge { bytes_max: FILE_BYTES_MAX });
+        let what = format!("is larger than {FILE_BYTES_MAX} bytes, which no configuration is");
+        return Err(Problem::Said(what));
     }
-    String::from_utf8(bytes).map_err(|_| Problem::NotText)
+    String::from_utf8(bytes).map_err(|_| Problem::Said(NOT_TEXT.to_owned()))
 }
 
 #[cfg(test)]
@@ -397,6 +475,219 @@ pub(in crate::config) mod tests {
                 "3:12: upstream[0].origins[0]: missing key `url`",
             ),
         ]);
+    }
+
+    /// Every mistake in a file, without the file's name.
+    fn mistakes(text: &str) -> Vec<String> {
+        let error = parse(text).expect_err(text).to_string();
+        let line = |line: &str| line.strip_prefix("a.toml:").unwrap_or(line).to_owned();
+        error.lines().map(line).collect()
+    }
+
+    #[test]
+    fn every_mistake_is_shown_in_the_order_of_their_places() {
+        let text = "\
+            [server]\n\
+            prot = 1\n\
+            port = 70000\n\
+            listen = [\"a\", \"[::]:81\", \"b\"]\n\
+            [timeouts]\n\
+            read = \"soon\"\n\
+            write = 30s\n\
+            [[upstream]]\n\
+            origins = [\"https://a\"]\n\
+            [[upstream]]\n\
+            name = \"b\"\n\
+            [[route]]\n\
+            upstream = \"c\"\n\
+            path = \"a\"\n\
+            [pol]\n\
+            [hooks.cors]\n\
+            credentials = true\n\
+            [hooks.retry]\n\
+            attempts = 11\n\
+            on = [\"4xx\", \"5xx\", \"6xx\"]\n";
+        let starts = [
+            "2:1: server.prot: unknown key, did you mean `port`?",
+            "3:8: server.port: found 70000, expected a whole number from 0 to 65535",
+            "4:11: server.listen[0]: found \"a\", expected an address and port such as",
+            "4:27: server.listen[2]: found \"b\", expected an address and port such as",
+            "6:8: timeouts.read: invalid value: string \"soon\", expected a duration such as",
+            "7:9: string values must be quoted, expected literal string: write write = \"30s\"",
+            "9:12: upstream[0].origins[0]: found \"https://a\", expected an http:// URL",
+            "13:12: route[0].upstream: there is no upstream \"c\"",
+            "14:8: route[0].path: found \"a\", expected a path that begins with /",
+            "15:2: pol: unknown key, did you mean `pool`?",
+            "19:12: hooks.retry.attempts: found 11, expected a whole number from 1 to 10",
+            "20:7: hooks.retry.on[0]: found \"4xx\", expected \"connect\",",
+            "20:21: hooks.retry.on[2]: found \"6xx\", expected \"connect\",",
+        ];
+        let found = mistakes(text);
+        assert_eq!(found.len(), starts.len(), "{found:#?}");
+        for (found, start) in found.iter().zip(starts) {
+            assert!(found.starts_with(start), "\n  found: {found}\n  wanted: {start}");
+        }
+    }
+
+    #[test]
+    fn what_follows_from_a_mistake_is_not_another_one() {
+        for (text, expected) in [
+            // The upstream lacks a name only because its own was wrong.
+            (
+                "[[upstream]]\nname = \"a b\"\norigins = [\"http://a\"]\n[[route]]\nupstream = \
+                 \"a b\"",
+                "2:8: upstream[0].name: found \"a b\"",
+            ),
+            ("[[upstream]]\nname = \"a\"\norigins = [5]", "3:12: upstream[0].origins[0]: invalid"),
+            ("[hooks.rewrite]\nprefix = \"a\"", "2:10: hooks.rewrite.prefix: found \"a\""),
+            (
+                "[server]\nport = 80000\nlisten = [\"0.0.0.0:8000\"]",
+                "2:8: server.port: found 80000",
+            ),
+            ("[server]\nport = 1\n[server\nvia = 5", "3:8: unclosed table, expected `]`"),
+        ] {
+            let found = mistakes(text);
+            assert!(found.len() == 1 && found[0].starts_with(expected), "{text}\n{found:#?}");
+        }
+    }
+
+    #[test]
+    fn rules_between_keys_are_all_looked_at() {
+        let found = mistakes(
+            "[server]\nlisten = [\"0.0.0.0:8000\", \"127.0.0.1:9901\"]\n\
+             [[upstream]]\nname = \"a\"\nbuiltin = \"demo\"\norigins = [\"http://a\"]\n\
+             [[upstream]]\nname = \"a\"\nbuiltin = \"demo\"\n\
+             [hooks]\ncors = { credentials = true }\nintercept_errors = true",
+        );
+        let starts = [
+            "2:11: server.listen[0]: 0.0.0.0:8000 is taken by the listener 0.0.0.0:8000",
+            "2:27: server.listen[1]: the administrator's 127.0.0.1:9901 is taken by the listener",
+            "6:11: upstream[0].origins: an upstream has either `builtin` or `origins`",
+            "8:8: upstream[1].name: there is already an upstream named \"a\"",
+            "11:24: hooks.cors.credentials: `credentials` needs `origins` by name",
+            "12:20: hooks.intercept_errors: `intercept_errors` needs `error_pages`",
+        ];
+        assert_eq!(found.len(), starts.len(), "{found:#?}");
+        assert!(
+            found.iter().zip(starts).all(|(found, start)| found.starts_with(start)),
+            "{found:#?}"
+        );
+    }
+
+    #[test]
+    fn a_mistake_says_how_it_could_be_written() {
+        for (text, expected) in [
+            (
+                "[upstream]\nname = \"a\"",
+                "1:1: upstream: invalid type: table, expected an array: write [[upstream]]",
+            ),
+            (
+                "[[server]]\nport = 1",
+                "1:1: server[0]: invalid type: array, expected a table: write [server], and",
+            ),
+            (
+                "[timeouts]\nread = 30s",
+                "2:8: string values must be quoted, expected literal string: write read = \"30s\"",
+            ),
+            ("[log]\nlevel = info", "2:9: string values must be quoted: write level = \"info\""),
+            (
+                "[server]\nhost = 127.0.0.1 # here",
+                "2:8: string values must be quoted: write host = \"127.0.0.1\"",
+            ),
+            ("[log]\naccess = True", "2:10: invalid boolean, expected `true`: write access = true"),
+            ("[server]\nport = 80x", "2:8: "),
+            ("[server\nport = 80", "1:8: unclosed table, expected `]`: write [server]"),
+            (
+                "[upstream]]\nname = \"a\"",
+                "1:11: unexpected key or value, expected newline, `#`: write [[upstream]]",
+            ),
+            ("[server]\nport: 80", "2:7: key with no value, expected `=`: write port = 80"),
+            (
+                "[log]\naccess = \"yes\"",
+                "2:10: log.access: invalid type: string \"yes\", expected a boolean: write \
+                 access = true",
+            ),
+            (
+                "[server]\nlisten = \"127.0.0.1:80\"",
+                "2:10: server.listen: invalid type: string \"127.0.0.1:80\", expected an array: \
+                 write listen = [\"127.0.0.1:80\"]",
+            ),
+            (
+                "[server]\nport = \"8000\"",
+                "2:8: server.port: found \"8000\", expected a whole number from 0 to 65535: \
+                 write port = 8000",
+            ),
+            (
+                "[log]\nfile = 5",
+                "2:8: log.file: invalid type: integer `5`, expected a string: write file = \"5\"",
+            ),
+            (
+                "[server]\nport = 1\n[pool]\n[server] # again\nvia = \"a\"",
+                "4:2: duplicate key: the first is in line 1",
+            ),
+            ("[server]\nport = 1\n# b\nport = 2", "4:1: duplicate key: the first is in line 2"),
+            (
+                "[[route]]\nupstream = \"demo\"\npath = \"/api/*\"",
+                "3:8: route[0].path: found \"/api/*\", expected a prefix, which holds for all \
+                 that is below it: write \"/api\"",
+            ),
+            (
+                "[[route]]\nupstream = \"demo\"\npath = \"/*\"",
+                "3:8: route[0].path: found \"/*\", expected a prefix, which holds for all that \
+                 is below it: write \"/\"",
+            ),
+        ] {
+            let found = mistakes(text);
+            assert!(found.len() == 1 && found[0].starts_with(expected), "{text}\n{found:#?}");
+        }
+    }
+
+    #[test]
+    fn no_hint_shows_a_secret() {
+        for text in [
+            "[admin]\ntoken = hunter2x",
+            "[alerts]\nwebhook = hunter2",
+            "[admin]\ntoken = [\"hunter2\"]",
+            "admin.token = hunter2x",
+            "admin = { token = hunter2 }",
+            "[[parent]]\ncredentials = a:hunter2",
+        ] {
+            let found = mistakes(text);
+            assert!(!found.concat().contains("hunter2"), "{found:#?}");
+        }
+    }
+
+    #[test]
+    fn only_so_many_mistakes_are_shown() {
+        let keys: Vec<String> = (0..1000).map(|number| format!("k{number} = 1")).collect();
+        let found = mistakes(&format!("[server]\n{}", keys.join("\n")));
+        assert_eq!(found.len(), 33);
+        assert_eq!(found[32].trim(), "there are more mistakes than are shown");
+    }
+
+    #[test]
+    fn an_upstream_that_nothing_leads_to_is_warned_about() {
+        let text = "[[upstream]]\nname = \"a\"\nbuiltin = \"demo\"\n\
+                    [[upstream]]\nname = \"b\"\nbuiltin = \"demo\"\n";
+        let warned = |text: &str| {
+            let (environment, flags) = (Environment::default(), Flags::default());
+            let path = Path::new("a.toml");
+            let (config, origins) = Config::merge_traced(path, text, &environment, &flags).unwrap();
+            config.warnings(&origins)
+        };
+        let [warning] = warned(text).try_into().unwrap();
+        assert!(
+            warning.starts_with("a.toml:5:8: no route uses the upstream \"b\": write"),
+            "{warning}"
+        );
+        for used in [
+            "[[route]]\nupstream = \"a\"\n[[route]]\nhost = \"b\"\nupstream = \"b\"",
+            "[hooks.split]\nweights = { b = 1 }",
+            "[hooks.mirror]\nupstream = \"b\"",
+            "[[route]]\nupstream = \"a\"\nhooks = { forward_auth = { upstream = \"b\" } }",
+        ] {
+            assert_eq!(warned(&format!("{text}{used}")), Vec::<String>::new(), "{used}");
+        }
     }
 
     #[test]

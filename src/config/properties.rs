@@ -1,7 +1,7 @@
 //! What holds for every input, not only for those that somebody thought of.
 //!
 //! Comes in: random text, random variables, and the shipped file with random changes. Goes out: no
-//! panic, one line for every mistake, and for whatever is accepted a dump that loads to the same.
+//! panic, a line for every mistake, and for whatever is accepted a dump that loads to the same.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -15,8 +15,8 @@ use super::change::diff;
 use super::document::dump;
 use super::effective::{Origins, values};
 use super::environment::Environment;
+use super::keys::paths;
 use super::tests::FULL;
-use super::tree::every_key;
 use super::{Config, ConfigError, Flags};
 
 const SHIPPED: &str = include_str!("../../config.toml");
@@ -58,13 +58,14 @@ fn load(name: &str, text: &str, environment: &Environment) -> Result<Config, Con
     Config::merge(Path::new(name), text, environment, &Flags::default())
 }
 
-/// An error is one line; what is accepted survives a dump.
+/// An error is a line for each mistake; what is accepted survives a dump.
 fn judge(loaded: Result<Config, ConfigError>) -> Result<(), TestCaseError> {
     let mut config = match loaded {
         Ok(config) => config,
         Err(error) => {
             let text = error.to_string();
-            prop_assert!(!text.is_empty() && !text.contains('\n'), "{text:?}");
+            prop_assert!(text.lines().all(|line| !line.is_empty()) && !text.is_empty(), "{text:?}");
+            prop_assert!(!format!("{error:#}").contains('\n'), "{text:?}");
             return Ok(());
         }
     };
@@ -104,7 +105,7 @@ fn changes() -> impl Strategy<Value = Vec<(Index, Index, String)>> {
 /// The name of a variable: mostly one that exists.
 fn name() -> impl Strategy<Value = String> {
     let key = |path: Vec<String>| format!("RINGWAY_{}", path.join("__").to_ascii_uppercase());
-    let keys: Vec<String> = every_key().into_iter().map(key).collect();
+    let keys: Vec<String> = paths().into_iter().map(key).collect();
     let flat = super::flat::FLAT_KEYS.map(|(name, _)| format!("PROXY_{}", name.to_uppercase()));
     prop_oneof![
         8 => select(keys),

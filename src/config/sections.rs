@@ -1,97 +1,204 @@
-//! The sections that a reverse proxy is made of, from `[server]` to `[[route]]`, as they hold.
+//! The sections that hold for every client and origin, from `[server]` to `[log]`.
 //!
-//! In: nothing; `check` fills these types in. Out: what the rest of the program reads. Nothing
-//! here means "default", and nothing needs to be checked again.
+//! In: TOML, JSON and texts, by way of serde. Out: what the rest of the program reads: a section is
+//! one struct, whose fields are its keys with their kinds, and whose comments are the reference of
+//! `config.toml` and the README. Each default stands here once. What one key means for another is
+//! settled in `check`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
-use super::HooksConfig;
+use super::kinds::own::{
+    Address, Keepalive, Listener, NetworkList, Output, Pages, PoolStatusCode, Pseudonym,
+};
+use super::kinds::plain::{AnyBytes, Count, Size, Time, Timeout, UpToAnHour, Word, Words};
+use super::kinds::{As, List};
+use crate::limits::HEADER_COUNT_MAX;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[expect(clippy::cast_possible_wrap, reason = "a few hundred")]
+const HEADERS_MAX: i64 = HEADER_COUNT_MAX as i64;
+
+/// A tunnel may rest over a weekend.
+type Silence = Time<1, { 7 * 86_400_000 }>;
 
 /// Where ringway listens and as what it presents itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
-    /// `host` and `port` first, then `listen`. Never empty, no two of them overlap.
-    pub listeners: Vec<SocketAddr>,
-    /// Threads, each with its ring. At least 1: the file's 0 has become the number of cores.
+    /// Address of the first listener: an IP address or "localhost".
+    #[serde(with = "As::<Address>")]
+    #[schemars(extend("x-reload" = "drain"))]
+    pub host: IpAddr,
+    /// Its port. 0 to 65535; 0 lets the system choose one.
+    #[serde(with = "Count::<u16, 0, 65_535>")]
+    #[schemars(extend("x-reload" = "drain"))]
+    pub port: u16,
+    /// Further listeners, such as ["127.0.0.1:8001", "[::]:8000"]. An IPv6 listener takes IPv6
+    /// only.
+    #[serde(with = "List::<Listener>")]
+    #[schemars(extend("x-reload" = "drain"))]
+    pub listen: Vec<SocketAddr>,
+    /// Threads, each with its own ring and connections. 0 is one per core; at most 1024.
+    #[serde(with = "Count::<usize, 0, 1024>")]
+    #[schemars(extend("x-reload" = "drain"))]
     pub workers: usize,
-    /// Peers whose Forwarded and X-Forwarded fields are believed.
+    /// Networks whose Forwarded and X-Forwarded fields are believed, such as ["10.0.0.0/8"]. What
+    /// any other client says in them is dropped.
+    #[serde(with = "As::<NetworkList>")]
     pub trusted_proxies: Networks,
-    /// The pseudonym in Via and Proxy-Status; a token.
+    /// The name under which ringway appears in Via and Proxy-Status.
+    #[serde(with = "As::<Pseudonym>")]
     pub via: String,
-    /// How long exchanges may go on after the signal to stop. Zero cuts them at once.
+    /// How long exchanges may go on after SIGTERM. 0 to 1h; 0 cuts them at once.
+    #[serde(with = "UpToAnHour")]
     pub drain_timeout: Duration,
-    /// How long connections are still accepted after the signal to stop, while /ready fails.
+    /// How long connections are still accepted after SIGTERM, while /ready fails already. 0 to 1h.
+    #[serde(with = "UpToAnHour")]
     pub ready_grace: Duration,
-    /// The second argument of `listen(2)`, which the kernel trims to `somaxconn`.
+    /// Connections that the kernel queues for each listener, up to net.core.somaxconn. 1 to 65535.
+    #[serde(with = "Count::<u32, 1, 65_535>")]
     pub backlog: u32,
-    /// Whether a change of the file is a reason to read it again.
+    /// Whether to read this file again, and follow it, whenever it changes.
     pub watch_config: bool,
+    /// What a client means that ends its side while its answer is awaited or on its way: "close",
+    /// that it has gone, or "keep", that it still wants its answer.
+    #[serde(with = "Word::<HalfClose>")]
     pub half_close: HalfClose,
+    // `host` and `port` first, then `listen`. Never empty, no two of them overlap.
+    #[serde(skip)]
+    pub listeners: Vec<SocketAddr>,
 }
 
-/// What it means that a client has ended its side while its answer is awaited, or on its way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HalfClose {
-    /// It has gone.
-    #[default]
-    Close,
-    /// It has no more to send and still wants its answer.
-    Keep,
+impl Default for ServerConfig {
+    fn default() -> Self {
+        let (host, port) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8000);
+        Self {
+            host,
+            port,
+            listen: Vec::new(),
+            workers: 0,
+            trusted_proxies: Networks::default(),
+            via: "ringway".to_owned(),
+            drain_timeout: Duration::from_secs(30),
+            ready_grace: Duration::ZERO,
+            backlog: 4096,
+            watch_config: false,
+            half_close: HalfClose::Close,
+            listeners: vec![SocketAddr::new(host, port)],
+        }
+    }
 }
-
-/// Networks, asked once per client connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Networks(pub(super) Vec<IpNet>);
 
 /// What a client may ask for at most.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// Client connections of the whole process.
+    /// Client connections of the whole process. 1 to 1000000.
+    #[serde(with = "Count::<usize, 1, 1_000_000>")]
     pub clients: usize,
-    /// CONNECT tunnels and upgraded connections of the whole process.
+    /// CONNECT tunnels and upgraded connections of the whole process; further ones are answered
+    /// 503. 1 to 1000000.
+    #[serde(with = "Count::<usize, 1, 1_000_000>")]
     pub tunnels: usize,
-    /// Answers that have been on their way for long, beside `pool.max_connections`.
+    /// Answers that have been on their way for longer than 10 s, beside pool.max_connections: they
+    /// move here when others wait. 0 to 1000000.
+    #[serde(with = "Count::<usize, 0, 1_000_000>")]
     pub long_responses: usize,
-    /// A larger head is answered 431.
+    /// A larger request head is answered 431. 1KiB to 1MiB.
+    #[serde(with = "Size::<usize, 1024, 1_048_576>")]
     pub head_bytes: usize,
-    /// More fields are answered 431. At most `limits::HEADER_COUNT_MAX`.
+    /// More header fields are answered 431. 1 to 256.
+    #[serde(with = "Count::<usize, 1, HEADERS_MAX>")]
     pub header_count: usize,
-    /// A longer request-target is answered 414. Never above `head_bytes`.
+    /// A longer request-target is answered 414. 64B to 1MiB, and never above head_bytes.
+    #[serde(with = "Size::<usize, 64, 1_048_576>")]
     pub target_bytes: usize,
-    /// A larger request body is answered 413. `u64::MAX` when the file says 0, unlimited.
+    /// A larger request body is answered 413. 0 is unlimited.
+    #[serde(with = "As::<AnyBytes>")]
     pub body_bytes: u64,
-    /// Bytes per second that a request body must keep up with. 0 asks for nothing.
+    /// Bytes per second that have to move over 10 s, in either direction, while somebody waits for
+    /// a connection to an origin; else the client that holds one is cut. 0 to 1GiB; 0 is off.
+    #[serde(with = "Size::<u64, 0, { 1 << 30 }>")]
     pub min_body_rate: u64,
 }
 
-/// Deadlines. None of them is zero.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            clients: 10_000,
+            tunnels: 10_000,
+            long_responses: 1000,
+            head_bytes: 32 * 1024,
+            header_count: 100,
+            target_bytes: 8 * 1024,
+            body_bytes: u64::MAX,
+            min_body_rate: 240,
+        }
+    }
+}
+
+/// Every timeout lies between 1ms and 1d; those of tunnels, between 1ms and 7d.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct TimeoutsConfig {
-    /// For the TCP connection to an origin.
+    /// For the TCP connection to an origin, else 504.
+    #[serde(with = "Timeout")]
     pub connect: Duration,
-    /// Between two reads from an origin.
+    /// Between two reads from an origin: 504 before the head, a cut connection after it. Also
+    /// between two reads of a request body.
+    #[serde(with = "Timeout")]
     pub read: Duration,
-    /// For an origin that takes nothing while others wait for what the exchange holds.
+    /// For an origin that takes nothing of a request while others wait for a connection to it;
+    /// while nobody does, it has timeouts.read.
+    #[serde(with = "Timeout")]
     pub write: Duration,
-    /// For a client that takes nothing of its answer.
+    /// For a client that takes nothing of its answer, before it is reset.
+    #[serde(with = "Timeout")]
     pub client_write: Duration,
-    /// For a free connection when the pool is at its limit.
+    /// For a free connection when the pool is at max_connections.
+    #[serde(with = "Timeout")]
     pub pool: Duration,
-    /// What the client is told when `pool` runs out.
+    /// What the client is told when that time is up. 504 or 503.
+    #[serde(with = "As::<PoolStatusCode>")]
     pub pool_status: PoolStatus,
-    /// For a whole request head, from its first byte.
+    /// For a whole request head, from its first byte, else 408; and for a new connection's first
+    /// byte.
+    #[serde(with = "Timeout")]
     pub client_head: Duration,
     /// Between two requests of a client connection.
+    #[serde(with = "Timeout")]
     pub client_idle: Duration,
-    /// For a tunnel in which neither side sends.
+    /// A tunnel in which neither side sends for this long is closed.
+    #[serde(with = "Silence")]
     pub tunnel_idle: Duration,
-    /// For one side of a tunnel, after the other has ended its direction.
+    /// For one side of a tunnel to send, after the other has ended its direction.
+    #[serde(with = "Silence")]
     pub tunnel_half_closed: Duration,
+}
+
+impl Default for TimeoutsConfig {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            read: MINUTE,
+            write: Duration::from_secs(10),
+            client_write: MINUTE,
+            pool: Duration::from_secs(5),
+            pool_status: PoolStatus::GatewayTimeout,
+            client_head: Duration::from_secs(10),
+            client_idle: MINUTE,
+            tunnel_idle: MINUTE * 60,
+            tunnel_half_closed: MINUTE,
+        }
+    }
 }
 
 /// The status for a pool that stayed full.
@@ -102,47 +209,137 @@ pub enum PoolStatus {
 }
 
 /// Connections to origins.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct PoolConfig {
-    /// To each upstream and each target of forward requests, busy and idle.
+    /// Connections to each upstream, and to each target of forward requests, busy and idle. 1 to
+    /// 1000000.
+    #[serde(with = "Count::<usize, 1, 1_000_000>")]
     pub max_connections: usize,
-    /// Of the whole process. Never above `max_connections`.
+    /// Idle ones in the whole process. 0 to 1000000, and never above max_connections; 0 keeps none.
+    #[serde(with = "Count::<usize, 0, 1_000_000>")]
     pub max_idle: usize,
-    /// An idle connection older than this is closed.
+    /// An idle connection older than this is closed. 1ms to 1d.
+    #[serde(with = "Timeout")]
     pub idle_expiry: Duration,
-    /// Connections per origin opened at start-up. Never above `max_idle`.
+    /// Connections per origin that are opened at start-up. 0 to 1000, and never above max_idle.
+    #[serde(with = "Count::<usize, 0, 1000>")]
     pub prewarm: usize,
-    /// Idle time before the kernel's first probe of either side, whole seconds. Zero sends none.
+    /// Idle time before the kernel probes an origin or a client: 1s to 32767s, whole; 0 is never.
+    #[serde(with = "As::<Keepalive>")]
+    #[schemars(extend("x-reload" = "drain"))]
     pub tcp_keepalive: Duration,
 }
 
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 100,
+            max_idle: 20,
+            idle_expiry: Duration::from_secs(30),
+            prewarm: 5,
+            tcp_keepalive: Duration::from_secs(30),
+        }
+    }
+}
+
 /// The memory that bodies and heads stream through.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct BuffersConfig {
-    /// A multiple of the page size, 4 KiB.
+    /// One chunk of registered memory. 4KiB to 1MiB, a multiple of 4KiB.
+    #[serde(with = "As::<Pages>")]
+    #[schemars(extend("x-reload" = "restart"))]
     pub chunk_bytes: usize,
+    /// Chunks per worker. They are locked memory: 8MiB per user is a common limit. 1 to 1024.
+    #[serde(with = "Count::<usize, 1, 1024>")]
+    #[schemars(extend("x-reload" = "restart"))]
     pub chunks_per_worker: usize,
-    /// Chunks that one operation may move. Never above `chunks_per_worker`.
+    /// Chunks that one operation may move at once. 1 to 64, and never above chunks_per_worker.
+    #[serde(with = "Count::<usize, 1, 64>")]
     pub operation_chunks: usize,
-    /// `READ_FIXED` and `WRITE_FIXED` in place of `RECV` and `SEND`.
+    /// READ_FIXED and WRITE_FIXED in place of RECV and SEND. On sockets that costs more.
     pub fixed_operations: bool,
-    /// First size of a head's buffer. Never above `limits.head_bytes`.
+    /// First size of the buffer that a head is read into. 1KiB to 64KiB, never above
+    /// limits.head_bytes.
+    #[serde(with = "Size::<usize, 1024, 65_536>")]
+    #[schemars(extend("x-reload" = "restart"))]
     pub head_buffer_bytes: usize,
 }
 
+impl Default for BuffersConfig {
+    fn default() -> Self {
+        Self {
+            chunk_bytes: 64 * 1024,
+            chunks_per_worker: 32,
+            operation_chunks: 8,
+            fixed_operations: false,
+            head_buffer_bytes: 8 * 1024,
+        }
+    }
+}
+
 /// The two logs: events, and one line per exchange.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+// The filter is part of the writers, which are made once.
+#[schemars(extend("x-reload" = "restart"))]
 pub struct LogConfig {
+    /// "off", "error", "warn", "info", "debug" or "trace".
+    #[serde(with = "Word::<LevelFilter>")]
     pub level: LevelFilter,
+    /// "text" or "json".
+    #[serde(with = "Word::<LogFormat>")]
     pub format: LogFormat,
+    /// A file to append to. "" is standard output.
+    #[serde(rename = "file", with = "As::<Output>")]
     pub target: LogTarget,
+    /// One line per exchange.
     pub access: bool,
+    /// "text" or "json".
+    #[serde(with = "Word::<LogFormat>")]
     pub access_format: LogFormat,
-    /// `target`, unless it has a file of its own.
-    pub access_target: LogTarget,
-    /// Lines of events, and per worker of exchanges, that may wait for their writer; further ones
-    /// are dropped and counted.
+    /// A file to append to. "" is where `file` says.
+    #[serde(with = "As::<Output>")]
+    pub access_file: LogTarget,
+    /// Lines of events, and per worker of exchanges, that may wait for a slow disk or pipe; further
+    /// ones are dropped and counted. 1 to 1000000.
+    #[serde(with = "Count::<usize, 1, 1_000_000>")]
     pub queue_lines: usize,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            level: LevelFilter::INFO,
+            format: LogFormat::Text,
+            target: LogTarget::StandardOutput,
+            access: false,
+            access_format: LogFormat::Text,
+            access_file: LogTarget::StandardOutput,
+            queue_lines: 8192,
+        }
+    }
+}
+
+impl LogConfig {
+    /// `target`, unless exchanges have a file of their own.
+    pub fn access_target(&self) -> &LogTarget {
+        match &self.access_file {
+            LogTarget::StandardOutput => &self.target,
+            own @ LogTarget::File(_) => own,
+        }
+    }
+}
+
+/// What it means that a client has ended its side while its answer is awaited, or on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HalfClose {
+    /// It has gone.
+    #[default]
+    Close,
+    /// It has no more to send and still wants its answer.
+    Keep,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,67 +354,28 @@ pub enum LogTarget {
     File(PathBuf),
 }
 
-/// A group of origins that serve the same thing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamConfig {
-    /// Unique. Letters, digits, `-`, `_` and `.`.
-    pub name: String,
-    /// The built-in demo origin, whose address is known only once it has started.
-    pub is_demo: bool,
-    /// Never empty, unless `is_demo`: see `Config::place_demo`.
-    pub origins: Vec<OriginConfig>,
-    pub host: HostPolicy,
-    /// How long an origin is passed over after a failure. Zero never passes it over.
-    pub fail_timeout: Duration,
-    /// In place of `pool.max_connections`, and for long answers too.
-    pub max_connections: Option<usize>,
+impl Words for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
 
-/// One address that requests can be sent to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OriginConfig {
-    /// A name in lower case or an IP literal without brackets.
-    pub host: String,
-    pub port: u16,
-    /// At least 1.
-    pub weight: u32,
-    /// `host:port` as a Host field carries it: no port when it is 80, IPv6 in brackets.
-    pub authority: String,
+impl Words for HalfClose {
+    const WORDS: &'static [(&'static str, Self)] = &[("close", Self::Close), ("keep", Self::Keep)];
 }
 
-/// The Host field that an origin sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HostPolicy {
-    /// The client's.
-    Pass,
-    /// The `authority` of the origin.
-    Origin,
-    Fixed(String),
+impl Words for LevelFilter {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("off", Self::OFF),
+        ("error", Self::ERROR),
+        ("warn", Self::WARN),
+        ("info", Self::INFO),
+        ("debug", Self::DEBUG),
+        ("trace", Self::TRACE),
+    ];
 }
 
-/// Which requests go to which upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteConfig {
-    pub host: HostPattern,
-    /// Begins with `/` and holds neither a query nor a fragment.
-    pub path: String,
-    /// Index in `Config::upstreams`.
-    pub upstream: usize,
-    pub strip_prefix: bool,
-    /// `None` where its table is empty, or there is none.
-    pub hooks: Option<Box<HooksConfig>>,
-    /// Whether `Config::hooks` hold here too.
-    pub inherits_hooks: bool,
-}
-
-/// Names are in lower case, without a port and without the root's dot.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum HostPattern {
-    Any,
-    Exact(String),
-    /// `.example.org` for `*.example.org`, which `example.org` itself does not fit.
-    Suffix(String),
-}
+/// Networks, asked once per client connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks(pub(super) Vec<IpNet>);
 
 impl Networks {
     pub fn is_empty(&self) -> bool {
@@ -241,6 +399,146 @@ impl PoolStatus {
         match self {
             Self::GatewayTimeout => 504,
             Self::ServiceUnavailable => 503,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::{all_refused, parse};
+
+    #[test]
+    fn a_value_out_of_range_names_the_range() {
+        all_refused(&[
+            ("[server]\nport = 70000", "2:8: server.port: found 70000, expected a whole number f"),
+            ("[server]\r\n\r\n# é\r\n  port = -1", "4:10: server.port: found -1, expected"),
+            (
+                "log = { file = \"é\", queue_lines = -1 }",
+                "1:35: log.queue_lines: found -1, expected",
+            ),
+            ("[server]\nport = \"x\"", "2:8: server.port: found \"x\", expected a whole number f"),
+            ("[server]\nport = \"8000\"", "2:8: server.port: found \"8000\", expected a whole n"),
+            (
+                "[server]\nready_grace = \"61m\"",
+                "2:15: server.ready_grace: found 1h1m, expected a duration from 0s to 1h",
+            ),
+            (
+                "[limits]\ntunnels = 1000001",
+                "2:11: limits.tunnels: found 1000001, expected a whole number from 1 to 1000000",
+            ),
+            (
+                "[timeouts]\ntunnel_idle = \"8d\"",
+                "2:15: timeouts.tunnel_idle: found 8d, expected a duration from 1ms to 7d",
+            ),
+            (
+                "[timeouts]\ntunnel_half_closed = 0",
+                "2:22: timeouts.tunnel_half_closed: found 0s, expected a duration from 1ms to 7d",
+            ),
+            (
+                "[server]\nhalf_close = \"open\"",
+                "2:14: server.half_close: found \"open\", expected \"close\" or \"keep\"",
+            ),
+            ("[limits]\nclients = 0", "2:11: limits.clients: found 0, expected a whole number"),
+            ("[limits]\nheader_count = 257", "2:16: limits.header_count: found 257, expected a"),
+            (
+                "[timeouts]\nread = 0",
+                "2:8: timeouts.read: found 0s, expected a duration from 1ms to 1d",
+            ),
+            ("[timeouts]\npool_status = 500", "2:15: timeouts.pool_status: found 500, expected 5"),
+            (
+                "[pool]\ntcp_keepalive = 0.5",
+                "2:17: pool.tcp_keepalive: found 500ms, expected 0, or a duration from 1s to 327",
+            ),
+            (
+                "[buffers]\nchunk_bytes = 5000",
+                "2:15: buffers.chunk_bytes: found 5000B, expected a multiple of 4KiB",
+            ),
+            ("[buffers]\nchunk_bytes = \"2MiB\"", "2:15: buffers.chunk_bytes: found 2MiB, expec"),
+            (
+                "[log]\nlevel = \"loud\"",
+                "2:9: log.level: found \"loud\", expected \"off\", \"error\", \"warn\", \"info\", \
+                 \"debug\" or \"trace\"",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn listeners_and_names_that_cannot_be_are_refused() {
+        all_refused(&[
+            (
+                "[server]\nlisten = [\"[::]:8000\", \"127.0.0.1:8000\"]",
+                "2:24: server.listen[1]: 127.0.0.1:8000 is taken by the listener 0.0.0.0:8000",
+            ),
+            (
+                "[server]\ntrusted_proxies = [\"10.0.0.0/33\"]",
+                "2:20: server.trusted_proxies[0]: found \"10.0.0.0/33\", expected a network such",
+            ),
+            ("[server]\nvia = \"a b\"", "2:7: server.via: found \"a b\", expected a name"),
+            ("[server]\nhost = \"nowhere\"", "2:8: server.host: found \"nowhere\", expected an"),
+        ]);
+    }
+
+    #[test]
+    fn a_limit_that_another_makes_pointless_is_trimmed() {
+        let config = parse(
+            "[pool]\nmax_connections = 3\n[limits]\nhead_bytes = \"4KiB\"\n\
+             [buffers]\nchunks_per_worker = 2",
+        )
+        .unwrap();
+        assert_eq!((config.pool.max_idle, config.pool.prewarm), (3, 3));
+        assert_eq!(config.limits.target_bytes, 4096);
+        assert_eq!(config.buffers.head_buffer_bytes, 4096);
+        assert_eq!(config.buffers.operation_chunks, 2);
+    }
+
+    #[test]
+    fn trusted_proxies_are_networks_of_both_families() {
+        let text = "[server]\ntrusted_proxies = [\"10.1.2.3/8\", \"192.0.2.7\", \"fd00::/8\"]";
+        let trusted = parse(text).unwrap().server.trusted_proxies;
+        let table = [
+            ("10.255.0.1", true),
+            ("11.0.0.1", false),
+            ("192.0.2.7", true),
+            ("192.0.2.8", false),
+            ("fd12::1", true),
+            ("fe80::1", false),
+            ("::ffff:10.0.0.1", true),
+            ("::ffff:11.0.0.1", false),
+        ];
+        for (address, is_trusted) in table {
+            assert_eq!(trusted.contains(address.parse().unwrap()), is_trusted, "{address}");
+        }
+        assert!(!Networks::default().contains("127.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_holds_for_tunnels_is_read() {
+        let config = parse(
+            "[server]\nready_grace = 5\n[limits]\ntunnels = 1\n\
+             [timeouts]\ntunnel_idle = \"7d\"\ntunnel_half_closed = \"1ms\"",
+        )
+        .unwrap();
+        assert_eq!(config.server.ready_grace, Duration::from_secs(5));
+        assert_eq!(config.limits.tunnels, 1);
+        assert_eq!(config.timeouts.tunnel_idle, Duration::from_secs(7 * 86_400));
+        assert_eq!(config.timeouts.tunnel_half_closed, Duration::from_millis(1));
+    }
+
+    #[test]
+    fn the_access_log_shares_the_file_of_events_unless_it_has_its_own() {
+        let file = |name: &str| LogTarget::File(PathBuf::from(name));
+        let table = [
+            ("", LogTarget::StandardOutput, LogTarget::StandardOutput),
+            ("file = \"a\"", file("a"), file("a")),
+            ("file = \"a\"\naccess_file = \"\"", file("a"), file("a")),
+            ("file = \"a\"\naccess_file = \"b\"", file("a"), file("b")),
+            ("access_file = \"b\"", LogTarget::StandardOutput, file("b")),
+        ];
+        for (keys, events, exchanges) in table {
+            let log = parse(&format!("[log]\n{keys}")).unwrap().log;
+            let access = log.access_target().clone();
+            assert_eq!((log.target, access), (events, exchanges), "{keys}");
         }
     }
 }

@@ -1,18 +1,28 @@
 //! The sources of a configuration, each laid over the weaker ones.
 //!
 //! In: the file, and settings from wherever else values come, in ascending order of precedence.
-//! Out: one `RawConfig`, and for whatever is refused in it the name of the source that gave it.
-//! Which source is stronger than which is `Config::merge`'s decision; none is read here.
+//! Out: one `Config`, or every mistake that one reading can find, each with the name of the source
+//! that made it. Which source is stronger than which is `Config::merge`'s decision; none is read
+//! here.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::check::{self, LEANS_ON};
 use super::effective::{self, Origins};
-use super::error::{ConfigError, Location, Problem, Refusal, nearest};
-use super::raw::{Place, RawConfig};
-use super::tree::{self, every_key};
+use super::error::{ConfigError, Location, Mistake, Problem, Refusal, nearest};
+use super::hints::{self, Broken};
+use super::tree;
+use super::{Config, keys, scope};
+
+/// Nobody reads more at once.
+const MISTAKES_MAX: usize = 32;
+
+/// One mistake may take several readings to get out of the way of the others.
+const READINGS_MAX: usize = 256;
 
 /// What the variables of every key begin with.
 pub(super) const VARIABLE_PREFIX: &str = "RINGWAY_";
@@ -57,25 +67,68 @@ pub(super) struct Sources<'t> {
     tree: DeTable<'t>,
     /// A setting's place is its index here, counted from behind the end of `text`.
     settings: Vec<&'t Setting>,
+    /// By their places.
+    mistakes: BTreeMap<usize, Mistake>,
+    /// Whether the file is so broken that what it says is guesswork.
+    is_broken: bool,
+    /// What the file says by itself.
+    file: Option<DeTable<'t>>,
+}
+
+/// What one table says, as far as it can be read.
+#[derive(Default)]
+struct Reading {
+    /// Without what is wrong.
+    config: Option<Config>,
+    wrong: Vec<Wrong>,
+    /// The sections out of which something was taken.
+    sections: BTreeSet<String>,
+}
+
+struct Wrong {
+    offset: usize,
+    problem: Problem,
 }
 
 impl<'t> Sources<'t> {
     /// `text` is the file's content, or empty where there is no file.
     pub(super) fn new(path: &'t Path, text: &'t str) -> Self {
-        Self { path, text, tree: DeTable::new(), settings: Vec::new() }
+        Self {
+            path,
+            text,
+            tree: DeTable::new(),
+            settings: Vec::new(),
+            mistakes: BTreeMap::new(),
+            is_broken: false,
+            file: None,
+        }
     }
 
-    /// Lays the file, which is TOML, over what is there. Keys that do not exist are refused even
-    /// where a stronger source would hide them.
-    pub(super) fn lay_file(&mut self) -> Result<(), ConfigError> {
-        let table = DeTable::parse(self.text).map_err(|error| self.refused_toml(&error))?;
-        tree::raw(table.get_ref().clone()).map_err(|error| self.refused_toml(&error))?;
-        tree::lay(&mut self.tree, table.into_inner());
-        Ok(())
+    /// Lays the file, which is TOML, over what is there.
+    pub(super) fn lay_file(&mut self) {
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        let table = table.into_inner();
+        let mut broken: Vec<_> =
+            errors.iter().map(|error| hints::broken(self.text, error)).collect();
+        // One for each line, and of several the one that helps.
+        broken.sort_by_key(|broken| broken.hint.is_none());
+        for Broken { offset, message, hint, is_local } in broken {
+            self.is_broken |= !is_local;
+            if !self.is_on_a_broken_line(offset) {
+                let location = Location::at(self.path, self.text, offset, String::new());
+                let mistake = Mistake { location, problem: Problem::Said(message), hint };
+                self.mistakes.insert(offset, mistake);
+            }
+        }
+        if self.is_broken {
+            return;
+        }
+        tree::lay(&mut self.tree, table.clone());
+        self.file = Some(table);
     }
 
     /// Lays settings over what is there, each over those before it.
-    pub(super) fn lay(&mut self, settings: &'t [Setting]) -> Result<(), ConfigError> {
+    pub(super) fn lay(&mut self, settings: &'t [Setting]) {
         for setting in settings {
             let offset = self.first_setting() + self.settings.len();
             let span = offset..offset + 1;
@@ -86,23 +139,101 @@ impl<'t> Sources<'t> {
             };
             let put =
                 |value| tree::put(&mut self.tree, &setting.path, Spanned::new(span.clone(), value));
-            value
-                .and_then(put)
-                .map_err(|problem| self.refused(Refusal { place: Place(span), problem }))?;
+            if let Err(problem) = value.and_then(put) {
+                self.add(Wrong { offset, problem }, &DeTable::new());
+            }
         }
-        Ok(())
+    }
+
+    /// Refuses keys that do not exist even where a stronger source hides them. What a value may be
+    /// counts where it holds.
+    fn refuse_what_is_hidden(&mut self) {
+        // By itself, it is all there is.
+        let Some(file) = self.file.take().filter(|_| !self.settings.is_empty()) else { return };
+        for wrong in read(&file, self.first_setting()).wrong {
+            let is_of_shape = match &wrong.problem {
+                Problem::Said(message) => {
+                    message.starts_with("invalid type") || message.starts_with("invalid value")
+                }
+                _ => true,
+            };
+            if is_of_shape {
+                self.add(wrong, &file);
+            }
+        }
     }
 
     /// What all of them say together.
-    pub(super) fn raw(&self) -> Result<RawConfig, ConfigError> {
-        tree::raw(self.tree.clone()).map_err(|error| self.refused_toml(&error))
+    pub(super) fn config(mut self) -> Result<(Config, Origins), ConfigError> {
+        let tree = std::mem::take(&mut self.tree);
+        if !self.is_broken {
+            self.refuse_what_is_hidden();
+            let Reading { config, wrong, sections } = read(&tree, self.first_setting());
+            for wrong in wrong {
+                self.add(wrong, &tree);
+            }
+            if let Some(mut config) = config {
+                let refusals = check::rules(&mut config);
+                // What follows from something that was refused anyway is its echo.
+                let is_own = |refusal: &Refusal| {
+                    let own = refusal.paths[0][0].as_str();
+                    let leans = |(section, other): &(&str, &str)| {
+                        *section == own && sections.contains(*other)
+                    };
+                    !sections.contains(own) && !LEANS_ON.iter().any(leans)
+                };
+                for refusal in refusals.into_iter().filter(is_own) {
+                    self.refuse(refusal, &tree);
+                }
+                if self.mistakes.is_empty() {
+                    return Ok((config, self.origins(&tree)));
+                }
+            }
+        }
+        Err(self.into_error())
     }
 
-    pub(super) fn refused(&self, refusal: Refusal) -> ConfigError {
-        let Refusal { place: Place(span), problem } = refusal;
-        let index = span.start.checked_sub(self.first_setting());
+    fn into_error(self) -> ConfigError {
+        let mut mistakes: Vec<Mistake> = self.mistakes.into_values().collect();
+        if mistakes.len() > MISTAKES_MAX {
+            mistakes.truncate(MISTAKES_MAX);
+            let location = Location::File(self.path.to_owned());
+            let problem = Problem::Said("there are more mistakes than are shown".to_owned());
+            mistakes.push(Mistake { location, problem, hint: None });
+        }
+        ConfigError::of(mistakes)
+    }
+
+    fn refuse(&mut self, refusal: Refusal, tree: &DeTable<'_>) {
+        let Refusal { paths, what } = refusal;
+        let is_given = |path: &&Vec<String>| tree::along(tree, path).len() == path.len();
+        let path = paths.iter().find(is_given).unwrap_or(&paths[0]);
+        // Of what was not given, the table is shown that it belongs to.
+        let values = tree::along(tree, path);
+        let start = values.last().map_or(0, |value| value.span().start);
+        let shown = tree::shown(tree, &path[..values.len()]);
+        self.put(start, shown, Problem::Said(what), None);
+    }
+
+    /// `tree` is where it was found.
+    fn add(&mut self, wrong: Wrong, tree: &DeTable<'_>) {
+        let Wrong { offset, problem } = wrong;
+        let (path, _) = tree::path_to(tree, offset);
+        let values = tree::along(tree, &path);
+        let value = values.last().filter(|_| values.len() == path.len());
+        let hint = value.and_then(|value| hints::for_value(&problem, &path, value.get_ref()));
+        self.put(offset, tree::shown(tree, &path), problem, hint);
+    }
+
+    fn put(&mut self, start: usize, shown: String, problem: Problem, hint: Option<String>) {
+        let index = start.checked_sub(self.first_setting());
         let Some(setting) = index.and_then(|index| self.settings.get(index)) else {
-            return ConfigError::new(Location::at(self.path, self.text, &span), problem);
+            let location = Location::at(self.path, self.text, start, shown);
+            if !self.is_on_a_broken_line(start) {
+                let mistake = Mistake { location, problem, hint };
+                self.mistakes.entry(start).or_insert(mistake);
+            }
+            return;
         };
         let mut location = setting.origin.location(self.path, self.text);
         let problem = match problem {
@@ -120,11 +251,26 @@ impl<'t> Sources<'t> {
             }
             other => other,
         };
-        ConfigError::new(location, problem)
+        let mistake = Mistake { location, problem, hint: None };
+        self.mistakes.entry(start).or_insert(mistake);
+    }
+
+    /// What stands in a line that is no TOML was guessed.
+    fn is_on_a_broken_line(&self, offset: usize) -> bool {
+        let line = |offset: usize| {
+            let end = self.text.len().min(offset);
+            memchr::memchr_iter(b'\n', &self.text.as_bytes()[..end]).count()
+        };
+        let syntax = |mistake: &Mistake| match &mistake.location {
+            Location::Position { key, .. } => key.is_empty(),
+            _ => false,
+        };
+        let own = line(offset);
+        self.mistakes.iter().any(|(at, mistake)| syntax(mistake) && line(*at) == own)
     }
 
     /// Where each key was given, by its path.
-    pub(super) fn origins(&self) -> Origins {
+    fn origins(&self, tree: &DeTable<'_>) -> Origins {
         let newlines: Vec<usize> = self.text.match_indices('\n').map(|(at, _)| at).collect();
         let in_file = |offset: usize| {
             let before = newlines.partition_point(|newline| *newline < offset);
@@ -133,7 +279,7 @@ impl<'t> Sources<'t> {
             effective::Origin::File { path: self.path.to_owned(), line: before + 1, column }
         };
         let mut origins = Origins::default();
-        for (path, offset) in tree::leaves(&self.tree) {
+        for (path, offset) in tree::leaves(tree) {
             let index = offset.checked_sub(self.first_setting());
             let setting = index.and_then(|index| self.settings.get(index));
             let origin = setting.map_or_else(|| in_file(offset), |it| it.origin.named(in_file));
@@ -142,17 +288,62 @@ impl<'t> Sources<'t> {
         origins
     }
 
-    fn refused_toml(&self, error: &toml::de::Error) -> ConfigError {
-        let problem = Problem::of_parser(error.message());
-        match error.span() {
-            Some(span) => self.refused(Refusal { place: Place(span), problem }),
-            None => ConfigError::new(Location::File(self.path.to_owned()), problem),
-        }
-    }
-
     /// A mistake at the very end of the file has an offset of its own.
     fn first_setting(&self) -> usize {
         self.text.len() + 1
+    }
+}
+
+/// Reads a table as often as it takes to find everything that is wrong with it: what a reading
+/// stumbles over is taken out before the next one.
+fn read(whole: &DeTable<'_>, first_setting: usize) -> Reading {
+    let mut reading = Reading::default();
+    let mut table = whole.clone();
+    let upstreams = names_of_upstreams(whole);
+    // Tables out of which something was taken, by their places and how deep they are: what they
+    // lack now is no mistake of their own.
+    let mut lacking: BTreeSet<(usize, usize)> = BTreeSet::new();
+    for _ in 0..READINGS_MAX {
+        let read = scope::reading(upstreams.clone(), || tree::config(table.clone()));
+        let error = match read {
+            Ok(config) => {
+                reading.config = Some(config);
+                break;
+            }
+            Err(error) => error,
+        };
+        let offset = error.span().map_or(0, |span| span.start);
+        let (path, starts) = tree::path_to(&table, offset);
+        let is_echo = lacking.contains(&(offset, starts.len()))
+            // A setting has one place for all that is in it.
+            || offset >= first_setting && reading.wrong.iter().any(|it| it.offset == offset);
+        if !is_echo {
+            let problem = Problem::of_parser(error.message());
+            reading.wrong.push(Wrong { offset, problem });
+        }
+        let Some(section) = path.first() else { break };
+        reading.sections.insert(section.clone());
+        lacking.extend(starts.into_iter().zip(1..));
+        if reading.wrong.len() > MISTAKES_MAX {
+            break;
+        }
+        tree::remove(&mut table, &path);
+    }
+    reading
+}
+
+/// Also of those that are wrong in something else; where there are none, the built-in one's.
+fn names_of_upstreams(table: &DeTable<'_>) -> Vec<String> {
+    let Some(upstreams) = table.get("upstream") else { return vec!["demo".to_owned()] };
+    let name = |upstream: &Spanned<DeValue<'_>>| {
+        let name = upstream.get_ref().as_table()?.get("name")?;
+        name.get_ref().as_str().map(str::to_owned)
+    };
+    match upstreams.get_ref() {
+        DeValue::Array(upstreams) => {
+            upstreams.iter().map(|upstream| name(upstream).unwrap_or_default()).collect()
+        }
+        _ => vec![name(upstreams).unwrap_or_default()],
     }
 }
 
@@ -169,7 +360,7 @@ impl Setting {
                 _ => key.join("."),
             }
         };
-        let known: Vec<String> = every_key().into_iter().map(spelled).collect();
+        let known: Vec<String> = keys::paths().into_iter().map(spelled).collect();
         let nearest = nearest(&spelled(self.path.clone()), known.iter().map(String::as_str))?;
         Some(match self.origin {
             Origin::Variable(_) => format!("{VARIABLE_PREFIX}{nearest}"),
@@ -196,9 +387,7 @@ impl Origin {
             Self::Set(key) => Location::Setting(format!("--set {key}")),
             Self::Variable(name) => Location::Setting(name.clone()),
             Self::Profile(name) => Location::Setting(format!("--profile {name}")),
-            Self::Flat { key, offset } => {
-                Location::at(path, text, &(*offset..*offset)).with_key(key)
-            }
+            Self::Flat { key, offset } => Location::at(path, text, *offset, (*key).to_owned()),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! TOML trees: one laid over another, key by key, and single values put into one.
 //!
 //! In: tables from a file, and values for one key each. Out: one table, in which the stronger of
-//! two values stands with the place where it was given. Nothing here knows a key: `RawConfig`
-//! says which there are, and `every_key` asks it.
+//! two values stands with the place where it was given, and the way from a key to its place and
+//! back. Nothing here knows a key: `Config` says which there are.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,8 +11,8 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, Deserializer};
 
+use super::Config;
 use super::error::Problem;
-use super::raw::RawConfig;
 
 /// Tables are merged, everything else is replaced.
 pub(super) fn lay<'t>(weaker: &mut DeTable<'t>, stronger: DeTable<'t>) {
@@ -64,12 +64,12 @@ fn put_into<'t>(
     let array = match below {
         DeValue::Table(table) => return put(table, path, value),
         DeValue::Array(array) => array,
-        _ => return Err(Problem::Misplaced { what: format!("`{name}` has no keys below it") }),
+        _ => return Err(Problem::Said(format!("`{name}` has no keys below it"))),
     };
     let Some((key, rest)) = path.split_first() else { return Ok(()) };
     let Ok(index) = key.parse::<usize>() else {
         let what = format!("`{name}` is a list: `{name}.0` is its first item");
-        return Err(Problem::Misplaced { what });
+        return Err(Problem::Said(what));
     };
     let count = array.len();
     if index == count {
@@ -77,7 +77,7 @@ fn put_into<'t>(
     }
     let Some(item) = array.get_mut(index) else {
         let what = format!("the next item of `{name}` is `{name}.{count}`");
-        return Err(Problem::Misplaced { what });
+        return Err(Problem::Said(what));
     };
     if rest.is_empty() {
         *item = value;
@@ -132,22 +132,26 @@ pub(super) fn string(text: &str) -> DeValue<'_> {
     DeValue::String(Cow::Borrowed(text))
 }
 
-/// Whether the key under `path` takes a value of this kind. Its range is not looked at.
+/// Whether the key under `path` takes a value of this type. What it may be is not looked at.
 fn is_taken(path: &[String], value: &DeValue<'_>) -> bool {
-    probe(path, value.clone()).is_ok()
+    match probe(path, value.clone()) {
+        Ok(_) => true,
+        Err(Problem::Said(message)) => !message.starts_with("invalid type"),
+        Err(_) => false,
+    }
 }
 
 /// A configuration of nothing but this value.
-fn probe(path: &[String], value: DeValue<'_>) -> Result<RawConfig, Problem> {
+fn probe(path: &[String], value: DeValue<'_>) -> Result<Config, Problem> {
     let first = |key: &String| if is_index(key) { "0".to_owned() } else { key.clone() };
     let path: Vec<String> = path.iter().map(first).collect();
     let mut table = DeTable::new();
     put(&mut table, &path, Spanned::new(0..0, value))?;
-    raw(table).map_err(|error| Problem::of_parser(error.message()))
+    config(table).map_err(|error| Problem::of_parser(error.message()))
 }
 
-pub(super) fn raw(table: DeTable<'_>) -> Result<RawConfig, toml::de::Error> {
-    RawConfig::deserialize(Deserializer::from(Spanned::new(0..0, table)))
+pub(super) fn config(table: DeTable<'_>) -> Result<Config, toml::de::Error> {
+    Config::deserialize(Deserializer::from(Spanned::new(0..0, table)))
 }
 
 /// The same value, given at `span` with all that is in it.
@@ -190,23 +194,131 @@ pub(super) fn leaves(table: &DeTable<'_>) -> Vec<(String, usize)> {
     leaves
 }
 
-/// Every key there is, as the path to it; in a list, that of its first item.
-pub(super) fn every_key() -> Vec<Vec<String>> {
-    let mut keys = Vec::new();
-    for section in keys_below(&[]) {
-        let table = vec![section.clone()];
-        let item = vec![section, "0".to_owned()];
-        let (below, parent) = match keys_below(&table) {
-            below if below.is_empty() => (keys_below(&item), item),
-            below => (below, table),
-        };
-        keys.extend(below.into_iter().map(|key| [parent.as_slice(), &[key]].concat()));
+/// The path to the innermost key or item that was given at `offset`, in which an index is a number,
+/// and where each value on it begins. Empty where none was.
+pub(super) fn path_to(table: &DeTable<'_>, offset: usize) -> (Vec<String>, Vec<usize>) {
+    let (mut path, mut starts) = (Vec::new(), Vec::new());
+    descend(table, offset, &mut path, &mut starts);
+    (path, starts)
+}
+
+fn descend(table: &DeTable<'_>, offset: usize, path: &mut Vec<String>, starts: &mut Vec<usize>) {
+    for (name, value) in table {
+        let is_in_value = covers(value.get_ref(), &value.span(), offset);
+        if is_in_value || name.span().contains(&offset) {
+            path.push(name.get_ref().clone().into_owned());
+            if is_in_value {
+                descend_value(value, offset, path, starts);
+            }
+            return;
+        }
     }
-    keys
+}
+
+fn descend_value(
+    value: &Spanned<DeValue<'_>>,
+    offset: usize,
+    path: &mut Vec<String>,
+    starts: &mut Vec<usize>,
+) {
+    starts.push(value.span().start);
+    match value.get_ref() {
+        DeValue::Table(table) => descend(table, offset, path, starts),
+        DeValue::Array(array) => {
+            let position =
+                array.iter().position(|item| covers(item.get_ref(), &item.span(), offset));
+            if let Some(index) = position {
+                path.push(index.to_string());
+                descend_value(&array[index], offset, path, starts);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The span of a `[table]` is its header only, so what lies under it has to be asked as well. An
+/// empty value has an empty span.
+fn covers(value: &DeValue<'_>, span: &Range<usize>, offset: usize) -> bool {
+    if span.contains(&offset) || span.start == offset {
+        return true;
+    }
+    match value {
+        DeValue::Table(table) => table.iter().any(|(name, value)| {
+            name.span().contains(&offset) || covers(value.get_ref(), &value.span(), offset)
+        }),
+        DeValue::Array(array) => {
+            array.iter().any(|item| covers(item.get_ref(), &item.span(), offset))
+        }
+        _ => false,
+    }
+}
+
+/// The values along a path, as far as there are any.
+pub(super) fn along<'v, 't>(
+    table: &'v DeTable<'t>,
+    path: &[String],
+) -> Vec<&'v Spanned<DeValue<'t>>> {
+    let mut values: Vec<&Spanned<DeValue<'_>>> = Vec::with_capacity(path.len());
+    for part in path {
+        let next = match values.last().map(|value| value.get_ref()) {
+            None => table.get(part.as_str()),
+            Some(DeValue::Table(table)) => table.get(part.as_str()),
+            Some(DeValue::Array(array)) => part.parse().ok().and_then(|at: usize| array.get(at)),
+            Some(_) => None,
+        };
+        let Some(next) = next else { break };
+        values.push(next);
+    }
+    values
+}
+
+/// As error texts show a path: `upstream[1].origins[0].weight`.
+pub(super) fn shown(table: &DeTable<'_>, path: &[String]) -> String {
+    let values = along(table, path);
+    let mut text = String::new();
+    for (depth, part) in path.iter().enumerate() {
+        let parent = depth.checked_sub(1).and_then(|parent| values.get(parent));
+        match parent {
+            None => text.push_str(part),
+            Some(parent) if parent.get_ref().is_array() => text.extend(["[", part, "]"]),
+            Some(_) => text.extend([".", part]),
+        }
+    }
+    text
+}
+
+/// Takes away what stands at the end of a path. A list that becomes empty so goes with it: it was
+/// not meant to be.
+pub(super) fn remove(table: &mut DeTable<'_>, path: &[String]) {
+    let Some((first, rest)) = path.split_first() else { return };
+    let below = table.get_mut(first.as_str()).map(Spanned::get_mut);
+    if rest.is_empty() || below.is_some_and(|value| remove_from(value, rest)) {
+        table.remove(first.as_str());
+    }
+}
+
+/// Whether it is a list that has become empty.
+fn remove_from(value: &mut DeValue<'_>, path: &[String]) -> bool {
+    let array = match (value, path) {
+        (DeValue::Table(table), path) => {
+            remove(table, path);
+            return false;
+        }
+        (DeValue::Array(array), _) => array,
+        _ => return false,
+    };
+    let Some((first, rest)) = path.split_first() else { return false };
+    let Ok(index) = first.parse::<usize>() else { return false };
+    let below = array.get_mut(index).map(Spanned::get_mut);
+    if rest.is_empty() || below.is_some_and(|value| remove_from(value, rest)) {
+        let kept = std::mem::replace(array, DeArray::new()).into_iter().enumerate();
+        *array = kept.filter(|(at, _)| *at != index).map(|(_, item)| item).collect();
+    }
+    array.is_empty()
 }
 
 /// The refusal of a key that cannot be names those that can.
-fn keys_below(path: &[String]) -> Vec<String> {
+pub(super) fn keys_below(path: &[String]) -> Vec<String> {
     match probe(&[path, &[String::new()]].concat(), DeValue::Boolean(true)) {
         Err(Problem::UnknownKey { known, .. }) => known,
         _ => Vec::new(),
@@ -328,27 +440,5 @@ mod tests {
         }
         let address = guess(&path("server.host"), "[::1]", &(7..8)).unwrap();
         assert_eq!(address.as_str(), Some("[::1]"));
-    }
-
-    #[test]
-    fn every_key_of_the_shipped_file_is_known() {
-        let keys = every_key();
-        let shipped = table(include_str!("../../config.toml"));
-        assert!(shipped.len() > 10);
-        for (section, value) in shipped {
-            let (parent, table) = match value.into_inner() {
-                DeValue::Table(table) => (vec![section.into_inner().into_owned()], table),
-                DeValue::Array(array) => {
-                    let first = array.into_iter().next().unwrap().into_inner();
-                    let DeValue::Table(table) = first else { panic!("{section:?}") };
-                    (vec![section.into_inner().into_owned(), "0".to_owned()], table)
-                }
-                _ => panic!("{section:?}"),
-            };
-            for key in table.keys() {
-                let key = [parent.as_slice(), &[key.get_ref().clone().into_owned()]].concat();
-                assert!(keys.contains(&key), "{key:?}");
-            }
-        }
     }
 }

@@ -1,14 +1,10 @@
 //! Units as people write them: `"30s"`, `"1m30s"`, `"64KiB"`, `30.0`.
 //!
-//! In: a TOML integer, float or string. Out: a `Duration` or a number of bytes that is exact.
-//! A bare number is seconds for a duration and bytes for a size, also inside a string, because
-//! environment variables carry nothing else. This file never checks a range: whether zero makes
-//! sense depends on the key, so `check` decides that.
+//! In: a text. Out: a `Duration` or a number of bytes that is exact, and such a text again. A bare
+//! number is seconds for a duration and bytes for a size, also inside a text, because environment
+//! variables carry nothing else. This file never checks a range: the kind of a key does.
 
-use std::fmt;
 use std::time::Duration;
-
-use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
 /// What a duration may look like, for error texts.
 pub(super) const DURATION_FORM: &str =
@@ -16,8 +12,6 @@ pub(super) const DURATION_FORM: &str =
 
 /// What a size may look like, for error texts.
 pub(super) const BYTES_FORM: &str = "a size such as \"64KiB\", \"8MB\" or a number of bytes";
-
-const WHOLE_FORM: &str = "a whole number";
 
 pub(super) const SHARE_FORM: &str = "a number from 0 to 1";
 
@@ -42,26 +36,6 @@ const BYTE_UNITS: [(&str, u64); 9] = [
     ("gib", 1 << 30),
     ("tib", 1 << 40),
 ];
-
-/// A whole number of any size that TOML can hold, or a text: for some keys a word or a range is
-/// a value too, and for the others `check` says which numbers are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Whole {
-    Number(i64),
-    Text(String),
-}
-
-/// A part of a whole, which is 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Share(pub(super) f64);
-
-/// A duration in any of its spellings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span(pub(super) Duration);
-
-/// A number of bytes in any of its spellings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bytes(pub(super) u64);
 
 /// `None` when `text` is not of `DURATION_FORM`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
@@ -147,110 +121,6 @@ pub(super) fn bytes_text(bytes: u64) -> String {
         }
     }
     format!("{bytes}B")
-}
-
-impl<'de> Deserialize<'de> for Whole {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(WholeVisitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for Share {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(ShareVisitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(SpanVisitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for Bytes {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(BytesVisitor)
-    }
-}
-
-struct WholeVisitor;
-struct ShareVisitor;
-struct SpanVisitor;
-struct BytesVisitor;
-
-impl Visitor<'_> for WholeVisitor {
-    type Value = Whole;
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(WHOLE_FORM)
-    }
-
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Whole, E> {
-        Ok(Whole::Number(number))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Whole, E> {
-        Ok(Whole::Text(text.to_owned()))
-    }
-}
-
-impl Visitor<'_> for ShareVisitor {
-    type Value = Share;
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(SHARE_FORM)
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "0 and 1 are the only ones in range")]
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Share, E> {
-        self.visit_f64(number as f64)
-    }
-
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Share, E> {
-        Ok(Share(number))
-    }
-}
-
-impl Visitor<'_> for SpanVisitor {
-    type Value = Span;
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(DURATION_FORM)
-    }
-
-    fn visit_i64<E: Error>(self, seconds: i64) -> Result<Span, E> {
-        let seconds = u64::try_from(seconds)
-            .map_err(|_| E::invalid_value(Unexpected::Signed(seconds), &self))?;
-        Ok(Span(Duration::from_secs(seconds)))
-    }
-
-    fn visit_f64<E: Error>(self, seconds: f64) -> Result<Span, E> {
-        Duration::try_from_secs_f64(seconds)
-            .map(Span)
-            .map_err(|_| E::invalid_value(Unexpected::Float(seconds), &self))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
-        parse_duration(text).map(Span).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
-    }
-}
-
-impl Visitor<'_> for BytesVisitor {
-    type Value = Bytes;
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(BYTES_FORM)
-    }
-
-    fn visit_i64<E: Error>(self, bytes: i64) -> Result<Bytes, E> {
-        u64::try_from(bytes)
-            .map(Bytes)
-            .map_err(|_| E::invalid_value(Unexpected::Signed(bytes), &self))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Bytes, E> {
-        parse_bytes(text).map(Bytes).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
-    }
 }
 
 #[cfg(test)]

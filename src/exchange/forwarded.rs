@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use crate::config::{Config, ParentConfig};
+use crate::config::{Config, ParentAddress, ParentConfig};
 use crate::exchange::request::Client;
 use crate::fault::Fault;
 use crate::forward_proxy::{Checked, LoginOutcome, Policy, Target, UserId, Verdict};
@@ -124,7 +124,8 @@ fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) ->
     let mut key = match hop {
         Hop::Direct => format!("http://{target}"),
         Hop::Parent(index) => {
-            let ParentConfig { name, host, port, .. } = parent(config, index);
+            let ParentConfig { name, address: ParentAddress { host, port, .. }, .. } =
+                parent(config, index);
             format!("parent {name} {host}:{port}")
         }
     };
@@ -209,7 +210,8 @@ pub async fn addresses(
     match hop {
         Hop::Parent(index) => {
             let parent = parent(config, index);
-            client.stats.unless_ended(names.look_up(&parent.host, parent.port)).await?
+            let ParentAddress { host, port, .. } = &parent.address;
+            client.stats.unless_ended(names.look_up(host, *port)).await?
         }
         Hop::Direct => {
             let found = names.look_up(&target.host, target.port);

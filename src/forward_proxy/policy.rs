@@ -281,7 +281,7 @@ fn is_local(address: IpAddr) -> bool {
 mod tests {
     use super::super::rules::tests::rules;
     use super::*;
-    use crate::config::{ForwardConfig, ParentConfig};
+    use crate::config::{ForwardConfig, ParentAddress, ParentConfig};
 
     /// Addresses for names and addresses that no rule is about.
     const ELSEWHERE: &str = "93.184.216.34";
@@ -678,9 +678,11 @@ mod tests {
     fn the_first_parent_whose_domains_fit_and_whose_exceptions_do_not_is_taken() {
         let parent = |domains: &[&str], except: &[&str]| ParentConfig {
             name: String::new(),
-            host: "proxy".to_owned(),
-            port: 3128,
-            authority: "proxy:3128".to_owned(),
+            address: ParentAddress {
+                host: "proxy".to_owned(),
+                port: 3128,
+                authority: "proxy:3128".to_owned(),
+            },
             credentials: None,
             domains: rules(domains),
             except: rules(except),

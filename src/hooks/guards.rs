@@ -52,11 +52,10 @@ impl Guards {
         (layer, owner): (usize, &str),
         config: &HooksConfig,
     ) {
-        let access = &config.access;
-        if access.allow.is_some() || !access.deny.is_empty() {
-            self.access.push(Access { allow: access.allow.clone(), deny: access.deny.clone() });
+        if config.allow.is_some() || !config.deny.is_empty() {
+            self.access.push(Access { allow: config.allow.clone(), deny: config.deny.clone() });
         }
-        self.methods.extend(access.methods.as_deref().map(Methods::new));
+        self.methods.extend(config.methods.as_deref().map(Methods::new));
         if let Some(config) = &config.rate_limit {
             let limit = loading.limit(owner, config);
             let (key, policy) = (config.key.clone(), limit.policy());

@@ -18,7 +18,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::config::RateLimitConfig;
+use crate::config::{Rate, RateLimitConfig};
 
 /// Whom a limit counts, already hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,8 @@ pub(crate) struct Standing {
 
 impl RateLimit {
     pub fn new(config: &RateLimitConfig) -> Self {
-        let token_ns = (config.period.as_nanos() as u64 / u64::from(config.requests)).max(1);
+        let Rate { requests, period } = config.rate;
+        let token_ns = (period.as_nanos() as u64 / u64::from(requests)).max(1);
         let tick_ns = (token_ns / TOKEN_TICKS).max(1);
         let token = (token_ns + tick_ns / 2) / tick_ns;
         let burst = u64::from(config.burst);
@@ -228,8 +229,7 @@ mod tests {
     fn limit(requests: u32, seconds: u64, burst: u32, table_entries: usize) -> RateLimit {
         RateLimit::new(&RateLimitConfig {
             key: ClientKey::Ip,
-            requests,
-            period: Duration::from_secs(seconds),
+            rate: Rate { requests, period: Duration::from_secs(seconds) },
             burst,
             table_entries,
             announce: false,

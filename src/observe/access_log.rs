@@ -129,7 +129,7 @@ impl AccessLog {
         if !config.access {
             return Ok(None);
         }
-        let output = Output::open(&config.access_target)?;
+        let output = Output::open(config.access_target())?;
         Self::start_with(output, config.access_format, config.queue_lines).map(Some)
     }
 

@@ -229,7 +229,7 @@ impl Process {
 
     fn reload(&mut self, cause: &str) -> Result<Reloaded, String> {
         systemd::reloading();
-        let loaded = (self.load)().map_err(|error| error.to_string());
+        let loaded = (self.load)().map_err(|error| format!("{error:#}"));
         let outcome = loaded.and_then(|config| self.server.reload(config, cause));
         let outcome = self.say(outcome);
         systemd::ready();

@@ -42,6 +42,29 @@ fn said(home: &Home, arguments: &[&str]) -> String {
 }
 
 #[test]
+fn the_schema_is_what_stands_beside_the_shipped_file_and_knows_each_of_its_keys() {
+    let text = said(&Home::new(), &["schema"]);
+    assert_eq!(text, include_str!("../../config.schema.json"));
+    let shipped = include_str!("../../config.toml");
+    assert!(shipped.starts_with("#:schema ./config.schema.json\n"));
+    let schema: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let shipped: toml::Table = toml::from_str(shipped).unwrap();
+    for (name, value) in shipped {
+        let section = &schema["properties"][&name];
+        let (section, table) = match value {
+            toml::Value::Array(tables) => (&section["items"], tables[0].as_table().cloned()),
+            value => (section, value.as_table().cloned()),
+        };
+        assert_eq!(section["additionalProperties"], false, "{name}");
+        for key in table.unwrap().keys() {
+            let key = &section["properties"][key];
+            assert!(key["description"].is_string(), "{name}.{key}");
+            assert!(["type", "anyOf"].iter().any(|word| key.get(word).is_some()), "{name}.{key}");
+        }
+    }
+}
+
+#[test]
 fn every_kind_of_bad_file_is_one_line_and_exit_code_2() {
     let home = Home::new();
     let with = |more: &str| format!("{UPSTREAM}{more}");

@@ -74,6 +74,40 @@ fn a_value_of_the_wrong_kind_is_refused() {
 }
 
 #[test]
+fn every_mistake_is_told_at_once_with_the_right_form() {
+    let file = "[server]\nprot = 1\nlisten = \"127.0.0.1:81\"\n[timeouts]\nread = 30s\n\
+                [upstream]\nname = \"one\"\n[server]\nvia = \"a\"\n\
+                [[route]]\nupstream = \"one\"\npath = \"/api/*\"\n";
+    let output = check(file);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let text = text(&output);
+    let mistakes: Vec<&str> = text.lines().collect();
+    let expected = [
+        (":2:1: server.prot: unknown key", "did you mean `port`?"),
+        (":3:10: server.listen: ", "write listen = [\"127.0.0.1:81\"]"),
+        (":5:8: ", "write read = \"30s\""),
+        (":6:1: upstream: ", "write [[upstream]]"),
+        (":8:2: duplicate key", "the first is in line 1"),
+        (":12:8: route[0].path: ", "write \"/api\""),
+    ];
+    assert_eq!(mistakes.len(), expected.len(), "{text}");
+    for (mistake, (place, form)) in mistakes.iter().zip(expected) {
+        assert!(mistake.contains(place) && mistake.ends_with(form), "{place} {form}\n{text}");
+    }
+}
+
+#[test]
+fn an_upstream_that_no_route_uses_is_warned_about_and_taken() {
+    let two = "[[upstream]]\nname = \"two\"\norigins = [\"http://127.0.0.1:9\"]\n";
+    let output = check(&format!("[server]\nport = 0\n{UPSTREAM}{two}"));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = text(&output);
+    let warnings: Vec<_> = text.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert_eq!(warnings.len(), 1, "{text}");
+    assert!(warnings[0].contains("wrong.toml:7:8: no route uses the upstream \"two\""), "{text}");
+}
+
+#[test]
 fn durations_and_sizes_are_refused_with_what_would_do() {
     for value in ["\"30 parsecs\"", "\"-1s\"", "\"\"", "\"s\"", "true", "-5"] {
         expect_refused(&format!("[timeouts]\n\nread = {value}\n"), 3, &["read"]);

@@ -90,9 +90,9 @@ fn admitted(
     judge(verdict)?;
     let config = &case.config.parents[index];
     let has_login = if config.credentials.is_some() { ", with credentials" } else { "" };
-    section.fact("parent", format!("{} at {}{has_login}", config.name, config.authority));
+    section.fact("parent", format!("{} at {}{has_login}", config.name, config.address.authority));
     section.fact("direct", config.direct_fallback);
-    let found = look_up(case, &config.host, config.port)?;
+    let found = look_up(case, &config.address.host, config.address.port)?;
     section.fact("addresses", found.iter().map(ToString::to_string).collect::<Vec<_>>());
     Ok((target, parent))
 }

@@ -1,315 +1,211 @@
-//! Hooks, `[hooks]` and `[route.hooks]`, as they hold.
+//! Hooks: `[hooks]` and `[route.hooks]`.
 //!
-//! In: nothing; `check` fills these types in. Out: what is done to the requests and answers of a
+//! In: TOML, JSON and texts, by way of serde. Out: what is done to the requests and answers of a
 //! route beside passing them on. Every value is in range, every template is parsed, every name is
 //! one that may be edited. Files that are named here (users, error pages) are not opened here, and
 //! what a hook does is `crate::hooks`'s part.
 
-pub(super) mod raw;
-pub(super) mod spelled;
+mod access;
+mod answers;
+mod heads;
 pub mod template;
+mod traffic;
 
-use std::fmt;
-use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use self::access::{
+    BasicAuthConfig, ClientKey, CorsConfig, CustomConfig, ForwardAuthConfig, IdTrust, OnFailure,
+    Rate, RateLimitConfig, RequestIdConfig,
+};
+pub use self::answers::{ErrorPagesConfig, PageSource, RespondConfig, Statuses};
+pub use self::heads::{HeadersConfig, RedirectConfig, RewriteConfig, SecurityConfig};
 pub use self::template::{Part, Scope, Template, Variable};
+pub use self::traffic::{MirrorConfig, RetryConfig, RetryOn, SplitConfig};
 
+use self::access::Method;
+use self::answers::Pages;
+use self::heads::RewriteTable;
+use super::effective::toml;
+use super::kinds::own::NetworkList;
+use super::kinds::plain::{AnyBytes, Whole};
+use super::kinds::{As, AtLeastOne, Optional, some_table, table, tables};
 use super::names::is_token;
-use super::{Networks, UpstreamConfig};
+use super::{Networks, UpstreamConfig, scope};
 use crate::http::names::FieldName;
 
-impl HooksConfig {
-    /// What is configured, key by key, in the order in which it takes effect.
-    pub fn lines(&self, upstreams: &[UpstreamConfig]) -> Vec<String> {
-        let keys = spelled::hooks(self, upstreams).into_iter();
-        keys.map(|(key, value)| format!("{key} = {value}")).collect()
-    }
-}
-
-/// The hooks of one table. `HooksConfig::default()` does nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Hooks: what is done to requests and answers beside passing them on. [hooks] is for every route;
+/// a route may have the same keys in its own `hooks`, such as hooks = { methods = ["GET"] }. A
+/// route without hooks does none of their work. Every key is optional; what each one means, in
+/// which order they run and which variables there are is in README.md, "Hooks".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct HooksConfig {
-    pub access: AccessConfig,
-    pub request_id: Option<RequestIdConfig>,
-    pub cors: Option<CorsConfig>,
-    pub rate_limit: Option<RateLimitConfig>,
-    /// Requests under way per client address.
-    pub connections_per_client: Option<u32>,
-    /// Takes the place of `limits.body_bytes`.
-    pub body_bytes: Option<u64>,
-    pub redirect: Option<RedirectConfig>,
-    pub basic_auth: Option<BasicAuthConfig>,
-    pub forward_auth: Option<ForwardAuthConfig>,
-    /// `None` leaves those of the weaker table; none at all is a choice.
-    pub custom: Option<Vec<CustomConfig>>,
-    pub respond: Option<RespondConfig>,
-    pub split: Option<SplitConfig>,
-    pub mirror: Option<MirrorConfig>,
-    pub retry: Option<RetryConfig>,
-    pub rewrite: Option<RewriteConfig>,
-    pub request_headers: HeadersConfig,
-    pub response_headers: HeadersConfig,
-    pub security_headers: Option<SecurityConfig>,
-    pub error_pages: Option<ErrorPagesConfig>,
-}
-
-/// Who may ask, and how.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AccessConfig {
-    /// `None` lets everybody in.
+    /// Networks of clients; others are answered 403.
+    #[serde(with = "Optional::<NetworkList>", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = r#"["10.0.0.0/8"]"#))]
     pub allow: Option<Networks>,
-    /// Asked before `allow`.
+    /// Networks of clients that are answered 403, asked before `allow`.
+    #[serde(with = "As::<NetworkList>", skip_serializing_if = "Networks::is_empty")]
+    #[schemars(extend("x-example" = r#"["10.66.0.0/16"]"#))]
     pub deny: Networks,
-    /// `None` lets every method in.
+    /// Others are answered 405.
+    #[serde(with = "Optional::<AtLeastOne<Method>>", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = r#"["GET", "HEAD", "POST"]"#))]
     pub methods: Option<Vec<String>>,
-}
-
-/// A name for each request, in the logs of everybody who sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestIdConfig {
-    /// A field name as it is sent.
-    pub header: String,
-    pub trust: IdTrust,
-}
-
-/// Whose names for requests are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IdTrust {
-    Nobody,
-    /// `server.trusted_proxies`.
-    #[default]
-    Trusted,
-    Everybody,
-}
-
-/// Which pages of other origins may use this one (the Fetch standard's CORS protocol).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CorsConfig {
-    /// Empty: any. Never empty with `credentials`.
-    pub origins: Vec<String>,
-    pub methods: Vec<String>,
-    /// Request fields beyond the ones that are always allowed. Empty: whatever is asked for.
-    pub headers: Vec<String>,
-    /// Response fields that a page may read.
-    pub expose: Vec<String>,
-    pub credentials: bool,
-    pub max_age: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RateLimitConfig {
-    pub key: ClientKey,
-    /// Requests per `period`. At least 1.
-    pub requests: u32,
-    pub period: Duration,
-    /// Requests that may come at once. At least 1.
-    pub burst: u32,
-    /// Keys that are remembered at a time, a power of two.
-    pub table_entries: usize,
-    /// Whether every answer says what is left.
-    pub announce: bool,
-}
-
-/// By what clients are told apart.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ClientKey {
-    /// IPv6 by its /64.
-    Ip,
-    /// Not at all.
-    Route,
-    /// In lower case.
-    Header(String),
-    /// Cookies only tell cohorts apart.
-    Cookie(String),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RedirectConfig {
-    pub to: Template,
-    /// 301, 302, 303, 307 or 308.
-    pub status: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct BasicAuthConfig {
-    pub users_file: PathBuf,
-    /// Stands in a quoted string as it is.
-    pub realm: String,
-    /// Per client address and minute.
-    pub auth_failures: u32,
-}
-
-/// A question to an upstream, before a request may go on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForwardAuthConfig {
-    /// Index in `Config::upstreams`.
-    pub upstream: usize,
-    pub path: String,
-    /// Request fields that the question quotes.
-    pub request_headers: Vec<String>,
-    /// Fields of a good answer that the origin is sent in place of the client's.
-    pub response_headers: Vec<String>,
-    pub timeout: Duration,
-    pub on_failure: OnFailure,
-}
-
-/// What becomes of a request when the one who was asked about it fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnFailure {
-    /// It is refused.
-    #[default]
-    Closed,
-    /// It goes on.
-    Open,
-}
-
-/// A hook that was compiled into the binary.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CustomConfig {
-    pub hook: String,
-    pub timeout: Duration,
-    pub on_failure: OnFailure,
-}
-
-/// An answer without an origin.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RespondConfig {
-    pub status: u16,
-    pub body: String,
-    pub content_type: String,
-    pub headers: Vec<(String, String)>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SplitConfig {
-    /// Indexes in `Config::upstreams` and weights of at least 1; at least one arm.
-    pub arms: Vec<(usize, u32)>,
-    /// `None` draws anew for every request.
-    pub sticky: Option<ClientKey>,
-    /// How long a client keeps the cookie of `sticky`.
-    pub max_age: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MirrorConfig {
-    /// Index in `Config::upstreams`.
-    pub upstream: usize,
-    /// In hundredths of a percent: 10,000 is all of them.
-    pub share: u32,
-    /// Requests with a larger body are not mirrored.
-    pub body_bytes: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RetryConfig {
-    /// Further ones, after the first.
-    pub attempts: u32,
-    pub on: RetryOn,
-    /// Of the requests of the route.
-    pub budget_percent: u32,
-}
-
-/// What is worth another attempt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "a set of four words")]
-pub struct RetryOn {
-    /// The origin could not be reached.
-    pub connect: bool,
-    /// The connection ended before an answer began.
-    pub reset: bool,
-    /// No answer began in time.
-    pub timeout: bool,
-    /// 502, 503 or 504.
-    pub unavailable: bool,
-}
-
-/// Another path for the origin.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RewriteConfig {
-    /// In place of the route's own path. Begins with `/`.
-    Prefix(String),
-    Regex {
-        /// One that compiles within `REGEX_BYTES_MAX`.
-        pattern: String,
-        /// Begins with a literal `/`.
-        replacement: Template,
-    },
-}
-
-/// Edits to a head, in the order of the fields here.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeadersConfig {
-    pub rename: Vec<(String, String)>,
-    pub remove: Vec<String>,
-    pub set: Vec<(String, Template)>,
-    pub add: Vec<(String, Template)>,
-}
-
-/// Policies that browsers keep. `None` leaves the origin's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SecurityConfig {
-    pub hsts: Option<String>,
-    pub nosniff: bool,
-    pub frame_options: Option<String>,
-    pub referrer_policy: Option<String>,
-    pub content_security_policy: Option<String>,
-}
-
-/// What stands in answers that are errors.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ErrorPagesConfig {
-    pub pages: Vec<(Statuses, PageSource)>,
+    /// A name for each request, in the logs of everybody who sees it.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = r#"{ header = "X-Request-Id", trust = "trusted" }"#))]
+    pub request_id: Option<RequestIdConfig>,
+    /// Answers preflights, and marks answers for the origins that may read them.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "x-example" = "\
+            { origins = [\"https://app.example\"], methods = [\"GET\"], headers = [], expose = \
+            [], credentials = false, max_age = \"10m\" }"
+    ))]
+    pub cors: Option<CorsConfig>,
+    /// Requests of a client beyond this rate are answered 429.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "x-example" = "\
+            { key = \"ip\", rate = \"100/s\", burst = 100, table_entries = 65536, announce = \
+            false }"
+    ))]
+    pub rate_limit: Option<RateLimitConfig>,
+    /// Requests under way per client address; more are answered 429. 1 to 1000000.
+    #[serde(
+        with = "Optional::<Whole<u32, 1, 1_000_000>>",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(extend("x-example" = "20"))]
+    pub connections_per_client: Option<u32>,
+    /// A larger request body is answered 413, whatever limits.body_bytes says. 0 is unlimited.
+    #[serde(with = "Optional::<AnyBytes>", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = r#""1MiB""#))]
+    pub body_bytes: Option<u64>,
+    /// Another place for the client to ask.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = r#"{ to = "https://${host}${target}", status = 308 }"#))]
+    pub redirect: Option<RedirectConfig>,
+    /// A login with a password, else 401.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "x-example" = "\
+            { users_file = \"/etc/ringway/users\", realm = \"ringway\", auth_failures = 10 }"
+    ))]
+    pub basic_auth: Option<BasicAuthConfig>,
+    /// Asks an upstream whether the request may go on.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "x-example" = "\
+            { upstream = \"login\", path = \"/verify\", request_headers = [\"Cookie\"], \
+            response_headers = [\"X-User\"], timeout = \"5s\", on_failure = \"closed\" }"
+    ))]
+    pub forward_auth: Option<ForwardAuthConfig>,
+    /// Hooks in Rust, of a binary of one's own.
+    // `None` leaves those of the weaker table; none at all is a choice.
+    #[serde(deserialize_with = "some_tables", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "x-example" = "\
+            [{ hook = \"tickets\", timeout = \"100ms\", on_failure = \"closed\" }]"
+    ))]
+    pub custom: Option<Vec<CustomConfig>>,
+    /// An answer that is always the same.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "x-example" = "\
+            { status = 200, body = \"ok\", content_type = \"text/plain\", headers = { X-A = \
+            \"b\" } }"
+    ))]
+    pub respond: Option<RespondConfig>,
+    /// Which upstream, by weight.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "x-example" = "\
+            { weights = { stable = 90, canary = 10 }, sticky = \"cookie:cohort\", max_age = \
+            \"30d\" }"
+    ))]
+    pub split: Option<SplitConfig>,
+    /// A copy of a share of the requests to another upstream; its answers are thrown away.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "x-example" = "\
+            { upstream = \"shadow\", percent = 5, body_bytes = \"64KiB\" }"
+    ))]
+    pub mirror: Option<MirrorConfig>,
+    /// More attempts, on what, and how large a share of the requests they may be.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "x-example" = "\
+            { attempts = 2, on = [\"connect\", \"reset\"], budget_percent = 20 }"
+    ))]
+    pub retry: Option<RetryConfig>,
+    /// Another path: { prefix = "/v2" } in place of the route's own, or by a regular expression.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "RewriteTable")]
+    #[schemars(extend("x-example" = r#"{ regex = "^/old/(.*)$", replacement = "/new/$1" }"#))]
+    pub rewrite: Option<RewriteConfig>,
+    /// What the origin sees of the request's fields.
+    #[serde(deserialize_with = "table", skip_serializing_if = "HeadersConfig::is_empty")]
+    #[schemars(extend(
+        "x-example" = "\
+            { rename = { X-A = \"X-B\" }, remove = [\"X-C\"], set = { X-D = \"${client_ip}\" }, \
+            add = { X-E = \"e\" } }"
+    ))]
+    pub request_headers: HeadersConfig,
+    /// What the client sees of the answer's fields.
+    #[serde(deserialize_with = "table", skip_serializing_if = "HeadersConfig::is_empty")]
+    #[schemars(extend("x-example" = r#"{ remove = ["Server"] }"#))]
+    pub response_headers: HeadersConfig,
+    /// Policies that browsers keep. "" leaves the origin's.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "x-example" = "\
+            { hsts = \"\", nosniff = true, frame_options = \"SAMEORIGIN\", referrer_policy = \
+            \"\", content_security_policy = \"\" }"
+    ))]
+    pub security_headers: Option<SecurityConfig>,
+    /// What stands in answers that are errors: a text, or "file:" and a path.
+    #[serde(with = "Optional::<Pages>", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "x-example" = "\
+            { 404 = \"nothing here\", 5xx = \"file:/etc/ringway/5xx.html\" }"
+    ))]
+    pub error_pages: Option<ErrorPagesConfig>,
     /// Whether an origin's errors are answered so too.
-    pub intercept: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "false"))]
+    pub intercept_errors: Option<bool>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Statuses {
-    Exact(u16),
-    /// 4 or 5.
-    Class(u16),
-}
-
-impl fmt::Display for Statuses {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(code) => write!(out, "{code}"),
-            Self::Class(class) => write!(out, "{class}xx"),
-        }
+impl HooksConfig {
+    /// What is configured, key by key, in the order of their names.
+    pub fn lines(&self, upstreams: &[UpstreamConfig]) -> Vec<String> {
+        let keys = scope::spelling(upstreams, false, || serde_json::to_value(self));
+        let keys = keys.unwrap_or_default();
+        let members = super::keys::section("hooks").keys.iter();
+        let given = members.filter_map(|key| Some((&key.name, keys.get(&key.name)?)));
+        given.map(|(key, value)| format!("{key} = {}", toml(value))).collect()
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PageSource {
-    Inline(String),
-    File(PathBuf),
+/// `None` where the table says nothing.
+pub(super) fn hooks_table<'de, D>(from: D) -> Result<Option<Box<HooksConfig>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    table(from).map(|hooks| Some(Box::new(hooks)))
+}
+
+fn some_tables<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<CustomConfig>>, D::Error> {
+    tables(from).map(Some)
 }
 
 /// What a compiled pattern may take. Patterns of a few hundred bytes stay far below.
 pub const REGEX_BYTES_MAX: usize = 256 * 1024;
-
-impl ClientKey {
-    /// The network that an address stands for: itself, or the /64 that one customer gets.
-    pub fn network(address: IpAddr) -> u64 {
-        match address.to_canonical() {
-            IpAddr::V4(address) => u64::from(address.to_bits()),
-            // The first bit tells it from IPv4. No two networks that are in use differ in it alone.
-            IpAddr::V6(address) => (address.to_bits() >> 64) as u64 | 1 << 63,
-        }
-    }
-}
-
-impl HeadersConfig {
-    pub fn is_empty(&self) -> bool {
-        self.rename.is_empty()
-            && self.remove.is_empty()
-            && self.set.is_empty()
-            && self.add.is_empty()
-    }
-}
 
 /// Whether a field may be edited: not what frames a message, concerns one connection only or is
 /// ringway's own to say.
@@ -350,4 +246,82 @@ pub fn announce_custom(names: Vec<&'static str>) {
 
 pub(super) fn custom_names() -> &'static [&'static str] {
     CUSTOM_HOOKS.get().map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::{all_refused, parse};
+
+    #[test]
+    fn a_route_without_hooks_has_none() {
+        let config = parse("[[route]]\nupstream = \"demo\"\n[route.hooks]").unwrap();
+        assert_eq!((config.hooks, &config.routes[0].hooks), (None, &None));
+    }
+
+    #[test]
+    fn hooks_are_for_everybody_or_for_a_route() {
+        let text = "[hooks]\nbody_bytes = 0\n[[route]]\nupstream = \"demo\"\n\
+                    inherit_hooks = false\n[route.hooks]\nconnections_per_client = 7\n\
+                    body_bytes = 5";
+        let config = parse(text).unwrap();
+        assert_eq!(config.hooks.unwrap().body_bytes, Some(u64::MAX));
+        let own = config.routes[0].hooks.as_ref().unwrap();
+        assert_eq!((own.connections_per_client, own.body_bytes), (Some(7), Some(5)));
+        assert!(!config.routes[0].inherits_hooks);
+    }
+
+    #[test]
+    fn an_unknown_key_of_a_hook_names_its_place_and_the_nearest_known_one() {
+        let route = "[[route]]\nupstream = \"demo\"\n";
+        all_refused(&[
+            ("[hooks]\nredirct = {}", "2:1: hooks.redirct: unknown key, did you mean `redirect`?"),
+            (
+                &format!("{route}[route.hooks.rate_limit]\nrtae = \"1/s\""),
+                "4:1: route[0].hooks.rate_limit.rtae: unknown key, did you mean `rate`?",
+            ),
+            (
+                &format!("{route}[route.hooks.request_headers]\nsets = {{}}"),
+                "4:1: route[0].hooks.request_headers.sets: unknown key, did you mean `set`?",
+            ),
+            ("[hooks]\ncors = 5", "2:8: hooks.cors: invalid type: integer `5`, expected a table"),
+            ("[hooks]\nconnections_per_client = 0", "2:26: hooks.connections_per_client: found 0"),
+            ("[hooks.mirror]\npercent = \"x\"", "2:11: hooks.mirror.percent: invalid type: string"),
+        ]);
+    }
+
+    #[test]
+    fn what_is_spelled_reads_back_to_the_same() {
+        let tables = [
+            "allow = []\ndeny = [\"10.0.0.0/8\"]\nmethods = [\"GET\"]\nbody_bytes = 0\n\
+             connections_per_client = 3\nintercept_errors = true\n\
+             error_pages = { 404 = \"a\\n\\\"b\\\"\", 5xx = \"file:/a b.html\" }",
+            "cors = {}\nrate_limit = { rate = \"7/d\", burst = 2, announce = true }\n\
+             request_id = { header = \"X-Id\", trust = \"everybody\" }",
+            "cors = { origins = [\"http://a\"], credentials = true, max_age = \"90s\" }\n\
+             rate_limit = { rate = \"7/m\", key = \"header:X-Key\" }\n\
+             redirect = { to = \"/${path}$$x\", status = 301 }",
+            "basic_auth = { users_file = \"/a\", realm = \"b\" }\ncustom = []\n\
+             forward_auth = { upstream = \"demo\", response_headers = [\"X-User\"] }\n\
+             respond = { body = \"a\", headers = { X-A = \"b\", \"X.B\" = \"c\" } }",
+            "split = { weights = { demo = 3 }, sticky = \"cookie:c\" }\nretry = {}\n\
+             mirror = { upstream = \"demo\", percent = 0.25, body_bytes = 0 }\n\
+             rewrite = { regex = \"^/(.*)$\", replacement = \"/$1/${1}$$${host}\" }",
+            "split = { weights = { demo = 3 }, sticky = \"ip\" }\nretry = { on = [\"5xx\"] }\n\
+             rewrite = { prefix = \"/a\" }\nsecurity_headers = { frame_options = \"\" }\n\
+             request_headers = { set = { X-A = \"${header.x-b}\" }, remove = [\"X-C\"] }\n\
+             response_headers = { rename = { X-D = \"X-E\" }, add = { X-F = \"$${host}$\" } }",
+        ];
+        for text in tables {
+            let config =
+                parse(&format!("[hooks]\n{text}")).unwrap_or_else(|error| panic!("{error}"));
+            let section = config.hooks.as_ref().unwrap();
+            let lines = section.lines(&config.upstreams);
+            let again = parse(&format!("[hooks]\n{}", lines.join("\n")));
+            let again = again.unwrap_or_else(|error| panic!("{error}\n{lines:?}"));
+            assert_eq!(again.hooks, config.hooks, "{lines:?}");
+            let own = lines.join(", ");
+            let route = format!("[[route]]\nupstream = \"demo\"\nhooks = {{ {own} }}");
+            assert_eq!(parse(&route).unwrap().routes[0].hooks, config.hooks);
+        }
+    }
 }

@@ -109,6 +109,17 @@ impl Template {
         Ok(template)
     }
 
+    /// What is expected in place of a variable that has no value so early.
+    pub(in crate::config) fn unknown_yet(name: &str) -> String {
+        format!("no `{name}`, which is not known yet where this is used")
+    }
+
+    /// The text as it is: what stands in it is not known before `check` has seen the pattern that
+    /// this is a replacement for.
+    pub(in crate::config) fn unread(text: &str) -> Self {
+        Self { parts: vec![Part::Text(text.into())] }
+    }
+
     /// The text, if there is no variable in it.
     pub fn fixed(&self) -> Option<&str> {
         match self.parts.as_slice() {
@@ -166,7 +177,7 @@ impl Variable {
         };
         match known {
             Some(variable) if is_known_here(&variable) => Ok(variable),
-            Some(_) => Err(format!("no `{name}`, which is not known yet where this is used")),
+            Some(_) => Err(Template::unknown_yet(name)),
             None => {
                 let names = PLAIN.iter().map(|(known, _)| *known);
                 Err(nearest(name, names.clone()).map_or_else(

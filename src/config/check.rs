@@ -1,0 +1,261 @@
+//! The rules between keys: what one of them means for another.
+//!
+//! In: a `Config` of which every value is of its kind. Out: the same with its names told apart, its
+//! listeners collected and its limits trimmed, or every refusal with the path of its key. A limit
+//! that another limit makes pointless is trimmed (a pool of 10 connections keeps at most 10 idle),
+//! so that lowering one key never asks for a second. Nothing here reads a file or asks DNS.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::net::SocketAddr;
+
+use super::error::{Refusal, quoted};
+use super::hooks::{CorsConfig, RespondConfig, Scope, Template, Variable, pattern};
+use super::{AdminAddress, Config, HooksConfig, RewriteConfig, RouteConfig, UpstreamConfig};
+
+/// The sections that the rules for a section look at beside their own.
+pub(super) const LEANS_ON: [(&str, &str); 5] = [
+    ("route", "upstream"),
+    ("hooks", "upstream"),
+    ("forward", "server"),
+    ("admin", "server"),
+    ("server", "admin"),
+];
+
+/// Everything that is wrong between keys.
+pub(super) fn rules(config: &mut Config) -> Vec<Refusal> {
+    let mut refusals = Refusals::default();
+    refusals.listeners(config);
+    refusals.upstreams(&config.upstreams);
+    refusals.routes(&config.routes);
+    refusals.parents(config);
+    if let Some(hooks) = &mut config.hooks {
+        refusals.hooks("hooks", hooks);
+    }
+    for (index, route) in config.routes.iter_mut().enumerate() {
+        if let Some(hooks) = &mut route.hooks {
+            refusals.hooks(&format!("route.{index}.hooks"), hooks);
+        }
+    }
+    settle(config);
+    refusals.0
+}
+
+/// Trims, and fills in what follows from something else.
+pub(super) fn settle(config: &mut Config) {
+    let Config { server, limits, pool, buffers, routes, hooks, .. } = config;
+    server.listeners = listeners(server.host, server.port, &server.listen);
+    if server.workers == 0 {
+        server.workers = cores();
+    }
+    limits.target_bytes = limits.target_bytes.min(limits.head_bytes);
+    pool.max_idle = pool.max_idle.min(pool.max_connections);
+    pool.prewarm = pool.prewarm.min(pool.max_idle);
+    buffers.operation_chunks = buffers.operation_chunks.min(buffers.chunks_per_worker);
+    buffers.head_buffer_bytes = buffers.head_buffer_bytes.min(limits.head_bytes);
+    if routes.is_empty() {
+        routes.push(RouteConfig::everything_to_the_first());
+    }
+    // A table that says nothing is as good as none.
+    let is_empty = |hooks: &mut Box<HooksConfig>| **hooks == HooksConfig::default();
+    hooks.take_if(is_empty);
+    for route in routes {
+        route.hooks.take_if(is_empty);
+    }
+}
+
+/// The cores that this process may use: affinity and cgroup quota count.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn listeners(host: std::net::IpAddr, port: u16, listen: &[SocketAddr]) -> Vec<SocketAddr> {
+    std::iter::once(SocketAddr::new(host, port)).chain(listen.iter().copied()).collect()
+}
+
+/// Whether the kernel would refuse the second of two binds. IPv6 listeners are IPv6 only.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port()
+        && a.port() != 0
+        && a.is_ipv4() == b.is_ipv4()
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+/// What is equal to something before it, with its index.
+fn again<'l, T, K: Eq + Hash>(
+    list: &'l [T],
+    key: impl Fn(&'l T) -> K + 'l,
+) -> impl Iterator<Item = (usize, &'l T)> {
+    let mut seen = HashSet::with_capacity(list.len());
+    list.iter().enumerate().filter(move |(_, item)| !seen.insert(key(item)))
+}
+
+#[derive(Default)]
+struct Refusals(Vec<Refusal>);
+
+impl Refusals {
+    fn add(&mut self, path: impl AsRef<str>, what: impl Into<String>) {
+        self.0.push(Refusal::of_key(&[path.as_ref()], what));
+    }
+
+    fn listeners(&mut self, config: &Config) {
+        let Config { server, admin, forward, .. } = config;
+        let all = listeners(server.host, server.port, &server.listen);
+        for (index, address) in server.listen.iter().enumerate() {
+            let before = &all[..=index];
+            if let Some(other) = before.iter().find(|other| overlap(*address, **other)) {
+                let what = format!("{address} is taken by the listener {other}");
+                self.add(format!("server.listen.{index}"), what);
+            }
+        }
+        for (index, listener) in forward.listeners.iter().enumerate() {
+            if !all.contains(listener) {
+                let known: Vec<String> = all.iter().map(SocketAddr::to_string).collect();
+                let what = format!(
+                    "found \"{listener}\", expected one of the server's listeners: {}",
+                    known.join(", ")
+                );
+                self.add(format!("forward.listeners.{index}"), what);
+            }
+        }
+        if let AdminAddress::Tcp(own) = admin.address
+            && admin.enabled
+            && let Some(index) = all.iter().position(|other| overlap(own, *other))
+        {
+            let what = format!("the administrator's {own} is taken by the listener {}", all[index]);
+            let listener = match index.checked_sub(1) {
+                Some(further) => format!("server.listen.{further}"),
+                None => "server.port".to_owned(),
+            };
+            // The defaults do not overlap, so one of the two was given.
+            let paths = ["admin.address", listener.as_str()];
+            self.0.push(Refusal::of_key(&paths, what));
+        }
+    }
+
+    fn upstreams(&mut self, upstreams: &[UpstreamConfig]) {
+        if upstreams.is_empty() {
+            self.add("upstream", "missing an upstream: there must be one");
+        }
+        for (index, upstream) in upstreams.iter().enumerate() {
+            let path = format!("upstream.{index}");
+            match (upstream.is_demo, upstream.origins.is_empty()) {
+                (true, false) => {
+                    let rule = "an upstream has either `builtin` or `origins`, not both";
+                    self.add(format!("{path}.origins"), rule);
+                }
+                (false, true) => self.add(&path, "missing key `origins`, or `builtin = \"demo\"`"),
+                _ => {}
+            }
+            for (origin, found) in again(&upstream.origins, |it| (it.host.as_str(), it.port)) {
+                let url = format!("http://{}", found.authority);
+                let what = format!("there is already an origin {url:?}; `weight` gives it more");
+                self.add(format!("{path}.origins.{origin}"), what);
+            }
+        }
+        for (index, upstream) in again(upstreams, |upstream| upstream.name.as_str()) {
+            let what = format!("there is already an upstream named {:?}", upstream.name);
+            self.add(format!("upstream.{index}.name"), what);
+        }
+    }
+
+    fn routes(&mut self, routes: &[RouteConfig]) {
+        for (index, _) in again(routes, |route| (&route.host, route.path.as_str())) {
+            let what = "there is already a route with this host and path";
+            self.add(format!("route.{index}"), what);
+        }
+    }
+
+    fn parents(&mut self, config: &Config) {
+        for (index, parent) in again(&config.parents, |parent| parent.name.as_str()) {
+            let what = format!("there is already a parent named {:?}", parent.name);
+            self.add(format!("parent.{index}.name"), what);
+        }
+    }
+
+    fn hooks(&mut self, path: &str, hooks: &mut HooksConfig) {
+        let at = |key: &str| format!("{path}.{key}");
+        if let Some(cors) = &hooks.cors {
+            self.cors(&at("cors"), cors);
+        }
+        if let Some(respond) = &hooks.respond {
+            self.respond(&at("respond"), respond);
+        }
+        if let Some(limit) = hooks.rate_limit.as_mut().filter(|limit| limit.burst == 0) {
+            limit.burst = limit.rate.requests;
+        }
+        if let Some(split) = &mut hooks.split {
+            // An upstream that is out for now keeps its line in the file.
+            split.arms.retain(|(_, weight)| *weight > 0);
+            if split.arms.is_empty() {
+                self.add(at("split.weights"), "missing a weight above 0");
+            }
+        }
+        if let Some(RewriteConfig::Regex { pattern, replacement }) = &mut hooks.rewrite {
+            self.replacement(&at("rewrite.replacement"), pattern, replacement);
+        }
+        for (key, edits) in [
+            ("request_headers", &hooks.request_headers),
+            ("response_headers", &hooks.response_headers),
+        ] {
+            if let Some((index, what)) = edits.one_too_many() {
+                self.add(at(&format!("{key}.remove.{index}")), what);
+            }
+        }
+        let edits = &hooks.request_headers;
+        for (list, (name, template)) in
+            std::iter::repeat("set").zip(&edits.set).chain(std::iter::repeat("add").zip(&edits.add))
+        {
+            if template.has(&Variable::Status) {
+                let expected = Template::unknown_yet("status");
+                let what = format!("found {:?}, expected {expected}", template.to_string());
+                let path = [path, "request_headers", list].join(".");
+                // The name of a field may hold dots.
+                self.0.push(Refusal::of_member(&path, name, what));
+            }
+        }
+        match (&mut hooks.error_pages, &mut hooks.intercept_errors) {
+            (Some(pages), intercept) => pages.intercept = *intercept.get_or_insert(false),
+            (None, Some(true)) => {
+                self.add(at("intercept_errors"), "`intercept_errors` needs `error_pages`");
+            }
+            (None, intercept) => *intercept = None,
+        }
+    }
+
+    fn cors(&mut self, path: &str, cors: &CorsConfig) {
+        if !cors.credentials {
+            return;
+        }
+        if cors.origins.is_empty() {
+            let rule = "`credentials` needs `origins` by name: with any origin, every page that a \
+                        user visits could act as that user";
+            self.add(format!("{path}.credentials"), rule);
+        }
+        for (key, list) in [("headers", &cors.headers), ("expose", &cors.expose)] {
+            if list.iter().any(|name| name == "*") {
+                let rule = "with `credentials`, browsers take \"*\" for a name: list the fields, \
+                            or leave `headers` out to allow whatever is asked for";
+                self.add(format!("{path}.{key}"), rule);
+            }
+        }
+    }
+
+    fn respond(&mut self, path: &str, respond: &RespondConfig) {
+        if matches!(respond.status, 204 | 205 | 304) && !respond.body.is_empty() {
+            self.add(format!("{path}.body"), "an answer with this status has no body");
+        }
+    }
+
+    fn replacement(&mut self, path: &str, text: &str, replacement: &mut Template) {
+        let written = replacement.fixed().unwrap_or_default().to_owned();
+        // A pattern that does not compile has been refused.
+        let Ok(regex) = pattern(text) else { return };
+        match Template::parse(&written, Scope::Replacement(&regex)) {
+            Ok(read) => *replacement = read,
+            Err(expected) => {
+                self.add(path, format!("found {}, expected {expected}", quoted(&written)));
+            }
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Where requests go: `[[upstream]]` and `[[route]]`.
+//!
+//! In: TOML, JSON and texts, by way of serde. Out: groups of origins, and which requests go to
+//! which of them. Names are compared here and never resolved.
+
+use std::fmt;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use super::HooksConfig;
+use super::hooks::hooks_table;
+use super::kinds::own::Name;
+use super::kinds::plain::{Count, UpToAnHour, Whole};
+use super::kinds::{As, FilledList, Kind, Optional, millis, number, text_kind};
+use super::names::{
+    HOST_POLICY_FORM, ORIGIN_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM, authority, host_pattern,
+    is_route_path, parse_origin, split_authority,
+};
+use super::scope::UpstreamName;
+
+text_kind!(
+    Host: HostPolicy,
+    |text| match text {
+        "pass" => Ok(HostPolicy::Pass),
+        "origin" => Ok(HostPolicy::Origin),
+        fixed if split_authority(fixed).is_some() => Ok(HostPolicy::Fixed(fixed.to_owned())),
+        _ => Err(HOST_POLICY_FORM.to_owned()),
+    },
+    |host| match host {
+        HostPolicy::Pass => "pass".to_owned(),
+        HostPolicy::Origin => "origin".to_owned(),
+        HostPolicy::Fixed(host) => host.clone(),
+    }
+);
+text_kind!(RouteHost: HostPattern = host_pattern, ROUTE_HOST_FORM);
+text_kind!(
+    /// "demo".
+    Builtin: bool,
+    |text| (text == "demo").then_some(true).ok_or_else(|| "\"demo\"".to_owned()),
+    |_| "demo".to_owned()
+);
+text_kind!(
+    /// A path and what is below it.
+    Prefix: String,
+    |text| match text.strip_suffix('*').filter(|prefix| is_route_path(prefix)) {
+        Some(prefix) => {
+            let plain = prefix.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(prefix);
+            Err(format!("a prefix, which holds for all that is below it: write {plain:?}"))
+        }
+        None if is_route_path(text) => Ok(text.to_owned()),
+        None => Err(ROUTE_PATH_FORM.to_owned()),
+    },
+    Clone::clone
+);
+text_kind!(
+    Url: OriginConfig,
+    |text| {
+        let (host, port) = parse_origin(text)?;
+        Ok(OriginConfig { authority: authority(&host, port), host, port, weight: 1 })
+    },
+    |origin| format!("http://{}", origin.authority)
+);
+
+/// Upstreams: groups of origins that serve the same thing.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// Unique: 1 to 64 letters, digits, "-", "_" or ".".
+    #[serde(with = "As::<Name>")]
+    #[schemars(extend("x-reload" = "drain"))]
+    pub name: String,
+    /// "demo" is a small HTTP server inside ringway, on a loopback port. Excludes `origins`.
+    // Its address is known only once it has started: see `Config::place_demo`.
+    #[serde(rename = "builtin", default, with = "As::<Builtin>")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(extend("x-reload" = "drain"))]
+    pub is_demo: bool,
+    /// Where requests are sent, instead of the demo: "http://HOST:PORT" each, or a table with a
+    /// weight from 1 (the default) to 1000.
+    #[serde(default, with = "FilledList::<Origin>", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-reload" = "drain", "x-example" = "[\"http://10.0.0.1:8080\", \
+        { url = \"http://b.example:8080\", weight = 3 }]"))]
+    pub origins: Vec<OriginConfig>,
+    /// The Host field that the origin sees: "pass" is the client's, "origin" the origin's own,
+    /// anything else is sent as it is.
+    #[serde(default, with = "As::<Host>")]
+    pub host: HostPolicy,
+    /// How long an origin is passed over after a failure. 0 to 1h; 0 is never.
+    #[serde(default = "millis::<10_000>", with = "UpToAnHour")]
+    pub fail_timeout: Duration,
+    /// Connections to it, busy and idle, in place of pool.max_connections; then no answer of it
+    /// counts under limits.long_responses. 1 to 1000000.
+    #[serde(default, with = "Optional::<Whole<usize, 1, 1_000_000>>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "100"))]
+    pub max_connections: Option<usize>,
+}
+
+/// One address that requests can be sent to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginConfig {
+    /// A name in lower case or an IP literal without brackets.
+    pub host: String,
+    pub port: u16,
+    /// At least 1.
+    pub weight: u32,
+    /// `host:port` as a Host field carries it: no port when it is 80, IPv6 in brackets.
+    pub authority: String,
+}
+
+/// The Host field that an origin sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HostPolicy {
+    /// The client's.
+    #[default]
+    Pass,
+    /// The `authority` of the origin.
+    Origin,
+    Fixed(String),
+}
+
+/// Routes: the most specific host wins (exact, then the longest "*.suffix", then any), then the
+/// longest path. A request that fits none is answered 404. Without any [[route]], everything goes
+/// to the first upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    /// "" is any host, "example.org" that one, "*.example.org" every name below it.
+    #[serde(default, with = "As::<RouteHost>")]
+    pub host: HostPattern,
+    /// A prefix on a segment boundary: "/api" fits /api and /api/x, not /apix.
+    #[serde(default = "root", with = "As::<Prefix>")]
+    pub path: String,
+    /// The name of an upstream.
+    // Index in `Config::upstreams`.
+    #[serde(with = "As::<UpstreamName>")]
+    pub upstream: usize,
+    /// Whether the origin sees the path without the prefix; slashes behind it become one.
+    #[serde(default)]
+    pub strip_prefix: bool,
+    /// Whether [hooks] hold for this route too.
+    #[serde(rename = "inherit_hooks", default = "yes")]
+    pub inherits_hooks: bool,
+    /// The same keys as [hooks], for this route alone.
+    // `None` where the table is empty, or there is none.
+    #[serde(default, deserialize_with = "hooks_table", skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Box<HooksConfig>>,
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Names are in lower case, without a port and without the root's dot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostPattern {
+    #[default]
+    Any,
+    Exact(String),
+    /// `.example.org` for `*.example.org`, which `example.org` itself does not fit.
+    Suffix(String),
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => Ok(()),
+            Self::Exact(name) => out.write_str(name),
+            Self::Suffix(suffix) => write!(out, "*{suffix}"),
+        }
+    }
+}
+
+impl UpstreamConfig {
+    pub(super) fn demo() -> Self {
+        Self {
+            name: "demo".to_owned(),
+            is_demo: true,
+            origins: Vec::new(),
+            host: HostPolicy::Pass,
+            fail_timeout: millis::<10_000>(),
+            max_connections: None,
+        }
+    }
+}
+
+impl RouteConfig {
+    pub(super) fn everything_to_the_first() -> Self {
+        Self {
+            host: HostPattern::Any,
+            path: root(),
+            upstream: 0,
+            strip_prefix: false,
+            hooks: None,
+            inherits_hooks: true,
+        }
+    }
+
+    /// What people call it: host and path, where `*` is any host.
+    pub fn name(&self) -> String {
+        match &self.host {
+            HostPattern::Any => format!("*{}", self.path),
+            host => format!("{host}{}", self.path),
+        }
+    }
+}
+
+/// `"http://a:80"` or `{ url = "http://a:80", weight = 3 }`.
+struct Origin;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Weighted {
+    #[serde(with = "As::<Url>")]
+    url: OriginConfig,
+    #[serde(default = "number::<u32, 1>", with = "Count::<u32, 1, 1000>")]
+    weight: u32,
+}
+
+impl Kind for Origin {
+    type Value = OriginConfig;
+
+    const ONE: &'static str = "an origin: there must be one";
+
+    fn schema() -> Json {
+        let url = json!({ "type": "string", "description": ORIGIN_FORM });
+        let weight = json!({ "type": "integer", "minimum": 1, "maximum": 1000 });
+        json!({
+            "anyOf": [url, {
+                "type": "object",
+                "properties": { "url": url, "weight": weight },
+                "required": ["url"],
+                "additionalProperties": false,
+            }],
+        })
+    }
+
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<OriginConfig, D::Error> {
+        from.deserialize_any(OriginVisitor)
+    }
+
+    fn spell(value: &OriginConfig) -> Json {
+        let url = Url::spell(value);
+        if value.weight == 1 { url } else { json!({ "url": url, "weight": value.weight }) }
+    }
+}
+
+// Written out because an untagged enum would lose the position of what is wrong inside it.
+struct OriginVisitor;
+
+impl<'de> Visitor<'de> for OriginVisitor {
+    type Value = OriginConfig;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(
+            "a URL such as \"http://10.0.0.1:8080\" or a table { url = \"...\", weight = 1 }",
+        )
+    }
+
+    fn visit_str<E: Error>(self, url: &str) -> Result<OriginConfig, E> {
+        As::<Url>::deserialize(serde::de::value::StrDeserializer::new(url))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OriginConfig, A::Error> {
+        let Weighted { url, weight } = Weighted::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(OriginConfig { weight, ..url })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::all_refused;
+
+    #[test]
+    fn contradictions_between_keys_are_refused() {
+        let app = "[[upstream]]\nname = \"app\"\n";
+        let own = |rest: &str| format!("{app}{rest}");
+        all_refused(&[
+            ("upstream = []", "1:12: upstream: missing an upstream: there must be one"),
+            ("[[upstream]]\nbuiltin = \"demo\"", "1:1: upstream[0]: missing key `name`"),
+            (app, "1:1: upstream[0]: missing key `origins`, or `builtin = \"demo\"`"),
+            (&own("origins = []"), "3:11: upstream[0].origins: missing an origin"),
+            (&own("builtin = \"x\""), "3:11: upstream[0].builtin: found \"x\", expected \"demo\""),
+            (
+                &own("builtin = \"demo\"\norigins = [\"http://a\"]"),
+                "4:11: upstream[0].origins: an upstream has either `builtin` or `origins`",
+            ),
+            (
+                &own("origins = [\"https://a\"]"),
+                "3:12: upstream[0].origins[0]: found \"https://a\", expected an http:// URL",
+            ),
+            (
+                &own("origins = [\"http://a\", { url = \"http://A:80/\" }]"),
+                "3:24: upstream[0].origins[1]: there is already an origin \"http://a\"",
+            ),
+            (
+                &own("origins = [{ url = \"http://a\", weight = 0 }]"),
+                "3:41: upstream[0].origins[0].weight: found 0, expected a whole number from 1",
+            ),
+            (&own("builtin = \"demo\"\nhost = \"a b\""), "4:8: upstream[0].host: found \"a b\""),
+            (
+                &format!("{app}builtin = \"demo\"\n{app}builtin = \"demo\""),
+                "5:8: upstream[1].name: there is already an upstream named \"app\"",
+            ),
+            ("[[route]]", "1:1: route[0]: missing key `upstream`"),
+            (
+                "[[route]]\nupstream = \"dmeo\"",
+                "2:12: route[0].upstream: there is no upstream \"dmeo\", did you mean \"demo\"?",
+            ),
+            (
+                "[[route]]\nupstream = \"\\u001b[2J\"",
+                "2:12: route[0].upstream: there is no upstream \"\\u{1b}[2J\"",
+            ),
+            (
+                "[[route]]\nupstream = \"demo\"\n[[route]]\npath = \"/\"\nupstream = \"demo\"",
+                "3:1: route[1]: there is already a route with this host and path",
+            ),
+            ("[[route]]\nupstream = \"demo\"\npath = \"a\"", "3:8: route[0].path: found \"a\""),
+            (
+                "[[route]]\nupstream = \"demo\"\nhost = \"a:80\"",
+                "3:8: route[0].host: found \"a:80\", expected a host name without a port",
+            ),
+        ]);
+    }
+}
