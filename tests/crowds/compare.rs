@@ -53,9 +53,9 @@ fn an_unknown_peer_is_an_error_that_lists_them() {
 
 #[test]
 fn the_floor_relays_both_ways_to_the_end() {
-    let _machine = crate::alone();
     const SIZE: usize = 20 << 20;
     // Far above what a busy machine needs: a lost byte must not hang the test.
+    let _machine = crate::alone();
     let patience = Some(Duration::from_secs(60));
     let origin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");

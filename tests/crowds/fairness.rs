@@ -236,8 +236,8 @@ fn a_target_that_never_answers_is_nobody_elses_affair() {
 
 #[test]
 fn a_hundred_downloads_and_one_who_waits_cost_nobody_his_connection() {
-    let _machine = crate::alone();
     const PIECES: usize = 40;
+    let _machine = crate::alone();
     let gate = Gate::default();
     let origin = pages({
         let gate = gate.clone();

@@ -94,9 +94,9 @@ fn a_crowd_that_says_nothing_yet_holds_few_buffers() {
 
 #[test]
 fn a_burst_gives_its_memory_back() {
-    let _machine = crate::alone();
     const CLIENTS: usize = 100;
     const BODY: usize = 500_000;
+    let _machine = crate::alone();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n");
     let origin = Origin::answering([head.as_bytes(), &pattern(BODY)].concat());
     let proxy = Setup::to(&origin).set("pool.idle_expiry", "200ms").start();
@@ -148,8 +148,8 @@ fn planned_bytes(row: &str) -> usize {
 /// its connection to an origin. A head buffer's pages that nothing was written to are not there.
 #[test]
 fn a_busy_connection_costs_what_was_planned_and_not_much_less() {
-    let _machine = crate::alone();
     const BUSY: usize = 400;
+    let _machine = crate::alone();
     if !raise_open_files() {
         eprintln!("skipped: the hard limit of open files is too low");
         return;
@@ -176,8 +176,8 @@ fn a_busy_connection_costs_what_was_planned_and_not_much_less() {
 /// The limit that a container of 128 MiB would have, as one of addresses: the stricter one.
 #[test]
 fn it_serves_thousands_within_128_mib_of_addresses() {
-    let _machine = crate::alone();
     const LIMIT: usize = 128 * 1024 * 1024;
+    let _machine = crate::alone();
     if !raise_open_files() {
         eprintln!("skipped: the hard limit of open files is too low");
         return;
