@@ -10,7 +10,7 @@
 mod cases;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use ringway::http::head::HeadLimits;
+use ringway::internals::http::head::HeadLimits;
 
 use cases::hooks::{Exchange, Hooking};
 

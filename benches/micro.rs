@@ -16,14 +16,14 @@ use std::thread;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ringway::ledger::{Budget, Ledger};
-use ringway::observe::metrics::WorkerMetrics;
-use ringway::ring::{Deadlines, HeadPool, runtime};
-use ringway::upstream::open_target;
-use ringway::upstream::origin_ids::OriginIds;
-use ringway::upstream::permits::{Limits, PoolShared};
-use ringway::upstream::pool::{Pool, PoolLimits};
-use ringway::upstream::queue::Holder;
+use ringway::internals::ledger::{Budget, Ledger};
+use ringway::internals::observe::metrics::WorkerMetrics;
+use ringway::internals::ring::{Deadlines, HeadPool, runtime};
+use ringway::internals::upstream::open_target;
+use ringway::internals::upstream::origin_ids::OriginIds;
+use ringway::internals::upstream::permits::{Limits, PoolShared};
+use ringway::internals::upstream::pool::{Pool, PoolLimits};
+use ringway::internals::upstream::queue::Holder;
 
 fn pure(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pure");

@@ -15,7 +15,7 @@ use crate::config::Secret;
 
 /// What a decision rests on. Fields are as the request has them; `None` where it has none.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Caller<'a> {
+pub(crate) struct Caller<'a> {
     /// `None` is a Unix socket: a process that may open the file may ask.
     pub peer: Option<IpAddr>,
     pub host: Option<&'a [u8]>,
@@ -27,7 +27,7 @@ pub struct Caller<'a> {
 
 /// Why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
+pub(crate) enum Denied {
     TokenMissing,
     TokenWrong,
     NotLocal,
@@ -37,7 +37,7 @@ pub enum Denied {
 
 impl Denied {
     /// 401 wants a `WWW-Authenticate` field.
-    pub fn status(self) -> u16 {
+    pub(crate) fn status(self) -> u16 {
         match self {
             Self::TokenMissing | Self::TokenWrong => 401,
             Self::NotLocal | Self::ForeignHost | Self::ForeignOrigin => 403,
@@ -45,7 +45,7 @@ impl Denied {
     }
 
     /// Cause and cure, for the caller.
-    pub fn cause(self) -> &'static str {
+    pub(crate) fn cause(self) -> &'static str {
         match self {
             Self::TokenMissing => {
                 "this needs `Authorization: Bearer` with the value of admin.token"
@@ -65,7 +65,7 @@ impl Denied {
 }
 
 /// Whether `caller` may see anything at all.
-pub fn may_read(caller: &Caller<'_>) -> Result<(), Denied> {
+pub(crate) fn may_read(caller: &Caller<'_>) -> Result<(), Denied> {
     match caller.origin {
         Some(origin) if !is_same_site(origin, caller.host) => Err(Denied::ForeignOrigin),
         _ => Ok(()),
@@ -73,7 +73,7 @@ pub fn may_read(caller: &Caller<'_>) -> Result<(), Denied> {
 }
 
 /// Whether `caller` may change something.
-pub fn may_change(caller: &Caller<'_>, token: Option<&Secret>) -> Result<(), Denied> {
+pub(crate) fn may_change(caller: &Caller<'_>, token: Option<&Secret>) -> Result<(), Denied> {
     may_read(caller)?;
     if let Some(token) = token {
         return has_token(caller.authorization, token);

@@ -314,7 +314,7 @@ pub(crate) fn reason(code: u16) -> &'static str {
 
 /// Why a client connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Close {
+pub(crate) enum Close {
     /// The client closed between two requests: the normal end.
     ClientDone,
     /// `timeouts.client_idle` passed without a request.

@@ -127,63 +127,51 @@ impl Ledger {
 
 /// Memory that belongs to no worker: any thread may write.
 #[derive(Debug, Default)]
-pub struct ProcessLedger {
+pub(crate) struct ProcessLedger {
     bytes: [AtomicU64; 8],
 }
 
 impl ProcessLedger {
-    pub fn get(&self, kind: Kind) -> u64 {
+    pub(crate) fn get(&self, kind: Kind) -> u64 {
         self.bytes[kind as usize].load(Ordering::Relaxed)
     }
 
-    pub fn set(&self, kind: Kind, bytes: u64) {
+    pub(crate) fn set(&self, kind: Kind, bytes: u64) {
         self.bytes[kind as usize].store(bytes, Ordering::Relaxed);
     }
 
-    pub fn add(&self, kind: Kind, bytes: u64) {
-        self.bytes[kind as usize].fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Never goes below zero, for the reason that [`Gauge::sub`] gives.
-    pub fn sub(&self, kind: Kind, bytes: u64) {
-        let lowered = |now: u64| Some(now.saturating_sub(bytes));
-        let cell = &self.bytes[kind as usize];
-        // The closure never refuses, so there is no error to see.
-        let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lowered);
-    }
-
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         sum(|kind| self.get(kind))
     }
 }
 
 /// The ledgers of all workers and the process's own.
 #[derive(Clone, Debug, Default)]
-pub struct Ledgers {
+pub(crate) struct Ledgers {
     workers: Vec<Arc<Ledger>>,
     process: Arc<ProcessLedger>,
 }
 
 impl Ledgers {
-    pub fn new(workers: usize) -> Self {
+    pub(crate) fn new(workers: usize) -> Self {
         Self { workers: (0..workers).map(|_| Arc::default()).collect(), process: Arc::default() }
     }
 
-    pub fn workers(&self) -> &[Arc<Ledger>] {
+    pub(crate) fn workers(&self) -> &[Arc<Ledger>] {
         &self.workers
     }
 
-    pub fn process(&self) -> &Arc<ProcessLedger> {
+    pub(crate) fn process(&self) -> &Arc<ProcessLedger> {
         &self.process
     }
 
     /// Everything that is accounted for, each byte once.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.workers.iter().map(|worker| worker.total()).sum::<u64>() + self.process.total()
     }
 
     /// In the order of [`Kind::ALL`].
-    pub fn by_kind(&self) -> [(Kind, u64); 8] {
+    pub(crate) fn by_kind(&self) -> [(Kind, u64); 8] {
         Kind::ALL.map(|kind| {
             let of_workers: u64 = self.workers.iter().map(|worker| worker.get(kind)).sum();
             (kind, of_workers + self.process.get(kind))
@@ -197,7 +185,7 @@ fn sum(of: impl Fn(Kind) -> u64) -> u64 {
 
 /// How hard a cleanup tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Level {
+pub(crate) enum Level {
     /// What is not in use goes: idle connections to origins, caches, free buffers.
     Light,
     /// What somebody uses goes too, until there is room again.
@@ -205,7 +193,7 @@ pub enum Level {
 }
 
 impl Level {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Light => "light",
             Self::Forced => "forced",
@@ -276,7 +264,7 @@ impl Budget {
 }
 
 /// Bytes that wait for a slow receiver, and are counted for as long.
-pub struct Counted {
+pub(crate) struct Counted {
     bytes: Vec<u8>,
     ledger: Arc<Ledger>,
     budget: Rc<Budget>,
@@ -284,7 +272,7 @@ pub struct Counted {
 
 impl Counted {
     /// A copy of `bytes`; `None` where there is no memory for it.
-    pub fn copy(bytes: &[u8], ledger: &Arc<Ledger>, budget: &Rc<Budget>) -> Option<Self> {
+    pub(crate) fn copy(bytes: &[u8], ledger: &Arc<Ledger>, budget: &Rc<Budget>) -> Option<Self> {
         let count = bytes.len() as u64;
         if !budget.grow(ledger, count) {
             return None;
@@ -339,8 +327,7 @@ mod tests {
             worker.add(Kind::HeadBuffers, 7);
             worker.sub(Kind::HeadBuffers, 2);
         }
-        ledgers.process().add(Kind::LogQueues, 30);
-        ledgers.process().sub(Kind::LogQueues, 10);
+        ledgers.process().set(Kind::LogQueues, 20);
         assert_eq!(ledgers.total(), 2 * 105 + 20);
         let kinds = ledgers.by_kind();
         assert_eq!(kinds[0], (Kind::PinnedChunks, 200));
@@ -348,24 +335,6 @@ mod tests {
         assert_eq!(kinds[7], (Kind::LogQueues, 20));
         let each_once = kinds.iter().filter(|(kind, _)| !kind.is_part_of_another());
         assert_eq!(each_once.map(|(_, bytes)| bytes).sum::<u64>(), ledgers.total());
-    }
-
-    #[test]
-    fn the_process_ledger_loses_nothing_to_several_writers() {
-        let ledger = ProcessLedger::default();
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..10_000 {
-                        ledger.add(Kind::Caches, 3);
-                        ledger.sub(Kind::Caches, 2);
-                    }
-                });
-            }
-        });
-        assert_eq!(ledger.get(Kind::Caches), 40_000);
-        ledger.sub(Kind::Caches, 50_000);
-        assert_eq!(ledger.get(Kind::Caches), 0);
     }
 
     #[test]

@@ -53,26 +53,113 @@
 //! - Buffers, chunks, connections and permits come home on every path; a drain counts them.
 //! - A keep-alive request allocates nothing once its connection is warm (a test counts).
 
-pub mod admin;
-pub mod admin_guard;
-pub mod cli;
-pub mod config;
-pub mod downstream;
-pub mod exchange;
-pub mod fault;
-pub mod forward_proxy;
+mod admin;
+mod admin_guard;
+mod cli;
+mod config;
+mod downstream;
+mod exchange;
+mod fault;
+mod forward_proxy;
 pub mod hooks;
-pub mod http;
-pub mod ledger;
-pub mod limits;
-pub mod memory;
-pub mod observe;
-pub mod relay;
-pub mod ring;
-pub mod routing;
-pub mod server;
-pub mod systemd;
-pub mod upstream;
-pub mod worker;
+mod http;
+mod ledger;
+mod limits;
+mod memory;
+mod observe;
+mod relay;
+mod ring;
+mod routing;
+mod server;
+mod systemd;
+mod upstream;
+mod worker;
 
 pub use cli::run;
+
+/// What the tests and the benches of this repository see beside: no interface.
+#[doc(hidden)]
+pub mod internals {
+    pub mod cli {
+        pub use crate::cli::run_from;
+    }
+    pub mod config {
+        pub use crate::config::{Config, Flags, HostPattern, RouteConfig, schema};
+        pub mod reference {
+            pub use crate::config::reference::*;
+        }
+    }
+    pub mod http {
+        pub use crate::http::{Method, Version};
+        pub mod chunked {
+            pub use crate::http::chunked::ChunkScanner;
+        }
+        pub mod forwarded_header {
+            pub use crate::http::forwarded_header::{ClientText, Scheme};
+        }
+        pub mod framing {
+            pub use crate::http::framing::*;
+        }
+        pub mod head {
+            pub use crate::http::head::{HeadLimits, RequestHead, ResponseHead};
+        }
+        pub mod invariants {
+            pub use crate::http::invariants::*;
+        }
+        pub mod rewrite {
+            pub use crate::http::rewrite::*;
+        }
+    }
+    pub mod ledger {
+        pub use crate::ledger::{Budget, Kind, Ledger};
+    }
+    pub mod memory {
+        pub use crate::memory::{Plan, Usage};
+    }
+    pub mod observe {
+        pub mod metrics {
+            pub use crate::observe::metrics::{Latency, WorkerMetrics};
+        }
+    }
+    pub mod ring {
+        pub use crate::ring::{Deadlines, HeadPool};
+        pub mod memory {
+            pub use crate::ring::memory::Allocator;
+        }
+        pub mod runtime {
+            pub use crate::ring::runtime::*;
+        }
+    }
+    pub mod routing {
+        pub use crate::routing::Routes;
+    }
+    pub mod server {
+        pub use crate::server::{Server, Successor};
+        pub mod inherited {
+            pub use crate::server::inherited::*;
+        }
+    }
+    pub mod systemd {
+        pub use crate::systemd::*;
+    }
+    pub mod upstream {
+        pub use crate::upstream::open_target;
+        pub mod origin_ids {
+            pub use crate::upstream::origin_ids::OriginIds;
+        }
+        pub mod permits {
+            pub use crate::upstream::permits::{Limits, PoolShared};
+        }
+        pub mod pool {
+            pub use crate::upstream::pool::{Pool, PoolLimits};
+        }
+        pub mod queue {
+            pub use crate::upstream::queue::Holder;
+        }
+    }
+    pub mod worker {
+        pub mod thread {
+            pub use crate::worker::thread::DrainReport;
+        }
+    }
+}

@@ -1,12 +1,12 @@
 //! The command, without hooks of its own.
 //!
-//! In: the process's arguments and environment. Out: its exit code, see [`ringway::cli`]. A
-//! binary with hooks in Rust is this one with hooks.
+//! In: the process's arguments and environment. Out: its exit code, see
+//! [`ringway::internals::cli`]. A binary with hooks in Rust is this one with hooks.
 
 use std::process::ExitCode;
 
 use ringway::hooks::custom::Hooks;
-use ringway::ring::memory::Allocator;
+use ringway::internals::ring::memory::Allocator;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;

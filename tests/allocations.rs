@@ -10,9 +10,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use ringway::config::{Config, Flags};
-use ringway::server::inherited::Inheritance;
-use ringway::server::{Server, Successor};
+use ringway::internals::config::{Config, Flags};
+use ringway::internals::server::inherited::Inheritance;
+use ringway::internals::server::{Server, Successor};
 
 static WORKER_ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
@@ -140,5 +140,5 @@ fn a_warm_keep_alive_request_allocates_nothing() {
     assert!(WORKER_ALLOCATIONS.load(Ordering::Relaxed) > 0, "the counter counts");
     drop(client);
     let report = server.drain(&AtomicBool::new(false), Successor::None);
-    assert_eq!(report, ringway::worker::thread::DrainReport::default());
+    assert_eq!(report, ringway::internals::worker::thread::DrainReport::default());
 }

@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ringway::config::{reference, schema};
+use ringway::internals::config::{reference, schema};
 
 const OPEN: &str = "<!-- keys: ";
 const CLOSE: &str = "<!-- /keys -->";

@@ -5,13 +5,13 @@
 
 use std::hint::black_box;
 
-use ringway::config::{Config, Flags};
 use ringway::hooks::custom::Hooks;
 use ringway::hooks::{Choice, HookState, Plans, RequestView};
-use ringway::http::Method;
-use ringway::http::forwarded_header::{ClientText, Scheme};
-use ringway::http::head::{HeadLimits, RequestHead, ResponseHead};
-use ringway::http::rewrite::{
+use ringway::internals::config::{Config, Flags};
+use ringway::internals::http::Method;
+use ringway::internals::http::forwarded_header::{ClientText, Scheme};
+use ringway::internals::http::head::{HeadLimits, RequestHead, ResponseHead};
+use ringway::internals::http::rewrite::{
     self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite,
 };
 

@@ -9,18 +9,18 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ringway::config::{Config, HostPattern, RouteConfig};
-use ringway::http::chunked::ChunkScanner;
-use ringway::http::forwarded_header::{ClientText, Scheme};
-use ringway::http::framing::{self, Coding, Length};
-use ringway::http::head::{HeadLimits, RequestHead, ResponseHead};
-use ringway::http::rewrite::{
+use ringway::internals::config::{Config, HostPattern, RouteConfig};
+use ringway::internals::http::chunked::ChunkScanner;
+use ringway::internals::http::forwarded_header::{ClientText, Scheme};
+use ringway::internals::http::framing::{self, Coding, Length};
+use ringway::internals::http::head::{HeadLimits, RequestHead, ResponseHead};
+use ringway::internals::http::rewrite::{
     self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite,
 };
-use ringway::http::{Method, Version};
-use ringway::ledger::{Budget, Kind, Ledger};
-use ringway::observe::metrics::Latency;
-use ringway::routing::Routes;
+use ringway::internals::http::{Method, Version};
+use ringway::internals::ledger::{Budget, Kind, Ledger};
+use ringway::internals::observe::metrics::Latency;
+use ringway::internals::routing::Routes;
 
 use hooks::{Exchange, Hooking};
 

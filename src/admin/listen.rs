@@ -24,14 +24,14 @@ const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(net::Ipv4Addr::LO
 
 /// A socket that listens.
 #[derive(Debug)]
-pub enum AdminSocket {
+pub(crate) enum AdminSocket {
     Tcp(net::TcpListener),
     Unix(unix::UnixListener, SocketFile),
 }
 
 /// The file of a Unix socket. Dropping it removes it.
 #[derive(Debug)]
-pub struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// A file that has taken our place is not ours to remove.
     inode: Option<u64>,
@@ -43,7 +43,10 @@ impl AdminSocket {
     ///
     /// `inherited` is the socket of a process that this one takes over from, and is used if it is
     /// that of the address.
-    pub fn open(config: &AdminConfig, inherited: Option<OwnedFd>) -> Result<Option<Self>, String> {
+    pub(crate) fn open(
+        config: &AdminConfig,
+        inherited: Option<OwnedFd>,
+    ) -> Result<Option<Self>, String> {
         if !config.enabled {
             return Ok(None);
         }
@@ -109,7 +112,7 @@ impl AdminSocket {
     }
 
     /// Where it listens, if that is an address.
-    pub fn address(&self) -> Option<SocketAddr> {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok(),
             Self::Unix(..) => None,

@@ -45,11 +45,11 @@ use self::webhook::Webhook;
 use crate::systemd;
 use crate::worker::mailbox::{ControlQuery, Level, WorkerCommand};
 
-pub use self::listen::AdminSocket;
-pub use self::setup::{ControlSetup, Logs};
+pub(crate) use self::listen::AdminSocket;
+pub(crate) use self::setup::{ControlSetup, Logs};
 
 /// The control thread.
-pub struct Control {
+pub(crate) struct Control {
     admin_address: Option<SocketAddr>,
     /// A descriptor of the admin API's socket, for the process that takes over.
     admin_socket: Option<OwnedFd>,
@@ -61,7 +61,7 @@ pub struct Control {
 }
 
 /// Starts the thread. An error is one line with cause and cure.
-pub fn start(mut setup: ControlSetup) -> Result<Control, String> {
+pub(crate) fn start(mut setup: ControlSetup) -> Result<Control, String> {
     let mut socket = setup.socket.take();
     socket.iter_mut().for_each(AdminSocket::claim);
     let admin_address = socket.as_ref().and_then(AdminSocket::address);
@@ -95,27 +95,27 @@ pub fn start(mut setup: ControlSetup) -> Result<Control, String> {
 impl Control {
     /// The admin address, with the port that was chosen for port 0. `None` for a Unix socket, and
     /// where there is no admin API.
-    pub fn admin_address(&self) -> Option<SocketAddr> {
+    pub(crate) fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
     }
 
     /// The admin API's socket, for a process that takes over.
-    pub fn admin_socket(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn admin_socket(&self) -> Option<BorrowedFd<'_>> {
         self.admin_socket.as_ref().map(AsFd::as_fd)
     }
 
     /// Ends the admin API and leaves its socket to the process that has taken over.
-    pub fn hand_over(&self) {
+    pub(crate) fn hand_over(&self) {
         self.closing.send_replace(true);
     }
 
     /// Carries a task out beside all others of the thread.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);
     }
 
     /// Ends the thread; answers under way have a second. The socket's file is removed.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         self.stopping.send_replace(true);
         self.closing.send_replace(true);
         // A panic has been reported where it happened.

@@ -14,7 +14,7 @@ use crate::worker::mailbox::ControlQuery;
 use crate::worker::shared::Shared;
 
 /// What the control thread is started with, after the workers.
-pub struct ControlSetup {
+pub(crate) struct ControlSetup {
     pub shared: Arc<Shared>,
     /// Where the admin API listens, if anywhere.
     pub socket: Option<AdminSocket>,
@@ -28,7 +28,7 @@ pub struct ControlSetup {
 
 /// The logs, as far as they can be measured.
 #[derive(Clone, Default)]
-pub struct Logs {
+pub(crate) struct Logs {
     pub events: Option<LogMeter>,
     pub access: Option<AccessLog>,
 }

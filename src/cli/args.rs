@@ -59,7 +59,7 @@ Exit codes:
 /// What was typed.
 #[derive(Debug, Parser)]
 #[command(name = "ringway", version, about = ABOUT, after_help = EXAMPLES)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Configuration file [default: config.toml if it exists]
     #[arg(long, short, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -71,7 +71,7 @@ pub struct Cli {
 
 /// What to do; without one, run the proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Read and verify the configuration, resolve its names and try its ports
     #[command(after_help = CHECK_CODES)]
     Check {
@@ -150,7 +150,7 @@ pub enum Command {
 
 /// A request that no client has sent.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
-pub struct Question {
+pub(crate) struct Question {
     #[arg(value_name = "METHOD")]
     pub method: String,
     /// Such as /path, http://host/path, or host:port for CONNECT

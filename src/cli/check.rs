@@ -20,7 +20,7 @@ use super::explain::addresses;
 use super::output::Failure;
 
 /// Says what is wrong around `config`, and whether ringway could start.
-pub fn run(config: &Config) -> ExitCode {
+pub(crate) fn run(config: &Config) -> ExitCode {
     for warning in nameless(config) {
         note(&format_args!("warning: {warning}"));
     }
@@ -42,7 +42,7 @@ pub fn run(config: &Config) -> ExitCode {
 }
 
 /// What is wrong with a file that `config` names, after the place where it is named.
-pub fn files(config: &Config, origins: &Origins) -> Result<(), String> {
+pub(crate) fn files(config: &Config, origins: &Origins) -> Result<(), String> {
     let users = config.forward.users_file.as_ref().filter(|_| config.forward.enabled);
     let users = users.map_or(Ok(()), |file| Users::load(file).map(drop));
     let users = users.map_err(|error| {

@@ -33,7 +33,7 @@ const URL_FORM: &str = "expected http://ADDRESS:PORT, with an IP address or loca
 
 /// Where to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     Tcp {
         address: SocketAddr,
         /// What stands in the request line.
@@ -44,7 +44,7 @@ pub enum Target {
 
 impl Target {
     /// The listener of a configuration, which may stand for every address of this machine.
-    pub fn listener(address: SocketAddr) -> Self {
+    pub(crate) fn listener(address: SocketAddr) -> Self {
         let ip = match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -53,12 +53,12 @@ impl Target {
         Self::Tcp { address: SocketAddr::new(ip, address.port()), path: PATH.to_owned() }
     }
 
-    pub fn socket(path: &Path) -> Self {
+    pub(crate) fn socket(path: &Path) -> Self {
         Self::Unix(path.to_owned())
     }
 
     /// What was typed behind `--url`.
-    pub fn parse(url: &str) -> Result<Self, String> {
+    pub(crate) fn parse(url: &str) -> Result<Self, String> {
         let wrong = || format!("{url}: {URL_FORM}");
         if let Some(path) = url.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
             return Ok(Self::socket(Path::new(path)));
@@ -101,7 +101,7 @@ impl fmt::Display for Target {
 
 /// What ringway said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
+pub(crate) struct Report {
     pub code: u16,
     /// The body, which is JSON where ringway answered.
     pub body: String,
@@ -109,13 +109,13 @@ pub struct Report {
 
 impl Report {
     /// The program that answered is a ringway, well or not.
-    pub fn is_ringway(&self) -> bool {
+    pub(crate) fn is_ringway(&self) -> bool {
         let body = serde_json::from_str::<Value>(&self.body).unwrap_or_default();
         body["status"].is_string() && body["config_generation"].is_u64()
     }
 
     /// It serves: perhaps with less memory than it would like, or with an alert.
-    pub fn is_healthy(&self) -> bool {
+    pub(crate) fn is_healthy(&self) -> bool {
         let body = serde_json::from_str::<Value>(&self.body).unwrap_or_default();
         self.code == 200 && matches!(body["status"].as_str(), Some("ok" | "degraded"))
     }
@@ -129,7 +129,7 @@ impl fmt::Display for Report {
 
 /// Asks the first target that anybody listens at to do something: `path` is that of the admin API
 /// with its query. It may take as long as that takes there.
-pub fn order(targets: &[Target], path: &str, token: Option<&str>) -> Result<Report, String> {
+pub(crate) fn order(targets: &[Target], path: &str, token: Option<&str>) -> Result<Report, String> {
     let authorization =
         token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
     let request = format!(
@@ -139,13 +139,13 @@ pub fn order(targets: &[Target], path: &str, token: Option<&str>) -> Result<Repo
 }
 
 /// Asks `target`; the error says what it was and why it gave no answer.
-pub fn ask(target: &Target) -> Result<Report, String> {
+pub(crate) fn ask(target: &Target) -> Result<Report, String> {
     ask_any(std::slice::from_ref(target))
 }
 
 /// Asks the first target that anybody listens at; where there is none, the error is that of the
 /// first. One that listens and gives no answer is not well, whatever others say.
-pub fn ask_any(targets: &[Target]) -> Result<Report, String> {
+pub(crate) fn ask_any(targets: &[Target]) -> Result<Report, String> {
     first_of(targets, PATIENCE, |target| {
         let path = target.path();
         format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n")

@@ -13,7 +13,7 @@ use crate::cli::args::{Cli, Command};
 use crate::config::{self, document};
 
 /// Carries out what needs nothing that runs; `None` leaves it to `main`.
-pub fn run(cli: &Cli) -> Option<ExitCode> {
+pub(crate) fn run(cli: &Cli) -> Option<ExitCode> {
     let done = match cli.command.as_ref()? {
         Command::Check { .. }
         | Command::Health { .. }

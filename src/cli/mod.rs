@@ -4,17 +4,17 @@
 //! configuration is wrong or needs more memory than there is; the help of a command tells its own.
 //! Errors go to standard error, one line each.
 
-pub mod args;
-pub mod bench;
-pub mod check;
-pub mod client;
-pub mod commands;
-pub mod doctor;
-pub mod dump;
-pub mod explain;
-pub mod output;
-pub mod plan;
-pub mod shell;
+pub(crate) mod args;
+pub(crate) mod bench;
+pub(crate) mod check;
+pub(crate) mod client;
+pub(crate) mod commands;
+pub(crate) mod doctor;
+pub(crate) mod dump;
+pub(crate) mod explain;
+pub(crate) mod output;
+pub(crate) mod plan;
+pub(crate) mod shell;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

@@ -14,7 +14,7 @@ use super::{Config, keys};
 
 /// A key that has another value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     /// As `effective::Value::key` has it; `parent` alone is the order of the parents.
     pub key: String,
     /// As TOML; `"…"` where it is a secret. `None` where there was no such upstream, route or
@@ -26,7 +26,7 @@ pub struct Change {
 
 /// What it takes, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// A reload is enough: the next request or connection follows the new value.
     Hot,
     /// A reload is enough: what the old value was for is closed once it is idle.
@@ -40,12 +40,12 @@ use Effect::{Drain, Hot, Restart};
 /// What a change of `key` takes at most: removing an origin takes more than adding one. The key is
 /// `pool.max_idle`, `upstream.origins` or, with a name, `upstream.app.origins`. A key that does not
 /// exist takes a restart.
-pub fn effect_of(key: &str) -> Effect {
+pub(crate) fn effect_of(key: &str) -> Effect {
     keys::key(key).map_or(Restart, |key| key.effect)
 }
 
 /// What is different in `new`, in the order of `config.toml`; what is no more comes last.
-pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
+pub(crate) fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let (before, after) = (by_key(entries(old)), entries(new));
     let mut changes: Vec<Change> =
         after.iter().filter_map(|entry| change(before.get(&entry.key), Some(entry))).collect();
@@ -57,7 +57,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
 }
 
 /// What `changes` take together; `None` without any.
-pub fn effect_of_all(changes: &[Change]) -> Option<Effect> {
+pub(crate) fn effect_of_all(changes: &[Change]) -> Option<Effect> {
     changes.iter().map(|change| change.effect).max()
 }
 
@@ -116,7 +116,7 @@ impl Effect {
         [Hot, Drain, Restart].into_iter().find(|effect| effect.name() == name).unwrap_or(Restart)
     }
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Hot => "hot",
             Drain => "drain",

@@ -23,7 +23,7 @@ struct Line<'v> {
 }
 
 /// Every key, each with where it comes from if `has_origins`.
-pub fn dump(values: &[Value], has_origins: bool) -> String {
+pub(crate) fn dump(values: &[Value], has_origins: bool) -> String {
     let lines = values.iter().map(|value| Line {
         path: &value.path,
         value: &value.value,
@@ -53,7 +53,7 @@ fn give_it(path: &str) -> String {
 
 /// The file at `path`, flat JSON or TOML, as the shortest TOML that means the same: of a flat file
 /// what is in it, of a TOML file what is not the default. Secrets are part of it.
-pub fn import(path: &Path) -> Result<String, ConfigError> {
+pub(crate) fn import(path: &Path) -> Result<String, ConfigError> {
     let (config, origins) = Config::of_file(path)?;
     let is_flat = flat::is_flat(path);
     let shown = path.display();

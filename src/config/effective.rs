@@ -15,11 +15,11 @@ use super::keys::{Section, sections};
 use super::{Config, scope};
 
 /// What is shown in place of a secret.
-pub const HIDDEN: &str = "…";
+pub(crate) const HIDDEN: &str = "…";
 
 /// The value of one key.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Value {
+pub(crate) struct Value {
     /// Such as `pool.max_idle`, `upstream.NAME.host`, `parent.NAME.url` or, for routes,
     /// `route.example.org/api.upstream`; the host of a route for any is `*`.
     pub key: String,
@@ -66,7 +66,7 @@ pub(super) struct Entry {
 }
 
 /// Every key of `config` with its value.
-pub fn values(config: &Config, origins: &Origins) -> Vec<Value> {
+pub(crate) fn values(config: &Config, origins: &Origins) -> Vec<Value> {
     entries(config).iter().map(|entry| entry.shown(origins)).collect()
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Environment(Vec<Setting>);
 
 /// By which a process that is replaced hands its sockets over. No key, although it is called like
 /// one.
-pub const UPGRADE_VARIABLE: &str = "RINGWAY_UPGRADE_FD";
+pub(crate) const UPGRADE_VARIABLE: &str = "RINGWAY_UPGRADE_FD";
 
 impl Environment {
     pub(super) fn of_process() -> Result<Self, ConfigError> {

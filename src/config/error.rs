@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Exit code for a configuration that cannot be used; clap uses the same for flags.
-pub const EXIT_CONFIG: u8 = 2;
+pub(crate) const EXIT_CONFIG: u8 = 2;
 
 pub(super) const NOT_TEXT: &str = "is not UTF-8 text";
 

@@ -13,7 +13,7 @@ use super::error::{ConfigError, Location, Problem, quoted};
 use super::sources::{Origin, Setting, Value};
 
 /// Name of the upstream that `--upstream` flags make up.
-pub const FLAG_UPSTREAM: &str = "default";
+pub(crate) const FLAG_UPSTREAM: &str = "default";
 
 /// What the command line sets. All but the profile overrides every other source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]

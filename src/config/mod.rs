@@ -6,24 +6,24 @@
 //! an `Arc` and read on the data path. This is the only module that knows TOML. It never opens a
 //! socket and never asks DNS.
 
-pub mod change;
+pub(crate) mod change;
 mod check;
-pub mod document;
-pub mod effective;
+pub(crate) mod document;
+pub(crate) mod effective;
 mod environment;
 mod error;
 mod flags;
 mod flat;
 mod forward;
 mod hints;
-pub mod hooks;
+pub(crate) mod hooks;
 mod keys;
 mod kinds;
 mod names;
 mod operation;
 #[cfg(test)]
 mod properties;
-pub mod reference;
+pub(crate) mod reference;
 mod rules;
 mod scope;
 mod sections;
@@ -43,35 +43,58 @@ use serde::{Deserialize, Serialize};
 
 use self::effective::Origins;
 use self::environment::Environment;
-pub use self::environment::UPGRADE_VARIABLE;
+pub(crate) use self::environment::UPGRADE_VARIABLE;
 use self::error::{Location, NOT_TEXT, Problem};
 use self::hooks::hooks_table;
 use self::kinds::{table, tables};
 use self::sources::Sources;
 
-pub use self::error::{ConfigError, EXIT_CONFIG};
-pub use self::flags::{FLAG_UPSTREAM, Flags, Profile};
-pub use self::forward::{ForwardConfig, ParentAddress, ParentConfig, Rule, RuleTarget, Secret};
-pub use self::hooks::{
-    BasicAuthConfig, ClientKey, CorsConfig, CustomConfig, ErrorPagesConfig, ForwardAuthConfig,
-    HeadersConfig, HooksConfig, IdTrust, MirrorConfig, OnFailure, PageSource, Rate,
-    RateLimitConfig, RedirectConfig, RequestIdConfig, RespondConfig, RetryConfig, RetryOn,
-    RewriteConfig, SecurityConfig, SplitConfig, Statuses,
+pub(crate) use self::error::{ConfigError, EXIT_CONFIG};
+pub use self::flags::Flags;
+pub(crate) use self::flags::Profile;
+pub(crate) use self::forward::{
+    ForwardConfig, ParentAddress, ParentConfig, Rule, RuleTarget, Secret,
 };
+pub(crate) use self::hooks::BasicAuthConfig;
+pub(crate) use self::hooks::ClientKey;
+pub(crate) use self::hooks::CorsConfig;
+pub(crate) use self::hooks::CustomConfig;
+pub(crate) use self::hooks::ErrorPagesConfig;
+pub(crate) use self::hooks::ForwardAuthConfig;
+pub(crate) use self::hooks::HeadersConfig;
+pub(crate) use self::hooks::HooksConfig;
+pub(crate) use self::hooks::IdTrust;
+pub(crate) use self::hooks::MirrorConfig;
+pub(crate) use self::hooks::OnFailure;
+pub(crate) use self::hooks::PageSource;
+pub(crate) use self::hooks::Rate;
+pub(crate) use self::hooks::RateLimitConfig;
+pub(crate) use self::hooks::RedirectConfig;
+pub(crate) use self::hooks::RespondConfig;
+pub(crate) use self::hooks::RetryConfig;
+pub(crate) use self::hooks::RetryOn;
+pub(crate) use self::hooks::RewriteConfig;
+pub(crate) use self::hooks::SecurityConfig;
+pub(crate) use self::hooks::SplitConfig;
+pub(crate) use self::hooks::Statuses;
 pub use self::keys::schema;
-pub use self::operation::{
-    AdminAddress, AdminConfig, AlertsConfig, DnsConfig, MemoryConfig, MemoryLimits, MemoryMax,
-    StatsConfig,
-};
-pub use self::sections::{
+pub(crate) use self::operation::AdminAddress;
+pub(crate) use self::operation::AdminConfig;
+pub(crate) use self::operation::AlertsConfig;
+pub(crate) use self::operation::DnsConfig;
+pub(crate) use self::operation::MemoryConfig;
+pub(crate) use self::operation::MemoryMax;
+pub(crate) use self::operation::StatsConfig;
+pub(crate) use self::sections::{
     BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PoolConfig,
     PoolStatus, ServerConfig, TimeoutsConfig,
 };
-pub use self::units::{parse_bytes, parse_duration};
-pub use self::upstreams::{HostPattern, HostPolicy, OriginConfig, RouteConfig, UpstreamConfig};
+pub(crate) use self::units::{parse_bytes, parse_duration};
+pub use self::upstreams::{HostPattern, RouteConfig};
+pub(crate) use self::upstreams::{HostPolicy, OriginConfig, UpstreamConfig};
 
 /// Read when no file is named and the command line names no upstream.
-pub const DEFAULT_FILE: &str = "config.toml";
+pub(crate) const DEFAULT_FILE: &str = "config.toml";
 
 /// A file of 10,000 routes is below this. A larger one is not a configuration.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -257,7 +280,7 @@ impl Config {
 
 /// The file that `Config::load` reads: the one named, else `config.toml` if it is there. Flags
 /// that name an upstream are a whole configuration, so they need no file and look for none.
-pub fn file_in_use(path: Option<&Path>, flags: &Flags) -> Option<PathBuf> {
+pub(crate) fn file_in_use(path: Option<&Path>, flags: &Flags) -> Option<PathBuf> {
     match path {
         Some(path) => Some(path.to_owned()),
         None if flags.upstream.is_empty() => {
@@ -793,7 +816,7 @@ pub(in crate::config) mod tests {
         assert_eq!(config.pool.max_idle, 7);
         assert_eq!(config.routes, Config::default().routes);
         let [upstream] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
-        assert_eq!(upstream.name, FLAG_UPSTREAM);
+        assert_eq!(upstream.name, flags::FLAG_UPSTREAM);
         let authorities: Vec<_> = upstream.origins.iter().map(|o| o.authority.as_str()).collect();
         assert_eq!(authorities, ["a:1", "b:2"]);
     }

@@ -242,8 +242,8 @@ impl MemoryConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Secret;
     use crate::config::tests::{all_refused, parse};
-    use crate::config::{MemoryLimits, Secret};
 
     #[test]
     fn what_the_operator_sets_is_read_as_it_is_written() {

@@ -38,7 +38,7 @@ const BYTE_UNITS: [(&str, u64); 9] = [
 ];
 
 /// `None` when `text` is not of `DURATION_FORM`.
-pub fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();
@@ -63,7 +63,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// `None` when `text` is not of `BYTES_FORM`, or is not a whole number of bytes.
-pub fn parse_bytes(text: &str) -> Option<u64> {
+pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
     let (number, unit) = split_number(text.trim())?;
     let unit = unit.trim_start();
     let scale = if unit.is_empty() {

@@ -39,7 +39,7 @@ const PIPELINED_MAX: usize = 16;
 /// What this future holds across its waits is what an idle connection costs, so it holds little:
 /// the slot, and either a box or a wait. An `async fn` would hold its argument twice.
 #[expect(clippy::manual_async_fn, reason = "its future is larger")]
-pub fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static {
+pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static {
     async move {
         let close = loop {
             let Some(busy) = slot.begin(future_bytes(converse), Kind::Connections) else {

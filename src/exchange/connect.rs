@@ -33,7 +33,7 @@ struct Reached {
 }
 
 /// Carries a CONNECT request out.
-pub async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome, Fault> {
+pub(crate) async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome, Fault> {
     let worker = client.worker;
     client.request_bytes = client.request.bytes;
     if !client.is_forward {

@@ -23,7 +23,7 @@ use crate::upstream::lease::Lease;
 use crate::worker::generation::Generation;
 
 /// The destination of one request.
-pub enum Destination {
+pub(crate) enum Destination {
     Route(Route),
     /// By a route with hooks.
     Hooked(Box<HookedRequest>),
@@ -31,14 +31,14 @@ pub enum Destination {
 }
 
 /// What became of the search for a destination.
-pub enum Routed {
+pub(crate) enum Routed {
     To(Destination),
     /// The hooks of the route have answered.
     Answered(Outcome),
 }
 
 impl Destination {
-    pub async fn find(
+    pub(crate) async fn find(
         client: &Client<'_>,
         body: &mut RequestBody,
         record: &mut Record,
@@ -62,7 +62,7 @@ impl Destination {
     }
 
     /// The route, by its index in the configuration.
-    pub fn route(&self) -> Option<u32> {
+    pub(crate) fn route(&self) -> Option<u32> {
         match self {
             Self::Route(route) => Some(route.index),
             Self::Hooked(hooked) => Some(hooked.route.index),
@@ -71,7 +71,7 @@ impl Destination {
     }
 
     /// The upstream of a route, by its index in the configuration.
-    pub fn upstream(&self) -> Option<usize> {
+    pub(crate) fn upstream(&self) -> Option<usize> {
         match self {
             Self::Route(route) => Some(route.upstream),
             Self::Hooked(hooked) => Some(hooked.upstream),
@@ -80,7 +80,7 @@ impl Destination {
     }
 
     /// A connection of a plain route that is there without a wait.
-    pub fn take_idle(&self, client: &Client<'_>) -> Option<Lease> {
+    pub(crate) fn take_idle(&self, client: &Client<'_>) -> Option<Lease> {
         let Self::Route(route) = self else { return None };
         let upstream = &client.generation.upstreams[route.upstream];
         upstream.take_idle(&client.worker.pool, client.holder)
@@ -88,7 +88,11 @@ impl Destination {
 
     /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
     /// exchange yet.
-    pub async fn checkout(&mut self, client: &Client<'_>, is_fresh: bool) -> Result<Lease, Fault> {
+    pub(crate) async fn checkout(
+        &mut self,
+        client: &Client<'_>,
+        is_fresh: bool,
+    ) -> Result<Lease, Fault> {
         match self {
             Self::Route(route) => {
                 let upstream = &client.generation.upstreams[route.upstream];
@@ -100,7 +104,7 @@ impl Destination {
     }
 
     /// What a 407 means: a parent proxy wants a password, which is no client's affair.
-    pub fn refuses_us(&self, client: &Client<'_>) -> bool {
+    pub(crate) fn refuses_us(&self, client: &Client<'_>) -> bool {
         let Self::Forward(forwarded) = self else { return false };
         let Hop::Parent(index) = forwarded.hop() else { return false };
         let parent = forwarded::parent(&client.generation.config, index).name.as_str();
@@ -109,7 +113,7 @@ impl Destination {
     }
 
     /// The target as it is sent on.
-    pub fn sent_path<'t>(&'t self, head: &RequestHead, text: &'t [u8]) -> Cow<'t, [u8]> {
+    pub(crate) fn sent_path<'t>(&'t self, head: &RequestHead, text: &'t [u8]) -> Cow<'t, [u8]> {
         match self {
             Self::Route(route) => route.sent_path(head.path(text)),
             Self::Hooked(hooked) => hooked.sent_path(head.path(text)),
@@ -122,7 +126,7 @@ impl Destination {
     }
 
     /// How the head is written for the server at the other end of `lease`.
-    pub fn rewrite<'a>(
+    pub(crate) fn rewrite<'a>(
         &'a self,
         client: &'a Client<'_>,
         lease: &Lease,

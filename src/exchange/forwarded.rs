@@ -23,7 +23,7 @@ use crate::worker::Worker;
 use crate::worker::generation::Generation;
 
 /// A forward request on its way.
-pub struct ForwardRequest {
+pub(crate) struct ForwardRequest {
     target: Target,
     user: Option<UserId>,
     origin_id: OriginId,
@@ -32,21 +32,26 @@ pub struct ForwardRequest {
 
 /// What stands before the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hop {
+pub(crate) enum Hop {
     Direct,
     /// Index in the configuration.
     Parent(usize),
 }
 
 /// Whether the request in the inbox asks for something that is not ours.
-pub fn is_forward(client: &Client<'_>) -> bool {
+pub(crate) fn is_forward(client: &Client<'_>) -> bool {
     let Generation { routes, access, .. } = &*client.generation;
     client.is_forward
         && names_another(routes, &access.policy, &client.request, client.inbox.filled())
 }
 
 /// Whether the target of `head`, which lies in `text`, names a server that is not ours.
-pub fn names_another(routes: &Routes, policy: &Policy, head: &RequestHead, text: &[u8]) -> bool {
+pub(crate) fn names_another(
+    routes: &Routes,
+    policy: &Policy,
+    head: &RequestHead,
+    text: &[u8],
+) -> bool {
     head.form == TargetForm::Absolute && !is_own(routes, policy, head.authority.of(text))
 }
 
@@ -60,13 +65,13 @@ fn is_own(routes: &Routes, policy: &Policy, authority: &[u8]) -> bool {
 }
 
 /// Whether what the target of `head` names is spoken to without TLS.
-pub fn is_plain(head: &RequestHead, text: &[u8]) -> bool {
+pub(crate) fn is_plain(head: &RequestHead, text: &[u8]) -> bool {
     starts_with_ignoring_case(head.target.of(text), b"http://")
 }
 
 impl ForwardRequest {
     /// Judges an absolute-form request.
-    pub async fn judge(client: &Client<'_>) -> Result<Self, Fault> {
+    pub(crate) async fn judge(client: &Client<'_>) -> Result<Self, Fault> {
         let text = client.inbox.filled();
         let head = &client.request;
         // What is asked for in plain text would travel in plain text.
@@ -81,7 +86,11 @@ impl ForwardRequest {
 
     /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
     /// exchange yet.
-    pub async fn checkout(&mut self, client: &Client<'_>, is_fresh: bool) -> Result<Lease, Fault> {
+    pub(crate) async fn checkout(
+        &mut self,
+        client: &Client<'_>,
+        is_fresh: bool,
+    ) -> Result<Lease, Fault> {
         match (self.open(client, is_fresh).await, self.hop) {
             (Err(fault), Hop::Parent(index)) if may_go_direct(client, index, fault) => {
                 self.hop = Hop::Direct;
@@ -102,13 +111,13 @@ impl ForwardRequest {
         upstream::open_target(pool, &self.origin_id, &addresses, holder, is_fresh).await
     }
 
-    pub fn hop(&self) -> Hop {
+    pub(crate) fn hop(&self) -> Hop {
         self.hop
     }
 }
 
 /// What the client asks for, where there can be such a server.
-pub fn target(client: &Client<'_>) -> Result<Target, Fault> {
+pub(crate) fn target(client: &Client<'_>) -> Result<Target, Fault> {
     let authority = client.request.authority.of(client.inbox.filled());
     Target::of(authority).ok_or_else(|| {
         client.worker.metrics.denied.add(1);
@@ -139,7 +148,7 @@ fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) ->
 }
 
 /// Whether a parent that could not be reached, for `fault`, may be left out.
-pub fn may_go_direct(client: &Client<'_>, parent: usize, fault: Fault) -> bool {
+pub(crate) fn may_go_direct(client: &Client<'_>, parent: usize, fault: Fault) -> bool {
     let parent = &client.generation.config.parents[parent];
     let may = parent.direct_fallback && fault.is_origin_local();
     if may {
@@ -149,7 +158,7 @@ pub fn may_go_direct(client: &Client<'_>, parent: usize, fault: Fault) -> bool {
 }
 
 /// Whether the client may have `target`, by which hop, and as whom.
-pub async fn admit(
+pub(crate) async fn admit(
     client: &Client<'_>,
     target: &Target,
     is_connect: bool,
@@ -198,7 +207,7 @@ async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
 }
 
 /// The addresses at which the next hop may be dialled; never empty.
-pub async fn addresses(
+pub(crate) async fn addresses(
     client: &Client<'_>,
     target: &Target,
     hop: Hop,
@@ -250,7 +259,7 @@ fn judged(
     }
 }
 
-pub fn parent(config: &Config, index: usize) -> &ParentConfig {
+pub(crate) fn parent(config: &Config, index: usize) -> &ParentConfig {
     &config.parents[index]
 }
 

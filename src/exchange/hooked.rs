@@ -29,7 +29,7 @@ use crate::upstream::lease::Lease;
 use crate::worker::generation::Generation;
 
 /// A request with hooks on its way.
-pub struct HookedRequest {
+pub(crate) struct HookedRequest {
     generation: Rc<Generation>,
     pub(crate) route: Route,
     /// The one that was chosen, by its index in the configuration.

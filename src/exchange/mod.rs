@@ -7,20 +7,20 @@
 //! Everything that waits here has a deadline, and every failure is a [`Fault`], whose answer is
 //! chosen in one place.
 
-pub mod auth_request;
-pub mod connect;
-pub mod destination;
-pub mod download;
-pub mod forwarded;
-pub mod hooked;
-pub mod mirror;
-pub mod outcome;
-pub mod record;
-pub mod request;
-pub mod respond;
-pub mod tunnel;
-pub mod upgrade;
-pub mod upload;
+pub(crate) mod auth_request;
+pub(crate) mod connect;
+pub(crate) mod destination;
+pub(crate) mod download;
+pub(crate) mod forwarded;
+pub(crate) mod hooked;
+pub(crate) mod mirror;
+pub(crate) mod outcome;
+pub(crate) mod record;
+pub(crate) mod request;
+pub(crate) mod respond;
+pub(crate) mod tunnel;
+pub(crate) mod upgrade;
+pub(crate) mod upload;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -46,7 +46,7 @@ use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::upstream::lease::Lease;
 
 /// Carries one exchange out.
-pub async fn run(client: &mut Client<'_>) -> Outcome {
+pub(crate) async fn run(client: &mut Client<'_>) -> Outcome {
     let mut record = Record::begin(client, true);
     let result = match client.request.method {
         Method::Connect => connect::run(client, &mut record).await,
@@ -75,7 +75,7 @@ pub async fn run(client: &mut Client<'_>) -> Outcome {
 }
 
 /// Answers a head that could not be taken.
-pub async fn refuse_head(client: &mut Client<'_>, fault: Fault) {
+pub(crate) async fn refuse_head(client: &mut Client<'_>, fault: Fault) {
     client.request.settle();
     let mut record = Record::begin(client, false);
     respond::refuse(client, fault, &mut record).await;

@@ -7,7 +7,7 @@ use crate::exchange::tunnel::Tunnel;
 use crate::fault::Close;
 
 /// What becomes of the client's connection.
-pub enum Outcome {
+pub(crate) enum Outcome {
     Reuse,
     Close(Close),
     /// It is no connection for HTTP any more.

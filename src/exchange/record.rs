@@ -21,7 +21,7 @@ use crate::worker::Worker;
 use crate::worker::generation::Generation;
 
 /// What is known of an exchange.
-pub struct Record {
+pub(crate) struct Record {
     began_us: u64,
     status: u16,
     bytes_in: u64,
@@ -63,7 +63,7 @@ struct Quoted {
 impl Record {
     /// Begins the record of the request in the client's inbox; `is_head_known` says whether its
     /// head could be parsed.
-    pub fn begin(client: &Client<'_>, is_head_known: bool) -> Self {
+    pub(crate) fn begin(client: &Client<'_>, is_head_known: bool) -> Self {
         let now_us = clock::precise_us();
         client.stats.enter(Phase::Exchange, now_us / 1000);
         client.stats.requests.set(client.stats.requests.get() + 1);
@@ -105,13 +105,13 @@ impl Record {
     }
 
     /// The exchange has a route, whatever becomes of it.
-    pub fn routed(&mut self, route: &Route) {
+    pub(crate) fn routed(&mut self, route: &Route) {
         self.route = Some(route.index);
     }
 
     /// The exchange knows where it goes, to an upstream by a route or, without either, to what the
     /// client asks for, and begins to look for a connection.
-    pub fn wait_for_pool(&mut self, route: Option<u32>, upstream: Option<usize>) {
+    pub(crate) fn wait_for_pool(&mut self, route: Option<u32>, upstream: Option<usize>) {
         self.route = route;
         self.upstream = upstream.map(|index| index as u32);
         self.is_forward = route.is_none();
@@ -119,7 +119,7 @@ impl Record {
     }
 
     /// It has got one.
-    pub fn connected(&mut self, lease: &Lease) {
+    pub(crate) fn connected(&mut self, lease: &Lease) {
         let Some(line) = &mut self.line else { return };
         let now = Instant::now();
         let connect_began = lease.connect_began().unwrap_or(now);
@@ -131,14 +131,14 @@ impl Record {
     }
 
     /// The exchange begins to connect.
-    pub fn connecting(&mut self) {
+    pub(crate) fn connecting(&mut self) {
         if let Some(line) = &mut self.line {
             line.phase_began = Instant::now();
         }
     }
 
     /// It is connected, outside the pool.
-    pub fn reached(&mut self, origin: SocketAddr) {
+    pub(crate) fn reached(&mut self, origin: SocketAddr) {
         let Some(line) = &mut self.line else { return };
         let now = Instant::now();
         line.phases.connect_us += micros(now.saturating_duration_since(line.phase_began));
@@ -147,7 +147,7 @@ impl Record {
     }
 
     /// The head of an answer is there, the origin's or our own.
-    pub fn answered(&mut self, status: u16) {
+    pub(crate) fn answered(&mut self, status: u16) {
         self.status = status;
         let Some(line) = &mut self.line else { return };
         if self.fault.is_none() && line.origin.is_some() {
@@ -155,30 +155,30 @@ impl Record {
         }
     }
 
-    pub fn sent(&mut self, stats: &ConnectionStats, bytes: u64) {
+    pub(crate) fn sent(&mut self, stats: &ConnectionStats, bytes: u64) {
         self.bytes_out += bytes;
         stats.sent.set(stats.sent.get() + bytes);
     }
 
-    pub fn received(&mut self, stats: &ConnectionStats, bytes: u64) {
+    pub(crate) fn received(&mut self, stats: &ConnectionStats, bytes: u64) {
         self.bytes_in += bytes;
         stats.received.set(stats.received.get() + bytes);
     }
 
     /// A transfer has moved so much; the connection's statistics have had it step by step.
-    pub fn moved(&mut self, bytes_in: u64, bytes_out: u64) {
+    pub(crate) fn moved(&mut self, bytes_in: u64, bytes_out: u64) {
         self.bytes_in += bytes_in;
         self.bytes_out += bytes_out;
     }
 
-    pub fn failed(&mut self, fault: Fault) {
+    pub(crate) fn failed(&mut self, fault: Fault) {
         self.fault = Some(fault);
     }
 
     /// Takes the record out of the exchange's hands, with what it quotes of the request: what
     /// follows outlives that. The answer to the request is counted now.
     #[must_use]
-    pub fn detach(&mut self, client: &Client<'_>) -> Self {
+    pub(crate) fn detach(&mut self, client: &Client<'_>) -> Self {
         self.count(client.worker, &client.generation);
         let line = self.line.take().map(|mut line| {
             let (head, text) = (&client.request, client.inbox.filled());
@@ -194,7 +194,7 @@ impl Record {
     }
 
     /// Writes the line of a detached record.
-    pub fn write_detached(self, worker: &Worker, generation: &Generation) {
+    pub(crate) fn write_detached(self, worker: &Worker, generation: &Generation) {
         if let Some(fault) = self.fault {
             worker.metrics.faults.count(fault.proxy_error());
         }
@@ -205,7 +205,7 @@ impl Record {
     }
 
     /// Counts the exchange and writes its line.
-    pub fn write(mut self, client: &Client<'_>) {
+    pub(crate) fn write(mut self, client: &Client<'_>) {
         let now_us = self.count(client.worker, &client.generation);
         client.stats.enter(Phase::Idle, now_us / 1000);
         let (Some(line), Some(log)) = (&self.line, &client.worker.access_log) else { return };

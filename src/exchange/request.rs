@@ -27,7 +27,7 @@ use crate::worker::slot::ConnectionSlot;
 
 /// What a client connection holds while it is busy.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-pub struct Client<'a> {
+pub(crate) struct Client<'a> {
     pub worker: &'a Rc<Worker>,
     pub slot: &'a ConnectionSlot,
     /// By which the request under way is served.
@@ -64,7 +64,7 @@ pub struct Client<'a> {
 
 impl Client<'_> {
     /// The client, as somebody that is sent to.
-    pub fn receiver(&self) -> Receiver<'_> {
+    pub(crate) fn receiver(&self) -> Receiver<'_> {
         let config = &self.generation.config;
         Receiver {
             socket: self.socket,
@@ -76,7 +76,7 @@ impl Client<'_> {
     }
 
     /// An origin on whose `socket` the request is sent, as somebody that is sent to.
-    pub fn origin<'s>(&'s self, socket: &'s Socket) -> Receiver<'s> {
+    pub(crate) fn origin<'s>(&'s self, socket: &'s Socket) -> Receiver<'s> {
         let config = &self.generation.config;
         Receiver {
             socket,
@@ -88,12 +88,12 @@ impl Client<'_> {
     }
 
     /// What of it an origin is told.
-    pub fn forwarded_for(&self) -> ForwardedFor<'_> {
+    pub(crate) fn forwarded_for(&self) -> ForwardedFor<'_> {
         ForwardedFor { client: &self.text, is_trusted: self.is_trusted }
     }
 
     /// How the client is told that its connection goes on.
-    pub fn kept_alive(&self) -> ConnectionOut {
+    pub(crate) fn kept_alive(&self) -> ConnectionOut {
         match self.request.version {
             Version::Http10 => ConnectionOut::KeepAlive,
             Version::Http11 => ConnectionOut::Implicit,

@@ -27,14 +27,17 @@ use crate::worker::mailbox::ControlQuery;
 use crate::worker::slot::ConnectionSlot;
 
 /// Whether a request was answered without an origin.
-pub enum Served {
+pub(crate) enum Served {
     Here(Outcome),
     Elsewhere,
 }
 
 /// Answers what is meant for this hop: OPTIONS or TRACE whose Max-Forwards is used up (RFC 9110
 /// §7.6.2).
-pub async fn serve_local(client: &mut Client<'_>, record: &mut Record) -> Result<Served, Fault> {
+pub(crate) async fn serve_local(
+    client: &mut Client<'_>,
+    record: &mut Record,
+) -> Result<Served, Fault> {
     let request = &client.request;
     if let Some(endpoint) = LocalEndpoint::of(client) {
         return Box::pin(serve_endpoint(client, endpoint, record)).await;
@@ -67,7 +70,7 @@ struct Own {
 
 /// What a request on a data port may want of ringway itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LocalEndpoint {
+pub(crate) enum LocalEndpoint {
     Health,
     Cleanup,
 }
@@ -79,7 +82,7 @@ impl LocalEndpoint {
     }
 
     /// The same for a head that lies in `text`.
-    pub fn in_head(head: &RequestHead, text: &[u8], admin: &AdminConfig) -> Option<Self> {
+    pub(crate) fn in_head(head: &RequestHead, text: &[u8], admin: &AdminConfig) -> Option<Self> {
         if head.form != TargetForm::Origin || !admin.on_data_port {
             return None;
         }
@@ -178,7 +181,7 @@ async fn respond_with(
 }
 
 /// Tells a client that there is no room for it, without taking its request in.
-pub async fn turn_away(slot: &ConnectionSlot) {
+pub(crate) async fn turn_away(slot: &ConnectionSlot) {
     let worker = slot.worker();
     worker.metrics.clients_refused.add(1);
     if slot.is_new() && slot.park(Duration::ZERO).await.is_err() {
@@ -209,7 +212,7 @@ pub async fn turn_away(slot: &ConnectionSlot) {
 }
 
 /// Tells the client what went wrong, if anybody is left to tell.
-pub async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) -> Outcome {
+pub(crate) async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) -> Outcome {
     refuse_as(client, fault, record, None).await
 }
 
@@ -320,7 +323,7 @@ async fn send(
 }
 
 /// Waits until the client has taken what it did not take at once.
-pub async fn finish_sending<T>(
+pub(crate) async fn finish_sending<T>(
     client: &Client<'_>,
     sent: Result<Sent<T>, Unsent<Infallible>>,
 ) -> Result<T, Fault> {
@@ -333,7 +336,7 @@ pub async fn finish_sending<T>(
 }
 
 /// Sends `rest` to a client that is slower than the answer.
-pub async fn send_rest(client: &Client<'_>, rest: &[u8]) -> Result<(), Fault> {
+pub(crate) async fn send_rest(client: &Client<'_>, rest: &[u8]) -> Result<(), Fault> {
     match client.receiver().send_all(rest).await {
         Ok(()) => Ok(()),
         Err(WaitError::Expired) => Err(Fault::ClientWriteTimeout),

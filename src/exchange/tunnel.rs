@@ -26,7 +26,7 @@ use crate::worker::generation::Generation;
 use crate::worker::slot::ConnectionSlot;
 
 /// A tunnel that is about to begin.
-pub struct Tunnel {
+pub(crate) struct Tunnel {
     pub origin: Socket,
     /// By which it was asked for, and goes on.
     pub generation: Rc<Generation>,
@@ -41,7 +41,7 @@ pub struct Tunnel {
 
 /// What a tunnel costs beside its client's connection: its future, and what the ring and the table
 /// of deadlines keep for the origin's socket.
-pub const TUNNEL_BYTES: usize = 1280;
+pub(crate) const TUNNEL_BYTES: usize = 1280;
 
 /// What is taken at once of a failed sender's last words.
 const LAST_WORDS_BYTES: usize = 16 * 1024;
@@ -50,7 +50,7 @@ const ACKNOWLEDGED_ROUNDS: usize = 100;
 const ACKNOWLEDGED_POLL: Duration = Duration::from_millis(10);
 
 /// Moves bytes both ways until the tunnel is over.
-pub async fn run(slot: &ConnectionSlot, tunnel: Box<Tunnel>) -> Close {
+pub(crate) async fn run(slot: &ConnectionSlot, tunnel: Box<Tunnel>) -> Close {
     let Tunnel { origin, generation, to_origin, to_client, mut record, permit } = *tunnel;
     let config = &*generation.config;
     let worker = slot.worker();

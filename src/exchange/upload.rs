@@ -20,7 +20,7 @@ use crate::ring::{Deadlines, Socket, WaitError, clock};
 use crate::worker::Worker;
 
 /// What is known of the request's body when its head has been read.
-pub struct RequestBody {
+pub(crate) struct RequestBody {
     /// Bytes of it that came before a connection was looked for and are in the inbox behind the
     /// head.
     pub in_inbox: usize,
@@ -107,7 +107,7 @@ impl RequestBody {
     }
 
     /// All of it is in the inbox.
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.decoder.is_done()
     }
 

@@ -14,7 +14,7 @@ use crate::forward_proxy::lookup::NameLookup;
 use crate::forward_proxy::{Authenticator, Policy, Users};
 
 /// What the forward proxy needs beside the configuration.
-pub struct Access {
+pub(crate) struct Access {
     /// The listeners that offer the forward proxy, by their numbers.
     offered: Vec<u16>,
     pub policy: Policy,
@@ -34,7 +34,7 @@ pub struct Access {
 impl Access {
     /// `own` are the addresses that ringway listens on, as they were bound, and `numbers` those of
     /// `server.listeners`, in their order. The error is one line.
-    pub fn prepare(
+    pub(crate) fn prepare(
         config: &Config,
         own: &[SocketAddr],
         numbers: &[u16],
@@ -84,19 +84,19 @@ impl Access {
 
 impl Access {
     /// Forgets what can be found out again.
-    pub fn drop_caches(&self) {
+    pub(crate) fn drop_caches(&self) {
         self.names.iter().for_each(NameLookup::forget);
         self.authenticator.iter().for_each(|it| it.drop_cache());
     }
 
     /// What those caches hold.
-    pub fn cache_bytes(&self) -> u64 {
+    pub(crate) fn cache_bytes(&self) -> u64 {
         let names = self.names.as_ref().map_or(0, NameLookup::cache_bytes);
         names + self.authenticator.as_ref().map_or(0, |it| it.cache_bytes())
     }
 
     /// Whether the listener with the number `listener` offers the forward proxy.
-    pub fn is_offered(&self, listener: u16) -> bool {
+    pub(crate) fn is_offered(&self, listener: u16) -> bool {
         self.offered.contains(&listener)
     }
 

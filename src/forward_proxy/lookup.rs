@@ -38,7 +38,7 @@ const ADDRESSES_MAX: usize = 32;
 
 /// The thread that asks; dropping the last handle ends it.
 #[derive(Clone, Debug)]
-pub struct NameLookup {
+pub(crate) struct NameLookup {
     jobs: UnboundedSender<Job>,
     /// At most so many names are known.
     known: Arc<AtomicUsize>,
@@ -46,7 +46,7 @@ pub struct NameLookup {
 }
 
 /// A name with its addresses in the cache.
-pub const NAME_BYTES: u64 = 1024;
+pub(crate) const NAME_BYTES: u64 = 1024;
 
 #[derive(Debug)]
 enum Job {
@@ -56,7 +56,7 @@ enum Job {
 
 impl NameLookup {
     /// Asks the servers of `/etc/resolv.conf`, after `/etc/hosts`.
-    pub fn start(config: &DnsConfig) -> io::Result<Self> {
+    pub(crate) fn start(config: &DnsConfig) -> io::Result<Self> {
         let (servers, options) = read_system_conf().unwrap_or_else(|error| {
             tracing::debug!("no name servers: /etc/resolv.conf: {error}");
             (ResolverConfig::default(), ResolverOpts::default())
@@ -89,7 +89,7 @@ impl NameLookup {
     }
 
     /// The addresses of `host`, which is an IP address without brackets or a name; never empty.
-    pub async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
+    pub(crate) async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
         if let Some(known) = without_asking(host, port) {
             return Ok(known);
         }
@@ -104,13 +104,13 @@ impl NameLookup {
     }
 
     /// Drops what is cached.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.known.store(0, Ordering::Relaxed);
         let _ = self.jobs.send(Job::Forget);
     }
 
     /// What the cache takes at most.
-    pub fn cache_bytes(&self) -> u64 {
+    pub(crate) fn cache_bytes(&self) -> u64 {
         let known = self.known.load(Ordering::Relaxed).min(self.known_max);
         known as u64 * NAME_BYTES
     }

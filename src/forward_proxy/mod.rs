@@ -11,18 +11,20 @@
 //! before it is dialled. Where a parent does the looking up, `Policy::judge_unresolved` takes the
 //! place of the last.
 
-pub mod access;
+pub(crate) mod access;
 mod addresses;
-pub mod auth;
+pub(crate) mod auth;
 mod credentials;
 mod failures;
-pub mod lookup;
-pub mod policy;
+pub(crate) mod lookup;
+pub(crate) mod policy;
 mod rules;
-pub mod target;
-pub mod users;
+pub(crate) mod target;
+pub(crate) mod users;
 
-pub use self::auth::{Authenticator, Checked, LoginOutcome, Verification};
-pub use self::policy::{Policy, Verdict};
-pub use self::target::Target;
-pub use self::users::{UserId, Users};
+pub(crate) use self::auth::Authenticator;
+pub(crate) use self::auth::Checked;
+pub(crate) use self::auth::LoginOutcome;
+pub(crate) use self::policy::{Policy, Verdict};
+pub(crate) use self::target::Target;
+pub(crate) use self::users::{UserId, Users};

@@ -43,7 +43,7 @@ use super::target::ends_in_number;
 
 /// What may be reached, compiled once per configuration.
 #[derive(Debug)]
-pub struct Policy {
+pub(crate) struct Policy {
     /// Where ringway itself listens. Canonical.
     own: Vec<SocketAddr>,
     /// Whether an address is one of this machine's.
@@ -65,7 +65,7 @@ struct Parent {
 
 /// May this be dialled?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict<'p> {
+pub(crate) enum Verdict<'p> {
     Allowed,
     /// With the name of what denies it. For the log only: it tells a client about the network.
     Denied(&'p str),
@@ -85,7 +85,7 @@ impl Policy {
     /// `own` are the addresses on which ringway listens, once they are bound: its listeners and
     /// its admin address. One that something in front of this machine translates to a listener
     /// is not among them and needs a rule in `deny`.
-    pub fn new(config: &Config, own: Vec<SocketAddr>) -> Self {
+    pub(crate) fn new(config: &Config, own: Vec<SocketAddr>) -> Self {
         Self::with_locality(config, own, is_local)
     }
 
@@ -110,24 +110,29 @@ impl Policy {
 
     /// Before `host` is resolved. For a name, `Allowed` means only that a name server may be
     /// asked: `judge_address` has the last word. For an address it is the whole verdict.
-    pub fn judge_name(&self, host: &str, port: u16, is_connect: bool) -> Verdict<'_> {
+    pub(crate) fn judge_name(&self, host: &str, port: u16, is_connect: bool) -> Verdict<'_> {
         self.judge_host(host, port, is_connect, Known::Later)
     }
 
     /// Where a parent resolves `host`, so that no address will ever be seen here. The classes of
     /// addresses and rules for networks then hold only for hosts that are addresses themselves.
-    pub fn judge_unresolved(&self, host: &str, port: u16, is_connect: bool) -> Verdict<'_> {
+    pub(crate) fn judge_unresolved(&self, host: &str, port: u16, is_connect: bool) -> Verdict<'_> {
         self.judge_host(host, port, is_connect, Known::Never)
     }
 
     /// Just before `address`, which is what `host` was resolved to, is dialled.
-    pub fn judge_address(&self, host: &str, address: SocketAddr, is_connect: bool) -> Verdict<'_> {
+    pub(crate) fn judge_address(
+        &self,
+        host: &str,
+        address: SocketAddr,
+        is_connect: bool,
+    ) -> Verdict<'_> {
         let readings = Readings::of(address.ip());
         self.judge(&normal(host), address.port(), is_connect, Known::Address(&readings))
     }
 
     /// The first parent that is for `host`; its index is that in `Config::parents`.
-    pub fn parent(&self, host: &str) -> Option<usize> {
+    pub(crate) fn parent(&self, host: &str) -> Option<usize> {
         let host = normal(host);
         let address = host.parse().ok().map(|address: IpAddr| address.to_canonical());
         let holds = |rules: &RuleSet| {
@@ -173,7 +178,7 @@ impl Policy {
     }
 
     /// Whether dialling `address` would reach ringway itself.
-    pub fn is_own(&self, address: IpAddr, port: u16) -> bool {
+    pub(crate) fn is_own(&self, address: IpAddr, port: u16) -> bool {
         // The kernel dials loopback for the unspecified address.
         let address = match address {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -249,8 +254,9 @@ impl Known<'_> {
     }
 }
 
+#[cfg(test)]
 impl Verdict<'_> {
-    pub fn is_allowed(self) -> bool {
+    pub(crate) fn is_allowed(self) -> bool {
         self == Self::Allowed
     }
 }

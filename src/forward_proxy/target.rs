@@ -21,7 +21,7 @@ const LABEL_BYTES_MAX: usize = 63;
 
 /// Where a forward request wants to go. `Display` writes `host:port`, IPv6 in brackets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
+pub(crate) struct Target {
     /// Never empty, without brackets.
     pub host: Box<str>,
     /// Never 0.
@@ -31,7 +31,7 @@ pub struct Target {
 impl Target {
     /// `authority` is `host`, `host:port`, `[v6]` or `[v6]:port`; `host:` has port 80 too
     /// (RFC 9110 §4.2.1).
-    pub fn of(authority: &[u8]) -> Option<Self> {
+    pub(crate) fn of(authority: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(authority).ok()?;
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
@@ -53,7 +53,7 @@ impl Target {
     }
 
     /// Where there is nothing to resolve.
-    pub fn address(&self) -> Option<SocketAddr> {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         Some(SocketAddr::new(self.host.parse().ok()?, self.port))
     }
 }

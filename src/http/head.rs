@@ -10,7 +10,7 @@
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-pub use super::error::HeadError;
+pub(crate) use super::error::HeadError;
 use super::fields::{ConnectionOptions, Fields, Lifetime};
 use super::framing::{decimal, request_body, response_body};
 use super::interest::FieldInterest;

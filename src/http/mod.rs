@@ -7,21 +7,21 @@
 //!
 //! This file holds the words the other files share; the only logic is what a word itself means.
 
-pub mod chunked;
-pub mod edit;
+pub(crate) mod chunked;
+pub(crate) mod edit;
 mod error;
-pub mod fields;
-pub mod forwarded_header;
-pub mod framing;
-pub mod head;
-pub mod interest;
+pub(crate) mod fields;
+pub(crate) mod forwarded_header;
+pub(crate) mod framing;
+pub(crate) mod head;
+pub(crate) mod interest;
 #[doc(hidden)]
-pub mod invariants;
-pub mod limits;
+pub(crate) mod invariants;
+pub(crate) mod limits;
 mod lines;
-pub mod names;
+pub(crate) mod names;
 mod parsed_cache;
-pub mod rewrite;
+pub(crate) mod rewrite;
 mod target;
 pub(crate) mod written_cache;
 

@@ -4,17 +4,16 @@
 //! refusal that says what to change, and at run time the moment for a cleanup. It frees nothing
 //! itself and stops nothing: that is up to the caller.
 
-pub mod origins;
-pub mod plan;
-pub mod usage;
-pub mod watch;
+pub(crate) mod origins;
+pub(crate) mod plan;
+pub(crate) mod usage;
+pub(crate) mod watch;
 
 pub use plan::Plan;
 pub use usage::Usage;
-pub use watch::Watch;
 
 /// What `_mb` means everywhere: 1024 × 1024 bytes.
-pub const MIB: u64 = 1024 * 1024;
+pub(crate) const MIB: u64 = 1024 * 1024;
 
 /// What is said to the operator, once, at start-up.
 #[derive(Clone, Debug, PartialEq, Eq)]

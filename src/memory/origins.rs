@@ -43,7 +43,7 @@ fn wide(count: usize) -> u64 {
 }
 
 /// How many connections to origins `config` may have where the process may have `files` open.
-pub fn origin_connections(config: &Config, files: usize) -> usize {
+pub(crate) fn origin_connections(config: &Config, files: usize) -> usize {
     let Origins { least, most } = Origins::of(config);
     let spare = (files as u64).saturating_sub(least) / FILES_PART;
     usize::try_from(least.saturating_add(spare).min(most)).unwrap_or(usize::MAX)

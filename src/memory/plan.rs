@@ -40,14 +40,14 @@ const ADDRESSED: Base = Base { program_bytes: 28 * MIB, worker_bytes: 5 * MIB };
 
 /// The future of a conversation, with a margin of an eighth over what a test measures, the fields
 /// of its two heads that a proxy must know, and these heads as they were sent on.
-pub const CONVERSATION_BYTES: u64 = 5984 + 2 * WRITTEN_BYTES_MAX as u64;
+pub(crate) const CONVERSATION_BYTES: u64 = 5984 + 2 * WRITTEN_BYTES_MAX as u64;
 
 /// What a connection has even when it is idle: the task that waits, its socket, its places in
 /// tables and in the ring. 500 bytes of resident memory; tables that grow double.
-pub const CONNECTION_BYTES: u64 = 1024;
+pub(crate) const CONNECTION_BYTES: u64 = 1024;
 
 /// A tunnel beyond its client's connection: its target's, two waits, two directions.
-pub const TUNNEL_BYTES: u64 = 4 * KIB;
+pub(crate) const TUNNEL_BYTES: u64 = 4 * KIB;
 
 /// A name of up to 255 bytes, its addresses, and their places in two tables.
 const NAME_BYTES: u64 = KIB;
@@ -400,7 +400,7 @@ fn settle(memory: &mut MemoryConfig, ceiling: &Ceiling) -> Option<Notice> {
 }
 
 /// The lines that the watch goes by, once the configuration has been made to fit.
-pub fn thresholds(memory: &MemoryConfig) -> Thresholds {
+pub(crate) fn thresholds(memory: &MemoryConfig) -> Thresholds {
     let limits = memory.limits(AUTOMATIC_MB);
     Thresholds { cleanup_bytes: limits.cleanup_mb * MIB, max_bytes: limits.max_mb * MIB }
 }
@@ -439,7 +439,7 @@ fn rows(config: &Config, usage: &Usage, ceiling: &Ceiling) -> Vec<Row> {
 
 /// What a worker's lane of the access log can hold per line of `log.queue_lines`, and in how many
 /// buffers; the writer has one more (see `access_log`).
-pub const LANE_LINE_BYTES: u64 = 512;
+pub(crate) const LANE_LINE_BYTES: u64 = 512;
 const LANE_BUFFERS: u64 = 2;
 
 /// What the allocator takes for a buffer of this size: of 8 KiB, seven fit on a page of 64 KiB.

@@ -41,7 +41,7 @@ impl Usage {
 
 /// Knows which files to read: those do not change while a process stays in its control group.
 #[derive(Debug)]
-pub struct Probe {
+pub(crate) struct Probe {
     root: PathBuf,
     groups: Vec<Group>,
 }
@@ -67,18 +67,18 @@ impl Default for Probe {
 }
 
 impl Probe {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::within(Path::new("/"))
     }
 
     /// As [`Probe::new`], with another directory in place of `/`, for tests.
-    pub fn within(root: &Path) -> Self {
+    pub(crate) fn within(root: &Path) -> Self {
         let groups = groups(root).unwrap_or_default();
         Self { root: root.to_owned(), groups }
     }
 
     /// A few short files: tens of microseconds.
-    pub fn read(&self) -> Usage {
+    pub(crate) fn read(&self) -> Usage {
         let (cgroup_limit, cgroup_usage) = self.cgroup();
         Usage {
             rss_bytes: rss_bytes(&self.root).unwrap_or(0),
@@ -102,7 +102,7 @@ impl Probe {
 }
 
 /// RLIMIT_AS, where it is set.
-pub fn address_limit() -> Option<u64> {
+pub(crate) fn address_limit() -> Option<u64> {
     let (soft, _) = getrlimit(Resource::RLIMIT_AS).ok()?;
     (soft != RLIM_INFINITY).then_some(soft)
 }

@@ -15,7 +15,7 @@ use crate::ledger::Level;
 
 /// What was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// On any clock that does not go back.
     pub at_ms: u64,
     /// Of all ledgers.
@@ -25,14 +25,14 @@ pub struct Reading {
 
 /// The lines that pressure is measured by; the first is below the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Thresholds {
+pub(crate) struct Thresholds {
     pub cleanup_bytes: u64,
     pub max_bytes: u64,
 }
 
 /// How short memory is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Pressure {
+pub(crate) enum Pressure {
     #[default]
     Normal,
     /// Over the line for cleanups.
@@ -42,7 +42,7 @@ pub enum Pressure {
 }
 
 impl Pressure {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Normal => "normal",
             Self::Light => "light",
@@ -53,7 +53,7 @@ impl Pressure {
 
 /// What is to be done about a reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Action {
+pub(crate) struct Action {
     pub pressure: Pressure,
     /// Whether the pressure is another one than before.
     pub is_change: bool,
@@ -62,7 +62,7 @@ pub struct Action {
 
 /// The state between two readings.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     thresholds: Thresholds,
     check_interval_ms: u64,
     pressure: Pressure,
@@ -97,21 +97,17 @@ const LIGHT_ENDS_PERCENT: u64 = 90;
 const WORTHWHILE_PERCENT: u64 = 5;
 
 impl Watch {
-    pub fn new(thresholds: Thresholds, check_interval: Duration) -> Self {
+    pub(crate) fn new(thresholds: Thresholds, check_interval: Duration) -> Self {
         let check_interval_ms = u64::try_from(check_interval.as_millis()).unwrap_or(u64::MAX);
         Self { thresholds, check_interval_ms, pressure: Pressure::Normal, last: None }
     }
 
-    pub fn pressure(&self) -> Pressure {
+    pub(crate) fn pressure(&self) -> Pressure {
         self.pressure
     }
 
-    pub fn thresholds(&self) -> Thresholds {
-        self.thresholds
-    }
-
     /// Judges a reading. It may be called at any pace; the pace of cleanups is its own.
-    pub fn step(&mut self, now: Reading) -> Action {
+    pub(crate) fn step(&mut self, now: Reading) -> Action {
         let before = self.pressure;
         let bytes = explained_bytes(&now);
         self.pressure = self.next(bytes);

@@ -46,7 +46,7 @@ const STACK_BYTES: usize = 256 * 1024;
 
 /// One exchange, as its line tells it.
 #[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
+pub(crate) struct Record<'a> {
     /// When the first byte of the request was read.
     pub time: SystemTime,
     pub client: SocketAddr,
@@ -71,7 +71,7 @@ pub struct Record<'a> {
 
 /// Where the time went, in microseconds. A phase that was not reached is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Phases {
+pub(crate) struct Phases {
     /// From the first byte of the request's head to the last.
     pub head_us: u64,
     /// Waiting for the right to a connection.
@@ -86,7 +86,7 @@ pub struct Phases {
 
 /// A worker's end of the log. A clone is for another worker and has a buffer of its own.
 #[derive(Debug)]
-pub struct AccessLog {
+pub(crate) struct AccessLog {
     lane: Arc<Lane>,
     format: LogFormat,
     line_count_max: usize,
@@ -125,7 +125,7 @@ struct Queue {
 
 impl AccessLog {
     /// `None` when `log.access` is off.
-    pub fn start(config: &LogConfig) -> io::Result<Option<Self>> {
+    pub(crate) fn start(config: &LogConfig) -> io::Result<Option<Self>> {
         if !config.access {
             return Ok(None);
         }
@@ -149,7 +149,7 @@ impl AccessLog {
     }
 
     /// Queues one line. Never waits.
-    pub fn record(&self, record: &Record<'_>) {
+    pub(crate) fn record(&self, record: &Record<'_>) {
         let queue = &self.writer.queue;
         let Some(mut lines) = self.lane.free() else {
             queue.dropped.fetch_add(1, Ordering::Relaxed);
@@ -176,17 +176,17 @@ impl AccessLog {
 
     /// Writes what is queued and ends the log; for the end of the process, where not every handle
     /// is dropped.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.writer.end();
     }
 
     /// Lines that could not be queued or written, of all workers.
-    pub fn dropped_lines(&self) -> u64 {
+    pub(crate) fn dropped_lines(&self) -> u64 {
         self.writer.queue.dropped.load(Ordering::Relaxed)
     }
 
     /// What the buffers of all workers and of the writer occupy.
-    pub fn queue_bytes(&self) -> u64 {
+    pub(crate) fn queue_bytes(&self) -> u64 {
         self.writer.queue.bytes.load(Ordering::Relaxed)
     }
 }

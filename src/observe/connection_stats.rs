@@ -15,7 +15,7 @@ use crate::ring::clock;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Between two requests, or before the first.
     Idle,
     Head,
@@ -26,7 +26,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
             Self::Head => "head",
@@ -40,7 +40,7 @@ impl Phase {
 /// What somebody else has decided about a connection. It is a state and not an event: whoever is
 /// about to wait asks first, and whoever waits is woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     No,
     /// The connection ends without another byte to the client.
     Cut,
@@ -52,7 +52,7 @@ pub enum Ending {
 /// Whose turn it is in an exchange: the one that was last waited for. While a body is uploaded
 /// beside an answer, both directions say so here, the later one last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitsOn {
+pub(crate) enum WaitsOn {
     Nobody,
     ClientToSend,
     ClientToTake,
@@ -80,7 +80,7 @@ impl Moment {
 
 /// The statistics of one client connection.
 #[derive(Debug)]
-pub struct ConnectionStats {
+pub(crate) struct ConnectionStats {
     pub born: Moment,
     /// No request has come yet.
     pub is_new: Cell<bool>,
@@ -127,37 +127,37 @@ impl Default for ConnectionStats {
 }
 
 impl ConnectionStats {
-    pub fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         self.phase.get()
     }
 
     /// When the present phase began.
-    pub fn phase_began(&self) -> Moment {
+    pub(crate) fn phase_began(&self) -> Moment {
         self.phase_began.get()
     }
 
-    pub fn enter(&self, phase: Phase, now_ms: u64) {
+    pub(crate) fn enter(&self, phase: Phase, now_ms: u64) {
         self.phase.set(phase);
         self.phase_began.set(Moment::at_ms(now_ms));
     }
 
     /// What has been decided about it.
-    pub fn ending(&self) -> Ending {
+    pub(crate) fn ending(&self) -> Ending {
         self.ending.get()
     }
 
-    pub fn is_cut(&self) -> bool {
+    pub(crate) fn is_cut(&self) -> bool {
         self.ending.get() == Ending::Cut
     }
 
     /// Whether what is under way shall not go on.
-    pub fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         self.ending.get() != Ending::No
     }
 
     /// Decides that it ends, and wakes what waits without a descriptor ([`Self::unless_ended`]).
     /// A cut is not taken back by a milder decision.
-    pub fn end(&self, ending: Ending) {
+    pub(crate) fn end(&self, ending: Ending) {
         if !self.is_cut() {
             self.ending.set(ending);
         }
@@ -170,7 +170,7 @@ impl ConnectionStats {
 
     /// The fault that an exchange has come to which failed by `fault`: what somebody has decided
     /// goes before what that looked like. An exchange that was given up has then been; a cut stays.
-    pub fn settle(&self, fault: Fault) -> Fault {
+    pub(crate) fn settle(&self, fault: Fault) -> Fault {
         match self.ending.get() {
             Ending::No => fault,
             Ending::Cut => Fault::Stopping,
@@ -183,7 +183,7 @@ impl ConnectionStats {
 
     /// Awaits what holds neither a buffer nor a pending operation, unless it has been decided, or
     /// is decided meanwhile, that it shall not go on. To be polled by the connection's own task.
-    pub async fn unless_ended<F: Future>(&self, wait: F) -> Result<F::Output, Fault> {
+    pub(crate) async fn unless_ended<F: Future>(&self, wait: F) -> Result<F::Output, Fault> {
         let mut wait = std::pin::pin!(wait);
         let mut sleeper = None;
         poll_fn(|cx| {
@@ -201,16 +201,16 @@ impl ConnectionStats {
         .await
     }
 
-    pub fn hold(&self, bytes: usize) {
+    pub(crate) fn hold(&self, bytes: usize) {
         self.held_bytes.set(self.held_bytes.get().saturating_add(bytes as u32));
     }
 
     /// It holds `bytes` and no more.
-    pub fn reset(&self, bytes: usize) {
+    pub(crate) fn reset(&self, bytes: usize) {
         self.held_bytes.set(bytes as u32);
     }
 
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         u64::from(self.held_bytes.get()) + u64::from(self.moving_bytes.get())
     }
 }

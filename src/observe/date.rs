@@ -11,10 +11,10 @@ use httpdate::HttpDate;
 use crate::ring::clock;
 
 /// Length of an IMF-fixdate in bytes.
-pub const DATE_BYTES: usize = 29;
+pub(crate) const DATE_BYTES: usize = 29;
 
 /// The value for the current second.
-pub struct DateLine {
+pub(crate) struct DateLine {
     second: Cell<u64>,
     text: Cell<[u8; DATE_BYTES]>,
 }
@@ -27,7 +27,7 @@ impl Default for DateLine {
 }
 
 impl DateLine {
-    pub fn now(&self) -> [u8; DATE_BYTES] {
+    pub(crate) fn now(&self) -> [u8; DATE_BYTES] {
         let now = clock::unix_seconds();
         if self.second.replace(now) != now {
             self.text.set(render(now));

@@ -16,7 +16,7 @@ static POOL_IS_FULL: AtomicU64 = AtomicU64::new(0);
 static YIELDED: AtomicU64 = AtomicU64::new(0);
 
 /// Says that the process (EMFILE) or the machine (ENFILE) is out of descriptors.
-pub fn too_many_files(doing: &str, error: &io::Error) {
+pub(crate) fn too_many_files(doing: &str, error: &io::Error) {
     if is_due(&TOO_MANY_FILES) {
         tracing::error!(
             "cannot {doing}: {error}. Raise the limit on open files (`ulimit -n`, docker `--ulimit \
@@ -26,7 +26,7 @@ pub fn too_many_files(doing: &str, error: &io::Error) {
 }
 
 /// Says that connections of clients that `did` nothing better give way to new ones.
-pub fn clients_give_way(did: &str) {
+pub(crate) fn clients_give_way(did: &str) {
     if is_due(&CLIENTS_GIVE_WAY) {
         tracing::warn!(
             "limits.clients is reached: connections that {did} give way to new ones. Raise it, or \
@@ -38,7 +38,7 @@ pub fn clients_give_way(did: &str) {
 /// Says that requests have waited for a connection to an origin in vain. `group` is whose limit was
 /// reached.
 #[cold]
-pub fn pool_is_full(group: &str) {
+pub(crate) fn pool_is_full(group: &str) {
     if is_due(&POOL_IS_FULL) {
         tracing::warn!(
             "requests wait for a connection in vain ({group}). Raise pool.max_connections, or \
@@ -50,7 +50,7 @@ pub fn pool_is_full(group: &str) {
 
 /// Says that exchanges were ended because others waited for their connections.
 #[cold]
-pub fn yielded(client: std::net::IpAddr, fault: &str) {
+pub(crate) fn yielded(client: std::net::IpAddr, fault: &str) {
     if is_due(&YIELDED) {
         tracing::warn!(
             %client,

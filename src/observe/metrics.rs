@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
-pub use crate::ledger::Gauge;
+pub(crate) use crate::ledger::Gauge;
 
 /// Answers by status class. The index is the status divided by 100; 0 are exchanges that ended
 /// without an answer.
-pub type Classes = [Gauge; CLASS_COUNT];
+pub(crate) type Classes = [Gauge; CLASS_COUNT];
 
-pub const CLASS_COUNT: usize = 6;
+pub(crate) const CLASS_COUNT: usize = 6;
 
 /// The error types of RFC 9209 §2.3, and what is none of them.
 const FAULT_NAMES: [&str; 33] = [
@@ -122,7 +122,7 @@ impl WorkerMetrics {
 /// One worker's answers by what one configuration names. Whatever the next one names too goes on
 /// counting where it was.
 #[derive(Debug, Default)]
-pub struct NamedCounts {
+pub(crate) struct NamedCounts {
     /// By index in `Config::routes`.
     pub routes: Vec<Arc<Classes>>,
     /// By index in `Config::upstreams`.
@@ -133,7 +133,7 @@ pub struct NamedCounts {
 
 impl NamedCounts {
     #[inline]
-    pub fn answered(&self, route: Option<usize>, upstream: Option<usize>, status: u16) {
+    pub(crate) fn answered(&self, route: Option<usize>, upstream: Option<usize>, status: u16) {
         let class = class_of(status);
         if let Some(route) = route.and_then(|index| self.routes.get(index)) {
             route[class].add(1);
@@ -145,21 +145,21 @@ impl NamedCounts {
 
     /// Notes how long an exchange took, where its upstream is one of a split.
     #[inline]
-    pub fn timed(&self, upstream: Option<usize>, us: u64) {
+    pub(crate) fn timed(&self, upstream: Option<usize>, us: u64) {
         if let Some(latency) = upstream.and_then(|index| self.split_latency(index)) {
             latency.record(us);
         }
     }
 
     /// Times of the exchanges with an upstream of a split.
-    pub fn split_latency(&self, upstream: usize) -> Option<&Latency> {
+    pub(crate) fn split_latency(&self, upstream: usize) -> Option<&Latency> {
         self.latencies.get(upstream)?.as_deref()
     }
 }
 
 /// The index into [`Classes`]. What is no status counts as 5xx.
 #[inline]
-pub fn class_of(status: u16) -> usize {
+pub(crate) fn class_of(status: u16) -> usize {
     usize::from(status / 100).min(CLASS_COUNT - 1)
 }
 
@@ -200,7 +200,7 @@ pub struct Latency {
 }
 
 /// Longer durations count as this: an hour.
-pub const LATENCY_US_MAX: u64 = 3_600_000_000;
+pub(crate) const LATENCY_US_MAX: u64 = 3_600_000_000;
 
 /// Buckets per power of two, as a power of two.
 const STEP_BITS: u32 = 6;
@@ -247,7 +247,7 @@ impl Latency {
 }
 
 /// What snapshots can be added to.
-pub fn empty_histogram() -> Histogram<u64> {
+pub(crate) fn empty_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, SNAPSHOT_DIGITS).expect("1 us is below an hour")
 }
 

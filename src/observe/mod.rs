@@ -3,9 +3,9 @@
 //! In go the steps of exchanges and events of every kind; out come counters for the admin thread to
 //! read and lines for their writers. Nothing here waits, and nothing asks a worker.
 
-pub mod access_log;
-pub mod connection_stats;
-pub mod date;
-pub mod log_limit;
-pub mod logging;
-pub mod metrics;
+pub(crate) mod access_log;
+pub(crate) mod connection_stats;
+pub(crate) mod date;
+pub(crate) mod log_limit;
+pub(crate) mod logging;
+pub(crate) mod metrics;

@@ -11,7 +11,7 @@ use crate::ring::Run;
 
 /// How the sender delimits the body.
 #[derive(Clone, Copy, Debug)]
-pub enum Decoder {
+pub(crate) enum Decoder {
     /// This many bytes are still to come.
     Sized(u64),
     Chunked(ChunkScanner),
@@ -20,14 +20,14 @@ pub enum Decoder {
 }
 
 /// What became of a piece of input.
-pub struct Decoded {
+pub(crate) struct Decoded {
     /// Bytes of the input that belong to the body; what follows does not.
     pub used: usize,
     pub is_done: bool,
 }
 
 impl Decoder {
-    pub fn advance(&mut self, input: &[u8]) -> Result<Decoded, ChunkError> {
+    pub(crate) fn advance(&mut self, input: &[u8]) -> Result<Decoded, ChunkError> {
         match self {
             Decoder::Sized(left) => {
                 let used = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
@@ -49,7 +49,7 @@ impl Decoder {
         }
     }
 
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         match self {
             Decoder::Sized(left) => *left == 0,
             Decoder::Chunked(scanner) => scanner.is_done(),
@@ -68,7 +68,7 @@ impl Decoder {
 
 /// How the body is framed on the way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
+pub(crate) enum Encoding {
     /// The bytes as they came, framing included.
     AsIs,
     /// Each piece as a chunk (a body that ends with the connection, for an HTTP/1.1 client).
@@ -79,7 +79,7 @@ pub enum Encoding {
 
 impl Encoding {
     /// Appends the outgoing form of `input`, which begins where `decoder` stands.
-    pub fn append(
+    pub(crate) fn append(
         self,
         decoder: &mut Decoder,
         input: &[u8],

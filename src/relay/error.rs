@@ -7,7 +7,7 @@ use crate::http::chunked::ChunkError;
 
 /// Which side ended a transfer early, and how.
 #[derive(Debug)]
-pub enum RelayError {
+pub(crate) enum RelayError {
     /// The sender ended its side before the body was complete.
     FromEnded,
     FromFailed,

@@ -11,7 +11,7 @@
 
 mod coding;
 mod error;
-pub mod outbox;
+pub(crate) mod outbox;
 mod steps;
 mod waiting;
 
@@ -30,13 +30,14 @@ use crate::ring::hang_up::unless_hung_up;
 use crate::ring::waits::{poll_now, turn};
 use crate::ring::{ChunkPool, PipePool, Run, Socket, WaitError, clock};
 
-pub use coding::{Decoded, Decoder, Encoding};
-pub use error::RelayError;
-pub use waiting::{HANG_UP_AFTER, Receiver};
+pub(crate) use coding::Decoder;
+pub(crate) use coding::Encoding;
+pub(crate) use error::RelayError;
+pub(crate) use waiting::{HANG_UP_AFTER, Receiver};
 
 /// What followed the body that a transfer has moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leftover {
+pub(crate) enum Leftover {
     /// Nothing.
     Nothing,
     /// The sender has sent more than the body.
@@ -44,10 +45,10 @@ pub enum Leftover {
 }
 
 /// A silence longer than this lets a tunnel give up what it holds.
-pub const WATCH_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const WATCH_AFTER: Duration = Duration::from_secs(1);
 
 /// What a transfer moves through, and its waits.
-pub struct Transfer<'a> {
+pub(crate) struct Transfer<'a> {
     pub chunks: &'a Rc<ChunkPool>,
     pub from: &'a Socket,
     pub to: Receiver<'a>,
@@ -77,7 +78,7 @@ pub struct Transfer<'a> {
 
 /// What others may tell a transfer while it is under way, and what it tells them however it ends.
 #[derive(Default)]
-pub struct Control {
+pub(crate) struct Control {
     /// Bytes taken off the sender's socket.
     pub received: Cell<u64>,
     /// Bytes that the receiver's socket has taken, with the framing that was added here.
@@ -101,7 +102,7 @@ const TURN_BYTES: usize = 1024 * 1024;
 
 impl Transfer<'_> {
     /// Moves the rest of the body.
-    pub async fn run(
+    pub(crate) async fn run(
         &self,
         mut decoder: Decoder,
         encoding: Encoding,

@@ -13,7 +13,7 @@ use crate::ledger::{Budget, Counted, Ledger};
 use crate::ring::Socket;
 
 /// What became of bytes that [`Outbox::send`] built.
-pub struct Sent<T> {
+pub(crate) struct Sent<T> {
     /// What the builder had to say.
     pub about: T,
     /// What the socket did not take at once.
@@ -21,7 +21,7 @@ pub struct Sent<T> {
 }
 
 /// Why nothing was sent.
-pub enum Unsent<E> {
+pub(crate) enum Unsent<E> {
     /// The builder refused.
     Refused(E),
     /// The connection is broken, or there is no memory for what its receiver does not take.
@@ -29,7 +29,7 @@ pub enum Unsent<E> {
 }
 
 /// Where a worker builds what it sends.
-pub struct Outbox {
+pub(crate) struct Outbox {
     scratch: RefCell<Vec<u8>>,
     ledger: Arc<Ledger>,
     budget: Rc<Budget>,
@@ -37,12 +37,12 @@ pub struct Outbox {
 
 impl Outbox {
     /// `bytes` are what a head mostly needs.
-    pub fn new(bytes: usize, ledger: Arc<Ledger>, budget: Rc<Budget>) -> Self {
+    pub(crate) fn new(bytes: usize, ledger: Arc<Ledger>, budget: Rc<Budget>) -> Self {
         Self { scratch: RefCell::new(Vec::with_capacity(bytes)), ledger, budget }
     }
 
     /// Builds bytes and sends what the socket takes of them at once.
-    pub fn send<T, E>(
+    pub(crate) fn send<T, E>(
         &self,
         socket: &Socket,
         build: impl FnOnce(&mut Vec<u8>) -> Result<T, E>,

@@ -16,7 +16,7 @@ use crate::ring::{Deadlines, Socket, WaitError, clock, count_fruitless};
 
 /// A silence longer than this is worth watching the client for its going away, and a client that
 /// has ended its side may still get what comes within it.
-pub const HANG_UP_AFTER: Duration = Duration::from_millis(200);
+pub(crate) const HANG_UP_AFTER: Duration = Duration::from_millis(200);
 
 /// Since when, and how often in vain, one side of a transfer has been waited for.
 #[derive(Default)]
@@ -79,7 +79,7 @@ impl Stall {
 
 /// Whoever is sent to.
 #[derive(Clone, Copy)]
-pub struct Receiver<'a> {
+pub(crate) struct Receiver<'a> {
     pub socket: &'a Socket,
     pub deadlines: &'a Deadlines,
     /// The longest time for which it may take nothing.
@@ -93,7 +93,7 @@ pub struct Receiver<'a> {
 
 impl Receiver<'_> {
     /// Sends all of `bytes`.
-    pub async fn send_all(&self, bytes: &[u8]) -> Result<(), WaitError> {
+    pub(crate) async fn send_all(&self, bytes: &[u8]) -> Result<(), WaitError> {
         self.send(bytes, &Stall::default(), clock::coarse_ms(), || false).await.map(drop)
     }
 

@@ -17,7 +17,7 @@ use super::stable::StableBox;
 use super::waits::WaitError;
 
 /// A listening socket, as one worker sees it.
-pub struct Acceptor {
+pub(crate) struct Acceptor {
     fd: SharedFd,
     room: Option<StableBox<AddressRoom>>,
     state: Rc<State>,
@@ -31,17 +31,17 @@ struct State {
 }
 
 /// Ends the accepting of one [`Acceptor`], and no other's on the same listening socket.
-pub struct Stopper(Rc<State>);
+pub(crate) struct Stopper(Rc<State>);
 
 impl Stopper {
     /// Whether it is for the accepting of `acceptor`.
-    pub fn is_for(&self, acceptor: &Acceptor) -> bool {
+    pub(crate) fn is_for(&self, acceptor: &Acceptor) -> bool {
         Rc::ptr_eq(&self.0, &acceptor.state)
     }
 
     /// An accept that is pending completes: with a connection, if one has just come, or else with
     /// [`WaitError::Interrupted`].
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         self.0.is_stopped.set(true);
         if let Some(key) = self.0.pending.get() {
             ops::cancel(key);
@@ -50,7 +50,7 @@ impl Stopper {
 }
 
 impl Acceptor {
-    pub fn new(listener: OwnedFd) -> Self {
+    pub(crate) fn new(listener: OwnedFd) -> Self {
         Self {
             fd: Descriptor::share(listener),
             room: Some(AddressRoom::new()),
@@ -58,12 +58,12 @@ impl Acceptor {
         }
     }
 
-    pub fn stopper(&self) -> Stopper {
+    pub(crate) fn stopper(&self) -> Stopper {
         Stopper(self.state.clone())
     }
 
     /// Whether somebody has used the stopper.
-    pub fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.state.is_stopped.get()
     }
 
@@ -71,7 +71,7 @@ impl Acceptor {
     /// stopper has been used.
     ///
     /// The future must be awaited to its end: a dropped accept takes a connection with it.
-    pub async fn accept(&mut self) -> Result<(OwnedFd, SocketAddr), WaitError> {
+    pub(crate) async fn accept(&mut self) -> Result<(OwnedFd, SocketAddr), WaitError> {
         if self.is_stopped() {
             return Err(WaitError::Interrupted);
         }
@@ -96,7 +96,7 @@ impl Acceptor {
     }
 
     /// Takes one more connection if one is waiting: a burst is not worth a turn of the loop each.
-    pub fn try_accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+    pub(crate) fn try_accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
         // SAFETY: the storage has room for the length that is given with it.
         let accepted = unsafe {
             SockAddr::try_init(|storage, length| {

@@ -250,7 +250,7 @@ unsafe impl IoBufMut for RegisteredChunk {
 }
 
 /// The chunks of one worker.
-pub struct ChunkPool {
+pub(crate) struct ChunkPool {
     region: Rc<Region>,
     chunk_bytes: usize,
     count: usize,
@@ -265,13 +265,17 @@ pub struct ChunkPool {
 }
 
 /// IORING_REGISTER_BUFFERS takes UIO_MAXIOV (1,024) buffers at most, and tokio-uring cuts silently.
-pub const CHUNKS_MAX: usize = 1024;
+pub(crate) const CHUNKS_MAX: usize = 1024;
 
 impl ChunkPool {
     /// Maps and registers `count` chunks of `chunk_bytes`; must be called inside the worker's
     /// runtime. Where RLIMIT_MEMLOCK does not allow as many, half as many are tried, and so on; the
     /// last resort is `count` chunks that are not pinned.
-    pub fn new(count: usize, chunk_bytes: usize, ledger: Arc<Ledger>) -> io::Result<Rc<Self>> {
+    pub(crate) fn new(
+        count: usize,
+        chunk_bytes: usize,
+        ledger: Arc<Ledger>,
+    ) -> io::Result<Rc<Self>> {
         let wanted = count.clamp(1, CHUNKS_MAX);
         let mut pinned = wanted;
         loop {
@@ -318,30 +322,30 @@ impl ChunkPool {
         })
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    pub fn chunk_bytes(&self) -> usize {
+    pub(crate) fn chunk_bytes(&self) -> usize {
         self.chunk_bytes
     }
 
-    pub fn leased(&self) -> usize {
+    pub(crate) fn leased(&self) -> usize {
         self.count - self.available.get()
     }
 
-    pub fn is_registered(&self) -> bool {
+    pub(crate) fn is_registered(&self) -> bool {
         self.registered.is_some()
     }
 
     /// True while less than a quarter is free: a transfer should then hold nothing while it waits.
-    pub fn is_scarce(&self) -> bool {
+    pub(crate) fn is_scarce(&self) -> bool {
         self.available.get() * 4 <= self.count
     }
 
     /// Leases up to `want` neighbouring chunks, at least one; waits its turn (first come, first
     /// served) where none is free. Dropping the future while it waits loses nothing.
-    pub async fn lease(self: &Rc<Self>, want: usize) -> Run {
+    pub(crate) async fn lease(self: &Rc<Self>, want: usize) -> Run {
         if self.waiting.get() == 0
             && let Some(run) = self.try_lease(want)
         {

@@ -19,7 +19,7 @@ const NO_LOOP: u64 = u64::MAX;
 
 /// Milliseconds of the monotonic clock, as of the kernel's last tick before somebody first asked in
 /// this turn of the loop, or before the call where there is no loop.
-pub fn coarse_ms() -> u64 {
+pub(crate) fn coarse_ms() -> u64 {
     match TURN_MS.get() {
         NO_LOOP => read_ms(),
         UNREAD => {
@@ -32,7 +32,7 @@ pub fn coarse_ms() -> u64 {
 }
 
 /// The number of this turn of the thread's loop, with wrap-around.
-pub fn turn() -> u32 {
+pub(crate) fn turn() -> u32 {
     TURN.get()
 }
 
@@ -49,12 +49,12 @@ fn read_ms() -> u64 {
 
 /// Microseconds of the monotonic clock, precisely: for what is measured, not for what is waited
 /// for.
-pub fn precise_us() -> u64 {
+pub(crate) fn precise_us() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC)
         .map_or(0, |t| t.tv_sec() as u64 * 1_000_000 + t.tv_nsec() as u64 / 1000)
 }
 
 /// Seconds since 1970-01-01T00:00:00Z, as of the kernel's last tick.
-pub fn unix_seconds() -> u64 {
+pub(crate) fn unix_seconds() -> u64 {
     clock_gettime(ClockId::CLOCK_REALTIME_COARSE).map_or(0, |t| t.tv_sec() as u64)
 }

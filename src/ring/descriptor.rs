@@ -12,7 +12,7 @@ const FIRST: RawFd = 3;
 
 /// Takes the descriptor that the parent process has left open under `number`. To be called once
 /// for each number, before anything else opens a descriptor.
-pub fn adopt(number: Option<RawFd>) -> Option<OwnedFd> {
+pub(crate) fn adopt(number: Option<RawFd>) -> Option<OwnedFd> {
     let number = number.filter(|number| *number >= FIRST)?;
     // SAFETY: only asked whether it is open, which is harmless for any number.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
@@ -22,7 +22,7 @@ pub fn adopt(number: Option<RawFd>) -> Option<OwnedFd> {
 }
 
 /// Takes a descriptor that has just come with a message (SCM_RIGHTS).
-pub fn received(number: RawFd) -> OwnedFd {
+pub(crate) fn received(number: RawFd) -> OwnedFd {
     // SAFETY: the kernel has opened it for this process with the message, and no other thread
     // knows.
     unsafe { OwnedFd::from_raw_fd(number) }

@@ -26,7 +26,7 @@ const MEMLOCK_CURE: &str = "docker `--ulimit memlock=-1:-1`, systemd `LimitMEMLO
      shell `ulimit -l unlimited`";
 
 /// One line with cause and cure for an error of io_uring_setup(2).
-pub fn diagnose(error: &io::Error) -> String {
+pub(crate) fn diagnose(error: &io::Error) -> String {
     Facts::read(error.raw_os_error()).diagnose(error)
 }
 

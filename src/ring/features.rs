@@ -12,7 +12,7 @@ const ENTRIES: u32 = 4;
 
 /// What is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Missing {
+pub(crate) struct Missing {
     /// Without these, ringway does not work.
     pub operations: Vec<&'static str>,
     /// Without these, it costs more.
@@ -20,7 +20,7 @@ pub struct Missing {
 }
 
 /// Asks the kernel; the error is that of io_uring_setup(2) or io_uring_register(2).
-pub fn missing() -> io::Result<Missing> {
+pub(crate) fn missing() -> io::Result<Missing> {
     let ring = IoUring::new(ENTRIES)?;
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe)?;

@@ -31,7 +31,7 @@ where
 
 /// Awaits `wait`, which is pending on `busy`, unless `other` hangs up first: then `wait` is ended
 /// and awaited, so that its buffer comes home, and nothing comes out.
-pub async fn unless_hung_up<F: Future>(
+pub(crate) async fn unless_hung_up<F: Future>(
     wait: F,
     busy: &Socket,
     other: &Socket,
@@ -57,7 +57,7 @@ pub async fn unless_hung_up<F: Future>(
 }
 
 /// The same for a wait that may be dropped.
-pub async fn dropped_if_hung_up<F: Future>(
+pub(crate) async fn dropped_if_hung_up<F: Future>(
     wait: F,
     other: &Socket,
     (half_close, deadlines): (HalfClose, &Deadlines),

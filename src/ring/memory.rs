@@ -92,7 +92,7 @@ extern "C" fn prepare() {
 
 /// Returns the free pages of the calling thread's heap. A walk over the heap: not for every
 /// request.
-pub fn purge() {
+pub(crate) fn purge() {
     if is_narrow() {
         #[cfg(target_env = "gnu")]
         // SAFETY: `malloc_trim` may be called at any time from any thread.

@@ -13,7 +13,7 @@ use crate::ledger::Gauge;
 
 /// The operations that are submitted (io_uring_enter(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub(crate) enum Operation {
     Recv,
     Poll,
     Accept,
@@ -24,7 +24,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Recv,
         Self::Poll,
         Self::Accept,
@@ -34,7 +34,7 @@ impl Operation {
         Self::Nop,
     ];
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Recv => "recv",
             Self::Poll => "poll",
@@ -51,7 +51,7 @@ impl Operation {
 /// fetched: the rings' totals lie side by side, and each thread writes its own for every operation.
 #[derive(Debug)]
 #[repr(align(128))]
-pub struct RingMeters {
+pub(crate) struct RingMeters {
     pub submitted: [Gauge; 7],
     pub completed: [Gauge; 7],
     /// Waits that ended although there was nothing to be moved.
@@ -79,7 +79,7 @@ thread_local! {
 
 impl RingMeters {
     /// Has the calling thread's operations counted; inside its runtime, once.
-    pub fn install(self: &Arc<Self>) {
+    pub(crate) fn install(self: &Arc<Self>) {
         if let Some((waits, ring)) = Waits::current() {
             self.ring_fd.store(ring, Ordering::Relaxed);
             let _ = self.waits.set(waits);
@@ -90,13 +90,13 @@ impl RingMeters {
     }
 
     /// Turns of the loop that found nothing left to run and slept in the kernel.
-    pub fn parks(&self) -> u64 {
+    pub(crate) fn parks(&self) -> u64 {
         self.waits.get().map_or(0, |waits| waits.in_ring() + waits.in_tokio())
     }
 }
 
 /// A wait has ended although there was nothing to be moved.
-pub fn count_fruitless() {
+pub(crate) fn count_fruitless() {
     METERS.with(|meters| {
         if let Some(meters) = meters.get() {
             meters.fruitless.add(1);

@@ -11,26 +11,27 @@
 #![allow(unsafe_code)]
 
 mod accept;
-pub mod buffers;
-pub mod clock;
-pub mod deadlines;
-pub mod descriptor;
-pub mod diagnose;
-pub mod features;
-pub mod hang_up;
-pub mod memory;
+pub(crate) mod buffers;
+pub(crate) mod clock;
+pub(crate) mod deadlines;
+pub(crate) mod descriptor;
+pub(crate) mod diagnose;
+pub(crate) mod features;
+pub(crate) mod hang_up;
+pub(crate) mod memory;
 mod meters;
-pub mod net;
+pub(crate) mod net;
 mod ops;
 mod pipes;
-pub mod runtime;
+pub(crate) mod runtime;
 mod stable;
-pub mod waits;
+pub(crate) mod waits;
 
-pub use accept::{Acceptor, Stopper};
-pub use buffers::{ChunkPool, HeadBuffer, HeadPool, NoRoom, Run};
+pub(crate) use accept::{Acceptor, Stopper};
+pub use buffers::HeadPool;
+pub(crate) use buffers::{ChunkPool, HeadBuffer, NoRoom, Run};
 pub use deadlines::Deadlines;
-pub use meters::{Operation, RingMeters, count_fruitless};
-pub use net::Socket;
-pub use pipes::{PIPE_BYTES, Pipe, PipePool, Spliced};
-pub use waits::{PendingPoll, PendingRecv, WaitError};
+pub(crate) use meters::{Operation, RingMeters, count_fruitless};
+pub(crate) use net::Socket;
+pub(crate) use pipes::{PIPE_BYTES, Pipe, PipePool, Spliced};
+pub(crate) use waits::{PendingPoll, PendingRecv, WaitError};

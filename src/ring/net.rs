@@ -322,7 +322,7 @@ fn is_pending(connected: &io::Result<()>) -> bool {
 /// How sockets of clients and origins are set: heads and bodies leave in separate writes, and Nagle
 /// would hold the second for a round trip; after `keepalive` of silence the kernel probes, unless
 /// that is zero. What a listening socket accepts inherits all of it (tcp(7)).
-pub fn set_options(socket: impl AsFd, keepalive: Duration) -> io::Result<()> {
+pub(crate) fn set_options(socket: impl AsFd, keepalive: Duration) -> io::Result<()> {
     let socket = SockRef::from(&socket);
     socket.set_tcp_nodelay(true)?;
     // An urgent byte is a byte like others (RFC 6093 §3): apart from them, it would be lost, and

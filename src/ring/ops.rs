@@ -269,7 +269,7 @@ pub(super) unsafe fn write_fixed<K: Unpin + 'static>(
 
 /// Gives everybody else on this thread a turn. `yield_now` would not do: the runtime submits and
 /// reaps only when it has nothing else to run.
-pub async fn turn() {
+pub(crate) async fn turn() {
     let _ = nop().await;
 }
 

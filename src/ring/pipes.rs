@@ -20,12 +20,12 @@ use nix::unistd::pipe2;
 use super::net::Socket;
 
 /// What a pipe is asked to hold; the kernel may give less (pipe(7), `pipe-user-pages-soft`).
-pub const PIPE_BYTES: usize = PIPE_SIZE as usize;
+pub(crate) const PIPE_BYTES: usize = PIPE_SIZE as usize;
 
 const PIPE_SIZE: libc::c_int = 512 * 1024;
 
 /// The pipes of one worker.
-pub struct PipePool {
+pub(crate) struct PipePool {
     free: RefCell<Vec<Ends>>,
     count_max: usize,
     leased: Cell<usize>,
@@ -39,7 +39,7 @@ struct Ends {
 }
 
 impl PipePool {
-    pub fn new(count_max: usize) -> Rc<Self> {
+    pub(crate) fn new(count_max: usize) -> Rc<Self> {
         Rc::new(Self {
             free: RefCell::default(),
             count_max,
@@ -49,7 +49,7 @@ impl PipePool {
     }
 
     /// An empty pipe; `None` where all are in use or the process is out of descriptors.
-    pub fn try_lease(self: &Rc<Self>) -> Option<Pipe> {
+    pub(crate) fn try_lease(self: &Rc<Self>) -> Option<Pipe> {
         if self.leased.get() >= self.count_max {
             return None;
         }
@@ -64,12 +64,13 @@ impl PipePool {
     }
 
     /// Pipes that are out with transfers now.
-    pub fn leased(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn leased(&self) -> usize {
         self.leased.get()
     }
 
     /// Closes the pipes that were not needed since the last call; how many.
-    pub fn trim(&self) -> usize {
+    pub(crate) fn trim(&self) -> usize {
         let mut free = self.free.borrow_mut();
         let unneeded = self.spare.get();
         let keep = free.len().saturating_sub(unneeded);
@@ -89,7 +90,7 @@ impl Ends {
 }
 
 /// A leased pipe.
-pub struct Pipe {
+pub(crate) struct Pipe {
     /// `None` only while it is dropped.
     ends: Option<Ends>,
     /// Bytes that went in and have not come out.
@@ -99,13 +100,13 @@ pub struct Pipe {
 
 impl Pipe {
     /// Bytes that went in and have not come out.
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.held
     }
 
     /// Takes up to `count` bytes off a socket; 0 is the end of the stream. Of use while nothing is
     /// held: then `WouldBlock` means that nothing has arrived.
-    pub fn fill(&mut self, from: &Spliced<'_>, count: usize) -> io::Result<usize> {
+    pub(crate) fn fill(&mut self, from: &Spliced<'_>, count: usize) -> io::Result<usize> {
         let moved = move_bytes(from.0, &self.ends()?.write, count)?;
         self.held += moved;
         Ok(moved)
@@ -113,7 +114,7 @@ impl Pipe {
 
     /// Hands what is held to a socket, as far as it takes that; `WouldBlock` where it takes
     /// nothing.
-    pub fn drain(&mut self, to: &Spliced<'_>) -> io::Result<usize> {
+    pub(crate) fn drain(&mut self, to: &Spliced<'_>) -> io::Result<usize> {
         let moved = move_bytes(&self.ends()?.read, to.0, self.held)?;
         self.held -= moved;
         Ok(moved)
@@ -140,10 +141,10 @@ impl Drop for Pipe {
 /// both directions of a tunnel have one for each of its sockets.
 ///
 /// The ring's RECV would then not wait either: nothing but polls may be submitted meanwhile.
-pub struct Spliced<'a>(&'a Socket);
+pub(crate) struct Spliced<'a>(&'a Socket);
 
 impl<'a> Spliced<'a> {
-    pub fn new(socket: &'a Socket) -> io::Result<Self> {
+    pub(crate) fn new(socket: &'a Socket) -> io::Result<Self> {
         socket.begin_splicing()?;
         Ok(Self(socket))
     }

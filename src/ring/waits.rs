@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::buffers::{HeadBuffer, Run};
 use super::deadlines::{Deadlines, Reason};
-pub use super::ops::turn;
+pub(crate) use super::ops::turn;
 use super::ops::{self, InFlight, Key, NO_WAIT, SharedFd};
 use crate::ring::ops::begin_poll;
 

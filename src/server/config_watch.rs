@@ -16,7 +16,7 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-pub struct Watched {
+pub(crate) struct Watched {
     path: PathBuf,
     seen: Option<Stamp>,
     /// Seen once: it may be half written.
@@ -24,14 +24,14 @@ pub struct Watched {
 }
 
 impl Watched {
-    pub fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         let seen = stamp(&path);
         Self { path, seen, fresh: None }
     }
 
     /// Whether the file is another one than before, and has been for two looks. One that has gone
     /// is as it was: another one is on its way.
-    pub fn has_changed(&mut self) -> bool {
+    pub(crate) fn has_changed(&mut self) -> bool {
         let now = stamp(&self.path);
         if now.is_none() || now == self.seen {
             self.fresh = None;

@@ -72,7 +72,7 @@ server, start <code>ringway --upstream http://HOST:PORT</code> or edit <code>con
 ";
 
 /// Starts the demo origin and returns its address. It runs until the process ends.
-pub fn start() -> io::Result<SocketAddr> {
+pub(crate) fn start() -> io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;

@@ -243,14 +243,14 @@ fn set_close_on_exec(fd: &OwnedFd) -> Result<(), String> {
 }
 
 /// The old process, which waits to hear that this one is ready.
-pub struct Predecessor {
+pub(crate) struct Predecessor {
     socket: UnixStream,
     answers: bool,
 }
 
 impl Predecessor {
     /// Asks whether this process may accept connections. One that may not is to end.
-    pub fn may_accept(&mut self) -> Result<(), String> {
+    pub(crate) fn may_accept(&mut self) -> Result<(), String> {
         if !self.answers {
             return Ok(());
         }
@@ -271,7 +271,7 @@ impl Predecessor {
     }
 
     /// Tells it to end; whether it has heard that.
-    pub fn take_over(mut self) -> bool {
+    pub(crate) fn take_over(mut self) -> bool {
         let told = self.socket.write_all(&[READY]);
         if let Err(error) = &told {
             // It has ended already: then nobody is missing.
@@ -283,7 +283,7 @@ impl Predecessor {
 
 /// What the process that this one takes over from has left; `None` where there is none. To be
 /// called once, before there are other threads.
-pub fn receive() -> Result<Option<(Inheritance, Predecessor)>, String> {
+pub(crate) fn receive() -> Result<Option<(Inheritance, Predecessor)>, String> {
     let Some(number) = env::var_os(UPGRADE_VARIABLE) else { return Ok(None) };
     let fd = crate::ring::descriptor::adopt(number.to_str().and_then(|text| text.parse().ok()))
         .ok_or_else(|| format!("{UPGRADE_VARIABLE} names no open descriptor: leave it unset"))?;

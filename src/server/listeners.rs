@@ -18,7 +18,7 @@ use crate::worker::mailbox::WorkerCommand;
 use crate::worker::shared::{Accepted, Shared};
 
 /// One listening socket.
-pub struct Listening {
+pub(crate) struct Listening {
     pub number: u16,
     /// As the configuration has it: its port may be 0.
     configured: SocketAddr,
@@ -31,7 +31,7 @@ pub struct Listening {
 
 /// All of them, in the order of the configuration.
 #[derive(Default)]
-pub struct Sockets {
+pub(crate) struct Sockets {
     list: Vec<Listening>,
     last_number: u16,
 }
@@ -44,7 +44,7 @@ pub struct Lent<'a> {
 }
 
 /// What the next configuration listens on.
-pub struct NextSockets {
+pub(crate) struct NextSockets {
     list: Vec<Entry>,
 }
 
@@ -56,24 +56,20 @@ enum Entry {
 
 impl Sockets {
     /// The addresses listened on, with the ports that were chosen for port 0.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.list.iter().map(|listening| listening.address).collect()
     }
 
-    pub fn numbers(&self) -> Vec<u16> {
+    pub(crate) fn numbers(&self) -> Vec<u16> {
         self.list.iter().map(|listening| listening.number).collect()
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.list.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
-
     /// What another process needs to take over.
-    pub fn lend(&self) -> impl Iterator<Item = Lent<'_>> {
+    pub(crate) fn lend(&self) -> impl Iterator<Item = Lent<'_>> {
         self.list.iter().map(|listening| Lent {
             address: listening.address,
             is_shared: listening.is_shared,
@@ -82,13 +78,13 @@ impl Sockets {
     }
 
     /// One descriptor of each, for a worker that accepts from all of them.
-    pub fn share(&self) -> Result<Vec<(u16, OwnedFd)>, String> {
+    pub(crate) fn share(&self) -> Result<Vec<(u16, OwnedFd)>, String> {
         self.list.iter().map(|listening| Ok((listening.number, listening.share()?))).collect()
     }
 
     /// Binds what `config` names and is not listened on yet; nothing of it is in use before
     /// [`Sockets::commit`]. What fits in `inherited` is taken out of it instead.
-    pub fn prepare(
+    pub(crate) fn prepare(
         &mut self,
         config: &Config,
         inherited: &mut Vec<Inherited>,
@@ -118,7 +114,7 @@ impl Sockets {
     }
 
     /// Puts `next` in use; the sockets that it has no place for come out.
-    pub fn commit(&mut self, next: NextSockets) -> Vec<Listening> {
+    pub(crate) fn commit(&mut self, next: NextSockets) -> Vec<Listening> {
         let mut before: Vec<_> = std::mem::take(&mut self.list).into_iter().map(Some).collect();
         let place = |place| match place {
             Entry::Kept(index) => before.get_mut(index).and_then(Option::take),
@@ -129,12 +125,12 @@ impl Sockets {
     }
 
     /// Ends the listening: clients that were let in are served, later ones are refused.
-    pub fn close(&self, shared: &Shared) {
+    pub(crate) fn close(&self, shared: &Shared) {
         self.list.iter().for_each(|listening| listening.close(shared));
     }
 
     /// Whether `address` could be listened on now.
-    pub fn try_bind(&self, address: SocketAddr, backlog: u32) -> Result<(), String> {
+    pub(crate) fn try_bind(&self, address: SocketAddr, backlog: u32) -> Result<(), String> {
         self.bind(address, backlog).map(drop)
     }
 
@@ -160,7 +156,7 @@ impl Sockets {
 
 impl NextSockets {
     /// The addresses as they are bound, and the numbers.
-    pub fn describe(&self, before: &Sockets) -> (Vec<SocketAddr>, Vec<u16>) {
+    pub(crate) fn describe(&self, before: &Sockets) -> (Vec<SocketAddr>, Vec<u16>) {
         let listening = self.list.iter().map(|place| match place {
             Entry::Kept(index) => &before.list[*index],
             Entry::New(listening) => listening,
@@ -169,7 +165,7 @@ impl NextSockets {
     }
 
     /// The numbers of those that were not listened on before, with a descriptor for a worker.
-    pub fn share_new(&self) -> Result<Vec<(u16, OwnedFd)>, String> {
+    pub(crate) fn share_new(&self) -> Result<Vec<(u16, OwnedFd)>, String> {
         let new = self.list.iter().filter_map(|place| match place {
             Entry::Kept(_) => None,
             Entry::New(listening) => Some(listening),
@@ -200,7 +196,7 @@ impl Listening {
     ///
     /// One that the service manager has too is left as it is: its end would be everybody's. Workers
     /// that leave, or are told so, take no more from it.
-    pub fn close(&self, shared: &Shared) {
+    pub(crate) fn close(&self, shared: &Shared) {
         if self.is_shared {
             for worker in shared.occupied() {
                 shared.slots[worker].send(WorkerCommand::StopListening { index: self.number });

@@ -8,14 +8,14 @@
 //!
 //! It installs no signal handler and writes to no standard stream: that is `main`'s part.
 
-pub mod config_watch;
-pub mod demo;
-pub mod handover;
-pub mod inherited;
-pub mod listeners;
-pub mod reload;
-pub mod signals;
-pub mod workers;
+pub(crate) mod config_watch;
+pub(crate) mod demo;
+pub(crate) mod handover;
+pub(crate) mod inherited;
+pub(crate) mod listeners;
+pub(crate) mod reload;
+pub(crate) mod signals;
+pub(crate) mod workers;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -87,7 +87,7 @@ pub(crate) const NAMES_PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) const POLL: Duration = Duration::from_millis(5);
 
 /// Descriptors that the process needs besides connections: rings, logs, listeners, epoll.
-pub const FILES_RESERVED: usize = 64;
+pub(crate) const FILES_RESERVED: usize = 64;
 
 /// Who listens when the drain begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,7 +287,7 @@ fn failed<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> StartError {
 }
 
 /// Makes the configuration fit into the memory that there is.
-pub fn fit(config: &mut Config) -> Result<(Plan, Vec<Notice>), PlanError> {
+pub(crate) fn fit(config: &mut Config) -> Result<(Plan, Vec<Notice>), PlanError> {
     // The shipped file repeats the standard values: an operator who has it has not chosen them.
     let (limits, standard) = (&config.limits, Config::default().limits);
     let is_clients_given = limits.clients != standard.clients;
@@ -379,7 +379,7 @@ pub(crate) fn plan_upstreams(
 }
 
 /// Whether a server could listen on `address` now; the error says why not.
-pub fn try_listen(address: SocketAddr, backlog: u32) -> Result<(), StartError> {
+pub(crate) fn try_listen(address: SocketAddr, backlog: u32) -> Result<(), StartError> {
     Sockets::default().try_bind(address, backlog).map_err(StartError)
 }
 

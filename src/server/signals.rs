@@ -32,7 +32,7 @@ use crate::systemd;
 use crate::worker::mailbox::{Reloaded, ServerCommand};
 
 /// What a process is started with.
-pub struct ProcessSetup {
+pub(crate) struct ProcessSetup {
     pub config: Config,
     /// What is to be said about the configuration once there is a log.
     pub notices: Vec<Notice>,
@@ -46,7 +46,7 @@ pub struct ProcessSetup {
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Serves until somebody ends it. The error is one line with cause and cure.
-pub fn run(setup: ProcessSetup) -> Result<(), String> {
+pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
     let ProcessSetup { config, notices, load, file } = setup;
     // Before anything else opens a descriptor or starts a thread.
     let program = std::env::current_exe().map_err(|error| format!("who am I: {error}"))?;

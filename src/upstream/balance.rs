@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// The turns and marks of one upstream's origins.
 #[derive(Clone, Debug)]
-pub struct Balance {
+pub(crate) struct Balance {
     shares: Vec<Share>,
 }
 
@@ -24,7 +24,7 @@ struct Share {
 
 impl Balance {
     /// One origin per weight, in their order. A weight of 0 counts as 1.
-    pub fn new(weights: &[u32]) -> Self {
+    pub(crate) fn new(weights: &[u32]) -> Self {
         let share =
             |weight: &u32| Share { weight: (*weight).max(1).into(), credit: 0, failed_until_ms: 0 };
         Self { shares: weights.iter().map(share).collect() }
@@ -33,7 +33,7 @@ impl Balance {
     /// The same, `turns` picks later. Workers that start at different turns do not all send
     /// their first request to the same origin.
     #[must_use]
-    pub fn started_at(mut self, turns: usize) -> Self {
+    pub(crate) fn started_at(mut self, turns: usize) -> Self {
         // The order repeats after as many turns as the weights add up to.
         let period =
             self.shares.iter().map(|share| share.weight.unsigned_abs()).sum::<u64>().max(1);
@@ -45,7 +45,11 @@ impl Balance {
 
     /// The next origin that `is_excluded` leaves: one without a mark if there is any, else one
     /// with. `None` when all are excluded.
-    pub fn pick(&mut self, now_ms: u64, is_excluded: impl Fn(usize) -> bool) -> Option<usize> {
+    pub(crate) fn pick(
+        &mut self,
+        now_ms: u64,
+        is_excluded: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
         if self.shares.len() == 1 {
             return (!is_excluded(0)).then_some(0);
         }
@@ -54,13 +58,13 @@ impl Balance {
     }
 
     /// Passes over the origin until `fail_timeout` from now.
-    pub fn mark_failed(&mut self, index: usize, now_ms: u64, fail_timeout: Duration) {
+    pub(crate) fn mark_failed(&mut self, index: usize, now_ms: u64, fail_timeout: Duration) {
         let pause_ms = u64::try_from(fail_timeout.as_millis()).unwrap_or(u64::MAX);
         self.shares[index].failed_until_ms = now_ms.saturating_add(pause_ms);
     }
 
     /// The origin answered, so a mark has served its purpose.
-    pub fn mark_ok(&mut self, index: usize) {
+    pub(crate) fn mark_ok(&mut self, index: usize) {
         self.shares[index].failed_until_ms = 0;
     }
 

@@ -236,4 +236,4 @@ impl Book {
 }
 
 /// What the name of an upstream's group begins with.
-pub const UPSTREAM: &str = "upstream ";
+pub(crate) const UPSTREAM: &str = "upstream ";

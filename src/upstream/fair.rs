@@ -32,7 +32,7 @@ impl Claimant {
 
 /// A request at the front of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
+pub(crate) struct Head {
     pub claimant: Claimant,
     /// Its age: lower ones came earlier.
     pub serial: u64,
@@ -53,7 +53,7 @@ struct Party {
 
 /// All that hold or want some of `max` connections.
 #[derive(Debug)]
-pub struct Line {
+pub(crate) struct Line {
     max: usize,
     parties: HashMap<Claimant, Party>,
     /// Claimants that wait: by rank, and by when it became their turn.
@@ -64,44 +64,44 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self { max, parties: HashMap::new(), order: BTreeSet::new(), ranked_by: 0, len: 0 }
     }
 
-    pub fn max(&self) -> usize {
+    pub(crate) fn max(&self) -> usize {
         self.max
     }
 
-    pub fn set_max(&mut self, max: usize) {
+    pub(crate) fn set_max(&mut self, max: usize) {
         self.max = max;
     }
 
     /// Requests that wait.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// What each of those that hold or wait may have while others wait.
-    pub fn share(&self) -> u32 {
+    pub(crate) fn share(&self) -> u32 {
         let share = self.max / self.parties.len().max(1);
         u32::try_from(share).unwrap_or(u32::MAX).max(1)
     }
 
     /// How many times its share a claimant holds.
-    pub fn rank(&self, claimant: Claimant) -> u32 {
+    pub(crate) fn rank(&self, claimant: Claimant) -> u32 {
         self.held(claimant) / self.share()
     }
 
-    pub fn held(&self, claimant: Claimant) -> u32 {
+    pub(crate) fn held(&self, claimant: Claimant) -> u32 {
         self.parties.get(&claimant).map_or(0, |party| party.held)
     }
 
     /// A request begins to wait. `serial` rises from one to the next, in all lines together.
-    pub fn join(&mut self, claimant: Claimant, serial: u64, ticket: usize) {
+    pub(crate) fn join(&mut self, claimant: Claimant, serial: u64, ticket: usize) {
         let party = self.parties.entry(claimant).or_default();
         party.waiting.insert(serial, ticket);
         self.len += 1;
@@ -112,7 +112,7 @@ impl Line {
 
     /// It has what it wanted, or wants it no more. `is_served` ends its claimant's turn, at the
     /// time `now` in serials.
-    pub fn leave(&mut self, claimant: Claimant, serial: u64, is_served: bool, now: u64) {
+    pub(crate) fn leave(&mut self, claimant: Claimant, serial: u64, is_served: bool, now: u64) {
         let Some(party) = self.parties.get_mut(&claimant) else { return };
         if party.waiting.remove(&serial).is_none() {
             return;
@@ -127,7 +127,7 @@ impl Line {
     }
 
     /// Counts what `claimant` holds up and down.
-    pub fn hold(&mut self, claimant: Claimant, held: impl FnOnce(u32) -> u32) {
+    pub(crate) fn hold(&mut self, claimant: Claimant, held: impl FnOnce(u32) -> u32) {
         let party = self.parties.entry(claimant).or_default();
         party.held = held(party.held);
         if let Some((_, turn)) = party.key {
@@ -137,7 +137,7 @@ impl Line {
     }
 
     /// Forgets what everybody holds.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         for party in self.parties.values_mut() {
             party.held = 0;
         }
@@ -146,7 +146,7 @@ impl Line {
     }
 
     /// Whose turn it is.
-    pub fn head(&mut self) -> Option<Head> {
+    pub(crate) fn head(&mut self) -> Option<Head> {
         if self.ranked_by != self.share() {
             self.rank_all();
         }
@@ -191,7 +191,7 @@ impl Line {
     }
 
     /// What those that wait are short of to have their shares.
-    pub fn due(&self) -> usize {
+    pub(crate) fn due(&self) -> usize {
         let share = self.share();
         let due = self.order.iter().filter_map(|(.., claimant)| {
             let party = self.parties.get(claimant)?;
@@ -203,7 +203,7 @@ impl Line {
     /// Which of `holdings` have to be given up, where `coming` are on their way back already: of
     /// whoever has more than its share, those first that have not moved for longest, no more than
     /// are due to others and none below the share.
-    pub fn excess(&self, holdings: &[Holding], coming: usize) -> Vec<usize> {
+    pub(crate) fn excess(&self, holdings: &[Holding], coming: usize) -> Vec<usize> {
         let mut due = self.due().saturating_sub(coming);
         if due == 0 {
             return Vec::new();
@@ -229,7 +229,7 @@ impl Line {
 
 /// A connection that somebody holds.
 #[derive(Clone, Copy, Debug)]
-pub struct Holding {
+pub(crate) struct Holding {
     pub id: usize,
     pub claimant: Claimant,
     /// Since when it has moved nothing to speak of.

@@ -8,7 +8,7 @@ use crate::http::head::RequestHead;
 use crate::http::rewrite::HostRule;
 
 /// The Host that an origin sees, whose own is `authority`.
-pub fn host_rule<'a>(
+pub(crate) fn host_rule<'a>(
     policy: &'a HostPolicy,
     head: &RequestHead,
     authority: Option<&'a str>,

@@ -4,21 +4,21 @@
 //! [`balance`]'s, the connections are [`pool`]'s, the addresses [`resolver`]'s; here they meet: the
 //! next address, then the next origin, where connecting fails.
 
-pub mod balance;
+pub(crate) mod balance;
 mod book;
 mod dial;
-pub mod fair;
-pub mod h1;
-pub mod host;
+pub(crate) mod fair;
+pub(crate) mod h1;
+pub(crate) mod host;
 mod idle;
-pub mod lease;
-pub mod origin_ids;
-pub mod permits;
-pub mod pool;
-pub mod prewarm;
-pub mod queue;
-pub mod resolver;
-pub mod tallies;
+pub(crate) mod lease;
+pub(crate) mod origin_ids;
+pub(crate) mod permits;
+pub(crate) mod pool;
+pub(crate) mod prewarm;
+pub(crate) mod queue;
+pub(crate) mod resolver;
+pub(crate) mod tallies;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -40,14 +40,14 @@ use self::queue::{Holder, Permitted};
 use self::resolver::Addresses;
 
 /// An upstream as all workers see it: its configuration and its origins' addresses.
-pub struct UpstreamPlan {
+pub(crate) struct UpstreamPlan {
     pub config: UpstreamConfig,
     pub origins: Vec<Origin>,
 }
 
 /// One origin server, as all workers see it.
 #[derive(Clone)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// `host:port` as the `Host` field has it.
     pub authority: String,
     pub weight: u32,
@@ -70,31 +70,31 @@ impl Origin {
     }
 
     /// The last attempt to connect to it failed, or its name has no address.
-    pub fn is_down(&self) -> bool {
+    pub(crate) fn is_down(&self) -> bool {
         self.failing_since_ms.load(Ordering::Relaxed) != 0 || self.addresses.load().is_empty()
     }
 
-    pub fn has_address(&self, address: SocketAddr) -> bool {
+    pub(crate) fn has_address(&self, address: SocketAddr) -> bool {
         self.addresses.load().contains(&address)
     }
 }
 
 /// One origin of an upstream, with the id that it has in a worker's pool.
 #[derive(Clone)]
-pub struct Member {
+pub(crate) struct Member {
     pub origin: Origin,
     pub id: OriginId,
 }
 
 impl Member {
     /// The number by which the pool knows it.
-    pub fn number(&self) -> usize {
+    pub(crate) fn number(&self) -> usize {
         self.id.origin()
     }
 }
 
 /// An upstream as one worker sees it.
-pub struct Upstream {
+pub(crate) struct Upstream {
     name: String,
     host: HostPolicy,
     fail_timeout: Duration,
@@ -110,7 +110,7 @@ impl Upstream {
     /// origin of an upstream that another configuration has too keeps its place in the pool; one
     /// that another upstream has too has a place there of its own, because its connections count
     /// under the other's limit.
-    pub fn new(
+    pub(crate) fn new(
         plan: &UpstreamPlan,
         worker: usize,
         ids: &Rc<OriginIds>,
@@ -133,34 +133,34 @@ impl Upstream {
         }
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn host(&self) -> &HostPolicy {
+    pub(crate) fn host(&self) -> &HostPolicy {
         &self.host
     }
 
-    pub fn members(&self) -> &[Member] {
+    pub(crate) fn members(&self) -> &[Member] {
         &self.members
     }
 
     /// The origin of this upstream with the number `number`.
-    pub fn origin(&self, number: usize) -> Option<&Origin> {
+    pub(crate) fn origin(&self, number: usize) -> Option<&Origin> {
         let found = self.members.iter().find(|member| member.number() == number);
         found.map(|member| &member.origin)
     }
 
     /// A connection that waits for its next request, where whose turn it is is no question: the
     /// common case, for which no future is made.
-    pub fn take_idle(&self, pool: &Rc<Pool>, holder: Holder) -> Option<Lease> {
+    pub(crate) fn take_idle(&self, pool: &Rc<Pool>, holder: Holder) -> Option<Lease> {
         let [member] = &*self.members else { return None };
         pool.take_idle(member.number(), holder)
     }
 
     /// A connection to the origin whose turn it is, or to the next one where it cannot be
     /// reached. `is_fresh` asks for one that has carried no exchange yet.
-    pub async fn checkout(
+    pub(crate) async fn checkout(
         &self,
         pool: &Rc<Pool>,
         holder: Holder,

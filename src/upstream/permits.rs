@@ -18,7 +18,8 @@ use crate::ring::clock;
 use super::book::{Book, GroupState, State, Waiting};
 use super::fair::{Claimant, Head, Line};
 
-pub use super::book::{Limits, UPSTREAM};
+pub use super::book::Limits;
+pub(crate) use super::book::UPSTREAM;
 
 /// What the pools of all workers share.
 pub struct PoolShared {
@@ -441,7 +442,7 @@ impl Drop for Ticket {
 
 /// Changes how many permits there are; how many of them are still out and have to be awaited by
 /// [`settle`].
-pub fn resize(permits: &Semaphore, before: usize, after: usize) -> Option<usize> {
+pub(crate) fn resize(permits: &Semaphore, before: usize, after: usize) -> Option<usize> {
     permits.add_permits(after.saturating_sub(before));
     let surplus = before.saturating_sub(after);
     let debt = surplus - permits.forget_permits(surplus);
@@ -449,7 +450,7 @@ pub fn resize(permits: &Semaphore, before: usize, after: usize) -> Option<usize>
 }
 
 /// Takes `debt` permits out of use as they come back, before anybody else gets them.
-pub async fn settle(permits: Arc<Semaphore>, debt: usize) {
+pub(crate) async fn settle(permits: Arc<Semaphore>, debt: usize) {
     let debt = u32::try_from(debt).unwrap_or(u32::MAX);
     if let Ok(permits) = permits.acquire_many_owned(debt).await {
         permits.forget();

@@ -117,7 +117,7 @@ const RACES: usize = usize::MAX / 2;
 
 /// What a connection to an origin costs: its slot, its descriptor and the operation that watches
 /// it. Its head buffer is counted where it comes from.
-pub const SLOT_BYTES: usize = 448;
+pub(crate) const SLOT_BYTES: usize = 448;
 
 /// A slot's part in the ledger.
 pub(super) struct LedgerEntry(Arc<Ledger>);

@@ -26,7 +26,12 @@ struct Schedule {
 }
 
 /// The task; `share` connections to each of `origins`, until `is_over`.
-pub async fn run(pool: Rc<Pool>, members: Vec<Member>, share: usize, is_over: impl Fn() -> bool) {
+pub(crate) async fn run(
+    pool: Rc<Pool>,
+    members: Vec<Member>,
+    share: usize,
+    is_over: impl Fn() -> bool,
+) {
     let mut schedules = vec![Schedule { next_ms: 0, back_off_ms: BACK_OFF_MS }; members.len()];
     while share > 0 && !is_over() {
         for (member, schedule) in members.iter().zip(&mut schedules) {
@@ -94,7 +99,7 @@ impl Pool {
 }
 
 /// This worker's part of `total` connections, the first workers taking what does not divide.
-pub fn share(total: usize, worker: usize, workers: usize) -> usize {
+pub(crate) fn share(total: usize, worker: usize, workers: usize) -> usize {
     total / workers + usize::from(worker < total % workers)
 }
 

@@ -28,7 +28,7 @@ pub struct Holder {
     pub slot: u32,
 }
 
-pub const NO_SEAT: u32 = u32::MAX;
+pub(crate) const NO_SEAT: u32 = u32::MAX;
 
 impl Holder {
     /// What is done without a client.
@@ -54,7 +54,7 @@ pub(super) struct Waiters {
 const LOOKED_AT_MAX: usize = 16;
 
 /// What a wait for a connection ended with.
-pub enum Permitted {
+pub(crate) enum Permitted {
     /// The right to open a new one.
     Open(Permit),
     /// One that another exchange has just given back.

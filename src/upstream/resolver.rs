@@ -31,11 +31,11 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// The addresses that one origin has now, IPv4 first.
 #[derive(Debug, Default)]
-pub struct Addresses(ArcSwap<Vec<SocketAddr>>);
+pub(crate) struct Addresses(ArcSwap<Vec<SocketAddr>>);
 
 /// The thread that keeps `Addresses` current; dropping it ends the thread.
 #[derive(Debug)]
-pub struct Resolver {
+pub(crate) struct Resolver {
     watches: UnboundedSender<Watch>,
     unsettled: Arc<Unsettled>,
 }
@@ -62,14 +62,14 @@ struct Awaited(Arc<Unsettled>);
 
 impl Addresses {
     /// Never waits. Empty until the name has been resolved for the first time.
-    pub fn load(&self) -> Guard<Arc<Vec<SocketAddr>>> {
+    pub(crate) fn load(&self) -> Guard<Arc<Vec<SocketAddr>>> {
         self.0.load()
     }
 }
 
 impl Resolver {
     /// Asks the servers of `/etc/resolv.conf`, after `/etc/hosts`.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         let (config, options) = read_system_conf().unwrap_or_else(|error| {
             // `/etc/hosts` and addresses go without name servers, and may be all that is used.
             tracing::debug!("no name servers: /etc/resolv.conf: {error}");
@@ -94,7 +94,7 @@ impl Resolver {
 
     /// The addresses of `host`, which is an IP address without brackets or a name. Returns at
     /// once: those of a name follow, see `settle`.
-    pub fn watch(&self, host: &str, port: u16) -> Arc<Addresses> {
+    pub(crate) fn watch(&self, host: &str, port: u16) -> Arc<Addresses> {
         let addresses = Arc::new(Addresses::default());
         if let Some(known) = without_asking(host, port) {
             addresses.0.store(Arc::new(known));
@@ -114,7 +114,7 @@ impl Resolver {
 
     /// Waits, up to `limit`, until every name watched has been answered or has failed once.
     /// False when the time was up first.
-    pub fn settle(&self, limit: Duration) -> bool {
+    pub(crate) fn settle(&self, limit: Duration) -> bool {
         let count = lock(&self.unsettled.count);
         let error = self.unsettled.is_changed.wait_timeout_while(count, limit, |count| *count > 0);
         let (count, _) = error.unwrap_or_else(PoisonError::into_inner);

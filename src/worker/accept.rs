@@ -21,7 +21,7 @@ const FILES_BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Begins to accept from `listener`, whose number is `index`; the task is for the worker's thread.
 /// It can be stopped from here on, whether or not it has had its first turn.
-pub fn start(
+pub(crate) fn start(
     worker: Rc<Worker>,
     listener: OwnedFd,
     index: u16,

@@ -105,7 +105,7 @@ fn moved(stats: &ConnectionStats) -> u64 {
 }
 
 /// The task; one per worker, ends with it.
-pub async fn run(worker: Rc<Worker>) {
+pub(crate) async fn run(worker: Rc<Worker>) {
     let mut arbiter = Arbiter { worker: worker.clone(), tracks: HashMap::new(), round: 0 };
     let shared = worker.shared.pool.clone();
     loop {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// What all workers have in common.
 #[derive(Default)]
-pub struct SharedRoom {
+pub(crate) struct SharedRoom {
     pub(super) is_being_made: AtomicBool,
     /// When connections were last counted by address.
     pub(super) counted_ms: AtomicU64,
@@ -17,7 +17,7 @@ pub struct SharedRoom {
 
 /// What one worker knows of those that are next.
 #[derive(Default)]
-pub struct Room {
+pub(crate) struct Room {
     /// Oldest first, as of the last look; some have become busy, or have gone, since then.
     pub(super) queue: RefCell<VecDeque<Idle>>,
     pub(super) looked_ms: Cell<u64>,
@@ -36,7 +36,7 @@ pub(super) struct Idle {
 }
 
 /// What a worker could give up.
-pub struct Offer {
+pub(crate) struct Offer {
     /// Some that were told to give way have not heard it yet.
     pub(super) is_under_way: bool,
     /// Connections on which nothing is under way.
@@ -46,4 +46,4 @@ pub struct Offer {
 }
 
 /// Connections by client address: all, and those with a head that does not get on.
-pub type Census = HashMap<u128, (usize, usize)>;
+pub(crate) type Census = HashMap<u128, (usize, usize)>;

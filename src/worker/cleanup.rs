@@ -14,7 +14,7 @@ use crate::worker::mailbox::{Cleaned, Level};
 impl Worker {
     /// Gives back what is not in use, and where it is forced, what is: idle connections,
     ///  and the transfers that hold most and have not moved for a while.
-    pub async fn clean(&self, level: Level) -> Cleaned {
+    pub(crate) async fn clean(&self, level: Level) -> Cleaned {
         let before_bytes = self.ledger.total();
         let mut cleaned = Cleaned {
             closed_idle: self.pool.close_idle_beyond(self.generation().config.pool.prewarm),

@@ -13,7 +13,7 @@ use crate::ring::{Deadlines, Socket};
 use crate::worker::mailbox::ConnectionInfo;
 
 /// One client connection, as the worker sees it from outside.
-pub struct ConnectionEntry {
+pub(crate) struct ConnectionEntry {
     pub(crate) socket: Socket,
     pub(super) arrival: Arrival,
     /// No other connection of the process has it, now or later.
@@ -69,7 +69,7 @@ impl ConnectionEntry {
         }
     }
 
-    pub fn peer(&self) -> SocketAddr {
+    pub(crate) fn peer(&self) -> SocketAddr {
         self.arrival.peer()
     }
 
@@ -101,7 +101,7 @@ impl ConnectionEntry {
     /// Ends the exchange under way, which holds a connection to an origin, by `fault`: it is
     /// answered where nothing of an answer has been sent yet, and else the client is reset. False
     /// where nothing of that kind is under way.
-    pub fn give_up(&self, fault: Fault, deadlines: &Deadlines) -> bool {
+    pub(crate) fn give_up(&self, fault: Fault, deadlines: &Deadlines) -> bool {
         let is_under_way = {
             let other = self.other_end.take();
             let is_some = other.is_some();
@@ -126,7 +126,7 @@ impl ConnectionEntry {
 }
 
 /// The other end's place in its connection; dropping it says that there is none any more.
-pub struct Attached<'a>(pub(super) &'a ConnectionEntry);
+pub(crate) struct Attached<'a>(pub(super) &'a ConnectionEntry);
 
 impl Drop for Attached<'_> {
     fn drop(&mut self) {

@@ -24,7 +24,7 @@ use crate::upstream::pool::PoolLimits;
 use crate::upstream::{Member, Upstream, UpstreamPlan};
 
 /// A configuration as all threads see it.
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// Counts up with every configuration that is put in use; the first is 1.
     pub id: u64,
     pub parts: SnapshotParts,
@@ -33,7 +33,7 @@ pub struct Snapshot {
 }
 
 /// What was made of a configuration.
-pub struct SnapshotParts {
+pub(crate) struct SnapshotParts {
     pub config: Arc<Config>,
     pub upstreams: Vec<UpstreamPlan>,
     /// What the forward proxy needs.
@@ -54,14 +54,14 @@ impl Deref for Snapshot {
 
 impl Snapshot {
     /// The first one of a process with room for `workers`.
-    pub fn first(parts: SnapshotParts, workers: usize) -> Self {
+    pub(crate) fn first(parts: SnapshotParts, workers: usize) -> Self {
         let counts = (0..workers).map(|_| Arc::new(NamedCounts::of(&parts.config, None)));
         Self { id: 1, counts: counts.collect(), parts }
     }
 
     /// The one that follows; what both name goes on counting.
     #[must_use]
-    pub fn next(&self, parts: SnapshotParts) -> Self {
+    pub(crate) fn next(&self, parts: SnapshotParts) -> Self {
         let carry = |counts: &Arc<NamedCounts>| {
             Arc::new(NamedCounts::of(&parts.config, Some((&self.config, counts))))
         };
@@ -70,11 +70,11 @@ impl Snapshot {
 }
 
 /// The last configurations that were in use, the newest at the end.
-pub struct History(Mutex<VecDeque<HistoryEntry>>);
+pub(crate) struct History(Mutex<VecDeque<HistoryEntry>>);
 
 /// A configuration that is or was in use.
 #[derive(Clone)]
-pub struct HistoryEntry {
+pub(crate) struct HistoryEntry {
     pub id: u64,
     pub since: SystemTime,
     /// What it came from: `start`, `reload`, or `rollback to N`.
@@ -86,13 +86,13 @@ pub struct HistoryEntry {
 const HISTORY_MAX: usize = 10;
 
 impl History {
-    pub fn new(first: &Snapshot) -> Self {
+    pub(crate) fn new(first: &Snapshot) -> Self {
         let history = Self(Mutex::default());
         history.add(first, "start");
         history
     }
 
-    pub fn add(&self, snapshot: &Snapshot, cause: &str) {
+    pub(crate) fn add(&self, snapshot: &Snapshot, cause: &str) {
         let mut list = self.lock();
         list.push_back(HistoryEntry {
             id: snapshot.id,
@@ -105,13 +105,13 @@ impl History {
     }
 
     /// The one with this number; without one, the last that was in use before the newest.
-    pub fn find(&self, id: Option<u64>) -> Option<HistoryEntry> {
+    pub(crate) fn find(&self, id: Option<u64>) -> Option<HistoryEntry> {
         let list = self.lock();
         let mut earlier = list.iter().rev().skip(1);
         earlier.find(|entry| id.is_none_or(|id| entry.id == id)).cloned()
     }
 
-    pub fn list(&self) -> Vec<HistoryEntry> {
+    pub(crate) fn list(&self) -> Vec<HistoryEntry> {
         self.lock().iter().cloned().collect()
     }
 
@@ -173,7 +173,7 @@ fn latencies(
 }
 
 /// A configuration as one worker sees it.
-pub struct Generation {
+pub(crate) struct Generation {
     pub id: u64,
     pub config: Arc<Config>,
     pub head_limits: HeadLimits,
@@ -185,13 +185,13 @@ pub struct Generation {
 }
 
 /// What the heads of requests and answers are held to.
-pub fn head_limits(config: &Config) -> HeadLimits {
+pub(crate) fn head_limits(config: &Config) -> HeadLimits {
     let LimitsConfig { head_bytes, target_bytes, header_count, .. } = config.limits;
     HeadLimits { head_bytes, target_bytes, header_count }
 }
 
 impl Generation {
-    pub fn new(
+    pub(crate) fn new(
         snapshot: &Snapshot,
         worker: usize,
         ids: &Rc<OriginIds>,
@@ -212,12 +212,12 @@ impl Generation {
     }
 
     /// The origins of all upstreams.
-    pub fn members(&self) -> impl Iterator<Item = &Member> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
         self.upstreams.iter().flat_map(Upstream::members)
     }
 
     /// What the pool goes by.
-    pub fn pool_limits(&self) -> PoolLimits {
+    pub(crate) fn pool_limits(&self) -> PoolLimits {
         let (pool, timeouts) = (&self.config.pool, &self.config.timeouts);
         PoolLimits {
             max_idle: pool.max_idle,

@@ -15,10 +15,10 @@ use crate::ledger::Budget;
 use crate::worker::census::{Census, Offer};
 use crate::worker::generation::Snapshot;
 
-pub use crate::ledger::Level;
+pub(crate) use crate::ledger::Level;
 
 /// What a worker is told or asked. One that is stopping drops the command.
-pub enum WorkerCommand {
+pub(crate) enum WorkerCommand {
     /// Nothing but an answer.
     Ping { reply: oneshot::Sender<()> },
     /// Every client connection that it serves.
@@ -67,14 +67,14 @@ pub struct Reloaded {
 
 /// What the data port asks the control thread. The answer is a JSON document.
 #[derive(Debug)]
-pub enum ControlQuery {
+pub(crate) enum ControlQuery {
     Health { reply: oneshot::Sender<String> },
     Cleanup { reply: oneshot::Sender<String> },
 }
 
 /// One client connection, as its worker sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ConnectionInfo {
+pub(crate) struct ConnectionInfo {
     /// No other connection of the process has it, now or later.
     pub id: u64,
     pub worker: usize,
@@ -93,7 +93,7 @@ pub struct ConnectionInfo {
 
 /// What a cleanup has done in one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cleaned {
+pub(crate) struct Cleaned {
     /// Connections to origins.
     pub closed_idle: usize,
     pub closed_clients: usize,
@@ -103,7 +103,7 @@ pub struct Cleaned {
 
 impl Cleaned {
     /// Adds what another worker has done.
-    pub fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.closed_idle += other.closed_idle;
         self.closed_clients += other.closed_clients;
         self.cut_transfers += other.cut_transfers;

@@ -6,17 +6,17 @@
 //!
 //! The tasks themselves are started elsewhere.
 
-pub mod accept;
-pub mod arbiter;
-pub mod census;
-pub mod cleanup;
-pub mod connections;
-pub mod generation;
-pub mod mailbox;
-pub mod room;
-pub mod shared;
-pub mod slot;
-pub mod thread;
+pub(crate) mod accept;
+pub(crate) mod arbiter;
+pub(crate) mod census;
+pub(crate) mod cleanup;
+pub(crate) mod connections;
+pub(crate) mod generation;
+pub(crate) mod mailbox;
+pub(crate) mod room;
+pub(crate) mod shared;
+pub(crate) mod slot;
+pub(crate) mod thread;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -42,7 +42,7 @@ use crate::upstream::origin_ids::OriginIds;
 use crate::upstream::pool::Pool;
 
 /// What the tasks of one worker share.
-pub struct Worker {
+pub(crate) struct Worker {
     pub index: usize,
     generation: RefCell<Rc<Generation>>,
     pub pool: Rc<Pool>,
@@ -79,7 +79,7 @@ pub struct Worker {
 
 impl Worker {
     /// Must be called inside the worker's runtime, with which it registers the chunks.
-    pub fn new(
+    pub(crate) fn new(
         index: usize,
         access_log: Option<AccessLog>,
         shared: Arc<Shared>,
@@ -134,13 +134,13 @@ impl Worker {
     }
 
     /// The newest configuration in use.
-    pub fn generation(&self) -> Rc<Generation> {
+    pub(crate) fn generation(&self) -> Rc<Generation> {
         self.generation.borrow().clone()
     }
 
     /// Lets the newest configuration take `generation`'s place; whether that is another one.
     #[inline]
-    pub fn refresh(&self, generation: &mut Rc<Generation>) -> bool {
+    pub(crate) fn refresh(&self, generation: &mut Rc<Generation>) -> bool {
         let newest = self.generation.borrow();
         let is_stale = !Rc::ptr_eq(&newest, generation);
         if is_stale {
@@ -150,7 +150,7 @@ impl Worker {
     }
 
     /// Puts `snapshot` in use for what begins from now on.
-    pub fn adopt(&self, snapshot: &Snapshot, budget: &Budget) {
+    pub(crate) fn adopt(&self, snapshot: &Snapshot, budget: &Budget) {
         let generation = Generation::new(snapshot, self.index, &self.origin_ids, &self.shared.pool);
         self.pool.set_limits(generation.pool_limits());
         self.budget.set(budget);
@@ -163,7 +163,7 @@ impl Worker {
         }
     }
 
-    pub fn is_current(&self, number: usize, address: SocketAddr) -> bool {
+    pub(crate) fn is_current(&self, number: usize, address: SocketAddr) -> bool {
         let generation = self.generation.borrow();
         let mut members = generation.members();
         members
@@ -172,14 +172,14 @@ impl Worker {
     }
 
     /// Ends the accept tasks; what they have accepted is served.
-    pub fn stop_listening(&self) {
+    pub(crate) fn stop_listening(&self) {
         for (_, stopper) in self.stoppers.borrow_mut().drain(..) {
             stopper.stop();
         }
     }
 
     /// Ends the accepting from the listener with the number `listener`.
-    pub fn stop_listening_to(&self, listener: u16) {
+    pub(crate) fn stop_listening_to(&self, listener: u16) {
         let mut stoppers = self.stoppers.borrow_mut();
         for (_, stopper) in stoppers.extract_if(.., |(number, _)| *number == listener) {
             stopper.stop();
@@ -187,7 +187,7 @@ impl Worker {
     }
 
     /// Whether no connection is to be kept for another request.
-    pub fn is_closing(&self) -> bool {
+    pub(crate) fn is_closing(&self) -> bool {
         self.is_draining.get() || self.shared.is_closing.load(Ordering::Relaxed)
     }
 }

@@ -48,7 +48,7 @@ const QUEUE_MIN: usize = 2 * BATCH_MAX;
 const QUEUE_SHARE: usize = 16;
 
 /// The right to be a client, for one that has been accepted. `None` where nobody is one any more.
-pub async fn claim(worker: &Worker) -> Option<OwnedSemaphorePermit> {
+pub(crate) async fn claim(worker: &Worker) -> Option<OwnedSemaphorePermit> {
     let clients = &worker.shared.clients;
     if let Ok(permit) = clients.clone().try_acquire_owned() {
         return Some(permit);
@@ -168,7 +168,7 @@ impl ConnectionEntry {
 
 impl Worker {
     /// The connections that would give way first.
-    pub fn offer(&self) -> Offer {
+    pub(crate) fn offer(&self) -> Offer {
         let now = clock::coarse_ms();
         let room = &self.room;
         let mut queue = room.queue.borrow_mut();
@@ -211,7 +211,7 @@ impl Worker {
     }
 
     /// Has the `count` connections that have been idle for longest give way.
-    pub fn give_way(&self, count: usize) {
+    pub(crate) fn give_way(&self, count: usize) {
         let now = clock::coarse_ms();
         let mut asked = self.room.asked.borrow_mut();
         // Whoever was told before has heard it.
@@ -231,7 +231,7 @@ impl Worker {
     }
 
     /// How many connections each address holds here.
-    pub fn census(&self) -> Census {
+    pub(crate) fn census(&self) -> Census {
         let now = clock::coarse_ms();
         let mut census = Census::new();
         for (_, entry) in self.connections.borrow().iter() {
@@ -243,7 +243,7 @@ impl Worker {
     }
 
     /// Ends up to `count` heads of `address` that do not get on, the oldest first.
-    pub fn end_heads(&self, address: u128, count: usize) {
+    pub(crate) fn end_heads(&self, address: u128, count: usize) {
         let now = clock::coarse_ms();
         let connections = self.connections.borrow();
         let slow = connections.iter();

@@ -22,7 +22,7 @@ use crate::worker::generation::{History, Snapshot};
 use crate::worker::mailbox::{ControlQuery, ServerCommand, WorkerCommand};
 
 /// What the workers share: atomics and queues that are touched per connection.
-pub struct Shared {
+pub(crate) struct Shared {
     pub pool: Arc<PoolShared>,
     /// Rights to hold a client connection: `limits.clients` of them.
     pub clients: Arc<Semaphore>,
@@ -62,32 +62,32 @@ pub struct Shared {
 }
 
 /// Room for one worker.
-pub struct WorkerSlot {
+pub(crate) struct WorkerSlot {
     state: AtomicU8,
     handle: ArcSwapOption<WorkerHandle>,
 }
 
 /// How a worker is reached.
-pub struct WorkerHandle {
+pub(crate) struct WorkerHandle {
     /// Accepted connections that it shall serve.
     pub inbox: UnboundedSender<Accepted>,
     pub commands: UnboundedSender<WorkerCommand>,
 }
 
 /// No worker runs here.
-pub const FREE: u8 = 0;
+pub(crate) const FREE: u8 = 0;
 
 /// Gets ready.
-pub const STARTING: u8 = 1;
+pub(crate) const STARTING: u8 = 1;
 
 /// Takes new connections.
-pub const ACTIVE: u8 = 2;
+pub(crate) const ACTIVE: u8 = 2;
 
 /// Finishes what it has, and may be told to go on.
-pub const DRAINING: u8 = 3;
+pub(crate) const DRAINING: u8 = 3;
 
 /// Has finished it.
-pub const STOPPED: u8 = 4;
+pub(crate) const STOPPED: u8 = 4;
 
 /// Whether somebody works there who can be given a connection. Whoever starts may yet fail.
 fn takes(state: u8) -> bool {
@@ -95,7 +95,7 @@ fn takes(state: u8) -> bool {
 }
 
 impl WorkerSlot {
-    pub fn state(&self) -> u8 {
+    pub(crate) fn state(&self) -> u8 {
         self.state.load(Ordering::SeqCst)
     }
 
@@ -104,30 +104,30 @@ impl WorkerSlot {
     }
 
     /// A worker starts here.
-    pub fn occupy(&self, handle: WorkerHandle) {
+    pub(crate) fn occupy(&self, handle: WorkerHandle) {
         self.handle.store(Some(Arc::new(handle)));
         self.state.store(STARTING, Ordering::Release);
     }
 
     /// It is ready.
-    pub fn activate(&self) {
+    pub(crate) fn activate(&self) {
         self.state.store(ACTIVE, Ordering::Release);
     }
 
     /// It shall take no more connections.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.change(ACTIVE, DRAINING);
     }
 
     /// It shall take connections again. False where no worker drains, or it has already stopped.
-    pub fn undrain(&self) -> bool {
+    pub(crate) fn undrain(&self) -> bool {
         self.change(DRAINING, ACTIVE)
     }
 
     /// It ends if it is still idle once it can be given no connection any more: a thread that gives
     /// one counts it first and looks at the state then ([`Shared::place`]). A worker that has not
     /// been told to drain ends only if that `is_over`.
-    pub fn end_if(&self, is_idle: impl Fn() -> bool, is_over: bool) -> bool {
+    pub(crate) fn end_if(&self, is_idle: impl Fn() -> bool, is_over: bool) -> bool {
         let state = self.state();
         if (state == ACTIVE && !is_over) || !self.change(state, STOPPED) {
             return false;
@@ -140,12 +140,12 @@ impl WorkerSlot {
     }
 
     /// It has ended.
-    pub fn free(&self) {
+    pub(crate) fn free(&self) {
         self.state.store(FREE, Ordering::Release);
     }
 
     /// Sends it to the worker in the slot; false where there is none.
-    pub fn send(&self, command: WorkerCommand) -> bool {
+    pub(crate) fn send(&self, command: WorkerCommand) -> bool {
         self.handle.load().as_ref().is_some_and(|handle| handle.commands.send(command).is_ok())
     }
 }
@@ -157,14 +157,12 @@ impl Default for WorkerSlot {
 }
 
 /// No shortage of memory.
-pub const NORMAL: u8 = 0;
+pub(crate) const NORMAL: u8 = 0;
 
-pub const LIGHT: u8 = 1;
-
-pub const FORCED: u8 = 2;
+pub(crate) const FORCED: u8 = 2;
 
 /// A client connection on its way to its worker.
-pub struct Accepted {
+pub(crate) struct Accepted {
     pub fd: OwnedFd,
     pub peer: SocketAddr,
     pub permit: OwnedSemaphorePermit,
@@ -178,7 +176,7 @@ impl Shared {
     ///
     /// An even split of connections is an even split of work for as long as they live; the kernel's
     /// choice was measured at up to twice the mean.
-    pub fn place(&self, mut accepted: Accepted, here: usize) {
+    pub(crate) fn place(&self, mut accepted: Accepted, here: usize) {
         // Each round that fails does so at another worker that has just ended.
         for _ in &self.slots {
             let Some(best) = self.least_busy(here) else { return };
@@ -206,7 +204,7 @@ impl Shared {
     }
 
     /// The slots in which a worker runs.
-    pub fn occupied(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn occupied(&self) -> impl Iterator<Item = usize> + '_ {
         let slots = self.slots.iter().enumerate();
         slots.filter(|(_, slot)| slot.state() != FREE).map(|(index, _)| index)
     }

@@ -27,21 +27,21 @@ use crate::worker::shared::FORCED;
 
 /// What a connection costs that does nothing: its task, its entry in the list, its descriptor and
 /// deadline, and the operation that waits for its next request. Measured at 440 bytes on the heap.
-pub const SLOT_BYTES: usize = 512;
+pub(crate) const SLOT_BYTES: usize = 512;
 
 impl Worker {
     /// Client connections that are being served.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.borrow().len()
     }
 
     /// Those and the ones that are still on their way here.
-    pub fn live(&self) -> usize {
+    pub(crate) fn live(&self) -> usize {
         self.shared.live[self.index].load(Ordering::SeqCst)
     }
 
     /// Wakes the connections that have been idle for a second between two requests.
-    pub async fn interrupt_idle(&self) {
+    pub(crate) async fn interrupt_idle(&self) {
         self.for_each(|entry| {
             let stats = &entry.stats;
             let age_ms = stats.phase_began().age_ms(clock::coarse_ms());
@@ -55,7 +55,7 @@ impl Worker {
     }
 
     /// Ends every connection, in whatever it is.
-    pub async fn cut_connections(&self) {
+    pub(crate) async fn cut_connections(&self) {
         self.for_each(|entry| {
             entry.cut(&self.deadlines);
             true
@@ -86,14 +86,14 @@ impl Worker {
     }
 
     /// The connections as an operator sees them.
-    pub fn list_connections(&self) -> Vec<ConnectionInfo> {
+    pub(crate) fn list_connections(&self) -> Vec<ConnectionInfo> {
         let now = clock::coarse_ms();
         let connections = self.connections.borrow();
         connections.iter().map(|(_, entry)| entry.describe(self.index, now)).collect()
     }
 
     /// Ends the connection `id`, if there is one.
-    pub fn end_connection(&self, id: u64) -> bool {
+    pub(crate) fn end_connection(&self, id: u64) -> bool {
         let connections = self.connections.borrow();
         let found = connections.iter().find(|(_, entry)| entry.id == id);
         if let Some((_, entry)) = found {
@@ -111,14 +111,14 @@ const IDLE_MS: u64 = 1000;
 
 /// A lease that is the other end of the exchange under way, for as long as it is not given back:
 /// what is decided about the connection must not hit the next exchange that has the lease.
-pub struct Reached<'a> {
+pub(crate) struct Reached<'a> {
     lease: Lease,
     attached: Attached<'a>,
 }
 
 impl Reached<'_> {
     /// As [`Lease::give_back_with`], unless its end has been decided with that of the exchange.
-    pub fn give_back_with(self, buffer: HeadBuffer) {
+    pub(crate) fn give_back_with(self, buffer: HeadBuffer) {
         if !self.attached.is_ended() {
             drop(self.attached);
             self.lease.give_back_with(buffer);
@@ -126,14 +126,14 @@ impl Reached<'_> {
     }
 
     /// As [`Lease::give_back`], with the same exception.
-    pub fn give_back(self) {
+    pub(crate) fn give_back(self) {
         if !self.attached.is_ended() {
             drop(self.attached);
             self.lease.give_back();
         }
     }
 
-    pub fn into_socket(self) -> Socket {
+    pub(crate) fn into_socket(self) -> Socket {
         self.lease.into_socket()
     }
 }
@@ -153,14 +153,14 @@ impl DerefMut for Reached<'_> {
 }
 
 /// A client connection's place in its worker; dropping it gives the place up.
-pub struct ConnectionSlot {
+pub(crate) struct ConnectionSlot {
     worker: Rc<Worker>,
     entry: Rc<ConnectionEntry>,
     key: usize,
 }
 
 impl ConnectionSlot {
-    pub fn take(
+    pub(crate) fn take(
         worker: &Rc<Worker>,
         socket: Socket,
         peer: SocketAddr,
@@ -185,13 +185,13 @@ impl ConnectionSlot {
         Self { worker: worker.clone(), entry, key }
     }
 
-    pub fn worker(&self) -> &Rc<Worker> {
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
         &self.worker
     }
 
     /// Admits a conversation whose future has `future_bytes`, if the worker has the memory that it
     /// may come to: that, and a head buffer for either side.
-    pub fn begin(&self, future_bytes: usize, kind: Kind) -> Option<HeldMemory<'_>> {
+    pub(crate) fn begin(&self, future_bytes: usize, kind: Kind) -> Option<HeldMemory<'_>> {
         let worker = &self.worker;
         let buffers = 2 * worker.heads.buffer_bytes();
         let is_turned_away =
@@ -207,56 +207,56 @@ impl ConnectionSlot {
     }
 
     /// Counts `bytes` as the connection's, for as long as the result lives.
-    pub fn hold(&self, bytes: usize, kind: Kind) -> HeldMemory<'_> {
+    pub(crate) fn hold(&self, bytes: usize, kind: Kind) -> HeldMemory<'_> {
         self.worker.ledger.add(kind, bytes as u64);
         self.entry.stats.hold(bytes);
         HeldMemory { slot: self, bytes, kind }
     }
 
-    pub fn stats(&self) -> &ConnectionStats {
+    pub(crate) fn stats(&self) -> &ConnectionStats {
         &self.entry.stats
     }
 
-    pub fn socket(&self) -> &Socket {
+    pub(crate) fn socket(&self) -> &Socket {
         &self.entry.socket
     }
 
-    pub fn peer(&self) -> SocketAddr {
+    pub(crate) fn peer(&self) -> SocketAddr {
         self.entry.arrival.peer()
     }
 
     /// As the pool knows whoever is served here.
-    pub fn holder(&self) -> Holder {
+    pub(crate) fn holder(&self) -> Holder {
         Holder { claimant: Claimant::of(self.peer().ip()), slot: self.key as u32 }
     }
 
-    pub fn is_new(&self) -> bool {
+    pub(crate) fn is_new(&self) -> bool {
         self.entry.stats.is_new.get()
     }
 
-    pub fn set_served(&self) {
+    pub(crate) fn set_served(&self) {
         self.entry.stats.is_new.set(false);
     }
 
     /// By which listener it came in.
-    pub fn listener(&self) -> u16 {
+    pub(crate) fn listener(&self) -> u16 {
         self.entry.arrival.listener
     }
 
     /// Says what the other end of the exchange or the tunnel is that begins: what has been, or will
     /// be, decided about the connection holds for that too.
-    pub fn reach(&self, lease: Lease) -> Reached<'_> {
+    pub(crate) fn reach(&self, lease: Lease) -> Reached<'_> {
         let attached = self.attach(lease.socket());
         Reached { lease, attached }
     }
 
     /// Whether it gives way to a new client, asked after it has been interrupted.
-    pub fn gives_way(&self) -> bool {
+    pub(crate) fn gives_way(&self) -> bool {
         self.worker.gives_way(&self.entry)
     }
 
     /// The same for what is no lease.
-    pub fn attach(&self, other: &Socket) -> Attached<'_> {
+    pub(crate) fn attach(&self, other: &Socket) -> Attached<'_> {
         self.entry.other_end.set(Some(other.clone()));
         if self.entry.stats.is_ended() {
             self.entry.end_other(&self.worker.deadlines);
@@ -264,7 +264,7 @@ impl ConnectionSlot {
         Attached(&self.entry)
     }
 
-    pub fn set_parked(&self, is_parked: bool) {
+    pub(crate) fn set_parked(&self, is_parked: bool) {
         let parked = &self.worker.metrics.parked;
         match (self.entry.stats.is_parked.replace(is_parked), is_parked) {
             (false, true) => parked.add(1),
@@ -275,7 +275,7 @@ impl ConnectionSlot {
 
     /// Begins to wait for the next request without holding a buffer, after `spent` of the time that
     /// it may take.
-    pub fn park(&self, spent: Duration) -> Wait<'_> {
+    pub(crate) fn park(&self, spent: Duration) -> Wait<'_> {
         let worker = &self.worker;
         worker.released.set(worker.released.get() + 1);
         self.set_parked(true);
@@ -287,7 +287,7 @@ impl ConnectionSlot {
 }
 
 /// Memory that a connection holds for a while.
-pub struct HeldMemory<'a> {
+pub(crate) struct HeldMemory<'a> {
     slot: &'a ConnectionSlot,
     bytes: usize,
     kind: Kind,

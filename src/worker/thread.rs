@@ -24,7 +24,7 @@ use crate::worker::slot::ConnectionSlot;
 use crate::worker::{Worker, accept, arbiter};
 
 /// What a worker is started with.
-pub struct WorkerPlan {
+pub(crate) struct WorkerPlan {
     /// Its slot.
     pub index: usize,
     pub access_log: Option<AccessLog>,
@@ -36,13 +36,13 @@ pub struct WorkerPlan {
 
 /// What a worker has, once it is ready.
 #[derive(Clone, Copy, Debug)]
-pub struct Ready {
+pub(crate) struct Ready {
     pub chunks: usize,
     pub is_registered: bool,
 }
 
 /// The worker's thread: opens the ring, reports, has connections served until all is drained.
-pub fn run<F: Future<Output = ()> + 'static>(
+pub(crate) fn run<F: Future<Output = ()> + 'static>(
     plan: WorkerPlan,
     connection: impl Fn(ConnectionSlot) -> F + 'static,
     report: impl FnOnce(io::Result<Ready>),

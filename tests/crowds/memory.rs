@@ -5,8 +5,8 @@
 
 use crate::support::{Client, GET, Gate, OK, Origin, Proxy, Setup, pattern, wait_until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use ringway::config::Config;
-use ringway::memory::{Plan, Usage};
+use ringway::internals::config::Config;
+use ringway::internals::memory::{Plan, Usage};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;

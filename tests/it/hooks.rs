@@ -772,7 +772,7 @@ fn hooks_in_rust_run_in_a_binary_of_ones_own() {
     const NAME: &str = "hooks::hooks_in_rust_run_in_a_binary_of_ones_own";
     if let Some(config) = std::env::var_os("OWN_CONFIG") {
         let arguments = ["ringway".into(), "--config".into(), config];
-        ringway::cli::run_from(arguments, Hooks::new(vec![Box::new(Tickets)]));
+        ringway::internals::cli::run_from(arguments, Hooks::new(vec![Box::new(Tickets)]));
         return;
     }
     let program = std::env::current_exe().unwrap();

@@ -12,8 +12,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::support::{DEADLINE, Home};
-use ringway::server::inherited;
-use ringway::systemd;
+use ringway::internals::server::inherited;
+use ringway::internals::systemd;
 
 /// Says everything that can be said. Without a service manager nobody hears it and nothing fails.
 #[test]

@@ -37,10 +37,10 @@ use self::crew::measure;
 use self::refusal::{Refusal, say};
 use crate::config::Flags;
 
-pub use self::options::BenchFlags;
+pub(crate) use self::options::BenchFlags;
 
 /// Does what the command line says. `global` are the flags that `--ab` hands on.
-pub fn main(flags: &BenchFlags, global: &Flags) -> ExitCode {
+pub(crate) fn main(flags: &BenchFlags, global: &Flags) -> ExitCode {
     let outcome = if flags.ab.is_empty() { once(flags) } else { compare::main(flags, global) };
     match outcome {
         Ok(code) => code,

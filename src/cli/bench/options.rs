@@ -24,7 +24,7 @@ const BODY_BYTES_MAX: u64 = 1 << 30;
 /// What was typed behind `ringway bench`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[allow(clippy::struct_excessive_bools, reason = "they are switches of a command line")]
-pub struct BenchFlags {
+pub(crate) struct BenchFlags {
     /// What to ask for, such as http://127.0.0.1:8080/; with --ab only its path, which may be
     /// left out
     #[arg(value_name = "URL")]

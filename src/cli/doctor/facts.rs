@@ -14,7 +14,7 @@ use super::sockets::{self, Listening};
 
 /// What a ring of this process's own has shown.
 #[derive(Clone, Debug, Default)]
-pub struct RingFacts {
+pub(crate) struct RingFacts {
     /// Why io_uring cannot be used, with its cure.
     pub(super) refusal: Option<String>,
     pub(super) missing: Missing,
@@ -22,7 +22,7 @@ pub struct RingFacts {
 
 impl RingFacts {
     /// Opens rings and closes them again.
-    pub fn probe() -> Self {
+    pub(crate) fn probe() -> Self {
         let refusal = runtime::probe().err();
         let missing = if refusal.is_none() { features::missing().ok() } else { None };
         Self { refusal, missing: missing.unwrap_or_default() }

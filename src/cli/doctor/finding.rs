@@ -11,7 +11,7 @@ use serde::Serialize;
 /// How bad it is. The order is that of the exit codes' importance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Severity {
+pub(crate) enum Severity {
     Ok,
     /// It costs a little, or only under a load that may never come.
     Hint,
@@ -34,7 +34,7 @@ impl Severity {
 
 /// What mends it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Cure {
+pub(crate) struct Cure {
     /// Until the next start of the machine, or of ringway.
     pub now: String,
     /// For good.
@@ -49,7 +49,7 @@ impl Cure {
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     pub id: &'static str,
     pub severity: Severity,
     pub current: String,
@@ -87,7 +87,7 @@ impl Finding {
 
 /// Everything that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The worst of all.
     pub severity: Severity,
     pub findings: Vec<Finding>,
@@ -100,7 +100,7 @@ impl Report {
     }
 
     /// 0 where nothing needs to be done, 3 where ringway runs with less, 1 where it would not run.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self.severity {
             Severity::Ok | Severity::Hint => 0,
             Severity::Warning => 3,
@@ -109,7 +109,7 @@ impl Report {
     }
 
     /// One object, on one line.
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 

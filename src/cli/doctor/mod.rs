@@ -19,9 +19,10 @@ use crate::config::Config;
 use self::Check::{Always, Perhaps};
 use self::facts::Facts;
 
-pub use self::facts::RingFacts;
-pub use self::finding::{Cure, Finding, Report, Severity};
-pub use self::root::Root;
+pub(crate) use self::facts::RingFacts;
+pub(crate) use self::finding::Finding;
+pub(crate) use self::finding::Report;
+pub(crate) use self::root::Root;
 
 /// One thing to look at.
 enum Check {
@@ -60,7 +61,7 @@ const CHECKS: [Check; 24] = [
 
 /// Looks at everything. `fitted` is what the plan of memory says: why `config` cannot fit here, or
 /// what of it is lowered until it fits.
-pub fn examine(
+pub(crate) fn examine(
     config: &Config,
     root: &Root,
     ring: RingFacts,

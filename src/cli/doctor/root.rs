@@ -12,15 +12,16 @@ const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Where `proc` and `sys` are.
 #[derive(Clone, Debug)]
-pub struct Root(PathBuf);
+pub(crate) struct Root(PathBuf);
 
 impl Root {
     /// The machine's own.
-    pub fn system() -> Self {
+    pub(crate) fn system() -> Self {
         Self(PathBuf::from("/"))
     }
 
-    pub fn within(folder: &Path) -> Self {
+    #[cfg(test)]
+    pub(super) fn within(folder: &Path) -> Self {
         Self(folder.to_owned())
     }
 

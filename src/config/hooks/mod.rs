@@ -8,7 +8,7 @@
 mod access;
 mod answers;
 mod heads;
-pub mod template;
+pub(crate) mod template;
 mod traffic;
 
 use std::sync::OnceLock;
@@ -16,14 +16,14 @@ use std::sync::OnceLock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use self::access::{
+pub(crate) use self::access::{
     BasicAuthConfig, ClientKey, CorsConfig, CustomConfig, ForwardAuthConfig, IdTrust, OnFailure,
     Rate, RateLimitConfig, RequestIdConfig,
 };
-pub use self::answers::{ErrorPagesConfig, PageSource, RespondConfig, Statuses};
-pub use self::heads::{HeadersConfig, RedirectConfig, RewriteConfig, SecurityConfig};
-pub use self::template::{Part, Scope, Template, Variable};
-pub use self::traffic::{MirrorConfig, RetryConfig, RetryOn, SplitConfig};
+pub(crate) use self::answers::{ErrorPagesConfig, PageSource, RespondConfig, Statuses};
+pub(crate) use self::heads::{HeadersConfig, RedirectConfig, RewriteConfig, SecurityConfig};
+pub(crate) use self::template::{Part, Scope, Template, Variable};
+pub(crate) use self::traffic::{MirrorConfig, RetryConfig, RetryOn, SplitConfig};
 
 use self::access::Method;
 use self::answers::Pages;
@@ -205,11 +205,11 @@ fn some_tables<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<CustomCo
 }
 
 /// What a compiled pattern may take. Patterns of a few hundred bytes stay far below.
-pub const REGEX_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const REGEX_BYTES_MAX: usize = 256 * 1024;
 
 /// Whether a field may be edited: not what frames a message, concerns one connection only or is
 /// ringway's own to say.
-pub fn is_editable(name: &str) -> bool {
+pub(crate) fn is_editable(name: &str) -> bool {
     use FieldName as K;
     let known = FieldName::of(name.as_bytes());
     let is_open = matches!(known, K::Other | K::Forwarded | K::XForwardedFor | K::XForwardedHost)
@@ -218,7 +218,7 @@ pub fn is_editable(name: &str) -> bool {
 }
 
 /// Compiles a pattern for paths, which are bytes and not text. What was expected, if it is none.
-pub fn pattern(text: &str) -> Result<regex::bytes::Regex, String> {
+pub(crate) fn pattern(text: &str) -> Result<regex::bytes::Regex, String> {
     let built = regex::bytes::RegexBuilder::new(text)
         .unicode(false)
         .size_limit(REGEX_BYTES_MAX)
@@ -240,7 +240,7 @@ static CUSTOM_HOOKS: OnceLock<Vec<&'static str>> = OnceLock::new();
 
 /// Makes the names of custom hooks known, before any configuration is read. Only the first call
 /// counts.
-pub fn announce_custom(names: Vec<&'static str>) {
+pub(crate) fn announce_custom(names: Vec<&'static str>) {
     let _ = CUSTOM_HOOKS.set(names);
 }
 

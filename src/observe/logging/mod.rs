@@ -18,12 +18,12 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::config::{LogConfig, LogFormat, LogTarget};
 
 pub(crate) use self::output::Output;
-pub use self::output::{ReopenError, reopen};
+pub(crate) use self::output::reopen;
 use self::queue::{Queue, Writing};
 
 /// Why there is no event log.
 #[derive(Debug)]
-pub enum LoggingError {
+pub(crate) enum LoggingError {
     Unwritable { target: LogTarget, error: io::Error },
     NoThread(io::Error),
     AlreadyStarted,
@@ -31,7 +31,7 @@ pub enum LoggingError {
 
 /// Keeps the log's thread. Dropping it, at the very end of `main`, writes what is still queued.
 #[derive(Debug)]
-pub struct LogGuard {
+pub(crate) struct LogGuard {
     meter: LogMeter,
     _writing: Writing,
 }
@@ -48,7 +48,7 @@ pub struct LogMeter {
 const PLACE_BYTES: usize = 32;
 
 /// Makes the log the destination of every event of the process. Call it once.
-pub fn start(config: &LogConfig) -> Result<LogGuard, LoggingError> {
+pub(crate) fn start(config: &LogConfig) -> Result<LogGuard, LoggingError> {
     let output = Output::open(&config.target)
         .map_err(|error| LoggingError::Unwritable { target: config.target.clone(), error })?;
     let (queue, writing) =
@@ -82,7 +82,7 @@ where
 }
 
 impl LogGuard {
-    pub fn meter(&self) -> LogMeter {
+    pub(crate) fn meter(&self) -> LogMeter {
         self.meter.clone()
     }
 }

@@ -37,14 +37,14 @@ static OPEN: Mutex<Vec<Weak<Sink>>> = Mutex::new(Vec::new());
 
 /// A log file that could not be opened anew. Its lines go on to where they went.
 #[derive(Debug)]
-pub struct ReopenError {
+pub(crate) struct ReopenError {
     path: PathBuf,
     error: io::Error,
 }
 
 /// Opens every log file anew under its name, as SIGUSR1 asks for. Lines that were written before
 /// are in the old file, lines that are written later in the new one, and no line is lost.
-pub fn reopen() -> Vec<ReopenError> {
+pub(crate) fn reopen() -> Vec<ReopenError> {
     let open: Vec<_> = lock(&OPEN).iter().filter_map(Weak::upgrade).collect();
     let mut errors = Vec::new();
     for sink in open {

@@ -2,6 +2,6 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringway::http::invariants;
+use ringway::internals::http::invariants;
 
 fuzz_target!(|input: &[u8]| invariants::chunked(input));

@@ -4,7 +4,7 @@
 //! makes, how bad the first of them is, and words of the report. Nothing is judged here.
 
 use super::Machine;
-use crate::cli::doctor::Severity;
+use crate::cli::doctor::finding::Severity;
 use crate::config::Config;
 
 /// What is wrong, the findings that say so, and words that the first of them says.

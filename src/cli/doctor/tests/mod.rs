@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use self::cases::{GROUP, cases, held_by, listen, locked};
+use super::finding::Severity;
 use super::*;
 use crate::config::MemoryMax;
 use crate::ring::features::Missing;
