@@ -389,12 +389,13 @@ fn a_question_is_given_up_when_its_client_leaves() {
     let hooks = "hooks = { forward_auth = { upstream = \"authority\", timeout = \"60s\" } }";
     let setup = Setup::to(&origin).upstream("authority", &[&authority.url()], "");
     let proxy = setup.route("", "/", "origin", hooks).start();
+    let open_files = proxy.open_files();
     let client = proxy.send(GET);
     authority.wait_for("the question", |seen| !seen.bytes().is_empty());
-    let open_files = proxy.open_files();
     client.reset();
-    // The client's connection and that of the question, long before its time is up.
-    proxy.wait_for_open_files(open_files - 2);
+    // Without the client's connection and that of the question, long before its time is up. The
+    // one that was opened ahead to the origin may stay.
+    proxy.wait_for_open_files(open_files + 1);
     origin.expect_untouched();
 }
 
