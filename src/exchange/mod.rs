@@ -39,6 +39,7 @@ use crate::hooks::RetryTrigger;
 use crate::http::head::ResponseHead;
 use crate::http::{Method, Version, rewrite};
 use crate::observe::connection_stats::{Ending, WaitsOn};
+use crate::observe::log_limit;
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::{HeadBuffer, WaitError, clock};
@@ -77,10 +78,16 @@ pub(crate) async fn run(client: &mut Client<'_>) -> Outcome {
 /// Answers a head that could not be taken.
 pub(crate) async fn refuse_head(client: &mut Client<'_>, fault: Fault) {
     client.request.settle();
+    if client.inbox.filled().starts_with(&TLS_HANDSHAKE) {
+        log_limit::tls_on_a_plain_port(client.peer);
+    }
     let mut record = Record::begin(client, false);
     respond::refuse(client, fault, &mut record).await;
     record.write(client);
 }
+
+/// How a TLS client begins: a handshake record of version 3 (RFC 8446 §5.1).
+const TLS_HANDSHAKE: [u8; 2] = [22, 3];
 
 async fn proxy(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome, Fault> {
     let mut body = RequestBody::of(client)?;

@@ -4,6 +4,7 @@
 //! interval, with cause and cure. Nothing is counted here and nothing waits.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ring::clock;
@@ -14,6 +15,7 @@ static TOO_MANY_FILES: AtomicU64 = AtomicU64::new(0);
 static CLIENTS_GIVE_WAY: AtomicU64 = AtomicU64::new(0);
 static POOL_IS_FULL: AtomicU64 = AtomicU64::new(0);
 static YIELDED: AtomicU64 = AtomicU64::new(0);
+static TLS_ON_A_PLAIN_PORT: AtomicU64 = AtomicU64::new(0);
 
 /// Says that the process (EMFILE) or the machine (ENFILE) is out of descriptors.
 pub(crate) fn too_many_files(doing: &str, error: &io::Error) {
@@ -44,6 +46,18 @@ pub(crate) fn pool_is_full(group: &str) {
             "requests wait for a connection in vain ({group}). Raise pool.max_connections, or \
              max_connections of the [[upstream]], if the origin can take more; timeouts.pool is \
              how long they wait"
+        );
+    }
+}
+
+/// Says that a client has begun with TLS where it is not spoken.
+#[cold]
+pub(crate) fn tls_on_a_plain_port(client: SocketAddr) {
+    if is_due(&TLS_ON_A_PLAIN_PORT) {
+        tracing::warn!(
+            %client,
+            "a client speaks TLS to a listener that speaks HTTP in clear: it was asked for \
+             https:// in place of http://, or a balancer before it passes TLS on"
         );
     }
 }

@@ -160,6 +160,16 @@ fn a_client_that_vanishes_is_recorded_too() {
 }
 
 #[test]
+fn a_client_that_speaks_tls_to_a_plain_port_is_named() {
+    let origin = Origin::untouchable();
+    let proxy = Setup::to(&origin).start();
+    // The beginning of a ClientHello.
+    let mut client = proxy.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n");
+    client.read_response().expect_status(400);
+    proxy.wait_for_log(&["speaks TLS", "client=127.0.0.1:"]);
+}
+
+#[test]
 fn a_client_cannot_forge_a_line() {
     let origin = Origin::answering(OK);
     for (format, status) in [("text", " status=200 "), ("json", "\"status\":200,")] {
