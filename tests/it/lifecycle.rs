@@ -263,9 +263,11 @@ fn a_process_that_is_killed_during_an_upgrade_is_succeeded() {
     let origin = Origin::answering(OK);
     let mut life = Life::start(&Setup::to(&origin));
     let own = life.own();
-    life.exchange("sleep 0.3; exec $real \"$@\"");
+    life.exchange("sleep 1; exec $real \"$@\"");
     life.proxy.signal(Signal::SIGUSR2);
     let successor = life.successor(own);
+    // The sockets are sent right behind its start, and nothing tells when: half a second is wide.
+    thread::park_timeout(Duration::from_millis(500));
     life.proxy.signal(Signal::SIGKILL);
     life.proxy.wait_for_end();
     life.proxy.get().expect_status(200);
