@@ -163,8 +163,7 @@ impl Operation {
 
 /// What a poll of several completions is for. It says each event once: what has been there since
 /// before is not worth waking anybody for.
-const OUTPUT_EVENTS: i32 =
-    (libc::POLLOUT | libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) as i32;
+const OUTPUT_EVENTS: i32 = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) as i32;
 
 impl Driver {
     fn new(builder: &Builder, bell: Arc<Bell>) -> io::Result<Self> {
