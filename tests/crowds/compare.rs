@@ -56,7 +56,6 @@ fn the_floor_relays_both_ways_to_the_end() {
     const SIZE: usize = 20 << 20;
     let _machine = crate::alone();
     // Far above what a busy machine needs: a lost byte must not hang the test.
-    let _machine = crate::alone();
     let patience = Some(Duration::from_secs(60));
     let origin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");

@@ -8,6 +8,7 @@
 #[allow(dead_code, unused_imports, reason = "shared with the other suites; this one uses a part")]
 mod support;
 
+use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod compare;
@@ -17,10 +18,29 @@ mod memory;
 mod pressure;
 mod shortage;
 
+/// The machine, held by one test.
+struct Alone(#[allow(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
+
+thread_local! {
+    static HOLDS_THE_MACHINE: Cell<bool> = const { Cell::new(false) };
+}
+
 /// The machine, to oneself: a crowd is in the way of what another test measures or waits for.
-fn alone() -> MutexGuard<'static, ()> {
+///
+/// # Panics
+///
+/// If this thread holds it: a second wait would never end, nor would any other test's.
+#[track_caller]
+fn alone() -> Alone {
     static MACHINE: Mutex<()> = Mutex::new(());
-    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+    assert!(!HOLDS_THE_MACHINE.replace(true), "this test has the machine to itself already");
+    Alone(MACHINE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        HOLDS_THE_MACHINE.set(false);
+    }
 }
 
 impl support::Proxy {
