@@ -28,6 +28,8 @@ pub enum Fault {
     NoRoute,
     /// CONNECT, where this listener is no forward proxy.
     MethodNotOffered,
+    /// The session was made for another name, and its certificate does not cover this one.
+    Misdirected,
     /// A target whose scheme is not spoken: `https` without CONNECT.
     SchemeNotOffered,
     /// The client may not use the forward proxy.
@@ -58,6 +60,12 @@ pub enum Fault {
     OriginRefused,
     OriginUnreachable,
     OriginConnectTimeout,
+    /// The origin's certificate is not believed.
+    OriginCertificate,
+    /// The origin ended the TLS handshake with an alert.
+    OriginTlsAlert,
+    /// The origin does not speak TLS, or not as it should.
+    OriginTls,
     /// The origin closed or reset the connection before its answer began.
     OriginClosed,
     OriginHead(HeadError),
@@ -94,12 +102,16 @@ impl Fault {
             F::LoginRequired => 407,
             F::ClientHeadTimeout | F::ClientBodyTimeout => 408,
             F::ClientBodyTooLarge => 413,
+            F::Misdirected => 421,
             F::TooManyLogins => 429,
             F::Internal => 500,
             F::MethodNotOffered | F::SchemeNotOffered => 501,
             F::OriginUnresolved
             | F::OriginRefused
             | F::OriginUnreachable
+            | F::OriginCertificate
+            | F::OriginTlsAlert
+            | F::OriginTls
             | F::OriginClosed
             | F::OriginHead(_)
             | F::OriginChunk(_)
@@ -136,6 +148,7 @@ impl Fault {
             | F::UpgradeTooEarly
             | F::ClientGone => "http_request_error",
             F::NoRoute => "destination_not_found",
+            F::Misdirected => "http_request_denied",
             F::MethodNotOffered
             | F::SchemeNotOffered
             | F::ClientForbidden
@@ -149,6 +162,9 @@ impl Fault {
             F::OriginResolveTimeout => "dns_timeout",
             F::OriginRefused => "connection_refused",
             F::OriginConnectTimeout => "connection_timeout",
+            F::OriginCertificate => "tls_certificate_error",
+            F::OriginTlsAlert => "tls_alert_received",
+            F::OriginTls => "tls_protocol_error",
             F::OriginClosed => "connection_terminated",
             F::OriginHead(_) | F::OriginChunk(_) | F::OriginAnswer | F::ParentRefused => {
                 "http_protocol_error"
@@ -173,6 +189,7 @@ impl Fault {
             F::ClientWriteTimeout => "client_write_timeout",
             F::ClientGone => "client_gone",
             F::NoRoute => "no_route",
+            F::Misdirected => "misdirected",
             F::MethodNotOffered => "method_not_offered",
             F::SchemeNotOffered => "scheme_not_offered",
             F::ClientForbidden => "client_forbidden",
@@ -193,6 +210,9 @@ impl Fault {
             F::OriginRefused => "origin_refused",
             F::OriginUnreachable => "origin_unreachable",
             F::OriginConnectTimeout => "origin_connect_timeout",
+            F::OriginCertificate => "origin_bad_certificate",
+            F::OriginTlsAlert => "origin_tls_alert",
+            F::OriginTls => "origin_bad_tls",
             F::OriginClosed => "origin_closed",
             F::OriginHead(_) => "origin_bad_head",
             F::OriginChunk(_) => "origin_bad_chunk",
@@ -224,6 +244,7 @@ impl Fault {
             | F::Stopping
             | F::Internal => false,
             F::NoRoute
+            | F::Misdirected
             | F::SchemeNotOffered
             | F::ClientForbidden
             | F::TargetForbidden
@@ -240,6 +261,9 @@ impl Fault {
             | F::OriginRefused
             | F::OriginUnreachable
             | F::OriginConnectTimeout
+            | F::OriginCertificate
+            | F::OriginTlsAlert
+            | F::OriginTls
             | F::OriginClosed
             | F::OriginHead(_)
             | F::OriginChunk(_)
@@ -258,6 +282,9 @@ impl Fault {
                 | Fault::OriginRefused
                 | Fault::OriginUnreachable
                 | Fault::OriginConnectTimeout
+                | Fault::OriginCertificate
+                | Fault::OriginTlsAlert
+                | Fault::OriginTls
                 | Fault::OriginClosed
         )
     }
@@ -325,12 +352,29 @@ pub(crate) enum Close {
     Cut,
     /// A fault was answered; what the client still sends is read and thrown away for a while.
     Refused,
+    /// The client and this side did not come to speak TLS with each other.
+    Handshake,
     /// The client vanished in the middle of something.
     ClientGone,
     /// A new client has its place.
     GaveWay,
     /// ringway is stopping.
     Stopping,
+}
+
+impl Close {
+    /// Whether the client has got all that it was to get, and may be told so.
+    pub(crate) fn is_orderly(self) -> bool {
+        match self {
+            Self::ClientDone
+            | Self::Idle
+            | Self::Answered
+            | Self::Refused
+            | Self::GaveWay
+            | Self::Stopping => true,
+            Self::Cut | Self::Handshake | Self::ClientGone => false,
+        }
+    }
 }
 
 #[cfg(test)]

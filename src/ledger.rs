@@ -56,10 +56,12 @@ pub enum Kind {
     Caches,
     /// Lines that wait to be written.
     LogQueues,
+    /// Sessions of TLS, and what they hold of records.
+    Tls,
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::PinnedChunks,
         Self::LeasedChunks,
         Self::HeadBuffers,
@@ -68,6 +70,7 @@ impl Kind {
         Self::Tunnels,
         Self::Caches,
         Self::LogQueues,
+        Self::Tls,
     ];
 
     /// As metrics and tables have it.
@@ -81,6 +84,7 @@ impl Kind {
             Self::Tunnels => "tunnels",
             Self::Caches => "caches",
             Self::LogQueues => "log_queues",
+            Self::Tls => "tls",
         }
     }
 
@@ -90,12 +94,12 @@ impl Kind {
     }
 }
 
-/// The memory of one worker. Its thread writes, anybody reads. One cache line, so that two workers
-/// never write to the same one.
+/// The memory of one worker. Its thread writes, anybody reads. Cache lines of its own, so that two
+/// workers never write to the same one.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Ledger {
-    bytes: [Gauge; 8],
+    bytes: [Gauge; 9],
 }
 
 impl Ledger {
@@ -128,7 +132,7 @@ impl Ledger {
 /// Memory that belongs to no worker: any thread may write.
 #[derive(Debug, Default)]
 pub(crate) struct ProcessLedger {
-    bytes: [AtomicU64; 8],
+    bytes: [AtomicU64; 9],
 }
 
 impl ProcessLedger {
@@ -171,7 +175,7 @@ impl Ledgers {
     }
 
     /// In the order of [`Kind::ALL`].
-    pub(crate) fn by_kind(&self) -> [(Kind, u64); 8] {
+    pub(crate) fn by_kind(&self) -> [(Kind, u64); 9] {
         Kind::ALL.map(|kind| {
             let of_workers: u64 = self.workers.iter().map(|worker| worker.get(kind)).sum();
             (kind, of_workers + self.process.get(kind))
@@ -315,7 +319,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Kind::ALL.len());
-        assert_eq!(size_of::<Ledger>(), 64);
+        assert_eq!(size_of::<Ledger>(), 128);
     }
 
     #[test]

@@ -22,6 +22,7 @@
 //!  admin_guard    who may change something
 //!  ring           the only code that names tokio_uring or io_uring, and the only unsafe code
 //!                 (below it, vendor/tokio-uring: the loop of a thread)
+//!  tls            sessions without sockets, and the certificates they are made from
 //!  systemd        the service manager's protocol
 //!  ledger, fault  what memory is held for; what can go wrong, in a closed set
 //!  config         the file, variables and flags, read, checked and spelled back
@@ -72,6 +73,7 @@ mod ring;
 mod routing;
 mod server;
 mod systemd;
+mod tls;
 mod upstream;
 mod worker;
 

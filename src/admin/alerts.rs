@@ -24,6 +24,8 @@ pub(super) enum Subject {
     PoolWait,
     /// The upstream with this index.
     UpstreamDown(usize),
+    /// One of the certificates that clients are shown.
+    Certificate,
     OpenFiles,
 }
 
@@ -35,6 +37,7 @@ impl Subject {
             Self::Memory => "memory_mb",
             Self::PoolWait => "pool_wait",
             Self::UpstreamDown(_) => "upstream_down",
+            Self::Certificate => "certificate",
             Self::OpenFiles => "open_files",
         }
     }
@@ -48,6 +51,8 @@ pub(super) struct Figures {
     pub(super) memory_mb: f64,
     pub(super) pool_wait_seconds: f64,
     pub(super) open_files: f64,
+    /// Some certificate needs to be looked after.
+    pub(super) is_certificate_due: bool,
     /// By upstream.
     pub(super) is_down: Vec<bool>,
 }
@@ -62,6 +67,7 @@ impl Figures {
             Subject::UpstreamDown(index) => {
                 f64::from(u8::from(self.is_down.get(index).copied().unwrap_or(false)))
             }
+            Subject::Certificate => f64::from(u8::from(self.is_certificate_due)),
             Subject::OpenFiles => self.open_files,
         }
     }
@@ -138,7 +144,14 @@ pub(super) struct Alerts {
 impl Alerts {
     pub(super) fn new(config: &Config) -> Self {
         let AlertsConfig {
-            error_rate, p95, memory_mb, pool_wait, upstream_down, open_files, ..
+            error_rate,
+            p95,
+            memory_mb,
+            pool_wait,
+            upstream_down,
+            certificates,
+            open_files,
+            ..
         } = &config.alerts;
         let mut alarms = vec![
             Alarm::new(Subject::ErrorRate, "", *error_rate),
@@ -147,6 +160,9 @@ impl Alerts {
             Alarm::new(Subject::PoolWait, "", pool_wait.as_secs_f64()),
             Alarm::new(Subject::OpenFiles, "", *open_files),
         ];
+        if *certificates && !config.server.listen_tls.is_empty() {
+            alarms.push(Alarm::new(Subject::Certificate, "", 1.0));
+        }
         if *upstream_down {
             let upstreams = config.upstreams.iter().enumerate();
             alarms.extend(upstreams.map(|(index, upstream)| {
@@ -243,6 +259,7 @@ mod tests {
             memory_mb: 1e9,
             pool_wait_seconds: 1e9,
             open_files: 1.0,
+            is_certificate_due: true,
             is_down: vec![true],
         };
         assert_eq!(alerts(off).step(&worst, SystemTime::now()), []);

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::alerts::Notice;
 use super::proxy::Proxy;
+use super::tls::{self, Certificate};
 use crate::admin::stats::PoolReport;
 use crate::admin::units::{lock, mebibytes};
 use crate::memory::watch::Pressure;
@@ -43,6 +44,8 @@ pub(super) struct Health {
     workers: usize,
     config_generation: u64,
     alerts: Vec<Notice>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    certificates: Vec<Certificate>,
     version: &'static str,
 }
 
@@ -98,6 +101,7 @@ impl Health {
             workers: shared.occupied().count(),
             config_generation: snapshot.id,
             alerts,
+            certificates: tls::certificates(proxy),
             version: env!("CARGO_PKG_VERSION"),
         }
     }

@@ -27,6 +27,7 @@ mod setup;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod units;
 mod webhook;
 

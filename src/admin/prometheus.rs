@@ -12,7 +12,7 @@ use super::process::{self, ProcessReading, Queues};
 use super::proxy::Proxy;
 use super::series::{NAMED_MAX, each, numbered, sum, used};
 use super::stats::merged;
-use super::{health, hooks};
+use super::{health, hooks, tls};
 use crate::admin::units::{lock, unix_seconds};
 use crate::config::{HostPattern, RouteConfig};
 use crate::ledger::Kind;
@@ -34,6 +34,7 @@ pub(super) fn text(proxy: &Proxy) -> String {
     latencies(proxy, &mut out);
     hooks::hooks(proxy, &mut out);
     connections(proxy, &mut out);
+    tls::figures(proxy, &mut out);
     pool(proxy, &mut out);
     forward(proxy, &mut out);
     memory(proxy, &mut out);

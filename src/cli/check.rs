@@ -15,13 +15,15 @@ use crate::config::{AdminAddress, Config};
 use crate::forward_proxy::Users;
 use crate::hooks::{self, BadFile};
 use crate::server;
+use crate::tls;
 
 use super::explain::addresses;
 use super::output::Failure;
 
 /// Says what is wrong around `config`, and whether ringway could start.
 pub(crate) fn run(config: &Config) -> ExitCode {
-    for warning in nameless(config) {
+    let due = tls::try_files(config).unwrap_or_default();
+    for warning in nameless(config).into_iter().chain(due) {
         note(&format_args!("warning: {warning}"));
     }
     let taken = ports(config);
@@ -49,13 +51,19 @@ pub(crate) fn files(config: &Config, origins: &Origins) -> Result<(), String> {
         let path = "forward.users_file".to_owned();
         BadFile { error: format!("{path}: {error}"), path }
     });
-    users.and_then(|()| hooks::try_files(config)).map_err(|BadFile { path, error }| {
-        // The hooks of a route are one value, whose place is its first line.
-        let table = path.rsplit_once('.').map_or("", |(table, _)| table);
-        let places = [path.as_str(), table].map(|path| origins.of(path));
-        let place = places.into_iter().find(|origin| *origin != Origin::Default);
-        place.map_or(error.clone(), |place| format!("{place:#}: {error}"))
-    })
+    let tls = || {
+        let tried = tls::try_files(config).map(drop);
+        tried.map_err(|(path, error)| BadFile { error: format!("{path}: {error}"), path })
+    };
+    users.and_then(|()| hooks::try_files(config)).and_then(|()| tls()).map_err(
+        |BadFile { path, error }| {
+            // The hooks of a route are one value, whose place is its first line.
+            let table = path.rsplit_once('.').map_or("", |(table, _)| table);
+            let places = [path.as_str(), table].map(|path| origins.of(path));
+            let place = places.into_iter().find(|origin| *origin != Origin::Default);
+            place.map_or(error.clone(), |place| format!("{place:#}: {error}"))
+        },
+    )
 }
 
 fn note(text: &dyn Display) {

@@ -11,15 +11,20 @@ use std::net::SocketAddr;
 
 use super::error::{Refusal, quoted};
 use super::hooks::{CorsConfig, RespondConfig, Scope, Template, Variable, pattern};
-use super::{AdminAddress, Config, HooksConfig, RewriteConfig, RouteConfig, UpstreamConfig};
+use super::{
+    AdminAddress, ClientAuth, Config, HooksConfig, RewriteConfig, RouteConfig, ServerConfig,
+    UpstreamConfig,
+};
 
 /// The sections that the rules for a section look at beside their own.
-pub(super) const LEANS_ON: [(&str, &str); 5] = [
+pub(super) const LEANS_ON: [(&str, &str); 7] = [
     ("route", "upstream"),
     ("hooks", "upstream"),
     ("forward", "server"),
     ("admin", "server"),
     ("server", "admin"),
+    ("server", "tls"),
+    ("tls", "server"),
 ];
 
 /// Everything that is wrong between keys.
@@ -44,7 +49,7 @@ pub(super) fn rules(config: &mut Config) -> Vec<Refusal> {
 /// Trims, and fills in what follows from something else.
 pub(super) fn settle(config: &mut Config) {
     let Config { server, limits, pool, buffers, routes, hooks, .. } = config;
-    server.listeners = listeners(server.host, server.port, &server.listen);
+    server.listeners = listeners(server);
     if server.workers == 0 {
         server.workers = cores();
     }
@@ -69,8 +74,10 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn listeners(host: std::net::IpAddr, port: u16, listen: &[SocketAddr]) -> Vec<SocketAddr> {
-    std::iter::once(SocketAddr::new(host, port)).chain(listen.iter().copied()).collect()
+fn listeners(server: &ServerConfig) -> Vec<SocketAddr> {
+    let ServerConfig { host, port, listen, listen_tls, .. } = server;
+    let first = std::iter::once(SocketAddr::new(*host, *port));
+    first.chain(listen.iter().copied()).chain(listen_tls.iter().copied()).collect()
 }
 
 /// Whether the kernel would refuse the second of two binds. IPv6 listeners are IPv6 only.
@@ -100,14 +107,19 @@ impl Refusals {
 
     fn listeners(&mut self, config: &Config) {
         let Config { server, admin, forward, .. } = config;
-        let all = listeners(server.host, server.port, &server.listen);
-        for (index, address) in server.listen.iter().enumerate() {
+        let all = listeners(server);
+        let plain = server.listen.len();
+        let path = |index: usize| match index.checked_sub(plain) {
+            Some(index) => format!("server.listen_tls.{index}"),
+            None => format!("server.listen.{index}"),
+        };
+        for (index, address) in all.iter().skip(1).enumerate() {
             let before = &all[..=index];
             if let Some(other) = before.iter().find(|other| overlap(*address, **other)) {
-                let what = format!("{address} is taken by the listener {other}");
-                self.add(format!("server.listen.{index}"), what);
+                self.add(path(index), format!("{address} is taken by the listener {other}"));
             }
         }
+        self.tls(config);
         for (index, listener) in forward.listeners.iter().enumerate() {
             if !all.contains(listener) {
                 let known: Vec<String> = all.iter().map(SocketAddr::to_string).collect();
@@ -124,12 +136,28 @@ impl Refusals {
         {
             let what = format!("the administrator's {own} is taken by the listener {}", all[index]);
             let listener = match index.checked_sub(1) {
-                Some(further) => format!("server.listen.{further}"),
+                Some(further) => path(further),
                 None => "server.port".to_owned(),
             };
             // The defaults do not overlap, so one of the two was given.
             let paths = ["admin.address", listener.as_str()];
             self.0.push(Refusal::of_key(&paths, what));
+        }
+    }
+
+    fn tls(&mut self, config: &Config) {
+        let Config { server, tls, .. } = config;
+        if !server.listen_tls.is_empty() && tls.certificates.is_empty() {
+            let what = "a listener that speaks TLS needs a certificate: [[tls.certificates]] with \
+                        `chain` and `key`";
+            self.add("server.listen_tls", what);
+        }
+        if server.redirect_https && server.listen_tls.is_empty() {
+            self.add("server.redirect_https", "`redirect_https` needs `listen_tls`");
+        }
+        match (tls.client_auth, &tls.client_ca) {
+            (ClientAuth::Off, _) | (_, Some(_)) => {}
+            (_, None) => self.add("tls.client_auth", "`client_auth` needs `client_ca`"),
         }
     }
 
@@ -139,6 +167,12 @@ impl Refusals {
         }
         for (index, upstream) in upstreams.iter().enumerate() {
             let path = format!("upstream.{index}");
+            if let Some(tls) = &upstream.tls
+                && tls.client_chain.is_some() != tls.client_key.is_some()
+            {
+                let what = "`client_chain` and `client_key` go together";
+                self.add(format!("{path}.tls"), what);
+            }
             match (upstream.is_demo, upstream.origins.is_empty()) {
                 (true, false) => {
                     let rule = "an upstream has either `builtin` or `origins`, not both";
@@ -148,7 +182,7 @@ impl Refusals {
                 _ => {}
             }
             for (origin, found) in again(&upstream.origins, |it| (it.host.as_str(), it.port)) {
-                let url = format!("http://{}", found.authority);
+                let url = found.url();
                 let what = format!("there is already an origin {url:?}; `weight` gives it more");
                 self.add(format!("{path}.origins.{origin}"), what);
             }

@@ -28,6 +28,7 @@ mod rules;
 mod scope;
 mod sections;
 mod sources;
+mod tls;
 mod tree;
 mod units;
 mod upstreams;
@@ -89,6 +90,9 @@ pub(crate) use self::sections::{
     BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PoolConfig,
     PoolStatus, ServerConfig, TimeoutsConfig,
 };
+pub(crate) use self::tls::{
+    CertificateConfig, ClientAuth, TlsConfig, TlsVersion, UpstreamTlsConfig,
+};
 pub(crate) use self::units::{parse_bytes, parse_duration};
 pub use self::upstreams::{HostPattern, RouteConfig};
 pub(crate) use self::upstreams::{HostPolicy, OriginConfig, UpstreamConfig};
@@ -105,6 +109,8 @@ const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub struct Config {
     #[serde(deserialize_with = "table")]
     pub server: ServerConfig,
+    #[serde(deserialize_with = "table")]
+    pub tls: TlsConfig,
     #[serde(deserialize_with = "table")]
     pub limits: LimitsConfig,
     #[serde(deserialize_with = "table")]
@@ -154,6 +160,7 @@ impl Config {
     fn as_written() -> Self {
         Self {
             server: ServerConfig::default(),
+            tls: TlsConfig::default(),
             limits: LimitsConfig::default(),
             timeouts: TimeoutsConfig::default(),
             pool: PoolConfig::default(),
@@ -260,6 +267,14 @@ impl Config {
         splits.flat_map(|split| split.arms.iter().map(|(upstream, _)| *upstream))
     }
 
+    /// The files of certificates, keys and authorities in use.
+    pub fn tls_files(&self) -> Vec<PathBuf> {
+        let tls = Some(&self.tls).filter(|_| !self.server.listen_tls.is_empty());
+        let own = tls.into_iter().flat_map(TlsConfig::files);
+        let origins = self.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
+        own.chain(origins.flat_map(UpstreamTlsConfig::files)).cloned().collect()
+    }
+
     /// Whether the demo origin has to be started.
     pub fn needs_demo(&self) -> bool {
         self.upstreams.iter().any(|upstream| upstream.is_demo)
@@ -273,6 +288,7 @@ impl Config {
                 port: address.port(),
                 weight: 1,
                 authority: address.to_string(),
+                is_tls: false,
             }];
         }
     }
@@ -778,6 +794,7 @@ pub(in crate::config) mod tests {
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.log.target, LogTarget::File("/var/log/ringway.log".into()));
         let origin = |host: &str, port, weight, authority: &str| OriginConfig {
+            is_tls: false,
             host: host.to_owned(),
             port,
             weight,

@@ -65,11 +65,25 @@ pub(super) fn parse_listen(text: &str) -> Option<SocketAddr> {
 pub(super) fn parse_origin(url: &str) -> Result<(String, u16), &'static str> {
     let (scheme, rest) = url.split_once("://").ok_or(ORIGIN_FORM)?;
     if scheme.eq_ignore_ascii_case("https") {
-        return Err("an http:// URL: origins and parents are spoken to without TLS");
+        return Err("an http:// URL: parents are spoken to without TLS");
     }
     if !scheme.eq_ignore_ascii_case("http") {
         return Err(ORIGIN_FORM);
     }
+    host_and_port(rest, 80)
+}
+
+/// The same for an origin, which may speak TLS: whether it does, too.
+pub(super) fn parse_any_origin(url: &str) -> Result<(bool, String, u16), &'static str> {
+    match url.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => {
+            host_and_port(rest, 443).map(|(host, port)| (true, host, port))
+        }
+        _ => parse_origin(url).map(|(host, port)| (false, host, port)),
+    }
+}
+
+fn host_and_port(rest: &str, standard: u16) -> Result<(String, u16), &'static str> {
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains(['/', '?', '#']) {
         return Err("a URL without a path: http://HOST:PORT");
@@ -79,7 +93,7 @@ pub(super) fn parse_origin(url: &str) -> Result<(String, u16), &'static str> {
     }
     let (host, port) = split_authority(authority).ok_or(ORIGIN_FORM)?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-    Ok((host, port.unwrap_or(80)))
+    Ok((host, port.unwrap_or(standard)))
 }
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`, with a host that can exist.
@@ -100,8 +114,13 @@ pub(super) fn split_authority(text: &str) -> Option<(&str, Option<u16>)> {
 }
 
 pub(super) fn authority(host: &str, port: u16) -> String {
+    authority_beside(host, port, 80)
+}
+
+/// Without the port that goes without saying.
+pub(super) fn authority_beside(host: &str, port: u16, standard: u16) -> String {
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    if port == 80 { host } else { format!("{host}:{port}") }
+    if port == standard { host } else { format!("{host}:{port}") }
 }
 
 pub(super) fn host_pattern(text: &str) -> Option<HostPattern> {
@@ -116,7 +135,7 @@ pub(super) fn host_pattern(text: &str) -> Option<HostPattern> {
 }
 
 /// A name, an IPv4 address or an IPv6 address in brackets.
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     if let Some(bare) = text.strip_prefix('[') {
         return bare.strip_suffix(']').is_some_and(|bare| bare.parse::<Ipv6Addr>().is_ok());
     }
@@ -219,7 +238,7 @@ mod tests {
             ("http://[::1]x:80", ORIGIN_FORM),
             ("http://[10.0.0.1]", ORIGIN_FORM),
             ("http://é", ORIGIN_FORM),
-            ("https://a", "an http:// URL: origins and parents are spoken to without TLS"),
+            ("https://a", "an http:// URL: parents are spoken to without TLS"),
             ("http://a/b", "a URL without a path: http://HOST:PORT"),
             ("http://a//", "a URL without a path: http://HOST:PORT"),
             ("http://a?b", "a URL without a path: http://HOST:PORT"),

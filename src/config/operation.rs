@@ -194,6 +194,8 @@ pub struct AlertsConfig {
     pub pool_wait: Duration,
     /// An upstream of which no origin can be used.
     pub upstream_down: bool,
+    /// A certificate that ends within 14 days or a third of its life, or whose files cannot be used.
+    pub certificates: bool,
     /// Share of the limit on open files (RLIMIT_NOFILE). 0 to 1; 0 is off.
     #[serde(with = "As::<Share>")]
     pub open_files: f64,
@@ -215,6 +217,7 @@ impl Default for AlertsConfig {
             memory_mb: 0,
             pool_wait: Duration::from_secs(1),
             upstream_down: true,
+            certificates: true,
             open_files: 0.9,
             interval: Duration::from_secs(10),
             webhook: None,
@@ -271,6 +274,7 @@ mod tests {
             memory_mb = 450
             pool_wait = 0
             upstream_down = false
+            certificates = false
             open_files = 1.0
             interval = 1
             webhook = "https://hooks.example/ringway"
@@ -299,6 +303,7 @@ mod tests {
             memory_mb: 450,
             pool_wait: Duration::ZERO,
             upstream_down: false,
+            certificates: false,
             open_files: 1.0,
             interval: Duration::from_secs(1),
             webhook: Some("https://hooks.example/ringway".to_owned()),

@@ -46,6 +46,13 @@ pub struct ServerConfig {
     #[serde(with = "List::<Listener>")]
     #[schemars(extend("x-reload" = "drain"))]
     pub listen: Vec<SocketAddr>,
+    /// Listeners that speak TLS, such as ["0.0.0.0:8443"]: see [tls].
+    #[serde(with = "List::<Listener>")]
+    #[schemars(extend("x-reload" = "drain"))]
+    pub listen_tls: Vec<SocketAddr>,
+    /// Whether a request that comes without TLS is sent to the first of listen_tls, by a 308 to
+    /// https://.
+    pub redirect_https: bool,
     /// Threads, each with its own ring and connections. 0 is one per core; at most 1024.
     #[serde(with = "Count::<usize, 0, 1024>")]
     #[schemars(extend("x-reload" = "drain"))]
@@ -72,7 +79,7 @@ pub struct ServerConfig {
     /// that it has gone, or "keep", that it still wants its answer.
     #[serde(with = "Word::<HalfClose>")]
     pub half_close: HalfClose,
-    // `host` and `port` first, then `listen`. Never empty, no two of them overlap.
+    // `host` and `port` first, then `listen`, then `listen_tls`. Never empty, no two overlap.
     #[serde(skip)]
     pub listeners: Vec<SocketAddr>,
 }
@@ -84,6 +91,8 @@ impl Default for ServerConfig {
             host,
             port,
             listen: Vec::new(),
+            listen_tls: Vec::new(),
+            redirect_https: false,
             workers: 0,
             trusted_proxies: Networks::default(),
             via: "ringway".to_owned(),
@@ -173,6 +182,9 @@ pub struct TimeoutsConfig {
     /// byte.
     #[serde(with = "Timeout")]
     pub client_head: Duration,
+    /// For all of a TLS handshake of a client.
+    #[serde(with = "Timeout")]
+    pub handshake: Duration,
     /// Between two requests of a client connection.
     #[serde(with = "Timeout")]
     pub client_idle: Duration,
@@ -194,6 +206,7 @@ impl Default for TimeoutsConfig {
             pool: Duration::from_secs(5),
             pool_status: PoolStatus::GatewayTimeout,
             client_head: Duration::from_secs(10),
+            handshake: Duration::from_secs(10),
             client_idle: MINUTE,
             tunnel_idle: MINUTE * 60,
             tunnel_half_closed: MINUTE,

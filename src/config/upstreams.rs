@@ -16,12 +16,13 @@ use super::HooksConfig;
 use super::hooks::hooks_table;
 use super::kinds::own::Name;
 use super::kinds::plain::{Count, UpToAnHour, Whole};
-use super::kinds::{As, FilledList, Kind, Optional, millis, number, text_kind};
+use super::kinds::{As, FilledList, Kind, Optional, millis, number, some_table, text_kind};
 use super::names::{
-    HOST_POLICY_FORM, ORIGIN_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM, authority, host_pattern,
-    is_route_path, parse_origin, split_authority,
+    HOST_POLICY_FORM, ORIGIN_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM, authority_beside,
+    host_pattern, is_route_path, parse_any_origin, split_authority,
 };
 use super::scope::UpstreamName;
+use super::tls::UpstreamTlsConfig;
 
 text_kind!(
     Host: HostPolicy,
@@ -60,10 +61,11 @@ text_kind!(
 text_kind!(
     Url: OriginConfig,
     |text| {
-        let (host, port) = parse_origin(text)?;
-        Ok(OriginConfig { authority: authority(&host, port), host, port, weight: 1 })
+        let (is_tls, host, port) = parse_any_origin(text)?;
+        let authority = authority_beside(&host, port, if is_tls { 443 } else { 80 });
+        Ok(OriginConfig { authority, host, port, weight: 1, is_tls })
     },
-    |origin| format!("http://{}", origin.authority)
+    |origin| origin.url()
 );
 
 /// Upstreams: groups of origins that serve the same thing.
@@ -80,8 +82,8 @@ pub struct UpstreamConfig {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("x-reload" = "drain"))]
     pub is_demo: bool,
-    /// Where requests are sent, instead of the demo: "http://HOST:PORT" each, or a table with a
-    /// weight from 1 (the default) to 1000.
+    /// Where requests are sent, instead of the demo: "http://HOST:PORT" or "https://HOST:PORT"
+    /// each, or a table with a weight from 1 (the default) to 1000.
     #[serde(default, with = "FilledList::<Origin>", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-reload" = "drain", "x-example" = "[\"http://10.0.0.1:8080\", \
         { url = \"http://b.example:8080\", weight = 3 }]"))]
@@ -99,6 +101,13 @@ pub struct UpstreamConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-example" = "100"))]
     pub max_connections: Option<usize>,
+    /// How origins with "https://" are spoken to: `ca` is a PEM file of the authorities that are
+    /// believed, in place of the system's; `sni` the name that the certificate has to have, in place
+    /// of the origin's; `client_chain` and `client_key` what is shown to it; insecure_skip_verify =
+    /// true takes any certificate, so that anybody on the way can read and change what is sent.
+    #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ ca = \"/etc/ssl/internal.pem\" }"))]
+    pub tls: Option<UpstreamTlsConfig>,
 }
 
 /// One address that requests can be sent to.
@@ -109,8 +118,17 @@ pub struct OriginConfig {
     pub port: u16,
     /// At least 1.
     pub weight: u32,
-    /// `host:port` as a Host field carries it: no port when it is 80, IPv6 in brackets.
+    /// `host:port` as a Host field carries it: no port when it is the scheme's, IPv6 in brackets.
     pub authority: String,
+    /// It is spoken to over TLS.
+    pub is_tls: bool,
+}
+
+impl OriginConfig {
+    /// As it was written, about.
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.is_tls { "https" } else { "http" }, self.authority)
+    }
 }
 
 /// The Host field that an origin sees.
@@ -189,6 +207,7 @@ impl UpstreamConfig {
             host: HostPolicy::Pass,
             fail_timeout: millis::<10_000>(),
             max_connections: None,
+            tls: None,
         }
     }
 }
@@ -295,8 +314,8 @@ mod tests {
                 "4:11: upstream[0].origins: an upstream has either `builtin` or `origins`",
             ),
             (
-                &own("origins = [\"https://a\"]"),
-                "3:12: upstream[0].origins[0]: found \"https://a\", expected an http:// URL",
+                &own("origins = [\"https://a\", \"https://a:443\"]"),
+                "3:25: upstream[0].origins[1]: there is already an origin \"https://a\"",
             ),
             (
                 &own("origins = [\"http://a\", { url = \"http://A:80/\" }]"),

@@ -4,6 +4,8 @@
 //! connection for exactly one reason ([`Close`]). A connection that is idle for a second gives its
 //! buffers back and waits on a poll: what it then holds is a small task and a deadline.
 
+mod handshake;
+
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
@@ -41,7 +43,14 @@ const PIPELINED_MAX: usize = 16;
 #[expect(clippy::manual_async_fn, reason = "its future is larger")]
 pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static {
     async move {
+        let mut secured = Ok(());
+        if handshake::is_due(&slot) {
+            secured = Box::pin(handshake::accept(&slot)).await;
+        }
         let close = loop {
+            if let Err(close) = secured {
+                break close;
+            }
             let Some(busy) = slot.begin(future_bytes(converse), Kind::Connections) else {
                 Box::pin(respond::turn_away(&slot)).await;
                 break Close::Refused;
@@ -77,7 +86,7 @@ pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static 
         };
         tracing::trace!(?close, "a client connection ends");
         let is_lingering = match close {
-            Close::Refused => true,
+            Close::Refused | Close::Handshake => true,
             // Unread input would turn the close into a reset, which can take the answer's tail with
             // it (RFC 9112 §9.6).
             Close::Answered => matches!(slot.socket().try_peek(&mut [0]), Ok(1..)),
@@ -88,6 +97,9 @@ pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static 
             | Close::GaveWay
             | Close::Stopping => false,
         };
+        if !is_lingering && close.is_orderly() {
+            slot.socket().say_goodbye();
+        }
         if is_lingering {
             slot.stats().enter(Phase::Linger, clock::coarse_ms());
             Box::pin(linger(slot.worker(), slot.socket())).await;
@@ -113,6 +125,7 @@ enum Pause {
 async fn converse(slot: &ConnectionSlot) -> Pause {
     let worker = slot.worker();
     let address = slot.peer().ip().to_canonical();
+    let scheme = if slot.socket().is_plain() { Scheme::Http } else { Scheme::Https };
     let mut client = Client {
         worker,
         slot,
@@ -126,7 +139,7 @@ async fn converse(slot: &ConnectionSlot) -> Pause {
         sent_request: RefCell::new(WrittenCache::nothing()),
         response: ResponseHead::new(),
         sent_response: RefCell::new(WrittenCache::nothing()),
-        text: ClientText::new(address, Scheme::Http),
+        text: ClientText::new(address, scheme),
         listener: slot.listener(),
         is_trusted: false,
         is_forward: false,

@@ -18,6 +18,7 @@ pub(crate) mod outcome;
 pub(crate) mod record;
 pub(crate) mod request;
 pub(crate) mod respond;
+pub(crate) mod secure;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
 pub(crate) mod upload;

@@ -14,6 +14,7 @@ use crate::config::AdminConfig;
 use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Client;
+use crate::exchange::secure;
 use crate::fault::{Close, Fault, Status};
 use crate::hooks::LocalResponse;
 use crate::hooks::style::ResponseStyle;
@@ -41,6 +42,14 @@ pub(crate) async fn serve_local(
     let request = &client.request;
     if let Some(endpoint) = LocalEndpoint::of(client) {
         return Box::pin(serve_endpoint(client, endpoint, record)).await;
+    }
+    if !client.socket.is_plain() {
+        secure::judge(client)?;
+    } else if client.generation.config.server.redirect_https
+        && request.form == TargetForm::Origin
+        && let Some(location) = secure::location(client)?
+    {
+        return Box::pin(respond_with(client, 308, "", &location, record)).await;
     }
     let answer = match request.method {
         Method::Options if request.max_forwards == Some(0) => Own {
@@ -168,6 +177,7 @@ async fn respond_with(
 ) -> Result<Served, Fault> {
     let reason = match code {
         200 => "OK",
+        308 => "Permanent Redirect",
         401 => "Unauthorized",
         403 => "Forbidden",
         _ => "Method Not Allowed",

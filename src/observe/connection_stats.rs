@@ -18,6 +18,8 @@ use crate::ring::clock;
 pub(crate) enum Phase {
     /// Between two requests, or before the first.
     Idle,
+    /// Before the first request, where the listener speaks TLS.
+    Handshake,
     Head,
     Exchange,
     Tunnel,
@@ -29,6 +31,7 @@ impl Phase {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
+            Self::Handshake => "handshake",
             Self::Head => "head",
             Self::Exchange => "exchange",
             Self::Tunnel => "tunnel",

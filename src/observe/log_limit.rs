@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ring::clock;
+use crate::tls::problem::Problem;
 
 const INTERVAL_MS: u64 = 5000;
 
@@ -16,6 +17,9 @@ static CLIENTS_GIVE_WAY: AtomicU64 = AtomicU64::new(0);
 static POOL_IS_FULL: AtomicU64 = AtomicU64::new(0);
 static YIELDED: AtomicU64 = AtomicU64::new(0);
 static TLS_ON_A_PLAIN_PORT: AtomicU64 = AtomicU64::new(0);
+static HANDSHAKES: [AtomicU64; Problem::ALL.len()] =
+    [const { AtomicU64::new(0) }; Problem::ALL.len()];
+static ORIGIN_NOT_SECURED: AtomicU64 = AtomicU64::new(0);
 
 /// Says that the process (EMFILE) or the machine (ENFILE) is out of descriptors.
 pub(crate) fn too_many_files(doing: &str, error: &io::Error) {
@@ -58,6 +62,26 @@ pub(crate) fn tls_on_a_plain_port(client: SocketAddr) {
             %client,
             "a client speaks TLS to a listener that speaks HTTP in clear: it was asked for \
              https:// in place of http://, or a balancer before it passes TLS on"
+        );
+    }
+}
+
+/// Says that the handshake of a client has failed; each kind of failure has an interval of its own.
+#[cold]
+pub(crate) fn handshake_failed(problem: Problem, client: SocketAddr, detail: &str) {
+    if is_due(&HANDSHAKES[problem as usize]) {
+        tracing::info!(%client, problem = problem.name(), detail, "a TLS handshake failed");
+    }
+}
+
+/// Says that an origin cannot be spoken to over TLS.
+#[cold]
+pub(crate) fn origin_not_secured(origin: &str, detail: &str) {
+    if is_due(&ORIGIN_NOT_SECURED) {
+        tracing::warn!(
+            origin,
+            "the TLS handshake with an origin failed: {detail}. [upstream.tls] says which \
+             authorities are believed (`ca`), and the name that its certificate has to have (`sni`)"
         );
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 
 pub(crate) use crate::ledger::Gauge;
+use crate::tls::problem::Problem;
 
 /// Answers by status class. The index is the status divided by 100; 0 are exchanges that ended
 /// without an answer.
@@ -106,9 +107,22 @@ pub struct WorkerMetrics {
     pub mirrors: Gauge,
     pub mirrors_failed: Gauge,
     pub mirrors_dropped: Gauge,
+    /// TLS handshakes of clients that are under way, have come to their end, and of those the ones
+    /// that went on with an earlier session.
+    pub handshaking: Gauge,
+    pub handshakes: Gauge,
+    pub handshakes_resumed: Gauge,
+    /// Those that failed, in the order of [`Problem::ALL`].
+    pub handshakes_failed: [Gauge; Problem::ALL.len()],
 }
 
 impl WorkerMetrics {
+    /// Counts a handshake that did not come to its end.
+    #[cold]
+    pub(crate) fn handshake_failed(&self, problem: Problem) {
+        self.handshakes_failed[problem as usize].add(1);
+    }
+
     /// Counts an exchange that is over. `status` is 0 where nothing was sent, and `us` its length.
     #[inline]
     pub fn answered(&self, status: u16, us: u64) {

@@ -206,6 +206,7 @@ impl Transfer<'_> {
             && !is_congested
             && !pace.is_blind
             && pace.is_bulk(decoder)
+            && self.is_plain()
             && let Some(pipe) = self.pipes.and_then(PipePool::try_lease)
         {
             if pace.spliced.is_none() {
@@ -216,7 +217,8 @@ impl Transfer<'_> {
                 return self.step_spliced(pipe, ends, decoder, pace).await;
             }
         }
-        let is_fixed = self.is_fixed && encoding == Encoding::AsIs && !self.is_exact;
+        let is_fixed =
+            self.is_fixed && encoding == Encoding::AsIs && !self.is_exact && self.is_plain();
         // Such an operation would hold its chunk for as long as the sender is silent.
         if is_fixed && self.from.is_silent() {
             return Ok(Step::Empty);
@@ -235,6 +237,11 @@ impl Transfer<'_> {
             let is_tight = is_congested || self.chunks.is_scarce();
             self.step(run, decoder, (encoding, is_tight), pace).await
         }
+    }
+
+    /// Whether the kernel can move bytes by itself.
+    fn is_plain(&self) -> bool {
+        self.from.is_plain() && self.to.socket.is_plain()
     }
 
     /// Waits for chunks, which others hold, for as long as a sender may be silent.

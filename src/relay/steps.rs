@@ -222,6 +222,8 @@ fn receive(result: io::Result<usize>) -> Result<Received, RelayError> {
         Ok(0) => Ok(Received::End),
         Ok(count) => Ok(Received::Bytes(count)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
+        // Without a word that it is complete, which TLS has even where a body ends with it.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(RelayError::FromEnded),
         Err(_) => Err(RelayError::FromFailed),
     }
 }

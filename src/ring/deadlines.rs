@@ -90,14 +90,14 @@ impl Deadlines {
     /// Arms a deadline for the operation `key`, which waits for `fd`; the entry's number. On a
     /// descriptor that has been cut the wait is interrupted from the beginning.
     pub(super) fn arm(&self, fd: &Descriptor, key: Key, limit: Duration) -> u32 {
-        let expiry = if fd.is_cut.get() {
+        let expiry = if fd.is_cut() {
             ops::cancel(key);
             INTERRUPTED
         } else {
             self.tick_after(limit)
         };
         let mut entries = self.entries.borrow_mut();
-        let entry = Entry { expiry, next: fd.newest_wait.get(), key: Some(key) };
+        let entry = Entry { expiry, next: fd.newest_wait(), key: Some(key) };
         let index = self.free.get();
         let index = if let Some(room) = entries.get_mut(index as usize) {
             self.free.set(room.next);
@@ -107,7 +107,7 @@ impl Deadlines {
             entries.push(entry);
             (entries.len() - 1) as u32
         };
-        fd.newest_wait.set(index);
+        fd.set_newest_wait(index);
         if expiry < self.planned.get() {
             self.planned.set(expiry);
             self.earlier.notify_one();
@@ -119,9 +119,9 @@ impl Deadlines {
     pub(super) fn disarm(&self, fd: &Descriptor, index: u32) {
         let entries = &mut *self.entries.borrow_mut();
         let next = entries[index as usize].next;
-        let newest = fd.newest_wait.get();
+        let newest = fd.newest_wait();
         if newest == index {
-            fd.newest_wait.set(next);
+            fd.set_newest_wait(next);
         } else {
             // There are two or three of them.
             let mut later = newest;
@@ -151,7 +151,7 @@ impl Deadlines {
     /// Ends what waits for `fd` now.
     pub(super) fn interrupt(&self, fd: &Descriptor) {
         let mut entries = self.entries.borrow_mut();
-        let mut index = fd.newest_wait.get();
+        let mut index = fd.newest_wait();
         while let Some(entry) = entries.get_mut(index as usize) {
             entry.expiry = INTERRUPTED;
             if let Some(key) = entry.key {

@@ -8,6 +8,7 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -15,8 +16,12 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 use super::buffers::{HeadBuffer, Run};
 use super::deadlines::Deadlines;
-use super::ops::{self, Descriptor, OUTPUT_ONLY, SharedFd, begin_poll};
+use super::layer::{Handshake, Layer};
+use super::ops::{self, Descriptor, INPUT_HELD, OUTPUT_ONLY, SharedFd, begin_poll};
 use super::waits::{FixedWait, PendingPoll, PendingRecv, Recv, Term, Wait, WaitError};
+use super::{layered, wire};
+use crate::ledger::Ledger;
+use crate::tls::session::Session;
 
 /// A connected TCP socket of this worker.
 #[derive(Clone)]
@@ -100,7 +105,11 @@ impl Socket {
     /// Receives what is there into the free part of `buffer`; 0 is the end of the stream,
     /// `WouldBlock` means nothing yet.
     pub fn try_fill(&self, buffer: &mut HeadBuffer) -> io::Result<usize> {
-        let count = self.try_recv(buffer.free())?;
+        let count = match self.try_recv(buffer.free()) {
+            // A head that has not come whole is not complete either way.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            count => count?,
+        };
         buffer.advance(count);
         Ok(count)
     }
@@ -123,7 +132,9 @@ impl Socket {
 
     /// Waits until something can be received, the end of the stream and errors included.
     pub fn readable<'a>(&self, deadlines: &'a Deadlines, limit: Duration) -> Wait<'a> {
-        self.wait(libc::POLLIN | libc::POLLRDHUP, deadlines, limit)
+        let is_held = self.fd.is_ready();
+        let events = if is_held { INPUT_HELD } else { libc::POLLIN | libc::POLLRDHUP };
+        self.wait(events, deadlines, limit)
     }
 
     /// Waits until something can be sent, sending fails, or the peer has ended its side, which
@@ -152,29 +163,30 @@ impl Socket {
 
     /// Sends what the socket takes at once. `WouldBlock` where that is nothing.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        let (start, length) = (bytes.as_ptr(), bytes.len());
-        // SAFETY: these are the slice's bytes.
-        uninterrupted(|| unsafe { call_with(libc::SYS_sendto, self.raw(), start, length, flags) })
+        match self.fd.layer.get() {
+            None => wire::send(&self.fd, bytes),
+            Some(layer) => layered::send(&self.fd, layer, bytes),
+        }
     }
 
     /// Receives what is there; 0 is the end of the stream, `WouldBlock` means nothing yet.
     pub fn try_recv(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.receive(bytes, libc::MSG_DONTWAIT)
+        match self.fd.layer.get() {
+            None => wire::receive(&self.fd, bytes),
+            Some(layer) => layered::receive(&self.fd, layer, bytes),
+        }
     }
 
     /// As [`Socket::try_recv`], and leaves the bytes where they are.
     pub fn try_peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.receive(bytes, libc::MSG_DONTWAIT | libc::MSG_PEEK)
+        match self.fd.layer.get() {
+            None => wire::peek(&self.fd, bytes),
+            Some(layer) => layered::peek(&self.fd, layer, bytes),
+        }
     }
 
-    fn receive(&self, bytes: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
-        let (start, length) = (bytes.as_mut_ptr(), bytes.len());
-        // SAFETY: these are the slice's bytes, and nothing else has it.
-        uninterrupted(|| unsafe { call_with(libc::SYS_recvfrom, self.raw(), start, length, flags) })
-    }
-
-    /// Whether there is neither a byte to receive nor the end of the stream.
+    /// Whether there is neither a byte to receive nor the end of the stream. What a layer takes for
+    /// itself is taken: no receive may be pending on such a socket.
     pub fn is_silent(&self) -> bool {
         matches!(self.try_peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -202,8 +214,13 @@ impl Socket {
 
     /// Throws up to `count` received bytes away without copying them (MSG_TRUNC, tcp(7)).
     pub fn try_discard(&self, count: usize) -> io::Result<usize> {
+        if let Some(layer) = self.fd.layer.get()
+            && !layer.is_broken()
+        {
+            return layered::discard(&self.fd, layer, count);
+        }
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-        uninterrupted(|| {
+        wire::uninterrupted(|| {
             // SAFETY: with MSG_TRUNC on a TCP socket the kernel writes nothing to the buffer
             // (tcp(7)), so that a null pointer is allowed whatever the length.
             let count = unsafe { libc::recv(self.raw(), std::ptr::null_mut(), count, flags) };
@@ -263,7 +280,7 @@ impl Socket {
 
     /// As [`Socket::interrupt`], for what waits for it now and for whatever would from now on.
     pub fn interrupt_for_good(&self, deadlines: &Deadlines) {
-        self.fd.is_cut.set(true);
+        self.fd.set_cut();
         deadlines.interrupt(&self.fd);
     }
 
@@ -280,24 +297,54 @@ impl Socket {
 
     /// Says that nothing more will be sent.
     pub fn finish_sending(&self) {
+        self.say_goodbye();
         let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Write);
+    }
+
+    /// Whether its bytes are those on the wire, so that the kernel may move them by itself.
+    pub fn is_plain(&self) -> bool {
+        self.fd.layer.get().is_none()
+    }
+
+    /// Puts a session between the wire and whoever uses the socket, once and for all; its handshake
+    /// is to be driven by [`Socket::try_handshake`].
+    pub(crate) fn secure(&self, session: Session, ledger: Arc<Ledger>) {
+        let layer = Box::new(Layer::new(session, ledger));
+        assert!(self.fd.layer.set(layer).is_ok(), "a socket has one layer at most");
+    }
+
+    /// Goes on with the handshake of a socket that has been secured, as far as that is possible
+    /// without waiting, and by one flight of the peer at most.
+    pub(crate) fn try_handshake(&self) -> io::Result<Handshake> {
+        let layer = self.fd.layer.get();
+        layer.map_or(Ok(Handshake::Done), |layer| layered::shake(&self.fd, layer))
+    }
+
+    /// What its session knows of the peer; `None` where it has none.
+    pub(crate) fn session<T>(&self, ask: impl FnOnce(&Session) -> T) -> Option<T> {
+        self.fd.layer.get().map(|layer| layer.ask(ask))
+    }
+
+    /// Says to a secured peer that what it has received is all; a plain one learns it by FIN.
+    pub fn say_goodbye(&self) {
+        if let Some(layer) = self.fd.layer.get() {
+            layered::say_goodbye(&self.fd, layer);
+        }
     }
 
     /// Calls on the socket do not wait (O_NONBLOCK of its file, by FIONBIO) until each of these has
     /// been answered by an [`Socket::end_splicing`].
     pub(super) fn begin_splicing(&self) -> io::Result<()> {
-        let splicers = &self.fd.splicers;
-        if splicers.get() == 0 {
+        if self.fd.splicers() == 0 {
             self.set_nonblocking(true)?;
         }
-        splicers.set(splicers.get() + 1);
+        self.fd.add_splicer();
         Ok(())
     }
 
     pub(super) fn end_splicing(&self) {
-        let splicers = &self.fd.splicers;
-        splicers.set(splicers.get() - 1);
-        if splicers.get() == 0 {
+        self.fd.remove_splicer();
+        if self.fd.splicers() == 0 {
             let _ = self.set_nonblocking(false);
         }
     }
@@ -334,32 +381,4 @@ pub(crate) fn set_options(socket: impl AsFd, keepalive: Duration) -> io::Result<
     }
     let probes = socket2::TcpKeepalive::new().with_time(keepalive).with_interval(keepalive);
     socket.set_tcp_keepalive(&probes)
-}
-
-/// sendto(2) or recvfrom(2) without an address. The C library's functions are places at which a
-/// thread can be cancelled, which costs each call of a process with threads 50 instructions.
-///
-/// # Safety
-///
-/// The `length` bytes from `start` on may be read, and written to for recvfrom.
-unsafe fn call_with(
-    number: libc::c_long,
-    fd: RawFd,
-    start: *const u8,
-    length: usize,
-    flags: libc::c_int,
-) -> nix::Result<usize> {
-    let none = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: the caller's; a null address is none.
-    let result = unsafe { libc::syscall(number, fd, start, length, flags, none, none) };
-    Errno::result(result as isize).map(isize::cast_unsigned)
-}
-
-fn uninterrupted(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
-    loop {
-        match call() {
-            Err(Errno::EINTR) => {}
-            result => return Ok(result?),
-        }
-    }
 }

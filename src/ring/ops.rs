@@ -7,7 +7,7 @@
 //! everything that is pending on the ring. SHUTDOWN and SPLICE run on kernel threads: neither is
 //! offered.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
@@ -20,6 +20,7 @@ use io_uring::{cqueue, opcode, squeue, types};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 use super::buffers::HeadBuffer;
+use super::layer::Layer;
 use super::meters::{Operation, count_completed, count_submitted};
 use super::stable::StableBox;
 
@@ -31,28 +32,63 @@ pub(super) type SharedFd = Rc<Descriptor>;
 /// An open descriptor.
 pub(super) struct Descriptor {
     fd: OwnedFd,
-    /// The wait on it that was armed last, as its worker's [`Deadlines`](super::Deadlines) number
-    /// them; the table links it to the others.
-    pub(super) newest_wait: Cell<u32>,
-    /// Transfers that want calls on it not to wait.
-    pub(super) splicers: Cell<u16>,
-    /// Nothing is to wait for it any more: a wait that begins is cancelled at once.
-    pub(super) is_cut: Cell<bool>,
+    /// Three things in one word, because every idle connection has it: see the methods.
+    marks: Cell<u32>,
+    /// What is between the wire's bytes and ours, where they differ.
+    pub(super) layer: OnceCell<Box<Layer>>,
 }
+
+/// The lower bits of the marks, which are a wait's number.
+const WAIT_BITS: u32 = 24;
+const SPLICER: u32 = 1 << WAIT_BITS;
+const CUT: u32 = 1 << 31;
 
 impl Descriptor {
     pub(super) fn share(fd: OwnedFd) -> SharedFd {
-        Rc::new(Self {
-            fd,
-            newest_wait: Cell::new(NO_WAIT),
-            splicers: Cell::new(0),
-            is_cut: Cell::new(false),
-        })
+        Rc::new(Self { fd, marks: Cell::new(NO_WAIT), layer: OnceCell::new() })
+    }
+
+    /// The wait on it that was armed last, as its worker's [`Deadlines`](super::Deadlines) number
+    /// them; the table links it to the others.
+    pub(super) fn newest_wait(&self) -> u32 {
+        self.marks.get() & NO_WAIT
+    }
+
+    pub(super) fn set_newest_wait(&self, index: u32) {
+        debug_assert!(index <= NO_WAIT);
+        self.marks.set(self.marks.get() & !NO_WAIT | index);
+    }
+
+    /// Nothing is to wait for it any more: a wait that begins is cancelled at once.
+    pub(super) fn is_cut(&self) -> bool {
+        self.marks.get() & CUT != 0
+    }
+
+    pub(super) fn set_cut(&self) {
+        self.marks.set(self.marks.get() | CUT);
+    }
+
+    /// Transfers that want calls on it not to wait: two directions of one connection at most.
+    pub(super) fn splicers(&self) -> u32 {
+        (self.marks.get() & !CUT) >> WAIT_BITS
+    }
+
+    pub(super) fn add_splicer(&self) {
+        self.marks.set(self.marks.get() + SPLICER);
+    }
+
+    pub(super) fn remove_splicer(&self) {
+        self.marks.set(self.marks.get() - SPLICER);
+    }
+
+    /// Whether there is something to receive that the kernel does not know of.
+    pub(super) fn is_ready(&self) -> bool {
+        self.layer.get().is_some_and(|layer| layer.is_ready())
     }
 }
 
-/// Stands for the end of a list of waits.
-pub(super) const NO_WAIT: u32 = u32::MAX;
+/// Stands for the end of a list of waits: a worker has far fewer than 16 million.
+pub(super) const NO_WAIT: u32 = SPLICER - 1;
 
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -149,7 +185,14 @@ unsafe fn submit<D: Unpin + 'static>(
 ///
 /// POLL_FIRST spares the attempt that would find nothing: the wait is for an answer or the next
 /// request, which is never there yet when this is called.
+///
+/// Where there is something that the kernel does not know of, it completes at once with 0.
 pub(super) fn recv(fd: &SharedFd, mut buffer: HeadBuffer) -> InFlight<(SharedFd, HeadBuffer)> {
+    if fd.is_ready() {
+        let entry = opcode::Nop::new().build();
+        // SAFETY: no pointers and no descriptor.
+        return unsafe { submit(Operation::Nop, (fd.clone(), buffer), entry) };
+    }
     let free = buffer.free();
     let (pointer, length) = (free.as_mut_ptr(), free.len() as u32);
     let mut entry = opcode::Recv::new(types::Fd(fd.as_raw_fd()), pointer, length).build();
@@ -276,6 +319,16 @@ pub(crate) async fn turn() {
 /// Stands for the events of [`Socket::writable_only`]; no event of poll(2) has the sign bit.
 pub(super) const OUTPUT_ONLY: i16 = i16::MIN;
 
+/// Stands for input that is there and that the kernel does not know of.
+pub(super) const INPUT_HELD: i16 = i16::MIN + 1;
+
 pub(super) fn begin_poll(fd: &SharedFd, events: i16) -> InFlight<SharedFd> {
-    if events == OUTPUT_ONLY { poll_output_edge(fd) } else { poll(fd, events) }
+    match events {
+        OUTPUT_ONLY => poll_output_edge(fd),
+        INPUT_HELD => {
+            // SAFETY: no pointers and no descriptor.
+            unsafe { submit(Operation::Nop, fd.clone(), opcode::Nop::new().build()) }
+        }
+        events => poll(fd, events),
+    }
 }

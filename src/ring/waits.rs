@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use super::buffers::{HeadBuffer, Run};
 use super::deadlines::{Deadlines, Reason};
+use super::layered;
 pub(crate) use super::ops::turn;
-use super::ops::{self, InFlight, Key, NO_WAIT, SharedFd};
+use super::ops::{self, INPUT_HELD, InFlight, Key, NO_WAIT, SharedFd};
 use crate::ring::ops::begin_poll;
 
 /// How a wait ended, apart from success.
@@ -100,14 +101,29 @@ impl Future for PendingRecv {
     type Output = (io::Result<usize>, HeadBuffer);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.operation).poll(cx).map(|(result, (_, mut buffer))| {
-            let result = result.map(|count| count as usize);
-            if let Ok(count) = result {
-                buffer.advance(count);
+        loop {
+            let Poll::Ready((result, (fd, mut buffer))) = Pin::new(&mut self.operation).poll(cx)
+            else {
+                return Poll::Pending;
+            };
+            match result.and_then(|count| take_in(&fd, count as usize, &mut buffer)) {
+                Ok(None) => self.operation = ops::recv(&fd, buffer),
+                Ok(Some(count)) => return Poll::Ready((Ok(count), buffer)),
+                Err(error) => return Poll::Ready((Err(error), buffer)),
             }
-            (result, buffer)
-        })
+        }
     }
+}
+
+/// `count` bytes have been received into the free part of `buffer`: what they are to whoever reads
+/// it; `None` where that is nothing yet.
+#[inline]
+fn take_in(fd: &SharedFd, count: usize, buffer: &mut HeadBuffer) -> io::Result<Option<usize>> {
+    if let Some(layer) = fd.layer.get() {
+        return layered::take_in(fd, layer, count, buffer);
+    }
+    buffer.advance(count);
+    Ok(Some(count))
 }
 
 /// A wait for input in flight.
@@ -180,6 +196,9 @@ impl Future for Wait<'_> {
                 return Poll::Pending;
             };
             let result = match result {
+                Ok(_) if self.events == INPUT_HELD => {
+                    Ok(Events(u32::from(libc::POLLIN.cast_unsigned())))
+                }
                 Ok(events) => Ok(Events(events)),
                 Err(error) => {
                     if let Some(error) = self.term.ending(error) {
@@ -221,10 +240,15 @@ impl Future for Recv<'_> {
                 return Poll::Pending;
             };
             let result = match result {
-                Ok(count) => {
-                    buffer.advance(count as usize);
-                    Ok(count as usize)
-                }
+                Ok(count) => match take_in(&fd, count as usize, &mut buffer) {
+                    Ok(Some(count)) => Ok(count),
+                    Ok(None) => {
+                        self.operation = ops::recv(&fd, buffer);
+                        self.term.go_on(self.operation.key());
+                        continue;
+                    }
+                    Err(error) => Err(WaitError::Failed(error)),
+                },
                 Err(error) => {
                     if let Some(error) = self.term.ending(error) {
                         Err(error)

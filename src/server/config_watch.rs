@@ -47,6 +47,34 @@ impl Watched {
     }
 }
 
+/// The files of certificates, keys and authorities that a configuration names.
+#[derive(Default)]
+pub(crate) struct WatchedAll {
+    list: Vec<Watched>,
+}
+
+impl WatchedAll {
+    /// Watches `paths` from now on; what was watched before is not forgotten.
+    pub(crate) fn follow(&mut self, paths: Vec<PathBuf>) {
+        if self.list.iter().map(|watched| &watched.path).eq(paths.iter()) {
+            return;
+        }
+        let mut before = std::mem::take(&mut self.list);
+        self.list = paths
+            .into_iter()
+            .map(|path| match before.iter().position(|watched| watched.path == path) {
+                Some(index) => before.swap_remove(index),
+                None => Watched::new(path),
+            })
+            .collect();
+    }
+
+    /// Whether any of them has changed; one that is missing for a while is as it was.
+    pub(crate) fn has_changed(&mut self) -> bool {
+        self.list.iter_mut().fold(false, |changed, watched| watched.has_changed() || changed)
+    }
+}
+
 fn stamp(path: &PathBuf) -> Option<Stamp> {
     let file = fs::metadata(path).ok()?;
     Some(Stamp { inode: file.ino(), bytes: file.len(), changed: (file.mtime(), file.mtime_nsec()) })

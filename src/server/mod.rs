@@ -32,7 +32,7 @@ use tokio::sync::{Notify, Semaphore, mpsc as queue};
 use self::inherited::{Inheritance, Inherited};
 use self::listeners::Sockets;
 use crate::admin::{self, AdminSocket, Control, ControlSetup, Logs};
-use crate::config::Config;
+use crate::config::{Config, UpstreamTlsConfig};
 use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
 use crate::ledger::Ledgers;
@@ -42,6 +42,8 @@ use crate::memory::{Notice, Plan, Usage};
 use crate::observe::access_log::AccessLog;
 use crate::observe::logging::LogMeter;
 use crate::ring::runtime;
+use crate::tls::acceptor::Acceptor;
+use crate::tls::connector::Connector;
 use crate::upstream::permits::{self, PoolShared};
 use crate::upstream::resolver::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
@@ -118,7 +120,7 @@ impl Server {
         let access_log =
             AccessLog::start(&config.log).map_err(failed("the access log cannot be written"))?;
         let resolver = Resolver::start().map_err(failed("the resolver did not start"))?;
-        let upstreams = plan_upstreams(&config, &resolver, &[]);
+        let upstreams = plan_upstreams(&config, &resolver, &[]).map_err(StartError)?;
         if !resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; starting without them");
         }
@@ -128,9 +130,11 @@ impl Server {
         let access =
             Access::prepare(&config, &own, &sockets.numbers(), None).map_err(StartError)?;
         let hooks = Plans::load(&config, custom::own(), None).map_err(StartError)?;
+        let tls = load_tls(&config, &listeners, &sockets.numbers(), None).map_err(StartError)?;
         let (config, hooks) = (Arc::new(config), Arc::new(hooks));
-        let (shared, queries, server_commands) =
-            share(SnapshotParts { config, upstreams, access: Arc::new(access), hooks, listeners });
+        let access = Arc::new(access);
+        let parts = SnapshotParts { config, upstreams, access, hooks, listeners, tls };
+        let (shared, queries, server_commands) = share(parts);
         let mut server = Self {
             sockets,
             workers: Vec::new(),
@@ -185,8 +189,13 @@ impl Server {
             let origins: Vec<_> = upstream.origins.iter().map(|o| o.authority.as_str()).collect();
             tracing::info!(name = upstream.config.name, origins = origins.join(","), "upstream");
         }
-        for address in &snapshot.listeners {
-            tracing::info!(%address, "listening");
+        let plain = snapshot.listeners.len() - snapshot.config.server.listen_tls.len();
+        for (index, address) in snapshot.listeners.iter().enumerate() {
+            if index < plain {
+                tracing::info!(%address, "listening");
+            } else {
+                tracing::info!(%address, "listening, with TLS");
+            }
         }
     }
 
@@ -345,6 +354,19 @@ fn share(
     (shared, queries, server_commands)
 }
 
+/// What the listeners that speak TLS need; `addresses` and `numbers` are those of all listeners, in
+/// the order of the configuration.
+pub(crate) fn load_tls(
+    config: &Config,
+    addresses: &[SocketAddr],
+    numbers: &[u16],
+    before: Option<&Acceptor>,
+) -> Result<Option<Arc<Acceptor>>, String> {
+    let plain = numbers.len().saturating_sub(config.server.listen_tls.len());
+    let port = addresses.get(plain).map_or(0, SocketAddr::port);
+    Acceptor::load(&config.tls, numbers[plain..].to_vec(), port, before)
+}
+
 /// Room for as many workers as this machine can use, and for those that they take over from.
 fn slots_for(workers: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -357,25 +379,51 @@ pub(crate) fn plan_upstreams(
     config: &Config,
     resolver: &Resolver,
     before: &[UpstreamPlan],
-) -> Vec<UpstreamPlan> {
-    let known = |authority: &str| {
+) -> Result<Vec<UpstreamPlan>, String> {
+    let known = |url: &str| {
         let mut origins = before.iter().flat_map(|upstream| &upstream.origins);
-        origins.find(|origin| origin.authority == authority)
+        origins.find(|origin| origin.url == url)
     };
-    let origin_of = |origin: &crate::config::OriginConfig| match known(&origin.authority) {
-        Some(known) => Origin { weight: origin.weight, ..known.clone() },
-        None => Origin {
-            authority: origin.authority.clone(),
-            weight: origin.weight,
-            addresses: resolver.watch(&origin.host, origin.port),
-            failing_since_ms: Arc::default(),
-        },
-    };
-    let plan = |upstream: &crate::config::UpstreamConfig| UpstreamPlan {
-        config: upstream.clone(),
-        origins: upstream.origins.iter().map(origin_of).collect(),
+    let plan = |upstream: &crate::config::UpstreamConfig| {
+        let connector = connector(upstream, before)?;
+        let origin_of = |origin: &crate::config::OriginConfig| {
+            let tls = connector.clone().filter(|_| origin.is_tls);
+            match known(&origin.url()) {
+                Some(known) => Origin { weight: origin.weight, tls, ..known.clone() },
+                None => Origin {
+                    url: origin.url(),
+                    host: origin.host.clone(),
+                    authority: origin.authority.clone(),
+                    weight: origin.weight,
+                    addresses: resolver.watch(&origin.host, origin.port),
+                    failing_since_ms: Arc::default(),
+                    tls,
+                },
+            }
+        };
+        let origins = upstream.origins.iter().map(origin_of).collect();
+        Ok(UpstreamPlan { config: upstream.clone(), origins })
     };
     config.upstreams.iter().map(plan).collect()
+}
+
+/// How the origins of `upstream` that speak TLS are spoken to; as `before` had it where that is the
+/// same.
+fn connector(
+    upstream: &crate::config::UpstreamConfig,
+    before: &[UpstreamPlan],
+) -> Result<Option<Arc<Connector>>, String> {
+    if !upstream.origins.iter().any(|origin| origin.is_tls) {
+        return Ok(None);
+    }
+    let known = before.iter().find(|other| other.config.name == upstream.name);
+    let known = known.and_then(|known| known.origins.iter().find_map(|it| it.tls.as_ref()));
+    let connector = match &upstream.tls {
+        Some(tls) => Connector::load(tls, known),
+        None => Connector::load(&UpstreamTlsConfig::default(), known),
+    };
+    let named = |error| format!("the upstream {:?}: {error}", upstream.name);
+    connector.map(Some).map_err(named)
 }
 
 /// Whether a server could listen on `address` now; the error says why not.

@@ -17,7 +17,10 @@ use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
 use crate::memory::{Plan, Usage};
 use crate::server::listeners::NextSockets;
-use crate::server::{NAMES_PATIENCE, Server, plan_upstreams, pool_limits, raise_files_limit};
+use crate::server::{
+    NAMES_PATIENCE, Server, load_tls, plan_upstreams, pool_limits, raise_files_limit,
+};
+
 use crate::upstream::permits;
 use crate::worker::generation::{Snapshot, SnapshotParts};
 use crate::worker::mailbox::{Reloaded, WorkerCommand};
@@ -94,7 +97,7 @@ impl Server {
         sockets: &NextSockets,
         before: &Snapshot,
     ) -> Result<SnapshotParts, String> {
-        let upstreams = plan_upstreams(&config, &self.resolver, &before.upstreams);
+        let upstreams = plan_upstreams(&config, &self.resolver, &before.upstreams)?;
         if !self.resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; going on without them");
         }
@@ -102,7 +105,8 @@ impl Server {
         let own: Vec<_> = listeners.iter().copied().chain(self.admin_address()).collect();
         let access = Arc::new(Access::prepare(&config, &own, &numbers, Some(&before.access))?);
         let hooks = Arc::new(Plans::load(&config, custom::own(), Some(&before.hooks))?);
-        Ok(SnapshotParts { config: Arc::new(config), upstreams, access, hooks, listeners })
+        let tls = load_tls(&config, &listeners, &numbers, before.tls.as_deref())?;
+        Ok(SnapshotParts { config: Arc::new(config), upstreams, access, hooks, listeners, tls })
     }
 
     fn check_places(&self, config: &Config) -> Result<(), String> {

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use crate::config::{Config, ConfigError};
 use crate::memory::Notice;
 use crate::observe::logging;
-use crate::server::config_watch::Watched;
+use crate::server::config_watch::{Watched, WatchedAll};
 use crate::server::handover::{self, Predecessor, Successor};
 use crate::server::inherited::{self, Inheritance};
 use crate::server::{self, Server};
@@ -63,8 +63,14 @@ pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
     }
     let server = Server::start(config, inheritance).map_err(|error| error.to_string())?;
     let is_over = begin(&server, predecessor, &mut ears)?;
-    let mut process =
-        Process { server, load, watched: file.map(Watched::new), program, upgrade: None };
+    let mut process = Process {
+        server,
+        load,
+        watched: file.map(Watched::new),
+        tls_files: WatchedAll::default(),
+        program,
+        upgrade: None,
+    };
     let end = if is_over { End::GIVEN_UP } else { process.live(&mut ears) };
     if end.is_stop {
         systemd::stopping();
@@ -149,6 +155,7 @@ struct Process {
     server: Server,
     load: Box<dyn Fn() -> Result<Config, ConfigError>>,
     watched: Option<Watched>,
+    tls_files: WatchedAll,
     /// Found before anybody puts another file in its place.
     program: PathBuf,
     upgrade: Option<Upgrade>,
@@ -252,7 +259,13 @@ impl Process {
         if self.upgrade.is_some() {
             return;
         }
-        let is_wanted = self.server.config().server.watch_config;
+        let config = self.server.config();
+        self.tls_files.follow(config.tls_files());
+        if self.tls_files.has_changed() {
+            let outcome = self.server.reload((*config).clone(), "certificates changed");
+            let _ = self.say(outcome);
+        }
+        let is_wanted = config.server.watch_config;
         if let Some(watched) = &mut self.watched
             && watched.has_changed()
             && is_wanted

@@ -82,7 +82,11 @@ impl Pool {
                 Some(_) => None,
             },
             // A poll left in flight completes with the answer and is ignored.
-            Watch::Poll(mut pending) => poll_now(&mut pending).is_none().then_some(None),
+            // On a session it may have been for something that the look above has taken.
+            Watch::Poll(mut pending) => {
+                let is_quiet = poll_now(&mut pending).is_none();
+                (is_quiet || !slot.socket.is_plain()).then_some(None)
+            }
         };
         let Some(reply) = reply else {
             slots.remove(key);
@@ -181,7 +185,16 @@ impl Pool {
             let Some(idle) = &mut slot.idle else { continue };
             let ended = match &mut idle.watch {
                 Watch::Recv(pending) => Pin::new(pending).poll(cx).is_ready(),
-                Watch::Poll(pending) => Pin::new(pending).poll(cx).is_ready(),
+                Watch::Poll(pending) => {
+                    let mut ended = Pin::new(pending).poll(cx).is_ready();
+                    // A ticket, say, which an origin sends when it likes.
+                    while ended && !slot.socket.is_plain() && slot.socket.is_silent() {
+                        let mut poll = slot.socket.start_poll_input();
+                        ended = Pin::new(&mut poll).poll(cx).is_ready();
+                        idle.watch = Watch::Poll(poll);
+                    }
+                    ended
+                }
                 Watch::Yielding(pending) => match Pin::new(pending).poll(cx) {
                     Poll::Pending => false,
                     Poll::Ready((Err(error), _)) if is_cancelled(&error) => {

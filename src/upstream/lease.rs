@@ -88,7 +88,10 @@ impl Lease {
     /// the receive for the next one.
     pub fn give_back_with(mut self, buffer: HeadBuffer) {
         debug_assert!(buffer.is_empty());
-        self.reply = Some(self.socket.start_recv(buffer));
+        // A receive would take what a session has to say by itself.
+        if self.socket.is_plain() {
+            self.reply = Some(self.socket.start_recv(buffer));
+        }
         self.give_back();
     }
 

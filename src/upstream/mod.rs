@@ -18,6 +18,7 @@ pub(crate) mod pool;
 pub(crate) mod prewarm;
 pub(crate) mod queue;
 pub(crate) mod resolver;
+mod secure;
 pub(crate) mod tallies;
 
 use std::cell::RefCell;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 use crate::config::{HostPolicy, UpstreamConfig};
 use crate::fault::Fault;
 use crate::ring::clock;
+use crate::tls::connector::Connector;
 
 use self::balance::Balance;
 use self::lease::Lease;
@@ -48,6 +50,9 @@ pub(crate) struct UpstreamPlan {
 /// One origin server, as all workers see it.
 #[derive(Clone)]
 pub(crate) struct Origin {
+    /// What the configuration calls it.
+    pub url: String,
+    pub host: String,
     /// `host:port` as the `Host` field has it.
     pub authority: String,
     pub weight: u32,
@@ -55,9 +60,17 @@ pub(crate) struct Origin {
     /// Since when every attempt to connect has failed, of all workers, on the coarse clock; 0 where
     /// the last one succeeded.
     pub failing_since_ms: Arc<AtomicU64>,
+    /// How it is spoken to over TLS; `None` where it is not.
+    pub tls: Option<Arc<Connector>>,
 }
 
 impl Origin {
+    /// What tells its connections from those of others: where they go, and whom they trust.
+    fn identity(&self) -> String {
+        let trust = self.tls.as_ref().map_or(0, |tls| tls.identity());
+        format!("{} {trust:x}", self.url)
+    }
+
     fn connected(&self) {
         if self.failing_since_ms.load(Ordering::Relaxed) != 0 {
             self.failing_since_ms.store(0, Ordering::Relaxed);
@@ -120,7 +133,7 @@ impl Upstream {
         let name = &plan.config.name;
         let member = |origin: &Origin| Member {
             origin: origin.clone(),
-            id: ids.hold(&format!("origin {name} {}", origin.authority), || {
+            id: ids.hold(&format!("origin {name} {}", origin.identity()), || {
                 shared.group(&format!("{UPSTREAM}{name}"))
             }),
         };
@@ -231,7 +244,11 @@ async fn open(
             Permitted::Open(permit) => permit,
             Permitted::Handed(lease) => return Ok(lease),
         };
-        match pool.connect(&member.id, *address, permit, holder, began).await {
+        let connected = match pool.connect(&member.id, *address, permit, holder, began).await {
+            Ok(lease) => pool.secure(lease, &member.origin, began).await,
+            failed => failed,
+        };
+        match connected {
             Ok(lease) => return Ok(lease),
             Err(failed) if failed.is_origin_local() => fault = failed,
             Err(failed) => return Err(failed),
@@ -265,10 +282,13 @@ mod tests {
     fn an_origin_is_down_from_its_first_failure_to_its_next_success() {
         let resolver = Resolver::start().unwrap();
         let origin = Origin {
+            url: "http://127.0.0.1:9".to_owned(),
+            host: "127.0.0.1".to_owned(),
             authority: "127.0.0.1:9".to_owned(),
             weight: 1,
             addresses: resolver.watch("127.0.0.1", 9),
             failing_since_ms: Arc::default(),
+            tls: None,
         };
         let other_worker = origin.clone();
         assert!(!origin.is_down());

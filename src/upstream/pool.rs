@@ -250,21 +250,30 @@ impl Pool {
                 None => return,
             }
         }
+        let Some(watch) = self.watch_idle(&mut lease) else { return };
+        let key = lease.keep();
+        if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
+            slot.idle = Some(Idle { watch, since_ms: clock::coarse_ms() });
+            self.idle.borrow_mut()[slot.origin].push(Entry { key, turn: clock::turn() });
+        }
+    }
+
+    /// Begins to watch a connection that goes idle; `None` where it has ended, or something follows
+    /// the last answer.
+    fn watch_idle(&self, lease: &mut Lease) -> Option<Watch> {
+        let janitor = self.janitor.borrow();
+        let mut cx = Context::from_waker(&janitor);
+        if !lease.socket().is_plain() {
+            // What has come for the session alone is taken now, and later by the watch.
+            let mut poll = lease.socket().is_silent().then(|| lease.socket().start_poll_input())?;
+            let has_ended = Pin::new(&mut poll).poll(&mut cx).is_ready();
+            return (!has_ended).then_some(Watch::Poll(poll));
+        }
         let mut pending =
             lease.reply.take().unwrap_or_else(|| lease.socket().start_recv(self.heads.lease()));
         // Polled once with the janitor's waker, the receive is the watch.
-        let ended = {
-            let janitor = self.janitor.borrow();
-            Pin::new(&mut pending).poll(&mut Context::from_waker(&janitor)).is_ready()
-        };
-        if ended {
-            return;
-        }
-        let key = lease.keep();
-        if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
-            slot.idle = Some(Idle { watch: Watch::Recv(pending), since_ms: clock::coarse_ms() });
-            self.idle.borrow_mut()[slot.origin].push(Entry { key, turn: clock::turn() });
-        }
+        let has_ended = Pin::new(&mut pending).poll(&mut cx).is_ready();
+        (!has_ended).then_some(Watch::Recv(pending))
     }
 
     /// Counts a connection that has carried a long answer as any other again; false where there are

@@ -85,7 +85,12 @@ impl Pool {
                 group.try_open(who)
             };
             let Some(permit) = permit else { return Ok(false) };
-            match self.connect(&member.id, *address, permit, Holder::NOBODY, began).await {
+            let opened = self.connect(&member.id, *address, permit, Holder::NOBODY, began).await;
+            let opened = match opened {
+                Ok(lease) => self.secure(lease, &member.origin, began).await,
+                failed => failed,
+            };
+            match opened {
                 Ok(lease) => {
                     lease.give_back();
                     return Ok(true);

@@ -47,8 +47,10 @@ impl Worker {
         let now = clock::coarse_ms();
         let connections = self.connections.borrow();
         let is_stalled = |entry: &ConnectionEntry| {
-            matches!(entry.stats.phase(), Phase::Exchange | Phase::Tunnel | Phase::Head)
-                && entry.stats.moved.get().age_ms(now) >= STALLED_MS
+            matches!(
+                entry.stats.phase(),
+                Phase::Exchange | Phase::Tunnel | Phase::Head | Phase::Handshake
+            ) && entry.stats.moved.get().age_ms(now) >= STALLED_MS
                 && entry.stats.phase_began().age_ms(now) >= STALLED_MS
         };
         let mut stalled: Vec<_> = connections

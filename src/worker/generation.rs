@@ -18,6 +18,7 @@ use crate::hooks::Plans;
 use crate::http::head::HeadLimits;
 use crate::observe::metrics::{Latency, NamedCounts};
 use crate::routing::Routes;
+use crate::tls::acceptor::Acceptor;
 use crate::upstream::origin_ids::OriginIds;
 use crate::upstream::permits::PoolShared;
 use crate::upstream::pool::PoolLimits;
@@ -42,6 +43,8 @@ pub(crate) struct SnapshotParts {
     pub hooks: Arc<Plans>,
     /// The addresses listened on, as they were bound.
     pub listeners: Vec<SocketAddr>,
+    /// Of the listeners that speak TLS.
+    pub tls: Option<Arc<Acceptor>>,
 }
 
 impl Deref for Snapshot {
@@ -182,6 +185,7 @@ pub(crate) struct Generation {
     pub access: Arc<Access>,
     pub hooks: Arc<Plans>,
     pub counts: Arc<NamedCounts>,
+    pub tls: Option<Arc<Acceptor>>,
 }
 
 /// What the heads of requests and answers are held to.
@@ -207,6 +211,7 @@ impl Generation {
             access: snapshot.access.clone(),
             hooks: snapshot.hooks.clone(),
             counts: snapshot.counts[worker].clone(),
+            tls: snapshot.tls.clone(),
             config: config.clone(),
         })
     }

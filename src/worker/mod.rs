@@ -12,6 +12,7 @@ pub(crate) mod census;
 pub(crate) mod cleanup;
 pub(crate) mod connections;
 pub(crate) mod generation;
+pub(crate) mod handshakes;
 pub(crate) mod mailbox;
 pub(crate) mod room;
 pub(crate) mod shared;
@@ -30,6 +31,7 @@ use slab::Slab;
 use self::census::Room;
 use self::connections::ConnectionEntry;
 use self::generation::{Generation, Snapshot};
+use self::handshakes::Handshakes;
 use self::shared::Shared;
 use crate::ledger::{Budget, Ledger};
 use crate::limits::PIPES_PER_WORKER;
@@ -62,6 +64,7 @@ pub(crate) struct Worker {
     pub outbox: Outbox,
     pub(crate) connections: RefCell<Slab<Rc<ConnectionEntry>>>,
     pub(crate) room: Room,
+    pub(crate) handshakes: Handshakes,
     /// Connections that this worker has ever served.
     pub(crate) serial: Cell<u64>,
     pub(crate) stoppers: RefCell<Vec<(u16, Stopper)>>,
@@ -122,6 +125,7 @@ impl Worker {
             outbox,
             connections: RefCell::default(),
             room: Room::default(),
+            handshakes: Handshakes::default(),
             serial: Cell::new(0),
             stoppers: RefCell::default(),
             accepting: Cell::new(0),

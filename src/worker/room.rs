@@ -162,7 +162,8 @@ impl ConnectionEntry {
         let stats = &self.stats;
         let age_ms = stats.phase_began().age_ms(now_ms);
         let silent_ms = stats.moved.get().age_ms(now_ms).min(age_ms);
-        stats.phase() == Phase::Head && (silent_ms >= SILENT_MS || age_ms >= HEAD_MS)
+        let is_beginning = matches!(stats.phase(), Phase::Head | Phase::Handshake);
+        is_beginning && (silent_ms >= SILENT_MS || age_ms >= HEAD_MS)
     }
 }
 
@@ -267,7 +268,8 @@ impl Worker {
             return false;
         }
         let [idle, heads] = &self.metrics.gave_way;
-        if entry.stats.phase() == Phase::Head { heads } else { idle }.add(1);
+        let is_rest = entry.stats.phase() == Phase::Idle;
+        if is_rest { idle } else { heads }.add(1);
         true
     }
 }

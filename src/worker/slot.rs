@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::ledger::Kind;
 use crate::observe::connection_stats::ConnectionStats;
 use crate::ring::waits::{Wait, turn};
-use crate::ring::{HeadBuffer, Socket, clock};
+use crate::ring::{HeadBuffer, SESSION_BYTES, Socket, clock};
 use crate::upstream::fair::Claimant;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
@@ -221,6 +221,16 @@ impl ConnectionSlot {
         &self.entry.socket
     }
 
+    /// What it costs at rest.
+    fn rest_bytes(&self) -> usize {
+        SLOT_BYTES + if self.socket().is_plain() { 0 } else { SESSION_BYTES }
+    }
+
+    /// What stands for its client: an address, or the prefix that one subscriber has.
+    pub(crate) fn address(&self) -> u128 {
+        self.entry.address()
+    }
+
     pub(crate) fn peer(&self) -> SocketAddr {
         self.entry.arrival.peer()
     }
@@ -296,7 +306,7 @@ pub(crate) struct HeldMemory<'a> {
 impl Drop for HeldMemory<'_> {
     fn drop(&mut self) {
         self.slot.worker.ledger.sub(self.kind, self.bytes as u64);
-        self.slot.entry.stats.reset(SLOT_BYTES);
+        self.slot.entry.stats.reset(self.slot.rest_bytes());
     }
 }
 

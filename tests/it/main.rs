@@ -39,6 +39,7 @@ mod script;
 mod sim;
 mod supervisor;
 mod timeouts;
+mod tls;
 mod tunnel;
 mod upgrade;
 mod waits;

@@ -4,6 +4,7 @@
 //! the process, and how it ended. Dropping a `Proxy` stops it with SIGTERM and fails the test
 //! unless it left in order: status 0, and not one connection or lease still counted.
 
+use super::tls::Pair;
 use super::{Client, DEADLINE, GET, Message, Origin, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -107,6 +108,21 @@ impl Setup {
     pub(crate) fn listen(mut self, addresses: &[&str]) -> Self {
         self.listeners = 1 + addresses.len();
         self.set("server.listen", addresses)
+    }
+
+    /// Adds a listener that speaks TLS, behind all others, with a certificate for `names`.
+    pub(crate) fn listen_tls(mut self, pair: &Pair) -> Self {
+        self.listeners += 1;
+        self.file("shown.pem", &pair.chain)
+            .file("shown.key", &pair.key)
+            .set("server.listen_tls", ["127.0.0.1:0"])
+            .table("[[tls.certificates]]\nchain = \"shown.pem\"\nkey = \"shown.key\"")
+    }
+
+    /// Adds lines behind all keys, as written.
+    pub(crate) fn table(mut self, lines: &str) -> Self {
+        write!(self.tables, "\n{lines}\n").unwrap();
+        self
     }
 
     /// Runs with a low limit of open files.

@@ -221,7 +221,8 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
     let addresses = Arc::default();
     let authority = "app.test".to_owned();
     let failing_since_ms = Arc::default();
-    let origin = Origin { authority, weight: 1, addresses, failing_since_ms };
+    let (url, host, tls) = (String::new(), String::new(), None);
+    let origin = Origin { url, host, authority, weight: 1, addresses, failing_since_ms, tls };
     let before = fixture.shared.snapshot.load_full();
     let config = before.config.upstreams[0].clone();
     fixture.shared.snapshot.store(Arc::new(before.next(SnapshotParts {
@@ -230,6 +231,7 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
         access: before.access.clone(),
         hooks: before.hooks.clone(),
         listeners: Vec::new(),
+        tls: None,
     })));
     fixture.control = Some(super::super::start(setup).unwrap());
     let series = "{alert=\"upstream_down\",upstream=\"demo\"}";

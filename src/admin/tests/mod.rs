@@ -63,6 +63,7 @@ impl Fixture {
             upstreams: Vec::new(),
             hooks: Arc::default(),
             listeners: vec![([127, 0, 0, 1], 8000).into()],
+            tls: None,
         };
         let mut snapshot = Snapshot::first(parts, WORKERS);
         snapshot.id = 7;

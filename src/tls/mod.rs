@@ -1,0 +1,40 @@
+//! TLS without sockets: sessions, and what they are made from.
+//!
+//! In go certificates, keys and the TLS parts of a configuration; out come sessions that a socket's
+//! layer drives. Files are read at the start and by reloads alone, and nothing here waits.
+
+pub(crate) mod acceptor;
+pub(crate) mod certificates;
+pub(crate) mod connector;
+mod pem;
+pub(crate) mod problem;
+mod provider;
+pub(crate) mod session;
+
+use crate::config::{Config, UpstreamTlsConfig};
+
+/// Whether all that `config` names for TLS can be used; if not, the path of the key, and why.
+pub(crate) fn try_files(config: &Config) -> Result<Vec<String>, (String, String)> {
+    let mut due = Vec::new();
+    if !config.server.listen_tls.is_empty() {
+        let loaded = acceptor::Acceptor::load(&config.tls, vec![0], 0, None);
+        let loaded = loaded.map_err(|error| ("tls.certificates".to_owned(), error))?;
+        let list = loaded.iter().flat_map(|acceptor| &acceptor.certificates.list);
+        let now = std::time::SystemTime::now();
+        let is_due = list.filter(|shown| shown.is_due(now));
+        due.extend(is_due.map(|shown| {
+            let file = shown.files.chain.display();
+            let days = shown.expires.duration_since(now).unwrap_or_default().as_secs() / 86_400;
+            format!("{file}: the certificate ends in {days} days")
+        }));
+    }
+    for (index, upstream) in config.upstreams.iter().enumerate() {
+        if upstream.origins.iter().any(|origin| origin.is_tls) {
+            let standard = UpstreamTlsConfig::default();
+            let tls = upstream.tls.as_ref().unwrap_or(&standard);
+            connector::Connector::load(tls, None)
+                .map_err(|error| (format!("upstream.{index}.tls"), error))?;
+        }
+    }
+    Ok(due)
+}

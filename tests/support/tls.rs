@@ -1,0 +1,283 @@
+//! Both ends of TLS for tests: certificates made on the spot, a blocking client and a scripted
+//! origin, both by rustls's buffered connections.
+//!
+//! Comes in: names, and bytes that a test writes down. Goes out: PEM text, decrypted bytes, and how
+//! a connection ended: with a close_notify or without. Nothing here knows how the proxy does it.
+
+use super::{DEADLINE, show};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{StreamOwned, crypto::aws_lc_rs};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// A certificate that signs itself, and its key, as PEM text.
+#[derive(Clone)]
+pub(crate) struct Pair {
+    pub(crate) chain: String,
+    pub(crate) key: String,
+}
+
+impl Pair {
+    pub(crate) fn of(names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).expect("a certificate can be made");
+        Self { chain: made.cert.pem(), key: made.signing_key.serialize_pem() }
+    }
+
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.chain.as_bytes()).expect("a certificate of our own")
+    }
+
+    fn key_der(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key of our own")
+    }
+}
+
+/// Who a client is and whom it believes.
+#[derive(Clone)]
+pub(crate) struct Trust(Arc<ClientConfig>);
+
+impl Trust {
+    pub(crate) fn in_pair(pair: &Pair) -> Self {
+        Self::shown_as(pair, None)
+    }
+
+    pub(crate) fn shown_as(pair: &Pair, own: Option<&Pair>) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(pair.der()).expect("a certificate of our own");
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots);
+        Self(Arc::new(match own {
+            None => builder.with_no_client_auth(),
+            Some(own) => {
+                let with = builder.with_client_auth_cert(vec![own.der()], own.key_der());
+                with.expect("a pair of our own")
+            }
+        }))
+    }
+}
+
+/// How the other end ended its side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TlsEnd {
+    /// By a close_notify: what came is all.
+    Said,
+    /// Without a word.
+    Cut,
+}
+
+pub(crate) struct TlsClient {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+}
+
+impl TlsClient {
+    #[track_caller]
+    pub(crate) fn connect(address: SocketAddr, name: &str, trust: &Trust) -> Self {
+        Self::try_connect(address, name, trust).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    pub(crate) fn try_connect(
+        address: SocketAddr,
+        name: &str,
+        trust: &Trust,
+    ) -> std::io::Result<Self> {
+        Self::over(TcpStream::connect_timeout(&address, DEADLINE)?, name, trust)
+    }
+
+    pub(crate) fn over(socket: TcpStream, name: &str, trust: &Trust) -> std::io::Result<Self> {
+        socket.set_read_timeout(Some(DEADLINE))?;
+        socket.set_write_timeout(Some(DEADLINE))?;
+        socket.set_nodelay(true)?;
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        let session = ClientConnection::new(trust.0.clone(), name).expect("a session");
+        let mut stream = StreamOwned::new(session, socket);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(Self { stream })
+    }
+
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.stream.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+    }
+
+    /// The certificate that the other end has shown.
+    pub(crate) fn shown(&self) -> CertificateDer<'static> {
+        self.stream.conn.peer_certificates().expect("one was shown")[0].clone().into_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.stream.write_all(bytes.as_ref()).expect("the proxy takes it");
+        self.stream.flush().expect("the proxy takes it");
+        self
+    }
+
+    /// Sends a plain piece, and its records to the wire one byte at a time.
+    #[track_caller]
+    pub(crate) fn send_in_bytes(&mut self, bytes: &[u8]) {
+        self.stream.conn.writer().write_all(bytes).expect("room for it");
+        let mut records = Vec::new();
+        while self.stream.conn.wants_write() {
+            self.stream.conn.write_tls(&mut records).expect("a vector takes it");
+        }
+        for byte in records {
+            self.stream.sock.write_all(&[byte]).expect("the proxy takes it");
+        }
+    }
+
+    /// What comes until the end, and how that is.
+    #[track_caller]
+    pub(crate) fn read_to_end(&mut self) -> (Vec<u8>, TlsEnd) {
+        let mut bytes = Vec::new();
+        let end = match self.stream.read_to_end(&mut bytes) {
+            Ok(_) => TlsEnd::Said,
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => TlsEnd::Cut,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => TlsEnd::Cut,
+            Err(error) => panic!("{error}; until then: {}", show(&bytes)),
+        };
+        (bytes, end)
+    }
+
+    /// Sends a request and reads to the end, unless the other end says no.
+    pub(crate) fn try_exchange(&mut self, bytes: &str) -> std::io::Result<Vec<u8>> {
+        self.stream.write_all(bytes.as_bytes())?;
+        let mut answer = Vec::new();
+        self.stream.read_to_end(&mut answer)?;
+        Ok(answer)
+    }
+
+    pub(crate) fn try_read_to_end(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).map(|_| rest)
+    }
+
+    /// The next head.
+    #[track_caller]
+    pub(crate) fn read_head(&mut self) -> Vec<u8> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.extend(self.read_exactly(1));
+        }
+        head
+    }
+
+    #[track_caller]
+    pub(crate) fn read_exactly(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.stream.read_exact(&mut bytes).expect("as much comes");
+        bytes
+    }
+
+    /// Reads until `end` has come, and returns everything.
+    #[track_caller]
+    pub(crate) fn read_until(&mut self, end: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut piece = vec![0; 64 * 1024];
+        while !bytes.ends_with(end) {
+            let count = self.stream.read(&mut piece).expect("more comes");
+            assert!(count > 0, "the end, after {}", show(&bytes));
+            bytes.extend_from_slice(&piece[..count]);
+        }
+        bytes
+    }
+
+    /// Says that nothing more will be sent.
+    pub(crate) fn finish(&mut self) {
+        self.stream.conn.send_close_notify();
+        let _ = self.stream.flush();
+    }
+
+    /// The connection below, for whoever does not go by the rules.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.stream.sock
+    }
+}
+
+/// One accepted connection of an origin.
+pub(crate) struct TlsPeer {
+    stream: StreamOwned<ServerConnection, TcpStream>,
+    pending: Vec<u8>,
+}
+
+impl TlsPeer {
+    /// The next head; `None` at the end of the connection.
+    pub(crate) fn read_head(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = memchr::memmem::find(&self.pending, b"\r\n\r\n") {
+                let head = self.pending.drain(..end + 4).collect();
+                return Some(String::from_utf8(head).expect("a head of a test is text"));
+            }
+            let mut piece = [0; 4096];
+            match self.stream.read(&mut piece) {
+                Ok(0) | Err(_) => return None,
+                Ok(count) => self.pending.extend_from_slice(&piece[..count]),
+            }
+        }
+    }
+
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = self.stream.write_all(bytes.as_ref());
+        let _ = self.stream.flush();
+    }
+
+    /// Ends the connection: with a close_notify, or without a word.
+    pub(crate) fn end(mut self, how: TlsEnd) {
+        if how == TlsEnd::Said {
+            self.stream.conn.send_close_notify();
+        }
+        let _ = self.stream.flush();
+        let _ = self.stream.sock.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// An origin that speaks TLS.
+pub(crate) struct TlsOrigin {
+    address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl TlsOrigin {
+    pub(crate) fn start(pair: &Pair, serve: impl Fn(TlsPeer) + Send + Sync + 'static) -> Self {
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![pair.der()], pair.key_der())
+            .expect("a pair of our own");
+        let config = Arc::new(config);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound listener");
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (counted, serve) = (accepted.clone(), Arc::new(serve));
+        thread::spawn(move || {
+            for socket in listener.incoming().map_while(Result::ok) {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let (config, serve) = (config.clone(), serve.clone());
+                thread::spawn(move || {
+                    let session = ServerConnection::new(config).expect("a session");
+                    let _ = socket.set_read_timeout(Some(DEADLINE));
+                    let stream = StreamOwned::new(session, socket);
+                    serve(TlsPeer { stream, pending: Vec::new() });
+                });
+            }
+        });
+        Self { address, accepted }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
+    }
+
+    /// Connections so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
