@@ -6,7 +6,7 @@
 //! here waits: names are resolved elsewhere and passwords are hashed by threads of their own.
 //! Nothing here dials, resolves or answers.
 //!
-//! The order of an exchange: `Target::of`, `Authenticator::check`, `Policy::judge_name` before a
+//! The order of an exchange: `Target::of`, `Authenticator::log_in`, `Policy::judge_name` before a
 //! name server is asked, `Policy::parent`, and `Policy::judge_address` for each address just
 //! before it is dialled. Where a parent does the looking up, `Policy::judge_unresolved` takes the
 //! place of the last.
