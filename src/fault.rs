@@ -1,7 +1,7 @@
 //! What can go wrong in an exchange, and how a connection can end: two closed sets.
 //!
 //! In goes what the head parser, the pool, the relay and the ring report; out come the status for
-//! the client (if anybody is left to tell), the error type for `Proxy-Status` (RFC 9209 §2.3) and
+//! the client (if it is still there), the error type for `Proxy-Status` (RFC 9209 §2.3) and
 //! the name for the access log. A new fault does not compile until its answer has been chosen.
 //!
 //! Nothing here does I/O or formats a message.

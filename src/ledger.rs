@@ -65,7 +65,7 @@ impl Kind {
     }
 }
 
-/// The memory of one worker. Its thread writes, anybody reads. One cache line, so that two workers
+/// The memory of one worker. Its thread writes, any thread reads. One cache line, so that two workers
 /// never write to the same one.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -163,7 +163,7 @@ fn sum(of: impl Fn(Kind) -> u64) -> u64 {
 pub(crate) enum Level {
     /// What is not in use goes: idle connections to origins, caches, free buffers.
     Light,
-    /// What somebody uses goes too, until there is room again.
+    /// What is in use goes too, until there is room again.
     Forced,
 }
 

@@ -141,7 +141,7 @@ pub(super) fn readiness(proxy: &Proxy) -> Result<(), &'static str> {
 }
 
 fn is_stopping(proxy: &Proxy) -> bool {
-    // It becomes ready before anybody can ask, so that "not any more" is the only other case.
+    // It becomes ready before a client can ask, so that "not any more" is the only other case.
     let shared = &proxy.shared;
     shared.is_draining.load(Ordering::Acquire) || !shared.is_ready.load(Ordering::Acquire)
 }

@@ -1,6 +1,6 @@
 //! `GET /metrics`: everything that is counted, in the text format of Prometheus, version 0.0.4.
 //!
-//! In go totals that workers write and anybody may read; out comes text. No worker is asked
+//! In go totals that workers write and any thread may read; out comes text. No worker is asked
 //! anything and nothing waits, so a scrape costs requests nothing, however many connections there
 //! are. Label values come from the configuration or from fixed lists, never from the network.
 

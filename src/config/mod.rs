@@ -433,6 +433,15 @@ pub(in crate::config) mod tests {
         with_variables(text, variables, flags).expect_err("a mistake").to_string()
     }
 
+    /// The global hooks of a file.
+    #[track_caller]
+    pub(in crate::config) fn hooks(text: &str) -> HooksConfig {
+        match parse(text) {
+            Ok(config) => *config.hooks.expect("a table [hooks]"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// Each entry: a file, and how the error for it begins after the file's name.
     #[track_caller]
     pub(in crate::config) fn all_refused(table: &[(&str, &str)]) {

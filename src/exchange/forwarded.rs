@@ -139,7 +139,7 @@ fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) ->
             format!("parent {name} {host}:{port}")
         }
     };
-    // The target is the same, whoever asks.
+    // The target is the same for every user.
     let group = key.len();
     if let Some(user) = user {
         let _ = write!(key, " user {}.{}", access.logins, user.index());
@@ -182,7 +182,7 @@ pub(crate) async fn admit(
     Ok((hop, user))
 }
 
-/// Finds out who asks, where anybody is to be asked.
+/// Finds out which user asks, where there are users.
 async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
     let Some(authenticator) = &client.generation.access.authenticator else { return Ok(None) };
     let field = client.request.fields.only(FieldName::ProxyAuthorization);

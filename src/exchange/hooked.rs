@@ -186,7 +186,8 @@ impl HookedRequest {
         })
     }
 
-    /// Asks everybody who may have something against it, and looks for a connection meanwhile.
+    /// Asks the upstream of `forward_auth` and the hooks in Rust, and looks for a connection
+    /// meanwhile.
     ///
     /// A question comes first: where requests that hold a connection wait for another one, all of
     /// `pool.max_connections` may be in the hands of requests that wait. And a client that is

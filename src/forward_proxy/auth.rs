@@ -34,7 +34,7 @@ use super::credentials::{Credentials, Room};
 use super::failures::{Failures, Standing};
 use super::users::{Hash, UserId, Users, cut};
 
-/// Two, so that one slow hash does not hold up everybody. They compete with the ring threads.
+/// Two, so that one slow hash does not hold up all clients. They compete with the ring threads.
 const THREADS: usize = 2;
 
 /// Pairs that may wait for a thread. At 250 ms each, the last one waits for half a minute.

@@ -1,6 +1,6 @@
 //! Whether a client may use the forward proxy, and for which target.
 //!
-//! In: the authority of a request for somebody else's server, the address that would be dialled
+//! In: the authority of a request for another's server, the address that would be dialled
 //! for it, and the `Proxy-Authorization` field. Out: a `Target`, a `Verdict` and who the client
 //! is. Everything is compiled once per configuration and asked on the ring threads, where nothing
 //! here waits: names are resolved elsewhere and passwords are hashed by threads of their own.

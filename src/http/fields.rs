@@ -1,7 +1,7 @@
 //! Finds the fields of a head that a proxy must know, in one pass.
 //!
 //! In come the lines that httparse found; out come, as ranges, the few of them that frame, route or
-//! concern the connection, and those that somebody wants to hear of. All others are lines between
+//! concern the connection, and those that hooks ask for. All others are lines between
 //! these and are sent on as they came. What is not there costs one test of a bit. Nothing is
 //! copied.
 

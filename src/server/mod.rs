@@ -2,7 +2,7 @@
 //!
 //! In goes a checked configuration; [`Server::start`] binds, starts the workers and returns when
 //! all are ready, or says in one line why not. Then [`Server::open`] lets the workers accept, and
-//! not before: whoever cannot start has nobody's connection. [`Server::drain`] stops accepting,
+//! not before: a process that cannot start has no client's connection. [`Server::drain`] stops accepting,
 //! lets what is under way finish for `server.drain_timeout`, and returns what was left. How another
 //! configuration takes the first one's place is `reload`'s affair.
 //!
@@ -172,7 +172,7 @@ impl Server {
         let caches: Vec<Box<dyn Fn() + Send>> = vec![Box::new(drop_caches)];
         let logs = Logs { events, access: self.access_log.clone() };
         let setup = ControlSetup { shared: self.shared.clone(), logs, socket, queries, caches };
-        // Before anybody can ask.
+        // Before a client can ask.
         self.shared.is_ready.store(true, Ordering::Release);
         self.control = Some(admin::start(setup).map_err(StartError)?);
         Ok(())

@@ -82,7 +82,7 @@ impl Server {
             let ready = receiver.recv().unwrap_or_else(early);
             match &ready {
                 Ok(_) => self.workers.push(thread),
-                // Nobody knows of it: it has nothing to end but itself.
+                // No other thread knows of it: it has nothing to end but itself.
                 Err(_) => drop(thread.join()),
             }
             ready

@@ -224,7 +224,7 @@ impl ConnectionSlot {
         self.entry.arrival.peer()
     }
 
-    /// As the pool knows whoever is served here.
+    /// As the pool knows the client that is served here.
     pub(crate) fn holder(&self) -> Holder {
         Holder { claimant: Claimant::of(self.peer().ip()), slot: self.key as u32 }
     }

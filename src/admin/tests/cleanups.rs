@@ -80,7 +80,7 @@ fn a_crowd_that_asks_for_a_cleanup_shares_one() {
     let levels = (0..20).map(|index| if index < 19 { Level::Light } else { Level::Forced });
     let crowd = levels.map(|level| cleaning::clean(&proxy, level, "asked"));
     let mut crowd = pin!(futures_util::future::join_all(crowd));
-    // The workers cannot answer before everybody has asked.
+    // The workers cannot answer before all callers have asked.
     let held = fixture.cleaned.lock().unwrap();
     runtime.block_on(poll_fn(|context| {
         assert!(crowd.as_mut().poll(context).is_pending());

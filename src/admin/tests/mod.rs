@@ -203,7 +203,7 @@ fn answer_commands(
             WorkerCommand::Ping { reply } | WorkerCommand::Adopt { reply, .. } => {
                 let _ = reply.send(());
             }
-            // Nobody comes here, be it by a listener or to ask for room.
+            // No client comes here, and no worker asks for room.
             WorkerCommand::Listen { .. }
             | WorkerCommand::StopListening { .. }
             | WorkerCommand::Resume { .. }
