@@ -189,6 +189,11 @@ impl Config {
         Self::merge_traced(&path, &text, &environment, flags)
     }
 
+    /// What the environment has that is hardly meant for ringway, in one line.
+    pub(crate) fn environment_warning() -> Option<String> {
+        Environment::of_process().ok()?.warning()
+    }
+
     /// What the file at `path` says, whatever the environment and the command line do.
     pub fn of_file(path: &Path) -> Result<(Self, Origins), ConfigError> {
         let text = read(path)
