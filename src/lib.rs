@@ -9,8 +9,8 @@
 //!  server         the process: start, signals, reload, handover, listeners, drain
 //!  admin          its own thread: API, metrics, statistics, alerts, cleanups
 //!  downstream     a client's connection: reads heads, goes idle, turns into a tunnel, lingers
-//!  exchange       one request and its answer: destination, hooked, forwarded, connect, upload,
-//!                 download, respond, record
+//!  exchange       one request and its answer: destination, hooked, forwarded, login, connect,
+//!                 upload, download, respond, record
 //!  worker         one thread: accept, slots, commands, configurations in use, who gives way
 //!  hooks          what is done to a route's requests and answers beside passing them on
 //!  forward_proxy  who may use it, and for what: access, policy, auth, lookup
@@ -24,6 +24,7 @@
 //!                 (below it, vendor/tokio-uring: the loop of a thread)
 //!  systemd        the service manager's protocol
 //!  ledger, fault  what memory is held for; what can go wrong, in a closed set
+//!  counters       a counter and a gauge, which one thread writes and all may read
 //!  config         the file, variables and flags, read, checked and spelled back
 //!  http           pure: bytes in, facts out
 //!  limits         every bound with its derivation
@@ -57,6 +58,7 @@ mod admin;
 mod admin_guard;
 mod cli;
 mod config;
+mod counters;
 mod downstream;
 mod exchange;
 mod fault;

@@ -9,9 +9,10 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use crate::config::{Config, ParentAddress, ParentConfig};
+use crate::exchange::login;
 use crate::exchange::request::Client;
 use crate::fault::Fault;
-use crate::forward_proxy::{Checked, LoginOutcome, Policy, Target, UserId, Verdict};
+use crate::forward_proxy::{LoginOutcome, Policy, Target, UserId, Verdict};
 use crate::http::TargetForm;
 use crate::http::head::RequestHead;
 use crate::http::names::FieldName;
@@ -138,7 +139,7 @@ fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) ->
             format!("parent {name} {host}:{port}")
         }
     };
-    // The target is the same, whoever asks.
+    // The target is the same for every user.
     let group = key.len();
     if let Some(user) = user {
         let _ = write!(key, " user {}.{}", access.logins, user.index());
@@ -181,29 +182,17 @@ pub(crate) async fn admit(
     Ok((hop, user))
 }
 
-/// Finds out who asks, where anybody is to be asked.
+/// Finds out which user asks, where there are users.
 async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
-    let worker = client.worker;
     let Some(authenticator) = &client.generation.access.authenticator else { return Ok(None) };
-    let fields = &client.request.fields;
-    if fields.has_many(FieldName::ProxyAuthorization) {
-        return Err(Fault::LoginRequired);
+    let field = client.request.fields.only(FieldName::ProxyAuthorization);
+    let credentials = field.map(|field| field.value.of(client.inbox.filled()));
+    match login::log_in(client, client.peer.ip(), authenticator, credentials).await? {
+        LoginOutcome::Known(user) => Ok(Some(user)),
+        LoginOutcome::Missing | LoginOutcome::Wrong => Err(Fault::LoginRequired),
+        LoginOutcome::TooManyFailures { .. } => Err(Fault::TooManyLogins),
+        LoginOutcome::Busy => Err(Fault::LoginsBusy),
     }
-    let Some(field) = fields.find(FieldName::ProxyAuthorization) else {
-        return Err(Fault::LoginRequired);
-    };
-    let credentials = field.value.of(client.inbox.filled());
-    let outcome = match authenticator.check(client.peer.ip(), credentials) {
-        Checked::Done(outcome) => outcome,
-        Checked::Pending(verification) => client.stats.unless_ended(verification.outcome()).await?,
-    };
-    match outcome {
-        LoginOutcome::Known(user) => return Ok(Some(user)),
-        LoginOutcome::Wrong => worker.metrics.auth_failures.add(1),
-        LoginOutcome::TooManyFailures { .. } => return Err(Fault::TooManyLogins),
-        LoginOutcome::Busy => return Err(Fault::LoginsBusy),
-    }
-    Err(Fault::LoginRequired)
 }
 
 /// The addresses at which the next hop may be dialled; never empty.

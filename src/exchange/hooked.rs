@@ -14,9 +14,9 @@ use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Client;
 use crate::exchange::upload::RequestBody;
-use crate::exchange::{auth_request, mirror, respond};
+use crate::exchange::{auth_request, login, mirror, respond};
 use crate::fault::{Close, Fault};
-use crate::forward_proxy::{Checked, LoginOutcome, Target};
+use crate::forward_proxy::{LoginOutcome, Target};
 use crate::hooks::custom::{Changes, Connect, Failure, Response};
 use crate::hooks::style::ResponseStyle;
 use crate::hooks::{
@@ -186,7 +186,8 @@ impl HookedRequest {
         })
     }
 
-    /// Asks everybody who may have something against it, and looks for a connection meanwhile.
+    /// Asks the upstream of `forward_auth` and the hooks in Rust, and looks for a connection
+    /// meanwhile.
     ///
     /// A question comes first: where requests that hold a connection wait for another one, all of
     /// `pool.max_connections` may be in the hands of requests that wait. And a client that is
@@ -278,17 +279,10 @@ async fn log_in(
     login: &Login,
     view: &RequestView<'_>,
 ) -> Result<Option<LocalResponse<'static>>, Fault> {
-    let Some(credentials) = login.credentials(view) else { return Ok(Some(login.refused())) };
-    let outcome = match login.authenticator.check(view.client, credentials) {
-        Checked::Done(outcome) => outcome,
-        Checked::Pending(verification) => client.stats.unless_ended(verification.outcome()).await?,
-    };
-    Ok(match outcome {
+    let credentials = login.credentials(view);
+    Ok(match login::log_in(client, view.client, &login.authenticator, credentials).await? {
         LoginOutcome::Known(_) => None,
-        LoginOutcome::Wrong => {
-            client.worker.metrics.auth_failures.add(1);
-            Some(login.refused())
-        }
+        LoginOutcome::Missing | LoginOutcome::Wrong => Some(login.refused()),
         LoginOutcome::TooManyFailures { retry_after_s } => Some(LocalResponse::plain(
             429,
             format!("Retry-After: {retry_after_s}\r\n").into_bytes(),

@@ -13,6 +13,7 @@ pub(crate) mod destination;
 pub(crate) mod download;
 pub(crate) mod forwarded;
 pub(crate) mod hooked;
+mod login;
 pub(crate) mod mirror;
 pub(crate) mod outcome;
 pub(crate) mod record;

@@ -425,6 +425,10 @@ pub(super) fn connect_fault(error: &std::io::Error) -> Fault {
         Some(libc::ECONNREFUSED) => Fault::OriginRefused,
         Some(libc::ECONNRESET | libc::EPIPE) => Fault::OriginClosed,
         Some(libc::ETIMEDOUT) => Fault::OriginConnectTimeout,
+        Some(libc::EADDRNOTAVAIL) => {
+            crate::observe::log_limit::no_free_port(error);
+            Fault::OriginUnreachable
+        }
         _ => Fault::OriginUnreachable,
     }
 }

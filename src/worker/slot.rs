@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::ledger::Kind;
+use crate::memory::Pressure;
 use crate::observe::connection_stats::ConnectionStats;
 use crate::ring::waits::{Wait, turn};
 use crate::ring::{HeadBuffer, Socket, clock};
@@ -23,7 +24,6 @@ use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 use crate::worker::connections::{Arrival, Attached, ConnectionEntry};
 use crate::worker::mailbox::ConnectionInfo;
-use crate::worker::shared::FORCED;
 
 /// What a connection costs that does nothing: its task, its entry in the list, its descriptor and
 /// deadline, and the operation that waits for its next request. Measured at 440 bytes on the heap.
@@ -194,8 +194,7 @@ impl ConnectionSlot {
     pub(crate) fn begin(&self, future_bytes: usize, kind: Kind) -> Option<HeldMemory<'_>> {
         let worker = &self.worker;
         let buffers = 2 * worker.heads.buffer_bytes();
-        let is_turned_away =
-            self.is_new() && worker.shared.pressure.load(Ordering::Relaxed) == FORCED;
+        let is_turned_away = self.is_new() && worker.shared.pressure.get() == Pressure::Forced;
         let fits = || worker.budget.admits(&worker.ledger, (future_bytes + buffers) as u64);
         if is_turned_away || !fits() {
             return None;
@@ -225,7 +224,7 @@ impl ConnectionSlot {
         self.entry.arrival.peer()
     }
 
-    /// As the pool knows whoever is served here.
+    /// As the pool knows the client that is served here.
     pub(crate) fn holder(&self) -> Holder {
         Holder { claimant: Claimant::of(self.peer().ip()), slot: self.key as u32 }
     }
