@@ -9,7 +9,8 @@ use crate::exchange::forwarded::{self, ForwardRequest, Hop};
 use crate::exchange::hooked::{self, Decided, HookedRequest, ResponseOverride};
 use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
-use crate::exchange::request::Client;
+use crate::exchange::request::Request;
+use crate::exchange::stream::ClientStream;
 use crate::exchange::upload::RequestBody;
 use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
@@ -39,26 +40,31 @@ pub(crate) enum Routed {
 
 impl Destination {
     pub(crate) async fn find(
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         body: &mut RequestBody,
         record: &mut Record,
     ) -> Result<Routed, Fault> {
-        if forwarded::is_forward(client) {
-            let forwarded = Box::new(Box::pin(ForwardRequest::judge(client)).await?);
+        if forwarded::is_forward(request) {
+            let forwarded = Box::new(Box::pin(ForwardRequest::judge(request)).await?);
             return Ok(Routed::To(Self::Forward(forwarded)));
         }
-        let head = &client.request;
-        let text = client.inbox.filled();
-        let route = client.generation.routes.find(head.authority.of(text), head.path(text));
+        let head = &request.head;
+        let text = request.inbox.filled();
+        let route = request.peer.generation.routes.find(head.authority.of(text), head.path(text));
         let route = route.ok_or(Fault::NoRoute)?;
-        if client.generation.hooks.hooked(route.index).is_some() {
-            let decided = Box::pin(hooked::begin(client, route, body, record)).await?;
+        if request.peer.generation.hooks.hooked(route.index).is_some() {
+            let decided = Box::pin(hooked::begin(request, route, body, record)).await?;
             return Ok(match decided {
                 Decided::GoesOn(hooked) => Routed::To(Self::Hooked(hooked)),
                 Decided::Answered(outcome) => Routed::Answered(outcome),
             });
         }
         Ok(Routed::To(Self::Route(route)))
+    }
+
+    /// Whether what is sent on depends on nothing but what was received and the configuration.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self, Self::Route(_))
     }
 
     /// The route, by its index in the configuration.
@@ -80,34 +86,34 @@ impl Destination {
     }
 
     /// A connection of a plain route that is there without a wait.
-    pub(crate) fn take_idle(&self, client: &Client<'_>) -> Option<Lease> {
+    pub(crate) fn take_idle(&self, request: &Request<'_, impl ClientStream>) -> Option<Lease> {
         let Self::Route(route) = self else { return None };
-        let upstream = &client.generation.upstreams[route.upstream];
-        upstream.take_idle(&client.worker.pool, client.holder)
+        let upstream = &request.peer.generation.upstreams[route.upstream];
+        upstream.take_idle(&request.peer.worker.pool, request.peer.holder)
     }
 
     /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
     /// exchange yet.
     pub(crate) async fn checkout(
         &mut self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         is_fresh: bool,
     ) -> Result<Lease, Fault> {
         match self {
             Self::Route(route) => {
-                let upstream = &client.generation.upstreams[route.upstream];
-                upstream.checkout(&client.worker.pool, client.holder, is_fresh).await
+                let upstream = &request.peer.generation.upstreams[route.upstream];
+                upstream.checkout(&request.peer.worker.pool, request.peer.holder, is_fresh).await
             }
-            Self::Hooked(hooked) => Box::pin(hooked.checkout(client, is_fresh)).await,
-            Self::Forward(forwarded) => Box::pin(forwarded.checkout(client, is_fresh)).await,
+            Self::Hooked(hooked) => Box::pin(hooked.checkout(request, is_fresh)).await,
+            Self::Forward(forwarded) => Box::pin(forwarded.checkout(request, is_fresh)).await,
         }
     }
 
     /// What a 407 means: a parent proxy wants a password, which is no client's affair.
-    pub(crate) fn refuses_us(&self, client: &Client<'_>) -> bool {
+    pub(crate) fn refuses_us(&self, request: &Request<'_, impl ClientStream>) -> bool {
         let Self::Forward(forwarded) = self else { return false };
         let Hop::Parent(index) = forwarded.hop() else { return false };
-        let parent = forwarded::parent(&client.generation.config, index).name.as_str();
+        let parent = forwarded::parent(&request.peer.generation.config, index).name.as_str();
         tracing::warn!(parent, status = 407, "the parent proxy wants other credentials");
         true
     }
@@ -128,17 +134,17 @@ impl Destination {
     /// How the head is written for the server at the other end of `lease`.
     pub(crate) fn rewrite<'a>(
         &'a self,
-        client: &'a Client<'_>,
+        request: &'a Request<'_, impl ClientStream>,
         lease: &Lease,
         path: &'a [u8],
     ) -> RequestRewrite<'a> {
-        let Generation { config, access, upstreams, .. } = &*client.generation;
+        let Generation { config, access, upstreams, .. } = &*request.peer.generation;
         let via = config.server.via.as_bytes();
-        let forwarded = client.forwarded_for();
+        let forwarded = request.peer.forwarded_for();
         let routed = |upstream: usize| {
             let upstream = &upstreams[upstream];
             let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());
-            let host = host_rule(upstream.host(), &client.request, origin);
+            let host = host_rule(upstream.host(), &request.head, origin);
             RequestRewrite { path, host, via, forwarded: Some(forwarded), extra: b"" }
         };
         match self {
@@ -162,14 +168,14 @@ impl Destination {
     #[inline]
     pub(crate) fn put_request(
         &self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         how: &RequestRewrite<'_>,
         out: &mut Vec<u8>,
     ) {
         match self {
-            Self::Hooked(hooked) => hooked.put_request(client, how, out),
+            Self::Hooked(hooked) => hooked.put_request(request, how, out),
             Self::Route(_) | Self::Forward(_) => {
-                rewrite::request(out, &client.request, client.inbox.filled(), how);
+                rewrite::request(out, &request.head, request.inbox.filled(), how);
             }
         }
     }
@@ -178,35 +184,39 @@ impl Destination {
     #[inline]
     pub(crate) fn put_response(
         &self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         buf: &[u8],
         how: &ResponseRewrite<'_>,
         out: &mut Vec<u8>,
     ) {
         match self {
-            Self::Hooked(hooked) => hooked.put_response(client, buf, how, out),
+            Self::Hooked(hooked) => hooked.put_response(request, buf, how, out),
             Self::Route(_) | Self::Forward(_) => {
-                rewrite::response(out, &client.response, buf, how);
+                rewrite::response(out, &request.response, buf, how);
             }
         }
     }
 
     /// Whether the route wants another attempt after `trigger`.
     #[inline]
-    pub(crate) fn should_retry(&self, client: &Client<'_>, trigger: RetryTrigger) -> bool {
-        matches!(self, Self::Hooked(hooked) if hooked.should_retry(client, trigger))
+    pub(crate) fn should_retry(
+        &self,
+        request: &Request<'_, impl ClientStream>,
+        trigger: RetryTrigger,
+    ) -> bool {
+        matches!(self, Self::Hooked(hooked) if hooked.should_retry(request, trigger))
     }
 
     /// What the route's hooks put in place of the origin's answer, which `buffer` begins with.
     #[inline]
     pub(crate) fn response_override(
         &mut self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         buffer: &HeadBuffer,
         body: &RequestBody,
     ) -> Option<ResponseOverride> {
         match self {
-            Self::Hooked(hooked) => hooked.response_override(client, buffer, body),
+            Self::Hooked(hooked) => hooked.response_override(request, buffer, body),
             Self::Route(_) | Self::Forward(_) => None,
         }
     }
@@ -214,13 +224,13 @@ impl Destination {
     /// Does what `response_override` has said.
     pub(crate) async fn apply_override(
         &mut self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         response_override: ResponseOverride,
         record: &mut Record,
     ) -> Result<Outcome, AttemptError> {
         match (self, response_override) {
             (Self::Hooked(hooked), ResponseOverride::Respond(answer)) => {
-                Ok(hooked.answer(client, answer, record).await?)
+                Ok(hooked.answer(request, answer, record).await?)
             }
             _ => Err(AttemptError::RetryRequested),
         }
