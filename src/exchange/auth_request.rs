@@ -5,7 +5,7 @@
 //! to the head of the answer; a connection on which an answer has come whole goes back. Whatever
 //! goes wrong is no answer, and what that means is for the configuration to say.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -17,6 +17,7 @@ use crate::http::Method;
 use crate::http::head::ResponseHead;
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
+use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, WaitError};
 use crate::upstream::Upstream;
 use crate::upstream::h1::{self, AttemptError, Received, Reply};
@@ -110,24 +111,32 @@ impl<S: ClientStream> Reply for AuthReply<'_, '_, S> {
         &mut self.head
     }
 
-    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {
-        let left = || self.deadline.saturating_duration_since(Instant::now());
-        let soon = left().min(HANG_UP_AFTER);
-        let wait = match buffer {
+    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {
+        let soon = self.left().min(HANG_UP_AFTER);
+        Ok(match buffer {
             None => self.lease.recv(soon),
-            Some(_) if soon.is_zero() => return Err(Fault::OriginReadTimeout.into()),
+            Some(_) if soon.is_zero() => return Err(Fault::OriginReadTimeout),
             Some(buffer) => self.lease.recv_more(buffer, soon),
-        };
-        let (received, buffer) = wait.await;
-        if !matches!(received, Err(WaitError::Expired)) || left().is_zero() {
-            return Ok((received, buffer));
+        })
+    }
+
+    async fn recv_late(&mut self, buffer: HeadBuffer) -> Received {
+        let left = self.left();
+        if left.is_zero() {
+            return Ok((Err(WaitError::Expired), buffer));
         }
+        let peer = &self.request.peer;
         let origin = self.lease.socket().clone();
-        let half_close = self.request.peer.generation.config.server.half_close;
-        let wait = self.lease.recv_more(buffer, left());
-        let watch = (half_close, &*self.request.peer.worker.deadlines);
+        let wait = self.lease.recv_more(buffer, left);
+        let watch = (peer.generation.config.server.half_close, &*peer.worker.deadlines);
         unless_hung_up(wait, &origin, self.request.stream.socket(), watch)
             .await
-            .ok_or(Fault::ClientGone.into())
+            .ok_or(Fault::ClientGone)
+    }
+}
+
+impl<S> AuthReply<'_, '_, S> {
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
     }
 }

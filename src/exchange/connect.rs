@@ -5,7 +5,7 @@
 //! 200. A connection that has asked for a tunnel never carries another request.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::exchange::forwarded::{self, Hop};
 use crate::exchange::hooked;
@@ -20,6 +20,7 @@ use crate::http::head::ResponseHead;
 use crate::http::{Method, rewrite};
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
+use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, Socket, WaitError};
 use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::worker::generation::Generation;
@@ -146,20 +147,32 @@ impl<S: ClientStream> Reply for ParentReply<'_, '_, S> {
         &mut self.head
     }
 
-    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {
+    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {
         let worker = self.request.peer.worker;
-        let limit = self.deadline.saturating_duration_since(Instant::now());
-        let soon = limit.min(HANG_UP_AFTER);
-        let buffer = buffer.unwrap_or_else(|| worker.heads.lease());
-        let (received, buffer) = self.socket.recv(buffer, &worker.deadlines, soon).await;
-        if !matches!(received, Err(WaitError::Expired)) {
-            return Ok((received, buffer));
+        let soon = self.left().min(HANG_UP_AFTER);
+        if buffer.is_some() && soon.is_zero() {
+            return Err(Fault::OriginReadTimeout);
         }
-        let wait = self.socket.recv(buffer, &worker.deadlines, limit.saturating_sub(soon));
-        let half_close = self.request.peer.generation.config.server.half_close;
-        let watch = (half_close, &*worker.deadlines);
+        let buffer = buffer.unwrap_or_else(|| worker.heads.lease());
+        Ok(self.socket.recv(buffer, &worker.deadlines, soon))
+    }
+
+    async fn recv_late(&mut self, buffer: HeadBuffer) -> Received {
+        let left = self.left();
+        if left.is_zero() {
+            return Ok((Err(WaitError::Expired), buffer));
+        }
+        let peer = &self.request.peer;
+        let wait = self.socket.recv(buffer, &peer.worker.deadlines, left);
+        let watch = (peer.generation.config.server.half_close, &*peer.worker.deadlines);
         unless_hung_up(wait, self.socket, self.request.stream.socket(), watch)
             .await
-            .ok_or(Fault::ClientGone.into())
+            .ok_or(Fault::ClientGone)
+    }
+}
+
+impl<S> ParentReply<'_, '_, S> {
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
     }
 }

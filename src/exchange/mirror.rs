@@ -17,8 +17,9 @@ use crate::http::rewrite::RequestRewrite;
 use crate::ledger::Kind;
 use crate::relay::Receiver;
 use crate::ring::HeadBuffer;
+use crate::ring::waits::Recv;
 use crate::upstream::Upstream;
-use crate::upstream::h1::{self, AttemptError, Received, Reply};
+use crate::upstream::h1::{self, AttemptError, Reply};
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
@@ -135,11 +136,12 @@ impl Reply for CopyReply<'_> {
         &mut self.head
     }
 
-    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {
+    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         Ok(match buffer {
-            None => self.lease.recv(left).await,
-            Some(buffer) => self.lease.recv_more(buffer, left).await,
+            None => self.lease.recv(left),
+            Some(_) if left.is_zero() => return Err(Fault::OriginReadTimeout),
+            Some(buffer) => self.lease.recv_more(buffer, left),
         })
     }
 }

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use self::destination::{Destination, Routed};
 use self::download::send_response;
+use self::hooked::ResponseOverride;
 use self::outcome::Outcome;
 use self::record::Record;
 use self::request::{Request, unless_gone};
@@ -44,9 +45,11 @@ use crate::observe::connection_stats::{Ending, WaitsOn};
 use crate::observe::log_limit;
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
+use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, WaitError, clock};
 use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::upstream::lease::Lease;
+use crate::worker::slot::Reached;
 
 /// Carries one exchange out.
 pub(crate) async fn run(request: &mut Request<'_, impl ClientStream>) -> Outcome {
@@ -193,48 +196,72 @@ async fn attempt(
     let mut upload =
         Upload::new(rest, &client_socket, &origin_socket, &progress, &worker.deadlines);
     let reply = {
-        let reply = std::pin::pin!(read_reply(request, &mut lease, &progress));
+        let limits = generation.head_limits;
+        let method = request.head.method;
+        let mut reply = ExchangeReply { request, lease: &mut lease, progress: &progress };
+        let reply = std::pin::pin!(h1::read_head(&mut reply, limits, method));
         upload.beside(reply).await
     };
     record.sent(request.peer.stats, progress.interim_bytes.get());
-    if let Some(fault) = upload.fault() {
-        record.moved(progress.control.received.get(), 0);
-        // The client's side failed, or the origin took nothing for too long: no answer will make
-        // sense any more, and the origin must not take what it has for the whole.
-        return Err(AttemptError::Fault(fault));
-    }
-    let buffer = match reply {
-        Ok(buffer) => buffer,
-        Err(failed) => {
-            record.moved(upload.end().await, 0);
-            return Err(failed);
-        }
-    };
     let is_uploaded = progress.is_complete();
-    if request.response.status == 101 {
-        record.moved(upload.end().await, 0);
-        return Ok(upgrade::switch(request, lease, &buffer, is_uploaded, record).await?);
-    }
-    if request.response.status == 407 && destination.refuses_us(request) {
-        record.moved(upload.end().await, 0);
-        return Err(Fault::ParentRefused.into());
-    }
-    if let Some(response_override) = destination.response_override(request, &buffer, body) {
-        record.moved(upload.end().await, 0);
-        return Box::pin(destination.apply_override(request, response_override, record)).await;
-    }
-    record.answered(request.response.status);
-    let sent = {
-        let download =
-            std::pin::pin!(send_response(request, lease, buffer, destination, &progress, record));
-        upload.beside(download).await
+    // The client's side failed, or the origin took nothing for too long: no answer will make sense
+    // any more, and the origin must not take what it has for the whole.
+    let reply = upload.fault().map_or(reply, |fault| Err(fault.into()));
+    let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
+        Ok(Verdict::Pass(buffer)) => {
+            record.answered(request.response.status);
+            let download = send_response(request, lease, buffer, destination, &progress, record);
+            Ok(Next::End(upload.beside(std::pin::pin!(download)).await))
+        }
+        Ok(Verdict::Switch(buffer)) => Ok(Next::Switch(lease, buffer)),
+        Ok(Verdict::Override(response_override)) => Ok(Next::Override(response_override)),
+        Err(failed) => Err(failed),
     };
     if progress.is_running() {
-        // The answer was over before the request: the client is told to stop by the close.
+        // What is answered before it has been read is told to stop by the close.
         upload.end().await;
     }
     record.moved(progress.control.received.get(), 0);
-    sent
+    match next? {
+        Next::End(sent) => sent,
+        Next::Switch(lease, buffer) => {
+            Ok(upgrade::switch(request, lease, &buffer, is_uploaded, record).await?)
+        }
+        Next::Override(response_override) => {
+            Box::pin(destination.apply_override(request, response_override, record)).await
+        }
+    }
+}
+
+/// What an exchange makes of an origin's final response, which the buffer begins with.
+enum Verdict {
+    Pass(HeadBuffer),
+    Switch(HeadBuffer),
+    Override(ResponseOverride),
+}
+
+/// What is left to do when the upload has ended.
+enum Next<'c> {
+    End(Result<Outcome, AttemptError>),
+    Switch(Reached<'c>, HeadBuffer),
+    Override(ResponseOverride),
+}
+
+fn judge(
+    request: &Request<'_, impl ClientStream>,
+    destination: &mut Destination,
+    buffer: HeadBuffer,
+    body: &RequestBody,
+) -> Result<Verdict, AttemptError> {
+    match request.response.status {
+        101 => return Ok(Verdict::Switch(buffer)),
+        407 if destination.refuses_us(request) => return Err(Fault::ParentRefused.into()),
+        _ => {}
+    }
+    Ok(match destination.response_override(request, &buffer, body) {
+        Some(response_override) => Verdict::Override(response_override),
+        None => Verdict::Pass(buffer),
+    })
 }
 
 /// Sends the head as the origin shall see it, with what of the body came with it.
@@ -262,16 +289,6 @@ async fn send_request(
     .await
 }
 
-/// Reads until the head of the final answer is in the buffer, passing interim ones on.
-async fn read_reply(
-    request: &mut Request<'_, impl ClientStream>,
-    lease: &mut Lease,
-    progress: &Progress,
-) -> Result<HeadBuffer, AttemptError> {
-    let (limits, method) = (request.peer.generation.head_limits, request.head.method);
-    h1::read_head(&mut ExchangeReply { request, lease, progress }, limits, method).await
-}
-
 /// The response of an exchange.
 struct ExchangeReply<'r, 'c, S> {
     request: &'r mut Request<'c, S>,
@@ -284,18 +301,16 @@ impl<S: ClientStream> Reply for ExchangeReply<'_, '_, S> {
         &mut self.request.response
     }
 
-    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {
+    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {
         let soon = self.request.peer.generation.config.timeouts.read.min(HANG_UP_AFTER);
-        let wait = match buffer {
+        Ok(match buffer {
             None => self.lease.recv(soon),
             Some(buffer) => self.lease.recv_more(buffer, soon),
-        };
-        match wait.await {
-            (Err(WaitError::Expired), buffer) => {
-                wait_on(self.request, self.lease, buffer, self.progress).await
-            }
-            received => Ok(received),
-        }
+        })
+    }
+
+    async fn recv_late(&mut self, buffer: HeadBuffer) -> Received {
+        wait_on(self.request, self.lease, buffer, self.progress).await
     }
 
     fn is_final(&mut self) -> bool {
@@ -359,7 +374,7 @@ async fn wait_on(
         (half_close, &request.peer.worker.deadlines),
     )
     .await;
-    received.ok_or(Fault::ClientGone.into())
+    received.ok_or(Fault::ClientGone)
 }
 
 /// How long the wait for an answer lasts at once beside an upload, which has the deadlines.
