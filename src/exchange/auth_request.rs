@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::exchange::request::{Request, unless_gone};
-use crate::exchange::stream::ClientStream;
+use crate::exchange::request::Request;
+use crate::exchange::stream::{ClientStream, unless_gone};
 use crate::fault::Fault;
 use crate::hooks::{AuthDecision, AuthRequest, RequestView};
 use crate::http::Method;

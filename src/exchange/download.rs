@@ -16,7 +16,8 @@ use crate::exchange::upload::Progress;
 use crate::fault::Fault;
 use crate::observe::connection_stats::WaitsOn;
 use crate::relay::outbox::Unsent;
-use crate::relay::{Control, Decoder, Encoding, Leftover, RelayError, Transfer};
+use crate::relay::side::Side;
+use crate::relay::{Control, Decoder, Encoding, Leftover, RelayError, Sender, Transfer};
 use crate::ring::{HeadBuffer, Socket};
 use crate::upstream::h1::{self, AttemptError};
 use crate::worker::slot::Reached;
@@ -85,29 +86,21 @@ async fn pass_body(
 ) -> Result<Leftover, RelayError> {
     let Peer { worker, stats, generation, .. } = &request.peer;
     let config = &generation.config;
-    let transfer = Transfer {
-        chunks: &worker.chunks,
-        from: origin,
-        to: request.receiver(),
+    let from = Sender {
+        socket: origin,
         silence: config.timeouts.read,
-        sender: WaitsOn::OriginToAnswer,
-        memory: (&worker.ledger, &worker.budget),
-        operation_chunks: config.buffers.operation_chunks,
-        is_fixed: config.buffers.fixed_operations,
-        pipes: Some(&worker.pipes),
-        is_exact: false,
-        payload_bytes_max: u64::MAX,
-        control,
-        stats,
+        stats: (stats, WaitsOn::OriginToAnswer),
         flow: &stats.sent,
     };
+    let to = request.receiver();
+    let transfer = Transfer::new(worker.means(), &config.buffers, from, to, control);
     let moved = transfer.run(decoder, encoding).await?;
     let ended = request.stream.end_body(request, encoding).await? as u64;
     control.sent.set(control.sent.get() + ended);
     Ok(moved)
 }
 
-/// Ends an answer whose client does not take it; by a reset, because a close might pass for its end.
+/// Ends an answer whose client does not take it, by a reset: a close might pass for its end.
 fn gone(request: &Request<'_, impl ClientStream>, record: &mut Record, fault: Fault) -> Outcome {
     request.stream.reset();
     record.failed(request.peer.stats.settle(fault));
@@ -120,16 +113,7 @@ fn cut(
     broken: &RelayError,
     record: &mut Record,
 ) -> Outcome {
-    let fault = match broken {
-        RelayError::FromEnded | RelayError::FromFailed => Fault::OriginTruncated,
-        RelayError::FromExpired => Fault::OriginReadTimeout,
-        RelayError::Framing(error) => Fault::OriginChunk(*error),
-        RelayError::TooLarge => Fault::Internal,
-        RelayError::NoChunk => Fault::Overloaded,
-        RelayError::Interrupted => Fault::Stopping,
-        RelayError::ToExpired => Fault::ClientWriteTimeout,
-        RelayError::ToFailed => Fault::ClientGone,
-    };
+    let fault = broken.of_body(Side::Origin);
     record.failed(request.peer.stats.settle(fault));
     request.stream.reset();
     Outcome::CutShort(fault)

@@ -22,7 +22,7 @@ use crate::http::head::RequestHead;
 use crate::http::names::FieldName;
 use crate::http::{Method, TargetForm};
 use crate::relay::outbox::{Sent, Unsent};
-use crate::ring::WaitError;
+use crate::relay::side::{Act, Side};
 use crate::worker::mailbox::ControlQuery;
 
 /// Whether a request was answered without an origin.
@@ -261,9 +261,6 @@ pub(crate) async fn send_rest(
     request: &Request<'_, impl ClientStream>,
     rest: &[u8],
 ) -> Result<(), Fault> {
-    match request.receiver().send_all(rest).await {
-        Ok(()) => Ok(()),
-        Err(WaitError::Expired) => Err(Fault::ClientWriteTimeout),
-        Err(WaitError::Interrupted | WaitError::Failed(_)) => Err(Fault::ClientGone),
-    }
+    let sent = request.receiver().send_all(rest).await;
+    sent.map_err(|error| error.on(Side::Client, Act::Take))
 }

@@ -5,14 +5,19 @@
 //! connection, and what becomes of that, the protocol keeps to itself: an exchange asks only that
 //! what it says arrives, or is cut short so that nobody takes it for the whole.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use crate::exchange::request::Request;
 use crate::fault::{Fault, Status};
 use crate::hooks::style::ResponseStyle;
 use crate::http::chunked::ChunkError;
 use crate::http::rewrite::ResponseRewrite;
 use crate::ledger::Counted;
+use crate::observe::connection_stats::WaitsOn;
 use crate::relay::outbox::Unsent;
-use crate::relay::{Decoder, Encoding, RelayError};
+use crate::relay::{Decoder, Encoding, HANG_UP_AFTER, Receiver, RelayError};
+use crate::ring::hang_up::dropped_if_hung_up;
 use crate::ring::{HeadBuffer, Socket};
 
 /// The client's side of one exchange.
@@ -70,6 +75,41 @@ pub(crate) trait ClientStream: Sized {
 
     /// Sees to it that the client takes the end for no end of a response.
     fn reset(&self);
+}
+
+impl<S: ClientStream> Request<'_, S> {
+    /// The client, as somebody that is sent to.
+    pub(crate) fn receiver(&self) -> Receiver<'_> {
+        let config = &self.peer.generation.config;
+        Receiver {
+            socket: self.stream.socket(),
+            deadlines: &self.peer.worker.deadlines,
+            stall: config.timeouts.client_write,
+            half_close: config.server.half_close,
+            stats: Some((self.peer.stats, WaitsOn::ClientToTake)),
+        }
+    }
+}
+
+/// Awaits a connection, unless it is decided that the exchange ends or the client goes away during
+/// a wait that is worth watching. What is dropped half-way closes what it has opened.
+pub(crate) async fn unless_gone<T>(
+    request: &Request<'_, impl ClientStream>,
+    wait: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let peer = &request.peer;
+    let mut wait = std::pin::pin!(peer.stats.unless_ended(wait));
+    // Mostly its origin answers at once.
+    if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await {
+        return output?;
+    }
+    if let Ok(output) = tokio::time::timeout(HANG_UP_AFTER, wait.as_mut()).await {
+        return output?;
+    }
+    let half_close = peer.generation.config.server.half_close;
+    let watch = (half_close, &*peer.worker.deadlines);
+    let watched = dropped_if_hung_up(wait, request.stream.socket(), watch).await;
+    watched.ok_or(Fault::ClientGone)??
 }
 
 /// A response of an origin that is to be passed on.

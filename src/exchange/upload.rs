@@ -16,7 +16,8 @@ use crate::fault::Fault;
 use crate::http::BodyLength;
 use crate::http::chunked::ChunkScanner;
 use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
-use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Transfer};
+use crate::relay::side::{Act, Side};
+use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Sender, Transfer};
 use crate::ring::{Deadlines, Socket, WaitError, clock};
 use crate::worker::Worker;
 
@@ -84,12 +85,8 @@ impl RequestBody {
             match received {
                 Ok(0) => return Err(Fault::ClientBodyIncomplete),
                 Ok(_) => {}
-                Err(WaitError::Expired) => return Err(Fault::ClientBodyTimeout),
-                Err(WaitError::Interrupted) if request.peer.stats.is_ended() => {
-                    return Err(Fault::Stopping);
-                }
-                Err(WaitError::Interrupted) => continue,
-                Err(WaitError::Failed(_)) => return Err(Fault::ClientGone),
+                Err(WaitError::Interrupted) if !request.peer.stats.is_ended() => continue,
+                Err(error) => return Err(error.on(Side::Client, Act::Send)),
             }
             request.peer.stats.moved.set(Moment::at_ms(clock::coarse_ms()));
             let used = self.look(request)?;
@@ -148,29 +145,23 @@ pub(crate) async fn upload_rest(
     progress: &Progress,
 ) -> Result<(), RelayError> {
     let Some(decoder) = body.rest() else { return Ok(()) };
-    let transfer = Transfer {
-        chunks: &worker.chunks,
-        from: client,
-        to: Receiver {
-            socket: origin,
-            deadlines: &worker.deadlines,
-            stall: config.timeouts.read,
-            half_close: HalfClose::Keep,
-            stats: Some((stats, WaitsOn::OriginToTake)),
-        },
+    let from = Sender {
+        socket: client,
         silence: config.timeouts.read,
-        sender: WaitsOn::ClientToSend,
-        memory: (&worker.ledger, &worker.budget),
-        operation_chunks: config.buffers.operation_chunks,
-        is_fixed: config.buffers.fixed_operations,
-        // The receive for the answer is pending on the origin's socket.
-        pipes: None,
-        is_exact: true,
-        payload_bytes_max: body.bytes_max,
-        control: &progress.control,
-        stats,
+        stats: (stats, WaitsOn::ClientToSend),
         flow: &stats.received,
     };
+    let to = Receiver {
+        socket: origin,
+        deadlines: &worker.deadlines,
+        stall: config.timeouts.read,
+        half_close: HalfClose::Keep,
+        stats: Some((stats, WaitsOn::OriginToTake)),
+    };
+    // The receive for the answer is pending on the origin's socket.
+    let transfer = Transfer::new(worker.means(), &config.buffers, from, to, &progress.control)
+        .exact(body.bytes_max)
+        .unpiped();
     let moved = transfer.run(decoder, Encoding::AsIs).await;
     stats.waits_on.set(WaitsOn::OriginToAnswer);
     moved.map(drop)
@@ -229,23 +220,16 @@ impl<'a, F: Future<Output = Result<(), RelayError>>> Upload<'a, F> {
     pub(crate) fn fault(&self) -> Option<Fault> {
         match self.outcome.as_ref()?.as_ref().err()? {
             RelayError::ToFailed => None,
-            RelayError::FromEnded => Some(Fault::ClientBodyIncomplete),
-            RelayError::FromFailed => Some(Fault::ClientGone),
             // It waits for a 100 that the origin does not send.
             RelayError::FromExpired if self.progress.control.is_held_back.get() => {
                 Some(Fault::OriginReadTimeout)
             }
-            RelayError::FromExpired => Some(Fault::ClientBodyTimeout),
-            RelayError::ToExpired => Some(Fault::OriginWriteTimeout),
-            RelayError::Interrupted => Some(Fault::Stopping),
-            RelayError::Framing(error) => Some(Fault::ClientChunk(*error)),
-            RelayError::TooLarge => Some(Fault::ClientBodyTooLarge),
-            RelayError::NoChunk => Some(Fault::Overloaded),
+            broken => Some(broken.of_body(Side::Client)),
         }
     }
 
-    /// Ends an upload that nobody needs any more; what it has taken off the client's socket.
-    pub(crate) async fn end(&mut self) -> u64 {
+    /// Ends an upload that is under way and that nobody needs any more.
+    pub(crate) async fn end(&mut self) {
         if self.outcome.is_none() {
             // An interruption ends what is pending; the flag, what would begin after it.
             self.progress.control.is_over.set(true);
@@ -255,7 +239,6 @@ impl<'a, F: Future<Output = Result<(), RelayError>>> Upload<'a, F> {
             self.progress.end(outcome.is_ok());
             self.outcome = Some(outcome);
         }
-        self.progress.control.received.get()
     }
 }
 

@@ -12,6 +12,7 @@ use crate::http::head::{HeadError, HeadLimits, ResponseHead};
 use crate::http::{BodyLength, Method};
 use crate::relay::Receiver;
 use crate::relay::outbox::{Outbox, Unsent};
+use crate::relay::side::{Act, Side};
 use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, NoRoom, WaitError};
 
@@ -72,9 +73,8 @@ pub(crate) async fn send(
     };
     if let Some(rest) = rest {
         origin.send_all(&rest).await.map_err(|error| match error {
-            WaitError::Expired => AttemptError::Fault(Fault::OriginWriteTimeout),
-            WaitError::Interrupted => AttemptError::Fault(Fault::Stopping),
             WaitError::Failed(_) => AttemptError::NoResponse,
+            error => error.on(Side::Origin, Act::Take).into(),
         })?;
     }
     Ok(())
@@ -127,9 +127,8 @@ pub(crate) async fn read_head(
             Ok(0) | Err(WaitError::Failed(_)) if filled.is_empty() && interims == 0 => {
                 return Err(AttemptError::NoResponse);
             }
-            Ok(0) | Err(WaitError::Failed(_)) => return Err(Fault::OriginTruncated.into()),
-            Err(WaitError::Expired) => return Err(Fault::OriginReadTimeout.into()),
-            Err(WaitError::Interrupted) => return Err(Fault::Stopping.into()),
+            Ok(0) => return Err(Fault::OriginTruncated.into()),
+            Err(error) => return Err(error.on(Side::Origin, Act::Send).into()),
         }
         while reply.head().parse(filled.filled(), &limits, method).map_err(Fault::OriginHead)? {
             if reply.is_final() {
