@@ -16,6 +16,7 @@ use crate::forward_proxy::{Checked, LoginOutcome, Policy, Target, UserId, Verdic
 use crate::http::TargetForm;
 use crate::http::head::RequestHead;
 use crate::http::names::FieldName;
+use crate::http::rewrite::{HostRule, RequestRewrite};
 use crate::routing::Routes;
 use crate::upstream;
 use crate::upstream::lease::Lease;
@@ -118,8 +119,41 @@ impl ForwardRequest {
         upstream::open_target(pool, &self.origin_id, &addresses, holder, is_fresh).await
     }
 
-    pub(crate) fn hop(&self) -> Hop {
-        self.hop
+    /// What a 407 means: a parent proxy wants a password.
+    pub(crate) fn refuses_us(&self, request: &Request<'_, impl ClientStream>) -> bool {
+        let Hop::Parent(index) = self.hop else { return false };
+        let parent = parent(&request.peer.generation.config, index).name.as_str();
+        tracing::warn!(parent, status = 407, "the parent proxy wants other credentials");
+        true
+    }
+
+    /// The target as it is sent on.
+    pub(crate) fn sent_target<'t>(&self, head: &RequestHead, text: &'t [u8]) -> &'t [u8] {
+        match self.hop {
+            Hop::Direct => head.path(text),
+            // A proxy is asked as we were (RFC 9112 §3.2.2).
+            Hop::Parent(_) => head.target.of(text),
+        }
+    }
+
+    /// How the head is written for the next hop.
+    pub(crate) fn rewrite<'a>(
+        &self,
+        request: &'a Request<'_, impl ClientStream>,
+        path: &'a [u8],
+    ) -> RequestRewrite<'a> {
+        let Generation { config, access, .. } = &*request.peer.generation;
+        RequestRewrite {
+            path,
+            // What the target says takes the place of what Host says (RFC 9112 §3.2.2).
+            host: HostRule::Pass,
+            via: config.server.via.as_bytes(),
+            forwarded: config.forward.add_forwarded.then_some(request.peer.forwarded_for()),
+            extra: match self.hop {
+                Hop::Direct => b"",
+                Hop::Parent(index) => access.parent_logins[index].as_bytes(),
+            },
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use crate::worker::generation::Generation;
 /// A request with hooks on its way.
 pub(crate) struct HookedRequest {
     generation: Rc<Generation>,
-    pub(crate) route: Route,
+    route: Route,
     /// The one that was chosen, by its index in the configuration.
     pub(crate) upstream: usize,
     state: HookState,
@@ -310,19 +310,10 @@ impl HookedRequest {
         }
     }
 
-    pub(crate) async fn checkout(
-        &mut self,
-        request: &Request<'_, impl ClientStream>,
-        is_fresh: bool,
-    ) -> Result<Lease, Fault> {
+    /// Counts an attempt; the connection for it that was looked for already, where there is one.
+    pub(crate) fn begin_attempt(&mut self, is_fresh: bool) -> Option<Result<Lease, Fault>> {
         self.attempts += 1;
-        match self.early.take() {
-            Some(early) if !is_fresh => early,
-            _ => {
-                let upstream = &self.generation.upstreams[self.upstream];
-                upstream.checkout(&request.peer.worker.pool, request.peer.holder, is_fresh).await
-            }
-        }
+        self.early.take().filter(|_| !is_fresh)
     }
 
     /// Whether the route wants another attempt after this. That it is harmless is for the caller to

@@ -113,12 +113,10 @@ async fn proxy(
         },
         Err(fault) => fault,
     };
-    match &mut destination {
+    match &mut destination.hooks {
         // Its own pages and fields are for the errors of a route too.
-        Destination::Hooked(hooked) => {
-            Ok(Box::pin(hooked::refuse(request, hooked, fault, record)).await)
-        }
-        Destination::Route(_) | Destination::Forward(_) => Err(fault),
+        Some(hooks) => Ok(Box::pin(hooked::refuse(request, hooks, fault, record)).await),
+        None => Err(fault),
     }
 }
 
@@ -131,7 +129,7 @@ async fn try_until_served(
     let is_repeatable = body.is_whole() && request.head.method.is_idempotent();
     let mut is_repeated = false;
     loop {
-        record.wait_for_pool(destination.route(), destination.upstream());
+        record.wait_for_pool(destination.indexes());
         let at_rest = if is_repeated { None } else { destination.take_idle(request) };
         let lease = if let Some(lease) = at_rest {
             Ok(lease)
@@ -274,12 +272,8 @@ async fn send_request(
     let text = request.inbox.filled();
     let head = &request.head;
     h1::send(&request.peer.worker.outbox, request.peer.origin(lease.socket()), |out| {
-        let repeated = match destination {
-            Destination::Route(_) => {
-                head.repeated().map(|it| (it, request.peer.generation.id, lease.origin()))
-            }
-            Destination::Hooked(_) | Destination::Forward(_) => None,
-        };
+        let repeated = if destination.is_plain() { head.repeated() } else { None };
+        let repeated = repeated.map(|it| (it, request.peer.generation.id, lease.origin()));
         request.sent_head.borrow_mut().put(repeated, out, |out| {
             let path = destination.sent_path(head, text);
             destination.put_request(request, &destination.rewrite(request, lease, &path), out);

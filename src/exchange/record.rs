@@ -112,7 +112,7 @@ impl Record {
 
     /// The exchange knows where it goes, to an upstream by a route or, without either, to what the
     /// client asks for, and begins to look for a connection.
-    pub(crate) fn wait_for_pool(&mut self, route: Option<u32>, upstream: Option<usize>) {
+    pub(crate) fn wait_for_pool(&mut self, (route, upstream): (Option<u32>, Option<usize>)) {
         self.route = route;
         self.upstream = upstream.map(|index| index as u32);
         self.is_forward = route.is_none();
