@@ -6,23 +6,23 @@
 
 use std::net::IpAddr;
 
-use crate::exchange::request::Client;
+use crate::exchange::peer::Peer;
 use crate::fault::Fault;
 use crate::forward_proxy::{Authenticator, Checked, LoginOutcome};
 
 /// `credentials` are the value of the one field of the request that has some.
 pub(crate) async fn log_in(
-    client: &Client<'_>,
+    peer: &Peer<'_>,
     address: IpAddr,
     authenticator: &Authenticator,
     credentials: Option<&[u8]>,
 ) -> Result<LoginOutcome, Fault> {
     let outcome = match authenticator.log_in(address, credentials) {
         Checked::Done(outcome) => outcome,
-        Checked::Pending(verification) => client.stats.unless_ended(verification.outcome()).await?,
+        Checked::Pending(verification) => peer.stats.unless_ended(verification.outcome()).await?,
     };
     if outcome == LoginOutcome::Wrong {
-        client.worker.metrics.auth_failures.add(1);
+        peer.worker.metrics.auth_failures.add(1);
     }
     Ok(outcome)
 }

@@ -20,7 +20,8 @@ use crate::fault::Fault;
 use crate::ledger::{Kind, Ledger};
 use crate::observe::connection_stats::Moment;
 use crate::observe::metrics::WorkerMetrics;
-use crate::ring::{Deadlines, HeadPool, Socket, WaitError, clock};
+use crate::relay::side::{Act, Side};
+use crate::ring::{Deadlines, HeadPool, Socket, clock};
 
 use super::idle::{Entry, Idle, Watch};
 use super::lease::Lease;
@@ -194,11 +195,7 @@ impl Pool {
         let socket = (socket, address);
         let lease = self.adopt(origin_id.clone(), socket, Instant::now(), permit, holder);
         let connected = lease.socket().connect(address, &self.deadlines, limit).await;
-        connected.map(|()| lease).map_err(|error| match error {
-            WaitError::Expired => Fault::OriginConnectTimeout,
-            WaitError::Interrupted => Fault::Stopping,
-            WaitError::Failed(error) => connect_fault(&error),
-        })
+        connected.map(|()| lease).map_err(|error| error.on(Side::Origin, Act::Connect))
     }
 
     /// Takes a socket in that is being, or has been, connected to the origin with `origin_id`.
@@ -417,18 +414,5 @@ pub(super) fn open_fault(error: &std::io::Error) -> Fault {
             Fault::TooManyFiles
         }
         _ => Fault::Internal,
-    }
-}
-
-pub(super) fn connect_fault(error: &std::io::Error) -> Fault {
-    match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => Fault::OriginRefused,
-        Some(libc::ECONNRESET | libc::EPIPE) => Fault::OriginClosed,
-        Some(libc::ETIMEDOUT) => Fault::OriginConnectTimeout,
-        Some(libc::EADDRNOTAVAIL) => {
-            crate::observe::log_limit::no_free_port(error);
-            Fault::OriginUnreachable
-        }
-        _ => Fault::OriginUnreachable,
     }
 }
