@@ -211,7 +211,7 @@ pub(crate) async fn turn_away(slot: &ConnectionSlot) {
     worker.metrics.requests[5].add(1);
 }
 
-/// Tells the client what went wrong, if anybody is left to tell.
+/// Tells the client what went wrong, if it is still there.
 pub(crate) async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) -> Outcome {
     refuse_as(client, fault, record, None).await
 }
