@@ -65,8 +65,8 @@ impl Kind {
     }
 }
 
-/// The memory of one worker. Its thread writes, any thread reads. One cache line, so that two workers
-/// never write to the same one.
+/// The memory of one worker. Its thread writes, any thread reads. One cache line, so that two
+/// workers never write to the same one.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Ledger {

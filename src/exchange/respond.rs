@@ -173,7 +173,7 @@ async fn respond_with(
     send(request, words, true, record).await.map(Served::Here)
 }
 
-/// Tells the client what went wrong, if anybody is left to tell.
+/// Tells the client what went wrong, if it is still there.
 pub(crate) async fn refuse(
     request: &mut Request<'_, impl ClientStream>,
     fault: Fault,

@@ -2,9 +2,9 @@
 //!
 //! In goes a checked configuration; [`Server::start`] binds, starts the workers and returns when
 //! all are ready, or says in one line why not. Then [`Server::open`] lets the workers accept, and
-//! not before: a process that cannot start has no client's connection. [`Server::drain`] stops accepting,
-//! lets what is under way finish for `server.drain_timeout`, and returns what was left. How another
-//! configuration takes the first one's place is `reload`'s affair.
+//! not before: a process that cannot start has no client's connection. [`Server::drain`] stops
+//! accepting, lets what is under way finish for `server.drain_timeout`, and returns what was left.
+//! How another configuration takes the first one's place is `reload`'s affair.
 //!
 //! It installs no signal handler and writes to no standard stream: that is `main`'s part.
 

@@ -94,7 +94,7 @@ impl Slot {
     }
 }
 
-/// A permit in the hands of somebody who tries several addresses at once.
+/// A permit in the hands of a dial that tries several addresses at once.
 pub(super) struct Race {
     group: usize,
     holder: Holder,
@@ -293,8 +293,8 @@ impl Pool {
         }
     }
 
-    /// The connections that are out, as they look to somebody who has to choose some that end.
-    /// `look` adds what the pool does not know.
+    /// The connections that are out, as the arbiter sees them, which chooses some that end. `look`
+    /// adds what the pool does not know.
     pub fn view(&self, mut look: impl FnMut(Holder, Option<Moment>, &mut View)) -> Vec<View> {
         let slots = self.slots.borrow();
         let leased = slots.iter().filter(|(_, slot)| slot.idle.is_none());

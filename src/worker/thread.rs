@@ -248,7 +248,7 @@ async fn finish(worker: &Worker) -> bool {
             return false;
         }
         // Where no other process listens, an idle client is told at once by the end of its
-        // connection. Where somebody does, that could meet its next request: that one is answered
+        // connection. Where one does, that could meet its next request: that one is answered
         // first.
         if is_over() && !shared.is_handed_over.load(Ordering::Acquire) {
             worker.closes_idle.set(true);
