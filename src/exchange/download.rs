@@ -19,7 +19,7 @@ use crate::relay::outbox::Unsent;
 use crate::relay::side::Side;
 use crate::relay::{Control, Decoder, Encoding, Leftover, RelayError, Sender, Transfer};
 use crate::ring::{HeadBuffer, Socket};
-use crate::upstream::h1::{self, AttemptError};
+use crate::upstream::h1::AttemptError;
 use crate::worker::slot::Reached;
 
 /// Passes the answer in `request.response`, whose bytes begin `buffer`, on to the client.
@@ -45,11 +45,8 @@ pub(crate) async fn send_response(
     };
     record.sent(stats, begun.sent as u64);
     buffer.consume(request.response.bytes + begun.used);
-    let may_reuse = h1::is_reusable(&request.response, is_uploaded, buffer.is_empty());
     if begun.decoder.is_done() {
-        if may_reuse {
-            lease.give_back_with(buffer);
-        }
+        lease.finish_with(&request.response, is_uploaded, buffer);
         if let Some(rest) = begun.rest
             && let Err(fault) = send_rest(request, &rest).await
         {
@@ -70,10 +67,7 @@ pub(crate) async fn send_response(
             Ok(moved) => moved,
             Err(broken) => return Ok(cut(request, &broken, record)),
         };
-        // Excess behind an answer is what a smuggled one looks like.
-        if may_reuse && moved == Leftover::Nothing {
-            lease.give_back();
-        }
+        lease.finish(&request.response, is_uploaded, moved == Leftover::Nothing);
     }
     Ok(Outcome::Complete)
 }

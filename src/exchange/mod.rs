@@ -209,8 +209,15 @@ async fn attempt(
     let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
         Ok(Verdict::Pass(buffer)) => {
             record.answered(request.response.status);
-            let download = send_response(request, lease, buffer, destination, &progress, record);
-            Ok(Next::End(upload.beside(std::pin::pin!(download)).await))
+            let download = std::pin::pin!(send_response(
+                request,
+                lease,
+                buffer,
+                destination,
+                &progress,
+                record
+            ));
+            Ok(Next::End(upload.beside(download).await))
         }
         Ok(Verdict::Switch(buffer)) => Ok(Next::Switch(lease, buffer)),
         Ok(Verdict::Override(response_override)) => Ok(Next::Override(response_override)),
