@@ -113,7 +113,7 @@ fn is_close(ledger_bytes: u64, thresholds: Thresholds) -> bool {
 
 async fn act(proxy: &Proxy, action: Action, ledger_bytes: u64, rss_bytes: u64) {
     // Before the cleanup: what it frees must not be taken by new connections.
-    proxy.shared.pressure.store(action.pressure as u8, Ordering::Relaxed);
+    proxy.shared.pressure.set(action.pressure);
     if action.is_change {
         let (ledger_mb, rss_mb) = (mebibytes(ledger_bytes), mebibytes(rss_bytes));
         let pressure = action.pressure.name();

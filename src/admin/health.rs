@@ -29,8 +29,6 @@ pub(super) enum Status {
     Overloaded,
 }
 
-const FORCED: u8 = Pressure::Forced as u8;
-
 #[derive(Debug, Serialize)]
 pub(super) struct Health {
     status: Status,
@@ -119,20 +117,16 @@ pub(super) fn by_kind(proxy: &Proxy) -> Map<String, Value> {
 }
 
 pub(super) fn pressure(proxy: &Proxy) -> &'static str {
-    match proxy.shared.pressure.load(Ordering::Relaxed) {
-        0 => Pressure::Normal.name(),
-        1 => Pressure::Light.name(),
-        _ => Pressure::Forced.name(),
-    }
+    proxy.shared.pressure.get().name()
 }
 
 fn status(proxy: &Proxy, has_alerts: bool) -> Status {
-    let pressure = proxy.shared.pressure.load(Ordering::Relaxed);
+    let pressure = proxy.shared.pressure.get();
     if is_stopping(proxy) {
         Status::Draining
-    } else if pressure >= FORCED {
+    } else if pressure == Pressure::Forced {
         Status::Overloaded
-    } else if has_alerts || pressure > 0 {
+    } else if has_alerts || pressure > Pressure::Normal {
         Status::Degraded
     } else {
         Status::Ok
@@ -144,14 +138,14 @@ pub(super) fn readiness(proxy: &Proxy) -> Result<(), &'static str> {
     if is_stopping(proxy) {
         return Err("draining");
     }
-    if proxy.shared.pressure.load(Ordering::Relaxed) >= FORCED {
+    if proxy.shared.pressure.get() == Pressure::Forced {
         return Err("overloaded");
     }
     Ok(())
 }
 
 fn is_stopping(proxy: &Proxy) -> bool {
-    // It becomes ready before anybody can ask, so that "not any more" is the only other case.
+    // It becomes ready before a client can ask, so that "not any more" is the only other case.
     let shared = &proxy.shared;
     shared.is_draining.load(Ordering::Acquire) || !shared.is_ready.load(Ordering::Acquire)
 }

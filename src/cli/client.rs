@@ -127,7 +127,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Asks the first target that anybody listens at to do something: `path` is that of the admin API
+/// Asks the first target that a ringway listens at to do something: `path` is that of the admin API
 /// with its query. It may take as long as that takes there.
 pub(crate) fn order(targets: &[Target], path: &str, token: Option<&str>) -> Result<Report, String> {
     let authorization =
@@ -143,7 +143,7 @@ pub(crate) fn ask(target: &Target) -> Result<Report, String> {
     ask_any(std::slice::from_ref(target))
 }
 
-/// Asks the first target that anybody listens at; where there is none, the error is that of the
+/// Asks the first target that a ringway listens at; where there is none, the error is that of the
 /// first. One that listens and gives no answer is not well, whatever others say.
 pub(crate) fn ask_any(targets: &[Target]) -> Result<Report, String> {
     first_of(targets, PATIENCE, |target| {

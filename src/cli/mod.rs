@@ -75,7 +75,8 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
         Ok(fitted) => fitted,
         Err(error) => return fail(EXIT_CONFIG, &error),
     };
-    let warnings = config.warnings(&origins);
+    let mut warnings = config.warnings(&origins);
+    warnings.extend(Config::environment_warning());
     let Some(Command::Check { file_only }) = &cli.command else {
         notices.extend(warnings.into_iter().map(Notice));
         return serve(&cli, config, notices);

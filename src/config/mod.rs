@@ -196,6 +196,11 @@ impl Config {
         Self::merge_traced(&path, &text, &environment, flags)
     }
 
+    /// What the environment has that is hardly meant for ringway, in one line.
+    pub(crate) fn environment_warning() -> Option<String> {
+        Environment::of_process().ok()?.warning()
+    }
+
     /// What the file at `path` says, whatever the environment and the command line do.
     pub fn of_file(path: &Path) -> Result<(Self, Origins), ConfigError> {
         let text = read(path)
@@ -447,6 +452,15 @@ pub(in crate::config) mod tests {
         flags: &Flags,
     ) -> String {
         with_variables(text, variables, flags).expect_err("a mistake").to_string()
+    }
+
+    /// The global hooks of a file.
+    #[track_caller]
+    pub(in crate::config) fn hooks(text: &str) -> HooksConfig {
+        match parse(text) {
+            Ok(config) => *config.hooks.expect("a table [hooks]"),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Each entry: a file, and how the error for it begins after the file's name.

@@ -4,19 +4,18 @@
 //! or why the connection ends. All of it has one deadline, `timeouts.handshake`; no key is touched
 //! before the client has sent something that may be TLS, and there is memory for it.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::fault::Close;
 use crate::http::rewrite::{self, ConnectionOut, Simple};
 use crate::ledger::Kind;
+use crate::memory::watch::Pressure;
 use crate::observe::connection_stats::Phase;
 use crate::observe::log_limit;
 use crate::ring::{Handshake, SESSION_BYTES, Socket, WaitError, clock};
 use crate::tls::acceptor::Acceptor;
 use crate::tls::problem::{self, Problem};
 use crate::worker::handshakes::Place;
-use crate::worker::shared::FORCED;
 use crate::worker::slot::ConnectionSlot;
 
 /// Whether `slot` came in where TLS is spoken.
@@ -84,7 +83,7 @@ impl Shaking<'_> {
         let (slot, worker) = (self.slot, self.slot.worker());
         let socket = slot.socket();
         self.first_bytes(socket, began_ms).await?;
-        let is_short = worker.shared.pressure.load(Ordering::Relaxed) == FORCED;
+        let is_short = worker.shared.pressure.get() == Pressure::Forced;
         if is_short || !worker.budget.admits(&worker.ledger, 4 * SESSION_BYTES as u64) {
             return Err(Problem::NoMemory.into());
         }

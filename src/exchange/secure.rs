@@ -3,16 +3,16 @@
 //! In goes a request head; out comes whether it belongs on its session, or where it is sent to
 //! instead. Nothing is answered here.
 
-use crate::exchange::request::Client;
+use crate::exchange::request::Request;
 use crate::fault::Fault;
 use crate::tls::certificates::covers;
 
 /// A request for another name than the session's, which its certificate does not cover either, is
 /// for another server, with other rules for its clients (RFC 9110 §7.4). A client that has asked for
 /// no name is taken at its word.
-pub(crate) fn judge(client: &Client<'_>) -> Result<(), Fault> {
-    let host = bare(client.request.authority.of(client.inbox.filled()));
-    let is_ours = client.socket.session(|session| {
+pub(crate) fn judge<S>(request: &Request<'_, S>) -> Result<(), Fault> {
+    let host = bare(request.head.authority.of(request.inbox.filled()));
+    let is_ours = request.peer.slot.socket().session(|session| {
         let Some(asked) = session.asked() else { return true };
         let Some(name) = &asked.name else { return true };
         let host = std::str::from_utf8(host).unwrap_or_default();
@@ -22,14 +22,14 @@ pub(crate) fn judge(client: &Client<'_>) -> Result<(), Fault> {
 }
 
 /// The field that sends a plain request to where TLS is spoken; `None` where it is spoken nowhere.
-pub(crate) fn location(client: &Client<'_>) -> Result<Option<String>, Fault> {
-    let Some(acceptor) = &client.generation.tls else { return Ok(None) };
-    let text = client.inbox.filled();
-    let host = String::from_utf8_lossy(bare(client.request.authority.of(text)));
+pub(crate) fn location<S>(request: &Request<'_, S>) -> Result<Option<String>, Fault> {
+    let Some(acceptor) = &request.peer.generation.tls else { return Ok(None) };
+    let text = request.inbox.filled();
+    let host = String::from_utf8_lossy(bare(request.head.authority.of(text)));
     if host.is_empty() {
         return Err(Fault::Misdirected);
     }
-    let path = String::from_utf8_lossy(client.request.path(text));
+    let path = String::from_utf8_lossy(request.head.path(text));
     Ok(Some(match acceptor.port() {
         443 => format!("Location: https://{host}{path}\r\n"),
         port => format!("Location: https://{host}:{port}{path}\r\n"),

@@ -34,7 +34,7 @@ use super::credentials::{Credentials, Room};
 use super::failures::{Failures, Standing};
 use super::users::{Hash, UserId, Users, cut};
 
-/// Two, so that one slow hash does not hold up everybody. They compete with the ring threads.
+/// Two, so that one slow hash does not hold up all clients. They compete with the ring threads.
 const THREADS: usize = 2;
 
 /// Pairs that may wait for a thread. At 250 ms each, the last one waits for half a minute.
@@ -71,6 +71,8 @@ pub enum Checked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginOutcome {
     Known(UserId),
+    /// No field with credentials, or more than one.
+    Missing,
     /// No such user, another password, or a field that cannot be read.
     Wrong,
     TooManyFailures {
@@ -192,8 +194,12 @@ impl Authenticator {
             && self.shared.users == *users
     }
 
-    /// `field` is the value of the only `Proxy-Authorization` field of a request. Never waits.
-    pub fn check(&self, client: IpAddr, field: &[u8]) -> Checked {
+    /// `field` is the value of the one field of a request that has credentials. Never waits.
+    pub fn log_in(&self, client: IpAddr, field: Option<&[u8]>) -> Checked {
+        field.map_or(Checked::Done(LoginOutcome::Missing), |field| self.check(client, field))
+    }
+
+    fn check(&self, client: IpAddr, field: &[u8]) -> Checked {
         self.check_at(client, field, clock::coarse_ms())
     }
 

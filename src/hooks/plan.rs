@@ -79,9 +79,7 @@ impl Login {
 
     /// The value of the only `Authorization` field.
     pub fn credentials<'a>(&self, view: &RequestView<'a>) -> Option<&'a [u8]> {
-        let mut values = view.head.fields.values(view.text, b"authorization");
-        let first = values.next()?;
-        values.next().is_none().then_some(first)
+        view.head.fields.only_value(view.text, b"authorization")
     }
 
     pub fn refused(&self) -> LocalResponse<'static> {

@@ -39,7 +39,7 @@ pub enum HeadError {
 
 impl HeadError {
     /// What a client is answered. An origin's faults are 502 whatever they are.
-    pub fn status(self) -> u16 {
+    pub const fn status(self) -> u16 {
         match self {
             Self::TargetTooLong => 414,
             Self::Expectation => 417,
@@ -74,7 +74,7 @@ impl HeadError {
     }
 
     /// The cause in a few words, for a log line or a Proxy-Status field.
-    pub fn text(self) -> &'static str {
+    pub const fn text(self) -> &'static str {
         match self {
             Self::BareLf => "line ends without CR",
             Self::BareCr => "CR without LF",

@@ -1,7 +1,7 @@
 //! Finds the fields of a head that a proxy must know, in one pass.
 //!
 //! In come the lines that httparse found; out come, as ranges, the few of them that frame, route or
-//! concern the connection, and those that somebody wants to hear of. All others are lines between
+//! concern the connection, and those that hooks ask for. All others are lines between
 //! these and are sent on as they came. What is not there costs one test of a bit. Nothing is
 //! copied.
 
@@ -69,6 +69,11 @@ impl Fields {
         self.all(known).next()
     }
 
+    /// The field of this class, where there is one and no more.
+    pub fn only(&self, known: FieldName) -> Option<&Field> {
+        self.find(known).filter(|_| !self.has_many(known))
+    }
+
     /// The fields of this class.
     #[inline]
     pub fn all(&self, known: FieldName) -> impl Iterator<Item = &Field> {
@@ -91,6 +96,13 @@ impl Fields {
             let value = value.strip_suffix(b"\r").unwrap_or(value);
             start.eq_ignore_ascii_case(name).then(|| trim(value))
         })
+    }
+
+    /// The value of the field called `name`, where there is one and no more.
+    pub fn only_value<'a>(&self, head: &'a [u8], name: &'a [u8]) -> Option<&'a [u8]> {
+        let mut values = self.values(head, name);
+        let first = values.next()?;
+        values.next().is_none().then_some(first)
     }
 
     pub(crate) fn clear(&mut self) {

@@ -16,6 +16,7 @@ static TOO_MANY_FILES: AtomicU64 = AtomicU64::new(0);
 static CLIENTS_GIVE_WAY: AtomicU64 = AtomicU64::new(0);
 static POOL_IS_FULL: AtomicU64 = AtomicU64::new(0);
 static YIELDED: AtomicU64 = AtomicU64::new(0);
+static NO_FREE_PORT: AtomicU64 = AtomicU64::new(0);
 static TLS_ON_A_PLAIN_PORT: AtomicU64 = AtomicU64::new(0);
 static HANDSHAKES: [AtomicU64; Problem::ALL.len()] =
     [const { AtomicU64::new(0) }; Problem::ALL.len()];
@@ -27,6 +28,19 @@ pub(crate) fn too_many_files(doing: &str, error: &io::Error) {
         tracing::error!(
             "cannot {doing}: {error}. Raise the limit on open files (`ulimit -n`, docker `--ulimit \
              nofile=65536:65536`, systemd `LimitNOFILE`) or lower limits.clients"
+        );
+    }
+}
+
+/// Says that a connection to an origin found no port, or no address, to come from (EADDRNOTAVAIL).
+#[cold]
+pub(crate) fn no_free_port(error: &io::Error) {
+    if is_due(&NO_FREE_PORT) {
+        tracing::error!(
+            "cannot connect to an origin: {error}. No local port is free for its address: widen \
+             net.ipv4.ip_local_port_range (sysctl), set net.ipv4.tcp_tw_reuse = 1, keep more \
+             connections (pool.max_idle, pool.idle_expiry), or give the origin more addresses; for \
+             an IPv6 address, this machine may have none of its own"
         );
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! In goes a checked configuration; [`Server::start`] binds, starts the workers and returns when
 //! all are ready, or says in one line why not. Then [`Server::open`] lets the workers accept, and
-//! not before: whoever cannot start has nobody's connection. [`Server::drain`] stops accepting,
-//! lets what is under way finish for `server.drain_timeout`, and returns what was left. How another
-//! configuration takes the first one's place is `reload`'s affair.
+//! not before: a process that cannot start has no client's connection. [`Server::drain`] stops
+//! accepting, lets what is under way finish for `server.drain_timeout`, and returns what was left.
+//! How another configuration takes the first one's place is `reload`'s affair.
 //!
 //! It installs no signal handler and writes to no standard stream: that is `main`'s part.
 
@@ -21,7 +21,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ use crate::hooks::{Plans, custom};
 use crate::ledger::Ledgers;
 use crate::memory::origins::origin_connections;
 use crate::memory::plan::PlanError;
-use crate::memory::{Notice, Plan, Usage};
+use crate::memory::{Notice, Plan, SharedPressure, Usage};
 use crate::observe::access_log::AccessLog;
 use crate::observe::logging::LogMeter;
 use crate::ring::runtime;
@@ -50,7 +50,7 @@ use crate::upstream::{Origin, UpstreamPlan};
 use crate::worker::census::SharedRoom;
 use crate::worker::generation::{History, Snapshot, SnapshotParts};
 use crate::worker::mailbox::{ControlQuery, ServerCommand};
-use crate::worker::shared::{NORMAL, Shared, WorkerSlot};
+use crate::worker::shared::{Shared, WorkerSlot};
 use crate::worker::thread::DrainReport;
 
 /// Why ringway could not start: one line with cause and cure.
@@ -176,7 +176,7 @@ impl Server {
         let caches: Vec<Box<dyn Fn() + Send>> = vec![Box::new(drop_caches)];
         let logs = Logs { events, access: self.access_log.clone() };
         let setup = ControlSetup { shared: self.shared.clone(), logs, socket, queries, caches };
-        // Before anybody can ask.
+        // Before a client can ask.
         self.shared.is_ready.store(true, Ordering::Release);
         self.control = Some(admin::start(setup).map_err(StartError)?);
         Ok(())
@@ -343,7 +343,7 @@ fn share(
         metrics: (0..slots).map(|_| Arc::default()).collect(),
         rings: (0..slots).map(|_| Arc::default()).collect(),
         ledgers: Ledgers::new(slots),
-        pressure: AtomicU8::new(NORMAL),
+        pressure: SharedPressure::default(),
         is_ready: AtomicBool::new(false),
         is_closing: AtomicBool::new(false),
         is_draining: AtomicBool::new(false),

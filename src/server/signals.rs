@@ -45,7 +45,7 @@ pub(crate) struct ProcessSetup {
 /// How often the configuration file is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Serves until somebody ends it. The error is one line with cause and cure.
+/// Serves until a signal or an order ends it. The error is one line with cause and cure.
 pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
     let ProcessSetup { config, notices, load, file } = setup;
     // Before anything else opens a descriptor or starts a thread.
@@ -79,7 +79,7 @@ pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
     let force = Arc::new(AtomicBool::new(false));
     let forced = force.clone();
     std::thread::spawn(move || {
-        // Whoever has been taken over from does already what the first one asks for.
+        // A process that has been taken over from does already what the first one asks for.
         if !end.is_stop {
             ears.wait_for_stop();
         }
@@ -120,7 +120,7 @@ fn begin(
             return Ok(true);
         }
         if !predecessor.take_over() {
-            // Nobody else can say it. The manager may take it from the main process only.
+            // No other process can say it. The manager may take it from the main process only.
             systemd::main_pid(std::process::id());
         }
     }
@@ -132,7 +132,7 @@ fn begin(
 #[derive(Clone, Copy)]
 struct End {
     successor: server::Successor,
-    /// Somebody wants it, and does not go on with another process.
+    /// An operator wants it, and does not go on with another process.
     is_stop: bool,
 }
 
@@ -144,7 +144,7 @@ impl End {
 }
 
 /// A new process on its way, and what it has to be told once it serves: it may have read the
-/// configuration, and opened its logs, before somebody asked for it.
+/// configuration, and opened its logs, before a signal asked for it.
 struct Upgrade {
     successor: Successor,
     is_reload_due: bool,
@@ -156,7 +156,7 @@ struct Process {
     load: Box<dyn Fn() -> Result<Config, ConfigError>>,
     watched: Option<Watched>,
     tls_files: WatchedAll,
-    /// Found before anybody puts another file in its place.
+    /// Found before an operator puts another file in its place.
     program: PathBuf,
     upgrade: Option<Upgrade>,
 }
@@ -254,7 +254,7 @@ impl Process {
         outcome
     }
 
-    /// Reloads where the file has changed and somebody wants that seen.
+    /// Reloads where the file has changed and `server.watch_config` wants that seen.
     fn look(&mut self) {
         if self.upgrade.is_some() {
             return;
@@ -340,7 +340,7 @@ impl Ears {
         let Self { runtime, terminate, interrupt, hang_up, reopen, upgrade } = self;
         runtime.block_on(async {
             tokio::select! {
-                // Whoever is to stop hands nothing over any more.
+                // A process that is to stop hands nothing over any more.
                 biased;
                 _ = terminate.recv() => Event::Stop,
                 _ = interrupt.recv() => Event::Stop,
@@ -384,7 +384,7 @@ impl Ears {
 }
 
 /// Where a log cannot be opened anew, both the log and standard error say so: the log may be the
-/// one that nobody finds.
+/// one that the operator does not find.
 fn reopen_logs() {
     let errors = logging::reopen();
     for error in &errors {

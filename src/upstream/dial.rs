@@ -13,9 +13,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use crate::fault::Fault;
-use crate::ring::{Socket, WaitError};
+use crate::relay::side::{Act, Side};
+use crate::ring::Socket;
 
-use super::pool::{Pool, connect_fault, open_fault};
+use super::pool::{Pool, open_fault};
 
 /// RFC 8305 §5, Connection Attempt Delay.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -84,9 +85,7 @@ impl Pool {
                 opening.0 = None;
                 Ok((socket, address))
             }
-            Err(WaitError::Expired) => Err(Fault::OriginConnectTimeout),
-            Err(WaitError::Interrupted) => Err(Fault::Stopping),
-            Err(WaitError::Failed(error)) => Err(connect_fault(&error)),
+            Err(error) => Err(error.on(Side::Origin, Act::Connect)),
         }
     }
 }

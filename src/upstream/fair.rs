@@ -10,12 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-/// Whoever a connection is held or wanted for: a client's address, where IPv6 counts by its /64,
+/// For whom a connection is held or wanted: a client's address, where IPv6 counts by its /64,
 /// which is what one subscriber has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Claimant(u64);
 
-/// Multicast, from which nobody comes: what has this above is an IPv4 address below.
+/// Multicast, from which no client comes: what has this above is an IPv4 address below.
 const V4: u64 = 0xFFFF_FFFF << 32;
 
 impl Claimant {
@@ -136,7 +136,7 @@ impl Line {
         self.forget(claimant);
     }
 
-    /// Forgets what everybody holds.
+    /// Forgets what all claimants hold.
     pub(crate) fn clear(&mut self) {
         for party in self.parties.values_mut() {
             party.held = 0;
@@ -227,7 +227,7 @@ impl Line {
     }
 }
 
-/// A connection that somebody holds.
+/// A connection that a claimant holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Holding {
     pub id: usize,

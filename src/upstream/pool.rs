@@ -20,7 +20,8 @@ use crate::fault::Fault;
 use crate::ledger::{Kind, Ledger};
 use crate::observe::connection_stats::Moment;
 use crate::observe::metrics::WorkerMetrics;
-use crate::ring::{Deadlines, HeadPool, Socket, WaitError, clock};
+use crate::relay::side::{Act, Side};
+use crate::ring::{Deadlines, HeadPool, Socket, clock};
 
 use super::idle::{Entry, Idle, Watch};
 use super::lease::Lease;
@@ -93,7 +94,7 @@ impl Slot {
     }
 }
 
-/// A permit in the hands of somebody who tries several addresses at once.
+/// A permit in the hands of a dial that tries several addresses at once.
 pub(super) struct Race {
     group: usize,
     holder: Holder,
@@ -194,11 +195,7 @@ impl Pool {
         let socket = (socket, address);
         let lease = self.adopt(origin_id.clone(), socket, Instant::now(), permit, holder);
         let connected = lease.socket().connect(address, &self.deadlines, limit).await;
-        connected.map(|()| lease).map_err(|error| match error {
-            WaitError::Expired => Fault::OriginConnectTimeout,
-            WaitError::Interrupted => Fault::Stopping,
-            WaitError::Failed(error) => connect_fault(&error),
-        })
+        connected.map(|()| lease).map_err(|error| error.on(Side::Origin, Act::Connect))
     }
 
     /// Takes a socket in that is being, or has been, connected to the origin with `origin_id`.
@@ -305,8 +302,8 @@ impl Pool {
         }
     }
 
-    /// The connections that are out, as they look to somebody who has to choose some that end.
-    /// `look` adds what the pool does not know.
+    /// The connections that are out, as the arbiter sees them, which chooses some that end. `look`
+    /// adds what the pool does not know.
     pub fn view(&self, mut look: impl FnMut(Holder, Option<Moment>, &mut View)) -> Vec<View> {
         let slots = self.slots.borrow();
         let leased = slots.iter().filter(|(_, slot)| slot.idle.is_none());
@@ -426,14 +423,5 @@ pub(super) fn open_fault(error: &std::io::Error) -> Fault {
             Fault::TooManyFiles
         }
         _ => Fault::Internal,
-    }
-}
-
-pub(super) fn connect_fault(error: &std::io::Error) -> Fault {
-    match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => Fault::OriginRefused,
-        Some(libc::ECONNRESET | libc::EPIPE) => Fault::OriginClosed,
-        Some(libc::ETIMEDOUT) => Fault::OriginConnectTimeout,
-        _ => Fault::OriginUnreachable,
     }
 }

@@ -13,17 +13,19 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::http::head::ResponseHead;
 use crate::ledger::Kind;
+use crate::memory::Pressure;
 use crate::observe::connection_stats::ConnectionStats;
 use crate::ring::waits::{Wait, turn};
 use crate::ring::{HeadBuffer, SESSION_BYTES, Socket, clock};
 use crate::upstream::fair::Claimant;
+use crate::upstream::h1;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 use crate::worker::connections::{Arrival, Attached, ConnectionEntry};
 use crate::worker::mailbox::ConnectionInfo;
-use crate::worker::shared::FORCED;
 
 /// What a connection costs that does nothing: its task, its entry in the list, its descriptor and
 /// deadline, and the operation that waits for its next request. Measured at 440 bytes on the heap.
@@ -126,10 +128,25 @@ impl Reached<'_> {
     }
 
     /// As [`Lease::give_back`], with the same exception.
-    pub(crate) fn give_back(self) {
+    fn give_back(self) {
         if !self.attached.is_ended() {
             drop(self.attached);
             self.lease.give_back();
+        }
+    }
+
+    /// Ends the exchange on it, whose response `head` begins, by the rule for connections that may
+    /// carry another request; `is_clean` says that nothing has come behind the response.
+    pub(crate) fn finish(self, head: &ResponseHead, is_sent: bool, is_clean: bool) {
+        if h1::is_reusable(head, is_sent, is_clean) {
+            self.give_back();
+        }
+    }
+
+    /// The same with what is left of the buffer that the response came in.
+    pub(crate) fn finish_with(self, head: &ResponseHead, is_sent: bool, buffer: HeadBuffer) {
+        if h1::is_reusable(head, is_sent, buffer.is_empty()) {
+            self.give_back_with(buffer);
         }
     }
 
@@ -194,8 +211,7 @@ impl ConnectionSlot {
     pub(crate) fn begin(&self, future_bytes: usize, kind: Kind) -> Option<HeldMemory<'_>> {
         let worker = &self.worker;
         let buffers = 2 * worker.heads.buffer_bytes();
-        let is_turned_away =
-            self.is_new() && worker.shared.pressure.load(Ordering::Relaxed) == FORCED;
+        let is_turned_away = self.is_new() && worker.shared.pressure.get() == Pressure::Forced;
         let fits = || worker.budget.admits(&worker.ledger, (future_bytes + buffers) as u64);
         if is_turned_away || !fits() {
             return None;
@@ -235,7 +251,7 @@ impl ConnectionSlot {
         self.entry.arrival.peer()
     }
 
-    /// As the pool knows whoever is served here.
+    /// As the pool knows the client that is served here.
     pub(crate) fn holder(&self) -> Holder {
         Holder { claimant: Claimant::of(self.peer().ip()), slot: self.key as u32 }
     }

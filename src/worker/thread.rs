@@ -19,7 +19,7 @@ use crate::observe::access_log::AccessLog;
 use crate::ring::{Socket, memory, runtime};
 use crate::upstream::prewarm;
 use crate::worker::mailbox::WorkerCommand;
-use crate::worker::shared::{ACTIVE, Accepted, DRAINING, Shared};
+use crate::worker::shared::{Accepted, Shared, WorkerState};
 use crate::worker::slot::ConnectionSlot;
 use crate::worker::{Worker, accept, arbiter};
 
@@ -169,7 +169,9 @@ async fn obey(worker: Rc<Worker>, mut commands: UnboundedReceiver<WorkerCommand>
             }
             WorkerCommand::Resume { listeners } => {
                 // It may have been told to drain once more in the meantime.
-                if worker.is_draining.get() && worker.shared.slots[worker.index].state() == ACTIVE {
+                if worker.is_draining.get()
+                    && worker.shared.slots[worker.index].state() == WorkerState::Active
+                {
                     worker.is_draining.set(false);
                     for (index, socket) in listeners {
                         spawn(accept::start(worker.clone(), socket, index));
@@ -212,7 +214,7 @@ async fn until_drained(worker: &Worker) -> DrainReport {
     let shared = &worker.shared;
     loop {
         while !shared.is_draining.load(Ordering::Acquire)
-            && shared.slots[worker.index].state() != DRAINING
+            && shared.slots[worker.index].state() != WorkerState::Draining
         {
             shared.drain[worker.index].notified().await;
         }
@@ -246,7 +248,7 @@ async fn finish(worker: &Worker) -> bool {
             return false;
         }
         // Where no other process listens, an idle client is told at once by the end of its
-        // connection. Where somebody does, that could meet its next request: that one is answered
+        // connection. Where one does, that could meet its next request: that one is answered
         // first.
         if is_over() && !shared.is_handed_over.load(Ordering::Acquire) {
             worker.closes_idle.set(true);

@@ -17,6 +17,7 @@ use super::super::exposition::tests::parse;
 use super::super::proxy::Proxy;
 use super::{Fixture, WORKERS, wait_until};
 use crate::ledger::{Kind, Level};
+use crate::memory::Pressure;
 use crate::worker::mailbox::ControlQuery;
 
 #[test]
@@ -45,13 +46,13 @@ fn a_ledger_that_crosses_a_line_is_noticed_at_once_and_recovers() {
         Fixture::start(|config| config.memory.check_interval = Duration::from_secs(3_600));
     wait_until("not ready", || fixture.get("/ready").status == 200);
     assert_eq!(fixture.cleaned(), []);
-    let pressure = || fixture.shared.pressure.load(Ordering::Relaxed);
+    let pressure = || fixture.shared.pressure.get();
     fixture.shared.ledgers.workers()[0].set(Kind::Tunnels, 600 << 20);
     wait_until("no forced cleanup", || fixture.cleaned().contains(&Level::Forced));
-    wait_until("no pressure", || pressure() == 2);
+    wait_until("no pressure", || pressure() == Pressure::Forced);
     assert_eq!(fixture.json("GET /health")["memory"]["state"], "forced");
     fixture.shared.ledgers.workers()[0].set(Kind::Tunnels, 0);
-    wait_until("the pressure stays", || pressure() == 0);
+    wait_until("the pressure stays", || pressure() == Pressure::Normal);
     assert_eq!(fixture.get("/ready").status, 200);
 }
 
@@ -79,7 +80,7 @@ fn a_crowd_that_asks_for_a_cleanup_shares_one() {
     let levels = (0..20).map(|index| if index < 19 { Level::Light } else { Level::Forced });
     let crowd = levels.map(|level| cleaning::clean(&proxy, level, "asked"));
     let mut crowd = pin!(futures_util::future::join_all(crowd));
-    // The workers cannot answer before everybody has asked.
+    // The workers cannot answer before all callers have asked.
     let held = fixture.cleaned.lock().unwrap();
     runtime.block_on(poll_fn(|context| {
         assert!(crowd.as_mut().poll(context).is_pending());

@@ -25,6 +25,7 @@ use super::*;
 use crate::config::{AdminAddress, Config};
 use crate::forward_proxy::access::Access;
 use crate::ledger::Ledgers;
+use crate::memory::SharedPressure;
 use crate::upstream::permits::{Limits, PoolShared};
 use crate::worker::generation::{History, Snapshot, SnapshotParts};
 use crate::worker::mailbox::{Cleaned, ConnectionInfo, WorkerCommand};
@@ -94,7 +95,7 @@ impl Fixture {
             ledgers: Ledgers::new(WORKERS),
             metrics: (0..WORKERS).map(|_| Arc::default()).collect(),
             rings: (0..WORKERS).map(|_| Arc::default()).collect(),
-            pressure: 0.into(),
+            pressure: SharedPressure::default(),
             is_ready: AtomicBool::new(true),
             control,
         });
@@ -203,7 +204,7 @@ fn answer_commands(
             WorkerCommand::Ping { reply } | WorkerCommand::Adopt { reply, .. } => {
                 let _ = reply.send(());
             }
-            // Nobody comes here, be it by a listener or to ask for room.
+            // No client comes here, and no worker asks for room.
             WorkerCommand::Listen { .. }
             | WorkerCommand::StopListening { .. }
             | WorkerCommand::Resume { .. }

@@ -126,13 +126,10 @@ fn log_in(case: &Case<'_>, section: &mut Section) -> Step<()> {
         return Ok(());
     };
     let wanted = |what: &str| Err(Ending::Refused(Fault::LoginRequired, what.to_owned()));
-    let fields = &case.head.fields;
-    let field = fields.find(FieldName::ProxyAuthorization);
-    let Some(field) = field.filter(|_| !fields.has_many(FieldName::ProxyAuthorization)) else {
-        return wanted("forward.users_file wants one Proxy-Authorization");
-    };
-    let checked = authenticator.check(case.client, field.value.of(&case.text));
+    let field = case.head.fields.only(FieldName::ProxyAuthorization);
+    let checked = authenticator.log_in(case.client, field.map(|field| field.value.of(&case.text)));
     match addresses::wait_for(checked.outcome()) {
+        Ok(LoginOutcome::Missing) => wanted("forward.users_file wants one Proxy-Authorization"),
         Ok(LoginOutcome::Known(_)) => {
             section.fact("user", "known");
             Ok(())

@@ -166,13 +166,12 @@ impl<'a> Asked<'a> {
     fn log_in(&mut self, state: &mut HookState) -> Result<(), Ending> {
         let Some(login) = &self.plan.login else { return Ok(()) };
         let known = &login.authenticator;
-        let outcome = match login.credentials(&self.view) {
-            Some(credentials) => known.check(self.view.client, credentials).outcome(),
-            None => return Err(self.answered(&login.refused(), state)),
-        };
-        match addresses::wait_for(outcome) {
+        let checked = known.log_in(self.view.client, login.credentials(&self.view));
+        match addresses::wait_for(checked.outcome()) {
             Ok(LoginOutcome::Known(user)) => self.section.fact("user", known.name(user)),
-            Ok(LoginOutcome::Wrong | LoginOutcome::TooManyFailures { .. }) => {
+            Ok(
+                LoginOutcome::Missing | LoginOutcome::Wrong | LoginOutcome::TooManyFailures { .. },
+            ) => {
                 return Err(self.answered(&login.refused(), state));
             }
             Ok(LoginOutcome::Busy) | Err(_) => {

@@ -426,13 +426,10 @@ pub struct CustomConfig {
 mod tests {
     use super::*;
     use crate::config::HooksConfig;
-    use crate::config::tests::{all_refused, parse};
+    use crate::config::tests::{self, all_refused};
 
     fn hooks(keys: &str) -> HooksConfig {
-        match parse(&format!("[hooks]\n{keys}")) {
-            Ok(config) => *config.hooks.unwrap(),
-            Err(error) => panic!("{error}"),
-        }
+        tests::hooks(&format!("[hooks]\n{keys}"))
     }
 
     #[test]

@@ -322,15 +322,7 @@ impl Default for SecurityConfig {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::HooksConfig;
-    use crate::config::tests::{all_refused, parse};
-
-    fn hooks(keys: &str) -> HooksConfig {
-        match parse(keys) {
-            Ok(config) => *config.hooks.unwrap(),
-            Err(error) => panic!("{error}"),
-        }
-    }
+    use crate::config::tests::{all_refused, hooks, parse};
 
     #[test]
     fn edits_are_read_as_they_are_written() {
