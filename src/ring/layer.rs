@@ -224,6 +224,22 @@ impl State {
         Ok(count)
     }
 
+    /// As [`Session::seal`], which has to see what is left of the wire's bytes.
+    pub(super) fn seal(
+        &mut self,
+        bytes: &[u8],
+        record_bytes: usize,
+        out: &mut Records,
+        ended: impl FnMut(usize, usize),
+    ) -> Result<(), crate::tls::Error> {
+        self.session.seal(&mut self.tail, bytes, record_bytes, out, ended)
+    }
+
+    /// Says that no more will be sent.
+    pub(super) fn finish(&mut self, out: &mut Records) -> Result<(), crate::tls::Error> {
+        self.session.finish(&mut self.tail, out)
+    }
+
     /// `records` did not go out, and end the first `promised` of `bytes`, which have to come again.
     pub(super) fn keep(&mut self, records: &[u8], bytes: &[u8], promised: usize) {
         if self.unsent.start > 0 {

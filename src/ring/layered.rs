@@ -66,6 +66,9 @@ impl Scratch {
 pub(super) fn send(fd: &Descriptor, layer: &Layer, bytes: &[u8]) -> io::Result<usize> {
     let mut state = layer.state();
     let state = &mut *state;
+    if state.end == Some(StreamEnd::Broken) {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
     let mut done = 0;
     if !state.unsent.records.is_empty() {
         flush(fd, state)?;
@@ -88,8 +91,7 @@ pub(super) fn send(fd: &Descriptor, layer: &Layer, bytes: &[u8]) -> io::Result<u
         let Scratch { out, ends, .. } = scratch;
         out.clear();
         ends.clear();
-        let sealed =
-            state.session.seal(operation, record_bytes, out, |out, plain| ends.push((out, plain)));
+        let sealed = state.seal(operation, record_bytes, out, |out, plain| ends.push((out, plain)));
         sealed.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         let records = out.filled();
         let sent = match wire::send(fd, records) {
@@ -329,7 +331,8 @@ fn shaken(fd: &Descriptor, state: &mut State) -> io::Result<Handshake> {
 /// Tells the peer that it has got all of it, where the socket takes that at once.
 pub(super) fn say_goodbye(fd: &Descriptor, layer: &Layer) {
     let mut state = layer.state();
-    if state.session.is_handshaking() || flush(fd, &mut state).is_err() {
+    let is_broken = state.end == Some(StreamEnd::Broken);
+    if is_broken || state.session.is_handshaking() || flush(fd, &mut state).is_err() {
         return;
     }
     // What was promised has gone out whole, and its sender did not come back.
@@ -338,7 +341,7 @@ pub(super) fn say_goodbye(fd: &Descriptor, layer: &Layer) {
     }
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.out.clear();
-        if state.session.finish(&mut scratch.out).is_ok() {
+        if state.finish(&mut scratch.out).is_ok() {
             send_own(fd, &mut state, &mut scratch.out);
         }
     });

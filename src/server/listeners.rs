@@ -91,7 +91,12 @@ impl Sockets {
     ) -> Result<NextSockets, String> {
         let mut list = Vec::new();
         for address in &config.server.listeners {
-            let kept = self.list.iter().position(|own| own.configured == *address);
+            // Two of them may leave the choice of a port to the system.
+            let is_taken = |index: usize| {
+                list.iter().any(|entry| matches!(entry, Entry::Kept(kept) if *kept == index))
+            };
+            let mut own = self.list.iter().enumerate();
+            let kept = own.position(|(index, own)| own.configured == *address && !is_taken(index));
             if let Some(index) = kept {
                 // Whatever the length of its queue was, listen(2) says anew.
                 self.list[index].set_backlog(config.server.backlog)?;

@@ -63,11 +63,13 @@ pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
     }
     let server = Server::start(config, inheritance).map_err(|error| error.to_string())?;
     let is_over = begin(&server, predecessor, &mut ears)?;
+    let mut tls_files = WatchedAll::default();
+    tls_files.follow(server.config().tls_files());
     let mut process = Process {
         server,
         load,
         watched: file.map(Watched::new),
-        tls_files: WatchedAll::default(),
+        tls_files,
         program,
         upgrade: None,
     };

@@ -66,7 +66,7 @@ impl Acceptor {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
         };
         let mut config = builder.with_cert_resolver(certificates.clone());
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
         // A session is in its ticket, and nowhere else.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         match &tickets {

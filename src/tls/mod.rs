@@ -13,6 +13,9 @@ pub(crate) mod session;
 
 use crate::config::{Config, UpstreamTlsConfig};
 
+/// What a session says of itself when it fails.
+pub(crate) type Error = rustls::Error;
+
 /// Whether all that `config` names for TLS can be used; if not, the path of the key, and why.
 pub(crate) fn try_files(config: &Config) -> Result<Vec<String>, (String, String)> {
     let mut due = Vec::new();

@@ -128,16 +128,17 @@ impl Session {
         }
     }
 
-    /// After an error: what tells the peer.
+    /// After an error: what tells the peer. The bytes that led to it are not looked at again, which
+    /// is why no step may go on to them.
     fn take_alert(&mut self, out: &mut Records) {
         let (mut none, mut plain) = (false, |_: &[u8]| {});
-        for _ in 0..8 {
-            let goes_on = match &mut self.end {
+        while self.state().wants_write() {
+            let (_, goes_on) = match &mut self.end {
                 End::Server(end) => {
-                    step(end.process_tls_records(&mut []), &mut plain, out, &mut none).1
+                    step(end.process_tls_records(&mut []), &mut plain, out, &mut none)
                 }
                 End::Client(end) => {
-                    step(end.process_tls_records(&mut []), &mut plain, out, &mut none).1
+                    step(end.process_tls_records(&mut []), &mut plain, out, &mut none)
                 }
             };
             if !matches!(goes_on, Ok(true)) {
@@ -147,9 +148,11 @@ impl Session {
     }
 
     /// Puts `bytes` into records of `record_bytes` at most, behind what is in `out`. `ended` is told
-    /// of each record where it ends in `out`, and in `bytes`.
+    /// of each record where it ends in `out`, and in `bytes`. `tail` is what [`Session::take`] has
+    /// left of the wire's bytes.
     pub(crate) fn seal(
         &mut self,
+        tail: &mut [u8],
         bytes: &[u8],
         record_bytes: usize,
         out: &mut Records,
@@ -158,7 +161,7 @@ impl Session {
         let mut done = 0;
         while done < bytes.len() {
             let piece = &bytes[done..(done + record_bytes).min(bytes.len())];
-            self.write(out, |writer, out| writer.encrypt(piece, out), piece.len())?;
+            self.write(tail, out, |writer, out| writer.encrypt(piece, out), piece.len())?;
             done += piece.len();
             ended(out.filled, done);
         }
@@ -166,12 +169,13 @@ impl Session {
     }
 
     /// Says that no more will be sent.
-    pub(crate) fn finish(&mut self, out: &mut Records) -> Result<(), Error> {
-        self.write(out, |writer, out| writer.queue_close_notify(out), 0)
+    pub(crate) fn finish(&mut self, tail: &mut [u8], out: &mut Records) -> Result<(), Error> {
+        self.write(tail, out, |writer, out| writer.queue_close_notify(out), 0)
     }
 
     fn write(
         &mut self,
+        tail: &mut [u8],
         out: &mut Records,
         mut write: impl FnMut(&mut dyn Writer, &mut [u8]) -> Result<usize, EncryptError>,
         payload: usize,
@@ -179,7 +183,7 @@ impl Session {
         let is_done = &mut self.is_peer_done;
         match &mut self.end {
             End::Server(end) => loop {
-                match advance(end.process_tls_records(&mut []), out, is_done).1? {
+                match advance(end.process_tls_records(tail), out, is_done).1? {
                     Next::Write(mut writer, _) => {
                         return written(&mut |room| write(&mut writer, room), out, payload);
                     }
@@ -188,7 +192,7 @@ impl Session {
                 }
             },
             End::Client(end) => loop {
-                match advance(end.process_tls_records(&mut []), out, is_done).1? {
+                match advance(end.process_tls_records(tail), out, is_done).1? {
                     Next::Write(mut writer, _) => {
                         return written(&mut |room| write(&mut writer, room), out, payload);
                     }

@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::http::head::ResponseHead;
 use crate::ledger::Kind;
 use crate::memory::Pressure;
-use crate::observe::connection_stats::ConnectionStats;
+use crate::observe::connection_stats::{ConnectionStats, Phase};
 use crate::ring::waits::{Wait, turn};
 use crate::ring::{HeadBuffer, SESSION_BYTES, Socket, clock};
 use crate::upstream::fair::Claimant;
@@ -42,12 +42,14 @@ impl Worker {
         self.shared.live[self.index].load(Ordering::SeqCst)
     }
 
-    /// Wakes the connections that have been idle for a second between two requests.
+    /// Wakes the connections that have been idle for a second between two requests, or before the
+    /// first.
     pub(crate) async fn interrupt_idle(&self) {
         self.for_each(|entry| {
             let stats = &entry.stats;
             let age_ms = stats.phase_began().age_ms(clock::coarse_ms());
-            let is_due = stats.is_parked.get() && age_ms >= IDLE_MS;
+            let is_waiting = stats.is_parked.get() || stats.phase() == Phase::Handshake;
+            let is_due = is_waiting && age_ms >= IDLE_MS;
             if is_due {
                 entry.socket.interrupt(&self.deadlines);
             }
