@@ -62,12 +62,8 @@ pub enum Fault {
     OriginRefused,
     OriginUnreachable,
     OriginConnectTimeout,
-    /// The origin's certificate is not believed.
-    OriginCertificate,
-    /// The origin ended the TLS handshake with an alert.
-    OriginTlsAlert,
-    /// The origin does not speak TLS, or not as it should.
-    OriginTls,
+    /// The origin cannot be spoken to over TLS.
+    OriginTls(TlsFault),
     /// The origin closed or reset the connection before its answer began.
     OriginClosed,
     OriginHead(HeadError),
@@ -82,6 +78,35 @@ pub enum Fault {
     ParentRefused,
     /// Neither side had anything to say for `timeouts.tunnel_idle`.
     TunnelIdle,
+}
+
+/// What is wrong with an origin's TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsFault {
+    /// Its certificate is not believed.
+    Certificate,
+    /// It ended the handshake with an alert.
+    Alert,
+    /// It does not speak TLS, or not as it should.
+    Protocol,
+}
+
+impl TlsFault {
+    const fn error(self) -> ProxyError {
+        match self {
+            Self::Certificate => ProxyError::TlsCertificateError,
+            Self::Alert => ProxyError::TlsAlertReceived,
+            Self::Protocol => ProxyError::TlsProtocolError,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Certificate => "origin_bad_certificate",
+            Self::Alert => "origin_tls_alert",
+            Self::Protocol => "origin_bad_tls",
+        }
+    }
 }
 
 /// Status of an answer and the reason phrase that is its body too.
@@ -184,13 +209,7 @@ impl Fault {
             F::OriginConnectTimeout => {
                 Facts::of(504, E::ConnectionTimeout, "origin_connect_timeout").kept_local()
             }
-            F::OriginCertificate => {
-                Facts::of(502, E::TlsCertificateError, "origin_bad_certificate").kept_local()
-            }
-            F::OriginTlsAlert => {
-                Facts::of(502, E::TlsAlertReceived, "origin_tls_alert").kept_local()
-            }
-            F::OriginTls => Facts::of(502, E::TlsProtocolError, "origin_bad_tls").kept_local(),
+            F::OriginTls(fault) => Facts::of(502, fault.error(), fault.name()).kept_local(),
             F::OriginClosed => {
                 Facts::of(502, E::ConnectionTerminated, "origin_closed").kept_local()
             }

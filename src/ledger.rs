@@ -69,8 +69,8 @@ impl Kind {
     }
 }
 
-/// The memory of one worker. Its thread writes, any thread reads. Cache lines of its own, so that two
-/// workers never write to the same one.
+/// The memory of one worker. Its thread writes, any thread reads. Cache lines of its own, so that
+/// two workers never write to the same one.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Ledger {

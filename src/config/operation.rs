@@ -194,7 +194,8 @@ pub struct AlertsConfig {
     pub pool_wait: Duration,
     /// An upstream of which no origin can be used.
     pub upstream_down: bool,
-    /// A certificate that ends within 14 days or a third of its life, or whose files cannot be used.
+    /// A certificate that ends within 14 days or a third of its life, or whose files cannot be
+    /// used.
     pub certificates: bool,
     /// Share of the limit on open files (RLIMIT_NOFILE). 0 to 1; 0 is off.
     #[serde(with = "As::<Share>")]

@@ -102,9 +102,10 @@ pub struct UpstreamConfig {
     #[schemars(extend("x-example" = "100"))]
     pub max_connections: Option<usize>,
     /// How origins with "https://" are spoken to: `ca` is a PEM file of the authorities that are
-    /// believed, in place of the system's; `sni` the name that the certificate has to have, in place
-    /// of the origin's; `client_chain` and `client_key` what is shown to it; insecure_skip_verify =
-    /// true takes any certificate, so that anybody on the way can read and change what is sent.
+    /// believed, in place of the system's; `sni` the name that the certificate has to have, in
+    /// place of the origin's; `client_chain` and `client_key` what is shown to it;
+    /// insecure_skip_verify = true takes any certificate, so that anybody on the way can read and
+    /// change what is sent.
     #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-example" = "{ ca = \"/etc/ssl/internal.pem\" }"))]
     pub tls: Option<UpstreamTlsConfig>,

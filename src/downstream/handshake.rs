@@ -1,8 +1,8 @@
 //! A client's TLS handshake: from the accepted connection to the first request.
 //!
-//! In goes a connection of a listener that speaks TLS; out comes nothing, and the socket is secured,
-//! or why the connection ends. All of it has one deadline, `timeouts.handshake`; no key is touched
-//! before the client has sent something that may be TLS, and there is memory for it.
+//! In goes a connection of a listener that speaks TLS; out comes nothing, and the socket is
+//! secured, or why the connection ends. All of it has one deadline, `timeouts.handshake`; no key is
+//! touched before the client has sent something that may be TLS, and there is memory for it.
 
 use std::time::Duration;
 

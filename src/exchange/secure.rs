@@ -8,8 +8,8 @@ use crate::fault::Fault;
 use crate::tls::certificates::covers;
 
 /// A request for another name than the session's, which its certificate does not cover either, is
-/// for another server, with other rules for its clients (RFC 9110 §7.4). A client that has asked for
-/// no name is taken at its word.
+/// for another server, with other rules for its clients (RFC 9110 §7.4). A client that has asked
+/// for no name is taken at its word.
 pub(crate) fn judge<S>(request: &Request<'_, S>) -> Result<(), Fault> {
     let host = bare(request.head.authority.of(request.inbox.filled()));
     let is_ours = request.peer.slot.socket().session(|session| {

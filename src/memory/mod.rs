@@ -6,6 +6,7 @@
 
 pub(crate) mod origins;
 pub(crate) mod plan;
+mod sessions;
 pub(crate) mod usage;
 pub(crate) mod watch;
 

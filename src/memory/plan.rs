@@ -12,6 +12,7 @@
 use std::fmt;
 
 use super::origins::{MEMORY_PART, Origins};
+use super::sessions::Sessions;
 use super::usage::Usage;
 use super::watch::Thresholds;
 use super::{MIB, Notice};
@@ -48,12 +49,6 @@ pub(crate) const CONNECTION_BYTES: u64 = 1024;
 
 /// A tunnel beyond its client's connection: its target's, two waits, two directions.
 pub(crate) const TUNNEL_BYTES: u64 = 4 * KIB;
-
-/// A session of TLS (3.7 KB are measured), and a record on its way in.
-const TLS_BYTES: u64 = 4 * KIB + 17 * KIB;
-
-/// Where a worker opens records and seals them.
-const TLS_SCRATCH_BYTES: u64 = 2 * 320 * KIB;
 
 /// A name of up to 255 bytes, its addresses, and their places in two tables.
 const NAME_BYTES: u64 = KIB;
@@ -142,7 +137,6 @@ impl Counts {
 const CLIENTS: &str = "clients";
 const ORIGINS: &str = "origin connections";
 const TUNNELS: &str = "tunnels";
-const SCRATCH: &str = "tls records";
 const GROWTH: &str = "larger heads";
 const PROCESS_WIDE: [&str; 7] = [
     "program",
@@ -423,9 +417,7 @@ fn rows(config: &Config, usage: &Usage, ceiling: &Ceiling) -> Vec<Row> {
     let lanes = if log.access { workers * LANE_BUFFERS + 1 } else { 0 };
     let growth = (ceiling.bytes / GROWTH_PART).max(config.limits.head_bytes as u64 * workers);
     let row = |name, count, each_bytes, key| Row { name, count, each_bytes, key };
-    let session = |is_needed| if is_needed { TLS_BYTES } else { 0 };
-    let client_tls = session(!config.server.listen_tls.is_empty());
-    let origin_tls = session(has_tls_origins(config));
+    let sessions = Sessions::of(config);
     vec![
         row("program", 1, base.program_bytes, ""),
         row("workers", workers, base.worker_bytes, "server.workers"),
@@ -433,16 +425,16 @@ fn rows(config: &Config, usage: &Usage, ceiling: &Ceiling) -> Vec<Row> {
         row(
             CLIENTS,
             counts.clients,
-            head + CONVERSATION_BYTES + CONNECTION_BYTES + client_tls,
+            head + CONVERSATION_BYTES + CONNECTION_BYTES + sessions.client_bytes,
             "limits.clients",
         ),
         row(
             ORIGINS,
             Origins::of(config).least,
-            head + CONNECTION_BYTES + origin_tls,
+            head + CONNECTION_BYTES + sessions.origin_bytes,
             "pool.max_connections",
         ),
-        row(SCRATCH, if is_tls(config) { workers } else { 0 }, TLS_SCRATCH_BYTES, ""),
+        row("tls records", workers, sessions.worker_bytes, ""),
         row(TUNNELS, counts.tunnels, TUNNEL_BYTES, "limits.tunnels"),
         row(GROWTH, 1, growth, ""),
         row("names", config.dns.cache_entries as u64, NAME_BYTES, "dns.cache_entries"),
@@ -451,14 +443,6 @@ fn rows(config: &Config, usage: &Usage, ceiling: &Ceiling) -> Vec<Row> {
         row("event lines", log.queue_lines as u64, EVENT_LINE_BYTES, "log.queue_lines"),
         row("access log lines", lanes * log.queue_lines as u64, LANE_LINE_BYTES, "log.queue_lines"),
     ]
-}
-
-fn is_tls(config: &Config) -> bool {
-    !config.server.listen_tls.is_empty() || has_tls_origins(config)
-}
-
-fn has_tls_origins(config: &Config) -> bool {
-    config.upstreams.iter().flat_map(|upstream| &upstream.origins).any(|origin| origin.is_tls)
 }
 
 /// What a worker's lane of the access log can hold per line of `log.queue_lines`, and in how many
@@ -487,7 +471,7 @@ impl fmt::Display for Ceiling {
 impl fmt::Display for Plan {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "{:<20}{:>10}{:>12}{:>12}", "memory, at worst", "count", "each", "together")?;
-        for row in self.rows.iter().filter(|row| row.count > 0) {
+        for row in self.rows.iter().filter(|row| row.bytes() > 0) {
             let (each, all) = (readable(row.each_bytes), readable(row.bytes()));
             writeln!(out, "{:<20}{:>10}{each:>12}{all:>12}", row.name, row.count)?;
         }

@@ -1,8 +1,8 @@
 //! What is between the wire's bytes of a socket and those of whoever uses it.
 //!
-//! In go bytes as they came and bytes that are to be sent; out come plain ones and records. It keeps
-//! what neither side takes yet, which is a record at most in either direction, counts it, and keeps
-//! nothing at rest. No call here touches a socket or waits.
+//! In go bytes as they came and bytes that are to be sent; out come plain ones and records. It
+//! keeps what neither side takes yet, which is a record at most in either direction, counts it, and
+//! keeps nothing at rest. No call here touches a socket or waits.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::hash::{DefaultHasher, Hasher};
@@ -179,8 +179,8 @@ impl State {
         &self.tail
     }
 
-    /// Goes through `wire`, which begins with the tail. Plain bytes fill `into`; what it has no room
-    /// for is held. Their count in `into`.
+    /// Goes through `wire`, which begins with the tail. Plain bytes fill `into`; what it has no
+    /// room for is held. Their count in `into`.
     pub(super) fn open(
         &mut self,
         wire: &mut [u8],

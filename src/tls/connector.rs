@@ -1,7 +1,7 @@
 //! How the origins of one upstream are spoken to over TLS, and why one is not believed.
 //!
-//! In go `[upstream.tls]` and the name of an origin; out come sessions. Whatever can fail fails when
-//! it is loaded. Sessions that origins let go on are kept here, as many as fit.
+//! In go `[upstream.tls]` and the name of an origin; out come sessions. Whatever can fail fails
+//! when it is loaded. Sessions that origins let go on are kept here, as many as fit.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;

@@ -147,9 +147,9 @@ impl Session {
         }
     }
 
-    /// Puts `bytes` into records of `record_bytes` at most, behind what is in `out`. `ended` is told
-    /// of each record where it ends in `out`, and in `bytes`. `tail` is what [`Session::take`] has
-    /// left of the wire's bytes.
+    /// Puts `bytes` into records of `record_bytes` at most, behind what is in `out`. `ended` is
+    /// told of each record where it ends in `out`, and in `bytes`. `tail` is what [`Session::take`]
+    /// has left of the wire's bytes.
     pub(crate) fn seal(
         &mut self,
         tail: &mut [u8],

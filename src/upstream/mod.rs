@@ -250,7 +250,12 @@ async fn open(
         };
         match connected {
             Ok(lease) => return Ok(lease),
-            Err(failed) if failed.is_origin_local() => fault = failed,
+            // Whoever answers and is not believed says more than an address where nobody is.
+            Err(failed) if failed.is_origin_local() => {
+                if !matches!(fault, Fault::OriginTls(_)) {
+                    fault = failed;
+                }
+            }
             Err(failed) => return Err(failed),
         }
     }

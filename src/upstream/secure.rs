@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::fault::Fault;
+use crate::fault::{Fault, TlsFault};
 use crate::observe::log_limit;
 use crate::ring::{Handshake, WaitError};
 use crate::tls::problem::{self, Problem};
@@ -14,6 +14,8 @@ use crate::tls::problem::{self, Problem};
 use super::Origin;
 use super::lease::Lease;
 use super::pool::Pool;
+
+const PROTOCOL: Fault = Fault::OriginTls(TlsFault::Protocol);
 
 impl Pool {
     /// Does the handshake where `origin` speaks TLS; the connection was begun at `began`.
@@ -24,7 +26,7 @@ impl Pool {
         began: Instant,
     ) -> Result<Lease, Fault> {
         let Some(connector) = &origin.tls else { return Ok(lease) };
-        let session = connector.session(&origin.host).map_err(|_| Fault::OriginTls)?;
+        let session = connector.session(&origin.host).map_err(|_| PROTOCOL)?;
         let socket = lease.socket();
         socket.secure(session, self.ledger.clone());
         let limit = self.limits.get().connect;
@@ -61,9 +63,9 @@ fn left(limit: Duration, began: Instant) -> Result<Duration, Fault> {
 
 fn fault(problem: Problem) -> Fault {
     match problem {
-        Problem::Certificate | Problem::NoCertificate => Fault::OriginCertificate,
-        Problem::Alert => Fault::OriginTlsAlert,
+        Problem::Certificate | Problem::NoCertificate => Fault::OriginTls(TlsFault::Certificate),
+        Problem::Alert => Fault::OriginTls(TlsFault::Alert),
         Problem::Gone => Fault::OriginClosed,
-        _ => Fault::OriginTls,
+        _ => PROTOCOL,
     }
 }
