@@ -487,7 +487,7 @@ pub(in crate::config) mod tests {
         all_refused(&[
             ("[servr]", "1:2: servr: unknown key, did you mean `server`?"),
             ("[server]\nprot = 1", "2:1: server.prot: unknown key, did you mean `port`?"),
-            ("port = 1", "1:1: port: unknown key, expected one of server, limits, timeouts,"),
+            ("port = 1", "1:1: port: unknown key, expected one of server, tls, limits,"),
             ("a.b.c = 1", "1:1: a: unknown key, expected one of server,"),
             ("[pool]\nsize = 1", "2:1: pool.size: unknown key, expected one of max_connections,"),
             (
@@ -548,7 +548,7 @@ pub(in crate::config) mod tests {
             read = \"soon\"\n\
             write = 30s\n\
             [[upstream]]\n\
-            origins = [\"https://a\"]\n\
+            origins = [\"ftp://a\"]\n\
             [[upstream]]\n\
             name = \"b\"\n\
             [[route]]\n\
@@ -567,7 +567,7 @@ pub(in crate::config) mod tests {
             "4:27: server.listen[2]: found \"b\", expected an address and port such as",
             "6:8: timeouts.read: invalid value: string \"soon\", expected a duration such as",
             "7:9: string values must be quoted, expected literal string: write write = \"30s\"",
-            "9:12: upstream[0].origins[0]: found \"https://a\", expected an http:// URL",
+            "9:12: upstream[0].origins[0]: found \"ftp://a\", expected",
             "13:12: route[0].upstream: there is no upstream \"c\"",
             "14:8: route[0].path: found \"a\", expected a path that begins with /",
             "15:2: pol: unknown key, did you mean `pool`?",

@@ -487,7 +487,7 @@ mod tests {
                 "--set upstream.0.nmae: unknown key, did you mean `upstream.0.na",
             ),
             ("upstream.name=a", "--set upstream.name: invalid type: table, expected an array"),
-            ("zzz=1", "--set zzz: unknown key, expected one of server, limits,"),
+            ("zzz=1", "--set zzz: unknown key, expected one of server, tls, limits,"),
             ("=1", "--set: found \"=1\", expected SECTION.KEY=VALUE"),
             ("server={ port = 1", "--set server: "),
             ("server.port=x", "--set server.port: found \"x\", expected a whole number from 0 to"),

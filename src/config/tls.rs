@@ -43,12 +43,11 @@ text_kind!(
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
-    /// One table each: `chain` and `key` are PEM files, `names` is what it is shown for, such as
+    /// One [[tls.certificates]] each: `chain` and `key` are PEM files, `names` is what it is shown for, such as
     /// ["example.org", "*.example.org"]; without it, what the certificate says. A client gets the
     /// one that names what it asks for, exact before "*."; of several with another kind of key,
     /// the one that it can check; else the first.
     #[serde(with = "List::<Certificate>")]
-    #[schemars(extend("x-example" = "[{ chain = \"/etc/ssl/a.pem\", key = \"/etc/ssl/a.key\" }]"))]
     pub certificates: Vec<CertificateConfig>,
     /// The oldest version that is spoken: "1.2" or "1.3".
     #[serde(with = "Word::<TlsVersion>")]

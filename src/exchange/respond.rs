@@ -41,14 +41,8 @@ pub(crate) async fn serve_local(
     if let Some(endpoint) = LocalEndpoint::of(request) {
         return Box::pin(serve_endpoint(request, endpoint, record)).await;
     }
-    let peer = &request.peer;
-    if !peer.slot.socket().is_plain() {
-        secure::judge(request)?;
-    } else if peer.generation.config.server.redirect_https
-        && request.head.form == TargetForm::Origin
-        && let Some(location) = secure::location(request)?
-    {
-        return Box::pin(respond_with(request, 308, "", &location, record)).await;
+    if secure::is_misplaced(request)? {
+        return Box::pin(redirect(request, record)).await;
     }
     let head = &request.head;
     let answer = match head.method {
@@ -163,6 +157,15 @@ fn may_change(request: &Request<'_, impl ClientStream>) -> Result<(), Denied> {
         },
         token,
     )
+}
+
+/// Sends a request to where TLS is spoken.
+async fn redirect(
+    request: &Request<'_, impl ClientStream>,
+    record: &mut Record,
+) -> Result<Served, Fault> {
+    let location = secure::location(request)?;
+    respond_with(request, 308, "", &location, record).await
 }
 
 async fn respond_with(

@@ -5,12 +5,25 @@
 
 use crate::exchange::request::Request;
 use crate::fault::Fault;
+use crate::http::TargetForm;
 use crate::tls::certificates::covers;
+
+/// Whether the request has to be sent to where TLS is spoken; refuses one on a session that was made
+/// for somebody else.
+#[inline]
+pub(crate) fn is_misplaced<S>(request: &Request<'_, S>) -> Result<bool, Fault> {
+    if !request.peer.slot.socket().is_plain() {
+        return judge(request).map(|()| false);
+    }
+    let generation = &request.peer.generation;
+    let is_wanted = generation.config.server.redirect_https && generation.tls.is_some();
+    Ok(is_wanted && request.head.form == TargetForm::Origin)
+}
 
 /// A request for another name than the session's, which its certificate does not cover either, is
 /// for another server, with other rules for its clients (RFC 9110 §7.4). A client that has asked
 /// for no name is taken at its word.
-pub(crate) fn judge<S>(request: &Request<'_, S>) -> Result<(), Fault> {
+fn judge<S>(request: &Request<'_, S>) -> Result<(), Fault> {
     let host = bare(request.head.authority.of(request.inbox.filled()));
     let is_ours = request.peer.slot.socket().session(|session| {
         let Some(asked) = session.asked() else { return true };
@@ -21,19 +34,15 @@ pub(crate) fn judge<S>(request: &Request<'_, S>) -> Result<(), Fault> {
     if is_ours == Some(false) { Err(Fault::Misdirected) } else { Ok(()) }
 }
 
-/// The field that sends a plain request to where TLS is spoken; `None` where it is spoken nowhere.
-pub(crate) fn location<S>(request: &Request<'_, S>) -> Result<Option<String>, Fault> {
-    let Some(acceptor) = &request.peer.generation.tls else { return Ok(None) };
+/// The field that sends a request to where TLS is spoken.
+pub(crate) fn location<S>(request: &Request<'_, S>) -> Result<String, Fault> {
     let text = request.inbox.filled();
     let host = String::from_utf8_lossy(bare(request.head.authority.of(text)));
-    if host.is_empty() {
-        return Err(Fault::Misdirected);
-    }
+    let acceptor = request.peer.generation.tls.as_ref().filter(|_| !host.is_empty());
+    let port = acceptor.ok_or(Fault::Misdirected)?.port();
     let path = String::from_utf8_lossy(request.head.path(text));
-    Ok(Some(match acceptor.port() {
-        443 => format!("Location: https://{host}{path}\r\n"),
-        port => format!("Location: https://{host}:{port}{path}\r\n"),
-    }))
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    Ok(format!("Location: https://{host}{port}{path}\r\n"))
 }
 
 /// An authority without its port.

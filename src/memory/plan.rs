@@ -434,7 +434,6 @@ fn rows(config: &Config, usage: &Usage, ceiling: &Ceiling) -> Vec<Row> {
             head + CONNECTION_BYTES + sessions.origin_bytes,
             "pool.max_connections",
         ),
-        row("tls records", workers, sessions.worker_bytes, ""),
         row(TUNNELS, counts.tunnels, TUNNEL_BYTES, "limits.tunnels"),
         row(GROWTH, 1, growth, ""),
         row("names", config.dns.cache_entries as u64, NAME_BYTES, "dns.cache_entries"),
@@ -442,6 +441,7 @@ fn rows(config: &Config, usage: &Usage, ceiling: &Ceiling) -> Vec<Row> {
         row("password checks", users * PASSWORD_CHECKS, PASSWORD_CHECK_BYTES_MAX, ""),
         row("event lines", log.queue_lines as u64, EVENT_LINE_BYTES, "log.queue_lines"),
         row("access log lines", lanes * log.queue_lines as u64, LANE_LINE_BYTES, "log.queue_lines"),
+        row("tls records", workers, sessions.worker_bytes, ""),
     ]
 }
 

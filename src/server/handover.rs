@@ -32,6 +32,7 @@ use socket2::Socket;
 use crate::config::UPGRADE_VARIABLE;
 use crate::server::inherited::{Inheritance, Inherited};
 use crate::server::listeners::Lent;
+use crate::tls::tickets::{self, TicketKeys};
 
 /// How long the new process may take until it is ready.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
@@ -67,6 +68,9 @@ struct Message {
     /// The old process answers [`MAY_I`]. Earlier versions do not.
     #[serde(default)]
     answers: bool,
+    /// What TLS sessions of clients are sealed with.
+    #[serde(default)]
+    tickets: Option<TicketKeys>,
 }
 
 /// A new process that gets ready. Whoever has it gets rid of it by [`Successor::end`].
@@ -90,7 +94,9 @@ impl Successor {
         if descriptors.len() > SOCKETS_MAX {
             return Err(format!("more than {SOCKETS_MAX} listening sockets cannot be handed over"));
         }
-        let message = Message { listeners: addresses, has_admin: admin.is_some(), answers: true };
+        let tickets = tickets::hand_over();
+        let message =
+            Message { listeners: addresses, has_admin: admin.is_some(), answers: true, tickets };
         // The child's end is to survive its start, the other one is closed by that.
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())
@@ -310,7 +316,9 @@ fn read(socket: &UnixStream) -> io::Result<(Inheritance, bool)> {
         }
         (received.bytes, descriptors)
     };
-    let Message { listeners, has_admin, answers } = serde_json::from_slice(&text[..length])?;
+    let Message { listeners, has_admin, answers, tickets } =
+        serde_json::from_slice(&text[..length])?;
+    tickets::inherit(tickets);
     let mut descriptors = descriptors.into_iter();
     let inherited = |((address, is_shared), fd)| {
         let name = "upgrade".to_owned();

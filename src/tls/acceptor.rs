@@ -1,12 +1,12 @@
 //! What the listeners that speak TLS go by.
 //!
 //! In goes the `[tls]` part of a configuration with the numbers of the listeners; out come sessions
-//! for their clients. Whatever can fail fails when it is loaded. What tickets are sealed with lives
-//! on from one configuration to the next, so that a reload costs no client its session.
+//! for their clients. Whatever can fail fails when it is loaded, which no worker does.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
@@ -14,6 +14,7 @@ use super::certificates::Certificates;
 use super::pem;
 use super::provider::provider;
 use super::session::Session;
+use super::tickets::Tickets;
 use crate::config::{ClientAuth, TlsConfig, TlsVersion};
 
 /// The TLS of one configuration.
@@ -24,9 +25,6 @@ pub(crate) struct Acceptor {
     port: u16,
     config: Arc<ServerConfig>,
     pub(crate) certificates: Arc<Certificates>,
-    tickets: Option<Arc<dyn ProducesTickets>>,
-    /// What a ticket says of a client depends on it.
-    asked_of_clients: (ClientAuth, Vec<u8>),
 }
 
 const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
@@ -47,16 +45,6 @@ impl Acceptor {
         let provider = provider();
         let certificates = Certificates::load(&tls.certificates, tls.strict_sni, known, &provider)?;
         let certificates = Arc::new(certificates);
-        let asked_of_clients = asked_of_clients(tls)?;
-        let kept = before.filter(|before| before.asked_of_clients == asked_of_clients);
-        let tickets = match kept.and_then(|kept| kept.tickets.clone()) {
-            _ if !tls.tickets => None,
-            Some(kept) => Some(kept),
-            None => Some(
-                rustls::crypto::aws_lc_rs::Ticketer::new()
-                    .map_err(|error| format!("no keys for tickets could be made: {error}"))?,
-            ),
-        };
         let versions = if tls.min_version == TlsVersion::Tls13 { NEWEST } else { BOTH };
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
@@ -69,19 +57,13 @@ impl Acceptor {
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
         // A session is in its ticket, and nowhere else.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        match &tickets {
-            Some(tickets) => config.ticketer = tickets.clone(),
-            None => config.send_tls13_tickets = 0,
+        if tls.tickets {
+            config.ticketer = Arc::new(Tickets::new(asked_of_clients(tls)?));
+        } else {
+            config.send_tls13_tickets = 0;
         }
         let config = Arc::new(config);
-        Ok(Some(Arc::new(Self {
-            listeners,
-            port,
-            config,
-            certificates,
-            tickets,
-            asked_of_clients,
-        })))
+        Ok(Some(Arc::new(Self { listeners, port, config, certificates })))
     }
 
     /// Whether clients of the listener with this number speak TLS.
@@ -99,14 +81,17 @@ impl Acceptor {
     }
 }
 
-fn asked_of_clients(tls: &TlsConfig) -> Result<(ClientAuth, Vec<u8>), String> {
-    let mut files = Vec::new();
+/// Stands for what clients are asked for, which what a ticket says of one depends on. Another
+/// process of the same program comes to the same.
+fn asked_of_clients(tls: &TlsConfig) -> Result<u64, String> {
+    let mut hasher = DefaultHasher::new();
     if tls.client_auth != ClientAuth::Off {
+        (tls.client_auth as u8).hash(&mut hasher);
         for path in tls.client_ca.iter().chain(&tls.client_crl) {
-            files.extend(pem::read(path)?);
+            pem::read(path)?.hash(&mut hasher);
         }
     }
-    Ok((tls.client_auth, files))
+    Ok(hasher.finish())
 }
 
 fn client_verifier(

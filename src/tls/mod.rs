@@ -10,6 +10,7 @@ mod pem;
 pub(crate) mod problem;
 mod provider;
 pub(crate) mod session;
+pub(crate) mod tickets;
 
 use crate::config::{Config, UpstreamTlsConfig};
 

@@ -245,8 +245,11 @@ async fn open(
             Permitted::Handed(lease) => return Ok(lease),
         };
         let connected = match pool.connect(&member.id, *address, permit, holder, began).await {
-            Ok(lease) => pool.secure(lease, &member.origin, began).await,
-            failed => failed,
+            // Boxed so that nobody else carries the room for it.
+            Ok(lease) if member.origin.tls.is_some() => {
+                Box::pin(pool.secure(lease, &member.origin, began)).await
+            }
+            connected => connected,
         };
         match connected {
             Ok(lease) => return Ok(lease),

@@ -87,8 +87,10 @@ impl Pool {
             let Some(permit) = permit else { return Ok(false) };
             let opened = self.connect(&member.id, *address, permit, Holder::NOBODY, began).await;
             let opened = match opened {
-                Ok(lease) => self.secure(lease, &member.origin, began).await,
-                failed => failed,
+                Ok(lease) if member.origin.tls.is_some() => {
+                    Box::pin(self.secure(lease, &member.origin, began)).await
+                }
+                opened => opened,
             };
             match opened {
                 Ok(lease) => {

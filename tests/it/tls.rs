@@ -6,7 +6,7 @@
 
 use crate::support::{
     Client, DEADLINE, GET, Home, OK, Origin, Pair, Proxy, Setup, TlsClient, TlsEnd, TlsOrigin,
-    Trust, connect, installed, pattern, wait_until,
+    Trust, connect, installed, logged, pattern, wait_until,
 };
 use nix::sys::signal::Signal;
 use std::fs;
@@ -300,6 +300,26 @@ fn a_ticket_outlives_a_reload() {
     secured.proxy.wait_for_log(&["reloaded", "generation=2"]);
     assert!(visit());
     assert_eq!(secured.metric("ringway_tls_resumed_total"), 2.0);
+}
+
+#[test]
+fn a_ticket_outlives_an_upgrade() {
+    let origin = ok_origin();
+    let mut secured = Secured::to(&origin);
+    let trust = secured.trust();
+    let visit = |address| {
+        let mut client = TlsClient::connect(address, "localhost", &trust);
+        client.send(LAST).read_to_end();
+        client.is_resumed()
+    };
+    let address = secured.address();
+    assert!(!visit(address));
+    secured.proxy.signal(Signal::SIGUSR2);
+    let line = secured.proxy.wait_for_log(&["a new process has taken over"]);
+    assert!(visit(address));
+    secured.proxy.expect_orderly_end();
+    let successor: i32 = logged(&line, "pid").parse().expect("a number");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(successor), Signal::SIGTERM).unwrap();
 }
 
 #[test]
