@@ -43,10 +43,10 @@ text_kind!(
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
-    /// One [[tls.certificates]] each: `chain` and `key` are PEM files, `names` is what it is shown for, such as
-    /// ["example.org", "*.example.org"]; without it, what the certificate says. A client gets the
-    /// one that names what it asks for, exact before "*."; of several with another kind of key,
-    /// the one that it can check; else the first.
+    /// One [[tls.certificates]] each: `chain` and `key` are PEM files, `names` is what it is shown
+    /// for, such as ["example.org", "*.example.org"]; without it, what the certificate says. A
+    /// client gets the one that names what it asks for, exact before "*."; of several with another
+    /// kind of key, the one that it can check; else the first.
     #[serde(with = "List::<Certificate>")]
     pub certificates: Vec<CertificateConfig>,
     /// The oldest version that is spoken: "1.2" or "1.3".

@@ -8,8 +8,8 @@ use crate::fault::Fault;
 use crate::http::TargetForm;
 use crate::tls::certificates::covers;
 
-/// Whether the request has to be sent to where TLS is spoken; refuses one on a session that was made
-/// for somebody else.
+/// Whether the request has to be sent to where TLS is spoken; refuses one on a session that was
+/// made for somebody else.
 #[inline]
 pub(crate) fn is_misplaced<S>(request: &Request<'_, S>) -> Result<bool, Fault> {
     if !request.peer.slot.socket().is_plain() {
