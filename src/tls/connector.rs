@@ -6,16 +6,18 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::ClientConfig;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{Error, RootCertStore};
 
 use super::pem;
 use super::provider::provider;
 use super::session::Session;
+use super::verify::{AnyCertificate, ByName};
 use crate::config::UpstreamTlsConfig;
 
 /// The TLS of one upstream.
@@ -94,13 +96,14 @@ fn verifier(
     if tls.insecure_skip_verify {
         return Ok(Arc::new(AnyCertificate(provider.clone())));
     }
-    let roots = match &tls.ca {
-        Some(path) => pem::roots(path)?,
-        None => system_roots(),
+    let (roots, named) = match &tls.ca {
+        Some(path) => (pem::roots(path)?, pem::chain(path, &pem::read(path)?)?),
+        None => (system_roots(), Vec::new()),
     };
     let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
     let built = built.build();
-    Ok(built.map_err(|error| format!("upstream.tls.ca cannot be used: {error}"))?)
+    let by_issuer = built.map_err(|error| format!("upstream.tls.ca cannot be used: {error}"))?;
+    Ok(Arc::new(ByName { by_issuer, named }))
 }
 
 /// The authorities that this system believes; where it names none, those of Mozilla.
@@ -113,45 +116,4 @@ fn system_roots() -> RootCertStore {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     roots
-}
-
-/// Believes whoever answers.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let known = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, known)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let known = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, known)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -11,6 +11,7 @@ pub(crate) mod problem;
 mod provider;
 pub(crate) mod session;
 pub(crate) mod tickets;
+mod verify;
 
 use crate::config::{Config, UpstreamTlsConfig};
 

@@ -153,10 +153,10 @@ fn addresses_that_cannot_be_listened_on_are_refused() {
 }
 
 #[test]
-fn origins_that_are_not_plain_http_urls_are_refused() {
+fn origins_that_are_no_urls_without_a_path_are_refused() {
     for url in [
         "127.0.0.1:80",
-        "https://127.0.0.1",
+        "https://127.0.0.1/path",
         "ftp://127.0.0.1",
         "http://",
         "http://:80",
@@ -235,7 +235,7 @@ fn flags_are_checked_like_the_file() {
         &["--port", "x"],
         &["--host", "not a host"],
         &["--workers", "x"],
-        &["--upstream", "https://127.0.0.1"],
+        &["--upstream", "ftp://127.0.0.1"],
         &["--upstream", "nonsense://"],
         &["unknown-command"],
     ] {

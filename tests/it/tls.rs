@@ -505,6 +505,18 @@ fn an_origin_that_is_not_believed_is_named() {
 }
 
 #[test]
+fn an_origin_that_vouches_for_itself_is_believed_by_its_file_and_name() {
+    let pair = Pair::of_authority(&["localhost"]);
+    let origin = secure_origin(&pair);
+    let proxy = to_secure(&origin, &pair, "").start();
+    proxy.get().expect_status(200);
+    let other = Pair::of_authority(&["elsewhere.test"]);
+    let origin = secure_origin(&other);
+    let proxy = to_secure(&origin, &other, "").start();
+    proxy.get().expect_own_error(502, "Bad Gateway", "tls_certificate_error");
+}
+
+#[test]
 fn an_origin_without_tls_is_named() {
     let origin = Origin::start(|mut peer| peer.send("HTTP/1.1 400 Bad Request\r\n\r\n"));
     let url = origin.url().replace("http://", "https://");

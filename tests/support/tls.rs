@@ -29,6 +29,16 @@ impl Pair {
         Self { chain: made.cert.pem(), key: made.signing_key.serialize_pem() }
     }
 
+    /// The same as `openssl req -x509` makes it: an authority that vouches for itself.
+    pub(crate) fn of_authority(names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut wanted = rcgen::CertificateParams::new(names).expect("names");
+        wanted.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("a key can be made");
+        let made = wanted.self_signed(&key).expect("a certificate can be made");
+        Self { chain: made.pem(), key: key.serialize_pem() }
+    }
+
     pub(crate) fn der(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.chain.as_bytes()).expect("a certificate of our own")
     }
