@@ -29,7 +29,7 @@ pub(super) fn certificates(proxy: &Proxy) -> Vec<Certificate> {
     let snapshot = proxy.snapshot();
     let list = snapshot.tls.iter().flat_map(|tls| &tls.certificates.list);
     let describe = |shown: &std::sync::Arc<Shown>| Certificate {
-        names: shown.names.iter().map(|name| name.to_string()).collect(),
+        names: shown.names.iter().map(ToString::to_string).collect(),
         subject: shown.subject.clone(),
         issuer: shown.issuer.clone(),
         chain: shown.files.chain.to_string_lossy().into_owned(),

@@ -361,6 +361,7 @@ pub(in crate::config) mod tests {
         origins = ["http://[::1]:81", { url = "http://b", weight = 3 }]
         host = "origin"
         max_connections = 7
+        tls = { sni = "b.example", insecure_skip_verify = true }
         [[upstream]]
         name = "c"
         builtin = "demo"

@@ -15,6 +15,7 @@ use crate::observe::log_limit;
 use crate::ring::{Handshake, SESSION_BYTES, Socket, WaitError, clock};
 use crate::tls::acceptor::Acceptor;
 use crate::tls::problem::{self, Problem};
+use crate::tls::session::Session;
 use crate::worker::handshakes::Place;
 use crate::worker::slot::ConnectionSlot;
 
@@ -52,7 +53,7 @@ pub(crate) async fn accept(slot: &ConnectionSlot) -> Result<(), Close> {
     match result {
         Ok(()) => {
             worker.metrics.handshakes.add(1);
-            if slot.socket().session(|it| it.is_resumed()) == Some(true) {
+            if slot.socket().session(Session::is_resumed) == Some(true) {
                 worker.metrics.handshakes_resumed.add(1);
             }
             slot.stats().enter(Phase::Idle, clock::coarse_ms());

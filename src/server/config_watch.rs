@@ -71,7 +71,9 @@ impl WatchedAll {
 
     /// Whether any of them has changed; one that is missing for a while is as it was.
     pub(crate) fn has_changed(&mut self) -> bool {
-        self.list.iter_mut().fold(false, |changed, watched| watched.has_changed() || changed)
+        // Each of them is looked at.
+        let changed = self.list.iter_mut().filter_map(|it| it.has_changed().then_some(()));
+        changed.count() > 0
     }
 }
 

@@ -23,8 +23,6 @@ pub(crate) struct Session {
     asked: Option<Box<Asked>>,
 }
 
-// Boxed together with the layer that owns it.
-#[expect(clippy::large_enum_variant, reason = "servers are many, and theirs is the large one")]
 enum End {
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
