@@ -182,11 +182,13 @@ fn every_figure_of_a_worker_is_in_the_metrics() {
         gauge.set(2_000 + index as u64);
     }
     let text = parse(&fixture.get("/metrics").body);
-    let names = |first| move |(index, name): (usize, &'static str)| (name, first + index as f64);
-    let counted = counters.iter().map(|(name, _)| *name).enumerate().map(names(1_000.0));
-    let gauged = gauges.iter().map(|(name, _)| *name).enumerate().map(names(2_000.0));
-    for (name, expected) in counted.chain(gauged) {
-        assert_eq!(text.get(&format!("ringway_{name}")), Some(&expected), "{name}");
+    let expected = |first: f64, index: usize| Some(first + index as f64);
+    let found = |name: &str| text.get(&format!("ringway_{name}")).copied();
+    for (index, (name, _)) in counters.iter().enumerate() {
+        assert_eq!(found(name), expected(1_000.0, index), "{name}");
+    }
+    for (index, (name, _)) in gauges.iter().enumerate() {
+        assert_eq!(found(name), expected(2_000.0, index), "{name}");
     }
 }
 
