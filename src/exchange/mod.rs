@@ -218,7 +218,7 @@ async fn attempt(
             ));
             Ok(Next::End(upload.beside(download).await))
         }
-        Ok(Verdict::Switch(buffer)) => Ok(Next::Switch(lease, buffer)),
+        Ok(Verdict::Switch(buffer)) => Ok(Next::Switch(Box::new((lease, buffer)))),
         Ok(Verdict::Override(response_override)) => Ok(Next::Override(response_override)),
         Err(failed) => Err(failed),
     };
@@ -229,8 +229,8 @@ async fn attempt(
     record.moved(progress.control.received.get(), 0);
     match next? {
         Next::End(sent) => sent,
-        Next::Switch(lease, buffer) => {
-            Ok(upgrade::switch(request, lease, &buffer, is_uploaded, record).await?)
+        Next::Switch(granted) => {
+            Ok(Box::pin(upgrade::switch(request, granted, is_uploaded, record)).await?)
         }
         Next::Override(response_override) => {
             Box::pin(destination.apply_override(request, response_override, record)).await
@@ -242,14 +242,15 @@ async fn attempt(
 enum Verdict {
     Pass(HeadBuffer),
     Switch(HeadBuffer),
-    Override(ResponseOverride),
+    /// Boxed, as all that is rare: it is held while an upload ends.
+    Override(Box<ResponseOverride>),
 }
 
 /// What is left to do when the upload has ended.
 enum Next<'c> {
     End(Result<Outcome, AttemptError>),
-    Switch(Reached<'c>, HeadBuffer),
-    Override(ResponseOverride),
+    Switch(Box<(Reached<'c>, HeadBuffer)>),
+    Override(Box<ResponseOverride>),
 }
 
 fn judge(
@@ -264,7 +265,7 @@ fn judge(
         _ => {}
     }
     Ok(match destination.response_override(request, &buffer, body) {
-        Some(response_override) => Verdict::Override(response_override),
+        Some(response_override) => Verdict::Override(Box::new(response_override)),
         None => Verdict::Pass(buffer),
     })
 }

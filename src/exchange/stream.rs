@@ -118,7 +118,7 @@ pub(crate) struct Incoming<'a> {
     pub buffer: &'a HeadBuffer,
     /// The request has gone out to its end.
     pub is_uploaded: bool,
-    /// The same head is sent on in the same way: nothing of this request alone is in it.
+    /// What is sent depends on nothing but the head and how it goes out.
     pub is_plain: bool,
 }
 
