@@ -14,7 +14,7 @@ use crate::exchange::outcome::Outcome;
 use crate::exchange::peer::Peer;
 use crate::exchange::request::Request;
 use crate::exchange::respond::finish_sending;
-use crate::exchange::stream::{Begun, ClientStream, Incoming, Words};
+use crate::exchange::stream::{Begun, Body, ClientStream, Incoming, Words};
 use crate::exchange::tunnel::Tunnel;
 use crate::fault::{Close, Fault};
 use crate::http::chunked::{ChunkError, LAST_CHUNK};
@@ -268,7 +268,7 @@ impl ClientStream for Connection<'_> {
             Ok((decoded.used, out.len()))
         });
         let Sent { about: (used, sent), rest } = sent?;
-        Ok(Begun { decoder, encoding, used, sent, rest })
+        Ok(Begun { body: Body { decoder, encoding }, used, sent, rest })
     }
 
     async fn end_body(
