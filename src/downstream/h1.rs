@@ -264,8 +264,8 @@ impl ClientStream for Connection<'_> {
                 return Ok((0, out.len()));
             }
             let behind_head = &response.buffer.filled()[head.bytes..];
-            let decoded = encoding.append(&mut decoder, behind_head, out)?;
-            Ok((decoded.used, out.len()))
+            let appended = encoding.append(&mut decoder, behind_head, out)?;
+            Ok((appended.used, out.len()))
         });
         let Sent { about: (used, sent), rest } = sent?;
         Ok(Begun { body: Body { decoder, encoding }, used, sent, rest })
