@@ -14,10 +14,10 @@ use crate::exchange::outcome::Outcome;
 use crate::exchange::peer::Peer;
 use crate::exchange::request::Request;
 use crate::exchange::respond::finish_sending;
-use crate::exchange::stream::{Begun, ClientStream, Incoming, Words};
+use crate::exchange::stream::{Begun, Body, ClientStream, Incoming, Words};
 use crate::exchange::tunnel::Tunnel;
 use crate::fault::{Close, Fault};
-use crate::http::chunked::{ChunkError, ChunkScanner, LAST_CHUNK};
+use crate::http::chunked::{ChunkError, LAST_CHUNK};
 use crate::http::head::HeadError;
 use crate::http::rewrite::{self, BodyOut, ConnectionOut, ResponseRewrite, Simple};
 use crate::http::written_cache::WrittenCache;
@@ -243,7 +243,8 @@ impl ClientStream for Connection<'_> {
         put: impl FnOnce(&ResponseRewrite<'_>, &mut Vec<u8>),
     ) -> Result<Begun, Unsent<ChunkError>> {
         let (worker, head) = (request.peer.worker, &request.response);
-        let Framing { body, encoding, mut decoder } = Framing::of(request);
+        let (body, encoding) = framing(request);
+        let mut decoder = Decoder::of(head.body);
         let is_last = matches!(body, BodyOut::UntilClose)
             || !request.head.is_persistent
             || !response.is_uploaded
@@ -263,11 +264,11 @@ impl ClientStream for Connection<'_> {
                 return Ok((0, out.len()));
             }
             let behind_head = &response.buffer.filled()[head.bytes..];
-            let decoded = encoding.append(&mut decoder, behind_head, out)?;
-            Ok((decoded.used, out.len()))
+            let appended = encoding.append(&mut decoder, behind_head, out)?;
+            Ok((appended.used, out.len()))
         });
         let Sent { about: (used, sent), rest } = sent?;
-        Ok(Begun { decoder, encoding, used, sent, rest })
+        Ok(Begun { body: Body { decoder, encoding }, used, sent, rest })
     }
 
     async fn end_body(
@@ -353,34 +354,17 @@ impl Connection<'_> {
     }
 }
 
-/// How the body of a response is framed, where it comes from and where it goes.
-struct Framing {
-    body: BodyOut,
-    encoding: Encoding,
-    decoder: Decoder,
-}
-
-impl Framing {
-    fn of(request: &Request<'_, impl ClientStream>) -> Self {
-        let is_modern = request.head.version == Version::Http11;
-        let (body, encoding, decoder) = match (request.response.body, is_modern) {
-            (BodyLength::Empty, _) => (BodyOut::Empty, Encoding::AsIs, Decoder::Sized(0)),
-            (BodyLength::Exact(n), _) => (BodyOut::AsIs, Encoding::AsIs, Decoder::Sized(n)),
-            (BodyLength::Chunked, true) => {
-                (BodyOut::AsIs, Encoding::AsIs, Decoder::Chunked(ChunkScanner::new()))
-            }
-            // HTTP/1.0 knows no chunks: the payload ends with the connection.
-            (BodyLength::Chunked, false) => {
-                (BodyOut::UntilClose, Encoding::Payload, Decoder::Chunked(ChunkScanner::new()))
-            }
-            (BodyLength::UntilClose, true) => {
-                (BodyOut::Chunked, Encoding::Chunked, Decoder::UntilClose)
-            }
-            (BodyLength::UntilClose, false) => {
-                (BodyOut::UntilClose, Encoding::AsIs, Decoder::UntilClose)
-            }
-        };
-        Self { body, encoding, decoder }
+/// How the body of the response goes out.
+fn framing(request: &Request<'_, impl ClientStream>) -> (BodyOut, Encoding) {
+    let is_modern = request.head.version == Version::Http11;
+    match request.response.body {
+        BodyLength::Empty => (BodyOut::Empty, Encoding::AsIs),
+        BodyLength::Exact(_) => (BodyOut::AsIs, Encoding::AsIs),
+        BodyLength::Chunked if is_modern => (BodyOut::AsIs, Encoding::AsIs),
+        // HTTP/1.0 knows no chunks: the payload ends with the connection.
+        BodyLength::Chunked => (BodyOut::UntilClose, Encoding::Payload),
+        BodyLength::UntilClose if is_modern => (BodyOut::Chunked, Encoding::Chunked),
+        BodyLength::UntilClose => (BodyOut::UntilClose, Encoding::AsIs),
     }
 }
 

@@ -204,10 +204,10 @@ impl Destination {
     pub(crate) async fn apply_override(
         &mut self,
         request: &Request<'_, impl ClientStream>,
-        response_override: ResponseOverride,
+        response_override: Box<ResponseOverride>,
         record: &mut Record,
     ) -> Result<Outcome, AttemptError> {
-        match (&mut self.hooks, response_override) {
+        match (&mut self.hooks, *response_override) {
             (Some(hooks), ResponseOverride::Respond(answer)) => {
                 Ok(hooks.answer(request, answer, record).await?)
             }

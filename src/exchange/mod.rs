@@ -209,17 +209,15 @@ async fn attempt(
     let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
         Ok(Verdict::Pass(buffer)) => {
             record.answered(request.response.status);
-            let download = std::pin::pin!(send_response(
-                request,
-                lease,
-                buffer,
-                destination,
-                &progress,
-                record
-            ));
-            Ok(Next::End(upload.beside(download).await))
+            // What outlives the download is made when that is gone, and can take its place.
+            let sent = {
+                let (from, to) = ((lease, buffer), &*destination);
+                let download = std::pin::pin!(send_response(request, from, to, &progress, record));
+                upload.beside(download).await
+            };
+            Ok(Next::End(sent))
         }
-        Ok(Verdict::Switch(buffer)) => Ok(Next::Switch(lease, buffer)),
+        Ok(Verdict::Switch(buffer)) => Ok(Next::Switch(Box::new((lease, buffer)))),
         Ok(Verdict::Override(response_override)) => Ok(Next::Override(response_override)),
         Err(failed) => Err(failed),
     };
@@ -230,8 +228,8 @@ async fn attempt(
     record.moved(progress.control.received.get(), 0);
     match next? {
         Next::End(sent) => sent,
-        Next::Switch(lease, buffer) => {
-            Ok(upgrade::switch(request, lease, &buffer, is_uploaded, record).await?)
+        Next::Switch(granted) => {
+            Ok(Box::pin(upgrade::switch(request, granted, is_uploaded, record)).await?)
         }
         Next::Override(response_override) => {
             Box::pin(destination.apply_override(request, response_override, record)).await
@@ -243,14 +241,15 @@ async fn attempt(
 enum Verdict {
     Pass(HeadBuffer),
     Switch(HeadBuffer),
-    Override(ResponseOverride),
+    /// Boxed, as all that is rare: it is held while an upload ends.
+    Override(Box<ResponseOverride>),
 }
 
 /// What is left to do when the upload has ended.
 enum Next<'c> {
     End(Result<Outcome, AttemptError>),
-    Switch(Reached<'c>, HeadBuffer),
-    Override(ResponseOverride),
+    Switch(Box<(Reached<'c>, HeadBuffer)>),
+    Override(Box<ResponseOverride>),
 }
 
 fn judge(
@@ -265,7 +264,7 @@ fn judge(
         _ => {}
     }
     Ok(match destination.response_override(request, &buffer, body) {
-        Some(response_override) => Verdict::Override(response_override),
+        Some(response_override) => Verdict::Override(Box::new(response_override)),
         None => Verdict::Pass(buffer),
     })
 }

@@ -14,7 +14,6 @@ use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
 use crate::fault::Fault;
 use crate::http::BodyLength;
-use crate::http::chunked::ChunkScanner;
 use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
 use crate::relay::side::{Act, Side};
 use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Sender, Transfer};
@@ -37,11 +36,7 @@ impl RequestBody {
     pub(crate) fn of(request: &Request<'_, impl ClientStream>) -> Result<Self, Fault> {
         let limit = request.peer.generation.config.limits.body_bytes;
         judge_length(request.head.body, limit)?;
-        let decoder = match request.head.body {
-            BodyLength::Empty | BodyLength::UntilClose => Decoder::Sized(0),
-            BodyLength::Exact(bytes) => Decoder::Sized(bytes),
-            BodyLength::Chunked => Decoder::Chunked(ChunkScanner::new()),
-        };
+        let decoder = Decoder::of(request.head.body);
         let mut body = Self { in_inbox: 0, bytes_max: limit, decoder };
         body.look(request)?;
         Ok(body)
@@ -115,10 +110,7 @@ impl RequestBody {
 
     /// Bytes of it that are known of: all of them, unless it comes in chunks.
     pub(crate) fn payload_bytes(&self) -> u64 {
-        match self.decoder {
-            Decoder::Chunked(scanner) => scanner.payload_bytes(),
-            Decoder::Sized(_) | Decoder::UntilClose => 0,
-        }
+        self.decoder.payload_bytes()
     }
 
     fn rest(&self) -> Option<Decoder> {
