@@ -95,7 +95,7 @@ pub mod internals {
             pub use crate::http::chunked::ChunkScanner;
         }
         pub mod forwarded_header {
-            pub use crate::http::forwarded_header::{ClientText, Scheme};
+            pub use crate::http::forwarded_header::{ClientText, Introduction, Scheme};
         }
         pub mod framing {
             pub use crate::http::framing::*;

@@ -15,10 +15,15 @@ use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
 use super::kinds::own::{
-    Address, Keepalive, Listener, NetworkList, Output, Pages, PoolStatusCode, Pseudonym,
+    Address, ClientHeader, Keepalive, Listener, NetworkList, Output, Pages, PoolStatusCode,
+    Pseudonym,
 };
 use super::kinds::plain::{AnyBytes, Count, Size, Time, Timeout, UpToAnHour, Word, Words};
 use super::kinds::{As, List};
+use crate::http::client_chain::Trust;
+use crate::http::fields::Underscores;
+use crate::http::forwarded_header::Introduction;
+use crate::http::names::FieldName;
 use crate::limits::HEADER_COUNT_MAX;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -54,6 +59,23 @@ pub struct ServerConfig {
     /// any other client says in them is dropped.
     #[serde(with = "As::<NetworkList>")]
     pub trusted_proxies: Networks,
+    /// The one field by which a trusted proxy says who the client is: its last address that is not
+    /// trusted. X-Forwarded-For, Forwarded, or that of a CDN, such as "CF-Connecting-IP", which
+    /// anybody else's request then loses.
+    #[serde(with = "As::<ClientHeader>")]
+    pub client_ip_header: String,
+    /// How origins are told of the client: "x" by X-Forwarded-For, -Proto and -Host, "rfc" by
+    /// Forwarded, or "both". What a trusted proxy says in one form is carried over to the other,
+    /// and what it does not say is left out.
+    #[serde(with = "Word::<ForwardedForms>")]
+    pub forwarded: ForwardedForms,
+    /// Whether origins get the client's address in X-Real-IP too.
+    pub add_real_ip: bool,
+    /// Whether origins get the port that the client asked in X-Forwarded-Port, unless a trusted
+    /// proxy says it.
+    pub add_forwarded_port: bool,
+    /// Whether origins get X-Forwarded-Ssl, "on" or "off", unless a trusted proxy says it.
+    pub add_forwarded_ssl: bool,
     /// The name under which ringway appears in Via and Proxy-Status.
     #[serde(with = "As::<Pseudonym>")]
     pub via: String,
@@ -86,6 +108,11 @@ impl Default for ServerConfig {
             listen: Vec::new(),
             workers: 0,
             trusted_proxies: Networks::default(),
+            client_ip_header: "X-Forwarded-For".to_owned(),
+            forwarded: ForwardedForms::Both,
+            add_real_ip: false,
+            add_forwarded_port: false,
+            add_forwarded_ssl: false,
             via: "ringway".to_owned(),
             drain_timeout: Duration::from_secs(30),
             ready_grace: Duration::ZERO,
@@ -93,6 +120,28 @@ impl Default for ServerConfig {
             watch_config: false,
             half_close: HalfClose::Close,
             listeners: vec![SocketAddr::new(host, port)],
+        }
+    }
+}
+
+impl ServerConfig {
+    /// What origins are told of clients.
+    pub fn introduction(&self) -> Introduction {
+        Introduction {
+            says_x: self.forwarded != ForwardedForms::Rfc,
+            says_rfc: self.forwarded != ForwardedForms::X,
+            says_real_ip: self.add_real_ip,
+            says_port: self.add_forwarded_port,
+            says_ssl: self.add_forwarded_ssl,
+            believed: self.client_ip_class(),
+        }
+    }
+
+    /// The class of the field that says who the client is.
+    pub fn client_ip_class(&self) -> FieldName {
+        match FieldName::of(self.client_ip_header.as_bytes()) {
+            FieldName::Other => FieldName::ClientIp,
+            known => known,
         }
     }
 }
@@ -118,6 +167,11 @@ pub struct LimitsConfig {
     /// More header fields are answered 431. 1 to 256.
     #[serde(with = "Count::<usize, 1, HEADERS_MAX>")]
     pub header_count: usize,
+    /// What becomes of fields with a "_" in their name, which CGI, WSGI and PHP cannot tell from a
+    /// "-": "drop_shadowing" drops those that would pass for a field that ringway sets, drops or
+    /// believes, such as X_Forwarded_For; "keep", "drop_all", or "refuse" with 400.
+    #[serde(with = "Word::<Underscores>")]
+    pub underscores: Underscores,
     /// A longer request-target is answered 414. 64B to 1MiB, and never above head_bytes.
     #[serde(with = "Size::<usize, 64, 1_048_576>")]
     pub target_bytes: usize,
@@ -138,6 +192,7 @@ impl Default for LimitsConfig {
             long_responses: 1000,
             head_bytes: 32 * 1024,
             header_count: 100,
+            underscores: Underscores::DropShadowing,
             target_bytes: 8 * 1024,
             body_bytes: u64::MAX,
             min_body_rate: 240,
@@ -173,7 +228,8 @@ pub struct TimeoutsConfig {
     /// byte.
     #[serde(with = "Timeout")]
     pub client_head: Duration,
-    /// Between two requests of a client connection.
+    /// Between two requests of a client connection. Longer than a balancer keeps its own (60s), so
+    /// that it is the balancer who closes, and never while it sends.
     #[serde(with = "Timeout")]
     pub client_idle: Duration,
     /// A tunnel in which neither side sends for this long is closed.
@@ -194,7 +250,7 @@ impl Default for TimeoutsConfig {
             pool: Duration::from_secs(5),
             pool_status: PoolStatus::GatewayTimeout,
             client_head: Duration::from_secs(10),
-            client_idle: MINUTE,
+            client_idle: Duration::from_secs(75),
             tunnel_idle: MINUTE * 60,
             tunnel_half_closed: MINUTE,
         }
@@ -358,6 +414,28 @@ impl Words for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
 
+/// By which fields origins are told of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardedForms {
+    X,
+    Rfc,
+    Both,
+}
+
+impl Words for ForwardedForms {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("x", Self::X), ("rfc", Self::Rfc), ("both", Self::Both)];
+}
+
+impl Words for Underscores {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("drop_shadowing", Self::DropShadowing),
+        ("keep", Self::Keep),
+        ("drop_all", Self::DropAll),
+        ("refuse", Self::Refuse),
+    ];
+}
+
 impl Words for HalfClose {
     const WORDS: &'static [(&'static str, Self)] = &[("close", Self::Close), ("keep", Self::Keep)];
 }
@@ -391,6 +469,12 @@ impl Networks {
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+impl Trust for Networks {
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.contains(address)
     }
 }
 
@@ -473,6 +557,23 @@ mod tests {
             (
                 "[server]\ntrusted_proxies = [\"10.0.0.0/33\"]",
                 "2:20: server.trusted_proxies[0]: found \"10.0.0.0/33\", expected a network such",
+            ),
+            (
+                "[server]\nforwarded = \"xff\"",
+                "2:13: server.forwarded: found \"xff\", expected \"x\", \"rfc\" or \"both\"",
+            ),
+            (
+                "[server]\nclient_ip_header = \"Host\"",
+                "2:20: server.client_ip_header: found \"Host\", expected a field by which a proxy",
+            ),
+            (
+                "[server]\nclient_ip_header = \"X_Forwarded_For\"",
+                "2:20: server.client_ip_header: found \"X_Forwarded_For\", expected a field by",
+            ),
+            (
+                "[limits]\nunderscores = \"drop\"",
+                "2:15: limits.underscores: found \"drop\", expected \"drop_shadowing\", \"keep\", \
+                 \"drop_all\" or \"refuse\"",
             ),
             ("[server]\nvia = \"a b\"", "2:7: server.via: found \"a b\", expected a name"),
             ("[server]\nhost = \"nowhere\"", "2:8: server.host: found \"nowhere\", expected an"),

@@ -194,6 +194,11 @@ impl UpstreamConfig {
 }
 
 impl RouteConfig {
+    /// What of the path the origin does not see.
+    pub fn cut_prefix(&self) -> &str {
+        if self.strip_prefix { self.path.trim_end_matches('/') } else { "" }
+    }
+
     pub(super) fn everything_to_the_first() -> Self {
         Self {
             host: HostPattern::Any,

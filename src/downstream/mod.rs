@@ -12,7 +12,7 @@ use crate::exchange::request::Client;
 use crate::exchange::tunnel::{self, Tunnel};
 use crate::exchange::{self, respond};
 use crate::fault::{Close, Fault};
-use crate::http::forwarded_header::{ClientText, Scheme};
+use crate::http::forwarded_header::{ClientText, Introduction, Scheme};
 use crate::http::head::{HeadError, RequestHead, ResponseHead};
 use crate::http::written_cache::WrittenCache;
 use crate::ledger::Kind;
@@ -126,7 +126,9 @@ async fn converse(slot: &ConnectionSlot) -> Pause {
         sent_request: RefCell::new(WrittenCache::nothing()),
         response: ResponseHead::new(),
         sent_response: RefCell::new(WrittenCache::nothing()),
-        text: ClientText::new(address, Scheme::Http),
+        text: ClientText::new(address, Scheme::Http, Introduction::default()),
+        address,
+        address_text: String::new(),
         listener: slot.listener(),
         is_trusted: false,
         is_forward: false,
@@ -135,6 +137,7 @@ async fn converse(slot: &ConnectionSlot) -> Pause {
         head_began_ms: 0,
         is_expecting: true,
     };
+    slot.speaks_for(None);
     client.apply_generation();
     let mut pipelined = 0_usize;
     loop {
@@ -174,12 +177,16 @@ enum NextHead {
 impl Client<'_> {
     /// What depends on the configuration and not on the request.
     fn apply_generation(&mut self) {
-        let Generation { config, access, hooks, .. } = &*self.generation;
+        let generation = self.generation.clone();
+        let Generation { config, access, hooks, .. } = &*generation;
         let address = self.peer.ip().to_canonical();
+        self.set_address(address);
         self.is_trusted = config.server.trusted_proxies.contains(address);
+        self.text = ClientText::new(address, Scheme::Http, config.server.introduction());
         self.is_forward = access.is_offered(self.listener);
         let [requests, responses] = &hooks.interest;
         self.request.want(requests.clone());
+        self.request.set_underscores(config.limits.underscores);
         self.response.want(responses.clone());
     }
 
@@ -194,14 +201,21 @@ impl Client<'_> {
                     self.apply_generation();
                 }
                 match self.request.parse(self.inbox.filled(), &self.generation.head_limits) {
-                    Ok(true) => return NextHead::Head,
+                    Ok(true) => {
+                        self.identify();
+                        return NextHead::Head;
+                    }
                     // Most heads come in one piece, and then the clock is not asked.
                     Ok(false) if self.head_began_ms == 0 => {
                         self.head_began_ms = clock::coarse_ms();
                         self.stats.enter(Phase::Head, self.head_began_ms);
                     }
                     Ok(false) => self.stats.moved.set(Moment::at_ms(clock::coarse_ms())),
-                    Err(error) => return NextHead::Fault(Fault::ClientHead(error)),
+                    Err(error) => {
+                        // Nothing in a head that cannot be read is believed.
+                        self.set_address(self.peer.ip());
+                        return NextHead::Fault(Fault::ClientHead(error));
+                    }
                 }
             }
             if let Err(no_room) = self.inbox.make_room(self.generation.head_limits.head_bytes) {

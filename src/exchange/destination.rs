@@ -14,7 +14,7 @@ use crate::exchange::upload::RequestBody;
 use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
 use crate::http::head::RequestHead;
-use crate::http::rewrite::{self, HostRule, RequestRewrite, ResponseRewrite};
+use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite};
 use crate::ring::HeadBuffer;
 use crate::routing::Route;
 use crate::upstream::h1::AttemptError;
@@ -135,15 +135,17 @@ impl Destination {
         let Generation { config, access, upstreams, .. } = &*client.generation;
         let via = config.server.via.as_bytes();
         let forwarded = client.forwarded_for();
-        let routed = |upstream: usize| {
+        let routed = |upstream: usize, route: u32| {
+            let prefix = config.routes[route as usize].cut_prefix().as_bytes();
+            let forwarded = ForwardedFor { prefix, ..forwarded };
             let upstream = &upstreams[upstream];
             let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());
             let host = host_rule(upstream.host(), &client.request, origin);
             RequestRewrite { path, host, via, forwarded: Some(forwarded), extra: b"" }
         };
         match self {
-            Self::Route(route) => routed(route.upstream),
-            Self::Hooked(hooked) => routed(hooked.upstream),
+            Self::Route(route) => routed(route.upstream, route.index),
+            Self::Hooked(hooked) => routed(hooked.upstream, hooked.route.index),
             Self::Forward(to) => RequestRewrite {
                 path,
                 // What the target says takes the place of what Host says (RFC 9112 §3.2.2).

@@ -122,8 +122,8 @@ fn view<'a>(client: &'a Client<'_>, now_us: u64) -> RequestView<'a> {
     RequestView {
         head: &client.request,
         text: client.inbox.filled(),
-        client: client.peer.ip().to_canonical(),
-        client_text: client.text.address(),
+        client: client.address,
+        client_text: client.address_text(),
         is_trusted: client.is_trusted,
         now_us,
     }

@@ -55,6 +55,7 @@ struct Line {
 
 struct Quoted {
     client: SocketAddr,
+    peer: SocketAddr,
     method: Box<[u8]>,
     host: Box<[u8]>,
     target: Box<[u8]>,
@@ -183,7 +184,8 @@ impl Record {
         let line = self.line.take().map(|mut line| {
             let (head, text) = (&client.request, client.inbox.filled());
             line.quoted = Some(Quoted {
-                client: client.peer,
+                client: client.source(),
+                peer: client.peer,
                 method: head.method_text.of(text).into(),
                 host: head.authority.of(text).into(),
                 target: head.target.of(text).into(),
@@ -201,7 +203,7 @@ impl Record {
         let (Some(line), Some(log)) = (&self.line, &worker.access_log) else { return };
         let Some(quoted) = &line.quoted else { return };
         let text = [&*quoted.method, &*quoted.host, &*quoted.target];
-        log.record(&self.render(line, generation, quoted.client, text));
+        log.record(&self.render(line, generation, (quoted.client, quoted.peer), text));
     }
 
     /// Counts the exchange and writes its line.
@@ -212,7 +214,8 @@ impl Record {
         let (head, text) = (&client.request, client.inbox.filled());
         let part = |span: Span| if line.is_head_known { span.of(text) } else { b"" };
         let quoted = [part(head.method_text), part(head.authority), part(head.target)];
-        log.record(&self.render(line, &client.generation, client.peer, quoted));
+        let from = (client.source(), client.peer);
+        log.record(&self.render(line, &client.generation, from, quoted));
     }
 
     /// Adds to the worker's counts, once; the time.
@@ -245,12 +248,13 @@ impl Record {
         &self,
         line: &Line,
         generation: &'a Generation,
-        client: SocketAddr,
+        (client, peer): (SocketAddr, SocketAddr),
         [method, host, target]: [&'a [u8]; 3],
     ) -> access_log::Record<'a> {
         access_log::Record {
             time: line.time,
             client,
+            peer: (client != peer).then_some(peer),
             method,
             host,
             target,

@@ -5,14 +5,15 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::Poll;
 
 use crate::config::HalfClose;
 use crate::fault::Fault;
 use crate::http::Version;
-use crate::http::forwarded_header::ClientText;
+use crate::http::client_chain::{Trust, client_address};
+use crate::http::forwarded_header::{ClientText, push_address};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::rewrite::{BodyOut, ConnectionOut, ForwardedFor};
 use crate::http::written_cache::WrittenCache;
@@ -20,6 +21,7 @@ use crate::observe::connection_stats::{ConnectionStats, WaitsOn};
 use crate::relay::{HANG_UP_AFTER, Receiver};
 use crate::ring::hang_up::dropped_if_hung_up;
 use crate::ring::{HeadBuffer, Socket};
+use crate::upstream::fair::Claimant;
 use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
@@ -45,8 +47,12 @@ pub(crate) struct Client<'a> {
     pub response: ResponseHead,
     /// As it was sent on where the origin had dated it.
     pub(crate) sent_response: RefCell<WrittenCache<(u32, BodyOut, ConnectionOut)>>,
-    /// What origins are told of the client.
+    /// What origins are told of the peer.
     pub text: ClientText,
+    /// Who sends the request under way: the peer, or whom a trusted peer says.
+    pub address: IpAddr,
+    /// The same as text, once it has been another than the peer.
+    pub(crate) address_text: String,
     pub(crate) listener: u16,
     pub is_trusted: bool,
     /// It came in by a listener at which it may ask for what is not ours.
@@ -89,7 +95,57 @@ impl Client<'_> {
 
     /// What of it an origin is told.
     pub(crate) fn forwarded_for(&self) -> ForwardedFor<'_> {
-        ForwardedFor { client: &self.text, is_trusted: self.is_trusted }
+        let trusted: &dyn Trust = &self.generation.config.server.trusted_proxies;
+        ForwardedFor {
+            client: &self.text,
+            trust: self.is_trusted.then_some(trusted),
+            address: self.address_text(),
+            prefix: b"",
+        }
+    }
+
+    /// The client's address, without a port or brackets.
+    pub(crate) fn address_text(&self) -> &str {
+        if self.address_text.is_empty() { self.text.address() } else { &self.address_text }
+    }
+
+    /// Where the access log says that the request comes from: the port of a client that a peer
+    /// speaks of is not known.
+    pub(crate) fn source(&self) -> SocketAddr {
+        if self.address_text.is_empty() { self.peer } else { SocketAddr::new(self.address, 0) }
+    }
+
+    /// Finds out who has sent the request whose head is in the inbox, if a trusted peer passes it
+    /// on.
+    #[inline]
+    pub(crate) fn identify(&mut self) {
+        // The same head comes from the same client.
+        if self.is_trusted && self.request.repeated().is_none() {
+            self.find_client();
+        }
+    }
+
+    fn find_client(&mut self) {
+        let server = &self.generation.config.server;
+        let (fields, text) = (&self.request.fields, self.inbox.filled());
+        let said = client_address(fields, text, server.client_ip_class(), &server.trusted_proxies);
+        self.set_address(said.unwrap_or(self.peer.ip()));
+    }
+
+    /// Says who the client is from now on.
+    pub(crate) fn set_address(&mut self, address: IpAddr) {
+        let (address, peer) = (address.to_canonical(), self.peer.ip().to_canonical());
+        if address == self.address {
+            return;
+        }
+        self.address = address;
+        self.address_text.clear();
+        if address != peer {
+            self.address_text.reserve(ADDRESS_BYTES_MAX);
+            push_address(&mut self.address_text, address);
+        }
+        self.holder.claimant = Claimant::of(address);
+        self.slot.speaks_for((address != peer).then_some(address));
     }
 
     /// How the client is told that its connection goes on.
@@ -100,6 +156,9 @@ impl Client<'_> {
         }
     }
 }
+
+/// Of an IPv6 address that ends like one of IPv4: the longest there is.
+const ADDRESS_BYTES_MAX: usize = 45;
 
 /// Awaits a connection, unless it is decided that the exchange ends or the client goes away during
 /// a wait that is worth watching. What is dropped half-way closes what it has opened.

@@ -141,7 +141,8 @@ const JSON: &str = "Content-Type: application/json\r\nCache-Control: no-store\r\
 fn may_change(client: &Client<'_>) -> Result<(), Denied> {
     let fields = &client.request.fields;
     let token = client.generation.config.admin.token.as_ref();
-    let passed_on = [FieldName::Forwarded, FieldName::XForwardedFor, FieldName::Via];
+    use FieldName as K;
+    let passed_on = [K::Forwarded, K::XForwardedFor, K::XRealIp, K::ClientIp, K::Via];
     if token.is_none() && passed_on.into_iter().any(|known| fields.has(known)) {
         return Err(Denied::NotLocal);
     }
@@ -149,7 +150,7 @@ fn may_change(client: &Client<'_>) -> Result<(), Denied> {
     let value = |name| fields.values(text, name).next();
     admin_guard::may_change(
         &Caller {
-            peer: Some(client.peer.ip()),
+            peer: Some(client.address),
             host: Some(client.request.authority.of(text)),
             origin: value(b"origin"),
             fetch_site: value(b"sec-fetch-site"),

@@ -49,7 +49,10 @@ const STACK_BYTES: usize = 256 * 1024;
 pub(crate) struct Record<'a> {
     /// When the first byte of the request was read.
     pub time: SystemTime,
+    /// The port is 0 where a peer speaks for somebody whose port is not known.
     pub client: SocketAddr,
+    /// Who is connected, where that is not the client.
+    pub peer: Option<SocketAddr>,
     /// These three are empty when the head was refused before they were known.
     pub method: &'a [u8],
     pub host: &'a [u8],
@@ -353,7 +356,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn text_line(out: &mut Vec<u8>, record: &Record<'_>) {
     out.extend_from_slice(b"time=");
     put_time(out, record.time);
-    put(out, format_args!(" client={} method=", record.client));
+    out.extend_from_slice(b" client=");
+    put_address(out, record.client);
+    if let Some(peer) = record.peer {
+        put(out, format_args!(" peer={peer}"));
+    }
+    out.extend_from_slice(b" method=");
     put_text_value(out, record.method);
     out.extend_from_slice(b" host=");
     put_text_value(out, record.host);
@@ -387,7 +395,12 @@ fn text_line(out: &mut Vec<u8>, record: &Record<'_>) {
 fn json_line(out: &mut Vec<u8>, record: &Record<'_>) {
     out.extend_from_slice(b"{\"time\":\"");
     put_time(out, record.time);
-    put(out, format_args!("\",\"client\":\"{}\",\"method\":", record.client));
+    out.extend_from_slice(b"\",\"client\":\"");
+    put_address(out, record.client);
+    if let Some(peer) = record.peer {
+        put(out, format_args!("\",\"peer\":\"{peer}"));
+    }
+    out.extend_from_slice(b"\",\"method\":");
     put_json_value(out, record.method);
     out.extend_from_slice(b",\"host\":");
     put_json_value(out, record.host);
@@ -417,6 +430,14 @@ fn json_line(out: &mut Vec<u8>, record: &Record<'_>) {
     );
     put_json_value(out, record.error.unwrap_or_default().as_bytes());
     out.extend_from_slice(b"}\n");
+}
+
+/// With the port, where that is known.
+fn put_address(out: &mut Vec<u8>, address: SocketAddr) {
+    match address.port() {
+        0 => put(out, format_args!("{}", address.ip())),
+        _ => put(out, format_args!("{address}")),
+    }
 }
 
 fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
@@ -528,6 +549,7 @@ mod tests {
         Record {
             time: UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
             client: "192.0.2.1:5555".parse().unwrap(),
+            peer: None,
             method: b"GET",
             host: b"example.org:8000",
             target: b"/a",

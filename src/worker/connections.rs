@@ -5,7 +5,7 @@
 //! using. Nothing here waits.
 
 use std::cell::Cell;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::fault::Fault;
 use crate::observe::connection_stats::{ConnectionStats, Ending};
@@ -73,12 +73,18 @@ impl ConnectionEntry {
         self.arrival.peer()
     }
 
-    pub(super) fn describe(&self, worker: usize, now_ms: u64) -> ConnectionInfo {
+    pub(super) fn describe(
+        &self,
+        worker: usize,
+        client: Option<IpAddr>,
+        now_ms: u64,
+    ) -> ConnectionInfo {
         let stats = &self.stats;
         ConnectionInfo {
             id: self.id,
             worker,
             peer: self.arrival.peer(),
+            client: client.unwrap_or(self.arrival.peer().ip()).to_canonical(),
             phase: stats.phase().name(),
             age_ms: stats.born.age_ms(now_ms),
             phase_ms: stats.phase_began().age_ms(now_ms),

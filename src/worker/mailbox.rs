@@ -4,7 +4,7 @@
 //! drops the sender because it is stopping. Nothing waits here: the asker alone decides for how
 //! long.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -79,6 +79,8 @@ pub(crate) struct ConnectionInfo {
     pub id: u64,
     pub worker: usize,
     pub peer: SocketAddr,
+    /// Who has sent the last request: the peer, or whom a trusted one speaks for.
+    pub client: IpAddr,
     /// `idle`, `head`, `exchange`, `tunnel` or `linger`.
     pub phase: &'static str,
     pub age_ms: u64,

@@ -19,8 +19,9 @@ pub(crate) mod slot;
 pub(crate) mod thread;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -61,6 +62,8 @@ pub(crate) struct Worker {
     pub budget: Rc<Budget>,
     pub outbox: Outbox,
     pub(crate) connections: RefCell<Slab<Rc<ConnectionEntry>>>,
+    /// By the number of a connection: for whom its peer, who is trusted, has sent the last request.
+    pub(crate) spoken_for: RefCell<HashMap<usize, IpAddr>>,
     pub(crate) room: Room,
     /// Connections that this worker has ever served.
     pub(crate) serial: Cell<u64>,
@@ -121,6 +124,7 @@ impl Worker {
             shared,
             outbox,
             connections: RefCell::default(),
+            spoken_for: RefCell::default(),
             room: Room::default(),
             serial: Cell::new(0),
             stoppers: RefCell::default(),

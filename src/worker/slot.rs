@@ -5,7 +5,7 @@
 //! gives the place, its memory and its right to be a client back.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -89,7 +89,12 @@ impl Worker {
     pub(crate) fn list_connections(&self) -> Vec<ConnectionInfo> {
         let now = clock::coarse_ms();
         let connections = self.connections.borrow();
-        connections.iter().map(|(_, entry)| entry.describe(self.index, now)).collect()
+        let clients = self.spoken_for.borrow();
+        let describe = |(key, entry): (usize, &Rc<ConnectionEntry>)| {
+            let client = clients.get(&key).copied();
+            entry.describe(self.index, client, now)
+        };
+        connections.iter().map(describe).collect()
     }
 
     /// Ends the connection `id`, if there is one.
@@ -225,6 +230,16 @@ impl ConnectionSlot {
         self.entry.arrival.peer()
     }
 
+    /// Says whose request the peer passes on, where it is not the peer's own.
+    pub(crate) fn speaks_for(&self, client: Option<IpAddr>) {
+        let mut clients = self.worker.spoken_for.borrow_mut();
+        match client {
+            Some(client) => drop(clients.insert(self.key, client)),
+            None if clients.is_empty() => {}
+            None => drop(clients.remove(&self.key)),
+        }
+    }
+
     /// As the pool knows whoever is served here.
     pub(crate) fn holder(&self) -> Holder {
         Holder { claimant: Claimant::of(self.peer().ip()), slot: self.key as u32 }
@@ -302,6 +317,7 @@ impl Drop for HeldMemory<'_> {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
+        self.speaks_for(None);
         self.worker.connections.borrow_mut().try_remove(self.key);
         self.worker.ledger.sub(Kind::Connections, SLOT_BYTES as u64);
         self.worker.metrics.clients.sub(1);

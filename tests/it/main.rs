@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod behind;
 mod bench;
 mod bodies;
 mod commands;

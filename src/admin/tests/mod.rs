@@ -225,6 +225,7 @@ fn connection(worker: usize, id: u64) -> ConnectionInfo {
         id,
         worker,
         peer: ([10, 0, 0, 1], 1000 + id as u16).into(),
+        client: [192, 0, 2, 1].into(),
         phase: "exchange",
         age_ms: 1_000 - id,
         phase_ms: 5,

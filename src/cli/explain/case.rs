@@ -17,6 +17,9 @@ pub(super) struct Case<'c> {
     /// The head as a client would send it.
     pub(super) text: Vec<u8>,
     pub(super) head: RequestHead,
+    /// Who connects.
+    pub(super) peer: std::net::IpAddr,
+    /// Who has sent the request: the peer, or whom it speaks for.
     pub(super) client: std::net::IpAddr,
     pub(super) routes: Routes,
     pub(super) plans: Plans,

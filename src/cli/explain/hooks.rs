@@ -77,7 +77,7 @@ fn view<'a>(case: &'a Case<'_>, client_text: &'a str) -> RequestView<'a> {
         text: &case.text,
         client: case.client,
         client_text,
-        is_trusted: case.config.server.trusted_proxies.contains(case.client),
+        is_trusted: case.is_trusted(),
         now_us: 0,
     }
 }

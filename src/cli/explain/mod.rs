@@ -29,6 +29,7 @@ use crate::exchange::{forwarded, upload};
 use crate::fault::Fault;
 use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
+use crate::http::client_chain::{Trust, client_address};
 use crate::http::forwarded_header::{ClientText, Scheme};
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
@@ -69,6 +70,7 @@ fn explain(config: &Config, question: &Question) -> Result<Report, Failure> {
         text: head_text(question, config.server.listeners[index])?,
         head: RequestHead::new(),
         plans: Plans::load(config, custom::own(), None).map_err(Failure::unable)?,
+        peer: question.client.to_canonical(),
         client: question.client.to_canonical(),
         routes: Routes::new(config),
         is_offered: access.is_offered(index as u16),
@@ -76,12 +78,15 @@ fn explain(config: &Config, question: &Question) -> Result<Report, Failure> {
     };
     let [wanted, _] = &case.plans.interest;
     case.head.want(wanted.clone());
+    case.head.set_underscores(config.limits.underscores);
     let parsed = case.head.parse(&case.text, &head_limits(config));
+    case.identify(parsed == Ok(true));
     let mut report = Report::default();
     let section = report.section("request");
     section.fact("line", first_line(&case.text));
     section.fact("client", case.client.to_string());
-    section.fact("trusted", config.server.trusted_proxies.contains(case.client));
+    section.fact("peer", case.peer.to_string());
+    section.fact("trusted", case.is_trusted());
     section.fact("listener", config.server.listeners[index].to_string());
     section.fact("forward proxy", case.is_offered);
     let ending = match parsed {
@@ -157,6 +162,21 @@ fn first_line(text: &[u8]) -> String {
 }
 
 impl Case<'_> {
+    /// Whether the peer is believed.
+    fn is_trusted(&self) -> bool {
+        self.config.server.trusted_proxies.contains(self.peer)
+    }
+
+    /// Finds out for whom a trusted peer speaks.
+    fn identify(&mut self, is_whole: bool) {
+        let server = &self.config.server;
+        if is_whole && self.is_trusted() {
+            let (fields, class) = (&self.head.fields, server.client_ip_class());
+            let said = client_address(fields, &self.text, class, &server.trusted_proxies);
+            self.client = said.unwrap_or(self.peer);
+        }
+    }
+
     /// Goes through an exchange in its order.
     fn decide(&self, report: &mut Report) -> Explained {
         let head = &self.head;
@@ -221,11 +241,19 @@ impl Case<'_> {
         path: &[u8],
         host: HostRule<'_>,
         is_told_who: bool,
+        prefix: &[u8],
         hooked: Option<&hooks::Hooked>,
     ) -> Vec<u8> {
-        let client = ClientText::new(self.client.to_canonical(), Scheme::Http);
-        let is_trusted = self.config.server.trusted_proxies.contains(self.client);
-        let forwarded = ForwardedFor { client: &client, is_trusted };
+        let server = &self.config.server;
+        let client = ClientText::new(self.peer, Scheme::Http, server.introduction());
+        let trusted: &dyn Trust = &server.trusted_proxies;
+        let address = self.client.to_string();
+        let forwarded = ForwardedFor {
+            client: &client,
+            trust: self.is_trusted().then_some(trusted),
+            address: &address,
+            prefix,
+        };
         let how = RequestRewrite {
             path,
             host,

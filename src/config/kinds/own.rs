@@ -21,11 +21,18 @@ use crate::config::names::{
 use crate::config::rules::parse_network;
 use crate::config::units::{BYTES_FORM, DURATION_FORM, bytes_text, duration_text};
 use crate::config::{LogTarget, Networks, PoolStatus};
+use crate::http::names::FieldName;
 
 text_kind!(Address: IpAddr = parse_address, ADDRESS_FORM);
 text_kind!(Listener: SocketAddr = parse_listen, LISTEN_FORM);
 text_kind!(Network: IpNet = parse_network, NETWORK_FORM);
 text_kind!(Pseudonym = is_token, "a name of letters, digits, \"-\", \"_\", \".\"");
+text_kind!(
+    /// A field by which a proxy says who its client is.
+    ClientHeader = is_client_header,
+    "a field by which a proxy says who the client is, such as \"X-Forwarded-For\", \"Forwarded\" \
+     or \"CF-Connecting-IP\""
+);
 text_kind!(Name = is_name, NAME_FORM);
 text_kind!(Path = is_route_path, ROUTE_PATH_FORM);
 text_kind!(Realm = is_realm, REALM_FORM);
@@ -45,6 +52,16 @@ text_kind!(
         LogTarget::File(path) => path.to_string_lossy().into_owned(),
     }
 );
+
+fn is_client_header(name: &str) -> bool {
+    use FieldName as K;
+    let known = FieldName::of(name.as_bytes());
+    let is_open = matches!(known, K::Other | K::XForwardedFor | K::Forwarded | K::XRealIp);
+    is_token(name) && name.len() <= CLIENT_HEADER_BYTES_MAX && is_open
+}
+
+/// What a table of names holds.
+const CLIENT_HEADER_BYTES_MAX: usize = 63;
 
 pub(in crate::config) struct NetworkList;
 
