@@ -112,7 +112,7 @@ enum Pause {
 
 async fn converse(slot: &ConnectionSlot) -> Pause {
     let worker = slot.worker();
-    let address = slot.peer().ip().to_canonical();
+    let address = slot.peer().client();
     let mut client = Client {
         worker,
         slot,
@@ -175,8 +175,7 @@ impl Client<'_> {
     /// What depends on the configuration and not on the request.
     fn apply_generation(&mut self) {
         let Generation { config, access, hooks, .. } = &*self.generation;
-        let address = self.peer.ip().to_canonical();
-        self.is_trusted = config.server.trusted_proxies.contains(address);
+        self.is_trusted = config.server.trusted_proxies.has(self.peer.client());
         self.is_forward = access.is_offered(self.listener);
         let [requests, responses] = &hooks.interest;
         self.request.want(requests.clone());

@@ -164,8 +164,8 @@ pub(crate) async fn admit(
     is_connect: bool,
 ) -> Result<(Hop, Option<UserId>), Fault> {
     let Generation { config, access, .. } = &*client.generation;
-    if !config.forward.allow_clients.contains(client.peer.ip()) {
-        tracing::info!(client = %client.peer.ip(), "denied: not in forward.allow_clients");
+    if !config.forward.allow_clients.has(client.peer.client()) {
+        tracing::info!(client = %client.peer.client(), "denied: not in forward.allow_clients");
         return Err(Fault::ClientForbidden);
     }
     let user = log_in(client).await?;
@@ -193,7 +193,7 @@ async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
         return Err(Fault::LoginRequired);
     };
     let credentials = field.value.of(client.inbox.filled());
-    let outcome = match authenticator.check(client.peer.ip(), credentials) {
+    let outcome = match authenticator.check(client.peer.client(), credentials) {
         Checked::Done(outcome) => outcome,
         Checked::Pending(verification) => client.stats.unless_ended(verification.outcome()).await?,
     };

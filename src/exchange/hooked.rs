@@ -122,7 +122,7 @@ fn view<'a>(client: &'a Client<'_>, now_us: u64) -> RequestView<'a> {
     RequestView {
         head: &client.request,
         text: client.inbox.filled(),
-        client: client.peer.ip().to_canonical(),
+        client: client.peer.client(),
         client_text: client.text.address(),
         is_trusted: client.is_trusted,
         now_us,
@@ -135,7 +135,8 @@ pub(crate) async fn judge_tunnel(
     target: &Target,
     record: &mut Record,
 ) -> Result<Option<Outcome>, Fault> {
-    let asked = Connect { client: view(client, 0).client, host: &target.host, port: target.port };
+    let asked =
+        Connect { client: client.peer.client().ip(), host: &target.host, port: target.port };
     for custom in &client.generation.hooks.connect {
         if let Some(answer) = client.stats.unless_ended(custom.on_connect(&asked)).await? {
             return respond::give(client, &answer, None, record).await.map(Some);

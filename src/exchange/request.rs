@@ -5,10 +5,10 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
 
+use crate::address::PeerAddress;
 use crate::config::HalfClose;
 use crate::fault::Fault;
 use crate::http::Version;
@@ -33,7 +33,7 @@ pub(crate) struct Client<'a> {
     /// By which the request under way is served.
     pub generation: Rc<Generation>,
     pub socket: &'a Socket,
-    pub peer: SocketAddr,
+    pub peer: PeerAddress,
     pub stats: &'a ConnectionStats,
     /// As the pool knows it.
     pub holder: Holder,

@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use crate::address::ClientAddress;
+
 use super::head::RequestHead;
 use super::names::FieldName;
 
@@ -27,17 +29,22 @@ pub struct ClientText {
 }
 
 const FOR: &str = "X-Forwarded-For: ";
+const UNIX: &str = "unix:";
 const HOST: &str = "X-Forwarded-Host: ";
 const FORWARDED: &str = "Forwarded: ";
 const QUOTED_HOST: &str = ";host=\"";
 const LINE_END: &str = "\r\n";
 
 impl ClientText {
-    /// `address` is a canonical one: IPv4 is not mapped into IPv6.
-    pub fn new(address: IpAddr, scheme: Scheme) -> Self {
+    /// A client without an address is `unix:` in X-Forwarded-For, as nginx has it, and `unknown` in
+    /// Forwarded (RFC 7239 §6.2): both say that nobody knows.
+    pub fn new(client: ClientAddress, scheme: Scheme) -> Self {
         let mut lines = String::with_capacity(128);
         lines.push_str(FOR);
-        push_address(&mut lines, address);
+        match client {
+            ClientAddress::Ip(address) => push_address(&mut lines, address),
+            ClientAddress::Unix => lines.push_str(UNIX),
+        }
         let address_bytes = lines.len() - FOR.len();
         let scheme = match scheme {
             Scheme::Http => "http",
@@ -48,11 +55,17 @@ impl ClientText {
         }
         let host_at = lines.len();
         // Colons want quotes.
-        let (opening, closing) = if address.is_ipv6() { ("\"[", "]\"") } else { ("", "") };
+        let is_v6 = matches!(client, ClientAddress::Ip(IpAddr::V6(_)));
+        let (opening, closing) = if is_v6 { ("\"[", "]\"") } else { ("", "") };
         for part in [LINE_END, FORWARDED, "for=", opening] {
             lines.push_str(part);
         }
-        lines.extend_from_within(FOR.len()..FOR.len() + address_bytes);
+        match client {
+            ClientAddress::Ip(_) => {
+                lines.extend_from_within(FOR.len()..FOR.len() + address_bytes);
+            }
+            ClientAddress::Unix => lines.push_str("unknown"),
+        }
         for part in [closing, ";proto=", scheme, QUOTED_HOST] {
             lines.push_str(part);
         }
@@ -149,7 +162,9 @@ mod tests {
 
     #[test]
     fn addresses_are_written_as_everybody_writes_them() {
-        let written = |address| ClientText::new(address, Scheme::Http).address().to_owned();
+        let written = |address| {
+            ClientText::new(ClientAddress::Ip(address), Scheme::Http).address().to_owned()
+        };
         for octet in 0..=255 {
             let address = IpAddr::from([octet, 255 - octet, 0, octet / 3]);
             assert_eq!(written(address), address.to_string());
@@ -159,8 +174,14 @@ mod tests {
 
     #[test]
     fn the_scheme_is_that_by_which_the_client_came() {
-        let text = ClientText::new(IpAddr::from([192, 0, 2, 1]), Scheme::Https);
+        let text = ClientText::new([192, 0, 2, 1].into(), Scheme::Https);
         assert_eq!(text.proto_line(), "X-Forwarded-Proto: https\r\n");
         assert_eq!(text.node(), "for=192.0.2.1;proto=https");
+    }
+
+    #[test]
+    fn nothing_is_claimed_of_a_client_without_an_address() {
+        let text = ClientText::new(ClientAddress::Unix, Scheme::Http);
+        assert_eq!((text.address(), text.node()), ("unix:", "for=unknown;proto=http"));
     }
 }

@@ -40,5 +40,6 @@ mod sim;
 mod supervisor;
 mod timeouts;
 mod tunnel;
+mod unix;
 mod upgrade;
 mod waits;
