@@ -22,10 +22,12 @@
 //!  admin_guard    who may change something
 //!  ring           the only code that names tokio_uring or io_uring, and the only unsafe code
 //!                 (below it, vendor/tokio-uring: the loop of a thread)
+//!  unix_socket    files of Unix sockets: bound, taken over, removed
 //!  systemd        the service manager's protocol
 //!  ledger, fault  what memory is held for; what can go wrong, in a closed set
 //!  config         the file, variables and flags, read, checked and spelled back
 //!  http           pure: bytes in, facts out
+//!  address        where a socket is, and who is at its other end
 //!  limits         every bound with its derivation
 //! ```
 //!
@@ -53,6 +55,7 @@
 //! - Buffers, chunks, connections and permits come home on every path; a drain counts them.
 //! - A keep-alive request allocates nothing once its connection is warm (a test counts).
 
+mod address;
 mod admin;
 mod admin_guard;
 mod cli;
@@ -72,6 +75,7 @@ mod ring;
 mod routing;
 mod server;
 mod systemd;
+mod unix_socket;
 mod upstream;
 mod worker;
 

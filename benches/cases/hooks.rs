@@ -63,7 +63,7 @@ impl Exchange {
         request.want(of_requests.clone());
         response.want(of_responses.clone());
         let (out, back) = (Vec::with_capacity(8192), Vec::with_capacity(8192));
-        let client = ClientText::new(CLIENT, Scheme::Http, Introduction::default());
+        let client = ClientText::new(CLIENT.into(), Scheme::Http, Introduction::default());
         Self { plans, client, request, response, out, back, now_us: 1_000_000 }
     }
 
@@ -107,7 +107,7 @@ impl Exchange {
                 let view = RequestView {
                     head: request,
                     text: REQUEST,
-                    client: CLIENT,
+                    client: CLIENT.into(),
                     client_text: client.address(),
                     is_trusted: false,
                     now_us: *now_us,

@@ -172,7 +172,7 @@ fn request_rewrite(name: &'static str, text: &'static [u8]) -> Case {
     let mut head = RequestHead::new();
     assert_eq!(head.parse(text, &LIMITS), Ok(true));
     let mut out = Vec::with_capacity(16 * 1024);
-    let client = ClientText::new(CLIENT, Scheme::Http, Introduction::default());
+    let client = ClientText::new(CLIENT.into(), Scheme::Http, Introduction::default());
     case(name, Some(text.len()), move || {
         out.clear();
         let how = RequestRewrite {

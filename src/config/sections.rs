@@ -15,11 +15,12 @@ use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
 use super::kinds::own::{
-    Address, ClientHeader, Keepalive, Listener, NetworkList, Output, Pages, PoolStatusCode,
-    Pseudonym,
+    Address, ClientHeader, Keepalive, NetworkList, Output, Pages, PoolStatusCode, Pseudonym,
 };
 use super::kinds::plain::{AnyBytes, Count, Size, Time, Timeout, UpToAnHour, Word, Words};
-use super::kinds::{As, List};
+use super::kinds::{As, List, Switched};
+use super::listener::{Listener, ListenerConfig};
+use crate::address::ClientAddress;
 use crate::http::client_chain::Trust;
 use crate::http::fields::Underscores;
 use crate::http::forwarded_header::Introduction;
@@ -38,25 +39,27 @@ type Silence = Time<1, { 7 * 86_400_000 }>;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
-    /// Address of the first listener: an IP address or "localhost".
-    #[serde(with = "As::<Address>")]
+    /// Address of the first listener: an IP address or "localhost". "" is no such listener: then
+    /// `listen` names them all.
+    #[serde(with = "Switched::<Address>")]
     #[schemars(extend("x-reload" = "drain"))]
-    pub host: IpAddr,
+    pub host: Option<IpAddr>,
     /// Its port. 0 to 65535; 0 lets the system choose one.
     #[serde(with = "Count::<u16, 0, 65_535>")]
     #[schemars(extend("x-reload" = "drain"))]
     pub port: u16,
-    /// Further listeners, such as ["127.0.0.1:8001", "[::]:8000"]. An IPv6 listener takes IPv6
-    /// only.
+    /// Further listeners, such as ["127.0.0.1:8001", "[::]:8000", "unix:/run/ringway/http.sock"].
+    /// An IPv6 listener takes IPv6 only. A table says more of one: { address = "unix:/run/a.sock",
+    /// mode = "0666" }; the file of a Unix socket has the mode 0660 unless told otherwise.
     #[serde(with = "List::<Listener>")]
     #[schemars(extend("x-reload" = "drain"))]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenerConfig>,
     /// Threads, each with its own ring and connections. 0 is one per core; at most 1024.
     #[serde(with = "Count::<usize, 0, 1024>")]
     #[schemars(extend("x-reload" = "drain"))]
     pub workers: usize,
-    /// Networks whose Forwarded and X-Forwarded fields are believed, such as ["10.0.0.0/8"]. What
-    /// any other client says in them is dropped.
+    /// Networks whose Forwarded and X-Forwarded fields are believed, such as ["10.0.0.0/8"], and
+    /// "unix" for who comes by a Unix socket. What any other client says in them is dropped.
     #[serde(with = "As::<NetworkList>")]
     pub trusted_proxies: Networks,
     /// The one field by which a trusted proxy says who the client is: its last address that is not
@@ -96,14 +99,14 @@ pub struct ServerConfig {
     pub half_close: HalfClose,
     // `host` and `port` first, then `listen`. Never empty, no two of them overlap.
     #[serde(skip)]
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<ListenerConfig>,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
         let (host, port) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8000);
         Self {
-            host,
+            host: Some(host),
             port,
             listen: Vec::new(),
             workers: 0,
@@ -119,7 +122,7 @@ impl Default for ServerConfig {
             backlog: 4096,
             watch_config: false,
             half_close: HalfClose::Close,
-            listeners: vec![SocketAddr::new(host, port)],
+            listeners: vec![ListenerConfig::tcp(SocketAddr::new(host, port))],
         }
     }
 }
@@ -451,30 +454,42 @@ impl Words for LevelFilter {
     ];
 }
 
-/// Networks, asked once per client connection.
+/// Networks, asked once per client connection, and whether clients that come by a Unix socket are
+/// meant too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Networks(pub(super) Vec<IpNet>);
+pub struct Networks {
+    pub(super) networks: Vec<IpNet>,
+    pub(super) has_unix: bool,
+}
 
 impl Networks {
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.networks.is_empty() && !self.has_unix
     }
 
     /// Whether all of IPv4 or all of IPv6 is among them.
     pub fn has_everybody(&self) -> bool {
-        self.0.iter().any(|network| network.prefix_len() == 0)
+        self.networks.iter().any(|network| network.prefix_len() == 0)
+    }
+
+    /// A client without an address is in no network.
+    pub fn has(&self, client: ClientAddress) -> bool {
+        match client {
+            ClientAddress::Ip(ip) => self.networks.iter().any(|network| network.contains(&ip)),
+            ClientAddress::Unix => self.has_unix,
+        }
     }
 
     /// An IPv4 address mapped into IPv6 counts as the IPv4 address it is.
+    #[cfg(test)]
     pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
+        self.has(ClientAddress::of(address))
     }
 }
 
 impl Trust for Networks {
     fn trusts(&self, address: IpAddr) -> bool {
-        self.contains(address)
+        self.has(ClientAddress::of(address))
     }
 }
 

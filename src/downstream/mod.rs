@@ -112,7 +112,7 @@ enum Pause {
 
 async fn converse(slot: &ConnectionSlot) -> Pause {
     let worker = slot.worker();
-    let address = slot.peer().ip().to_canonical();
+    let address = slot.peer().client();
     let mut client = Client {
         worker,
         slot,
@@ -179,9 +179,9 @@ impl Client<'_> {
     fn apply_generation(&mut self) {
         let generation = self.generation.clone();
         let Generation { config, access, hooks, .. } = &*generation;
-        let address = self.peer.ip().to_canonical();
+        let address = self.peer.client();
         self.set_address(address);
-        self.is_trusted = config.server.trusted_proxies.contains(address);
+        self.is_trusted = config.server.trusted_proxies.has(address);
         self.text = ClientText::new(address, Scheme::Http, config.server.introduction());
         self.is_forward = access.is_offered(self.listener);
         let [requests, responses] = &hooks.interest;
@@ -213,7 +213,7 @@ impl Client<'_> {
                     Ok(false) => self.stats.moved.set(Moment::at_ms(clock::coarse_ms())),
                     Err(error) => {
                         // Nothing in a head that cannot be read is believed.
-                        self.set_address(self.peer.ip());
+                        self.set_address(self.peer.client());
                         return NextHead::Fault(Fault::ClientHead(error));
                     }
                 }

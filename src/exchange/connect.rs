@@ -5,9 +5,9 @@
 //! 200. A connection that has asked for a tunnel never carries another request.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::time::Instant;
 
+use crate::address::Address;
 use crate::exchange::forwarded::{self, Hop};
 use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
@@ -27,7 +27,7 @@ use crate::worker::generation::Generation;
 /// A connection that reaches the target.
 struct Reached {
     socket: Socket,
-    address: SocketAddr,
+    address: Address,
     /// What has come from there already.
     early: Vec<u8>,
 }

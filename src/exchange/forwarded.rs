@@ -164,7 +164,7 @@ pub(crate) async fn admit(
     is_connect: bool,
 ) -> Result<(Hop, Option<UserId>), Fault> {
     let Generation { config, access, .. } = &*client.generation;
-    if !config.forward.allow_clients.contains(client.address) {
+    if !config.forward.allow_clients.has(client.address) {
         tracing::info!(client = %client.address, "denied: not in forward.allow_clients");
         return Err(Fault::ClientForbidden);
     }

@@ -135,7 +135,7 @@ pub(crate) async fn judge_tunnel(
     target: &Target,
     record: &mut Record,
 ) -> Result<Option<Outcome>, Fault> {
-    let asked = Connect { client: view(client, 0).client, host: &target.host, port: target.port };
+    let asked = Connect { client: client.address.ip(), host: &target.host, port: target.port };
     for custom in &client.generation.hooks.connect {
         if let Some(answer) = client.stats.unless_ended(custom.on_connect(&asked)).await? {
             return respond::give(client, &answer, None, record).await.map(Some);

@@ -4,9 +4,9 @@
 //! statistics and, where there is an access log, one line. What only the line needs is kept, and
 //! its clocks are read, only then.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::address::{Address, PeerAddress};
 use crate::exchange::request::Client;
 use crate::fault::Fault;
 use crate::hooks::ClientPermit;
@@ -46,7 +46,7 @@ struct Line {
     /// The moment at which the phase under way began.
     phase_began: Instant,
     phases: Phases,
-    origin: Option<SocketAddr>,
+    origin: Option<Address>,
     is_reused: bool,
     is_head_known: bool,
     /// What the line quotes, once the request itself is gone.
@@ -54,8 +54,8 @@ struct Line {
 }
 
 struct Quoted {
-    client: SocketAddr,
-    peer: SocketAddr,
+    client: PeerAddress,
+    peer: PeerAddress,
     method: Box<[u8]>,
     host: Box<[u8]>,
     target: Box<[u8]>,
@@ -139,7 +139,7 @@ impl Record {
     }
 
     /// It is connected, outside the pool.
-    pub(crate) fn reached(&mut self, origin: SocketAddr) {
+    pub(crate) fn reached(&mut self, origin: Address) {
         let Some(line) = &mut self.line else { return };
         let now = Instant::now();
         line.phases.connect_us += micros(now.saturating_duration_since(line.phase_began));
@@ -248,7 +248,7 @@ impl Record {
         &self,
         line: &Line,
         generation: &'a Generation,
-        (client, peer): (SocketAddr, SocketAddr),
+        (client, peer): (PeerAddress, PeerAddress),
         [method, host, target]: [&'a [u8]; 3],
     ) -> access_log::Record<'a> {
         access_log::Record {

@@ -5,10 +5,11 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
 
+use crate::address::{ClientAddress, PeerAddress};
 use crate::config::HalfClose;
 use crate::fault::Fault;
 use crate::http::Version;
@@ -35,7 +36,7 @@ pub(crate) struct Client<'a> {
     /// By which the request under way is served.
     pub generation: Rc<Generation>,
     pub socket: &'a Socket,
-    pub peer: SocketAddr,
+    pub peer: PeerAddress,
     pub stats: &'a ConnectionStats,
     /// As the pool knows it.
     pub holder: Holder,
@@ -50,7 +51,7 @@ pub(crate) struct Client<'a> {
     /// What origins are told of the peer.
     pub text: ClientText,
     /// Who sends the request under way: the peer, or whom a trusted peer says.
-    pub address: IpAddr,
+    pub address: ClientAddress,
     /// The same as text, once it has been another than the peer.
     pub(crate) address_text: String,
     pub(crate) listener: u16,
@@ -111,8 +112,13 @@ impl Client<'_> {
 
     /// Where the access log says that the request comes from: the port of a client that a peer
     /// speaks of is not known.
-    pub(crate) fn source(&self) -> SocketAddr {
-        if self.address_text.is_empty() { self.peer } else { SocketAddr::new(self.address, 0) }
+    pub(crate) fn source(&self) -> PeerAddress {
+        match self.address {
+            ClientAddress::Ip(ip) if !self.address_text.is_empty() => {
+                PeerAddress::Ip(SocketAddr::new(ip, 0))
+            }
+            _ => self.peer,
+        }
     }
 
     /// Finds out who has sent the request whose head is in the inbox, if a trusted peer passes it
@@ -129,23 +135,23 @@ impl Client<'_> {
         let server = &self.generation.config.server;
         let (fields, text) = (&self.request.fields, self.inbox.filled());
         let said = client_address(fields, text, server.client_ip_class(), &server.trusted_proxies);
-        self.set_address(said.unwrap_or(self.peer.ip()));
+        self.set_address(said.map_or(self.peer.client(), ClientAddress::of));
     }
 
     /// Says who the client is from now on.
-    pub(crate) fn set_address(&mut self, address: IpAddr) {
-        let (address, peer) = (address.to_canonical(), self.peer.ip().to_canonical());
+    pub(crate) fn set_address(&mut self, address: ClientAddress) {
         if address == self.address {
             return;
         }
         self.address = address;
         self.address_text.clear();
-        if address != peer {
+        let spoken_for = address.ip().filter(|_| address != self.peer.client());
+        if let Some(ip) = spoken_for {
             self.address_text.reserve(ADDRESS_BYTES_MAX);
-            push_address(&mut self.address_text, address);
+            push_address(&mut self.address_text, ip);
         }
         self.holder.claimant = Claimant::of(address);
-        self.slot.speaks_for((address != peer).then_some(address));
+        self.slot.speaks_for(spoken_for);
     }
 
     /// How the client is told that its connection goes on.

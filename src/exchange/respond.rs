@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::address::PeerAddress;
 use crate::admin_guard::{self, Caller, Denied};
 use crate::config::AdminConfig;
 use crate::exchange::outcome::Outcome;
@@ -146,11 +147,15 @@ fn may_change(client: &Client<'_>) -> Result<(), Denied> {
     if token.is_none() && passed_on.into_iter().any(|known| fields.has(known)) {
         return Err(Denied::NotLocal);
     }
+    // Whoever may connect to a listener's file may be a proxy, whom the whole world asks.
+    if token.is_none() && client.peer == PeerAddress::Unix {
+        return Err(Denied::NotLocal);
+    }
     let text = client.inbox.filled();
     let value = |name| fields.values(text, name).next();
     admin_guard::may_change(
         &Caller {
-            peer: Some(client.address),
+            peer: client.address.ip(),
             host: Some(client.request.authority.of(text)),
             origin: value(b"origin"),
             fetch_site: value(b"sec-fetch-site"),

@@ -6,7 +6,10 @@
 //! that lie ready. What a trusted peer says is kept, and carried over from one form to the other;
 //! what it does not say is not made up: by which scheme its client came, we cannot know.
 
+use std::io::Write;
 use std::net::IpAddr;
+
+use crate::address::ClientAddress;
 
 use super::client_chain::{Trust, address, address_in, elements_from_end, parameter};
 use super::head::RequestHead;
@@ -68,8 +71,7 @@ pub struct ForwardedFor<'a> {
 pub struct ClientText {
     /// The lines up to the first host, and those from there up to the second.
     lines: String,
-    address_at: usize,
-    address_bytes: usize,
+    address: Box<str>,
     /// Where the first host goes.
     host_at: usize,
     scheme: &'static str,
@@ -78,63 +80,56 @@ pub struct ClientText {
 
 const FOR: &str = "X-Forwarded-For: ";
 const PROTO: &str = "X-Forwarded-Proto: ";
+const UNIX: &str = "unix:";
 const HOST: &str = "X-Forwarded-Host: ";
 const FORWARDED: &str = "Forwarded: ";
 const QUOTED_HOST: &str = ";host=\"";
 const LINE_END: &str = "\r\n";
 
 impl ClientText {
-    /// `address` is a canonical one: IPv4 is not mapped into IPv6.
-    pub fn new(address: IpAddr, scheme: Scheme, introduction: Introduction) -> Self {
+    /// A client without an address is `unix:` in X-Forwarded-For, as nginx has it, and `unknown` in
+    /// Forwarded (RFC 7239 §6.2): both say that nobody knows.
+    pub fn new(client: ClientAddress, scheme: Scheme, introduction: Introduction) -> Self {
+        let mut address = String::new();
+        match client {
+            ClientAddress::Ip(ip) => push_address(&mut address, ip),
+            ClientAddress::Unix => address.push_str(UNIX),
+        }
         let mut lines = String::with_capacity(160);
         let scheme = match scheme {
             Scheme::Http => "http",
             Scheme::Https => "https",
         };
-        let start = if introduction.says_x { FOR } else { FORWARDED_FOR };
-        // Colons want quotes.
-        let (opening, closing) = if address.is_ipv6() { ("\"[", "]\"") } else { ("", "") };
-        lines.push_str(start);
-        if !introduction.says_x {
-            lines.push_str(opening);
-        }
-        let address_at = lines.len();
-        push_address(&mut lines, address);
-        let address_bytes = lines.len() - address_at;
-        let mut host_at = 0;
         if introduction.says_x {
-            for part in [LINE_END, PROTO, scheme, LINE_END, HOST] {
+            for part in [FOR, &address, LINE_END, PROTO, scheme, LINE_END, HOST] {
                 lines.push_str(part);
             }
-            host_at = lines.len();
-            lines.push_str(LINE_END);
         }
+        let mut host_at = lines.len();
         if introduction.says_rfc {
             if introduction.says_x {
-                for part in [FORWARDED_FOR, opening] {
-                    lines.push_str(part);
-                }
-                lines.extend_from_within(address_at..address_at + address_bytes);
+                lines.push_str(LINE_END);
             }
-            for part in [closing, ";proto=", scheme, QUOTED_HOST] {
-                lines.push_str(part);
+            lines.push_str(FORWARDED);
+            let facts = [";proto=", scheme, QUOTED_HOST];
+            node(&address).into_iter().chain(facts).for_each(|part| lines.push_str(part));
+        }
+        match (introduction.says_x, introduction.says_rfc) {
+            (true, true) => {}
+            (true, false) => lines.push_str(LINE_END),
+            (false, _) => {
+                host_at = lines.len();
+                lines.push_str("\"\r\n");
             }
         }
-        if !introduction.says_x {
-            host_at = lines.len();
-            lines.push_str("\"\r\n");
-        }
-        Self { lines, address_at, address_bytes, host_at, scheme, introduction }
+        Self { lines, address: address.into(), host_at, scheme, introduction }
     }
 
     /// The address, without a port or brackets.
     pub fn address(&self) -> &str {
-        &self.lines[self.address_at..self.address_at + self.address_bytes]
+        &self.address
     }
 }
-
-/// How a line begins that says it by RFC 7239.
-const FORWARDED_FOR: &str = "Forwarded: for=";
 
 impl<'a> ForwardedFor<'a> {
     /// Of a client that speaks for itself.
@@ -240,7 +235,7 @@ impl<'a> ForwardedFor<'a> {
             addresses.reverse();
             for address in addresses {
                 match address {
-                    Some(address) => put(out, [address.to_string().as_bytes(), b", "]),
+                    Some(address) => put_text(out, format_args!("{address}, ")),
                     None => put(out, [b"unknown, "]),
                 }
             }
@@ -269,7 +264,8 @@ impl<'a> ForwardedFor<'a> {
             for field in head.fields.all(FieldName::XForwardedFor) {
                 for element in elements(field.value.of(buf)).filter(|it| !it.is_empty()) {
                     match address(element) {
-                        Some(address) => put_node(out, &address.to_string()),
+                        Some(IpAddr::V4(v4)) => put_text(out, format_args!("for={v4}")),
+                        Some(IpAddr::V6(v6)) => put_text(out, format_args!("for=\"[{v6}]\"")),
                         None => put(out, [b"for=unknown"]),
                     }
                     put_facts(out, std::mem::take(&mut facts));
@@ -411,12 +407,22 @@ fn put_facts(out: &mut Vec<u8>, (proto, host): (Option<&[u8]>, Option<&[u8]>)) {
     }
 }
 
-/// A node identifier (RFC 7239 §6): colons want quotes.
+fn put_text(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    // Writing to a Vec does not fail.
+    let _ = out.write_fmt(text);
+}
+
+/// A client by its address, as [`ClientText::address`] has it, or as a chain does.
 fn put_node(out: &mut Vec<u8>, address: &str) {
-    if address.contains(':') {
-        put(out, [b"for=\"[", address.as_bytes(), b"]\""]);
-    } else {
-        put(out, [b"for=", address.as_bytes()]);
+    put(out, node(address).map(str::as_bytes));
+}
+
+/// A node identifier (RFC 7239 §6): colons want quotes.
+fn node(address: &str) -> [&str; 3] {
+    match address {
+        UNIX => ["for=unknown", "", ""],
+        _ if address.contains(':') => ["for=\"[", address, "]\""],
+        _ => ["for=", address, ""],
     }
 }
 
@@ -460,8 +466,10 @@ mod tests {
 
     #[test]
     fn addresses_are_written_as_everybody_writes_them() {
-        let written = |address| {
-            ClientText::new(address, Scheme::Http, Introduction::default()).address().to_owned()
+        let written = |address: IpAddr| {
+            ClientText::new(address.into(), Scheme::Http, Introduction::default())
+                .address()
+                .to_owned()
         };
         for octet in 0..=255 {
             let address = IpAddr::from([octet, 255 - octet, 0, octet / 3]);
@@ -473,8 +481,15 @@ mod tests {
     #[test]
     fn the_scheme_is_that_by_which_the_client_came() {
         let introduction = Introduction::default();
-        let text = ClientText::new(IpAddr::from([192, 0, 2, 1]), Scheme::Https, introduction);
+        let text = ClientText::new([192, 0, 2, 1].into(), Scheme::Https, introduction);
         assert!(text.lines.contains("X-Forwarded-Proto: https\r\n"));
         assert!(text.lines.contains("for=192.0.2.1;proto=https"));
+    }
+
+    #[test]
+    fn nothing_is_claimed_of_a_client_without_an_address() {
+        let text = ClientText::new(ClientAddress::Unix, Scheme::Http, Introduction::default());
+        assert_eq!(text.address(), "unix:");
+        assert!(text.lines.contains("Forwarded: for=unknown;proto=http"));
     }
 }

@@ -8,13 +8,13 @@
 
 use std::io::{self, Write};
 use std::mem;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::address::{Address, PeerAddress};
 use crate::config::{LogConfig, LogFormat};
 use crate::memory::plan::LANE_LINE_BYTES;
 use crate::observe::date;
@@ -50,9 +50,9 @@ pub(crate) struct Record<'a> {
     /// When the first byte of the request was read.
     pub time: SystemTime,
     /// The port is 0 where a peer speaks for somebody whose port is not known.
-    pub client: SocketAddr,
+    pub client: PeerAddress,
     /// Who is connected, where that is not the client.
-    pub peer: Option<SocketAddr>,
+    pub peer: Option<PeerAddress>,
     /// These three are empty when the head was refused before they were known.
     pub method: &'a [u8],
     pub host: &'a [u8],
@@ -64,7 +64,7 @@ pub(crate) struct Record<'a> {
     pub bytes_out: u64,
     /// Empty when no route was found.
     pub upstream: &'a str,
-    pub origin: Option<SocketAddr>,
+    pub origin: Option<Address>,
     /// Whether the connection to the origin had carried an exchange before.
     pub is_reused: bool,
     pub phases: Phases,
@@ -433,9 +433,9 @@ fn json_line(out: &mut Vec<u8>, record: &Record<'_>) {
 }
 
 /// With the port, where that is known.
-fn put_address(out: &mut Vec<u8>, address: SocketAddr) {
-    match address.port() {
-        0 => put(out, format_args!("{}", address.ip())),
+fn put_address(out: &mut Vec<u8>, address: PeerAddress) {
+    match address {
+        PeerAddress::Ip(known) if known.port() == 0 => put(out, format_args!("{}", known.ip())),
         _ => put(out, format_args!("{address}")),
     }
 }
@@ -548,7 +548,7 @@ mod tests {
     fn record<'a>() -> Record<'a> {
         Record {
             time: UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
-            client: "192.0.2.1:5555".parse().unwrap(),
+            client: PeerAddress::Ip("192.0.2.1:5555".parse().unwrap()),
             peer: None,
             method: b"GET",
             host: b"example.org:8000",

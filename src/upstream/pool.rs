@@ -7,7 +7,6 @@
 //! It never sends a request and never decides where one goes.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use crate::address::Address;
 use crate::fault::Fault;
 use crate::ledger::{Kind, Ledger};
 use crate::observe::connection_stats::Moment;
@@ -67,7 +67,7 @@ pub struct Pool {
 pub(super) struct Slot {
     pub(super) socket: Socket,
     pub(super) origin: usize,
-    pub(super) address: SocketAddr,
+    pub(super) address: Address,
     /// When connecting began.
     pub(super) born: Instant,
     /// `None` while it is out with an exchange, or still connecting.
@@ -179,7 +179,7 @@ impl Pool {
     pub async fn connect(
         self: &Rc<Self>,
         origin_id: &OriginId,
-        address: SocketAddr,
+        address: Address,
         permit: Permit,
         holder: Holder,
         began: Instant,
@@ -197,7 +197,7 @@ impl Pool {
         connected.map(|()| lease).map_err(|error| match error {
             WaitError::Expired => Fault::OriginConnectTimeout,
             WaitError::Interrupted => Fault::Stopping,
-            WaitError::Failed(error) => connect_fault(&error),
+            WaitError::Failed(error) => connect_fault(address, &error),
         })
     }
 
@@ -205,7 +205,7 @@ impl Pool {
     pub fn adopt(
         self: &Rc<Self>,
         origin_id: OriginId,
-        (socket, address): (Socket, SocketAddr),
+        (socket, address): (Socket, Address),
         born: Instant,
         permit: Permit,
         holder: Holder,
@@ -420,7 +420,10 @@ pub(super) fn open_fault(error: &std::io::Error) -> Fault {
     }
 }
 
-pub(super) fn connect_fault(error: &std::io::Error) -> Fault {
+pub(super) fn connect_fault(address: Address, error: &std::io::Error) -> Fault {
+    if let Address::Unix(address) = address {
+        crate::observe::log_limit::no_unix_origin(address, error);
+    }
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => Fault::OriginRefused,
         Some(libc::ECONNRESET | libc::EPIPE) => Fault::OriginClosed,

@@ -21,7 +21,7 @@ pub(crate) mod thread;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,6 +32,7 @@ use self::census::Room;
 use self::connections::ConnectionEntry;
 use self::generation::{Generation, Snapshot};
 use self::shared::Shared;
+use crate::address::Address;
 use crate::ledger::{Budget, Ledger};
 use crate::limits::PIPES_PER_WORKER;
 use crate::observe::access_log::AccessLog;
@@ -167,7 +168,7 @@ impl Worker {
         }
     }
 
-    pub(crate) fn is_current(&self, number: usize, address: SocketAddr) -> bool {
+    pub(crate) fn is_current(&self, number: usize, address: Address) -> bool {
         let generation = self.generation.borrow();
         let mut members = generation.members();
         members

@@ -5,7 +5,7 @@
 //! gives the place, its memory and its right to be a client back.
 
 use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::address::PeerAddress;
 use crate::ledger::Kind;
 use crate::observe::connection_stats::ConnectionStats;
 use crate::ring::waits::{Wait, turn};
@@ -168,7 +169,7 @@ impl ConnectionSlot {
     pub(crate) fn take(
         worker: &Rc<Worker>,
         socket: Socket,
-        peer: SocketAddr,
+        peer: PeerAddress,
         permit: OwnedSemaphorePermit,
         listener: u16,
     ) -> Self {
@@ -226,7 +227,7 @@ impl ConnectionSlot {
         &self.entry.socket
     }
 
-    pub(crate) fn peer(&self) -> SocketAddr {
+    pub(crate) fn peer(&self) -> PeerAddress {
         self.entry.arrival.peer()
     }
 
@@ -242,7 +243,7 @@ impl ConnectionSlot {
 
     /// As the pool knows whoever is served here.
     pub(crate) fn holder(&self) -> Holder {
-        Holder { claimant: Claimant::of(self.peer().ip()), slot: self.key as u32 }
+        Holder { claimant: Claimant::of(self.peer().client()), slot: self.key as u32 }
     }
 
     pub(crate) fn is_new(&self) -> bool {
@@ -335,9 +336,10 @@ mod tests {
         for text in
             ["192.0.2.1:80", "[2001:db8::1]:443", "[::ffff:192.0.2.1]:1", "[fe80::1%3]:65535"]
         {
-            let address: SocketAddr = text.parse().unwrap();
+            let address = PeerAddress::Ip(text.parse().unwrap());
             assert_eq!(Arrival::new(address, 7).peer(), address);
         }
+        assert_eq!(Arrival::new(PeerAddress::Unix, 7).peer(), PeerAddress::Unix);
     }
 
     #[test]

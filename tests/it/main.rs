@@ -41,5 +41,6 @@ mod sim;
 mod supervisor;
 mod timeouts;
 mod tunnel;
+mod unix;
 mod upgrade;
 mod waits;

@@ -71,7 +71,7 @@ fn admitted(
         return Err(denied("number"));
     };
     section.fact("target", target.to_string());
-    if !case.config.forward.allow_clients.contains(case.client) {
+    if !case.config.forward.allow_clients.has(case.client) {
         let because = "the client is not in forward.allow_clients".to_owned();
         return Err(Ending::Refused(Fault::ClientForbidden, because));
     }

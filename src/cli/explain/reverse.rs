@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use super::report::Report;
 use super::{addresses, hooks};
+use crate::address::Address;
 use crate::cli::explain::case::{Case, Ending, Explained, lines_of, shown};
 use crate::cli::output::Failure;
 use crate::config::{Config, HostPattern, RouteConfig, UpstreamConfig};
@@ -122,12 +123,12 @@ fn origins(upstream: &UpstreamConfig) -> Result<Vec<String>, Failure> {
             1 => String::new(),
             weight => format!(" (weight {weight})"),
         };
-        format!("http://{}{weight}: {}", origin.authority, list(&addresses))
+        format!("{}{weight}: {}", origin.url(), list(&addresses))
     };
     Ok(upstream.origins.iter().zip(found).map(line).collect())
 }
 
-fn list(addresses: &[std::net::SocketAddr]) -> String {
+fn list(addresses: &[Address]) -> String {
     if addresses.is_empty() {
         return "no address now".to_owned();
     }
