@@ -8,9 +8,11 @@
 //!  cli            what was typed: run; check, plan, explain, doctor, bench and others
 //!  server         the process: start, signals, reload, handover, listeners, drain
 //!  admin          its own thread: API, metrics, statistics, alerts, cleanups
-//!  downstream     a client's connection: reads heads, goes idle, turns into a tunnel, lingers
-//!  exchange       one request and its answer: destination, hooked, forwarded, connect, upload,
-//!                 download, respond, record
+//!  downstream     a client's connection: goes idle, turns into a tunnel, lingers; h1 (HTTP/1
+//!                 towards a client: heads, keep-alive, framing)
+//!  exchange       one request and its answer: peer, request, stream (what it asks of the client's
+//!                 protocol), destination, hooked, forwarded, connect, upload, download, respond,
+//!                 record
 //!  worker         one thread: accept, slots, commands, configurations in use, who gives way
 //!  hooks          what is done to a route's requests and answers beside passing them on
 //!  forward_proxy  who may use it, and for what: access, policy, auth, lookup

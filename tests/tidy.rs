@@ -331,6 +331,22 @@ fn only_the_ring_names_the_ring_crates_and_only_it_is_unsafe() {
     expect_none(&offences);
 }
 
+/// What HTTP/1 makes of an exchange is for `downstream/h1.rs` to say.
+#[test]
+fn an_exchange_knows_neither_keep_alive_nor_chunks() {
+    let words =
+        ["BodyOut", "ChunkScanner", "ConnectionOut", "LAST_CHUNK", "Version::", "is_persistent"];
+    let mut offences = Vec::new();
+    for source in sources("src/exchange") {
+        for (number, line) in source.code() {
+            if let Some(word) = words.into_iter().find(|word| line.contains(word)) {
+                offences.push(offence(&source, number, &format!("{word} in an exchange")));
+            }
+        }
+    }
+    expect_none(&offences);
+}
+
 #[test]
 fn every_unsafe_block_says_why_it_is_sound() {
     let mut offences = Vec::new();

@@ -14,7 +14,7 @@ use futures_util::stream::FuturesUnordered;
 
 use crate::address::Address;
 use crate::fault::Fault;
-use crate::ring::{Socket, WaitError};
+use crate::ring::Socket;
 
 use super::pool::{Pool, connect_fault, open_fault};
 
@@ -86,9 +86,7 @@ impl Pool {
                 opening.0 = None;
                 Ok((socket, address))
             }
-            Err(WaitError::Expired) => Err(Fault::OriginConnectTimeout),
-            Err(WaitError::Interrupted) => Err(Fault::Stopping),
-            Err(WaitError::Failed(error)) => Err(connect_fault(address, &error)),
+            Err(error) => Err(connect_fault(address, &error)),
         }
     }
 }

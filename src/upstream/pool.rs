@@ -20,6 +20,7 @@ use crate::fault::Fault;
 use crate::ledger::{Kind, Ledger};
 use crate::observe::connection_stats::Moment;
 use crate::observe::metrics::WorkerMetrics;
+use crate::relay::side::{Act, Side};
 use crate::ring::{Deadlines, HeadPool, Socket, WaitError, clock};
 
 use super::idle::{Entry, Idle, Watch};
@@ -194,11 +195,7 @@ impl Pool {
         let socket = (socket, address);
         let lease = self.adopt(origin_id.clone(), socket, Instant::now(), permit, holder);
         let connected = lease.socket().connect(address, &self.deadlines, limit).await;
-        connected.map(|()| lease).map_err(|error| match error {
-            WaitError::Expired => Fault::OriginConnectTimeout,
-            WaitError::Interrupted => Fault::Stopping,
-            WaitError::Failed(error) => connect_fault(address, &error),
-        })
+        connected.map(|()| lease).map_err(|error| connect_fault(address, &error))
     }
 
     /// Takes a socket in that is being, or has been, connected to the origin with `origin_id`.
@@ -420,14 +417,10 @@ pub(super) fn open_fault(error: &std::io::Error) -> Fault {
     }
 }
 
-pub(super) fn connect_fault(address: Address, error: &std::io::Error) -> Fault {
-    if let Address::Unix(address) = address {
+/// What it means that an origin at `address` could not be connected to.
+pub(super) fn connect_fault(address: Address, error: &WaitError) -> Fault {
+    if let (Address::Unix(address), WaitError::Failed(error)) = (address, error) {
         crate::observe::log_limit::no_unix_origin(address, error);
     }
-    match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => Fault::OriginRefused,
-        Some(libc::ECONNRESET | libc::EPIPE) => Fault::OriginClosed,
-        Some(libc::ETIMEDOUT) => Fault::OriginConnectTimeout,
-        _ => Fault::OriginUnreachable,
-    }
+    error.on(Side::Origin, Act::Connect)
 }

@@ -38,6 +38,7 @@ use crate::limits::PIPES_PER_WORKER;
 use crate::observe::access_log::AccessLog;
 use crate::observe::date::DateLine;
 use crate::observe::metrics::WorkerMetrics;
+use crate::relay::Means;
 use crate::relay::outbox::Outbox;
 use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, Stopper};
 use crate::upstream::origin_ids::OriginIds;
@@ -136,6 +137,12 @@ impl Worker {
             mirroring: Cell::new(0),
             generation: RefCell::new(generation),
         })
+    }
+
+    /// What it has to move bodies through.
+    pub(crate) fn means(&self) -> Means<'_> {
+        let memory = (&self.ledger, &self.budget);
+        Means { chunks: &self.chunks, pipes: &self.pipes, memory }
     }
 
     /// The newest configuration in use.

@@ -14,11 +14,13 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::address::PeerAddress;
+use crate::http::head::ResponseHead;
 use crate::ledger::Kind;
 use crate::observe::connection_stats::ConnectionStats;
 use crate::ring::waits::{Wait, turn};
 use crate::ring::{HeadBuffer, Socket, clock};
 use crate::upstream::fair::Claimant;
+use crate::upstream::h1;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
 use crate::worker::Worker;
@@ -132,10 +134,25 @@ impl Reached<'_> {
     }
 
     /// As [`Lease::give_back`], with the same exception.
-    pub(crate) fn give_back(self) {
+    fn give_back(self) {
         if !self.attached.is_ended() {
             drop(self.attached);
             self.lease.give_back();
+        }
+    }
+
+    /// Ends the exchange on it, whose response `head` begins, by the rule for connections that may
+    /// carry another request; `is_clean` says that nothing has come behind the response.
+    pub(crate) fn finish(self, head: &ResponseHead, is_sent: bool, is_clean: bool) {
+        if h1::is_reusable(head, is_sent, is_clean) {
+            self.give_back();
+        }
+    }
+
+    /// The same with what is left of the buffer that the response came in.
+    pub(crate) fn finish_with(self, head: &ResponseHead, is_sent: bool, buffer: HeadBuffer) {
+        if h1::is_reusable(head, is_sent, buffer.is_empty()) {
+            self.give_back_with(buffer);
         }
     }
 
