@@ -24,11 +24,13 @@
 //!  admin_guard    who may change something
 //!  ring           the only code that names tokio_uring or io_uring, and the only unsafe code
 //!                 (below it, vendor/tokio-uring: the loop of a thread)
+//!  unix_socket    files of Unix sockets: bound, taken over, removed
 //!  systemd        the service manager's protocol
 //!  ledger, fault  what memory is held for; what can go wrong, in a closed set
 //!  counters       a counter and a gauge, which one thread writes and all may read
 //!  config         the file, variables and flags, read, checked and spelled back
 //!  http           pure: bytes in, facts out
+//!  address        where a socket is, and who is at its other end
 //!  limits         every bound with its derivation
 //! ```
 //!
@@ -56,6 +58,7 @@
 //! - Buffers, chunks, connections and permits come home on every path; a drain counts them.
 //! - A keep-alive request allocates nothing once its connection is warm (a test counts).
 
+mod address;
 mod admin;
 mod admin_guard;
 mod cli;
@@ -76,6 +79,7 @@ mod ring;
 mod routing;
 mod server;
 mod systemd;
+mod unix_socket;
 mod upstream;
 mod worker;
 
@@ -99,7 +103,7 @@ pub mod internals {
             pub use crate::http::chunked::ChunkScanner;
         }
         pub mod forwarded_header {
-            pub use crate::http::forwarded_header::{ClientText, Scheme};
+            pub use crate::http::forwarded_header::{ClientText, Introduction, Scheme};
         }
         pub mod framing {
             pub use crate::http::framing::*;

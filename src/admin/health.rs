@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::alerts::Notice;
 use super::proxy::Proxy;
+use crate::address::Address;
 use crate::admin::stats::PoolReport;
 use crate::admin::units::{lock, mebibytes};
 use crate::memory::watch::Pressure;
@@ -37,7 +38,7 @@ pub(super) struct Health {
     uptime_seconds: u64,
     connections: Connections,
     pool: PoolReport,
-    listeners: Vec<std::net::SocketAddr>,
+    listeners: Vec<Address>,
     workers: usize,
     config_generation: u64,
     alerts: Vec<Notice>,

@@ -139,7 +139,7 @@ fn order(config: &Config, url: Option<&str>, path: &str) -> ExitCode {
 
 fn admin_target(config: &Config) -> Option<Target> {
     config.admin.enabled.then(|| match &config.admin.address {
-        AdminAddress::Tcp(address) => Target::listener(*address),
+        AdminAddress::Tcp(address) => Target::tcp(*address),
         AdminAddress::Unix(path) => Target::socket(path),
     })
 }
@@ -149,7 +149,7 @@ fn health_targets(config: &Config) -> Vec<Target> {
     let listener = config.server.listeners.first().filter(|_| config.admin.on_data_port);
     admin_target(config)
         .into_iter()
-        .chain(listener.map(|address| Target::listener(*address)))
+        .chain(listener.and_then(|listener| Target::listener(listener.address)))
         .collect()
 }
 

@@ -19,6 +19,7 @@ mod hints;
 pub(crate) mod hooks;
 mod keys;
 mod kinds;
+mod listener;
 mod names;
 mod operation;
 #[cfg(test)]
@@ -78,6 +79,7 @@ pub(crate) use self::hooks::SecurityConfig;
 pub(crate) use self::hooks::SplitConfig;
 pub(crate) use self::hooks::Statuses;
 pub use self::keys::schema;
+pub(crate) use self::listener::ListenerConfig;
 pub(crate) use self::operation::AdminAddress;
 pub(crate) use self::operation::AdminConfig;
 pub(crate) use self::operation::AlertsConfig;

@@ -22,6 +22,7 @@ use super::names::{
     is_route_path, parse_origin, split_authority,
 };
 use super::scope::UpstreamName;
+use crate::address::{UnixAddress, is_unix, unix_form};
 
 text_kind!(
     Host: HostPolicy,
@@ -60,10 +61,14 @@ text_kind!(
 text_kind!(
     Url: OriginConfig,
     |text| {
+        if is_unix(text) {
+            let host = UnixAddress::parse(text).ok_or_else(|| unix_form(text))?.to_string();
+            return Ok(OriginConfig { authority: host.clone(), host, port: 0, weight: 1 });
+        }
         let (host, port) = parse_origin(text)?;
         Ok(OriginConfig { authority: authority(&host, port), host, port, weight: 1 })
     },
-    |origin| format!("http://{}", origin.authority)
+    OriginConfig::url
 );
 
 /// Upstreams: groups of origins that serve the same thing.
@@ -80,14 +85,14 @@ pub struct UpstreamConfig {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("x-reload" = "drain"))]
     pub is_demo: bool,
-    /// Where requests are sent, instead of the demo: "http://HOST:PORT" each, or a table with a
-    /// weight from 1 (the default) to 1000.
+    /// Where requests are sent, instead of the demo: "http://HOST:PORT" or "unix:/PATH" each, or a
+    /// table { url = "...", weight = 3 } with a weight from 1 (the default) to 1000.
     #[serde(default, with = "FilledList::<Origin>", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-reload" = "drain", "x-example" = "[\"http://10.0.0.1:8080\", \
         { url = \"http://b.example:8080\", weight = 3 }]"))]
     pub origins: Vec<OriginConfig>,
-    /// The Host field that the origin sees: "pass" is the client's, "origin" the origin's own,
-    /// anything else is sent as it is.
+    /// The Host field that the origin sees: "pass" is the client's, "origin" the origin's own
+    /// ("localhost" where that is a Unix socket), anything else is sent as it is.
     #[serde(default, with = "As::<Host>")]
     pub host: HostPolicy,
     /// How long an origin is passed over after a failure. 0 to 1h; 0 is never.
@@ -104,13 +109,22 @@ pub struct UpstreamConfig {
 /// One address that requests can be sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginConfig {
-    /// A name in lower case or an IP literal without brackets.
+    /// A name in lower case, an IP literal without brackets, or the address of a Unix socket.
     pub host: String,
     pub port: u16,
     /// At least 1.
     pub weight: u32,
-    /// `host:port` as a Host field carries it: no port when it is 80, IPv6 in brackets.
+    /// `host:port` as a Host field carries it: no port when it is 80, IPv6 in brackets. `host` where
+    /// that is a Unix socket.
     pub authority: String,
+}
+
+impl OriginConfig {
+    /// As the configuration has it.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if is_unix(&self.authority) { "" } else { "http://" };
+        format!("{scheme}{}", self.authority)
+    }
 }
 
 /// The Host field that an origin sees.
@@ -194,6 +208,11 @@ impl UpstreamConfig {
 }
 
 impl RouteConfig {
+    /// What of the path the origin does not see.
+    pub fn cut_prefix(&self) -> &str {
+        if self.strip_prefix { self.path.trim_end_matches('/') } else { "" }
+    }
+
     pub(super) fn everything_to_the_first() -> Self {
         Self {
             host: HostPattern::Any,

@@ -122,6 +122,7 @@ impl Request<'_, Connection<'_>> {
     fn want_fields(&mut self) {
         let [requests, responses] = &self.peer.generation.hooks.interest;
         self.head.want(requests.clone());
+        self.head.set_underscores(self.peer.generation.config.limits.underscores);
         self.response.want(responses.clone());
     }
 
@@ -136,14 +137,20 @@ impl Request<'_, Connection<'_>> {
                     self.want_fields();
                 }
                 match self.head.parse(self.inbox.filled(), &self.peer.generation.head_limits) {
-                    Ok(true) => return NextHead::Head,
+                    Ok(true) => {
+                        self.peer.identify(&self.head, self.inbox.filled());
+                        return NextHead::Head;
+                    }
                     // Most heads come in one piece, and then the clock is not asked.
                     Ok(false) if self.head_began_ms == 0 => {
                         self.head_began_ms = clock::coarse_ms();
                         self.peer.stats.enter(Phase::Head, self.head_began_ms);
                     }
                     Ok(false) => self.peer.stats.moved.set(Moment::at_ms(clock::coarse_ms())),
-                    Err(error) => return NextHead::Fault(Fault::ClientHead(error)),
+                    Err(error) => {
+                        self.peer.believe_nothing();
+                        return NextHead::Fault(Fault::ClientHead(error));
+                    }
                 }
             }
             let bytes_max = self.peer.generation.head_limits.head_bytes;

@@ -4,9 +4,9 @@
 //! answered instead. Nothing of the client's reaches the target before the client has been told
 //! 200. A connection that has asked for a tunnel never carries another request.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::address::Address;
 use crate::exchange::forwarded::{self, Hop};
 use crate::exchange::hooked;
 use crate::exchange::outcome::Outcome;
@@ -28,7 +28,7 @@ use crate::worker::generation::Generation;
 /// A connection that reaches the target.
 struct Reached {
     socket: Socket,
-    address: SocketAddr,
+    address: Address,
     /// What has come from there already.
     early: Vec<u8>,
 }

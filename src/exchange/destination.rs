@@ -16,7 +16,7 @@ use crate::exchange::upload::RequestBody;
 use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
 use crate::http::head::RequestHead;
-use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite};
+use crate::http::rewrite::{self, ForwardedFor, RequestRewrite, ResponseRewrite};
 use crate::ring::HeadBuffer;
 use crate::routing::Route;
 use crate::upstream::h1::AttemptError;
@@ -136,16 +136,20 @@ impl Destination {
         lease: &Lease,
         path: &'a [u8],
     ) -> RequestRewrite<'a> {
-        let upstream = match &self.to {
-            To::Upstream(_, upstream) => &request.peer.generation.upstreams[*upstream],
+        let config = &request.peer.generation.config;
+        let (upstream, prefix) = match &self.to {
+            To::Upstream(route, upstream) => {
+                let prefix = config.routes[route.index as usize].cut_prefix();
+                (&request.peer.generation.upstreams[*upstream], prefix.as_bytes())
+            }
             To::Target(forwarded) => return forwarded.rewrite(request, path),
         };
         let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());
         RequestRewrite {
             path,
             host: host_rule(upstream.host(), &request.head, origin),
-            via: request.peer.generation.config.server.via.as_bytes(),
-            forwarded: Some(request.peer.forwarded_for()),
+            via: config.server.via.as_bytes(),
+            forwarded: Some(ForwardedFor { prefix, ..request.peer.forwarded_for() }),
             extra: b"",
         }
     }

@@ -215,8 +215,9 @@ pub(crate) async fn admit(
     is_connect: bool,
 ) -> Result<(Hop, Option<UserId>), Fault> {
     let Generation { config, access, .. } = &*request.peer.generation;
-    if !config.forward.allow_clients.contains(request.peer.address.ip()) {
-        tracing::info!(client = %request.peer.address.ip(), "denied: not in forward.allow_clients");
+    let client = request.peer.client;
+    if !config.forward.allow_clients.has(client) {
+        tracing::info!(%client, "denied: not in forward.allow_clients");
         return Err(Fault::ClientForbidden);
     }
     let user = log_in(request).await?;
@@ -240,7 +241,7 @@ async fn log_in(request: &Request<'_, impl ClientStream>) -> Result<Option<UserI
     let field = request.head.fields.only(FieldName::ProxyAuthorization);
     let credentials = field.map(|field| field.value.of(request.inbox.filled()));
     let peer = &request.peer;
-    match login::log_in(peer, peer.address.ip(), authenticator, credentials).await? {
+    match login::log_in(peer, peer.client, authenticator, credentials).await? {
         LoginOutcome::Known(user) => Ok(Some(user)),
         LoginOutcome::Missing | LoginOutcome::Wrong => Err(Fault::LoginRequired),
         LoginOutcome::TooManyFailures { .. } => Err(Fault::TooManyLogins),

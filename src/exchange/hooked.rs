@@ -123,8 +123,8 @@ fn view<'a>(request: &'a Request<'_, impl ClientStream>, now_us: u64) -> Request
     RequestView {
         head: &request.head,
         text: request.inbox.filled(),
-        client: request.peer.address.ip().to_canonical(),
-        client_text: request.peer.text.address(),
+        client: request.peer.client,
+        client_text: request.peer.client_text(),
         is_trusted: request.peer.is_trusted,
         now_us,
     }
@@ -136,7 +136,8 @@ pub(crate) async fn judge_tunnel(
     target: &Target,
     record: &mut Record,
 ) -> Result<Option<Outcome>, Fault> {
-    let asked = Connect { client: view(request, 0).client, host: &target.host, port: target.port };
+    let client = request.peer.client.ip();
+    let asked = Connect { client, host: &target.host, port: target.port };
     for custom in &request.peer.generation.hooks.connect {
         if let Some(answer) = request.peer.stats.unless_ended(custom.on_connect(&asked)).await? {
             return respond::give(request, &answer, None, record).await.map(Some);

@@ -7,12 +7,16 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use crate::address::{ClientAddress, PeerAddress};
 use crate::config::HalfClose;
-use crate::http::forwarded_header::{ClientText, Scheme};
+use crate::http::client_chain::{Trust, client_address};
+use crate::http::forwarded_header::{ClientText, Introduction, Scheme, push_address};
+use crate::http::head::RequestHead;
 use crate::http::rewrite::ForwardedFor;
 use crate::observe::connection_stats::{ConnectionStats, WaitsOn};
 use crate::relay::Receiver;
 use crate::ring::Socket;
+use crate::upstream::fair::Claimant;
 use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
@@ -23,11 +27,16 @@ pub(crate) struct Peer<'c> {
     pub worker: &'c Rc<Worker>,
     pub slot: &'c ConnectionSlot,
     pub stats: &'c ConnectionStats,
-    pub address: SocketAddr,
-    /// As the pool knows it.
+    /// Who is connected.
+    pub address: PeerAddress,
+    /// Who has sent the request: the peer, or whom a trusted peer says.
+    pub client: ClientAddress,
+    /// The same as text, once it has been another than the peer.
+    client_text: String,
+    /// As the pool knows the client.
     pub holder: Holder,
-    /// What origins are told of it.
-    pub text: ClientText,
+    /// What origins are told of the peer.
+    text: ClientText,
     listener: u16,
     /// By which its request is served.
     pub generation: Rc<Generation>,
@@ -44,13 +53,16 @@ impl<'c> Peer<'c> {
             slot,
             stats: slot.stats(),
             address: slot.peer(),
+            client: slot.peer().client(),
+            client_text: String::new(),
             holder: slot.holder(),
-            text: ClientText::new(slot.peer().ip().to_canonical(), Scheme::Http),
+            text: ClientText::new(slot.peer().client(), Scheme::Http, Introduction::default()),
             listener: slot.listener(),
             generation: worker.generation(),
             is_trusted: false,
             is_forward: false,
         };
+        slot.speaks_for(None);
         peer.apply_generation();
         peer
     }
@@ -65,10 +77,66 @@ impl<'c> Peer<'c> {
     }
 
     fn apply_generation(&mut self) {
-        let Generation { config, access, .. } = &*self.generation;
-        let address = self.address.ip().to_canonical();
-        self.is_trusted = config.server.trusted_proxies.contains(address);
+        let generation = self.generation.clone();
+        let Generation { config, access, .. } = &*generation;
+        let address = self.address.client();
+        self.set_client(address);
+        self.is_trusted = config.server.trusted_proxies.has(address);
+        self.text = ClientText::new(address, Scheme::Http, config.server.introduction());
         self.is_forward = access.is_offered(self.listener);
+    }
+
+    /// Finds out who has sent the request whose head lies in `text`, if a trusted peer passes it
+    /// on.
+    #[inline]
+    pub(crate) fn identify(&mut self, head: &RequestHead, text: &[u8]) {
+        // The same head comes from the same client.
+        if self.is_trusted && head.repeated().is_none() {
+            self.find_client(head, text);
+        }
+    }
+
+    fn find_client(&mut self, head: &RequestHead, text: &[u8]) {
+        let server = &self.generation.config.server;
+        let (class, trusted) = (server.client_ip_class(), &server.trusted_proxies);
+        let said = client_address(&head.fields, text, class, trusted);
+        self.set_client(said.map_or(self.address.client(), ClientAddress::of));
+    }
+
+    /// Takes the peer for the client: nothing in a head that cannot be read is believed.
+    pub(crate) fn believe_nothing(&mut self) {
+        self.set_client(self.address.client());
+    }
+
+    fn set_client(&mut self, client: ClientAddress) {
+        if client == self.client {
+            return;
+        }
+        self.client = client;
+        self.client_text.clear();
+        let spoken_for = client.ip().filter(|_| client != self.address.client());
+        if let Some(ip) = spoken_for {
+            self.client_text.reserve(ADDRESS_BYTES_MAX);
+            push_address(&mut self.client_text, ip);
+        }
+        self.holder.claimant = Claimant::of(client);
+        self.slot.speaks_for(spoken_for);
+    }
+
+    /// The client's address, without a port or brackets.
+    pub(crate) fn client_text(&self) -> &str {
+        if self.client_text.is_empty() { self.text.address() } else { &self.client_text }
+    }
+
+    /// Where the access log says that a request comes from: the port of a client that a peer speaks
+    /// of is not known.
+    pub(crate) fn source(&self) -> PeerAddress {
+        match self.client {
+            ClientAddress::Ip(ip) if !self.client_text.is_empty() => {
+                PeerAddress::Ip(SocketAddr::new(ip, 0))
+            }
+            _ => self.address,
+        }
     }
 
     /// An origin on whose `socket` a request of this client is sent, as somebody that is sent to.
@@ -84,6 +152,15 @@ impl<'c> Peer<'c> {
 
     /// What of it an origin is told.
     pub(crate) fn forwarded_for(&self) -> ForwardedFor<'_> {
-        ForwardedFor { client: &self.text, is_trusted: self.is_trusted }
+        let trusted: &dyn Trust = &self.generation.config.server.trusted_proxies;
+        ForwardedFor {
+            client: &self.text,
+            trust: self.is_trusted.then_some(trusted),
+            address: self.client_text(),
+            prefix: b"",
+        }
     }
 }
+
+/// Of an IPv6 address that ends like one of IPv4: the longest there is.
+const ADDRESS_BYTES_MAX: usize = 45;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::address::PeerAddress;
 use crate::admin_guard::{self, Caller, Denied};
 use crate::config::AdminConfig;
 use crate::exchange::outcome::Outcome;
@@ -135,17 +136,22 @@ const JSON: &str = "Content-Type: application/json\r\nCache-Control: no-store\r\
 /// Whether a change may be asked for: from this machine, unless another proxy passes it on, or with
 /// the token.
 fn may_change(request: &Request<'_, impl ClientStream>) -> Result<(), Denied> {
+    use FieldName as K;
     let fields = &request.head.fields;
     let token = request.peer.generation.config.admin.token.as_ref();
-    let passed_on = [FieldName::Forwarded, FieldName::XForwardedFor, FieldName::Via];
+    let passed_on = [K::Forwarded, K::XForwardedFor, K::XRealIp, K::ClientIp, K::Via];
     if token.is_none() && passed_on.into_iter().any(|known| fields.has(known)) {
+        return Err(Denied::NotLocal);
+    }
+    // Whoever may connect to a listener's file may be a proxy, whom the whole world asks.
+    if token.is_none() && request.peer.address == PeerAddress::Unix {
         return Err(Denied::NotLocal);
     }
     let text = request.inbox.filled();
     let value = |name| fields.values(text, name).next();
     admin_guard::may_change(
         &Caller {
-            peer: Some(request.peer.address.ip()),
+            peer: request.peer.client.ip(),
             host: Some(request.head.authority.of(text)),
             origin: value(b"origin"),
             fetch_site: value(b"sec-fetch-site"),

@@ -8,6 +8,7 @@ use super::edits::{Own, Wishes};
 use super::request_view::{RequestView, put_field};
 use super::responses::LocalResponse;
 use crate::config::{ForwardAuthConfig, OnFailure};
+use crate::http::forwarded_header::scheme_said;
 use crate::http::head::ResponseHead;
 use crate::http::names::FieldName;
 
@@ -80,11 +81,17 @@ impl AuthRequest {
         field("X-Forwarded-Host: ", head.authority.of(view.text));
         field("X-Forwarded-Uri: ", view.path_and_query());
         field("X-Forwarded-For: ", view.client_text.as_bytes());
-        let proto = view.field("x-forwarded-proto").filter(|_| view.is_trusted);
-        field("X-Forwarded-Proto: ", proto.unwrap_or(b"http"));
+        let proto = match view.is_trusted {
+            true => scheme_said(head, view.text),
+            false => Some(&b"http"[..]),
+        };
+        if let Some(proto) = proto {
+            field("X-Forwarded-Proto: ", proto);
+        }
         for name in &self.quoted {
             // What is about this connection, or was said above, is not the client's to say.
-            if FieldName::of(name.as_bytes()) == FieldName::Other {
+            let known = FieldName::of(name.as_bytes());
+            if known == FieldName::Other || known.is_claim() && view.is_trusted {
                 for value in head.fields.values(view.text, name.as_bytes()) {
                     field(&format!("{name}: "), value);
                 }

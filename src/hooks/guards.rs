@@ -119,8 +119,8 @@ impl Guards {
 
 impl Access {
     fn lets_in(&self, view: &RequestView<'_>) -> bool {
-        !self.deny.contains(view.client)
-            && self.allow.as_ref().is_none_or(|allow| allow.contains(view.client))
+        !self.deny.has(view.client)
+            && self.allow.as_ref().is_none_or(|allow| allow.has(view.client))
     }
 }
 

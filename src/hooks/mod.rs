@@ -79,10 +79,11 @@ use self::custom::{Custom, Hooks};
 use self::responses::Pages;
 use crate::config::{
     BasicAuthConfig, Config, CustomConfig, ForwardConfig, HooksConfig, HostPattern,
-    RateLimitConfig, RouteConfig,
+    RateLimitConfig, RouteConfig, ServerConfig,
 };
 use crate::forward_proxy::{Authenticator, Users};
 use crate::http::interest::FieldInterest;
+use crate::http::names::FieldName;
 
 /// What is done to the requests of one route.
 pub enum Plan {
@@ -131,8 +132,8 @@ impl Plans {
         let connect = loading.customs(global.unwrap_or_default());
         let mut made = loading.made;
         made.connect = connect.map_err(|error| format!("hooks: {error}"))?;
+        made.interest = want(&mut plans, &config.server);
         if plans.iter().any(|plan| matches!(plan, Plan::Hooked(_))) {
-            made.interest = want(&mut plans);
             made.routes = plans;
         }
         Ok(made)
@@ -173,12 +174,20 @@ impl Plans {
     }
 }
 
-/// Has heads read by the names that `plans` edit.
-fn want(plans: &mut [Plan]) -> [Option<Arc<FieldInterest>>; 2] {
-    let interest = [0, 1].map(|side| {
-        let hooked = plans.iter().filter_map(Plan::hooked);
-        Arc::new(FieldInterest::new(hooked.flat_map(|hooked| hooked.edits()[side].names())))
-    });
+/// Has heads read by the names that `plans` edit or believe, and by that of the field that says who
+/// the client is.
+fn want(plans: &mut [Plan], server: &ServerConfig) -> [Option<Arc<FieldInterest>>; 2] {
+    let hooked = || plans.iter().filter_map(Plan::hooked);
+    let edited = |side: usize| hooked().flat_map(move |hooked| hooked.edits()[side].names());
+    let mut requests = FieldInterest::new([]);
+    if server.client_ip_class() == FieldName::ClientIp {
+        let name = server.client_ip_header.to_ascii_lowercase();
+        requests.add(name.as_bytes(), FieldName::ClientIp);
+    }
+    for name in edited(0).chain(hooked().flat_map(Hooked::believed)) {
+        requests.add(name, FieldName::OfInterest);
+    }
+    let interest = [requests, FieldInterest::new(edited(1))].map(Arc::new);
     for plan in plans {
         if let Plan::Hooked(hooked) = plan {
             hooked.read_by(&interest);

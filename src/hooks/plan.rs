@@ -54,6 +54,8 @@ pub struct Hooked {
     target_bytes_max: usize,
     request_edits: Edits,
     response_edits: Edits,
+    /// Fields of requests that something is decided by, in lower case.
+    believed: Box<[Box<[u8]>]>,
     pages: Pages,
 }
 
@@ -133,6 +135,7 @@ pub(super) fn compile(
         target_bytes_max: config.limits.target_bytes,
         request_edits: Edits::default(),
         response_edits: Edits::default(),
+        believed: believed(layers),
         pages: pages.map(Pages::load).transpose()?.unwrap_or_default(),
         route: name.into(),
     };
@@ -147,6 +150,11 @@ impl Hooked {
     /// Those of requests and those of answers.
     pub(super) fn edits(&self) -> [&Edits; 2] {
         [&self.request_edits, &self.response_edits]
+    }
+
+    /// Names of fields that something is decided by, in lower case.
+    pub(super) fn believed(&self) -> impl Iterator<Item = &[u8]> {
+        self.believed.iter().map(|name| &**name)
     }
 
     /// Says by which names requests and answers will be read.
@@ -219,6 +227,23 @@ impl Hooked {
             wishes.set(&config.header, value);
         }
     }
+}
+
+/// The fields by which limits and splits tell clients apart, and those that a question quotes.
+fn believed(layers: [Option<&HooksConfig>; 2]) -> Box<[Box<[u8]>]> {
+    let mut names: Vec<&str> = Vec::new();
+    for layer in layers.into_iter().flatten() {
+        let limit = layer.rate_limit.as_ref().map(|limit| &limit.key);
+        let split = layer.split.as_ref().and_then(|split| split.sticky.as_ref());
+        names.extend([limit, split].into_iter().flatten().filter_map(|key| match key {
+            ClientKey::Header(name) => Some(name.as_str()),
+            ClientKey::Ip | ClientKey::Route | ClientKey::Cookie(_) => None,
+        }));
+        let quoted = layer.forward_auth.iter().flat_map(|auth| &auth.request_headers);
+        names.extend(quoted.map(String::as_str));
+        names.extend(layer.request_id.iter().map(|id| id.header.as_str()));
+    }
+    names.into_iter().map(|name| name.to_ascii_lowercase().into_bytes().into()).collect()
 }
 
 /// Whether a value of a field or a target has `variable` in it.

@@ -8,6 +8,7 @@
 //! This file holds the words the other files share; the only logic is what a word itself means.
 
 pub(crate) mod chunked;
+pub(crate) mod client_chain;
 pub(crate) mod edit;
 mod error;
 pub(crate) mod fields;

@@ -9,13 +9,13 @@
 use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::mem;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::address::{Address, PeerAddress};
 use crate::config::{LogConfig, LogFormat};
 use crate::memory::plan::LANE_LINE_BYTES;
 use crate::observe::date;
@@ -50,7 +50,10 @@ const STACK_BYTES: usize = 256 * 1024;
 pub(crate) struct Record<'a> {
     /// When the first byte of the request was read.
     pub time: SystemTime,
-    pub client: SocketAddr,
+    /// The port is 0 where a peer speaks for somebody whose port is not known.
+    pub client: PeerAddress,
+    /// Who is connected, where that is not the client.
+    pub peer: Option<PeerAddress>,
     /// These three are empty when the head was refused before they were known.
     pub method: &'a [u8],
     pub host: &'a [u8],
@@ -62,7 +65,7 @@ pub(crate) struct Record<'a> {
     pub bytes_out: u64,
     /// Empty when no route was found.
     pub upstream: &'a str,
-    pub origin: Option<SocketAddr>,
+    pub origin: Option<Address>,
     /// Whether the connection to the origin had carried an exchange before.
     pub is_reused: bool,
     pub phases: Phases,
@@ -352,7 +355,10 @@ fn put_line(out: &mut Vec<u8>, format: LogFormat, record: &Record<'_>) {
     let Phases { head_us, pool_us, connect_us, first_byte_us, total_us } = record.phases;
     let mut line = Line { out, format, is_begun: false };
     line.text("time", Some(Rfc3339(record.time)));
-    line.text("client", Some(record.client));
+    line.text("client", Some(Known(record.client)));
+    if let Some(peer) = record.peer {
+        line.text("peer", Some(peer));
+    }
     line.value("method", record.method);
     line.value("host", record.host);
     line.value("target", record.target);
@@ -418,6 +424,18 @@ impl Line<'_> {
             (LogFormat::Text, None) => self.out.push(b'-'),
             (LogFormat::Json, Some(value)) => put(self.out, format_args!("\"{value}\"")),
             (LogFormat::Json, None) => self.out.extend_from_slice(b"null"),
+        }
+    }
+}
+
+/// With the port, where that is known.
+struct Known(PeerAddress);
+
+impl Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            PeerAddress::Ip(known) if known.port() == 0 => known.ip().fmt(f),
+            address => address.fmt(f),
         }
     }
 }
@@ -532,7 +550,8 @@ mod tests {
     fn record<'a>() -> Record<'a> {
         Record {
             time: UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
-            client: "192.0.2.1:5555".parse().unwrap(),
+            client: PeerAddress::Ip("192.0.2.1:5555".parse().unwrap()),
+            peer: None,
             method: b"GET",
             host: b"example.org:8000",
             target: b"/a",

@@ -4,9 +4,9 @@
 //! interval, with cause and cure. Nothing is counted here and nothing waits.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::address::{ClientAddress, PeerAddress, UnixAddress};
 use crate::ring::clock;
 
 const INTERVAL_MS: u64 = 5000;
@@ -16,6 +16,7 @@ static CLIENTS_GIVE_WAY: AtomicU64 = AtomicU64::new(0);
 static POOL_IS_FULL: AtomicU64 = AtomicU64::new(0);
 static YIELDED: AtomicU64 = AtomicU64::new(0);
 static NO_FREE_PORT: AtomicU64 = AtomicU64::new(0);
+static NO_UNIX_ORIGIN: AtomicU64 = AtomicU64::new(0);
 static TLS_ON_A_PLAIN_PORT: AtomicU64 = AtomicU64::new(0);
 
 /// Says that the process (EMFILE) or the machine (ENFILE) is out of descriptors.
@@ -64,9 +65,28 @@ pub(crate) fn pool_is_full(group: &str) {
     }
 }
 
+/// Says why the socket of an origin cannot be connected to, where somebody has to mend that. One that
+/// refuses, because nobody listens now, is as one of TCP that does.
+#[cold]
+pub(crate) fn no_unix_origin(address: UnixAddress, error: &io::Error) {
+    let cure = match error.raw_os_error() {
+        Some(libc::EACCES) => {
+            "this account needs the right to write to the socket, and to pass its folders: have the \
+             origin give it to their group (its mode or umask), and ringway be of that group"
+        }
+        Some(libc::ENOENT) => "there is no such file: start the origin, or correct the path",
+        Some(libc::ENOTDIR) => "a part of its path is a file and no folder: correct it",
+        Some(libc::EPROTOTYPE) => "it is no stream socket: have the origin listen on one",
+        _ => return,
+    };
+    if is_due(&NO_UNIX_ORIGIN) {
+        tracing::warn!(origin = %address, "cannot connect: {error}: {cure}");
+    }
+}
+
 /// Says that a client has begun with TLS where it is not spoken.
 #[cold]
-pub(crate) fn tls_on_a_plain_port(client: SocketAddr) {
+pub(crate) fn tls_on_a_plain_port(client: PeerAddress) {
     if is_due(&TLS_ON_A_PLAIN_PORT) {
         tracing::warn!(
             %client,
@@ -78,7 +98,7 @@ pub(crate) fn tls_on_a_plain_port(client: SocketAddr) {
 
 /// Says that exchanges were ended because others waited for their connections.
 #[cold]
-pub(crate) fn yielded(client: std::net::IpAddr, fault: &str) {
+pub(crate) fn yielded(client: ClientAddress, fault: &str) {
     if is_due(&YIELDED) {
         tracing::warn!(
             %client,

@@ -265,6 +265,8 @@ impl Transfer<'_> {
             && !is_congested
             && !pace.is_blind
             && pace.is_bulk(decoder)
+            && self.from.is_plain()
+            && self.to.socket.is_plain()
             && let Some(pipe) = self.pipes.and_then(PipePool::try_lease)
         {
             if pace.spliced.is_none() {
@@ -460,7 +462,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let pair = || {
             let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            (there, Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0)))
+            (there, Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0), false))
         };
         runtime::open().unwrap().block_on(async {
             let ((_silent, from), (_reader, to)) = (pair(), pair());

@@ -31,8 +31,9 @@ use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
 use self::inherited::{Inheritance, Inherited};
 use self::listeners::Sockets;
+use crate::address::Address;
 use crate::admin::{self, AdminSocket, Control, ControlSetup, Logs};
-use crate::config::Config;
+use crate::config::{Config, ListenerConfig};
 use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
 use crate::ledger::Ledgers;
@@ -109,6 +110,7 @@ impl Server {
         let next = sockets.prepare(&config, &mut listeners).map_err(StartError)?;
         sockets.commit(next);
         for unused in listeners {
+            sockets.retire(&unused);
             let Inherited { address, name, .. } = unused;
             tracing::warn!(%address, name, "no listener has this address: socket not used");
         }
@@ -124,7 +126,7 @@ impl Server {
         }
         let listeners = sockets.addresses();
         let admin = socket.as_ref().and_then(AdminSocket::address);
-        let own: Vec<_> = listeners.iter().copied().chain(admin).collect();
+        let own: Vec<_> = listeners.iter().filter_map(|own| own.tcp()).chain(admin).collect();
         let access =
             Access::prepare(&config, &own, &sockets.numbers(), None).map_err(StartError)?;
         let hooks = Plans::load(&config, custom::own(), None).map_err(StartError)?;
@@ -215,9 +217,14 @@ impl Server {
         settle_demo(config, &mut self.demo)
     }
 
-    /// The addresses listened on, with the ports that were chosen for port 0.
+    /// The addresses listened on by TCP, with the ports that were chosen for port 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.addresses()
+        self.sockets.addresses().into_iter().filter_map(Address::tcp).collect()
+    }
+
+    /// The files of sockets that were taken over are this process's from here on.
+    pub(crate) fn claim_files(&mut self) {
+        self.sockets.claim();
     }
 
     /// Connections of clients and to origins that are open now.
@@ -228,7 +235,7 @@ impl Server {
 
     /// Stops accepting, and waits for what is under way up to `server.drain_timeout`; then, or once
     /// `force` says so, ends the rest.
-    pub fn drain(self, force: &AtomicBool, successor: Successor) -> DrainReport {
+    pub fn drain(mut self, force: &AtomicBool, successor: Successor) -> DrainReport {
         // Who spreads the load is to hear of it before connections are refused.
         self.shared.is_ready.store(false, Ordering::Release);
         let config = self.shared.snapshot.load().config.clone();
@@ -245,6 +252,7 @@ impl Server {
         if is_handed_over {
             self.shared.is_handed_over.store(true, Ordering::Release);
             self.control.iter().for_each(Control::hand_over);
+            self.sockets.leave();
         } else {
             self.sockets.close(&self.shared);
         }
@@ -378,9 +386,9 @@ pub(crate) fn plan_upstreams(
     config.upstreams.iter().map(plan).collect()
 }
 
-/// Whether a server could listen on `address` now; the error says why not.
-pub(crate) fn try_listen(address: SocketAddr, backlog: u32) -> Result<(), StartError> {
-    Sockets::default().try_bind(address, backlog).map_err(StartError)
+/// Whether a server could listen as `listener` says now; the error says why not.
+pub(crate) fn try_listen(listener: &ListenerConfig, backlog: u32) -> Result<(), StartError> {
+    Sockets::default().try_bind(listener, backlog).map_err(StartError)
 }
 
 /// How many connections to origins there may be: what the configuration says of each upstream, and

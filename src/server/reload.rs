@@ -56,7 +56,7 @@ impl Server {
         for _ in snapshot.config.server.workers..self.active_workers().len() {
             self.drain_worker();
         }
-        for listening in closed {
+        for mut listening in closed {
             listening.close(&self.shared);
         }
         self.shared.history.add(&snapshot, cause);
@@ -99,7 +99,8 @@ impl Server {
             tracing::warn!("some names of origins are not resolved yet; going on without them");
         }
         let (listeners, numbers) = sockets.describe(&self.sockets);
-        let own: Vec<_> = listeners.iter().copied().chain(self.admin_address()).collect();
+        let own = listeners.iter().filter_map(|own| own.tcp()).chain(self.admin_address());
+        let own: Vec<_> = own.collect();
         let access = Arc::new(Access::prepare(&config, &own, &numbers, Some(&before.access))?);
         let hooks = Arc::new(Plans::load(&config, custom::own(), Some(&before.hooks))?);
         Ok(SnapshotParts { config: Arc::new(config), upstreams, access, hooks, listeners })

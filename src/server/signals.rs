@@ -61,8 +61,8 @@ pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
     for Notice(text) in &notices {
         tracing::warn!("{text}");
     }
-    let server = Server::start(config, inheritance).map_err(|error| error.to_string())?;
-    let is_over = begin(&server, predecessor, &mut ears)?;
+    let mut server = Server::start(config, inheritance).map_err(|error| error.to_string())?;
+    let is_over = begin(&mut server, predecessor, &mut ears)?;
     let mut process =
         Process { server, load, watched: file.map(Watched::new), program, upgrade: None };
     let end = if is_over { End::GIVEN_UP } else { process.live(&mut ears) };
@@ -101,7 +101,7 @@ pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
 /// Begins to accept connections, in the place of `predecessor` where there is one; whether it is
 /// over again, because this process has been told to stop before it took over.
 fn begin(
-    server: &Server,
+    server: &mut Server,
     mut predecessor: Option<Predecessor>,
     ears: &mut Ears,
 ) -> Result<bool, String> {
@@ -113,6 +113,7 @@ fn begin(
         if ears.has_heard_stop() {
             return Ok(true);
         }
+        server.claim_files();
         if !predecessor.take_over() {
             // No other process can say it. The manager may take it from the main process only.
             systemd::main_pid(std::process::id());

@@ -4,10 +4,10 @@
 //! answer through it, and gives it back when the answer has been read to its end. Dropped instead,
 //! the connection is closed.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::address::Address;
 use crate::observe::connection_stats::Moment;
 use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, PendingRecv, Socket, clock};
@@ -48,7 +48,7 @@ impl Lease {
         self.pool.slots.borrow()[self.key].origin
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> Address {
         self.pool.slots.borrow()[self.key].address
     }
 

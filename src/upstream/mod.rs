@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::address::Address;
 use crate::config::{HostPolicy, UpstreamConfig};
 use crate::fault::Fault;
 use crate::ring::clock;
@@ -74,7 +75,7 @@ impl Origin {
         self.failing_since_ms.load(Ordering::Relaxed) != 0 || self.addresses.load().is_empty()
     }
 
-    pub(crate) fn has_address(&self, address: SocketAddr) -> bool {
+    pub(crate) fn has_address(&self, address: Address) -> bool {
         self.addresses.load().contains(&address)
     }
 }

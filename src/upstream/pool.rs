@@ -7,7 +7,6 @@
 //! It never sends a request and never decides where one goes.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,12 +15,13 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use crate::address::Address;
 use crate::fault::Fault;
 use crate::ledger::{Kind, Ledger};
 use crate::observe::connection_stats::Moment;
 use crate::observe::metrics::WorkerMetrics;
 use crate::relay::side::{Act, Side};
-use crate::ring::{Deadlines, HeadPool, Socket, clock};
+use crate::ring::{Deadlines, HeadPool, Socket, WaitError, clock};
 
 use super::idle::{Entry, Idle, Watch};
 use super::lease::Lease;
@@ -68,7 +68,7 @@ pub struct Pool {
 pub(super) struct Slot {
     pub(super) socket: Socket,
     pub(super) origin: usize,
-    pub(super) address: SocketAddr,
+    pub(super) address: Address,
     /// When connecting began.
     pub(super) born: Instant,
     /// `None` while it is out with an exchange, or still connecting.
@@ -180,7 +180,7 @@ impl Pool {
     pub async fn connect(
         self: &Rc<Self>,
         origin_id: &OriginId,
-        address: SocketAddr,
+        address: Address,
         permit: Permit,
         holder: Holder,
         began: Instant,
@@ -195,14 +195,14 @@ impl Pool {
         let socket = (socket, address);
         let lease = self.adopt(origin_id.clone(), socket, Instant::now(), permit, holder);
         let connected = lease.socket().connect(address, &self.deadlines, limit).await;
-        connected.map(|()| lease).map_err(|error| error.on(Side::Origin, Act::Connect))
+        connected.map(|()| lease).map_err(|error| connect_fault(address, &error))
     }
 
     /// Takes a socket in that is being, or has been, connected to the origin with `origin_id`.
     pub fn adopt(
         self: &Rc<Self>,
         origin_id: OriginId,
-        (socket, address): (Socket, SocketAddr),
+        (socket, address): (Socket, Address),
         born: Instant,
         permit: Permit,
         holder: Holder,
@@ -415,4 +415,12 @@ pub(super) fn open_fault(error: &std::io::Error) -> Fault {
         }
         _ => Fault::Internal,
     }
+}
+
+/// What it means that an origin at `address` could not be connected to.
+pub(super) fn connect_fault(address: Address, error: &WaitError) -> Fault {
+    if let (Address::Unix(address), WaitError::Failed(error)) = (address, error) {
+        crate::observe::log_limit::no_unix_origin(address, error);
+    }
+    error.on(Side::Origin, Act::Connect)
 }

@@ -6,12 +6,12 @@
 //! connection takes the newest.
 
 use std::collections::{HashSet, VecDeque};
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::address::Address;
 use crate::config::{Config, LimitsConfig, RouteConfig};
 use crate::forward_proxy::access::Access;
 use crate::hooks::Plans;
@@ -41,7 +41,7 @@ pub(crate) struct SnapshotParts {
     /// What is done to the requests of routes with hooks.
     pub hooks: Arc<Plans>,
     /// The addresses listened on, as they were bound.
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<Address>,
 }
 
 impl Deref for Snapshot {

@@ -19,8 +19,9 @@ pub(crate) mod slot;
 pub(crate) mod thread;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,6 +32,7 @@ use self::census::Room;
 use self::connections::ConnectionEntry;
 use self::generation::{Generation, Snapshot};
 use self::shared::Shared;
+use crate::address::Address;
 use crate::ledger::{Budget, Ledger};
 use crate::limits::PIPES_PER_WORKER;
 use crate::observe::access_log::AccessLog;
@@ -62,6 +64,8 @@ pub(crate) struct Worker {
     pub budget: Rc<Budget>,
     pub outbox: Outbox,
     pub(crate) connections: RefCell<Slab<Rc<ConnectionEntry>>>,
+    /// By the number of a connection: for whom its peer, who is trusted, has sent the last request.
+    pub(crate) spoken_for: RefCell<HashMap<usize, IpAddr>>,
     pub(crate) room: Room,
     /// Connections that this worker has ever served.
     pub(crate) serial: Cell<u64>,
@@ -122,6 +126,7 @@ impl Worker {
             shared,
             outbox,
             connections: RefCell::default(),
+            spoken_for: RefCell::default(),
             room: Room::default(),
             serial: Cell::new(0),
             stoppers: RefCell::default(),
@@ -170,7 +175,7 @@ impl Worker {
         }
     }
 
-    pub(crate) fn is_current(&self, number: usize, address: SocketAddr) -> bool {
+    pub(crate) fn is_current(&self, number: usize, address: Address) -> bool {
         let generation = self.generation.borrow();
         let mut members = generation.members();
         members

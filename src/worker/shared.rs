@@ -4,7 +4,6 @@
 //! them have to know of the process: its configuration, its limits, whether it drains. Nothing hot
 //! is here, and nothing waits.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -13,6 +12,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::address::PeerAddress;
 use crate::ledger::Ledgers;
 use crate::memory::SharedPressure;
 use crate::observe::metrics::WorkerMetrics;
@@ -182,7 +182,7 @@ impl Default for WorkerSlot {
 /// A client connection on its way to its worker.
 pub(crate) struct Accepted {
     pub fd: OwnedFd,
-    pub peer: SocketAddr,
+    pub peer: PeerAddress,
     pub permit: OwnedSemaphorePermit,
     /// By which listener it came in.
     pub listener: u16,

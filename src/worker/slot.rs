@@ -5,7 +5,7 @@
 //! gives the place, its memory and its right to be a client back.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::address::PeerAddress;
 use crate::http::head::ResponseHead;
 use crate::ledger::Kind;
 use crate::memory::Pressure;
@@ -91,7 +92,12 @@ impl Worker {
     pub(crate) fn list_connections(&self) -> Vec<ConnectionInfo> {
         let now = clock::coarse_ms();
         let connections = self.connections.borrow();
-        connections.iter().map(|(_, entry)| entry.describe(self.index, now)).collect()
+        let clients = self.spoken_for.borrow();
+        let describe = |(key, entry): (usize, &Rc<ConnectionEntry>)| {
+            let client = clients.get(&key).copied();
+            entry.describe(self.index, client, now)
+        };
+        connections.iter().map(describe).collect()
     }
 
     /// Ends the connection `id`, if there is one.
@@ -180,7 +186,7 @@ impl ConnectionSlot {
     pub(crate) fn take(
         worker: &Rc<Worker>,
         socket: Socket,
-        peer: SocketAddr,
+        peer: PeerAddress,
         permit: OwnedSemaphorePermit,
         listener: u16,
     ) -> Self {
@@ -237,13 +243,23 @@ impl ConnectionSlot {
         &self.entry.socket
     }
 
-    pub(crate) fn peer(&self) -> SocketAddr {
+    pub(crate) fn peer(&self) -> PeerAddress {
         self.entry.arrival.peer()
+    }
+
+    /// Says whose request the peer passes on, where it is not the peer's own.
+    pub(crate) fn speaks_for(&self, client: Option<IpAddr>) {
+        let mut clients = self.worker.spoken_for.borrow_mut();
+        match client {
+            Some(client) => drop(clients.insert(self.key, client)),
+            None if clients.is_empty() => {}
+            None => drop(clients.remove(&self.key)),
+        }
     }
 
     /// As the pool knows the client that is served here.
     pub(crate) fn holder(&self) -> Holder {
-        Holder { claimant: Claimant::of(self.peer().ip()), slot: self.key as u32 }
+        Holder { claimant: Claimant::of(self.peer().client()), slot: self.key as u32 }
     }
 
     pub(crate) fn is_new(&self) -> bool {
@@ -318,6 +334,7 @@ impl Drop for HeldMemory<'_> {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
+        self.speaks_for(None);
         self.worker.connections.borrow_mut().try_remove(self.key);
         self.worker.ledger.sub(Kind::Connections, SLOT_BYTES as u64);
         self.worker.metrics.clients.sub(1);
@@ -335,9 +352,10 @@ mod tests {
         for text in
             ["192.0.2.1:80", "[2001:db8::1]:443", "[::ffff:192.0.2.1]:1", "[fe80::1%3]:65535"]
         {
-            let address: SocketAddr = text.parse().unwrap();
+            let address = PeerAddress::Ip(text.parse().unwrap());
             assert_eq!(Arrival::new(address, 7).peer(), address);
         }
+        assert_eq!(Arrival::new(PeerAddress::Unix, 7).peer(), PeerAddress::Unix);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::address::PeerAddress;
 use crate::ledger::Budget;
 use crate::observe::access_log::AccessLog;
 use crate::ring::{Socket, memory, runtime};
@@ -120,7 +121,7 @@ async fn take_in<F: Future<Output = ()> + 'static>(
     connection: impl Fn(ConnectionSlot) -> F,
 ) {
     while let Some(Accepted { fd, peer, permit, listener }) = inbox.recv().await {
-        let socket = Socket::from_fd(fd);
+        let socket = Socket::from_fd(fd, peer == PeerAddress::Unix);
         spawn(connection(ConnectionSlot::take(&worker, socket, peer, permit, listener)));
     }
 }

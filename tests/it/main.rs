@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod behind;
 mod bench;
 mod bodies;
 mod commands;
@@ -40,5 +41,6 @@ mod sim;
 mod supervisor;
 mod timeouts;
 mod tunnel;
+mod unix;
 mod upgrade;
 mod waits;

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tower::ServiceExt;
 
 use super::*;
+use crate::address::PeerAddress;
 use crate::config::{AdminAddress, Config};
 use crate::forward_proxy::access::Access;
 use crate::ledger::Ledgers;
@@ -63,7 +64,7 @@ impl Fixture {
             config: Arc::new(config.clone()),
             upstreams: Vec::new(),
             hooks: Arc::default(),
-            listeners: vec![([127, 0, 0, 1], 8000).into()],
+            listeners: vec!["127.0.0.1:8000".parse().unwrap()],
         };
         let mut snapshot = Snapshot::first(parts, WORKERS);
         snapshot.id = 7;
@@ -225,7 +226,8 @@ fn connection(worker: usize, id: u64) -> ConnectionInfo {
     ConnectionInfo {
         id,
         worker,
-        peer: ([10, 0, 0, 1], 1000 + id as u16).into(),
+        peer: PeerAddress::Ip(([10, 0, 0, 1], 1000 + id as u16).into()),
+        client: [192, 0, 2, 1].into(),
         phase: "exchange",
         age_ms: 1_000 - id,
         phase_ms: 5,

@@ -152,7 +152,8 @@ fn lists_are_sorted_and_cut() {
     assert_eq!(
         *first,
         serde_json::json!({
-            "id": 12, "worker": 1, "peer": "10.0.0.1:1012", "phase": "exchange", "age_ms": 988,
+            "id": 12, "worker": 1, "peer": "10.0.0.1:1012",
+            "client": "192.0.2.1", "phase": "exchange", "age_ms": 988,
             "phase_ms": 5, "requests": 12, "bytes_received": 1, "bytes_sent": 2,
             "memory_bytes": 1200,
         })

@@ -52,7 +52,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Ending {
         None => case.head.path(&case.text),
     };
     let is_told_who = case.config.forward.add_forwarded;
-    let head = case.rewritten(path, HostRule::Pass, is_told_who, None);
+    let head = case.rewritten(path, HostRule::Pass, is_told_who, b"", None);
     report.section("sent").fact("head", lines_of(&head));
     Ending::Sent(match parent {
         Some(parent) => format!("parent {}", case.config.parents[parent].name),
@@ -71,7 +71,7 @@ fn admitted(
         return Err(denied("number"));
     };
     section.fact("target", target.to_string());
-    if !case.config.forward.allow_clients.contains(case.client) {
+    if !case.config.forward.allow_clients.has(case.client) {
         let because = "the client is not in forward.allow_clients".to_owned();
         return Err(Ending::Refused(Fault::ClientForbidden, because));
     }

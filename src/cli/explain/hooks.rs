@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::addresses;
 use super::report::{Report, Section};
+use crate::address::ClientAddress;
 use crate::cli::explain::case::{Case, Ending, lines_of, shown};
 use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses};
 use crate::forward_proxy::LoginOutcome;
@@ -39,7 +40,7 @@ pub(super) fn ask(case: &Case<'_>, route: Route, report: &mut Report) -> Hooked 
     match (case.plans.hooked(route.index), config.routes.get(route.index as usize)) {
         (Some(plan), Some(own)) => {
             let global = config.hooks.as_deref().filter(|_| own.inherits_hooks);
-            let client = case.client.to_string();
+            let client = case.client_text();
             let view = view(case, &client);
             let layers = [global, own.hooks.as_deref()];
             let mut asked = Asked { case, plan, layers, view, section };
@@ -63,7 +64,7 @@ impl Hooked {
     pub(super) fn put_request(&self, case: &Case<'_>, how: &RequestRewrite<'_>, out: &mut Vec<u8>) {
         match case.plans.hooked(self.route) {
             Some(plan) => {
-                let client = case.client.to_string();
+                let client = case.client_text();
                 plan.put_request(out, how, &view(case, &client), &self.state);
             }
             None => rewrite::request(out, &case.head, &case.text, how),
@@ -77,7 +78,7 @@ fn view<'a>(case: &'a Case<'_>, client_text: &'a str) -> RequestView<'a> {
         text: &case.text,
         client: case.client,
         client_text,
-        is_trusted: case.config.server.trusted_proxies.contains(case.client),
+        is_trusted: case.is_trusted(),
         now_us: 0,
     }
 }
@@ -284,10 +285,11 @@ fn how_chosen(split: &SplitConfig, state: &HookState) -> String {
 }
 
 /// Of whom an address counts as part.
-fn network(client: IpAddr) -> String {
+fn network(client: ClientAddress) -> String {
     match client {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
+        ClientAddress::Unix => client.to_string(),
+        ClientAddress::Ip(IpAddr::V4(address)) => address.to_string(),
+        ClientAddress::Ip(IpAddr::V6(address)) => {
             format!("{}/64", Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))
         }
     }

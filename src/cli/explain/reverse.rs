@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use super::report::Report;
 use super::{addresses, hooks};
+use crate::address::Address;
 use crate::cli::explain::case::{Case, Ending, Explained, lines_of, shown};
 use crate::cli::output::Failure;
 use crate::config::{Config, HostPattern, RouteConfig, UpstreamConfig};
@@ -48,7 +49,8 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     section.fact("origins", origins);
     let first = upstream.origins.first().map(|origin| origin.authority.as_str());
     let host = host_rule(&upstream.host, &case.head, first);
-    let head = case.rewritten(&sent_path, host, true, Some(&hooked));
+    let prefix = case.config.routes[route.index as usize].cut_prefix().as_bytes();
+    let head = case.rewritten(&sent_path, host, true, prefix, Some(&hooked));
     report.section("sent").fact("head", lines_of(&head));
     Ok(Ending::Sent(format!("upstream {}", upstream.name)))
 }
@@ -121,12 +123,12 @@ fn origins(upstream: &UpstreamConfig) -> Result<Vec<String>, Failure> {
             1 => String::new(),
             weight => format!(" (weight {weight})"),
         };
-        format!("http://{}{weight}: {}", origin.authority, list(&addresses))
+        format!("{}{weight}: {}", origin.url(), list(&addresses))
     };
     Ok(upstream.origins.iter().zip(found).map(line).collect())
 }
 
-fn list(addresses: &[std::net::SocketAddr]) -> String {
+fn list(addresses: &[Address]) -> String {
     if addresses.is_empty() {
         return "no address now".to_owned();
     }

@@ -30,7 +30,7 @@ fn question(client: IpAddr, line: &str, fields: &[&str]) -> Question {
         method: method.to_owned(),
         target: target.to_owned(),
         fields: fields.iter().map(|field| (*field).to_owned()).collect(),
-        client,
+        client: client.into(),
         listener: None,
         json: true,
     }

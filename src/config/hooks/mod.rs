@@ -212,9 +212,17 @@ pub(crate) const REGEX_BYTES_MAX: usize = 256 * 1024;
 pub(crate) fn is_editable(name: &str) -> bool {
     use FieldName as K;
     let known = FieldName::of(name.as_bytes());
-    let is_open = matches!(known, K::Other | K::Forwarded | K::XForwardedFor | K::XForwardedHost)
-        || known == K::XForwardedProto;
-    is_token(name) && is_open
+    let is_open = matches!(
+        known,
+        K::Other
+            | K::Shadow
+            | K::Forwarded
+            | K::Proxy
+            | K::XForwardedFor
+            | K::XForwardedHost
+            | K::XForwardedProto
+    );
+    is_token(name) && (is_open || known.is_claim())
 }
 
 /// Compiles a pattern for paths, which are bytes and not text. What was expected, if it is none.
