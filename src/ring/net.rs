@@ -335,8 +335,8 @@ impl Socket {
     }
 
     /// Makes the close that follows send RST instead of FIN, so that the peer cannot take what it
-    /// has for complete (SO_LINGER with 0 s, socket(7)). Between processes of one machine there is no
-    /// RST: there a body is cut short by its length or its chunks alone.
+    /// has for complete (SO_LINGER with 0 s, socket(7)). Between processes of one machine there is
+    /// no RST: there a body is cut short by its length or its chunks alone.
     pub fn reset_on_close(&self) {
         let _ = SockRef::from(&*self.fd).set_linger(Some(Duration::ZERO));
     }
