@@ -1,8 +1,8 @@
 //! A listener: an address, and what it is beside that.
 //!
-//! In: a text such as `"127.0.0.1:8001"` or `"unix:/run/ringway/http.sock"`, or a table with that as
-//! its `address`. Out: one struct for both, which is spelled back as briefly as it can be. Nothing
-//! here binds.
+//! In: a text such as `"127.0.0.1:8001"` or `"unix:/run/ringway/http.sock"`, or a table with that
+//! as its `address`. Out: one struct for both, which is spelled back as briefly as it can be.
+//! Nothing here binds.
 
 use std::fmt;
 use std::net::SocketAddr;
