@@ -26,6 +26,8 @@ pub enum Fault {
     ClientGone,
     // Between the sides.
     NoRoute,
+    /// An origin could take the path for one of another route, whose hooks guard.
+    PathAmbiguous,
     /// CONNECT, where this listener is no forward proxy.
     MethodNotOffered,
     /// A target whose scheme is not spoken: `https` without CONNECT.
@@ -88,7 +90,9 @@ impl Fault {
         use Fault as F;
         let code = match self {
             F::ClientHead(error) => error.status(),
-            F::ClientChunk(_) | F::ClientBodyIncomplete | F::UpgradeTooEarly => 400,
+            F::ClientChunk(_) | F::ClientBodyIncomplete | F::UpgradeTooEarly | F::PathAmbiguous => {
+                400
+            }
             F::ClientForbidden | F::TargetForbidden => 403,
             F::NoRoute => 404,
             F::LoginRequired => 407,
@@ -134,6 +138,7 @@ impl Fault {
             | F::ClientBodyTimeout
             | F::ClientWriteTimeout
             | F::UpgradeTooEarly
+            | F::PathAmbiguous
             | F::ClientGone => "http_request_error",
             F::NoRoute => "destination_not_found",
             F::MethodNotOffered
@@ -173,6 +178,7 @@ impl Fault {
             F::ClientWriteTimeout => "client_write_timeout",
             F::ClientGone => "client_gone",
             F::NoRoute => "no_route",
+            F::PathAmbiguous => "path_ambiguous",
             F::MethodNotOffered => "method_not_offered",
             F::SchemeNotOffered => "scheme_not_offered",
             F::ClientForbidden => "client_forbidden",
@@ -224,6 +230,7 @@ impl Fault {
             | F::Stopping
             | F::Internal => false,
             F::NoRoute
+            | F::PathAmbiguous
             | F::SchemeNotOffered
             | F::ClientForbidden
             | F::TargetForbidden

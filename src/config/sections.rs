@@ -54,6 +54,11 @@ pub struct ServerConfig {
     /// any other client says in them is dropped.
     #[serde(with = "As::<NetworkList>")]
     pub trusted_proxies: Networks,
+    /// What of a path decides about routes and their hooks: "normal" is its normal form, and where
+    /// an origin could read it as a path of another route whose hooks guard, the request is
+    /// answered 400; "raw" is the bytes of the client.
+    #[serde(with = "Word::<PathMatch>")]
+    pub path_match: PathMatch,
     /// The name under which ringway appears in Via and Proxy-Status.
     #[serde(with = "As::<Pseudonym>")]
     pub via: String,
@@ -86,6 +91,7 @@ impl Default for ServerConfig {
             listen: Vec::new(),
             workers: 0,
             trusted_proxies: Networks::default(),
+            path_match: PathMatch::Normal,
             via: "ringway".to_owned(),
             drain_timeout: Duration::from_secs(30),
             ready_grace: Duration::ZERO,
@@ -356,6 +362,18 @@ pub enum LogTarget {
 
 impl Words for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+/// By what of its path a request finds its route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PathMatch {
+    #[default]
+    Normal,
+    Raw,
+}
+
+impl Words for PathMatch {
+    const WORDS: &'static [(&'static str, Self)] = &[("normal", Self::Normal), ("raw", Self::Raw)];
 }
 
 impl Words for HalfClose {

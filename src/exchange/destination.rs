@@ -16,7 +16,7 @@ use crate::hooks::RetryTrigger;
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, HostRule, RequestRewrite, ResponseRewrite};
 use crate::ring::HeadBuffer;
-use crate::routing::Route;
+use crate::routing::{Asked, Route};
 use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
@@ -47,10 +47,9 @@ impl Destination {
             let forwarded = Box::new(Box::pin(ForwardRequest::judge(client)).await?);
             return Ok(Routed::To(Self::Forward(forwarded)));
         }
-        let head = &client.request;
-        let text = client.inbox.filled();
-        let route = client.generation.routes.find(head.authority.of(text), head.path(text));
-        let route = route.ok_or(Fault::NoRoute)?;
+        let (head, text) = (&client.request, client.inbox.filled());
+        let asked = Asked { head, text, client: client.peer.ip() };
+        let route = client.generation.routes.choose(&asked)?;
         if client.generation.hooks.hooked(route.index).is_some() {
             let decided = Box::pin(hooked::begin(client, route, body, record)).await?;
             return Ok(match decided {

@@ -32,7 +32,7 @@ use self::download::send_response;
 use self::outcome::Outcome;
 use self::record::Record;
 use self::request::{Client, unless_gone};
-use self::respond::Served;
+use self::respond::{LocalEndpoint, Served};
 use self::upload::{Progress, RequestBody, Upload, upload_rest};
 use crate::fault::{Close, Fault};
 use crate::hooks::RetryTrigger;
@@ -94,6 +94,12 @@ async fn proxy(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome, 
     client.request_bytes = client.request.bytes + body.in_inbox;
     client.is_whole = body.is_whole();
     record.received(client.stats, body.in_inbox as u64);
+    if client.generation.hooks.own().is_some()
+        && LocalEndpoint::of(client).is_some()
+        && let Some(outcome) = Box::pin(hooked::guard_own(client, record)).await?
+    {
+        return Ok(outcome);
+    }
     if let Served::Here(outcome) = respond::serve_local(client, record).await? {
         return Ok(outcome);
     }

@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::admin_guard::TokenTries;
 use crate::ledger::Ledgers;
 use crate::observe::metrics::WorkerMetrics;
 use crate::ring::RingMeters;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub history: History,
     /// Configurations that could not be put in use.
     pub reloads_refused: AtomicUsize,
+    /// Wrong tokens for the administration, on its own address and on the data port.
+    pub token_tries: TokenTries,
     /// [`NORMAL`], or how hard memory is being given back: while it is [`FORCED`], new connections
     /// are turned away.
     pub pressure: AtomicU8,

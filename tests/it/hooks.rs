@@ -39,7 +39,8 @@ fn admin_address(proxy: &Proxy) -> SocketAddr {
 /// The value of a metric, or nothing.
 fn metric(proxy: &Proxy, series: &str) -> Option<f64> {
     let mut client = Client::connect(admin_address(proxy));
-    let text = client.send(request("GET", "/metrics", "")).read_response().text();
+    let text =
+        client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").read_response().text();
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.map(|value| value.parse().unwrap())
 }

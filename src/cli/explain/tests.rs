@@ -169,7 +169,7 @@ fn a_hook_that_lets_a_request_in_says_whom_it_counts_or_asks() {
             "GET /",
             &[],
             "hooks.counted",
-            &["rate_limit by header:x-key: with all who do not send it"],
+            &["rate_limit by header:x-key: not sent, so by address: 127.0.0.1"],
         ),
         (
             "rate_limit = { rate = \"1/s\" }, connections_per_client = 2",
@@ -212,7 +212,7 @@ fn a_hook_that_chooses_the_way_says_which() {
         (regex, "GET /a?b", &["X-T: x/y z"], "hooks.rewritten to", &["/t/x%2Fy%20z/a?b"]),
         (
             "rewrite = { prefix = \"/t\" }",
-            "GET /../a",
+            "GET /..%2fa",
             &[],
             "answer.because",
             &["the hooks answer 400"],
@@ -326,6 +326,34 @@ fn a_password_of_a_route_is_looked_at() {
 }
 
 #[test]
+fn what_a_path_may_be_read_as_is_shown() {
+    let guarded = "route=[{ upstream = \"default\" }, { path = \"/admin\", upstream = \"api\", \
+                   hooks = { deny = [\"10.0.0.0/8\"] } }, { upstream = \"api\", \
+                   methods = [\"PUT\"] }]";
+    let settings = [ROUTES[0], guarded];
+    let answer = ask(&settings, "GET /x/../%61dmin/y", &["Host: a"]);
+    assert_eq!(fact(&answer, "route.chosen"), "*/admin: takes any host, path /admin");
+    assert_eq!(fact(&answer, "readings.normal form"), "/admin/y");
+    assert_eq!(fact(&answer, "path.sent"), "/x/../%61dmin/y");
+    let answer = ask(&settings, "GET /admin;x", &["Host: a"]);
+    assert_eq!(fact(&answer, "answer.status"), "400 Bad Request");
+    assert_eq!(fact(&answer, "answer.error"), "path_ambiguous");
+    let readings: Vec<String> = serde_json::from_value(fact(&answer, "readings.all")).unwrap();
+    assert!(readings.contains(&"/admin: */admin, which other hooks guard".to_owned()));
+    assert!(readings.contains(&"/admin;x: */".to_owned()), "{readings:?}");
+    let answer = ask(&settings, "GET /", &["Host: a"]);
+    let others: Vec<String> = serde_json::from_value(fact(&answer, "route.others")).unwrap();
+    assert!(
+        others.contains(&"*/ methods=PUT: its condition `methods` does not hold".to_owned()),
+        "{others:?}"
+    );
+    let answer = ask(&settings, "PUT /", &["Host: a"]);
+    let chosen = "*/ methods=PUT: takes any host, path /, methods=PUT";
+    assert_eq!(fact(&answer, "route.chosen"), chosen);
+    assert_eq!(fact(&answer, "route.others")[0], "*/: fits, but has fewer conditions");
+}
+
+#[test]
 fn a_route_that_only_seems_to_fit_says_how() {
     let answer = ask(&ROUTES, "GET /apis", &["Host: a.example"]);
     assert_eq!(
@@ -374,6 +402,17 @@ fn what_is_not_sent_on_has_the_answer_of_the_data_plane() {
 fn what_ringway_answers_itself_is_not_routed() {
     let answer = ask(&[], "GET /health?x", &[]);
     assert_eq!(fact(&answer, "answer.because"), "health (admin.on_data_port)");
+    for elsewhere in ["X-Real-IP: 10.0.0.1", "Via: 1.1 a", "X-Forwarded-For: 10.0.0.1"] {
+        let answer = ask(&[], "GET /health", &["Host: 127.0.0.1", elsewhere]);
+        assert_eq!(fact(&answer, "answer.from"), "upstream default", "{elsewhere}");
+    }
+    let answer = ask(&[], "GET /health", &["Host: app.example"]);
+    assert_eq!(fact(&answer, "answer.from"), "upstream default");
+    let stranger = "192.0.2.1".parse().unwrap();
+    let answer = ask_as(stranger, &[], "GET /health", &["Host: 127.0.0.1"]);
+    assert_eq!(fact(&answer, "answer.from"), "upstream default");
+    let answer = ask(&["admin.on_data_port=all"], "GET /health", &["Host: app.example"]);
+    assert_eq!(fact(&answer, "answer.from"), "ringway");
     let answer = ask(&["admin.on_data_port=false"], "GET /health", &[]);
     assert_eq!(fact(&answer, "answer.from"), "upstream default");
     let answer = ask(&[], "OPTIONS *", &["Max-Forwards: 0"]);
