@@ -207,7 +207,8 @@ pub(crate) fn is_loopback(host: &[u8]) -> bool {
     let Ok(host) = str::from_utf8(host) else { return false };
     if let Some(bracketed) = host.strip_prefix('[') {
         let address = bracketed.split_once(']').map(|(address, _)| address.parse::<Ipv6Addr>());
-        return matches!(address, Some(Ok(address)) if IpAddr::V6(address).to_canonical().is_loopback());
+        let is_loopback = |address| IpAddr::V6(address).to_canonical().is_loopback();
+        return address.is_some_and(|address| address.is_ok_and(is_loopback));
     }
     let name = host.split_once(':').map_or(host, |(name, _)| name).trim_end_matches('.');
     name.eq_ignore_ascii_case("localhost")
@@ -384,6 +385,8 @@ mod tests {
         }
     }
 
+    const RIGHT: &str = "Bearer 0123456789abcdef";
+
     #[test]
     fn who_guesses_at_the_token_has_ten_tries_a_minute() {
         let (tries, token) = (TokenTries::new(), Secret::new("0123456789abcdef"));
@@ -393,7 +396,6 @@ mod tests {
             let rules = Rules { now_ms, ..rules(Some(&token), &tries) };
             super::may_change(&caller, &rules)
         };
-        const RIGHT: &str = "Bearer 0123456789abcdef";
         for number in 0..10 {
             let is_first = number == 0;
             let found = ask("192.0.2.1", "Bearer x", 1000 + number);

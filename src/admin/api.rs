@@ -313,13 +313,13 @@ fn guarded(
         tries: &proxy.shared.token_tries,
         now_ms: clock::coarse_ms(),
     };
-    let ruled = rule(&caller(request.headers(), peer), &rules);
-    if let Err(denied) = ruled
+    let verdict = rule(&caller(request.headers(), peer), &rules);
+    if let Err(denied) = verdict
         && denied.is_news()
     {
         tracing::warn!(?peer, ?denied, path = request.uri().path(), "admin request refused");
     }
-    ruled
+    verdict
 }
 
 fn caller(headers: &HeaderMap, peer: Option<IpAddr>) -> Caller<'_> {

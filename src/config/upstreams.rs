@@ -125,10 +125,10 @@ pub enum HostPolicy {
     Fixed(String),
 }
 
-/// Routes: the most specific host wins (exact, then the longest "*.suffix", then any), then an exact
-/// path, then the longest one, then the route with more conditions, then the first in this file. A
-/// request that fits none is answered 404. Without any [[route]], everything goes to the first
-/// upstream.
+/// Routes: the most specific host wins (exact, then the longest "*.suffix", then any), then an
+/// exact path, then the longest one, then the route with more conditions, then the first in this
+/// file. A request that fits none is answered 404. Without any [[route]], everything goes to the
+/// first upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {

@@ -9,8 +9,8 @@
 //! What is compared is the normal form of the path, and a path that is normal already costs one
 //! look. Of any other, everything that an origin could take it for is looked up as well: where that
 //! leads to a route with other guards, the request is refused, because nobody can say which of the
-//! two would have to let it in. No route but `/` takes a path that may climb out of its prefix by an
-//! encoded slash. With `server.path_match = "raw"` prefixes match the bytes of the client.
+//! two would have to let it in. No route but `/` takes a path that may climb out of its prefix by
+//! an encoded slash. With `server.path_match = "raw"` prefixes match the bytes of the client.
 
 mod climb;
 mod conditions;
@@ -173,12 +173,12 @@ impl Routes {
         }
     }
 
-    /// All that an origin could take the path for, where that can matter; within, `None`: too much.
-    pub(crate) fn readings(&self, asked: &Asked<'_>) -> Option<Option<Vec<PathReading>>> {
+    /// All that an origin could take the path for. `None`: it cannot matter, or is too much.
+    pub(crate) fn readings(&self, asked: &Asked<'_>) -> Option<Vec<PathReading>> {
         let normal = path::normal_target(asked.target());
         let route = self.look_up(asked.authority(), (&normal, Spelling::Normal), Some(asked))?;
         let can_matter = self.has_guards && asked.target().first() == Some(&b'/');
-        can_matter.then(|| self.read(asked, route))
+        if can_matter { self.read(asked, route) } else { None }
     }
 
     /// The same for a request whose path, in its normal form, leads to `route`.
@@ -825,7 +825,8 @@ mod tests {
         let (_, routes) = from_file(
             "[[route]]\nupstream = \"app\"\n\
              [[route]]\npath = \"/n\"\nupstream = \"app\"\nsend_path = \"normal\"\n\
-             [[route]]\npath = \"/r\"\nupstream = \"app\"\nhooks = { rewrite = { prefix = \"/q\" } }",
+             [[route]]\npath = \"/r\"\nupstream = \"app\"\n\
+             hooks = { rewrite = { prefix = \"/q\" } }",
         );
         let table = [
             ("/x/../y//%7a?%7a", "/x/../y//%7a?%7a"),

@@ -41,9 +41,9 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     let route = match found {
         Ok(route) => route,
         Err(fault @ Fault::PathAmbiguous) => {
-            let cause = "an origin could take the path for one of a route with other guards: \
+            let reason = "an origin could take the path for one of a route with other guards: \
                          see `readings`, and server.path_match";
-            return Ok(Ending::Refused(fault, cause.to_owned()));
+            return Ok(Ending::Refused(fault, reason.to_owned()));
         }
         Err(fault) => return Ok(Ending::Refused(fault, "no route fits".to_owned())),
     };
@@ -84,10 +84,6 @@ fn readings(case: &Case<'_>, asked: &Asked<'_>, report: &mut Report) {
         route.map_or("no route".to_owned(), RouteConfig::name)
     };
     let Some(found) = case.routes.readings(asked) else { return };
-    let Some(found) = found else {
-        section.fact("all", "more than anybody could have meant");
-        return;
-    };
     let lines = found.iter().map(|found| {
         let conflict = if found.is_conflict { ", which other hooks guard" } else { "" };
         format!("{}: {}{conflict}", shown(&found.reading.path), name(found.route))
@@ -217,4 +213,37 @@ fn list(addresses: &[std::net::SocketAddr]) -> String {
     }
     let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     texts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::explain::tests::{ROUTES, ask, fact};
+
+    #[test]
+    fn what_a_path_may_be_read_as_is_shown() {
+        let guarded = "route=[{ upstream = \"default\" }, { path = \"/admin\", upstream = \"api\", \
+                       hooks = { deny = [\"10.0.0.0/8\"] } }, { upstream = \"api\", \
+                       methods = [\"PUT\"] }]";
+        let settings = [ROUTES[0], guarded];
+        let answer = ask(&settings, "GET /x/../%61dmin/y", &["Host: a"]);
+        assert_eq!(fact(&answer, "route.chosen"), "*/admin: takes any host, path /admin");
+        assert_eq!(fact(&answer, "readings.normal form"), "/admin/y");
+        assert_eq!(fact(&answer, "path.sent"), "/x/../%61dmin/y");
+        let answer = ask(&settings, "GET /admin;x", &["Host: a"]);
+        assert_eq!(fact(&answer, "answer.status"), "400 Bad Request");
+        assert_eq!(fact(&answer, "answer.error"), "path_ambiguous");
+        let readings: Vec<String> = serde_json::from_value(fact(&answer, "readings.all")).unwrap();
+        assert!(readings.contains(&"/admin: */admin, which other hooks guard".to_owned()));
+        assert!(readings.contains(&"/admin;x: */".to_owned()), "{readings:?}");
+        let answer = ask(&settings, "GET /", &["Host: a"]);
+        let others: Vec<String> = serde_json::from_value(fact(&answer, "route.others")).unwrap();
+        assert!(
+            others.contains(&"*/ methods=PUT: its condition `methods` does not hold".to_owned()),
+            "{others:?}"
+        );
+        let answer = ask(&settings, "PUT /", &["Host: a"]);
+        let chosen = "*/ methods=PUT: takes any host, path /, methods=PUT";
+        assert_eq!(fact(&answer, "route.chosen"), chosen);
+        assert_eq!(fact(&answer, "route.others")[0], "*/: fits, but has fewer conditions");
+    }
 }

@@ -11,7 +11,7 @@ use crate::config::Flags;
 
 /// The answer to `line`, such as `GET /x`, with further fields and as JSON.
 #[track_caller]
-fn ask(settings: &[&str], line: &str, fields: &[&str]) -> Json {
+pub(super) fn ask(settings: &[&str], line: &str, fields: &[&str]) -> Json {
     ask_as(Ipv4Addr::LOCALHOST.into(), settings, line, fields)
 }
 
@@ -38,14 +38,14 @@ fn question(client: IpAddr, line: &str, fields: &[&str]) -> Question {
 
 /// A fact as `section.name`.
 #[track_caller]
-fn fact(answer: &Json, name: &str) -> Json {
+pub(super) fn fact(answer: &Json, name: &str) -> Json {
     let (section, name) = name.split_once('.').unwrap();
     let sections = answer["sections"].as_array().unwrap();
     let found = sections.iter().find(|found| found["name"] == section);
     found.unwrap_or_else(|| panic!("no {section} in {answer:#}"))["facts"][name].clone()
 }
 
-const ROUTES: [&str; 2] = [
+pub(super) const ROUTES: [&str; 2] = [
     "upstream.1={ name = \"api\", origins = [\"http://127.0.0.1:10\"], host = \"origin\" }",
     "route=[{ host = \"a.example\", path = \"/api\", upstream = \"api\", strip_prefix = true }, \
      { host = \"*.example\", upstream = \"default\" }, \
@@ -323,34 +323,6 @@ fn a_password_of_a_route_is_looked_at() {
         assert!(head.iter().any(|line| line.starts_with("WWW-Authenticate: Basic")), "{head:?}");
     }
     std::fs::remove_file(&path).unwrap();
-}
-
-#[test]
-fn what_a_path_may_be_read_as_is_shown() {
-    let guarded = "route=[{ upstream = \"default\" }, { path = \"/admin\", upstream = \"api\", \
-                   hooks = { deny = [\"10.0.0.0/8\"] } }, { upstream = \"api\", \
-                   methods = [\"PUT\"] }]";
-    let settings = [ROUTES[0], guarded];
-    let answer = ask(&settings, "GET /x/../%61dmin/y", &["Host: a"]);
-    assert_eq!(fact(&answer, "route.chosen"), "*/admin: takes any host, path /admin");
-    assert_eq!(fact(&answer, "readings.normal form"), "/admin/y");
-    assert_eq!(fact(&answer, "path.sent"), "/x/../%61dmin/y");
-    let answer = ask(&settings, "GET /admin;x", &["Host: a"]);
-    assert_eq!(fact(&answer, "answer.status"), "400 Bad Request");
-    assert_eq!(fact(&answer, "answer.error"), "path_ambiguous");
-    let readings: Vec<String> = serde_json::from_value(fact(&answer, "readings.all")).unwrap();
-    assert!(readings.contains(&"/admin: */admin, which other hooks guard".to_owned()));
-    assert!(readings.contains(&"/admin;x: */".to_owned()), "{readings:?}");
-    let answer = ask(&settings, "GET /", &["Host: a"]);
-    let others: Vec<String> = serde_json::from_value(fact(&answer, "route.others")).unwrap();
-    assert!(
-        others.contains(&"*/ methods=PUT: its condition `methods` does not hold".to_owned()),
-        "{others:?}"
-    );
-    let answer = ask(&settings, "PUT /", &["Host: a"]);
-    let chosen = "*/ methods=PUT: takes any host, path /, methods=PUT";
-    assert_eq!(fact(&answer, "route.chosen"), chosen);
-    assert_eq!(fact(&answer, "route.others")[0], "*/: fits, but has fewer conditions");
 }
 
 #[test]
