@@ -28,6 +28,8 @@ pub enum Fault {
     ClientGone,
     // Between the sides.
     NoRoute,
+    /// An origin could take the path for one of another route, whose hooks guard.
+    PathAmbiguous,
     /// CONNECT, where this listener is no forward proxy.
     MethodNotOffered,
     /// A target whose scheme is not spoken: `https` without CONNECT.
@@ -143,6 +145,7 @@ impl Fault {
             }
             F::ClientGone => Facts::told(Told::Nothing, E::HttpRequestError, "client_gone"),
             F::NoRoute => Facts::of(404, E::DestinationNotFound, "no_route").kept(),
+            F::PathAmbiguous => Facts::of(400, E::HttpRequestError, "path_ambiguous").kept(),
             F::MethodNotOffered => Facts::of(501, E::HttpRequestDenied, "method_not_offered"),
             F::SchemeNotOffered => {
                 Facts::of(501, E::HttpRequestDenied, "scheme_not_offered").kept()

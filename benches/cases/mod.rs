@@ -146,14 +146,8 @@ fn framing_decision() -> Case {
 /// looked up fits a path only, so that all levels are asked.
 fn route(name: &'static str, count: usize) -> Case {
     let mut config = Config::default();
-    let entry = |host, path: String| RouteConfig {
-        host,
-        path,
-        upstream: 0,
-        strip_prefix: false,
-        inherits_hooks: true,
-        hooks: None,
-    };
+    let template = config.routes[0].clone();
+    let entry = |host, path: String| RouteConfig { host, path, ..template.clone() };
     config.routes = (0..count / 2)
         .flat_map(|number| {
             let host = HostPattern::Exact(format!("host{number}.example.org"));

@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::alerts::Notice;
 use super::proxy::Proxy;
@@ -99,6 +99,17 @@ impl Health {
             alerts,
             version: env!("CARGO_PKG_VERSION"),
         }
+    }
+
+    /// What anybody may know: enough for a monitor, and nothing of who uses it for what.
+    pub(super) fn outline(&self) -> String {
+        let outline = json!({
+            "status": self.status,
+            "memory_usage_mb": self.memory_usage_mb,
+            "connections": { "clients": self.connections.clients },
+            "config_generation": self.config_generation,
+        });
+        outline.to_string()
     }
 
     pub(super) fn to_json(&self) -> String {

@@ -14,7 +14,6 @@ use super::series::{NAMED_MAX, all_classes, each, numbered, sum, total, used};
 use super::stats::merged;
 use super::{health, hooks};
 use crate::admin::units::{lock, unix_seconds};
-use crate::config::{HostPattern, RouteConfig};
 use crate::fault::ProxyError;
 use crate::ledger::Kind;
 use crate::observe::metrics::{CLASS_COUNT, Classes, Counter, WorkerMetrics};
@@ -92,7 +91,7 @@ fn routes(proxy: &Proxy, out: &mut Exposition) {
     let count = snapshot.config.routes.len();
     for (index, route) in snapshot.config.routes.iter().enumerate().take(NAMED_MAX) {
         let of = workers.iter().filter_map(|named| named.routes.get(index));
-        let labels = [("route", &*route_name(route))];
+        let labels = [("route", &*route.name())];
         classes(&mut family, &labels, &listed(of));
     }
     if count > NAMED_MAX {
@@ -119,16 +118,6 @@ fn routes(proxy: &Proxy, out: &mut Exposition) {
         family.put(&[name, ("state", "up")], upstream.origins.len() - down);
         family.put(&[name, ("state", "down")], down);
     }
-}
-
-/// As the route's `host` and `path` have it.
-fn route_name(route: &RouteConfig) -> String {
-    let host = match &route.host {
-        HostPattern::Any => "*".to_owned(),
-        HostPattern::Exact(host) => host.clone(),
-        HostPattern::Suffix(suffix) => format!("*{suffix}"),
-    };
-    format!("{host}{}", route.path)
 }
 
 fn latencies(proxy: &Proxy, out: &mut Exposition) {

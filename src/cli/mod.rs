@@ -26,7 +26,7 @@ use self::args::{Cli, Command};
 
 use self::client::Target;
 use self::doctor::{RingFacts, Root};
-use crate::config::{self, AdminAddress, Config, EXIT_CONFIG};
+use crate::config::{self, AdminAddress, Config, EXIT_CONFIG, OnDataPort};
 use crate::hooks::custom::{self, Hooks};
 use crate::memory::Notice;
 use crate::server;
@@ -146,7 +146,8 @@ fn admin_target(config: &Config) -> Option<Target> {
 
 /// Where a ringway with this configuration answers `GET /health`.
 fn health_targets(config: &Config) -> Vec<Target> {
-    let listener = config.server.listeners.first().filter(|_| config.admin.on_data_port);
+    let listener = config.server.listeners.first();
+    let listener = listener.filter(|_| config.admin.on_data_port != OnDataPort::Off);
     admin_target(config)
         .into_iter()
         .chain(listener.and_then(|listener| Target::listener(listener.address)))

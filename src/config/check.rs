@@ -13,13 +13,15 @@ use super::error::{Refusal, quoted};
 use super::hooks::{CorsConfig, RespondConfig, Scope, Template, Variable, pattern};
 use super::listener::ListenerConfig;
 use super::{
-    AdminAddress, Config, HooksConfig, RewriteConfig, RouteConfig, ServerConfig, UpstreamConfig,
+    AdminAddress, ClientKey, Config, HooksConfig, PathMatch, RewriteConfig, RouteConfig, SendPath,
+    ServerConfig, UpstreamConfig,
 };
 use crate::address::{Address, UnixAddress};
 
 /// The sections that the rules for a section look at beside their own.
-pub(super) const LEANS_ON: [(&str, &str); 5] = [
+pub(super) const LEANS_ON: [(&str, &str); 6] = [
     ("route", "upstream"),
+    ("route", "server"),
     ("hooks", "upstream"),
     ("forward", "server"),
     ("admin", "server"),
@@ -31,7 +33,7 @@ pub(super) fn rules(config: &mut Config) -> Vec<Refusal> {
     let mut refusals = Refusals::default();
     refusals.listeners(config);
     refusals.upstreams(&config.upstreams);
-    refusals.routes(&config.routes);
+    refusals.routes(&config.routes, config.server.path_match);
     refusals.parents(config);
     if let Some(hooks) = &mut config.hooks {
         refusals.hooks("hooks", hooks);
@@ -182,9 +184,19 @@ impl Refusals {
         }
     }
 
-    fn routes(&mut self, routes: &[RouteConfig]) {
-        for (index, _) in again(routes, |route| (&route.host, route.path.as_str())) {
-            let what = "there is already a route with this host and path";
+    fn routes(&mut self, routes: &[RouteConfig], path_match: PathMatch) {
+        for (index, route) in routes.iter().enumerate() {
+            if route.send_path == SendPath::Normal && path_match == PathMatch::Raw {
+                let what = "\"normal\" needs server.path_match = \"normal\"";
+                self.add(format!("route.{index}.send_path"), what);
+            }
+        }
+        let names: Vec<_> = routes.iter().map(RouteConfig::name).collect();
+        for (index, _) in again(&names, String::as_str) {
+            let what = match routes[index].conditions().as_slice() {
+                [] => "there is already a route with this host and path",
+                _ => "there is already a route with this host, path and conditions",
+            };
             self.add(format!("route.{index}"), what);
         }
     }
@@ -204,8 +216,15 @@ impl Refusals {
         if let Some(respond) = &hooks.respond {
             self.respond(&at("respond"), respond);
         }
-        if let Some(limit) = hooks.rate_limit.as_mut().filter(|limit| limit.burst == 0) {
-            limit.burst = limit.rate.requests;
+        for limit in [&mut hooks.rate_limit, &mut hooks.address_rate_limit].into_iter().flatten() {
+            if limit.burst == 0 {
+                limit.burst = limit.rate.requests;
+            }
+        }
+        if let Some(limit) = hooks.address_rate_limit.as_ref().filter(|it| it.key != ClientKey::Ip)
+        {
+            let what = format!("found \"{}\", expected \"ip\": `rate_limit` has keys", limit.key);
+            self.add(at("address_rate_limit.key"), what);
         }
         if let Some(split) = &mut hooks.split {
             // An upstream that is out for now keeps its line in the file.

@@ -53,7 +53,7 @@ scalar_kind!(
         let ports = match given {
             Given::Whole(port) => u16::try_from(port).ok().map(|port| port..=port),
             Given::Text(text) => parse_ports(text),
-            Given::Real(_) => return Err(Wrong::Type),
+            Given::Real(_) | Given::Truth(_) => return Err(Wrong::Type),
         };
         ports.filter(|ports| *ports.start() != 0).ok_or_else(|| given.unlike(PORTS_FORM))
     },

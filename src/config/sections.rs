@@ -79,6 +79,11 @@ pub struct ServerConfig {
     pub add_forwarded_port: bool,
     /// Whether origins get X-Forwarded-Ssl, "on" or "off", unless a trusted proxy says it.
     pub add_forwarded_ssl: bool,
+    /// What of a path decides about routes and their hooks: "normal" is its normal form, and where
+    /// an origin could read it as a path of another route whose hooks guard, the request is
+    /// answered 400; "raw" is the bytes of the client.
+    #[serde(with = "Word::<PathMatch>")]
+    pub path_match: PathMatch,
     /// The name under which ringway appears in Via and Proxy-Status.
     #[serde(with = "As::<Pseudonym>")]
     pub via: String,
@@ -116,6 +121,7 @@ impl Default for ServerConfig {
             add_real_ip: false,
             add_forwarded_port: false,
             add_forwarded_ssl: false,
+            path_match: PathMatch::Normal,
             via: "ringway".to_owned(),
             drain_timeout: Duration::from_secs(30),
             ready_grace: Duration::ZERO,
@@ -439,6 +445,18 @@ impl Words for Underscores {
     ];
 }
 
+/// By what of its path a request finds its route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PathMatch {
+    #[default]
+    Normal,
+    Raw,
+}
+
+impl Words for PathMatch {
+    const WORDS: &'static [(&'static str, Self)] = &[("normal", Self::Normal), ("raw", Self::Raw)];
+}
+
 impl Words for HalfClose {
     const WORDS: &'static [(&'static str, Self)] = &[("close", Self::Close), ("keep", Self::Keep)];
 }
@@ -465,6 +483,12 @@ pub struct Networks {
 impl Networks {
     pub fn is_empty(&self) -> bool {
         self.networks.is_empty() && !self.has_unix
+    }
+
+    /// As they stand in a list.
+    pub(super) fn words(&self) -> Vec<String> {
+        let networks = self.networks.iter().map(ToString::to_string);
+        networks.chain(self.has_unix.then(|| "unix".to_owned())).collect()
     }
 
     /// Whether all of IPv4 or all of IPv6 is among them.

@@ -18,7 +18,7 @@ use crate::hooks::RetryTrigger;
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, ForwardedFor, RequestRewrite, ResponseRewrite};
 use crate::ring::HeadBuffer;
-use crate::routing::Route;
+use crate::routing::{Asked, Route};
 use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
@@ -56,10 +56,9 @@ impl Destination {
             let forwarded = Box::new(Box::pin(ForwardRequest::judge(request)).await?);
             return Ok(Routed::To(Self { to: To::Target(forwarded), hooks: None }));
         }
-        let head = &request.head;
-        let text = request.inbox.filled();
-        let route = request.peer.generation.routes.find(head.authority.of(text), head.path(text));
-        let route = route.ok_or(Fault::NoRoute)?;
+        let (head, text) = (&request.head, request.inbox.filled());
+        let asked = Asked { head, text, client: request.peer.client };
+        let route = request.peer.generation.routes.choose(&asked)?;
         if request.peer.generation.hooks.hooked(route.index).is_none() {
             let to = To::Upstream(route, route.upstream);
             return Ok(Routed::To(Self { to, hooks: None }));

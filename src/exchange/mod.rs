@@ -35,7 +35,7 @@ use self::hooked::ResponseOverride;
 use self::outcome::Outcome;
 use self::record::Record;
 use self::request::Request;
-use self::respond::Served;
+use self::respond::{LocalEndpoint, Served};
 use self::stream::{ClientStream, unless_gone};
 use self::upload::{Progress, RequestBody, Upload, upload_rest};
 use crate::fault::Fault;
@@ -100,6 +100,12 @@ async fn proxy(
     request.bytes = request.head.bytes + body.in_inbox;
     request.is_whole = body.is_whole();
     record.received(request.peer.stats, body.in_inbox as u64);
+    if request.peer.generation.hooks.own().is_some()
+        && LocalEndpoint::of(request).is_some()
+        && let Some(outcome) = Box::pin(hooked::guard_own(request, record)).await?
+    {
+        return Ok(outcome);
+    }
     if let Served::Here(outcome) = respond::serve_local(request, record).await? {
         return Ok(outcome);
     }

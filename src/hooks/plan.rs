@@ -17,7 +17,7 @@ use super::responses::{LocalResponse, Pages, Prepared};
 use super::retry::Retry;
 use super::split::{Split, draw, draw_text, is_mirrored};
 use super::target::{BadTarget, Rewrite, location};
-use super::{EVERYBODY, Loading, route_name, strongest};
+use super::{EVERYBODY, Loading, strongest};
 use crate::config::hooks::{Part, Template, Variable};
 use crate::config::{
     ClientKey, HooksConfig, IdTrust, MirrorConfig, RedirectConfig, RewriteConfig, RouteConfig,
@@ -95,7 +95,7 @@ pub(super) fn compile(
     layers: [Option<&HooksConfig>; 2],
 ) -> Result<Hooked, String> {
     let config = loading.config;
-    let name = route_name(route);
+    let name = route.name();
     let mut guards = Guards::default();
     for ((number, owner), layer) in [EVERYBODY, name.as_str()].into_iter().enumerate().zip(layers) {
         if let Some(layer) = layer {
@@ -128,7 +128,7 @@ pub(super) fn compile(
         retry: strongest(layers, |layer| layer.retry.as_ref()).map(Retry::new),
         rewrite: rewrite
             .map(|rewrite| {
-                let from = if route.strip_prefix { "" } else { route.path.as_str() };
+                let from = if route.strip_prefix { "" } else { route.exact_path().0 };
                 Rewrite::new(rewrite, from)
             })
             .transpose()?,

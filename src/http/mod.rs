@@ -22,6 +22,8 @@ pub(crate) mod limits;
 mod lines;
 pub(crate) mod names;
 mod parsed_cache;
+pub(crate) mod path;
+pub(crate) mod readings;
 pub(crate) mod rewrite;
 mod target;
 pub(crate) mod written_cache;

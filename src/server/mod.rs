@@ -33,6 +33,7 @@ use self::inherited::{Inheritance, Inherited};
 use self::listeners::Sockets;
 use crate::address::Address;
 use crate::admin::{self, AdminSocket, Control, ControlSetup, Logs};
+use crate::admin_guard::TokenTries;
 use crate::config::{Config, ListenerConfig};
 use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
@@ -339,6 +340,7 @@ fn share(
         history,
         server_commands: command,
         reloads_refused: AtomicUsize::new(0),
+        token_tries: TokenTries::new(),
         metrics: (0..slots).map(|_| Arc::default()).collect(),
         rings: (0..slots).map(|_| Arc::default()).collect(),
         ledgers: Ledgers::new(slots),

@@ -125,6 +125,7 @@ impl NamedCounts {
     fn of(config: &Config, before: Option<(&Config, &Self)>) -> Self {
         let names = |route: &RouteConfig, other: &RouteConfig| {
             (&route.host, &route.path) == (&other.host, &other.path)
+                && route.conditions() == other.conditions()
         };
         let (routes, upstreams) = (config.routes.iter(), config.upstreams.iter());
         Self {

@@ -68,8 +68,14 @@ pub struct Reloaded {
 /// What the data port asks the control thread. The answer is a JSON document.
 #[derive(Debug)]
 pub(crate) enum ControlQuery {
-    Health { reply: oneshot::Sender<String> },
-    Cleanup { reply: oneshot::Sender<String> },
+    /// All of it, or what anybody may know.
+    Health {
+        is_whole: bool,
+        reply: oneshot::Sender<String>,
+    },
+    Cleanup {
+        reply: oneshot::Sender<String>,
+    },
 }
 
 /// One client connection, as its worker sees it.

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::address::PeerAddress;
+use crate::admin_guard::TokenTries;
 use crate::ledger::Ledgers;
 use crate::memory::SharedPressure;
 use crate::observe::metrics::WorkerMetrics;
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub history: History,
     /// Configurations that could not be put in use.
     pub reloads_refused: AtomicUsize,
+    /// Wrong tokens for the administration, on its own address and on the data port.
+    pub token_tries: TokenTries,
     /// While it is forced, new connections are turned away.
     pub pressure: SharedPressure,
     pub is_ready: AtomicBool,

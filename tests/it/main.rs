@@ -29,6 +29,7 @@ mod logs;
 mod monitor;
 mod nginx;
 mod parent;
+mod paths;
 mod pool;
 mod real_clients;
 mod refusal;

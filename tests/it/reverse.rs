@@ -398,7 +398,8 @@ fn a_stripped_prefix_leaves_a_path_that_begins_with_a_slash() {
         ("/app?q", "app /?q"),
         ("/app/", "app /"),
         ("/app//x", "app /x"),
-        ("/app///x//y", "app /x//y"),
+        ("/app///x//y?//z", "app /x/y?//z"),
+        ("/x/../app/./%78", "app /x"),
         ("/apple", "root /apple"),
     ] {
         house.expect("test", path, answer);

@@ -23,13 +23,14 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::address::PeerAddress;
+use crate::admin_guard::TokenTries;
 use crate::config::{AdminAddress, Config};
 use crate::forward_proxy::access::Access;
 use crate::ledger::Ledgers;
 use crate::memory::SharedPressure;
 use crate::upstream::permits::{Limits, PoolShared};
 use crate::worker::generation::{History, Snapshot, SnapshotParts};
-use crate::worker::mailbox::{Cleaned, ConnectionInfo, WorkerCommand};
+use crate::worker::mailbox::{Cleaned, ConnectionInfo, Level, WorkerCommand};
 use crate::worker::shared::{Shared, WorkerHandle, WorkerSlot};
 
 const WORKERS: usize = 2;
@@ -87,6 +88,7 @@ impl Fixture {
             snapshot: ArcSwap::from_pointee(snapshot),
             server_commands,
             reloads_refused: AtomicUsize::new(0),
+            token_tries: TokenTries::new(),
             is_closing: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             is_handed_over: AtomicBool::new(false),

@@ -142,8 +142,13 @@ impl<'a> Asked<'a> {
     fn tell_limits(&mut self) {
         let mut lines = Vec::new();
         for layer in self.layers.into_iter().flatten() {
-            if let Some(rate) = &layer.rate_limit {
-                lines.push(format!("rate_limit by {}: {}", rate.key, self.key(&rate.key)));
+            let limits = [
+                ("rate_limit", &layer.rate_limit),
+                ("address_rate_limit", &layer.address_rate_limit),
+            ];
+            for (name, limit) in limits {
+                let Some(rate) = limit else { continue };
+                lines.push(format!("{name} by {}: {}", rate.key, self.key(&rate.key)));
             }
             if layer.connections_per_client.is_some() {
                 lines.push(format!("connections_per_client: {}", self.key(&ClientKey::Ip)));
@@ -155,13 +160,21 @@ impl<'a> Asked<'a> {
     }
 
     fn key(&self, key: &ClientKey) -> String {
-        let value = match key {
-            ClientKey::Ip => return network(self.case.client),
-            ClientKey::Route => return self.plan.route().to_owned(),
-            ClientKey::Header(name) => self.view.field(name),
-            ClientKey::Cookie(name) => self.view.cookie(name),
-        };
-        value.map_or("with all who do not send it".to_owned(), shown)
+        match key {
+            ClientKey::Ip => network(self.case.client),
+            ClientKey::Route => self.plan.route().to_owned(),
+            ClientKey::Header(name) => {
+                let values = self.view.head.fields.values(self.view.text, name.as_bytes());
+                let values: Vec<_> = values.map(shown).collect();
+                if values.is_empty() {
+                    return format!("not sent, so by address: {}", network(self.case.client));
+                }
+                values.join(", and ")
+            }
+            ClientKey::Cookie(name) => {
+                self.view.cookie(name).map_or("with all who do not send it".to_owned(), shown)
+            }
+        }
     }
 
     fn log_in(&mut self, state: &mut HookState) -> Result<(), Ending> {

@@ -196,7 +196,8 @@ impl Case<'_> {
         if let Err(fault) = upload::judge_length(head.body, self.config.limits.body_bytes) {
             return Ok(Ending::Refused(fault, "limits.body_bytes".to_owned()));
         }
-        if let Some(endpoint) = LocalEndpoint::in_head(head, &self.text, &self.config.admin) {
+        let (text, admin) = (&self.text, &self.config.admin);
+        if let Some(endpoint) = LocalEndpoint::in_head(head, text, admin, self.peer) {
             let what = format!("{endpoint:?}").to_lowercase();
             return Ok(Ending::Own(format!("{what} (admin.on_data_port)")));
         }

@@ -25,7 +25,7 @@ pub(crate) use self::heads::{HeadersConfig, RedirectConfig, RewriteConfig, Secur
 pub(crate) use self::template::{Part, Scope, Template, Variable};
 pub(crate) use self::traffic::{MirrorConfig, RetryConfig, RetryOn, SplitConfig};
 
-use self::access::Method;
+pub(super) use self::access::Method;
 use self::answers::Pages;
 use self::heads::RewriteTable;
 use super::effective::toml;
@@ -75,6 +75,10 @@ pub struct HooksConfig {
             false }"
     ))]
     pub rate_limit: Option<RateLimitConfig>,
+    /// The same by the address of the client, beside `rate_limit`, whose key a client may choose.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = r#"{ rate = "1000/s" }"#))]
+    pub address_rate_limit: Option<RateLimitConfig>,
     /// Requests under way per client address; more are answered 429. 1 to 1000000.
     #[serde(
         with = "Optional::<Whole<u32, 1, 1_000_000>>",
@@ -189,6 +193,27 @@ impl HooksConfig {
         let members = super::keys::section("hooks").keys.iter();
         let given = members.filter_map(|key| Some((&key.name, keys.get(&key.name)?)));
         given.map(|(key, value)| format!("{key} = {}", toml(value))).collect()
+    }
+}
+
+impl HooksConfig {
+    /// Those that can keep a request from its origin.
+    pub fn guards(&self) -> Self {
+        Self {
+            allow: self.allow.clone(),
+            deny: self.deny.clone(),
+            methods: self.methods.clone(),
+            rate_limit: self.rate_limit.clone(),
+            address_rate_limit: self.address_rate_limit.clone(),
+            connections_per_client: self.connections_per_client,
+            body_bytes: self.body_bytes,
+            redirect: self.redirect.clone(),
+            basic_auth: self.basic_auth.clone(),
+            forward_auth: self.forward_auth.clone(),
+            custom: self.custom.clone(),
+            respond: self.respond.clone(),
+            ..Self::default()
+        }
     }
 }
 

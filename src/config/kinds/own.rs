@@ -105,7 +105,7 @@ scalar_kind!(
     |given| match given {
         Given::Whole(504) => Ok(PoolStatus::GatewayTimeout),
         Given::Whole(503) => Ok(PoolStatus::ServiceUnavailable),
-        Given::Real(_) => Err(Wrong::Type),
+        Given::Real(_) | Given::Truth(_) => Err(Wrong::Type),
         _ => Err(given.unlike("504 or 503")),
     },
     |value| value.code().into()
