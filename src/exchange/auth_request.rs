@@ -81,10 +81,8 @@ async fn attempt(
     let origin = upstream.origin(lease.origin()).map(|origin| origin.authority.as_str());
     let host = host(upstream.host(), origin);
     let origin = request.peer.origin(lease.socket());
-    h1::send(&request.peer.worker.outbox, origin, |out| {
-        auth_request.put(host.as_bytes(), view, out)
-    })
-    .await?;
+    let outbox = &request.peer.worker.outbox;
+    h1::send(outbox, origin, |out| auth_request.put(host.as_bytes(), view, out)).await?;
     let mut reply = AuthReply { request, lease: &mut lease, head: ResponseHead::new(), deadline };
     let buffer =
         h1::read_head(&mut reply, request.peer.generation.head_limits, Method::Get).await?;
