@@ -113,7 +113,7 @@ mod tests {
         let text = "[server]\nhost = \"\"\nlisten = [\"unix:/a\", \"unix:@b\", \"[::1]:8\", \
                     { address = \"unix:/c\", mode = \"0666\" }, { address = \"[::1]:9\" }]";
         let server = parse(text).unwrap().server;
-        let spelled: Vec<_> = server.listen.iter().map(|it| Listener::spell(it)).collect();
+        let spelled: Vec<_> = server.listen.iter().map(Listener::spell).collect();
         let table = json!({ "address": "unix:/c", "mode": "0666" });
         let expected = json!(["unix:/a", "unix:@b", "[::1]:8", table, "[::1]:9"]);
         assert_eq!(Json::from(spelled), expected);

@@ -121,8 +121,7 @@ fn bodies_of_every_kind_pass_whole_both_ways() {
         _ => {
             let mut request = head;
             peer.read_body(&mut request, Expected::Request);
-            let text = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-            peer.send(text);
+            peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
             for piece in request.body.chunks(100_000) {
                 peer.send(format!("{:x}\r\n", piece.len()));
                 peer.send(piece);
