@@ -117,7 +117,8 @@ pub(super) fn compile(
         body_bytes_max: body_bytes.map_or(u64::MAX, |bytes| *bytes),
         redirect: strongest(layers, |layer| layer.redirect.as_ref()).cloned(),
         login,
-        auth_request: strongest(layers, |layer| layer.forward_auth.as_ref()).map(AuthRequest::new),
+        auth_request: strongest(layers, |layer| layer.forward_auth.as_ref())
+            .map(|asked| AuthRequest::new(asked, config.server.path_match)),
         custom: loading.customs(custom.map(Vec::as_slice).unwrap_or_default())?,
         respond: strongest(layers, |layer| layer.respond.as_ref()).map(Prepared::respond),
         split: strongest(layers, |layer| layer.split.as_ref())
