@@ -16,7 +16,7 @@ const COLUMNS_MAX: usize = 100;
 
 /// The folders from top to bottom, as `src/lib.rs` draws them. A file imports from its own folder
 /// and from those below it; one that stands beside the folders counts as a folder.
-const FOLDERS: [&str; 23] = [
+const FOLDERS: [&str; 24] = [
     "cli",
     "server",
     "admin",
@@ -38,6 +38,7 @@ const FOLDERS: [&str; 23] = [
     "fault",
     "config",
     "http",
+    "proxy_protocol",
     "address",
     "limits",
 ];

@@ -82,7 +82,10 @@ async fn attempt(
     let host = host(upstream.host(), origin);
     let origin = request.peer.origin(lease.socket());
     h1::send(&request.peer.worker.outbox, origin, |out| {
-        auth_request.put(host.as_bytes(), view, out)
+        if let Some(version) = upstream.proxy_protocol() {
+            request.peer.put_proxy_protocol(version, out);
+        }
+        auth_request.put(host.as_bytes(), view, out);
     })
     .await?;
     let mut reply = AuthReply { request, lease: &mut lease, head: ResponseHead::new(), deadline };
