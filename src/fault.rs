@@ -384,6 +384,8 @@ pub(crate) enum Close {
     ClientGone,
     /// A new client has its place.
     GaveWay,
+    /// It did not begin with a PROXY protocol header that its listener takes.
+    NotIntroduced,
     /// ringway is stopping.
     Stopping,
 }

@@ -74,6 +74,7 @@ mod ledger;
 mod limits;
 mod memory;
 mod observe;
+mod proxy_protocol;
 mod relay;
 mod ring;
 mod routing;
@@ -117,6 +118,9 @@ pub mod internals {
         pub mod rewrite {
             pub use crate::http::rewrite::*;
         }
+    }
+    pub mod proxy_protocol {
+        pub use crate::proxy_protocol::check;
     }
     pub mod ledger {
         pub use crate::ledger::{Budget, Kind, Ledger};

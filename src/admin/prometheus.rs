@@ -17,6 +17,7 @@ use crate::admin::units::{lock, unix_seconds};
 use crate::fault::ProxyError;
 use crate::ledger::Kind;
 use crate::observe::metrics::{CLASS_COUNT, Classes, Counter, WorkerMetrics};
+use crate::proxy_protocol;
 use crate::ring::{Operation, RingMeters};
 use crate::worker::mailbox::Level;
 
@@ -154,6 +155,12 @@ fn connections(proxy: &Proxy, out: &mut Exposition) {
     for (index, reason) in ["idle", "slow_head"].into_iter().enumerate() {
         let count = total(proxy, |metrics| metrics.gave_way[index].get());
         gave_way.put(&[("reason", reason)], count);
+    }
+    let help = "Connections to a listener of the PROXY protocol that were not taken.";
+    let mut not_introduced = out.counter("ringway_proxy_protocol_refused_total", help);
+    for (index, reason) in proxy_protocol::REFUSALS.into_iter().enumerate() {
+        let count = total(proxy, |metrics| metrics.not_introduced[index].get());
+        not_introduced.put(&[("reason", reason)], count);
     }
     let help = "Exchanges that a forced cleanup has ended.";
     sum(out, proxy, "ringway_cuts_total", help, |m| &m.cuts);

@@ -15,9 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use super::kinds::own::{ListenAddress, Mode};
+use super::kinds::plain::{OneOf, Words};
 use super::kinds::{As, Kind, Optional};
 use super::names::{LISTEN_FORM, MODE_FORM, parse_listener};
 use crate::address::Address;
+use crate::proxy_protocol::Accepted;
 
 /// Everybody of the group may connect, as it is with the sockets of most daemons.
 const MODE: u32 = 0o660;
@@ -31,11 +33,23 @@ pub struct ListenerConfig {
     /// Of the file of a Unix socket, which only who may write to it can connect to.
     #[serde(default, with = "Optional::<Mode>", skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,
+    /// The versions of the PROXY protocol, one of which every connection has to begin with.
+    #[serde(
+        default,
+        with = "Optional::<OneOf<Accepted>>",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub proxy_protocol: Option<Accepted>,
+}
+
+impl Words for Accepted {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("v1", Self::V1), ("v2", Self::V2), ("v1v2", Self::V1V2)];
 }
 
 impl ListenerConfig {
     pub(crate) fn tcp(address: SocketAddr) -> Self {
-        Self { address: address.into(), mode: None }
+        Self { address: address.into(), mode: None, proxy_protocol: None }
     }
 
     /// Of the file, where it has one.
@@ -48,7 +62,7 @@ impl FromStr for ListenerConfig {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        parse_listener(text).map(|address| Self { address, mode: None })
+        parse_listener(text).map(|address| Self { address, mode: None, proxy_protocol: None })
     }
 }
 
@@ -64,7 +78,11 @@ impl Kind for Listener {
         json!({
             "anyOf": [address, {
                 "type": "object",
-                "properties": { "address": address, "mode": mode },
+                "properties": {
+                    "address": address,
+                    "mode": mode,
+                    "proxy_protocol": OneOf::<Accepted>::schema(),
+                },
                 "required": ["address"],
                 "additionalProperties": false,
             }],
@@ -76,9 +94,9 @@ impl Kind for Listener {
     }
 
     fn spell(value: &ListenerConfig) -> Json {
-        match value.mode {
-            None => ListenAddress::spell(&value.address),
-            Some(_) => json!(value),
+        match (value.mode, value.proxy_protocol) {
+            (None, None) => ListenAddress::spell(&value.address),
+            _ => json!(value),
         }
     }
 }
@@ -95,7 +113,7 @@ impl<'de> Visitor<'de> for ListenerVisitor {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<ListenerConfig, E> {
         let address = As::<ListenAddress>::deserialize(StrDeserializer::new(text))?;
-        Ok(ListenerConfig { address, mode: None })
+        Ok(ListenerConfig { address, mode: None, proxy_protocol: None })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ListenerConfig, A::Error> {

@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use super::conditions::{CookieIs, FieldIs, ParameterIs, Pattern};
 use super::hooks::{Method, hooks_table};
 use super::kinds::own::{Name, NetworkList};
-use super::kinds::plain::{Count, UpToAnHour, Whole, Word, Words};
+use super::kinds::plain::{Count, OneOf, UpToAnHour, Whole, Word, Words};
 use super::kinds::{As, FilledList, Kind, List, Members, Optional, millis, number, text_kind};
 use super::names::{
     HOST_POLICY_FORM, ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM,
@@ -24,6 +24,7 @@ use super::names::{
 use super::scope::UpstreamName;
 use super::{HooksConfig, Networks};
 use crate::address::{UnixAddress, is_unix, unix_form};
+use crate::proxy_protocol::Version;
 
 text_kind!(
     Host: HostPolicy,
@@ -39,6 +40,9 @@ text_kind!(
         HostPolicy::Fixed(host) => host.clone(),
     }
 );
+impl Words for Version {
+    const WORDS: &'static [(&'static str, Self)] = &[("v1", Self::V1), ("v2", Self::V2)];
+}
 text_kind!(RouteHost: HostPattern = host_pattern, ROUTE_HOST_FORM);
 text_kind!(
     /// "demo".
@@ -89,6 +93,10 @@ pub struct UpstreamConfig {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("x-reload" = "drain"))]
     pub is_demo: bool,
+    /// "v1" or "v2": every connection begins with a PROXY protocol header that names the client, and
+    /// carries one request. Without it, connections are shared by all clients.
+    #[serde(default, with = "Optional::<OneOf<Version>>", skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<Version>,
     /// Where requests are sent, instead of the demo: "http://HOST:PORT" or "unix:/PATH" each, or a
     /// table { url = "...", weight = 3 } with a weight from 1 (the default) to 1000.
     #[serde(default, with = "FilledList::<Origin>", skip_serializing_if = "Vec::is_empty")]
@@ -234,6 +242,7 @@ impl UpstreamConfig {
         Self {
             name: "demo".to_owned(),
             is_demo: true,
+            proxy_protocol: None,
             origins: Vec::new(),
             host: HostPolicy::Pass,
             fail_timeout: millis::<10_000>(),

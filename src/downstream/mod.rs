@@ -5,6 +5,7 @@
 //! gives its buffers back and waits on a poll: what it then holds is a small task and a deadline.
 
 mod h1;
+mod introduction;
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,14 @@ use crate::worker::slot::ConnectionSlot;
 #[expect(clippy::manual_async_fn, reason = "its future is larger")]
 pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static {
     async move {
+        let introduced = match slot.proxy_protocol() {
+            None => Ok(()),
+            Some(accepted) => Box::pin(introduction::introduce(&slot, accepted)).await,
+        };
         let close = loop {
+            if let Err(close) = introduced {
+                break close;
+            }
             let Some(busy) = slot.begin(future_bytes(converse), Kind::Connections) else {
                 Box::pin(turn_away(&slot)).await;
                 break Close::Refused;
@@ -69,6 +77,7 @@ pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static 
             | Close::Idle
             | Close::ClientGone
             | Close::GaveWay
+            | Close::NotIntroduced
             | Close::Stopping => false,
         };
         if is_lingering {

@@ -81,8 +81,13 @@ async fn attempt(
     let origin = upstream.origin(lease.origin()).map(|origin| origin.authority.as_str());
     let host = host(upstream.host(), origin);
     let origin = request.peer.origin(lease.socket());
-    let outbox = &request.peer.worker.outbox;
-    h1::send(outbox, origin, |out| auth_request.put(host.as_bytes(), view, out)).await?;
+    h1::send(&request.peer.worker.outbox, origin, |out| {
+        if let Some(version) = upstream.proxy_protocol() {
+            request.peer.put_proxy_protocol(version, out);
+        }
+        auth_request.put(host.as_bytes(), view, out);
+    })
+    .await?;
     let mut reply = AuthReply { request, lease: &mut lease, head: ResponseHead::new(), deadline };
     let buffer =
         h1::read_head(&mut reply, request.peer.generation.head_limits, Method::Get).await?;

@@ -17,6 +17,7 @@ use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, ForwardedFor, RequestRewrite, ResponseRewrite};
+use crate::proxy_protocol::Version;
 use crate::ring::HeadBuffer;
 use crate::routing::{Asked, Route};
 use crate::upstream::h1::AttemptError;
@@ -125,6 +126,20 @@ impl Destination {
             (_, Some(hooks)) => hooks.sent_path(head.path(text)),
             (To::Upstream(route, _), None) => route.sent_path(head.path(text)),
             (To::Target(forwarded), None) => Cow::Borrowed(forwarded.sent_target(head, text)),
+        }
+    }
+
+    /// How a connection to the upstream says whose request it carries, if it does.
+    #[inline]
+    pub(crate) fn proxy_protocol(
+        &self,
+        request: &Request<'_, impl ClientStream>,
+    ) -> Option<Version> {
+        match &self.to {
+            To::Upstream(_, upstream) => {
+                request.peer.generation.upstreams[*upstream].proxy_protocol()
+            }
+            To::Target(_) => None,
         }
     }
 

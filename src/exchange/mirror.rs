@@ -51,7 +51,11 @@ pub(crate) fn send(
     }
     let mut copy = Vec::new();
     let generation = request.peer.generation.clone();
-    put(&mut copy, &how(request, &generation.upstreams[upstream], target));
+    let to = &generation.upstreams[upstream];
+    if let Some(version) = to.proxy_protocol() {
+        request.peer.put_proxy_protocol(version, &mut copy);
+    }
+    put(&mut copy, &how(request, to, target));
     let text = request.inbox.filled();
     let head_bytes = request.head.bytes;
     copy.extend_from_slice(&text[head_bytes..head_bytes + body_bytes]);

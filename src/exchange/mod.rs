@@ -285,6 +285,9 @@ async fn send_request(
     let text = request.inbox.filled();
     let head = &request.head;
     h1::send(&request.peer.worker.outbox, request.peer.origin(lease.socket()), |out| {
+        if let Some(version) = destination.proxy_protocol(request) {
+            request.peer.put_proxy_protocol(version, out);
+        }
         let repeated = if destination.is_plain() { head.repeated() } else { None };
         let repeated = repeated.map(|it| (it, request.peer.generation.id, lease.origin()));
         request.sent_head.borrow_mut().put(repeated, out, |out| {

@@ -14,6 +14,7 @@ use crate::http::forwarded_header::{ClientText, Introduction, Scheme, push_addre
 use crate::http::head::RequestHead;
 use crate::http::rewrite::ForwardedFor;
 use crate::observe::connection_stats::{ConnectionStats, WaitsOn};
+use crate::proxy_protocol::{self, Version};
 use crate::relay::Receiver;
 use crate::ring::Socket;
 use crate::upstream::fair::Claimant;
@@ -29,13 +30,15 @@ pub(crate) struct Peer<'c> {
     pub stats: &'c ConnectionStats,
     /// Who is connected.
     pub address: PeerAddress,
-    /// Who has sent the request: the peer, or whom a trusted peer says.
+    /// Whose connection it is: the peer's, or that of whom the PROXY protocol has named.
+    source: PeerAddress,
+    /// Who has sent the request: the source, or whom a trusted one says.
     pub client: ClientAddress,
-    /// The same as text, once it has been another than the peer.
+    /// The same as text, where it is another than the source.
     client_text: String,
     /// As the pool knows the client.
     pub holder: Holder,
-    /// What origins are told of the peer.
+    /// What origins are told of the source.
     text: ClientText,
     listener: u16,
     /// By which its request is served.
@@ -53,10 +56,11 @@ impl<'c> Peer<'c> {
             slot,
             stats: slot.stats(),
             address: slot.peer(),
-            client: slot.peer().client(),
+            source: slot.source(),
+            client: slot.source().client(),
             client_text: String::new(),
             holder: slot.holder(),
-            text: ClientText::new(slot.peer().client(), Scheme::Http, Introduction::default()),
+            text: ClientText::new(slot.source().client(), Scheme::Http, Introduction::default()),
             listener: slot.listener(),
             generation: worker.generation(),
             is_trusted: false,
@@ -79,7 +83,7 @@ impl<'c> Peer<'c> {
     fn apply_generation(&mut self) {
         let generation = self.generation.clone();
         let Generation { config, access, .. } = &*generation;
-        let address = self.address.client();
+        let address = self.source.client();
         self.set_client(address);
         self.is_trusted = config.server.trusted_proxies.has(address);
         self.text = ClientText::new(address, Scheme::Http, config.server.introduction());
@@ -100,12 +104,12 @@ impl<'c> Peer<'c> {
         let server = &self.generation.config.server;
         let (class, trusted) = (server.client_ip_class(), &server.trusted_proxies);
         let said = client_address(&head.fields, text, class, trusted);
-        self.set_client(said.map_or(self.address.client(), ClientAddress::of));
+        self.set_client(said.map_or(self.source.client(), ClientAddress::of));
     }
 
-    /// Takes the peer for the client: nothing in a head that cannot be read is believed.
+    /// Takes the source for the client: nothing in a head that cannot be read is believed.
     pub(crate) fn believe_nothing(&mut self) {
-        self.set_client(self.address.client());
+        self.set_client(self.source.client());
     }
 
     fn set_client(&mut self, client: ClientAddress) {
@@ -114,7 +118,7 @@ impl<'c> Peer<'c> {
         }
         self.client = client;
         self.client_text.clear();
-        let spoken_for = client.ip().filter(|_| client != self.address.client());
+        let spoken_for = client.ip().filter(|_| client != self.source.client());
         if let Some(ip) = spoken_for {
             self.client_text.reserve(ADDRESS_BYTES_MAX);
             push_address(&mut self.client_text, ip);
@@ -130,13 +134,22 @@ impl<'c> Peer<'c> {
 
     /// Where the access log says that a request comes from: the port of a client that a peer speaks
     /// of is not known.
-    pub(crate) fn source(&self) -> PeerAddress {
+    pub(crate) fn sender(&self) -> PeerAddress {
         match self.client {
             ClientAddress::Ip(ip) if !self.client_text.is_empty() => {
                 PeerAddress::Ip(SocketAddr::new(ip, 0))
             }
-            _ => self.address,
+            _ => self.source,
         }
+    }
+
+    /// Appends the header by which an origin that wants one is told whose connection it gets.
+    pub(crate) fn put_proxy_protocol(&self, version: Version, out: &mut Vec<u8>) {
+        let client = match self.sender() {
+            PeerAddress::Ip(client) => Some(client),
+            PeerAddress::Unix => None,
+        };
+        proxy_protocol::put(out, version, client.zip(self.slot.socket().own_address()));
     }
 
     /// An origin on whose `socket` a request of this client is sent, as somebody that is sent to.

@@ -185,7 +185,7 @@ impl Record {
         let line = self.line.take().map(|mut line| {
             let (head, text) = (&request.head, request.inbox.filled());
             line.quoted = Some(Quoted {
-                client: request.peer.source(),
+                client: request.peer.sender(),
                 peer: request.peer.address,
                 method: head.method_text.of(text).into(),
                 host: head.authority.of(text).into(),
@@ -215,7 +215,7 @@ impl Record {
         let (head, text) = (&request.head, request.inbox.filled());
         let part = |span: Span| if line.is_head_known { span.of(text) } else { b"" };
         let quoted = [part(head.method_text), part(head.authority), part(head.target)];
-        let from = (request.peer.source(), request.peer.address);
+        let from = (request.peer.sender(), request.peer.address);
         log.record(&self.render(line, &request.peer.generation, from, quoted));
     }
 

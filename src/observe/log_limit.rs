@@ -17,6 +17,7 @@ static POOL_IS_FULL: AtomicU64 = AtomicU64::new(0);
 static YIELDED: AtomicU64 = AtomicU64::new(0);
 static NO_FREE_PORT: AtomicU64 = AtomicU64::new(0);
 static NO_UNIX_ORIGIN: AtomicU64 = AtomicU64::new(0);
+static NOT_INTRODUCED: AtomicU64 = AtomicU64::new(0);
 static TLS_ON_A_PLAIN_PORT: AtomicU64 = AtomicU64::new(0);
 
 /// Says that the process (EMFILE) or the machine (ENFILE) is out of descriptors.
@@ -81,6 +82,20 @@ pub(crate) fn no_unix_origin(address: UnixAddress, error: &io::Error) {
     };
     if is_due(&NO_UNIX_ORIGIN) {
         tracing::warn!(origin = %address, "cannot connect: {error}: {cure}");
+    }
+}
+
+/// Says that a connection did not begin with the PROXY protocol where it has to.
+#[cold]
+pub(crate) fn not_introduced(peer: PeerAddress, reason: &str) {
+    if is_due(&NOT_INTRODUCED) {
+        tracing::warn!(
+            %peer,
+            reason,
+            "a connection is closed for its PROXY protocol header: the listener has \
+             `proxy_protocol`, so that every peer has to be one of server.trusted_proxies and to \
+             send a header of that version first"
+        );
     }
 }
 

@@ -29,6 +29,8 @@ pub struct WorkerMetrics {
     pub clients_refused: Counter,
     /// Connections that gave way to new ones: idle ones, and heads that did not get on.
     pub gave_way: [Counter; 2],
+    /// Connections without a PROXY protocol header that is taken, by why.
+    pub not_introduced: [Counter; 4],
     pub requests: Classes,
     /// Requests in absolute form, which have no route.
     pub forwarded: Classes,

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -203,6 +203,11 @@ impl Socket {
         let (start, length) = (bytes.as_ptr(), bytes.len());
         // SAFETY: these are the slice's bytes.
         uninterrupted(|| unsafe { call_with(libc::SYS_sendto, self.raw(), start, length, flags) })
+    }
+
+    /// Its own address, of TCP.
+    pub fn own_address(&self) -> Option<SocketAddr> {
+        SockRef::from(&*self.fd).local_addr().ok()?.as_socket()
     }
 
     /// Receives what is there; 0 is the end of the stream, `WouldBlock` means nothing yet.

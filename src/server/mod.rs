@@ -48,7 +48,7 @@ use crate::upstream::permits::{self, PoolShared};
 use crate::upstream::resolver::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
 use crate::worker::census::SharedRoom;
-use crate::worker::generation::{History, Snapshot, SnapshotParts};
+use crate::worker::generation::{History, Snapshot, SnapshotParts, proxy_protocol};
 use crate::worker::mailbox::{ControlQuery, ServerCommand};
 use crate::worker::shared::{Shared, WorkerSlot};
 use crate::worker::thread::DrainReport;
@@ -131,9 +131,10 @@ impl Server {
         let access =
             Access::prepare(&config, &own, &sockets.numbers(), None).map_err(StartError)?;
         let hooks = Plans::load(&config, custom::own(), None).map_err(StartError)?;
-        let (config, hooks) = (Arc::new(config), Arc::new(hooks));
-        let (shared, queries, server_commands) =
-            share(SnapshotParts { config, upstreams, access: Arc::new(access), hooks, listeners });
+        let proxy_protocol = proxy_protocol(&config, &sockets.numbers());
+        let (config, hooks, access) = (Arc::new(config), Arc::new(hooks), Arc::new(access));
+        let parts = SnapshotParts { config, upstreams, access, hooks, proxy_protocol, listeners };
+        let (shared, queries, server_commands) = share(parts);
         let mut server = Self {
             sockets,
             workers: Vec::new(),

@@ -19,7 +19,7 @@ use crate::memory::{Plan, Usage};
 use crate::server::listeners::NextSockets;
 use crate::server::{NAMES_PATIENCE, Server, plan_upstreams, pool_limits, raise_files_limit};
 use crate::upstream::permits;
-use crate::worker::generation::{Snapshot, SnapshotParts};
+use crate::worker::generation::{Snapshot, SnapshotParts, proxy_protocol};
 use crate::worker::mailbox::{Reloaded, WorkerCommand};
 
 /// How long a worker may take to put a configuration in use. It does so between two requests.
@@ -103,7 +103,9 @@ impl Server {
         let own: Vec<_> = own.collect();
         let access = Arc::new(Access::prepare(&config, &own, &numbers, Some(&before.access))?);
         let hooks = Arc::new(Plans::load(&config, custom::own(), Some(&before.hooks))?);
-        Ok(SnapshotParts { config: Arc::new(config), upstreams, access, hooks, listeners })
+        let proxy_protocol = proxy_protocol(&config, &numbers);
+        let config = Arc::new(config);
+        Ok(SnapshotParts { config, upstreams, access, hooks, proxy_protocol, listeners })
     }
 
     fn check_places(&self, config: &Config) -> Result<(), String> {

@@ -231,7 +231,7 @@ impl Pool {
 
     /// Takes a connection back: to the request that waits for it, to the idle list, or to its end.
     pub(super) fn give_back(self: &Rc<Self>, mut lease: Lease) {
-        if self.is_stopping.get() {
+        if self.is_stopping.get() || lease.is_single {
             return;
         }
         if !self.rejoin(&lease) {

@@ -21,7 +21,7 @@ pub(crate) mod thread;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -66,6 +66,8 @@ pub(crate) struct Worker {
     pub(crate) connections: RefCell<Slab<Rc<ConnectionEntry>>>,
     /// By the number of a connection: for whom its peer, who is trusted, has sent the last request.
     pub(crate) spoken_for: RefCell<HashMap<usize, IpAddr>>,
+    /// The same: whose connection its peer has said that it is, by the PROXY protocol.
+    pub(crate) introduced: RefCell<HashMap<usize, SocketAddr>>,
     pub(crate) room: Room,
     /// Connections that this worker has ever served.
     pub(crate) serial: Cell<u64>,
@@ -127,6 +129,7 @@ impl Worker {
             outbox,
             connections: RefCell::default(),
             spoken_for: RefCell::default(),
+            introduced: RefCell::default(),
             room: Room::default(),
             serial: Cell::new(0),
             stoppers: RefCell::default(),

@@ -5,7 +5,7 @@
 //! gives the place, its memory and its right to be a client back.
 
 use std::cell::Cell;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -18,6 +18,7 @@ use crate::http::head::ResponseHead;
 use crate::ledger::Kind;
 use crate::memory::Pressure;
 use crate::observe::connection_stats::ConnectionStats;
+use crate::proxy_protocol::Accepted;
 use crate::ring::waits::{Wait, turn};
 use crate::ring::{HeadBuffer, Socket, clock};
 use crate::upstream::fair::Claimant;
@@ -250,16 +251,40 @@ impl ConnectionSlot {
     /// Says whose request the peer passes on, where it is not the peer's own.
     pub(crate) fn speaks_for(&self, client: Option<IpAddr>) {
         let mut clients = self.worker.spoken_for.borrow_mut();
-        match client {
+        let introduced = || self.source().client().ip().filter(|_| self.source() != self.peer());
+        match client.or_else(introduced) {
             Some(client) => drop(clients.insert(self.key, client)),
             None if clients.is_empty() => {}
             None => drop(clients.remove(&self.key)),
         }
     }
 
+    /// The versions of the PROXY protocol that the listener takes.
+    pub(crate) fn proxy_protocol(&self) -> Option<Accepted> {
+        let generation = self.worker.generation.borrow();
+        let listeners = &generation.proxy_protocol;
+        listeners.iter().find(|(listener, _)| *listener == self.listener()).map(|(_, it)| *it)
+    }
+
+    /// Says, before the first request, that the connection is that of `client`.
+    pub(crate) fn introduce(&self, client: SocketAddr) {
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        self.worker.introduced.borrow_mut().insert(self.key, client);
+        self.speaks_for(None);
+    }
+
+    /// Whose connection it is: the peer's, or that of the client whom the peer has introduced.
+    pub(crate) fn source(&self) -> PeerAddress {
+        let introduced = self.worker.introduced.borrow();
+        if introduced.is_empty() {
+            return self.peer();
+        }
+        introduced.get(&self.key).map_or(self.peer(), |client| PeerAddress::Ip(*client))
+    }
+
     /// As the pool knows the client that is served here.
     pub(crate) fn holder(&self) -> Holder {
-        Holder { claimant: Claimant::of(self.peer().client()), slot: self.key as u32 }
+        Holder { claimant: Claimant::of(self.source().client()), slot: self.key as u32 }
     }
 
     pub(crate) fn is_new(&self) -> bool {
@@ -334,7 +359,13 @@ impl Drop for HeldMemory<'_> {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.speaks_for(None);
+        let (introduced, spoken_for) = (&self.worker.introduced, &self.worker.spoken_for);
+        if !introduced.borrow().is_empty() {
+            introduced.borrow_mut().remove(&self.key);
+        }
+        if !spoken_for.borrow().is_empty() {
+            spoken_for.borrow_mut().remove(&self.key);
+        }
         self.worker.connections.borrow_mut().try_remove(self.key);
         self.worker.ledger.sub(Kind::Connections, SLOT_BYTES as u64);
         self.worker.metrics.clients.sub(1);

@@ -21,6 +21,7 @@ mod forward;
 mod framing;
 mod health;
 mod hooks;
+mod introduced;
 mod keepalive;
 mod lifecycle;
 mod limits;

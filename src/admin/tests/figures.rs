@@ -243,6 +243,7 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
         upstreams: vec![UpstreamPlan { config, origins: vec![origin] }],
         access: before.access.clone(),
         hooks: before.hooks.clone(),
+        proxy_protocol: Vec::new(),
         listeners: Vec::new(),
     })));
     fixture.control = Some(super::super::start(setup).unwrap());

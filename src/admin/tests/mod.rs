@@ -65,6 +65,7 @@ impl Fixture {
             config: Arc::new(config.clone()),
             upstreams: Vec::new(),
             hooks: Arc::default(),
+            proxy_protocol: Vec::new(),
             listeners: vec!["127.0.0.1:8000".parse().unwrap()],
         };
         let mut snapshot = Snapshot::first(parts, WORKERS);
