@@ -38,8 +38,8 @@ pub(crate) struct ProcessSetup {
     pub notices: Vec<Notice>,
     /// Reads the configuration again, from where it came.
     pub load: Box<dyn Fn() -> Result<Config, ConfigError>>,
-    /// The file that it came from, if any.
-    pub file: Option<PathBuf>,
+    /// The file that it came from, if any, as it was before it was read.
+    pub watched: Option<Watched>,
 }
 
 /// How often the configuration file is looked at.
@@ -47,7 +47,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Serves until a signal or an order ends it. The error is one line with cause and cure.
 pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
-    let ProcessSetup { config, notices, load, file } = setup;
+    let ProcessSetup { config, notices, load, watched } = setup;
     // Before anything else opens a descriptor or starts a thread.
     let program = std::env::current_exe().map_err(|error| format!("who am I: {error}"))?;
     let (mut inheritance, predecessor) = match handover::receive()? {
@@ -63,8 +63,7 @@ pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
     }
     let mut server = Server::start(config, inheritance).map_err(|error| error.to_string())?;
     let is_over = begin(&mut server, predecessor, &mut ears)?;
-    let mut process =
-        Process { server, load, watched: file.map(Watched::new), program, upgrade: None };
+    let mut process = Process { server, load, watched, program, upgrade: None };
     let end = if is_over { End::GIVEN_UP } else { process.live(&mut ears) };
     if end.is_stop {
         systemd::stopping();

@@ -192,7 +192,7 @@ fn an_origin_is_told_of_the_client_behind_the_balancer() {
 }
 
 /// A daemon of somebody else's, which ends with the test.
-struct Daemon(Child, Home);
+struct Daemon(Child, #[allow(dead_code, reason = "its folder stays while it lives")] Home);
 
 impl Daemon {
     /// `config` is written for a file `conf`; `arguments` name it.
