@@ -17,6 +17,7 @@ mod flat;
 mod forward;
 mod hints;
 pub(crate) mod hooks;
+mod introduction;
 mod keys;
 mod kinds;
 mod listener;
