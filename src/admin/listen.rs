@@ -1,8 +1,8 @@
 //! The admin address: its socket, over TCP or as a file.
 //!
 //! In goes the address of the configuration; out comes a socket that listens, nothing at all, or
-//! one line with cause and cure. The file of a Unix socket is ours alone to open. Nothing is accepted
-//! here.
+//! one line with cause and cure. The file of a Unix socket is ours alone to open. Nothing is
+//! accepted here.
 
 use std::io;
 use std::net::{self, IpAddr, SocketAddr};

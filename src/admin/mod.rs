@@ -33,6 +33,7 @@ mod webhook;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use tokio::runtime::Handle;
@@ -136,10 +137,11 @@ async fn run(
     tokio::spawn(answer(proxy.clone(), queries));
     tokio::spawn(watch_dog(proxy.clone()));
     if let Some(socket) = socket {
+        let shared = proxy.shared.clone();
         let file = serve::run(socket, api::router(proxy), closing).await;
-        // Where only the API ends, somebody else goes on with its socket.
+        // Somebody else goes on with its socket.
         if let Some(file) = file
-            && !*stopping.borrow()
+            && shared.is_handed_over.load(Ordering::Acquire)
         {
             file.leave();
         }

@@ -1,8 +1,8 @@
 //! What `ringway check` looks at beyond the configuration: other files, names and ports.
 //!
 //! In goes a configuration that is valid; out come what is wrong with a file that it names,
-//! warnings about names without an address and sockets that are not there, the reason why a port cannot be listened on, and the
-//! exit code. Every socket is closed again.
+//! warnings about names without an address and sockets that are not there, the reason why a port
+//! cannot be listened on, and the exit code. Every socket is closed again.
 
 use std::fmt::Display;
 use std::io::{self, Write};

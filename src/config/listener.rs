@@ -1,8 +1,8 @@
 //! A listener: an address, and what it is beside that.
 //!
-//! In: a text such as `"127.0.0.1:8001"` or `"unix:/run/ringway/http.sock"`, or a table with that as
-//! its `address`. Out: one struct for both, which is spelled back as briefly as it can be. Nothing
-//! here binds.
+//! In: a text such as `"127.0.0.1:8001"` or `"unix:/run/ringway/http.sock"`, or a table with that
+//! as its `address`. Out: one struct for both, which is spelled back as briefly as it can be.
+//! Nothing here binds.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -131,7 +131,7 @@ mod tests {
         let text = "[server]\nhost = \"\"\nlisten = [\"unix:/a\", \"unix:@b\", \"[::1]:8\", \
                     { address = \"unix:/c\", mode = \"0666\" }, { address = \"[::1]:9\" }]";
         let server = parse(text).unwrap().server;
-        let spelled: Vec<_> = server.listen.iter().map(|it| Listener::spell(it)).collect();
+        let spelled: Vec<_> = server.listen.iter().map(Listener::spell).collect();
         let table = json!({ "address": "unix:/c", "mode": "0666" });
         let expected = json!(["unix:/a", "unix:@b", "[::1]:8", table, "[::1]:9"]);
         assert_eq!(Json::from(spelled), expected);

@@ -13,10 +13,12 @@ use crate::address::{Address, UNIX_BYTES_MAX};
 const NAME_BYTES_MAX: usize = 253;
 const LABEL_BYTES_MAX: usize = 63;
 
-pub(super) const ORIGIN_FORM: &str =
+pub(super) const ORIGIN_FORM: &str = "a URL of the form http://HOST:PORT without a path";
+/// The same where it may be a Unix socket too.
+pub(super) const ORIGIN_OR_UNIX_FORM: &str =
     "a URL of the form http://HOST:PORT without a path, or \"unix:\" and an absolute path";
-pub(super) const LISTEN_FORM: &str = "an address and port such as \"0.0.0.0:8000\" or \"[::]:8000\", \
-     or \"unix:\" and an absolute path";
+pub(super) const LISTEN_FORM: &str = "an address and port such as \"0.0.0.0:8000\" or \
+     \"[::]:8000\", or \"unix:\" and an absolute path";
 pub(super) const MODE_FORM: &str =
     "an octal mode in quotes, such as \"0660\", with which its owner may read and write";
 pub(super) const ADDRESS_FORM: &str =

@@ -18,8 +18,8 @@ use super::kinds::own::Name;
 use super::kinds::plain::{Count, OneOf, UpToAnHour, Whole, Words};
 use super::kinds::{As, FilledList, Kind, Optional, millis, number, text_kind};
 use super::names::{
-    HOST_POLICY_FORM, ORIGIN_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM, authority, host_pattern,
-    is_route_path, parse_origin, split_authority,
+    HOST_POLICY_FORM, ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM,
+    authority, host_pattern, is_route_path, parse_origin, split_authority,
 };
 use super::scope::UpstreamName;
 use crate::address::{UnixAddress, is_unix, unix_form};
@@ -69,7 +69,10 @@ text_kind!(
             let host = UnixAddress::parse(text).ok_or_else(|| unix_form(text))?.to_string();
             return Ok(OriginConfig { authority: host.clone(), host, port: 0, weight: 1 });
         }
-        let (host, port) = parse_origin(text)?;
+        let (host, port) = parse_origin(text).map_err(|form| match form {
+            ORIGIN_FORM => ORIGIN_OR_UNIX_FORM,
+            form => form,
+        })?;
         Ok(OriginConfig { authority: authority(&host, port), host, port, weight: 1 })
     },
     OriginConfig::url
@@ -122,8 +125,8 @@ pub struct OriginConfig {
     pub port: u16,
     /// At least 1.
     pub weight: u32,
-    /// `host:port` as a Host field carries it: no port when it is 80, IPv6 in brackets. `host` where
-    /// that is a Unix socket.
+    /// `host:port` as a Host field carries it: no port when it is 80, IPv6 in brackets. `host`
+    /// where that is a Unix socket.
     pub authority: String,
 }
 
@@ -260,7 +263,7 @@ impl Kind for Origin {
     const ONE: &'static str = "an origin: there must be one";
 
     fn schema() -> Json {
-        let url = json!({ "type": "string", "description": ORIGIN_FORM });
+        let url = json!({ "type": "string", "description": ORIGIN_OR_UNIX_FORM });
         let weight = json!({ "type": "integer", "minimum": 1, "maximum": 1000 });
         json!({
             "anyOf": [url, {

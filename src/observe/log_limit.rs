@@ -52,14 +52,14 @@ pub(crate) fn pool_is_full(group: &str) {
     }
 }
 
-/// Says why the socket of an origin cannot be connected to, where somebody has to mend that. One that
-/// refuses, because nobody listens now, is as one of TCP that does.
+/// Says why the socket of an origin cannot be connected to, where somebody has to mend that. One
+/// that refuses, because nobody listens now, is as one of TCP that does.
 #[cold]
 pub(crate) fn no_unix_origin(address: UnixAddress, error: &io::Error) {
     let cure = match error.raw_os_error() {
         Some(libc::EACCES) => {
-            "this account needs the right to write to the socket, and to pass its folders: have the \
-             origin give it to their group (its mode or umask), and ringway be of that group"
+            "this account needs the right to write to the socket, and to pass its folders: have \
+             the origin give it to a group (by mode or umask) that ringway is of"
         }
         Some(libc::ENOENT) => "there is no such file: start the origin, or correct the path",
         Some(libc::ENOTDIR) => "a part of its path is a file and no folder: correct it",

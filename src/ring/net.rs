@@ -55,6 +55,7 @@ impl Socket {
 
     /// Whether its bytes are those of the connection, so that the kernel may move them by itself:
     /// through a pipe, or by operations on registered memory.
+    #[expect(clippy::unused_self, reason = "asked of each, so that one with a layer can say no")]
     pub fn is_plain(&self) -> bool {
         true
     }
@@ -340,8 +341,8 @@ impl Socket {
     }
 
     /// Makes the close that follows send RST instead of FIN, so that the peer cannot take what it
-    /// has for complete (SO_LINGER with 0 s, socket(7)). Between processes of one machine there is no
-    /// RST: there a body is cut short by its length or its chunks alone.
+    /// has for complete (SO_LINGER with 0 s, socket(7)). Between processes of one machine there is
+    /// no RST: there a body is cut short by its length or its chunks alone.
     pub fn reset_on_close(&self) {
         let _ = SockRef::from(&*self.fd).set_linger(Some(Duration::ZERO));
     }

@@ -2,7 +2,8 @@
 //!
 //! In come LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES with the descriptors from 3 on, as
 //! sd_listen_fds(3) has them; out come listening sockets, of TCP or of this machine, with their
-//! addresses, or one line that names the descriptor, the cause and the cure. Nothing here binds, and nothing is accepted.
+//! addresses, or one line that names the descriptor, the cause and the cure. Nothing here binds,
+//! and nothing is accepted.
 
 use std::env;
 use std::os::fd::OwnedFd;

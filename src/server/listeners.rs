@@ -127,7 +127,9 @@ impl Sockets {
         let place = |place| match place {
             Entry::Kept(index, config) => {
                 let mut kept = before.get_mut(index).and_then(Option::take);
-                kept.iter_mut().for_each(|kept| kept.configure(config.clone()));
+                if let Some(kept) = &mut kept {
+                    kept.configure(config);
+                }
                 kept
             }
             Entry::New(listening) => Some(listening),

@@ -94,8 +94,8 @@ impl Resolver {
         Ok(Self { watches, unsettled: Arc::default() })
     }
 
-    /// The addresses of `host`, which is an IP address without brackets, a name or a Unix socket. Returns at
-    /// once: those of a name follow, see `settle`.
+    /// The addresses of `host`, which is an IP address without brackets, a name or a Unix socket.
+    /// Returns at once: those of a name follow, see `settle`.
     pub(crate) fn watch(&self, host: &str, port: u16) -> Arc<Addresses> {
         let addresses = Arc::new(Addresses::default());
         let known = match UnixAddress::parse(host) {
