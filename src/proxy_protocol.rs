@@ -43,8 +43,8 @@ pub(crate) enum Mistake {
     Invalid,
 }
 
-/// Why connections are not taken, as they are counted: the peer is not trusted, there is no header or
-/// none that is right, or it took too long.
+/// Why connections are not taken, as they are counted: the peer is not trusted, there is no header
+/// or none that is right, or it took too long.
 pub(crate) const REFUSALS: [&str; 4] = ["untrusted", "missing", "invalid", "timeout"];
 
 const V1: &[u8] = b"PROXY ";
@@ -349,8 +349,12 @@ mod tests {
         }
     }
 
+    fn config() -> ProptestConfig {
+        ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(config())]
 
         #[test]
         fn no_bytes_are_read_in_two_ways(

@@ -233,8 +233,12 @@ mod tests {
         }
     }
 
+    fn config() -> ProptestConfig {
+        ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(config())]
 
         /// Whatever a stranger has written before what a proxy has added.
         #[test]

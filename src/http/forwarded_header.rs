@@ -23,6 +23,15 @@ pub enum Scheme {
     Https,
 }
 
+impl Scheme {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
 /// What origins are told of clients, as it is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a field that is said or not")]
@@ -74,7 +83,7 @@ pub struct ClientText {
     address: Box<str>,
     /// Where the first host goes.
     host_at: usize,
-    scheme: &'static str,
+    scheme: Scheme,
     introduction: Introduction,
 }
 
@@ -96,12 +105,9 @@ impl ClientText {
             ClientAddress::Unix => address.push_str(UNIX),
         }
         let mut lines = String::with_capacity(160);
-        let scheme = match scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        };
+        let scheme_text = scheme.text();
         if introduction.says_x {
-            for part in [FOR, &address, LINE_END, PROTO, scheme, LINE_END, HOST] {
+            for part in [FOR, &address, LINE_END, PROTO, scheme_text, LINE_END, HOST] {
                 lines.push_str(part);
             }
         }
@@ -111,7 +117,7 @@ impl ClientText {
                 lines.push_str(LINE_END);
             }
             lines.push_str(FORWARDED);
-            let facts = [";proto=", scheme, QUOTED_HOST];
+            let facts = [";proto=", scheme_text, QUOTED_HOST];
             node(&address).into_iter().chain(facts).for_each(|part| lines.push_str(part));
         }
         match (introduction.says_x, introduction.says_rfc) {
@@ -302,7 +308,7 @@ impl<'a> Heard<'a> {
             is_trusted: forwarded.trust.is_some(),
             keeps_x: false,
             keeps_rfc: false,
-            proto: Some(forwarded.client.scheme.as_bytes()),
+            proto: Some(forwarded.client.scheme.text().as_bytes()),
             host: head.authority.of(buf),
         };
         let Some(trust) = forwarded.trust else { return heard };
