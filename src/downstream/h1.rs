@@ -14,7 +14,7 @@ use crate::exchange::outcome::Outcome;
 use crate::exchange::peer::Peer;
 use crate::exchange::request::Request;
 use crate::exchange::respond::finish_sending;
-use crate::exchange::stream::{Begun, ClientStream, Incoming, Words};
+use crate::exchange::stream::{Begun, Body, ClientStream, Incoming, Words};
 use crate::exchange::tunnel::Tunnel;
 use crate::fault::{Close, Fault};
 use crate::http::chunked::{ChunkError, LAST_CHUNK};
@@ -271,11 +271,11 @@ impl ClientStream for Connection<'_> {
                 return Ok((0, out.len()));
             }
             let behind_head = &response.buffer.filled()[head.bytes..];
-            let decoded = encoding.append(&mut decoder, behind_head, out)?;
-            Ok((decoded.used, out.len()))
+            let appended = encoding.append(&mut decoder, behind_head, out)?;
+            Ok((appended.used, out.len()))
         });
         let Sent { about: (used, sent), rest } = sent?;
-        Ok(Begun { decoder, encoding, used, sent, rest })
+        Ok(Begun { body: Body { decoder, encoding }, used, sent, rest })
     }
 
     async fn end_body(

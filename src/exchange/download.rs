@@ -11,13 +11,13 @@ use crate::exchange::peer::Peer;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
 use crate::exchange::respond::send_rest;
-use crate::exchange::stream::{ClientStream, Incoming};
+use crate::exchange::stream::{Begun, Body, ClientStream, Incoming};
 use crate::exchange::upload::Progress;
 use crate::fault::Fault;
 use crate::observe::connection_stats::WaitsOn;
 use crate::relay::outbox::Unsent;
 use crate::relay::side::Side;
-use crate::relay::{Control, Decoder, Encoding, Leftover, RelayError, Sender, Transfer};
+use crate::relay::{Control, Leftover, RelayError, Sender, Transfer};
 use crate::ring::{HeadBuffer, Socket};
 use crate::upstream::h1::AttemptError;
 use crate::worker::slot::Reached;
@@ -25,8 +25,7 @@ use crate::worker::slot::Reached;
 /// Passes the answer in `request.response`, whose bytes begin `buffer`, on to the client.
 pub(crate) async fn send_response(
     request: &Request<'_, impl ClientStream>,
-    lease: Reached<'_>,
-    mut buffer: HeadBuffer,
+    (lease, mut buffer): (Reached<'_>, HeadBuffer),
     destination: &Destination,
     progress: &Progress,
     record: &mut Record,
@@ -34,34 +33,33 @@ pub(crate) async fn send_response(
     let stats = request.peer.stats;
     let is_uploaded = progress.is_complete();
     let incoming = Incoming { buffer: &buffer, is_uploaded, is_plain: destination.is_plain() };
-    let sent = request.stream.send_head(request, &incoming, |how, out| {
+    let begun = request.stream.send_head(request, &incoming, |how, out| {
         destination.put_response(request, buffer.filled(), how, out);
     });
-    // A chunk that is bad right behind the head is refused as long as nothing has been sent.
-    let begun = match sent {
+    let Begun { body, used, sent, rest } = match begun {
         Ok(begun) => begun,
+        // A chunk that is bad right behind the head is refused as long as nothing has been sent.
         Err(Unsent::Refused(error)) => return Err(Fault::OriginChunk(error).into()),
         Err(Unsent::Broken) => return Ok(gone(request, record, Fault::ClientGone)),
     };
-    record.sent(stats, begun.sent as u64);
-    buffer.consume(request.response.bytes + begun.used);
-    if begun.decoder.is_done() {
+    record.sent(stats, sent as u64);
+    buffer.consume(request.response.bytes + used);
+    if body.decoder.is_done() {
         lease.finish_with(&request.response, is_uploaded, buffer);
-        if let Some(rest) = begun.rest
+        if let Some(rest) = rest
             && let Err(fault) = send_rest(request, &rest).await
         {
             return Ok(gone(request, record, fault));
         }
     } else {
         drop(buffer);
-        if let Some(rest) = begun.rest
+        if let Some(rest) = rest
             && let Err(fault) = send_rest(request, &rest).await
         {
             return Ok(gone(request, record, fault));
         }
         lease.begin_stream();
-        let body = (begun.decoder, begun.encoding);
-        let passed = pass_body(request, lease.socket(), body, &progress.download).await;
+        let passed = pass_body(request, lease.socket(), &body, &progress.download).await;
         record.moved(0, progress.download.sent.get());
         let moved = match passed {
             Ok(moved) => moved,
@@ -75,7 +73,7 @@ pub(crate) async fn send_response(
 async fn pass_body(
     request: &Request<'_, impl ClientStream>,
     origin: &Socket,
-    (decoder, encoding): (Decoder, Encoding),
+    body: &Body,
     control: &Control,
 ) -> Result<Leftover, RelayError> {
     let Peer { worker, stats, generation, .. } = &request.peer;
@@ -88,8 +86,8 @@ async fn pass_body(
     };
     let to = request.receiver();
     let transfer = Transfer::new(worker.means(), &config.buffers, from, to, control);
-    let moved = transfer.run(decoder, encoding).await?;
-    let ended = request.stream.end_body(request, encoding).await? as u64;
+    let moved = transfer.run(body.decoder, body.encoding).await?;
+    let ended = request.stream.end_body(request, body.encoding).await? as u64;
     control.sent.set(control.sent.get() + ended);
     Ok(moved)
 }

@@ -208,15 +208,13 @@ async fn attempt(
     let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
         Ok(Verdict::Pass(buffer)) => {
             record.answered(request.response.status);
-            let download = std::pin::pin!(send_response(
-                request,
-                lease,
-                buffer,
-                destination,
-                &progress,
-                record
-            ));
-            Ok(Next::End(upload.beside(download).await))
+            // What outlives the download is made when that is gone, and can take its place.
+            let sent = {
+                let (from, to) = ((lease, buffer), &*destination);
+                let download = std::pin::pin!(send_response(request, from, to, &progress, record));
+                upload.beside(download).await
+            };
+            Ok(Next::End(sent))
         }
         Ok(Verdict::Switch(buffer)) => Ok(Next::Switch(Box::new((lease, buffer)))),
         Ok(Verdict::Override(response_override)) => Ok(Next::Override(response_override)),

@@ -124,15 +124,20 @@ pub(crate) struct Incoming<'a> {
 
 /// A response whose head has been sent.
 pub(crate) struct Begun {
-    /// What of its body is still to come, and how it goes out.
-    pub decoder: Decoder,
-    pub encoding: Encoding,
+    /// What of its body is still to come.
+    pub body: Body,
     /// Bytes of the body that came behind the head.
     pub used: usize,
     /// Bytes that were sent, `rest` included.
     pub sent: usize,
     /// What the client did not take at once.
     pub rest: Option<Counted>,
+}
+
+/// The rest of a body: how it is framed where it comes from, and where it goes.
+pub(crate) struct Body {
+    pub decoder: Decoder,
+    pub encoding: Encoding,
 }
 
 /// What a response of our own says.
