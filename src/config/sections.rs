@@ -36,6 +36,7 @@ type Silence = Time<1, { 7 * 86_400_000 }>;
 /// Where ringway listens and as what it presents itself.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct ServerConfig {
     /// Address of the first listener: an IP address or "localhost". "" is no such listener: then
     /// `listen` names them all.

@@ -30,8 +30,8 @@ pub(crate) struct Peer<'c> {
     pub stats: &'c ConnectionStats,
     /// Who is connected.
     pub address: PeerAddress,
-    /// Who has sent the request: the source of the connection ([`ConnectionSlot::source`]), or whom a
-    /// trusted one says.
+    /// Who has sent the request: the source of the connection ([`ConnectionSlot::source`]), or
+    /// whom a trusted one says.
     pub client: ClientAddress,
     /// The same as text, where it is another than the source.
     client_text: String,

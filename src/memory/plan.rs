@@ -40,7 +40,7 @@ const ADDRESSED: Base = Base { program_bytes: 28 * MIB, worker_bytes: 5 * MIB };
 
 /// The future of a conversation, with a margin of an eighth over what a test measures, the fields
 /// of its two heads that a proxy must know, and these heads as they were sent on.
-pub(crate) const CONVERSATION_BYTES: u64 = 6656 + 2 * WRITTEN_BYTES_MAX as u64;
+pub(crate) const CONVERSATION_BYTES: u64 = 5984 + 2 * WRITTEN_BYTES_MAX as u64;
 
 /// What a connection has even when it is idle: the task that waits, its socket, its places in
 /// tables and in the ring. 500 bytes of resident memory; tables that grow double.
