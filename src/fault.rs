@@ -52,6 +52,8 @@ pub enum Fault {
     /// There is no memory for it: `memory.max_mb`.
     Overloaded,
     Internal,
+    /// The request has come round too often.
+    ProxyLoop,
     // The origin's side.
     OriginUnresolved,
     OriginResolveTimeout,
@@ -106,6 +108,7 @@ impl Fault {
             | F::OriginAnswer
             | F::OriginTruncated
             | F::ParentRefused => 502,
+            F::ProxyLoop => 508,
             F::Stopping
             | F::TooManyFiles
             | F::Overloaded
@@ -145,6 +148,7 @@ impl Fault {
             F::PoolTimeout | F::PoolYielded | F::TooManyTunnels => "connection_limit_reached",
             F::Stopping | F::OriginUnreachable => "destination_unavailable",
             F::TooManyFiles | F::Overloaded | F::LoginsBusy | F::Internal => "proxy_internal_error",
+            F::ProxyLoop => "proxy_loop_detected",
             F::OriginUnresolved => "dns_error",
             F::OriginResolveTimeout => "dns_timeout",
             F::OriginRefused => "connection_refused",
@@ -188,6 +192,7 @@ impl Fault {
             F::TooManyFiles => "too_many_files",
             F::Overloaded => "overloaded",
             F::Internal => "internal",
+            F::ProxyLoop => "proxy_loop",
             F::OriginUnresolved => "origin_unresolved",
             F::OriginResolveTimeout => "origin_resolve_timeout",
             F::OriginRefused => "origin_refused",
@@ -224,6 +229,7 @@ impl Fault {
             | F::Stopping
             | F::Internal => false,
             F::NoRoute
+            | F::ProxyLoop
             | F::SchemeNotOffered
             | F::ClientForbidden
             | F::TargetForbidden
@@ -308,6 +314,7 @@ pub(crate) fn reason(code: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
         _ => "Internal Server Error",
     }
 }

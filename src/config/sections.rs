@@ -57,6 +57,10 @@ pub struct ServerConfig {
     /// The name under which ringway appears in Via and Proxy-Status.
     #[serde(with = "As::<Pseudonym>")]
     pub via: String,
+    /// Who is told in Via what a message came through: "forward", both sides of the forward proxy,
+    /// "both", every origin and client, or "off", nobody. Servers do not compress for proxies.
+    #[serde(with = "Word::<AddVia>")]
+    pub add_via: AddVia,
     /// How long exchanges may go on after SIGTERM. 0 to 1h; 0 cuts them at once.
     #[serde(with = "UpToAnHour")]
     pub drain_timeout: Duration,
@@ -87,6 +91,7 @@ impl Default for ServerConfig {
             workers: 0,
             trusted_proxies: Networks::default(),
             via: "ringway".to_owned(),
+            add_via: AddVia::Forward,
             drain_timeout: Duration::from_secs(30),
             ready_grace: Duration::ZERO,
             backlog: 4096,
@@ -118,6 +123,12 @@ pub struct LimitsConfig {
     /// More header fields are answered 431. 1 to 256.
     #[serde(with = "Count::<usize, 1, HEADERS_MAX>")]
     pub header_count: usize,
+    /// An answer with a larger head is refused with 502. 1KiB to 1MiB, and never below head_bytes.
+    #[serde(with = "Size::<usize, 1024, 1_048_576>")]
+    pub response_head_bytes: usize,
+    /// An answer with more header fields is refused with 502. 1 to 256.
+    #[serde(with = "Count::<usize, 1, HEADERS_MAX>")]
+    pub response_header_count: usize,
     /// A longer request-target is answered 414. 64B to 1MiB, and never above head_bytes.
     #[serde(with = "Size::<usize, 64, 1_048_576>")]
     pub target_bytes: usize,
@@ -138,6 +149,8 @@ impl Default for LimitsConfig {
             long_responses: 1000,
             head_bytes: 32 * 1024,
             header_count: 100,
+            response_head_bytes: 64 * 1024,
+            response_header_count: HEADER_COUNT_MAX,
             target_bytes: 8 * 1024,
             body_bytes: u64::MAX,
             min_body_rate: 240,
@@ -342,6 +355,30 @@ pub enum HalfClose {
     Keep,
 }
 
+/// Who is told in Via what a message came through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AddVia {
+    /// Both sides of the forward proxy.
+    #[default]
+    Forward,
+    /// Every origin and client.
+    Both,
+    /// Nobody.
+    Off,
+}
+
+impl AddVia {
+    /// Whether it is said, to the origin and to the client, of a message of the forward proxy or of
+    /// another one.
+    pub fn holds(self, is_forward: bool) -> bool {
+        match self {
+            Self::Forward => is_forward,
+            Self::Both => true,
+            Self::Off => false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
@@ -356,6 +393,11 @@ pub enum LogTarget {
 
 impl Words for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+impl Words for AddVia {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("forward", Self::Forward), ("both", Self::Both), ("off", Self::Off)];
 }
 
 impl Words for HalfClose {

@@ -99,6 +99,18 @@ pub struct UpstreamConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-example" = "100"))]
     pub max_connections: Option<usize>,
+    /// Whether to refuse every answer that is not as it should be, instead of mending those whose
+    /// meaning is beyond doubt.
+    #[serde(default)]
+    pub strict: bool,
+    /// Whether trailers and chunk extensions of requests go on. Servers that do not read them take
+    /// them for the next request.
+    #[serde(default)]
+    pub pass_trailers: bool,
+    /// Whether its origins read every body, also that of GET, HEAD and DELETE. If not, a connection
+    /// that has carried such a one is not used again.
+    #[serde(default)]
+    pub reads_all_bodies: bool,
 }
 
 /// One address that requests can be sent to.
@@ -189,6 +201,9 @@ impl UpstreamConfig {
             host: HostPolicy::Pass,
             fail_timeout: millis::<10_000>(),
             max_connections: None,
+            strict: false,
+            pass_trailers: false,
+            reads_all_bodies: false,
         }
     }
 }

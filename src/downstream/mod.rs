@@ -14,6 +14,7 @@ use crate::exchange::{self, respond};
 use crate::fault::{Close, Fault};
 use crate::http::forwarded_header::{ClientText, Scheme};
 use crate::http::head::{HeadError, RequestHead, ResponseHead};
+use crate::http::repair;
 use crate::http::written_cache::WrittenCache;
 use crate::ledger::Kind;
 use crate::observe::connection_stats::{Moment, Phase};
@@ -201,6 +202,7 @@ impl Client<'_> {
                         self.stats.enter(Phase::Head, self.head_began_ms);
                     }
                     Ok(false) => self.stats.moved.set(Moment::at_ms(clock::coarse_ms())),
+                    Err(error) if self.mend_target(error) => continue,
                     Err(error) => return NextHead::Fault(Fault::ClientHead(error)),
                 }
             }
@@ -251,6 +253,19 @@ impl Client<'_> {
                 Err(WaitError::Failed(_)) => return NextHead::Close(Close::ClientGone),
             }
         }
+    }
+
+    /// Puts the target of a head that was refused for it into the form that every server takes;
+    /// false where there is nothing to be done.
+    #[cold]
+    fn mend_target(&mut self, error: HeadError) -> bool {
+        if !matches!(error, HeadError::Target | HeadError::TargetForm) {
+            return false;
+        }
+        let Some((span, target)) = repair::target(self.inbox.filled()) else { return false };
+        let before = &self.inbox.filled()[..span.start as usize];
+        let front = [before, &target].concat();
+        self.inbox.replace_front(span.end as usize, &front).is_ok()
     }
 
     /// How long the next piece of the head may take: all of it has one deadline.

@@ -82,7 +82,8 @@ async fn attempt(
     h1::send(&client.worker.outbox, origin, |out| auth_request.put(host.as_bytes(), view, out))
         .await?;
     let mut reply = AuthReply { client, lease: &mut lease, head: ResponseHead::new(), deadline };
-    let buffer = h1::read_head(&mut reply, client.generation.head_limits, Method::Get).await?;
+    let terms = client.terms(upstream.traits.is_strict);
+    let buffer = h1::read_head(&mut reply, terms, Method::Get).await?;
     let head = reply.head;
     let decision = auth_request.judge(&head, buffer.filled());
     if let Some(buffer) = h1::emptied(&head, buffer) {

@@ -17,6 +17,7 @@ use crate::exchange::{hooked, respond};
 use crate::fault::Fault;
 use crate::forward_proxy::Target;
 use crate::http::head::ResponseHead;
+use crate::http::names::FieldName;
 use crate::http::{Method, rewrite};
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
@@ -93,13 +94,28 @@ async fn by_parent(client: &Client<'_>, target: &Target, index: usize) -> Result
     let _attached = client.slot.attach(&socket);
     let parent = forwarded::parent(config, index);
     let authority = target.to_string();
-    let login = access.parent_logins[index].as_bytes();
+    let mut extra = access.parent_logins[index].clone().into_bytes();
+    put_via(client, &mut extra);
     let sent = h1::send(&worker.outbox, client.origin(&socket), |out| {
-        rewrite::connect(out, authority.as_bytes(), login);
+        rewrite::connect(out, authority.as_bytes(), &extra);
     });
     sent.await.map_err(AttemptError::fault)?;
     let early = parents_answer(client, &socket, &parent.name).await?;
     Ok(Reached { socket, address, early })
+}
+
+/// Appends what the request came through, ourselves included, if that is to be said: proxies that
+/// are each other's parent would ask each other for ever.
+fn put_via(client: &Client<'_>, out: &mut Vec<u8>) {
+    let server = &client.generation.config.server;
+    let head = &client.request;
+    if !server.add_via.holds(true) {
+        return;
+    }
+    for field in head.fields.all(FieldName::Via) {
+        out.extend_from_slice(field.line.of(client.inbox.filled()));
+    }
+    rewrite::via(out, head.version, server.via.as_bytes());
 }
 
 /// Reads the parent's answer; what came behind it, if it has opened the tunnel.
@@ -108,15 +124,16 @@ async fn parents_answer(
     socket: &Socket,
     name: &str,
 ) -> Result<Vec<u8>, Fault> {
-    let Generation { config, head_limits, .. } = &*client.generation;
+    let Generation { config, .. } = &*client.generation;
     let deadline = Instant::now() + config.timeouts.read;
     let mut reply = ParentReply { client, socket, head: ResponseHead::new(), deadline };
-    let read = h1::read_head(&mut reply, *head_limits, Method::Connect).await;
+    let read = h1::read_head(&mut reply, client.terms(false), Method::Connect).await;
     let status = reply.head.status;
     match read.map_err(AttemptError::fault) {
         Ok(buffer) if (200..=299).contains(&status) => {
             Ok(buffer.filled()[reply.head.bytes..].to_vec())
         }
+        Ok(_) if status == 508 => Err(Fault::ProxyLoop),
         Ok(_) | Err(Fault::OriginAnswer) => {
             tracing::warn!(parent = name, status, "the parent proxy refused a tunnel");
             Err(Fault::ParentRefused)

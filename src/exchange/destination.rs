@@ -13,14 +13,25 @@ use crate::exchange::request::Client;
 use crate::exchange::upload::RequestBody;
 use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
+use crate::http::Method;
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, HostRule, RequestRewrite, ResponseRewrite};
 use crate::ring::HeadBuffer;
 use crate::routing::Route;
+use crate::upstream::Traits;
 use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
 use crate::worker::generation::Generation;
+
+/// Whether the request has a body where its method has no use for one: there are servers that do
+/// not read it, and take it for the next request.
+#[inline]
+fn has_odd_body(client: &Client<'_>) -> bool {
+    let head = &client.request;
+    !head.body.is_empty()
+        && matches!(head.method, Method::Get | Method::Head | Method::Delete | Method::Options)
+}
 
 /// The destination of one request.
 pub(crate) enum Destination {
@@ -79,6 +90,26 @@ impl Destination {
         }
     }
 
+    /// What is known of those who may answer.
+    pub(crate) fn traits(&self, client: &Client<'_>) -> Traits {
+        let known = self.upstream().map(|index| client.generation.upstreams[index].traits);
+        known.unwrap_or_default()
+    }
+
+    /// A connection on which the client itself has logged in.
+    #[inline]
+    pub(crate) fn take_own(&self, client: &Client<'_>) -> Option<Lease> {
+        let pool = &client.worker.pool;
+        if !pool.has_bonds() {
+            return None;
+        }
+        let upstream = self.upstream().map(|index| &client.generation.upstreams[index]);
+        pool.take_own(client.holder, |origin| match (self, upstream) {
+            (Self::Forward(forwarded), _) => forwarded.origin() == origin,
+            (_, upstream) => upstream.is_some_and(|upstream| upstream.origin(origin).is_some()),
+        })
+    }
+
     /// A connection of a plain route that is there without a wait.
     pub(crate) fn take_idle(&self, client: &Client<'_>) -> Option<Lease> {
         let Self::Route(route) = self else { return None };
@@ -101,6 +132,25 @@ impl Destination {
             Self::Hooked(hooked) => Box::pin(hooked.checkout(client, is_fresh)).await,
             Self::Forward(forwarded) => Box::pin(forwarded.checkout(client, is_fresh)).await,
         }
+    }
+
+    /// The origin with the number `number` has ended a new connection before it answered. Whether
+    /// another one can be asked.
+    #[cold]
+    pub(crate) fn failed(&self, client: &Client<'_>, number: usize) -> bool {
+        let upstream = self.upstream().map(|index| &client.generation.upstreams[index]);
+        upstream.is_some_and(|upstream| upstream.failed(number))
+    }
+
+    /// A new connection to another origin than that one.
+    pub(crate) async fn checkout_other(
+        &self,
+        client: &Client<'_>,
+        number: usize,
+    ) -> Result<Lease, Fault> {
+        let upstream = self.upstream().ok_or(Fault::OriginClosed)?;
+        let upstream = &client.generation.upstreams[upstream];
+        upstream.checkout_other(&client.worker.pool, client.holder, number).await
     }
 
     /// What a 407 means: a parent proxy wants a password, which is no client's affair.
@@ -133,13 +183,23 @@ impl Destination {
         path: &'a [u8],
     ) -> RequestRewrite<'a> {
         let Generation { config, access, upstreams, .. } = &*client.generation;
-        let via = config.server.via.as_bytes();
+        let name = config.server.via.as_bytes();
+        let add_via = config.server.add_via;
         let forwarded = client.forwarded_for();
         let routed = |upstream: usize| {
             let upstream = &upstreams[upstream];
             let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());
             let host = host_rule(upstream.host(), &client.request, origin);
-            RequestRewrite { path, host, via, forwarded: Some(forwarded), extra: b"" }
+            RequestRewrite {
+                path,
+                host,
+                via: add_via.holds(false).then_some(name),
+                cdn_loop: Some(name),
+                passes_trailers: upstream.traits.reads_trailers,
+                is_last: has_odd_body(client) && !upstream.traits.reads_all_bodies,
+                forwarded: Some(forwarded),
+                extra: b"",
+            }
         };
         match self {
             Self::Route(route) => routed(route.upstream),
@@ -148,7 +208,10 @@ impl Destination {
                 path,
                 // What the target says takes the place of what Host says (RFC 9112 §3.2.2).
                 host: HostRule::Pass,
-                via,
+                via: add_via.holds(true).then_some(name),
+                cdn_loop: None,
+                passes_trailers: false,
+                is_last: has_odd_body(client),
                 forwarded: config.forward.add_forwarded.then_some(forwarded),
                 extra: match to.hop() {
                     Hop::Direct => b"",
@@ -189,6 +252,21 @@ impl Destination {
                 rewrite::response(out, &client.response, buf, how);
             }
         }
+    }
+
+    /// Our name in the Via of an answer, if it is to be said.
+    #[inline]
+    pub(crate) fn response_via<'c>(&self, client: &'c Client<'_>) -> Option<&'c [u8]> {
+        let server = &client.generation.config.server;
+        let is_forward = matches!(self, Self::Forward(_));
+        server.add_via.holds(is_forward).then_some(server.via.as_bytes())
+    }
+
+    /// Whether the connection that carried the request may carry another one as far as its body is
+    /// concerned.
+    #[inline]
+    pub(crate) fn reads_body(&self, client: &Client<'_>) -> bool {
+        !has_odd_body(client) || self.traits(client).reads_all_bodies
     }
 
     /// Whether the route wants another attempt after `trigger`.

@@ -12,7 +12,9 @@ use crate::exchange::request::Client;
 use crate::exchange::respond::send_rest;
 use crate::exchange::upload::Progress;
 use crate::fault::{Close, Fault};
-use crate::http::chunked::{ChunkScanner, LAST_CHUNK};
+use crate::http::chunked::{ChunkRules, ChunkScanner, LAST_CHUNK};
+use crate::http::names::{FieldName, elements};
+use crate::http::repair::Repairs;
 use crate::http::rewrite::{BodyOut, ConnectionOut, ResponseRewrite};
 use crate::http::{BodyLength, Version};
 use crate::observe::connection_stats::WaitsOn;
@@ -32,17 +34,17 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(client: &Client<'_>, is_uploaded: bool) -> Self {
+    fn of(client: &Client<'_>, is_uploaded: bool, rules: ChunkRules) -> Self {
         let is_modern = client.request.version == Version::Http11;
         let (body, encoding, decoder) = match (client.response.body, is_modern) {
             (BodyLength::Empty, _) => (BodyOut::Empty, Encoding::AsIs, Decoder::Sized(0)),
             (BodyLength::Exact(n), _) => (BodyOut::AsIs, Encoding::AsIs, Decoder::Sized(n)),
             (BodyLength::Chunked, true) => {
-                (BodyOut::AsIs, Encoding::AsIs, Decoder::Chunked(ChunkScanner::new()))
+                (BodyOut::AsIs, Encoding::AsIs, Decoder::Chunked(ChunkScanner::by(rules)))
             }
             // HTTP/1.0 knows no chunks: the payload ends with the connection.
             (BodyLength::Chunked, false) => {
-                (BodyOut::UntilClose, Encoding::Payload, Decoder::Chunked(ChunkScanner::new()))
+                (BodyOut::UntilClose, Encoding::Payload, Decoder::Chunked(ChunkScanner::by(rules)))
             }
             (BodyLength::UntilClose, true) => {
                 (BodyOut::Chunked, Encoding::Chunked, Decoder::UntilClose)
@@ -75,7 +77,8 @@ pub(crate) async fn send_response(
 ) -> Result<Outcome, AttemptError> {
     let (worker, control) = (client.worker, &progress.download);
     let is_uploaded = progress.is_complete();
-    let mut plan = Plan::of(client, is_uploaded);
+    let rules = destination.traits(client).response_chunks();
+    let mut plan = Plan::of(client, is_uploaded, rules);
     let head_bytes = client.response.bytes;
     let sent = worker.outbox.send(client.socket, |out| {
         put_head(client, &buffer, destination, &plan, out);
@@ -93,11 +96,15 @@ pub(crate) async fn send_response(
         Err(Unsent::Broken) => return Ok(gone(client, record, Fault::ClientGone)),
     };
     record.sent(client.stats, out_bytes as u64);
+    if logs_in(client, buffer.filled()) {
+        lease.bind();
+    }
     buffer.consume(head_bytes + used);
-    let may_reuse = h1::is_reusable(&client.response, is_uploaded, buffer.is_empty());
+    let may_reuse = h1::is_reusable(&client.response, is_uploaded, buffer.is_empty())
+        && destination.reads_body(client);
     let outcome = if plan.is_last() { last(is_uploaded) } else { Outcome::Reuse };
     if plan.decoder.is_done() {
-        if may_reuse {
+        if may_reuse && is_sound(client, plan.decoder.repairs()) {
             lease.give_back_with(buffer);
         }
         if let Some(rest) = rest
@@ -120,11 +127,49 @@ pub(crate) async fn send_response(
             Err(broken) => return Ok(cut(client, &broken, record)),
         };
         // Excess behind an answer is what a smuggled one looks like.
-        if may_reuse && moved == Leftover::Nothing && plan.encoding != Encoding::Chunked {
+        if is_sound(client, control.repairs.get())
+            && may_reuse
+            && moved == Leftover::Nothing
+            && plan.encoding != Encoding::Chunked
+        {
             lease.give_back();
         }
     }
     Ok(outcome)
+}
+
+/// Whether the connection to the origin is one that a user logs in on, rather than a request: the
+/// origin asks for that, or the client has begun by itself. `head` is the origin's.
+#[inline]
+fn logs_in(client: &Client<'_>, head: &[u8]) -> bool {
+    let (request, response) = (&client.request, &client.response);
+    let is_asked = matches!(response.status, 401 | 407);
+    if !is_asked && !request.fields.has(FieldName::Authorization) {
+        return false;
+    }
+    let mut credentials = request.fields.all(FieldName::Authorization);
+    let text = client.inbox.filled();
+    credentials.any(|field| is_by_connection(field.value.of(text)))
+        || is_asked
+            && [&b"www-authenticate"[..], b"proxy-authenticate"]
+                .into_iter()
+                .flat_map(|name| response.fields.values(head, name))
+                .any(|value| elements(value).any(is_by_connection))
+}
+
+/// Whether a challenge, or credentials, are of a scheme that logs a connection in.
+fn is_by_connection(value: &[u8]) -> bool {
+    let scheme = value.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or_default();
+    scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+}
+
+/// Counts what was mended in a body; whether its end is where its sender has meant it to be.
+fn is_sound(client: &Client<'_>, repairs: Repairs) -> bool {
+    if repairs.is_none() {
+        return true;
+    }
+    client.worker.metrics.repaired(repairs);
+    !repairs.touch_framing()
 }
 
 /// Appends the head of the answer as the client shall see it.
@@ -136,8 +181,9 @@ fn put_head(
     out: &mut Vec<u8>,
 ) {
     let head = &client.response;
+    let via = destination.response_via(client);
     let repeated = match destination {
-        Destination::Route(_) if head.has_date => {
+        Destination::Route(_) if head.has_date && via.is_none() => {
             head.repeated().map(|it| (it, plan.body, plan.connection))
         }
         _ => None,
@@ -145,7 +191,7 @@ fn put_head(
     client.sent_response.borrow_mut().put(repeated, out, |out| {
         let date = if head.has_date { [0; DATE_BYTES] } else { client.worker.date.now() };
         let (body, connection) = (plan.body, plan.connection);
-        let how = ResponseRewrite { body, connection, date: &date, via: None };
+        let how = ResponseRewrite { body, connection, date: &date, via };
         destination.put_response(client, buffer.filled(), &how, out);
     });
 }

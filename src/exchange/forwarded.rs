@@ -111,6 +111,11 @@ impl ForwardRequest {
         upstream::open_target(pool, &self.origin_id, &addresses, holder, is_fresh).await
     }
 
+    /// The number by which the pool knows whom it goes to.
+    pub(crate) fn origin(&self) -> usize {
+        self.origin_id.origin()
+    }
+
     pub(crate) fn hop(&self) -> Hop {
         self.hop
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::config::HalfClose;
 use crate::exchange::request::Client;
+use crate::exchange::upload::put_body;
 use crate::fault::Fault;
 use crate::http::Method;
 use crate::http::head::ResponseHead;
@@ -17,7 +18,7 @@ use crate::ledger::Kind;
 use crate::relay::Receiver;
 use crate::ring::HeadBuffer;
 use crate::upstream::Upstream;
-use crate::upstream::h1::{self, AttemptError, Received, Reply};
+use crate::upstream::h1::{self, AttemptError, Received, Reply, Terms};
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
@@ -50,9 +51,8 @@ pub(crate) fn send(
     let mut copy = Vec::new();
     let generation = client.generation.clone();
     put(&mut copy, &how(client, &generation.upstreams[upstream], target));
-    let text = client.inbox.filled();
-    let head_bytes = client.request.bytes;
-    copy.extend_from_slice(&text[head_bytes..head_bytes + body_bytes]);
+    let rules = generation.upstreams[upstream].traits.request_chunks();
+    put_body(client, body_bytes, rules, &mut copy);
     let bytes = copy.len() as u64;
     if !worker.budget.grow(&worker.ledger, bytes) {
         worker.metrics.mirrors_dropped.add(1);
@@ -77,12 +77,16 @@ pub(crate) fn send(
 
 /// How the head of the copy is written.
 fn how<'a>(client: &'a Client<'_>, upstream: &'a Upstream, target: &'a [u8]) -> RequestRewrite<'a> {
+    let server = &client.generation.config.server;
     // Which origin it will be is not known yet.
     let origin = upstream.members().first().map(|first| first.origin.authority.as_str());
     RequestRewrite {
         path: target,
         host: host_rule(upstream.host(), &client.request, origin),
-        via: client.generation.config.server.via.as_bytes(),
+        via: server.add_via.holds(false).then_some(server.via.as_bytes()),
+        cdn_loop: Some(server.via.as_bytes()),
+        passes_trailers: upstream.traits.reads_trailers,
+        is_last: false,
         forwarded: Some(client.forwarded_for()),
         extra: b"",
     }
@@ -110,7 +114,12 @@ async fn send_copy(
     sent.await.map_err(AttemptError::fault)?;
     let deadline = Instant::now() + timeouts.read;
     let mut reply = CopyReply { lease: &mut lease, head: ResponseHead::new(), deadline };
-    let read = h1::read_head(&mut reply, generation.head_limits, method).await;
+    let terms = Terms {
+        limits: generation.response_limits,
+        is_strict: upstream.traits.is_strict,
+        metrics: &worker.metrics,
+    };
+    let read = h1::read_head(&mut reply, terms, method).await;
     let (head, buffer) = (reply.head, read.map_err(AttemptError::fault)?);
     if let Some(buffer) = h1::emptied(&head, buffer) {
         lease.give_back_with(buffer);

@@ -13,6 +13,7 @@ pub(crate) mod destination;
 pub(crate) mod download;
 pub(crate) mod forwarded;
 pub(crate) mod hooked;
+pub(crate) mod loops;
 pub(crate) mod mirror;
 pub(crate) mod outcome;
 pub(crate) mod record;
@@ -33,7 +34,7 @@ use self::outcome::Outcome;
 use self::record::Record;
 use self::request::{Client, unless_gone};
 use self::respond::Served;
-use self::upload::{Progress, RequestBody, Upload, upload_rest};
+use self::upload::{Progress, RequestBody, Upload, put_body, upload_rest};
 use crate::fault::{Close, Fault};
 use crate::hooks::RetryTrigger;
 use crate::http::head::ResponseHead;
@@ -43,13 +44,14 @@ use crate::observe::log_limit;
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::{HeadBuffer, WaitError, clock};
-use crate::upstream::h1::{self, AttemptError, Received, Reply};
+use crate::upstream::h1::{self, AttemptError, Received, Reply, Terms};
 use crate::upstream::lease::Lease;
 
 /// Carries one exchange out.
 pub(crate) async fn run(client: &mut Client<'_>) -> Outcome {
     let mut record = Record::begin(client, true);
     let result = match client.request.method {
+        _ if loops::is_loop(client) => Err(Fault::ProxyLoop),
         Method::Connect => connect::run(client, &mut record).await,
         _ => proxy(client, &mut record).await,
     };
@@ -101,6 +103,7 @@ async fn proxy(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome, 
         Routed::To(destination) => destination,
         Routed::Answered(outcome) => return Ok(outcome),
     };
+    body.rules = destination.traits(client).request_chunks();
     let fault = match body.arrive(client, record).await {
         Ok(()) => match try_until_served(client, &mut destination, &body, record).await {
             Ok(outcome) => return Ok(outcome),
@@ -125,14 +128,21 @@ async fn try_until_served(
 ) -> Result<Outcome, Fault> {
     let is_repeatable = body.is_whole() && client.request.method.is_idempotent();
     let mut is_repeated = false;
+    // The origin that has ended a new connection without a word, once there was one.
+    let mut failed_origin = None;
     loop {
         record.wait_for_pool(destination.route(), destination.upstream());
-        let at_rest = if is_repeated { None } else { destination.take_idle(client) };
+        let at_rest = if is_repeated {
+            None
+        } else {
+            destination.take_own(client).or_else(|| destination.take_idle(client))
+        };
         let lease = if let Some(lease) = at_rest {
             Ok(lease)
         } else {
             // Pinned, because a future that is passed by value is copied.
-            let checkout = std::pin::pin!(destination.checkout(client, is_repeated));
+            let checkout =
+                std::pin::pin!(check_out(client, destination, is_repeated, failed_origin));
             unless_gone(client, checkout).await
         };
         let lease = match lease {
@@ -145,7 +155,8 @@ async fn try_until_served(
             Err(fault) => return Err(fault),
         };
         record.connected(&lease);
-        let may_repeat = lease.is_reused && !is_repeated;
+        let (is_new, origin) = (!lease.is_reused, lease.origin());
+        let may_repeat = !is_new && !is_repeated;
         is_repeated = true;
         match attempt(client, lease, destination, body, record).await {
             Ok(outcome) => return Ok(outcome),
@@ -153,6 +164,14 @@ async fn try_until_served(
             Err(AttemptError::NotSent) if may_repeat => {}
             Err(AttemptError::NoResponse) if may_repeat && is_repeatable => {}
             Err(AttemptError::RetryRequested) => {}
+            Err(failed @ (AttemptError::NotSent | AttemptError::NoResponse))
+                if is_new
+                    && destination.failed(client, origin)
+                    && failed_origin.is_none()
+                    && (is_repeatable || matches!(failed, AttemptError::NotSent)) =>
+            {
+                failed_origin = Some(origin);
+            }
             Err(failed) => {
                 let fault = failed.fault();
                 if !is_repeatable || !destination.should_retry(client, RetryTrigger::Fault(fault)) {
@@ -160,6 +179,18 @@ async fn try_until_served(
                 }
             }
         }
+    }
+}
+
+async fn check_out(
+    client: &Client<'_>,
+    destination: &mut Destination,
+    is_fresh: bool,
+    failed_origin: Option<usize>,
+) -> Result<Lease, Fault> {
+    match failed_origin {
+        Some(origin) => Box::pin(destination.checkout_other(client, origin)).await,
+        None => destination.checkout(client, is_fresh).await,
     }
 }
 
@@ -190,7 +221,8 @@ async fn attempt(
     let mut upload =
         Upload::new(rest, &client_socket, &origin_socket, &progress, &worker.deadlines);
     let reply = {
-        let reply = std::pin::pin!(read_reply(client, &mut lease, &progress));
+        let is_strict = destination.traits(client).is_strict;
+        let reply = std::pin::pin!(read_reply(client, &mut lease, &progress, is_strict));
         upload.beside(reply).await
     };
     record.sent(client.stats, progress.interim_bytes.get());
@@ -254,7 +286,7 @@ async fn send_request(
             let path = destination.sent_path(head, text);
             destination.put_request(client, &destination.rewrite(client, lease, &path), out);
         });
-        out.extend_from_slice(&text[head.bytes..head.bytes + body.in_inbox]);
+        put_body(client, body.in_inbox, body.rules, out);
     })
     .await
 }
@@ -264,9 +296,11 @@ async fn read_reply(
     client: &mut Client<'_>,
     lease: &mut Lease,
     progress: &Progress,
+    is_strict: bool,
 ) -> Result<HeadBuffer, AttemptError> {
-    let (limits, method) = (client.generation.head_limits, client.request.method);
-    h1::read_head(&mut ExchangeReply { client, lease, progress }, limits, method).await
+    let (limits, method) = (client.generation.response_limits, client.request.method);
+    let terms = Terms { limits, is_strict, metrics: &client.worker.metrics };
+    h1::read_head(&mut ExchangeReply { client, lease, progress }, terms, method).await
 }
 
 /// The response of an exchange.

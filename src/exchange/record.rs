@@ -212,7 +212,12 @@ impl Record {
         let (head, text) = (&client.request, client.inbox.filled());
         let part = |span: Span| if line.is_head_known { span.of(text) } else { b"" };
         let quoted = [part(head.method_text), part(head.authority), part(head.target)];
-        log.record(&self.render(line, &client.generation, client.peer, quoted));
+        let details = match self.fault {
+            Some(Fault::OriginHead(_)) => client.response.refused.as_deref(),
+            _ => None,
+        };
+        let record = self.render(line, &client.generation, client.peer, quoted);
+        log.record(&access_log::Record { details, ..record });
     }
 
     /// Adds to the worker's counts, once; the time.
@@ -262,6 +267,7 @@ impl Record {
             is_reused: line.is_reused,
             phases: Phases { total_us: micros(line.began.elapsed()), ..line.phases },
             error: self.fault.map(Fault::name),
+            details: None,
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::observe::connection_stats::{ConnectionStats, WaitsOn};
 use crate::relay::{HANG_UP_AFTER, Receiver};
 use crate::ring::hang_up::dropped_if_hung_up;
 use crate::ring::{HeadBuffer, Socket};
+use crate::upstream::h1::Terms;
 use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
@@ -85,6 +86,12 @@ impl Client<'_> {
             half_close: HalfClose::Keep,
             stats: Some((self.stats, WaitsOn::OriginToTake)),
         }
+    }
+
+    /// What the heads of answers are held to.
+    pub(crate) fn terms(&self, is_strict: bool) -> Terms<'_> {
+        let limits = self.generation.response_limits;
+        Terms { limits, is_strict, metrics: &self.worker.metrics }
     }
 
     /// What of it an origin is told.

@@ -13,9 +13,9 @@ use crate::exchange::record::Record;
 use crate::exchange::request::Client;
 use crate::fault::Fault;
 use crate::http::BodyLength;
-use crate::http::chunked::ChunkScanner;
+use crate::http::chunked::{ChunkRules, ChunkScanner};
 use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
-use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Transfer};
+use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Transfer, append_kept};
 use crate::ring::{Deadlines, Socket, WaitError, clock};
 use crate::worker::Worker;
 
@@ -24,6 +24,8 @@ pub(crate) struct RequestBody {
     /// Bytes of it that came before a connection was looked for and are in the inbox behind the
     /// head.
     pub in_inbox: usize,
+    /// What of its chunks goes on.
+    pub(crate) rules: ChunkRules,
     /// A larger one is answered 413.
     pub(crate) bytes_max: u64,
     decoder: Decoder,
@@ -40,7 +42,8 @@ impl RequestBody {
             BodyLength::Exact(bytes) => Decoder::Sized(bytes),
             BodyLength::Chunked => Decoder::Chunked(ChunkScanner::new()),
         };
-        let mut body = Self { in_inbox: 0, bytes_max: limit, decoder };
+        let rules = ChunkRules::BARE;
+        let mut body = Self { in_inbox: 0, rules, bytes_max: limit, decoder };
         body.look(client)?;
         Ok(body)
     }
@@ -120,8 +123,23 @@ impl RequestBody {
     }
 
     fn rest(&self) -> Option<Decoder> {
-        (!self.is_whole()).then_some(self.decoder)
+        let decoder = match self.decoder {
+            Decoder::Chunked(scanner) => Decoder::Chunked(scanner.with(self.rules)),
+            decoder => decoder,
+        };
+        (!self.is_whole()).then_some(decoder)
     }
+}
+
+/// Appends what goes on of the body of the client's request, of which `bytes` follow the head.
+pub(crate) fn put_body(client: &Client<'_>, bytes: usize, rules: ChunkRules, out: &mut Vec<u8>) {
+    let head = &client.request;
+    let body = &client.inbox.filled()[head.bytes..head.bytes + bytes];
+    if head.body != BodyLength::Chunked || rules == ChunkRules::STRICT {
+        return out.extend_from_slice(body);
+    }
+    let put = append_kept(&mut ChunkScanner::by(rules), body, out);
+    debug_assert!(put.is_ok(), "it has been looked at when it came");
 }
 
 /// Refuses a body that says itself that it is larger than `limit`.

@@ -84,7 +84,8 @@ impl AuthRequest {
         field("X-Forwarded-Proto: ", proto.unwrap_or(b"http"));
         for name in &self.quoted {
             // What is about this connection, or was said above, is not the client's to say.
-            if FieldName::of(name.as_bytes()) == FieldName::Other {
+            let known = FieldName::of(name.as_bytes());
+            if matches!(known, FieldName::Other | FieldName::Authorization) {
                 for value in head.fields.values(view.text, name.as_bytes()) {
                     field(&format!("{name}: "), value);
                 }

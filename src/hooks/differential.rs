@@ -214,7 +214,10 @@ proptest! {
         let how = RequestRewrite {
             path: head.path(sent.as_bytes()),
             host: if is_host_set { HostRule::Set(b"o:1") } else { HostRule::Pass },
-            via: b"ringway",
+            via: Some(b"ringway"),
+            cdn_loop: None,
+            passes_trailers: false,
+            is_last: false,
             forwarded: Some(ForwardedFor { client: &client, is_trusted }),
             extra: b"",
         };

@@ -21,6 +21,7 @@ pub(crate) mod limits;
 mod lines;
 pub(crate) mod names;
 mod parsed_cache;
+pub(crate) mod repair;
 pub(crate) mod rewrite;
 mod target;
 pub(crate) mod written_cache;

@@ -10,7 +10,7 @@ use super::edit::{Edit, Unedited};
 use super::fields::Fields;
 use super::forwarded_header::{ClientText, put};
 use super::head::{RequestHead, ResponseHead};
-use super::names::{FieldName, FieldNameSet};
+use super::names::{FieldName, FieldNameSet, elements};
 use super::{BodyLength, Span, TargetForm, Version};
 
 /// Fields that concern one connection only (RFC 9110 §7.6.1), or one proxy (§11.7).
@@ -49,8 +49,14 @@ pub struct RequestRewrite<'a> {
     /// The target to send: [`RequestHead::path`] or a part of it.
     pub path: &'a [u8],
     pub host: HostRule<'a>,
-    /// Our name in Via.
-    pub via: &'a [u8],
+    /// Our name in Via, if it is to be said.
+    pub via: Option<&'a [u8]>,
+    /// Our name in CDN-Loop (RFC 8586), if it is to be said.
+    pub cdn_loop: Option<&'a [u8]>,
+    /// Trailers of the request go on: what is said of them does too.
+    pub passes_trailers: bool,
+    /// Say that no other request follows.
+    pub is_last: bool,
     /// `None` leaves it to the client what it says of itself and of those before it.
     pub forwarded: Option<ForwardedFor<'a>>,
     /// Further field lines, each with its CRLF. Must come from us.
@@ -78,10 +84,13 @@ pub fn request_edited(
             dropped = dropped.with(FieldName::XForwardedHost).with(FieldName::XForwardedProto);
         }
     }
+    if head.body == BodyLength::Chunked && !how.passes_trailers {
+        dropped = dropped.with(FieldName::Trailer);
+    }
     if head.max_forwards.is_some() {
         dropped = dropped.with(FieldName::MaxForwards);
     }
-    if head.version == Version::Http10 {
+    if head.version == Version::Http10 || head.has_empty_expect {
         // To be ignored there (RFC 9110 §10.1.1), but an origin would heed it in HTTP/1.1.
         dropped = dropped.with(FieldName::Expect);
     }
@@ -122,7 +131,17 @@ pub fn request_edited(
     if let Some(forwarded) = &how.forwarded {
         forwarded.client.put(out, head, buf, forwarded.is_trusted);
     }
-    put_via(out, head.version, how.via);
+    if let Some(via) = how.via {
+        put_via(out, head.version, via);
+    }
+    if let Some(name) = how.cdn_loop {
+        put(out, [b"CDN-Loop: ", name, LINE_END]);
+    }
+    if how.is_last && !head.is_upgrade {
+        out.extend_from_slice(connection_line(ConnectionOut::Close));
+    } else if how.passes_trailers && head.fields.has(FieldName::Te) {
+        put_te(out, &head.fields, buf);
+    }
     out.extend_from_slice(how.extra);
     edit.finish(out, added);
     out.extend_from_slice(LINE_END);
@@ -226,6 +245,11 @@ pub fn connect(out: &mut Vec<u8>, authority: &[u8], extra: &[u8]) {
         out,
         [b"CONNECT ", authority, b" HTTP/1.1\r\nHost: ", authority, LINE_END, extra, LINE_END],
     );
+}
+
+/// Appends us to those a request in `version` came through.
+pub fn via(out: &mut Vec<u8>, version: Version, name: &[u8]) {
+    put_via(out, version, name);
 }
 
 /// An answer of our own.
@@ -360,6 +384,15 @@ fn put_upgrade(out: &mut Vec<u8>, fields: &Fields, buf: &[u8]) {
     }
 }
 
+/// Passes on that the client takes trailers, which is all of TE that means anything to an origin.
+#[cold]
+fn put_te(out: &mut Vec<u8>, fields: &Fields, buf: &[u8]) {
+    let mut values = fields.all(FieldName::Te).flat_map(|field| elements(field.value.of(buf)));
+    if values.any(|value| value.eq_ignore_ascii_case(b"trailers")) {
+        out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n");
+    }
+}
+
 /// Adds us to those a message came through, by the version it came in.
 #[expect(clippy::inline_always, reason = "a call costs a twentieth of all that is written")]
 #[inline(always)]
@@ -427,7 +460,10 @@ mod tests {
         let how = RequestRewrite {
             path: head.path(buf),
             host,
-            via: b"ringway",
+            via: Some(b"ringway"),
+            cdn_loop: None,
+            passes_trailers: false,
+            is_last: false,
             forwarded: Some(ForwardedFor { client: &client, is_trusted }),
             extra: b"",
         };

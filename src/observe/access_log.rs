@@ -67,6 +67,8 @@ pub(crate) struct Record<'a> {
     pub phases: Phases,
     /// The kind of fault that ended the exchange, in one word.
     pub error: Option<&'static str>,
+    /// What more is known of it, escaped. Left out where that is nothing.
+    pub details: Option<&'a str>,
 }
 
 /// Where the time went, in microseconds. A phase that was not reached is 0.
@@ -381,6 +383,10 @@ fn text_line(out: &mut Vec<u8>, record: &Record<'_>) {
         ),
     );
     put_text_value(out, record.error.unwrap_or_default().as_bytes());
+    if let Some(details) = record.details {
+        out.extend_from_slice(b" details=");
+        put_text_value(out, details.as_bytes());
+    }
     out.push(b'\n');
 }
 
@@ -416,6 +422,10 @@ fn json_line(out: &mut Vec<u8>, record: &Record<'_>) {
         ),
     );
     put_json_value(out, record.error.unwrap_or_default().as_bytes());
+    if let Some(details) = record.details {
+        out.extend_from_slice(b",\"details\":");
+        put_json_value(out, details.as_bytes());
+    }
     out.extend_from_slice(b"}\n");
 }
 
@@ -539,6 +549,7 @@ mod tests {
             is_reused: true,
             phases: Phases { head_us: 1, pool_us: 2, connect_us: 3, first_byte_us: 4, total_us: 5 },
             error: None,
+            details: None,
         }
     }
 

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
+use crate::http::repair::{Repair, Repairs};
+
 pub(crate) use crate::ledger::Gauge;
 
 /// Answers by status class. The index is the status divided by 100; 0 are exchanges that ended
@@ -106,9 +108,17 @@ pub struct WorkerMetrics {
     pub mirrors: Gauge,
     pub mirrors_failed: Gauge,
     pub mirrors_dropped: Gauge,
+    /// What of answers was not as it should be and taken all the same, by [`Repair`].
+    pub repairs: [Gauge; Repair::COUNT],
 }
 
 impl WorkerMetrics {
+    /// Counts what was mended in an answer.
+    #[cold]
+    pub fn repaired(&self, repairs: Repairs) {
+        repairs.iter().for_each(|repair| self.repairs[repair as usize].add(1));
+    }
+
     /// Counts an exchange that is over. `status` is 0 where nothing was sent, and `us` its length.
     #[inline]
     pub fn answered(&self, status: u16, us: u64) {

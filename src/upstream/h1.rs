@@ -9,10 +9,12 @@ use std::convert::Infallible;
 
 use crate::fault::Fault;
 use crate::http::head::{HeadError, HeadLimits, ResponseHead};
+use crate::http::repair::{Mended, QUOTED_BYTES, Repair, Search, quote};
 use crate::http::{BodyLength, Method};
+use crate::observe::metrics::WorkerMetrics;
 use crate::relay::Receiver;
 use crate::relay::outbox::{Outbox, Unsent};
-use crate::ring::{HeadBuffer, NoRoom, WaitError};
+use crate::ring::{HeadBuffer, NoRoom, WaitError, clock};
 
 /// How one attempt on one connection failed.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +43,20 @@ impl From<Fault> for AttemptError {
     }
 }
 
-/// Interim answers that one request may get: more are an attack on the client.
-const INTERIM_ANSWERS_MAX: usize = 16;
+/// Interim answers that one request may get at once, and the time after which it may get one more:
+/// a flood of them is an attack on the client, one in a while says that the origin is still there.
+const INTERIM_ANSWERS_MAX: u64 = 16;
+const INTERIM_INTERVAL_MS: u64 = 1000;
+
+/// What the heads of answers are held to.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    pub limits: HeadLimits,
+    /// Refuse whatever is not as it should be.
+    pub is_strict: bool,
+    /// Where repairs are counted.
+    pub metrics: &'a WorkerMetrics,
+}
 
 /// What it means that an answer's head does not fit.
 fn no_room(reason: NoRoom) -> Fault {
@@ -104,10 +118,12 @@ pub(crate) type Received = Result<(Result<usize, WaitError>, HeadBuffer), Attemp
 /// Reads until the head of the final response is there, at the beginning of the buffer.
 pub(crate) async fn read_head(
     reply: &mut impl Reply,
-    limits: HeadLimits,
+    terms: Terms<'_>,
     method: Method,
 ) -> Result<HeadBuffer, AttemptError> {
-    let mut interims = 0;
+    let limits = terms.limits;
+    let (mut interims, mut interims_since_ms) = (0, 0);
+    let mut search = Search::default();
     reply.head().reset();
     let (mut received, mut buffer) = reply.recv(None).await?;
     loop {
@@ -120,12 +136,27 @@ pub(crate) async fn read_head(
             Err(WaitError::Expired) => return Err(Fault::OriginReadTimeout.into()),
             Err(WaitError::Interrupted) => return Err(Fault::Stopping.into()),
         }
-        while reply.head().parse(buffer.filled(), &limits, method).map_err(Fault::OriginHead)? {
+        loop {
+            let parsed = match reply.head().parse(buffer.filled(), &limits, method) {
+                Ok(is_complete) if !search.is_begun() => is_complete,
+                parsed => mend(reply.head(), &mut buffer, &mut search, &terms, method, parsed)?,
+            };
+            if !parsed {
+                break;
+            }
+            if !reply.head().repairs.is_none() {
+                count_repairs(reply.head(), buffer.filled(), &terms)?;
+            }
             if reply.is_final() {
                 return Ok(buffer);
             }
+            if interims == 0 {
+                interims_since_ms = clock::coarse_ms();
+            }
             interims += 1;
-            if reply.head().status == 101 || interims > INTERIM_ANSWERS_MAX {
+            let passed_ms = clock::coarse_ms().saturating_sub(interims_since_ms);
+            let interims_max = INTERIM_ANSWERS_MAX + passed_ms / INTERIM_INTERVAL_MS;
+            if reply.head().status == 101 || interims > interims_max {
                 return Err(Fault::OriginAnswer.into());
             }
             reply.interim(&buffer).await?;
@@ -135,6 +166,57 @@ pub(crate) async fn read_head(
         buffer.make_room(limits.head_bytes).map_err(no_room)?;
         (received, buffer) = reply.recv(Some(buffer)).await?;
     }
+}
+
+/// Has another look at an answer that the parser has refused: as sloppy as it is, it may still be
+/// beyond doubt what it means. Whether its head is complete, which the buffer then begins with in
+/// normal form.
+#[cold]
+fn mend(
+    head: &mut ResponseHead,
+    buffer: &mut HeadBuffer,
+    search: &mut Search,
+    terms: &Terms<'_>,
+    method: Method,
+    parsed: Result<bool, HeadError>,
+) -> Result<bool, Fault> {
+    let limits = &terms.limits;
+    let error = parsed.err().unwrap_or(HeadError::StatusLine);
+    if terms.is_strict {
+        return Err(refused(head, error, buffer.filled()));
+    }
+    let mended = match search.response(buffer.filled()) {
+        Mended::Incomplete if buffer.len() < limits.head_bytes => return Ok(false),
+        Mended::Incomplete => return Err(refused(head, HeadError::HeadTooLarge, buffer.filled())),
+        Mended::Hopeless => return Err(refused(head, error, buffer.filled())),
+        Mended::Head(mended) => mended,
+    };
+    let before = buffer.filled()[..buffer.len().min(QUOTED_BYTES)].to_vec();
+    buffer.replace_front(mended.taken, &mended.bytes).map_err(no_room)?;
+    let limits =
+        HeadLimits { head_bytes: limits.head_bytes.max(mended.bytes.len()), ..terms.limits };
+    match head.parse_mended(buffer.filled(), &limits, method, mended.repairs) {
+        Ok(()) => Ok(true),
+        Err(error) => Err(refused(head, error, &before)),
+    }
+}
+
+/// Counts what has been mended in a head that `buf` begins with, unless nothing may be.
+#[cold]
+fn count_repairs(head: &mut ResponseHead, buf: &[u8], terms: &Terms<'_>) -> Result<(), Fault> {
+    if terms.is_strict && head.repairs.has(Repair::UnknownStatus) {
+        return Err(refused(head, HeadError::StatusLine, buf));
+    }
+    terms.metrics.repaired(head.repairs);
+    Ok(())
+}
+
+/// Says for the logs what is refused, and why.
+fn refused(head: &mut ResponseHead, error: HeadError, buf: &[u8]) -> Fault {
+    let begin = quote(buf);
+    tracing::debug!(reason = error.text(), begin, "the head of an origin's answer is refused");
+    head.refused = Some(format!("{}: {begin}", error.text()).into());
+    Fault::OriginHead(error)
 }
 
 /// Whether a connection may carry another request: its origin keeps it, the request has gone out to

@@ -302,6 +302,9 @@ impl Drop for HeldMemory<'_> {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
+        if self.worker.pool.has_bonds() {
+            self.worker.pool.end_bonds(self.key as u32);
+        }
         self.worker.connections.borrow_mut().try_remove(self.key);
         self.worker.ledger.sub(Kind::Connections, SLOT_BYTES as u64);
         self.worker.metrics.clients.sub(1);

@@ -759,8 +759,6 @@ fn what_is_no_target_is_refused_and_reaches_nobody() {
         format!("http://user@{address}/"),
         format!("http://user:password@{address}/"),
         format!("http://@{address}/"),
-        format!("http://{address}#f"),
-        format!("http://{address}/#f"),
         format!("http://{address}:80/"),
         format!("http://{address}\\@a/"),
         "http://localhost:0/".to_owned(),

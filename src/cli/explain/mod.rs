@@ -220,16 +220,20 @@ impl Case<'_> {
         &self,
         path: &[u8],
         host: HostRule<'_>,
-        is_told_who: bool,
+        (is_told_who, is_forward): (bool, bool),
         hooked: Option<&hooks::Hooked>,
     ) -> Vec<u8> {
         let client = ClientText::new(self.client.to_canonical(), Scheme::Http);
         let is_trusted = self.config.server.trusted_proxies.contains(self.client);
         let forwarded = ForwardedFor { client: &client, is_trusted };
+        let server = &self.config.server;
         let how = RequestRewrite {
             path,
             host,
-            via: self.config.server.via.as_bytes(),
+            via: server.add_via.holds(is_forward).then_some(server.via.as_bytes()),
+            cdn_loop: (!is_forward).then_some(server.via.as_bytes()),
+            passes_trailers: false,
+            is_last: false,
             forwarded: is_told_who.then_some(forwarded),
             extra: b"",
         };

@@ -48,7 +48,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     section.fact("origins", origins);
     let first = upstream.origins.first().map(|origin| origin.authority.as_str());
     let host = host_rule(&upstream.host, &case.head, first);
-    let head = case.rewritten(&sent_path, host, true, Some(&hooked));
+    let head = case.rewritten(&sent_path, host, (true, false), Some(&hooked));
     report.section("sent").fact("head", lines_of(&head));
     Ok(Ending::Sent(format!("upstream {}", upstream.name)))
 }

@@ -212,8 +212,8 @@ pub(crate) const REGEX_BYTES_MAX: usize = 256 * 1024;
 pub(crate) fn is_editable(name: &str) -> bool {
     use FieldName as K;
     let known = FieldName::of(name.as_bytes());
-    let is_open = matches!(known, K::Other | K::Forwarded | K::XForwardedFor | K::XForwardedHost)
-        || known == K::XForwardedProto;
+    let is_open = matches!(known, K::Other | K::Authorization | K::Forwarded | K::XForwardedFor)
+        || matches!(known, K::XForwardedHost | K::XForwardedProto);
     is_token(name) && is_open
 }
 
