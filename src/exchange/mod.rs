@@ -221,8 +221,7 @@ async fn attempt(
     let mut upload =
         Upload::new(rest, &client_socket, &origin_socket, &progress, &worker.deadlines);
     let reply = {
-        let is_strict = destination.traits(client).is_strict;
-        let reply = std::pin::pin!(read_reply(client, &mut lease, &progress, is_strict));
+        let reply = std::pin::pin!(read_reply(client, &mut lease, &progress, destination));
         upload.beside(reply).await
     };
     record.sent(client.stats, progress.interim_bytes.get());
@@ -296,9 +295,10 @@ async fn read_reply(
     client: &mut Client<'_>,
     lease: &mut Lease,
     progress: &Progress,
-    is_strict: bool,
+    destination: &Destination,
 ) -> Result<HeadBuffer, AttemptError> {
     let (limits, method) = (client.generation.response_limits, client.request.method);
+    let is_strict = destination.traits(client).is_strict;
     let terms = Terms { limits, is_strict, metrics: &client.worker.metrics };
     h1::read_head(&mut ExchangeReply { client, lease, progress }, terms, method).await
 }

@@ -48,7 +48,6 @@ pub struct RequestHead {
     /// The client waits for a 100 before it sends the body. Never so for HTTP/1.0, whose
     /// expectations are to be ignored (RFC 9110 §10.1.1).
     pub expects_continue: bool,
-    /// There is an Expect that expects nothing.
     pub has_empty_expect: bool,
     /// Read for OPTIONS and TRACE only. Zero: the request is not to be forwarded.
     pub max_forwards: Option<u64>,

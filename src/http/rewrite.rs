@@ -131,6 +131,16 @@ pub fn request_edited(
     if let Some(forwarded) = &how.forwarded {
         forwarded.client.put(out, head, buf, forwarded.is_trusted);
     }
+    put_hop(out, head, buf, how);
+    out.extend_from_slice(how.extra);
+    edit.finish(out, added);
+    out.extend_from_slice(LINE_END);
+}
+
+/// What is said of us, and of the connection to the origin.
+#[expect(clippy::inline_always, reason = "a call costs a twentieth of all that is written")]
+#[inline(always)]
+fn put_hop(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &RequestRewrite) {
     if let Some(via) = how.via {
         put_via(out, head.version, via);
     }
@@ -142,9 +152,6 @@ pub fn request_edited(
     } else if how.passes_trailers && head.fields.has(FieldName::Te) {
         put_te(out, &head.fields, buf);
     }
-    out.extend_from_slice(how.extra);
-    edit.finish(out, added);
-    out.extend_from_slice(LINE_END);
 }
 
 /// How a response's body goes out.

@@ -1,8 +1,8 @@
 //! Request-targets and authorities: which form it is, and whether a host may stand where it does.
 //!
 //! In come the bytes of a target that holds no white space and no control byte, and of a Host
-//! field; out come their parts. Nothing is decoded or normalised: what routing matches is what the
-//! origin is sent.
+//! field; out come their parts. Nothing is decoded or normalised here: what routing matches is what
+//! the origin is sent.
 
 use std::net::Ipv6Addr;
 

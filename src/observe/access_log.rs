@@ -39,7 +39,7 @@ const BUFFER_BYTES_KEPT: usize = 256 * 1024;
 const VALUE_BYTES_MAX: usize = 2048;
 
 /// Three values, each byte of which becomes six at most (`\u001f`), and everything else.
-const LINE_BYTES_MAX: usize = 3 * 6 * VALUE_BYTES_MAX + 1024;
+const LINE_BYTES_MAX: usize = 3 * 6 * VALUE_BYTES_MAX + 2048;
 
 /// Formatting writes and no more; the standard 2 MiB of stack are addresses for nothing.
 const STACK_BYTES: usize = 256 * 1024;
@@ -361,13 +361,8 @@ fn text_line(out: &mut Vec<u8>, record: &Record<'_>) {
     put_text_value(out, record.host);
     out.extend_from_slice(b" target=");
     put_text_value(out, record.target);
-    put(
-        out,
-        format_args!(
-            " status={} bytes_in={} bytes_out={} upstream=",
-            record.status, record.bytes_in, record.bytes_out
-        ),
-    );
+    let Record { status, bytes_in, bytes_out, .. } = record;
+    put(out, format_args!(" status={status} bytes_in={bytes_in} bytes_out={bytes_out} upstream="));
     put_text_value(out, record.upstream.as_bytes());
     match record.origin {
         Some(origin) => put(out, format_args!(" origin={origin}")),
@@ -383,10 +378,7 @@ fn text_line(out: &mut Vec<u8>, record: &Record<'_>) {
         ),
     );
     put_text_value(out, record.error.unwrap_or_default().as_bytes());
-    if let Some(details) = record.details {
-        out.extend_from_slice(b" details=");
-        put_text_value(out, details.as_bytes());
-    }
+    put_details(out, record, b" details=", put_text_value);
     out.push(b'\n');
 }
 
@@ -422,11 +414,14 @@ fn json_line(out: &mut Vec<u8>, record: &Record<'_>) {
         ),
     );
     put_json_value(out, record.error.unwrap_or_default().as_bytes());
-    if let Some(details) = record.details {
-        out.extend_from_slice(b",\"details\":");
-        put_json_value(out, details.as_bytes());
-    }
+    put_details(out, record, b",\"details\":", put_json_value);
     out.extend_from_slice(b"}\n");
+}
+
+fn put_details(out: &mut Vec<u8>, record: &Record, name: &[u8], put: fn(&mut Vec<u8>, &[u8])) {
+    let Some(details) = record.details else { return };
+    out.extend_from_slice(name);
+    put(out, details.as_bytes());
 }
 
 fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{HostPolicy, UpstreamConfig};
 use crate::fault::Fault;
-use crate::http::chunked::ChunkRules;
+use crate::http::chunk_rules::ChunkRules;
 use crate::ring::clock;
 
 use self::balance::Balance;

@@ -345,7 +345,7 @@ fn a_proxy_does_not_ask_itself() {
             assert!(!is_route || request.starts_with("GET"), "{host}: {response}");
         }
     }
-    assert!(rest.seen().requests.iter().all(|request| request.list("Via").len() == 1));
+    assert!(rest.seen().requests.iter().all(|request| request.list("CDN-Loop").len() == 1));
 }
 
 #[test]

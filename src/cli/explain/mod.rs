@@ -30,7 +30,8 @@ use crate::fault::Fault;
 use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
 use crate::http::forwarded_header::{ClientText, Scheme};
-use crate::http::head::RequestHead;
+use crate::http::head::{HeadError, RequestHead};
+use crate::http::repair;
 use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
 use crate::http::{BodyLength, Method, TargetForm};
 use crate::routing::Routes;
@@ -76,7 +77,14 @@ fn explain(config: &Config, question: &Question) -> Result<Report, Failure> {
     };
     let [wanted, _] = &case.plans.interest;
     case.head.want(wanted.clone());
-    let parsed = case.head.parse(&case.text, &head_limits(config));
+    let mut parsed = case.head.parse(&case.text, &head_limits(config));
+    // As it is done on arrival.
+    if matches!(parsed, Err(HeadError::Target | HeadError::TargetForm))
+        && let Some((span, target)) = repair::target(&case.text)
+    {
+        case.text.splice(span.start as usize..span.end as usize, target);
+        parsed = case.head.parse(&case.text, &head_limits(config));
+    }
     let mut report = Report::default();
     let section = report.section("request");
     section.fact("line", first_line(&case.text));
