@@ -81,9 +81,9 @@ async fn attempt(
     let origin = client.origin(lease.socket());
     h1::send(&client.worker.outbox, origin, |out| auth_request.put(host.as_bytes(), view, out))
         .await?;
-    let mut reply = AuthReply { client, lease: &mut lease, head: ResponseHead::new(), deadline };
-    let terms = client.terms(upstream.traits.is_strict);
-    let buffer = h1::read_head(&mut reply, terms, Method::Get).await?;
+    let (head, is_strict) = (ResponseHead::new(), upstream.traits.is_strict);
+    let mut reply = AuthReply { client, lease: &mut lease, head, is_strict, deadline };
+    let buffer = h1::read_head(&mut reply, client.terms(), Method::Get).await?;
     let head = reply.head;
     let decision = auth_request.judge(&head, buffer.filled());
     if let Some(buffer) = h1::emptied(&head, buffer) {
@@ -99,12 +99,17 @@ struct AuthReply<'r, 'c> {
     client: &'r Client<'c>,
     lease: &'r mut Lease,
     head: ResponseHead,
+    is_strict: bool,
     deadline: Instant,
 }
 
 impl Reply for AuthReply<'_, '_> {
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.head
+    }
+
+    fn is_strict(&self) -> bool {
+        self.is_strict
     }
 
     async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {

@@ -127,7 +127,7 @@ async fn parents_answer(
     let Generation { config, .. } = &*client.generation;
     let deadline = Instant::now() + config.timeouts.read;
     let mut reply = ParentReply { client, socket, head: ResponseHead::new(), deadline };
-    let read = h1::read_head(&mut reply, client.terms(false), Method::Connect).await;
+    let read = h1::read_head(&mut reply, client.terms(), Method::Connect).await;
     let status = reply.head.status;
     match read.map_err(AttemptError::fault) {
         Ok(buffer) if (200..=299).contains(&status) => {
@@ -154,6 +154,10 @@ struct ParentReply<'r, 'c> {
 impl Reply for ParentReply<'_, '_> {
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.head
+    }
+
+    fn is_strict(&self) -> bool {
+        false
     }
 
     async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {

@@ -144,10 +144,13 @@ impl Destination {
 
     /// A new connection to another origin than that one.
     pub(crate) async fn checkout_other(
-        &self,
+        &mut self,
         client: &Client<'_>,
         number: usize,
     ) -> Result<Lease, Fault> {
+        if let Self::Hooked(hooked) = self {
+            hooked.count_attempt();
+        }
         let upstream = self.upstream().ok_or(Fault::OriginClosed)?;
         let upstream = &client.generation.upstreams[upstream];
         upstream.checkout_other(&client.worker.pool, client.holder, number).await

@@ -78,7 +78,10 @@ pub(crate) async fn send_response(
 ) -> Result<Outcome, AttemptError> {
     let (worker, control) = (client.worker, &progress.download);
     let is_uploaded = progress.is_complete();
-    let rules = destination.traits(client).response_chunks();
+    let rules = match client.response.body {
+        BodyLength::Chunked => destination.traits(client).response_chunks(),
+        _ => ChunkRules::STRICT,
+    };
     let mut plan = Plan::of(client, is_uploaded, rules);
     let head_bytes = client.response.bytes;
     let sent = worker.outbox.send(client.socket, |out| {

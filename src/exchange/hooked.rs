@@ -307,12 +307,17 @@ impl HookedRequest {
         }
     }
 
+    /// Another attempt begins.
+    pub(crate) fn count_attempt(&mut self) {
+        self.attempts += 1;
+    }
+
     pub(crate) async fn checkout(
         &mut self,
         client: &Client<'_>,
         is_fresh: bool,
     ) -> Result<Lease, Fault> {
-        self.attempts += 1;
+        self.count_attempt();
         match self.early.take() {
             Some(early) if !is_fresh => early,
             _ => {

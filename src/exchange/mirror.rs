@@ -113,12 +113,9 @@ async fn send_copy(
     let sent = h1::send(&worker.outbox, origin, |out| out.extend_from_slice(copy));
     sent.await.map_err(AttemptError::fault)?;
     let deadline = Instant::now() + timeouts.read;
-    let mut reply = CopyReply { lease: &mut lease, head: ResponseHead::new(), deadline };
-    let terms = Terms {
-        limits: generation.response_limits,
-        is_strict: upstream.traits.is_strict,
-        metrics: &worker.metrics,
-    };
+    let is_strict = upstream.traits.is_strict;
+    let mut reply = CopyReply { lease: &mut lease, head: ResponseHead::new(), is_strict, deadline };
+    let terms = Terms { limits: generation.response_limits, metrics: &worker.metrics };
     let read = h1::read_head(&mut reply, terms, method).await;
     let (head, buffer) = (reply.head, read.map_err(AttemptError::fault)?);
     if let Some(buffer) = h1::emptied(&head, buffer) {
@@ -131,12 +128,17 @@ async fn send_copy(
 struct CopyReply<'r> {
     lease: &'r mut Lease,
     head: ResponseHead,
+    is_strict: bool,
     deadline: Instant,
 }
 
 impl Reply for CopyReply<'_> {
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.head
+    }
+
+    fn is_strict(&self) -> bool {
+        self.is_strict
     }
 
     async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {

@@ -38,7 +38,7 @@ use self::upload::{Progress, RequestBody, Upload, put_body, upload_rest};
 use crate::fault::{Close, Fault};
 use crate::hooks::RetryTrigger;
 use crate::http::head::ResponseHead;
-use crate::http::{Method, Version, rewrite};
+use crate::http::{BodyLength, Method, Version, rewrite};
 use crate::observe::connection_stats::{Ending, WaitsOn};
 use crate::observe::log_limit;
 use crate::relay::HANG_UP_AFTER;
@@ -103,7 +103,9 @@ async fn proxy(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome, 
         Routed::To(destination) => destination,
         Routed::Answered(outcome) => return Ok(outcome),
     };
-    body.rules = destination.traits(client).request_chunks();
+    if client.request.body == BodyLength::Chunked {
+        body.rules = destination.traits(client).request_chunks();
+    }
     let fault = match body.arrive(client, record).await {
         Ok(()) => match try_until_served(client, &mut destination, &body, record).await {
             Ok(outcome) => return Ok(outcome),
@@ -298,9 +300,9 @@ async fn read_reply(
     destination: &Destination,
 ) -> Result<HeadBuffer, AttemptError> {
     let (limits, method) = (client.generation.response_limits, client.request.method);
-    let is_strict = destination.traits(client).is_strict;
-    let terms = Terms { limits, is_strict, metrics: &client.worker.metrics };
-    h1::read_head(&mut ExchangeReply { client, lease, progress }, terms, method).await
+    let terms = Terms { limits, metrics: &client.worker.metrics };
+    let mut reply = ExchangeReply { client, lease, progress, destination };
+    h1::read_head(&mut reply, terms, method).await
 }
 
 /// The response of an exchange.
@@ -308,11 +310,16 @@ struct ExchangeReply<'r, 'c> {
     client: &'r mut Client<'c>,
     lease: &'r mut Lease,
     progress: &'r Progress,
+    destination: &'r Destination,
 }
 
 impl Reply for ExchangeReply<'_, '_> {
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.client.response
+    }
+
+    fn is_strict(&self) -> bool {
+        self.destination.traits(self.client).is_strict
     }
 
     async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {

@@ -89,9 +89,9 @@ impl Client<'_> {
     }
 
     /// What the heads of answers are held to.
-    pub(crate) fn terms(&self, is_strict: bool) -> Terms<'_> {
+    pub(crate) fn terms(&self) -> Terms<'_> {
         let limits = self.generation.response_limits;
-        Terms { limits, is_strict, metrics: &self.worker.metrics }
+        Terms { limits, metrics: &self.worker.metrics }
     }
 
     /// What of it an origin is told.

@@ -52,8 +52,6 @@ const INTERIM_INTERVAL_MS: u64 = 1000;
 #[derive(Clone, Copy)]
 pub(crate) struct Terms<'a> {
     pub limits: HeadLimits,
-    /// Refuse whatever is not as it should be.
-    pub is_strict: bool,
     /// Where repairs are counted.
     pub metrics: &'a WorkerMetrics,
 }
@@ -101,6 +99,9 @@ pub(crate) trait Reply {
     /// Waits for bytes of it: for the first ones, or for more than `buffer` has.
     async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received;
 
+    /// Whether to refuse whatever is not as it should be. Asked where something is not.
+    fn is_strict(&self) -> bool;
+
     /// Whether the head that has been read is not that of an interim response.
     fn is_final(&mut self) -> bool {
         self.head().status >= 200
@@ -139,13 +140,13 @@ pub(crate) async fn read_head(
         loop {
             let parsed = match reply.head().parse(buffer.filled(), &limits, method) {
                 Ok(is_complete) if !search.is_begun() => is_complete,
-                parsed => mend(reply.head(), &mut buffer, &mut search, &terms, method, parsed)?,
+                parsed => mend(reply, &mut buffer, &mut search, &terms, method, parsed)?,
             };
             if !parsed {
                 break;
             }
             if !reply.head().repairs.is_none() {
-                count_repairs(reply.head(), buffer.filled(), &terms)?;
+                count_repairs(reply, buffer.filled(), &terms)?;
             }
             if reply.is_final() {
                 return Ok(buffer);
@@ -173,7 +174,7 @@ pub(crate) async fn read_head(
 /// normal form.
 #[cold]
 fn mend(
-    head: &mut ResponseHead,
+    reply: &mut impl Reply,
     buffer: &mut HeadBuffer,
     search: &mut Search,
     terms: &Terms<'_>,
@@ -182,7 +183,9 @@ fn mend(
 ) -> Result<bool, Fault> {
     let limits = &terms.limits;
     let error = parsed.err().unwrap_or(HeadError::StatusLine);
-    if terms.is_strict {
+    let is_strict = reply.is_strict();
+    let head = reply.head();
+    if is_strict {
         return Err(refused(head, error, buffer.filled()));
     }
     let mended = match search.response(buffer.filled()) {
@@ -203,8 +206,10 @@ fn mend(
 
 /// Counts what has been mended in a head that `buf` begins with, unless nothing may be.
 #[cold]
-fn count_repairs(head: &mut ResponseHead, buf: &[u8], terms: &Terms<'_>) -> Result<(), Fault> {
-    if terms.is_strict && head.repairs.has(Repair::UnknownStatus) {
+fn count_repairs(reply: &mut impl Reply, buf: &[u8], terms: &Terms<'_>) -> Result<(), Fault> {
+    let is_strict = reply.is_strict();
+    let head = reply.head();
+    if is_strict && head.repairs.has(Repair::UnknownStatus) {
         return Err(refused(head, HeadError::StatusLine, buf));
     }
     terms.metrics.repaired(head.repairs);

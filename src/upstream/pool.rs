@@ -244,10 +244,7 @@ impl Pool {
         if self.is_stopping.get() {
             return;
         }
-        if !self.rejoin(&lease) {
-            return;
-        }
-        let owner = self.slots.borrow().get(lease.key).map_or(NO_SEAT, |slot| slot.owner);
+        let Some(owner) = self.rejoin(&lease) else { return };
         if self.shared.is_wanted() {
             // Nobody else can use it.
             if is_owned(owner) {
@@ -283,12 +280,12 @@ impl Pool {
         self.rest_apart(owner, key);
     }
 
-    /// Counts a connection that has carried a long answer as any other again; false where there are
-    /// as many of those as may be.
-    fn rejoin(&self, lease: &Lease) -> bool {
+    /// Counts a connection that has carried a long answer as any other again; whose own it is, or
+    /// nothing where there are as many of those as may be.
+    fn rejoin(&self, lease: &Lease) -> Option<u32> {
         let mut slots = self.slots.borrow_mut();
-        let Some(slot) = slots.get_mut(lease.key) else { return false };
-        !slot.permit.is_long || slot.permit.return_to_group()
+        let slot = slots.get_mut(lease.key)?;
+        (!slot.permit.is_long || slot.permit.return_to_group()).then_some(slot.owner)
     }
 
     /// Says that `lease` is in other hands from now on.

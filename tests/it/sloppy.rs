@@ -405,6 +405,20 @@ fn an_origin_that_closes_without_a_word_is_passed_over_once() {
 }
 
 #[test]
+fn a_retry_policy_counts_the_attempt_at_another_origin() {
+    let mute = || Origin::start(|mut peer| drop(peer.read_head()));
+    let (one, other) = (mute(), mute());
+    let urls = [one.url(), other.url()];
+    let urls = urls.each_ref().map(String::as_str);
+    let hooks = "hooks = { retry = { attempts = 3, budget_percent = 100 } }";
+    let setup = Setup::new().upstream("two", &urls, "fail_timeout = 0");
+    let proxy = setup.route("", "/", "two", hooks).start();
+    proxy.get().expect_own_error(502, "Bad Gateway", "connection_terminated");
+    let asked = one.seen().connections.len() + other.seen().connections.len();
+    assert!((2..=4).contains(&asked), "{asked} attempts");
+}
+
+#[test]
 fn via_is_for_the_forward_proxy_unless_it_is_told_otherwise() {
     let origin = Origin::answering(OK);
     for (add_via, reverse, forward) in
