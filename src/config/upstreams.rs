@@ -69,6 +69,7 @@ text_kind!(
 /// Upstreams: groups of origins that serve the same thing.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct UpstreamConfig {
     /// Unique: 1 to 64 letters, digits, "-", "_" or ".".
     #[serde(with = "As::<Name>")]

@@ -26,6 +26,7 @@ use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX, METHOD_BYTES_MAX};
 /// One request head. Meant to be re-used: `parse` allocates only when a head has more fields than
 /// any before it.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct RequestHead {
     pub method: Method,
     pub method_text: Span,
@@ -456,10 +457,7 @@ impl ResponseHead {
         self.is_persistent =
             is_persistent(self.version, options) && self.body != BodyLength::UntilClose;
         self.has_date = self.fields.has(FieldName::Date);
-        self.repairs = Repairs::NONE;
-        if self.status >= 600 {
-            self.repairs.add(Repair::UnknownStatus);
-        }
+        self.repairs = Repairs::of_status(self.status);
         if is_bodiless_framed(self.status, coding, length) {
             // A body may follow that has no place here.
             self.repairs.add(Repair::BodilessFraming);

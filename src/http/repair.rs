@@ -85,6 +85,12 @@ pub struct Repairs(u16);
 impl Repairs {
     pub const NONE: Self = Self(0);
 
+    /// What is to be said of an answer with this status.
+    #[inline]
+    pub(crate) fn of_status(status: u16) -> Self {
+        if status < 600 { Self::NONE } else { Self(1 << Repair::UnknownStatus as u8) }
+    }
+
     pub fn add(&mut self, repair: Repair) {
         self.0 |= 1 << repair as u8;
     }
@@ -564,8 +570,7 @@ mod tests {
             ][..],
         );
         (start, vec((line, end.clone()), 0..6), end).prop_map(|(start, lines, end)| {
-            let lines: String =
-                lines.into_iter().map(|(line, end)| format!("{line}{end}")).collect();
+            let lines: String = lines.into_iter().flat_map(|(line, end)| [line, end]).collect();
             format!("{start}{end}{lines}\r\n\r\n")
         })
     }

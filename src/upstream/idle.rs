@@ -233,7 +233,9 @@ impl Pool {
         for key in expired {
             self.close_idle(key);
         }
-        owned.into_iter().for_each(|key| self.yield_buffer(key));
+        for key in owned {
+            self.yield_buffer(key);
+        }
         rested.sort_unstable();
         self.publish_idle();
         for (_, key) in rested {

@@ -9,6 +9,7 @@
 use crate::support::{
     Ending, Expected, GET, Home, OK, Origin, Proxy, Setup, installed, pattern, wait_until,
 };
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -184,7 +185,7 @@ fn what_could_be_two_answers_is_refused_and_named_in_the_log() {
 
 #[test]
 fn answers_have_room_for_many_and_large_fields() {
-    let many: String = (0..250).map(|number| format!("X-{number}: y\r\n")).collect();
+    let many = "X: y\r\n".repeat(250);
     let large = format!("X: {}\r\n", "y".repeat(60_000));
     for fields in [many, large] {
         let answer = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 2\r\n\r\nok");
@@ -453,21 +454,25 @@ fn free_address() -> SocketAddr {
 fn proxies_that_are_each_others_upstream_or_parent_end_a_request() {
     let address = free_address();
     for is_forward in [false, true] {
-        let to = |url: &str| match is_forward {
-            false => Setup::new().upstream("other", &[url], ""),
-            true => Setup::forward().parent("other", url, ""),
+        let to = |url: &str| {
+            if is_forward {
+                Setup::forward().parent("other", url, "")
+            } else {
+                Setup::new().upstream("other", &[url], "")
+            }
         };
         let one = to(&format!("http://{address}")).set("server.via", "one").start();
         let other = to(&format!("http://{}", one.address()))
             .set("server.via", "other")
             .set("server.port", address.port())
             .start();
-        let requests: &[&str] = match is_forward {
-            false => &[GET],
-            true => &[
+        let requests: &[&str] = if is_forward {
+            &[
                 "GET http://far.test/ HTTP/1.1\r\nHost: far.test\r\n\r\n",
                 "CONNECT far.test:443 HTTP/1.1\r\nHost: far.test:443\r\n\r\n",
-            ],
+            ]
+        } else {
+            &[GET]
         };
         for request in requests {
             let response = one.send(request).read_response();
@@ -573,7 +578,8 @@ fn node_reads_what_has_been_stripped_of_extensions_and_trailers() {
     let payload = String::from_utf8(pattern(30_000)).unwrap_or_else(|_| "x".repeat(30_000));
     let mut body = String::new();
     for piece in payload.as_bytes().chunks(1_000) {
-        body += &format!("{:x};n=v\r\n{}\r\n", piece.len(), String::from_utf8_lossy(piece));
+        let piece = String::from_utf8_lossy(piece);
+        write!(body, "{:x};n=v\r\n{piece}\r\n", piece.len()).unwrap();
     }
     let mut client = proxy.connect();
     for _ in 0..3 {
