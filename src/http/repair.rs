@@ -200,7 +200,11 @@ impl Search {
         }
         // What speaks another protocol is told at once.
         let start = &buf[self.line as usize..];
-        if self.lines == 0 && !STATUS_LINE.iter().zip(start).all(|(known, byte)| known == byte) {
+        let is_empty_line = start == b"\r" && self.empty_lines < EMPTY_LINES_MAX;
+        if self.lines == 0
+            && !is_empty_line
+            && !STATUS_LINE.iter().zip(start).all(|(known, byte)| known == byte)
+        {
             return Mended::Hopeless;
         }
         Mended::Incomplete
@@ -493,6 +497,26 @@ mod tests {
         ];
         for &(sloppy, normal, kinds) in cases {
             assert_eq!(mended(sloppy), Some((normal.to_owned(), kinds.to_vec())), "{sloppy:?}");
+        }
+    }
+
+    #[test]
+    fn what_becomes_of_a_head_does_not_depend_on_how_it_arrives() {
+        for text in [
+            "\r\n\nHTTP/1.1 200 OK\nA: b\r\n c\r\n\n",
+            "\r\nHTTP/1.1 200\r\n\r\n",
+            "\r\nSSH-2\r\n\r\n",
+        ] {
+            let whole = Search::default().response(text.as_bytes());
+            for cut in 0..text.len() {
+                let mut search = Search::default();
+                match search.response(&text.as_bytes()[..cut]) {
+                    Mended::Incomplete => {
+                        assert_eq!(search.response(text.as_bytes()), whole, "{cut} of {text:?}");
+                    }
+                    early => assert_eq!(early, whole, "{cut} of {text:?}"),
+                }
+            }
         }
     }
 
