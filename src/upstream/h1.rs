@@ -138,9 +138,12 @@ pub(crate) async fn read_head(
             Err(WaitError::Interrupted) => return Err(Fault::Stopping.into()),
         }
         loop {
-            let parsed = match reply.head().parse(buffer.filled(), &limits, method) {
-                Ok(is_complete) if !search.is_begun() => is_complete,
-                parsed => mend(reply, &mut buffer, &mut search, &terms, method, parsed)?,
+            // Once it is refused, its bytes are looked at once, not with each that arrives.
+            let parsed =
+                (!search.is_begun()).then(|| reply.head().parse(buffer.filled(), &limits, method));
+            let parsed = match parsed {
+                Some(Ok(is_complete)) => is_complete,
+                _ => mend(reply, &mut buffer, &mut search, &terms, method)?,
             };
             if !parsed {
                 break;
@@ -179,19 +182,22 @@ fn mend(
     search: &mut Search,
     terms: &Terms<'_>,
     method: Method,
-    parsed: Result<bool, HeadError>,
 ) -> Result<bool, Fault> {
     let limits = &terms.limits;
-    let error = parsed.err().unwrap_or(HeadError::StatusLine);
     let is_strict = reply.is_strict();
     let head = reply.head();
+    let strictly = |head: &mut ResponseHead, buf: &[u8]| {
+        head.reset();
+        let error = head.parse(buf, limits, method).err();
+        refused(head, error.unwrap_or(HeadError::StatusLine), buf)
+    };
     if is_strict {
-        return Err(refused(head, error, buffer.filled()));
+        return Err(strictly(head, buffer.filled()));
     }
     let mended = match search.response(buffer.filled()) {
         Mended::Incomplete if buffer.len() < limits.head_bytes => return Ok(false),
         Mended::Incomplete => return Err(refused(head, HeadError::HeadTooLarge, buffer.filled())),
-        Mended::Hopeless => return Err(refused(head, error, buffer.filled())),
+        Mended::Hopeless => return Err(strictly(head, buffer.filled())),
         Mended::Head(mended) => mended,
     };
     let before = buffer.filled()[..buffer.len().min(QUOTED_BYTES)].to_vec();
