@@ -35,7 +35,11 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(client: &Client<'_>, is_uploaded: bool, rules: ChunkRules) -> Self {
+    fn of(client: &Client<'_>, is_uploaded: bool, destination: &Destination) -> Self {
+        let rules = match client.response.body {
+            BodyLength::Chunked => destination.traits(client).response_chunks(),
+            _ => ChunkRules::STRICT,
+        };
         let is_modern = client.request.version == Version::Http11;
         let (body, encoding, decoder) = match (client.response.body, is_modern) {
             (BodyLength::Empty, _) => (BodyOut::Empty, Encoding::AsIs, Decoder::Sized(0)),
@@ -78,11 +82,7 @@ pub(crate) async fn send_response(
 ) -> Result<Outcome, AttemptError> {
     let (worker, control) = (client.worker, &progress.download);
     let is_uploaded = progress.is_complete();
-    let rules = match client.response.body {
-        BodyLength::Chunked => destination.traits(client).response_chunks(),
-        _ => ChunkRules::STRICT,
-    };
-    let mut plan = Plan::of(client, is_uploaded, rules);
+    let mut plan = Plan::of(client, is_uploaded, destination);
     let head_bytes = client.response.bytes;
     let sent = worker.outbox.send(client.socket, |out| {
         put_head(client, &buffer, destination, &plan, out);
