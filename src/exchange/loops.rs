@@ -4,7 +4,7 @@
 //! requests (RFC 9110 §7.6.3), CDN-Loop of those that take a route (RFC 8586). Several proxies in a
 //! row may well have the same name, so that a few rounds are none. Nothing here waits.
 
-use crate::exchange::request::Client;
+use crate::exchange::request::Request;
 use crate::http::names::{FieldName, FieldNameSet, elements};
 
 /// A proxy whose name a request has met so often is in a loop.
@@ -14,15 +14,15 @@ const MARKS: FieldNameSet = FieldNameSet::EMPTY.with(FieldName::Via).with(FieldN
 
 /// Whether the request in the inbox has been here too often.
 #[inline]
-pub(crate) fn is_loop(client: &Client<'_>) -> bool {
-    client.request.fields.has_any(MARKS) && rounds(client) >= ROUNDS_MAX
+pub(crate) fn is_loop<S>(request: &Request<'_, S>) -> bool {
+    request.head.fields.has_any(MARKS) && rounds(request) >= ROUNDS_MAX
 }
 
 /// How often the request says that it came through a proxy of our name.
 #[cold]
-fn rounds(client: &Client<'_>) -> usize {
-    let (fields, text) = (&client.request.fields, client.inbox.filled());
-    let name = client.generation.config.server.via.as_bytes();
+fn rounds<S>(request: &Request<'_, S>) -> usize {
+    let (fields, text) = (&request.head.fields, request.inbox.filled());
+    let name = request.peer.generation.config.server.via.as_bytes();
     let count = |known, is_us: &dyn Fn(&[u8]) -> bool| {
         let values = fields.all(known).flat_map(|field| elements(field.value.of(text)));
         values.filter(|element| is_us(element)).count()

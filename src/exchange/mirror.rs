@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::config::HalfClose;
-use crate::exchange::request::Client;
+use crate::exchange::logged_in;
+use crate::exchange::request::Request;
+use crate::exchange::stream::ClientStream;
 use crate::exchange::upload::put_body;
 use crate::fault::Fault;
 use crate::http::Method;
@@ -17,8 +19,9 @@ use crate::http::rewrite::RequestRewrite;
 use crate::ledger::Kind;
 use crate::relay::Receiver;
 use crate::ring::HeadBuffer;
+use crate::ring::waits::Recv;
 use crate::upstream::Upstream;
-use crate::upstream::h1::{self, AttemptError, Received, Reply, Terms};
+use crate::upstream::h1::{self, AttemptError, Reply, Terms};
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
@@ -35,24 +38,27 @@ const POOL_SHARE: usize = 4;
 /// Sends a copy of the client's request, of whose body `body_bytes` follow the head, to `upstream`.
 /// `put` appends the head to send.
 pub(crate) fn send(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     upstream: usize,
     target: &[u8],
     body_bytes: usize,
     put: impl FnOnce(&mut Vec<u8>, &RequestRewrite<'_>),
 ) {
-    let worker = client.worker;
-    let config = &client.generation.config;
+    let worker = request.peer.worker;
+    let config = &request.peer.generation.config;
     let share = config.pool.max_connections / POOL_SHARE / config.server.workers;
     if worker.mirroring.get() >= share.clamp(1, COPIES_MAX) || worker.is_closing() {
         worker.metrics.mirrors_dropped.add(1);
         return;
     }
     let mut copy = Vec::new();
-    let generation = client.generation.clone();
-    put(&mut copy, &how(client, &generation.upstreams[upstream], target));
-    let rules = generation.upstreams[upstream].traits.request_chunks();
-    put_body(client, body_bytes, rules, &mut copy);
+    let generation = request.peer.generation.clone();
+    let to = &generation.upstreams[upstream];
+    if let Some(version) = to.proxy_protocol() {
+        request.peer.put_proxy_protocol(version, &mut copy);
+    }
+    put(&mut copy, &how(request, to, target));
+    put_body(request, body_bytes, to.traits.request_chunks(), &mut copy);
     let bytes = copy.len() as u64;
     if !worker.budget.grow(&worker.ledger, bytes) {
         worker.metrics.mirrors_dropped.add(1);
@@ -62,10 +68,13 @@ pub(crate) fn send(
     worker.mirroring.set(worker.mirroring.get() + 1);
     worker.metrics.mirrors.add(1);
     let worker = worker.clone();
-    let method = client.request.method;
+    let method = request.head.method;
+    let may_rest = may_rest(request, to);
     tokio::task::spawn_local(async move {
         let upstream = &generation.upstreams[upstream];
-        if let Err(fault) = send_copy(&worker, &generation, upstream, &copy, method).await {
+        if let Err(fault) =
+            send_copy(&worker, &generation, upstream, &copy, (method, may_rest)).await
+        {
             tracing::debug!(upstream = upstream.name(), error = fault.name(), "a copy failed");
             worker.metrics.mirrors_failed.add(1);
         }
@@ -75,19 +84,30 @@ pub(crate) fn send(
     });
 }
 
+/// Whether the connection that carries the copy may carry another request: the origin reads its
+/// body, and nobody logs in on it.
+fn may_rest(request: &Request<'_, impl ClientStream>, upstream: &Upstream) -> bool {
+    (!request.has_odd_body() || upstream.traits.reads_all_bodies)
+        && !logged_in::brings_login(&request.head.fields, request.inbox.filled())
+}
+
 /// How the head of the copy is written.
-fn how<'a>(client: &'a Client<'_>, upstream: &'a Upstream, target: &'a [u8]) -> RequestRewrite<'a> {
-    let server = &client.generation.config.server;
+fn how<'a>(
+    request: &'a Request<'_, impl ClientStream>,
+    upstream: &'a Upstream,
+    target: &'a [u8],
+) -> RequestRewrite<'a> {
+    let server = &request.peer.generation.config.server;
     // Which origin it will be is not known yet.
     let origin = upstream.members().first().map(|first| first.origin.authority.as_str());
     RequestRewrite {
         path: target,
-        host: host_rule(upstream.host(), &client.request, origin),
+        host: host_rule(upstream.host(), &request.head, origin),
         via: server.add_via.holds(false).then_some(server.via.as_bytes()),
         cdn_loop: Some(server.via.as_bytes()),
         passes_trailers: upstream.traits.reads_trailers,
-        is_last: false,
-        forwarded: Some(client.forwarded_for()),
+        is_last: !may_rest(request, upstream),
+        forwarded: Some(request.peer.forwarded_for()),
         extra: b"",
     }
 }
@@ -99,7 +119,7 @@ async fn send_copy(
     generation: &Generation,
     upstream: &Upstream,
     copy: &[u8],
-    method: Method,
+    (method, may_rest): (Method, bool),
 ) -> Result<(), Fault> {
     let timeouts = &generation.config.timeouts;
     let mut lease = upstream.checkout(&worker.pool, Holder::NOBODY, false).await?;
@@ -118,7 +138,10 @@ async fn send_copy(
     let terms = Terms { limits: generation.response_limits, metrics: &worker.metrics };
     let read = h1::read_head(&mut reply, terms, method).await;
     let (head, buffer) = (reply.head, read.map_err(AttemptError::fault)?);
-    if let Some(buffer) = h1::emptied(&head, buffer) {
+    if may_rest
+        && !logged_in::asks(&head, buffer.filled())
+        && let Some(buffer) = h1::emptied(&head, buffer)
+    {
         lease.give_back_with(buffer);
     }
     Ok(())
@@ -141,11 +164,12 @@ impl Reply for CopyReply<'_> {
         self.is_strict
     }
 
-    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {
+    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         Ok(match buffer {
-            None => self.lease.recv(left).await,
-            Some(buffer) => self.lease.recv_more(buffer, left).await,
+            None => self.lease.recv(left),
+            Some(_) if left.is_zero() => return Err(Fault::OriginReadTimeout),
+            Some(buffer) => self.lease.recv_more(buffer, left),
         })
     }
 }

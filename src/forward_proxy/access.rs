@@ -9,7 +9,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::config::{Config, DnsConfig, ForwardConfig, ParentConfig};
+use crate::config::{Config, DnsConfig, ForwardConfig, ListenerConfig, ParentConfig};
 use crate::forward_proxy::lookup::NameLookup;
 use crate::forward_proxy::{Authenticator, Policy, Users};
 
@@ -49,14 +49,14 @@ impl Access {
         let challenge = authenticator
             .as_ref()
             .map_or_else(String::new, |it| format!("Proxy-Authenticate: {}\r\n", it.challenge()));
-        let is_offered = |address: &SocketAddr| {
+        let is_offered = |listener: &ListenerConfig| {
             let chosen = &settings.listeners;
-            settings.enabled && (chosen.is_empty() || chosen.contains(address))
+            settings.enabled && (chosen.is_empty() || chosen.contains(&listener.address))
         };
         let listeners = config.server.listeners.iter().zip(numbers);
         let access = Self {
             offered: listeners
-                .filter(|(address, _)| is_offered(address))
+                .filter(|(listener, _)| is_offered(listener))
                 .map(|(_, number)| *number)
                 .collect(),
             policy: Policy::new(config, own.to_vec()),

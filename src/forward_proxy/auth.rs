@@ -14,7 +14,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -27,6 +26,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::address::ClientAddress;
 use crate::config::ForwardConfig;
 use crate::ring::clock;
 
@@ -34,7 +34,7 @@ use super::credentials::{Credentials, Room};
 use super::failures::{Failures, Standing};
 use super::users::{Hash, UserId, Users, cut};
 
-/// Two, so that one slow hash does not hold up everybody. They compete with the ring threads.
+/// Two, so that one slow hash does not hold up all clients. They compete with the ring threads.
 const THREADS: usize = 2;
 
 /// Pairs that may wait for a thread. At 250 ms each, the last one waits for half a minute.
@@ -71,6 +71,8 @@ pub enum Checked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginOutcome {
     Known(UserId),
+    /// No field with credentials, or more than one.
+    Missing,
     /// No such user, another password, or a field that cannot be read.
     Wrong,
     TooManyFailures {
@@ -126,11 +128,11 @@ struct Job {
     /// `None`: there is no such user.
     user: Option<UserId>,
     /// The client that the attempt is charged to until it is settled.
-    client: IpAddr,
+    client: ClientAddress,
 }
 
 struct Waiter {
-    client: IpAddr,
+    client: ClientAddress,
     reply: oneshot::Sender<LoginOutcome>,
 }
 
@@ -192,12 +194,16 @@ impl Authenticator {
             && self.shared.users == *users
     }
 
-    /// `field` is the value of the only `Proxy-Authorization` field of a request. Never waits.
-    pub fn check(&self, client: IpAddr, field: &[u8]) -> Checked {
+    /// `field` is the value of the one field of a request that has credentials. Never waits.
+    pub fn log_in(&self, client: ClientAddress, field: Option<&[u8]>) -> Checked {
+        field.map_or(Checked::Done(LoginOutcome::Missing), |field| self.check(client, field))
+    }
+
+    fn check(&self, client: ClientAddress, field: &[u8]) -> Checked {
         self.check_at(client, field, clock::coarse_ms())
     }
 
-    fn check_at(&self, client: IpAddr, field: &[u8], now_ms: u64) -> Checked {
+    fn check_at(&self, client: ClientAddress, field: &[u8], now_ms: u64) -> Checked {
         let mut room = Room::new();
         match room.decode(field) {
             Some(credentials) => self.shared.check(client, credentials, now_ms),
@@ -271,7 +277,7 @@ impl Verification {
 
 // On a ring thread.
 impl Shared {
-    fn check(&self, client: IpAddr, credentials: Credentials, now_ms: u64) -> Checked {
+    fn check(&self, client: ClientAddress, credentials: Credentials, now_ms: u64) -> Checked {
         let tag = self.tag(credentials.pair);
         let user = self.users.find(credentials.user);
         let mut state = self.lock();
@@ -301,7 +307,7 @@ impl Shared {
         Checked::Pending(Verification(outcome))
     }
 
-    fn refuse_unreadable(&self, client: IpAddr, now_ms: u64) -> LoginOutcome {
+    fn refuse_unreadable(&self, client: ClientAddress, now_ms: u64) -> LoginOutcome {
         let mut state = self.lock();
         if let Standing::Blocked { retry_after_s } = state.failures.standing(client, now_ms) {
             return LoginOutcome::TooManyFailures { retry_after_s };
@@ -405,13 +411,13 @@ impl Shared {
 
 // The log.
 impl Shared {
-    fn report(&self, client: IpAddr, user: &str, reason: &str, now_ms: u64) {
+    fn report(&self, client: ClientAddress, user: &str, reason: &str, now_ms: u64) {
         let Some(unsaid) = self.lock().lines.next(now_ms) else { return };
         let user = cut(user);
         tracing::warn!(%client, ?user, unsaid, "a login to the forward proxy failed: {reason}");
     }
 
-    fn report_blocked(&self, client: IpAddr, now_ms: u64) {
+    fn report_blocked(&self, client: ClientAddress, now_ms: u64) {
         let Some(unsaid) = self.lock().lines.next(now_ms) else { return };
         tracing::warn!(
             %client, unsaid,
@@ -524,7 +530,7 @@ mod tests {
         Gated { authenticator, begun, outcomes }
     }
 
-    fn address(last: u32) -> IpAddr {
+    fn address(last: u32) -> ClientAddress {
         std::net::Ipv4Addr::from_bits(0x0a00_0000 | last).into()
     }
 

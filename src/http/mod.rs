@@ -9,6 +9,7 @@
 
 pub(crate) mod chunk_rules;
 pub(crate) mod chunked;
+pub(crate) mod client_chain;
 pub(crate) mod edit;
 mod error;
 pub(crate) mod fields;
@@ -22,6 +23,8 @@ pub(crate) mod limits;
 mod lines;
 pub(crate) mod names;
 mod parsed_cache;
+pub(crate) mod path;
+pub(crate) mod readings;
 pub(crate) mod repair;
 pub(crate) mod rewrite;
 mod target;

@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use crate::http::BodyLength;
+use crate::http::chunk_rules::ChunkRules;
 use crate::http::chunked::{ChunkError, ChunkScanner, HELD_BYTES_MAX, Kept, Progress};
 use crate::http::repair::Repairs;
 use crate::relay::error::RelayError;
@@ -28,6 +30,26 @@ pub(crate) struct Decoded {
 }
 
 impl Decoder {
+    /// Of a body with that framing, before its first byte.
+    #[inline]
+    pub(crate) fn of(body: BodyLength) -> Self {
+        match body {
+            BodyLength::Empty => Self::Sized(0),
+            BodyLength::Exact(bytes) => Self::Sized(bytes),
+            BodyLength::Chunked => Self::Chunked(ChunkScanner::new()),
+            BodyLength::UntilClose => Self::UntilClose,
+        }
+    }
+
+    /// The same, with other rules for what its chunks hold beside the payload.
+    #[inline]
+    pub(crate) fn with(self, rules: ChunkRules) -> Self {
+        match self {
+            Self::Chunked(scanner) => Self::Chunked(scanner.with(rules)),
+            other => other,
+        }
+    }
+
     pub(crate) fn advance(&mut self, input: &[u8]) -> Result<Decoded, ChunkError> {
         match self {
             Decoder::Sized(left) => {
@@ -96,7 +118,7 @@ impl Decoder {
     }
 
     /// Payload seen so far, where the framing does not say it beforehand.
-    pub(super) fn payload_bytes(&self) -> u64 {
+    pub(crate) fn payload_bytes(&self) -> u64 {
         match self {
             Decoder::Chunked(scanner) => scanner.payload_bytes(),
             Decoder::Sized(_) | Decoder::UntilClose => 0,

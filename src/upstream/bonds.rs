@@ -8,6 +8,7 @@
 
 use std::rc::Rc;
 
+use super::fair::Claimant;
 use super::lease::Lease;
 use super::pool::Pool;
 use super::queue::{Holder, NO_SEAT};
@@ -20,6 +21,8 @@ const BONDS_MAX: usize = 4;
 pub(super) struct Bond {
     /// The client connection's number in its worker.
     client: u32,
+    /// Whose request has logged it in: a proxy that is trusted brings those of others too.
+    claimant: Claimant,
     /// Its slot.
     key: usize,
 }
@@ -52,7 +55,9 @@ impl Pool {
                 let (mut bonds, slots) = (self.bonds.borrow_mut(), self.slots.borrow());
                 let is_own = |bond: &Bond| {
                     let origin = slots.get(bond.key).map(|slot| slot.origin);
-                    bond.client == holder.slot && origin.is_some_and(&is_meant)
+                    bond.client == holder.slot
+                        && bond.claimant == holder.claimant
+                        && origin.is_some_and(&is_meant)
                 };
                 let place = bonds.iter().position(is_own)?;
                 bonds.remove(place).key
@@ -68,7 +73,10 @@ impl Pool {
     /// Notes that a connection rests which is `client`'s own. The oldest goes where there are too
     /// many.
     pub(super) fn rest_apart(&self, client: u32, key: usize) {
-        self.bonds.borrow_mut().push(Bond { client, key });
+        let Some(claimant) = self.slots.borrow().get(key).map(|slot| slot.holder.claimant) else {
+            return;
+        };
+        self.bonds.borrow_mut().push(Bond { client, claimant, key });
         let own = self.own(client);
         if own.len() > BONDS_MAX {
             self.close_idle(own[0]);

@@ -14,6 +14,8 @@ use crate::http::{BodyLength, Method};
 use crate::observe::metrics::WorkerMetrics;
 use crate::relay::Receiver;
 use crate::relay::outbox::{Outbox, Unsent};
+use crate::relay::side::{Act, Side};
+use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, NoRoom, WaitError, clock};
 
 /// How one attempt on one connection failed.
@@ -83,9 +85,8 @@ pub(crate) async fn send(
     };
     if let Some(rest) = rest {
         origin.send_all(&rest).await.map_err(|error| match error {
-            WaitError::Expired => AttemptError::Fault(Fault::OriginWriteTimeout),
-            WaitError::Interrupted => AttemptError::Fault(Fault::Stopping),
             WaitError::Failed(_) => AttemptError::NoResponse,
+            error => error.on(Side::Origin, Act::Take).into(),
         })?;
     }
     Ok(())
@@ -96,8 +97,14 @@ pub(crate) trait Reply {
     /// Where its head is read into.
     fn head(&mut self) -> &mut ResponseHead;
 
-    /// Waits for bytes of it: for the first ones, or for more than `buffer` has.
-    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received;
+    /// Begins to wait for bytes of it: for the first ones, or for more than `buffer` has. The wait
+    /// itself comes back, because most responses come within it, and a future around it costs.
+    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault>;
+
+    /// Goes on waiting, where that wait has brought nothing.
+    async fn recv_late(&mut self, buffer: HeadBuffer) -> Received {
+        Ok((Err(WaitError::Expired), buffer))
+    }
 
     /// Whether to refuse whatever is not as it should be. Asked where something is not.
     fn is_strict(&self) -> bool;
@@ -114,7 +121,7 @@ pub(crate) trait Reply {
 }
 
 /// What a wait for bytes came to; an error where it was given up.
-pub(crate) type Received = Result<(Result<usize, WaitError>, HeadBuffer), AttemptError>;
+pub(crate) type Received = Result<(Result<usize, WaitError>, HeadBuffer), Fault>;
 
 /// Reads until the head of the final response is there, at the beginning of the buffer.
 pub(crate) async fn read_head(
@@ -126,33 +133,36 @@ pub(crate) async fn read_head(
     let (mut interims, mut interims_since_ms) = (0, 0);
     let mut search = Search::default();
     reply.head().reset();
-    let (mut received, mut buffer) = reply.recv(None).await?;
+    let mut buffer = None;
     loop {
+        let (mut received, mut filled) = reply.recv(buffer)?.await;
+        if matches!(received, Err(WaitError::Expired)) {
+            (received, filled) = reply.recv_late(filled).await?;
+        }
         match received {
             Ok(1..) => {}
-            Ok(0) | Err(WaitError::Failed(_)) if buffer.is_empty() && interims == 0 => {
+            Ok(0) | Err(WaitError::Failed(_)) if filled.is_empty() && interims == 0 => {
                 return Err(AttemptError::NoResponse);
             }
-            Ok(0) | Err(WaitError::Failed(_)) => return Err(Fault::OriginTruncated.into()),
-            Err(WaitError::Expired) => return Err(Fault::OriginReadTimeout.into()),
-            Err(WaitError::Interrupted) => return Err(Fault::Stopping.into()),
+            Ok(0) => return Err(Fault::OriginTruncated.into()),
+            Err(error) => return Err(error.on(Side::Origin, Act::Send).into()),
         }
         loop {
             // Once it is refused, its bytes are looked at once, not with each that arrives.
             let parsed =
-                (!search.is_begun()).then(|| reply.head().parse(buffer.filled(), &limits, method));
+                (!search.is_begun()).then(|| reply.head().parse(filled.filled(), &limits, method));
             let parsed = match parsed {
                 Some(Ok(is_complete)) => is_complete,
-                _ => mend(reply, &mut buffer, &mut search, &terms, method)?,
+                _ => mend(reply, &mut filled, &mut search, &terms, method)?,
             };
             if !parsed {
                 break;
             }
             if !reply.head().repairs.is_none() {
-                count_repairs(reply, buffer.filled(), &terms)?;
+                count_repairs(reply, filled.filled(), &terms)?;
             }
             if reply.is_final() {
-                return Ok(buffer);
+                return Ok(filled);
             }
             if interims == 0 {
                 interims_since_ms = clock::coarse_ms();
@@ -163,12 +173,12 @@ pub(crate) async fn read_head(
             if reply.head().status == 101 || interims > interims_max {
                 return Err(Fault::OriginAnswer.into());
             }
-            reply.interim(&buffer).await?;
-            buffer.consume(reply.head().bytes);
+            reply.interim(&filled).await?;
+            filled.consume(reply.head().bytes);
             reply.head().reset();
         }
-        buffer.make_room(limits.head_bytes).map_err(no_room)?;
-        (received, buffer) = reply.recv(Some(buffer)).await?;
+        filled.make_room(limits.head_bytes).map_err(no_room)?;
+        buffer = Some(filled);
     }
 }
 

@@ -28,9 +28,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::address::Address;
 use crate::config::{HostPolicy, UpstreamConfig};
 use crate::fault::Fault;
 use crate::http::chunk_rules::ChunkRules;
+use crate::proxy_protocol::Version;
 use crate::ring::clock;
 
 use self::balance::Balance;
@@ -76,7 +78,7 @@ impl Origin {
         self.failing_since_ms.load(Ordering::Relaxed) != 0 || self.addresses.load().is_empty()
     }
 
-    pub(crate) fn has_address(&self, address: SocketAddr) -> bool {
+    pub(crate) fn has_address(&self, address: Address) -> bool {
         self.addresses.load().contains(&address)
     }
 }
@@ -101,6 +103,8 @@ pub(crate) struct Upstream {
     host: HostPolicy,
     fail_timeout: Duration,
     pub(crate) traits: Traits,
+    /// By which each connection says whose request it carries; it carries one.
+    proxy_protocol: Option<Version>,
     members: Vec<Member>,
     balance: RefCell<Balance>,
 }
@@ -163,6 +167,7 @@ impl Upstream {
             host: plan.config.host.clone(),
             fail_timeout: plan.config.fail_timeout,
             traits: Traits::of(&plan.config),
+            proxy_protocol: plan.config.proxy_protocol,
             members: plan.origins.iter().map(member).collect(),
             balance: RefCell::new(Balance::new(&weights).started_at(worker)),
         }
@@ -174,6 +179,10 @@ impl Upstream {
 
     pub(crate) fn host(&self) -> &HostPolicy {
         &self.host
+    }
+
+    pub(crate) fn proxy_protocol(&self) -> Option<Version> {
+        self.proxy_protocol
     }
 
     pub(crate) fn members(&self) -> &[Member] {
@@ -190,6 +199,9 @@ impl Upstream {
     /// common case, for which no future is made.
     pub(crate) fn take_idle(&self, pool: &Rc<Pool>, holder: Holder) -> Option<Lease> {
         let [member] = &*self.members else { return None };
+        if self.proxy_protocol.is_some() {
+            return None;
+        }
         pool.take_idle(member.number(), holder)
     }
 
@@ -234,6 +246,8 @@ impl Upstream {
         is_fresh: bool,
         mut tried: Vec<usize>,
     ) -> Result<Lease, Fault> {
+        let is_single = self.proxy_protocol.is_some();
+        let is_fresh = is_fresh || is_single;
         let mut fault = Fault::OriginUnresolved;
         loop {
             // A single origin's turn does not depend on the time.
@@ -245,7 +259,8 @@ impl Upstream {
                 return Ok(lease);
             }
             match open(pool, member, holder, is_fresh).await {
-                Ok(lease) => {
+                Ok(mut lease) => {
+                    lease.is_single |= is_single;
                     member.origin.connected();
                     self.balance.borrow_mut().mark_ok(pick);
                     return Ok(lease);

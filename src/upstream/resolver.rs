@@ -20,6 +20,8 @@ use hickory_resolver::system_conf::read_system_conf;
 use tokio::runtime;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::address::{Address, UnixAddress};
+
 /// A TTL of 0 means "ask each time", which is once a second here.
 const TTL_MIN: Duration = Duration::from_secs(1);
 
@@ -31,7 +33,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// The addresses that one origin has now, IPv4 first.
 #[derive(Debug, Default)]
-pub(crate) struct Addresses(ArcSwap<Vec<SocketAddr>>);
+pub(crate) struct Addresses(ArcSwap<Vec<Address>>);
 
 /// The thread that keeps `Addresses` current; dropping it ends the thread.
 #[derive(Debug)]
@@ -62,7 +64,7 @@ struct Awaited(Arc<Unsettled>);
 
 impl Addresses {
     /// Never waits. Empty until the name has been resolved for the first time.
-    pub(crate) fn load(&self) -> Guard<Arc<Vec<SocketAddr>>> {
+    pub(crate) fn load(&self) -> Guard<Arc<Vec<Address>>> {
         self.0.load()
     }
 }
@@ -92,11 +94,15 @@ impl Resolver {
         Ok(Self { watches, unsettled: Arc::default() })
     }
 
-    /// The addresses of `host`, which is an IP address without brackets or a name. Returns at
-    /// once: those of a name follow, see `settle`.
+    /// The addresses of `host`, which is an IP address without brackets, a name or a Unix socket.
+    /// Returns at once: those of a name follow, see `settle`.
     pub(crate) fn watch(&self, host: &str, port: u16) -> Arc<Addresses> {
         let addresses = Arc::new(Addresses::default());
-        if let Some(known) = without_asking(host, port) {
+        let known = match UnixAddress::parse(host) {
+            Some(path) => Some(vec![Address::Unix(path)]),
+            None => without_asking(host, port).map(all_of_tcp),
+        };
+        if let Some(known) = known {
             addresses.0.store(Arc::new(known));
             return addresses;
         }
@@ -160,7 +166,7 @@ async fn keep_current(resolver: Arc<TokioResolver>, mut watch: Watch) {
 
 impl Watch {
     fn accept(&self, answer: impl Iterator<Item = IpAddr>, failures: u32) {
-        let addresses = in_order(answer, self.port);
+        let addresses = all_of_tcp(in_order(answer, self.port));
         let before = self.addresses.load();
         let is_same = before.len() == addresses.len()
             && addresses.iter().all(|address| before.contains(address));
@@ -225,6 +231,10 @@ fn in_order(answer: impl Iterator<Item = IpAddr>, port: u16) -> Vec<SocketAddr> 
     addresses
 }
 
+fn all_of_tcp(addresses: Vec<SocketAddr>) -> Vec<Address> {
+    addresses.into_iter().map(Address::Tcp).collect()
+}
+
 fn backoff(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(5);
     (TTL_MIN * (1 << doublings)).min(BACKOFF_MAX)
@@ -280,7 +290,7 @@ mod tests {
         Resolver::start_with(config, options).unwrap()
     }
 
-    fn wait_for(addresses: &Addresses, wanted: &[SocketAddr]) {
+    fn wait_for(addresses: &Addresses, wanted: &[Address]) {
         let began = Instant::now();
         while *addresses.load().as_slice() != *wanted {
             assert!(began.elapsed() < PATIENCE, "{:?} instead of {wanted:?}", addresses.load());
@@ -288,8 +298,8 @@ mod tests {
         }
     }
 
-    fn on_port_80(last: u8) -> SocketAddr {
-        (Ipv4Addr::new(10, 0, 0, last), 80).into()
+    fn on_port_80(last: u8) -> Address {
+        Address::Tcp((Ipv4Addr::new(10, 0, 0, last), 80).into())
     }
 
     #[test]
@@ -301,10 +311,11 @@ mod tests {
             ("::1", vec!["[::1]:80"]),
             ("localhost", vec!["127.0.0.1:80", "[::1]:80"]),
             ("LOCALHOST.", vec!["127.0.0.1:80", "[::1]:80"]),
+            ("unix:/run/app.sock", vec!["unix:/run/app.sock"]),
             ("app.localhost", vec!["127.0.0.1:80", "[::1]:80"]),
         ];
         for (host, expected) in table {
-            let expected: Vec<SocketAddr> =
+            let expected: Vec<Address> =
                 expected.into_iter().map(|text| text.parse().unwrap()).collect();
             assert_eq!(**resolver.watch(host, 80).load(), expected, "{host}");
         }
