@@ -15,12 +15,9 @@ use crate::exchange::stream::ClientStream;
 use crate::fault::Fault;
 use crate::http::BodyLength;
 use crate::http::chunk_rules::ChunkRules;
-use crate::http::chunked::ChunkScanner;
 use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
 use crate::relay::side::{Act, Side};
-use crate::relay::{
-    Control, Decoder, Encoding, Receiver, RelayError, Sender, Transfer, append_kept,
-};
+use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Sender, Transfer};
 use crate::ring::{Deadlines, Socket, WaitError, clock};
 use crate::worker::Worker;
 
@@ -137,7 +134,7 @@ pub(crate) fn put_body(
     if head.body != BodyLength::Chunked || rules == ChunkRules::STRICT {
         return out.extend_from_slice(body);
     }
-    let put = append_kept(&mut ChunkScanner::by(rules), body, out);
+    let put = Encoding::AsIs.append(&mut Decoder::of(head.body).with(rules), body, out);
     debug_assert!(put.is_ok(), "it has been looked at when it came");
 }
 

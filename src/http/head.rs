@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 pub(crate) use super::error::HeadError;
 use super::fields::{ConnectionOptions, Fields, Lifetime, Underscores};
-use super::framing::{Coding, Length, decimal, request_body, response_body};
+use super::framing::{decimal, is_bodiless_framed, request_body, response_body};
 use super::interest::FieldInterest;
 pub use super::limits::HeadLimits;
 use super::lines::{HeadLines, Kind};
@@ -485,16 +485,6 @@ fn after_empty_lines(buf: &[u8]) -> usize {
         start += 2;
     }
     start
-}
-
-/// Whether framing fields speak of a body that the status rules out. What 304 says of a length is
-/// what 200 would have had, and what 204 says of none is true (RFC 9110 §8.6).
-fn is_bodiless_framed(status: u16, coding: Coding, length: Length) -> bool {
-    match status {
-        204 => !matches!(length, Length::Absent | Length::Exact(0)),
-        304 => coding != Coding::Absent,
-        _ => false,
-    }
 }
 
 /// RFC 9112 §9.3.

@@ -168,7 +168,7 @@ impl Encoding {
 }
 
 /// Appends what of `input` goes on.
-pub(crate) fn append_kept(
+fn append_kept(
     scanner: &mut ChunkScanner,
     input: &[u8],
     out: &mut Vec<u8>,

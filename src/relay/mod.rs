@@ -32,8 +32,8 @@ use crate::ring::hang_up::unless_hung_up;
 use crate::ring::waits::{poll_now, turn};
 use crate::ring::{ChunkPool, PipePool, Run, Socket, WaitError, clock};
 
+pub(crate) use coding::Decoder;
 pub(crate) use coding::Encoding;
-pub(crate) use coding::{Decoder, append_kept};
 pub(crate) use error::RelayError;
 pub(crate) use waiting::{HANG_UP_AFTER, Receiver};
 
