@@ -56,6 +56,8 @@ pub enum Fault {
     /// There is no memory for it: `memory.max_mb`.
     Overloaded,
     Internal,
+    /// The request has come round too often.
+    ProxyLoop,
     // The origin's side.
     OriginUnresolved,
     OriginResolveTimeout,
@@ -167,6 +169,7 @@ impl Fault {
             F::TooManyFiles => Facts::of(503, E::ProxyInternalError, "too_many_files").kept(),
             F::Overloaded => Facts::of(503, E::ProxyInternalError, "overloaded"),
             F::Internal => Facts::of(500, E::ProxyInternalError, "internal"),
+            F::ProxyLoop => Facts::of(508, E::ProxyLoopDetected, "proxy_loop").kept(),
             F::OriginUnresolved => Facts::of(502, E::DnsError, "origin_unresolved").kept_local(),
             F::OriginResolveTimeout => {
                 Facts::of(504, E::DnsTimeout, "origin_resolve_timeout").kept()
@@ -363,6 +366,7 @@ pub(crate) fn reason(code: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
         _ => "Internal Server Error",
     }
 }

@@ -51,7 +51,10 @@ const HONEST_CIRCLES: [(&[&str], &str); 5] = [
     (&["hooks", "hooks/guards", "hooks/plan"], "plans are loaded with those that were before"),
     (&["relay", "relay/steps"], "a transfer, and its steps"),
     (&["upstream/book", "upstream/permits", "upstream/tallies"], "one book, behind one lock"),
-    (&["upstream/idle", "upstream/lease", "upstream/pool", "upstream/queue"], "one pool"),
+    (
+        &["upstream/bonds", "upstream/idle", "upstream/lease", "upstream/pool", "upstream/queue"],
+        "one pool",
+    ),
 ];
 
 /// Words that must not stay in a source file, and why.

@@ -88,7 +88,10 @@ impl Exchange {
         let asked = RequestRewrite {
             path: request.path(REQUEST),
             host: HostRule::Pass,
-            via: b"ringway",
+            via: Some(b"ringway"),
+            cdn_loop: None,
+            passes_trailers: false,
+            is_last: false,
             forwarded: Some(ForwardedFor::of(client)),
             extra: b"",
         };

@@ -172,7 +172,10 @@ fn request_rewrite(name: &'static str, text: &'static [u8]) -> Case {
         let how = RequestRewrite {
             path: head.path(text),
             host: HostRule::Pass,
-            via: b"ringway",
+            via: Some(b"ringway"),
+            cdn_loop: None,
+            passes_trailers: false,
+            is_last: false,
             forwarded: Some(ForwardedFor::of(&client)),
             extra: b"",
         };

@@ -15,6 +15,7 @@ use super::stats::merged;
 use super::{health, hooks};
 use crate::admin::units::{lock, unix_seconds};
 use crate::fault::ProxyError;
+use crate::http::repair::Repair;
 use crate::ledger::Kind;
 use crate::observe::metrics::{CLASS_COUNT, Classes, Counter, WorkerMetrics};
 use crate::proxy_protocol;
@@ -196,6 +197,13 @@ fn pool(proxy: &Proxy, out: &mut Exposition) {
     }
     let help = "Reused connections that turned out to be dead.";
     sum(out, proxy, "ringway_pool_stale_total", help, |m| &m.pool_stale);
+    let help =
+        "Answers of origins that were not as they should be and taken all the same, by kind.";
+    let mut family = out.counter("ringway_origin_repairs_total", help);
+    for repair in Repair::ALL {
+        let counts = proxy.shared.metrics.iter().map(|it| it.repairs[repair as usize].get());
+        family.put(&[("kind", repair.name())], counts.sum::<u64>());
+    }
 }
 
 type Count = fn(&WorkerMetrics) -> &Counter;

@@ -240,8 +240,12 @@ mod tests {
         let keys = |changes: &[Change]| -> Vec<String> {
             changes.iter().map(|change| change.key.clone()).collect()
         };
-        let names = ["name", "origins", "host", "fail_timeout"];
-        assert_eq!(keys(&coming), names.map(|name| format!("upstream.new.{name}")));
+        let names = ["name", "origins", "host", "fail_timeout", "strict", "pass_trailers"];
+        let names = names.into_iter().chain(["reads_all_bodies"]);
+        assert_eq!(
+            keys(&coming),
+            names.map(|name| format!("upstream.new.{name}")).collect::<Vec<_>>()
+        );
         assert_eq!(keys(&going), keys(&coming));
         assert!(coming.iter().all(|change| change.old.is_none() && change.new.is_some()));
         assert!(going.iter().all(|change| change.old.is_some() && change.new.is_none()));

@@ -54,6 +54,7 @@ pub(super) fn settle(config: &mut Config) {
     if server.workers == 0 {
         server.workers = cores();
     }
+    limits.response_head_bytes = limits.response_head_bytes.max(limits.head_bytes);
     limits.target_bytes = limits.target_bytes.min(limits.head_bytes);
     pool.max_idle = pool.max_idle.min(pool.max_connections);
     pool.prewarm = pool.prewarm.min(pool.max_idle);

@@ -26,6 +26,35 @@ impl Words for ForwardedForms {
         &[("x", Self::X), ("rfc", Self::Rfc), ("both", Self::Both)];
 }
 
+/// Who is told in Via what a message came through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AddVia {
+    /// Both sides of the forward proxy.
+    #[default]
+    Forward,
+    /// Every origin and client.
+    Both,
+    /// Nobody.
+    Off,
+}
+
+impl AddVia {
+    /// Whether it is said, to the origin and to the client, of a message of the forward proxy or of
+    /// another one.
+    pub fn holds(self, is_forward: bool) -> bool {
+        match self {
+            Self::Forward => is_forward,
+            Self::Both => true,
+            Self::Off => false,
+        }
+    }
+}
+
+impl Words for AddVia {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("forward", Self::Forward), ("both", Self::Both), ("off", Self::Off)];
+}
+
 impl Words for Underscores {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("drop_shadowing", Self::DropShadowing),

@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
-use super::introduction::ForwardedForms;
+use super::introduction::{AddVia, ForwardedForms};
 use super::kinds::own::{
     Address, ClientHeader, Keepalive, NetworkList, Output, Pages, PoolStatusCode, Pseudonym,
 };
@@ -86,6 +86,10 @@ pub struct ServerConfig {
     /// The name under which ringway appears in Via and Proxy-Status.
     #[serde(with = "As::<Pseudonym>")]
     pub via: String,
+    /// Who is told in Via what a message came through: "forward", both sides of the forward proxy,
+    /// "both", every origin and client, or "off", nobody. Servers do not compress for proxies.
+    #[serde(with = "Word::<AddVia>")]
+    pub add_via: AddVia,
     /// How long exchanges may go on after SIGTERM. 0 to 1h; 0 cuts them at once.
     #[serde(with = "UpToAnHour")]
     pub drain_timeout: Duration,
@@ -122,6 +126,7 @@ impl Default for ServerConfig {
             add_forwarded_ssl: false,
             path_match: PathMatch::Normal,
             via: "ringway".to_owned(),
+            add_via: AddVia::Forward,
             drain_timeout: Duration::from_secs(30),
             ready_grace: Duration::ZERO,
             backlog: 4096,
@@ -153,6 +158,12 @@ pub struct LimitsConfig {
     /// More header fields are answered 431. 1 to 256.
     #[serde(with = "Count::<usize, 1, HEADERS_MAX>")]
     pub header_count: usize,
+    /// An answer with a larger head is refused with 502. 1KiB to 1MiB, and never below head_bytes.
+    #[serde(with = "Size::<usize, 1024, 1_048_576>")]
+    pub response_head_bytes: usize,
+    /// An answer with more header fields is refused with 502. 1 to 256.
+    #[serde(with = "Count::<usize, 1, HEADERS_MAX>")]
+    pub response_header_count: usize,
     /// What becomes of fields with a "_" in their name, which CGI, WSGI and PHP cannot tell from a
     /// "-": "drop_shadowing" drops those that would pass for a field that ringway sets, drops or
     /// believes, such as X_Forwarded_For; "keep", "drop_all", or "refuse" with 400.
@@ -178,6 +189,8 @@ impl Default for LimitsConfig {
             long_responses: 1000,
             head_bytes: 32 * 1024,
             header_count: 100,
+            response_head_bytes: 64 * 1024,
+            response_header_count: HEADER_COUNT_MAX,
             underscores: Underscores::DropShadowing,
             target_bytes: 8 * 1024,
             body_bytes: u64::MAX,

@@ -82,6 +82,7 @@ text_kind!(
 /// Upstreams: groups of origins that serve the same thing.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct UpstreamConfig {
     /// Unique: 1 to 64 letters, digits, "-", "_" or ".".
     #[serde(with = "As::<Name>")]
@@ -117,6 +118,18 @@ pub struct UpstreamConfig {
     #[serde(default, with = "Optional::<OneOf<Version>>", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-example" = "\"v2\""))]
     pub proxy_protocol: Option<Version>,
+    /// Whether to refuse every answer that is not as it should be, instead of mending those whose
+    /// meaning is beyond doubt.
+    #[serde(default)]
+    pub strict: bool,
+    /// Whether trailers and chunk extensions of requests go on. Servers that do not read them take
+    /// them for the next request.
+    #[serde(default)]
+    pub pass_trailers: bool,
+    /// Whether its origins read every body, also that of GET, HEAD and DELETE. If not, a connection
+    /// that has carried such a one is not used again.
+    #[serde(default)]
+    pub reads_all_bodies: bool,
 }
 
 /// One address that requests can be sent to.
@@ -248,6 +261,9 @@ impl UpstreamConfig {
             host: HostPolicy::Pass,
             fail_timeout: millis::<10_000>(),
             max_connections: None,
+            strict: false,
+            pass_trailers: false,
+            reads_all_bodies: false,
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::exchange::tunnel::Tunnel;
 use crate::fault::{Close, Fault};
 use crate::http::chunked::{ChunkError, LAST_CHUNK};
 use crate::http::head::HeadError;
+use crate::http::repair;
 use crate::http::rewrite::{self, BodyOut, ConnectionOut, ResponseRewrite, Simple};
 use crate::http::written_cache::WrittenCache;
 use crate::http::{BodyLength, Method, Version};
@@ -147,6 +148,7 @@ impl Request<'_, Connection<'_>> {
                         self.peer.stats.enter(Phase::Head, self.head_began_ms);
                     }
                     Ok(false) => self.peer.stats.moved.set(Moment::at_ms(clock::coarse_ms())),
+                    Err(error) if self.mend_target(error) => continue,
                     Err(error) => {
                         self.peer.believe_nothing();
                         return NextHead::Fault(Fault::ClientHead(error));
@@ -210,6 +212,19 @@ impl Request<'_, Connection<'_>> {
         })
     }
 
+    /// Puts the target of a head that was refused for it into the form that every server takes;
+    /// false where there is nothing to be done.
+    #[cold]
+    fn mend_target(&mut self, error: HeadError) -> bool {
+        if !matches!(error, HeadError::Target | HeadError::TargetForm) {
+            return false;
+        }
+        let Some((span, target)) = repair::target(self.inbox.filled()) else { return false };
+        let before = &self.inbox.filled()[..span.start as usize];
+        let front = [before, &target].concat();
+        self.inbox.replace_front(span.end as usize, &front).is_ok()
+    }
+
     /// How long the next piece of the head may take: all of it has one deadline.
     fn head_patience(&self) -> Duration {
         if self.head_began_ms == 0 {
@@ -251,7 +266,7 @@ impl ClientStream for Connection<'_> {
     ) -> Result<Begun, Unsent<ChunkError>> {
         let (worker, head) = (request.peer.worker, &request.response);
         let (body, encoding) = framing(request);
-        let mut decoder = Decoder::of(head.body);
+        let mut decoder = Decoder::of(head.body).with(response.rules);
         let is_last = matches!(body, BodyOut::UntilClose)
             || !request.head.is_persistent
             || !response.is_uploaded
@@ -265,7 +280,7 @@ impl ClientStream for Connection<'_> {
             let key = repeated.map(|it| (it, body, connection));
             self.sent_response.borrow_mut().put(key, out, |out| {
                 let date = if head.has_date { [0; DATE_BYTES] } else { worker.date.now() };
-                put(&ResponseRewrite { body, connection, date: &date, via: None }, out);
+                put(&ResponseRewrite { body, connection, date: &date, via: response.via }, out);
             });
             if decoder.is_done() {
                 return Ok((0, out.len()));

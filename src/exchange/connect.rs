@@ -17,6 +17,7 @@ use crate::exchange::tunnel::Tunnel;
 use crate::fault::Fault;
 use crate::forward_proxy::Target;
 use crate::http::head::ResponseHead;
+use crate::http::names::FieldName;
 use crate::http::{Method, rewrite};
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
@@ -101,13 +102,28 @@ async fn by_parent(
     let _attached = request.peer.slot.attach(&socket);
     let parent = forwarded::parent(config, index);
     let authority = target.to_string();
-    let login = access.parent_logins[index].as_bytes();
+    let mut extra = access.parent_logins[index].clone().into_bytes();
+    put_via(request, &mut extra);
     let sent = h1::send(&worker.outbox, request.peer.origin(&socket), |out| {
-        rewrite::connect(out, authority.as_bytes(), login);
+        rewrite::connect(out, authority.as_bytes(), &extra);
     });
     sent.await.map_err(AttemptError::fault)?;
     let early = parents_answer(request, &socket, &parent.name).await?;
     Ok(Reached { socket, address, early })
+}
+
+/// Appends what the request came through, ourselves included, if that is to be said: proxies that
+/// are each other's parent would ask each other for ever.
+fn put_via<S>(request: &Request<'_, S>, out: &mut Vec<u8>) {
+    let server = &request.peer.generation.config.server;
+    let head = &request.head;
+    if !server.add_via.holds(true) {
+        return;
+    }
+    for field in head.fields.all(FieldName::Via) {
+        out.extend_from_slice(field.line.of(request.inbox.filled()));
+    }
+    rewrite::via(out, head.version, server.via.as_bytes());
 }
 
 /// Reads the parent's answer; what came behind it, if it has opened the tunnel.
@@ -116,15 +132,16 @@ async fn parents_answer(
     socket: &Socket,
     name: &str,
 ) -> Result<Vec<u8>, Fault> {
-    let Generation { config, head_limits, .. } = &*request.peer.generation;
+    let Generation { config, .. } = &*request.peer.generation;
     let deadline = Instant::now() + config.timeouts.read;
     let mut reply = ParentReply { request, socket, head: ResponseHead::new(), deadline };
-    let read = h1::read_head(&mut reply, *head_limits, Method::Connect).await;
+    let read = h1::read_head(&mut reply, request.peer.terms(), Method::Connect).await;
     let status = reply.head.status;
     match read.map_err(AttemptError::fault) {
         Ok(buffer) if (200..=299).contains(&status) => {
             Ok(buffer.filled()[reply.head.bytes..].to_vec())
         }
+        Ok(_) if status == 508 => Err(Fault::ProxyLoop),
         Ok(_) | Err(Fault::OriginAnswer) => {
             tracing::warn!(parent = name, status, "the parent proxy refused a tunnel");
             Err(Fault::ParentRefused)
@@ -145,6 +162,10 @@ struct ParentReply<'r, 'c, S> {
 impl<S: ClientStream> Reply for ParentReply<'_, '_, S> {
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.head
+    }
+
+    fn is_strict(&self) -> bool {
+        false
     }
 
     fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {

@@ -23,6 +23,7 @@ use crate::routing::{Asked, Route};
 use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
+use crate::upstream::{Traits, Upstream};
 
 /// The destination of one request.
 pub(crate) struct Destination {
@@ -87,6 +88,31 @@ impl Destination {
         }
     }
 
+    /// What is known of those who may answer.
+    pub(crate) fn traits<S>(&self, request: &Request<'_, S>) -> Traits {
+        self.upstream(request).map(|upstream| upstream.traits).unwrap_or_default()
+    }
+
+    fn upstream<'r, S>(&self, request: &'r Request<'_, S>) -> Option<&'r Upstream> {
+        match self.to {
+            To::Upstream(_, upstream) => Some(&request.peer.generation.upstreams[upstream]),
+            To::Target(_) => None,
+        }
+    }
+
+    /// A connection on which the client itself has logged in.
+    #[inline]
+    pub(crate) fn take_own<S>(&self, request: &Request<'_, S>) -> Option<Lease> {
+        let Peer { worker, generation, holder, .. } = &request.peer;
+        if !worker.pool.has_bonds() {
+            return None;
+        }
+        worker.pool.take_own(*holder, |origin| match &self.to {
+            To::Upstream(_, upstream) => generation.upstreams[*upstream].origin(origin).is_some(),
+            To::Target(forwarded) => forwarded.origin() == origin,
+        })
+    }
+
     /// A connection of a plain route that is there without a wait.
     pub(crate) fn take_idle(&self, request: &Request<'_, impl ClientStream>) -> Option<Lease> {
         let (To::Upstream(_, upstream), None) = (&self.to, &self.hooks) else { return None };
@@ -113,6 +139,27 @@ impl Destination {
             }
             To::Target(forwarded) => Box::pin(forwarded.checkout(request, is_fresh)).await,
         }
+    }
+
+    /// The origin with the number `number` has ended a new connection before it answered. Whether
+    /// another one can be asked.
+    #[cold]
+    pub(crate) fn failed<S>(&self, request: &Request<'_, S>, number: usize) -> bool {
+        self.upstream(request).is_some_and(|upstream| upstream.failed(number))
+    }
+
+    /// A new connection to another origin than that one.
+    pub(crate) async fn checkout_other(
+        &mut self,
+        request: &Request<'_, impl ClientStream>,
+        number: usize,
+    ) -> Result<Lease, Fault> {
+        if let Some(hooks) = &mut self.hooks {
+            hooks.begin_attempt(true);
+        }
+        let upstream = self.upstream(request).ok_or(Fault::OriginClosed)?;
+        let Peer { worker, holder, .. } = &request.peer;
+        upstream.checkout_other(&worker.pool, *holder, number).await
     }
 
     /// What a 407 means: a parent proxy wants a password, which is no client's affair.
@@ -158,11 +205,15 @@ impl Destination {
             }
             To::Target(forwarded) => return forwarded.rewrite(request, path),
         };
+        let server = &config.server;
         let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());
         RequestRewrite {
             path,
             host: host_rule(upstream.host(), &request.head, origin),
-            via: config.server.via.as_bytes(),
+            via: server.add_via.holds(false).then_some(server.via.as_bytes()),
+            cdn_loop: Some(server.via.as_bytes()),
+            passes_trailers: upstream.traits.reads_trailers,
+            is_last: request.has_odd_body() && !upstream.traits.reads_all_bodies,
             forwarded: Some(ForwardedFor { prefix, ..request.peer.forwarded_for() }),
             extra: b"",
         }
@@ -195,6 +246,21 @@ impl Destination {
             Some(hooks) => hooks.put_response(request, buf, how, out),
             None => rewrite::response(out, &request.response, buf, how),
         }
+    }
+
+    /// Our name in the Via of an answer, if it is to be said.
+    #[inline]
+    pub(crate) fn response_via<'r, S>(&self, request: &'r Request<'_, S>) -> Option<&'r [u8]> {
+        let server = &request.peer.generation.config.server;
+        let is_forward = matches!(self.to, To::Target(_));
+        server.add_via.holds(is_forward).then_some(server.via.as_bytes())
+    }
+
+    /// Whether the connection that carried the request may carry another one as far as its body is
+    /// concerned.
+    #[inline]
+    pub(crate) fn reads_body<S>(&self, request: &Request<'_, S>) -> bool {
+        !request.has_odd_body() || self.traits(request).reads_all_bodies
     }
 
     /// Whether the route wants another attempt after `trigger`.

@@ -6,6 +6,7 @@
 //! short for the client too, in a way that cannot be taken for its end.
 
 use crate::exchange::destination::Destination;
+use crate::exchange::logged_in::logs_in;
 use crate::exchange::outcome::Outcome;
 use crate::exchange::peer::Peer;
 use crate::exchange::record::Record;
@@ -14,6 +15,9 @@ use crate::exchange::respond::send_rest;
 use crate::exchange::stream::{Begun, Body, ClientStream, Incoming};
 use crate::exchange::upload::Progress;
 use crate::fault::Fault;
+use crate::http::BodyLength;
+use crate::http::chunk_rules::ChunkRules;
+use crate::http::repair::Repairs;
 use crate::observe::connection_stats::WaitsOn;
 use crate::relay::outbox::Unsent;
 use crate::relay::side::Side;
@@ -32,7 +36,13 @@ pub(crate) async fn send_response(
 ) -> Result<Outcome, AttemptError> {
     let stats = request.peer.stats;
     let is_uploaded = progress.is_complete();
-    let incoming = Incoming { buffer: &buffer, is_uploaded, is_plain: destination.is_plain() };
+    let via = destination.response_via(request);
+    let rules = match request.response.body {
+        BodyLength::Chunked => destination.traits(request).response_chunks(),
+        _ => ChunkRules::STRICT,
+    };
+    let is_plain = destination.is_plain() && via.is_none();
+    let incoming = Incoming { buffer: &buffer, is_uploaded, is_plain, rules, via };
     let begun = request.stream.send_head(request, &incoming, |how, out| {
         destination.put_response(request, buffer.filled(), how, out);
     });
@@ -43,9 +53,18 @@ pub(crate) async fn send_response(
         Err(Unsent::Broken) => return Ok(gone(request, record, Fault::ClientGone)),
     };
     record.sent(stats, sent as u64);
+    let text = request.inbox.filled();
+    if logs_in(&request.head.fields, text, &request.response, buffer.filled()) {
+        lease.bind();
+    }
+    let reads_body = destination.reads_body(request);
     buffer.consume(request.response.bytes + used);
     if body.decoder.is_done() {
-        lease.finish_with(&request.response, is_uploaded, buffer);
+        if is_sound(request, body.decoder.repairs()) && reads_body {
+            lease.finish_with(&request.response, is_uploaded, buffer);
+        } else {
+            drop((lease, buffer));
+        }
         if let Some(rest) = rest
             && let Err(fault) = send_rest(request, &rest).await
         {
@@ -65,9 +84,20 @@ pub(crate) async fn send_response(
             Ok(moved) => moved,
             Err(broken) => return Ok(cut(request, &broken, record)),
         };
-        lease.finish(&request.response, is_uploaded, moved == Leftover::Nothing);
+        if is_sound(request, progress.download.repairs.get()) && reads_body {
+            lease.finish(&request.response, is_uploaded, moved == Leftover::Nothing);
+        }
     }
     Ok(Outcome::Complete)
+}
+
+/// Counts what was mended in a body; whether its end is where its sender has meant it to be.
+fn is_sound<S>(request: &Request<'_, S>, repairs: Repairs) -> bool {
+    if repairs.is_none() {
+        return true;
+    }
+    request.peer.worker.metrics.repaired(repairs);
+    !repairs.touch_framing()
 }
 
 async fn pass_body(

@@ -120,6 +120,11 @@ impl ForwardRequest {
         upstream::open_target(pool, &self.origin_id, &addresses, holder, is_fresh).await
     }
 
+    /// The number by which the pool knows whom it goes to.
+    pub(crate) fn origin(&self) -> usize {
+        self.origin_id.origin()
+    }
+
     /// What a 407 means: a parent proxy wants a password.
     pub(crate) fn refuses_us(&self, request: &Request<'_, impl ClientStream>) -> bool {
         let Hop::Parent(index) = self.hop else { return false };
@@ -144,11 +149,15 @@ impl ForwardRequest {
         path: &'a [u8],
     ) -> RequestRewrite<'a> {
         let Generation { config, access, .. } = &*request.peer.generation;
+        let server = &config.server;
         RequestRewrite {
             path,
             // What the target says takes the place of what Host says (RFC 9112 §3.2.2).
             host: HostRule::Pass,
-            via: config.server.via.as_bytes(),
+            via: server.add_via.holds(true).then_some(server.via.as_bytes()),
+            cdn_loop: None,
+            passes_trailers: false,
+            is_last: request.has_odd_body(),
             forwarded: config.forward.add_forwarded.then_some(request.peer.forwarded_for()),
             extra: match self.hop {
                 Hop::Direct => b"",

@@ -18,6 +18,7 @@ use crate::proxy_protocol::{self, Version};
 use crate::relay::Receiver;
 use crate::ring::Socket;
 use crate::upstream::fair::Claimant;
+use crate::upstream::h1::Terms;
 use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
@@ -159,6 +160,11 @@ impl<'c> Peer<'c> {
             half_close: HalfClose::Keep,
             stats: Some((self.stats, WaitsOn::OriginToTake)),
         }
+    }
+
+    /// What the heads of answers to it are held to.
+    pub(crate) fn terms(&self) -> Terms<'_> {
+        Terms { limits: self.generation.response_limits, metrics: &self.worker.metrics }
     }
 
     /// What of it an origin is told.

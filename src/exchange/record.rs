@@ -215,8 +215,13 @@ impl Record {
         let (head, text) = (&request.head, request.inbox.filled());
         let part = |span: Span| if line.is_head_known { span.of(text) } else { b"" };
         let quoted = [part(head.method_text), part(head.authority), part(head.target)];
+        let details = match self.fault {
+            Some(Fault::OriginHead(_)) => request.response.refused.as_deref(),
+            _ => None,
+        };
         let from = (request.peer.sender(), request.peer.address);
-        log.record(&self.render(line, &request.peer.generation, from, quoted));
+        let record = self.render(line, &request.peer.generation, from, quoted);
+        log.record(&access_log::Record { details, ..record });
     }
 
     /// Adds to the worker's counts, once; the time.
@@ -267,6 +272,7 @@ impl Record {
             is_reused: line.is_reused,
             phases: Phases { total_us: micros(line.began.elapsed()), ..line.phases },
             error: self.fault.map(Fault::name),
+            details: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use std::task::Poll;
 use crate::exchange::request::Request;
 use crate::fault::{Fault, Status};
 use crate::hooks::style::ResponseStyle;
+use crate::http::chunk_rules::ChunkRules;
 use crate::http::chunked::ChunkError;
 use crate::http::rewrite::ResponseRewrite;
 use crate::ledger::Counted;
@@ -120,6 +121,10 @@ pub(crate) struct Incoming<'a> {
     pub is_uploaded: bool,
     /// What is sent depends on nothing but the head and how it goes out.
     pub is_plain: bool,
+    /// What of its chunks is taken, and goes on.
+    pub rules: ChunkRules,
+    /// Our name, where it is to be said that the response came through us.
+    pub via: Option<&'a [u8]>,
 }
 
 /// A response whose head has been sent.

@@ -14,6 +14,7 @@ use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
 use crate::fault::Fault;
 use crate::http::BodyLength;
+use crate::http::chunk_rules::ChunkRules;
 use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
 use crate::relay::side::{Act, Side};
 use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Sender, Transfer};
@@ -25,6 +26,8 @@ pub(crate) struct RequestBody {
     /// Bytes of it that came before a connection was looked for and are in the inbox behind the
     /// head.
     pub in_inbox: usize,
+    /// What of its chunks goes on.
+    pub(crate) rules: ChunkRules,
     /// A larger one is answered 413.
     pub(crate) bytes_max: u64,
     decoder: Decoder,
@@ -37,7 +40,8 @@ impl RequestBody {
         let limit = request.peer.generation.config.limits.body_bytes;
         judge_length(request.head.body, limit)?;
         let decoder = Decoder::of(request.head.body);
-        let mut body = Self { in_inbox: 0, bytes_max: limit, decoder };
+        let rules = ChunkRules::BARE;
+        let mut body = Self { in_inbox: 0, rules, bytes_max: limit, decoder };
         body.look(request)?;
         Ok(body)
     }
@@ -114,8 +118,24 @@ impl RequestBody {
     }
 
     fn rest(&self) -> Option<Decoder> {
-        (!self.is_whole()).then_some(self.decoder)
+        (!self.is_whole()).then(|| self.decoder.with(self.rules))
     }
+}
+
+/// Appends what goes on of the body of the client's request, of which `bytes` follow the head.
+pub(crate) fn put_body(
+    request: &Request<'_, impl ClientStream>,
+    bytes: usize,
+    rules: ChunkRules,
+    out: &mut Vec<u8>,
+) {
+    let head = &request.head;
+    let body = &request.inbox.filled()[head.bytes..head.bytes + bytes];
+    if head.body != BodyLength::Chunked || rules == ChunkRules::STRICT {
+        return out.extend_from_slice(body);
+    }
+    let put = Encoding::AsIs.append(&mut Decoder::of(head.body).with(rules), body, out);
+    debug_assert!(put.is_ok(), "it has been looked at when it came");
 }
 
 /// Refuses a body that says itself that it is larger than `limit`.

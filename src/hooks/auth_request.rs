@@ -100,7 +100,9 @@ impl AuthRequest {
         for name in &self.quoted {
             // What is about this connection, or was said above, is not the client's to say.
             let known = FieldName::of(name.as_bytes());
-            if known == FieldName::Other || known.is_claim() && view.is_trusted {
+            if matches!(known, FieldName::Other | FieldName::Authorization)
+                || known.is_claim() && view.is_trusted
+            {
                 for value in head.fields.values(view.text, name.as_bytes()) {
                     field(&format!("{name}: "), value);
                 }

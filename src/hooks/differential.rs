@@ -217,7 +217,10 @@ proptest! {
         let how = RequestRewrite {
             path: head.path(sent.as_bytes()),
             host: if is_host_set { HostRule::Set(b"o:1") } else { HostRule::Pass },
-            via: b"ringway",
+            via: Some(b"ringway"),
+            cdn_loop: None,
+            passes_trailers: false,
+            is_last: false,
             forwarded: Some(ForwardedFor {
                 trust: is_trusted.then_some(&nobody as &dyn Trust),
                 ..ForwardedFor::of(&client)

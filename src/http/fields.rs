@@ -84,6 +84,12 @@ impl Fields {
         self.known.has(known)
     }
 
+    /// Whether there is a field of one of these classes.
+    #[inline]
+    pub(crate) fn has_any(&self, classes: FieldNameSet) -> bool {
+        self.known.meets(classes)
+    }
+
     /// Whether there is more than one.
     #[inline]
     pub fn has_many(&self, known: FieldName) -> bool {

@@ -178,3 +178,13 @@ pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     }
     i64::try_from(number).is_ok().then_some(number)
 }
+
+/// Whether framing fields speak of a body that the status rules out. What 304 says of a length is
+/// what 200 would have had, and what 204 says of none is true (RFC 9110 §8.6).
+pub(super) fn is_bodiless_framed(status: u16, coding: Coding, length: Length) -> bool {
+    match status {
+        204 => !matches!(length, Length::Absent | Length::Exact(0)),
+        304 => coding != Coding::Absent,
+        _ => false,
+    }
+}

@@ -58,7 +58,10 @@ pub fn request_head(input: &[u8]) {
             let how = RequestRewrite {
                 path: head.path(input),
                 host,
-                via: b"ringway",
+                via: Some(b"ringway"),
+                cdn_loop: None,
+                passes_trailers: false,
+                is_last: false,
                 forwarded: Some(forwarded),
                 extra: b"",
             };

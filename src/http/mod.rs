@@ -7,6 +7,7 @@
 //!
 //! This file holds the words the other files share; the only logic is what a word itself means.
 
+pub(crate) mod chunk_rules;
 pub(crate) mod chunked;
 pub(crate) mod client_chain;
 pub(crate) mod edit;
@@ -24,6 +25,7 @@ pub(crate) mod names;
 mod parsed_cache;
 pub(crate) mod path;
 pub(crate) mod readings;
+pub(crate) mod repair;
 pub(crate) mod rewrite;
 mod target;
 pub(crate) mod written_cache;

@@ -18,6 +18,8 @@ pub enum FieldName {
     Shadow,
     /// A Content-Length with leading zeros: legal, but said anew rather than passed on.
     PaddedLength,
+    Authorization,
+    CdnLoop,
     Connection,
     ContentLength,
     Date,
@@ -145,7 +147,9 @@ const fn column(first: u8) -> usize {
 
 /// The known names, in lower case. Those of one length and first letter stand together, the most
 /// usual one first.
-const NAMES: [(&[u8], FieldName); 28] = [
+const NAMES: [(&[u8], FieldName); 30] = [
+    (b"authorization", FieldName::Authorization),
+    (b"cdn-loop", FieldName::CdnLoop),
     (b"connection", FieldName::Connection),
     (b"content-length", FieldName::ContentLength),
     (b"date", FieldName::Date),
@@ -227,14 +231,18 @@ impl FieldNameSet {
     pub const fn has(self, known: FieldName) -> bool {
         self.0 & (1 << known as u8) != 0
     }
+
+    #[inline]
+    pub const fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
 }
 
 /// Whether a Connection option may not take this field away, and a trailer may not bring it:
 /// fields that frame, route, authorise or describe the message for everybody (RFC 9110 §7.6.1).
 /// Stripping credentials or addresses by naming them in Connection is a known attack.
 pub(crate) fn is_essential(name: &[u8]) -> bool {
-    const ESSENTIAL: [&[u8]; 14] = [
-        b"authorization",
+    const ESSENTIAL: [&[u8]; 13] = [
         b"cache-control",
         b"content-encoding",
         b"content-range",

@@ -11,7 +11,7 @@ use super::fields::Fields;
 pub use super::forwarded_header::ForwardedFor;
 use super::forwarded_header::put;
 use super::head::{RequestHead, ResponseHead};
-use super::names::{FieldName, FieldNameSet};
+use super::names::{FieldName, FieldNameSet, elements};
 use super::{BodyLength, Span, TargetForm, Version};
 
 /// Fields that concern one connection only (RFC 9110 §7.6.1), or one proxy (§11.7).
@@ -42,8 +42,14 @@ pub struct RequestRewrite<'a> {
     /// The target to send: [`RequestHead::path`] or a part of it.
     pub path: &'a [u8],
     pub host: HostRule<'a>,
-    /// Our name in Via.
-    pub via: &'a [u8],
+    /// Our name in Via, if it is to be said.
+    pub via: Option<&'a [u8]>,
+    /// Our name in CDN-Loop (RFC 8586), if it is to be said.
+    pub cdn_loop: Option<&'a [u8]>,
+    /// Trailers of the request go on: what is said of them does too.
+    pub passes_trailers: bool,
+    /// Say that no other request follows.
+    pub is_last: bool,
     /// `None` leaves it to the client what it says of itself and of those before it.
     pub forwarded: Option<ForwardedFor<'a>>,
     /// Further field lines, each with its CRLF. Must come from us.
@@ -68,10 +74,13 @@ pub fn request_edited(
     if let Some(forwarded) = &how.forwarded {
         dropped = dropped.and(forwarded.dropped());
     }
+    if head.body == BodyLength::Chunked && !how.passes_trailers {
+        dropped = dropped.with(FieldName::Trailer);
+    }
     if head.max_forwards.is_some() {
         dropped = dropped.with(FieldName::MaxForwards);
     }
-    if head.version == Version::Http10 {
+    if head.version == Version::Http10 || head.has_empty_expect {
         // To be ignored there (RFC 9110 §10.1.1), but an origin would heed it in HTTP/1.1.
         dropped = dropped.with(FieldName::Expect);
     }
@@ -112,10 +121,27 @@ pub fn request_edited(
     if let Some(forwarded) = &how.forwarded {
         forwarded.put(out, head, buf);
     }
-    put_via(out, head.version, how.via);
+    put_hop(out, head, buf, how);
     out.extend_from_slice(how.extra);
     edit.finish(out, added);
     out.extend_from_slice(LINE_END);
+}
+
+/// What is said of us, and of the connection to the origin.
+#[expect(clippy::inline_always, reason = "a call costs a twentieth of all that is written")]
+#[inline(always)]
+fn put_hop(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &RequestRewrite) {
+    if let Some(via) = how.via {
+        put_via(out, head.version, via);
+    }
+    if let Some(name) = how.cdn_loop {
+        put(out, [b"CDN-Loop: ", name, LINE_END]);
+    }
+    if how.is_last && !head.is_upgrade {
+        out.extend_from_slice(connection_line(ConnectionOut::Close));
+    } else if how.passes_trailers && head.fields.has(FieldName::Te) {
+        put_te(out, &head.fields, buf);
+    }
 }
 
 /// How a response's body goes out.
@@ -216,6 +242,11 @@ pub fn connect(out: &mut Vec<u8>, authority: &[u8], extra: &[u8]) {
         out,
         [b"CONNECT ", authority, b" HTTP/1.1\r\nHost: ", authority, LINE_END, extra, LINE_END],
     );
+}
+
+/// Appends us to those a request in `version` came through.
+pub fn via(out: &mut Vec<u8>, version: Version, name: &[u8]) {
+    put_via(out, version, name);
 }
 
 /// An answer of our own.
@@ -350,6 +381,15 @@ fn put_upgrade(out: &mut Vec<u8>, fields: &Fields, buf: &[u8]) {
     }
 }
 
+/// Passes on that the client takes trailers, which is all of TE that means anything to an origin.
+#[cold]
+fn put_te(out: &mut Vec<u8>, fields: &Fields, buf: &[u8]) {
+    let mut values = fields.all(FieldName::Te).flat_map(|field| elements(field.value.of(buf)));
+    if values.any(|value| value.eq_ignore_ascii_case(b"trailers")) {
+        out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n");
+    }
+}
+
 /// Adds us to those a message came through, by the version it came in.
 #[expect(clippy::inline_always, reason = "a call costs a twentieth of all that is written")]
 #[inline(always)]
@@ -438,7 +478,10 @@ mod tests {
         let how = RequestRewrite {
             path: head.path(buf),
             host,
-            via: b"ringway",
+            via: Some(b"ringway"),
+            cdn_loop: None,
+            passes_trailers: false,
+            is_last: false,
             forwarded: Some(ForwardedFor {
                 trust: is_trusted.then_some(&Tens),
                 address: "198.51.100.7",
@@ -726,7 +769,10 @@ mod tests {
             let how = RequestRewrite {
                 path: head.path(text.as_bytes()),
                 host: HostRule::Pass,
-                via: b"r",
+                via: Some(b"r"),
+                cdn_loop: None,
+                passes_trailers: false,
+                is_last: false,
                 forwarded: None,
                 extra: b"",
             };

@@ -1,8 +1,8 @@
 //! Request-targets and authorities: which form it is, and whether a host may stand where it does.
 //!
 //! In come the bytes of a target that holds no white space and no control byte, and of a Host
-//! field; out come their parts. Nothing is decoded or normalised: what routing matches is what the
-//! origin is sent.
+//! field; out come their parts. Nothing is decoded or normalised here: what routing matches is what
+//! the origin is sent.
 
 use std::net::Ipv6Addr;
 
@@ -22,8 +22,9 @@ impl Target {
     /// `None`: no form that fits the method (RFC 9112 §3.2).
     #[inline]
     pub(crate) fn of(method: Method, text: &[u8]) -> Option<Self> {
-        // A fragment is for the client's own use and is never sent (RFC 9110 §7.1).
-        if text.contains(&b'#') {
+        // A fragment is for the client's own use and is never sent (RFC 9110 §7.1), and no URI
+        // holds other bytes than those of ASCII: see `repair` for what becomes of them.
+        if text.iter().any(|byte| *byte == b'#' || !byte.is_ascii()) {
             return None;
         }
         let form = match (method, text) {

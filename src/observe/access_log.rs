@@ -41,7 +41,7 @@ const BUFFER_BYTES_KEPT: usize = 256 * 1024;
 const VALUE_BYTES_MAX: usize = 2048;
 
 /// Three values, each byte of which becomes six at most (`\u001f`), and everything else.
-const LINE_BYTES_MAX: usize = 3 * 6 * VALUE_BYTES_MAX + 1024;
+const LINE_BYTES_MAX: usize = 3 * 6 * VALUE_BYTES_MAX + 2048;
 
 /// Formatting writes and no more; the standard 2 MiB of stack are addresses for nothing.
 const STACK_BYTES: usize = 256 * 1024;
@@ -332,6 +332,9 @@ fn put_line(out: &mut Vec<u8>, format: LogFormat, record: &Record<'_>) {
     line.figure("first_byte_us", first_byte_us);
     line.figure("total_us", total_us);
     line.value("error", record.error.unwrap_or_default().as_bytes());
+    if let Some(details) = record.details {
+        line.value("details", details.as_bytes());
+    }
     out.extend_from_slice(match format {
         LogFormat::Text => b"\n",
         LogFormat::Json => b"}\n",
@@ -521,6 +524,7 @@ mod tests {
             is_reused: true,
             phases: Phases { head_us: 1, pool_us: 2, connect_us: 3, first_byte_us: 4, total_us: 5 },
             error: None,
+            details: None,
         }
     }
 

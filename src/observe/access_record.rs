@@ -33,6 +33,8 @@ pub(crate) struct Record<'a> {
     pub phases: Phases,
     /// The kind of fault that ended the exchange, in one word.
     pub error: Option<&'static str>,
+    /// What more is known of it, escaped. Left out where that is nothing.
+    pub details: Option<&'a str>,
 }
 
 /// Where the time went, in microseconds. A phase that was not reached is 0.

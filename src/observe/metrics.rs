@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 
 pub(crate) use crate::counters::{Counter, Gauge};
 use crate::fault::ProxyError;
+use crate::http::repair::{Repair, Repairs};
 
 /// Answers by status class. The index is the status divided by 100; 0 are exchanges that ended
 /// without an answer.
@@ -72,9 +73,17 @@ pub struct WorkerMetrics {
     pub mirrors: Counter,
     pub mirrors_failed: Counter,
     pub mirrors_dropped: Counter,
+    /// What of answers was not as it should be and taken all the same, by [`Repair`].
+    pub repairs: [Counter; Repair::COUNT],
 }
 
 impl WorkerMetrics {
+    /// Counts what was mended in an answer.
+    #[cold]
+    pub fn repaired(&self, repairs: Repairs) {
+        repairs.iter().for_each(|repair| self.repairs[repair as usize].add(1));
+    }
+
     /// Counts an exchange that is over. `status` is 0 where nothing was sent, and `us` its length.
     #[inline]
     pub fn answered(&self, status: u16, us: u64) {

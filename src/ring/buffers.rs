@@ -172,7 +172,23 @@ impl HeadBuffer {
         if self.bytes.len() >= bytes_max {
             return Err(NoRoom::TooLarge);
         }
-        let grown_bytes = (self.bytes.len() * 2).min(bytes_max);
+        self.grow((self.bytes.len() * 2).min(bytes_max))
+    }
+
+    /// Puts `front` in the place of the first `count` filled bytes.
+    pub fn replace_front(&mut self, count: usize, front: &[u8]) -> Result<(), NoRoom> {
+        let rest = self.filled()[count..].to_vec();
+        let filled_bytes = front.len() + rest.len();
+        if filled_bytes > self.bytes.len() {
+            self.grow(filled_bytes)?;
+        }
+        self.bytes[..front.len()].copy_from_slice(front);
+        self.bytes[front.len()..filled_bytes].copy_from_slice(&rest);
+        (self.start, self.end) = (0, filled_bytes);
+        Ok(())
+    }
+
+    fn grow(&mut self, grown_bytes: usize) -> Result<(), NoRoom> {
         if let Some(pool) = &self.pool {
             let more_bytes = (grown_bytes - self.bytes.len()) as u64;
             if !pool.budget.grow(&pool.ledger, more_bytes) {

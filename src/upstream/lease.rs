@@ -45,6 +45,10 @@ impl Lease {
         &self.socket
     }
 
+    pub(super) fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
     /// The origin's number, and the address that this connection goes to.
     pub fn origin(&self) -> usize {
         self.pool.slots.borrow()[self.key].origin

@@ -5,6 +5,7 @@
 //! next address, then the next origin, where connecting fails.
 
 pub(crate) mod balance;
+mod bonds;
 mod book;
 mod dial;
 pub(crate) mod fair;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 use crate::address::Address;
 use crate::config::{HostPolicy, UpstreamConfig};
 use crate::fault::Fault;
+use crate::http::chunk_rules::ChunkRules;
 use crate::proxy_protocol::Version;
 use crate::ring::clock;
 
@@ -100,10 +102,42 @@ pub(crate) struct Upstream {
     name: String,
     host: HostPolicy,
     fail_timeout: Duration,
+    pub(crate) traits: Traits,
     /// By which each connection says whose request it carries; it carries one.
     proxy_protocol: Option<Version>,
     members: Vec<Member>,
     balance: RefCell<Balance>,
+}
+
+/// What is known of the servers of an upstream, or of any.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traits {
+    /// Refuse every answer that is not as it should be.
+    pub is_strict: bool,
+    /// They read trailers and chunk extensions.
+    pub reads_trailers: bool,
+    /// They read the body of any request.
+    pub reads_all_bodies: bool,
+}
+
+impl Traits {
+    fn of(config: &UpstreamConfig) -> Self {
+        Self {
+            is_strict: config.strict,
+            reads_trailers: config.pass_trailers,
+            reads_all_bodies: config.reads_all_bodies,
+        }
+    }
+
+    /// What of a request's chunked body goes on.
+    pub(crate) fn request_chunks(self) -> ChunkRules {
+        if self.reads_trailers { ChunkRules::STRICT } else { ChunkRules::BARE }
+    }
+
+    /// What of a chunked answer is taken, and goes on.
+    pub(crate) fn response_chunks(self) -> ChunkRules {
+        if self.is_strict { ChunkRules::STRICT } else { ChunkRules::LENIENT }
+    }
 }
 
 /// Addresses of one origin that a single request tries.
@@ -132,6 +166,7 @@ impl Upstream {
             name: plan.config.name.clone(),
             host: plan.config.host.clone(),
             fail_timeout: plan.config.fail_timeout,
+            traits: Traits::of(&plan.config),
             proxy_protocol: plan.config.proxy_protocol,
             members: plan.origins.iter().map(member).collect(),
             balance: RefCell::new(Balance::new(&weights).started_at(worker)),
@@ -170,6 +205,29 @@ impl Upstream {
         pool.take_idle(member.number(), holder)
     }
 
+    /// The origin with the number `number` has ended a new connection before it answered. Whether
+    /// there is another one.
+    #[cold]
+    pub(crate) fn failed(&self, number: usize) -> bool {
+        let place = self.members.iter().position(|member| member.number() == number);
+        if let Some(place) = place {
+            let now = clock::coarse_ms();
+            self.balance.borrow_mut().mark_failed(place, now, self.fail_timeout);
+        }
+        self.members.len() > 1
+    }
+
+    /// A new connection to another origin than the one with the number `number`.
+    pub(crate) async fn checkout_other(
+        &self,
+        pool: &Rc<Pool>,
+        holder: Holder,
+        number: usize,
+    ) -> Result<Lease, Fault> {
+        let place = self.members.iter().position(|member| member.number() == number);
+        self.checkout_beside(pool, holder, true, place.into_iter().collect()).await
+    }
+
     /// A connection to the origin whose turn it is, or to the next one where it cannot be
     /// reached. `is_fresh` asks for one that has carried no exchange yet.
     pub(crate) async fn checkout(
@@ -178,9 +236,18 @@ impl Upstream {
         holder: Holder,
         is_fresh: bool,
     ) -> Result<Lease, Fault> {
+        self.checkout_beside(pool, holder, is_fresh, Vec::new()).await
+    }
+
+    async fn checkout_beside(
+        &self,
+        pool: &Rc<Pool>,
+        holder: Holder,
+        is_fresh: bool,
+        mut tried: Vec<usize>,
+    ) -> Result<Lease, Fault> {
         let is_single = self.proxy_protocol.is_some();
         let is_fresh = is_fresh || is_single;
-        let mut tried = Vec::new();
         let mut fault = Fault::OriginUnresolved;
         loop {
             // A single origin's turn does not depend on the time.

@@ -23,11 +23,12 @@ use crate::observe::metrics::WorkerMetrics;
 use crate::relay::side::{Act, Side};
 use crate::ring::{Deadlines, HeadPool, Socket, WaitError, clock};
 
+use super::bonds::{Bond, is_owned};
 use super::idle::{Entry, Idle, Watch};
 use super::lease::Lease;
 use super::origin_ids::OriginId;
 use super::permits::{Group, Permit, PoolShared};
-use super::queue::{Holder, Waiters};
+use super::queue::{Holder, NO_SEAT, Waiters};
 use super::tallies::{Verdict, View};
 
 /// The limits and waits of `[pool]` and `[timeouts]` that concern the pool.
@@ -53,6 +54,8 @@ pub struct Pool {
     pub(super) slots: RefCell<Slab<Slot>>,
     /// Idle slots by origin, the one that came back last at the end.
     pub(super) idle: RefCell<Vec<Vec<Entry>>>,
+    /// Idle slots that are a client's own.
+    pub(super) bonds: RefCell<Vec<Bond>>,
     pub(super) waiters: RefCell<Waiters>,
     pub(super) janitor: RefCell<Waker>,
     pub(super) idle_published: Cell<usize>,
@@ -75,6 +78,8 @@ pub(super) struct Slot {
     pub(super) idle: Option<Idle>,
     /// Whose it is while it is out.
     pub(super) holder: Holder,
+    /// Whose own it is, by the number of a client connection; `NO_SEAT` where it is anybody's.
+    pub(super) owner: u32,
     /// Since when it has carried the body of an answer, if that does not come with the head.
     pub(super) streams_since: Option<Moment>,
     /// It has been told to end.
@@ -155,6 +160,7 @@ impl Pool {
             metrics,
             slots: RefCell::default(),
             idle: RefCell::default(),
+            bonds: RefCell::default(),
             waiters: RefCell::default(),
             janitor: RefCell::new(Waker::noop().clone()),
             idle_published: Cell::new(0),
@@ -219,6 +225,7 @@ impl Pool {
             born,
             idle: None,
             holder,
+            owner: NO_SEAT,
             streams_since: None,
             is_ending: false,
             _origin_id: origin_id,
@@ -234,10 +241,12 @@ impl Pool {
         if self.is_stopping.get() || lease.is_single {
             return;
         }
-        if !self.rejoin(&lease) {
-            return;
-        }
+        let Some(owner) = self.rejoin(&lease) else { return };
         if self.shared.is_wanted() {
+            // Nobody else can use it.
+            if is_owned(owner) {
+                return;
+            }
             // What follows an answer would be taken for the next one.
             if !lease.socket().is_silent() {
                 return;
@@ -260,16 +269,20 @@ impl Pool {
         let key = lease.keep();
         if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
             slot.idle = Some(Idle { watch: Watch::Recv(pending), since_ms: clock::coarse_ms() });
-            self.idle.borrow_mut()[slot.origin].push(Entry { key, turn: clock::turn() });
+            if !is_owned(owner) {
+                self.idle.borrow_mut()[slot.origin].push(Entry { key, turn: clock::turn() });
+                return;
+            }
         }
+        self.rest_apart(owner, key);
     }
 
-    /// Counts a connection that has carried a long answer as any other again; false where there are
-    /// as many of those as may be.
-    fn rejoin(&self, lease: &Lease) -> bool {
+    /// Counts a connection that has carried a long answer as any other again; whose own it is, or
+    /// nothing where there are as many of those as may be.
+    fn rejoin(&self, lease: &Lease) -> Option<u32> {
         let mut slots = self.slots.borrow_mut();
-        let Some(slot) = slots.get_mut(lease.key) else { return false };
-        !slot.permit.is_long || slot.permit.return_to_group()
+        let slot = slots.get_mut(lease.key)?;
+        (!slot.permit.is_long || slot.permit.return_to_group()).then_some(slot.owner)
     }
 
     /// Says that `lease` is in other hands from now on.
@@ -390,6 +403,7 @@ impl Pool {
     pub fn stop(&self) {
         self.is_stopping.set(true);
         self.close_idle_beyond(0);
+        self.end_all_bonds();
         self.wake_waiters();
     }
 

@@ -188,6 +188,7 @@ pub(crate) struct Generation {
     pub id: u64,
     pub config: Arc<Config>,
     pub head_limits: HeadLimits,
+    pub response_limits: HeadLimits,
     pub routes: Routes,
     pub upstreams: Vec<Upstream>,
     pub access: Arc<Access>,
@@ -197,7 +198,17 @@ pub(crate) struct Generation {
     pub counts: Arc<NamedCounts>,
 }
 
-/// What the heads of requests and answers are held to.
+/// What the heads of answers are held to.
+pub(crate) fn response_limits(config: &Config) -> HeadLimits {
+    let LimitsConfig { response_head_bytes, response_header_count, .. } = config.limits;
+    HeadLimits {
+        head_bytes: response_head_bytes,
+        target_bytes: 0,
+        header_count: response_header_count,
+    }
+}
+
+/// What the heads of requests are held to.
 pub(crate) fn head_limits(config: &Config) -> HeadLimits {
     let LimitsConfig { head_bytes, target_bytes, header_count, .. } = config.limits;
     HeadLimits { head_bytes, target_bytes, header_count }
@@ -215,6 +226,7 @@ impl Generation {
         Rc::new(Self {
             id: snapshot.id,
             head_limits: head_limits(config),
+            response_limits: response_limits(config),
             routes: Routes::new(config),
             upstreams: upstreams.map(|plan| Upstream::new(plan, worker, ids, pool)).collect(),
             access: snapshot.access.clone(),

@@ -359,6 +359,9 @@ impl Drop for HeldMemory<'_> {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
+        if self.worker.pool.has_bonds() {
+            self.worker.pool.end_bonds(self.key as u32);
+        }
         let (introduced, spoken_for) = (&self.worker.introduced, &self.worker.spoken_for);
         if !introduced.borrow().is_empty() {
             introduced.borrow_mut().remove(&self.key);

@@ -40,6 +40,7 @@ mod reverse;
 mod room;
 mod script;
 mod sim;
+mod sloppy;
 mod supervisor;
 mod timeouts;
 mod tunnel;

@@ -164,6 +164,8 @@ fn every_figure_of_a_worker_is_in_the_metrics() {
         ("pool_waits_total", &metrics.pool_waits),
         ("pool_timeouts_total", &metrics.pool_timeouts),
         ("pool_stale_total", &metrics.pool_stale),
+        ("origin_repairs_total{kind=\"bare_lf\"}", &metrics.repairs[0]),
+        ("origin_repairs_total{kind=\"forbidden_trailer\"}", &metrics.repairs[11]),
         ("tunnels_opened_total", &metrics.tunnels_opened),
         ("tunnel_bytes_total", &metrics.tunnel_bytes),
         ("auth_failures_total", &metrics.auth_failures),

@@ -52,7 +52,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Ending {
         None => case.head.path(&case.text),
     };
     let is_told_who = case.config.forward.add_forwarded;
-    let head = case.rewritten(path, HostRule::Pass, is_told_who, b"", None);
+    let head = case.rewritten(path, HostRule::Pass, (is_told_who, true), b"", None);
     report.section("sent").fact("head", lines_of(&head));
     Ending::Sent(match parent {
         Some(parent) => format!("parent {}", case.config.parents[parent].name),

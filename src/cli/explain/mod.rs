@@ -33,7 +33,8 @@ use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
 use crate::http::client_chain::{Trust, client_address};
 use crate::http::forwarded_header::{ClientText, Scheme};
-use crate::http::head::RequestHead;
+use crate::http::head::{HeadError, RequestHead};
+use crate::http::repair;
 use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
 use crate::http::{BodyLength, Method, TargetForm};
 use crate::routing::Routes;
@@ -82,7 +83,14 @@ fn explain(config: &Config, question: &Question) -> Result<Report, Failure> {
     let [wanted, _] = &case.plans.interest;
     case.head.want(wanted.clone());
     case.head.set_underscores(config.limits.underscores);
-    let parsed = case.head.parse(&case.text, &head_limits(config));
+    let mut parsed = case.head.parse(&case.text, &head_limits(config));
+    // As it is done on arrival.
+    if matches!(parsed, Err(HeadError::Target | HeadError::TargetForm))
+        && let Some((span, target)) = repair::target(&case.text)
+    {
+        case.text.splice(span.start as usize..span.end as usize, target);
+        parsed = case.head.parse(&case.text, &head_limits(config));
+    }
     case.identify(parsed == Ok(true));
     let mut report = Report::default();
     let section = report.section("request");
@@ -244,7 +252,7 @@ impl Case<'_> {
         &self,
         path: &[u8],
         host: HostRule<'_>,
-        is_told_who: bool,
+        (is_told_who, is_forward): (bool, bool),
         prefix: &[u8],
         hooked: Option<&hooks::Hooked>,
     ) -> Vec<u8> {
@@ -261,7 +269,10 @@ impl Case<'_> {
         let how = RequestRewrite {
             path,
             host,
-            via: self.config.server.via.as_bytes(),
+            via: server.add_via.holds(is_forward).then_some(server.via.as_bytes()),
+            cdn_loop: (!is_forward).then_some(server.via.as_bytes()),
+            passes_trailers: false,
+            is_last: false,
             forwarded: is_told_who.then_some(forwarded),
             extra: b"",
         };

@@ -63,7 +63,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     let first = upstream.origins.first().map(|origin| origin.authority.as_str());
     let host = host_rule(&upstream.host, &case.head, first);
     let prefix = case.config.routes[route.index as usize].cut_prefix().as_bytes();
-    let head = case.rewritten(&sent_path, host, true, prefix, Some(&hooked));
+    let head = case.rewritten(&sent_path, host, (true, false), prefix, Some(&hooked));
     report.section("sent").fact("head", lines_of(&head));
     Ok(Ending::Sent(format!("upstream {}", upstream.name)))
 }

@@ -58,7 +58,7 @@ text_kind!(
     /// A field that a question may quote.
     Quotable: String,
     |text| match KnownName::of(text.as_bytes()) {
-        KnownName::Other => field_name(text),
+        KnownName::Other | KnownName::Authorization => field_name(text),
         known if known.is_claim() => field_name(text),
         _ => Err(QUOTABLE_FORM.to_owned()),
     },

@@ -241,6 +241,7 @@ pub(crate) fn is_editable(name: &str) -> bool {
         known,
         K::Other
             | K::Shadow
+            | K::Authorization
             | K::Forwarded
             | K::Proxy
             | K::XForwardedFor
