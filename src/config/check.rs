@@ -26,7 +26,7 @@ pub(super) const LEANS_ON: [(&str, &str); 5] = [
 pub(super) fn rules(config: &mut Config) -> Vec<Refusal> {
     let mut refusals = Refusals::default();
     refusals.listeners(config);
-    refusals.upstreams(&config.upstreams);
+    refusals.upstreams(&config.upstreams, config.forward.enabled);
     refusals.routes(&config.routes);
     refusals.parents(config);
     if let Some(hooks) = &mut config.hooks {
@@ -43,7 +43,7 @@ pub(super) fn rules(config: &mut Config) -> Vec<Refusal> {
 
 /// Trims, and fills in what follows from something else.
 pub(super) fn settle(config: &mut Config) {
-    let Config { server, limits, pool, buffers, routes, hooks, .. } = config;
+    let Config { server, limits, pool, buffers, upstreams, routes, hooks, .. } = config;
     server.listeners = listeners(server.host, server.port, &server.listen);
     if server.workers == 0 {
         server.workers = cores();
@@ -53,7 +53,7 @@ pub(super) fn settle(config: &mut Config) {
     pool.prewarm = pool.prewarm.min(pool.max_idle);
     buffers.operation_chunks = buffers.operation_chunks.min(buffers.chunks_per_worker);
     buffers.head_buffer_bytes = buffers.head_buffer_bytes.min(limits.head_bytes);
-    if routes.is_empty() {
+    if routes.is_empty() && !upstreams.is_empty() {
         routes.push(RouteConfig::everything_to_the_first());
     }
     // A table that says nothing is as good as none.
@@ -133,8 +133,8 @@ impl Refusals {
         }
     }
 
-    fn upstreams(&mut self, upstreams: &[UpstreamConfig]) {
-        if upstreams.is_empty() {
+    fn upstreams(&mut self, upstreams: &[UpstreamConfig], is_forward: bool) {
+        if upstreams.is_empty() && !is_forward {
             self.add("upstream", "missing an upstream: there must be one");
         }
         for (index, upstream) in upstreams.iter().enumerate() {

@@ -263,21 +263,28 @@ impl Client<'_> {
     }
 }
 
-/// How long, and for how many bytes, a refused client may go on sending.
-const LINGER: Duration = Duration::from_secs(5);
+/// How long a refused client may go on sending. Many read the answer only when they have sent all of
+/// an upload, so that its size is no measure.
+const LINGER: Duration = Duration::from_secs(30);
+/// The same while new clients wait for a place.
+const LINGER_CROWDED: Duration = Duration::from_secs(5);
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 16 * 1024 * 1024;
+/// What is thrown away before others have a turn.
+const DISCARDED_AT_ONCE: usize = 16 * 1024 * 1024;
 
 /// Says that nothing more will come and throws away what the client still sends, so that it gets to
 /// read the answer (RFC 9112 §9.6).
 async fn linger(worker: &Worker, socket: &Socket) {
     socket.finish_sending();
     let began = Instant::now();
-    let mut discarded = 0;
-    while discarded < LINGER_BYTES && began.elapsed() < LINGER && !worker.closes_idle.get() {
-        match socket.try_discard(LINGER_BYTES) {
+    let limit = || {
+        let is_crowded = worker.shared.clients.available_permits() == 0;
+        if is_crowded { LINGER_CROWDED } else { LINGER }
+    };
+    while began.elapsed() < limit() && !worker.closes_idle.get() {
+        match socket.try_discard(DISCARDED_AT_ONCE) {
             Ok(0) => return,
-            Ok(count) => discarded += count,
+            Ok(_) => turn().await,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 if socket.readable(&worker.deadlines, LINGER_SILENCE).await.is_err() {
                     return;

@@ -49,6 +49,11 @@ impl Destination {
         }
         let head = &client.request;
         let text = client.inbox.filled();
+        if !client.is_forward
+            && let Some(fault) = head.fault_of_server(text)
+        {
+            return Err(Fault::ClientHead(fault));
+        }
         let route = client.generation.routes.find(head.authority.of(text), head.path(text));
         let route = route.ok_or(Fault::NoRoute)?;
         if client.generation.hooks.hooked(route.index).is_some() {
@@ -120,7 +125,7 @@ impl Destination {
             Self::Forward(forwarded) => match forwarded.hop() {
                 Hop::Direct => Cow::Borrowed(head.path(text)),
                 // A proxy is asked as we were (RFC 9112 §3.2.2).
-                Hop::Parent(_) => Cow::Borrowed(head.target.of(text)),
+                Hop::Parent(_) => head.plain_target(text),
             },
         }
     }
@@ -147,7 +152,13 @@ impl Destination {
             Self::Forward(to) => RequestRewrite {
                 path,
                 // What the target says takes the place of what Host says (RFC 9112 §3.2.2).
-                host: HostRule::Pass,
+                host: match to.hop() {
+                    Hop::Direct => HostRule::Pass,
+                    // As in the target that is sent with it.
+                    Hop::Parent(_) => {
+                        HostRule::Set(client.request.authority.of(client.inbox.filled()))
+                    }
+                },
                 via,
                 forwarded: config.forward.add_forwarded.then_some(forwarded),
                 extra: match to.hop() {

@@ -186,7 +186,7 @@ impl Record {
                 client: client.peer,
                 method: head.method_text.of(text).into(),
                 host: head.authority.of(text).into(),
-                target: head.target.of(text).into(),
+                target: head.plain_target(text).into(),
             });
             line
         });
@@ -211,7 +211,8 @@ impl Record {
         let (Some(line), Some(log)) = (&self.line, &client.worker.access_log) else { return };
         let (head, text) = (&client.request, client.inbox.filled());
         let part = |span: Span| if line.is_head_known { span.of(text) } else { b"" };
-        let quoted = [part(head.method_text), part(head.authority), part(head.target)];
+        let target = if line.is_head_known { head.plain_target(text) } else { b"".into() };
+        let quoted = [part(head.method_text), part(head.authority), &target];
         log.record(&self.render(line, &client.generation, client.peer, quoted));
     }
 

@@ -127,7 +127,10 @@ fn authenticator(
     if let Some(kept) = kept.filter(|it| it.is_for(&users, settings)) {
         return Ok(kept.clone());
     }
-    let started = Authenticator::start(users, settings);
+    let started = match kept {
+        Some(kept) => Authenticator::start_after(kept, users, settings),
+        None => Authenticator::start(users, settings),
+    };
     started.map_err(|error| format!("passwords cannot be verified: {error}"))
 }
 

@@ -16,6 +16,7 @@ mod addresses;
 pub(crate) mod auth;
 mod credentials;
 mod failures;
+mod fair_queue;
 pub(crate) mod lookup;
 pub(crate) mod policy;
 mod rules;

@@ -74,6 +74,59 @@ fn the_target_outranks_host() {
 }
 
 #[test]
+fn a_target_that_names_the_host_needs_no_field_for_it() {
+    for host in ["", "Host:\r\n", "Host: \r\n"] {
+        let address = std::cell::Cell::new(None);
+        let request = forwarded(Setup::forward(), |origin| {
+            address.set(Some(origin));
+            format!("GET http://{origin}/ HTTP/1.1\r\n{host}\r\n")
+        });
+        request.expect_field("Host", &address.get().unwrap().to_string());
+    }
+    // That is a proxy's latitude and not a server's (RFC 9112 §3.2).
+    let origin = Origin::untouchable();
+    let proxy = Proxy::to(&origin);
+    for head in ["http://test/ HTTP/1.1\r\n\r\n", "http://u@test/ HTTP/1.1\r\nHost: test\r\n\r\n"] {
+        proxy.send(format!("GET {head}")).expect_refusal(400, "Bad Request", "http_request_error");
+    }
+}
+
+#[test]
+fn who_a_target_says_asks_and_a_fragment_go_no_further() {
+    for (before, behind) in [("user:sesame@", ""), ("@", "#top"), ("", "#"), ("u%40x@", "#a?b")] {
+        let origin = Origin::answering(OK);
+        let address = origin.address();
+        let request = format!("GET http://{before}{address}/a?b=@c{behind} HTTP/1.1\r\n\r\n");
+        for parent in [None, Some(origin.url())] {
+            let mut setup = Setup::forward().set("log.access", true);
+            if let Some(url) = &parent {
+                setup = setup.parent("office", url, "");
+            }
+            let proxy = setup.start();
+            proxy.send(&request).expect_status(200);
+            let line = proxy.wait_for_log(&["method=GET", "status=200"]);
+            assert!(!line.contains("sesame") && !line.contains('#'), "{line}");
+        }
+        let seen = origin.seen();
+        let starts: Vec<_> = seen.requests.iter().map(|request| request.start.as_str()).collect();
+        let absolute = format!("GET http://{address}/a?b=@c HTTP/1.1");
+        assert_eq!(starts, ["GET /a?b=@c HTTP/1.1", absolute.as_str()]);
+        assert!(!String::from_utf8_lossy(&seen.bytes()).contains("sesame"));
+    }
+}
+
+#[test]
+fn the_port_of_http_is_named_only_where_the_client_names_it() {
+    let parent = Origin::answering(OK);
+    let proxy = Setup::forward().parent("office", &parent.url(), "").start();
+    let mut client = proxy.connect();
+    let ask = |host: &str| format!("GET http://far.test:80/ HTTP/1.1\r\n{host}\r\n");
+    client.send(ask("Host: far.test\r\n")).expect_status(200);
+    // A parent is asked for what the client asked for.
+    parent.only_request().expect_field("Host", "far.test:80");
+}
+
+#[test]
 fn an_old_request_needs_no_host_and_gets_one() {
     let address = std::cell::Cell::new(None);
     let request = forwarded(Setup::forward(), |origin| {
@@ -429,6 +482,23 @@ fn one_flag_makes_a_forward_proxy_for_this_machine() {
     proxy.send(connect(origin.address())).expect_status(501);
 }
 
+#[test]
+fn a_proxy_that_only_forwards_has_nothing_of_its_own_to_show() {
+    let target = Origin::answering(OK);
+    let proxy = Setup::forward().start();
+    for path in ["/", "/index.html", "/demo"] {
+        let response =
+            proxy.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n")).read_response();
+        response.expect_own_error(404, "Not Found", "destination_not_found");
+    }
+    proxy.send(get(target.address())).expect_status(200);
+    proxy.send(connect(target.address())).expect_tunnel();
+    assert!(!proxy.log_lines().join("\n").contains("demo"), "{:#?}", proxy.log_lines());
+    // Who names it wants it.
+    let proxy = Setup::forward().upstream_lines("demo", "builtin = \"demo\"").start();
+    proxy.send(GET).expect_status(200);
+}
+
 // Who may ask.
 
 #[test]
@@ -756,13 +826,11 @@ fn what_is_no_target_is_refused_and_reaches_nobody() {
         format!("ftp://{address}/"),
         format!("ws://{address}/"),
         format!("httpx://{address}/"),
-        format!("http://user@{address}/"),
-        format!("http://user:password@{address}/"),
-        format!("http://@{address}/"),
-        format!("http://{address}#f"),
-        format!("http://{address}/#f"),
         format!("http://{address}:80/"),
         format!("http://{address}\\@a/"),
+        format!("http://{address}/\\@a/").replace("/\\", "\\"),
+        format!("http://a@b@{address}/"),
+        format!("http://[::1]@{address}/"),
         "http://localhost:0/".to_owned(),
         "http://localhost:65536/".to_owned(),
         format!("http://localhost:+{port}/"),
@@ -789,8 +857,8 @@ fn host_must_be_right_even_where_it_counts_for_nothing() {
     let proxy = Setup::forward().start();
     let address = origin.address();
     for host in [
-        String::new(),
         format!("Host: {address}\r\nHost: {address}\r\n"),
+        format!("Host:\r\nHost: {address}\r\n"),
         "Host: a b\r\n".to_owned(),
         "Host: a/b\r\n".to_owned(),
         "Host: user@a\r\n".to_owned(),

@@ -220,7 +220,6 @@ fn a_request_line_that_is_not_three_words_is_refused() {
             b"GET /\0 HTTP/1.1\r\nHost: test\r\n\r\n",
             b"GET /\x01 HTTP/1.1\r\nHost: test\r\n\r\n",
             b"GET /\x7f HTTP/1.1\r\nHost: test\r\n\r\n",
-            b"GET /#top HTTP/1.1\r\nHost: test\r\n\r\n",
         ],
     );
 }

@@ -176,6 +176,27 @@ fn a_body_that_comes_with_a_refused_request_is_no_request() {
 }
 
 #[test]
+fn a_client_that_reads_only_after_a_large_upload_reads_why_it_was_refused() {
+    const UPLOAD_BYTES: usize = 96 << 20;
+    let origin = Origin::untouchable();
+    let proxy = with_users().start();
+    let address = origin.address();
+    let head =
+        |framing: &str| format!("POST http://{address}/ HTTP/1.1\r\nHost: a\r\n{framing}\r\n");
+    let piece = vec![b'x'; 1 << 20];
+    for (framing, before, behind) in [
+        (format!("Content-Length: {UPLOAD_BYTES}\r\n"), "", ""),
+        ("Transfer-Encoding: chunked\r\n".to_owned(), "100000\r\n", "\r\n"),
+    ] {
+        let mut client = proxy.send(by(&head(&framing), &basic("ann:wrong")));
+        for _ in 0..UPLOAD_BYTES / piece.len() {
+            client.send(before).send(&piece).send(behind);
+        }
+        client.expect_refusal(407, REASON, "http_request_denied");
+    }
+}
+
+#[test]
 fn a_client_that_says_two_things_is_believed_in_none() {
     let origin = Origin::untouchable();
     let proxy = with_users().start();

@@ -47,12 +47,15 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Ending {
         Err(ending) => return ending,
     };
     // A proxy is asked as we were.
-    let path = match parent {
-        Some(_) => case.head.target.of(&case.text),
-        None => case.head.path(&case.text),
+    let (path, host) = match parent {
+        Some(_) => {
+            let host = HostRule::Set(case.head.authority.of(&case.text));
+            (&*case.head.plain_target(&case.text), host)
+        }
+        None => (case.head.path(&case.text), HostRule::Pass),
     };
     let is_told_who = case.config.forward.add_forwarded;
-    let head = case.rewritten(path, HostRule::Pass, is_told_who, None);
+    let head = case.rewritten(path, host, is_told_who, None);
     report.section("sent").fact("head", lines_of(&head));
     Ending::Sent(match parent {
         Some(parent) => format!("parent {}", case.config.parents[parent].name),
