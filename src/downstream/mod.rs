@@ -263,8 +263,8 @@ impl Client<'_> {
     }
 }
 
-/// How long a refused client may go on sending. Many read the answer only when they have sent all of
-/// an upload, so that its size is no measure.
+/// How long a refused client may go on sending. Many read the answer only when they have sent all
+/// of an upload, so that its size is no measure.
 const LINGER: Duration = Duration::from_secs(30);
 /// The same while new clients wait for a place.
 const LINGER_CROWDED: Duration = Duration::from_secs(5);

@@ -26,7 +26,6 @@ use std::thread;
 use hmac::{Hmac, KeyInit, Mac};
 use lru::LruCache;
 use sha2::Sha256;
-use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -36,6 +35,7 @@ use crate::ring::clock;
 use super::credentials::{Credentials, Room, as_latin_1};
 use super::failures::{Client, Failures, Standing};
 use super::fair_queue::FairQueue;
+use super::pending::{Job, Known, LoginOutcome, Recalled, State, Tag, Waiter};
 use super::users::{Hash, UserId, Users, cut};
 
 /// Two, so that one slow hash does not hold up everybody. They compete with the ring threads.
@@ -43,11 +43,6 @@ const THREADS: usize = 2;
 
 /// Pairs that may wait for a thread. At 250 ms each, the last one waits for half a minute.
 const QUEUE_MAX: usize = 256;
-
-/// Requests that may wait for an outcome, many of them for the same one; and those of an address
-/// that has few of them, for which there is room when others have taken all that.
-const WAITERS_MAX: usize = 16_384;
-const FEW_WAITERS: u32 = 16;
 
 /// Users whose last right pair is known.
 const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
@@ -74,24 +69,9 @@ pub enum Checked {
     Pending(Verification),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoginOutcome {
-    Known(UserId),
-    /// No such user, another password, or a field that cannot be read.
-    Wrong,
-    TooManyFailures {
-        retry_after_s: u64,
-    },
-    /// More passwords wait than may, or this client's last attempts are still being looked at.
-    Busy,
-}
-
 /// The outcome to come. Dropping it gives up on it.
 #[derive(Debug)]
 pub struct Verification(oneshot::Receiver<LoginOutcome>);
-
-/// A keyed digest of a name and a password.
-type Tag = [u8; 32];
 
 type Verify = dyn Fn(&Hash, &[u8]) -> bool + Send + Sync;
 
@@ -101,53 +81,10 @@ struct Shared {
     mac: Hmac<Sha256>,
     verify: Box<Verify>,
     state: Mutex<State>,
+    lines: Mutex<Lines>,
     /// A job has come, or the end.
     is_changed: Condvar,
     verifications: AtomicU64,
-}
-
-struct State {
-    known: LruCache<UserId, Known>,
-    failures: Failures,
-    queue: FairQueue<Job>,
-    /// One entry for each pair that is in the queue or being hashed.
-    waiters: HashMap<Tag, Vec<Waiter>>,
-    /// In all entries of `waiters`.
-    waiter_count: usize,
-    /// The same by address.
-    waiters_of: HashMap<Client, u32>,
-    lines: Lines,
-    is_stopping: bool,
-}
-
-#[derive(Clone, Copy)]
-struct Known {
-    tag: Tag,
-    until_ms: u64,
-}
-
-/// What is remembered of a pair that was right.
-enum Recalled {
-    Right(UserId),
-    /// For so long that it is looked at again.
-    Stale,
-}
-
-struct Job {
-    tag: Tag,
-    /// `user:password`.
-    pair: Zeroizing<Box<[u8]>>,
-    /// Bytes of the name.
-    colon: usize,
-    /// `None`: there is no such user.
-    user: Option<UserId>,
-    /// The client that the attempt is charged to until it is settled.
-    client: IpAddr,
-}
-
-struct Waiter {
-    client: IpAddr,
-    reply: oneshot::Sender<LoginOutcome>,
 }
 
 /// How much has been said about failures lately.
@@ -205,7 +142,6 @@ impl Authenticator {
             waiters: HashMap::new(),
             waiter_count: 0,
             waiters_of: HashMap::new(),
-            lines: Lines::default(),
             is_stopping: false,
         };
         let shared = Arc::new(Shared {
@@ -213,6 +149,7 @@ impl Authenticator {
             mac,
             verify,
             state: Mutex::new(state),
+            lines: Mutex::default(),
             is_changed: Condvar::new(),
             verifications: AtomicU64::new(0),
         });
@@ -469,77 +406,23 @@ impl Shared {
 
 // The log.
 impl Shared {
+    fn next_line(&self, now_ms: u64) -> Option<u64> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).next(now_ms)
+    }
+
     fn report(&self, client: IpAddr, user: &str, reason: &str, now_ms: u64) {
-        let Some(unsaid) = self.lock().lines.next(now_ms) else { return };
+        let Some(unsaid) = self.next_line(now_ms) else { return };
         let user = cut(user);
         tracing::warn!(%client, ?user, unsaid, "a login to the forward proxy failed: {reason}");
     }
 
     fn report_blocked(&self, client: IpAddr, now_ms: u64) {
-        let Some(unsaid) = self.lock().lines.next(now_ms) else { return };
+        let Some(unsaid) = self.next_line(now_ms) else { return };
         tracing::warn!(
             %client, unsaid,
             "logins from this address are refused for the rest of the minute: it has failed \
              forward.auth_failures times"
         );
-    }
-}
-
-impl State {
-    /// Whether this pair is the last one that was right for the user.
-    fn recalled(&mut self, id: UserId, tag: &Tag, now_ms: u64) -> Option<Recalled> {
-        let known = self.known.get(&id).filter(|known| bool::from(known.tag.ct_eq(tag)))?;
-        Some(if now_ms < known.until_ms { Recalled::Right(id) } else { Recalled::Stale })
-    }
-
-    fn has_room_for(&self, client: Client) -> bool {
-        let own = self.waiters_of.get(&client).copied().unwrap_or(0);
-        self.waiter_count < WAITERS_MAX
-            || (own < FEW_WAITERS && self.waiter_count < 2 * WAITERS_MAX)
-    }
-
-    fn add_waiter(&mut self, tag: Tag, waiter: Waiter) {
-        *self.waiters_of.entry(Client::of(waiter.client)).or_default() += 1;
-        self.waiter_count += 1;
-        self.waiters.entry(tag).or_default().push(waiter);
-    }
-
-    /// Those that wait for a job that nobody is going to do.
-    #[must_use]
-    fn give_up(&mut self, job: &Job) -> Vec<Waiter> {
-        self.failures.settle(job.client);
-        self.take_waiters(&job.tag)
-    }
-
-    fn is_awaited(&self, tag: &Tag) -> bool {
-        let waiters = self.waiters.get(tag);
-        waiters.is_some_and(|waiters| waiters.iter().any(|waiter| !waiter.reply.is_closed()))
-    }
-
-    fn take_waiters(&mut self, tag: &Tag) -> Vec<Waiter> {
-        let waiters = self.waiters.remove(tag).unwrap_or_default();
-        self.waiter_count = self.waiter_count.saturating_sub(waiters.len());
-        for waiter in &waiters {
-            let client = Client::of(waiter.client);
-            let count = self.waiters_of.get_mut(&client);
-            if count.is_some_and(|count| {
-                *count = count.saturating_sub(1);
-                *count == 0
-            }) {
-                self.waiters_of.remove(&client);
-            }
-        }
-        waiters
-    }
-}
-
-impl Job {
-    fn name(&self) -> &str {
-        std::str::from_utf8(&self.pair[..self.colon]).unwrap_or_default()
-    }
-
-    fn password(&self) -> &[u8] {
-        &self.pair[self.colon + 1..]
     }
 }
 
@@ -566,6 +449,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::credentials::tests::field;
+    use super::super::pending::WAITERS_MAX;
     use super::*;
     use crate::config::Config;
 

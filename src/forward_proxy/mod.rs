@@ -18,6 +18,7 @@ mod credentials;
 mod failures;
 mod fair_queue;
 pub(crate) mod lookup;
+mod pending;
 pub(crate) mod policy;
 mod rules;
 pub(crate) mod target;
@@ -25,7 +26,7 @@ pub(crate) mod users;
 
 pub(crate) use self::auth::Authenticator;
 pub(crate) use self::auth::Checked;
-pub(crate) use self::auth::LoginOutcome;
+pub(crate) use self::pending::LoginOutcome;
 pub(crate) use self::policy::{Policy, Verdict};
 pub(crate) use self::target::Target;
 pub(crate) use self::users::{UserId, Users};
