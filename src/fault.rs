@@ -70,6 +70,12 @@ pub enum Fault {
     OriginTruncated,
     /// The parent proxy refused the tunnel.
     ParentRefused,
+    /// Its policy forbids the target: 403.
+    ParentForbids,
+    /// It wants other credentials than it was given: 407.
+    ParentLogin,
+    /// It cannot do it now: 503.
+    ParentUnavailable,
     /// Neither side had anything to say for `timeouts.tunnel_idle`.
     TunnelIdle,
 }
@@ -105,7 +111,10 @@ impl Fault {
             | F::OriginChunk(_)
             | F::OriginAnswer
             | F::OriginTruncated
-            | F::ParentRefused => 502,
+            | F::ParentRefused
+            | F::ParentForbids
+            | F::ParentLogin
+            | F::ParentUnavailable => 502,
             F::Stopping
             | F::TooManyFiles
             | F::Overloaded
@@ -143,20 +152,29 @@ impl Fault {
             | F::LoginRequired
             | F::TooManyLogins => "http_request_denied",
             F::PoolTimeout | F::PoolYielded | F::TooManyTunnels => "connection_limit_reached",
-            F::Stopping | F::OriginUnreachable => "destination_unavailable",
+            F::Stopping | F::OriginUnreachable | F::ParentUnavailable => "destination_unavailable",
             F::TooManyFiles | F::Overloaded | F::LoginsBusy | F::Internal => "proxy_internal_error",
             F::OriginUnresolved => "dns_error",
             F::OriginResolveTimeout => "dns_timeout",
             F::OriginRefused => "connection_refused",
             F::OriginConnectTimeout => "connection_timeout",
             F::OriginClosed => "connection_terminated",
-            F::OriginHead(_) | F::OriginChunk(_) | F::OriginAnswer | F::ParentRefused => {
-                "http_protocol_error"
-            }
+            F::OriginHead(_) | F::OriginChunk(_) | F::OriginAnswer => "http_protocol_error",
+            F::ParentRefused | F::ParentForbids | F::ParentLogin => "http_protocol_error",
             F::OriginReadTimeout => "http_response_timeout",
             F::OriginWriteTimeout => "connection_write_timeout",
             F::OriginTruncated => "http_response_incomplete",
             F::TunnelIdle => "connection_read_timeout",
+        }
+    }
+
+    /// The status that another server gave as its reason (RFC 9209 §2.1.4).
+    pub fn received_status(self) -> Option<u16> {
+        match self {
+            Self::ParentForbids => Some(403),
+            Self::ParentLogin => Some(407),
+            Self::ParentUnavailable => Some(503),
+            _ => None,
         }
     }
 
@@ -201,6 +219,9 @@ impl Fault {
             F::OriginWriteTimeout => "origin_write_timeout",
             F::OriginTruncated => "origin_truncated",
             F::ParentRefused => "parent_refused",
+            F::ParentForbids => "parent_forbids",
+            F::ParentLogin => "parent_login",
+            F::ParentUnavailable => "parent_unavailable",
             F::TunnelIdle => "tunnel_idle",
         }
     }
@@ -232,6 +253,9 @@ impl Fault {
             | F::LoginsBusy
             | F::TooManyTunnels
             | F::ParentRefused
+            | F::ParentForbids
+            | F::ParentLogin
+            | F::ParentUnavailable
             | F::OriginResolveTimeout
             | F::PoolTimeout
             | F::PoolYielded

@@ -81,10 +81,10 @@ pub use self::keys::schema;
 pub(crate) use self::operation::AdminAddress;
 pub(crate) use self::operation::AdminConfig;
 pub(crate) use self::operation::AlertsConfig;
-pub(crate) use self::operation::DnsConfig;
 pub(crate) use self::operation::MemoryConfig;
 pub(crate) use self::operation::MemoryMax;
 pub(crate) use self::operation::StatsConfig;
+pub(crate) use self::operation::{DnsConfig, DnsFamily};
 pub(crate) use self::sections::{
     BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PoolConfig,
     PoolStatus, ServerConfig, TimeoutsConfig,

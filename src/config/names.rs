@@ -116,7 +116,7 @@ pub(super) fn host_pattern(text: &str) -> Option<HostPattern> {
 }
 
 /// A name, an IPv4 address or an IPv6 address in brackets.
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     if let Some(bare) = text.strip_prefix('[') {
         return bare.strip_suffix(']').is_some_and(|bare| bare.parse::<Ipv6Addr>().is_ok());
     }

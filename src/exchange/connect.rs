@@ -119,7 +119,12 @@ async fn parents_answer(
         }
         Ok(_) | Err(Fault::OriginAnswer) => {
             tracing::warn!(parent = name, status, "the parent proxy refused a tunnel");
-            Err(Fault::ParentRefused)
+            Err(match status {
+                403 => Fault::ParentForbids,
+                407 => Fault::ParentLogin,
+                503 => Fault::ParentUnavailable,
+                _ => Fault::ParentRefused,
+            })
         }
         Err(Fault::OriginTruncated) => Err(Fault::OriginClosed),
         Err(fault) => Err(fault),

@@ -214,7 +214,7 @@ async fn attempt(
     }
     if client.response.status == 407 && destination.refuses_us(client) {
         record.moved(upload.end().await, 0);
-        return Err(Fault::ParentRefused.into());
+        return Err(Fault::ParentLogin.into());
     }
     if let Some(response_override) = destination.response_override(client, &buffer, body) {
         record.moved(upload.end().await, 0);

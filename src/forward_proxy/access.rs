@@ -113,6 +113,7 @@ impl Access {
 fn names(config: &Config, before: Option<&Access>) -> Result<NameLookup, String> {
     let kept =
         before.filter(|access| access.dns == config.dns).and_then(|access| access.names.clone());
+    kept.iter().for_each(|kept| kept.reread(&config.dns));
     kept.map_or_else(|| NameLookup::start(&config.dns), Ok)
         .map_err(|error| format!("names cannot be resolved: {error}"))
 }

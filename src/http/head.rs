@@ -370,7 +370,7 @@ impl ResponseHead {
     }
 
     /// As [`RequestHead::parse`]. `request` is the method of the request that is answered: what
-    /// follows the head depends on it. A 2xx to CONNECT is not treated specially.
+    /// follows the head depends on it.
     pub fn parse(
         &mut self,
         buf: &[u8],
@@ -454,7 +454,12 @@ impl ResponseHead {
     /// The meaning.
     fn judge(&mut self, buf: &[u8], request: Method) -> Result<(), HeadError> {
         let (coding, length) = (self.fields.coding(buf), self.fields.length(buf));
-        self.body = response_body(self.version, request, self.status, coding, length)?;
+        self.body = if request == Method::Connect && (200..300).contains(&self.status) {
+            // What follows is the tunnel, whatever a field says (RFC 9110 §9.3.6).
+            BodyLength::Empty
+        } else {
+            response_body(self.version, request, self.status, coding, length)?
+        };
         let options = self.fields.options;
         if options.is_excessive {
             return Err(HeadError::ConnectionOptions);

@@ -12,6 +12,7 @@ pub(crate) mod h1;
 pub(crate) mod host;
 mod idle;
 pub(crate) mod lease;
+pub(crate) mod names;
 pub(crate) mod origin_ids;
 pub(crate) mod permits;
 pub(crate) mod pool;
@@ -263,7 +264,7 @@ mod tests {
 
     #[test]
     fn an_origin_is_down_from_its_first_failure_to_its_next_success() {
-        let resolver = Resolver::start().unwrap();
+        let resolver = Resolver::start(&crate::config::DnsConfig::default()).unwrap();
         let origin = Origin {
             authority: "127.0.0.1:9".to_owned(),
             weight: 1,

@@ -6,8 +6,9 @@
 //! byte arrives. RFC 9112 §3.2 says what a request target is.
 
 use crate::support::{
-    Blackhole, Client, Expected, GET, Home, Message, NameServer, OK, Origin, Proxy, Refusal, Setup,
-    Target, connect, get, has_own_mounts, logged, pattern, ringway, run,
+    Blackhole, Client, Expected, GET, Home, Message, NameServer, OK, Origin, Proxy, Question,
+    Refusal, Setup, Target, connect, get, has_own_mounts, logged, pattern, ringway, run,
+    wait_until,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -1192,6 +1193,80 @@ fn a_name_server_that_is_silent_is_a_gateway_timeout_for_those_who_need_it() {
     let response = waiting.read_response();
     response.expect_own_error(504, "Gateway Timeout", "dns_timeout");
     tunnel.expect_refusal(504, "Gateway Timeout", "dns_timeout");
+}
+
+/// Of a name server that leaves questions for IPv6 unanswered, as some do.
+fn only_v4(question: &Question) -> Option<Vec<IpAddr>> {
+    (!question.is_v6).then(|| vec![Ipv4Addr::LOCALHOST.into()])
+}
+
+#[test]
+fn an_address_of_one_family_is_used_when_the_other_does_not_come() {
+    let origin = Origin::answering(OK);
+    let server = NameServer::anywhere(only_v4);
+    let port = origin.address().port();
+    let url = format!("http://app.test:{port}");
+    let proxy = Setup::forward().asking(&server).upstream("app", &[&url], "").start();
+    proxy.send(get(format!("far.test:{port}"))).expect_status(200);
+    proxy.send(connect(format!("near.test:{port}"))).expect_tunnel();
+    // Names of origins likewise.
+    proxy.get().expect_status(200);
+}
+
+#[test]
+fn a_silent_zone_holds_up_no_other() {
+    let origin = Origin::answering(OK);
+    let server = NameServer::anywhere(|question: &Question| {
+        let is_silent = question.name.ends_with(".silent.test");
+        (!is_silent).then(|| vec![Ipv4Addr::LOCALHOST.into()])
+    });
+    let proxy = Setup::forward().asking(&server).set("dns.timeout", "20s").start();
+    let waiting: Vec<_> =
+        (0..300).map(|number| proxy.send(connect(format!("n{number}.silent.test:443")))).collect();
+    waiting.iter().for_each(|client| client.wait_until_read());
+    let port = origin.address().port();
+    for name in ["far.test", "other.test", "far.test"] {
+        proxy.send(get(format!("{name}:{port}"))).expect_status(200);
+    }
+}
+
+#[test]
+fn only_the_family_that_is_wanted_is_asked_for() {
+    let origin = Origin::answering(OK);
+    for (family, expected) in
+        [("v4", [false].as_slice()), ("v6", &[true]), ("prefer_v4", &[false, true])]
+    {
+        let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let server = NameServer::anywhere({
+            let asked = asked.clone();
+            move |question: &Question| {
+                asked.lock().unwrap().push(question.is_v6);
+                Some(vec![Ipv4Addr::LOCALHOST.into()])
+            }
+        });
+        let proxy = Setup::forward().asking(&server).set("dns.family", family).start();
+        let request = get(format!("far.test:{}", origin.address().port()));
+        let status = proxy.send(request).read_response().status();
+        assert_eq!(status, if family == "v6" { 502 } else { 200 });
+        let mut asked = asked.lock().unwrap().clone();
+        asked.sort_unstable();
+        assert_eq!(asked, expected, "{family}");
+    }
+}
+
+#[test]
+fn the_table_of_hosts_is_followed_when_it_changes() {
+    if !has_own_mounts() {
+        return;
+    }
+    let target = Target::new();
+    let port = target.address().port();
+    let proxy = Setup::forward().with_hosts("127.0.0.1 moved.test\n").start();
+    let ask = || proxy.send(connect(format!("moved.test:{port}"))).read_head().unwrap().status();
+    assert_eq!(ask(), 200);
+    // In place, as what is mounted is the file and not its name.
+    std::fs::write(proxy.home().join("hosts"), "169.254.1.1 moved.test # elsewhere\n").unwrap();
+    wait_until("the new address is used", || ask() == 403);
 }
 
 #[test]
