@@ -16,6 +16,8 @@ pub enum Fault {
     ClientHead(HeadError),
     ClientChunk(ChunkError),
     ClientBodyTooLarge,
+    /// What came at a listener for SOCKS is none.
+    ClientSocks,
     /// The client ended its side in the middle of a body.
     ClientBodyIncomplete,
     ClientHeadTimeout,
@@ -126,7 +128,9 @@ impl Fault {
             | F::OriginReadTimeout
             | F::OriginWriteTimeout => 504,
             F::PoolTimeout => pool,
-            F::ClientGone | F::ClientWriteTimeout | F::TunnelIdle => return None,
+            F::ClientGone | F::ClientWriteTimeout | F::TunnelIdle | F::ClientSocks => {
+                return None;
+            }
         };
         Some(Status { code, reason: reason(code) })
     }
@@ -143,6 +147,7 @@ impl Fault {
             | F::ClientBodyTimeout
             | F::ClientWriteTimeout
             | F::UpgradeTooEarly
+            | F::ClientSocks
             | F::ClientGone => "http_request_error",
             F::NoRoute => "destination_not_found",
             F::MethodNotOffered
@@ -159,8 +164,12 @@ impl Fault {
             F::OriginRefused => "connection_refused",
             F::OriginConnectTimeout => "connection_timeout",
             F::OriginClosed => "connection_terminated",
-            F::OriginHead(_) | F::OriginChunk(_) | F::OriginAnswer => "http_protocol_error",
-            F::ParentRefused | F::ParentForbids | F::ParentLogin => "http_protocol_error",
+            F::OriginHead(_)
+            | F::OriginChunk(_)
+            | F::OriginAnswer
+            | F::ParentRefused
+            | F::ParentForbids
+            | F::ParentLogin => "http_protocol_error",
             F::OriginReadTimeout => "http_response_timeout",
             F::OriginWriteTimeout => "connection_write_timeout",
             F::OriginTruncated => "http_response_incomplete",
@@ -185,6 +194,7 @@ impl Fault {
             F::ClientHead(error) => error.text(),
             F::ClientChunk(_) => "client_bad_chunk",
             F::ClientBodyTooLarge => "client_body_too_large",
+            F::ClientSocks => "client_bad_socks",
             F::ClientBodyIncomplete => "client_body_incomplete",
             F::ClientHeadTimeout => "client_head_timeout",
             F::ClientBodyTimeout => "client_body_timeout",
@@ -233,6 +243,7 @@ impl Fault {
             F::ClientHead(_)
             | F::ClientChunk(_)
             | F::ClientBodyTooLarge
+            | F::ClientSocks
             | F::ClientBodyIncomplete
             | F::ClientHeadTimeout
             | F::ClientBodyTimeout

@@ -11,7 +11,10 @@ use std::net::SocketAddr;
 
 use super::error::{Refusal, quoted};
 use super::hooks::{CorsConfig, RespondConfig, Scope, Template, Variable, pattern};
-use super::{AdminAddress, Config, HooksConfig, RewriteConfig, RouteConfig, UpstreamConfig};
+use super::{
+    AdminAddress, Config, ForwardConfig, HooksConfig, ParentScheme, RewriteConfig, RouteConfig,
+    ServerConfig, UpstreamConfig,
+};
 
 /// The sections that the rules for a section look at beside their own.
 pub(super) const LEANS_ON: [(&str, &str); 5] = [
@@ -43,8 +46,8 @@ pub(super) fn rules(config: &mut Config) -> Vec<Refusal> {
 
 /// Trims, and fills in what follows from something else.
 pub(super) fn settle(config: &mut Config) {
-    let Config { server, limits, pool, buffers, upstreams, routes, hooks, .. } = config;
-    server.listeners = listeners(server.host, server.port, &server.listen);
+    let Config { server, limits, pool, buffers, upstreams, routes, hooks, forward, .. } = config;
+    server.listeners = all_listeners(server, forward);
     if server.workers == 0 {
         server.workers = cores();
     }
@@ -71,6 +74,15 @@ fn cores() -> usize {
 
 fn listeners(host: std::net::IpAddr, port: u16, listen: &[SocketAddr]) -> Vec<SocketAddr> {
     std::iter::once(SocketAddr::new(host, port)).chain(listen.iter().copied()).collect()
+}
+
+/// With those at which only SOCKS is spoken.
+fn all_listeners(server: &ServerConfig, forward: &ForwardConfig) -> Vec<SocketAddr> {
+    let mut all = listeners(server.host, server.port, &server.listen);
+    let socks = forward.socks_listeners.iter().filter(|_| forward.enabled);
+    let more: Vec<_> = socks.filter(|own| !all.contains(own)).copied().collect();
+    all.extend(more);
+    all
 }
 
 /// Whether the kernel would refuse the second of two binds. IPv6 listeners are IPv6 only.
@@ -106,6 +118,14 @@ impl Refusals {
             if let Some(other) = before.iter().find(|other| overlap(*address, **other)) {
                 let what = format!("{address} is taken by the listener {other}");
                 self.add(format!("server.listen.{index}"), what);
+            }
+        }
+        for (index, address) in forward.socks_listeners.iter().enumerate() {
+            let before = all.iter().chain(&forward.socks_listeners[..index]);
+            let taken = before.filter(|other| *other != address);
+            if let Some(other) = { taken }.find(|other| overlap(*address, **other)) {
+                let what = format!("{address} is taken by the listener {other}");
+                self.add(format!("forward.socks_listeners.{index}"), what);
             }
         }
         for (index, listener) in forward.listeners.iter().enumerate() {
@@ -170,6 +190,15 @@ impl Refusals {
         for (index, parent) in again(&config.parents, |parent| parent.name.as_str()) {
             let what = format!("there is already a parent named {:?}", parent.name);
             self.add(format!("parent.{index}.name"), what);
+        }
+        for (index, parent) in config.parents.iter().enumerate() {
+            let kind = |it: ParentScheme| it == ParentScheme::Http;
+            let own = kind(parent.address.scheme);
+            let other = parent.backups.iter().position(|backup| kind(backup.scheme) != own);
+            if let Some(backup) = other {
+                let what = "a backup is of the same kind as `url`: both http, or both SOCKS";
+                self.add(format!("parent.{index}.backups.{backup}"), what);
+            }
         }
     }
 

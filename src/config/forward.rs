@@ -18,7 +18,7 @@ use super::Networks;
 use super::kinds::own::{File, Listener, Name, NetworkList, Realm};
 use super::kinds::plain::Count;
 use super::kinds::{As, Given, List, Switched, Wrong, scalar_kind, text_kind};
-use super::names::{authority, parse_origin};
+use super::names::{authority, parse_parent};
 use super::rules::{ANY_PORT, PORTS_FORM, RULE_FORM, TARGET_FORM, parse_ports, parse_rule};
 use super::scope::Credentials;
 
@@ -39,10 +39,16 @@ text_kind!(
 text_kind!(
     Url: ParentAddress,
     |text| {
-        let (host, port) = parse_origin(text)?;
-        Ok(ParentAddress { authority: authority(&host, port), host, port })
+        let (scheme, host, port) = parse_parent(text)?;
+        let authority = match scheme {
+            ParentScheme::Http => authority(&host, port),
+            // Without a port it would have another one.
+            _ if host.contains(':') => format!("[{host}]:{port}"),
+            _ => format!("{host}:{port}"),
+        };
+        Ok(ParentAddress { scheme, host, port, authority })
     },
-    |parent| format!("http://{}", parent.authority)
+    |parent| format!("{}://{}", parent.scheme.name(), parent.authority)
 );
 scalar_kind!(
     /// A port, or a text of `PORTS_FORM`.
@@ -74,6 +80,10 @@ pub struct ForwardConfig {
     // As they stand in `ServerConfig::listeners`.
     #[serde(with = "List::<Listener>")]
     pub listeners: Vec<SocketAddr>,
+    /// Addresses and ports at which SOCKS5 is spoken and nothing else: listeners of their own, or
+    /// some of the server's.
+    #[serde(with = "List::<Listener>")]
+    pub socks_listeners: Vec<SocketAddr>,
     /// Networks that may use it. Others are answered 403.
     #[serde(with = "As::<NetworkList>")]
     pub allow_clients: Networks,
@@ -112,6 +122,7 @@ impl Default for ForwardConfig {
         Self {
             enabled: false,
             listeners: Vec::new(),
+            socks_listeners: Vec::new(),
             allow_clients: Networks(vec![loopback_v4, loopback_v6]),
             allow_loopback: false,
             allow_private: true,
@@ -156,11 +167,16 @@ pub struct ParentConfig {
     #[serde(with = "As::<Name>")]
     #[schemars(extend("x-example" = "\"office\""))]
     pub name: String,
-    /// "http://HOST:PORT"; the port is 80 if none is written.
+    /// "http://HOST:PORT"; the port is 80 if none is written. Or "socks5://HOST:PORT", by which
+    /// names are resolved here, or "socks5h://HOST:PORT", which resolves them; the port is 1080.
     #[serde(rename = "url", with = "As::<Url>")]
     #[schemars(extend("x-example" = "\"http://proxy.example:3128\""))]
     pub address: ParentAddress,
-    /// Sent to the parent as Basic. "" is none.
+    /// Where to go, in this order, when that cannot be reached: of the same kind.
+    #[serde(default, with = "List::<Url>")]
+    #[schemars(extend("x-example" = "[\"http://spare.example:3128\"]"))]
+    pub backups: Vec<ParentAddress>,
+    /// Sent to the parent as Basic, or as SOCKS has it. "" is none.
     #[serde(default, with = "Switched::<Credentials>")]
     #[schemars(extend("x-secret" = true, "x-example" = "\"user:password\""))]
     pub credentials: Option<Secret>,
@@ -176,9 +192,37 @@ pub struct ParentConfig {
     pub direct_fallback: bool,
 }
 
+impl ParentConfig {
+    /// Where it is, and its backups.
+    pub fn places(&self) -> impl Iterator<Item = &ParentAddress> {
+        std::iter::once(&self.address).chain(&self.backups)
+    }
+}
+
+/// How a parent is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParentScheme {
+    Http,
+    /// It is asked for addresses.
+    Socks5,
+    /// It is asked for names.
+    Socks5h,
+}
+
+impl ParentScheme {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Socks5 => "socks5",
+            Self::Socks5h => "socks5h",
+        }
+    }
+}
+
 /// Where a parent is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParentAddress {
+    pub scheme: ParentScheme,
     /// A name in lower case or an IP literal without brackets.
     pub host: String,
     pub port: u16,
@@ -376,8 +420,16 @@ mod tests {
             ("[[parent]]\nname = \"a b\"", "2:8: parent[0].name: found \"a b\", expected 1 to 64"),
             ("[parent]\nname = \"a\"", "1:1: parent: invalid type: table, expected an array"),
             (
-                "[[parent]]\nname = \"a\"\nurl = \"socks5://a\"",
-                "3:7: parent[0].url: found \"socks5://a\", expected a URL of the form http://HOST",
+                "[[parent]]\nname = \"a\"\nurl = \"socks4://a\"",
+                "3:7: parent[0].url: found \"socks4://a\", expected a URL of the form http://HOST",
+            ),
+            (
+                "[[parent]]\nname = \"a\"\nurl = \"socks5://a/b\"",
+                "3:7: parent[0].url: found \"socks5://a/b\", expected a URL of the form http://HOST",
+            ),
+            (
+                &with("backups = [\"http://b\", \"socks5://c\"]"),
+                "4:24: parent[0].backups[1]: a backup is of the same kind as `url`",
             ),
             (
                 "[[parent]]\nname = \"a\"\nurl = \"https://a\"",

@@ -53,7 +53,7 @@ pub(crate) use self::error::{ConfigError, EXIT_CONFIG};
 pub use self::flags::Flags;
 pub(crate) use self::flags::Profile;
 pub(crate) use self::forward::{
-    ForwardConfig, ParentAddress, ParentConfig, Rule, RuleTarget, Secret,
+    ForwardConfig, ParentAddress, ParentConfig, ParentScheme, Rule, RuleTarget, Secret,
 };
 pub(crate) use self::hooks::BasicAuthConfig;
 pub(crate) use self::hooks::ClientKey;

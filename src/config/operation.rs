@@ -50,7 +50,8 @@ text_kind!(
     |text| {
         let is_name = is_host(text.strip_suffix('.').unwrap_or(text));
         let is_name = is_name && text.parse::<IpAddr>().is_err() && !text.starts_with('[');
-        is_name.then(|| text.to_owned()).ok_or_else(|| "a domain such as \"example.org\"".to_owned())
+        let name = is_name.then(|| text.to_owned());
+        name.ok_or_else(|| "a domain such as \"example.org\"".to_owned())
     },
     |name| name.clone()
 );

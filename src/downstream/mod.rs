@@ -4,6 +4,8 @@
 //! connection for exactly one reason ([`Close`]). A connection that is idle for a second gives its
 //! buffers back and waits on a poll: what it then holds is a small task and a deadline.
 
+mod socks;
+
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
@@ -136,6 +138,12 @@ async fn converse(slot: &ConnectionSlot) -> Pause {
         is_expecting: true,
     };
     client.apply_generation();
+    if client.generation.access.is_socks(client.listener) {
+        return match Box::pin(socks::open(&mut client)).await {
+            Ok(tunnel) => Pause::Tunnel(tunnel),
+            Err(close) => Pause::Closed(close),
+        };
+    }
     let mut pipelined = 0_usize;
     loop {
         match client.next_head(slot).await {

@@ -13,7 +13,7 @@ use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::{Client, unless_gone};
 use crate::exchange::tunnel::Tunnel;
-use crate::exchange::{hooked, respond};
+use crate::exchange::{hooked, parents, respond};
 use crate::fault::Fault;
 use crate::forward_proxy::Target;
 use crate::http::head::ResponseHead;
@@ -32,18 +32,27 @@ struct Reached {
     early: Vec<u8>,
 }
 
-/// Carries a CONNECT request out.
-pub(crate) async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome, Fault> {
+/// What a client is told when its tunnel is open.
+pub(crate) const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+
+/// Carries a CONNECT request out; `granted` is what the client is told then, in HTTP or not.
+pub(crate) async fn run(
+    client: &mut Client<'_>,
+    record: &mut Record,
+    granted: &[u8],
+) -> Result<Outcome, Fault> {
     let worker = client.worker;
     client.request_bytes = client.request.bytes;
     if !client.is_forward {
         return Err(Fault::MethodNotOffered);
     }
+    let is_http = std::ptr::eq(granted, ESTABLISHED);
     // The parser has seen to it that there is a port.
     let target = forwarded::target(client)?;
     let (hop, _) = forwarded::admit(client, &target, true).await?;
     if !client.generation.hooks.connect.is_empty()
-        && let Some(outcome) = Box::pin(hooked::judge_tunnel(client, &target, record)).await?
+        && let Some(outcome) =
+            Box::pin(hooked::judge_tunnel(client, &target, record, is_http)).await?
     {
         return Ok(outcome);
     }
@@ -53,7 +62,7 @@ pub(crate) async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<
     let reached = reach(client, &target, hop).await?;
     record.reached(reached.address);
     let sent = worker.outbox.send(client.socket, |out| {
-        out.extend_from_slice(b"HTTP/1.1 200 Connection established\r\n\r\n");
+        out.extend_from_slice(granted);
         Ok::<_, Infallible>(out.len())
     });
     let bytes = respond::finish_sending(client, sent).await?;
@@ -71,13 +80,25 @@ pub(crate) async fn run(client: &mut Client<'_>, record: &mut Record) -> Result<
 }
 
 async fn reach(client: &Client<'_>, target: &Target, hop: Hop) -> Result<Reached, Fault> {
-    if let Hop::Parent(index) = hop {
-        match by_parent(client, target, index).await {
-            Err(fault) if forwarded::may_go_direct(client, index, fault) => {}
-            reached => return reached,
+    let by_another = match hop {
+        Hop::Direct => None,
+        Hop::Parent(index) => Some((index, by_parent(client, target, index).await)),
+        Hop::Socks(index) => {
+            let joined = async {
+                let known = forwarded::known_address(client, target, index, true).await?;
+                parents::through_socks(client, target, known, index).await
+            };
+            let joined = unless_gone(client, joined).await;
+            let reached = joined.map(|(socket, address, early)| Reached { socket, address, early });
+            Some((index, reached))
         }
+    };
+    match by_another {
+        Some((index, Err(fault))) if forwarded::may_go_direct(client, index, fault) => {}
+        Some((_, reached)) => return reached,
+        None => {}
     }
-    let addresses = forwarded::addresses(client, target, Hop::Direct, true);
+    let addresses = forwarded::addresses(client, target, true);
     let addresses = unless_gone(client, addresses).await?;
     let (socket, address) = unless_gone(client, client.worker.pool.dial(&addresses)).await?;
     Ok(Reached { socket, address, early: Vec::new() })
@@ -87,9 +108,7 @@ async fn reach(client: &Client<'_>, target: &Target, hop: Hop) -> Result<Reached
 async fn by_parent(client: &Client<'_>, target: &Target, index: usize) -> Result<Reached, Fault> {
     let worker = client.worker;
     let Generation { config, access, .. } = &*client.generation;
-    let addresses = forwarded::addresses(client, target, Hop::Parent(index), true);
-    let addresses = unless_gone(client, addresses).await?;
-    let (socket, address) = unless_gone(client, worker.pool.dial(&addresses)).await?;
+    let (socket, address) = unless_gone(client, parents::dial(client, index)).await?;
     let _attached = client.slot.attach(&socket);
     let parent = forwarded::parent(config, index);
     let authority = target.to_string();

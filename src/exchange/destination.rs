@@ -123,7 +123,7 @@ impl Destination {
             Self::Route(route) => route.sent_path(head.path(text)),
             Self::Hooked(hooked) => hooked.sent_path(head.path(text)),
             Self::Forward(forwarded) => match forwarded.hop() {
-                Hop::Direct => Cow::Borrowed(head.path(text)),
+                Hop::Direct | Hop::Socks(_) => Cow::Borrowed(head.path(text)),
                 // A proxy is asked as we were (RFC 9112 §3.2.2).
                 Hop::Parent(_) => head.plain_target(text),
             },
@@ -153,7 +153,7 @@ impl Destination {
                 path,
                 // What the target says takes the place of what Host says (RFC 9112 §3.2.2).
                 host: match to.hop() {
-                    Hop::Direct => HostRule::Pass,
+                    Hop::Direct | Hop::Socks(_) => HostRule::Pass,
                     // As in the target that is sent with it.
                     Hop::Parent(_) => {
                         HostRule::Set(client.request.authority.of(client.inbox.filled()))
@@ -162,7 +162,7 @@ impl Destination {
                 via,
                 forwarded: config.forward.add_forwarded.then_some(forwarded),
                 extra: match to.hop() {
-                    Hop::Direct => b"",
+                    Hop::Direct | Hop::Socks(_) => b"",
                     Hop::Parent(index) => access.parent_logins[index].as_bytes(),
                 },
             },

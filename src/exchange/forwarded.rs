@@ -6,9 +6,10 @@
 //! before all three. Connections are pooled by scheme, host and port, and by user.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{Config, ParentAddress, ParentConfig};
+use crate::config::{Config, ParentAddress, ParentConfig, ParentScheme};
+use crate::exchange::parents;
 use crate::exchange::request::Client;
 use crate::fault::Fault;
 use crate::forward_proxy::{Checked, LoginOutcome, Policy, Target, UserId, Verdict};
@@ -36,6 +37,8 @@ pub(crate) enum Hop {
     Direct,
     /// Index in the configuration.
     Parent(usize),
+    /// One that speaks SOCKS: what is sent through it is for the target. Index likewise.
+    Socks(usize),
 }
 
 /// Whether the request in the inbox asks for something that is not ours.
@@ -92,7 +95,9 @@ impl ForwardRequest {
         is_fresh: bool,
     ) -> Result<Lease, Fault> {
         match (self.open(client, is_fresh).await, self.hop) {
-            (Err(fault), Hop::Parent(index)) if may_go_direct(client, index, fault) => {
+            (Err(fault), Hop::Parent(index) | Hop::Socks(index))
+                if may_go_direct(client, index, fault) =>
+            {
                 self.hop = Hop::Direct;
                 self.origin_id = hold(client, &self.target, self.hop, self.user);
                 self.open(client, is_fresh).await
@@ -106,9 +111,27 @@ impl ForwardRequest {
         if !is_fresh && let Some(lease) = pool.take_idle(self.origin_id.origin(), client.holder) {
             return Ok(lease);
         }
-        let addresses = addresses(client, &self.target, self.hop, false).await?;
-        let holder = client.holder;
-        upstream::open_target(pool, &self.origin_id, &addresses, holder, is_fresh).await
+        let (id, holder) = (&self.origin_id, client.holder);
+        match self.hop {
+            Hop::Direct => {
+                let addresses = addresses(client, &self.target, false).await?;
+                upstream::open_target(pool, id, pool.dial(&addresses), holder, is_fresh).await
+            }
+            Hop::Parent(index) => {
+                let dialled = parents::dial(client, index);
+                upstream::open_target(pool, id, dialled, holder, is_fresh).await
+            }
+            Hop::Socks(index) => {
+                let known = known_address(client, &self.target, index, false).await?;
+                let joined = async {
+                    let joined = parents::through_socks(client, &self.target, known, index);
+                    let (socket, address, early) = joined.await?;
+                    // No server speaks before it is asked.
+                    if early.is_empty() { Ok((socket, address)) } else { Err(Fault::OriginAnswer) }
+                };
+                upstream::open_target(pool, id, joined, holder, is_fresh).await
+            }
+        }
     }
 
     pub(crate) fn hop(&self) -> Hop {
@@ -133,9 +156,14 @@ fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) ->
     let mut key = match hop {
         Hop::Direct => format!("http://{target}"),
         Hop::Parent(index) => {
-            let ParentConfig { name, address: ParentAddress { host, port, .. }, .. } =
-                parent(config, index);
-            format!("parent {name} {host}:{port}")
+            let mut key = format!("parent {}", parent(config, index).name);
+            put_places(&mut key, parent(config, index));
+            key
+        }
+        Hop::Socks(index) => {
+            let mut key = format!("http://{target} by {}", parent(config, index).name);
+            put_places(&mut key, parent(config, index));
+            key
         }
     };
     // The target is the same, whoever asks.
@@ -145,6 +173,12 @@ fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) ->
     }
     let shared = &client.worker.shared.pool;
     client.worker.origin_ids.hold(&key, || shared.group(&key[..group]))
+}
+
+fn put_places(key: &mut String, parent: &ParentConfig) {
+    for ParentAddress { host, port, .. } in parent.places() {
+        let _ = write!(key, " {host}:{port}");
+    }
 }
 
 /// Whether a parent that could not be reached, for `fault`, may be left out.
@@ -172,13 +206,25 @@ pub(crate) async fn admit(
     let policy = &access.policy;
     let verdict = policy.judge_name(&target.host, target.port, is_connect);
     judged(client.worker, target, None, verdict)?;
-    let hop = policy.parent(&target.host).map_or(Hop::Direct, Hop::Parent);
-    if hop != Hop::Direct {
+    let hop = policy.parent(&target.host).map_or(Hop::Direct, |index| by_parent(config, index));
+    let is_resolved_here = match hop {
+        Hop::Direct => true,
+        Hop::Parent(_) => false,
+        Hop::Socks(index) => parent(config, index).address.scheme == ParentScheme::Socks5,
+    };
+    if !is_resolved_here {
         // The parent resolves the name: what is not known now will never be.
         let verdict = policy.judge_unresolved(&target.host, target.port, is_connect);
         judged(client.worker, target, None, verdict)?;
     }
     Ok((hop, user))
+}
+
+fn by_parent(config: &Config, index: usize) -> Hop {
+    match parent(config, index).address.scheme {
+        ParentScheme::Http => Hop::Parent(index),
+        ParentScheme::Socks5 | ParentScheme::Socks5h => Hop::Socks(index),
+    }
 }
 
 /// Finds out who asks, where anybody is to be asked.
@@ -206,38 +252,41 @@ async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
     Err(Fault::LoginRequired)
 }
 
-/// The addresses at which the next hop may be dialled; never empty.
+/// The addresses at which the target may be dialled; never empty.
 pub(crate) async fn addresses(
     client: &Client<'_>,
     target: &Target,
-    hop: Hop,
     is_connect: bool,
 ) -> Result<Vec<SocketAddr>, Fault> {
     let worker = client.worker;
-    let Generation { config, access, .. } = &*client.generation;
+    let access = &client.generation.access;
     let names = access.names.as_ref().ok_or(Fault::Internal)?;
-    match hop {
-        Hop::Parent(index) => {
-            let parent = parent(config, index);
-            let ParentAddress { host, port, .. } = &parent.address;
-            client.stats.unless_ended(names.look_up(host, *port)).await?
+    let found = names.look_up(&target.host, target.port);
+    let mut found = client.stats.unless_ended(found).await??;
+    let mut denied = None;
+    found.retain(|address| {
+        let verdict = access.policy.judge_address(&target.host, *address, is_connect);
+        let verdict = judged(worker, target, Some(*address), verdict);
+        denied = denied.or(verdict.err());
+        verdict.is_ok()
+    });
+    if found.is_empty() { Err(denied.unwrap_or(Fault::OriginUnresolved)) } else { Ok(found) }
+}
+
+/// The address that a SOCKS server is asked for; none where it is asked for a name.
+pub(crate) async fn known_address(
+    client: &Client<'_>,
+    target: &Target,
+    index: usize,
+    is_connect: bool,
+) -> Result<Option<IpAddr>, Fault> {
+    match parent(&client.generation.config, index).address.scheme {
+        // Names are resolved here, and what they lead to is judged here.
+        ParentScheme::Socks5 => {
+            let found = addresses(client, target, is_connect).await?;
+            Ok(found.first().map(SocketAddr::ip))
         }
-        Hop::Direct => {
-            let found = names.look_up(&target.host, target.port);
-            let mut found = client.stats.unless_ended(found).await??;
-            let mut denied = None;
-            found.retain(|address| {
-                let verdict = access.policy.judge_address(&target.host, *address, is_connect);
-                let verdict = judged(worker, target, Some(*address), verdict);
-                denied = denied.or(verdict.err());
-                verdict.is_ok()
-            });
-            if found.is_empty() {
-                Err(denied.unwrap_or(Fault::OriginUnresolved))
-            } else {
-                Ok(found)
-            }
-        }
+        ParentScheme::Socks5h | ParentScheme::Http => Ok(target.address().map(|it| it.ip())),
     }
 }
 

@@ -134,10 +134,15 @@ pub(crate) async fn judge_tunnel(
     client: &Client<'_>,
     target: &Target,
     record: &mut Record,
+    is_http: bool,
 ) -> Result<Option<Outcome>, Fault> {
     let asked = Connect { client: view(client, 0).client, host: &target.host, port: target.port };
     for custom in &client.generation.hooks.connect {
         if let Some(answer) = client.stats.unless_ended(custom.on_connect(&asked)).await? {
+            // A client that speaks SOCKS is told no more than that.
+            if !is_http {
+                return Err(Fault::TargetForbidden);
+            }
             return respond::give(client, &answer, None, record).await.map(Some);
         }
     }

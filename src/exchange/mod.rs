@@ -15,6 +15,7 @@ pub(crate) mod forwarded;
 pub(crate) mod hooked;
 pub(crate) mod mirror;
 pub(crate) mod outcome;
+pub(crate) mod parents;
 pub(crate) mod record;
 pub(crate) mod request;
 pub(crate) mod respond;
@@ -50,7 +51,7 @@ use crate::upstream::lease::Lease;
 pub(crate) async fn run(client: &mut Client<'_>) -> Outcome {
     let mut record = Record::begin(client, true);
     let result = match client.request.method {
-        Method::Connect => connect::run(client, &mut record).await,
+        Method::Connect => connect::run(client, &mut record, connect::ESTABLISHED).await,
         _ => proxy(client, &mut record).await,
     };
     let outcome = match result {

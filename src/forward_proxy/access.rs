@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::config::{Config, DnsConfig, ForwardConfig, ParentConfig};
 use crate::forward_proxy::lookup::NameLookup;
+use crate::forward_proxy::parent_health::ParentHealth;
 use crate::forward_proxy::{Authenticator, Policy, Users};
 
 /// What the forward proxy needs beside the configuration.
@@ -25,6 +26,10 @@ pub(crate) struct Access {
     pub names: Option<NameLookup>,
     /// The field line that goes with a 407.
     pub challenge: String,
+    /// The listeners that speak SOCKS5, by their numbers.
+    socks: Vec<u16>,
+    /// By parent proxy, which of its places could not be reached lately.
+    pub parent_health: Vec<ParentHealth>,
     /// By parent proxy, the field line that tells it who we are; empty where it need not know.
     pub parent_logins: Vec<String>,
     /// What `names` was started with.
@@ -53,9 +58,20 @@ impl Access {
             let chosen = &settings.listeners;
             settings.enabled && (chosen.is_empty() || chosen.contains(address))
         };
+        let is_socks =
+            |address: &SocketAddr| settings.enabled && settings.socks_listeners.contains(address);
         let listeners = config.server.listeners.iter().zip(numbers);
+        let (socks, listeners): (Vec<_>, Vec<_>) =
+            listeners.partition(|(address, _)| is_socks(address));
         let access = Self {
+            socks: socks.into_iter().map(|(_, number)| *number).collect(),
+            parent_health: config
+                .parents
+                .iter()
+                .map(|parent| ParentHealth::new(parent.places().count()))
+                .collect(),
             offered: listeners
+                .into_iter()
                 .filter(|(address, _)| is_offered(address))
                 .map(|(_, number)| *number)
                 .collect(),
@@ -100,6 +116,11 @@ impl Access {
         self.offered.contains(&listener)
     }
 
+    /// Whether SOCKS5 is spoken at the listener with the number `listener`.
+    pub(crate) fn is_socks(&self, listener: u16) -> bool {
+        self.socks.contains(&listener)
+    }
+
     fn knows(&self, authenticator: Option<&Arc<Authenticator>>) -> bool {
         match (&self.authenticator, authenticator) {
             (Some(own), Some(other)) => Arc::ptr_eq(own, other),
@@ -113,7 +134,9 @@ impl Access {
 fn names(config: &Config, before: Option<&Access>) -> Result<NameLookup, String> {
     let kept =
         before.filter(|access| access.dns == config.dns).and_then(|access| access.names.clone());
-    kept.iter().for_each(|kept| kept.reread(&config.dns));
+    if let Some(kept) = &kept {
+        kept.reread(&config.dns);
+    }
     kept.map_or_else(|| NameLookup::start(&config.dns), Ok)
         .map_err(|error| format!("names cannot be resolved: {error}"))
 }

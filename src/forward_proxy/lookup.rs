@@ -200,8 +200,9 @@ impl Desk {
     }
 
     async fn find(self: Rc<Self>, asker: Arc<Asker>, share: Arc<Semaphore>, name: Box<str>) {
-        let asked = tokio::time::timeout(self.settings.timeout, self.ask(&asker, &share, &name));
-        let (answer, kept) = asked.await.unwrap_or((Err(Fault::OriginResolveTimeout), None));
+        let found = self.ask(&asker, &share, &name);
+        let found = tokio::time::timeout(self.settings.timeout, found);
+        let (answer, kept) = found.await.unwrap_or((Err(Fault::OriginResolveTimeout), None));
         let mut state = self.state.borrow_mut();
         if let Some(until) = kept.filter(|_| state.number == asker.number)
             && let Some(cache) = &mut state.cache

@@ -18,6 +18,7 @@ mod credentials;
 mod failures;
 mod fair_queue;
 pub(crate) mod lookup;
+pub(crate) mod parent_health;
 mod pending;
 pub(crate) mod policy;
 mod rules;

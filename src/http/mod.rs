@@ -22,6 +22,7 @@ mod lines;
 pub(crate) mod names;
 mod parsed_cache;
 pub(crate) mod rewrite;
+pub(crate) mod socks5;
 mod target;
 pub(crate) mod written_cache;
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What is wrong with the bytes of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SocksError {
+pub(crate) enum SocksError {
     /// Not version 5: SOCKS4, HTTP, TLS, or anything else.
     Version,
     /// A kind of address that there is not.
@@ -19,7 +19,7 @@ pub enum SocksError {
 
 impl SocksError {
     /// For logs.
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Version => "not SOCKS version 5",
             Self::AddressKind => "unknown kind of address",
@@ -29,11 +29,11 @@ impl SocksError {
 }
 
 /// A message and its length; `None` where more has to come.
-pub type Parsed<T> = Result<Option<(T, usize)>, SocksError>;
+pub(crate) type Parsed<T> = Result<Option<(T, usize)>, SocksError>;
 
 /// How a client may say who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
+pub(crate) enum Method {
     Nothing,
     /// By name and password.
     Login,
@@ -41,21 +41,21 @@ pub enum Method {
 
 /// What a client offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offer {
+pub(crate) struct Offer {
     pub nothing: bool,
     pub login: bool,
 }
 
 /// A name and a password, as bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Login<'b> {
+pub(crate) struct Login<'b> {
     pub user: &'b [u8],
     pub password: &'b [u8],
 }
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request<'b> {
+pub(crate) struct Request<'b> {
     pub is_connect: bool,
     pub host: Host<'b>,
     pub port: u16,
@@ -63,7 +63,7 @@ pub struct Request<'b> {
 
 /// An address, or a name in whatever bytes came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Host<'b> {
+pub(crate) enum Host<'b> {
     Address(IpAddr),
     Name(&'b [u8]),
 }
@@ -71,11 +71,10 @@ pub enum Host<'b> {
 /// RFC 1928 §6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Reply {
+pub(crate) enum Reply {
     Succeeded = 0,
     Failed = 1,
     NotAllowed = 2,
-    NetworkUnreachable = 3,
     HostUnreachable = 4,
     Refused = 5,
     Expired = 6,
@@ -84,6 +83,8 @@ pub enum Reply {
 }
 
 const VERSION: u8 = 5;
+/// Of a request or a reply, before its address.
+const FRONT_BYTES: usize = 4;
 /// Of the exchange of name and password.
 const LOGIN_VERSION: u8 = 1;
 const NOTHING: u8 = 0;
@@ -95,7 +96,7 @@ const NAME: u8 = 3;
 const IPV6: u8 = 4;
 
 /// A client's first message.
-pub fn offer(bytes: &[u8]) -> Parsed<Offer> {
+pub(crate) fn offer(bytes: &[u8]) -> Parsed<Offer> {
     let Some(version) = bytes.first() else { return Ok(None) };
     if *version != VERSION {
         return Err(SocksError::Version);
@@ -106,13 +107,13 @@ pub fn offer(bytes: &[u8]) -> Parsed<Offer> {
 }
 
 /// The answer to it; `None` has nothing of what was offered.
-pub fn put_method(out: &mut Vec<u8>, method: Option<Method>) {
+pub(crate) fn put_method(out: &mut Vec<u8>, method: Option<Method>) {
     let method = method.map_or(UNACCEPTABLE, code);
     out.extend_from_slice(&[VERSION, method]);
 }
 
 /// A client's name and password.
-pub fn login(bytes: &[u8]) -> Parsed<Login<'_>> {
+pub(crate) fn login(bytes: &[u8]) -> Parsed<Login<'_>> {
     match bytes.first() {
         None => return Ok(None),
         Some(&LOGIN_VERSION) => {}
@@ -123,28 +124,30 @@ pub fn login(bytes: &[u8]) -> Parsed<Login<'_>> {
     Ok(Some((Login { user, password }, length)))
 }
 
-pub fn put_login_outcome(out: &mut Vec<u8>, is_known: bool) {
+pub(crate) fn put_login_outcome(out: &mut Vec<u8>, is_known: bool) {
     out.extend_from_slice(&[LOGIN_VERSION, u8::from(!is_known)]);
 }
 
 /// What a client wants.
-pub fn request(bytes: &[u8]) -> Parsed<Request<'_>> {
+pub(crate) fn request(bytes: &[u8]) -> Parsed<Request<'_>> {
     let Some((command, host, port, length)) = addressed(bytes)? else { return Ok(None) };
     Ok(Some((Request { is_connect: command == CONNECT, host, port }, length)))
 }
 
 /// The answer to it. Where the tunnel comes from is nobody's business.
-pub fn put_reply(out: &mut Vec<u8>, reply: Reply) {
+pub(crate) fn put_reply(out: &mut Vec<u8>, reply: Reply) {
     out.extend_from_slice(&[VERSION, reply as u8, 0, IPV4, 0, 0, 0, 0, 0, 0]);
 }
 
 /// The first message to a server.
-pub fn put_offer(out: &mut Vec<u8>, has_login: bool) {
-    out.extend_from_slice(if has_login { &[VERSION, 2, NOTHING, LOGIN] } else { &[VERSION, 1, NOTHING] });
+pub(crate) fn put_offer(out: &mut Vec<u8>, has_login: bool) {
+    let offer: &[u8] =
+        if has_login { &[VERSION, 2, NOTHING, LOGIN] } else { &[VERSION, 1, NOTHING] };
+    out.extend_from_slice(offer);
 }
 
 /// What the server has chosen; `None` inside: nothing of what was offered.
-pub fn method(bytes: &[u8]) -> Parsed<Option<Method>> {
+pub(crate) fn method(bytes: &[u8]) -> Parsed<Option<Method>> {
     match bytes {
         [] => Ok(None),
         [VERSION, ..] if bytes.len() < 2 => Ok(None),
@@ -157,20 +160,24 @@ pub fn method(bytes: &[u8]) -> Parsed<Option<Method>> {
 }
 
 /// Says who asks. Both are cut to the 255 bytes that there is room for.
-pub fn put_login(out: &mut Vec<u8>, user: &[u8], password: &[u8]) {
+pub(crate) fn put_login(out: &mut Vec<u8>, user: &[u8], password: &[u8]) {
     out.push(LOGIN_VERSION);
     put_counted(out, user);
     put_counted(out, password);
 }
 
 /// Whether the server knows who asks.
-pub fn login_outcome(bytes: &[u8]) -> Parsed<bool> {
-    // Some servers say version 5 here; the second byte is the one that counts.
-    Ok(bytes.get(1).map(|status| (*status == 0, 2)))
+pub(crate) fn login_outcome(bytes: &[u8]) -> Parsed<bool> {
+    match bytes {
+        [] | [_] => Ok(None),
+        // Some servers repeat the version of the rest.
+        [LOGIN_VERSION | VERSION, status, ..] => Ok(Some((*status == 0, 2))),
+        _ => Err(SocksError::Version),
+    }
 }
 
 /// Asks for a tunnel. A name is cut to the 255 bytes that there is room for.
-pub fn put_request(out: &mut Vec<u8>, host: Host<'_>, port: u16) {
+pub(crate) fn put_request(out: &mut Vec<u8>, host: Host<'_>, port: u16) {
     out.extend_from_slice(&[VERSION, CONNECT, 0]);
     match host {
         Host::Address(IpAddr::V4(address)) => {
@@ -190,8 +197,8 @@ pub fn put_request(out: &mut Vec<u8>, host: Host<'_>, port: u16) {
 }
 
 /// The code that a server answers with, 0 for success; its length includes the address.
-pub fn reply(bytes: &[u8]) -> Parsed<u8> {
-    if let [VERSION, code @ 1.., ..] = bytes {
+pub(crate) fn reply(bytes: &[u8]) -> Parsed<u8> {
+    if let [VERSION, code @ 1..=u8::MAX, ..] = bytes {
         // What follows a refusal is cut short by some servers, and says nothing.
         return Ok(Some((*code, 2)));
     }
@@ -210,7 +217,6 @@ fn addressed(bytes: &[u8]) -> Result<Option<(u8, Host<'_>, u16, usize)>, SocksEr
     if *reserved != 0 {
         return Err(SocksError::Malformed);
     }
-    const FRONT_BYTES: usize = 4;
     let (host, end) = match *kind {
         IPV4 => {
             let Some(octets) = rest.first_chunk::<4>() else { return Ok(None) };
@@ -222,7 +228,7 @@ fn addressed(bytes: &[u8]) -> Result<Option<(u8, Host<'_>, u16, usize)>, SocksEr
         }
         NAME => match counted(bytes, FRONT_BYTES) {
             None => return Ok(None),
-            Some((name, _)) if name.is_empty() => return Err(SocksError::Malformed),
+            Some(([], _)) => return Err(SocksError::Malformed),
             Some((name, end)) => (Host::Name(name), end),
         },
         _ => return Err(SocksError::AddressKind),

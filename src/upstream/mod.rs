@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{HostPolicy, UpstreamConfig};
 use crate::fault::Fault;
-use crate::ring::clock;
+use crate::ring::{Socket, clock};
 
 use self::balance::Balance;
 use self::lease::Lease;
@@ -197,12 +197,12 @@ impl Upstream {
     }
 }
 
-/// A connection to a forward target: one that waits for its next request, or a new one to any of
-/// `addresses`.
+/// A connection to a forward target: one that waits for its next request, or a new one,
+/// by `dialled`, which is not begun before there is a permit for it.
 pub async fn open_target(
     pool: &Rc<Pool>,
     origin_id: &OriginId,
-    addresses: &[SocketAddr],
+    dialled: impl Future<Output = Result<(Socket, SocketAddr), Fault>>,
     holder: Holder,
     is_fresh: bool,
 ) -> Result<Lease, Fault> {
@@ -210,7 +210,7 @@ pub async fn open_target(
         Permitted::Open(permit) => {
             let born = Instant::now();
             let _racing = pool.racing(&permit, holder);
-            let connected = pool.dial(addresses).await?;
+            let connected = dialled.await?;
             Ok(pool.adopt(origin_id.clone(), connected, born, permit, holder))
         }
         Permitted::Handed(lease) => Ok(lease),

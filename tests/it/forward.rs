@@ -1259,9 +1259,9 @@ fn the_table_of_hosts_is_followed_when_it_changes() {
     if !has_own_mounts() {
         return;
     }
+    let proxy = Setup::forward().with_hosts("127.0.0.1 moved.test\n").start();
     let target = Target::new();
     let port = target.address().port();
-    let proxy = Setup::forward().with_hosts("127.0.0.1 moved.test\n").start();
     let ask = || proxy.send(connect(format!("moved.test:{port}"))).read_head().unwrap().status();
     assert_eq!(ask(), 200);
     // In place, as what is mounted is the file and not its name.

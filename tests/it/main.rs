@@ -37,6 +37,7 @@ mod reverse;
 mod room;
 mod script;
 mod sim;
+mod socks;
 mod supervisor;
 mod timeouts;
 mod tunnel;
