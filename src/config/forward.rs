@@ -97,12 +97,14 @@ pub struct ForwardConfig {
     /// Rules. If there are any, only targets that fit one of them can be reached. A rule is "*",
     /// "example.org", "*.example.org" (every name below it), "192.0.2.1", "10.0.0.0/8" or
     /// "[2001:db8::]/32", and may end in a port or a range: "example.org:443", "[::1]:8000-8999".
+    /// "file:PATH" stands for the rules in a file, one a line, which is followed when it changes.
     #[serde(with = "List::<AnyRule>")]
     pub allow: Vec<Rule>,
     /// Rules, asked before `allow`: what fits one of them cannot be reached.
     #[serde(with = "List::<AnyRule>")]
     pub deny: Vec<Rule>,
-    /// An htpasswd file with lines of user:hash (bcrypt or argon2). "" asks for no password.
+    /// An htpasswd file with lines of user:hash (bcrypt or argon2), followed when it changes. ""
+    /// asks for no password.
     #[serde(with = "Switched::<File>")]
     pub users_file: Option<PathBuf>,
     /// What the challenge of a 407 names. Printable ASCII without " and \.
@@ -156,6 +158,8 @@ pub enum RuleTarget {
     Suffix(String),
     /// A single address is a network of one.
     Network(IpNet),
+    /// The rules in a file, one a line.
+    File(PathBuf),
 }
 
 /// Parents: other proxies that forward requests go through. The first in the file whose `domains`

@@ -85,6 +85,7 @@ pub(crate) use self::operation::MemoryConfig;
 pub(crate) use self::operation::MemoryMax;
 pub(crate) use self::operation::StatsConfig;
 pub(crate) use self::operation::{DnsConfig, DnsFamily};
+pub(crate) use self::rules::{RULE_FORM, parse_rule};
 pub(crate) use self::sections::{
     BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PoolConfig,
     PoolStatus, ServerConfig, TimeoutsConfig,

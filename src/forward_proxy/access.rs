@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::config::{Config, DnsConfig, ForwardConfig, ParentConfig};
+use crate::forward_proxy::lists;
 use crate::forward_proxy::lookup::NameLookup;
 use crate::forward_proxy::parent_health::ParentHealth;
 use crate::forward_proxy::{Authenticator, Policy, Users};
@@ -63,6 +64,7 @@ impl Access {
         let listeners = config.server.listeners.iter().zip(numbers);
         let (socks, listeners): (Vec<_>, Vec<_>) =
             listeners.partition(|(address, _)| is_socks(address));
+        let listed = lists::read(config)?;
         let access = Self {
             socks: socks.into_iter().map(|(_, number)| *number).collect(),
             parent_health: config
@@ -75,7 +77,7 @@ impl Access {
                 .filter(|(address, _)| is_offered(address))
                 .map(|(_, number)| *number)
                 .collect(),
-            policy: Policy::new(config, own.to_vec()),
+            policy: Policy::new(&listed, own.to_vec()),
             logins: before.map_or(0, |access| {
                 access.logins + u64::from(!access.knows(authenticator.as_ref()))
             }),

@@ -17,6 +17,7 @@ pub(crate) mod auth;
 mod credentials;
 mod failures;
 mod fair_queue;
+pub(crate) mod lists;
 pub(crate) mod lookup;
 pub(crate) mod parent_health;
 mod pending;

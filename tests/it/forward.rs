@@ -728,6 +728,26 @@ fn rules_name_hosts_networks_and_ports() {
 }
 
 #[test]
+fn a_list_in_a_file_is_followed_when_it_changes() {
+    let proxy = Setup::forward()
+        .file("denied", "# nobody\n*.evil.test\n")
+        .set("forward.deny", ["file:denied"])
+        .start();
+    let ask = |name: &str| proxy.send(get(name)).read_response().status();
+    assert_eq!((ask("a.evil.test"), ask("good.invalid")), (403, 502));
+    std::fs::write(proxy.home().join("denied"), "good.invalid\n").unwrap();
+    wait_until("the new list is used", || ask("good.invalid") == 403);
+    // A list that cannot be read changes nothing.
+    std::fs::write(proxy.home().join("denied"), "http://x\n").unwrap();
+    proxy.wait_for_log(&["not reloaded", "denied:1"]);
+    assert_eq!(ask("good.invalid"), 403);
+    let output = Setup::forward().set("forward.deny", ["file:missing"]).run();
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("missing: cannot be read"), "{error}");
+}
+
+#[test]
 fn where_there_are_rules_for_what_is_allowed_nothing_else_is() {
     let (open, closed) = (named("open"), Origin::untouchable());
     let proxy = Setup::forward().set("forward.allow", [open.address().to_string()]).start();

@@ -437,6 +437,20 @@ fn a_file_that_lets_nobody_in_or_cannot_be_read_is_named_at_the_start() {
 }
 
 #[test]
+fn users_are_followed_when_their_file_changes() {
+    let origin = Origin::answering(OK);
+    let proxy = with_users_file(&format!("ann:{BCRYPT}\n")).start();
+    let bob = by_bob(&get(origin.address()));
+    proxy.send(by_ann(&get(origin.address()))).expect_status(200);
+    proxy.send(&bob).expect_status(407);
+    let both = format!("ann:{BCRYPT}\nbob:{ARGON2ID}\n");
+    std::fs::write(proxy.home().join("users"), both).unwrap();
+    proxy.wait_for_log(&["reloaded", "list or users changed"]);
+    proxy.send(&bob).expect_status(200);
+    proxy.send(by_ann(&get(origin.address()))).expect_status(200);
+}
+
+#[test]
 fn a_proxy_with_users_is_no_open_proxy() {
     let proxy = with_users().set("forward.allow_clients", ["0.0.0.0/0", "::/0"]).start();
     assert!(!proxy.log_lines().join("\n").contains("open proxy"), "{:#?}", proxy.log_lines());
