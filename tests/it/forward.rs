@@ -1243,7 +1243,9 @@ fn a_silent_zone_holds_up_no_other() {
     let proxy = Setup::forward().asking(&server).set("dns.timeout", "20s").start();
     let waiting: Vec<_> =
         (0..300).map(|number| proxy.send(connect(format!("n{number}.silent.test:443")))).collect();
-    waiting.iter().for_each(|client| client.wait_until_read());
+    for client in &waiting {
+        client.wait_until_read();
+    }
     let port = origin.address().port();
     for name in ["far.test", "other.test", "far.test"] {
         proxy.send(get(format!("{name}:{port}"))).expect_status(200);
