@@ -1,10 +1,12 @@
 //! What can go wrong in an exchange, and how a connection can end: two closed sets.
 //!
 //! In goes what the head parser, the pool, the relay and the ring report; out come the status for
-//! the client (if anybody is left to tell), the error type for `Proxy-Status` (RFC 9209 §2.3) and
+//! the client (if it is still there), the error type for `Proxy-Status` (RFC 9209 §2.3) and
 //! the name for the access log. A new fault does not compile until its answer has been chosen.
 //!
 //! Nothing here does I/O or formats a message.
+
+use std::fmt;
 
 use crate::http::chunked::ChunkError;
 use crate::http::head::HeadError;
@@ -28,6 +30,8 @@ pub enum Fault {
     ClientGone,
     // Between the sides.
     NoRoute,
+    /// An origin could take the path for one of another route, whose hooks guard.
+    PathAmbiguous,
     /// CONNECT, where this listener is no forward proxy.
     MethodNotOffered,
     /// A target whose scheme is not spoken: `https` without CONNECT.
@@ -89,92 +93,139 @@ pub struct Status {
     pub reason: &'static str,
 }
 
+/// What follows from a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Facts {
+    status: Told,
+    error: ProxyError,
+    /// The name in the access log.
+    name: &'static str,
+    /// The client's connection may go on: what went wrong was not the client's doing.
+    keeps_connection: bool,
+    /// Met while connecting, it says that another origin may do better.
+    is_origin_local: bool,
+}
+
+/// The status that the client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Code(u16),
+    /// `timeouts.pool_status`.
+    PoolStatus,
+    /// The client has gone, or has its answer already.
+    Nothing,
+}
+
+impl Facts {
+    const fn of(code: u16, error: ProxyError, name: &'static str) -> Self {
+        Self::told(Told::Code(code), error, name)
+    }
+
+    const fn told(status: Told, error: ProxyError, name: &'static str) -> Self {
+        Self { status, error, name, keeps_connection: false, is_origin_local: false }
+    }
+
+    const fn kept(self) -> Self {
+        Self { keeps_connection: true, ..self }
+    }
+
+    /// For the time in which nothing has been sent: another origin may be asked.
+    const fn kept_local(self) -> Self {
+        Self { keeps_connection: true, is_origin_local: true, ..self }
+    }
+}
+
 impl Fault {
+    /// The table of faults, a row each.
+    const fn facts(self) -> Facts {
+        use {Fault as F, ProxyError as E};
+        match self {
+            F::ClientHead(error) => Facts::of(error.status(), E::HttpRequestError, error.text()),
+            F::ClientChunk(_) => Facts::of(400, E::HttpRequestError, "client_bad_chunk"),
+            F::ClientBodyTooLarge => Facts::of(413, E::HttpRequestError, "client_body_too_large"),
+            F::ClientSocks => Facts::told(Told::Nothing, E::HttpRequestError, "client_bad_socks"),
+            F::ClientBodyIncomplete => {
+                Facts::of(400, E::HttpRequestError, "client_body_incomplete")
+            }
+            F::ClientHeadTimeout => Facts::of(408, E::HttpRequestError, "client_head_timeout"),
+            F::ClientBodyTimeout => Facts::of(408, E::HttpRequestError, "client_body_timeout"),
+            F::ClientWriteTimeout => {
+                Facts::told(Told::Nothing, E::HttpRequestError, "client_write_timeout")
+            }
+            F::ClientGone => Facts::told(Told::Nothing, E::HttpRequestError, "client_gone"),
+            F::NoRoute => Facts::of(404, E::DestinationNotFound, "no_route").kept(),
+            F::PathAmbiguous => Facts::of(400, E::HttpRequestError, "path_ambiguous").kept(),
+            F::MethodNotOffered => Facts::of(501, E::HttpRequestDenied, "method_not_offered"),
+            F::SchemeNotOffered => {
+                Facts::of(501, E::HttpRequestDenied, "scheme_not_offered").kept()
+            }
+            F::ClientForbidden => Facts::of(403, E::HttpRequestDenied, "client_forbidden").kept(),
+            F::TargetForbidden => Facts::of(403, E::HttpRequestDenied, "target_forbidden").kept(),
+            F::LoginRequired => Facts::of(407, E::HttpRequestDenied, "login_required").kept(),
+            F::TooManyLogins => Facts::of(429, E::HttpRequestDenied, "too_many_logins").kept(),
+            F::LoginsBusy => Facts::of(503, E::ProxyInternalError, "logins_busy").kept(),
+            F::TooManyTunnels => {
+                Facts::of(503, E::ConnectionLimitReached, "too_many_tunnels").kept()
+            }
+            F::UpgradeTooEarly => Facts::of(400, E::HttpRequestError, "upgrade_too_early"),
+            F::PoolTimeout => {
+                Facts::told(Told::PoolStatus, E::ConnectionLimitReached, "pool_timeout").kept()
+            }
+            F::PoolYielded => Facts::of(503, E::ConnectionLimitReached, "pool_yielded").kept(),
+            F::Stopping => Facts::of(503, E::DestinationUnavailable, "stopping"),
+            F::TooManyFiles => Facts::of(503, E::ProxyInternalError, "too_many_files").kept(),
+            F::Overloaded => Facts::of(503, E::ProxyInternalError, "overloaded"),
+            F::Internal => Facts::of(500, E::ProxyInternalError, "internal"),
+            F::OriginUnresolved => Facts::of(502, E::DnsError, "origin_unresolved").kept_local(),
+            F::OriginResolveTimeout => {
+                Facts::of(504, E::DnsTimeout, "origin_resolve_timeout").kept()
+            }
+            F::OriginRefused => Facts::of(502, E::ConnectionRefused, "origin_refused").kept_local(),
+            F::OriginUnreachable => {
+                Facts::of(502, E::DestinationUnavailable, "origin_unreachable").kept_local()
+            }
+            F::OriginConnectTimeout => {
+                Facts::of(504, E::ConnectionTimeout, "origin_connect_timeout").kept_local()
+            }
+            F::OriginClosed => {
+                Facts::of(502, E::ConnectionTerminated, "origin_closed").kept_local()
+            }
+            F::OriginHead(_) => Facts::of(502, E::HttpProtocolError, "origin_bad_head").kept(),
+            F::OriginChunk(_) => Facts::of(502, E::HttpProtocolError, "origin_bad_chunk").kept(),
+            F::OriginAnswer => Facts::of(502, E::HttpProtocolError, "origin_bad_answer").kept(),
+            F::OriginReadTimeout => {
+                Facts::of(504, E::HttpResponseTimeout, "origin_read_timeout").kept()
+            }
+            F::OriginWriteTimeout => {
+                Facts::of(504, E::ConnectionWriteTimeout, "origin_write_timeout").kept()
+            }
+            F::OriginTruncated => {
+                Facts::of(502, E::HttpResponseIncomplete, "origin_truncated").kept()
+            }
+            F::ParentRefused => Facts::of(502, E::HttpProtocolError, "parent_refused").kept(),
+            F::ParentForbids => Facts::of(502, E::HttpProtocolError, "parent_forbids").kept(),
+            F::ParentLogin => Facts::of(502, E::HttpProtocolError, "parent_login").kept(),
+            F::ParentUnavailable => {
+                Facts::of(502, E::DestinationUnavailable, "parent_unavailable").kept()
+            }
+            F::TunnelIdle => Facts::told(Told::Nothing, E::ConnectionReadTimeout, "tunnel_idle"),
+        }
+    }
+
     /// What the client is told, or `None` where it can be told nothing. `pool` is
     /// `timeouts.pool_status`.
     pub fn status(self, pool: u16) -> Option<Status> {
-        use Fault as F;
-        let code = match self {
-            F::ClientHead(error) => error.status(),
-            F::ClientChunk(_) | F::ClientBodyIncomplete | F::UpgradeTooEarly => 400,
-            F::ClientForbidden | F::TargetForbidden => 403,
-            F::NoRoute => 404,
-            F::LoginRequired => 407,
-            F::ClientHeadTimeout | F::ClientBodyTimeout => 408,
-            F::ClientBodyTooLarge => 413,
-            F::TooManyLogins => 429,
-            F::Internal => 500,
-            F::MethodNotOffered | F::SchemeNotOffered => 501,
-            F::OriginUnresolved
-            | F::OriginRefused
-            | F::OriginUnreachable
-            | F::OriginClosed
-            | F::OriginHead(_)
-            | F::OriginChunk(_)
-            | F::OriginAnswer
-            | F::OriginTruncated
-            | F::ParentRefused
-            | F::ParentForbids
-            | F::ParentLogin
-            | F::ParentUnavailable => 502,
-            F::Stopping
-            | F::TooManyFiles
-            | F::Overloaded
-            | F::TooManyTunnels
-            | F::LoginsBusy
-            | F::PoolYielded => 503,
-            F::OriginResolveTimeout
-            | F::OriginConnectTimeout
-            | F::OriginReadTimeout
-            | F::OriginWriteTimeout => 504,
-            F::PoolTimeout => pool,
-            F::ClientGone | F::ClientWriteTimeout | F::TunnelIdle | F::ClientSocks => {
-                return None;
-            }
+        let code = match self.facts().status {
+            Told::Code(code) => code,
+            Told::PoolStatus => pool,
+            Told::Nothing => return None,
         };
         Some(Status { code, reason: reason(code) })
     }
 
-    /// The error type of RFC 9209 §2.3 for the `Proxy-Status` field.
-    pub fn proxy_error(self) -> &'static str {
-        use Fault as F;
-        match self {
-            F::ClientHead(_)
-            | F::ClientChunk(_)
-            | F::ClientBodyTooLarge
-            | F::ClientBodyIncomplete
-            | F::ClientHeadTimeout
-            | F::ClientBodyTimeout
-            | F::ClientWriteTimeout
-            | F::UpgradeTooEarly
-            | F::ClientSocks
-            | F::ClientGone => "http_request_error",
-            F::NoRoute => "destination_not_found",
-            F::MethodNotOffered
-            | F::SchemeNotOffered
-            | F::ClientForbidden
-            | F::TargetForbidden
-            | F::LoginRequired
-            | F::TooManyLogins => "http_request_denied",
-            F::PoolTimeout | F::PoolYielded | F::TooManyTunnels => "connection_limit_reached",
-            F::Stopping | F::OriginUnreachable | F::ParentUnavailable => "destination_unavailable",
-            F::TooManyFiles | F::Overloaded | F::LoginsBusy | F::Internal => "proxy_internal_error",
-            F::OriginUnresolved => "dns_error",
-            F::OriginResolveTimeout => "dns_timeout",
-            F::OriginRefused => "connection_refused",
-            F::OriginConnectTimeout => "connection_timeout",
-            F::OriginClosed => "connection_terminated",
-            F::OriginHead(_)
-            | F::OriginChunk(_)
-            | F::OriginAnswer
-            | F::ParentRefused
-            | F::ParentForbids
-            | F::ParentLogin => "http_protocol_error",
-            F::OriginReadTimeout => "http_response_timeout",
-            F::OriginWriteTimeout => "connection_write_timeout",
-            F::OriginTruncated => "http_response_incomplete",
-            F::TunnelIdle => "connection_read_timeout",
-        }
+    /// The error type for the `Proxy-Status` field.
+    pub fn proxy_error(self) -> ProxyError {
+        self.facts().error
     }
 
     /// The status that another server gave as its reason (RFC 9209 §2.1.4).
@@ -189,112 +240,105 @@ impl Fault {
 
     /// The name in the access log.
     pub fn name(self) -> &'static str {
-        use Fault as F;
-        match self {
-            F::ClientHead(error) => error.text(),
-            F::ClientChunk(_) => "client_bad_chunk",
-            F::ClientBodyTooLarge => "client_body_too_large",
-            F::ClientSocks => "client_bad_socks",
-            F::ClientBodyIncomplete => "client_body_incomplete",
-            F::ClientHeadTimeout => "client_head_timeout",
-            F::ClientBodyTimeout => "client_body_timeout",
-            F::ClientWriteTimeout => "client_write_timeout",
-            F::ClientGone => "client_gone",
-            F::NoRoute => "no_route",
-            F::MethodNotOffered => "method_not_offered",
-            F::SchemeNotOffered => "scheme_not_offered",
-            F::ClientForbidden => "client_forbidden",
-            F::TargetForbidden => "target_forbidden",
-            F::LoginRequired => "login_required",
-            F::TooManyLogins => "too_many_logins",
-            F::LoginsBusy => "logins_busy",
-            F::TooManyTunnels => "too_many_tunnels",
-            F::UpgradeTooEarly => "upgrade_too_early",
-            F::PoolTimeout => "pool_timeout",
-            F::PoolYielded => "pool_yielded",
-            F::Stopping => "stopping",
-            F::TooManyFiles => "too_many_files",
-            F::Overloaded => "overloaded",
-            F::Internal => "internal",
-            F::OriginUnresolved => "origin_unresolved",
-            F::OriginResolveTimeout => "origin_resolve_timeout",
-            F::OriginRefused => "origin_refused",
-            F::OriginUnreachable => "origin_unreachable",
-            F::OriginConnectTimeout => "origin_connect_timeout",
-            F::OriginClosed => "origin_closed",
-            F::OriginHead(_) => "origin_bad_head",
-            F::OriginChunk(_) => "origin_bad_chunk",
-            F::OriginAnswer => "origin_bad_answer",
-            F::OriginReadTimeout => "origin_read_timeout",
-            F::OriginWriteTimeout => "origin_write_timeout",
-            F::OriginTruncated => "origin_truncated",
-            F::ParentRefused => "parent_refused",
-            F::ParentForbids => "parent_forbids",
-            F::ParentLogin => "parent_login",
-            F::ParentUnavailable => "parent_unavailable",
-            F::TunnelIdle => "tunnel_idle",
-        }
+        self.facts().name
     }
 
-    /// The client's connection may go on: what went wrong was not its doing.
+    /// The client's connection may go on: what went wrong was not the client's doing.
     pub fn keeps_connection(self) -> bool {
-        use Fault as F;
-        match self {
-            F::ClientHead(_)
-            | F::ClientChunk(_)
-            | F::ClientBodyTooLarge
-            | F::ClientSocks
-            | F::ClientBodyIncomplete
-            | F::ClientHeadTimeout
-            | F::ClientBodyTimeout
-            | F::ClientWriteTimeout
-            | F::ClientGone
-            | F::MethodNotOffered
-            | F::UpgradeTooEarly
-            | F::TunnelIdle
-            | F::Overloaded
-            | F::Stopping
-            | F::Internal => false,
-            F::NoRoute
-            | F::SchemeNotOffered
-            | F::ClientForbidden
-            | F::TargetForbidden
-            | F::LoginRequired
-            | F::TooManyLogins
-            | F::LoginsBusy
-            | F::TooManyTunnels
-            | F::ParentRefused
-            | F::ParentForbids
-            | F::ParentLogin
-            | F::ParentUnavailable
-            | F::OriginResolveTimeout
-            | F::PoolTimeout
-            | F::PoolYielded
-            | F::TooManyFiles
-            | F::OriginUnresolved
-            | F::OriginRefused
-            | F::OriginUnreachable
-            | F::OriginConnectTimeout
-            | F::OriginClosed
-            | F::OriginHead(_)
-            | F::OriginChunk(_)
-            | F::OriginAnswer
-            | F::OriginReadTimeout
-            | F::OriginWriteTimeout
-            | F::OriginTruncated => true,
-        }
+        self.facts().keeps_connection
     }
 
     /// Met while connecting, it says that another origin may do better.
     pub fn is_origin_local(self) -> bool {
-        matches!(
-            self,
-            Fault::OriginUnresolved
-                | Fault::OriginRefused
-                | Fault::OriginUnreachable
-                | Fault::OriginConnectTimeout
-                | Fault::OriginClosed
-        )
+        self.facts().is_origin_local
+    }
+}
+
+/// The error types of RFC 9209 §2.3, and what is none of them. The number of one is its index among
+/// counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyError {
+    HttpRequestError,
+    ConnectionRefused,
+    ConnectionTerminated,
+    ConnectionTimeout,
+    ConnectionLimitReached,
+    ConnectionReadTimeout,
+    ConnectionWriteTimeout,
+    DestinationNotFound,
+    DestinationUnavailable,
+    DestinationIpProhibited,
+    DestinationIpUnroutable,
+    DnsError,
+    DnsTimeout,
+    HttpProtocolError,
+    HttpRequestDenied,
+    HttpResponseContentCoding,
+    HttpResponseBodySize,
+    HttpResponseHeaderSectionSize,
+    HttpResponseHeaderSize,
+    HttpResponseIncomplete,
+    HttpResponseTimeout,
+    HttpResponseTrailerSectionSize,
+    HttpResponseTrailerSize,
+    HttpResponseTransferCoding,
+    HttpUpgradeFailed,
+    ProxyConfigurationError,
+    ProxyInternalError,
+    ProxyInternalResponse,
+    ProxyLoopDetected,
+    TlsAlertReceived,
+    TlsCertificateError,
+    TlsProtocolError,
+    Other,
+}
+
+impl ProxyError {
+    pub(crate) const ALL: [(Self, &'static str); 33] = [
+        (Self::HttpRequestError, "http_request_error"),
+        (Self::ConnectionRefused, "connection_refused"),
+        (Self::ConnectionTerminated, "connection_terminated"),
+        (Self::ConnectionTimeout, "connection_timeout"),
+        (Self::ConnectionLimitReached, "connection_limit_reached"),
+        (Self::ConnectionReadTimeout, "connection_read_timeout"),
+        (Self::ConnectionWriteTimeout, "connection_write_timeout"),
+        (Self::DestinationNotFound, "destination_not_found"),
+        (Self::DestinationUnavailable, "destination_unavailable"),
+        (Self::DestinationIpProhibited, "destination_ip_prohibited"),
+        (Self::DestinationIpUnroutable, "destination_ip_unroutable"),
+        (Self::DnsError, "dns_error"),
+        (Self::DnsTimeout, "dns_timeout"),
+        (Self::HttpProtocolError, "http_protocol_error"),
+        (Self::HttpRequestDenied, "http_request_denied"),
+        (Self::HttpResponseContentCoding, "http_response_content_coding"),
+        (Self::HttpResponseBodySize, "http_response_body_size"),
+        (Self::HttpResponseHeaderSectionSize, "http_response_header_section_size"),
+        (Self::HttpResponseHeaderSize, "http_response_header_size"),
+        (Self::HttpResponseIncomplete, "http_response_incomplete"),
+        (Self::HttpResponseTimeout, "http_response_timeout"),
+        (Self::HttpResponseTrailerSectionSize, "http_response_trailer_section_size"),
+        (Self::HttpResponseTrailerSize, "http_response_trailer_size"),
+        (Self::HttpResponseTransferCoding, "http_response_transfer_coding"),
+        (Self::HttpUpgradeFailed, "http_upgrade_failed"),
+        (Self::ProxyConfigurationError, "proxy_configuration_error"),
+        (Self::ProxyInternalError, "proxy_internal_error"),
+        (Self::ProxyInternalResponse, "proxy_internal_response"),
+        (Self::ProxyLoopDetected, "proxy_loop_detected"),
+        (Self::TlsAlertReceived, "tls_alert_received"),
+        (Self::TlsCertificateError, "tls_certificate_error"),
+        (Self::TlsProtocolError, "tls_protocol_error"),
+        (Self::Other, "other"),
+    ];
+
+    /// As the field and the metrics have it.
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+}
+
+impl fmt::Display for ProxyError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
     }
 }
 
@@ -364,6 +408,8 @@ pub(crate) enum Close {
     ClientGone,
     /// A new client has its place.
     GaveWay,
+    /// It did not begin with a PROXY protocol header that its listener takes.
+    NotIntroduced,
     /// ringway is stopping.
     Stopping,
 }
@@ -380,5 +426,16 @@ mod tests {
         assert_eq!(answer(Fault::Internal), Some((500, "Internal Server Error")));
         assert_eq!(answer(Fault::ClientGone), None);
         assert_eq!(Fault::PoolTimeout.status(503).map(|s| s.reason), Some("Service Unavailable"));
+    }
+
+    #[test]
+    fn every_error_type_has_its_own_index_and_name() {
+        let mut names: Vec<_> = ProxyError::ALL.into_iter().map(|(_, name)| name).collect();
+        for (index, (error, name)) in ProxyError::ALL.into_iter().enumerate() {
+            assert_eq!((error as usize, error.name()), (index, name));
+        }
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ProxyError::ALL.len());
     }
 }

@@ -11,32 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number with one writer and any number of readers.
-///
-/// The writer loads and stores, both relaxed: no lock prefix, so it costs what a plain variable
-/// costs. Two writers would lose each other's changes.
-#[derive(Debug, Default)]
-pub struct Gauge(AtomicU64);
-
-impl Gauge {
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    pub fn add(&self, more: u64) {
-        self.set(self.get().wrapping_add(more));
-    }
-
-    /// Never goes below zero: a figure that is too low does less harm than a gigantic one.
-    pub fn sub(&self, less: u64) {
-        debug_assert!(self.get() >= less, "{less} taken from {}", self.get());
-        self.set(self.get().saturating_sub(less));
-    }
-}
+use crate::counters::Gauge;
 
 /// What memory is held for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,8 +65,8 @@ impl Kind {
     }
 }
 
-/// The memory of one worker. Its thread writes, anybody reads. One cache line, so that two workers
-/// never write to the same one.
+/// The memory of one worker. Its thread writes, any thread reads. One cache line, so that two
+/// workers never write to the same one.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Ledger {
@@ -188,7 +163,7 @@ fn sum(of: impl Fn(Kind) -> u64) -> u64 {
 pub(crate) enum Level {
     /// What is not in use goes: idle connections to origins, caches, free buffers.
     Light,
-    /// What somebody uses goes too, until there is room again.
+    /// What is in use goes too, until there is room again.
     Forced,
 }
 

@@ -8,9 +8,11 @@
 //!  cli            what was typed: run; check, plan, explain, doctor, bench and others
 //!  server         the process: start, signals, reload, handover, listeners, drain
 //!  admin          its own thread: API, metrics, statistics, alerts, cleanups
-//!  downstream     a client's connection: reads heads, goes idle, turns into a tunnel, lingers
-//!  exchange       one request and its answer: destination, hooked, forwarded, connect, upload,
-//!                 download, respond, record
+//!  downstream     a client's connection: goes idle, turns into a tunnel, lingers; h1 (HTTP/1
+//!                 towards a client: heads, keep-alive, framing)
+//!  exchange       one request and its answer: peer, request, stream (what it asks of the client's
+//!                 protocol), destination, hooked, forwarded, login, connect, upload, download,
+//!                 respond, record
 //!  worker         one thread: accept, slots, commands, configurations in use, who gives way
 //!  hooks          what is done to a route's requests and answers beside passing them on
 //!  forward_proxy  who may use it, and for what: access, policy, auth, lookup
@@ -22,10 +24,13 @@
 //!  admin_guard    who may change something
 //!  ring           the only code that names tokio_uring or io_uring, and the only unsafe code
 //!                 (below it, vendor/tokio-uring: the loop of a thread)
+//!  unix_socket    files of Unix sockets: bound, taken over, removed
 //!  systemd        the service manager's protocol
 //!  ledger, fault  what memory is held for; what can go wrong, in a closed set
+//!  counters       a counter and a gauge, which one thread writes and all may read
 //!  config         the file, variables and flags, read, checked and spelled back
 //!  http           pure: bytes in, facts out
+//!  address        where a socket is, and who is at its other end
 //!  limits         every bound with its derivation
 //! ```
 //!
@@ -53,10 +58,12 @@
 //! - Buffers, chunks, connections and permits come home on every path; a drain counts them.
 //! - A keep-alive request allocates nothing once its connection is warm (a test counts).
 
+mod address;
 mod admin;
 mod admin_guard;
 mod cli;
 mod config;
+mod counters;
 mod downstream;
 mod exchange;
 mod fault;
@@ -67,11 +74,13 @@ mod ledger;
 mod limits;
 mod memory;
 mod observe;
+mod proxy_protocol;
 mod relay;
 mod ring;
 mod routing;
 mod server;
 mod systemd;
+mod unix_socket;
 mod upstream;
 mod worker;
 
@@ -95,7 +104,7 @@ pub mod internals {
             pub use crate::http::chunked::ChunkScanner;
         }
         pub mod forwarded_header {
-            pub use crate::http::forwarded_header::{ClientText, Scheme};
+            pub use crate::http::forwarded_header::{ClientText, Introduction, Scheme};
         }
         pub mod framing {
             pub use crate::http::framing::*;
@@ -109,6 +118,9 @@ pub mod internals {
         pub mod rewrite {
             pub use crate::http::rewrite::*;
         }
+    }
+    pub mod proxy_protocol {
+        pub use crate::proxy_protocol::check;
     }
     pub mod ledger {
         pub use crate::ledger::{Budget, Kind, Ledger};

@@ -22,10 +22,20 @@ use crate::worker::mailbox::{Cleaned, Level, WorkerCommand};
 /// A caller that comes while another cleanup of at least this level runs gets that one's outcome: a
 /// thousand questions are not a thousand cleanups.
 pub(super) async fn clean(proxy: &Proxy, level: Level, why: &str) -> Outcome {
-    let asked = Instant::now();
+    clean_unless(proxy, level, why, Instant::now()).await
+}
+
+/// A light cleanup, or the outcome of the last one where that has ended within `pause`.
+pub(super) async fn clean_again(proxy: &Proxy, why: &str, pause: Duration) -> Outcome {
+    let now = Instant::now();
+    clean_unless(proxy, Level::Light, why, now.checked_sub(pause).unwrap_or(now)).await
+}
+
+/// Cleans up unless that has been done since.
+async fn clean_unless(proxy: &Proxy, level: Level, why: &str, since: Instant) -> Outcome {
     let mut last = proxy.cleanups.last.lock().await;
     if let Some((ended, outcome)) = *last
-        && ended >= asked
+        && ended >= since
         && outcome.level >= level
     {
         return outcome;
@@ -113,7 +123,7 @@ fn is_close(ledger_bytes: u64, thresholds: Thresholds) -> bool {
 
 async fn act(proxy: &Proxy, action: Action, ledger_bytes: u64, rss_bytes: u64) {
     // Before the cleanup: what it frees must not be taken by new connections.
-    proxy.shared.pressure.store(action.pressure as u8, Ordering::Relaxed);
+    proxy.shared.pressure.set(action.pressure);
     if action.is_change {
         let (ledger_mb, rss_mb) = (mebibytes(ledger_bytes), mebibytes(rss_bytes));
         let pressure = action.pressure.name();

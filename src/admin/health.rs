@@ -7,10 +7,11 @@
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::alerts::Notice;
 use super::proxy::Proxy;
+use crate::address::Address;
 use crate::admin::stats::PoolReport;
 use crate::admin::units::{lock, mebibytes};
 use crate::memory::watch::Pressure;
@@ -28,8 +29,6 @@ pub(super) enum Status {
     Overloaded,
 }
 
-const FORCED: u8 = Pressure::Forced as u8;
-
 #[derive(Debug, Serialize)]
 pub(super) struct Health {
     status: Status,
@@ -39,7 +38,7 @@ pub(super) struct Health {
     uptime_seconds: u64,
     connections: Connections,
     pool: PoolReport,
-    listeners: Vec<std::net::SocketAddr>,
+    listeners: Vec<Address>,
     workers: usize,
     config_generation: u64,
     alerts: Vec<Notice>,
@@ -102,6 +101,17 @@ impl Health {
         }
     }
 
+    /// What anybody may know: enough for a monitor, and nothing of who uses it for what.
+    pub(super) fn outline(&self) -> String {
+        let outline = json!({
+            "status": self.status,
+            "memory_usage_mb": self.memory_usage_mb,
+            "connections": { "clients": self.connections.clients },
+            "config_generation": self.config_generation,
+        });
+        outline.to_string()
+    }
+
     pub(super) fn to_json(&self) -> String {
         // Cannot fail: every key is text and no number is infinite.
         serde_json::to_string(self).unwrap_or_default()
@@ -115,20 +125,16 @@ pub(super) fn by_kind(proxy: &Proxy) -> Map<String, Value> {
 }
 
 pub(super) fn pressure(proxy: &Proxy) -> &'static str {
-    match proxy.shared.pressure.load(Ordering::Relaxed) {
-        0 => Pressure::Normal.name(),
-        1 => Pressure::Light.name(),
-        _ => Pressure::Forced.name(),
-    }
+    proxy.shared.pressure.get().name()
 }
 
 fn status(proxy: &Proxy, has_alerts: bool) -> Status {
-    let pressure = proxy.shared.pressure.load(Ordering::Relaxed);
+    let pressure = proxy.shared.pressure.get();
     if is_stopping(proxy) {
         Status::Draining
-    } else if pressure >= FORCED {
+    } else if pressure == Pressure::Forced {
         Status::Overloaded
-    } else if has_alerts || pressure > 0 {
+    } else if has_alerts || pressure > Pressure::Normal {
         Status::Degraded
     } else {
         Status::Ok
@@ -140,14 +146,14 @@ pub(super) fn readiness(proxy: &Proxy) -> Result<(), &'static str> {
     if is_stopping(proxy) {
         return Err("draining");
     }
-    if proxy.shared.pressure.load(Ordering::Relaxed) >= FORCED {
+    if proxy.shared.pressure.get() == Pressure::Forced {
         return Err("overloaded");
     }
     Ok(())
 }
 
 fn is_stopping(proxy: &Proxy) -> bool {
-    // It becomes ready before anybody can ask, so that "not any more" is the only other case.
+    // It becomes ready before a client can ask, so that "not any more" is the only other case.
     let shared = &proxy.shared;
     shared.is_draining.load(Ordering::Acquire) || !shared.is_ready.load(Ordering::Acquire)
 }

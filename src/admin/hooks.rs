@@ -8,17 +8,18 @@ use std::collections::BTreeSet;
 
 use super::exposition::Exposition;
 use super::proxy::Proxy;
-use crate::admin::series::{NAMED_MAX, sum};
+use super::stats::merged;
+use crate::admin::series::{NAMED_MAX, all_classes, sum, total};
 use crate::hooks::{Hooked, Plan};
-use crate::observe::metrics;
+use crate::observe::metrics::Latency;
 
 pub(super) fn hooks(proxy: &Proxy, out: &mut Exposition) {
-    let workers = &proxy.shared.metrics;
-    let all: u64 = workers.iter().flat_map(|of| &of.requests).map(metrics::Gauge::get).sum();
-    let hooked: u64 = workers.iter().map(|of| of.hooked.get()).sum();
+    let all = total(proxy, all_classes);
+    let hooked = total(proxy, |metrics| metrics.hooked.get());
     out.counter("ringway_fastpath_requests_total", "Exchanges that ran no hook.")
         .put(&[], all.saturating_sub(hooked));
-    out.counter("ringway_hooked_requests_total", "Requests of routes with hooks.").put(&[], hooked);
+    let help = "Requests of routes with hooks.";
+    sum(out, proxy, "ringway_hooked_requests_total", help, |m| &m.hooked);
     let help = "Requests that rate_limit or connections_per_client answered 429.";
     sum(out, proxy, "ringway_limited_requests_total", help, |m| &m.limited);
     let snapshot = proxy.snapshot();
@@ -45,13 +46,8 @@ fn splits(proxy: &Proxy, out: &mut Exposition) {
     let help = "Times as ringway_request_duration_seconds, by the upstreams of a split.";
     let mut family = out.durations("ringway_split_duration_seconds", help);
     for (index, name) in arms.into_iter().take(NAMED_MAX) {
-        let (mut durations, mut sum_us) = (metrics::empty_histogram(), 0);
-        for counts in &snapshot.counts {
-            if let Some(latency) = counts.split_latency(index) {
-                durations += latency.snapshot();
-                sum_us += latency.sum_us();
-            }
-        }
-        family.durations(&[("upstream", name)], &durations, sum_us);
+        let latencies = snapshot.counts.iter().filter_map(|counts| counts.split_latency(index));
+        let sum_us = latencies.clone().map(Latency::sum_us).sum();
+        family.durations(&[("upstream", name)], &merged(latencies), sum_us);
     }
 }

@@ -1,6 +1,6 @@
 //! `GET /metrics`: everything that is counted, in the text format of Prometheus, version 0.0.4.
 //!
-//! In go totals that workers write and anybody may read; out comes text. No worker is asked
+//! In go totals that workers write and any thread may read; out comes text. No worker is asked
 //! anything and nothing waits, so a scrape costs requests nothing, however many connections there
 //! are. Label values come from the configuration or from fixed lists, never from the network.
 
@@ -10,13 +10,14 @@ use std::sync::atomic::Ordering;
 use super::exposition::{Exposition, Family, Label};
 use super::process::{self, ProcessReading, Queues};
 use super::proxy::Proxy;
-use super::series::{NAMED_MAX, each, numbered, sum, used};
+use super::series::{NAMED_MAX, all_classes, each, numbered, sum, total, used};
 use super::stats::merged;
 use super::{health, hooks};
 use crate::admin::units::{lock, unix_seconds};
-use crate::config::{HostPattern, RouteConfig};
+use crate::fault::ProxyError;
 use crate::ledger::Kind;
-use crate::observe::metrics::{CLASS_COUNT, Classes, Gauge, WorkerMetrics};
+use crate::observe::metrics::{CLASS_COUNT, Classes, Counter, WorkerMetrics};
+use crate::proxy_protocol;
 use crate::ring::{Operation, RingMeters};
 use crate::worker::mailbox::Level;
 
@@ -74,17 +75,8 @@ fn requests(proxy: &Proxy, out: &mut Exposition) {
     classes(&mut out.counter("ringway_forward_requests_total", help), &[], &forwarded);
     let help = "Exchanges that went wrong, by error type of RFC 9209.";
     let mut family = out.counter("ringway_faults_total", help);
-    let mut sums: Vec<(&str, u64)> = Vec::new();
-    for (_, metrics) in &workers {
-        for (index, (name, count)) in metrics.faults.iter().enumerate() {
-            match sums.get_mut(index) {
-                Some((_, sum)) => *sum += count,
-                None => sums.push((name, count)),
-            }
-        }
-    }
-    for (name, count) in sums {
-        family.put(&[("error", name)], count);
+    for (error, name) in ProxyError::ALL {
+        family.put(&[("error", name)], total(proxy, |metrics| metrics.faults.get(error)));
     }
     let help = "Bytes received from clients, heads included.";
     sum(out, proxy, "ringway_client_received_bytes_total", help, |m| &m.bytes_received);
@@ -100,7 +92,7 @@ fn routes(proxy: &Proxy, out: &mut Exposition) {
     let count = snapshot.config.routes.len();
     for (index, route) in snapshot.config.routes.iter().enumerate().take(NAMED_MAX) {
         let of = workers.iter().filter_map(|named| named.routes.get(index));
-        let labels = [("route", &*route_name(route))];
+        let labels = [("route", &*route.name())];
         classes(&mut family, &labels, &listed(of));
     }
     if count > NAMED_MAX {
@@ -129,42 +121,31 @@ fn routes(proxy: &Proxy, out: &mut Exposition) {
     }
 }
 
-/// As the route's `host` and `path` have it.
-fn route_name(route: &RouteConfig) -> String {
-    let host = match &route.host {
-        HostPattern::Any => "*".to_owned(),
-        HostPattern::Exact(host) => host.clone(),
-        HostPattern::Suffix(suffix) => format!("*{suffix}"),
-    };
-    format!("{host}{}", route.path)
-}
-
 fn latencies(proxy: &Proxy, out: &mut Exposition) {
     let workers = &proxy.shared.metrics;
-    let sum_us = |of: fn(&WorkerMetrics) -> u64| workers.iter().map(|m| of(m)).sum::<u64>();
     out.histogram(
         "ringway_request_duration_seconds",
         "From the first byte of a request to the last byte of its answer.",
-        &merged(workers, |metrics| metrics.latency.snapshot()),
-        sum_us(|metrics| metrics.latency.sum_us()),
+        &merged(workers.iter().map(|metrics| &metrics.latency)),
+        total(proxy, |metrics| metrics.latency.sum_us()),
     );
     out.histogram(
         "ringway_pool_wait_seconds",
         "Waits for the right to open a connection to an origin, by requests that had to wait.",
-        &merged(workers, |metrics| metrics.pool_wait.snapshot()),
-        sum_us(|metrics| metrics.pool_wait.sum_us()),
+        &merged(workers.iter().map(|metrics| &metrics.pool_wait)),
+        total(proxy, |metrics| metrics.pool_wait.sum_us()),
     );
 }
 
 fn connections(proxy: &Proxy, out: &mut Exposition) {
     let help = "Connections of clients, open now.";
-    each(&mut out.gauge("ringway_clients", help), proxy, |m| &m.clients);
+    each(&mut out.gauge("ringway_clients", help), proxy, |m| m.clients.get());
     let help = "Those of them that rest between two requests and hold no buffer.";
-    each(&mut out.gauge("ringway_clients_resting", help), proxy, |m| &m.parked);
+    each(&mut out.gauge("ringway_clients_resting", help), proxy, |m| m.parked.get());
     out.gauge("ringway_clients_max", "The value of limits.clients.")
         .put(&[], proxy.snapshot().config.limits.clients);
     let help = "Connections accepted.";
-    each(&mut out.counter("ringway_accepted_total", help), proxy, |m| &m.accepted);
+    each(&mut out.counter("ringway_accepted_total", help), proxy, |m| m.accepted.get());
     let help = "Attempts to accept that failed.";
     sum(out, proxy, "ringway_accept_errors_total", help, |m| &m.accept_errors);
     let help = "Connections that were answered 503 at the door.";
@@ -172,8 +153,14 @@ fn connections(proxy: &Proxy, out: &mut Exposition) {
     let help = "Connections that gave way to new ones at limits.clients.";
     let mut gave_way = out.counter("ringway_clients_gave_way_total", help);
     for (index, reason) in ["idle", "slow_head"].into_iter().enumerate() {
-        let count: u64 = proxy.shared.metrics.iter().map(|m| m.gave_way[index].get()).sum();
+        let count = total(proxy, |metrics| metrics.gave_way[index].get());
         gave_way.put(&[("reason", reason)], count);
+    }
+    let help = "Connections to a listener of the PROXY protocol that were not taken.";
+    let mut not_introduced = out.counter("ringway_proxy_protocol_refused_total", help);
+    for (index, reason) in proxy_protocol::REFUSALS.into_iter().enumerate() {
+        let count = total(proxy, |metrics| metrics.not_introduced[index].get());
+        not_introduced.put(&[("reason", reason)], count);
     }
     let help = "Exchanges that a forced cleanup has ended.";
     sum(out, proxy, "ringway_cuts_total", help, |m| &m.cuts);
@@ -205,14 +192,13 @@ fn pool(proxy: &Proxy, out: &mut Exposition) {
     let help = "Exchanges ended because others waited for their connections, by reason.";
     let mut family = out.counter("ringway_pool_yielded_total", help);
     for (reason, of) in YIELDED {
-        let total: u64 = proxy.shared.metrics.iter().map(|metrics| of(metrics).get()).sum();
-        family.put(&[("reason", reason)], total);
+        family.put(&[("reason", reason)], total(proxy, |metrics| of(metrics).get()));
     }
     let help = "Reused connections that turned out to be dead.";
     sum(out, proxy, "ringway_pool_stale_total", help, |m| &m.pool_stale);
 }
 
-type Count = fn(&WorkerMetrics) -> &Gauge;
+type Count = fn(&WorkerMetrics) -> &Counter;
 
 /// Why exchanges were ended for others.
 const YIELDED: [(&str, Count); 2] = [
@@ -223,8 +209,8 @@ const YIELDED: [(&str, Count); 2] = [
 ];
 
 fn forward(proxy: &Proxy, out: &mut Exposition) {
-    let tunnels = proxy.shared.metrics.iter().map(|metrics| metrics.tunnels.get()).sum::<u64>();
-    out.gauge("ringway_tunnels", "Tunnels and upgraded connections, open now.").put(&[], tunnels);
+    out.gauge("ringway_tunnels", "Tunnels and upgraded connections, open now.")
+        .put(&[], total(proxy, |metrics| metrics.tunnels.get()));
     let help = "Tunnels and upgraded connections opened.";
     sum(out, proxy, "ringway_tunnels_opened_total", help, |m| &m.tunnels_opened);
     let help = "Bytes through tunnels, both directions together.";
@@ -251,7 +237,7 @@ fn memory(proxy: &Proxy, out: &mut Exposition) {
     let help = "The value of memory.max_mb, in bytes.";
     out.gauge("ringway_memory_ceiling_bytes", help).put(&[], proxy.cleanups.ceiling_bytes());
     let help = "How short memory is: 0 normal, 1 light, 2 forced.";
-    let pressure = proxy.shared.pressure.load(Ordering::Relaxed);
+    let pressure = proxy.shared.pressure.get() as u8;
     out.gauge("ringway_memory_pressure", help).put(&[], pressure);
     let mut family = out.counter("ringway_cleanups_total", "Cleanups by level.");
     for level in [Level::Light, Level::Forced] {
@@ -295,7 +281,7 @@ fn rings(proxy: &Proxy, out: &mut Exposition) {
     let help = "Turns of the loop per exchange, since the start.";
     let mut family = out.gauge("ringway_ring_turns_per_request", help);
     for ((worker, ring), (_, metrics)) in rings.iter().zip(numbered(proxy)) {
-        let requests: u64 = metrics.requests.iter().map(Gauge::get).sum();
+        let requests = all_classes(metrics);
         family.put(&[("worker", worker)], ring.parks() as f64 / requests.max(1) as f64);
     }
     queues(&rings, out);

@@ -4,8 +4,8 @@
 
 use crate::admin::exposition::{Exposition, Family};
 use crate::admin::proxy::Proxy;
-use crate::observe::metrics::{Gauge, WorkerMetrics};
-use crate::worker::shared::FREE;
+use crate::observe::metrics::{Counter, WorkerMetrics};
+use crate::worker::shared::WorkerState;
 
 /// Routes and upstreams with series of their own; the others share one.
 pub(super) const NAMED_MAX: usize = 500;
@@ -19,15 +19,26 @@ pub(super) fn numbered(proxy: &Proxy) -> Vec<(String, &WorkerMetrics)> {
 pub(super) fn used(proxy: &Proxy) -> impl Iterator<Item = usize> {
     let shared = &proxy.shared;
     (0..shared.slots.len()).filter(|worker| {
-        shared.slots[*worker].state() != FREE || shared.metrics[*worker].accepted.get() > 0
+        shared.slots[*worker].state() != WorkerState::Free
+            || shared.metrics[*worker].accepted.get() > 0
     })
 }
 
 /// One sample per worker.
-pub(super) fn each(family: &mut Family<'_>, proxy: &Proxy, of: fn(&WorkerMetrics) -> &Gauge) {
+pub(super) fn each(family: &mut Family<'_>, proxy: &Proxy, of: fn(&WorkerMetrics) -> u64) {
     for (worker, metrics) in numbered(proxy) {
-        family.put(&[("worker", &worker)], of(metrics).get());
+        family.put(&[("worker", &worker)], of(metrics));
     }
+}
+
+/// The sum of what all workers have counted.
+pub(super) fn total(proxy: &Proxy, of: impl Fn(&WorkerMetrics) -> u64) -> u64 {
+    proxy.shared.metrics.iter().map(|metrics| of(metrics)).sum()
+}
+
+/// A worker's exchanges, of whatever status.
+pub(super) fn all_classes(metrics: &WorkerMetrics) -> u64 {
+    metrics.requests.iter().map(Counter::get).sum()
 }
 
 /// A counter with one sample for all workers.
@@ -36,8 +47,7 @@ pub(super) fn sum(
     proxy: &Proxy,
     name: &'static str,
     help: &'static str,
-    of: fn(&WorkerMetrics) -> &Gauge,
+    of: fn(&WorkerMetrics) -> &Counter,
 ) {
-    let sum: u64 = proxy.shared.metrics.iter().map(|metrics| of(metrics).get()).sum();
-    out.counter(name, help).put(&[], sum);
+    out.counter(name, help).put(&[], total(proxy, |metrics| of(metrics).get()));
 }

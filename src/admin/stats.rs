@@ -11,7 +11,9 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::process;
-use crate::observe::metrics::{self, CLASS_COUNT, Classes, Gauge, NamedCounts, WorkerMetrics};
+use crate::observe::metrics::{
+    self, CLASS_COUNT, Classes, Counter, Latency, NamedCounts, WorkerMetrics,
+};
 use crate::worker::shared::Shared;
 
 /// What all workers together have counted up to one moment.
@@ -47,9 +49,9 @@ impl Totals {
             at,
             cpu,
             classes: sum_of(workers.iter().map(|worker| &worker.requests)),
-            latency: merged(workers, |worker| worker.latency.snapshot()),
+            latency: merged(workers.iter().map(|worker| &worker.latency)),
             latency_sum_us: workers.iter().map(|worker| worker.latency.sum_us()).sum(),
-            pool_wait: merged(workers, |worker| worker.pool_wait.snapshot()),
+            pool_wait: merged(workers.iter().map(|worker| &worker.pool_wait)),
             pool_reused: workers.iter().map(|worker| worker.pool_reused.get()).sum(),
             pool_opened: workers.iter().map(|worker| worker.pool_opened.get()).sum(),
             upstreams: (0..upstreams)
@@ -65,22 +67,16 @@ impl Totals {
 fn sum_of<'a>(all: impl Iterator<Item = &'a Classes>) -> [u64; CLASS_COUNT] {
     let mut sum = [0; CLASS_COUNT];
     for classes in all {
-        for (sum, count) in sum.iter_mut().zip(classes.iter().map(Gauge::get)) {
+        for (sum, count) in sum.iter_mut().zip(classes.iter().map(Counter::get)) {
             *sum += count;
         }
     }
     sum
 }
 
-pub(super) fn merged(
-    workers: &[Arc<WorkerMetrics>],
-    snapshot: impl Fn(&WorkerMetrics) -> Histogram<u64>,
-) -> Histogram<u64> {
-    let mut sum = metrics::empty_histogram();
-    for worker in workers {
-        sum += snapshot(worker);
-    }
-    sum
+/// All of them as one.
+pub(super) fn merged<'a>(latencies: impl Iterator<Item = &'a Latency>) -> Histogram<u64> {
+    latencies.fold(metrics::empty_histogram(), |sum, latency| sum + latency.snapshot())
 }
 
 /// What happened between two readings. The first three names are older than ringway.

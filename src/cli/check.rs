@@ -1,13 +1,14 @@
 //! What `ringway check` looks at beyond the configuration: other files, names and ports.
 //!
 //! In goes a configuration that is valid; out come what is wrong with a file that it names,
-//! warnings about names without an address, the reason why a port cannot be listened on, and the
-//! exit code. Every socket is closed again.
+//! warnings about names without an address and sockets that are not there, the reason why a port
+//! cannot be listened on, and the exit code. Every socket is closed again.
 
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use crate::address::UnixAddress;
 use crate::admin::AdminSocket;
 use crate::cli::client::{self, Target};
 use crate::config::effective::{Origin, Origins};
@@ -15,13 +16,14 @@ use crate::config::{AdminAddress, Config};
 use crate::forward_proxy::Users;
 use crate::hooks::{self, BadFile};
 use crate::server;
+use crate::unix_socket;
 
 use super::explain::addresses;
 use super::output::Failure;
 
 /// Says what is wrong around `config`, and whether ringway could start.
 pub(crate) fn run(config: &Config) -> ExitCode {
-    for warning in nameless(config) {
+    for warning in nameless(config).into_iter().chain(socketless(config)) {
         note(&format_args!("warning: {warning}"));
     }
     let taken = ports(config);
@@ -89,18 +91,32 @@ fn nameless(config: &Config) -> Vec<String> {
     }
 }
 
+/// A line for each Unix socket of an origin that could not be connected to now.
+fn socketless(config: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    for upstream in &config.upstreams {
+        for origin in &upstream.origins {
+            let path = UnixAddress::parse(&origin.host).and_then(UnixAddress::path);
+            if let Some(why) = path.and_then(unix_socket::obstacle) {
+                lines.push(format!("upstream {}: {}: {why}", upstream.name, origin.authority));
+            }
+        }
+    }
+    lines
+}
+
 /// A line for each address that cannot be listened on.
 fn ports(config: &Config) -> Vec<String> {
     let server = &config.server;
     let listeners = server.listeners.iter();
-    let taken = listeners.filter_map(|it| server::try_listen(*it, server.backlog).err());
+    let taken = listeners.filter_map(|it| server::try_listen(it, server.backlog).err());
     let admin = AdminSocket::open(&config.admin, None).err();
     taken.map(|error| error.to_string()).chain(admin).collect()
 }
 
 fn admin_target(config: &Config) -> Option<Target> {
     config.admin.enabled.then(|| match &config.admin.address {
-        AdminAddress::Tcp(address) => Target::listener(*address),
+        AdminAddress::Tcp(address) => Target::tcp(*address),
         AdminAddress::Unix(path) => Target::socket(path),
     })
 }

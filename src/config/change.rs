@@ -209,7 +209,9 @@ mod tests {
             (
                 "strip_prefix = true",
                 "strip_prefix = false",
-                "route.*.example.org/api.strip_prefix: true -> false: hot",
+                "route.*.example.org/api path_regex=^/api/v[0-9]+ methods=GET header.x-canary=1 \
+                 query.a b=* cookie.canary=always clients=10.0.0.0/8.strip_prefix: true -> false: \
+                 hot",
             ),
         ] {
             assert_eq!(changes(from, to), [expected]);

@@ -11,14 +11,17 @@ use std::net::SocketAddr;
 
 use super::error::{Refusal, quoted};
 use super::hooks::{CorsConfig, RespondConfig, Scope, Template, Variable, pattern};
+use super::listener::ListenerConfig;
 use super::{
-    AdminAddress, Config, ForwardConfig, HooksConfig, ParentScheme, RewriteConfig, RouteConfig,
-    ServerConfig, UpstreamConfig,
+    AdminAddress, ClientKey, Config, ForwardConfig, HooksConfig, ParentScheme, PathMatch,
+    RewriteConfig, RouteConfig, SendPath, ServerConfig, UpstreamConfig,
 };
+use crate::address::{Address, UnixAddress};
 
 /// The sections that the rules for a section look at beside their own.
-pub(super) const LEANS_ON: [(&str, &str); 5] = [
+pub(super) const LEANS_ON: [(&str, &str); 6] = [
     ("route", "upstream"),
+    ("route", "server"),
     ("hooks", "upstream"),
     ("forward", "server"),
     ("admin", "server"),
@@ -30,7 +33,7 @@ pub(super) fn rules(config: &mut Config) -> Vec<Refusal> {
     let mut refusals = Refusals::default();
     refusals.listeners(config);
     refusals.upstreams(&config.upstreams, config.forward.enabled);
-    refusals.routes(&config.routes);
+    refusals.routes(&config.routes, config.server.path_match);
     refusals.parents(config);
     if let Some(hooks) = &mut config.hooks {
         refusals.hooks("hooks", hooks);
@@ -72,21 +75,28 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn listeners(host: std::net::IpAddr, port: u16, listen: &[SocketAddr]) -> Vec<SocketAddr> {
-    std::iter::once(SocketAddr::new(host, port)).chain(listen.iter().copied()).collect()
+fn listeners(server: &ServerConfig) -> Vec<ListenerConfig> {
+    let first = server.host.map(|host| SocketAddr::new(host, server.port));
+    first.map(ListenerConfig::tcp).into_iter().chain(server.listen.iter().cloned()).collect()
 }
 
 /// With those at which only SOCKS is spoken.
-fn all_listeners(server: &ServerConfig, forward: &ForwardConfig) -> Vec<SocketAddr> {
-    let mut all = listeners(server.host, server.port, &server.listen);
-    let socks = forward.socks_listeners.iter().filter(|_| forward.enabled);
-    let more: Vec<_> = socks.filter(|own| !all.contains(own)).copied().collect();
-    all.extend(more);
+fn all_listeners(server: &ServerConfig, forward: &ForwardConfig) -> Vec<ListenerConfig> {
+    let mut all = listeners(server);
+    for &address in forward.socks_listeners.iter().filter(|_| forward.enabled) {
+        if all.iter().all(|own| own.address != address) {
+            all.push(ListenerConfig { address, mode: None, proxy_protocol: None });
+        }
+    }
     all
 }
 
 /// Whether the kernel would refuse the second of two binds. IPv6 listeners are IPv6 only.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+fn overlap(a: Address, b: Address) -> bool {
+    let (a, b) = match (a, b) {
+        (Address::Tcp(a), Address::Tcp(b)) => (a, b),
+        (a, b) => return a == b,
+    };
     a.port() == b.port()
         && a.port() != 0
         && a.is_ipv4() == b.is_ipv4()
@@ -112,12 +122,23 @@ impl Refusals {
 
     fn listeners(&mut self, config: &Config) {
         let Config { server, admin, forward, .. } = config;
-        let all = listeners(server.host, server.port, &server.listen);
-        for (index, address) in server.listen.iter().enumerate() {
-            let before = &all[..=index];
-            if let Some(other) = before.iter().find(|other| overlap(*address, **other)) {
+        let all: Vec<Address> = listeners(server).iter().map(|own| own.address).collect();
+        let first = all.len() - server.listen.len();
+        if all.is_empty() {
+            let rule =
+                "found \"\", which is no listener, and `listen` names none: there must be one";
+            self.add("server.host", rule);
+        }
+        for (index, listener) in server.listen.iter().enumerate() {
+            let address = listener.address;
+            let before = &all[..first + index];
+            if let Some(other) = before.iter().find(|other| overlap(address, **other)) {
                 let what = format!("{address} is taken by the listener {other}");
                 self.add(format!("server.listen.{index}"), what);
+            }
+            if listener.mode.is_some() && address.unix().and_then(UnixAddress::path).is_none() {
+                let rule = "`mode` is of the file of a Unix socket, and this address has none";
+                self.add(format!("server.listen.{index}"), rule);
             }
         }
         for (index, address) in forward.socks_listeners.iter().enumerate() {
@@ -130,7 +151,7 @@ impl Refusals {
         }
         for (index, listener) in forward.listeners.iter().enumerate() {
             if !all.contains(listener) {
-                let known: Vec<String> = all.iter().map(SocketAddr::to_string).collect();
+                let known: Vec<String> = all.iter().map(Address::to_string).collect();
                 let what = format!(
                     "found \"{listener}\", expected one of the server's listeners: {}",
                     known.join(", ")
@@ -138,12 +159,15 @@ impl Refusals {
                 self.add(format!("forward.listeners.{index}"), what);
             }
         }
-        if let AdminAddress::Tcp(own) = admin.address
-            && admin.enabled
+        let own = match &admin.address {
+            AdminAddress::Tcp(own) => Some(Address::Tcp(*own)),
+            AdminAddress::Unix(path) => path.to_str().and_then(UnixAddress::new).map(Address::Unix),
+        };
+        if let Some(own) = own.filter(|_| admin.enabled)
             && let Some(index) = all.iter().position(|other| overlap(own, *other))
         {
             let what = format!("the administrator's {own} is taken by the listener {}", all[index]);
-            let listener = match index.checked_sub(1) {
+            let listener = match index.checked_sub(first) {
                 Some(further) => format!("server.listen.{further}"),
                 None => "server.port".to_owned(),
             };
@@ -168,7 +192,7 @@ impl Refusals {
                 _ => {}
             }
             for (origin, found) in again(&upstream.origins, |it| (it.host.as_str(), it.port)) {
-                let url = format!("http://{}", found.authority);
+                let url = found.url();
                 let what = format!("there is already an origin {url:?}; `weight` gives it more");
                 self.add(format!("{path}.origins.{origin}"), what);
             }
@@ -179,9 +203,19 @@ impl Refusals {
         }
     }
 
-    fn routes(&mut self, routes: &[RouteConfig]) {
-        for (index, _) in again(routes, |route| (&route.host, route.path.as_str())) {
-            let what = "there is already a route with this host and path";
+    fn routes(&mut self, routes: &[RouteConfig], path_match: PathMatch) {
+        for (index, route) in routes.iter().enumerate() {
+            if route.send_path == SendPath::Normal && path_match == PathMatch::Raw {
+                let what = "\"normal\" needs server.path_match = \"normal\"";
+                self.add(format!("route.{index}.send_path"), what);
+            }
+        }
+        let names: Vec<_> = routes.iter().map(RouteConfig::name).collect();
+        for (index, _) in again(&names, String::as_str) {
+            let what = match routes[index].conditions().as_slice() {
+                [] => "there is already a route with this host and path",
+                _ => "there is already a route with this host, path and conditions",
+            };
             self.add(format!("route.{index}"), what);
         }
     }
@@ -210,8 +244,15 @@ impl Refusals {
         if let Some(respond) = &hooks.respond {
             self.respond(&at("respond"), respond);
         }
-        if let Some(limit) = hooks.rate_limit.as_mut().filter(|limit| limit.burst == 0) {
-            limit.burst = limit.rate.requests;
+        for limit in [&mut hooks.rate_limit, &mut hooks.address_rate_limit].into_iter().flatten() {
+            if limit.burst == 0 {
+                limit.burst = limit.rate.requests;
+            }
+        }
+        if let Some(limit) = hooks.address_rate_limit.as_ref().filter(|it| it.key != ClientKey::Ip)
+        {
+            let what = format!("found \"{}\", expected \"ip\": `rate_limit` has keys", limit.key);
+            self.add(at("address_rate_limit.key"), what);
         }
         if let Some(split) = &mut hooks.split {
             // An upstream that is out for now keeps its line in the file.

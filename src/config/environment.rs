@@ -3,10 +3,11 @@
 //! In: the process's variables. Space around a value does not count, and an empty one is as good
 //! as unset. Out: settings, the flat names before the others, because those are more precise.
 //! Whether there is such a key, and whether it takes the value, is found out where the sources
-//! meet.
+//! meet. What Kubernetes puts there for a Service called `ringway` or `proxy` is passed over.
 
 use std::env;
 use std::ffi::OsString;
+use std::net::IpAddr;
 
 use super::error::{ConfigError, Location, NOT_TEXT, Problem};
 use super::flat::FLAT_KEYS;
@@ -16,7 +17,11 @@ const FLAT_PREFIX: &str = "PROXY_";
 
 /// The settings that come from variables.
 #[derive(Debug, Default)]
-pub(super) struct Environment(Vec<Setting>);
+pub(super) struct Environment {
+    settings: Vec<Setting>,
+    /// The names of variables that look like ours and are a Service's.
+    service_links: Vec<String>,
+}
 
 /// By which a process that is replaced hands its sockets over. No key, although it is called like
 /// one.
@@ -30,7 +35,7 @@ impl Environment {
     pub(super) fn of(
         variables: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
-        let (mut flat, mut precise) = (Vec::new(), Vec::new());
+        let (mut flat, mut precise, mut service_links) = (Vec::new(), Vec::new(), Vec::new());
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
             if name == UPGRADE_VARIABLE {
@@ -50,7 +55,9 @@ impl Environment {
                 ));
             };
             let value = value.trim();
-            if !value.is_empty() {
+            if is_service_link(&name, value) {
+                service_links.push(name);
+            } else if !value.is_empty() {
                 let (value, origin) = (Value::Typed(value.to_owned()), Origin::Variable(name));
                 settings.push(Setting { path, value, origin });
             }
@@ -60,12 +67,51 @@ impl Environment {
             setting.path.iter().map(|key| rank(key)).collect::<Vec<_>>()
         });
         flat.append(&mut precise);
-        Ok(Self(flat))
+        service_links.sort();
+        Ok(Self { settings: flat, service_links })
     }
 
     pub(super) fn settings(&self) -> &[Setting] {
-        &self.0
+        &self.settings
     }
+
+    /// What has been passed over, in one line.
+    pub(super) fn warning(&self) -> Option<String> {
+        let first = self.service_links.first()?;
+        let more = match self.service_links.len() - 1 {
+            0 => String::new(),
+            count => format!(" and {count} more like it"),
+        };
+        Some(format!(
+            "{first}{more}: no key of ringway's, but what Kubernetes says of a Service of this \
+             name. It is passed over; `enableServiceLinks: false` in the pod's spec leaves it out"
+        ))
+    }
+}
+
+/// Whether Kubernetes has set the variable for a Service, of the kind that Docker once had for its
+/// links: `X_SERVICE_HOST`, `X_SERVICE_PORT` and its named ones, `X_PORT` with a URL, and
+/// `X_PORT_80_TCP` with its parts. No key is called like one of these, and none takes such a URL.
+fn is_service_link(name: &str, value: &str) -> bool {
+    if name.ends_with("_SERVICE_HOST") {
+        return value.parse::<IpAddr>().is_ok();
+    }
+    let port_name = name.rsplit_once("_SERVICE_PORT").map(|(_, port_name)| port_name);
+    if port_name.is_some_and(|name| name.is_empty() || name.starts_with('_')) {
+        return value.parse::<u16>().is_ok();
+    }
+    if name.ends_with("_PORT") && !name.contains(VARIABLE_SEPARATOR) {
+        let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|way| value.starts_with(way));
+        if is_url {
+            return true;
+        }
+    }
+    let parts = ["_PROTO", "_PORT", "_ADDR"];
+    let whole = parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
+    let mut words = whole.rsplitn(3, '_');
+    let is_protocol = words.next().is_some_and(|word| ["TCP", "UDP", "SCTP"].contains(&word));
+    let is_number = words.next().is_some_and(|word| word.parse::<u16>().is_ok());
+    is_protocol && is_number && words.next().is_some_and(|service| service.ends_with("_PORT"))
 }
 
 fn flat_path(name: &str) -> Option<Vec<String>> {
@@ -180,6 +226,49 @@ mod tests {
         let variables =
             [("PROXY_PASSWORD", "x"), ("HTTP_PROXY", "x"), ("ringway_server__port", "x")];
         assert_eq!(with(&variables), Config::default());
+    }
+
+    #[test]
+    fn what_kubernetes_says_of_a_service_is_passed_over_with_one_warning() {
+        let links = [
+            ("RINGWAY_SERVICE_HOST", "10.96.0.7"),
+            ("RINGWAY_SERVICE_PORT", "8000"),
+            ("RINGWAY_SERVICE_PORT_HTTP", "8000"),
+            ("RINGWAY_SERVICE_PORT_GRPC__WEB", "8001"),
+            ("RINGWAY_PORT", "tcp://10.96.0.7:8000"),
+            ("RINGWAY_PORT_8000_TCP", "tcp://10.96.0.7:8000"),
+            ("RINGWAY_PORT_8000_TCP_PROTO", "tcp"),
+            ("RINGWAY_PORT_8000_TCP_PORT", "8000"),
+            ("RINGWAY_PORT_8000_TCP_ADDR", "10.96.0.7"),
+            ("RINGWAY_ADMIN_SERVICE_HOST", "fd00::7"),
+            ("RINGWAY_ADMIN_PORT", "udp://[fd00::7]:9901"),
+            ("PROXY_PORT", "tcp://10.96.0.8:3128"),
+        ];
+        assert_eq!(with(&links), Config::default());
+        for (count, expected) in [(1, "RINGWAY_SERVICE_HOST: no"), (3, " and 2 more like it: no")] {
+            let variables = links.iter().take(count);
+            let variables = variables.map(|(name, value)| ((*name).into(), (*value).into()));
+            let warning = Environment::of(variables).unwrap().warning().unwrap();
+            assert!(warning.contains(expected), "{warning}");
+            assert!(warning.contains("enableServiceLinks: false"), "{warning}");
+        }
+        assert!(Environment::of([].into_iter()).unwrap().warning().is_none());
+    }
+
+    #[test]
+    fn a_mistake_that_resembles_a_service_is_still_one() {
+        for (name, value) in [
+            ("RINGWAY_PORT", "8000"),
+            ("RINGWAY_SERVER_PORT", "8000"),
+            ("RINGWAY_SERVER__PORT", "tcp://10.96.0.7:8000"),
+            ("RINGWAY_SERVICE_HOST", "example.org"),
+            ("RINGWAY_SERVICE_PORTS", "8000"),
+            ("RINGWAY_PORT_TCP", "8000"),
+            ("PROXY_PORT", "10.96.0.8:3128"),
+        ] {
+            let error = refused("", &[(name, value)], &Flags::default());
+            assert!(error.starts_with(name), "{error}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! is not opened here.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -15,12 +15,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Networks;
-use super::kinds::own::{File, Listener, Name, NetworkList, Realm};
+use super::kinds::own::{File, ListenAddress, Name, NetworkList, Realm};
 use super::kinds::plain::Count;
 use super::kinds::{As, Given, List, Switched, Wrong, scalar_kind, text_kind};
 use super::names::{authority, parse_parent};
 use super::rules::{ANY_PORT, PORTS_FORM, RULE_FORM, TARGET_FORM, parse_ports, parse_rule};
 use super::scope::Credentials;
+use crate::address::Address;
 
 text_kind!(
     AnyRule: Rule,
@@ -58,7 +59,7 @@ scalar_kind!(
         let ports = match given {
             Given::Whole(port) => u16::try_from(port).ok().map(|port| port..=port),
             Given::Text(text) => parse_ports(text),
-            Given::Real(_) => return Err(Wrong::Type),
+            Given::Real(_) | Given::Truth(_) => return Err(Wrong::Type),
         };
         ports.filter(|ports| *ports.start() != 0).ok_or_else(|| given.unlike(PORTS_FORM))
     },
@@ -78,13 +79,13 @@ pub struct ForwardConfig {
     pub enabled: bool,
     /// Listeners on which that is offered, such as ["127.0.0.1:8001"]. [] is all of them.
     // As they stand in `ServerConfig::listeners`.
-    #[serde(with = "List::<Listener>")]
-    pub listeners: Vec<SocketAddr>,
-    /// Addresses and ports at which SOCKS5 is spoken and nothing else: listeners of their own, or
-    /// some of the server's.
-    #[serde(with = "List::<Listener>")]
-    pub socks_listeners: Vec<SocketAddr>,
-    /// Networks that may use it. Others are answered 403.
+    #[serde(with = "List::<ListenAddress>")]
+    pub listeners: Vec<Address>,
+    /// Where SOCKS5 is spoken and nothing else: listeners of their own, or some of the server's.
+    #[serde(with = "List::<ListenAddress>")]
+    pub socks_listeners: Vec<Address>,
+    /// Networks that may use it, and "unix" for who comes by a Unix socket. Others are answered
+    /// 403.
     #[serde(with = "As::<NetworkList>")]
     pub allow_clients: Networks,
     /// Whether targets may be loopback addresses.
@@ -125,7 +126,7 @@ impl Default for ForwardConfig {
             enabled: false,
             listeners: Vec::new(),
             socks_listeners: Vec::new(),
-            allow_clients: Networks(vec![loopback_v4, loopback_v6]),
+            allow_clients: Networks { networks: vec![loopback_v4, loopback_v6], has_unix: false },
             allow_loopback: false,
             allow_private: true,
             connect_ports: vec![443..=443],

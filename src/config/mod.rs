@@ -8,6 +8,7 @@
 
 pub(crate) mod change;
 mod check;
+mod conditions;
 pub(crate) mod document;
 pub(crate) mod effective;
 mod environment;
@@ -19,6 +20,7 @@ mod hints;
 pub(crate) mod hooks;
 mod keys;
 mod kinds;
+mod listener;
 mod names;
 mod operation;
 #[cfg(test)]
@@ -78,19 +80,22 @@ pub(crate) use self::hooks::SecurityConfig;
 pub(crate) use self::hooks::SplitConfig;
 pub(crate) use self::hooks::Statuses;
 pub use self::keys::schema;
+pub(crate) use self::listener::ListenerConfig;
 pub(crate) use self::operation::AdminAddress;
 pub(crate) use self::operation::AdminConfig;
 pub(crate) use self::operation::AlertsConfig;
 pub(crate) use self::operation::MemoryConfig;
 pub(crate) use self::operation::MemoryMax;
+pub(crate) use self::operation::OnDataPort;
 pub(crate) use self::operation::StatsConfig;
 pub(crate) use self::operation::{DnsConfig, DnsFamily};
 pub(crate) use self::rules::{RULE_FORM, parse_rule};
 pub(crate) use self::sections::{
-    BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PoolConfig,
-    PoolStatus, ServerConfig, TimeoutsConfig,
+    BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PathMatch,
+    PoolConfig, PoolStatus, ServerConfig, TimeoutsConfig,
 };
 pub(crate) use self::units::{parse_bytes, parse_duration};
+pub(crate) use self::upstreams::SendPath;
 pub use self::upstreams::{HostPattern, RouteConfig};
 pub(crate) use self::upstreams::{HostPolicy, OriginConfig, UpstreamConfig};
 
@@ -188,6 +193,11 @@ impl Config {
         let text = read(&path)
             .map_err(|problem| ConfigError::new(Location::File(path.clone()), problem))?;
         Self::merge_traced(&path, &text, &environment, flags)
+    }
+
+    /// What the environment has that is hardly meant for ringway, in one line.
+    pub(crate) fn environment_warning() -> Option<String> {
+        Environment::of_process().ok()?.warning()
     }
 
     /// What the file at `path` says, whatever the environment and the command line do.
@@ -314,7 +324,7 @@ fn read(path: &Path) -> Result<String, Problem> {
 }
 
 #[cfg(test)]
-pub(in crate::config) mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use tracing::level_filters::LevelFilter;
@@ -359,6 +369,13 @@ pub(in crate::config) mod tests {
         [[route]]
         host = "*.example.org"
         path = "/api"
+        path_regex = "^/api/v[0-9]+"
+        methods = ["GET"]
+        headers = { X-Canary = "1" }
+        query = { "a b" = "*" }
+        cookies = { canary = "always" }
+        clients = ["10.0.0.0/8"]
+        send_path = "normal"
         upstream = "c"
         strip_prefix = true
         inherit_hooks = false
@@ -372,6 +389,7 @@ pub(in crate::config) mod tests {
         request_id = { header = "X-Id", trust = "everybody" }
         cors = { origins = ["https://a.example"], credentials = true }
         rate_limit = { key = "header:x-key", rate = "5/m", burst = 7 }
+        address_rate_limit = { rate = "9/s" }
         connections_per_client = 9
         body_bytes = 0
         redirect = { to = "https://${host}${target}", status = 301 }
@@ -404,12 +422,14 @@ pub(in crate::config) mod tests {
         [admin]
         address = "unix:/run/ringway.sock"
         token = "0123456789abcdef"
+        hosts = ["ringway.internal"]
+        on_data_port = "all"
         [alerts]
         error_rate = 1
         webhook = "https://a.example/hook-path"
     "#;
 
-    pub(in crate::config) fn parse(text: &str) -> Result<Config, ConfigError> {
+    pub(crate) fn parse(text: &str) -> Result<Config, ConfigError> {
         Config::merge(Path::new("a.toml"), text, &Environment::default(), &Flags::default())
     }
 
@@ -442,6 +462,15 @@ pub(in crate::config) mod tests {
         flags: &Flags,
     ) -> String {
         with_variables(text, variables, flags).expect_err("a mistake").to_string()
+    }
+
+    /// The global hooks of a file.
+    #[track_caller]
+    pub(in crate::config) fn hooks(text: &str) -> HooksConfig {
+        match parse(text) {
+            Ok(config) => *config.hooks.expect("a table [hooks]"),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Each entry: a file, and how the error for it begins after the file's name.

@@ -186,8 +186,16 @@ pub struct AdminConfig {
     #[serde(with = "Switched::<Token>")]
     #[schemars(extend("x-secret" = true))]
     pub token: Option<Secret>,
-    /// Whether GET /health and POST /admin/cleanup are answered on the listeners above as well.
-    pub on_data_port: bool,
+    /// Names beside localhost and IP addresses by which the administration may be asked, such as
+    /// ["ringway.monitoring.svc"]. Any other Host is refused, unless the token comes with it.
+    #[serde(with = "List::<AdminHost>")]
+    #[schemars(extend("x-example" = r#"["ringway.internal"]"#))]
+    pub hosts: Vec<String>,
+    /// For whom GET /health and POST /admin/cleanup are answered on the listeners above as well:
+    /// "local" is a client on this machine that asks for a Host on it and that no proxy speaks for,
+    /// "all" is everybody, "off" is nobody. true is "local", false is "off".
+    #[serde(with = "As::<DataPort>")]
+    pub on_data_port: OnDataPort,
 }
 
 impl Default for AdminConfig {
@@ -196,10 +204,36 @@ impl Default for AdminConfig {
             enabled: true,
             address: AdminAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9901))),
             token: None,
-            on_data_port: true,
+            hosts: Vec::new(),
+            on_data_port: OnDataPort::Local,
         }
     }
 }
+
+/// For whom a part of the administration is on the data port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDataPort {
+    Local,
+    All,
+    Off,
+}
+
+text_kind!(AdminHost = is_host, "a host name without a port");
+scalar_kind!(
+    DataPort: OnDataPort, "\"local\", \"all\" or \"off\"",
+    json!({ "anyOf": [{ "enum": ["local", "all", "off"] }, { "type": "boolean" }] }),
+    |given| match given {
+        Given::Text("local" | "true") | Given::Truth(true) => Ok(OnDataPort::Local),
+        Given::Text("all") => Ok(OnDataPort::All),
+        Given::Text("off" | "false") | Given::Truth(false) => Ok(OnDataPort::Off),
+        _ => Err(given.unlike("\"local\", \"all\" or \"off\"")),
+    },
+    |value| match value {
+        OnDataPort::Local => "local".into(),
+        OnDataPort::All => "all".into(),
+        OnDataPort::Off => "off".into(),
+    }
+);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminAddress {
@@ -342,7 +376,8 @@ mod tests {
             enabled: false,
             address: AdminAddress::Unix("/run/ringway.sock".into()),
             token: Some(Secret::new("0123456789abcdef")),
-            on_data_port: false,
+            hosts: Vec::new(),
+            on_data_port: OnDataPort::Off,
         };
         assert_eq!(config.admin, admin);
         assert_eq!(config.stats, StatsConfig { interval: Duration::ZERO, log: false });

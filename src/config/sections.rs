@@ -15,10 +15,16 @@ use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
 use super::kinds::own::{
-    Address, Keepalive, Listener, NetworkList, Output, Pages, PoolStatusCode, Pseudonym,
+    Address, ClientHeader, Keepalive, NetworkList, Output, Pages, PoolStatusCode, Pseudonym,
 };
 use super::kinds::plain::{AnyBytes, Count, Size, Time, Timeout, UpToAnHour, Word, Words};
-use super::kinds::{As, List};
+use super::kinds::{As, List, Switched};
+use super::listener::{Listener, ListenerConfig};
+use crate::address::ClientAddress;
+use crate::http::client_chain::Trust;
+use crate::http::fields::Underscores;
+use crate::http::forwarded_header::Introduction;
+use crate::http::names::FieldName;
 use crate::limits::HEADER_COUNT_MAX;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -33,27 +39,51 @@ type Silence = Time<1, { 7 * 86_400_000 }>;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
-    /// Address of the first listener: an IP address or "localhost".
-    #[serde(with = "As::<Address>")]
+    /// Address of the first listener: an IP address or "localhost". "" is no such listener: then
+    /// `listen` names them all.
+    #[serde(with = "Switched::<Address>")]
     #[schemars(extend("x-reload" = "drain"))]
-    pub host: IpAddr,
+    pub host: Option<IpAddr>,
     /// Its port. 0 to 65535; 0 lets the system choose one.
     #[serde(with = "Count::<u16, 0, 65_535>")]
     #[schemars(extend("x-reload" = "drain"))]
     pub port: u16,
-    /// Further listeners, such as ["127.0.0.1:8001", "[::]:8000"]. An IPv6 listener takes IPv6
-    /// only.
+    /// Further listeners, such as ["127.0.0.1:8001", "[::]:8000", "unix:/run/ringway/http.sock"].
+    /// An IPv6 listener takes IPv6 only. A table says more of one: { address = "unix:/run/a.sock",
+    /// mode = "0666" }; the file of a Unix socket has the mode 0660 unless told otherwise.
     #[serde(with = "List::<Listener>")]
     #[schemars(extend("x-reload" = "drain"))]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenerConfig>,
     /// Threads, each with its own ring and connections. 0 is one per core; at most 1024.
     #[serde(with = "Count::<usize, 0, 1024>")]
     #[schemars(extend("x-reload" = "drain"))]
     pub workers: usize,
-    /// Networks whose Forwarded and X-Forwarded fields are believed, such as ["10.0.0.0/8"]. What
-    /// any other client says in them is dropped.
+    /// Networks whose Forwarded and X-Forwarded fields are believed, such as ["10.0.0.0/8"], and
+    /// "unix" for who comes by a Unix socket. What any other client says in them is dropped.
     #[serde(with = "As::<NetworkList>")]
     pub trusted_proxies: Networks,
+    /// The one field by which a trusted proxy says who the client is: its last address that is not
+    /// trusted. X-Forwarded-For, Forwarded, or that of a CDN, such as "CF-Connecting-IP", which
+    /// anybody else's request then loses.
+    #[serde(with = "As::<ClientHeader>")]
+    pub client_ip_header: String,
+    /// How origins are told of the client: "x" by X-Forwarded-For, -Proto and -Host, "rfc" by
+    /// Forwarded, or "both". What a trusted proxy says in one form is carried over to the other,
+    /// and what it does not say is left out.
+    #[serde(with = "Word::<ForwardedForms>")]
+    pub forwarded: ForwardedForms,
+    /// Whether origins get the client's address in X-Real-IP too.
+    pub add_real_ip: bool,
+    /// Whether origins get the port that the client asked in X-Forwarded-Port, unless a trusted
+    /// proxy says it.
+    pub add_forwarded_port: bool,
+    /// Whether origins get X-Forwarded-Ssl, "on" or "off", unless a trusted proxy says it.
+    pub add_forwarded_ssl: bool,
+    /// What of a path decides about routes and their hooks: "normal" is its normal form, and where
+    /// an origin could read it as a path of another route whose hooks guard, the request is
+    /// answered 400; "raw" is the bytes of the client.
+    #[serde(with = "Word::<PathMatch>")]
+    pub path_match: PathMatch,
     /// The name under which ringway appears in Via and Proxy-Status.
     #[serde(with = "As::<Pseudonym>")]
     pub via: String,
@@ -74,25 +104,53 @@ pub struct ServerConfig {
     pub half_close: HalfClose,
     // `host` and `port` first, then `listen`. Never empty, no two of them overlap.
     #[serde(skip)]
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<ListenerConfig>,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
         let (host, port) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8000);
         Self {
-            host,
+            host: Some(host),
             port,
             listen: Vec::new(),
             workers: 0,
             trusted_proxies: Networks::default(),
+            client_ip_header: "X-Forwarded-For".to_owned(),
+            forwarded: ForwardedForms::Both,
+            add_real_ip: false,
+            add_forwarded_port: false,
+            add_forwarded_ssl: false,
+            path_match: PathMatch::Normal,
             via: "ringway".to_owned(),
             drain_timeout: Duration::from_secs(30),
             ready_grace: Duration::ZERO,
             backlog: 4096,
             watch_config: false,
             half_close: HalfClose::Close,
-            listeners: vec![SocketAddr::new(host, port)],
+            listeners: vec![ListenerConfig::tcp(SocketAddr::new(host, port))],
+        }
+    }
+}
+
+impl ServerConfig {
+    /// What origins are told of clients.
+    pub fn introduction(&self) -> Introduction {
+        Introduction {
+            says_x: self.forwarded != ForwardedForms::Rfc,
+            says_rfc: self.forwarded != ForwardedForms::X,
+            says_real_ip: self.add_real_ip,
+            says_port: self.add_forwarded_port,
+            says_ssl: self.add_forwarded_ssl,
+            believed: self.client_ip_class(),
+        }
+    }
+
+    /// The class of the field that says who the client is.
+    pub fn client_ip_class(&self) -> FieldName {
+        match FieldName::of(self.client_ip_header.as_bytes()) {
+            FieldName::Other => FieldName::ClientIp,
+            known => known,
         }
     }
 }
@@ -118,6 +176,11 @@ pub struct LimitsConfig {
     /// More header fields are answered 431. 1 to 256.
     #[serde(with = "Count::<usize, 1, HEADERS_MAX>")]
     pub header_count: usize,
+    /// What becomes of fields with a "_" in their name, which CGI, WSGI and PHP cannot tell from a
+    /// "-": "drop_shadowing" drops those that would pass for a field that ringway sets, drops or
+    /// believes, such as X_Forwarded_For; "keep", "drop_all", or "refuse" with 400.
+    #[serde(with = "Word::<Underscores>")]
+    pub underscores: Underscores,
     /// A longer request-target is answered 414. 64B to 1MiB, and never above head_bytes.
     #[serde(with = "Size::<usize, 64, 1_048_576>")]
     pub target_bytes: usize,
@@ -138,6 +201,7 @@ impl Default for LimitsConfig {
             long_responses: 1000,
             head_bytes: 32 * 1024,
             header_count: 100,
+            underscores: Underscores::DropShadowing,
             target_bytes: 8 * 1024,
             body_bytes: u64::MAX,
             min_body_rate: 240,
@@ -173,7 +237,8 @@ pub struct TimeoutsConfig {
     /// byte.
     #[serde(with = "Timeout")]
     pub client_head: Duration,
-    /// Between two requests of a client connection.
+    /// Between two requests of a client connection. Longer than a balancer keeps its own (60s), so
+    /// that it is the balancer who closes, and never while it sends.
     #[serde(with = "Timeout")]
     pub client_idle: Duration,
     /// A tunnel in which neither side sends for this long is closed.
@@ -194,7 +259,7 @@ impl Default for TimeoutsConfig {
             pool: Duration::from_secs(5),
             pool_status: PoolStatus::GatewayTimeout,
             client_head: Duration::from_secs(10),
-            client_idle: MINUTE,
+            client_idle: Duration::from_secs(75),
             tunnel_idle: MINUTE * 60,
             tunnel_half_closed: MINUTE,
         }
@@ -358,6 +423,40 @@ impl Words for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
 
+/// By which fields origins are told of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardedForms {
+    X,
+    Rfc,
+    Both,
+}
+
+impl Words for ForwardedForms {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("x", Self::X), ("rfc", Self::Rfc), ("both", Self::Both)];
+}
+
+impl Words for Underscores {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("drop_shadowing", Self::DropShadowing),
+        ("keep", Self::Keep),
+        ("drop_all", Self::DropAll),
+        ("refuse", Self::Refuse),
+    ];
+}
+
+/// By what of its path a request finds its route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PathMatch {
+    #[default]
+    Normal,
+    Raw,
+}
+
+impl Words for PathMatch {
+    const WORDS: &'static [(&'static str, Self)] = &[("normal", Self::Normal), ("raw", Self::Raw)];
+}
+
 impl Words for HalfClose {
     const WORDS: &'static [(&'static str, Self)] = &[("close", Self::Close), ("keep", Self::Keep)];
 }
@@ -373,24 +472,48 @@ impl Words for LevelFilter {
     ];
 }
 
-/// Networks, asked once per client connection.
+/// Networks, asked once per client connection, and whether clients that come by a Unix socket are
+/// meant too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Networks(pub(super) Vec<IpNet>);
+pub struct Networks {
+    pub(super) networks: Vec<IpNet>,
+    pub(super) has_unix: bool,
+}
 
 impl Networks {
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.networks.is_empty() && !self.has_unix
+    }
+
+    /// As they stand in a list.
+    pub(super) fn words(&self) -> Vec<String> {
+        let networks = self.networks.iter().map(ToString::to_string);
+        networks.chain(self.has_unix.then(|| "unix".to_owned())).collect()
     }
 
     /// Whether all of IPv4 or all of IPv6 is among them.
     pub fn has_everybody(&self) -> bool {
-        self.0.iter().any(|network| network.prefix_len() == 0)
+        self.networks.iter().any(|network| network.prefix_len() == 0)
+    }
+
+    /// A client without an address is in no network.
+    pub fn has(&self, client: ClientAddress) -> bool {
+        match client {
+            ClientAddress::Ip(ip) => self.networks.iter().any(|network| network.contains(&ip)),
+            ClientAddress::Unix => self.has_unix,
+        }
     }
 
     /// An IPv4 address mapped into IPv6 counts as the IPv4 address it is.
+    #[cfg(test)]
     pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
+        self.has(ClientAddress::of(address))
+    }
+}
+
+impl Trust for Networks {
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.has(ClientAddress::of(address))
     }
 }
 
@@ -473,6 +596,23 @@ mod tests {
             (
                 "[server]\ntrusted_proxies = [\"10.0.0.0/33\"]",
                 "2:20: server.trusted_proxies[0]: found \"10.0.0.0/33\", expected a network such",
+            ),
+            (
+                "[server]\nforwarded = \"xff\"",
+                "2:13: server.forwarded: found \"xff\", expected \"x\", \"rfc\" or \"both\"",
+            ),
+            (
+                "[server]\nclient_ip_header = \"Host\"",
+                "2:20: server.client_ip_header: found \"Host\", expected a field by which a proxy",
+            ),
+            (
+                "[server]\nclient_ip_header = \"X_Forwarded_For\"",
+                "2:20: server.client_ip_header: found \"X_Forwarded_For\", expected a field by",
+            ),
+            (
+                "[limits]\nunderscores = \"drop\"",
+                "2:15: limits.underscores: found \"drop\", expected \"drop_shadowing\", \"keep\", \
+                 \"drop_all\" or \"refuse\"",
             ),
             ("[server]\nvia = \"a b\"", "2:7: server.via: found \"a b\", expected a name"),
             ("[server]\nhost = \"nowhere\"", "2:8: server.host: found \"nowhere\", expected an"),

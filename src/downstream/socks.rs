@@ -5,6 +5,7 @@
 //! users, parents, limits, hooks, logs and counts are the same. Each message has to come within
 //! `timeouts.client_head`. What is no SOCKS5 is not answered.
 
+use std::convert::Infallible;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
@@ -12,17 +13,31 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
-use crate::exchange::connect;
+use super::h1::Pause;
 use crate::exchange::outcome::Outcome;
+use crate::exchange::peer::Peer;
 use crate::exchange::record::Record;
-use crate::exchange::request::Client;
+use crate::exchange::request::Request;
+use crate::exchange::respond::finish_sending;
+use crate::exchange::stream::{Begun, ClientStream, Incoming, Words};
 use crate::exchange::tunnel::Tunnel;
+use crate::exchange::{connect, login};
 use crate::fault::{Close, Fault};
 use crate::forward_proxy::{LoginOutcome, Target};
+use crate::http::chunked::ChunkError;
+use crate::http::rewrite::ResponseRewrite;
 use crate::http::socks5::{self, Host, Method, Parsed, Reply, SocksError};
-use crate::observe::connection_stats::Phase;
-use crate::ring::{WaitError, clock};
+use crate::observe::connection_stats::{Ending, Phase};
+use crate::relay::outbox::Unsent;
+use crate::relay::{Encoding, RelayError};
+use crate::ring::{HeadBuffer, Socket, WaitError, clock};
 use crate::worker::generation::Generation;
+use crate::worker::slot::ConnectionSlot;
+
+/// A connection whose client is told in SOCKS what becomes of its CONNECT, and nothing else.
+struct Connection<'c>(&'c Socket);
+
+type Talk<'c> = Request<'c, Connection<'c>>;
 
 /// Why there is no tunnel.
 enum Refusal {
@@ -49,62 +64,146 @@ struct Wish {
 }
 
 /// Serves the connection until it is a tunnel.
-pub(super) async fn open(client: &mut Client<'_>) -> Result<Box<Tunnel>, Close> {
-    client.stats.enter(Phase::Head, clock::coarse_ms());
-    let wish = match listen(client).await {
+pub(super) async fn converse(slot: &ConnectionSlot) -> Pause {
+    let mut request = Request::new(Peer::new(slot), Connection(slot.socket()));
+    match open(&mut request).await {
+        Ok(tunnel) => Pause::Tunnel(tunnel),
+        Err(close) => Pause::Closed(close),
+    }
+}
+
+async fn open(request: &mut Talk<'_>) -> Result<Box<Tunnel>, Close> {
+    request.peer.stats.enter(Phase::Head, clock::coarse_ms());
+    let wish = match listen(request).await {
         Ok(wish) => wish,
-        Err(refusal) => return Err(refuse(client, refusal)),
+        Err(refusal) => return Err(refuse(request, refusal)),
     };
     // What the client has sent behind its request is the target's.
-    let early = client.inbox.filled().to_vec();
-    let Wish { target, credentials } = wish;
-    let mut head = Zeroizing::new(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"));
-    if let Some(credentials) = &credentials {
-        head.push_str("Proxy-Authorization: ");
-        head.push_str(credentials);
-        head.push_str("\r\n");
+    let early = request.inbox.filled().to_vec();
+    if !put_connect(request, &wish) {
+        return Err(refuse(request, told(Fault::TargetForbidden, Reply::NotAllowed)));
     }
-    head.push_str("\r\n");
-    client.request.reset();
-    let limits = client.generation.head_limits;
-    let is_head = client.inbox.replace(head.as_bytes())
-        && client.request.parse(client.inbox.filled(), &limits) == Ok(true);
-    if !is_head {
-        return Err(refuse(client, told(Fault::TargetForbidden, Reply::NotAllowed)));
-    }
-    let mut granted = Vec::new();
-    socks5::put_reply(&mut granted, Reply::Succeeded);
-    client.is_forward = true;
-    let mut record = Record::begin(client, true);
-    match connect::run(client, &mut record, &granted).await {
+    request.peer.slot.set_served();
+    request.peer.is_forward = true;
+    let mut record = Record::begin(request, true);
+    let outcome = connect::run(request, &mut record).await;
+    match outcome {
         Ok(Outcome::Tunnel(mut tunnel)) => {
-            record.write(client);
+            record.write(request);
+            // It came too late.
+            if let Ending::GiveUp(fault) = request.peer.stats.ending() {
+                request.peer.stats.settle(fault);
+            }
             tunnel.to_origin = early;
             Ok(tunnel)
         }
-        Ok(Outcome::Close(close)) => Err(close),
-        Ok(Outcome::Reuse) => Err(Close::Answered),
-        Err(fault) => {
-            let fault = client.stats.settle(fault);
+        // A hook in Rust has answered.
+        Ok(Outcome::Complete) => {
+            record.write(request);
+            Err(Close::Refused)
+        }
+        Ok(Outcome::CutShort(fault)) | Err(fault) => {
+            let fault = request.peer.stats.settle(fault);
             record.failed(fault);
-            record.write(client);
-            say(client, |out| socks5::put_reply(out, reply(fault)));
+            record.write(request);
+            say(request, |out| socks5::put_reply(out, reply(fault)));
             Err(Close::Refused)
         }
     }
 }
 
+/// Puts the wish into the inbox, as the CONNECT that it amounts to; false where it cannot be one.
+fn put_connect(request: &mut Talk<'_>, wish: &Wish) -> bool {
+    let Wish { target, credentials } = wish;
+    let mut head = Zeroizing::new(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"));
+    if let Some(credentials) = credentials {
+        head.push_str("Proxy-Authorization: ");
+        head.push_str(credentials);
+        head.push_str("\r\n");
+    }
+    head.push_str("\r\n");
+    request.head.reset();
+    let limits = request.peer.generation.head_limits;
+    request.inbox.replace(head.as_bytes())
+        && request.head.parse(request.inbox.filled(), &limits) == Ok(true)
+}
+
+impl ClientStream for Connection<'_> {
+    fn socket(&self) -> &Socket {
+        self.0
+    }
+
+    fn has_gone_on(&self, _: &Request<'_, Self>) -> bool {
+        false
+    }
+
+    async fn send_interim(&self, _: &Request<'_, Self>, _: &HeadBuffer) -> Result<usize, Fault> {
+        Ok(0)
+    }
+
+    /// SOCKS has no words for a response.
+    fn send_head(
+        &self,
+        _: &Request<'_, Self>,
+        _: &Incoming<'_>,
+        _: impl FnOnce(&ResponseRewrite<'_>, &mut Vec<u8>),
+    ) -> Result<Begun, Unsent<ChunkError>> {
+        Err(Unsent::Broken)
+    }
+
+    async fn end_body(&self, _: &Request<'_, Self>, _: Encoding) -> Result<usize, RelayError> {
+        Ok(0)
+    }
+
+    /// A client that speaks SOCKS is told no more than that it may not.
+    async fn respond(
+        &self,
+        request: &Request<'_, Self>,
+        _: &Words<'_>,
+        _: bool,
+    ) -> Result<usize, Fault> {
+        self.reply(request, Reply::NotAllowed).await
+    }
+
+    async fn accept_tunnel(&self, request: &Request<'_, Self>) -> Result<usize, Fault> {
+        self.reply(request, Reply::Succeeded).await
+    }
+
+    async fn switch_protocols(
+        &self,
+        _: &Request<'_, Self>,
+        _: &HeadBuffer,
+    ) -> Result<usize, Fault> {
+        Err(Fault::Internal)
+    }
+
+    fn reset(&self) {
+        self.0.reset_on_close();
+    }
+}
+
+impl Connection<'_> {
+    async fn reply(&self, request: &Request<'_, Self>, reply: Reply) -> Result<usize, Fault> {
+        let sent = request.peer.worker.outbox.send(self.0, |out| {
+            socks5::put_reply(out, reply);
+            Ok::<_, Infallible>(out.len())
+        });
+        finish_sending(request, sent).await
+    }
+}
+
 /// Reads all that comes before a tunnel.
-async fn listen(client: &mut Client<'_>) -> Result<Wish, Refusal> {
-    let offer = read(client, socks5::offer).await?;
-    let Generation { config, access, .. } = &*client.generation.clone();
+async fn listen(request: &mut Talk<'_>) -> Result<Wish, Refusal> {
+    let offer = read(request, socks5::offer).await?;
+    let Generation { config, access, .. } = &*request.peer.generation.clone();
     let unacceptable = |fault| {
         let mut out = Vec::new();
         socks5::put_method(&mut out, None);
         Refusal::Told(fault, out)
     };
-    if !config.forward.allow_clients.contains(client.peer.ip()) {
-        tracing::info!(client = %client.peer.ip(), "denied: not in forward.allow_clients");
+    let client = request.peer.client;
+    if !config.forward.allow_clients.has(client) {
+        tracing::info!(%client, "denied: not in forward.allow_clients");
         return Err(unacceptable(Fault::ClientForbidden));
     }
     let method = match (access.authenticator.is_some(), offer) {
@@ -114,29 +213,28 @@ async fn listen(client: &mut Client<'_>) -> Result<Wish, Refusal> {
         (false, offer) if offer.login => Method::Login,
         _ => return Err(unacceptable(Fault::LoginRequired)),
     };
-    say(client, |out| socks5::put_method(out, Some(method)));
+    say(request, |out| socks5::put_method(out, Some(method)));
     let mut credentials = None;
     if method == Method::Login {
-        let field = read(client, |bytes| {
+        let field = read(request, |bytes| {
             let login = socks5::login(bytes)?;
             Ok(login.map(|(login, length)| (field_of(&login), length)))
         });
         let field = field.await?;
-        let known = log_in(client, field.as_ref()).await;
+        let known = log_in(request, &field).await;
         let is_known = known.is_ok();
         let mut out = Vec::new();
         socks5::put_login_outcome(&mut out, is_known);
         if let Err(fault) = known {
             return Err(Refusal::Told(fault, out));
         }
-        say(client, |all| all.extend_from_slice(&out));
-        credentials = field;
+        say(request, |all| all.extend_from_slice(&out));
+        credentials = Some(field);
     }
-    let asked = read(client, |bytes| {
-        let request = socks5::request(bytes)?;
-        Ok(request.map(|(request, length)| {
-            ((request.is_connect, target_of(request.host, request.port)), length)
-        }))
+    let asked = read(request, |bytes| {
+        let asked = socks5::request(bytes)?;
+        Ok(asked
+            .map(|(asked, length)| ((asked.is_connect, target_of(asked.host, asked.port)), length)))
     });
     match asked.await {
         Ok((true, Some(target))) => Ok(Wish { target, credentials }),
@@ -150,20 +248,18 @@ async fn listen(client: &mut Client<'_>) -> Result<Wish, Refusal> {
 }
 
 /// Reads one message.
-async fn read<T>(
-    client: &mut Client<'_>,
-    parse: impl Fn(&[u8]) -> Parsed<T>,
-) -> Result<T, Refusal> {
-    let deadline = Instant::now() + client.generation.config.timeouts.client_head;
+async fn read<T>(request: &mut Talk<'_>, parse: impl Fn(&[u8]) -> Parsed<T>) -> Result<T, Refusal> {
+    let deadline = Instant::now() + request.peer.generation.config.timeouts.client_head;
     loop {
-        match parse(client.inbox.filled()) {
+        match parse(request.inbox.filled()) {
             Ok(Some((message, length))) => {
-                client.inbox.consume(length);
+                request.inbox.consume(length);
                 return Ok(message);
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::debug!(client = %client.peer, reason = error.text(), "no SOCKS5");
+                let client = request.peer.sender();
+                tracing::debug!(%client, reason = error.text(), "no SOCKS5");
                 return Err(Refusal::Garbage(error));
             }
         }
@@ -171,22 +267,23 @@ async fn read<T>(
         if left < Duration::from_millis(1) {
             return Err(Fault::ClientHeadTimeout.into());
         }
-        let most = client.inbox.capacity();
-        client.inbox.make_room(most).map_err(|_| Refusal::Garbage(SocksError::Malformed))?;
-        let inbox = std::mem::take(&mut client.inbox);
-        let (received, inbox) = client.socket.recv(inbox, &client.worker.deadlines, left).await;
-        client.inbox = inbox;
+        let most = request.inbox.capacity();
+        request.inbox.make_room(most).map_err(|_| Refusal::Garbage(SocksError::Malformed))?;
+        let inbox = std::mem::take(&mut request.inbox);
+        let (received, inbox) =
+            request.stream.0.recv(inbox, &request.peer.worker.deadlines, left).await;
+        request.inbox = inbox;
         match received {
-            Ok(0) if client.inbox.is_empty() => return Err(Refusal::Close(Close::ClientDone)),
+            Ok(0) if request.inbox.is_empty() => return Err(Refusal::Close(Close::ClientDone)),
             Ok(0) | Err(WaitError::Failed(_)) => return Err(Refusal::Close(Close::ClientGone)),
             Err(WaitError::Expired) => return Err(Fault::ClientHeadTimeout.into()),
-            Err(WaitError::Interrupted) if client.stats.is_cut() => {
+            Err(WaitError::Interrupted) if request.peer.stats.is_cut() => {
                 return Err(Refusal::Close(Close::Cut));
             }
-            Err(WaitError::Interrupted) if client.slot.gives_way() => {
+            Err(WaitError::Interrupted) if request.peer.slot.gives_way() => {
                 return Err(Refusal::Close(Close::GaveWay));
             }
-            Err(WaitError::Interrupted) if client.worker.closes_idle.get() => {
+            Err(WaitError::Interrupted) if request.peer.worker.closes_idle.get() => {
                 return Err(Refusal::Close(Close::Stopping));
             }
             Ok(_) | Err(WaitError::Interrupted) => {}
@@ -195,27 +292,24 @@ async fn read<T>(
 }
 
 /// Whether the client is who it says. Where nobody is asked, it may say what it likes.
-async fn log_in(client: &Client<'_>, field: Option<&Zeroizing<String>>) -> Result<(), Fault> {
-    let generation = client.generation.clone();
-    let Some(authenticator) = &generation.access.authenticator else { return Ok(()) };
-    let field = field.map_or("", |field| field.as_str());
-    let checked = authenticator.check(client.peer.ip(), field.as_bytes());
-    match client.stats.unless_ended(checked.outcome()).await? {
+async fn log_in(request: &Talk<'_>, field: &str) -> Result<(), Fault> {
+    let peer = &request.peer;
+    let Some(authenticator) = &peer.generation.access.authenticator else { return Ok(()) };
+    match login::log_in(peer, peer.client, authenticator, Some(field.as_bytes())).await? {
         LoginOutcome::Known(_) => Ok(()),
-        LoginOutcome::Wrong => {
-            client.worker.metrics.auth_failures.add(1);
-            Err(Fault::LoginRequired)
-        }
+        LoginOutcome::Missing | LoginOutcome::Wrong => Err(Fault::LoginRequired),
         LoginOutcome::TooManyFailures { .. } => Err(Fault::TooManyLogins),
         LoginOutcome::Busy => Err(Fault::LoginsBusy),
     }
 }
 
 /// The same as a field of CONNECT has it. A name with a colon is nobody's.
-fn field_of(login: &socks5::Login<'_>) -> Option<Zeroizing<String>> {
+fn field_of(login: &socks5::Login<'_>) -> Zeroizing<String> {
+    if login.user.contains(&b':') {
+        return Zeroizing::new("Basic".to_owned());
+    }
     let pair = Zeroizing::new([login.user, b":", login.password].concat());
-    let is_name = !login.user.contains(&b':');
-    is_name.then(|| Zeroizing::new(format!("Basic {}", BASE64.encode(pair.as_slice()))))
+    Zeroizing::new(format!("Basic {}", BASE64.encode(pair.as_slice())))
 }
 
 /// The target as CONNECT has it, where there can be such a server.
@@ -239,26 +333,26 @@ fn told(fault: Fault, reply: Reply) -> Refusal {
 }
 
 /// Ends a connection that has asked for nothing that could be done.
-fn refuse(client: &mut Client<'_>, refusal: Refusal) -> Close {
+fn refuse(request: &mut Talk<'_>, refusal: Refusal) -> Close {
     let (fault, words) = match refusal {
         Refusal::Close(close) => return close,
         Refusal::Fault(fault) => (fault, Vec::new()),
         Refusal::Garbage(_) => (Fault::ClientSocks, Vec::new()),
         Refusal::Told(fault, words) => (fault, words),
     };
-    client.request.settle();
-    let mut record = Record::begin(client, false);
+    request.head.settle();
+    let mut record = Record::begin(request, false);
     record.failed(fault);
-    record.write(client);
-    say(client, |out| out.extend_from_slice(&words));
+    record.write(request);
+    say(request, |out| out.extend_from_slice(&words));
     Close::Refused
 }
 
 /// Sends a few bytes; a client that does not take them has left.
-fn say(client: &Client<'_>, put: impl FnOnce(&mut Vec<u8>)) {
-    let _ = client.worker.outbox.send(client.socket, |out| {
+fn say(request: &Talk<'_>, put: impl FnOnce(&mut Vec<u8>)) {
+    let _ = request.peer.worker.outbox.send(request.stream.0, |out| {
         put(out);
-        Ok::<_, std::convert::Infallible>(())
+        Ok::<_, Infallible>(())
     });
 }
 

@@ -5,17 +5,19 @@
 //! to the head of the answer; a connection on which an answer has come whole goes back. Whatever
 //! goes wrong is no answer, and what that means is for the configuration to say.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::exchange::request::{Client, unless_gone};
+use crate::exchange::request::Request;
+use crate::exchange::stream::{ClientStream, unless_gone};
 use crate::fault::Fault;
 use crate::hooks::{AuthDecision, AuthRequest, RequestView};
 use crate::http::Method;
 use crate::http::head::ResponseHead;
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
+use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, WaitError};
 use crate::upstream::Upstream;
 use crate::upstream::h1::{self, AttemptError, Received, Reply};
@@ -25,13 +27,13 @@ use crate::upstream::lease::Lease;
 /// Asks. The only faults are that the worker ends and that the client has left. `is_connected` is
 /// told as soon as the question has a connection.
 pub(crate) async fn ask(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     auth_request: &AuthRequest,
     view: &RequestView<'_>,
     is_connected: &Notify,
 ) -> Result<AuthDecision, Fault> {
-    let upstream = &client.generation.upstreams[auth_request.upstream()];
-    match answered(client, upstream, auth_request, view, is_connected).await {
+    let upstream = &request.peer.generation.upstreams[auth_request.upstream()];
+    match answered(request, upstream, auth_request, view, is_connected).await {
         Ok(decision) => Ok(decision),
         Err(fault @ (Fault::Stopping | Fault::ClientGone)) => Err(fault),
         Err(fault) => {
@@ -43,7 +45,7 @@ pub(crate) async fn ask(
 }
 
 async fn answered(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     upstream: &Upstream,
     auth_request: &AuthRequest,
     view: &RequestView<'_>,
@@ -53,12 +55,12 @@ async fn answered(
     let mut is_fresh = false;
     loop {
         // A connection that is given up on its way is closed, and a place in the queue is left.
-        let checkout = upstream.checkout(&client.worker.pool, client.holder, is_fresh);
-        let lease = tokio::time::timeout_at(deadline.into(), unless_gone(client, checkout)).await;
+        let checkout = upstream.checkout(&request.peer.worker.pool, request.peer.holder, is_fresh);
+        let lease = tokio::time::timeout_at(deadline.into(), unless_gone(request, checkout)).await;
         let lease = lease.map_err(|_| Fault::OriginConnectTimeout)??;
         is_connected.notify_one();
         let may_repeat = lease.is_reused && !is_fresh;
-        match attempt(client, upstream, lease, auth_request, view, deadline).await {
+        match attempt(request, upstream, lease, auth_request, view, deadline).await {
             Ok(decision) => return Ok(decision),
             Err(AttemptError::Fault(fault)) => return Err(fault),
             Err(_) if may_repeat => is_fresh = true,
@@ -68,21 +70,27 @@ async fn answered(
 }
 
 async fn attempt(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     upstream: &Upstream,
     lease: Lease,
     auth_request: &AuthRequest,
     view: &RequestView<'_>,
     deadline: Instant,
 ) -> Result<AuthDecision, AttemptError> {
-    let mut lease = client.slot.reach(lease);
+    let mut lease = request.peer.slot.reach(lease);
     let origin = upstream.origin(lease.origin()).map(|origin| origin.authority.as_str());
     let host = host(upstream.host(), origin);
-    let origin = client.origin(lease.socket());
-    h1::send(&client.worker.outbox, origin, |out| auth_request.put(host.as_bytes(), view, out))
-        .await?;
-    let mut reply = AuthReply { client, lease: &mut lease, head: ResponseHead::new(), deadline };
-    let buffer = h1::read_head(&mut reply, client.generation.head_limits, Method::Get).await?;
+    let origin = request.peer.origin(lease.socket());
+    h1::send(&request.peer.worker.outbox, origin, |out| {
+        if let Some(version) = upstream.proxy_protocol() {
+            request.peer.put_proxy_protocol(version, out);
+        }
+        auth_request.put(host.as_bytes(), view, out);
+    })
+    .await?;
+    let mut reply = AuthReply { request, lease: &mut lease, head: ResponseHead::new(), deadline };
+    let buffer =
+        h1::read_head(&mut reply, request.peer.generation.head_limits, Method::Get).await?;
     let head = reply.head;
     let decision = auth_request.judge(&head, buffer.filled());
     if let Some(buffer) = h1::emptied(&head, buffer) {
@@ -94,36 +102,44 @@ async fn attempt(
 /// The response to an auth request. One that does not come at once is waited for until the deadline
 /// unless the client goes away: it is not there any more to be told whether it may have what it
 /// asked for.
-struct AuthReply<'r, 'c> {
-    client: &'r Client<'c>,
+struct AuthReply<'r, 'c, S> {
+    request: &'r Request<'c, S>,
     lease: &'r mut Lease,
     head: ResponseHead,
     deadline: Instant,
 }
 
-impl Reply for AuthReply<'_, '_> {
+impl<S: ClientStream> Reply for AuthReply<'_, '_, S> {
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.head
     }
 
-    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {
-        let left = || self.deadline.saturating_duration_since(Instant::now());
-        let soon = left().min(HANG_UP_AFTER);
-        let wait = match buffer {
+    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {
+        let soon = self.left().min(HANG_UP_AFTER);
+        Ok(match buffer {
             None => self.lease.recv(soon),
-            Some(_) if soon.is_zero() => return Err(Fault::OriginReadTimeout.into()),
+            Some(_) if soon.is_zero() => return Err(Fault::OriginReadTimeout),
             Some(buffer) => self.lease.recv_more(buffer, soon),
-        };
-        let (received, buffer) = wait.await;
-        if !matches!(received, Err(WaitError::Expired)) || left().is_zero() {
-            return Ok((received, buffer));
+        })
+    }
+
+    async fn recv_late(&mut self, buffer: HeadBuffer) -> Received {
+        let left = self.left();
+        if left.is_zero() {
+            return Ok((Err(WaitError::Expired), buffer));
         }
+        let peer = &self.request.peer;
         let origin = self.lease.socket().clone();
-        let half_close = self.client.generation.config.server.half_close;
-        let wait = self.lease.recv_more(buffer, left());
-        let watch = (half_close, &*self.client.worker.deadlines);
-        unless_hung_up(wait, &origin, self.client.socket, watch)
+        let wait = self.lease.recv_more(buffer, left);
+        let watch = (peer.generation.config.server.half_close, &*peer.worker.deadlines);
+        unless_hung_up(wait, &origin, self.request.stream.socket(), watch)
             .await
-            .ok_or(Fault::ClientGone.into())
+            .ok_or(Fault::ClientGone)
+    }
+}
+
+impl<S> AuthReply<'_, '_, S> {
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
     }
 }

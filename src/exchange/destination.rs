@@ -5,29 +5,39 @@
 
 use std::borrow::Cow;
 
-use crate::exchange::forwarded::{self, ForwardRequest, Hop};
+use crate::exchange::forwarded::{self, ForwardRequest};
 use crate::exchange::hooked::{self, Decided, HookedRequest, ResponseOverride};
 use crate::exchange::outcome::Outcome;
+use crate::exchange::peer::Peer;
 use crate::exchange::record::Record;
-use crate::exchange::request::Client;
+use crate::exchange::request::Request;
+use crate::exchange::stream::ClientStream;
 use crate::exchange::upload::RequestBody;
 use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
 use crate::http::head::RequestHead;
-use crate::http::rewrite::{self, HostRule, RequestRewrite, ResponseRewrite};
+use crate::http::rewrite::{self, ForwardedFor, RequestRewrite, ResponseRewrite};
+use crate::proxy_protocol::Version;
 use crate::ring::HeadBuffer;
-use crate::routing::Route;
+use crate::routing::{Asked, Route};
 use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
-use crate::worker::generation::Generation;
 
 /// The destination of one request.
-pub(crate) enum Destination {
-    Route(Route),
-    /// By a route with hooks.
-    Hooked(Box<HookedRequest>),
-    Forward(Box<ForwardRequest>),
+pub(crate) struct Destination {
+    to: To,
+    /// What the hooks of its route have decided, and what they have to say on the way.
+    pub(crate) hooks: Option<Box<HookedRequest>>,
+}
+
+/// Who shall answer.
+enum To {
+    /// The upstream of a route or, where its hooks have chosen another one, that: by its index in
+    /// the configuration.
+    Upstream(Route, usize),
+    /// What the target of a forward request names.
+    Target(Box<ForwardRequest>),
 }
 
 /// What became of the search for a destination.
@@ -39,133 +49,127 @@ pub(crate) enum Routed {
 
 impl Destination {
     pub(crate) async fn find(
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         body: &mut RequestBody,
         record: &mut Record,
     ) -> Result<Routed, Fault> {
-        if forwarded::is_forward(client) {
-            let forwarded = Box::new(Box::pin(ForwardRequest::judge(client)).await?);
-            return Ok(Routed::To(Self::Forward(forwarded)));
+        if forwarded::is_forward(request) {
+            let forwarded = Box::new(Box::pin(ForwardRequest::judge(request)).await?);
+            return Ok(Routed::To(Self { to: To::Target(forwarded), hooks: None }));
         }
-        let head = &client.request;
-        let text = client.inbox.filled();
-        if !client.is_forward
+        let (head, text) = (&request.head, request.inbox.filled());
+        if !request.peer.is_forward
             && let Some(fault) = head.fault_of_server(text)
         {
             return Err(Fault::ClientHead(fault));
         }
-        let route = client.generation.routes.find(head.authority.of(text), head.path(text));
-        let route = route.ok_or(Fault::NoRoute)?;
-        if client.generation.hooks.hooked(route.index).is_some() {
-            let decided = Box::pin(hooked::begin(client, route, body, record)).await?;
-            return Ok(match decided {
-                Decided::GoesOn(hooked) => Routed::To(Self::Hooked(hooked)),
-                Decided::Answered(outcome) => Routed::Answered(outcome),
-            });
+        let asked = Asked { head, text, client: request.peer.client };
+        let route = request.peer.generation.routes.choose(&asked)?;
+        if request.peer.generation.hooks.hooked(route.index).is_none() {
+            let to = To::Upstream(route, route.upstream);
+            return Ok(Routed::To(Self { to, hooks: None }));
         }
-        Ok(Routed::To(Self::Route(route)))
+        let decided = Box::pin(hooked::begin(request, route, body, record)).await?;
+        Ok(match decided {
+            Decided::GoesOn(hooked) => {
+                let to = To::Upstream(route, hooked.upstream);
+                Routed::To(Self { to, hooks: Some(hooked) })
+            }
+            Decided::Answered(outcome) => Routed::Answered(outcome),
+        })
     }
 
-    /// The route, by its index in the configuration.
-    pub(crate) fn route(&self) -> Option<u32> {
-        match self {
-            Self::Route(route) => Some(route.index),
-            Self::Hooked(hooked) => Some(hooked.route.index),
-            Self::Forward(_) => None,
-        }
+    /// Whether what is sent on depends on nothing but what was received and the configuration.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.hooks.is_none() && matches!(self.to, To::Upstream(..))
     }
 
-    /// The upstream of a route, by its index in the configuration.
-    pub(crate) fn upstream(&self) -> Option<usize> {
-        match self {
-            Self::Route(route) => Some(route.upstream),
-            Self::Hooked(hooked) => Some(hooked.upstream),
-            Self::Forward(_) => None,
+    /// The route and its upstream, by their indexes in the configuration.
+    pub(crate) fn indexes(&self) -> (Option<u32>, Option<usize>) {
+        match &self.to {
+            To::Upstream(route, upstream) => (Some(route.index), Some(*upstream)),
+            To::Target(_) => (None, None),
         }
     }
 
     /// A connection of a plain route that is there without a wait.
-    pub(crate) fn take_idle(&self, client: &Client<'_>) -> Option<Lease> {
-        let Self::Route(route) = self else { return None };
-        let upstream = &client.generation.upstreams[route.upstream];
-        upstream.take_idle(&client.worker.pool, client.holder)
+    pub(crate) fn take_idle(&self, request: &Request<'_, impl ClientStream>) -> Option<Lease> {
+        let (To::Upstream(_, upstream), None) = (&self.to, &self.hooks) else { return None };
+        let Peer { worker, generation, holder, .. } = &request.peer;
+        generation.upstreams[*upstream].take_idle(&worker.pool, *holder)
     }
 
     /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
     /// exchange yet.
     pub(crate) async fn checkout(
         &mut self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         is_fresh: bool,
     ) -> Result<Lease, Fault> {
-        match self {
-            Self::Route(route) => {
-                let upstream = &client.generation.upstreams[route.upstream];
-                upstream.checkout(&client.worker.pool, client.holder, is_fresh).await
+        if let Some(hooks) = &mut self.hooks
+            && let Some(early) = hooks.begin_attempt(is_fresh)
+        {
+            return early;
+        }
+        match &mut self.to {
+            To::Upstream(_, upstream) => {
+                let Peer { worker, generation, holder, .. } = &request.peer;
+                generation.upstreams[*upstream].checkout(&worker.pool, *holder, is_fresh).await
             }
-            Self::Hooked(hooked) => Box::pin(hooked.checkout(client, is_fresh)).await,
-            Self::Forward(forwarded) => Box::pin(forwarded.checkout(client, is_fresh)).await,
+            To::Target(forwarded) => Box::pin(forwarded.checkout(request, is_fresh)).await,
         }
     }
 
     /// What a 407 means: a parent proxy wants a password, which is no client's affair.
-    pub(crate) fn refuses_us(&self, client: &Client<'_>) -> bool {
-        let Self::Forward(forwarded) = self else { return false };
-        let Hop::Parent(index) = forwarded.hop() else { return false };
-        let parent = forwarded::parent(&client.generation.config, index).name.as_str();
-        tracing::warn!(parent, status = 407, "the parent proxy wants other credentials");
-        true
+    pub(crate) fn refuses_us(&self, request: &Request<'_, impl ClientStream>) -> bool {
+        matches!(&self.to, To::Target(forwarded) if forwarded.refuses_us(request))
     }
 
     /// The target as it is sent on.
     pub(crate) fn sent_path<'t>(&'t self, head: &RequestHead, text: &'t [u8]) -> Cow<'t, [u8]> {
-        match self {
-            Self::Route(route) => route.sent_path(head.path(text)),
-            Self::Hooked(hooked) => hooked.sent_path(head.path(text)),
-            Self::Forward(forwarded) => match forwarded.hop() {
-                Hop::Direct | Hop::Socks(_) => Cow::Borrowed(head.path(text)),
-                // A proxy is asked as we were (RFC 9112 §3.2.2).
-                Hop::Parent(_) => head.plain_target(text),
-            },
+        match (&self.to, &self.hooks) {
+            (_, Some(hooks)) => hooks.sent_path(head.path(text)),
+            (To::Upstream(route, _), None) => route.sent_path(head.path(text)),
+            (To::Target(forwarded), None) => forwarded.sent_target(head, text),
+        }
+    }
+
+    /// How a connection to the upstream says whose request it carries, if it does.
+    #[inline]
+    pub(crate) fn proxy_protocol(
+        &self,
+        request: &Request<'_, impl ClientStream>,
+    ) -> Option<Version> {
+        match &self.to {
+            To::Upstream(_, upstream) => {
+                request.peer.generation.upstreams[*upstream].proxy_protocol()
+            }
+            To::Target(_) => None,
         }
     }
 
     /// How the head is written for the server at the other end of `lease`.
     pub(crate) fn rewrite<'a>(
         &'a self,
-        client: &'a Client<'_>,
+        request: &'a Request<'_, impl ClientStream>,
         lease: &Lease,
         path: &'a [u8],
     ) -> RequestRewrite<'a> {
-        let Generation { config, access, upstreams, .. } = &*client.generation;
-        let via = config.server.via.as_bytes();
-        let forwarded = client.forwarded_for();
-        let routed = |upstream: usize| {
-            let upstream = &upstreams[upstream];
-            let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());
-            let host = host_rule(upstream.host(), &client.request, origin);
-            RequestRewrite { path, host, via, forwarded: Some(forwarded), extra: b"" }
+        let config = &request.peer.generation.config;
+        let (upstream, prefix) = match &self.to {
+            To::Upstream(route, upstream) => {
+                let prefix = config.routes[route.index as usize].cut_prefix();
+                (&request.peer.generation.upstreams[*upstream], prefix.as_bytes())
+            }
+            To::Target(forwarded) => return forwarded.rewrite(request, path),
         };
-        match self {
-            Self::Route(route) => routed(route.upstream),
-            Self::Hooked(hooked) => routed(hooked.upstream),
-            Self::Forward(to) => RequestRewrite {
-                path,
-                // What the target says takes the place of what Host says (RFC 9112 §3.2.2).
-                host: match to.hop() {
-                    Hop::Direct | Hop::Socks(_) => HostRule::Pass,
-                    // As in the target that is sent with it.
-                    Hop::Parent(_) => {
-                        HostRule::Set(client.request.authority.of(client.inbox.filled()))
-                    }
-                },
-                via,
-                forwarded: config.forward.add_forwarded.then_some(forwarded),
-                extra: match to.hop() {
-                    Hop::Direct | Hop::Socks(_) => b"",
-                    Hop::Parent(index) => access.parent_logins[index].as_bytes(),
-                },
-            },
+        let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());
+        RequestRewrite {
+            path,
+            host: host_rule(upstream.host(), &request.head, origin),
+            via: config.server.via.as_bytes(),
+            forwarded: Some(ForwardedFor { prefix, ..request.peer.forwarded_for() }),
+            extra: b"",
         }
     }
 
@@ -173,15 +177,13 @@ impl Destination {
     #[inline]
     pub(crate) fn put_request(
         &self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         how: &RequestRewrite<'_>,
         out: &mut Vec<u8>,
     ) {
-        match self {
-            Self::Hooked(hooked) => hooked.put_request(client, how, out),
-            Self::Route(_) | Self::Forward(_) => {
-                rewrite::request(out, &client.request, client.inbox.filled(), how);
-            }
+        match &self.hooks {
+            Some(hooks) => hooks.put_request(request, how, out),
+            None => rewrite::request(out, &request.head, request.inbox.filled(), how),
         }
     }
 
@@ -189,49 +191,48 @@ impl Destination {
     #[inline]
     pub(crate) fn put_response(
         &self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         buf: &[u8],
         how: &ResponseRewrite<'_>,
         out: &mut Vec<u8>,
     ) {
-        match self {
-            Self::Hooked(hooked) => hooked.put_response(client, buf, how, out),
-            Self::Route(_) | Self::Forward(_) => {
-                rewrite::response(out, &client.response, buf, how);
-            }
+        match &self.hooks {
+            Some(hooks) => hooks.put_response(request, buf, how, out),
+            None => rewrite::response(out, &request.response, buf, how),
         }
     }
 
     /// Whether the route wants another attempt after `trigger`.
     #[inline]
-    pub(crate) fn should_retry(&self, client: &Client<'_>, trigger: RetryTrigger) -> bool {
-        matches!(self, Self::Hooked(hooked) if hooked.should_retry(client, trigger))
+    pub(crate) fn should_retry(
+        &self,
+        request: &Request<'_, impl ClientStream>,
+        trigger: RetryTrigger,
+    ) -> bool {
+        self.hooks.as_ref().is_some_and(|hooks| hooks.should_retry(request, trigger))
     }
 
     /// What the route's hooks put in place of the origin's answer, which `buffer` begins with.
     #[inline]
     pub(crate) fn response_override(
         &mut self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         buffer: &HeadBuffer,
         body: &RequestBody,
     ) -> Option<ResponseOverride> {
-        match self {
-            Self::Hooked(hooked) => hooked.response_override(client, buffer, body),
-            Self::Route(_) | Self::Forward(_) => None,
-        }
+        self.hooks.as_mut()?.response_override(request, buffer, body)
     }
 
     /// Does what `response_override` has said.
     pub(crate) async fn apply_override(
         &mut self,
-        client: &Client<'_>,
-        response_override: ResponseOverride,
+        request: &Request<'_, impl ClientStream>,
+        response_override: Box<ResponseOverride>,
         record: &mut Record,
     ) -> Result<Outcome, AttemptError> {
-        match (self, response_override) {
-            (Self::Hooked(hooked), ResponseOverride::Respond(answer)) => {
-                Ok(hooked.answer(client, answer, record).await?)
+        match (&mut self.hooks, *response_override) {
+            (Some(hooks), ResponseOverride::Respond(answer)) => {
+                Ok(hooks.answer(request, answer, record).await?)
             }
             _ => Err(AttemptError::RetryRequested),
         }

@@ -5,17 +5,20 @@
 //! password), then the name, then each address that would be dialled; nothing is sent anywhere
 //! before all three. Connections are pooled by scheme, host and port, and by user.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Config, ParentAddress, ParentConfig, ParentScheme};
-use crate::exchange::parents;
-use crate::exchange::request::Client;
+use crate::exchange::request::Request;
+use crate::exchange::stream::ClientStream;
+use crate::exchange::{login, parents};
 use crate::fault::Fault;
-use crate::forward_proxy::{Checked, LoginOutcome, Policy, Target, UserId, Verdict};
+use crate::forward_proxy::{LoginOutcome, Policy, Target, UserId, Verdict};
 use crate::http::TargetForm;
 use crate::http::head::RequestHead;
 use crate::http::names::FieldName;
+use crate::http::rewrite::{HostRule, RequestRewrite};
 use crate::routing::Routes;
 use crate::upstream;
 use crate::upstream::lease::Lease;
@@ -42,10 +45,10 @@ pub(crate) enum Hop {
 }
 
 /// Whether the request in the inbox asks for something that is not ours.
-pub(crate) fn is_forward(client: &Client<'_>) -> bool {
-    let Generation { routes, access, .. } = &*client.generation;
-    client.is_forward
-        && names_another(routes, &access.policy, &client.request, client.inbox.filled())
+pub(crate) fn is_forward(request: &Request<'_, impl ClientStream>) -> bool {
+    let Generation { routes, access, .. } = &*request.peer.generation;
+    request.peer.is_forward
+        && names_another(routes, &access.policy, &request.head, request.inbox.filled())
 }
 
 /// Whether the target of `head`, which lies in `text`, names a server that is not ours.
@@ -74,16 +77,16 @@ pub(crate) fn is_plain(head: &RequestHead, text: &[u8]) -> bool {
 
 impl ForwardRequest {
     /// Judges an absolute-form request.
-    pub(crate) async fn judge(client: &Client<'_>) -> Result<Self, Fault> {
-        let text = client.inbox.filled();
-        let head = &client.request;
+    pub(crate) async fn judge(request: &Request<'_, impl ClientStream>) -> Result<Self, Fault> {
+        let text = request.inbox.filled();
+        let head = &request.head;
         // What is asked for in plain text would travel in plain text.
         if !is_plain(head, text) {
             return Err(Fault::SchemeNotOffered);
         }
-        let target = target(client)?;
-        let (hop, user) = admit(client, &target, false).await?;
-        let origin_id = hold(client, &target, hop, user);
+        let target = target(request)?;
+        let (hop, user) = admit(request, &target, false).await?;
+        let origin_id = hold(request, &target, hop, user);
         Ok(Self { target, user, origin_id, hop })
     }
 
@@ -91,40 +94,46 @@ impl ForwardRequest {
     /// exchange yet.
     pub(crate) async fn checkout(
         &mut self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         is_fresh: bool,
     ) -> Result<Lease, Fault> {
-        match (self.open(client, is_fresh).await, self.hop) {
+        match (self.open(request, is_fresh).await, self.hop) {
             (Err(fault), Hop::Parent(index) | Hop::Socks(index))
-                if may_go_direct(client, index, fault) =>
+                if may_go_direct(request, index, fault) =>
             {
                 self.hop = Hop::Direct;
-                self.origin_id = hold(client, &self.target, self.hop, self.user);
-                self.open(client, is_fresh).await
+                self.origin_id = hold(request, &self.target, self.hop, self.user);
+                self.open(request, is_fresh).await
             }
             (opened, _) => opened,
         }
     }
 
-    async fn open(&self, client: &Client<'_>, is_fresh: bool) -> Result<Lease, Fault> {
-        let pool = &client.worker.pool;
-        if !is_fresh && let Some(lease) = pool.take_idle(self.origin_id.origin(), client.holder) {
+    async fn open(
+        &self,
+        request: &Request<'_, impl ClientStream>,
+        is_fresh: bool,
+    ) -> Result<Lease, Fault> {
+        let pool = &request.peer.worker.pool;
+        if !is_fresh
+            && let Some(lease) = pool.take_idle(self.origin_id.origin(), request.peer.holder)
+        {
             return Ok(lease);
         }
-        let (id, holder) = (&self.origin_id, client.holder);
+        let (id, holder) = (&self.origin_id, request.peer.holder);
         match self.hop {
             Hop::Direct => {
-                let addresses = addresses(client, &self.target, false).await?;
+                let addresses = addresses(request, &self.target, false).await?;
                 upstream::open_target(pool, id, pool.dial(&addresses), holder, is_fresh).await
             }
             Hop::Parent(index) => {
-                let dialled = parents::dial(client, index);
+                let dialled = parents::dial(&request.peer, index);
                 upstream::open_target(pool, id, dialled, holder, is_fresh).await
             }
             Hop::Socks(index) => {
-                let known = known_address(client, &self.target, index, false).await?;
+                let known = known_address(request, &self.target, index, false).await?;
                 let joined = async {
-                    let joined = parents::through_socks(client, &self.target, known, index);
+                    let joined = parents::through_socks(&request.peer, &self.target, known, index);
                     let (socket, address, early) = joined.await?;
                     // No server speaks before it is asked.
                     if early.is_empty() { Ok((socket, address)) } else { Err(Fault::OriginAnswer) }
@@ -134,16 +143,54 @@ impl ForwardRequest {
         }
     }
 
-    pub(crate) fn hop(&self) -> Hop {
-        self.hop
+    /// What a 407 means: a parent proxy wants a password.
+    pub(crate) fn refuses_us(&self, request: &Request<'_, impl ClientStream>) -> bool {
+        let Hop::Parent(index) = self.hop else { return false };
+        let parent = parent(&request.peer.generation.config, index).name.as_str();
+        tracing::warn!(parent, status = 407, "the parent proxy wants other credentials");
+        true
+    }
+
+    /// The target as it is sent on.
+    pub(crate) fn sent_target<'t>(&self, head: &RequestHead, text: &'t [u8]) -> Cow<'t, [u8]> {
+        match self.hop {
+            Hop::Direct | Hop::Socks(_) => Cow::Borrowed(head.path(text)),
+            // A proxy is asked as we were (RFC 9112 §3.2.2).
+            Hop::Parent(_) => head.plain_target(text),
+        }
+    }
+
+    /// How the head is written for the next hop.
+    pub(crate) fn rewrite<'a>(
+        &self,
+        request: &'a Request<'_, impl ClientStream>,
+        path: &'a [u8],
+    ) -> RequestRewrite<'a> {
+        let Generation { config, access, .. } = &*request.peer.generation;
+        let (host, extra) = match self.hop {
+            // What the target says takes the place of what Host says (RFC 9112 §3.2.2).
+            Hop::Direct | Hop::Socks(_) => (HostRule::Pass, &b""[..]),
+            // As in the target that is sent with it.
+            Hop::Parent(index) => {
+                let authority = request.head.authority.of(request.inbox.filled());
+                (HostRule::Set(authority), access.parent_logins[index].as_bytes())
+            }
+        };
+        RequestRewrite {
+            path,
+            host,
+            via: config.server.via.as_bytes(),
+            forwarded: config.forward.add_forwarded.then_some(request.peer.forwarded_for()),
+            extra,
+        }
     }
 }
 
 /// What the client asks for, where there can be such a server.
-pub(crate) fn target(client: &Client<'_>) -> Result<Target, Fault> {
-    let authority = client.request.authority.of(client.inbox.filled());
+pub(crate) fn target(request: &Request<'_, impl ClientStream>) -> Result<Target, Fault> {
+    let authority = request.head.authority.of(request.inbox.filled());
     Target::of(authority).ok_or_else(|| {
-        client.worker.metrics.denied.add(1);
+        request.peer.worker.metrics.denied.add(1);
         let target = String::from_utf8_lossy(authority);
         tracing::info!(%target, rule = %"number", "denied by the forward policy");
         Fault::TargetForbidden
@@ -151,8 +198,13 @@ pub(crate) fn target(client: &Client<'_>) -> Result<Target, Fault> {
 }
 
 /// What the pool knows the connections by.
-fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) -> OriginId {
-    let Generation { config, access, .. } = &*client.generation;
+fn hold(
+    request: &Request<'_, impl ClientStream>,
+    target: &Target,
+    hop: Hop,
+    user: Option<UserId>,
+) -> OriginId {
+    let Generation { config, access, .. } = &*request.peer.generation;
     let mut key = match hop {
         Hop::Direct => format!("http://{target}"),
         Hop::Parent(index) => {
@@ -166,13 +218,13 @@ fn hold(client: &Client<'_>, target: &Target, hop: Hop, user: Option<UserId>) ->
             key
         }
     };
-    // The target is the same, whoever asks.
+    // The target is the same for every user.
     let group = key.len();
     if let Some(user) = user {
         let _ = write!(key, " user {}.{}", access.logins, user.index());
     }
-    let shared = &client.worker.shared.pool;
-    client.worker.origin_ids.hold(&key, || shared.group(&key[..group]))
+    let shared = &request.peer.worker.shared.pool;
+    request.peer.worker.origin_ids.hold(&key, || shared.group(&key[..group]))
 }
 
 fn put_places(key: &mut String, parent: &ParentConfig) {
@@ -182,8 +234,12 @@ fn put_places(key: &mut String, parent: &ParentConfig) {
 }
 
 /// Whether a parent that could not be reached, for `fault`, may be left out.
-pub(crate) fn may_go_direct(client: &Client<'_>, parent: usize, fault: Fault) -> bool {
-    let parent = &client.generation.config.parents[parent];
+pub(crate) fn may_go_direct(
+    request: &Request<'_, impl ClientStream>,
+    parent: usize,
+    fault: Fault,
+) -> bool {
+    let parent = &request.peer.generation.config.parents[parent];
     let may = parent.direct_fallback && fault.is_origin_local();
     if may {
         tracing::info!(parent = parent.name, error = fault.name(), "going direct");
@@ -193,19 +249,20 @@ pub(crate) fn may_go_direct(client: &Client<'_>, parent: usize, fault: Fault) ->
 
 /// Whether the client may have `target`, by which hop, and as whom.
 pub(crate) async fn admit(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     target: &Target,
     is_connect: bool,
 ) -> Result<(Hop, Option<UserId>), Fault> {
-    let Generation { config, access, .. } = &*client.generation;
-    if !config.forward.allow_clients.contains(client.peer.ip()) {
-        tracing::info!(client = %client.peer.ip(), "denied: not in forward.allow_clients");
+    let Generation { config, access, .. } = &*request.peer.generation;
+    let client = request.peer.client;
+    if !config.forward.allow_clients.has(client) {
+        tracing::info!(%client, "denied: not in forward.allow_clients");
         return Err(Fault::ClientForbidden);
     }
-    let user = log_in(client).await?;
+    let user = log_in(request).await?;
     let policy = &access.policy;
     let verdict = policy.judge_name(&target.host, target.port, is_connect);
-    judged(client.worker, target, None, verdict)?;
+    judged(request.peer.worker, target, None, verdict)?;
     let hop = policy.parent(&target.host).map_or(Hop::Direct, |index| by_parent(config, index));
     let is_resolved_here = match hop {
         Hop::Direct => true,
@@ -215,7 +272,7 @@ pub(crate) async fn admit(
     if !is_resolved_here {
         // The parent resolves the name: what is not known now will never be.
         let verdict = policy.judge_unresolved(&target.host, target.port, is_connect);
-        judged(client.worker, target, None, verdict)?;
+        judged(request.peer.worker, target, None, verdict)?;
     }
     Ok((hop, user))
 }
@@ -227,42 +284,33 @@ fn by_parent(config: &Config, index: usize) -> Hop {
     }
 }
 
-/// Finds out who asks, where anybody is to be asked.
-async fn log_in(client: &Client<'_>) -> Result<Option<UserId>, Fault> {
-    let worker = client.worker;
-    let Some(authenticator) = &client.generation.access.authenticator else { return Ok(None) };
-    let fields = &client.request.fields;
-    if fields.has_many(FieldName::ProxyAuthorization) {
-        return Err(Fault::LoginRequired);
-    }
-    let Some(field) = fields.find(FieldName::ProxyAuthorization) else {
-        return Err(Fault::LoginRequired);
+/// Finds out which user asks, where there are users.
+async fn log_in(request: &Request<'_, impl ClientStream>) -> Result<Option<UserId>, Fault> {
+    let Some(authenticator) = &request.peer.generation.access.authenticator else {
+        return Ok(None);
     };
-    let credentials = field.value.of(client.inbox.filled());
-    let outcome = match authenticator.check(client.peer.ip(), credentials) {
-        Checked::Done(outcome) => outcome,
-        Checked::Pending(verification) => client.stats.unless_ended(verification.outcome()).await?,
-    };
-    match outcome {
-        LoginOutcome::Known(user) => return Ok(Some(user)),
-        LoginOutcome::Wrong => worker.metrics.auth_failures.add(1),
-        LoginOutcome::TooManyFailures { .. } => return Err(Fault::TooManyLogins),
-        LoginOutcome::Busy => return Err(Fault::LoginsBusy),
+    let field = request.head.fields.only(FieldName::ProxyAuthorization);
+    let credentials = field.map(|field| field.value.of(request.inbox.filled()));
+    let peer = &request.peer;
+    match login::log_in(peer, peer.client, authenticator, credentials).await? {
+        LoginOutcome::Known(user) => Ok(Some(user)),
+        LoginOutcome::Missing | LoginOutcome::Wrong => Err(Fault::LoginRequired),
+        LoginOutcome::TooManyFailures { .. } => Err(Fault::TooManyLogins),
+        LoginOutcome::Busy => Err(Fault::LoginsBusy),
     }
-    Err(Fault::LoginRequired)
 }
 
 /// The addresses at which the target may be dialled; never empty.
 pub(crate) async fn addresses(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     target: &Target,
     is_connect: bool,
 ) -> Result<Vec<SocketAddr>, Fault> {
-    let worker = client.worker;
-    let access = &client.generation.access;
+    let worker = request.peer.worker;
+    let access = &request.peer.generation.access;
     let names = access.names.as_ref().ok_or(Fault::Internal)?;
     let found = names.look_up(&target.host, target.port);
-    let mut found = client.stats.unless_ended(found).await??;
+    let mut found = request.peer.stats.unless_ended(found).await??;
     let mut denied = None;
     found.retain(|address| {
         let verdict = access.policy.judge_address(&target.host, *address, is_connect);
@@ -275,15 +323,15 @@ pub(crate) async fn addresses(
 
 /// The address that a SOCKS server is asked for; none where it is asked for a name.
 pub(crate) async fn known_address(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     target: &Target,
     index: usize,
     is_connect: bool,
 ) -> Result<Option<IpAddr>, Fault> {
-    match parent(&client.generation.config, index).address.scheme {
+    match parent(&request.peer.generation.config, index).address.scheme {
         // Names are resolved here, and what they lead to is judged here.
         ParentScheme::Socks5 => {
-            let found = addresses(client, target, is_connect).await?;
+            let found = addresses(request, target, is_connect).await?;
             Ok(found.first().map(SocketAddr::ip))
         }
         ParentScheme::Socks5h | ParentScheme::Http => Ok(target.address().map(|it| it.ip())),

@@ -12,11 +12,12 @@ use tokio::sync::Notify;
 
 use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
-use crate::exchange::request::Client;
+use crate::exchange::request::Request;
+use crate::exchange::stream::ClientStream;
 use crate::exchange::upload::RequestBody;
-use crate::exchange::{auth_request, mirror, respond};
-use crate::fault::{Close, Fault};
-use crate::forward_proxy::{Checked, LoginOutcome, Target};
+use crate::exchange::{auth_request, login, mirror, respond};
+use crate::fault::Fault;
+use crate::forward_proxy::{LoginOutcome, Target};
 use crate::hooks::custom::{Changes, Connect, Failure, Response};
 use crate::hooks::style::ResponseStyle;
 use crate::hooks::{
@@ -31,7 +32,7 @@ use crate::worker::generation::Generation;
 /// A request with hooks on its way.
 pub(crate) struct HookedRequest {
     generation: Rc<Generation>,
-    pub(crate) route: Route,
+    route: Route,
     /// The one that was chosen, by its index in the configuration.
     pub(crate) upstream: usize,
     state: HookState,
@@ -57,15 +58,15 @@ pub(crate) enum ResponseOverride {
 
 /// Runs the hooks of a request that `route` takes.
 pub(crate) async fn begin(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     route: Route,
     body: &mut RequestBody,
     record: &mut Record,
 ) -> Result<Decided, Fault> {
     record.routed(&route);
-    client.worker.metrics.hooked.add(1);
+    request.peer.worker.metrics.hooked.add(1);
     let mut hooked = Box::new(HookedRequest {
-        generation: client.generation.clone(),
+        generation: request.peer.generation.clone(),
         route,
         upstream: route.upstream,
         state: HookState::default(),
@@ -74,21 +75,59 @@ pub(crate) async fn begin(
         early: None,
     });
     body.bytes_max = hooked.body_bytes_max();
-    let decided = hooked.decide(client, body).await;
+    let decided = hooked.decide(request, body).await;
     record.permits = std::mem::take(&mut hooked.state.permits);
     match decided {
         Ok(None) => {
-            hooked.mirror(client, body);
+            hooked.mirror(request, body);
             Ok(Decided::GoesOn(hooked))
         }
-        Ok(Some(answer)) => hooked.answer(client, answer, record).await.map(Decided::Answered),
-        Err(fault) => Ok(Decided::Answered(refuse(client, &mut hooked, fault, record).await)),
+        Ok(Some(answer)) => hooked.answer(request, answer, record).await.map(Decided::Answered),
+        Err(fault) => Ok(Decided::Answered(refuse(request, &mut hooked, fault, record).await)),
     }
+}
+
+/// Asks the hooks that hold for everybody about a request that is meant for ringway itself; what
+/// they have answered, if they have.
+pub(crate) async fn guard_own(
+    request: &Request<'_, impl ClientStream>,
+    record: &mut Record,
+) -> Result<Option<Outcome>, Fault> {
+    let generation = request.peer.generation.clone();
+    let Some(plan) = generation.hooks.own() else { return Ok(None) };
+    let view = view(request, clock::precise_us());
+    let mut state = HookState::default();
+    let judged = judge_own(request, plan, &view, &mut state).await;
+    record.permits = std::mem::take(&mut state.permits);
+    let Some(answer) = judged? else { return Ok(None) };
+    state.status = answer.status.code;
+    if answer.status.code == 429 {
+        request.peer.worker.metrics.limited.add(1);
+    }
+    let style = ResponseStyle::new(plan, view, &state, &answer);
+    respond::give(request, &answer, Some(&style), record).await.map(Some)
+}
+
+async fn judge_own(
+    request: &Request<'_, impl ClientStream>,
+    plan: &Hooked,
+    view: &RequestView<'_>,
+    state: &mut HookState,
+) -> Result<Option<LocalResponse<'static>>, Fault> {
+    if let Some(answer) = plan.enter(view, state) {
+        return Ok(Some(answer));
+    }
+    if let Some(login) = &plan.login
+        && let Some(answer) = log_in(request, login, view).await?
+    {
+        return Ok(Some(answer));
+    }
+    ask(request, plan, view, state, &Notify::new()).await
 }
 
 /// Tells the client what went wrong on a route with hooks.
 pub(crate) async fn refuse(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     hooked: &mut HookedRequest,
     fault: Fault,
     record: &mut Record,
@@ -96,7 +135,7 @@ pub(crate) async fn refuse(
     let generation = hooked.generation.clone();
     let Some(status) = fault.status(generation.config.timeouts.pool_status.code()) else {
         record.failed(fault);
-        return Outcome::Close(Close::ClientGone);
+        return Outcome::CutShort(fault);
     };
     hooked.state.status = status.code;
     let plan = plan(&generation, hooked.route);
@@ -104,11 +143,11 @@ pub(crate) async fn refuse(
     let own = plan.custom.iter().find_map(|custom| custom.on_error(&failure));
     let style = ResponseStyle {
         plan,
-        view: view(client, hooked.now_us),
+        view: view(request, hooked.now_us),
         state: &hooked.state,
         page: own.or_else(|| plan.page(status.code)),
     };
-    respond::refuse_as(client, fault, record, Some(&style)).await
+    respond::refuse_as(request, fault, record, Some(&style)).await
 }
 
 fn plan(generation: &Generation, route: Route) -> &Hooked {
@@ -118,32 +157,28 @@ fn plan(generation: &Generation, route: Route) -> &Hooked {
         .expect("a destination with hooks comes from a route with a plan")
 }
 
-fn view<'a>(client: &'a Client<'_>, now_us: u64) -> RequestView<'a> {
+fn view<'a>(request: &'a Request<'_, impl ClientStream>, now_us: u64) -> RequestView<'a> {
     RequestView {
-        head: &client.request,
-        text: client.inbox.filled(),
-        client: client.peer.ip().to_canonical(),
-        client_text: client.text.address(),
-        is_trusted: client.is_trusted,
+        head: &request.head,
+        text: request.inbox.filled(),
+        client: request.peer.client,
+        client_text: request.peer.client_text(),
+        is_trusted: request.peer.is_trusted,
         now_us,
     }
 }
 
 /// Asks the hooks in Rust about a tunnel; what they have answered, if they have.
 pub(crate) async fn judge_tunnel(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     target: &Target,
     record: &mut Record,
-    is_http: bool,
 ) -> Result<Option<Outcome>, Fault> {
-    let asked = Connect { client: view(client, 0).client, host: &target.host, port: target.port };
-    for custom in &client.generation.hooks.connect {
-        if let Some(answer) = client.stats.unless_ended(custom.on_connect(&asked)).await? {
-            // A client that speaks SOCKS is told no more than that.
-            if !is_http {
-                return Err(Fault::TargetForbidden);
-            }
-            return respond::give(client, &answer, None, record).await.map(Some);
+    let client = request.peer.client.ip();
+    let asked = Connect { client, host: &target.host, port: target.port };
+    for custom in &request.peer.generation.hooks.connect {
+        if let Some(answer) = request.peer.stats.unless_ended(custom.on_connect(&asked)).await? {
+            return respond::give(request, &answer, None, record).await.map(Some);
         }
     }
     Ok(None)
@@ -154,12 +189,12 @@ impl HookedRequest {
     /// An answer, or nothing where the request goes on.
     async fn decide(
         &mut self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         body: &RequestBody,
     ) -> Result<Option<LocalResponse<'static>>, Fault> {
         let generation = self.generation.clone();
         let plan = plan(&generation, self.route);
-        let view = view(client, self.now_us);
+        let view = view(request, self.now_us);
         if let Some(answer) = plan.enter(&view, &mut self.state) {
             return Ok(Some(answer));
         }
@@ -168,7 +203,7 @@ impl HookedRequest {
             return Err(Fault::ClientBodyTooLarge);
         }
         if let Some(login) = &plan.login
-            && let Some(answer) = log_in(client, login, &view).await?
+            && let Some(answer) = log_in(request, login, &view).await?
         {
             return Ok(Some(answer));
         }
@@ -180,7 +215,7 @@ impl HookedRequest {
         if plan.auth_request.is_some() || !plan.custom.is_empty() {
             // A body that is still to come is waited for first.
             let needs_connection = matches!(choice, Choice::Upstream(_)) && body.is_whole();
-            let asked = Box::pin(self.ask_all(client, plan, &view, needs_connection)).await?;
+            let asked = Box::pin(self.ask_all(request, plan, &view, needs_connection)).await?;
             if asked.is_some() {
                 return Ok(asked);
             }
@@ -191,20 +226,21 @@ impl HookedRequest {
         })
     }
 
-    /// Asks everybody who may have something against it, and looks for a connection meanwhile.
+    /// Asks the upstream of `forward_auth` and the hooks in Rust, and looks for a connection
+    /// meanwhile.
     ///
     /// A question comes first: where requests that hold a connection wait for another one, all of
     /// `pool.max_connections` may be in the hands of requests that wait. And a client that is
     /// refused is told at once, however long an origin takes to be reached.
     async fn ask_all(
         &mut self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         plan: &Hooked,
         view: &RequestView<'_>,
         needs_connection: bool,
     ) -> Result<Option<LocalResponse<'static>>, Fault> {
         let may_look = Notify::new();
-        let mut asking = std::pin::pin!(ask(client, plan, view, &mut self.state, &may_look));
+        let mut asking = std::pin::pin!(ask(request, plan, view, &mut self.state, &may_look));
         if !needs_connection {
             return asking.await;
         }
@@ -212,8 +248,8 @@ impl HookedRequest {
         let mut looking = std::pin::pin!(async {
             may_look.notified().await;
             // The question watches the client.
-            let checkout = upstream.checkout(&client.worker.pool, client.holder, false);
-            client.stats.unless_ended(checkout).await?
+            let checkout = upstream.checkout(&request.peer.worker.pool, request.peer.holder, false);
+            request.peer.stats.unless_ended(checkout).await?
         });
         let mut early = None;
         let asked = tokio::select! {
@@ -235,13 +271,13 @@ impl HookedRequest {
     }
 
     /// Sends a copy of the request elsewhere, if that is wanted.
-    fn mirror(&self, client: &Client<'_>, body: &RequestBody) {
+    fn mirror(&self, request: &Request<'_, impl ClientStream>, body: &RequestBody) {
         let plan = plan(&self.generation, self.route);
         let body_bytes = if body.is_whole() { body.in_inbox as u64 } else { u64::MAX };
         let Some(upstream) = plan.mirror(body_bytes) else { return };
-        let view = view(client, self.now_us);
+        let view = view(request, self.now_us);
         let target = self.sent_path(view.path_and_query());
-        mirror::send(client, upstream, &target, body.in_inbox, |out, how| {
+        mirror::send(request, upstream, &target, body.in_inbox, |out, how| {
             plan.put_request(out, how, &view, &self.state);
         });
     }
@@ -250,14 +286,14 @@ impl HookedRequest {
 /// `may_look` is told when a connection for the request itself is in no other request's way any
 /// more.
 async fn ask(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     plan: &Hooked,
     view: &RequestView<'_>,
     state: &mut HookState,
     may_look: &Notify,
 ) -> Result<Option<LocalResponse<'static>>, Fault> {
     if let Some(auth_request) = &plan.auth_request {
-        match auth_request::ask(client, auth_request, view, may_look).await? {
+        match auth_request::ask(request, auth_request, view, may_look).await? {
             AuthDecision::Granted(lines) => plan.grant(lines, state),
             AuthDecision::Denied(answer) => return Ok(Some(answer)),
             AuthDecision::Failed => {
@@ -270,7 +306,7 @@ async fn ask(
     may_look.notify_one();
     for custom in &plan.custom {
         let asked = custom.on_request(view, &mut state.request_changes);
-        if let Some(answer) = client.stats.unless_ended(asked).await? {
+        if let Some(answer) = request.peer.stats.unless_ended(asked).await? {
             return Ok(Some(answer));
         }
     }
@@ -279,21 +315,14 @@ async fn ask(
 
 /// An answer where the route does not want the client.
 async fn log_in(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     login: &Login,
     view: &RequestView<'_>,
 ) -> Result<Option<LocalResponse<'static>>, Fault> {
-    let Some(credentials) = login.credentials(view) else { return Ok(Some(login.refused())) };
-    let outcome = match login.authenticator.check(view.client, credentials) {
-        Checked::Done(outcome) => outcome,
-        Checked::Pending(verification) => client.stats.unless_ended(verification.outcome()).await?,
-    };
-    Ok(match outcome {
+    let credentials = login.credentials(view);
+    Ok(match login::log_in(&request.peer, view.client, &login.authenticator, credentials).await? {
         LoginOutcome::Known(_) => None,
-        LoginOutcome::Wrong => {
-            client.worker.metrics.auth_failures.add(1);
-            Some(login.refused())
-        }
+        LoginOutcome::Missing | LoginOutcome::Wrong => Some(login.refused()),
         LoginOutcome::TooManyFailures { retry_after_s } => Some(LocalResponse::plain(
             429,
             format!("Retry-After: {retry_after_s}\r\n").into_bytes(),
@@ -312,28 +341,23 @@ impl HookedRequest {
         }
     }
 
-    pub(crate) async fn checkout(
-        &mut self,
-        client: &Client<'_>,
-        is_fresh: bool,
-    ) -> Result<Lease, Fault> {
+    /// Counts an attempt; the connection for it that was looked for already, where there is one.
+    pub(crate) fn begin_attempt(&mut self, is_fresh: bool) -> Option<Result<Lease, Fault>> {
         self.attempts += 1;
-        match self.early.take() {
-            Some(early) if !is_fresh => early,
-            _ => {
-                let upstream = &self.generation.upstreams[self.upstream];
-                upstream.checkout(&client.worker.pool, client.holder, is_fresh).await
-            }
-        }
+        self.early.take().filter(|_| !is_fresh)
     }
 
     /// Whether the route wants another attempt after this. That it is harmless is for the caller to
     /// know.
-    pub(crate) fn should_retry(&self, client: &Client<'_>, trigger: RetryTrigger) -> bool {
+    pub(crate) fn should_retry(
+        &self,
+        request: &Request<'_, impl ClientStream>,
+        trigger: RetryTrigger,
+    ) -> bool {
         let retry = plan(&self.generation, self.route).retry.as_ref();
         let tries = retry.is_some_and(|retry| retry.may_go_on(trigger, self.attempts));
         if tries {
-            client.worker.metrics.retries.add(1);
+            request.peer.worker.metrics.retries.add(1);
         }
         tries
     }
@@ -346,23 +370,23 @@ impl HookedRequest {
     /// Appends the request head to send.
     pub(crate) fn put_request(
         &self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         how: &RequestRewrite<'_>,
         out: &mut Vec<u8>,
     ) {
-        let view = view(client, self.now_us);
+        let view = view(request, self.now_us);
         plan(&self.generation, self.route).put_request(out, how, &view, &self.state);
     }
 
     /// Appends the head of an origin's answer, which `buf` begins with.
     pub(crate) fn put_response(
         &self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         buf: &[u8],
         how: &ResponseRewrite<'_>,
         out: &mut Vec<u8>,
     ) {
-        let (view, answer) = (view(client, self.now_us), (&client.response, buf));
+        let (view, answer) = (view(request, self.now_us), (&request.response, buf));
         let plan = plan(&self.generation, self.route);
         plan.put_response(out, answer, how, &view, &self.state);
     }
@@ -371,13 +395,13 @@ impl HookedRequest {
     /// with; mostly nothing.
     pub(crate) fn response_override(
         &mut self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         buffer: &HeadBuffer,
         body: &RequestBody,
     ) -> Option<ResponseOverride> {
-        let status = client.response.status;
-        let is_repeatable = body.is_whole() && client.request.method.is_idempotent();
-        if is_repeatable && self.should_retry(client, RetryTrigger::Status(status)) {
+        let status = request.response.status;
+        let is_repeatable = body.is_whole() && request.head.method.is_idempotent();
+        if is_repeatable && self.should_retry(request, RetryTrigger::Status(status)) {
             return Some(ResponseOverride::Retry);
         }
         let generation = self.generation.clone();
@@ -386,7 +410,7 @@ impl HookedRequest {
         self.state.response_changes = Changes::default();
         for custom in &plan.custom {
             let changes = &mut self.state.response_changes;
-            let mut response = Response::new(&client.response, buffer.filled(), changes);
+            let mut response = Response::new(&request.response, buffer.filled(), changes);
             if let Some(answer) = custom.on_response(&mut response) {
                 return Some(ResponseOverride::Respond(answer));
             }
@@ -397,7 +421,7 @@ impl HookedRequest {
     /// Gives an answer of the route's own.
     pub(crate) async fn answer(
         &mut self,
-        client: &Client<'_>,
+        request: &Request<'_, impl ClientStream>,
         answer: LocalResponse<'_>,
         record: &mut Record,
     ) -> Result<Outcome, Fault> {
@@ -405,9 +429,9 @@ impl HookedRequest {
         let plan = plan(&generation, self.route);
         self.state.status = answer.status.code;
         if answer.status.code == 429 {
-            client.worker.metrics.limited.add(1);
+            request.peer.worker.metrics.limited.add(1);
         }
-        let style = ResponseStyle::new(plan, view(client, self.now_us), &self.state, &answer);
-        respond::give(client, &answer, Some(&style), record).await
+        let style = ResponseStyle::new(plan, view(request, self.now_us), &self.state, &answer);
+        respond::give(request, &answer, Some(&style), record).await
     }
 }

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::config::HalfClose;
-use crate::exchange::request::Client;
+use crate::exchange::request::Request;
+use crate::exchange::stream::ClientStream;
 use crate::fault::Fault;
 use crate::http::Method;
 use crate::http::head::ResponseHead;
@@ -16,8 +17,9 @@ use crate::http::rewrite::RequestRewrite;
 use crate::ledger::Kind;
 use crate::relay::Receiver;
 use crate::ring::HeadBuffer;
+use crate::ring::waits::Recv;
 use crate::upstream::Upstream;
-use crate::upstream::h1::{self, AttemptError, Received, Reply};
+use crate::upstream::h1::{self, AttemptError, Reply};
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
@@ -34,24 +36,28 @@ const POOL_SHARE: usize = 4;
 /// Sends a copy of the client's request, of whose body `body_bytes` follow the head, to `upstream`.
 /// `put` appends the head to send.
 pub(crate) fn send(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     upstream: usize,
     target: &[u8],
     body_bytes: usize,
     put: impl FnOnce(&mut Vec<u8>, &RequestRewrite<'_>),
 ) {
-    let worker = client.worker;
-    let config = &client.generation.config;
+    let worker = request.peer.worker;
+    let config = &request.peer.generation.config;
     let share = config.pool.max_connections / POOL_SHARE / config.server.workers;
     if worker.mirroring.get() >= share.clamp(1, COPIES_MAX) || worker.is_closing() {
         worker.metrics.mirrors_dropped.add(1);
         return;
     }
     let mut copy = Vec::new();
-    let generation = client.generation.clone();
-    put(&mut copy, &how(client, &generation.upstreams[upstream], target));
-    let text = client.inbox.filled();
-    let head_bytes = client.request.bytes;
+    let generation = request.peer.generation.clone();
+    let to = &generation.upstreams[upstream];
+    if let Some(version) = to.proxy_protocol() {
+        request.peer.put_proxy_protocol(version, &mut copy);
+    }
+    put(&mut copy, &how(request, to, target));
+    let text = request.inbox.filled();
+    let head_bytes = request.head.bytes;
     copy.extend_from_slice(&text[head_bytes..head_bytes + body_bytes]);
     let bytes = copy.len() as u64;
     if !worker.budget.grow(&worker.ledger, bytes) {
@@ -62,7 +68,7 @@ pub(crate) fn send(
     worker.mirroring.set(worker.mirroring.get() + 1);
     worker.metrics.mirrors.add(1);
     let worker = worker.clone();
-    let method = client.request.method;
+    let method = request.head.method;
     tokio::task::spawn_local(async move {
         let upstream = &generation.upstreams[upstream];
         if let Err(fault) = send_copy(&worker, &generation, upstream, &copy, method).await {
@@ -76,14 +82,18 @@ pub(crate) fn send(
 }
 
 /// How the head of the copy is written.
-fn how<'a>(client: &'a Client<'_>, upstream: &'a Upstream, target: &'a [u8]) -> RequestRewrite<'a> {
+fn how<'a>(
+    request: &'a Request<'_, impl ClientStream>,
+    upstream: &'a Upstream,
+    target: &'a [u8],
+) -> RequestRewrite<'a> {
     // Which origin it will be is not known yet.
     let origin = upstream.members().first().map(|first| first.origin.authority.as_str());
     RequestRewrite {
         path: target,
-        host: host_rule(upstream.host(), &client.request, origin),
-        via: client.generation.config.server.via.as_bytes(),
-        forwarded: Some(client.forwarded_for()),
+        host: host_rule(upstream.host(), &request.head, origin),
+        via: request.peer.generation.config.server.via.as_bytes(),
+        forwarded: Some(request.peer.forwarded_for()),
         extra: b"",
     }
 }
@@ -130,11 +140,12 @@ impl Reply for CopyReply<'_> {
         &mut self.head
     }
 
-    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {
+    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         Ok(match buffer {
-            None => self.lease.recv(left).await,
-            Some(buffer) => self.lease.recv_more(buffer, left).await,
+            None => self.lease.recv(left),
+            Some(_) if left.is_zero() => return Err(Fault::OriginReadTimeout),
+            Some(buffer) => self.lease.recv_more(buffer, left),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! One request, one answer, one record: the story of an exchange, straight down the page.
 //!
-//! In goes a client with a request head in its inbox; out comes whether the connection goes on.
+//! In goes a request whose head is there; out comes what its client has got ([`Outcome`]).
 //! Route, check out, send, wait, deliver. A request is repeated once, on a new connection, where
 //! a reused one died before any byte of an answer and nothing is lost by asking again.
 //!
@@ -13,150 +13,161 @@ pub(crate) mod destination;
 pub(crate) mod download;
 pub(crate) mod forwarded;
 pub(crate) mod hooked;
+pub(crate) mod login;
 pub(crate) mod mirror;
 pub(crate) mod outcome;
 pub(crate) mod parents;
+pub(crate) mod peer;
 pub(crate) mod record;
 pub(crate) mod request;
 pub(crate) mod respond;
+pub(crate) mod stream;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
 pub(crate) mod upload;
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
 use self::destination::{Destination, Routed};
 use self::download::send_response;
+use self::hooked::ResponseOverride;
 use self::outcome::Outcome;
 use self::record::Record;
-use self::request::{Client, unless_gone};
-use self::respond::Served;
+use self::request::Request;
+use self::respond::{LocalEndpoint, Served};
+use self::stream::{ClientStream, unless_gone};
 use self::upload::{Progress, RequestBody, Upload, upload_rest};
-use crate::fault::{Close, Fault};
+use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
+use crate::http::Method;
 use crate::http::head::ResponseHead;
-use crate::http::{Method, Version, rewrite};
 use crate::observe::connection_stats::{Ending, WaitsOn};
 use crate::observe::log_limit;
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
+use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, WaitError, clock};
 use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::upstream::lease::Lease;
+use crate::worker::slot::Reached;
 
 /// Carries one exchange out.
-pub(crate) async fn run(client: &mut Client<'_>) -> Outcome {
-    let mut record = Record::begin(client, true);
-    let result = match client.request.method {
-        Method::Connect => connect::run(client, &mut record, connect::ESTABLISHED).await,
-        _ => proxy(client, &mut record).await,
+pub(crate) async fn run(request: &mut Request<'_, impl ClientStream>) -> Outcome {
+    let mut record = Record::begin(request, true);
+    let result = match request.head.method {
+        Method::Connect => connect::run(request, &mut record).await,
+        _ => proxy(request, &mut record).await,
     };
     let outcome = match result {
         Ok(outcome) => outcome,
-        Err(fault) => respond::refuse(client, fault, &mut record).await,
+        Err(fault) => respond::refuse(request, fault, &mut record).await,
     };
     // The record quotes the head, so that this comes before the head is forgotten.
-    record.write(client);
-    match client.stats.ending() {
+    record.write(request);
+    match request.peer.stats.ending() {
         Ending::No => {}
         // A tunnel sees it for itself, and has the record.
         Ending::Cut if matches!(outcome, Outcome::Tunnel(_)) => {}
-        Ending::Cut => return Outcome::Close(Close::Cut),
+        Ending::Cut => return Outcome::CutShort(Fault::Stopping),
         // It came too late.
         Ending::GiveUp(fault) => {
-            client.stats.settle(fault);
+            request.peer.stats.settle(fault);
         }
-    }
-    if matches!(outcome, Outcome::Reuse) {
-        client.inbox.consume(client.request_bytes);
     }
     outcome
 }
 
 /// Answers a head that could not be taken.
-pub(crate) async fn refuse_head(client: &mut Client<'_>, fault: Fault) {
-    client.request.settle();
-    if client.inbox.filled().starts_with(&TLS_HANDSHAKE) {
-        log_limit::tls_on_a_plain_port(client.peer);
+pub(crate) async fn refuse_head(request: &mut Request<'_, impl ClientStream>, fault: Fault) {
+    request.head.settle();
+    if request.inbox.filled().starts_with(&TLS_HANDSHAKE) {
+        log_limit::tls_on_a_plain_port(request.peer.address);
     }
-    let mut record = Record::begin(client, false);
-    respond::refuse(client, fault, &mut record).await;
-    record.write(client);
+    let mut record = Record::begin(request, false);
+    respond::refuse(request, fault, &mut record).await;
+    record.write(request);
 }
 
 /// How a TLS client begins: a handshake record of version 3 (RFC 8446 §5.1).
 const TLS_HANDSHAKE: [u8; 2] = [22, 3];
 
-async fn proxy(client: &mut Client<'_>, record: &mut Record) -> Result<Outcome, Fault> {
-    let mut body = RequestBody::of(client)?;
-    client.request_bytes = client.request.bytes + body.in_inbox;
-    client.is_whole = body.is_whole();
-    record.received(client.stats, body.in_inbox as u64);
-    if let Served::Here(outcome) = respond::serve_local(client, record).await? {
+async fn proxy(
+    request: &mut Request<'_, impl ClientStream>,
+    record: &mut Record,
+) -> Result<Outcome, Fault> {
+    let mut body = RequestBody::of(request)?;
+    request.bytes = request.head.bytes + body.in_inbox;
+    request.is_whole = body.is_whole();
+    record.received(request.peer.stats, body.in_inbox as u64);
+    if request.peer.generation.hooks.own().is_some()
+        && LocalEndpoint::of(request).is_some()
+        && let Some(outcome) = Box::pin(hooked::guard_own(request, record)).await?
+    {
         return Ok(outcome);
     }
-    let mut destination = match Destination::find(client, &mut body, record).await? {
+    if let Served::Here(outcome) = respond::serve_local(request, record).await? {
+        return Ok(outcome);
+    }
+    let mut destination = match Destination::find(request, &mut body, record).await? {
         Routed::To(destination) => destination,
         Routed::Answered(outcome) => return Ok(outcome),
     };
-    let fault = match body.arrive(client, record).await {
-        Ok(()) => match try_until_served(client, &mut destination, &body, record).await {
+    let fault = match body.arrive(request, record).await {
+        Ok(()) => match try_until_served(request, &mut destination, &body, record).await {
             Ok(outcome) => return Ok(outcome),
             Err(fault) => fault,
         },
         Err(fault) => fault,
     };
-    match &mut destination {
+    match &mut destination.hooks {
         // Its own pages and fields are for the errors of a route too.
-        Destination::Hooked(hooked) => {
-            Ok(Box::pin(hooked::refuse(client, hooked, fault, record)).await)
-        }
-        Destination::Route(_) | Destination::Forward(_) => Err(fault),
+        Some(hooks) => Ok(Box::pin(hooked::refuse(request, hooks, fault, record)).await),
+        None => Err(fault),
     }
 }
 
 async fn try_until_served(
-    client: &mut Client<'_>,
+    request: &mut Request<'_, impl ClientStream>,
     destination: &mut Destination,
     body: &RequestBody,
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
-    let is_repeatable = body.is_whole() && client.request.method.is_idempotent();
+    let is_repeatable = body.is_whole() && request.head.method.is_idempotent();
     let mut is_repeated = false;
     loop {
-        record.wait_for_pool(destination.route(), destination.upstream());
-        let at_rest = if is_repeated { None } else { destination.take_idle(client) };
+        record.wait_for_pool(destination.indexes());
+        let at_rest = if is_repeated { None } else { destination.take_idle(request) };
         let lease = if let Some(lease) = at_rest {
             Ok(lease)
         } else {
             // Pinned, because a future that is passed by value is copied.
-            let checkout = std::pin::pin!(destination.checkout(client, is_repeated));
-            unless_gone(client, checkout).await
+            let checkout = std::pin::pin!(destination.checkout(request, is_repeated));
+            unless_gone(request, checkout).await
         };
         let lease = match lease {
             Ok(lease) => lease,
-            Err(fault) if client.stats.is_ended() || fault == Fault::ClientGone => {
+            Err(fault) if request.peer.stats.is_ended() || fault == Fault::ClientGone => {
                 return Err(fault);
             }
             // Of this attempt, nothing has been sent.
-            Err(fault) if destination.should_retry(client, RetryTrigger::Fault(fault)) => continue,
+            Err(fault) if destination.should_retry(request, RetryTrigger::Fault(fault)) => continue,
             Err(fault) => return Err(fault),
         };
         record.connected(&lease);
         let may_repeat = lease.is_reused && !is_repeated;
         is_repeated = true;
-        match attempt(client, lease, destination, body, record).await {
+        match attempt(request, lease, destination, body, record).await {
             Ok(outcome) => return Ok(outcome),
-            Err(failed) if client.stats.is_ended() => return Err(failed.fault()),
+            Err(failed) if request.peer.stats.is_ended() => return Err(failed.fault()),
             Err(AttemptError::NotSent) if may_repeat => {}
             Err(AttemptError::NoResponse) if may_repeat && is_repeatable => {}
             Err(AttemptError::RetryRequested) => {}
             Err(failed) => {
                 let fault = failed.fault();
-                if !is_repeatable || !destination.should_retry(client, RetryTrigger::Fault(fault)) {
+                if !is_repeatable || !destination.should_retry(request, RetryTrigger::Fault(fault))
+                {
                     return Err(fault);
                 }
             }
@@ -165,24 +176,24 @@ async fn try_until_served(
 }
 
 async fn attempt(
-    client: &mut Client<'_>,
+    request: &mut Request<'_, impl ClientStream>,
     lease: Lease,
     destination: &mut Destination,
     body: &RequestBody,
     record: &mut Record,
 ) -> Result<Outcome, AttemptError> {
-    let worker = client.worker;
-    let mut lease = client.slot.reach(lease);
-    client.stats.waits_on.set(WaitsOn::OriginToAnswer);
-    send_request(client, &lease, destination, body).await?;
+    let worker = request.peer.worker;
+    let mut lease = request.peer.slot.reach(lease);
+    request.peer.stats.waits_on.set(WaitsOn::OriginToAnswer);
+    send_request(request, &lease, destination, body).await?;
     lease.expect_reply();
-    let generation = client.generation.clone();
-    let (client_socket, origin_socket) = (client.socket.clone(), lease.socket().clone());
-    let progress = Progress::new(body.is_whole(), client.request.expects_continue);
+    let generation = request.peer.generation.clone();
+    let (client_socket, origin_socket) = (request.stream.socket().clone(), lease.socket().clone());
+    let progress = Progress::new(body.is_whole(), request.head.expects_continue);
     let rest = std::pin::pin!(upload_rest(
         worker,
         &generation.config,
-        client.stats,
+        request.peer.stats,
         &client_socket,
         &origin_socket,
         body,
@@ -191,120 +202,137 @@ async fn attempt(
     let mut upload =
         Upload::new(rest, &client_socket, &origin_socket, &progress, &worker.deadlines);
     let reply = {
-        let reply = std::pin::pin!(read_reply(client, &mut lease, &progress));
+        let limits = generation.head_limits;
+        let method = request.head.method;
+        let mut reply = ExchangeReply { request, lease: &mut lease, progress: &progress };
+        let reply = std::pin::pin!(h1::read_head(&mut reply, limits, method));
         upload.beside(reply).await
     };
-    record.sent(client.stats, progress.interim_bytes.get());
-    if let Some(fault) = upload.fault() {
-        record.moved(progress.control.received.get(), 0);
-        // The client's side failed, or the origin took nothing for too long: no answer will make
-        // sense any more, and the origin must not take what it has for the whole.
-        return Err(AttemptError::Fault(fault));
-    }
-    let buffer = match reply {
-        Ok(buffer) => buffer,
-        Err(failed) => {
-            record.moved(upload.end().await, 0);
-            return Err(failed);
-        }
-    };
+    record.sent(request.peer.stats, progress.interim_bytes.get());
     let is_uploaded = progress.is_complete();
-    if client.response.status == 101 {
-        record.moved(upload.end().await, 0);
-        return Ok(upgrade::switch(client, lease, &buffer, is_uploaded, record).await?);
-    }
-    if client.response.status == 407 && destination.refuses_us(client) {
-        record.moved(upload.end().await, 0);
-        return Err(Fault::ParentLogin.into());
-    }
-    if let Some(response_override) = destination.response_override(client, &buffer, body) {
-        record.moved(upload.end().await, 0);
-        return Box::pin(destination.apply_override(client, response_override, record)).await;
-    }
-    record.answered(client.response.status);
-    let sent = {
-        let download =
-            std::pin::pin!(send_response(client, lease, buffer, destination, &progress, record));
-        upload.beside(download).await
+    // The client's side failed, or the origin took nothing for too long: no answer will make sense
+    // any more, and the origin must not take what it has for the whole.
+    let reply = upload.fault().map_or(reply, |fault| Err(fault.into()));
+    let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
+        Ok(Verdict::Pass(buffer)) => {
+            record.answered(request.response.status);
+            // What outlives the download is made when that is gone, and can take its place.
+            let sent = {
+                let (from, to) = ((lease, buffer), &*destination);
+                let download = std::pin::pin!(send_response(request, from, to, &progress, record));
+                upload.beside(download).await
+            };
+            Ok(Next::End(sent))
+        }
+        Ok(Verdict::Switch(buffer)) => Ok(Next::Switch(Box::new((lease, buffer)))),
+        Ok(Verdict::Override(response_override)) => Ok(Next::Override(response_override)),
+        Err(failed) => Err(failed),
     };
     if progress.is_running() {
-        // The answer was over before the request: the client is told to stop by the close.
+        // What is answered before it has been read is told to stop by the close.
         upload.end().await;
     }
     record.moved(progress.control.received.get(), 0);
-    sent
+    match next? {
+        Next::End(sent) => sent,
+        Next::Switch(granted) => {
+            Ok(Box::pin(upgrade::switch(request, granted, is_uploaded, record)).await?)
+        }
+        Next::Override(response_override) => {
+            Box::pin(destination.apply_override(request, response_override, record)).await
+        }
+    }
+}
+
+/// What an exchange makes of an origin's final response, which the buffer begins with.
+enum Verdict {
+    Pass(HeadBuffer),
+    Switch(HeadBuffer),
+    /// Boxed, as all that is rare: it is held while an upload ends.
+    Override(Box<ResponseOverride>),
+}
+
+/// What is left to do when the upload has ended.
+enum Next<'c> {
+    End(Result<Outcome, AttemptError>),
+    Switch(Box<(Reached<'c>, HeadBuffer)>),
+    Override(Box<ResponseOverride>),
+}
+
+fn judge(
+    request: &Request<'_, impl ClientStream>,
+    destination: &mut Destination,
+    buffer: HeadBuffer,
+    body: &RequestBody,
+) -> Result<Verdict, AttemptError> {
+    match request.response.status {
+        101 => return Ok(Verdict::Switch(buffer)),
+        407 if destination.refuses_us(request) => return Err(Fault::ParentLogin.into()),
+        _ => {}
+    }
+    Ok(match destination.response_override(request, &buffer, body) {
+        Some(response_override) => Verdict::Override(Box::new(response_override)),
+        None => Verdict::Pass(buffer),
+    })
 }
 
 /// Sends the head as the origin shall see it, with what of the body came with it.
 async fn send_request(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     lease: &Lease,
     destination: &Destination,
     body: &RequestBody,
 ) -> Result<(), AttemptError> {
-    let text = client.inbox.filled();
-    let head = &client.request;
-    h1::send(&client.worker.outbox, client.origin(lease.socket()), |out| {
-        let repeated = match destination {
-            Destination::Route(_) => {
-                head.repeated().map(|it| (it, client.generation.id, lease.origin()))
-            }
-            Destination::Hooked(_) | Destination::Forward(_) => None,
-        };
-        client.sent_request.borrow_mut().put(repeated, out, |out| {
+    let text = request.inbox.filled();
+    let head = &request.head;
+    h1::send(&request.peer.worker.outbox, request.peer.origin(lease.socket()), |out| {
+        if let Some(version) = destination.proxy_protocol(request) {
+            request.peer.put_proxy_protocol(version, out);
+        }
+        let repeated = if destination.is_plain() { head.repeated() } else { None };
+        let repeated = repeated.map(|it| (it, request.peer.generation.id, lease.origin()));
+        request.sent_head.borrow_mut().put(repeated, out, |out| {
             let path = destination.sent_path(head, text);
-            destination.put_request(client, &destination.rewrite(client, lease, &path), out);
+            destination.put_request(request, &destination.rewrite(request, lease, &path), out);
         });
         out.extend_from_slice(&text[head.bytes..head.bytes + body.in_inbox]);
     })
     .await
 }
 
-/// Reads until the head of the final answer is in the buffer, passing interim ones on.
-async fn read_reply(
-    client: &mut Client<'_>,
-    lease: &mut Lease,
-    progress: &Progress,
-) -> Result<HeadBuffer, AttemptError> {
-    let (limits, method) = (client.generation.head_limits, client.request.method);
-    h1::read_head(&mut ExchangeReply { client, lease, progress }, limits, method).await
-}
-
 /// The response of an exchange.
-struct ExchangeReply<'r, 'c> {
-    client: &'r mut Client<'c>,
+struct ExchangeReply<'r, 'c, S> {
+    request: &'r mut Request<'c, S>,
     lease: &'r mut Lease,
     progress: &'r Progress,
 }
 
-impl Reply for ExchangeReply<'_, '_> {
+impl<S: ClientStream> Reply for ExchangeReply<'_, '_, S> {
     fn head(&mut self) -> &mut ResponseHead {
-        &mut self.client.response
+        &mut self.request.response
     }
 
-    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received {
-        let soon = self.client.generation.config.timeouts.read.min(HANG_UP_AFTER);
-        let wait = match buffer {
+    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {
+        let soon = self.request.peer.generation.config.timeouts.read.min(HANG_UP_AFTER);
+        Ok(match buffer {
             None => self.lease.recv(soon),
             Some(buffer) => self.lease.recv_more(buffer, soon),
-        };
-        match wait.await {
-            (Err(WaitError::Expired), buffer) => {
-                wait_on(self.client, self.lease, buffer, self.progress).await
-            }
-            received => Ok(received),
-        }
+        })
+    }
+
+    async fn recv_late(&mut self, buffer: HeadBuffer) -> Received {
+        wait_on(self.request, self.lease, buffer, self.progress).await
     }
 
     fn is_final(&mut self) -> bool {
-        let (request, response) = (&self.client.request, &self.client.response);
-        let is_granted = request.is_upgrade && response.is_upgrade;
+        let (head, response) = (&self.request.head, &self.request.response);
+        let is_granted = head.is_upgrade && response.is_upgrade;
         response.status >= 200 || response.status == 101 && is_granted
     }
 
     async fn interim(&mut self, buffer: &HeadBuffer) -> Result<(), Fault> {
         self.progress.control.is_held_back.set(false);
-        let bytes = pass_interim(self.client, buffer).await? as u64;
+        let bytes = self.request.stream.send_interim(self.request, buffer).await? as u64;
         self.progress.interim_bytes.set(self.progress.interim_bytes.get() + bytes);
         Ok(())
     }
@@ -315,12 +343,12 @@ impl Reply for ExchangeReply<'_, '_> {
 /// connection to the origin that no client waits for; while the client uploads, the upload sees
 /// that.
 async fn wait_on(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     lease: &mut Lease,
     mut buffer: HeadBuffer,
     progress: &Progress,
 ) -> Received {
-    let read = client.generation.config.timeouts.read;
+    let read = request.peer.generation.config.timeouts.read;
     let began_ms = clock::coarse_ms().saturating_sub(HANG_UP_AFTER.as_millis() as u64);
     let origin = lease.socket().clone();
     while progress.is_running() {
@@ -333,12 +361,12 @@ async fn wait_on(
         let (received, back) = if let Some(ended) = ended.await {
             ended
         } else {
-            origin.interrupt(&client.worker.deadlines);
+            origin.interrupt(&request.peer.worker.deadlines);
             wait.await
         };
         match received {
             Err(WaitError::Expired) => {}
-            Err(WaitError::Interrupted) if !client.stats.is_ended() => {}
+            Err(WaitError::Interrupted) if !request.peer.stats.is_ended() => {}
             received => return Ok((received, back)),
         }
         buffer = back;
@@ -348,25 +376,17 @@ async fn wait_on(
     if left.is_zero() {
         return Ok((Err(WaitError::Expired), buffer));
     }
-    let half_close = client.generation.config.server.half_close;
+    let half_close = request.peer.generation.config.server.half_close;
     let wait = lease.recv_more(buffer, left);
-    let received =
-        unless_hung_up(wait, &origin, client.socket, (half_close, &client.worker.deadlines)).await;
-    received.ok_or(Fault::ClientGone.into())
+    let received = unless_hung_up(
+        wait,
+        &origin,
+        request.stream.socket(),
+        (half_close, &request.peer.worker.deadlines),
+    )
+    .await;
+    received.ok_or(Fault::ClientGone)
 }
 
 /// How long the wait for an answer lasts at once beside an upload, which has the deadlines.
 const UPLOAD_POLL: Duration = Duration::from_secs(10);
-
-async fn pass_interim(client: &Client<'_>, buffer: &HeadBuffer) -> Result<usize, Fault> {
-    // An HTTP/1.0 client does not know interim answers (RFC 9110 §15.2).
-    if client.request.version == Version::Http10 {
-        return Ok(0);
-    }
-    let worker = client.worker;
-    let sent = worker.outbox.send(client.socket, |out| {
-        rewrite::interim(out, &client.response, buffer.filled());
-        Ok::<_, Infallible>(out.len())
-    });
-    respond::finish_sending(client, sent).await
-}

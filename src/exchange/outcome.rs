@@ -1,15 +1,17 @@
-//! What comes of an exchange, and of one attempt at it.
+//! What comes of an exchange.
 //!
-//! In goes how a part of it ended; out comes what may follow: another request on the connection,
-//! another attempt, or neither. Nothing here waits.
+//! In goes how an exchange ended; out comes what the client has got of its response. Whether its
+//! connection goes on is for the client's protocol to say. Nothing here waits.
 
 use crate::exchange::tunnel::Tunnel;
-use crate::fault::Close;
+use crate::fault::Fault;
 
-/// What becomes of the client's connection.
+/// What the client has got.
 pub(crate) enum Outcome {
-    Reuse,
-    Close(Close),
-    /// It is no connection for HTTP any more.
+    /// A whole response.
+    Complete,
+    /// None, or a part of one, for this reason.
+    CutShort(Fault),
+    /// A tunnel: no request can follow.
     Tunnel(Box<Tunnel>),
 }

@@ -4,11 +4,12 @@
 //! one that a SOCKS server has joined to the target. One that could not be reached is asked last
 //! for a while. Each step of SOCKS has to come within `timeouts.connect`, all together.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::address::Address;
 use crate::config::ParentAddress;
-use crate::exchange::request::Client;
+use crate::exchange::peer::Peer;
 use crate::fault::Fault;
 use crate::forward_proxy::Target;
 use crate::http::socks5::{self, Host, Method, Parsed};
@@ -19,8 +20,8 @@ use crate::worker::generation::Generation;
 const PENALTY: Duration = Duration::from_secs(10);
 
 /// Connects to the parent with this index, or to a backup of it.
-pub(crate) async fn dial(client: &Client<'_>, index: usize) -> Result<(Socket, SocketAddr), Fault> {
-    let Generation { config, access, .. } = &*client.generation;
+pub(crate) async fn dial(peer: &Peer<'_>, index: usize) -> Result<(Socket, Address), Fault> {
+    let Generation { config, access, .. } = &*peer.generation;
     let config = &config.parents[index];
     let names = access.names.as_ref().ok_or(Fault::Internal)?;
     let places: Vec<&ParentAddress> = config.places().collect();
@@ -28,9 +29,9 @@ pub(crate) async fn dial(client: &Client<'_>, index: usize) -> Result<(Socket, S
     let mut fault = Fault::OriginUnresolved;
     for place in health.in_order(places.len(), clock::coarse_ms()) {
         let parent = places[place];
-        let found = client.stats.unless_ended(names.look_up(&parent.host, parent.port)).await?;
+        let found = peer.stats.unless_ended(names.look_up(&parent.host, parent.port)).await?;
         let dialled = match found {
-            Ok(addresses) => client.worker.pool.dial(&addresses).await,
+            Ok(addresses) => peer.worker.pool.dial(&addresses).await,
             Err(fault) => Err(fault),
         };
         match dialled {
@@ -56,18 +57,18 @@ pub(crate) async fn dial(client: &Client<'_>, index: usize) -> Result<(Socket, S
 /// A connection that a SOCKS server has joined to `target`, by its address where that is `known`
 /// and else by its name, and what has come from there already.
 pub(crate) async fn through_socks(
-    client: &Client<'_>,
+    peer: &Peer<'_>,
     target: &Target,
     known: Option<IpAddr>,
     index: usize,
-) -> Result<(Socket, SocketAddr, Vec<u8>), Fault> {
+) -> Result<(Socket, Address, Vec<u8>), Fault> {
     let host = known.map_or(Host::Name(target.host.as_bytes()), Host::Address);
-    let (socket, address) = dial(client, index).await?;
-    let _attached = client.slot.attach(&socket);
+    let (socket, address) = dial(peer, index).await?;
+    let _attached = peer.slot.attach(&socket);
     let mut opening = Opening(Some(socket.clone()));
-    let deadline = Instant::now() + client.generation.config.timeouts.connect;
-    let buffer = client.worker.heads.lease();
-    let mut talk = Talk { client, socket: &socket, buffer, deadline };
+    let deadline = Instant::now() + peer.generation.config.timeouts.connect;
+    let buffer = peer.worker.heads.lease();
+    let mut talk = Talk { peer, socket: &socket, buffer, deadline };
     talk.ask(index, host, target.port).await?;
     let early = talk.buffer.filled().to_vec();
     drop(talk);
@@ -87,7 +88,7 @@ impl Drop for Opening {
 }
 
 struct Talk<'t, 'c> {
-    client: &'t Client<'c>,
+    peer: &'t Peer<'c>,
     socket: &'t Socket,
     buffer: HeadBuffer,
     deadline: Instant,
@@ -95,7 +96,7 @@ struct Talk<'t, 'c> {
 
 impl Talk<'_, '_> {
     async fn ask(&mut self, index: usize, host: Host<'_>, port: u16) -> Result<(), Fault> {
-        let parent = &self.client.generation.config.parents[index];
+        let parent = &self.peer.generation.config.parents[index];
         let name = parent.name.as_str();
         let refused = |reason: &str| {
             tracing::warn!(parent = name, reason, "the parent proxy refused a tunnel");
@@ -134,7 +135,7 @@ impl Talk<'_, '_> {
         out: &[u8],
         parse: impl Fn(&[u8]) -> Parsed<T>,
     ) -> Result<T, Fault> {
-        let sent = self.client.origin(self.socket).send_all(out).await;
+        let sent = self.peer.origin(self.socket).send_all(out).await;
         sent.map_err(|error| match error {
             WaitError::Expired => Fault::OriginWriteTimeout,
             WaitError::Interrupted => Fault::Stopping,
@@ -158,7 +159,7 @@ impl Talk<'_, '_> {
             }
             self.buffer.make_room(self.buffer.capacity()).map_err(|_| Fault::ParentRefused)?;
             let buffer = std::mem::take(&mut self.buffer);
-            let deadlines = &self.client.worker.deadlines;
+            let deadlines = &self.peer.worker.deadlines;
             let (received, buffer) = self.socket.recv(buffer, deadlines, left).await;
             self.buffer = buffer;
             match received {

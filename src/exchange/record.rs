@@ -4,10 +4,11 @@
 //! statistics and, where there is an access log, one line. What only the line needs is kept, and
 //! its clocks are read, only then.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::exchange::request::Client;
+use crate::address::{Address, PeerAddress};
+use crate::exchange::request::Request;
+use crate::exchange::stream::ClientStream;
 use crate::fault::Fault;
 use crate::hooks::ClientPermit;
 use crate::http::Span;
@@ -46,7 +47,7 @@ struct Line {
     /// The moment at which the phase under way began.
     phase_began: Instant,
     phases: Phases,
-    origin: Option<SocketAddr>,
+    origin: Option<Address>,
     is_reused: bool,
     is_head_known: bool,
     /// What the line quotes, once the request itself is gone.
@@ -54,7 +55,8 @@ struct Line {
 }
 
 struct Quoted {
-    client: SocketAddr,
+    client: PeerAddress,
+    peer: PeerAddress,
     method: Box<[u8]>,
     host: Box<[u8]>,
     target: Box<[u8]>,
@@ -63,15 +65,15 @@ struct Quoted {
 impl Record {
     /// Begins the record of the request in the client's inbox; `is_head_known` says whether its
     /// head could be parsed.
-    pub(crate) fn begin(client: &Client<'_>, is_head_known: bool) -> Self {
+    pub(crate) fn begin(request: &Request<'_, impl ClientStream>, is_head_known: bool) -> Self {
         let now_us = clock::precise_us();
-        client.stats.enter(Phase::Exchange, now_us / 1000);
-        client.stats.requests.set(client.stats.requests.get() + 1);
-        let head_ms = match client.head_began_ms {
+        request.peer.stats.enter(Phase::Exchange, now_us / 1000);
+        request.peer.stats.requests.set(request.peer.stats.requests.get() + 1);
+        let head_ms = match request.head_began_ms {
             0 => 0,
             began_ms => clock::coarse_ms().saturating_sub(began_ms),
         };
-        let line = client.worker.access_log.is_some().then(|| {
+        let line = request.peer.worker.access_log.is_some().then(|| {
             let head = Duration::from_millis(head_ms);
             let now = Instant::now();
             let wall = SystemTime::now();
@@ -99,8 +101,8 @@ impl Record {
             permits: [None, None],
             line,
         };
-        let head_bytes = if is_head_known { client.request.bytes } else { client.inbox.len() };
-        record.received(client.stats, head_bytes as u64);
+        let head_bytes = if is_head_known { request.head.bytes } else { request.inbox.len() };
+        record.received(request.peer.stats, head_bytes as u64);
         record
     }
 
@@ -111,7 +113,7 @@ impl Record {
 
     /// The exchange knows where it goes, to an upstream by a route or, without either, to what the
     /// client asks for, and begins to look for a connection.
-    pub(crate) fn wait_for_pool(&mut self, route: Option<u32>, upstream: Option<usize>) {
+    pub(crate) fn wait_for_pool(&mut self, (route, upstream): (Option<u32>, Option<usize>)) {
         self.route = route;
         self.upstream = upstream.map(|index| index as u32);
         self.is_forward = route.is_none();
@@ -138,7 +140,7 @@ impl Record {
     }
 
     /// It is connected, outside the pool.
-    pub(crate) fn reached(&mut self, origin: SocketAddr) {
+    pub(crate) fn reached(&mut self, origin: Address) {
         let Some(line) = &mut self.line else { return };
         let now = Instant::now();
         line.phases.connect_us += micros(now.saturating_duration_since(line.phase_began));
@@ -178,12 +180,13 @@ impl Record {
     /// Takes the record out of the exchange's hands, with what it quotes of the request: what
     /// follows outlives that. The answer to the request is counted now.
     #[must_use]
-    pub(crate) fn detach(&mut self, client: &Client<'_>) -> Self {
-        self.count(client.worker, &client.generation);
+    pub(crate) fn detach(&mut self, request: &Request<'_, impl ClientStream>) -> Self {
+        self.count(request.peer.worker, &request.peer.generation);
         let line = self.line.take().map(|mut line| {
-            let (head, text) = (&client.request, client.inbox.filled());
+            let (head, text) = (&request.head, request.inbox.filled());
             line.quoted = Some(Quoted {
-                client: client.peer,
+                client: request.peer.sender(),
+                peer: request.peer.address,
                 method: head.method_text.of(text).into(),
                 host: head.authority.of(text).into(),
                 target: head.plain_target(text).into(),
@@ -201,19 +204,20 @@ impl Record {
         let (Some(line), Some(log)) = (&self.line, &worker.access_log) else { return };
         let Some(quoted) = &line.quoted else { return };
         let text = [&*quoted.method, &*quoted.host, &*quoted.target];
-        log.record(&self.render(line, generation, quoted.client, text));
+        log.record(&self.render(line, generation, (quoted.client, quoted.peer), text));
     }
 
     /// Counts the exchange and writes its line.
-    pub(crate) fn write(mut self, client: &Client<'_>) {
-        let now_us = self.count(client.worker, &client.generation);
-        client.stats.enter(Phase::Idle, now_us / 1000);
-        let (Some(line), Some(log)) = (&self.line, &client.worker.access_log) else { return };
-        let (head, text) = (&client.request, client.inbox.filled());
+    pub(crate) fn write(mut self, request: &Request<'_, impl ClientStream>) {
+        let now_us = self.count(request.peer.worker, &request.peer.generation);
+        request.peer.stats.enter(Phase::Idle, now_us / 1000);
+        let (Some(line), Some(log)) = (&self.line, &request.peer.worker.access_log) else { return };
+        let (head, text) = (&request.head, request.inbox.filled());
         let part = |span: Span| if line.is_head_known { span.of(text) } else { b"" };
         let target = if line.is_head_known { head.plain_target(text) } else { b"".into() };
         let quoted = [part(head.method_text), part(head.authority), &target];
-        log.record(&self.render(line, &client.generation, client.peer, quoted));
+        let from = (request.peer.sender(), request.peer.address);
+        log.record(&self.render(line, &request.peer.generation, from, quoted));
     }
 
     /// Adds to the worker's counts, once; the time.
@@ -246,12 +250,13 @@ impl Record {
         &self,
         line: &Line,
         generation: &'a Generation,
-        client: SocketAddr,
+        (client, peer): (PeerAddress, PeerAddress),
         [method, host, target]: [&'a [u8]; 3],
     ) -> access_log::Record<'a> {
         access_log::Record {
             time: line.time,
             client,
+            peer: (client != peer).then_some(peer),
             method,
             host,
             target,

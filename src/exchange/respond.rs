@@ -1,30 +1,31 @@
 //! Answers that ringway gives by itself: refusals, and the few requests meant for it.
 //!
-//! In goes a fault or a request; out goes a short answer with `Proxy-Status` (RFC 9209), and the
-//! client's connection goes on where that is safe: what the client sent has been read to its end
-//! and the fault was not its own.
+//! In goes a fault or a request; out goes a short answer with `Proxy-Status` (RFC 9209), and
+//! whether the fault was the client's own, which would speak against another request of its. What
+//! an origin has answered is never changed here.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::admin_guard::{self, Caller, Denied};
-use crate::config::AdminConfig;
+use crate::address::{ClientAddress, PeerAddress};
+use crate::admin_guard::{self, Caller, Denied, Rules};
+use crate::config::{AdminConfig, OnDataPort};
 use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
-use crate::exchange::request::Client;
-use crate::fault::{Close, Fault, Status};
+use crate::exchange::request::Request;
+use crate::exchange::stream::{ClientStream, Words};
+use crate::fault::{Fault, Status};
 use crate::hooks::LocalResponse;
 use crate::hooks::style::ResponseStyle;
 use crate::http::head::RequestHead;
 use crate::http::names::FieldName;
-use crate::http::rewrite::{self, ConnectionOut, Simple};
 use crate::http::{Method, TargetForm};
 use crate::relay::outbox::{Sent, Unsent};
-use crate::ring::WaitError;
+use crate::relay::side::{Act, Side};
+use crate::ring::clock;
 use crate::worker::mailbox::ControlQuery;
-use crate::worker::slot::ConnectionSlot;
 
 /// Whether a request was answered without an origin.
 pub(crate) enum Served {
@@ -35,32 +36,29 @@ pub(crate) enum Served {
 /// Answers what is meant for this hop: OPTIONS or TRACE whose Max-Forwards is used up (RFC 9110
 /// §7.6.2).
 pub(crate) async fn serve_local(
-    client: &mut Client<'_>,
+    request: &mut Request<'_, impl ClientStream>,
     record: &mut Record,
 ) -> Result<Served, Fault> {
-    let request = &client.request;
-    if let Some(endpoint) = LocalEndpoint::of(client) {
-        return Box::pin(serve_endpoint(client, endpoint, record)).await;
+    if let Some(endpoint) = LocalEndpoint::of(request) {
+        return Box::pin(serve_endpoint(request, endpoint, record)).await;
     }
-    let answer = match request.method {
-        Method::Options if request.max_forwards == Some(0) => Own {
+    let head = &request.head;
+    let answer = match head.method {
+        Method::Options if head.max_forwards == Some(0) => Own {
             status: Status { code: 200, reason: "OK" },
             extra: "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n",
         },
         // Reflecting a request's fields to the client is how credentials leak; refusing is what RFC
         // 9110 §9.3.8 leaves to the final recipient.
-        Method::Trace if request.max_forwards == Some(0) => Own {
+        Method::Trace if head.max_forwards == Some(0) => Own {
             status: Status { code: 405, reason: "Method Not Allowed" },
             extra: "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n",
         },
         _ => return Ok(Served::Elsewhere),
     };
-    let outcome = outcome_after(client, true);
-    let is_last = !matches!(outcome, Outcome::Reuse);
     let extra = answer.extra.as_bytes();
     let words = Words { status: answer.status, body: "", extra, style: None };
-    send(client, words, is_last, record).await?;
-    Ok(Served::Here(outcome))
+    send(request, words, true, record).await.map(Served::Here)
 }
 
 struct Own {
@@ -77,58 +75,103 @@ pub(crate) enum LocalEndpoint {
 
 impl LocalEndpoint {
     /// Only in origin form: who asks a forward proxy asks for somebody else.
-    fn of(client: &Client<'_>) -> Option<Self> {
-        Self::in_head(&client.request, client.inbox.filled(), &client.generation.config.admin)
+    pub(crate) fn of(request: &Request<'_, impl ClientStream>) -> Option<Self> {
+        let (admin, peer) = (&request.peer.generation.config.admin, request.peer.address.client());
+        Self::in_head(&request.head, request.inbox.filled(), admin, peer)
     }
 
-    /// The same for a head that lies in `text`.
-    pub(crate) fn in_head(head: &RequestHead, text: &[u8], admin: &AdminConfig) -> Option<Self> {
-        if head.form != TargetForm::Origin || !admin.on_data_port {
+    /// The same for a head that lies in `text` and comes from `peer`.
+    pub(crate) fn in_head(
+        head: &RequestHead,
+        text: &[u8],
+        admin: &AdminConfig,
+        peer: ClientAddress,
+    ) -> Option<Self> {
+        if head.form != TargetForm::Origin || admin.on_data_port == OnDataPort::Off {
             return None;
         }
         let path = head.path(text);
         let is = |own: &[u8]| matches!(path.strip_prefix(own), Some([] | [b'?', ..]));
-        if is(b"/health") {
-            return Some(Self::Health);
-        }
-        is(b"/admin/cleanup").then_some(Self::Cleanup)
+        let endpoint = if is(b"/health") {
+            Self::Health
+        } else if is(b"/admin/cleanup") {
+            Self::Cleanup
+        } else {
+            return None;
+        };
+        let is_ours = admin.on_data_port == OnDataPort::All || is_local(head, text, peer);
+        is_ours.then_some(endpoint)
     }
+}
+
+/// Whether somebody on this machine asks this machine, and no proxy asks for somebody else.
+fn is_local(head: &RequestHead, text: &[u8], peer: ClientAddress) -> bool {
+    let is_forwarded = |line: &[u8]| {
+        let is = |name: &[u8]| {
+            line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+        };
+        is(b"x-forwarded-") || is(b"x-real-ip:") || is(b"forwarded:") || is(b"via:")
+    };
+    // Whoever may connect to a listener's file may be a proxy, whom the whole world asks.
+    peer.ip().is_some_and(|peer| peer.is_loopback())
+        && admin_guard::is_loopback(head.authority.of(text))
+        && !head.fields.lines.of(text).split(|byte| *byte == b'\n').any(is_forwarded)
 }
 
 /// Answers what is meant for ringway itself and not for an origin: its health, and the wish that it
 /// gives memory back.
 async fn serve_endpoint(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     endpoint: LocalEndpoint,
     record: &mut Record,
 ) -> Result<Served, Fault> {
-    let worker = client.worker;
-    let head = &client.request;
+    let worker = request.peer.worker;
+    let head = &request.head;
     let is_cleanup = endpoint == LocalEndpoint::Cleanup;
     let is_allowed = match head.method {
         Method::Get | Method::Head => !is_cleanup,
         Method::Post => is_cleanup,
         _ => false,
     };
-    let (reply, answer) = oneshot::channel();
-    let query = if !is_allowed {
+    if !is_allowed {
         let allow = if is_cleanup { "Allow: POST\r\n" } else { "Allow: GET, HEAD\r\n" };
-        return respond_with(client, 405, "Method Not Allowed\n", allow, record).await;
-    } else if !is_cleanup {
-        ControlQuery::Health { reply }
-    } else if let Err(denied) = may_change(client) {
-        let code = denied.status();
-        let extra = if code == 401 { "WWW-Authenticate: Bearer\r\n" } else { "" };
-        return respond_with(client, code, denied.cause(), extra, record).await;
-    } else {
-        ControlQuery::Cleanup { reply }
+        return respond_with(request, 405, "Method Not Allowed\n", allow, record).await;
+    }
+    let (reply, answer) = oneshot::channel();
+    let query = match (may_change(request), is_cleanup) {
+        (Ok(()), true) => ControlQuery::Cleanup { reply },
+        (Ok(()), false) => {
+            let is_whole = request.peer.generation.config.admin.token.is_some();
+            ControlQuery::Health { is_whole, reply }
+        }
+        (Err(denied), false) if denied.status() == 403 || denied == Denied::TokenMissing => {
+            ControlQuery::Health { is_whole: false, reply }
+        }
+        (Err(denied), _) => return deny(request, denied, record).await,
     };
     let _ = worker.shared.control.send(query);
     let answered = tokio::time::timeout(CONTROL_PATIENCE, answer);
-    let Ok(Ok(body)) = client.stats.unless_ended(answered).await? else {
+    let Ok(Ok(body)) = request.peer.stats.unless_ended(answered).await? else {
         return Err(Fault::Internal);
     };
-    respond_with(client, 200, &body, JSON, record).await
+    respond_with(request, 200, &body, JSON, record).await
+}
+
+async fn deny(
+    request: &Request<'_, impl ClientStream>,
+    denied: Denied,
+    record: &mut Record,
+) -> Result<Served, Fault> {
+    if denied.is_news() {
+        tracing::warn!(client = %request.peer.address, ?denied, "admin request refused on the data port");
+    }
+    let code = denied.status();
+    let extra = match code {
+        401 => "WWW-Authenticate: Bearer\r\n",
+        429 => "Retry-After: 60\r\n",
+        _ => "",
+    };
+    respond_with(request, code, denied.cause(), extra, record).await
 }
 
 /// How long the control thread may take; a cleanup walks over the heaps of all workers.
@@ -138,29 +181,40 @@ const JSON: &str = "Content-Type: application/json\r\nCache-Control: no-store\r\
 
 /// Whether a change may be asked for: from this machine, unless another proxy passes it on, or with
 /// the token.
-fn may_change(client: &Client<'_>) -> Result<(), Denied> {
-    let fields = &client.request.fields;
-    let token = client.generation.config.admin.token.as_ref();
-    let passed_on = [FieldName::Forwarded, FieldName::XForwardedFor, FieldName::Via];
+fn may_change(request: &Request<'_, impl ClientStream>) -> Result<(), Denied> {
+    use FieldName as K;
+    let fields = &request.head.fields;
+    let token = request.peer.generation.config.admin.token.as_ref();
+    let passed_on = [K::Forwarded, K::XForwardedFor, K::XRealIp, K::ClientIp, K::Via];
     if token.is_none() && passed_on.into_iter().any(|known| fields.has(known)) {
         return Err(Denied::NotLocal);
     }
-    let text = client.inbox.filled();
+    // Whoever may connect to a listener's file may be a proxy, whom the whole world asks.
+    if token.is_none() && request.peer.address == PeerAddress::Unix {
+        return Err(Denied::NotLocal);
+    }
+    let text = request.inbox.filled();
     let value = |name| fields.values(text, name).next();
+    let rules = Rules {
+        token,
+        hosts: &request.peer.generation.config.admin.hosts,
+        tries: &request.peer.worker.shared.token_tries,
+        now_ms: clock::coarse_ms(),
+    };
     admin_guard::may_change(
         &Caller {
-            peer: Some(client.peer.ip()),
-            host: Some(client.request.authority.of(text)),
+            peer: request.peer.client.ip(),
+            host: Some(request.head.authority.of(text)),
             origin: value(b"origin"),
             fetch_site: value(b"sec-fetch-site"),
             authorization: value(b"authorization"),
         },
-        token,
+        &rules,
     )
 }
 
 async fn respond_with(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     code: u16,
     body: &str,
     extra: &str,
@@ -170,70 +224,41 @@ async fn respond_with(
         200 => "OK",
         401 => "Unauthorized",
         403 => "Forbidden",
+        429 => "Too Many Requests",
         _ => "Method Not Allowed",
     };
-    let outcome = outcome_after(client, true);
-    let is_last = !matches!(outcome, Outcome::Reuse);
     let status = Status { code, reason };
     let words = Words { status, body, extra: extra.as_bytes(), style: None };
-    send(client, words, is_last, record).await?;
-    Ok(Served::Here(outcome))
+    send(request, words, true, record).await.map(Served::Here)
 }
 
-/// Tells a client that there is no room for it, without taking its request in.
-pub(crate) async fn turn_away(slot: &ConnectionSlot) {
-    let worker = slot.worker();
-    worker.metrics.clients_refused.add(1);
-    if slot.is_new() && slot.park(Duration::ZERO).await.is_err() {
-        slot.set_parked(false);
-        return;
-    }
-    slot.set_parked(false);
-    let generation = worker.generation();
-    let via = &generation.config.server.via;
-    let extra = format!("Proxy-Status: {via}; error=proxy_internal_error\r\nRetry-After: 5\r\n");
-    // A client that does not even take this has left.
-    let _ = worker.outbox.send(slot.socket(), |out| {
-        rewrite::simple(
-            out,
-            &Simple {
-                status: 503,
-                reason: "Service Unavailable",
-                body: "Service Unavailable",
-                extra: extra.as_bytes(),
-                connection: ConnectionOut::Close,
-                date: &worker.date.now(),
-                is_head_only: false,
-            },
-        );
-        Ok::<_, Infallible>(())
-    });
-    worker.metrics.requests[5].add(1);
-}
-
-/// Tells the client what went wrong, if anybody is left to tell.
-pub(crate) async fn refuse(client: &mut Client<'_>, fault: Fault, record: &mut Record) -> Outcome {
-    refuse_as(client, fault, record, None).await
+/// Tells the client what went wrong, if it is still there.
+pub(crate) async fn refuse(
+    request: &mut Request<'_, impl ClientStream>,
+    fault: Fault,
+    record: &mut Record,
+) -> Outcome {
+    refuse_as(request, fault, record, None).await
 }
 
 /// The same on a route with hooks, which have a say in what it looks like.
 pub(crate) async fn refuse_as(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     fault: Fault,
     record: &mut Record,
     style: Option<&ResponseStyle<'_>>,
 ) -> Outcome {
-    let fault = client.stats.settle(fault);
+    let fault = request.peer.stats.settle(fault);
     record.failed(fault);
-    if client.stats.is_cut() {
-        client.socket.reset_on_close();
-        return Outcome::Close(Close::Cut);
+    if request.peer.stats.is_cut() {
+        request.stream.reset();
+        return Outcome::CutShort(Fault::Stopping);
     }
-    let pool_status = client.generation.config.timeouts.pool_status.code();
+    let pool_status = request.peer.generation.config.timeouts.pool_status.code();
     let Some(status) = fault.status(pool_status) else {
-        return Outcome::Close(Close::ClientGone);
+        return Outcome::CutShort(fault);
     };
-    let via = &client.generation.config.server.via;
+    let via = &request.peer.generation.config.server.via;
     let error = fault.proxy_error();
     let mut extra = match fault {
         Fault::ClientHead(head) => {
@@ -247,104 +272,59 @@ pub(crate) async fn refuse_as(
         },
     };
     match status.code {
-        407 => extra.push_str(&client.generation.access.challenge),
+        407 => extra.push_str(&request.peer.generation.access.challenge),
         429 => extra.push_str("Retry-After: 60\r\n"),
         503 => extra.push_str("Retry-After: 1\r\n"),
         _ => {}
     }
-    let outcome = outcome_after(client, fault.keeps_connection());
-    let is_last = !matches!(outcome, Outcome::Reuse);
     let words = Words { status, body: status.reason, extra: extra.as_bytes(), style };
-    match send(client, words, is_last, record).await {
-        Ok(()) => outcome,
-        Err(_) => Outcome::Close(Close::ClientGone),
+    match send(request, words, fault.keeps_connection(), record).await {
+        Ok(outcome) => outcome,
+        Err(_) => Outcome::CutShort(Fault::ClientGone),
     }
-}
-
-/// What may become of the connection once the request has been answered here.
-fn outcome_after(client: &Client<'_>, keeps_connection: bool) -> Outcome {
-    let may_go_on = keeps_connection
-        && client.is_whole
-        && client.request.is_persistent
-        // What follows may be meant for the tunnel that was refused.
-        && client.request.method != Method::Connect
-        && !client.worker.is_closing();
-    if may_go_on { Outcome::Reuse } else { Outcome::Close(Close::Refused) }
 }
 
 /// Gives an answer that the hooks of a route have chosen.
 pub(crate) async fn give(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     answer: &LocalResponse<'_>,
     style: Option<&ResponseStyle<'_>>,
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
-    let outcome = outcome_after(client, true);
-    let is_last = !matches!(outcome, Outcome::Reuse);
     let words = Words { status: answer.status, body: &answer.body, extra: &answer.fields, style };
-    send(client, words, is_last, record).await?;
-    Ok(outcome)
-}
-
-/// What an answer of our own says.
-struct Words<'a> {
-    status: Status,
-    body: &'a str,
-    /// Whole field lines.
-    extra: &'a [u8],
-    /// What the hooks of its route make of it.
-    style: Option<&'a ResponseStyle<'a>>,
+    send(request, words, true, record).await
 }
 
 async fn send(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     words: Words<'_>,
-    is_last: bool,
+    is_innocent: bool,
     record: &mut Record,
-) -> Result<(), Fault> {
-    let Words { status, body, extra, style } = words;
-    let worker = client.worker;
-    let connection = if is_last { ConnectionOut::Close } else { client.kept_alive() };
-    let sent = worker.outbox.send(client.socket, |out| {
-        let simple = Simple {
-            status: status.code,
-            reason: status.reason,
-            body,
-            extra,
-            connection,
-            date: &worker.date.now(),
-            is_head_only: client.request.method == Method::Head,
-        };
-        match style {
-            None => rewrite::simple(out, &simple),
-            Some(style) => style.put(out, &simple),
-        }
-        Ok::<_, Infallible>(out.len())
-    });
-    let bytes = finish_sending(client, sent).await?;
-    record.answered(status.code);
-    record.sent(client.stats, bytes as u64);
-    Ok(())
+) -> Result<Outcome, Fault> {
+    let bytes = request.stream.respond(request, &words, is_innocent).await?;
+    record.answered(words.status.code);
+    record.sent(request.peer.stats, bytes as u64);
+    Ok(Outcome::Complete)
 }
 
 /// Waits until the client has taken what it did not take at once.
 pub(crate) async fn finish_sending<T>(
-    client: &Client<'_>,
+    request: &Request<'_, impl ClientStream>,
     sent: Result<Sent<T>, Unsent<Infallible>>,
 ) -> Result<T, Fault> {
     match sent {
         Ok(Sent { about, rest: None }) => Ok(about),
-        Ok(Sent { about, rest: Some(rest) }) => send_rest(client, &rest).await.map(|()| about),
+        Ok(Sent { about, rest: Some(rest) }) => send_rest(request, &rest).await.map(|()| about),
         Err(Unsent::Refused(never)) => match never {},
         Err(Unsent::Broken) => Err(Fault::ClientGone),
     }
 }
 
 /// Sends `rest` to a client that is slower than the answer.
-pub(crate) async fn send_rest(client: &Client<'_>, rest: &[u8]) -> Result<(), Fault> {
-    match client.receiver().send_all(rest).await {
-        Ok(()) => Ok(()),
-        Err(WaitError::Expired) => Err(Fault::ClientWriteTimeout),
-        Err(WaitError::Interrupted | WaitError::Failed(_)) => Err(Fault::ClientGone),
-    }
+pub(crate) async fn send_rest(
+    request: &Request<'_, impl ClientStream>,
+    rest: &[u8],
+) -> Result<(), Fault> {
+    let sent = request.receiver().send_all(rest).await;
+    sent.map_err(|error| error.on(Side::Client, Act::Take))
 }

@@ -19,7 +19,10 @@ use crate::config::{Config, HalfClose};
 use crate::exchange::record::Record;
 use crate::fault::{Close, Fault};
 use crate::observe::connection_stats::{ConnectionStats, Phase, WaitsOn};
-use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Transfer, WATCH_AFTER};
+use crate::relay::side::Side;
+use crate::relay::{
+    Control, Decoder, Encoding, Receiver, RelayError, Sender, Transfer, WATCH_AFTER,
+};
 use crate::ring::{Socket, WaitError, clock};
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
@@ -183,11 +186,8 @@ impl Pump<'_> {
             let control = &self.this.control;
             control.received.set(control.received.get() + early.len() as u64);
             let stall = self.config.timeouts.tunnel_idle;
-            self.receiver(stall).send_all(&early).await.map_err(|error| match error {
-                WaitError::Expired => RelayError::ToExpired,
-                WaitError::Interrupted => RelayError::Interrupted,
-                WaitError::Failed(_) => RelayError::ToFailed,
-            })?;
+            let sent = self.receiver(stall).send_all(&early).await;
+            sent.map_err(RelayError::of_receiver)?;
             control.sent.set(control.sent.get() + early.len() as u64);
         }
         let transfer = self.transfer(WATCH_AFTER.min(self.patience()));
@@ -214,7 +214,7 @@ impl Pump<'_> {
                     return Err(RelayError::ToFailed);
                 }
                 Err(WaitError::Expired | WaitError::Interrupted) => {}
-                Err(WaitError::Failed(_)) => return Err(RelayError::FromFailed),
+                Err(failed) => return Err(RelayError::of_sender(failed)),
             }
         }
     }
@@ -274,23 +274,12 @@ impl Pump<'_> {
 
     fn transfer(&self, silence: Duration) -> Transfer<'_> {
         let config = self.config;
-        Transfer {
-            chunks: &self.worker.chunks,
-            from: self.from,
-            to: self.receiver(config.timeouts.tunnel_idle),
-            silence,
-            sender: WaitsOn::Nobody,
-            memory: (&self.worker.ledger, &self.worker.budget),
-            operation_chunks: config.buffers.operation_chunks,
-            // Such an operation holds its chunk while it waits, and a tunnel may wait for an hour.
-            is_fixed: false,
-            pipes: Some(&self.worker.pipes),
-            is_exact: false,
-            payload_bytes_max: u64::MAX,
-            control: &self.this.control,
-            stats: self.stats,
-            flow: self.flow,
-        }
+        let stats = (self.stats, WaitsOn::Nobody);
+        let from = Sender { socket: self.from, silence, stats, flow: self.flow };
+        let to = self.receiver(config.timeouts.tunnel_idle);
+        let control = &self.this.control;
+        // A tunnel may wait for an hour.
+        Transfer::new(self.worker.means(), &config.buffers, from, to, control).unregistered()
     }
 }
 
@@ -312,7 +301,7 @@ where
             if let Err(broken) = ended
                 && fault.is_none()
             {
-                fault = Some(upward_fault(&broken));
+                fault = Some(self::fault(&broken, Side::Client));
                 give_up();
             }
         }
@@ -321,7 +310,7 @@ where
             if let Err(broken) = ended
                 && fault.is_none()
             {
-                fault = Some(downward_fault(&broken));
+                fault = Some(self::fault(&broken, Side::Origin));
                 give_up();
                 // The other one has been polled already; it is to see that it is over.
                 cx.waker().wake_by_ref();
@@ -333,26 +322,10 @@ where
     fault.map_or(Ok(()), Err)
 }
 
-fn upward_fault(broken: &RelayError) -> Fault {
+/// The fault of a tunnel in which what came `from` this side could not be passed on.
+fn fault(broken: &RelayError, from: Side) -> Fault {
     match broken {
         RelayError::FromExpired => Fault::TunnelIdle,
-        RelayError::FromEnded | RelayError::FromFailed => Fault::ClientGone,
-        RelayError::ToExpired => Fault::OriginWriteTimeout,
-        RelayError::ToFailed => Fault::OriginTruncated,
-        RelayError::Interrupted => Fault::Stopping,
-        RelayError::NoChunk => Fault::Overloaded,
-        RelayError::Framing(_) | RelayError::TooLarge => Fault::Internal,
-    }
-}
-
-fn downward_fault(broken: &RelayError) -> Fault {
-    match broken {
-        RelayError::FromExpired => Fault::TunnelIdle,
-        RelayError::FromEnded | RelayError::FromFailed => Fault::OriginTruncated,
-        RelayError::ToExpired => Fault::ClientWriteTimeout,
-        RelayError::ToFailed => Fault::ClientGone,
-        RelayError::Interrupted => Fault::Stopping,
-        RelayError::NoChunk => Fault::Overloaded,
-        RelayError::Framing(_) | RelayError::TooLarge => Fault::Internal,
+        broken => broken.of_body(from),
     }
 }

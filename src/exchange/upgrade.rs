@@ -3,15 +3,12 @@
 //! In goes an exchange whose origin has granted the change of protocol that its client asked for;
 //! out comes a tunnel that is ready to begin, or the fault that is answered instead.
 
-use std::convert::Infallible;
-
 use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
-use crate::exchange::request::Client;
-use crate::exchange::respond;
+use crate::exchange::request::Request;
+use crate::exchange::stream::ClientStream;
 use crate::exchange::tunnel::Tunnel;
 use crate::fault::Fault;
-use crate::http::rewrite;
 use crate::ring::HeadBuffer;
 use crate::worker::slot::Reached;
 
@@ -20,34 +17,28 @@ use crate::worker::slot::Reached;
 /// A client may not go on before it has been told: what it has sent already is no part of the new
 /// protocol, and could be a request that hides behind the first one.
 pub(crate) async fn switch(
-    client: &mut Client<'_>,
-    lease: Reached<'_>,
-    buffer: &HeadBuffer,
+    request: &mut Request<'_, impl ClientStream>,
+    granted: Box<(Reached<'_>, HeadBuffer)>,
     is_uploaded: bool,
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
-    let worker = client.worker;
-    let is_early = client.inbox.len() > client.request_bytes
-        || matches!(client.socket.try_peek(&mut [0]), Ok(1..));
-    if !is_uploaded || is_early {
+    let worker = request.peer.worker;
+    let (lease, buffer) = *granted;
+    if !is_uploaded || request.stream.has_gone_on(request) {
         return Err(Fault::UpgradeTooEarly);
     }
     let tunnels = worker.shared.tunnels.clone();
     let permit = tunnels.try_acquire_owned().map_err(|_| Fault::TooManyTunnels)?;
-    let to_client = buffer.filled()[client.response.bytes..].to_vec();
-    let sent = worker.outbox.send(client.socket, |out| {
-        rewrite::switching(out, &client.response, buffer.filled());
-        Ok::<_, Infallible>(out.len())
-    });
-    let bytes = respond::finish_sending(client, sent).await?;
+    let to_client = buffer.filled()[request.response.bytes..].to_vec();
+    let bytes = request.stream.switch_protocols(request, &buffer).await?;
     record.answered(101);
-    record.sent(client.stats, bytes as u64);
+    record.sent(request.peer.stats, bytes as u64);
     Ok(Outcome::Tunnel(Box::new(Tunnel {
         origin: lease.into_socket(),
         to_origin: Vec::new(),
         to_client,
-        generation: client.generation.clone(),
-        record: record.detach(client),
+        generation: request.peer.generation.clone(),
+        record: record.detach(request),
         permit,
     })))
 }

@@ -10,12 +10,13 @@ use std::task::Poll;
 
 use crate::config::{Config, HalfClose};
 use crate::exchange::record::Record;
-use crate::exchange::request::Client;
+use crate::exchange::request::Request;
+use crate::exchange::stream::ClientStream;
 use crate::fault::Fault;
 use crate::http::BodyLength;
-use crate::http::chunked::ChunkScanner;
 use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
-use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Transfer};
+use crate::relay::side::{Act, Side};
+use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Sender, Transfer};
 use crate::ring::{Deadlines, Socket, WaitError, clock};
 use crate::worker::Worker;
 
@@ -32,16 +33,12 @@ pub(crate) struct RequestBody {
 impl RequestBody {
     /// Looks at what came with the head, so that a bad chunk is refused before anything of the
     /// request has been forwarded.
-    pub(crate) fn of(client: &Client<'_>) -> Result<Self, Fault> {
-        let limit = client.generation.config.limits.body_bytes;
-        judge_length(client.request.body, limit)?;
-        let decoder = match client.request.body {
-            BodyLength::Empty | BodyLength::UntilClose => Decoder::Sized(0),
-            BodyLength::Exact(bytes) => Decoder::Sized(bytes),
-            BodyLength::Chunked => Decoder::Chunked(ChunkScanner::new()),
-        };
+    pub(crate) fn of(request: &Request<'_, impl ClientStream>) -> Result<Self, Fault> {
+        let limit = request.peer.generation.config.limits.body_bytes;
+        judge_length(request.head.body, limit)?;
+        let decoder = Decoder::of(request.head.body);
         let mut body = Self { in_inbox: 0, bytes_max: limit, decoder };
-        body.look(client)?;
+        body.look(request)?;
         Ok(body)
     }
 
@@ -50,54 +47,54 @@ impl RequestBody {
     /// waits for leave to begin gets that from the origin.
     pub(crate) async fn arrive(
         &mut self,
-        client: &mut Client<'_>,
+        request: &mut Request<'_, impl ClientStream>,
         record: &mut Record,
     ) -> Result<(), Fault> {
-        if self.is_whole() || client.request.expects_continue {
+        if self.is_whole() || request.head.expects_continue {
             return Ok(());
         }
-        Box::pin(self.take_in(client, record)).await
+        Box::pin(self.take_in(request, record)).await
     }
 
-    async fn take_in(&mut self, client: &mut Client<'_>, record: &mut Record) -> Result<(), Fault> {
-        let generation = client.generation.clone();
-        let room = client.worker.heads.buffer_bytes();
-        let known = client.request.bytes + self.in_inbox;
+    async fn take_in(
+        &mut self,
+        request: &mut Request<'_, impl ClientStream>,
+        record: &mut Record,
+    ) -> Result<(), Fault> {
+        let generation = request.peer.generation.clone();
+        let room = request.peer.worker.heads.buffer_bytes();
+        let known = request.head.bytes + self.in_inbox;
         let room = room.saturating_sub(known) as u64;
         let is_small = matches!(self.decoder, Decoder::Sized(left) if left <= room);
         while !self.is_whole() && (is_small || self.in_inbox == 0) {
-            if client.inbox.make_room(generation.head_limits.head_bytes).is_err() {
+            if request.inbox.make_room(generation.head_limits.head_bytes).is_err() {
                 // A head that fills its buffer: the rest goes by way of the upload.
                 return Ok(());
             }
-            client.stats.waits_on.set(WaitsOn::ClientToSend);
+            request.peer.stats.waits_on.set(WaitsOn::ClientToSend);
             let silence = generation.config.timeouts.read;
-            let inbox = std::mem::take(&mut client.inbox);
+            let inbox = std::mem::take(&mut request.inbox);
             let (received, inbox) =
-                client.socket.recv(inbox, &client.worker.deadlines, silence).await;
-            client.inbox = inbox;
+                request.stream.socket().recv(inbox, &request.peer.worker.deadlines, silence).await;
+            request.inbox = inbox;
             match received {
                 Ok(0) => return Err(Fault::ClientBodyIncomplete),
                 Ok(_) => {}
-                Err(WaitError::Expired) => return Err(Fault::ClientBodyTimeout),
-                Err(WaitError::Interrupted) if client.stats.is_ended() => {
-                    return Err(Fault::Stopping);
-                }
-                Err(WaitError::Interrupted) => continue,
-                Err(WaitError::Failed(_)) => return Err(Fault::ClientGone),
+                Err(WaitError::Interrupted) if !request.peer.stats.is_ended() => continue,
+                Err(error) => return Err(error.on(Side::Client, Act::Send)),
             }
-            client.stats.moved.set(Moment::at_ms(clock::coarse_ms()));
-            let used = self.look(client)?;
-            record.received(client.stats, used as u64);
+            request.peer.stats.moved.set(Moment::at_ms(clock::coarse_ms()));
+            let used = self.look(request)?;
+            record.received(request.peer.stats, used as u64);
         }
-        client.request_bytes = client.request.bytes + self.in_inbox;
-        client.is_whole = self.is_whole();
+        request.bytes = request.head.bytes + self.in_inbox;
+        request.is_whole = self.is_whole();
         Ok(())
     }
 
     /// Looks at what of it has come since the last time; how much that was.
-    fn look(&mut self, client: &Client<'_>) -> Result<usize, Fault> {
-        let news = &client.inbox.filled()[client.request.bytes + self.in_inbox..];
+    fn look(&mut self, request: &Request<'_, impl ClientStream>) -> Result<usize, Fault> {
+        let news = &request.inbox.filled()[request.head.bytes + self.in_inbox..];
         let used = self.decoder.advance(news).map_err(Fault::ClientChunk)?.used;
         if self.payload_bytes() > self.bytes_max {
             return Err(Fault::ClientBodyTooLarge);
@@ -113,10 +110,7 @@ impl RequestBody {
 
     /// Bytes of it that are known of: all of them, unless it comes in chunks.
     pub(crate) fn payload_bytes(&self) -> u64 {
-        match self.decoder {
-            Decoder::Chunked(scanner) => scanner.payload_bytes(),
-            Decoder::Sized(_) | Decoder::UntilClose => 0,
-        }
+        self.decoder.payload_bytes()
     }
 
     fn rest(&self) -> Option<Decoder> {
@@ -143,29 +137,23 @@ pub(crate) async fn upload_rest(
     progress: &Progress,
 ) -> Result<(), RelayError> {
     let Some(decoder) = body.rest() else { return Ok(()) };
-    let transfer = Transfer {
-        chunks: &worker.chunks,
-        from: client,
-        to: Receiver {
-            socket: origin,
-            deadlines: &worker.deadlines,
-            stall: config.timeouts.read,
-            half_close: HalfClose::Keep,
-            stats: Some((stats, WaitsOn::OriginToTake)),
-        },
+    let from = Sender {
+        socket: client,
         silence: config.timeouts.read,
-        sender: WaitsOn::ClientToSend,
-        memory: (&worker.ledger, &worker.budget),
-        operation_chunks: config.buffers.operation_chunks,
-        is_fixed: config.buffers.fixed_operations,
-        // The receive for the answer is pending on the origin's socket.
-        pipes: None,
-        is_exact: true,
-        payload_bytes_max: body.bytes_max,
-        control: &progress.control,
-        stats,
+        stats: (stats, WaitsOn::ClientToSend),
         flow: &stats.received,
     };
+    let to = Receiver {
+        socket: origin,
+        deadlines: &worker.deadlines,
+        stall: config.timeouts.read,
+        half_close: HalfClose::Keep,
+        stats: Some((stats, WaitsOn::OriginToTake)),
+    };
+    // The receive for the answer is pending on the origin's socket.
+    let transfer = Transfer::new(worker.means(), &config.buffers, from, to, &progress.control)
+        .exact(body.bytes_max)
+        .unpiped();
     let moved = transfer.run(decoder, Encoding::AsIs).await;
     stats.waits_on.set(WaitsOn::OriginToAnswer);
     moved.map(drop)
@@ -224,23 +212,16 @@ impl<'a, F: Future<Output = Result<(), RelayError>>> Upload<'a, F> {
     pub(crate) fn fault(&self) -> Option<Fault> {
         match self.outcome.as_ref()?.as_ref().err()? {
             RelayError::ToFailed => None,
-            RelayError::FromEnded => Some(Fault::ClientBodyIncomplete),
-            RelayError::FromFailed => Some(Fault::ClientGone),
             // It waits for a 100 that the origin does not send.
             RelayError::FromExpired if self.progress.control.is_held_back.get() => {
                 Some(Fault::OriginReadTimeout)
             }
-            RelayError::FromExpired => Some(Fault::ClientBodyTimeout),
-            RelayError::ToExpired => Some(Fault::OriginWriteTimeout),
-            RelayError::Interrupted => Some(Fault::Stopping),
-            RelayError::Framing(error) => Some(Fault::ClientChunk(*error)),
-            RelayError::TooLarge => Some(Fault::ClientBodyTooLarge),
-            RelayError::NoChunk => Some(Fault::Overloaded),
+            broken => Some(broken.of_body(Side::Client)),
         }
     }
 
-    /// Ends an upload that nobody needs any more; what it has taken off the client's socket.
-    pub(crate) async fn end(&mut self) -> u64 {
+    /// Ends an upload that is under way and that nobody needs any more.
+    pub(crate) async fn end(&mut self) {
         if self.outcome.is_none() {
             // An interruption ends what is pending; the flag, what would begin after it.
             self.progress.control.is_over.set(true);
@@ -250,7 +231,6 @@ impl<'a, F: Future<Output = Result<(), RelayError>>> Upload<'a, F> {
             self.progress.end(outcome.is_ok());
             self.outcome = Some(outcome);
         }
-        self.progress.control.received.get()
     }
 }
 

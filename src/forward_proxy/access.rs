@@ -9,7 +9,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::config::{Config, DnsConfig, ForwardConfig, ParentConfig};
+use crate::config::{Config, DnsConfig, ForwardConfig, ListenerConfig, ParentConfig};
 use crate::forward_proxy::lists;
 use crate::forward_proxy::lookup::NameLookup;
 use crate::forward_proxy::parent_health::ParentHealth;
@@ -55,15 +55,16 @@ impl Access {
         let challenge = authenticator
             .as_ref()
             .map_or_else(String::new, |it| format!("Proxy-Authenticate: {}\r\n", it.challenge()));
-        let is_offered = |address: &SocketAddr| {
+        let is_offered = |listener: &ListenerConfig| {
             let chosen = &settings.listeners;
-            settings.enabled && (chosen.is_empty() || chosen.contains(address))
+            settings.enabled && (chosen.is_empty() || chosen.contains(&listener.address))
         };
-        let is_socks =
-            |address: &SocketAddr| settings.enabled && settings.socks_listeners.contains(address);
+        let is_socks = |listener: &ListenerConfig| {
+            settings.enabled && settings.socks_listeners.contains(&listener.address)
+        };
         let listeners = config.server.listeners.iter().zip(numbers);
         let (socks, listeners): (Vec<_>, Vec<_>) =
-            listeners.partition(|(address, _)| is_socks(address));
+            listeners.partition(|(listener, _)| is_socks(listener));
         let listed = lists::read(config)?;
         let access = Self {
             socks: socks.into_iter().map(|(_, number)| *number).collect(),
@@ -74,7 +75,7 @@ impl Access {
                 .collect(),
             offered: listeners
                 .into_iter()
-                .filter(|(address, _)| is_offered(address))
+                .filter(|(listener, _)| is_offered(listener))
                 .map(|(_, number)| *number)
                 .collect(),
             policy: Policy::new(&listed, own.to_vec()),

@@ -17,7 +17,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -29,6 +28,7 @@ use sha2::Sha256;
 use tokio::sync::oneshot;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::address::ClientAddress;
 use crate::config::ForwardConfig;
 use crate::ring::clock;
 
@@ -38,7 +38,7 @@ use super::fair_queue::FairQueue;
 use super::pending::{Job, Known, LoginOutcome, Recalled, State, Tag, Waiter};
 use super::users::{Hash, UserId, Users, cut};
 
-/// Two, so that one slow hash does not hold up everybody. They compete with the ring threads.
+/// Two, so that one slow hash does not hold up all clients. They compete with the ring threads.
 const THREADS: usize = 2;
 
 /// Pairs that may wait for a thread. At 250 ms each, the last one waits for half a minute.
@@ -170,12 +170,16 @@ impl Authenticator {
             && self.shared.users == *users
     }
 
-    /// `field` is the value of the only `Proxy-Authorization` field of a request. Never waits.
-    pub fn check(&self, client: IpAddr, field: &[u8]) -> Checked {
+    /// `field` is the value of the one field of a request that has credentials. Never waits.
+    pub fn log_in(&self, client: ClientAddress, field: Option<&[u8]>) -> Checked {
+        field.map_or(Checked::Done(LoginOutcome::Missing), |field| self.check(client, field))
+    }
+
+    fn check(&self, client: ClientAddress, field: &[u8]) -> Checked {
         self.check_at(client, field, clock::coarse_ms())
     }
 
-    fn check_at(&self, client: IpAddr, field: &[u8], now_ms: u64) -> Checked {
+    fn check_at(&self, client: ClientAddress, field: &[u8], now_ms: u64) -> Checked {
         let mut room = Room::new();
         match room.decode(field) {
             Some(credentials) => self.shared.check(client, credentials, now_ms),
@@ -262,7 +266,7 @@ impl Verification {
 
 // On a ring thread.
 impl Shared {
-    fn check(&self, client: IpAddr, credentials: Credentials, now_ms: u64) -> Checked {
+    fn check(&self, client: ClientAddress, credentials: Credentials, now_ms: u64) -> Checked {
         let tag = self.tag(credentials.pair);
         let user = self.users.find(credentials.user);
         let mut state = self.lock();
@@ -302,11 +306,16 @@ impl Shared {
         Checked::Pending(Verification(outcome))
     }
 
-    fn refuse_unreadable(&self, client: IpAddr, field: &[u8], now_ms: u64) -> LoginOutcome {
+    /// A field of another scheme says nothing of a password: clients begin with those.
+    fn refuse_unreadable(&self, client: ClientAddress, field: &[u8], now_ms: u64) -> LoginOutcome {
         let is_basic = field.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Basic"));
-        let reason = if is_basic { "no name and password" } else { "another scheme than Basic" };
+        let (reason, outcome) = if is_basic {
+            ("no name and password", LoginOutcome::Wrong)
+        } else {
+            ("another scheme than Basic", LoginOutcome::Missing)
+        };
         self.report(client, "", reason, now_ms);
-        LoginOutcome::Wrong
+        outcome
     }
 
     fn tag(&self, pair: &[u8]) -> Tag {
@@ -410,13 +419,13 @@ impl Shared {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).next(now_ms)
     }
 
-    fn report(&self, client: IpAddr, user: &str, reason: &str, now_ms: u64) {
+    fn report(&self, client: ClientAddress, user: &str, reason: &str, now_ms: u64) {
         let Some(unsaid) = self.next_line(now_ms) else { return };
         let user = cut(user);
         tracing::warn!(%client, ?user, unsaid, "a login to the forward proxy failed: {reason}");
     }
 
-    fn report_blocked(&self, client: IpAddr, now_ms: u64) {
+    fn report_blocked(&self, client: ClientAddress, now_ms: u64) {
         let Some(unsaid) = self.next_line(now_ms) else { return };
         tracing::warn!(
             %client, unsaid,
@@ -501,7 +510,7 @@ mod tests {
         Gated { authenticator, begun, outcomes }
     }
 
-    fn address(last: u32) -> IpAddr {
+    fn address(last: u32) -> ClientAddress {
         std::net::Ipv4Addr::from_bits(0x0a00_0000 | last).into()
     }
 
@@ -728,17 +737,17 @@ mod tests {
     #[test]
     fn only_wrong_passwords_are_failures() {
         let authenticator = stalled(1);
-        let fields: [&[u8]; 7] = [
-            b"",
-            b"Bearer abc",
-            b"Negotiate YII=",
-            b"NTLM TlRMTVNTUAAB",
-            b"Digest a=b",
-            b"Basic YTpi=",
-            b"Basic !",
+        let fields: [(&[u8], LoginOutcome); 7] = [
+            (b"", LoginOutcome::Missing),
+            (b"Bearer abc", LoginOutcome::Missing),
+            (b"Negotiate YII=", LoginOutcome::Missing),
+            (b"NTLM TlRMTVNTUAAB", LoginOutcome::Missing),
+            (b"Digest a=b", LoginOutcome::Missing),
+            (b"Basic YTpi=", LoginOutcome::Wrong),
+            (b"Basic !", LoginOutcome::Wrong),
         ];
-        for field in fields.into_iter().cycle().take(50) {
-            assert_eq!(at_once(authenticator.check(address(1), field)), LoginOutcome::Wrong);
+        for (field, outcome) in fields.into_iter().cycle().take(50) {
+            assert_eq!(at_once(authenticator.check(address(1), field)), outcome);
         }
         assert_pending(&authenticator.check(address(1), b"Basic YTpi"));
     }

@@ -9,6 +9,8 @@
 //! attempt less. Many connections at once therefore get no more guesses than one.
 
 use std::net::IpAddr;
+
+use crate::address::ClientAddress;
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
@@ -30,6 +32,7 @@ pub(super) enum Client {
     V4([u8; 4]),
     /// The first half of the address.
     V6([u8; 8]),
+    Unix,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,12 +69,12 @@ impl Failures {
     }
 
     /// Whether the client has failed lately.
-    pub(super) fn has_failed(&self, client: IpAddr, now_ms: u64) -> bool {
+    pub(super) fn has_failed(&self, client: ClientAddress, now_ms: u64) -> bool {
         let tally = self.tallies.peek(&Client::of(client));
         tally.is_some_and(|tally| tally.at(now_ms).failed > 0)
     }
 
-    pub(super) fn standing(&self, client: IpAddr, now_ms: u64) -> Standing {
+    pub(super) fn standing(&self, client: ClientAddress, now_ms: u64) -> Standing {
         let Some(tally) = self.tallies.peek(&Client::of(client)) else {
             return Standing::MayTry;
         };
@@ -87,13 +90,13 @@ impl Failures {
     }
 
     /// An attempt has begun; `settle` ends it.
-    pub(super) fn begin(&mut self, client: IpAddr) {
+    pub(super) fn begin(&mut self, client: ClientAddress) {
         let tally = self.tallies.get_or_insert_mut(Client::of(client), Tally::default);
         tally.open = tally.open.saturating_add(1);
     }
 
     /// An attempt that began has been decided, or is not going to be.
-    pub(super) fn settle(&mut self, client: IpAddr) {
+    pub(super) fn settle(&mut self, client: ClientAddress) {
         let client = Client::of(client);
         // The tally may have made room for another since the attempt began.
         let Some(tally) = self.tallies.peek_mut(&client) else { return };
@@ -106,7 +109,7 @@ impl Failures {
     }
 
     /// True when this failure is the one that blocks the client.
-    pub(super) fn fail(&mut self, client: IpAddr, now_ms: u64) -> bool {
+    pub(super) fn fail(&mut self, client: ClientAddress, now_ms: u64) -> bool {
         let tally = self.tallies.get_or_insert_mut(Client::of(client), Tally::default);
         *tally = tally.at(now_ms);
         if tally.failed == 0 {
@@ -132,10 +135,11 @@ impl Tally {
 }
 
 impl Client {
-    pub(super) fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(address.octets()),
-            IpAddr::V6(address) => {
+    pub(super) fn of(client: ClientAddress) -> Self {
+        match client {
+            ClientAddress::Unix => Self::Unix,
+            ClientAddress::Ip(IpAddr::V4(address)) => Self::V4(address.octets()),
+            ClientAddress::Ip(IpAddr::V6(address)) => {
                 let [network @ .., _, _, _, _, _, _, _, _] = address.octets();
                 Self::V6(network)
             }
@@ -147,7 +151,7 @@ impl Client {
 mod tests {
     use super::*;
 
-    fn client(text: &str) -> IpAddr {
+    fn client(text: &str) -> ClientAddress {
         text.parse().unwrap()
     }
 
@@ -246,7 +250,7 @@ mod tests {
         let persistent = client("192.0.2.1");
         for number in 0..1_000_000_u32 {
             let address = IpAddr::from((u128::from(number) << 64 | 1 << 125).to_be_bytes());
-            failures.fail(address, 0);
+            failures.fail(address.into(), 0);
             if number % 5_000 == 0 {
                 failures.fail(persistent, 0);
             }

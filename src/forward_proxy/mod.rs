@@ -1,12 +1,12 @@
 //! Whether a client may use the forward proxy, and for which target.
 //!
-//! In: the authority of a request for somebody else's server, the address that would be dialled
+//! In: the authority of a request for another's server, the address that would be dialled
 //! for it, and the `Proxy-Authorization` field. Out: a `Target`, a `Verdict` and who the client
 //! is. Everything is compiled once per configuration and asked on the ring threads, where nothing
 //! here waits: names are resolved elsewhere and passwords are hashed by threads of their own.
 //! Nothing here dials, resolves or answers.
 //!
-//! The order of an exchange: `Target::of`, `Authenticator::check`, `Policy::judge_name` before a
+//! The order of an exchange: `Target::of`, `Authenticator::log_in`, `Policy::judge_name` before a
 //! name server is asked, `Policy::parent`, and `Policy::judge_address` for each address just
 //! before it is dialled. Where a parent does the looking up, `Policy::judge_unresolved` takes the
 //! place of the last.

@@ -4,12 +4,13 @@
 //! more, what is known of a pair, who is to be told. Nothing here hashes, waits or locks.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use lru::LruCache;
 use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
+
+use crate::address::ClientAddress;
 
 use super::failures::{Client, Failures};
 use super::fair_queue::FairQueue;
@@ -23,6 +24,8 @@ const FEW_WAITERS: u32 = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginOutcome {
     Known(UserId),
+    /// No field with credentials, more than one, or another scheme than Basic.
+    Missing,
     /// No such user, another password, or a field that cannot be read.
     Wrong,
     TooManyFailures {
@@ -70,11 +73,11 @@ pub(super) struct Job {
     /// `None`: there is no such user.
     pub(super) user: Option<UserId>,
     /// The client that the attempt is charged to until it is settled.
-    pub(super) client: IpAddr,
+    pub(super) client: ClientAddress,
 }
 
 pub(super) struct Waiter {
-    pub(super) client: IpAddr,
+    pub(super) client: ClientAddress,
     pub(super) reply: oneshot::Sender<LoginOutcome>,
 }
 

@@ -34,12 +34,14 @@ pub enum HeadError {
     ConnectionOptions,
     Expectation,
     MaxForwards,
+    /// A field name with a `_`, where `limits.underscores` refuses them.
+    Underscore,
     Framing(FramingError),
 }
 
 impl HeadError {
     /// What a client is answered. An origin's faults are 502 whatever they are.
-    pub fn status(self) -> u16 {
+    pub const fn status(self) -> u16 {
         match self {
             Self::TargetTooLong => 414,
             Self::Expectation => 417,
@@ -62,6 +64,7 @@ impl HeadError {
             | Self::HostInvalid
             | Self::ConnectionOptions
             | Self::MaxForwards
+            | Self::Underscore
             | Self::Framing(
                 FramingError::LengthAndCoding
                 | FramingError::LengthRepeated
@@ -74,7 +77,7 @@ impl HeadError {
     }
 
     /// The cause in a few words, for a log line or a Proxy-Status field.
-    pub fn text(self) -> &'static str {
+    pub const fn text(self) -> &'static str {
         match self {
             Self::BareLf => "line ends without CR",
             Self::BareCr => "CR without LF",
@@ -98,6 +101,7 @@ impl HeadError {
             Self::ConnectionOptions => "too many Connection options",
             Self::Expectation => "unknown expectation",
             Self::MaxForwards => "invalid Max-Forwards",
+            Self::Underscore => "underscore in a field name",
             Self::Framing(error) => error.text(),
         }
     }

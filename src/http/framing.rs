@@ -30,7 +30,7 @@ pub enum FramingError {
 
 impl FramingError {
     /// The cause in a few words.
-    pub fn text(self) -> &'static str {
+    pub const fn text(self) -> &'static str {
         match self {
             Self::LengthAndCoding => "Content-Length and Transfer-Encoding",
             Self::LengthRepeated => "more than one Content-Length",

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 pub(crate) use super::error::HeadError;
-use super::fields::{ConnectionOptions, Fields, Lifetime};
+use super::fields::{ConnectionOptions, Fields, Lifetime, Underscores};
 use super::framing::{decimal, request_body, response_body};
 use super::interest::FieldInterest;
 pub use super::limits::HeadLimits;
@@ -90,6 +90,12 @@ impl RequestHead {
     /// Has the fields called so noted in every head that is read from now on.
     pub fn want(&mut self, interest: Option<Arc<FieldInterest>>) {
         self.fields.want(interest);
+        self.cache.forget();
+    }
+
+    /// Says what becomes of fields in heads that are read from now on whose names have a `_`.
+    pub fn set_underscores(&mut self, underscores: Underscores) {
+        self.fields.set_underscores(underscores);
         self.cache.forget();
     }
 
@@ -235,6 +241,9 @@ impl RequestHead {
         self.path_span = self.target.slice(target.path.0, target.path.1);
         self.authority = self.target.slice(target.authority.0, target.authority.1);
         self.check_host(buf)?;
+        if self.fields.has_refused_name() {
+            return Err(HeadError::Underscore);
+        }
         let (coding, length) = (self.fields.coding(buf), self.fields.length(buf));
         self.body = request_body(self.version, self.method, coding, length)?;
         let options = self.fields.options;

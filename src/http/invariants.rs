@@ -6,11 +6,13 @@
 //! sent on means to its reader what the original meant to us. Nothing here runs in the proxy.
 
 use std::fmt::Debug;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::chunked::{ChunkError, ChunkScanner};
-use super::forwarded_header::{ClientText, Scheme};
+use super::client_chain::Trust;
+use super::forwarded_header::{ClientText, Introduction, Scheme};
 use super::head::{HeadError, HeadLimits, RequestHead, ResponseHead};
+use super::names::FieldName;
 use super::rewrite::{
     self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite,
 };
@@ -36,10 +38,22 @@ pub fn request_head(input: &[u8]) {
     }
     check_lines(&input[..head.bytes]);
     assert_ne!(head.body, BodyLength::UntilClose);
-    for is_trusted in [false, true] {
-        let client =
-            ClientText::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(), Scheme::Http);
-        let forwarded = ForwardedFor { client: &client, is_trusted };
+    // Each bit says one thing.
+    for ways in [0b00_0000, 0b01_0011, 0b11_1110, 0b11_1011, 0b01_1101_u8] {
+        let is = |bit: u32| ways & 1 << bit != 0;
+        let introduction = Introduction {
+            says_x: is(0) || !is(1),
+            says_rfc: is(1),
+            says_real_ip: is(2),
+            says_port: is(2),
+            says_ssl: is(2),
+            believed: if is(3) { FieldName::Forwarded } else { FieldName::XForwardedFor },
+        };
+        let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+        let client = ClientText::new(address.into(), Scheme::Http, introduction);
+        let trust = is(4).then_some(&Everybody as &dyn Trust);
+        let prefix: &[u8] = if is(5) { b"/p" } else { b"" };
+        let forwarded = ForwardedFor { trust, prefix, ..ForwardedFor::of(&client) };
         for host in [HostRule::Pass, HostRule::Set(b"origin.example:8080")] {
             let how = RequestRewrite {
                 path: head.path(input),
@@ -50,6 +64,16 @@ pub fn request_head(input: &[u8]) {
             };
             check_request_sent(&head, input, &how);
         }
+    }
+}
+
+/// Believes all that it is told.
+#[derive(Debug)]
+struct Everybody;
+
+impl Trust for Everybody {
+    fn trusts(&self, _: IpAddr) -> bool {
+        true
     }
 }
 

@@ -8,6 +8,7 @@
 //! This file holds the words the other files share; the only logic is what a word itself means.
 
 pub(crate) mod chunked;
+pub(crate) mod client_chain;
 pub(crate) mod edit;
 mod error;
 pub(crate) mod fields;
@@ -21,6 +22,8 @@ pub(crate) mod limits;
 mod lines;
 pub(crate) mod names;
 mod parsed_cache;
+pub(crate) mod path;
+pub(crate) mod readings;
 pub(crate) mod rewrite;
 pub(crate) mod socks5;
 mod target;

@@ -8,7 +8,8 @@
 
 use super::edit::{Edit, Unedited};
 use super::fields::Fields;
-use super::forwarded_header::{ClientText, put};
+pub use super::forwarded_header::ForwardedFor;
+use super::forwarded_header::put;
 use super::head::{RequestHead, ResponseHead};
 use super::names::{FieldName, FieldNameSet};
 use super::{BodyLength, Span, TargetForm, Version};
@@ -26,14 +27,6 @@ const HOP_BY_HOP: FieldNameSet = FieldNameSet::EMPTY
     // Said anew wherever it applies, in the one spelling that no reader takes for another coding.
     .with(FieldName::TransferEncoding)
     .with(FieldName::Upgrade);
-
-/// What the origin is told of the client.
-#[derive(Clone, Copy, Debug)]
-pub struct ForwardedFor<'a> {
-    pub client: &'a ClientText,
-    /// Append to what the client said of those before it, rather than replace it.
-    pub is_trusted: bool,
-}
 
 /// Which Host the origin is sent.
 #[derive(Clone, Copy, Debug)]
@@ -71,12 +64,9 @@ pub fn request_edited(
     edit: &mut impl Edit,
 ) {
     out.reserve(head.bytes + LINES_ADDED_BYTES);
-    let mut dropped = HOP_BY_HOP;
+    let mut dropped = HOP_BY_HOP.with(FieldName::Shadow);
     if let Some(forwarded) = &how.forwarded {
-        dropped = dropped.with(FieldName::XForwardedFor).with(FieldName::Forwarded);
-        if !forwarded.is_trusted {
-            dropped = dropped.with(FieldName::XForwardedHost).with(FieldName::XForwardedProto);
-        }
+        dropped = dropped.and(forwarded.dropped());
     }
     if head.max_forwards.is_some() {
         dropped = dropped.with(FieldName::MaxForwards);
@@ -120,7 +110,7 @@ pub fn request_edited(
         put_upgrade(out, &head.fields, buf);
     }
     if let Some(forwarded) = &how.forwarded {
-        forwarded.client.put(out, head, buf, forwarded.is_trusted);
+        forwarded.put(out, head, buf);
     }
     put_via(out, head.version, how.via);
     out.extend_from_slice(how.extra);
@@ -413,8 +403,9 @@ fn put_decimal(out: &mut Vec<u8>, number: u64) {
 mod tests {
     use super::*;
     use crate::http::Method;
-    use crate::http::forwarded_header::Scheme;
-    use crate::http::head::HeadLimits;
+    use crate::http::client_chain::Trust;
+    use crate::http::forwarded_header::{ClientText, Introduction, Scheme};
+    use crate::http::head::{HeadError, HeadLimits};
 
     const LIMITS: HeadLimits =
         HeadLimits { head_bytes: 4096, target_bytes: 1024, header_count: 100 };
@@ -429,17 +420,42 @@ mod tests {
 
     const REQUEST_LINE: &str = "GET / HTTP/1.1\r\n";
 
+    /// Trusts 10.0.0.0/8.
+    #[derive(Debug)]
+    struct Tens;
+
+    impl Trust for Tens {
+        fn trusts(&self, address: std::net::IpAddr) -> bool {
+            address.to_string().starts_with("10.")
+        }
+    }
+
     /// What the origin is sent for `text`.
-    fn sent(text: &str, host: HostRule, (client, is_trusted): (&str, bool)) -> String {
+    fn sent(text: &str, host: HostRule, who: (&str, bool)) -> String {
+        told(text, host, who, Introduction::default(), b"")
+    }
+
+    fn told(
+        text: &str,
+        host: HostRule,
+        (client, is_trusted): (&str, bool),
+        introduction: Introduction,
+        prefix: &[u8],
+    ) -> String {
         let buf = text.as_bytes();
         let mut head = RequestHead::new();
         assert_eq!(head.parse(buf, &LIMITS), Ok(true), "{text:?}");
-        let client = ClientText::new(client.parse().unwrap(), Scheme::Http);
+        let client = ClientText::new(client.parse().unwrap(), Scheme::Http, introduction);
         let how = RequestRewrite {
             path: head.path(buf),
             host,
             via: b"ringway",
-            forwarded: Some(ForwardedFor { client: &client, is_trusted }),
+            forwarded: Some(ForwardedFor {
+                trust: is_trusted.then_some(&Tens),
+                address: "198.51.100.7",
+                prefix,
+                ..ForwardedFor::of(&client)
+            }),
             extra: b"",
         };
         let mut out = Vec::new();
@@ -575,14 +591,179 @@ mod tests {
             sent(&text, HostRule::Pass, TRUSTED),
             "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\n\
              Via: 1.1 first\r\nX-Forwarded-For: 10.0.0.1, 10.0.0.2, 192.0.2.1\r\n\
-             Forwarded: for=10.0.0.1, for=192.0.2.1;proto=http;host=\"a\"\r\n\
+             Forwarded: for=10.0.0.1;proto=https;host=\"evil\", for=10.0.0.2, for=192.0.2.1\r\n\
              Via: 1.1 ringway\r\n\r\n"
         );
         let silent = format!("{REQUEST_LINE}Host: a\r\n\r\n");
         assert_eq!(
             sent(&silent, HostRule::Pass, TRUSTED),
-            format!("{REQUEST_LINE}Host: a\r\n{ADDED}")
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Host: a\r\n\
+             Forwarded: for=192.0.2.1;host=\"a\"\r\nVia: 1.1 ringway\r\n\r\n",
+            "by which scheme the client of a trusted peer came is not known"
         );
+    }
+
+    /// The lines that are added to those that a trusted peer has sent, without Via.
+    fn told_of(lines: &str, introduction: Introduction) -> String {
+        let text = format!("{REQUEST_LINE}Host: a\r\n{lines}\r\n");
+        let out = told(&text, HostRule::Pass, ("10.0.0.9", true), introduction, b"");
+        let out = out.strip_prefix(&format!("{REQUEST_LINE}Host: a\r\n")).unwrap();
+        out.strip_suffix("Via: 1.1 ringway\r\n\r\n").unwrap().to_owned()
+    }
+
+    const X: Introduction = Introduction {
+        says_x: true,
+        says_rfc: false,
+        says_real_ip: false,
+        says_port: false,
+        says_ssl: false,
+        believed: FieldName::XForwardedFor,
+    };
+    const RFC: Introduction = Introduction { says_x: false, says_rfc: true, ..X };
+    const BOTH: Introduction = Introduction { says_x: true, says_rfc: true, ..X };
+
+    #[test]
+    fn what_a_trusted_peer_says_in_one_form_is_carried_over_to_the_other() {
+        let x = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n";
+        let rfc = "Forwarded: for=\"[2001:db8::1]:80\";proto=https;host=b\r\n";
+        let proto = "X-Forwarded-Proto: https\r\n";
+        let table = [
+            (
+                x,
+                BOTH,
+                "X-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.1, 10.0.0.9\r\n\
+                 X-Forwarded-Host: a\r\n\
+                 Forwarded: for=192.0.2.1;proto=https;host=\"a\", for=10.0.0.9\r\n",
+            ),
+            (
+                x,
+                X,
+                "X-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.1, 10.0.0.9\r\n\
+                 X-Forwarded-Host: a\r\n",
+            ),
+            (x, RFC, "Forwarded: for=192.0.2.1;proto=https;host=\"a\", for=10.0.0.9\r\n"),
+            (
+                rfc,
+                BOTH,
+                "X-Forwarded-For: 2001:db8::1, 10.0.0.9\r\nX-Forwarded-Proto: https\r\n\
+                 X-Forwarded-Host: b\r\n\
+                 Forwarded: for=\"[2001:db8::1]:80\";proto=https;host=b, for=10.0.0.9\r\n",
+            ),
+            (
+                rfc,
+                X,
+                "X-Forwarded-For: 2001:db8::1, 10.0.0.9\r\nX-Forwarded-Proto: https\r\n\
+                 X-Forwarded-Host: b\r\n",
+            ),
+            (rfc, RFC, "Forwarded: for=\"[2001:db8::1]:80\";proto=https;host=b, for=10.0.0.9\r\n"),
+            (
+                proto,
+                BOTH,
+                "X-Forwarded-Proto: https\r\nX-Forwarded-For: 10.0.0.9\r\n\
+                 X-Forwarded-Host: a\r\nForwarded: for=10.0.0.9;proto=https;host=\"a\"\r\n",
+            ),
+        ];
+        for (lines, introduction, added) in table {
+            assert_eq!(told_of(lines, introduction), added, "{lines:?} {introduction:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_stranger_slips_past_a_trusted_peer_in_the_other_form_is_not_passed_on() {
+        let lines = "Forwarded: for=6.6.6.6;proto=ftp;host=evil\r\n\
+                     X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n";
+        for introduction in [X, RFC, BOTH] {
+            let added = told_of(lines, introduction);
+            assert!(!added.contains("6.6.6.6") && !added.contains("evil"), "{added}");
+            assert!(!added.contains("ftp") && added.contains("192.0.2.1"), "{added}");
+        }
+        let believed = FieldName::Forwarded;
+        let lines = "Forwarded: for=192.0.2.1;proto=https\r\nX-Forwarded-For: 6.6.6.6\r\n";
+        for introduction in [X, RFC, BOTH] {
+            let added = told_of(lines, Introduction { believed, ..introduction });
+            assert!(!added.contains("6.6.6.6") && added.contains("192.0.2.1"), "{added}");
+        }
+    }
+
+    #[test]
+    fn strangers_cannot_say_what_only_a_proxy_knows() {
+        let lines = "X-Real-IP: 6.6.6.6\r\nX-Forwarded-Port: 1\r\nX-Forwarded-Prefix: /e\r\n\
+            X-Forwarded-Ssl: on\r\nX-Forwarded-Scheme: https\r\nX-Forwarded-Protocol: ssl\r\n\
+            X-Forwarded-Server: e\r\nFront-End-Https: on\r\nProxy: http://evil\r\n\
+            X-Forwarded_For: 6.6.6.6\r\nX_Real_IP: 6.6.6.6\r\nContent_Length: 9\r\n\
+            Transfer_Encoding: chunked\r\n";
+        assert_eq!(lines_sent(lines), "");
+        assert_eq!(lines_sent("X_Other: 1\r\n"), "X_Other: 1\r\n");
+        let kept = told_of("X-Real-IP: 192.0.2.1\r\nProxy: x\r\nX-Forwarded-Port: 8\r\n", X);
+        assert!(kept.starts_with("X-Real-IP: 192.0.2.1\r\nX-Forwarded-Port: 8\r\n"), "{kept}");
+        assert!(!kept.contains("Proxy"), "{kept}");
+    }
+
+    #[test]
+    fn what_is_configured_is_said_beside() {
+        let all = Introduction { says_real_ip: true, says_port: true, says_ssl: true, ..X };
+        let text = "GET /api/x HTTP/1.1\r\nHost: a:8080\r\nX-Forwarded-Prefix: /e\r\n\r\n";
+        assert_eq!(
+            told(text, HostRule::Pass, UNTRUSTED, all, b"/api"),
+            "GET /api/x HTTP/1.1\r\nHost: a:8080\r\nX-Forwarded-For: 192.0.2.1\r\n\
+             X-Forwarded-Proto: http\r\nX-Forwarded-Host: a:8080\r\nX-Real-IP: 198.51.100.7\r\n\
+             X-Forwarded-Port: 8080\r\nX-Forwarded-Ssl: off\r\nX-Forwarded-Prefix: /api\r\n\
+             Via: 1.1 ringway\r\n\r\n"
+        );
+        let lines = "X-Forwarded-Prefix: /outer\r\nX-Forwarded-Ssl: on\r\nX-Real-IP: 6.6.6.6\r\n\
+                     X-Forwarded-Proto: https\r\n";
+        let text = format!("{REQUEST_LINE}Host: a\r\n{lines}\r\n");
+        assert_eq!(
+            told(&text, HostRule::Pass, TRUSTED, all, b"/api"),
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Ssl: on\r\nX-Forwarded-Proto: https\r\n\
+             X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Host: a\r\nX-Real-IP: 198.51.100.7\r\n\
+             X-Forwarded-Port: 443\r\nX-Forwarded-Prefix: /outer, /api\r\n\
+             Via: 1.1 ringway\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn each_form_alone_is_whole() {
+        let text = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let told = |who, introduction| told(text, HostRule::Pass, who, introduction, b"");
+        assert_eq!(
+            told(UNTRUSTED, X),
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\
+             X-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\nVia: 1.1 ringway\r\n\r\n"
+        );
+        assert_eq!(
+            told(("2001:db8::1", false), RFC),
+            "GET / HTTP/1.1\r\nHost: a\r\n\
+             Forwarded: for=\"[2001:db8::1]\";proto=http;host=\"a\"\r\n\
+             Via: 1.1 ringway\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn names_with_underscores_go_as_they_are_configured() {
+        use crate::http::fields::Underscores;
+        let text = "GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 1\r\nX_Other: 2\r\nA: 3\r\n\r\n";
+        let kept = |underscores| {
+            let mut head = RequestHead::new();
+            head.set_underscores(underscores);
+            let parsed = head.parse(text.as_bytes(), &LIMITS)?;
+            assert!(parsed);
+            let how = RequestRewrite {
+                path: head.path(text.as_bytes()),
+                host: HostRule::Pass,
+                via: b"r",
+                forwarded: None,
+                extra: b"",
+            };
+            let mut out = Vec::new();
+            request(&mut out, &head, text.as_bytes(), &how);
+            let out = String::from_utf8(out).unwrap();
+            Ok(["X_Forwarded_For", "X_Other", "A:"].map(|name| out.contains(name)))
+        };
+        assert_eq!(kept(Underscores::Keep), Ok([true, true, true]));
+        assert_eq!(kept(Underscores::DropShadowing), Ok([false, true, true]));
+        assert_eq!(kept(Underscores::DropAll), Ok([false, false, true]));
+        assert_eq!(kept(Underscores::Refuse), Err(HeadError::Underscore));
     }
 
     #[test]

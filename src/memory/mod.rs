@@ -11,6 +11,7 @@ pub(crate) mod watch;
 
 pub use plan::Plan;
 pub use usage::Usage;
+pub(crate) use watch::{Pressure, SharedPressure};
 
 /// What `_mb` means everywhere: 1024 × 1024 bytes.
 pub(crate) const MIB: u64 = 1024 * 1024;

@@ -9,6 +9,7 @@
 //! fallen may refuse them for ever. So RSS counts as pressure only as far as the ledgers explain
 //! it. What goes beyond that leads to light cleanups, which cost no client anything.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use crate::ledger::Level;
@@ -32,6 +33,7 @@ pub(crate) struct Thresholds {
 
 /// How short memory is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub(crate) enum Pressure {
     #[default]
     Normal,
@@ -48,6 +50,24 @@ impl Pressure {
             Self::Light => "light",
             Self::Forced => "forced",
         }
+    }
+}
+
+/// The pressure as the threads know it: one sets it, all may read it.
+#[derive(Debug, Default)]
+pub(crate) struct SharedPressure(AtomicU8);
+
+impl SharedPressure {
+    pub(crate) fn get(&self) -> Pressure {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Pressure::Normal,
+            1 => Pressure::Light,
+            _ => Pressure::Forced,
+        }
+    }
+
+    pub(crate) fn set(&self, pressure: Pressure) {
+        self.0.store(pressure as u8, Ordering::Relaxed);
     }
 }
 

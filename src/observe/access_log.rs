@@ -6,15 +6,16 @@
 //! `log.queue_lines`, further lines are dropped and counted. Bytes from the network are escaped,
 //! so that no request can forge a line or move a terminal's cursor.
 
+use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::mem;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::address::{Address, PeerAddress};
 use crate::config::{LogConfig, LogFormat};
 use crate::memory::plan::LANE_LINE_BYTES;
 use crate::observe::date;
@@ -49,7 +50,10 @@ const STACK_BYTES: usize = 256 * 1024;
 pub(crate) struct Record<'a> {
     /// When the first byte of the request was read.
     pub time: SystemTime,
-    pub client: SocketAddr,
+    /// The port is 0 where a peer speaks for somebody whose port is not known.
+    pub client: PeerAddress,
+    /// Who is connected, where that is not the client.
+    pub peer: Option<PeerAddress>,
     /// These three are empty when the head was refused before they were known.
     pub method: &'a [u8],
     pub host: &'a [u8],
@@ -61,7 +65,7 @@ pub(crate) struct Record<'a> {
     pub bytes_out: u64,
     /// Empty when no route was found.
     pub upstream: &'a str,
-    pub origin: Option<SocketAddr>,
+    pub origin: Option<Address>,
     /// Whether the connection to the origin had carried an exchange before.
     pub is_reused: bool,
     pub phases: Phases,
@@ -160,10 +164,7 @@ impl AccessLog {
             queue.dropped.fetch_add(1, Ordering::Relaxed);
         } else {
             queue.grew(lines.make_room(bytes_max));
-            match self.format {
-                LogFormat::Text => text_line(&mut lines.bytes, record),
-                LogFormat::Json => json_line(&mut lines.bytes, record),
-            }
+            put_line(&mut lines.bytes, self.format, record);
             lines.count += 1;
         }
         // The order matters: a writer that missed this line held the lock before us, and had
@@ -350,73 +351,93 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn text_line(out: &mut Vec<u8>, record: &Record<'_>) {
-    out.extend_from_slice(b"time=");
-    put_time(out, record.time);
-    put(out, format_args!(" client={} method=", record.client));
-    put_text_value(out, record.method);
-    out.extend_from_slice(b" host=");
-    put_text_value(out, record.host);
-    out.extend_from_slice(b" target=");
-    put_text_value(out, record.target);
-    put(
-        out,
-        format_args!(
-            " status={} bytes_in={} bytes_out={} upstream=",
-            record.status, record.bytes_in, record.bytes_out
-        ),
-    );
-    put_text_value(out, record.upstream.as_bytes());
-    match record.origin {
-        Some(origin) => put(out, format_args!(" origin={origin}")),
-        None => out.extend_from_slice(b" origin=-"),
-    }
+fn put_line(out: &mut Vec<u8>, format: LogFormat, record: &Record<'_>) {
     let Phases { head_us, pool_us, connect_us, first_byte_us, total_us } = record.phases;
-    put(
-        out,
-        format_args!(
-            " reused={} head_us={head_us} pool_us={pool_us} connect_us={connect_us} \
-             first_byte_us={first_byte_us} total_us={total_us} error=",
-            record.is_reused,
-        ),
-    );
-    put_text_value(out, record.error.unwrap_or_default().as_bytes());
-    out.push(b'\n');
+    let mut line = Line { out, format, is_begun: false };
+    line.text("time", Some(Rfc3339(record.time)));
+    line.text("client", Some(Known(record.client)));
+    if let Some(peer) = record.peer {
+        line.text("peer", Some(peer));
+    }
+    line.value("method", record.method);
+    line.value("host", record.host);
+    line.value("target", record.target);
+    line.figure("status", record.status);
+    line.figure("bytes_in", record.bytes_in);
+    line.figure("bytes_out", record.bytes_out);
+    line.value("upstream", record.upstream.as_bytes());
+    line.text("origin", record.origin);
+    line.figure("reused", record.is_reused);
+    line.figure("head_us", head_us);
+    line.figure("pool_us", pool_us);
+    line.figure("connect_us", connect_us);
+    line.figure("first_byte_us", first_byte_us);
+    line.figure("total_us", total_us);
+    line.value("error", record.error.unwrap_or_default().as_bytes());
+    out.extend_from_slice(match format {
+        LogFormat::Text => b"\n",
+        LogFormat::Json => b"}\n",
+    });
 }
 
-fn json_line(out: &mut Vec<u8>, record: &Record<'_>) {
-    out.extend_from_slice(b"{\"time\":\"");
-    put_time(out, record.time);
-    put(out, format_args!("\",\"client\":\"{}\",\"method\":", record.client));
-    put_json_value(out, record.method);
-    out.extend_from_slice(b",\"host\":");
-    put_json_value(out, record.host);
-    out.extend_from_slice(b",\"target\":");
-    put_json_value(out, record.target);
-    put(
-        out,
-        format_args!(
-            ",\"status\":{},\"bytes_in\":{},\"bytes_out\":{},\"upstream\":",
-            record.status, record.bytes_in, record.bytes_out
-        ),
-    );
-    put_json_value(out, record.upstream.as_bytes());
-    match record.origin {
-        Some(origin) => put(out, format_args!(",\"origin\":\"{origin}\"")),
-        None => out.extend_from_slice(b",\"origin\":null"),
+/// A line that is being written, in either format.
+struct Line<'a> {
+    out: &'a mut Vec<u8>,
+    format: LogFormat,
+    is_begun: bool,
+}
+
+impl Line<'_> {
+    fn key(&mut self, key: &str) {
+        let is_first = !std::mem::replace(&mut self.is_begun, true);
+        let (before, after): (&[u8], &[u8]) = match (self.format, is_first) {
+            (LogFormat::Text, true) => (b"", b"="),
+            (LogFormat::Text, false) => (b" ", b"="),
+            (LogFormat::Json, true) => (b"{\"", b"\":"),
+            (LogFormat::Json, false) => (b",\"", b"\":"),
+        };
+        for part in [before, key.as_bytes(), after] {
+            self.out.extend_from_slice(part);
+        }
     }
-    let Phases { head_us, pool_us, connect_us, first_byte_us, total_us } = record.phases;
-    put(
-        out,
-        format_args!(
-            ",\"reused\":{},\"head_us\":{head_us},\"pool_us\":{pool_us},\
-             \"connect_us\":{connect_us},\"first_byte_us\":{first_byte_us},\
-             \"total_us\":{total_us},\"error\":",
-            record.is_reused
-        ),
-    );
-    put_json_value(out, record.error.unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"}\n");
+
+    /// What may have come from the network.
+    fn value(&mut self, key: &str, value: &[u8]) {
+        self.key(key);
+        match self.format {
+            LogFormat::Text => put_text_value(self.out, value),
+            LogFormat::Json => put_json_value(self.out, value),
+        }
+    }
+
+    /// A number or a truth value, which are the same in both formats.
+    fn figure(&mut self, key: &str, value: impl Display) {
+        self.key(key);
+        put(self.out, format_args!("{value}"));
+    }
+
+    /// Text of our own, in which nothing is to be escaped.
+    fn text(&mut self, key: &str, value: Option<impl Display>) {
+        self.key(key);
+        match (self.format, value) {
+            (LogFormat::Text, Some(value)) => put(self.out, format_args!("{value}")),
+            (LogFormat::Text, None) => self.out.push(b'-'),
+            (LogFormat::Json, Some(value)) => put(self.out, format_args!("\"{value}\"")),
+            (LogFormat::Json, None) => self.out.extend_from_slice(b"null"),
+        }
+    }
+}
+
+/// With the port, where that is known.
+struct Known(PeerAddress);
+
+impl Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            PeerAddress::Ip(known) if known.port() == 0 => known.ip().fmt(f),
+            address => address.fmt(f),
+        }
+    }
 }
 
 fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
@@ -475,21 +496,23 @@ fn put_json_value(out: &mut Vec<u8>, value: &[u8]) {
     out.push(b'"');
 }
 
-/// RFC 3339 in UTC with milliseconds.
-fn put_time(out: &mut Vec<u8>, time: SystemTime) {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = since.as_secs();
-    let (year, month, day) = date::civil(seconds / 86_400);
-    put(
-        out,
-        format_args!(
+/// In UTC with milliseconds.
+struct Rfc3339(SystemTime);
+
+impl Display for Rfc3339 {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = since.as_secs();
+        let (year, month, day) = date::civil(seconds / 86_400);
+        write!(
+            out,
             "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
             seconds / 3600 % 24,
             seconds / 60 % 60,
             seconds % 60,
             since.subsec_millis()
-        ),
-    );
+        )
+    }
 }
 
 #[cfg(test)]
@@ -527,7 +550,8 @@ mod tests {
     fn record<'a>() -> Record<'a> {
         Record {
             time: UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
-            client: "192.0.2.1:5555".parse().unwrap(),
+            client: PeerAddress::Ip("192.0.2.1:5555".parse().unwrap()),
+            peer: None,
             method: b"GET",
             host: b"example.org:8000",
             target: b"/a",
@@ -544,13 +568,13 @@ mod tests {
 
     fn text(record: &Record<'_>) -> String {
         let mut line = Vec::new();
-        text_line(&mut line, record);
+        put_line(&mut line, LogFormat::Text, record);
         String::from_utf8(line).unwrap()
     }
 
     fn json(record: &Record<'_>) -> serde_json::Value {
         let mut line = Vec::new();
-        json_line(&mut line, record);
+        put_line(&mut line, LogFormat::Json, record);
         assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
         serde_json::from_slice(&line).unwrap()
     }

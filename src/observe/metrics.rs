@@ -9,103 +9,69 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
-pub(crate) use crate::ledger::Gauge;
+pub(crate) use crate::counters::{Counter, Gauge};
+use crate::fault::ProxyError;
 
 /// Answers by status class. The index is the status divided by 100; 0 are exchanges that ended
 /// without an answer.
-pub(crate) type Classes = [Gauge; CLASS_COUNT];
+pub(crate) type Classes = [Counter; CLASS_COUNT];
 
 pub(crate) const CLASS_COUNT: usize = 6;
-
-/// The error types of RFC 9209 §2.3, and what is none of them.
-const FAULT_NAMES: [&str; 33] = [
-    "http_request_error",
-    "connection_refused",
-    "connection_terminated",
-    "connection_timeout",
-    "connection_limit_reached",
-    "connection_read_timeout",
-    "connection_write_timeout",
-    "destination_not_found",
-    "destination_unavailable",
-    "destination_ip_prohibited",
-    "destination_ip_unroutable",
-    "dns_error",
-    "dns_timeout",
-    "http_protocol_error",
-    "http_request_denied",
-    "http_response_content_coding",
-    "http_response_body_size",
-    "http_response_header_section_size",
-    "http_response_header_size",
-    "http_response_incomplete",
-    "http_response_timeout",
-    "http_response_trailer_section_size",
-    "http_response_trailer_size",
-    "http_response_transfer_coding",
-    "http_upgrade_failed",
-    "proxy_configuration_error",
-    "proxy_internal_error",
-    "proxy_internal_response",
-    "proxy_loop_detected",
-    "tls_alert_received",
-    "tls_certificate_error",
-    "tls_protocol_error",
-    "other",
-];
 
 /// One worker's numbers: its thread writes, any thread reads.
 // Two cache lines, which is what adjacent-line prefetching makes two workers share.
 #[repr(align(128))]
 #[derive(Debug, Default)]
 pub struct WorkerMetrics {
-    pub accepted: Gauge,
-    pub accept_errors: Gauge,
+    pub accepted: Counter,
+    pub accept_errors: Counter,
     /// Connections that were answered 503 at the door.
-    pub clients_refused: Gauge,
+    pub clients_refused: Counter,
     /// Connections that gave way to new ones: idle ones, and heads that did not get on.
-    pub gave_way: [Gauge; 2],
+    pub gave_way: [Counter; 2],
+    /// Connections without a PROXY protocol header that is taken, by why.
+    pub not_introduced: [Counter; 4],
     pub requests: Classes,
     /// Requests in absolute form, which have no route.
     pub forwarded: Classes,
     pub faults: FaultCounts,
     /// From and to clients.
-    pub bytes_received: Gauge,
-    pub bytes_sent: Gauge,
+    pub bytes_received: Counter,
+    pub bytes_sent: Counter,
     /// From the first byte of a request to the last byte of its answer. Exchanges without an
     /// answer are left out: their time says how patient the client was.
     pub latency: Latency,
     pub pool_wait: Latency,
-    pub pool_reused: Gauge,
-    pub pool_opened: Gauge,
-    pub pool_waits: Gauge,
-    pub pool_timeouts: Gauge,
+    pub pool_reused: Counter,
+    pub pool_opened: Counter,
+    pub pool_waits: Counter,
+    pub pool_timeouts: Counter,
     /// Exchanges that were ended for others: for being slow, and for being beyond a share.
-    pub pool_slow: Gauge,
-    pub pool_excess: Gauge,
+    pub pool_slow: Counter,
+    pub pool_excess: Counter,
     /// Reused connections that turned out to be dead.
-    pub pool_stale: Gauge,
+    pub pool_stale: Counter,
     /// Open now.
     pub tunnels: Gauge,
-    pub tunnels_opened: Gauge,
-    pub tunnel_bytes: Gauge,
-    pub auth_failures: Gauge,
-    pub denied: Gauge,
+    pub tunnels_opened: Counter,
+    pub tunnel_bytes: Counter,
+    pub auth_failures: Counter,
+    pub denied: Counter,
     /// Connections of clients now, and those of them that rest.
     pub clients: Gauge,
     pub parked: Gauge,
     /// Exchanges that a forced cleanup has ended.
-    pub cuts: Gauge,
+    pub cuts: Counter,
     /// Requests of routes with hooks.
-    pub hooked: Gauge,
+    pub hooked: Counter,
     /// Requests that a route answered 429.
-    pub limited: Gauge,
+    pub limited: Counter,
     /// Attempts beyond the first that a route's retry policy asked for.
-    pub retries: Gauge,
+    pub retries: Counter,
     /// Copies of requests that were sent elsewhere, those that failed, and those left out.
-    pub mirrors: Gauge,
-    pub mirrors_failed: Gauge,
-    pub mirrors_dropped: Gauge,
+    pub mirrors: Counter,
+    pub mirrors_failed: Counter,
+    pub mirrors_dropped: Counter,
 }
 
 impl WorkerMetrics {
@@ -163,28 +129,24 @@ pub(crate) fn class_of(status: u16) -> usize {
     usize::from(status / 100).min(CLASS_COUNT - 1)
 }
 
-/// Faults by their error type of RFC 9209.
+/// Faults by their error type.
 #[derive(Debug)]
-pub struct FaultCounts([Gauge; FAULT_NAMES.len()]);
+pub struct FaultCounts([Counter; ProxyError::ALL.len()]);
 
 impl Default for FaultCounts {
     fn default() -> Self {
-        Self(array::from_fn(|_| Gauge::default()))
+        Self(array::from_fn(|_| Counter::default()))
     }
 }
 
 impl FaultCounts {
-    /// `name` is what `Fault::proxy_error` says. A search through a short list: faults are rare.
     #[cold]
-    pub fn count(&self, name: &str) {
-        let last = FAULT_NAMES.len() - 1;
-        let index = FAULT_NAMES.iter().position(|known| *known == name).unwrap_or(last);
-        self.0[index].add(1);
+    pub fn count(&self, error: ProxyError) {
+        self.0[error as usize].add(1);
     }
 
-    /// Every name with its count, always in the same order.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        FAULT_NAMES.into_iter().zip(self.0.iter().map(Gauge::get))
+    pub fn get(&self, error: ProxyError) -> u64 {
+        self.0[error as usize].get()
     }
 }
 
@@ -195,8 +157,8 @@ impl FaultCounts {
 /// microsecond has its own. 13.4 KiB in all.
 #[derive(Debug)]
 pub struct Latency {
-    buckets: [Gauge; BUCKET_COUNT],
-    sum_us: Gauge,
+    buckets: [Counter; BUCKET_COUNT],
+    sum_us: Counter,
 }
 
 /// Longer durations count as this: an hour.
@@ -216,7 +178,7 @@ const SNAPSHOT_DIGITS: u8 = 2;
 
 impl Default for Latency {
     fn default() -> Self {
-        Self { buckets: array::from_fn(|_| Gauge::default()), sum_us: Gauge::default() }
+        Self { buckets: array::from_fn(|_| Counter::default()), sum_us: Counter::default() }
     }
 }
 
@@ -232,7 +194,7 @@ impl Latency {
     /// subtracted from a later one: no bucket ever shrinks.
     pub fn snapshot(&self) -> Histogram<u64> {
         let mut histogram = empty_histogram();
-        for (index, count) in self.buckets.iter().map(Gauge::get).enumerate() {
+        for (index, count) in self.buckets.iter().map(Counter::get).enumerate() {
             if count > 0 {
                 histogram.saturating_record_n(middle_of(index), count);
             }
@@ -352,7 +314,7 @@ mod tests {
             metrics.answered(status, us);
             named.answered(route, upstream, status);
         }
-        let counts = |classes: &Classes| classes.each_ref().map(Gauge::get);
+        let counts = |classes: &Classes| classes.each_ref().map(Counter::get);
         assert_eq!(counts(&metrics.requests), [1, 0, 1, 0, 0, 2]);
         assert_eq!(counts(&named.routes[0]), [1, 0, 0, 0, 0, 0]);
         assert_eq!(counts(&named.routes[1]), [0, 0, 1, 0, 0, 0]);
@@ -361,16 +323,14 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_has_a_name_of_its_own_or_is_counted_as_other() {
+    fn a_fault_is_counted_by_its_error_type() {
         let counts = FaultCounts::default();
-        for fault in [Fault::NoRoute, Fault::OriginClosed, Fault::Internal, Fault::PoolTimeout] {
+        for fault in [Fault::NoRoute, Fault::OriginClosed, Fault::Internal, Fault::Overloaded] {
             counts.count(fault.proxy_error());
         }
-        let of = |name| counts.iter().find(|(known, _)| *known == name).map(|(_, count)| count);
-        assert_eq!(of("destination_not_found"), Some(1));
-        assert_eq!(of("other"), Some(0));
-        counts.count("no_such_name");
-        assert_eq!(of("other"), Some(1));
-        assert_eq!(counts.iter().map(|(_, count)| count).sum::<u64>(), 5);
+        assert_eq!(counts.get(ProxyError::DestinationNotFound), 1);
+        assert_eq!(counts.get(ProxyError::ConnectionTerminated), 1);
+        assert_eq!(counts.get(ProxyError::ProxyInternalError), 2);
+        assert_eq!(ProxyError::ALL.map(|(error, _)| counts.get(error)).iter().sum::<u64>(), 4);
     }
 }

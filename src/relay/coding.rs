@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use crate::http::BodyLength;
 use crate::http::chunked::{ChunkError, ChunkScanner};
 use crate::relay::error::RelayError;
 use crate::ring::Run;
@@ -27,6 +28,17 @@ pub(crate) struct Decoded {
 }
 
 impl Decoder {
+    /// Of a body with that framing, before its first byte.
+    #[inline]
+    pub(crate) fn of(body: BodyLength) -> Self {
+        match body {
+            BodyLength::Empty => Self::Sized(0),
+            BodyLength::Exact(bytes) => Self::Sized(bytes),
+            BodyLength::Chunked => Self::Chunked(ChunkScanner::new()),
+            BodyLength::UntilClose => Self::UntilClose,
+        }
+    }
+
     pub(crate) fn advance(&mut self, input: &[u8]) -> Result<Decoded, ChunkError> {
         match self {
             Decoder::Sized(left) => {
@@ -58,7 +70,7 @@ impl Decoder {
     }
 
     /// Payload seen so far, where the framing does not say it beforehand.
-    pub(super) fn payload_bytes(&self) -> u64 {
+    pub(crate) fn payload_bytes(&self) -> u64 {
         match self {
             Decoder::Chunked(scanner) => scanner.payload_bytes(),
             Decoder::Sized(_) | Decoder::UntilClose => 0,

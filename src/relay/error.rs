@@ -4,6 +4,7 @@
 //! becomes a fault where the sides are known.
 
 use crate::http::chunked::ChunkError;
+use crate::ring::WaitError;
 
 /// Which side ended a transfer early, and how.
 #[derive(Debug)]
@@ -21,4 +22,24 @@ pub(crate) enum RelayError {
     Framing(ChunkError),
     /// More payload than `payload_bytes_max`.
     TooLarge,
+}
+
+impl RelayError {
+    /// What a wait for the sender has come to.
+    pub(crate) fn of_sender(error: WaitError) -> Self {
+        match error {
+            WaitError::Expired => Self::FromExpired,
+            WaitError::Interrupted => Self::Interrupted,
+            WaitError::Failed(_) => Self::FromFailed,
+        }
+    }
+
+    /// What a wait for the receiver has come to.
+    pub(crate) fn of_receiver(error: WaitError) -> Self {
+        match error {
+            WaitError::Expired => Self::ToExpired,
+            WaitError::Interrupted => Self::Interrupted,
+            WaitError::Failed(_) => Self::ToFailed,
+        }
+    }
 }

@@ -12,6 +12,7 @@
 mod coding;
 mod error;
 pub(crate) mod outbox;
+pub(crate) mod side;
 mod steps;
 mod waiting;
 
@@ -23,7 +24,7 @@ use std::time::Duration;
 use steps::{Ends, Moving, Step, add};
 use waiting::{Stall, is_past};
 
-use crate::config::HalfClose;
+use crate::config::{BuffersConfig, HalfClose};
 use crate::ledger::{Budget, Ledger};
 use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
 use crate::ring::hang_up::unless_hung_up;
@@ -47,33 +48,91 @@ pub(crate) enum Leftover {
 /// A silence longer than this lets a tunnel give up what it holds.
 pub(crate) const WATCH_AFTER: Duration = Duration::from_secs(1);
 
-/// What a transfer moves through, and its waits.
-pub(crate) struct Transfer<'a> {
+/// What a worker has to move bodies through.
+#[derive(Clone, Copy)]
+pub(crate) struct Means<'a> {
     pub chunks: &'a Rc<ChunkPool>,
-    pub from: &'a Socket,
-    pub to: Receiver<'a>,
-    /// The longest silence of the sender.
-    pub silence: Duration,
-    /// How the account says that the sender is waited for.
-    pub sender: WaitsOn,
+    pub pipes: &'a Rc<PipePool>,
     /// Where copies of pieces are counted.
     pub memory: (&'a Arc<Ledger>, &'a Rc<Budget>),
-    /// Chunks per operation at most.
-    pub operation_chunks: usize,
-    /// Move by `READ_FIXED` and `WRITE_FIXED`.
-    pub is_fixed: bool,
-    /// Where the pipes come from through which much is moved; `None` where a receive may be
-    /// submitted on either socket meanwhile.
-    pub pipes: Option<&'a Rc<PipePool>>,
-    /// Never take more off the sender's socket than belongs to this body: the next request may
-    /// follow.
-    pub is_exact: bool,
-    /// Refuse a chunked body with more payload than this; of use where `is_exact`.
-    pub payload_bytes_max: u64,
-    pub control: &'a Control,
-    /// Of the client connection that it is for, and what of it the bytes add to.
-    pub stats: &'a ConnectionStats,
+}
+
+/// Whoever a body comes from.
+#[derive(Clone, Copy)]
+pub(crate) struct Sender<'a> {
+    pub socket: &'a Socket,
+    /// The longest time for which it may send nothing.
+    pub silence: Duration,
+    /// Of the client connection that it is done for, with how that says that the sender is waited
+    /// for.
+    pub stats: (&'a ConnectionStats, WaitsOn),
+    /// What of the statistics the bytes add to.
     pub flow: &'a Cell<u64>,
+}
+
+/// What a transfer moves through, and its waits.
+pub(crate) struct Transfer<'a> {
+    chunks: &'a Rc<ChunkPool>,
+    from: &'a Socket,
+    to: Receiver<'a>,
+    silence: Duration,
+    sender: WaitsOn,
+    memory: (&'a Arc<Ledger>, &'a Rc<Budget>),
+    /// Chunks per operation at most.
+    operation_chunks: usize,
+    /// Move by `READ_FIXED` and `WRITE_FIXED`.
+    is_fixed: bool,
+    /// Where the pipes come from through which much is moved.
+    pipes: Option<&'a Rc<PipePool>>,
+    is_exact: bool,
+    payload_bytes_max: u64,
+    control: &'a Control,
+    stats: &'a ConnectionStats,
+    flow: &'a Cell<u64>,
+}
+
+impl<'a> Transfer<'a> {
+    pub(crate) fn new(
+        means: Means<'a>,
+        buffers: &BuffersConfig,
+        from: Sender<'a>,
+        to: Receiver<'a>,
+        control: &'a Control,
+    ) -> Self {
+        let (stats, sender) = from.stats;
+        Self {
+            chunks: means.chunks,
+            from: from.socket,
+            to,
+            silence: from.silence,
+            sender,
+            memory: means.memory,
+            operation_chunks: buffers.operation_chunks,
+            is_fixed: buffers.fixed_operations,
+            pipes: Some(means.pipes),
+            is_exact: false,
+            payload_bytes_max: u64::MAX,
+            control,
+            stats,
+            flow: from.flow,
+        }
+    }
+
+    /// Never takes more off the sender's socket than belongs to this body, because the next request
+    /// may follow; and refuses one in chunks with more payload than `payload_bytes_max`.
+    pub(crate) fn exact(self, payload_bytes_max: u64) -> Self {
+        Self { is_exact: true, payload_bytes_max, ..self }
+    }
+
+    /// Takes no pipe: a receive may be submitted on either socket meanwhile.
+    pub(crate) fn unpiped(self) -> Self {
+        Self { pipes: None, ..self }
+    }
+
+    /// Takes no operation on registered memory: one holds its chunk while it waits.
+    pub(crate) fn unregistered(self) -> Self {
+        Self { is_fixed: false, ..self }
+    }
 }
 
 /// What others may tell a transfer while it is under way, and what it tells them however it ends.
@@ -188,7 +247,7 @@ impl Transfer<'_> {
         encoding: Encoding,
     ) -> Result<Step, RelayError> {
         if pace.is_congested {
-            self.writable(pace).await.map_err(to_broken)?;
+            self.writable(pace).await.map_err(RelayError::of_receiver)?;
         }
         self.advance(pace, decoder, encoding).await
     }
@@ -206,6 +265,8 @@ impl Transfer<'_> {
             && !is_congested
             && !pace.is_blind
             && pace.is_bulk(decoder)
+            && self.from.is_plain()
+            && self.to.socket.is_plain()
             && let Some(pipe) = self.pipes.and_then(PipePool::try_lease)
         {
             if pace.spliced.is_none() {
@@ -302,7 +363,7 @@ impl Transfer<'_> {
             error => error,
         };
         pace.from.count_round();
-        error.map(drop).map_err(from_broken)
+        error.map(drop).map_err(RelayError::of_sender)
     }
 }
 
@@ -387,22 +448,6 @@ impl Window {
     }
 }
 
-fn from_broken(error: WaitError) -> RelayError {
-    match error {
-        WaitError::Expired => RelayError::FromExpired,
-        WaitError::Interrupted => RelayError::Interrupted,
-        WaitError::Failed(_) => RelayError::FromFailed,
-    }
-}
-
-fn to_broken(error: WaitError) -> RelayError {
-    match error {
-        WaitError::Expired => RelayError::ToExpired,
-        WaitError::Interrupted => RelayError::Interrupted,
-        WaitError::Failed(_) => RelayError::ToFailed,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -417,7 +462,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let pair = || {
             let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            (there, Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0)))
+            (there, Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0), false))
         };
         runtime::open().unwrap().block_on(async {
             let ((_silent, from), (_reader, to)) = (pair(), pair());

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::io;
 
 use super::coding::{LEAD_BYTES, TAIL_BYTES, encode, limit_to_body};
-use super::{Decoder, Encoding, Pace, Transfer, from_broken, to_broken};
+use super::{Decoder, Encoding, Pace, Transfer};
 use crate::ledger::Counted;
 use crate::observe::connection_stats::ConnectionStats;
 use crate::relay::error::RelayError;
@@ -48,7 +48,7 @@ impl Transfer<'_> {
             }
             None => self.send(&run[range], pace).await,
         };
-        let is_congested = is_congested.map_err(to_broken)?;
+        let is_congested = is_congested.map_err(RelayError::of_receiver)?;
         add(&self.control.sent, outgoing);
         Ok(Step::Leftover { bytes: received, room, is_congested, excess: received - used })
     }
@@ -123,7 +123,7 @@ impl Transfer<'_> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     began_ms.get_or_insert_with(clock::coarse_ms);
-                    self.writable(pace).await.map_err(to_broken)?;
+                    self.writable(pace).await.map_err(RelayError::of_receiver)?;
                 }
                 Err(_) => return Err(RelayError::ToFailed),
             }
@@ -144,18 +144,18 @@ impl Transfer<'_> {
         let room = limit_to_body(decoder, run.len().min(self.chunks.chunk_bytes()));
         let (result, mut run) =
             self.from.recv_fixed(run, 0..room, self.to.deadlines, self.silence).await;
-        let received = result.map_err(from_broken)?;
+        let received = result.map_err(RelayError::of_sender)?;
         if received == 0 {
             return Ok(Step::Ended);
         }
         let body = decoder.advance(&run[..received]).map_err(RelayError::Framing)?.used;
         let mut sent = 0;
         while sent < body {
-            self.writable(pace).await.map_err(to_broken)?;
+            self.writable(pace).await.map_err(RelayError::of_receiver)?;
             let (result, back) =
                 self.to.socket.send_fixed(run, sent..body, self.to.deadlines, self.to.stall).await;
             run = back;
-            sent += result.map_err(to_broken)?;
+            sent += result.map_err(RelayError::of_receiver)?;
             pace.to.end();
         }
         add(&self.control.received, received);

@@ -204,7 +204,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         there.shutdown(Shutdown::Write).unwrap();
-        (there, Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0)))
+        (there, Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0), false))
     }
 
     /// Runs `test` with a receiver that takes less than it is sent.

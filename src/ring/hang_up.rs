@@ -35,38 +35,37 @@ pub(crate) async fn unless_hung_up<F: Future>(
     wait: F,
     busy: &Socket,
     other: &Socket,
-    (half_close, deadlines): (HalfClose, &Deadlines),
+    watch: (HalfClose, &Deadlines),
 ) -> Option<F::Output> {
     let mut wait = std::pin::pin!(wait);
-    let mut hang_up = other.hang_up(deadlines);
-    match first_of(&mut wait, &mut hang_up).await {
-        Either::First(output) => {
-            if poll_now(&mut hang_up).is_none() {
-                // An operation in flight keeps the descriptor open.
-                hang_up.cancel();
-            }
-            Some(output)
-        }
-        Either::Second(Ok(events)) if !has_gone(events, half_close) => Some(wait.await),
-        Either::Second(_) => {
-            busy.interrupt(deadlines);
-            wait.await;
-            None
-        }
+    let output = watched(wait.as_mut(), other, watch).await;
+    if output.is_none() {
+        busy.interrupt(watch.1);
+        wait.await;
     }
+    output
 }
 
 /// The same for a wait that may be dropped.
 pub(crate) async fn dropped_if_hung_up<F: Future>(
     wait: F,
     other: &Socket,
+    watch: (HalfClose, &Deadlines),
+) -> Option<F::Output> {
+    watched(std::pin::pin!(wait), other, watch).await
+}
+
+/// Awaits `wait` unless `other` hangs up first: then it is as it was.
+async fn watched<F: Future>(
+    mut wait: Pin<&mut F>,
+    other: &Socket,
     (half_close, deadlines): (HalfClose, &Deadlines),
 ) -> Option<F::Output> {
-    let mut wait = std::pin::pin!(wait);
     let mut hang_up = other.hang_up(deadlines);
     match first_of(&mut wait, &mut hang_up).await {
         Either::First(output) => {
             if poll_now(&mut hang_up).is_none() {
+                // An operation in flight keeps the descriptor open.
                 hang_up.cancel();
             }
             Some(output)

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio_uring::Waits;
 
-use crate::ledger::Gauge;
+use crate::counters::Counter;
 
 /// The operations that are submitted (io_uring_enter(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +52,10 @@ impl Operation {
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct RingMeters {
-    pub submitted: [Gauge; 7],
-    pub completed: [Gauge; 7],
+    pub submitted: [Counter; 7],
+    pub completed: [Counter; 7],
     /// Waits that ended although there was nothing to be moved.
-    pub fruitless: Gauge,
+    pub fruitless: Counter,
     /// The ring's descriptor, for `/proc/self/fdinfo`; -1 where it is not known.
     pub ring_fd: AtomicI32,
     waits: OnceLock<Arc<Waits>>,
@@ -66,7 +66,7 @@ impl Default for RingMeters {
         Self {
             submitted: Default::default(),
             completed: Default::default(),
-            fruitless: Gauge::default(),
+            fruitless: Counter::default(),
             ring_fd: AtomicI32::new(-1),
             waits: OnceLock::new(),
         }

@@ -27,7 +27,7 @@ pub(crate) mod runtime;
 mod stable;
 pub(crate) mod waits;
 
-pub(crate) use accept::{Acceptor, Stopper};
+pub(crate) use accept::{Acceptor, Stopper, peer_of};
 pub use buffers::HeadPool;
 pub(crate) use buffers::{ChunkPool, HeadBuffer, NoRoom, Run};
 pub use deadlines::Deadlines;

@@ -38,15 +38,18 @@ pub(super) struct Descriptor {
     pub(super) splicers: Cell<u16>,
     /// Nothing is to wait for it any more: a wait that begins is cancelled at once.
     pub(super) is_cut: Cell<bool>,
+    /// A socket of this machine, which knows nothing of TCP.
+    pub(super) is_unix: bool,
 }
 
 impl Descriptor {
-    pub(super) fn share(fd: OwnedFd) -> SharedFd {
+    pub(super) fn share(fd: OwnedFd, is_unix: bool) -> SharedFd {
         Rc::new(Self {
             fd,
             newest_wait: Cell::new(NO_WAIT),
             splicers: Cell::new(0),
             is_cut: Cell::new(false),
+            is_unix,
         })
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! In goes a checked configuration; [`Server::start`] binds, starts the workers and returns when
 //! all are ready, or says in one line why not. Then [`Server::open`] lets the workers accept, and
-//! not before: whoever cannot start has nobody's connection. [`Server::drain`] stops accepting,
-//! lets what is under way finish for `server.drain_timeout`, and returns what was left. How another
-//! configuration takes the first one's place is `reload`'s affair.
+//! not before: a process that cannot start has no client's connection. [`Server::drain`] stops
+//! accepting, lets what is under way finish for `server.drain_timeout`, and returns what was left.
+//! How another configuration takes the first one's place is `reload`'s affair.
 //!
 //! It installs no signal handler and writes to no standard stream: that is `main`'s part.
 
@@ -21,7 +21,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,14 +31,16 @@ use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
 use self::inherited::{Inheritance, Inherited};
 use self::listeners::Sockets;
+use crate::address::Address;
 use crate::admin::{self, AdminSocket, Control, ControlSetup, Logs};
-use crate::config::Config;
+use crate::admin_guard::TokenTries;
+use crate::config::{Config, ListenerConfig};
 use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
 use crate::ledger::Ledgers;
 use crate::memory::origins::origin_connections;
 use crate::memory::plan::PlanError;
-use crate::memory::{Notice, Plan, Usage};
+use crate::memory::{Notice, Plan, SharedPressure, Usage};
 use crate::observe::access_log::AccessLog;
 use crate::observe::logging::LogMeter;
 use crate::ring::runtime;
@@ -46,9 +48,9 @@ use crate::upstream::permits::{self, PoolShared};
 use crate::upstream::resolver::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
 use crate::worker::census::SharedRoom;
-use crate::worker::generation::{History, Snapshot, SnapshotParts};
+use crate::worker::generation::{History, Snapshot, SnapshotParts, proxy_protocol};
 use crate::worker::mailbox::{ControlQuery, ServerCommand};
-use crate::worker::shared::{NORMAL, Shared, WorkerSlot};
+use crate::worker::shared::{Shared, WorkerSlot};
 use crate::worker::thread::DrainReport;
 
 /// Why ringway could not start: one line with cause and cure.
@@ -109,6 +111,7 @@ impl Server {
         let next = sockets.prepare(&config, &mut listeners).map_err(StartError)?;
         sockets.commit(next);
         for unused in listeners {
+            sockets.retire(&unused);
             let Inherited { address, name, .. } = unused;
             tracing::warn!(%address, name, "no listener has this address: socket not used");
         }
@@ -125,13 +128,14 @@ impl Server {
         }
         let listeners = sockets.addresses();
         let admin = socket.as_ref().and_then(AdminSocket::address);
-        let own: Vec<_> = listeners.iter().copied().chain(admin).collect();
+        let own: Vec<_> = listeners.iter().filter_map(|own| own.tcp()).chain(admin).collect();
         let access =
             Access::prepare(&config, &own, &sockets.numbers(), None).map_err(StartError)?;
         let hooks = Plans::load(&config, custom::own(), None).map_err(StartError)?;
-        let (config, hooks) = (Arc::new(config), Arc::new(hooks));
-        let (shared, queries, server_commands) =
-            share(SnapshotParts { config, upstreams, access: Arc::new(access), hooks, listeners });
+        let proxy_protocol = proxy_protocol(&config, &sockets.numbers());
+        let (config, hooks, access) = (Arc::new(config), Arc::new(hooks), Arc::new(access));
+        let parts = SnapshotParts { config, upstreams, access, hooks, proxy_protocol, listeners };
+        let (shared, queries, server_commands) = share(parts);
         let mut server = Self {
             sockets,
             workers: Vec::new(),
@@ -173,7 +177,7 @@ impl Server {
         let caches: Vec<Box<dyn Fn() + Send>> = vec![Box::new(drop_caches)];
         let logs = Logs { events, access: self.access_log.clone() };
         let setup = ControlSetup { shared: self.shared.clone(), logs, socket, queries, caches };
-        // Before anybody can ask.
+        // Before a client can ask.
         self.shared.is_ready.store(true, Ordering::Release);
         self.control = Some(admin::start(setup).map_err(StartError)?);
         Ok(())
@@ -216,9 +220,14 @@ impl Server {
         settle_demo(config, &mut self.demo)
     }
 
-    /// The addresses listened on, with the ports that were chosen for port 0.
+    /// The addresses listened on by TCP, with the ports that were chosen for port 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.addresses()
+        self.sockets.addresses().into_iter().filter_map(Address::tcp).collect()
+    }
+
+    /// The files of sockets that were taken over are this process's from here on.
+    pub(crate) fn claim_files(&mut self) {
+        self.sockets.claim();
     }
 
     /// Connections of clients and to origins that are open now.
@@ -229,7 +238,7 @@ impl Server {
 
     /// Stops accepting, and waits for what is under way up to `server.drain_timeout`; then, or once
     /// `force` says so, ends the rest.
-    pub fn drain(self, force: &AtomicBool, successor: Successor) -> DrainReport {
+    pub fn drain(mut self, force: &AtomicBool, successor: Successor) -> DrainReport {
         // Who spreads the load is to hear of it before connections are refused.
         self.shared.is_ready.store(false, Ordering::Release);
         let config = self.shared.snapshot.load().config.clone();
@@ -246,6 +255,7 @@ impl Server {
         if is_handed_over {
             self.shared.is_handed_over.store(true, Ordering::Release);
             self.control.iter().for_each(Control::hand_over);
+            self.sockets.leave();
         } else {
             self.sockets.close(&self.shared);
         }
@@ -332,10 +342,11 @@ fn share(
         history,
         server_commands: command,
         reloads_refused: AtomicUsize::new(0),
+        token_tries: TokenTries::new(),
         metrics: (0..slots).map(|_| Arc::default()).collect(),
         rings: (0..slots).map(|_| Arc::default()).collect(),
         ledgers: Ledgers::new(slots),
-        pressure: AtomicU8::new(NORMAL),
+        pressure: SharedPressure::default(),
         is_ready: AtomicBool::new(false),
         is_closing: AtomicBool::new(false),
         is_draining: AtomicBool::new(false),
@@ -379,9 +390,9 @@ pub(crate) fn plan_upstreams(
     config.upstreams.iter().map(plan).collect()
 }
 
-/// Whether a server could listen on `address` now; the error says why not.
-pub(crate) fn try_listen(address: SocketAddr, backlog: u32) -> Result<(), StartError> {
-    Sockets::default().try_bind(address, backlog).map_err(StartError)
+/// Whether a server could listen as `listener` says now; the error says why not.
+pub(crate) fn try_listen(listener: &ListenerConfig, backlog: u32) -> Result<(), StartError> {
+    Sockets::default().try_bind(listener, backlog).map_err(StartError)
 }
 
 /// How many connections to origins there may be: what the configuration says of each upstream, and

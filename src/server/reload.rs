@@ -19,7 +19,7 @@ use crate::memory::{Plan, Usage};
 use crate::server::listeners::NextSockets;
 use crate::server::{NAMES_PATIENCE, Server, plan_upstreams, pool_limits, raise_files_limit};
 use crate::upstream::permits;
-use crate::worker::generation::{Snapshot, SnapshotParts};
+use crate::worker::generation::{Snapshot, SnapshotParts, proxy_protocol};
 use crate::worker::mailbox::{Reloaded, WorkerCommand};
 
 /// How long a worker may take to put a configuration in use. It does so between two requests.
@@ -56,7 +56,7 @@ impl Server {
         for _ in snapshot.config.server.workers..self.active_workers().len() {
             self.drain_worker();
         }
-        for listening in closed {
+        for mut listening in closed {
             listening.close(&self.shared);
         }
         self.shared.history.add(&snapshot, cause);
@@ -100,10 +100,13 @@ impl Server {
             tracing::warn!("some names of origins are not resolved yet; going on without them");
         }
         let (listeners, numbers) = sockets.describe(&self.sockets);
-        let own: Vec<_> = listeners.iter().copied().chain(self.admin_address()).collect();
+        let own = listeners.iter().filter_map(|own| own.tcp()).chain(self.admin_address());
+        let own: Vec<_> = own.collect();
         let access = Arc::new(Access::prepare(&config, &own, &numbers, Some(&before.access))?);
         let hooks = Arc::new(Plans::load(&config, custom::own(), Some(&before.hooks))?);
-        Ok(SnapshotParts { config: Arc::new(config), upstreams, access, hooks, listeners })
+        let proxy_protocol = proxy_protocol(&config, &numbers);
+        let config = Arc::new(config);
+        Ok(SnapshotParts { config, upstreams, access, hooks, proxy_protocol, listeners })
     }
 
     fn check_places(&self, config: &Config) -> Result<(), String> {

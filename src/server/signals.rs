@@ -40,16 +40,16 @@ pub(crate) struct ProcessSetup {
     pub notices: Vec<Notice>,
     /// Reads the configuration again, from where it came.
     pub load: Box<dyn Fn() -> Result<Config, ConfigError>>,
-    /// The file that it came from, if any.
-    pub file: Option<PathBuf>,
+    /// The file that it came from, if any, as it was before it was read.
+    pub watched: Option<Watched>,
 }
 
 /// How often the configuration file is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Serves until somebody ends it. The error is one line with cause and cure.
+/// Serves until a signal or an order ends it. The error is one line with cause and cure.
 pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
-    let ProcessSetup { config, notices, load, file } = setup;
+    let ProcessSetup { config, notices, load, watched } = setup;
     // Before anything else opens a descriptor or starts a thread.
     let program = std::env::current_exe().map_err(|error| format!("who am I: {error}"))?;
     let (mut inheritance, predecessor) = match handover::receive()? {
@@ -63,16 +63,10 @@ pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
     for Notice(text) in &notices {
         tracing::warn!("{text}");
     }
-    let server = Server::start(config, inheritance).map_err(|error| error.to_string())?;
-    let is_over = begin(&server, predecessor, &mut ears)?;
-    let mut process = Process {
-        server,
-        load,
-        watched: file.map(Watched::new),
-        followed: HashMap::new(),
-        program,
-        upgrade: None,
-    };
+    let mut server = Server::start(config, inheritance).map_err(|error| error.to_string())?;
+    let is_over = begin(&mut server, predecessor, &mut ears)?;
+    let mut process =
+        Process { server, load, watched, followed: HashMap::new(), program, upgrade: None };
     process.note_files();
     let end = if is_over { End::GIVEN_UP } else { process.live(&mut ears) };
     if end.is_stop {
@@ -82,7 +76,7 @@ pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
     let force = Arc::new(AtomicBool::new(false));
     let forced = force.clone();
     std::thread::spawn(move || {
-        // Whoever has been taken over from does already what the first one asks for.
+        // A process that has been taken over from does already what the first one asks for.
         if !end.is_stop {
             ears.wait_for_stop();
         }
@@ -110,7 +104,7 @@ pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
 /// Begins to accept connections, in the place of `predecessor` where there is one; whether it is
 /// over again, because this process has been told to stop before it took over.
 fn begin(
-    server: &Server,
+    server: &mut Server,
     mut predecessor: Option<Predecessor>,
     ears: &mut Ears,
 ) -> Result<bool, String> {
@@ -122,8 +116,9 @@ fn begin(
         if ears.has_heard_stop() {
             return Ok(true);
         }
+        server.claim_files();
         if !predecessor.take_over() {
-            // Nobody else can say it. The manager may take it from the main process only.
+            // No other process can say it. The manager may take it from the main process only.
             systemd::main_pid(std::process::id());
         }
     }
@@ -135,7 +130,7 @@ fn begin(
 #[derive(Clone, Copy)]
 struct End {
     successor: server::Successor,
-    /// Somebody wants it, and does not go on with another process.
+    /// An operator wants it, and does not go on with another process.
     is_stop: bool,
 }
 
@@ -147,7 +142,7 @@ impl End {
 }
 
 /// A new process on its way, and what it has to be told once it serves: it may have read the
-/// configuration, and opened its logs, before somebody asked for it.
+/// configuration, and opened its logs, before a signal asked for it.
 struct Upgrade {
     successor: Successor,
     is_reload_due: bool,
@@ -160,7 +155,7 @@ struct Process {
     watched: Option<Watched>,
     /// The files that the configuration in use names.
     followed: HashMap<PathBuf, Watched>,
-    /// Found before anybody puts another file in its place.
+    /// Found before an operator puts another file in its place.
     program: PathBuf,
     upgrade: Option<Upgrade>,
 }
@@ -258,7 +253,7 @@ impl Process {
         outcome
     }
 
-    /// Reloads where the file has changed and somebody wants that seen.
+    /// Reloads where the file has changed and `server.watch_config` wants that seen.
     fn look(&mut self) {
         if self.upgrade.is_some() {
             return;
@@ -364,7 +359,7 @@ impl Ears {
         let Self { runtime, terminate, interrupt, hang_up, reopen, upgrade } = self;
         runtime.block_on(async {
             tokio::select! {
-                // Whoever is to stop hands nothing over any more.
+                // A process that is to stop hands nothing over any more.
                 biased;
                 _ = terminate.recv() => Event::Stop,
                 _ = interrupt.recv() => Event::Stop,
@@ -408,7 +403,7 @@ impl Ears {
 }
 
 /// Where a log cannot be opened anew, both the log and standard error say so: the log may be the
-/// one that nobody finds.
+/// one that the operator does not find.
 fn reopen_logs() {
     let errors = logging::reopen();
     for error in &errors {

@@ -17,7 +17,7 @@ use crate::memory::{Plan, Usage};
 use crate::ring::diagnose;
 use crate::server::{POLL, Server, StartError};
 use crate::worker::mailbox::WorkerCommand;
-use crate::worker::shared::{ACTIVE, FREE, WorkerHandle, WorkerSlot};
+use crate::worker::shared::{WorkerHandle, WorkerSlot, WorkerState};
 use crate::worker::thread::{self, Ready, WorkerPlan};
 
 /// How long a worker may take to close its ring.
@@ -82,7 +82,7 @@ impl Server {
             let ready = receiver.recv().unwrap_or_else(early);
             match &ready {
                 Ok(_) => self.workers.push(thread),
-                // Nobody knows of it: it has nothing to end but itself.
+                // No other thread knows of it: it has nothing to end but itself.
                 Err(_) => drop(thread.join()),
             }
             ready
@@ -105,7 +105,7 @@ impl Server {
         let deadline = Instant::now() + ENDING_PATIENCE;
         loop {
             let mut states = self.shared.slots.iter().map(WorkerSlot::state);
-            if let Some(index) = states.position(|state| state == FREE) {
+            if let Some(index) = states.position(|state| state == WorkerState::Free) {
                 return Ok(index);
             }
             if Instant::now() >= deadline {
@@ -118,7 +118,8 @@ impl Server {
     /// Lets the worker that was started last finish what it has, and no more.
     pub(crate) fn drain_worker(&mut self) {
         let slots = &self.shared.slots;
-        let last = (0..slots.len()).rev().find(|index| slots[*index].state() == ACTIVE);
+        let last =
+            (0..slots.len()).rev().find(|index| slots[*index].state() == WorkerState::Active);
         if let Some(index) = last {
             slots[index].drain();
             self.shared.drain[index].notify_one();
@@ -136,7 +137,10 @@ impl Server {
 
     pub(crate) fn active_workers(&self) -> Vec<usize> {
         let slots = self.shared.slots.iter().enumerate();
-        slots.filter(|(_, slot)| slot.state() == ACTIVE).map(|(index, _)| index).collect()
+        slots
+            .filter(|(_, slot)| slot.state() == WorkerState::Active)
+            .map(|(index, _)| index)
+            .collect()
     }
 }
 

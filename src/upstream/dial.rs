@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
+use crate::address::Address;
 use crate::fault::Fault;
-use crate::ring::{Socket, WaitError};
+use crate::ring::Socket;
 
 use super::pool::{Pool, connect_fault, open_fault};
 
@@ -26,7 +27,7 @@ const ADDRESSES_TRIED_MAX: usize = 8;
 impl Pool {
     /// Connects within `timeouts.connect` for all attempts together. The socket is the caller's
     /// and has no slot yet.
-    pub async fn dial(&self, addresses: &[SocketAddr]) -> Result<(Socket, SocketAddr), Fault> {
+    pub async fn dial(&self, addresses: &[SocketAddr]) -> Result<(Socket, Address), Fault> {
         let began = Instant::now();
         let mut waiting = addresses.iter().take(ADDRESSES_TRIED_MAX);
         let mut sockets: Vec<Socket> = Vec::new();
@@ -39,10 +40,11 @@ impl Pool {
             let left = self.limits.get().connect.saturating_sub(began.elapsed());
             let may_begin = !left.is_zero() && !self.is_stopping.get();
             if let Some(address) = waiting.next().filter(|_| may_begin) {
-                match Socket::open(*address, self.limits.get().keepalive) {
+                let address = Address::Tcp(*address);
+                match Socket::open(address, self.limits.get().keepalive) {
                     Ok(socket) => {
                         sockets.push(socket.clone());
-                        attempts.push(self.attempt(socket, *address, left));
+                        attempts.push(self.attempt(socket, address, left));
                     }
                     Err(error) => fault = open_fault(&error),
                 }
@@ -74,9 +76,9 @@ impl Pool {
     async fn attempt(
         &self,
         socket: Socket,
-        address: SocketAddr,
+        address: Address,
         limit: Duration,
-    ) -> Result<(Socket, SocketAddr), Fault> {
+    ) -> Result<(Socket, Address), Fault> {
         let _dial = self.watch(&socket);
         let mut opening = Opening(Some(socket.clone()));
         match socket.connect(address, &self.deadlines, limit).await {
@@ -84,9 +86,7 @@ impl Pool {
                 opening.0 = None;
                 Ok((socket, address))
             }
-            Err(WaitError::Expired) => Err(Fault::OriginConnectTimeout),
-            Err(WaitError::Interrupted) => Err(Fault::Stopping),
-            Err(WaitError::Failed(error)) => Err(connect_fault(&error)),
+            Err(error) => Err(connect_fault(address, &error)),
         }
     }
 }

@@ -12,6 +12,8 @@ use crate::http::head::{HeadError, HeadLimits, ResponseHead};
 use crate::http::{BodyLength, Method};
 use crate::relay::Receiver;
 use crate::relay::outbox::{Outbox, Unsent};
+use crate::relay::side::{Act, Side};
+use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, NoRoom, WaitError};
 
 /// How one attempt on one connection failed.
@@ -71,9 +73,8 @@ pub(crate) async fn send(
     };
     if let Some(rest) = rest {
         origin.send_all(&rest).await.map_err(|error| match error {
-            WaitError::Expired => AttemptError::Fault(Fault::OriginWriteTimeout),
-            WaitError::Interrupted => AttemptError::Fault(Fault::Stopping),
             WaitError::Failed(_) => AttemptError::NoResponse,
+            error => error.on(Side::Origin, Act::Take).into(),
         })?;
     }
     Ok(())
@@ -84,8 +85,14 @@ pub(crate) trait Reply {
     /// Where its head is read into.
     fn head(&mut self) -> &mut ResponseHead;
 
-    /// Waits for bytes of it: for the first ones, or for more than `buffer` has.
-    async fn recv(&mut self, buffer: Option<HeadBuffer>) -> Received;
+    /// Begins to wait for bytes of it: for the first ones, or for more than `buffer` has. The wait
+    /// itself comes back, because most responses come within it, and a future around it costs.
+    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault>;
+
+    /// Goes on waiting, where that wait has brought nothing.
+    async fn recv_late(&mut self, buffer: HeadBuffer) -> Received {
+        Ok((Err(WaitError::Expired), buffer))
+    }
 
     /// Whether the head that has been read is not that of an interim response.
     fn is_final(&mut self) -> bool {
@@ -99,7 +106,7 @@ pub(crate) trait Reply {
 }
 
 /// What a wait for bytes came to; an error where it was given up.
-pub(crate) type Received = Result<(Result<usize, WaitError>, HeadBuffer), AttemptError>;
+pub(crate) type Received = Result<(Result<usize, WaitError>, HeadBuffer), Fault>;
 
 /// Reads until the head of the final response is there, at the beginning of the buffer.
 pub(crate) async fn read_head(
@@ -109,31 +116,34 @@ pub(crate) async fn read_head(
 ) -> Result<HeadBuffer, AttemptError> {
     let mut interims = 0;
     reply.head().reset();
-    let (mut received, mut buffer) = reply.recv(None).await?;
+    let mut buffer = None;
     loop {
+        let (mut received, mut filled) = reply.recv(buffer)?.await;
+        if matches!(received, Err(WaitError::Expired)) {
+            (received, filled) = reply.recv_late(filled).await?;
+        }
         match received {
             Ok(1..) => {}
-            Ok(0) | Err(WaitError::Failed(_)) if buffer.is_empty() && interims == 0 => {
+            Ok(0) | Err(WaitError::Failed(_)) if filled.is_empty() && interims == 0 => {
                 return Err(AttemptError::NoResponse);
             }
-            Ok(0) | Err(WaitError::Failed(_)) => return Err(Fault::OriginTruncated.into()),
-            Err(WaitError::Expired) => return Err(Fault::OriginReadTimeout.into()),
-            Err(WaitError::Interrupted) => return Err(Fault::Stopping.into()),
+            Ok(0) => return Err(Fault::OriginTruncated.into()),
+            Err(error) => return Err(error.on(Side::Origin, Act::Send).into()),
         }
-        while reply.head().parse(buffer.filled(), &limits, method).map_err(Fault::OriginHead)? {
+        while reply.head().parse(filled.filled(), &limits, method).map_err(Fault::OriginHead)? {
             if reply.is_final() {
-                return Ok(buffer);
+                return Ok(filled);
             }
             interims += 1;
             if reply.head().status == 101 || interims > INTERIM_ANSWERS_MAX {
                 return Err(Fault::OriginAnswer.into());
             }
-            reply.interim(&buffer).await?;
-            buffer.consume(reply.head().bytes);
+            reply.interim(&filled).await?;
+            filled.consume(reply.head().bytes);
             reply.head().reset();
         }
-        buffer.make_room(limits.head_bytes).map_err(no_room)?;
-        (received, buffer) = reply.recv(Some(buffer)).await?;
+        filled.make_room(limits.head_bytes).map_err(no_room)?;
+        buffer = Some(filled);
     }
 }
 

@@ -7,13 +7,13 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::address::Address;
 use crate::ring::waits::poll_now;
 use crate::ring::{PendingPoll, PendingRecv, clock};
 
@@ -140,7 +140,7 @@ impl Pool {
     /// The task that watches idle connections; one per worker, ends with the worker.
     ///
     /// `is_current` says whether an address is still one of its origin's.
-    pub async fn run_janitor(&self, is_current: impl Fn(usize, SocketAddr) -> bool) {
+    pub async fn run_janitor(&self, is_current: impl Fn(usize, Address) -> bool) {
         let mut sweep = tokio::time::interval(Duration::from_millis(REST_MS));
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let shed = &self.shared.shed[self.worker];
@@ -203,7 +203,7 @@ impl Pool {
     }
 
     /// Once a second: expires, trims to `max_idle`, and takes buffers back from the rested.
-    fn sweep(&self, is_current: &impl Fn(usize, SocketAddr) -> bool) {
+    fn sweep(&self, is_current: &impl Fn(usize, Address) -> bool) {
         let now = clock::coarse_ms();
         let expiry_ms = self.limits.get().idle_expiry.as_millis() as u64;
         let mut rested = Vec::new();

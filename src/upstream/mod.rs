@@ -22,14 +22,15 @@ pub(crate) mod resolver;
 pub(crate) mod tallies;
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::address::Address;
 use crate::config::{HostPolicy, UpstreamConfig};
 use crate::fault::Fault;
+use crate::proxy_protocol::Version;
 use crate::ring::{Socket, clock};
 
 use self::balance::Balance;
@@ -75,7 +76,7 @@ impl Origin {
         self.failing_since_ms.load(Ordering::Relaxed) != 0 || self.addresses.load().is_empty()
     }
 
-    pub(crate) fn has_address(&self, address: SocketAddr) -> bool {
+    pub(crate) fn has_address(&self, address: Address) -> bool {
         self.addresses.load().contains(&address)
     }
 }
@@ -99,6 +100,8 @@ pub(crate) struct Upstream {
     name: String,
     host: HostPolicy,
     fail_timeout: Duration,
+    /// By which each connection says whose request it carries; it carries one.
+    proxy_protocol: Option<Version>,
     members: Vec<Member>,
     balance: RefCell<Balance>,
 }
@@ -129,6 +132,7 @@ impl Upstream {
             name: plan.config.name.clone(),
             host: plan.config.host.clone(),
             fail_timeout: plan.config.fail_timeout,
+            proxy_protocol: plan.config.proxy_protocol,
             members: plan.origins.iter().map(member).collect(),
             balance: RefCell::new(Balance::new(&weights).started_at(worker)),
         }
@@ -140,6 +144,10 @@ impl Upstream {
 
     pub(crate) fn host(&self) -> &HostPolicy {
         &self.host
+    }
+
+    pub(crate) fn proxy_protocol(&self) -> Option<Version> {
+        self.proxy_protocol
     }
 
     pub(crate) fn members(&self) -> &[Member] {
@@ -156,6 +164,9 @@ impl Upstream {
     /// common case, for which no future is made.
     pub(crate) fn take_idle(&self, pool: &Rc<Pool>, holder: Holder) -> Option<Lease> {
         let [member] = &*self.members else { return None };
+        if self.proxy_protocol.is_some() {
+            return None;
+        }
         pool.take_idle(member.number(), holder)
     }
 
@@ -167,6 +178,8 @@ impl Upstream {
         holder: Holder,
         is_fresh: bool,
     ) -> Result<Lease, Fault> {
+        let is_single = self.proxy_protocol.is_some();
+        let is_fresh = is_fresh || is_single;
         let mut tried = Vec::new();
         let mut fault = Fault::OriginUnresolved;
         loop {
@@ -179,7 +192,8 @@ impl Upstream {
                 return Ok(lease);
             }
             match open(pool, member, holder, is_fresh).await {
-                Ok(lease) => {
+                Ok(mut lease) => {
+                    lease.is_single |= is_single;
                     member.origin.connected();
                     self.balance.borrow_mut().mark_ok(pick);
                     return Ok(lease);
@@ -202,7 +216,7 @@ impl Upstream {
 pub async fn open_target(
     pool: &Rc<Pool>,
     origin_id: &OriginId,
-    dialled: impl Future<Output = Result<(Socket, SocketAddr), Fault>>,
+    dialled: impl Future<Output = Result<(Socket, Address), Fault>>,
     holder: Holder,
     is_fresh: bool,
 ) -> Result<Lease, Fault> {

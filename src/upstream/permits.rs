@@ -30,7 +30,7 @@ pub struct PoolShared {
     pub(super) idle: AtomicUsize,
     /// One per worker: asks its janitor to give up idle connections.
     pub(super) shed: Vec<Notify>,
-    /// One per worker: somebody waits.
+    /// One per worker: a request waits.
     dispute: Vec<Notify>,
 }
 
@@ -48,13 +48,13 @@ pub struct Permit {
     pub(super) is_long: bool,
 }
 
-/// Where a connection goes that has come back while somebody waits.
+/// Where a connection goes that has come back while a request waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heir {
     Nobody,
     /// The waiting request with this ticket, in the same worker.
     Ticket(usize),
-    /// It is to be closed, so that somebody else may open one.
+    /// It is to be closed, so that another worker may open one.
     Close,
 }
 
@@ -119,7 +119,7 @@ impl PoolShared {
         self.shed.iter().for_each(Notify::notify_one);
     }
 
-    /// The group called `name`, which lives for as long as somebody has it.
+    /// The group called `name`, which lives for as long as it is held.
     pub fn group(self: &Arc<Self>, name: &str) -> Arc<Group> {
         self.with(|book, _| {
             let known = book.numbers.get(name).and_then(|number| book.groups.get(*number));
@@ -149,7 +149,7 @@ impl PoolShared {
         self.wanted.load(Ordering::SeqCst) > 0
     }
 
-    /// Resolves once somebody waits.
+    /// Resolves once a request waits.
     pub async fn disputed(&self, worker: usize) {
         self.dispute[worker].notified().await;
     }
@@ -240,7 +240,7 @@ impl Group {
         &self.name
     }
 
-    /// A permit, where there is one and nobody waits for it.
+    /// A permit, where there is one and no request waits for it.
     pub(super) fn try_open(
         self: &Arc<Self>,
         (worker, claimant): (usize, Claimant),
@@ -255,13 +255,13 @@ impl Group {
         is_open.then(|| Permit { group: self.clone(), is_long: false })
     }
 
-    /// Whether a connection may be opened without anybody having to wait or to give one up.
+    /// Whether a connection may be opened without any request having to wait or to give one up.
     pub(super) fn has_room(&self) -> bool {
         let book = self.shared.lock();
         book.waiting == 0 && book.has_room(self.number) && book.open < book.limits.ceiling
     }
 
-    /// Whether nobody waits for what this group has.
+    /// Whether no request waits for what this group has.
     pub(super) fn is_at_peace(&self) -> bool {
         let book = self.shared.lock();
         book.groups[self.number].line.is_empty() && book.everything.is_empty()
@@ -360,7 +360,7 @@ impl Permit {
         is_back
     }
 
-    /// Its holder has changed to nobody, while others wait.
+    /// It has no holder any more, while requests wait.
     pub(super) fn released_by(&self, (worker, claimant): (usize, Claimant)) {
         let number = self.group.number;
         self.group.shared.with(|book, _| {
@@ -449,7 +449,7 @@ pub(crate) fn resize(permits: &Semaphore, before: usize, after: usize) -> Option
     (debt > 0).then_some(debt)
 }
 
-/// Takes `debt` permits out of use as they come back, before anybody else gets them.
+/// Takes `debt` permits out of use as they come back, before a request gets them.
 pub(crate) async fn settle(permits: Arc<Semaphore>, debt: usize) {
     let debt = u32::try_from(debt).unwrap_or(u32::MAX);
     if let Ok(permits) = permits.acquire_many_owned(debt).await {

@@ -7,7 +7,6 @@
 //! It never sends a request and never decides where one goes.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,10 +15,12 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use crate::address::Address;
 use crate::fault::Fault;
 use crate::ledger::{Kind, Ledger};
 use crate::observe::connection_stats::Moment;
 use crate::observe::metrics::WorkerMetrics;
+use crate::relay::side::{Act, Side};
 use crate::ring::{Deadlines, HeadPool, Socket, WaitError, clock};
 
 use super::idle::{Entry, Idle, Watch};
@@ -67,7 +68,7 @@ pub struct Pool {
 pub(super) struct Slot {
     pub(super) socket: Socket,
     pub(super) origin: usize,
-    pub(super) address: SocketAddr,
+    pub(super) address: Address,
     /// When connecting began.
     pub(super) born: Instant,
     /// `None` while it is out with an exchange, or still connecting.
@@ -93,7 +94,7 @@ impl Slot {
     }
 }
 
-/// A permit in the hands of somebody who tries several addresses at once.
+/// A permit in the hands of a dial that tries several addresses at once.
 pub(super) struct Race {
     group: usize,
     holder: Holder,
@@ -179,7 +180,7 @@ impl Pool {
     pub async fn connect(
         self: &Rc<Self>,
         origin_id: &OriginId,
-        address: SocketAddr,
+        address: Address,
         permit: Permit,
         holder: Holder,
         began: Instant,
@@ -194,18 +195,14 @@ impl Pool {
         let socket = (socket, address);
         let lease = self.adopt(origin_id.clone(), socket, Instant::now(), permit, holder);
         let connected = lease.socket().connect(address, &self.deadlines, limit).await;
-        connected.map(|()| lease).map_err(|error| match error {
-            WaitError::Expired => Fault::OriginConnectTimeout,
-            WaitError::Interrupted => Fault::Stopping,
-            WaitError::Failed(error) => connect_fault(&error),
-        })
+        connected.map(|()| lease).map_err(|error| connect_fault(address, &error))
     }
 
     /// Takes a socket in that is being, or has been, connected to the origin with `origin_id`.
     pub fn adopt(
         self: &Rc<Self>,
         origin_id: OriginId,
-        (socket, address): (Socket, SocketAddr),
+        (socket, address): (Socket, Address),
         born: Instant,
         permit: Permit,
         holder: Holder,
@@ -234,7 +231,7 @@ impl Pool {
 
     /// Takes a connection back: to the request that waits for it, to the idle list, or to its end.
     pub(super) fn give_back(self: &Rc<Self>, mut lease: Lease) {
-        if self.is_stopping.get() {
+        if self.is_stopping.get() || lease.is_single {
             return;
         }
         if !self.rejoin(&lease) {
@@ -296,8 +293,8 @@ impl Pool {
         }
     }
 
-    /// The connections that are out, as they look to somebody who has to choose some that end.
-    /// `look` adds what the pool does not know.
+    /// The connections that are out, as the arbiter sees them, which chooses some that end. `look`
+    /// adds what the pool does not know.
     pub fn view(&self, mut look: impl FnMut(Holder, Option<Moment>, &mut View)) -> Vec<View> {
         let slots = self.slots.borrow();
         let leased = slots.iter().filter(|(_, slot)| slot.idle.is_none());
@@ -420,11 +417,10 @@ pub(super) fn open_fault(error: &std::io::Error) -> Fault {
     }
 }
 
-pub(super) fn connect_fault(error: &std::io::Error) -> Fault {
-    match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => Fault::OriginRefused,
-        Some(libc::ECONNRESET | libc::EPIPE) => Fault::OriginClosed,
-        Some(libc::ETIMEDOUT) => Fault::OriginConnectTimeout,
-        _ => Fault::OriginUnreachable,
+/// What it means that an origin at `address` could not be connected to.
+pub(super) fn connect_fault(address: Address, error: &WaitError) -> Fault {
+    if let (Address::Unix(address), WaitError::Failed(error)) = (address, error) {
+        crate::observe::log_limit::no_unix_origin(address, error);
     }
+    error.on(Side::Origin, Act::Connect)
 }

@@ -1,4 +1,4 @@
-//! Keeps connections to every origin open before anybody asks for them.
+//! Keeps connections to every origin open before a request asks for them.
 //!
 //! In go the origins and `pool.prewarm`; the task opens what is missing to this worker's share of
 //! it, once a second at most, and backs off from an origin that refuses or that closes what it was
@@ -49,7 +49,7 @@ pub(crate) async fn run(
             for _ in 0..missing {
                 match pool.open_ahead(member).await {
                     Ok(true) => {}
-                    // Somebody needs what there is.
+                    // Requests need what there is.
                     Ok(false) => break,
                     Err(fault) => {
                         tracing::debug!(
@@ -71,7 +71,7 @@ pub(crate) async fn run(
 }
 
 impl Pool {
-    /// Opens an idle connection to `member`; false where somebody would have to wait for it.
+    /// Opens an idle connection to `member`; false where a request would have to wait for it.
     async fn open_ahead(self: &Rc<Self>, member: &Member) -> Result<bool, Fault> {
         let addresses = member.origin.addresses.load();
         let mut fault = Fault::OriginUnresolved;

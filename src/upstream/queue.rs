@@ -1,4 +1,4 @@
-//! The wait for a connection, and the way of one that comes back while somebody waits.
+//! The wait for a connection, and the way of one that comes back while a request waits.
 //!
 //! In goes a request that found no idle connection; out comes the right to open one, or a
 //! connection that another request has just given back. Whose turn it is says the book of
@@ -75,7 +75,7 @@ impl Pool {
         if let Some(permit) = group.try_open(who) {
             return Ok(Permitted::Open(permit));
         }
-        // One of our own that nobody uses makes room, where nobody waits for that.
+        // One of our own that is idle makes room, where no request waits for that.
         if group.is_at_peace()
             && self.close_oldest_idle(Some(group.number()))
             && let Some(permit) = group.try_open(who)
@@ -111,7 +111,7 @@ impl Pool {
         .await
     }
 
-    /// Gives `lease` to whoever has waited for it; back where it may go to rest.
+    /// Gives `lease` to the request that has waited for it; back where it may go to rest.
     pub(super) fn hand_over(&self, mut lease: Lease) -> Option<Lease> {
         let place = lease.origin();
         let (group, holder) = self.holding(&lease)?;

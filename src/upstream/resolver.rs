@@ -20,6 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::config::DnsConfig;
 
 use super::names::{Files, NameService};
+use crate::address::{Address, UnixAddress};
 
 /// A TTL of 0 means "ask each time", which is once a second here.
 const TTL_MIN: Duration = Duration::from_secs(1);
@@ -37,7 +38,7 @@ const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
 /// The addresses that one origin has now, IPv4 first.
 #[derive(Debug, Default)]
-pub(crate) struct Addresses(ArcSwap<Vec<SocketAddr>>);
+pub(crate) struct Addresses(ArcSwap<Vec<Address>>);
 
 /// The thread that keeps `Addresses` current; dropping it ends the thread.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ struct Awaited(Arc<Unsettled>);
 
 impl Addresses {
     /// Never waits. Empty until the name has been resolved for the first time.
-    pub(crate) fn load(&self) -> Guard<Arc<Vec<SocketAddr>>> {
+    pub(crate) fn load(&self) -> Guard<Arc<Vec<Address>>> {
         self.0.load()
     }
 }
@@ -96,11 +97,15 @@ impl Resolver {
         self.names.reread(dns);
     }
 
-    /// The addresses of `host`, which is an IP address without brackets or a name. Returns at
-    /// once: those of a name follow, see `settle`.
+    /// The addresses of `host`, which is an IP address without brackets, a name or a Unix socket.
+    /// Returns at once: those of a name follow, see `settle`.
     pub(crate) fn watch(&self, host: &str, port: u16) -> Arc<Addresses> {
         let addresses = Arc::new(Addresses::default());
-        if let Some(known) = without_asking(host, port) {
+        let known = match UnixAddress::parse(host) {
+            Some(path) => Some(vec![Address::Unix(path)]),
+            None => without_asking(host, port).map(all_of_tcp),
+        };
+        if let Some(known) = known {
             addresses.0.store(Arc::new(known));
             return addresses;
         }
@@ -184,7 +189,7 @@ async fn keep_current(names: Arc<NameService>, changed: Arc<Notify>, mut watch: 
 
 impl Watch {
     fn accept(&self, answer: impl Iterator<Item = IpAddr>, failures: u32) {
-        let addresses = in_order(answer, self.port);
+        let addresses = all_of_tcp(in_order(answer, self.port));
         let before = self.addresses.load();
         let is_same = before.len() == addresses.len()
             && addresses.iter().all(|address| before.contains(address));
@@ -249,6 +254,10 @@ fn in_order(answer: impl Iterator<Item = IpAddr>, port: u16) -> Vec<SocketAddr> 
     addresses
 }
 
+fn all_of_tcp(addresses: Vec<SocketAddr>) -> Vec<Address> {
+    addresses.into_iter().map(Address::Tcp).collect()
+}
+
 fn backoff(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(5);
     (TTL_MIN * (1 << doublings)).min(BACKOFF_MAX)
@@ -308,7 +317,7 @@ mod tests {
         Resolver::start_with(names).unwrap()
     }
 
-    fn wait_for(addresses: &Addresses, wanted: &[SocketAddr]) {
+    fn wait_for(addresses: &Addresses, wanted: &[Address]) {
         let began = Instant::now();
         while *addresses.load().as_slice() != *wanted {
             assert!(began.elapsed() < PATIENCE, "{:?} instead of {wanted:?}", addresses.load());
@@ -316,8 +325,8 @@ mod tests {
         }
     }
 
-    fn on_port_80(last: u8) -> SocketAddr {
-        (Ipv4Addr::new(10, 0, 0, last), 80).into()
+    fn on_port_80(last: u8) -> Address {
+        Address::Tcp((Ipv4Addr::new(10, 0, 0, last), 80).into())
     }
 
     #[test]
@@ -328,10 +337,11 @@ mod tests {
             ("::1", vec!["[::1]:80"]),
             ("localhost", vec!["127.0.0.1:80", "[::1]:80"]),
             ("LOCALHOST.", vec!["127.0.0.1:80", "[::1]:80"]),
+            ("unix:/run/app.sock", vec!["unix:/run/app.sock"]),
             ("app.localhost", vec!["127.0.0.1:80", "[::1]:80"]),
         ];
         for (host, expected) in table {
-            let expected: Vec<SocketAddr> =
+            let expected: Vec<Address> =
                 expected.into_iter().map(|text| text.parse().unwrap()).collect();
             assert_eq!(**resolver.watch(host, 80).load(), expected, "{host}");
         }

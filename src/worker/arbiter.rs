@@ -18,14 +18,14 @@ use crate::upstream::tallies::{Verdict, View};
 use crate::worker::Worker;
 use crate::worker::connections::ConnectionEntry;
 
-/// How often it looks while somebody waits.
+/// How often it looks while a request waits.
 const ROUND: Duration = Duration::from_millis(50);
 
 /// Over so long `limits.min_body_rate` counts, and for so long an answer is not a long one.
 const LONG_MS: u64 = 10_000;
 
 /// Whoever moves less than so much in such a time may be asked to yield what is beyond his share:
-/// 2.5 KiB in a second is slower than any download that somebody watches.
+/// 2.5 KiB in a second is slower than any download that a user watches.
 const STILL_MS: u64 = 400;
 const STILL_BYTES: u64 = 1024;
 
@@ -39,7 +39,7 @@ struct Sample {
     bytes: u64,
 }
 
-/// What was seen of an exchange while somebody waited.
+/// What was seen of an exchange while a request waited.
 struct Track {
     /// Which exchange of its connection it is.
     exchange: u32,
@@ -77,7 +77,7 @@ impl Track {
         };
         let (ms, bytes) = since(self.short);
         if ms >= STILL_MS {
-            // A window that nobody looked at for long says nothing of its end.
+            // A window that the arbiter did not look at for long says nothing of its end.
             if bytes.saturating_mul(STILL_MS) >= STILL_BYTES.saturating_mul(ms) {
                 self.still_since_ms = now_ms;
             }
@@ -112,7 +112,7 @@ pub(crate) async fn run(worker: Rc<Worker>) {
         shared.disputed(worker.index).await;
         while shared.is_wanted() {
             arbiter.look();
-            // Whoever begins to wait meanwhile is not kept waiting.
+            // A request that begins to wait meanwhile is not kept waiting.
             let _ = tokio::time::timeout(ROUND, shared.disputed(worker.index)).await;
         }
     }
@@ -208,7 +208,7 @@ impl Arbiter {
             WaitsOn::OriginToTake => Fault::OriginWriteTimeout,
             WaitsOn::OriginToAnswer | WaitsOn::Nobody => Fault::PoolYielded,
         };
-        log_limit::yielded(entry.peer().ip(), fault.name());
+        log_limit::yielded(entry.peer().client(), fault.name());
         let is_told = entry.give_up(fault, &self.worker.deadlines);
         if !is_told {
             // It has no connection yet.

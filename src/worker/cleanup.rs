@@ -1,6 +1,6 @@
-//! Memory given back by one worker, when there is little or somebody asks.
+//! Memory given back by one worker, when there is little or an administrator asks.
 //!
-//! In goes how urgent it is; out comes what was freed. A light cleanup takes what nobody uses:
+//! In goes how urgent it is; out comes what was freed. A light cleanup takes what is not in use:
 //! idle connections to origins, free buffers and pipes. A forced one ends client connections at
 //! rest, too, and the transfers that hold most and have not moved for a while; a connection that
 //! moves is never ended here.

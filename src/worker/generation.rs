@@ -6,17 +6,18 @@
 //! connection takes the newest.
 
 use std::collections::{HashSet, VecDeque};
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::address::Address;
 use crate::config::{Config, LimitsConfig, RouteConfig};
 use crate::forward_proxy::access::Access;
 use crate::hooks::Plans;
 use crate::http::head::HeadLimits;
 use crate::observe::metrics::{Latency, NamedCounts};
+use crate::proxy_protocol::Accepted;
 use crate::routing::Routes;
 use crate::upstream::origin_ids::OriginIds;
 use crate::upstream::permits::PoolShared;
@@ -40,8 +41,10 @@ pub(crate) struct SnapshotParts {
     pub access: Arc<Access>,
     /// What is done to the requests of routes with hooks.
     pub hooks: Arc<Plans>,
+    /// The listeners that take the PROXY protocol, by their numbers.
+    pub proxy_protocol: Vec<(u16, Accepted)>,
     /// The addresses listened on, as they were bound.
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<Address>,
 }
 
 impl Deref for Snapshot {
@@ -67,6 +70,13 @@ impl Snapshot {
         };
         Self { id: self.id + 1, counts: self.counts.iter().map(carry).collect(), parts }
     }
+}
+
+/// The listeners of a configuration that take the PROXY protocol; `numbers` are those of all, in their
+/// order.
+pub(crate) fn proxy_protocol(config: &Config, numbers: &[u16]) -> Vec<(u16, Accepted)> {
+    let listeners = config.server.listeners.iter().zip(numbers);
+    listeners.filter_map(|(listener, number)| Some((*number, listener.proxy_protocol?))).collect()
 }
 
 /// The last configurations that were in use, the newest at the end.
@@ -125,6 +135,7 @@ impl NamedCounts {
     fn of(config: &Config, before: Option<(&Config, &Self)>) -> Self {
         let names = |route: &RouteConfig, other: &RouteConfig| {
             (&route.host, &route.path) == (&other.host, &other.path)
+                && route.conditions() == other.conditions()
         };
         let (routes, upstreams) = (config.routes.iter(), config.upstreams.iter());
         Self {
@@ -181,6 +192,8 @@ pub(crate) struct Generation {
     pub upstreams: Vec<Upstream>,
     pub access: Arc<Access>,
     pub hooks: Arc<Plans>,
+    /// As in [`SnapshotParts`].
+    pub proxy_protocol: Vec<(u16, Accepted)>,
     pub counts: Arc<NamedCounts>,
 }
 
@@ -205,6 +218,7 @@ impl Generation {
             routes: Routes::new(config),
             upstreams: upstreams.map(|plan| Upstream::new(plan, worker, ids, pool)).collect(),
             access: snapshot.access.clone(),
+            proxy_protocol: snapshot.proxy_protocol.clone(),
             hooks: snapshot.hooks.clone(),
             counts: snapshot.counts[worker].clone(),
             config: config.clone(),

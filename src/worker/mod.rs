@@ -19,8 +19,9 @@ pub(crate) mod slot;
 pub(crate) mod thread;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,11 +32,13 @@ use self::census::Room;
 use self::connections::ConnectionEntry;
 use self::generation::{Generation, Snapshot};
 use self::shared::Shared;
+use crate::address::Address;
 use crate::ledger::{Budget, Ledger};
 use crate::limits::PIPES_PER_WORKER;
 use crate::observe::access_log::AccessLog;
 use crate::observe::date::DateLine;
 use crate::observe::metrics::WorkerMetrics;
+use crate::relay::Means;
 use crate::relay::outbox::Outbox;
 use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, Stopper};
 use crate::upstream::origin_ids::OriginIds;
@@ -61,6 +64,10 @@ pub(crate) struct Worker {
     pub budget: Rc<Budget>,
     pub outbox: Outbox,
     pub(crate) connections: RefCell<Slab<Rc<ConnectionEntry>>>,
+    /// By the number of a connection: for whom its peer, who is trusted, has sent the last request.
+    pub(crate) spoken_for: RefCell<HashMap<usize, IpAddr>>,
+    /// The same: whose connection its peer has said that it is, by the PROXY protocol.
+    pub(crate) introduced: RefCell<HashMap<usize, SocketAddr>>,
     pub(crate) room: Room,
     /// Connections that this worker has ever served.
     pub(crate) serial: Cell<u64>,
@@ -121,6 +128,8 @@ impl Worker {
             shared,
             outbox,
             connections: RefCell::default(),
+            spoken_for: RefCell::default(),
+            introduced: RefCell::default(),
             room: Room::default(),
             serial: Cell::new(0),
             stoppers: RefCell::default(),
@@ -131,6 +140,12 @@ impl Worker {
             mirroring: Cell::new(0),
             generation: RefCell::new(generation),
         })
+    }
+
+    /// What it has to move bodies through.
+    pub(crate) fn means(&self) -> Means<'_> {
+        let memory = (&self.ledger, &self.budget);
+        Means { chunks: &self.chunks, pipes: &self.pipes, memory }
     }
 
     /// The newest configuration in use.
@@ -163,7 +178,7 @@ impl Worker {
         }
     }
 
-    pub(crate) fn is_current(&self, number: usize, address: SocketAddr) -> bool {
+    pub(crate) fn is_current(&self, number: usize, address: Address) -> bool {
         let generation = self.generation.borrow();
         let mut members = generation.members();
         members

@@ -4,7 +4,6 @@
 //! them have to know of the process: its configuration, its limits, whether it drains. Nothing hot
 //! is here, and nothing waits.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -13,7 +12,10 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::address::PeerAddress;
+use crate::admin_guard::TokenTries;
 use crate::ledger::Ledgers;
+use crate::memory::SharedPressure;
 use crate::observe::metrics::WorkerMetrics;
 use crate::ring::RingMeters;
 use crate::upstream::permits::PoolShared;
@@ -43,9 +45,10 @@ pub(crate) struct Shared {
     pub history: History,
     /// Configurations that could not be put in use.
     pub reloads_refused: AtomicUsize,
-    /// [`NORMAL`], or how hard memory is being given back: while it is [`FORCED`], new connections
-    /// are turned away.
-    pub pressure: AtomicU8,
+    /// Wrong tokens for the administration, on its own address and on the data port.
+    pub token_tries: TokenTries,
+    /// While it is forced, new connections are turned away.
+    pub pressure: SharedPressure,
     pub is_ready: AtomicBool,
     /// Live client connections by worker, counted up by the thread that places one.
     pub live: Vec<AtomicUsize>,
@@ -63,6 +66,7 @@ pub(crate) struct Shared {
 
 /// Room for one worker.
 pub(crate) struct WorkerSlot {
+    /// A [`WorkerState`].
     state: AtomicU8,
     handle: ArcSwapOption<WorkerHandle>,
 }
@@ -74,54 +78,76 @@ pub(crate) struct WorkerHandle {
     pub commands: UnboundedSender<WorkerCommand>,
 }
 
-/// No worker runs here.
-pub(crate) const FREE: u8 = 0;
+/// What a worker's slot is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum WorkerState {
+    /// No worker runs here.
+    Free,
+    /// Gets ready, and may yet fail.
+    Starting,
+    /// Takes new connections.
+    Active,
+    /// Finishes what it has, and may be told to go on.
+    Draining,
+    /// Has finished it.
+    Stopped,
+}
 
-/// Gets ready.
-pub(crate) const STARTING: u8 = 1;
+impl WorkerState {
+    /// `number` is one that was made of a state.
+    fn of(number: u8) -> Self {
+        match number {
+            0 => Self::Free,
+            1 => Self::Starting,
+            2 => Self::Active,
+            3 => Self::Draining,
+            _ => Self::Stopped,
+        }
+    }
 
-/// Takes new connections.
-pub(crate) const ACTIVE: u8 = 2;
-
-/// Finishes what it has, and may be told to go on.
-pub(crate) const DRAINING: u8 = 3;
-
-/// Has finished it.
-pub(crate) const STOPPED: u8 = 4;
-
-/// Whether somebody works there who can be given a connection. Whoever starts may yet fail.
-fn takes(state: u8) -> bool {
-    matches!(state, ACTIVE | DRAINING)
+    /// Whether a connection may be given to the worker.
+    fn takes_connections(self) -> bool {
+        match self {
+            Self::Active | Self::Draining => true,
+            Self::Free | Self::Starting | Self::Stopped => false,
+        }
+    }
 }
 
 impl WorkerSlot {
-    pub(crate) fn state(&self) -> u8 {
-        self.state.load(Ordering::SeqCst)
+    pub(crate) fn state(&self) -> WorkerState {
+        WorkerState::of(self.state.load(Ordering::SeqCst))
     }
 
-    fn change(&self, from: u8, to: u8) -> bool {
+    fn set(&self, state: WorkerState) {
+        self.state.store(state as u8, Ordering::Release);
+    }
+
+    fn change(&self, from: WorkerState, to: WorkerState) -> bool {
+        let (from, to) = (from as u8, to as u8);
         self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     /// A worker starts here.
     pub(crate) fn occupy(&self, handle: WorkerHandle) {
         self.handle.store(Some(Arc::new(handle)));
-        self.state.store(STARTING, Ordering::Release);
+        self.set(WorkerState::Starting);
     }
 
     /// It is ready.
     pub(crate) fn activate(&self) {
-        self.state.store(ACTIVE, Ordering::Release);
+        self.set(WorkerState::Active);
     }
 
     /// It shall take no more connections.
     pub(crate) fn drain(&self) {
-        self.change(ACTIVE, DRAINING);
+        self.change(WorkerState::Active, WorkerState::Draining);
     }
 
     /// It shall take connections again. False where no worker drains, or it has already stopped.
     pub(crate) fn undrain(&self) -> bool {
-        self.change(DRAINING, ACTIVE)
+        self.change(WorkerState::Draining, WorkerState::Active)
     }
 
     /// It ends if it is still idle once it can be given no connection any more: a thread that gives
@@ -129,19 +155,19 @@ impl WorkerSlot {
     /// been told to drain ends only if that `is_over`.
     pub(crate) fn end_if(&self, is_idle: impl Fn() -> bool, is_over: bool) -> bool {
         let state = self.state();
-        if (state == ACTIVE && !is_over) || !self.change(state, STOPPED) {
+        if (state == WorkerState::Active && !is_over) || !self.change(state, WorkerState::Stopped) {
             return false;
         }
         let ends = is_idle();
         if !ends {
-            self.change(STOPPED, state);
+            self.change(WorkerState::Stopped, state);
         }
         ends
     }
 
     /// It has ended.
     pub(crate) fn free(&self) {
-        self.state.store(FREE, Ordering::Release);
+        self.set(WorkerState::Free);
     }
 
     /// Sends it to the worker in the slot; false where there is none.
@@ -152,19 +178,14 @@ impl WorkerSlot {
 
 impl Default for WorkerSlot {
     fn default() -> Self {
-        Self { state: AtomicU8::new(FREE), handle: ArcSwapOption::empty() }
+        Self { state: AtomicU8::new(WorkerState::Free as u8), handle: ArcSwapOption::empty() }
     }
 }
-
-/// No shortage of memory.
-pub(crate) const NORMAL: u8 = 0;
-
-pub(crate) const FORCED: u8 = 2;
 
 /// A client connection on its way to its worker.
 pub(crate) struct Accepted {
     pub fd: OwnedFd,
-    pub peer: SocketAddr,
+    pub peer: PeerAddress,
     pub permit: OwnedSemaphorePermit,
     /// By which listener it came in.
     pub listener: u16,
@@ -183,7 +204,7 @@ impl Shared {
             self.live[best].fetch_add(1, Ordering::SeqCst);
             let handle = self.slots[best].handle.load();
             if let Some(handle) = handle.as_ref()
-                && takes(self.slots[best].state())
+                && self.slots[best].state().takes_connections()
             {
                 match handle.inbox.send(accepted) {
                     Ok(()) => return,
@@ -198,7 +219,12 @@ impl Shared {
         let cost = |worker: usize| {
             let state = self.slots[worker].state();
             let live = self.live[worker].load(Ordering::Relaxed);
-            takes(state).then_some((state != ACTIVE, live, worker != here, worker))
+            state.takes_connections().then_some((
+                state != WorkerState::Active,
+                live,
+                worker != here,
+                worker,
+            ))
         };
         (0..self.slots.len()).filter_map(cost).min().map(|(.., worker)| worker)
     }
@@ -206,6 +232,6 @@ impl Shared {
     /// The slots in which a worker runs.
     pub(crate) fn occupied(&self) -> impl Iterator<Item = usize> + '_ {
         let slots = self.slots.iter().enumerate();
-        slots.filter(|(_, slot)| slot.state() != FREE).map(|(index, _)| index)
+        slots.filter(|(_, slot)| slot.state() != WorkerState::Free).map(|(index, _)| index)
     }
 }

@@ -5,7 +5,7 @@
 //! gives the place, its memory and its right to be a client back.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -13,17 +13,21 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::address::PeerAddress;
+use crate::http::head::ResponseHead;
 use crate::ledger::Kind;
+use crate::memory::Pressure;
 use crate::observe::connection_stats::ConnectionStats;
+use crate::proxy_protocol::Accepted;
 use crate::ring::waits::{Wait, turn};
 use crate::ring::{HeadBuffer, Socket, clock};
 use crate::upstream::fair::Claimant;
+use crate::upstream::h1;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 use crate::worker::connections::{Arrival, Attached, ConnectionEntry};
 use crate::worker::mailbox::ConnectionInfo;
-use crate::worker::shared::FORCED;
 
 /// What a connection costs that does nothing: its task, its entry in the list, its descriptor and
 /// deadline, and the operation that waits for its next request. Measured at 440 bytes on the heap.
@@ -89,7 +93,12 @@ impl Worker {
     pub(crate) fn list_connections(&self) -> Vec<ConnectionInfo> {
         let now = clock::coarse_ms();
         let connections = self.connections.borrow();
-        connections.iter().map(|(_, entry)| entry.describe(self.index, now)).collect()
+        let clients = self.spoken_for.borrow();
+        let describe = |(key, entry): (usize, &Rc<ConnectionEntry>)| {
+            let client = clients.get(&key).copied();
+            entry.describe(self.index, client, now)
+        };
+        connections.iter().map(describe).collect()
     }
 
     /// Ends the connection `id`, if there is one.
@@ -126,10 +135,25 @@ impl Reached<'_> {
     }
 
     /// As [`Lease::give_back`], with the same exception.
-    pub(crate) fn give_back(self) {
+    fn give_back(self) {
         if !self.attached.is_ended() {
             drop(self.attached);
             self.lease.give_back();
+        }
+    }
+
+    /// Ends the exchange on it, whose response `head` begins, by the rule for connections that may
+    /// carry another request; `is_clean` says that nothing has come behind the response.
+    pub(crate) fn finish(self, head: &ResponseHead, is_sent: bool, is_clean: bool) {
+        if h1::is_reusable(head, is_sent, is_clean) {
+            self.give_back();
+        }
+    }
+
+    /// The same with what is left of the buffer that the response came in.
+    pub(crate) fn finish_with(self, head: &ResponseHead, is_sent: bool, buffer: HeadBuffer) {
+        if h1::is_reusable(head, is_sent, buffer.is_empty()) {
+            self.give_back_with(buffer);
         }
     }
 
@@ -163,7 +187,7 @@ impl ConnectionSlot {
     pub(crate) fn take(
         worker: &Rc<Worker>,
         socket: Socket,
-        peer: SocketAddr,
+        peer: PeerAddress,
         permit: OwnedSemaphorePermit,
         listener: u16,
     ) -> Self {
@@ -194,8 +218,7 @@ impl ConnectionSlot {
     pub(crate) fn begin(&self, future_bytes: usize, kind: Kind) -> Option<HeldMemory<'_>> {
         let worker = &self.worker;
         let buffers = 2 * worker.heads.buffer_bytes();
-        let is_turned_away =
-            self.is_new() && worker.shared.pressure.load(Ordering::Relaxed) == FORCED;
+        let is_turned_away = self.is_new() && worker.shared.pressure.get() == Pressure::Forced;
         let fits = || worker.budget.admits(&worker.ledger, (future_bytes + buffers) as u64);
         if is_turned_away || !fits() {
             return None;
@@ -221,13 +244,47 @@ impl ConnectionSlot {
         &self.entry.socket
     }
 
-    pub(crate) fn peer(&self) -> SocketAddr {
+    pub(crate) fn peer(&self) -> PeerAddress {
         self.entry.arrival.peer()
     }
 
-    /// As the pool knows whoever is served here.
+    /// Says whose request the peer passes on, where it is not the peer's own.
+    pub(crate) fn speaks_for(&self, client: Option<IpAddr>) {
+        let mut clients = self.worker.spoken_for.borrow_mut();
+        let introduced = || self.source().client().ip().filter(|_| self.source() != self.peer());
+        match client.or_else(introduced) {
+            Some(client) => drop(clients.insert(self.key, client)),
+            None if clients.is_empty() => {}
+            None => drop(clients.remove(&self.key)),
+        }
+    }
+
+    /// The versions of the PROXY protocol that the listener takes.
+    pub(crate) fn proxy_protocol(&self) -> Option<Accepted> {
+        let generation = self.worker.generation.borrow();
+        let listeners = &generation.proxy_protocol;
+        listeners.iter().find(|(listener, _)| *listener == self.listener()).map(|(_, it)| *it)
+    }
+
+    /// Says, before the first request, that the connection is that of `client`.
+    pub(crate) fn introduce(&self, client: SocketAddr) {
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        self.worker.introduced.borrow_mut().insert(self.key, client);
+        self.speaks_for(None);
+    }
+
+    /// Whose connection it is: the peer's, or that of the client whom the peer has introduced.
+    pub(crate) fn source(&self) -> PeerAddress {
+        let introduced = self.worker.introduced.borrow();
+        if introduced.is_empty() {
+            return self.peer();
+        }
+        introduced.get(&self.key).map_or(self.peer(), |client| PeerAddress::Ip(*client))
+    }
+
+    /// As the pool knows the client that is served here.
     pub(crate) fn holder(&self) -> Holder {
-        Holder { claimant: Claimant::of(self.peer().ip()), slot: self.key as u32 }
+        Holder { claimant: Claimant::of(self.source().client()), slot: self.key as u32 }
     }
 
     pub(crate) fn is_new(&self) -> bool {
@@ -302,6 +359,13 @@ impl Drop for HeldMemory<'_> {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
+        let (introduced, spoken_for) = (&self.worker.introduced, &self.worker.spoken_for);
+        if !introduced.borrow().is_empty() {
+            introduced.borrow_mut().remove(&self.key);
+        }
+        if !spoken_for.borrow().is_empty() {
+            spoken_for.borrow_mut().remove(&self.key);
+        }
         self.worker.connections.borrow_mut().try_remove(self.key);
         self.worker.ledger.sub(Kind::Connections, SLOT_BYTES as u64);
         self.worker.metrics.clients.sub(1);
@@ -319,9 +383,10 @@ mod tests {
         for text in
             ["192.0.2.1:80", "[2001:db8::1]:443", "[::ffff:192.0.2.1]:1", "[fe80::1%3]:65535"]
         {
-            let address: SocketAddr = text.parse().unwrap();
+            let address = PeerAddress::Ip(text.parse().unwrap());
             assert_eq!(Arrival::new(address, 7).peer(), address);
         }
+        assert_eq!(Arrival::new(PeerAddress::Unix, 7).peer(), PeerAddress::Unix);
     }
 
     #[test]

@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::address::PeerAddress;
 use crate::ledger::Budget;
 use crate::observe::access_log::AccessLog;
 use crate::ring::{Socket, memory, runtime};
-use crate::upstream::prewarm;
+use crate::upstream::{Upstream, prewarm};
 use crate::worker::mailbox::WorkerCommand;
-use crate::worker::shared::{ACTIVE, Accepted, DRAINING, Shared};
+use crate::worker::shared::{Accepted, Shared, WorkerState};
 use crate::worker::slot::ConnectionSlot;
 use crate::worker::{Worker, accept, arbiter};
 
@@ -104,7 +105,8 @@ fn spawn(task: impl Future<Output = ()> + 'static) {
 /// Keeps connections to the origins of the newest configuration open, until there is a newer one.
 fn prewarm(worker: &Rc<Worker>) {
     let generation = worker.generation();
-    let members = generation.members().cloned().collect();
+    let shared = generation.upstreams.iter().filter(|it| it.proxy_protocol().is_none());
+    let members = shared.flat_map(Upstream::members).cloned().collect();
     let workers = generation.config.server.workers;
     // Slots are taken in any order: a worker that replaces another one counts as that one does.
     let share = prewarm::share(generation.config.pool.prewarm, worker.index % workers, workers);
@@ -120,7 +122,7 @@ async fn take_in<F: Future<Output = ()> + 'static>(
     connection: impl Fn(ConnectionSlot) -> F,
 ) {
     while let Some(Accepted { fd, peer, permit, listener }) = inbox.recv().await {
-        let socket = Socket::from_fd(fd);
+        let socket = Socket::from_fd(fd, peer == PeerAddress::Unix);
         spawn(connection(ConnectionSlot::take(&worker, socket, peer, permit, listener)));
     }
 }
@@ -169,7 +171,9 @@ async fn obey(worker: Rc<Worker>, mut commands: UnboundedReceiver<WorkerCommand>
             }
             WorkerCommand::Resume { listeners } => {
                 // It may have been told to drain once more in the meantime.
-                if worker.is_draining.get() && worker.shared.slots[worker.index].state() == ACTIVE {
+                if worker.is_draining.get()
+                    && worker.shared.slots[worker.index].state() == WorkerState::Active
+                {
                     worker.is_draining.set(false);
                     for (index, socket) in listeners {
                         spawn(accept::start(worker.clone(), socket, index));
@@ -212,7 +216,7 @@ async fn until_drained(worker: &Worker) -> DrainReport {
     let shared = &worker.shared;
     loop {
         while !shared.is_draining.load(Ordering::Acquire)
-            && shared.slots[worker.index].state() != DRAINING
+            && shared.slots[worker.index].state() != WorkerState::Draining
         {
             shared.drain[worker.index].notified().await;
         }
@@ -246,7 +250,7 @@ async fn finish(worker: &Worker) -> bool {
             return false;
         }
         // Where no other process listens, an idle client is told at once by the end of its
-        // connection. Where somebody does, that could meet its next request: that one is answered
+        // connection. Where one does, that could meet its next request: that one is answered
         // first.
         if is_over() && !shared.is_handed_over.load(Ordering::Acquire) {
             worker.closes_idle.set(true);

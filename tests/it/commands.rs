@@ -270,6 +270,32 @@ fn an_explanation_of_a_refusal_is_no_failure() {
 }
 
 #[test]
+fn every_example_is_valid_as_it_stands() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut count = 0;
+    for entry in root.join("examples").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        count += 1;
+        // The names have no address, and the ports may be in use: only what is written counts.
+        let mut command = ringway();
+        let command = command.args(["check", "--file-only", "-c"]).arg(&path).current_dir(root);
+        let output = command.output().unwrap();
+        if path.ends_with("custom_hook.toml") {
+            let wanted = "found \"api_keys\", expected none: this binary has no hooks of its own\n";
+            assert!(errors(&output).ends_with(wanted), "{output:?}");
+            assert_eq!(errors(&output).lines().count(), 1, "{output:?}");
+            continue;
+        }
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(output.stderr.is_empty() && !out(&output).contains("warning"), "{output:?}");
+    }
+    assert!(count >= 8, "{count} examples");
+}
+
+#[test]
 fn check_warns_of_names_and_fails_for_ports() {
     let home = Home::new();
     let nameless = UPSTREAM.replace("127.0.0.1:9", "nobody.invalid");

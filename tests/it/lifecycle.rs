@@ -82,12 +82,13 @@ impl Life {
 }
 
 fn processes(home: &Path) -> Vec<Pid> {
-    let home = home.to_str().unwrap();
+    // With what ends its name: that of another one may begin with it.
+    let home = format!("{}/", home.to_str().unwrap());
     let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
         // That of a process that has ended, and was not waited for, is empty.
         let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        String::from_utf8_lossy(&line).contains(home).then_some(Pid::from_raw(pid))
+        String::from_utf8_lossy(&line).contains(&home).then_some(Pid::from_raw(pid))
     });
     pids.collect()
 }

@@ -7,6 +7,7 @@
 use crate::support::{Expected, GET, OK, Origin, Proxy, Refusal, Setup, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -167,6 +168,27 @@ fn a_client_that_speaks_tls_to_a_plain_port_is_named() {
     let mut client = proxy.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n");
     client.read_response().expect_status(400);
     proxy.wait_for_log(&["speaks TLS", "client=127.0.0.1:"]);
+}
+
+#[test]
+fn a_connection_that_finds_no_free_port_is_named_with_its_cure() {
+    // A network of its own, in which the listener has the only port that the system chooses from.
+    let unshare = if nix::unistd::geteuid().is_root() { "unshare -n" } else { "unshare -rn" };
+    let range = "echo 20000 20000 > /proc/sys/net/ipv4/ip_local_port_range";
+    let alone = format!("{unshare} sh -c 'ip link set lo up && {range} && exec \"$0\" \"$@\"'");
+    let attempt = Command::new("sh").args(["-c", &format!("{alone} true")]).output().unwrap();
+    if !attempt.status.success() {
+        eprintln!("skipped: this process may not have a network of its own: {attempt:?}");
+        return;
+    }
+    let proxy = Setup::to_url("http://127.0.0.1:9")
+        .set("admin.enabled", false)
+        .set("pool.prewarm", 1)
+        .launched_by(&format!("exec {alone} \"$0\" \"$@\""))
+        .start();
+    let line =
+        proxy.wait_for_log(&["cannot connect to an origin: Cannot assign requested address"]);
+    assert!(line.contains("net.ipv4.ip_local_port_range"), "{line}");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod behind;
 mod bench;
 mod bodies;
 mod commands;
@@ -20,6 +21,7 @@ mod forward;
 mod framing;
 mod health;
 mod hooks;
+mod introduced;
 mod keepalive;
 mod lifecycle;
 mod limits;
@@ -28,6 +30,7 @@ mod logs;
 mod monitor;
 mod nginx;
 mod parent;
+mod paths;
 mod pool;
 mod real_clients;
 mod refusal;
@@ -41,5 +44,6 @@ mod socks;
 mod supervisor;
 mod timeouts;
 mod tunnel;
+mod unix;
 mod upgrade;
 mod waits;

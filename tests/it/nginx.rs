@@ -66,6 +66,37 @@ impl Drop for Nginx {
 }
 
 #[test]
+fn a_guarded_file_is_read_by_no_spelling_of_its_path() {
+    let Some(nginx) = Nginx::start(&[("secret", 100), ("open", 10)]) else { return };
+    let proxy = Setup::to_url(&format!("http://{}", nginx.address))
+        .route("", "/", "origin", "")
+        .route("", "/secret", "origin", "hooks = { allow = [\"10.0.0.0/8\"] }")
+        .start();
+    let spellings = [
+        "/secret",
+        "//secret",
+        "/./secret",
+        "/x/../secret",
+        "/x/y/../../secret",
+        "/%73ecret",
+        "/%73%65%63ret?x",
+        "/x/%2e%2e/secret",
+        "/x%2f..%2fsecret",
+        "/%2fsecret",
+        "/open/..%2fsecret",
+        "/open/../secret",
+        "http://test/x/../secret",
+    ];
+    for path in spellings {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+        let status = proxy.send(request).read_response().status();
+        assert!(matches!(status, 400 | 403), "{status} for {path}");
+    }
+    let request = "GET /x/..//%6fpen HTTP/1.1\r\nHost: test\r\n\r\n";
+    proxy.send(request).read_response().expect_status(200).expect_body(pattern(10));
+}
+
+#[test]
 fn files_of_every_size_arrive_byte_for_byte() {
     const FILES: [(&str, usize); 5] =
         [("empty", 0), ("1k", 1 << 10), ("64k", 64 << 10), ("1m", 1 << 20), ("100m", 100 << 20)];

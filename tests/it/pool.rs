@@ -39,6 +39,10 @@ fn gated<const GATES: usize>() -> (Origin, Arc<[Gate; GATES]>) {
     (origin, gates)
 }
 
+fn one_connection(origin: &Origin) -> Setup {
+    Setup::to(origin).set("pool.max_connections", 1).set("pool.max_idle", 1)
+}
+
 fn get(target: usize) -> String {
     format!("GET /{target} HTTP/1.1\r\nHost: test\r\n\r\n")
 }
@@ -74,8 +78,10 @@ fn the_connection_that_came_home_last_leaves_first() {
     }
 }
 
-#[test]
-fn an_idle_connection_that_the_origin_closes_is_dropped_at_once() {
+/// What `end` does to the first connection, while it is idle, makes the proxy drop it without a
+/// request; the next request gets another one.
+#[track_caller]
+fn expect_dropped_at_once(end: fn(&mut Peer)) {
     let is_over = Gate::default();
     let origin = Origin::start({
         let is_over = is_over.clone();
@@ -84,9 +90,9 @@ fn an_idle_connection_that_the_origin_closes_is_dropped_at_once() {
             send_number(&mut peer);
             if peer.number == 0 {
                 is_over.wait();
-                peer.half_close();
+                end(&mut peer);
             }
-            // Ends when the proxy closes its side too, which it must do without a request.
+            // Ends when the proxy closes its side too.
             peer.hold();
         }
     });
@@ -98,25 +104,17 @@ fn an_idle_connection_that_the_origin_closes_is_dropped_at_once() {
 }
 
 #[test]
-fn an_idle_connection_with_stray_bytes_is_dropped_at_once() {
-    let is_over = Gate::default();
-    let origin = Origin::start({
-        let is_over = is_over.clone();
-        move |mut peer| {
-            peer.expect_request();
-            send_number(&mut peer);
-            if peer.number == 0 {
-                is_over.wait();
-                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
-            }
-            peer.hold();
-        }
+fn an_idle_connection_that_the_origin_closes_is_dropped_at_once() {
+    expect_dropped_at_once(|peer| {
+        peer.half_close();
     });
-    let proxy = Proxy::to(&origin);
-    proxy.get().expect_body("0");
-    is_over.open();
-    origin.wait_for("the proxy to close", |seen| seen.open() == 0);
-    proxy.get().expect_body("1");
+}
+
+#[test]
+fn an_idle_connection_with_stray_bytes_is_dropped_at_once() {
+    expect_dropped_at_once(|peer| {
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
+    });
 }
 
 #[test]
@@ -260,7 +258,7 @@ fn no_more_connections_are_opened_than_allowed() {
 #[test]
 fn whoever_waits_longest_for_a_connection_gets_it_first() {
     let (origin, gates) = gated::<5>();
-    let proxy = Setup::to(&origin).set("pool.max_connections", 1).set("pool.max_idle", 1).start();
+    let proxy = one_connection(&origin).start();
     let clients: Vec<_> = (0..5)
         .map(|number| {
             let client = proxy.send(get(number));
@@ -281,9 +279,7 @@ fn whoever_waits_longest_for_a_connection_gets_it_first() {
 fn waiting_for_a_connection_has_an_end() {
     for (status, reason) in [(504, "Gateway Timeout"), (503, "Service Unavailable")] {
         let (origin, gates) = gated::<1>();
-        let proxy = Setup::to(&origin)
-            .set("pool.max_connections", 1)
-            .set("pool.max_idle", 1)
+        let proxy = one_connection(&origin)
             .set("timeouts.pool", "200ms")
             .set("timeouts.pool_status", status)
             .start();
@@ -304,7 +300,7 @@ fn waiting_for_a_connection_has_an_end() {
 #[test]
 fn a_client_that_leaves_while_it_waits_leaves_the_queue() {
     let (origin, gates) = gated::<2>();
-    let proxy = Setup::to(&origin).set("pool.max_connections", 1).set("pool.max_idle", 1).start();
+    let proxy = one_connection(&origin).start();
     let mut first = proxy.send(get(0));
     origin.wait_for("the first request", |seen| seen.requests.len() == 1);
     let second = proxy.send(get(1));
@@ -488,7 +484,7 @@ fn what_follows_a_long_answer_is_not_the_answer_to_the_next_request() {
 #[test]
 fn what_follows_a_long_answer_is_not_the_answer_to_whoever_waits_for_the_connection() {
     let origin = answering_too_much();
-    let proxy = Setup::to(&origin).set("pool.max_connections", 1).start();
+    let proxy = one_connection(&origin).start();
     for _ in 0..20 {
         let mut first = proxy.send(GET_LONG);
         let mut second = proxy.send(GET);

@@ -1142,8 +1142,7 @@ fn every_way_to_end_leaves_nothing_behind() {
 /// What the proxy itself says of its tunnels: the bytes that they take, and how many are open.
 #[track_caller]
 fn open_tunnels(proxy: &Proxy) -> [usize; 2] {
-    let health = proxy.send("GET /health HTTP/1.1\r\nHost: a\r\n\r\n").read_response();
-    let text = health.expect_status(200).text();
+    let text = proxy.admin("GET", "/health");
     let mut numbers = text.split("\"tunnels\":").skip(1).map(|rest| {
         let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
         digits.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("no number: {text}"))

@@ -17,6 +17,7 @@ use super::super::exposition::tests::parse;
 use super::super::proxy::Proxy;
 use super::{Fixture, WORKERS, wait_until};
 use crate::ledger::{Kind, Level};
+use crate::memory::Pressure;
 use crate::worker::mailbox::ControlQuery;
 
 #[test]
@@ -45,13 +46,13 @@ fn a_ledger_that_crosses_a_line_is_noticed_at_once_and_recovers() {
         Fixture::start(|config| config.memory.check_interval = Duration::from_secs(3_600));
     wait_until("not ready", || fixture.get("/ready").status == 200);
     assert_eq!(fixture.cleaned(), []);
-    let pressure = || fixture.shared.pressure.load(Ordering::Relaxed);
+    let pressure = || fixture.shared.pressure.get();
     fixture.shared.ledgers.workers()[0].set(Kind::Tunnels, 600 << 20);
     wait_until("no forced cleanup", || fixture.cleaned().contains(&Level::Forced));
-    wait_until("no pressure", || pressure() == 2);
+    wait_until("no pressure", || pressure() == Pressure::Forced);
     assert_eq!(fixture.json("GET /health")["memory"]["state"], "forced");
     fixture.shared.ledgers.workers()[0].set(Kind::Tunnels, 0);
-    wait_until("the pressure stays", || pressure() == 0);
+    wait_until("the pressure stays", || pressure() == Pressure::Normal);
     assert_eq!(fixture.get("/ready").status, 200);
 }
 
@@ -59,15 +60,24 @@ fn a_ledger_that_crosses_a_line_is_noticed_at_once_and_recovers() {
 fn the_data_port_gets_its_answers() {
     let fixture = Fixture::start(|config| config.admin.enabled = false);
     assert!(fixture.control.as_ref().unwrap().admin_address().is_none());
-    let (reply, answer) = oneshot::channel();
-    assert!(fixture.shared.control.send(ControlQuery::Health { reply }).is_ok());
-    let health: Value = serde_json::from_str(&answer.blocking_recv().unwrap()).unwrap();
-    assert!(health["memory_usage_mb"].is_number());
-    let (reply, answer) = oneshot::channel();
-    assert!(fixture.shared.control.send(ControlQuery::Cleanup { reply }).is_ok());
-    let cleanup: Value = serde_json::from_str(&answer.blocking_recv().unwrap()).unwrap();
-    assert_eq!(cleanup["level"], "light");
-    assert_eq!(fixture.cleaned().len(), WORKERS);
+    let health = |is_whole: bool| -> Value {
+        let (reply, answer) = oneshot::channel();
+        assert!(fixture.shared.control.send(ControlQuery::Health { is_whole, reply }).is_ok());
+        serde_json::from_str(&answer.blocking_recv().unwrap()).unwrap()
+    };
+    assert!(health(true)["pool"].is_object());
+    let outline = health(false);
+    assert!(outline["memory_usage_mb"].is_number() && outline["status"] == "ok", "{outline}");
+    assert_eq!(outline["connections"]["clients"], 0);
+    assert_eq!(outline.as_object().unwrap().len(), 4, "{outline}");
+    // The second comes so soon that it gets the outcome of the first.
+    for _ in 0..2 {
+        let (reply, answer) = oneshot::channel();
+        assert!(fixture.shared.control.send(ControlQuery::Cleanup { reply }).is_ok());
+        let cleanup: Value = serde_json::from_str(&answer.blocking_recv().unwrap()).unwrap();
+        assert_eq!(cleanup["level"], "light");
+        assert_eq!(fixture.cleaned().len(), WORKERS);
+    }
 }
 
 #[test]
@@ -79,7 +89,7 @@ fn a_crowd_that_asks_for_a_cleanup_shares_one() {
     let levels = (0..20).map(|index| if index < 19 { Level::Light } else { Level::Forced });
     let crowd = levels.map(|level| cleaning::clean(&proxy, level, "asked"));
     let mut crowd = pin!(futures_util::future::join_all(crowd));
-    // The workers cannot answer before everybody has asked.
+    // The workers cannot answer before all callers have asked.
     let held = fixture.cleaned.lock().unwrap();
     runtime.block_on(poll_fn(|context| {
         assert!(crowd.as_mut().poll(context).is_pending());

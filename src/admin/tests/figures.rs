@@ -13,7 +13,9 @@ use super::super::exposition::tests::parse;
 use super::super::proxy::Proxy;
 use super::{Fixture, oneshot, wait_until};
 use crate::config::{HostPattern, RouteConfig};
+use crate::fault::ProxyError;
 use crate::ledger::Kind;
+use crate::memory::Pressure;
 use crate::ring::Operation;
 use crate::upstream::{Origin, UpstreamPlan};
 use crate::worker::generation::SnapshotParts;
@@ -57,22 +59,24 @@ fn health_says_what_scripts_look_for() {
 
 #[test]
 fn readiness_fails_when_it_should_and_health_says_why() {
+    use Pressure::{Forced, Light, Normal};
+
     // Only the test sets the pressure.
     let (setup, fixture) = Fixture::prepare(|_| {});
     let proxy = Arc::new(Proxy::new(setup, None));
     let shared = &fixture.shared;
     let table = [
-        (true, false, 0, 200, "ok"),
-        (true, false, 1, 200, "degraded"),
-        (true, false, 2, 503, "overloaded"),
-        (false, false, 0, 503, "draining"),
-        (false, true, 2, 503, "draining"),
-        (true, true, 0, 503, "draining"),
+        (true, false, Normal, 200, "ok"),
+        (true, false, Light, 200, "degraded"),
+        (true, false, Forced, 503, "overloaded"),
+        (false, false, Normal, 503, "draining"),
+        (false, true, Forced, 503, "draining"),
+        (true, true, Normal, 503, "draining"),
     ];
     for (is_ready, is_draining, pressure, ready, status) in table {
         shared.is_ready.store(is_ready, Ordering::Relaxed);
         shared.is_draining.store(is_draining, Ordering::Relaxed);
-        shared.pressure.store(pressure, Ordering::Relaxed);
+        shared.pressure.set(pressure);
         assert_eq!(oneshot(&proxy, "GET /ready", None).status, ready, "{status}");
         let health = oneshot(&proxy, "GET /health", None);
         // A process that drains is alive.
@@ -102,11 +106,11 @@ fn metrics_keep_to_the_format_and_leave_nothing_out() {
     named.counts[1].answered(Some(1), Some(0), 503);
     named.counts[1].answered(Some(500), None, 404);
     named.counts[1].answered(Some(501), None, 404);
-    one.faults.count("dns_error");
-    two.faults.count("dns_error");
+    one.faults.count(ProxyError::DnsError);
+    two.faults.count(ProxyError::DnsError);
     two.pool_wait.record(1_000_000);
-    fixture.shared.rings[1].submitted[Operation::Accept as usize].set(5);
-    fixture.shared.rings[1].completed[Operation::Accept as usize].set(3);
+    fixture.shared.rings[1].submitted[Operation::Accept as usize].add(5);
+    fixture.shared.rings[1].completed[Operation::Accept as usize].add(3);
     let answer = fixture.get("/metrics");
     let kind = "content-type: text/plain; version=0.0.4; charset=utf-8\r\n";
     assert!(answer.head.contains(kind), "{}", answer.head);
@@ -148,7 +152,7 @@ fn metrics_keep_to_the_format_and_leave_nothing_out() {
 fn every_figure_of_a_worker_is_in_the_metrics() {
     let fixture = Fixture::start(|_| {});
     let metrics = &fixture.shared.metrics[0];
-    let figures = [
+    let counters = [
         ("accepted_total{worker=\"0\"}", &metrics.accepted),
         ("accept_errors_total", &metrics.accept_errors),
         ("clients_refused_total", &metrics.clients_refused),
@@ -160,21 +164,31 @@ fn every_figure_of_a_worker_is_in_the_metrics() {
         ("pool_waits_total", &metrics.pool_waits),
         ("pool_timeouts_total", &metrics.pool_timeouts),
         ("pool_stale_total", &metrics.pool_stale),
-        ("tunnels", &metrics.tunnels),
         ("tunnels_opened_total", &metrics.tunnels_opened),
         ("tunnel_bytes_total", &metrics.tunnel_bytes),
         ("auth_failures_total", &metrics.auth_failures),
         ("denied_total", &metrics.denied),
-        ("clients{worker=\"0\"}", &metrics.clients),
-        ("clients_resting{worker=\"0\"}", &metrics.parked),
         ("cuts_total", &metrics.cuts),
     ];
-    for (index, (_, figure)) in figures.iter().enumerate() {
-        figure.set(1_000 + index as u64);
+    let gauges = [
+        ("tunnels", &metrics.tunnels),
+        ("clients{worker=\"0\"}", &metrics.clients),
+        ("clients_resting{worker=\"0\"}", &metrics.parked),
+    ];
+    for (index, (_, counter)) in counters.iter().enumerate() {
+        counter.add(1_000 + index as u64);
+    }
+    for (index, (_, gauge)) in gauges.iter().enumerate() {
+        gauge.set(2_000 + index as u64);
     }
     let text = parse(&fixture.get("/metrics").body);
-    for (index, (name, _)) in figures.iter().enumerate() {
-        assert_eq!(text.get(&format!("ringway_{name}")), Some(&(1_000.0 + index as f64)), "{name}");
+    let expected = |first: f64, index: usize| Some(first + index as f64);
+    let found = |name: &str| text.get(&format!("ringway_{name}")).copied();
+    for (index, (name, _)) in counters.iter().enumerate() {
+        assert_eq!(found(name), expected(1_000.0, index), "{name}");
+    }
+    for (index, (name, _)) in gauges.iter().enumerate() {
+        assert_eq!(found(name), expected(2_000.0, index), "{name}");
     }
 }
 
@@ -229,6 +243,7 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
         upstreams: vec![UpstreamPlan { config, origins: vec![origin] }],
         access: before.access.clone(),
         hooks: before.hooks.clone(),
+        proxy_protocol: Vec::new(),
         listeners: Vec::new(),
     })));
     fixture.control = Some(super::super::start(setup).unwrap());

@@ -4,16 +4,15 @@
 //! shows how far they are, on a terminal only, and reads what the target costs where measuring
 //! begins and where it ends.
 
-use std::io::{self, IsTerminal};
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::load;
 use super::options::{Pace, Plan};
+use super::progress::Progress;
 use super::report::Report;
 use super::shared::{Measured, Shared};
 use super::tally::Tally;
@@ -32,7 +31,7 @@ pub(super) fn measure(plan: &Plan) -> Result<(Report, Tally), String> {
         Reading::take(pid)?;
     }
     let shared = Shared::new(plan.warmup);
-    let bar = progress(plan);
+    let progress = Progress::new(plan);
     let watched = thread::scope(|scope| {
         let threads: Vec<_> = (0..plan.threads)
             .map(|index| {
@@ -44,7 +43,7 @@ pub(super) fn measure(plan: &Plan) -> Result<(Report, Tally), String> {
                 })
             })
             .collect();
-        let readings = watch(plan, &shared, &bar);
+        let readings = watch(plan, &shared, &progress);
         let measured: Result<Vec<Measured>, String> = threads
             .into_iter()
             .map(|thread| match thread.join() {
@@ -54,7 +53,7 @@ pub(super) fn measure(plan: &Plan) -> Result<(Report, Tally), String> {
             .collect();
         measured.and_then(|measured| Ok((measured, readings?)))
     });
-    bar.finish_and_clear();
+    drop(progress);
     let (measured, readings) = watched?;
     let mut tally = Tally::new(plan.has_course);
     for part in &measured {
@@ -74,7 +73,7 @@ pub(super) fn measure(plan: &Plan) -> Result<(Report, Tally), String> {
 fn watch(
     plan: &Plan,
     shared: &Shared,
-    bar: &ProgressBar,
+    progress: &Progress,
 ) -> Result<Option<(Reading, Reading)>, String> {
     let read = || plan.pid.map(Reading::take).transpose();
     let is_done = || shared.done.load(Ordering::Acquire) == plan.threads;
@@ -85,7 +84,7 @@ fn watch(
                 return;
             }
             thread::park_timeout(left.min(GLANCE));
-            show(bar, plan, shared);
+            progress.show(plan, shared);
         }
     };
     wait(Some(shared.begin), &|| false);
@@ -101,29 +100,6 @@ fn watch(
     shared.is_held.store(true, Ordering::Release);
     wait(None, &|| false);
     Ok(before.zip(after))
-}
-
-fn progress(plan: &Plan) -> ProgressBar {
-    if !plan.has_progress || !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:30} {elapsed}  {msg}");
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    let total = plan
-        .requests
-        .unwrap_or_else(|| (plan.warmup + plan.duration.unwrap_or_default()).as_millis() as u64);
-    ProgressBar::new(total).with_style(style)
-}
-
-fn show(bar: &ProgressBar, plan: &Plan, shared: &Shared) {
-    let answered = shared.answered.load(Ordering::Relaxed);
-    let failed = shared.failed.load(Ordering::Relaxed);
-    if plan.requests.is_some() {
-        bar.set_position(answered + failed);
-    } else {
-        bar.set_position(bar.elapsed().as_millis() as u64);
-    }
-    bar.set_message(format!("{answered} answers, {failed} errors"));
 }
 
 /// Makes room for `count` open files, as far as that is allowed.

@@ -21,6 +21,7 @@ mod crew;
 mod load;
 mod options;
 mod plot;
+mod progress;
 mod refusal;
 mod report;
 mod schedule;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::runtime;
 
+use crate::address::Address;
 use crate::config::DnsConfig;
 use crate::fault::Fault;
 use crate::forward_proxy::lookup::NameLookup;
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) fn of_origins<'h>(
     dns: &DnsConfig,
     hosts: impl Iterator<Item = (&'h str, u16)>,
-) -> io::Result<Vec<Vec<SocketAddr>>> {
+) -> io::Result<Vec<Vec<Address>>> {
     let resolver = Resolver::start(dns)?;
     let watched: Vec<_> = hosts.map(|(host, port)| resolver.watch(host, port)).collect();
     resolver.settle(PATIENCE);

@@ -55,7 +55,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Ending {
         None => (case.head.path(&case.text), HostRule::Pass),
     };
     let is_told_who = case.config.forward.add_forwarded;
-    let head = case.rewritten(path, host, is_told_who, None);
+    let head = case.rewritten(path, host, is_told_who, b"", None);
     report.section("sent").fact("head", lines_of(&head));
     Ending::Sent(match parent {
         Some(parent) => format!("parent {}", case.config.parents[parent].name),
@@ -74,7 +74,7 @@ fn admitted(
         return Err(denied("number"));
     };
     section.fact("target", target.to_string());
-    if !case.config.forward.allow_clients.contains(case.client) {
+    if !case.config.forward.allow_clients.has(case.client) {
         let because = "the client is not in forward.allow_clients".to_owned();
         return Err(Ending::Refused(Fault::ClientForbidden, because));
     }
@@ -129,13 +129,10 @@ fn log_in(case: &Case<'_>, section: &mut Section) -> Step<()> {
         return Ok(());
     };
     let wanted = |what: &str| Err(Ending::Refused(Fault::LoginRequired, what.to_owned()));
-    let fields = &case.head.fields;
-    let field = fields.find(FieldName::ProxyAuthorization);
-    let Some(field) = field.filter(|_| !fields.has_many(FieldName::ProxyAuthorization)) else {
-        return wanted("forward.users_file wants one Proxy-Authorization");
-    };
-    let checked = authenticator.check(case.client, field.value.of(&case.text));
+    let field = case.head.fields.only(FieldName::ProxyAuthorization);
+    let checked = authenticator.log_in(case.client, field.map(|field| field.value.of(&case.text)));
     match addresses::wait_for(checked.outcome()) {
+        Ok(LoginOutcome::Missing) => wanted("forward.users_file wants one Proxy-Authorization, with Basic"),
         Ok(LoginOutcome::Known(_)) => {
             section.fact("user", "known");
             Ok(())

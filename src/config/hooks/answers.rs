@@ -180,15 +180,7 @@ fn parse_statuses(text: &str) -> Option<Statuses> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::HooksConfig;
-    use crate::config::tests::{all_refused, parse};
-
-    fn hooks(keys: &str) -> HooksConfig {
-        match parse(keys) {
-            Ok(config) => *config.hooks.unwrap(),
-            Err(error) => panic!("{error}"),
-        }
-    }
+    use crate::config::tests::{all_refused, hooks};
 
     #[test]
     fn answers_and_pages_are_checked() {

@@ -105,7 +105,7 @@ scalar_kind!(
         let status = match given {
             Given::Whole(status) => u16::try_from(status).ok(),
             Given::Text(_) => None,
-            Given::Real(_) => return Err(Wrong::Type),
+            Given::Real(_) | Given::Truth(_) => return Err(Wrong::Type),
         };
         let status = status.filter(|status| REDIRECT_STATUSES.contains(status));
         status.ok_or_else(|| given.unlike("301, 302, 303, 307 or 308"))
@@ -322,15 +322,7 @@ impl Default for SecurityConfig {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::HooksConfig;
-    use crate::config::tests::{all_refused, parse};
-
-    fn hooks(keys: &str) -> HooksConfig {
-        match parse(keys) {
-            Ok(config) => *config.hooks.unwrap(),
-            Err(error) => panic!("{error}"),
-        }
-    }
+    use crate::config::tests::{all_refused, hooks, parse};
 
     #[test]
     fn edits_are_read_as_they_are_written() {
