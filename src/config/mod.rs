@@ -18,6 +18,7 @@ mod flat;
 mod forward;
 mod hints;
 pub(crate) mod hooks;
+mod introduction;
 mod keys;
 mod kinds;
 mod listener;

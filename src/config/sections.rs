@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
+use super::introduction::ForwardedForms;
 use super::kinds::own::{
     Address, ClientHeader, Keepalive, NetworkList, Output, Pages, PoolStatusCode, Pseudonym,
 };
@@ -21,10 +22,7 @@ use super::kinds::plain::{AnyBytes, Count, Size, Time, Timeout, UpToAnHour, Word
 use super::kinds::{As, List, Switched};
 use super::listener::{Listener, ListenerConfig};
 use crate::address::ClientAddress;
-use crate::http::client_chain::Trust;
 use crate::http::fields::Underscores;
-use crate::http::forwarded_header::Introduction;
-use crate::http::names::FieldName;
 use crate::limits::HEADER_COUNT_MAX;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -38,6 +36,7 @@ type Silence = Time<1, { 7 * 86_400_000 }>;
 /// Where ringway listens and as what it presents itself.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct ServerConfig {
     /// Address of the first listener: an IP address or "localhost". "" is no such listener: then
     /// `listen` names them all.
@@ -129,28 +128,6 @@ impl Default for ServerConfig {
             watch_config: false,
             half_close: HalfClose::Close,
             listeners: vec![ListenerConfig::tcp(SocketAddr::new(host, port))],
-        }
-    }
-}
-
-impl ServerConfig {
-    /// What origins are told of clients.
-    pub fn introduction(&self) -> Introduction {
-        Introduction {
-            says_x: self.forwarded != ForwardedForms::Rfc,
-            says_rfc: self.forwarded != ForwardedForms::X,
-            says_real_ip: self.add_real_ip,
-            says_port: self.add_forwarded_port,
-            says_ssl: self.add_forwarded_ssl,
-            believed: self.client_ip_class(),
-        }
-    }
-
-    /// The class of the field that says who the client is.
-    pub fn client_ip_class(&self) -> FieldName {
-        match FieldName::of(self.client_ip_header.as_bytes()) {
-            FieldName::Other => FieldName::ClientIp,
-            known => known,
         }
     }
 }
@@ -423,28 +400,6 @@ impl Words for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
 
-/// By which fields origins are told of clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForwardedForms {
-    X,
-    Rfc,
-    Both,
-}
-
-impl Words for ForwardedForms {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("x", Self::X), ("rfc", Self::Rfc), ("both", Self::Both)];
-}
-
-impl Words for Underscores {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("drop_shadowing", Self::DropShadowing),
-        ("keep", Self::Keep),
-        ("drop_all", Self::DropAll),
-        ("refuse", Self::Refuse),
-    ];
-}
-
 /// By what of its path a request finds its route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PathMatch {
@@ -507,12 +462,6 @@ impl Networks {
     /// An IPv4 address mapped into IPv6 counts as the IPv4 address it is.
     #[cfg(test)]
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.has(ClientAddress::of(address))
-    }
-}
-
-impl Trust for Networks {
-    fn trusts(&self, address: IpAddr) -> bool {
         self.has(ClientAddress::of(address))
     }
 }

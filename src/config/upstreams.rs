@@ -93,8 +93,8 @@ pub struct UpstreamConfig {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("x-reload" = "drain"))]
     pub is_demo: bool,
-    /// "v1" or "v2": every connection begins with a PROXY protocol header that names the client, and
-    /// carries one request. Without it, connections are shared by all clients.
+    /// "v1" or "v2": every connection begins with a PROXY protocol header that names the client,
+    /// and carries one request. Without it, connections are shared by all clients.
     #[serde(default, with = "Optional::<OneOf<Version>>", skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<Version>,
     /// Where requests are sent, instead of the demo: "http://HOST:PORT" or "unix:/PATH" each, or a

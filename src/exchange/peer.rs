@@ -30,9 +30,8 @@ pub(crate) struct Peer<'c> {
     pub stats: &'c ConnectionStats,
     /// Who is connected.
     pub address: PeerAddress,
-    /// Whose connection it is: the peer's, or that of whom the PROXY protocol has named.
-    source: PeerAddress,
-    /// Who has sent the request: the source, or whom a trusted one says.
+    /// Who has sent the request: the source of the connection ([`ConnectionSlot::source`]), or
+    /// whom a trusted one says.
     pub client: ClientAddress,
     /// The same as text, where it is another than the source.
     client_text: String,
@@ -56,7 +55,6 @@ impl<'c> Peer<'c> {
             slot,
             stats: slot.stats(),
             address: slot.peer(),
-            source: slot.source(),
             client: slot.source().client(),
             client_text: String::new(),
             holder: slot.holder(),
@@ -83,7 +81,7 @@ impl<'c> Peer<'c> {
     fn apply_generation(&mut self) {
         let generation = self.generation.clone();
         let Generation { config, access, .. } = &*generation;
-        let address = self.source.client();
+        let address = self.slot.source().client();
         self.set_client(address);
         self.is_trusted = config.server.trusted_proxies.has(address);
         self.text = ClientText::new(address, Scheme::Http, config.server.introduction());
@@ -104,12 +102,12 @@ impl<'c> Peer<'c> {
         let server = &self.generation.config.server;
         let (class, trusted) = (server.client_ip_class(), &server.trusted_proxies);
         let said = client_address(&head.fields, text, class, trusted);
-        self.set_client(said.map_or(self.source.client(), ClientAddress::of));
+        self.set_client(said.map_or(self.slot.source().client(), ClientAddress::of));
     }
 
     /// Takes the source for the client: nothing in a head that cannot be read is believed.
     pub(crate) fn believe_nothing(&mut self) {
-        self.set_client(self.source.client());
+        self.set_client(self.slot.source().client());
     }
 
     fn set_client(&mut self, client: ClientAddress) {
@@ -118,7 +116,7 @@ impl<'c> Peer<'c> {
         }
         self.client = client;
         self.client_text.clear();
-        let spoken_for = client.ip().filter(|_| client != self.source.client());
+        let spoken_for = client.ip().filter(|_| client != self.slot.source().client());
         if let Some(ip) = spoken_for {
             self.client_text.reserve(ADDRESS_BYTES_MAX);
             push_address(&mut self.client_text, ip);
@@ -139,7 +137,7 @@ impl<'c> Peer<'c> {
             ClientAddress::Ip(ip) if !self.client_text.is_empty() => {
                 PeerAddress::Ip(SocketAddr::new(ip, 0))
             }
-            _ => self.source,
+            _ => self.slot.source(),
         }
     }
 

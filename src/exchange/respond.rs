@@ -163,7 +163,8 @@ async fn deny(
     record: &mut Record,
 ) -> Result<Served, Fault> {
     if denied.is_news() {
-        tracing::warn!(client = %request.peer.address, ?denied, "admin request refused on the data port");
+        let client = request.peer.address;
+        tracing::warn!(%client, ?denied, "admin request refused on the data port");
     }
     let code = denied.status();
     let extra = match code {

@@ -93,10 +93,7 @@ impl AuthRequest {
         field("X-Forwarded-Host: ", head.authority.of(view.text));
         field("X-Forwarded-Uri: ", &target);
         field("X-Forwarded-For: ", view.client_text.as_bytes());
-        let proto = match view.is_trusted {
-            true => scheme_said(head, view.text),
-            false => Some(&b"http"[..]),
-        };
+        let proto = if view.is_trusted { scheme_said(head, view.text) } else { Some(&b"http"[..]) };
         if let Some(proto) = proto {
             field("X-Forwarded-Proto: ", proto);
         }

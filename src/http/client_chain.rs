@@ -109,14 +109,20 @@ pub(super) fn address(text: &[u8]) -> Option<IpAddr> {
         let end = rest.iter().position(|byte| *byte == b']')?;
         is_port(&rest[end + 1..]).then_some(())?;
         parse::<Ipv6Addr>(&rest[..end])?.into()
-    } else if text.iter().filter(|byte| **byte == b':').count() == 1 {
-        let colon = text.iter().position(|byte| *byte == b':')?;
+    } else if let Some(colon) = only_colon(text) {
         is_port(&text[colon..]).then_some(())?;
         parse::<Ipv4Addr>(&text[..colon])?.into()
     } else {
         parse(text)?
     };
     Some(parsed.to_canonical())
+}
+
+/// Where the colon is of a text that has one: those of IPv6 have two at least.
+fn only_colon(text: &[u8]) -> Option<usize> {
+    let mut colons = text.iter().enumerate().filter(|(_, byte)| **byte == b':');
+    let (at, _) = colons.next()?;
+    colons.next().is_none().then_some(at)
 }
 
 fn parse<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
@@ -233,8 +239,12 @@ mod tests {
         }
     }
 
+    fn config() -> ProptestConfig {
+        ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(config())]
 
         /// Whatever a stranger has written before what a proxy has added.
         #[test]

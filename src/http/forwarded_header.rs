@@ -23,6 +23,15 @@ pub enum Scheme {
     Https,
 }
 
+impl Scheme {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
 /// What origins are told of clients, as it is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a field that is said or not")]
@@ -74,7 +83,7 @@ pub struct ClientText {
     address: Box<str>,
     /// Where the first host goes.
     host_at: usize,
-    scheme: &'static str,
+    scheme: Scheme,
     introduction: Introduction,
 }
 
@@ -96,12 +105,9 @@ impl ClientText {
             ClientAddress::Unix => address.push_str(UNIX),
         }
         let mut lines = String::with_capacity(160);
-        let scheme = match scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        };
+        let scheme_text = scheme.text();
         if introduction.says_x {
-            for part in [FOR, &address, LINE_END, PROTO, scheme, LINE_END, HOST] {
+            for part in [FOR, &address, LINE_END, PROTO, scheme_text, LINE_END, HOST] {
                 lines.push_str(part);
             }
         }
@@ -111,7 +117,7 @@ impl ClientText {
                 lines.push_str(LINE_END);
             }
             lines.push_str(FORWARDED);
-            let facts = [";proto=", scheme, QUOTED_HOST];
+            let facts = [";proto=", scheme_text, QUOTED_HOST];
             node(&address).into_iter().chain(facts).for_each(|part| lines.push_str(part));
         }
         match (introduction.says_x, introduction.says_rfc) {
@@ -193,45 +199,45 @@ impl<'a> ForwardedFor<'a> {
 
     /// The same, line by line.
     fn put_each(&self, out: &mut Vec<u8>, head: &RequestHead, buf: &[u8]) {
-        let heard = Heard::of(self, head, buf);
+        let told = Told::of(self, head, buf);
         let Introduction { says_x, says_rfc, says_real_ip, says_port, says_ssl, .. } =
             self.client.introduction;
         if says_x {
-            self.put_x(out, &heard);
+            self.put_x(out, &told);
         }
         if says_rfc {
-            self.put_rfc(out, &heard);
+            self.put_rfc(out, &told);
         }
         if says_real_ip {
             put(out, [b"X-Real-IP: ", self.address.as_bytes(), b"\r\n"]);
         }
         if says_port
-            && !heard.keeps(FieldName::XForwardedPort)
-            && let Some(port) = heard.port()
+            && !told.keeps(FieldName::XForwardedPort)
+            && let Some(port) = told.port()
         {
             put(out, [b"X-Forwarded-Port: ", port, b"\r\n"]);
         }
         if says_ssl
-            && !heard.keeps(FieldName::XForwardedSsl)
-            && let Some(is_secure) = heard.is_secure()
+            && !told.keeps(FieldName::XForwardedSsl)
+            && let Some(is_secure) = told.is_secure()
         {
             put(out, [b"X-Forwarded-Ssl: ", if is_secure { b"on" } else { b"off" }, b"\r\n"]);
         }
         if !self.prefix.is_empty() {
             put(out, [b"X-Forwarded-Prefix: "]);
-            if heard.keeps(FieldName::XForwardedPrefix) {
+            if told.keeps(FieldName::XForwardedPrefix) {
                 put_values(out, head, buf, FieldName::XForwardedPrefix);
             }
             put(out, [self.prefix, b"\r\n"]);
         }
     }
 
-    fn put_x(&self, out: &mut Vec<u8>, heard: &Heard<'_>) {
+    fn put_x(&self, out: &mut Vec<u8>, told: &Told<'_>) {
         put(out, [FOR.as_bytes()]);
-        if heard.keeps_x {
-            put_values(out, heard.head, heard.buf, FieldName::XForwardedFor);
-        } else if heard.keeps_rfc {
-            let mut addresses: Vec<_> = heard.addresses(FieldName::Forwarded).collect();
+        if told.keeps_x {
+            put_values(out, told.head, told.buf, FieldName::XForwardedFor);
+        } else if told.keeps_rfc {
+            let mut addresses: Vec<_> = told.addresses(FieldName::Forwarded).collect();
             addresses.reverse();
             for address in addresses {
                 match address {
@@ -241,26 +247,26 @@ impl<'a> ForwardedFor<'a> {
             }
         }
         put(out, [self.client.address().as_bytes(), b"\r\n"]);
-        if !heard.keeps(FieldName::XForwardedProto)
-            && let Some(proto) = heard.proto
+        if !told.keeps(FieldName::XForwardedProto)
+            && let Some(proto) = told.proto
         {
             put(out, [PROTO.as_bytes(), proto, b"\r\n"]);
         }
-        if !heard.keeps(FieldName::XForwardedHost) && !heard.host.is_empty() {
-            put(out, [HOST.as_bytes(), heard.host, b"\r\n"]);
+        if !told.keeps(FieldName::XForwardedHost) && !told.host.is_empty() {
+            put(out, [HOST.as_bytes(), told.host, b"\r\n"]);
         }
     }
 
-    fn put_rfc(&self, out: &mut Vec<u8>, heard: &Heard<'_>) {
-        let Heard { head, buf, .. } = *heard;
+    fn put_rfc(&self, out: &mut Vec<u8>, told: &Told<'_>) {
+        let Told { head, buf, .. } = *told;
         // Said once, of the first hop: some readers ask the first element, and others the last.
-        let mut facts = (heard.proto, Some(heard.host).filter(|host| !host.is_empty()));
+        let mut facts = (told.proto, Some(told.host).filter(|host| !host.is_empty()));
         put(out, [FORWARDED.as_bytes()]);
-        if heard.keeps_rfc {
+        if told.keeps_rfc {
             put_values(out, head, buf, FieldName::Forwarded);
-            facts.0 = facts.0.filter(|_| !heard.says(b"proto"));
-            facts.1 = facts.1.filter(|_| !heard.says(b"host"));
-        } else if heard.keeps_x {
+            facts.0 = facts.0.filter(|_| !told.says(b"proto"));
+            facts.1 = facts.1.filter(|_| !told.says(b"host"));
+        } else if told.keeps_x {
             for field in head.fields.all(FieldName::XForwardedFor) {
                 for element in elements(field.value.of(buf)).filter(|it| !it.is_empty()) {
                     match address(element) {
@@ -280,7 +286,7 @@ impl<'a> ForwardedFor<'a> {
 }
 
 /// What a request says of its way to us, as far as that is believed.
-struct Heard<'a> {
+struct Told<'a> {
     head: &'a RequestHead,
     buf: &'a [u8],
     is_trusted: bool,
@@ -294,31 +300,30 @@ struct Heard<'a> {
     host: &'a [u8],
 }
 
-impl<'a> Heard<'a> {
+impl<'a> Told<'a> {
     fn of(forwarded: &ForwardedFor<'a>, head: &'a RequestHead, buf: &'a [u8]) -> Self {
-        let mut heard = Self {
+        let mut told = Self {
             head,
             buf,
             is_trusted: forwarded.trust.is_some(),
             keeps_x: false,
             keeps_rfc: false,
-            proto: Some(forwarded.client.scheme.as_bytes()),
+            proto: Some(forwarded.client.scheme.text().as_bytes()),
             host: head.authority.of(buf),
         };
-        let Some(trust) = forwarded.trust else { return heard };
+        let Some(trust) = forwarded.trust else { return told };
         let has = |class| head.fields.has(class);
-        (heard.keeps_x, heard.keeps_rfc) =
-            (has(FieldName::XForwardedFor), has(FieldName::Forwarded));
-        if heard.keeps_x && heard.keeps_rfc && !heard.is_of_one_mind() {
-            heard.keeps_rfc = forwarded.client.introduction.believed == FieldName::Forwarded;
-            heard.keeps_x = !heard.keeps_rfc;
+        (told.keeps_x, told.keeps_rfc) = (has(FieldName::XForwardedFor), has(FieldName::Forwarded));
+        if told.keeps_x && told.keeps_rfc && !told.is_of_one_mind() {
+            told.keeps_rfc = forwarded.client.introduction.believed == FieldName::Forwarded;
+            told.keeps_x = !told.keeps_rfc;
         }
-        let said = heard.keeps_rfc.then(|| heard.said_by(trust));
+        let said = told.keeps_rfc.then(|| told.said_by(trust));
         let (proto, host) = said.unwrap_or_default();
-        heard.proto = heard.first(FieldName::XForwardedProto).filter(|it| is_scheme(it)).or(proto);
-        let host = heard.first(FieldName::XForwardedHost).filter(|it| is_host(it)).or(host);
-        heard.host = host.unwrap_or(heard.host);
-        heard
+        told.proto = told.first(FieldName::XForwardedProto).filter(|it| is_scheme(it)).or(proto);
+        let host = told.first(FieldName::XForwardedHost).filter(|it| is_host(it)).or(host);
+        told.host = host.unwrap_or(told.host);
+        told
     }
 
     /// Whether a field of this class that the peer has sent goes on as it came.

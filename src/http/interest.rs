@@ -76,8 +76,8 @@ impl FieldInterest {
 
     /// Has `name` have a class of its own. Comes before all that want it.
     pub fn add(&mut self, name: &[u8], class: FieldName) {
-        // `is_name` takes `^` for `~`; no name that is in use has either. One with a `_` is not found
-        // by it, and stands here for its shadows.
+        // `is_name` takes `^` for `~`; no name that is in use has either. One with a `_` is not
+        // found by it, and stands here for its shadows.
         let is_fit = (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(&b'~');
         if !is_fit || !matches!(self.class(name), FieldName::Other | FieldName::Shadow) {
             return;

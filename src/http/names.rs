@@ -72,8 +72,8 @@ impl FieldName {
     }
 }
 
-/// The known name that a name's length and first letter leave possible, mostly the only one, or, in a table that
-/// also has others, which of its groups.
+/// The known name that a name's length and first letter leave possible, mostly the only one, or, in
+/// a table that also has others, which of its groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate(u8);
 

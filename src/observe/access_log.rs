@@ -15,9 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::address::{Address, PeerAddress};
+use crate::address::PeerAddress;
 use crate::config::{LogConfig, LogFormat};
 use crate::memory::plan::LANE_LINE_BYTES;
+pub(crate) use crate::observe::access_record::{Phases, Record};
 use crate::observe::date;
 use crate::observe::logging::Output;
 
@@ -44,49 +45,6 @@ const LINE_BYTES_MAX: usize = 3 * 6 * VALUE_BYTES_MAX + 1024;
 
 /// Formatting writes and no more; the standard 2 MiB of stack are addresses for nothing.
 const STACK_BYTES: usize = 256 * 1024;
-
-/// One exchange, as its line tells it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Record<'a> {
-    /// When the first byte of the request was read.
-    pub time: SystemTime,
-    /// The port is 0 where a peer speaks for somebody whose port is not known.
-    pub client: PeerAddress,
-    /// Who is connected, where that is not the client.
-    pub peer: Option<PeerAddress>,
-    /// These three are empty when the head was refused before they were known.
-    pub method: &'a [u8],
-    pub host: &'a [u8],
-    pub target: &'a [u8],
-    /// What the client was told; 0 when nothing was sent.
-    pub status: u16,
-    /// From the client and to it, heads included.
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    /// Empty when no route was found.
-    pub upstream: &'a str,
-    pub origin: Option<Address>,
-    /// Whether the connection to the origin had carried an exchange before.
-    pub is_reused: bool,
-    pub phases: Phases,
-    /// The kind of fault that ended the exchange, in one word.
-    pub error: Option<&'static str>,
-}
-
-/// Where the time went, in microseconds. A phase that was not reached is 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Phases {
-    /// From the first byte of the request's head to the last.
-    pub head_us: u64,
-    /// Waiting for the right to a connection.
-    pub pool_us: u64,
-    /// Connecting to the origin.
-    pub connect_us: u64,
-    /// From the request's head being sent to the first byte of the answer.
-    pub first_byte_us: u64,
-    /// From the first byte of the request to the last byte of the answer.
-    pub total_us: u64,
-}
 
 /// A worker's end of the log. A clone is for another worker and has a buffer of its own.
 #[derive(Debug)]

@@ -72,8 +72,8 @@ impl Snapshot {
     }
 }
 
-/// The listeners of a configuration that take the PROXY protocol; `numbers` are those of all, in their
-/// order.
+/// The listeners of a configuration that take the PROXY protocol; `numbers` are those of all, in
+/// their order.
 pub(crate) fn proxy_protocol(config: &Config, numbers: &[u16]) -> Vec<(u16, Accepted)> {
     let listeners = config.server.listeners.iter().zip(numbers);
     listeners.filter_map(|(listener, number)| Some((*number, listener.proxy_protocol?))).collect()

@@ -192,7 +192,10 @@ fn an_origin_is_told_of_the_client_behind_the_balancer() {
 }
 
 /// A daemon of somebody else's, which ends with the test.
-struct Daemon(Child, #[allow(dead_code, reason = "its folder stays while it lives")] Home);
+struct Daemon {
+    child: Child,
+    _home: Home,
+}
 
 impl Daemon {
     /// `config` is written for a file `conf`; `arguments` name it.
@@ -204,7 +207,8 @@ impl Daemon {
         let arguments = arguments.iter().map(|it| it.replace("HOME", &path));
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::null());
-        let daemon = Self(command.spawn().expect("it can be started"), home);
+        let child = command.spawn().expect("it can be started");
+        let daemon = Self { child, _home: home };
         wait_until("it listens", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
         Some(daemon)
     }
@@ -212,8 +216,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -457,17 +457,32 @@ fn origins_of_both_kinds_share_an_upstream_and_are_opened_ahead() {
 fn a_change_is_not_asked_for_by_a_unix_socket_without_a_token() {
     let folder = Folder::new();
     let server = Origin::answering(OK);
-    let _proxy = at(&folder.address("http"), &server.url()).start();
+    let setup = at(&folder.address("http"), &server.url());
+    let _proxy = setup.set("admin.on_data_port", "all").start();
     let mut client = Client::connect_unix(&folder.path("http"));
-    client.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").expect_status(200);
+    let health = client.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    health.expect_status(200);
     client.send("POST /admin/cleanup HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
     client.expect_status(403);
+}
+
+/// A proxy in front may pass the whole world on by its socket, without a word of it.
+#[test]
+fn who_comes_by_a_unix_socket_is_not_local() {
+    let folder = Folder::new();
+    let server = Origin::answering(OK);
+    let _proxy = at(&folder.address("http"), &server.url()).start();
+    let mut client = Client::connect_unix(&folder.path("http"));
+    client.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    client.read_message(Expected::Response).expect("an answer").expect_body("ok");
+    server.wait_for("the question", |seen| seen.requests.len() == 1);
 }
 
 #[test]
 fn commands_know_unix_sockets() {
     let folder = Folder::new();
-    let text = both(&folder).set("admin.address", "127.0.0.1:0").text();
+    let setup = || both(&folder).set("admin.on_data_port", "all");
+    let text = setup().set("admin.address", "127.0.0.1:0").text();
     let config = folder.0.write("ringway.toml", &text);
     let say = |arguments: &[&str]| -> String {
         let mut command = ringway();
@@ -492,7 +507,7 @@ fn commands_know_unix_sockets() {
     }
     let said = say(&["dump-config"]);
     assert!(said.contains(&listener) && said.contains(&app), "{said}");
-    let _proxy = both(&folder).start();
+    let _proxy = setup().start();
     let said = say(&["check"]);
     assert!(said.contains("another process listens there"), "{said}");
     let said = say(&["health", "--url", &listener]);
