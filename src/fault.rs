@@ -18,6 +18,8 @@ pub enum Fault {
     ClientHead(HeadError),
     ClientChunk(ChunkError),
     ClientBodyTooLarge,
+    /// What came at a listener for SOCKS is none.
+    ClientSocks,
     /// The client ended its side in the middle of a body.
     ClientBodyIncomplete,
     ClientHeadTimeout,
@@ -76,6 +78,12 @@ pub enum Fault {
     OriginTruncated,
     /// The parent proxy refused the tunnel.
     ParentRefused,
+    /// Its policy forbids the target: 403.
+    ParentForbids,
+    /// It wants other credentials than it was given: 407.
+    ParentLogin,
+    /// It cannot do it now: 503.
+    ParentUnavailable,
     /// Neither side had anything to say for `timeouts.tunnel_idle`.
     TunnelIdle,
 }
@@ -137,6 +145,7 @@ impl Fault {
             F::ClientHead(error) => Facts::of(error.status(), E::HttpRequestError, error.text()),
             F::ClientChunk(_) => Facts::of(400, E::HttpRequestError, "client_bad_chunk"),
             F::ClientBodyTooLarge => Facts::of(413, E::HttpRequestError, "client_body_too_large"),
+            F::ClientSocks => Facts::told(Told::Nothing, E::HttpRequestError, "client_bad_socks"),
             F::ClientBodyIncomplete => {
                 Facts::of(400, E::HttpRequestError, "client_body_incomplete")
             }
@@ -197,6 +206,11 @@ impl Fault {
                 Facts::of(502, E::HttpResponseIncomplete, "origin_truncated").kept()
             }
             F::ParentRefused => Facts::of(502, E::HttpProtocolError, "parent_refused").kept(),
+            F::ParentForbids => Facts::of(502, E::HttpProtocolError, "parent_forbids").kept(),
+            F::ParentLogin => Facts::of(502, E::HttpProtocolError, "parent_login").kept(),
+            F::ParentUnavailable => {
+                Facts::of(502, E::DestinationUnavailable, "parent_unavailable").kept()
+            }
             F::TunnelIdle => Facts::told(Told::Nothing, E::ConnectionReadTimeout, "tunnel_idle"),
         }
     }
@@ -215,6 +229,16 @@ impl Fault {
     /// The error type for the `Proxy-Status` field.
     pub fn proxy_error(self) -> ProxyError {
         self.facts().error
+    }
+
+    /// The status that another server gave as its reason (RFC 9209 §2.1.4).
+    pub fn received_status(self) -> Option<u16> {
+        match self {
+            Self::ParentForbids => Some(403),
+            Self::ParentLogin => Some(407),
+            Self::ParentUnavailable => Some(503),
+            _ => None,
+        }
     }
 
     /// The name in the access log.

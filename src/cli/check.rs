@@ -80,7 +80,7 @@ fn nameless(config: &Config) -> Vec<String> {
     });
     let named: Vec<_> = origins.chain(parents).collect();
     let hosts = named.iter().map(|(_, host, port)| (host.as_str(), *port));
-    match addresses::of_origins(hosts) {
+    match addresses::of_origins(&config.dns, hosts) {
         Ok(found) => named
             .into_iter()
             .zip(found)

@@ -13,8 +13,8 @@ use super::error::{Refusal, quoted};
 use super::hooks::{CorsConfig, RespondConfig, Scope, Template, Variable, pattern};
 use super::listener::ListenerConfig;
 use super::{
-    AdminAddress, ClientKey, Config, HooksConfig, PathMatch, RewriteConfig, RouteConfig, SendPath,
-    ServerConfig, UpstreamConfig,
+    AdminAddress, ClientKey, Config, ForwardConfig, HooksConfig, ParentScheme, PathMatch,
+    RewriteConfig, RouteConfig, SendPath, ServerConfig, UpstreamConfig,
 };
 use crate::address::{Address, UnixAddress};
 
@@ -32,7 +32,7 @@ pub(super) const LEANS_ON: [(&str, &str); 6] = [
 pub(super) fn rules(config: &mut Config) -> Vec<Refusal> {
     let mut refusals = Refusals::default();
     refusals.listeners(config);
-    refusals.upstreams(&config.upstreams);
+    refusals.upstreams(&config.upstreams, config.forward.enabled);
     refusals.routes(&config.routes, config.server.path_match);
     refusals.parents(config);
     if let Some(hooks) = &mut config.hooks {
@@ -49,8 +49,8 @@ pub(super) fn rules(config: &mut Config) -> Vec<Refusal> {
 
 /// Trims, and fills in what follows from something else.
 pub(super) fn settle(config: &mut Config) {
-    let Config { server, limits, pool, buffers, routes, hooks, .. } = config;
-    server.listeners = listeners(server);
+    let Config { server, limits, pool, buffers, upstreams, routes, hooks, forward, .. } = config;
+    server.listeners = all_listeners(server, forward);
     if server.workers == 0 {
         server.workers = cores();
     }
@@ -60,7 +60,7 @@ pub(super) fn settle(config: &mut Config) {
     pool.prewarm = pool.prewarm.min(pool.max_idle);
     buffers.operation_chunks = buffers.operation_chunks.min(buffers.chunks_per_worker);
     buffers.head_buffer_bytes = buffers.head_buffer_bytes.min(limits.head_bytes);
-    if routes.is_empty() {
+    if routes.is_empty() && !upstreams.is_empty() {
         routes.push(RouteConfig::everything_to_the_first());
     }
     // A table that says nothing is as good as none.
@@ -79,6 +79,17 @@ fn cores() -> usize {
 fn listeners(server: &ServerConfig) -> Vec<ListenerConfig> {
     let first = server.host.map(|host| SocketAddr::new(host, server.port));
     first.map(ListenerConfig::tcp).into_iter().chain(server.listen.iter().cloned()).collect()
+}
+
+/// With those at which only SOCKS is spoken.
+fn all_listeners(server: &ServerConfig, forward: &ForwardConfig) -> Vec<ListenerConfig> {
+    let mut all = listeners(server);
+    for &address in forward.socks_listeners.iter().filter(|_| forward.enabled) {
+        if all.iter().all(|own| own.address != address) {
+            all.push(ListenerConfig { address, mode: None, proxy_protocol: None });
+        }
+    }
+    all
 }
 
 /// Whether the kernel would refuse the second of two binds. IPv6 listeners are IPv6 only.
@@ -131,6 +142,14 @@ impl Refusals {
                 self.add(format!("server.listen.{index}"), rule);
             }
         }
+        for (index, address) in forward.socks_listeners.iter().enumerate() {
+            let before = all.iter().chain(&forward.socks_listeners[..index]);
+            let taken = before.filter(|other| *other != address);
+            if let Some(other) = { taken }.find(|other| overlap(*address, **other)) {
+                let what = format!("{address} is taken by the listener {other}");
+                self.add(format!("forward.socks_listeners.{index}"), what);
+            }
+        }
         for (index, listener) in forward.listeners.iter().enumerate() {
             if !all.contains(listener) {
                 let known: Vec<String> = all.iter().map(Address::to_string).collect();
@@ -159,8 +178,8 @@ impl Refusals {
         }
     }
 
-    fn upstreams(&mut self, upstreams: &[UpstreamConfig]) {
-        if upstreams.is_empty() {
+    fn upstreams(&mut self, upstreams: &[UpstreamConfig], is_forward: bool) {
+        if upstreams.is_empty() && !is_forward {
             self.add("upstream", "missing an upstream: there must be one");
         }
         for (index, upstream) in upstreams.iter().enumerate() {
@@ -206,6 +225,15 @@ impl Refusals {
         for (index, parent) in again(&config.parents, |parent| parent.name.as_str()) {
             let what = format!("there is already a parent named {:?}", parent.name);
             self.add(format!("parent.{index}.name"), what);
+        }
+        for (index, parent) in config.parents.iter().enumerate() {
+            let kind = |it: ParentScheme| it == ParentScheme::Http;
+            let own = kind(parent.address.scheme);
+            let other = parent.backups.iter().position(|backup| kind(backup.scheme) != own);
+            if let Some(backup) = other {
+                let what = "a backup is of the same kind as `url`: both http, or both SOCKS";
+                self.add(format!("parent.{index}.backups.{backup}"), what);
+            }
         }
     }
 

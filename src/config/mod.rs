@@ -56,7 +56,7 @@ pub(crate) use self::error::{ConfigError, EXIT_CONFIG};
 pub use self::flags::Flags;
 pub(crate) use self::flags::Profile;
 pub(crate) use self::forward::{
-    ForwardConfig, ParentAddress, ParentConfig, Rule, RuleTarget, Secret,
+    ForwardConfig, ParentAddress, ParentConfig, ParentScheme, Rule, RuleTarget, Secret,
 };
 pub(crate) use self::hooks::BasicAuthConfig;
 pub(crate) use self::hooks::ClientKey;
@@ -85,11 +85,12 @@ pub(crate) use self::listener::ListenerConfig;
 pub(crate) use self::operation::AdminAddress;
 pub(crate) use self::operation::AdminConfig;
 pub(crate) use self::operation::AlertsConfig;
-pub(crate) use self::operation::DnsConfig;
 pub(crate) use self::operation::MemoryConfig;
 pub(crate) use self::operation::MemoryMax;
 pub(crate) use self::operation::OnDataPort;
 pub(crate) use self::operation::StatsConfig;
+pub(crate) use self::operation::{DnsConfig, DnsFamily};
+pub(crate) use self::rules::{RULE_FORM, parse_rule};
 pub(crate) use self::sections::{
     BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PathMatch,
     PoolConfig, PoolStatus, ServerConfig, TimeoutsConfig,
@@ -271,6 +272,14 @@ impl Config {
         splits.flat_map(|split| split.arms.iter().map(|(upstream, _)| *upstream))
     }
 
+    /// Whether nothing but the forward proxy is wanted, where no upstream is named either.
+    fn is_forward_only(&self) -> bool {
+        let asks = |hooks: &HooksConfig| {
+            hooks.split.is_some() || hooks.forward_auth.is_some() || hooks.mirror.is_some()
+        };
+        self.forward.enabled && self.routes.is_empty() && !self.hooks.as_deref().is_some_and(asks)
+    }
+
     /// Whether the demo origin has to be started.
     pub fn needs_demo(&self) -> bool {
         self.upstreams.iter().any(|upstream| upstream.is_demo)
@@ -310,7 +319,9 @@ fn read(path: &Path) -> Result<String, Problem> {
         let what = format!("is larger than {FILE_BYTES_MAX} bytes, which no configuration is");
         return Err(Problem::Said(what));
     }
-    String::from_utf8(bytes).map_err(|_| Problem::Said(NOT_TEXT.to_owned()))
+    let text = String::from_utf8(bytes).map_err(|_| Problem::Said(NOT_TEXT.to_owned()))?;
+    // Some editors begin a file with the mark of its encoding.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 #[cfg(test)]

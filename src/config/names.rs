@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::{AdminAddress, HostPattern};
+use super::{AdminAddress, HostPattern, ParentScheme};
 use crate::address::{Address, UNIX_BYTES_MAX};
 
 /// RFC 1035 §2.3.4, without the root's dot.
@@ -99,6 +99,22 @@ pub(super) fn parse_origin(url: &str) -> Result<(String, u16), &'static str> {
     let (host, port) = split_authority(authority).ok_or(ORIGIN_FORM)?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
     Ok((host, port.unwrap_or(80)))
+}
+
+/// How a parent is spoken to, its host without brackets and its port, or what was expected.
+pub(super) fn parse_parent(url: &str) -> Result<(ParentScheme, String, u16), &'static str> {
+    const FORM: &str = "a URL of the form http://HOST:PORT, socks5://HOST:PORT or \
+                        socks5h://HOST:PORT without a path";
+    let scheme = |name: &str| url.get(..name.len()).is_some_and(|it| it.eq_ignore_ascii_case(name));
+    let (scheme, rest) = match url.split_once("://") {
+        Some((_, rest)) if scheme("socks5://") => (ParentScheme::Socks5, rest),
+        Some((_, rest)) if scheme("socks5h://") => (ParentScheme::Socks5h, rest),
+        _ => return parse_origin(url).map(|(host, port)| (ParentScheme::Http, host, port)),
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let (host, port) = split_authority(authority).ok_or(FORM)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    Ok((scheme, host, port.unwrap_or(1080)))
 }
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`, with a host that can exist.

@@ -5,7 +5,7 @@
 //! numbers in which 0 means "off" keep that 0: there is no other value that could say it. Whether
 //! the machine has as much memory, and whether a socket can be bound, is found out at start-up.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::Secret;
 use super::kinds::plain::{
-    Count, Interval, IntervalOrOff, Share, Time, TimeoutOrOff, UpToAnHour, Whole,
+    Count, Interval, IntervalOrOff, Share, Time, TimeoutOrOff, UpToAnHour, Whole, Word, Words,
 };
 use super::kinds::{As, Given, List, Switched, Wrong, scalar_kind, text_kind};
 use super::names::{ADMIN_ADDRESS_FORM, is_host, parse_admin_address};
@@ -35,7 +35,28 @@ text_kind!(
     }
 );
 
-/// Names of forward targets.
+text_kind!(
+    NameServer: SocketAddr,
+    |text| {
+        let bare = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let server = bare.map(|address| SocketAddr::new(address, 53));
+        let server = server.ok().or_else(|| text.parse().ok()).filter(|it| it.port() != 0);
+        server.ok_or_else(|| "an address such as \"192.0.2.53\", with or without a port".to_owned())
+    },
+    |server| if server.port() == 53 { server.ip().to_string() } else { server.to_string() }
+);
+text_kind!(
+    Domain: String,
+    |text| {
+        let is_name = is_host(text.strip_suffix('.').unwrap_or(text));
+        let is_name = is_name && text.parse::<IpAddr>().is_err() && !text.starts_with('[');
+        let name = is_name.then(|| text.to_owned());
+        name.ok_or_else(|| "a domain such as \"example.org\"".to_owned())
+    },
+    |name| name.clone()
+);
+
+/// Names of origins, parents and forward targets.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DnsConfig {
@@ -49,6 +70,32 @@ pub struct DnsConfig {
     // Longer than any resolver tries.
     #[serde(with = "Time::<1, 60_000>")]
     pub timeout: Duration,
+    /// Name servers to ask, "192.0.2.53" or "192.0.2.53:5353". [] is those of /etc/resolv.conf.
+    #[serde(with = "List::<NameServer>")]
+    pub servers: Vec<SocketAddr>,
+    /// Domains in which names of origins and parents without a last dot are looked for. [] is those
+    /// of /etc/resolv.conf.
+    #[serde(with = "List::<Domain>")]
+    pub search: Vec<String>,
+    /// Addresses that are asked for and tried: "auto" is both, "prefer_v4" both with IPv4 first,
+    /// "v4" or "v6" one of them.
+    #[serde(with = "Word::<DnsFamily>")]
+    pub family: DnsFamily,
+}
+
+/// Which addresses of a name count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DnsFamily {
+    #[default]
+    Auto,
+    V4,
+    V6,
+    PreferV4,
+}
+
+impl Words for DnsFamily {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("v4", Self::V4), ("v6", Self::V6), ("prefer_v4", Self::PreferV4)];
 }
 
 impl Default for DnsConfig {
@@ -57,6 +104,9 @@ impl Default for DnsConfig {
             cache_entries: 1024,
             negative_ttl: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
+            servers: Vec::new(),
+            search: Vec::new(),
+            family: DnsFamily::Auto,
         }
     }
 }
@@ -312,7 +362,10 @@ mod tests {
         )
         .unwrap();
         let (negative_ttl, timeout) = (Duration::ZERO, Duration::from_secs(60));
-        assert_eq!(config.dns, DnsConfig { cache_entries: 0, negative_ttl, timeout });
+        assert_eq!(
+            config.dns,
+            DnsConfig { cache_entries: 0, negative_ttl, timeout, ..DnsConfig::default() }
+        );
         let memory = MemoryConfig {
             check_interval: Duration::from_secs(3600),
             cleanup_mb: 1,

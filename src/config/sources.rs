@@ -173,6 +173,9 @@ impl<'t> Sources<'t> {
                 self.add(wrong, &tree);
             }
             if let Some(mut config) = config {
+                if tree.get("upstream").is_none() && config.is_forward_only() {
+                    config.upstreams.clear();
+                }
                 let refusals = check::rules(&mut config);
                 // What follows from something that was refused anyway is its echo.
                 let is_own = |refusal: &Refusal| {

@@ -10,6 +10,7 @@ use crate::address::Address;
 use crate::exchange::forwarded::{self, Hop};
 use crate::exchange::hooked;
 use crate::exchange::outcome::Outcome;
+use crate::exchange::parents;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
 use crate::exchange::stream::{ClientStream, unless_gone};
@@ -76,13 +77,25 @@ async fn reach(
     target: &Target,
     hop: Hop,
 ) -> Result<Reached, Fault> {
-    if let Hop::Parent(index) = hop {
-        match by_parent(request, target, index).await {
-            Err(fault) if forwarded::may_go_direct(request, index, fault) => {}
-            reached => return reached,
+    let by_another = match hop {
+        Hop::Direct => None,
+        Hop::Parent(index) => Some((index, by_parent(request, target, index).await)),
+        Hop::Socks(index) => {
+            let joined = async {
+                let known = forwarded::known_address(request, target, index, true).await?;
+                parents::through_socks(&request.peer, target, known, index).await
+            };
+            let joined = unless_gone(request, joined).await;
+            let reached = joined.map(|(socket, address, early)| Reached { socket, address, early });
+            Some((index, reached))
         }
+    };
+    match by_another {
+        Some((index, Err(fault))) if forwarded::may_go_direct(request, index, fault) => {}
+        Some((_, reached)) => return reached,
+        None => {}
     }
-    let addresses = forwarded::addresses(request, target, Hop::Direct, true);
+    let addresses = forwarded::addresses(request, target, true);
     let addresses = unless_gone(request, addresses).await?;
     let (socket, address) = unless_gone(request, request.peer.worker.pool.dial(&addresses)).await?;
     Ok(Reached { socket, address, early: Vec::new() })
@@ -96,9 +109,7 @@ async fn by_parent(
 ) -> Result<Reached, Fault> {
     let worker = request.peer.worker;
     let Generation { config, access, .. } = &*request.peer.generation;
-    let addresses = forwarded::addresses(request, target, Hop::Parent(index), true);
-    let addresses = unless_gone(request, addresses).await?;
-    let (socket, address) = unless_gone(request, worker.pool.dial(&addresses)).await?;
+    let (socket, address) = unless_gone(request, parents::dial(&request.peer, index)).await?;
     let _attached = request.peer.slot.attach(&socket);
     let parent = forwarded::parent(config, index);
     let authority = target.to_string();
@@ -144,7 +155,12 @@ async fn parents_answer(
         Ok(_) if status == 508 => Err(Fault::ProxyLoop),
         Ok(_) | Err(Fault::OriginAnswer) => {
             tracing::warn!(parent = name, status, "the parent proxy refused a tunnel");
-            Err(Fault::ParentRefused)
+            Err(match status {
+                403 => Fault::ParentForbids,
+                407 => Fault::ParentLogin,
+                503 => Fault::ParentUnavailable,
+                _ => Fault::ParentRefused,
+            })
         }
         Err(Fault::OriginTruncated) => Err(Fault::OriginClosed),
         Err(fault) => Err(fault),

@@ -59,6 +59,11 @@ impl Destination {
             return Ok(Routed::To(Self { to: To::Target(forwarded), hooks: None }));
         }
         let (head, text) = (&request.head, request.inbox.filled());
+        if !request.peer.is_forward
+            && let Some(fault) = head.fault_of_server(text)
+        {
+            return Err(Fault::ClientHead(fault));
+        }
         let asked = Asked { head, text, client: request.peer.client };
         let route = request.peer.generation.routes.choose(&asked)?;
         if request.peer.generation.hooks.hooked(route.index).is_none() {
@@ -172,7 +177,7 @@ impl Destination {
         match (&self.to, &self.hooks) {
             (_, Some(hooks)) => hooks.sent_path(head.path(text)),
             (To::Upstream(route, _), None) => route.sent_path(head.path(text)),
-            (To::Target(forwarded), None) => Cow::Borrowed(forwarded.sent_target(head, text)),
+            (To::Target(forwarded), None) => forwarded.sent_target(head, text),
         }
     }
 

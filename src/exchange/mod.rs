@@ -14,10 +14,11 @@ pub(crate) mod download;
 pub(crate) mod forwarded;
 pub(crate) mod hooked;
 pub(crate) mod logged_in;
-mod login;
+pub(crate) mod login;
 pub(crate) mod loops;
 pub(crate) mod mirror;
 pub(crate) mod outcome;
+pub(crate) mod parents;
 pub(crate) mod peer;
 pub(crate) mod record;
 pub(crate) mod request;
@@ -301,7 +302,7 @@ fn judge(
 ) -> Result<Verdict, AttemptError> {
     match request.response.status {
         101 => return Ok(Verdict::Switch(buffer)),
-        407 if destination.refuses_us(request) => return Err(Fault::ParentRefused.into()),
+        407 if destination.refuses_us(request) => return Err(Fault::ParentLogin.into()),
         _ => {}
     }
     Ok(match destination.response_override(request, &buffer, body) {

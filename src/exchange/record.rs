@@ -189,7 +189,7 @@ impl Record {
                 peer: request.peer.address,
                 method: head.method_text.of(text).into(),
                 host: head.authority.of(text).into(),
-                target: head.target.of(text).into(),
+                target: head.plain_target(text).into(),
             });
             line
         });
@@ -214,7 +214,8 @@ impl Record {
         let (Some(line), Some(log)) = (&self.line, &request.peer.worker.access_log) else { return };
         let (head, text) = (&request.head, request.inbox.filled());
         let part = |span: Span| if line.is_head_known { span.of(text) } else { b"" };
-        let quoted = [part(head.method_text), part(head.authority), part(head.target)];
+        let target = if line.is_head_known { head.plain_target(text) } else { b"".into() };
+        let quoted = [part(head.method_text), part(head.authority), &target];
         let details = match self.fault {
             Some(Fault::OriginHead(_)) => request.response.refused.as_deref(),
             _ => None,

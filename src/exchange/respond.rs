@@ -265,7 +265,12 @@ pub(crate) async fn refuse_as(
         Fault::ClientHead(head) => {
             format!("Proxy-Status: {via}; error={error}; details=\"{}\"\r\n", head.text())
         }
-        _ => format!("Proxy-Status: {via}; error={error}\r\n"),
+        _ => match fault.received_status() {
+            Some(status) => {
+                format!("Proxy-Status: {via}; error={error}; received-status={status}\r\n")
+            }
+            None => format!("Proxy-Status: {via}; error={error}\r\n"),
+        },
     };
     match status.code {
         407 => extra.push_str(&request.peer.generation.access.challenge),

@@ -28,7 +28,7 @@ pub(super) struct Failures {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Client {
+pub(super) enum Client {
     V4([u8; 4]),
     /// The first half of the address.
     V6([u8; 8]),
@@ -57,6 +57,21 @@ pub(super) enum Standing {
 impl Failures {
     pub(super) fn new(limit: u32) -> Self {
         Self { tallies: LruCache::sparse(CLIENTS_MAX), limit }
+    }
+
+    /// The failures that count on where other users take the place of these.
+    pub(super) fn kept(&self, limit: u32) -> Self {
+        let mut kept = Self::new(limit);
+        for (client, tally) in self.tallies.iter().rev().filter(|(_, tally)| tally.failed > 0) {
+            kept.tallies.put(*client, Tally { open: 0, ..*tally });
+        }
+        kept
+    }
+
+    /// Whether the client has failed lately.
+    pub(super) fn has_failed(&self, client: ClientAddress, now_ms: u64) -> bool {
+        let tally = self.tallies.peek(&Client::of(client));
+        tally.is_some_and(|tally| tally.at(now_ms).failed > 0)
     }
 
     pub(super) fn standing(&self, client: ClientAddress, now_ms: u64) -> Standing {
@@ -120,7 +135,7 @@ impl Tally {
 }
 
 impl Client {
-    fn of(client: ClientAddress) -> Self {
+    pub(super) fn of(client: ClientAddress) -> Self {
         match client {
             ClientAddress::Unix => Self::Unix,
             ClientAddress::Ip(IpAddr::V4(address)) => Self::V4(address.octets()),
@@ -194,6 +209,22 @@ mod tests {
         failures.settle(one);
         failures.fail(one, 1);
         assert_eq!(failures.standing(one, 1), Standing::Blocked { retry_after_s: 60 });
+    }
+
+    #[test]
+    fn what_is_kept_for_other_users_are_failures_and_no_attempts() {
+        let mut failures = Failures::new(1);
+        let (one, two) = (client("192.0.2.1"), client("192.0.2.2"));
+        failures.fail(one, 0);
+        failures.begin(one);
+        failures.begin(two);
+        let kept = failures.kept(2);
+        assert_eq!(
+            (kept.standing(one, 0), kept.standing(two, 0)),
+            (Standing::MayTry, Standing::MayTry)
+        );
+        assert!(kept.has_failed(one, 0) && !kept.has_failed(two, 0));
+        assert!(!kept.has_failed(one, WINDOW_MS));
     }
 
     #[test]

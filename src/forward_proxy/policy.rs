@@ -684,7 +684,9 @@ mod tests {
     fn the_first_parent_whose_domains_fit_and_whose_exceptions_do_not_is_taken() {
         let parent = |domains: &[&str], except: &[&str]| ParentConfig {
             name: String::new(),
+            backups: Vec::new(),
             address: ParentAddress {
+                scheme: crate::config::ParentScheme::Http,
                 host: "proxy".to_owned(),
                 port: 3128,
                 authority: "proxy:3128".to_owned(),

@@ -64,6 +64,8 @@ impl RuleSet {
         let index = self.entries.len();
         let mut prefix = None;
         match &rule.target {
+            // Its rules have taken its place: see `lists`.
+            RuleTarget::File(_) => {}
             RuleTarget::Any => self.any.push(index),
             RuleTarget::Exact(name) => {
                 self.names.entry(lower(name)).or_default().push(index);

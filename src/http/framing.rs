@@ -118,9 +118,10 @@ pub fn request_body(
     };
     match method {
         Method::Trace if !body.is_empty() => Err(FramingError::BodyForbidden),
-        // What follows is the tunnel's, whatever a field says (RFC 9110 §9.3.6): two readers could
-        // disagree about a length of zero already.
-        Method::Connect if body != BodyLength::Empty => Err(FramingError::BodyForbidden),
+        // What follows is the tunnel's, whatever a field says (RFC 9110 §9.3.6). A length of zero
+        // says nothing else.
+        Method::Connect if body.is_empty() => Ok(BodyLength::Empty),
+        Method::Connect => Err(FramingError::BodyForbidden),
         _ => Ok(body),
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! Which error is reported depends on the bytes alone, not on how they were split: see `lines`.
 
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
@@ -174,6 +175,44 @@ impl RequestHead {
         }
     }
 
+    /// The target as it may be told to others: without user information and without a fragment.
+    pub(crate) fn plain_target<'a>(&self, buf: &'a [u8]) -> Cow<'a, [u8]> {
+        let target = self.target.of(buf);
+        match self.form {
+            TargetForm::Authority => Cow::Borrowed(target),
+            TargetForm::Origin | TargetForm::Asterisk => Cow::Borrowed(self.path_span.of(buf)),
+            TargetForm::Absolute
+                if self.path_span.end == self.target.end && !self.has_user(buf) =>
+            {
+                Cow::Borrowed(target)
+            }
+            TargetForm::Absolute => {
+                let scheme = &target[..scheme_bytes(target)];
+                Cow::Owned([scheme, self.authority.of(buf), self.path_span.of(buf)].concat())
+            }
+        }
+    }
+
+    /// Why a server that is no proxy must refuse an absolute target that a proxy may take: there is
+    /// no Host (RFC 9112 §3.2), or the target says who asks (RFC 9110 §4.2.4).
+    pub(crate) fn fault_of_server(&self, buf: &[u8]) -> Option<HeadError> {
+        if self.form != TargetForm::Absolute {
+            return None;
+        }
+        match self.fields.find(FieldName::Host) {
+            _ if self.has_user(buf) => Some(HeadError::TargetForm),
+            None if self.version == Version::Http11 => Some(HeadError::HostMissing),
+            Some(host) if host.value.is_empty() => Some(HeadError::HostInvalid),
+            _ => None,
+        }
+    }
+
+    /// Whether an absolute target has user information.
+    fn has_user(&self, buf: &[u8]) -> bool {
+        let scheme = scheme_bytes(self.target.of(buf)) as u32;
+        self.authority.start != self.target.start + scheme
+    }
+
     /// The syntax. False: incomplete or refused.
     fn read(&mut self, buf: &[u8], limits: &HeadLimits) -> bool {
         let start = after_empty_lines(buf);
@@ -234,19 +273,21 @@ impl RequestHead {
         Ok(())
     }
 
-    /// One valid Host; none at all is for HTTP/1.0 alone (RFC 9112 §3.2).
+    /// One valid Host. None at all, or an empty one, is for a target that names the host itself,
+    /// see [`RequestHead::fault_of_server`]; and none for HTTP/1.0 (RFC 9112 §3.2).
     fn check_host(&mut self, buf: &[u8]) -> Result<(), HeadError> {
-        match (self.fields.find(FieldName::Host), self.version) {
-            (None, Version::Http10) => Ok(()),
-            (None, Version::Http11) => Err(HeadError::HostMissing),
-            (Some(_), _) if self.fields.has_many(FieldName::Host) => Err(HeadError::HostRepeated),
-            (Some(host), _) if is_authority(host.value.of(buf), Port::Optional) => {
+        match self.fields.find(FieldName::Host) {
+            None if self.version == Version::Http10 || !self.authority.is_empty() => Ok(()),
+            None => Err(HeadError::HostMissing),
+            Some(_) if self.fields.has_many(FieldName::Host) => Err(HeadError::HostRepeated),
+            Some(host) if is_authority(host.value.of(buf), Port::Optional) => {
                 if self.authority.is_empty() {
                     self.authority = host.value;
                 }
                 Ok(())
             }
-            (Some(_), _) => Err(HeadError::HostInvalid),
+            Some(host) if host.value.is_empty() && !self.authority.is_empty() => Ok(()),
+            Some(_) => Err(HeadError::HostInvalid),
         }
     }
 
@@ -353,7 +394,7 @@ impl ResponseHead {
     }
 
     /// As [`RequestHead::parse`]. `request` is the method of the request that is answered: what
-    /// follows the head depends on it. A 2xx to CONNECT is not treated specially.
+    /// follows the head depends on it.
     pub fn parse(
         &mut self,
         buf: &[u8],
@@ -458,7 +499,12 @@ impl ResponseHead {
     /// The meaning.
     fn judge(&mut self, buf: &[u8], request: Method) -> Result<(), HeadError> {
         let (coding, length) = (self.fields.coding(buf), self.fields.length(buf));
-        self.body = response_body(self.version, request, self.status, coding, length)?;
+        self.body = if request == Method::Connect && (200..300).contains(&self.status) {
+            // What follows is the tunnel, whatever a field says (RFC 9110 §9.3.6).
+            BodyLength::Empty
+        } else {
+            response_body(self.version, request, self.status, coding, length)?
+        };
         let options = self.fields.options;
         if options.is_excessive {
             return Err(HeadError::ConnectionOptions);
@@ -485,6 +531,11 @@ fn after_empty_lines(buf: &[u8]) -> usize {
         start += 2;
     }
     start
+}
+
+/// The length of `http://` or `https://`, which an absolute target begins with.
+fn scheme_bytes(target: &[u8]) -> usize {
+    target.iter().position(|&byte| byte == b'/').map_or(0, |slash| slash + 2)
 }
 
 /// RFC 9112 §9.3.
@@ -681,7 +732,6 @@ mod tests {
         }
         let cases: &[(&str, E)] = &[
             ("GET / HTTP/1.1\r\n\r\n", E::HostMissing),
-            ("GET http://a/ HTTP/1.1\r\n\r\n", E::HostMissing),
             ("GET http://a/ HTTP/1.1\r\nHost: a b\r\n\r\n", E::HostInvalid),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", E::HostRepeated),
             ("GET / HTTP/1.1\r\nHost: a\r\nX: y\r\nhOST: b\r\n\r\n", E::HostRepeated),
@@ -691,7 +741,34 @@ mod tests {
         for &(text, error) in cases {
             assert_eq!(request(text.as_bytes()).err(), Some(error), "{text:?}");
         }
+        // A target may name the host alone, and whether that will do is not for a parser.
+        for (target, error) in [("GET http://a/", true), ("CONNECT a:1", false)] {
+            for (host, fault) in [("", E::HostMissing), ("Host:\r\n", E::HostInvalid)] {
+                let text = format!("{target} HTTP/1.1\r\n{host}\r\n");
+                let head = request(text.as_bytes()).unwrap();
+                assert_eq!(head.fault_of_server(text.as_bytes()), error.then_some(fault));
+            }
+        }
         assert!(request(b"GET / HTTP/1.0\r\n\r\n").unwrap().authority.is_empty());
+    }
+
+    #[test]
+    fn who_asks_and_a_fragment_are_told_to_nobody() {
+        let table = [
+            ("http://a:1/b?c", "http://a:1/b?c", false),
+            ("HTTPS://u:p@a:1/b?c", "HTTPS://a:1/b?c", true),
+            ("http://u@a", "http://a", true),
+            ("http://a#f", "http://a", false),
+            ("http://u@a/b@c#f", "http://a/b@c", true),
+            ("/a@b#f", "/a@b", false),
+        ];
+        for (target, expected, is_refused) in table {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+            let head = request(text.as_bytes()).unwrap();
+            assert_eq!(*head.plain_target(text.as_bytes()), *expected.as_bytes());
+            let fault = head.fault_of_server(text.as_bytes());
+            assert_eq!(fault, is_refused.then_some(HeadError::TargetForm), "{target}");
+        }
     }
 
     #[test]
@@ -705,6 +782,14 @@ mod tests {
             ("GET", "HTTPS://a:1/b", "/b", "a:1"),
             ("GET", "http://a?b", "?b", "a"),
             ("GET", "http://[::1]:8/", "/", "[::1]:8"),
+            ("GET", "http://u:p@a:1/b", "/b", "a:1"),
+            ("GET", "http://@a", "/", "a"),
+            ("GET", "http://u%40b@a?c@d", "?c@d", "a"),
+            ("GET", "http://a#b", "/", "a"),
+            ("GET", "http://a/b#c?d#e", "/b", "a"),
+            ("GET", "/a#b", "/a", "h"),
+            ("GET", "/#", "/", "h"),
+            ("OPTIONS", "*#a", "*", "h"),
             ("OPTIONS", "*", "*", "h"),
             ("OPTIONS", "http://a", "*", "a"),
             ("OPTIONS", "http://a/", "/", "a"),
@@ -724,15 +809,17 @@ mod tests {
             ("GET", "a/b"),
             ("GET", "?a"),
             ("GET", "a:443"),
-            ("GET", "/a#b"),
             ("GET", "/\u{e9}"),
-            ("GET", "/#"),
             ("GET", "http:///a"),
             ("GET", "http://"),
             ("GET", "http:/a"),
             ("GET", "http:a"),
             ("GET", "ftp://a/"),
-            ("GET", "http://u@a/"),
+            ("GET", "http://u@b@a/"),
+            ("GET", "http://u@/"),
+            ("GET", "#a"),
+            ("CONNECT", "u@a:1"),
+            ("CONNECT", "a:1#b"),
             ("GET", "http://a b/"),
             ("GET", "http://a:99999/"),
             ("GET", "http://a\\@b/"),

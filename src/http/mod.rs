@@ -27,6 +27,7 @@ pub(crate) mod path;
 pub(crate) mod readings;
 pub(crate) mod repair;
 pub(crate) mod rewrite;
+pub(crate) mod socks5;
 mod target;
 pub(crate) mod written_cache;
 

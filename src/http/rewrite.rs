@@ -89,7 +89,7 @@ pub fn request_edited(
         HostRule::Pass if head.form == TargetForm::Origin && head.fields.has(FieldName::Host) => {
             None
         }
-        HostRule::Pass => Some(head.authority.of(buf)),
+        HostRule::Pass => Some(named_host(head, buf)),
         HostRule::Set(host) => Some(host),
     };
     match host {
@@ -308,6 +308,17 @@ const LINES_ADDED_BYTES: usize = 384;
 /// Whether the request line can go as it came, as part of the first run of lines.
 fn is_line_kept(head: &RequestHead, buf: &[u8], how: &RequestRewrite) -> bool {
     head.version == Version::Http11 && std::ptr::eq(how.path, head.target.of(buf))
+}
+
+/// The host that the target names, or that an HTTP/1.0 request did not name. Without the port of
+/// `http` unless Host has it too: origins compare names, and clients write both.
+fn named_host<'a>(head: &RequestHead, buf: &'a [u8]) -> &'a [u8] {
+    let authority = head.authority.of(buf);
+    let host = head.fields.find(FieldName::Host).map(|host| host.value.of(buf));
+    match authority.strip_suffix(b":80") {
+        Some(bare) if host != Some(authority) => bare,
+        _ => authority,
+    }
 }
 
 fn put_request_line(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], path: &[u8]) {
@@ -574,6 +585,20 @@ mod tests {
         let absolute = "GET http://a/p HTTP/1.1\r\nHost: other\r\nA: b\r\n\r\n";
         let passed = sent(absolute, HostRule::Pass, UNTRUSTED);
         assert_eq!(passed, format!("GET /p HTTP/1.1\r\nHost: a\r\nA: b\r\n{ADDED}"));
+        // With the port of http only where Host has it too.
+        for (target, host, expected) in [
+            ("a:80", "Host: a\r\n", "a"),
+            ("a:80", "Host: A\r\n", "a"),
+            ("a:80", "", "a"),
+            ("a:80", "Host: a:80\r\n", "a:80"),
+            ("a:8080", "Host: a\r\n", "a:8080"),
+            ("[::1]:80", "Host: [::1]\r\n", "[::1]"),
+            ("u:p@a:80", "Host: a\r\n", "a"),
+        ] {
+            let text = format!("GET http://{target}/ HTTP/1.1\r\n{host}\r\n");
+            let passed = sent(&text, HostRule::Pass, UNTRUSTED);
+            assert!(passed.starts_with(&format!("GET / HTTP/1.1\r\nHost: {expected}\r\n")));
+        }
         let query = sent("GET http://a?q HTTP/1.1\r\nHost: b\r\n\r\n", HostRule::Pass, UNTRUSTED);
         assert!(query.starts_with("GET /?q HTTP/1.1\r\nHost: a\r\n"));
         let star = sent("OPTIONS http://a HTTP/1.1\r\nHost: b\r\n\r\n", HostRule::Pass, UNTRUSTED);

@@ -158,6 +158,17 @@ impl HeadBuffer {
         }
     }
 
+    /// Holds `bytes` and nothing else; false where they do not fit.
+    pub fn replace(&mut self, bytes: &[u8]) -> bool {
+        self.consume(self.len());
+        let fits = bytes.len() <= self.bytes.len();
+        if fits {
+            self.bytes[..bytes.len()].copy_from_slice(bytes);
+            self.end = bytes.len();
+        }
+        fits
+    }
+
     /// Makes room for at least one more byte, by moving what is filled to the front or by growing
     /// up to `bytes_max`.
     pub fn make_room(&mut self, bytes_max: usize) -> Result<(), NoRoom> {

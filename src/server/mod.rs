@@ -120,7 +120,8 @@ impl Server {
         settle_demo(&mut config, &mut demo)?;
         let access_log =
             AccessLog::start(&config.log).map_err(failed("the access log cannot be written"))?;
-        let resolver = Resolver::start().map_err(failed("the resolver did not start"))?;
+        let resolver =
+            Resolver::start(&config.dns).map_err(failed("the resolver did not start"))?;
         let upstreams = plan_upstreams(&config, &resolver, &[]);
         if !resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; starting without them");

@@ -94,6 +94,7 @@ impl Server {
         sockets: &NextSockets,
         before: &Snapshot,
     ) -> Result<SnapshotParts, String> {
+        self.resolver.reread(&config.dns);
         let upstreams = plan_upstreams(&config, &self.resolver, &before.upstreams);
         if !self.resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; going on without them");

@@ -8,8 +8,9 @@
 //! while a new process gets ready is done by whoever serves in the end. An end comes first: it ends
 //! the new process too.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use crate::config::{Config, ConfigError};
+use crate::forward_proxy::lists;
 use crate::memory::Notice;
 use crate::observe::logging;
 use crate::server::config_watch::Watched;
@@ -63,7 +65,9 @@ pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
     }
     let mut server = Server::start(config, inheritance).map_err(|error| error.to_string())?;
     let is_over = begin(&mut server, predecessor, &mut ears)?;
-    let mut process = Process { server, load, watched, program, upgrade: None };
+    let mut process =
+        Process { server, load, watched, followed: HashMap::new(), program, upgrade: None };
+    process.note_files();
     let end = if is_over { End::GIVEN_UP } else { process.live(&mut ears) };
     if end.is_stop {
         systemd::stopping();
@@ -149,6 +153,8 @@ struct Process {
     server: Server,
     load: Box<dyn Fn() -> Result<Config, ConfigError>>,
     watched: Option<Watched>,
+    /// The files that the configuration in use names.
+    followed: HashMap<PathBuf, Watched>,
     /// Found before an operator puts another file in its place.
     program: PathBuf,
     upgrade: Option<Upgrade>,
@@ -258,6 +264,32 @@ impl Process {
             && is_wanted
         {
             let _ = self.reload("file changed");
+        }
+        self.follow();
+    }
+
+    /// Puts the configuration in use again where a file that it names has changed.
+    fn follow(&mut self) {
+        self.note_files();
+        let mut has_changed = false;
+        for watched in self.followed.values_mut() {
+            has_changed |= watched.has_changed();
+        }
+        if has_changed {
+            let config = (*self.server.config()).clone();
+            let outcome = self.server.reload(config, "list or users changed");
+            let _ = self.say(outcome);
+        }
+    }
+
+    /// Looks after the files that the configuration in use names, and no others.
+    fn note_files(&mut self) {
+        let config = self.server.config();
+        let wanted: Vec<&Path> = lists::followed(&config).collect();
+        self.followed.retain(|path, _| wanted.contains(&path.as_path()));
+        for path in wanted {
+            let watched = self.followed.entry(path.to_owned());
+            watched.or_insert_with(|| Watched::new(path.to_owned()));
         }
     }
 

@@ -13,6 +13,7 @@ pub(crate) mod h1;
 pub(crate) mod host;
 mod idle;
 pub(crate) mod lease;
+pub(crate) mod names;
 pub(crate) mod origin_ids;
 pub(crate) mod permits;
 pub(crate) mod pool;
@@ -22,7 +23,6 @@ pub(crate) mod resolver;
 pub(crate) mod tallies;
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +33,7 @@ use crate::config::{HostPolicy, UpstreamConfig};
 use crate::fault::Fault;
 use crate::http::chunk_rules::ChunkRules;
 use crate::proxy_protocol::Version;
-use crate::ring::clock;
+use crate::ring::{Socket, clock};
 
 use self::balance::Balance;
 use self::lease::Lease;
@@ -278,12 +278,12 @@ impl Upstream {
     }
 }
 
-/// A connection to a forward target: one that waits for its next request, or a new one to any of
-/// `addresses`.
+/// A connection to a forward target: one that waits for its next request, or a new one,
+/// by `dialled`, which is not begun before there is a permit for it.
 pub async fn open_target(
     pool: &Rc<Pool>,
     origin_id: &OriginId,
-    addresses: &[SocketAddr],
+    dialled: impl Future<Output = Result<(Socket, Address), Fault>>,
     holder: Holder,
     is_fresh: bool,
 ) -> Result<Lease, Fault> {
@@ -291,7 +291,7 @@ pub async fn open_target(
         Permitted::Open(permit) => {
             let born = Instant::now();
             let _racing = pool.racing(&permit, holder);
-            let connected = pool.dial(addresses).await?;
+            let connected = dialled.await?;
             Ok(pool.adopt(origin_id.clone(), connected, born, permit, holder))
         }
         Permitted::Handed(lease) => Ok(lease),
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn an_origin_is_down_from_its_first_failure_to_its_next_success() {
-        let resolver = Resolver::start().unwrap();
+        let resolver = Resolver::start(&crate::config::DnsConfig::default()).unwrap();
         let origin = Origin {
             authority: "127.0.0.1:9".to_owned(),
             weight: 1,

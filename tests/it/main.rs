@@ -41,6 +41,7 @@ mod room;
 mod script;
 mod sim;
 mod sloppy;
+mod socks;
 mod supervisor;
 mod timeouts;
 mod tunnel;

@@ -47,12 +47,15 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Ending {
         Err(ending) => return ending,
     };
     // A proxy is asked as we were.
-    let path = match parent {
-        Some(_) => case.head.target.of(&case.text),
-        None => case.head.path(&case.text),
+    let (path, host) = match parent {
+        Some(_) => {
+            let host = HostRule::Set(case.head.authority.of(&case.text));
+            (&*case.head.plain_target(&case.text), host)
+        }
+        None => (case.head.path(&case.text), HostRule::Pass),
     };
     let is_told_who = case.config.forward.add_forwarded;
-    let head = case.rewritten(path, HostRule::Pass, (is_told_who, true), b"", None);
+    let head = case.rewritten(path, host, (is_told_who, true), b"", None);
     report.section("sent").fact("head", lines_of(&head));
     Ending::Sent(match parent {
         Some(parent) => format!("parent {}", case.config.parents[parent].name),
@@ -129,7 +132,9 @@ fn log_in(case: &Case<'_>, section: &mut Section) -> Step<()> {
     let field = case.head.fields.only(FieldName::ProxyAuthorization);
     let checked = authenticator.log_in(case.client, field.map(|field| field.value.of(&case.text)));
     match addresses::wait_for(checked.outcome()) {
-        Ok(LoginOutcome::Missing) => wanted("forward.users_file wants one Proxy-Authorization"),
+        Ok(LoginOutcome::Missing) => {
+            wanted("forward.users_file wants one Proxy-Authorization, with Basic")
+        }
         Ok(LoginOutcome::Known(_)) => {
             section.fact("user", "known");
             Ok(())

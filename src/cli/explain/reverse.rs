@@ -12,7 +12,9 @@ use super::{addresses, hooks};
 use crate::address::Address;
 use crate::cli::explain::case::{Case, Ending, Explained, lines_of, shown};
 use crate::cli::output::Failure;
-use crate::config::{Config, HostPattern, Networks, PathMatch, RouteConfig, UpstreamConfig};
+use crate::config::{
+    Config, DnsConfig, HostPattern, Networks, PathMatch, RouteConfig, UpstreamConfig,
+};
 use crate::fault::Fault;
 use crate::http::path::{is_plain, normal_target};
 use crate::routing::{self, Asked, Route, Routes};
@@ -56,7 +58,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     let sent_path = hooked.target.as_deref().map_or(sent_path, Cow::Borrowed);
     report.section("path").fact("sent", shown(&sent_path));
     let upstream = &case.config.upstreams[hooked.upstream];
-    let origins = origins(upstream)?;
+    let origins = origins(&case.config.dns, upstream)?;
     let section = report.section("upstream");
     section.fact("name", upstream.name.as_str());
     section.fact("origins", origins);
@@ -193,12 +195,12 @@ fn alone(config: &Config, route: &RouteConfig) -> Routes {
 }
 
 /// A line for each origin.
-fn origins(upstream: &UpstreamConfig) -> Result<Vec<String>, Failure> {
+fn origins(dns: &DnsConfig, upstream: &UpstreamConfig) -> Result<Vec<String>, Failure> {
     if upstream.is_demo {
         return Ok(vec!["the built-in demo, on a port of its own".to_owned()]);
     }
     let hosts = upstream.origins.iter().map(|origin| (origin.host.as_str(), origin.port));
-    let found = addresses::of_origins(hosts).map_err(Failure::unable)?;
+    let found = addresses::of_origins(dns, hosts).map_err(Failure::unable)?;
     let line = |(origin, addresses): (&crate::config::OriginConfig, Vec<_>)| {
         let weight = match origin.weight {
             1 => String::new(),
