@@ -372,6 +372,39 @@ fn a_login_belongs_to_the_client_connection_that_has_made_it() {
 }
 
 #[test]
+fn a_login_is_no_other_client_s_behind_a_proxy_that_brings_many() {
+    let origin = by_connection();
+    let proxy = Setup::to(&origin).set("server.trusted_proxies", ["127.0.0.0/8"]).start();
+    let mut balancer = proxy.connect();
+    let mut ask = |client: &str, login: &str| {
+        let lines = format!("X-Forwarded-For: {client}\r\n{login}");
+        balancer.send(format!("GET / HTTP/1.1\r\nHost: test\r\n{lines}\r\n")).read_response()
+    };
+    ask("192.0.2.1", "Authorization: NTLM ann\r\n").expect_body("ann");
+    for _ in 0..2 {
+        ask("192.0.2.2", "").expect_status(401);
+        ask("192.0.2.1", "").expect_body("ann");
+    }
+}
+
+#[test]
+fn a_login_that_is_copied_to_a_mirror_or_an_authority_is_nobody_else_s_there() {
+    let (app, aside) = (Origin::answering(OK), by_connection());
+    let login = "GET / HTTP/1.1\r\nHost: test\r\nAuthorization: NTLM ann\r\n\r\n";
+    let asked = "hooks = { forward_auth = { upstream = \"aside\" } }";
+    let mirrored = "hooks = { mirror = { upstream = \"aside\" } }";
+    for hooks in [asked, mirrored] {
+        let before = aside.seen().requests.len();
+        let setup = Setup::to(&app).upstream("aside", &[&aside.url()], "");
+        let proxy = setup.route("", "/", "origin", hooks).route("", "/aside", "aside", "").start();
+        proxy.send(login).expect_status(200);
+        aside.wait_for("the login", |seen| seen.requests.len() == before + 1);
+        aside.wait_for("the end of its connection", |seen| seen.open() == 0);
+        proxy.send("GET /aside HTTP/1.1\r\nHost: test\r\n\r\n").expect_status(401);
+    }
+}
+
+#[test]
 fn a_login_at_rest_makes_room_for_somebody_who_waits() {
     let origin = by_connection();
     let proxy = Setup::to(&origin).set("pool.max_connections", 1).start();
