@@ -132,7 +132,9 @@ fn log_in(case: &Case<'_>, section: &mut Section) -> Step<()> {
     let field = case.head.fields.only(FieldName::ProxyAuthorization);
     let checked = authenticator.log_in(case.client, field.map(|field| field.value.of(&case.text)));
     match addresses::wait_for(checked.outcome()) {
-        Ok(LoginOutcome::Missing) => wanted("forward.users_file wants one Proxy-Authorization, with Basic"),
+        Ok(LoginOutcome::Missing) => {
+            wanted("forward.users_file wants one Proxy-Authorization, with Basic")
+        }
         Ok(LoginOutcome::Known(_)) => {
             section.fact("user", "known");
             Ok(())
