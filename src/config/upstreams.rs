@@ -93,10 +93,6 @@ pub struct UpstreamConfig {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("x-reload" = "drain"))]
     pub is_demo: bool,
-    /// "v1" or "v2": every connection begins with a PROXY protocol header that names the client,
-    /// and carries one request. Without it, connections are shared by all clients.
-    #[serde(default, with = "Optional::<OneOf<Version>>", skip_serializing_if = "Option::is_none")]
-    pub proxy_protocol: Option<Version>,
     /// Where requests are sent, instead of the demo: "http://HOST:PORT" or "unix:/PATH" each, or a
     /// table { url = "...", weight = 3 } with a weight from 1 (the default) to 1000.
     #[serde(default, with = "FilledList::<Origin>", skip_serializing_if = "Vec::is_empty")]
@@ -116,6 +112,11 @@ pub struct UpstreamConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-example" = "100"))]
     pub max_connections: Option<usize>,
+    /// "v1" or "v2": every connection begins with a PROXY protocol header that names the client,
+    /// and carries one request. Without it, connections are shared by all clients.
+    #[serde(default, with = "Optional::<OneOf<Version>>", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "\"v2\""))]
+    pub proxy_protocol: Option<Version>,
 }
 
 /// One address that requests can be sent to.

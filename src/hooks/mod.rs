@@ -80,8 +80,7 @@ pub use self::retry::{Retry, RetryTrigger};
 use self::custom::{Custom, Hooks};
 use self::responses::Pages;
 use crate::config::{
-    BasicAuthConfig, Config, CustomConfig, ForwardConfig, HooksConfig, RateLimitConfig,
-    RouteConfig, ServerConfig,
+    BasicAuthConfig, Config, CustomConfig, ForwardConfig, HooksConfig, RateLimitConfig, RouteConfig,
 };
 use crate::forward_proxy::{Authenticator, Users};
 use crate::http::interest::FieldInterest;
@@ -148,7 +147,7 @@ impl Plans {
         let connect = loading.customs(global.unwrap_or_default());
         let mut made = loading.made;
         made.connect = connect.map_err(|error| format!("hooks: {error}"))?;
-        made.interest = want(&mut plans, &config.server);
+        made.interest = want(&mut plans, config);
         if plans.iter().any(|plan| matches!(plan, Plan::Hooked(_))) {
             if guards.is_some()
                 && let Some(Plan::Hooked(own)) = plans.pop()
@@ -200,18 +199,22 @@ impl Plans {
     }
 }
 
-/// Has heads read by the names that `plans` edit or believe, and by that of the field that says who
-/// the client is.
-fn want(plans: &mut [Plan], server: &ServerConfig) -> [Option<Arc<FieldInterest>>; 2] {
+/// Has heads read by the names that `plans` edit or believe, by those that routes ask for, and by
+/// that of the field that says who the client is.
+fn want(plans: &mut [Plan], config: &Config) -> [Option<Arc<FieldInterest>>; 2] {
     let hooked = || plans.iter().filter_map(Plan::hooked);
     let edited = |side: usize| hooked().flat_map(move |hooked| hooked.edits()[side].names());
     let mut requests = FieldInterest::new([]);
+    let server = &config.server;
     if server.client_ip_class() == FieldName::ClientIp {
         let name = server.client_ip_header.to_ascii_lowercase();
         requests.add(name.as_bytes(), FieldName::ClientIp);
     }
     for name in edited(0).chain(hooked().flat_map(Hooked::believed)) {
         requests.add(name, FieldName::OfInterest);
+    }
+    for (name, _) in config.routes.iter().flat_map(|route| &route.headers) {
+        requests.add(name.to_ascii_lowercase().as_bytes(), FieldName::OfInterest);
     }
     let interest = [requests, FieldInterest::new(edited(1))].map(Arc::new);
     for plan in plans {
