@@ -123,6 +123,15 @@ impl Facts {
         Self::told(Told::Code(code), error, name)
     }
 
+    const fn denied(code: u16, name: &'static str) -> Self {
+        Self::of(code, ProxyError::HttpRequestDenied, name)
+    }
+
+    /// The client has gone, or has its answer already.
+    const fn silent(error: ProxyError, name: &'static str) -> Self {
+        Self::told(Told::Nothing, error, name)
+    }
+
     const fn told(status: Told, error: ProxyError, name: &'static str) -> Self {
         Self { status, error, name, keeps_connection: false, is_origin_local: false }
     }
@@ -145,26 +154,22 @@ impl Fault {
             F::ClientHead(error) => Facts::of(error.status(), E::HttpRequestError, error.text()),
             F::ClientChunk(_) => Facts::of(400, E::HttpRequestError, "client_bad_chunk"),
             F::ClientBodyTooLarge => Facts::of(413, E::HttpRequestError, "client_body_too_large"),
-            F::ClientSocks => Facts::told(Told::Nothing, E::HttpRequestError, "client_bad_socks"),
+            F::ClientSocks => Facts::silent(E::HttpRequestError, "client_bad_socks"),
             F::ClientBodyIncomplete => {
                 Facts::of(400, E::HttpRequestError, "client_body_incomplete")
             }
             F::ClientHeadTimeout => Facts::of(408, E::HttpRequestError, "client_head_timeout"),
             F::ClientBodyTimeout => Facts::of(408, E::HttpRequestError, "client_body_timeout"),
-            F::ClientWriteTimeout => {
-                Facts::told(Told::Nothing, E::HttpRequestError, "client_write_timeout")
-            }
-            F::ClientGone => Facts::told(Told::Nothing, E::HttpRequestError, "client_gone"),
+            F::ClientWriteTimeout => Facts::silent(E::HttpRequestError, "client_write_timeout"),
+            F::ClientGone => Facts::silent(E::HttpRequestError, "client_gone"),
             F::NoRoute => Facts::of(404, E::DestinationNotFound, "no_route").kept(),
             F::PathAmbiguous => Facts::of(400, E::HttpRequestError, "path_ambiguous").kept(),
-            F::MethodNotOffered => Facts::of(501, E::HttpRequestDenied, "method_not_offered"),
-            F::SchemeNotOffered => {
-                Facts::of(501, E::HttpRequestDenied, "scheme_not_offered").kept()
-            }
-            F::ClientForbidden => Facts::of(403, E::HttpRequestDenied, "client_forbidden").kept(),
-            F::TargetForbidden => Facts::of(403, E::HttpRequestDenied, "target_forbidden").kept(),
-            F::LoginRequired => Facts::of(407, E::HttpRequestDenied, "login_required").kept(),
-            F::TooManyLogins => Facts::of(429, E::HttpRequestDenied, "too_many_logins").kept(),
+            F::MethodNotOffered => Facts::denied(501, "method_not_offered"),
+            F::SchemeNotOffered => Facts::denied(501, "scheme_not_offered").kept(),
+            F::ClientForbidden => Facts::denied(403, "client_forbidden").kept(),
+            F::TargetForbidden => Facts::denied(403, "target_forbidden").kept(),
+            F::LoginRequired => Facts::denied(407, "login_required").kept(),
+            F::TooManyLogins => Facts::denied(429, "too_many_logins").kept(),
             F::LoginsBusy => Facts::of(503, E::ProxyInternalError, "logins_busy").kept(),
             F::TooManyTunnels => {
                 Facts::of(503, E::ConnectionLimitReached, "too_many_tunnels").kept()
@@ -211,7 +216,7 @@ impl Fault {
             F::ParentUnavailable => {
                 Facts::of(502, E::DestinationUnavailable, "parent_unavailable").kept()
             }
-            F::TunnelIdle => Facts::told(Told::Nothing, E::ConnectionReadTimeout, "tunnel_idle"),
+            F::TunnelIdle => Facts::silent(E::ConnectionReadTimeout, "tunnel_idle"),
         }
     }
 

@@ -361,6 +361,7 @@ pub(crate) mod tests {
         name = "a.b"
         origins = ["http://[::1]:81", { url = "http://b", weight = 3 }]
         host = "origin"
+        proxy_protocol = "v2"
         max_connections = 7
         proxy_protocol = "v1"
         [[upstream]]

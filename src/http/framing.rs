@@ -134,6 +134,10 @@ pub fn response_body(
     coding: Coding,
     length: Length,
 ) -> Result<BodyLength, FramingError> {
+    if method == Method::Connect && (200..300).contains(&status) {
+        // What follows is the tunnel, whatever a field says (RFC 9110 §9.3.6).
+        return Ok(BodyLength::Empty);
+    }
     let body = match (coding, length) {
         (_, Length::Invalid) => return Err(FramingError::LengthInvalid),
         (_, Length::Repeated) => return Err(FramingError::LengthRepeated),

@@ -20,7 +20,7 @@ use super::lines::{HeadLines, Kind};
 use super::names::{FieldName, elements};
 use super::parsed_cache::ParsedCache;
 use super::repair::{Repair, Repairs};
-use super::target::{Port, Target, is_authority};
+use super::target::{Port, Target, is_authority, scheme_bytes};
 use super::{BodyLength, Method, Span, TargetForm, Version};
 use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX, METHOD_BYTES_MAX};
 
@@ -499,12 +499,7 @@ impl ResponseHead {
     /// The meaning.
     fn judge(&mut self, buf: &[u8], request: Method) -> Result<(), HeadError> {
         let (coding, length) = (self.fields.coding(buf), self.fields.length(buf));
-        self.body = if request == Method::Connect && (200..300).contains(&self.status) {
-            // What follows is the tunnel, whatever a field says (RFC 9110 §9.3.6).
-            BodyLength::Empty
-        } else {
-            response_body(self.version, request, self.status, coding, length)?
-        };
+        self.body = response_body(self.version, request, self.status, coding, length)?;
         let options = self.fields.options;
         if options.is_excessive {
             return Err(HeadError::ConnectionOptions);
@@ -531,11 +526,6 @@ fn after_empty_lines(buf: &[u8]) -> usize {
         start += 2;
     }
     start
-}
-
-/// The length of `http://` or `https://`, which an absolute target begins with.
-fn scheme_bytes(target: &[u8]) -> usize {
-    target.iter().position(|&byte| byte == b'/').map_or(0, |slash| slash + 2)
 }
 
 /// RFC 9112 §9.3.

@@ -66,6 +66,11 @@ impl Target {
     }
 }
 
+/// The length of `http://` or `https://`, which an absolute target begins with.
+pub(super) fn scheme_bytes(target: &[u8]) -> usize {
+    target.iter().position(|&byte| byte == b'/').map_or(0, |slash| slash + 2)
+}
+
 /// How much of an authority, and of the `@` behind it, says who asks (RFC 3986 §3.2.1). `None`
 /// where two readers could take different things for the host.
 fn user_bytes(authority: &[u8]) -> Option<usize> {

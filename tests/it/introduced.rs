@@ -112,6 +112,23 @@ fn what_an_introduced_client_says_of_others_is_not_believed() {
 }
 
 #[test]
+fn a_client_that_speaks_socks_is_who_the_balancer_says() {
+    let table = "[{ address = \"127.0.0.2:0\", proxy_protocol = \"v1\" }]".to_owned();
+    let proxy = Setup::forward()
+        .listen(&["127.0.0.2:0"])
+        .set("server.listen", Raw(table))
+        .set("forward.socks_listeners", ["127.0.0.2:0"])
+        .set("server.trusted_proxies", ["127.0.0.0/8"])
+        .set("forward.allow_clients", ["198.51.100.7/32"])
+        .start();
+    for (client, answer) in [("198.51.100.7", [5, 0]), ("127.0.0.1", [5, 0xff])] {
+        let header = format!("PROXY TCP4 {client} 127.0.0.2 1000 1080\r\n");
+        let mut wire = balancer(&proxy);
+        wire.send([header.as_bytes(), &[5, 1, 0]].concat()).expect_stream(&answer);
+    }
+}
+
+#[test]
 fn connections_that_are_not_introduced_are_closed_and_counted() {
     let origin = Origin::untouchable();
     let proxy = trusting(&origin, "v2").set("timeouts.client_head", "300ms").start();

@@ -285,6 +285,23 @@ fn whoever_says_nothing_fails_at_nothing() {
 }
 
 #[test]
+fn only_names_and_passwords_are_counted_as_failures() {
+    let origin = Origin::answering(OK);
+    let proxy = with_users().start();
+    let failures = |count: u32| {
+        let line = format!("\nringway_auth_failures_total {count}\n");
+        let metrics = proxy.admin("GET", "/metrics");
+        assert!(metrics.contains(&line), "{line:?} in {metrics}");
+    };
+    for scheme in ["Negotiate YII=", "NTLM TlRMTVNTUAAB", "Bearer abc"] {
+        proxy.send(by(&get(origin.address()), scheme)).expect_status(407);
+    }
+    failures(0);
+    proxy.send(by(&get(origin.address()), &basic("ann:wrong"))).expect_status(407);
+    failures(1);
+}
+
+#[test]
 fn no_connection_is_shared_between_users() {
     let origin = Origin::start(|mut peer| {
         // The origin takes a connection for a user, as some logins do.

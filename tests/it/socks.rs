@@ -370,6 +370,7 @@ fn a_parent_that_could_not_be_reached_is_asked_last_for_a_while() {
         far.send("HTTP/1.1 200 OK\r\n\r\n");
         client.expect_tunnel();
     }
+    proxy.wait_for_log(&["not reached"]);
     let lines = proxy.log_lines();
     let missed = lines.iter().filter(|line| line.contains("not reached")).count();
     assert_eq!(missed, 1, "{lines:#?}");
