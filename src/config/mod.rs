@@ -363,7 +363,6 @@ pub(crate) mod tests {
         host = "origin"
         proxy_protocol = "v2"
         max_connections = 7
-        proxy_protocol = "v1"
         [[upstream]]
         name = "c"
         builtin = "demo"
