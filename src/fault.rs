@@ -123,6 +123,10 @@ impl Facts {
         Self::told(Told::Code(code), error, name)
     }
 
+    const fn bad_request(name: &'static str) -> Self {
+        Self::of(400, ProxyError::HttpRequestError, name)
+    }
+
     const fn denied(code: u16, name: &'static str) -> Self {
         Self::of(code, ProxyError::HttpRequestDenied, name)
     }
@@ -152,18 +156,16 @@ impl Fault {
         use {Fault as F, ProxyError as E};
         match self {
             F::ClientHead(error) => Facts::of(error.status(), E::HttpRequestError, error.text()),
-            F::ClientChunk(_) => Facts::of(400, E::HttpRequestError, "client_bad_chunk"),
+            F::ClientChunk(_) => Facts::bad_request("client_bad_chunk"),
             F::ClientBodyTooLarge => Facts::of(413, E::HttpRequestError, "client_body_too_large"),
             F::ClientSocks => Facts::silent(E::HttpRequestError, "client_bad_socks"),
-            F::ClientBodyIncomplete => {
-                Facts::of(400, E::HttpRequestError, "client_body_incomplete")
-            }
+            F::ClientBodyIncomplete => Facts::bad_request("client_body_incomplete"),
             F::ClientHeadTimeout => Facts::of(408, E::HttpRequestError, "client_head_timeout"),
             F::ClientBodyTimeout => Facts::of(408, E::HttpRequestError, "client_body_timeout"),
             F::ClientWriteTimeout => Facts::silent(E::HttpRequestError, "client_write_timeout"),
             F::ClientGone => Facts::silent(E::HttpRequestError, "client_gone"),
             F::NoRoute => Facts::of(404, E::DestinationNotFound, "no_route").kept(),
-            F::PathAmbiguous => Facts::of(400, E::HttpRequestError, "path_ambiguous").kept(),
+            F::PathAmbiguous => Facts::bad_request("path_ambiguous").kept(),
             F::MethodNotOffered => Facts::denied(501, "method_not_offered"),
             F::SchemeNotOffered => Facts::denied(501, "scheme_not_offered").kept(),
             F::ClientForbidden => Facts::denied(403, "client_forbidden").kept(),
@@ -174,7 +176,7 @@ impl Fault {
             F::TooManyTunnels => {
                 Facts::of(503, E::ConnectionLimitReached, "too_many_tunnels").kept()
             }
-            F::UpgradeTooEarly => Facts::of(400, E::HttpRequestError, "upgrade_too_early"),
+            F::UpgradeTooEarly => Facts::bad_request("upgrade_too_early"),
             F::PoolTimeout => {
                 Facts::told(Told::PoolStatus, E::ConnectionLimitReached, "pool_timeout").kept()
             }

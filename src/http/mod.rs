@@ -7,6 +7,7 @@
 //!
 //! This file holds the words the other files share; the only logic is what a word itself means.
 
+mod absolute;
 pub(crate) mod chunk_rules;
 pub(crate) mod chunked;
 pub(crate) mod client_chain;

@@ -188,14 +188,12 @@ impl HeadBuffer {
 
     /// Puts `front` in the place of the first `count` filled bytes.
     pub fn replace_front(&mut self, count: usize, front: &[u8]) -> Result<(), NoRoom> {
-        let rest = self.filled()[count..].to_vec();
-        let filled_bytes = front.len() + rest.len();
-        if filled_bytes > self.bytes.len() {
-            self.grow(filled_bytes)?;
+        let filled = [front, &self.filled()[count..]].concat();
+        if filled.len() > self.bytes.len() {
+            self.grow(filled.len())?;
         }
-        self.bytes[..front.len()].copy_from_slice(front);
-        self.bytes[front.len()..filled_bytes].copy_from_slice(&rest);
-        (self.start, self.end) = (0, filled_bytes);
+        self.bytes[..filled.len()].copy_from_slice(&filled);
+        (self.start, self.end) = (0, filled.len());
         Ok(())
     }
 
