@@ -1,7 +1,7 @@
 //! What an absolute request-target says beside its path.
 //!
-//! In goes a head with its buffer; out come the target as it may be told to others, and why a server
-//! that is no proxy must refuse it. Nothing is sent or logged here.
+//! In goes a head with its buffer; out come the target as it may be told to others, and why a
+//! server that is no proxy must refuse it. Nothing is sent or logged here.
 
 use std::borrow::Cow;
 
