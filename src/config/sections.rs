@@ -166,7 +166,8 @@ pub struct LimitsConfig {
     pub response_header_count: usize,
     /// What becomes of fields with a "_" in their name, which CGI, WSGI and PHP cannot tell from a
     /// "-": "drop_shadowing" drops those that would pass for a field that ringway sets, drops or
-    /// believes, such as X_Forwarded_For; "keep", "drop_all", or "refuse" with 400.
+    /// believes, such as X_Forwarded_For, and SCRIPT_NAME, PATH_INFO and REMOTE_USER, which
+    /// gunicorn believes; "keep", "drop_all", or "refuse" with 400.
     #[serde(with = "Word::<Underscores>")]
     pub underscores: Underscores,
     /// A longer request-target is answered 414. 64B to 1MiB, and never above head_bytes.

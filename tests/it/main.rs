@@ -33,6 +33,8 @@ mod parent;
 mod paths;
 mod pool;
 mod real_clients;
+mod real_servers;
+mod real_tools;
 mod refusal;
 mod regression;
 mod reload;
