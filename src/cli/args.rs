@@ -163,6 +163,9 @@ pub(crate) struct Question {
     /// The address of who asks, or "unix"
     #[arg(long, value_name = "IP", default_value_t = Ipv4Addr::LOCALHOST.into())]
     pub client: ClientAddress,
+    /// A user of the forward proxy, whose password is not asked for
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
     /// The listener that is asked [default: the first]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listener: Option<Address>,

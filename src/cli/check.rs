@@ -13,7 +13,8 @@ use crate::admin::AdminSocket;
 use crate::cli::client::{self, Target};
 use crate::config::effective::{Origin, Origins};
 use crate::config::{AdminAddress, Config};
-use crate::forward_proxy::Users;
+use crate::forward_proxy::user_rules::UserRules;
+use crate::forward_proxy::{Users, lists};
 use crate::hooks::{self, BadFile};
 use crate::server;
 use crate::unix_socket;
@@ -23,7 +24,7 @@ use super::output::Failure;
 
 /// Says what is wrong around `config`, and whether ringway could start.
 pub(crate) fn run(config: &Config) -> ExitCode {
-    for warning in nameless(config).into_iter().chain(socketless(config)) {
+    for warning in nameless(config).into_iter().chain(socketless(config)).chain(strangers(config)) {
         note(&format_args!("warning: {warning}"));
     }
     let taken = ports(config);
@@ -45,19 +46,39 @@ pub(crate) fn run(config: &Config) -> ExitCode {
 
 /// What is wrong with a file that `config` names, after the place where it is named.
 pub(crate) fn files(config: &Config, origins: &Origins) -> Result<(), String> {
-    let users = config.forward.users_file.as_ref().filter(|_| config.forward.enabled);
-    let users = users.map_or(Ok(()), |file| Users::load(file).map(drop));
-    let users = users.map_err(|error| {
-        let path = "forward.users_file".to_owned();
-        BadFile { error: format!("{path}: {error}"), path }
-    });
-    users.and_then(|()| hooks::try_files(config)).map_err(|BadFile { path, error }| {
-        // The hooks of a route are one value, whose place is its first line.
-        let table = path.rsplit_once('.').map_or("", |(table, _)| table);
-        let places = [path.as_str(), table].map(|path| origins.of(path));
-        let place = places.into_iter().find(|origin| *origin != Origin::Default);
-        place.map_or(error.clone(), |place| format!("{place:#}: {error}"))
-    })
+    forward_files(config).and_then(|_| hooks::try_files(config)).map_err(
+        |BadFile { path, error }| {
+            // The hooks of a route are one value, whose place is its first line.
+            let table = path.rsplit_once('.').map_or("", |(table, _)| table);
+            let places = [path.as_str(), table].map(|path| origins.of(path));
+            let place = places.into_iter().find(|origin| *origin != Origin::Default);
+            place.map_or(error.clone(), |place| format!("{place:#}: {error}"))
+        },
+    )
+}
+
+/// The forward proxy's files: users, groups and lists.
+fn forward_files(config: &Config) -> Result<UserRules, BadFile> {
+    let forward = &config.forward;
+    if !forward.enabled {
+        return Ok(UserRules::default());
+    }
+    let bad = |key: &str| {
+        let path = key.to_owned();
+        move |error: String| BadFile { error: format!("{path}: {error}"), path }
+    };
+    let users = forward.users_file.as_ref().map(|file| Users::load(file)).transpose();
+    let users = users.map_err(bad("forward.users_file"))?;
+    let rules = UserRules::read(forward, users.as_ref()).map_err(bad("forward.groups_file"))?;
+    // Which key names the list is not known here, and the error names the list.
+    lists::read(config).map_err(|error| BadFile { error, path: String::new() })?;
+    Ok(rules)
+}
+
+/// A line for each name in a rule or a group that no user has.
+fn strangers(config: &Config) -> Vec<String> {
+    let rules = forward_files(config).unwrap_or_default();
+    rules.warnings.iter().map(|warning| format!("forward: {warning}")).collect()
 }
 
 fn note(text: &dyn Display) {

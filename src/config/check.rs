@@ -35,6 +35,7 @@ pub(super) fn rules(config: &mut Config) -> Vec<Refusal> {
     refusals.upstreams(&config.upstreams, config.forward.enabled);
     refusals.routes(&config.routes, config.server.path_match);
     refusals.parents(config);
+    refusals.forward_rules(&config.forward);
     if let Some(hooks) = &mut config.hooks {
         refusals.hooks("hooks", hooks);
     }
@@ -218,6 +219,31 @@ impl Refusals {
                 _ => "there is already a route with this host, path and conditions",
             };
             self.add(format!("route.{index}"), what);
+        }
+    }
+
+    fn forward_rules(&mut self, forward: &ForwardConfig) {
+        for (index, rule) in forward.rules.iter().enumerate() {
+            let path = format!("forward.rule.{index}");
+            for (key, names) in [("users", &rule.users), ("groups", &rule.groups)] {
+                if forward.users_file.is_none() && !names.is_empty() {
+                    let what = "nobody is asked who they are: name a file of users and their \
+                                passwords in `forward.users_file`";
+                    self.add(format!("{path}.{key}"), what);
+                }
+            }
+            let is_unknown = |group: &String| {
+                forward.groups_file.is_none() && !forward.groups.contains_key(group)
+            };
+            if let Some(place) = rule.groups.iter().position(is_unknown) {
+                let known: Vec<&str> = forward.groups.keys().map(String::as_str).collect();
+                let what = format!(
+                    "found {}, expected a group of `forward.groups` ({}), or `forward.groups_file`",
+                    quoted(&rule.groups[place]),
+                    if known.is_empty() { "there is none".to_owned() } else { known.join(", ") },
+                );
+                self.add(format!("{path}.groups.{place}"), what);
+            }
         }
     }
 

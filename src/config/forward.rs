@@ -4,6 +4,7 @@
 //! whom. This file decides nothing: whether a rule fits is for the data path, and the users' file
 //! is not opened here.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -17,7 +18,7 @@ use serde_json::json;
 use super::Networks;
 use super::kinds::own::{File, ListenAddress, Name, NetworkList, Realm};
 use super::kinds::plain::Count;
-use super::kinds::{As, Given, List, Switched, Wrong, scalar_kind, text_kind};
+use super::kinds::{As, FilledList, Given, List, Switched, Wrong, scalar_kind, tables, text_kind};
 use super::names::{authority, parse_parent};
 use super::rules::{ANY_PORT, PORTS_FORM, RULE_FORM, TARGET_FORM, parse_ports, parse_rule};
 use super::scope::Credentials;
@@ -36,6 +37,18 @@ text_kind!(
         rule.ok_or_else(|| TARGET_FORM.to_owned())
     },
     |rule| rule.text.clone()
+);
+text_kind!(
+    Action: RuleAction,
+    |text| match text {
+        "allow" => Ok(RuleAction::Allow),
+        "deny" => Ok(RuleAction::Deny),
+        _ => Err("\"allow\" or \"deny\"".to_owned()),
+    },
+    |action| match action {
+        RuleAction::Allow => "allow".to_owned(),
+        RuleAction::Deny => "deny".to_owned(),
+    }
 );
 text_kind!(
     Url: ParentAddress,
@@ -108,6 +121,23 @@ pub struct ForwardConfig {
     /// asks for no password.
     #[serde(with = "Switched::<File>")]
     pub users_file: Option<PathBuf>,
+    /// Groups of users for `rule`, by name: [forward.groups] and then staff = ["ann", "bob"].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("x-example" = "{ staff = [\"ann\", \"bob\"] }"))]
+    pub groups: BTreeMap<String, Vec<String>>,
+    /// Further groups, in lines of group: user user, followed when the file changes. "" is none.
+    #[serde(with = "Switched::<File>")]
+    pub groups_file: Option<PathBuf>,
+    /// What some users may reach, as [[forward.rule]]: `users` and `groups` (neither is everybody),
+    /// `targets` (rules as in `allow`; everything by default), and `action`, "allow" or "deny". The
+    /// first that is for the user and fits the target decides, before `deny` and `allow`. It opens
+    /// no loopback, link-local or private address that is closed; a port that it names is open to
+    /// CONNECT.
+    #[serde(rename = "rule", skip_serializing_if = "Vec::is_empty", deserialize_with = "tables")]
+    #[schemars(extend(
+        "x-example" = "[{ groups = [\"staff\"], targets = [\"10.0.0.0/8\"], action = \"allow\" }]"
+    ))]
+    pub rules: Vec<ForwardRule>,
     /// What the challenge of a 407 names. Printable ASCII without " and \.
     #[serde(with = "As::<Realm>")]
     pub realm: String,
@@ -133,11 +163,36 @@ impl Default for ForwardConfig {
             allow: Vec::new(),
             deny: Vec::new(),
             users_file: None,
+            groups: BTreeMap::new(),
+            groups_file: None,
+            rules: Vec::new(),
             realm: "ringway".to_owned(),
             auth_failures: 10,
             add_forwarded: false,
         }
     }
+}
+
+/// What some users may reach, or may not.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardRule {
+    /// Users of `forward.users_file`.
+    #[serde(default)]
+    pub users: Vec<String>,
+    /// Groups of `forward.groups` or `forward.groups_file`.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    #[serde(default = "every_domain", with = "FilledList::<AnyRule>")]
+    pub targets: Vec<Rule>,
+    #[serde(with = "As::<Action>")]
+    pub action: RuleAction,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleAction {
+    Allow,
+    Deny,
 }
 
 /// Hosts or addresses, and the ports of theirs that are meant.

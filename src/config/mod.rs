@@ -56,7 +56,7 @@ pub(crate) use self::error::{ConfigError, EXIT_CONFIG};
 pub use self::flags::Flags;
 pub(crate) use self::flags::Profile;
 pub(crate) use self::forward::{
-    ForwardConfig, ParentAddress, ParentConfig, ParentScheme, Rule, RuleTarget, Secret,
+    ForwardConfig, ParentAddress, ParentConfig, ParentScheme, Rule, RuleAction, RuleTarget, Secret,
 };
 pub(crate) use self::hooks::BasicAuthConfig;
 pub(crate) use self::hooks::ClientKey;
@@ -361,7 +361,6 @@ pub(crate) mod tests {
         name = "a.b"
         origins = ["http://[::1]:81", { url = "http://b", weight = 3 }]
         host = "origin"
-        proxy_protocol = "v2"
         max_connections = 7
         [[upstream]]
         name = "c"
@@ -414,6 +413,10 @@ pub(crate) mod tests {
         connect_ports = [443, "8000-8999"]
         deny = ["*.example.org:443", "10.0.0.0/8"]
         users_file = "/etc/users"
+        groups = { "the staff" = ["ann", "bob"] }
+        groups_file = "/etc/groups"
+        rule = [{ groups = ["the staff"], targets = ["*.example.org"], action = "allow" },
+            { users = ["carl"], action = "deny" }]
         [[parent]]
         name = "office"
         url = "http://proxy.example:3128"

@@ -16,7 +16,7 @@ use crate::exchange::request::Request;
 use crate::exchange::stream::{ClientStream, unless_gone};
 use crate::exchange::tunnel::Tunnel;
 use crate::fault::Fault;
-use crate::forward_proxy::Target;
+use crate::forward_proxy::{Asked, Target};
 use crate::http::head::ResponseHead;
 use crate::http::names::FieldName;
 use crate::http::{Method, rewrite};
@@ -47,7 +47,7 @@ pub(crate) async fn run(
     }
     // The parser has seen to it that there is a port.
     let target = forwarded::target(request)?;
-    let (hop, _) = forwarded::admit(request, &target, true).await?;
+    let (hop, user) = forwarded::admit(request, &target, true).await?;
     if !request.peer.generation.hooks.connect.is_empty()
         && let Some(outcome) = Box::pin(hooked::judge_tunnel(request, &target, record)).await?
     {
@@ -56,7 +56,7 @@ pub(crate) async fn run(
     let tunnels = worker.shared.tunnels.clone();
     let permit = tunnels.try_acquire_owned().map_err(|_| Fault::TooManyTunnels)?;
     record.connecting();
-    let reached = reach(request, &target, hop).await?;
+    let reached = reach(request, &target, hop, Asked { user, is_connect: true }).await?;
     record.reached(reached.address);
     let bytes = request.stream.accept_tunnel(request).await?;
     record.answered(200);
@@ -76,13 +76,14 @@ async fn reach(
     request: &Request<'_, impl ClientStream>,
     target: &Target,
     hop: Hop,
+    asked: Asked,
 ) -> Result<Reached, Fault> {
     let by_another = match hop {
         Hop::Direct => None,
         Hop::Parent(index) => Some((index, by_parent(request, target, index).await)),
         Hop::Socks(index) => {
             let joined = async {
-                let known = forwarded::known_address(request, target, index, true).await?;
+                let known = forwarded::known_address(request, target, index, asked).await?;
                 parents::through_socks(&request.peer, target, known, index).await
             };
             let joined = unless_gone(request, joined).await;
@@ -95,7 +96,7 @@ async fn reach(
         Some((_, reached)) => return reached,
         None => {}
     }
-    let addresses = forwarded::addresses(request, target, true);
+    let addresses = forwarded::addresses(request, target, asked);
     let addresses = unless_gone(request, addresses).await?;
     let (socket, address) = unless_gone(request, request.peer.worker.pool.dial(&addresses)).await?;
     Ok(Reached { socket, address, early: Vec::new() })

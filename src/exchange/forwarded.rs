@@ -14,7 +14,7 @@ use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
 use crate::exchange::{login, parents};
 use crate::fault::Fault;
-use crate::forward_proxy::{LoginOutcome, Policy, Target, UserId, Verdict};
+use crate::forward_proxy::{Asked, LoginOutcome, Policy, Target, UserId, Verdict};
 use crate::http::TargetForm;
 use crate::http::head::RequestHead;
 use crate::http::names::FieldName;
@@ -123,7 +123,7 @@ impl ForwardRequest {
         let (id, holder) = (&self.origin_id, request.peer.holder);
         match self.hop {
             Hop::Direct => {
-                let addresses = addresses(request, &self.target, false).await?;
+                let addresses = addresses(request, &self.target, self.asked()).await?;
                 upstream::open_target(pool, id, pool.dial(&addresses), holder, is_fresh).await
             }
             Hop::Parent(index) => {
@@ -131,7 +131,7 @@ impl ForwardRequest {
                 upstream::open_target(pool, id, dialled, holder, is_fresh).await
             }
             Hop::Socks(index) => {
-                let known = known_address(request, &self.target, index, false).await?;
+                let known = known_address(request, &self.target, index, self.asked()).await?;
                 let joined = async {
                     let joined = parents::through_socks(&request.peer, &self.target, known, index);
                     let (socket, address, early) = joined.await?;
@@ -141,6 +141,10 @@ impl ForwardRequest {
                 upstream::open_target(pool, id, joined, holder, is_fresh).await
             }
         }
+    }
+
+    fn asked(&self) -> Asked {
+        Asked { user: self.user, is_connect: false }
     }
 
     /// The number by which the pool knows whom it goes to.
@@ -269,8 +273,9 @@ pub(crate) async fn admit(
         return Err(Fault::ClientForbidden);
     }
     let user = log_in(request).await?;
+    let asked = Asked { user, is_connect };
     let policy = &access.policy;
-    let verdict = policy.judge_name(&target.host, target.port, is_connect);
+    let verdict = policy.judge_name(&target.host, target.port, asked);
     judged(request.peer.worker, target, None, verdict)?;
     let hop = policy.parent(&target.host).map_or(Hop::Direct, |index| by_parent(config, index));
     let is_resolved_here = match hop {
@@ -280,7 +285,7 @@ pub(crate) async fn admit(
     };
     if !is_resolved_here {
         // The parent resolves the name: what is not known now will never be.
-        let verdict = policy.judge_unresolved(&target.host, target.port, is_connect);
+        let verdict = policy.judge_unresolved(&target.host, target.port, asked);
         judged(request.peer.worker, target, None, verdict)?;
     }
     Ok((hop, user))
@@ -313,7 +318,7 @@ async fn log_in(request: &Request<'_, impl ClientStream>) -> Result<Option<UserI
 pub(crate) async fn addresses(
     request: &Request<'_, impl ClientStream>,
     target: &Target,
-    is_connect: bool,
+    asked: Asked,
 ) -> Result<Vec<SocketAddr>, Fault> {
     let worker = request.peer.worker;
     let access = &request.peer.generation.access;
@@ -322,7 +327,7 @@ pub(crate) async fn addresses(
     let mut found = request.peer.stats.unless_ended(found).await??;
     let mut denied = None;
     found.retain(|address| {
-        let verdict = access.policy.judge_address(&target.host, *address, is_connect);
+        let verdict = access.policy.judge_address(&target.host, *address, asked);
         let verdict = judged(worker, target, Some(*address), verdict);
         denied = denied.or(verdict.err());
         verdict.is_ok()
@@ -335,12 +340,12 @@ pub(crate) async fn known_address(
     request: &Request<'_, impl ClientStream>,
     target: &Target,
     index: usize,
-    is_connect: bool,
+    asked: Asked,
 ) -> Result<Option<IpAddr>, Fault> {
     match parent(&request.peer.generation.config, index).address.scheme {
         // Names are resolved here, and what they lead to is judged here.
         ParentScheme::Socks5 => {
-            let found = addresses(request, target, is_connect).await?;
+            let found = addresses(request, target, asked).await?;
             Ok(found.first().map(SocketAddr::ip))
         }
         ParentScheme::Socks5h | ParentScheme::Http => Ok(target.address().map(|it| it.ip())),

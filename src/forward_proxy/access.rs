@@ -13,6 +13,7 @@ use crate::config::{Config, DnsConfig, ForwardConfig, ListenerConfig, ParentConf
 use crate::forward_proxy::lists;
 use crate::forward_proxy::lookup::NameLookup;
 use crate::forward_proxy::parent_health::ParentHealth;
+use crate::forward_proxy::user_rules::UserRules;
 use crate::forward_proxy::{Authenticator, Policy, Users};
 
 /// What the forward proxy needs beside the configuration.
@@ -50,6 +51,7 @@ impl Access {
         let names = settings.enabled.then(|| names(config, before)).transpose()?;
         let users = settings.users_file.as_ref().filter(|_| settings.enabled);
         let users = users.map(|path| Users::load(path)).transpose()?;
+        let policy = policy(config, users.as_ref(), own)?;
         let authenticator =
             users.map(|users| authenticator(users, settings, before)).transpose()?;
         let challenge = authenticator
@@ -65,7 +67,6 @@ impl Access {
         let listeners = config.server.listeners.iter().zip(numbers);
         let (socks, listeners): (Vec<_>, Vec<_>) =
             listeners.partition(|(listener, _)| is_socks(listener));
-        let listed = lists::read(config)?;
         let access = Self {
             socks: socks.into_iter().map(|(_, number)| *number).collect(),
             parent_health: config
@@ -78,7 +79,7 @@ impl Access {
                 .filter(|(listener, _)| is_offered(listener))
                 .map(|(_, number)| *number)
                 .collect(),
-            policy: Policy::new(&listed, own.to_vec()),
+            policy,
             logins: before.map_or(0, |access| {
                 access.logins + u64::from(!access.knows(authenticator.as_ref()))
             }),
@@ -131,6 +132,19 @@ impl Access {
             _ => false,
         }
     }
+}
+
+fn policy(config: &Config, users: Option<&Users>, own: &[SocketAddr]) -> Result<Policy, String> {
+    let listed = lists::read(config)?;
+    let policy = Policy::new(&listed, own.to_vec());
+    if !config.forward.enabled {
+        return Ok(policy);
+    }
+    let rules = UserRules::read(&listed.forward, users)?;
+    for warning in &rules.warnings {
+        tracing::warn!("forward: {warning}");
+    }
+    Ok(policy.with_rules(rules))
 }
 
 /// The resolver that there is, with what it knows, unless it is to ask otherwise.

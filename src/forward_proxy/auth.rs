@@ -197,6 +197,11 @@ impl Authenticator {
         self.shared.users.name(id)
     }
 
+    /// The user who is called so.
+    pub fn find(&self, name: &str) -> Option<UserId> {
+        self.shared.users.find(name)
+    }
+
     /// Forgets every pair that was right. Failures are not forgotten.
     pub fn drop_cache(&self) {
         let known = std::mem::replace(&mut self.shared.lock().known, LruCache::sparse(KNOWN_MAX));

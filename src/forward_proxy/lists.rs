@@ -16,28 +16,37 @@ use crate::config::{Config, RULE_FORM, Rule, RuleTarget, parse_rule};
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// `config` with the rules of all files.
-pub(super) fn read(config: &Config) -> Result<Cow<'_, Config>, String> {
+pub(crate) fn read(config: &Config) -> Result<Cow<'_, Config>, String> {
     if paths(config).next().is_none() {
         return Ok(Cow::Borrowed(config));
     }
     let mut config = config.clone();
     let forward = &mut config.forward;
     let of_parents = config.parents.iter_mut().flat_map(|it| [&mut it.domains, &mut it.except]);
-    for rules in [&mut forward.allow, &mut forward.deny].into_iter().chain(of_parents) {
+    let of_users = forward.rules.iter_mut().map(|rule| &mut rule.targets);
+    let of_all = [&mut forward.allow, &mut forward.deny].into_iter();
+    for rules in of_all.chain(of_users).chain(of_parents) {
         *rules = expanded(rules)?;
     }
     Ok(Cow::Owned(config))
 }
 
-/// The files that are looked at for changes: those of lists, and that of the users.
+/// The files that are looked at for changes: those of lists, of the users and of groups.
 pub(crate) fn followed(config: &Config) -> impl Iterator<Item = &Path> {
     let users = config.forward.users_file.as_deref();
-    paths(config).map(PathBuf::as_path).chain(users).filter(|_| config.forward.enabled)
+    let groups = config.forward.groups_file.as_deref();
+    paths(config)
+        .map(PathBuf::as_path)
+        .chain(users)
+        .chain(groups)
+        .filter(|_| config.forward.enabled)
 }
 
 fn paths(config: &Config) -> impl Iterator<Item = &PathBuf> {
     let of_parents = config.parents.iter().flat_map(|it| [&it.domains, &it.except]);
-    let lists = [&config.forward.allow, &config.forward.deny].into_iter().chain(of_parents);
+    let of_users = config.forward.rules.iter().map(|rule| &rule.targets);
+    let lists = [&config.forward.allow, &config.forward.deny].into_iter();
+    let lists = lists.chain(of_users).chain(of_parents);
     lists.flatten().filter_map(|rule| match &rule.target {
         RuleTarget::File(path) => Some(path),
         _ => None,
@@ -74,7 +83,7 @@ fn add(rules: &mut Vec<Rule>, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn text_of(path: &Path) -> Result<String, String> {
+pub(super) fn text_of(path: &Path) -> Result<String, String> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))

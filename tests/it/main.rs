@@ -49,4 +49,5 @@ mod timeouts;
 mod tunnel;
 mod unix;
 mod upgrade;
+mod user_rules;
 mod waits;

@@ -26,6 +26,8 @@ pub(super) struct Case<'c> {
     pub(super) routes: Routes,
     pub(super) plans: Plans,
     pub(super) access: Access,
+    /// The user of the forward proxy that it is asked as, without a password.
+    pub(super) user: Option<&'c str>,
     /// Whether the listener offers the forward proxy.
     pub(super) is_offered: bool,
 }

@@ -10,7 +10,7 @@ use super::report::{Report, Section};
 use crate::cli::explain::case::{Case, Ending, lines_of};
 use crate::exchange::forwarded;
 use crate::fault::Fault;
-use crate::forward_proxy::{LoginOutcome, Target, Verdict};
+use crate::forward_proxy::{Asked, LoginOutcome, Target, UserId, Verdict};
 use crate::http::names::FieldName;
 use crate::http::rewrite::{self, HostRule};
 
@@ -78,18 +78,20 @@ fn admitted(
         let because = "the client is not in forward.allow_clients".to_owned();
         return Err(Ending::Refused(Fault::ClientForbidden, because));
     }
-    log_in(case, section)?;
+    let user = log_in(case, section)?;
+    let asked = Asked { user, is_connect };
     let policy = &case.access.policy;
-    let verdict = policy.judge_name(&target.host, target.port, is_connect);
-    section.fact("by name", text(verdict));
+    let verdict = policy.judge_name(&target.host, target.port, asked);
+    let rule = policy.allowing_rule(&target.host, target.port, None, user);
+    section.fact("by name", text(verdict, rule));
     judge(verdict)?;
     let parent = policy.parent(&target.host);
     let Some(index) = parent else {
-        dialled(case, section, &target, is_connect)?;
+        dialled(case, section, &target, asked)?;
         return Ok((target, None));
     };
-    let verdict = policy.judge_unresolved(&target.host, target.port, is_connect);
-    section.fact("by a parent", text(verdict));
+    let verdict = policy.judge_unresolved(&target.host, target.port, asked);
+    section.fact("by a parent", text(verdict, rule));
     judge(verdict)?;
     let config = &case.config.parents[index];
     let has_login = if config.credentials.is_some() { ", with credentials" } else { "" };
@@ -101,12 +103,16 @@ fn admitted(
 }
 
 /// Judges every address that the target has now.
-fn dialled(case: &Case<'_>, section: &mut Section, target: &Target, is_connect: bool) -> Step<()> {
+fn dialled(case: &Case<'_>, section: &mut Section, target: &Target, asked: Asked) -> Step<()> {
     section.fact("parent", "none");
     let found = look_up(case, &target.host, target.port)?;
-    let verdict =
-        |address: &SocketAddr| case.access.policy.judge_address(&target.host, *address, is_connect);
-    let line = |address: &SocketAddr| format!("{address}: {}", text(verdict(address)));
+    let policy = &case.access.policy;
+    let verdict = |address: &SocketAddr| policy.judge_address(&target.host, *address, asked);
+    let line = |address: &SocketAddr| {
+        let (ip, port) = (Some(address.ip()), address.port());
+        let rule = policy.allowing_rule(&target.host, port, ip, asked.user);
+        format!("{address}: {}", text(verdict(address), rule))
+    };
     section.fact("addresses", found.iter().map(line).collect::<Vec<_>>());
     let mut verdicts = found.iter().map(verdict);
     if verdicts.clone().any(|verdict| verdict == Verdict::Allowed) {
@@ -123,11 +129,17 @@ fn look_up(case: &Case<'_>, host: &str, port: u16) -> Step<Vec<SocketAddr>> {
     })
 }
 
-fn log_in(case: &Case<'_>, section: &mut Section) -> Step<()> {
+fn log_in(case: &Case<'_>, section: &mut Section) -> Step<Option<UserId>> {
     let Some(authenticator) = &case.access.authenticator else {
         section.fact("user", "nobody is asked for a password");
-        return Ok(());
+        return Ok(None);
     };
+    if let Some(name) = case.user {
+        section.fact("user", name);
+        let user = authenticator.find(name);
+        let unknown = || format!("forward.users_file has no user {name:?}");
+        return user.map(Some).ok_or_else(|| Ending::Refused(Fault::LoginRequired, unknown()));
+    }
     let wanted = |what: &str| Err(Ending::Refused(Fault::LoginRequired, what.to_owned()));
     let field = case.head.fields.only(FieldName::ProxyAuthorization);
     let checked = authenticator.log_in(case.client, field.map(|field| field.value.of(&case.text)));
@@ -135,9 +147,9 @@ fn log_in(case: &Case<'_>, section: &mut Section) -> Step<()> {
         Ok(LoginOutcome::Missing) => {
             wanted("forward.users_file wants one Proxy-Authorization, with Basic")
         }
-        Ok(LoginOutcome::Known(_)) => {
+        Ok(LoginOutcome::Known(user)) => {
             section.fact("user", "known");
-            Ok(())
+            Ok(Some(user))
         }
         Ok(LoginOutcome::Wrong) => {
             wanted("forward.users_file has no such user, or another password")
@@ -162,9 +174,10 @@ fn denied(rule: &str) -> Ending {
     Ending::Refused(Fault::TargetForbidden, format!("the forward policy: {rule}"))
 }
 
-fn text(verdict: Verdict<'_>) -> String {
-    match verdict {
-        Verdict::Allowed => "allowed".to_owned(),
-        Verdict::Denied(rule) => format!("denied by {rule}"),
+fn text(verdict: Verdict<'_>, rule: Option<&str>) -> String {
+    match (verdict, rule) {
+        (Verdict::Allowed, Some(rule)) => format!("allowed by {rule}"),
+        (Verdict::Allowed, None) => "allowed".to_owned(),
+        (Verdict::Denied(rule), _) => format!("denied by {rule}"),
     }
 }

@@ -77,6 +77,7 @@ fn explain(config: &Config, question: &Question) -> Result<Report, Failure> {
         peer: question.client,
         client: question.client,
         routes: Routes::new(config),
+        user: question.user.as_deref(),
         is_offered: access.is_offered(index as u16),
         access,
     };
