@@ -83,14 +83,13 @@ impl UserRules {
     fn named(&mut self, names: Vec<(&str, String)>, users: Option<&Users>) -> Box<[bool]> {
         let mut is_named = vec![false; users.map_or(0, Users::len)];
         for (name, place) in names {
-            match users.and_then(|users| users.find(name)) {
-                Some(user) => is_named[user.index()] = true,
-                None => {
-                    let line = format!("{place} names {name:?}, who is not in forward.users_file");
-                    if !self.warnings.contains(&line) {
-                        self.warnings.push(line);
-                    }
-                }
+            if let Some(user) = users.and_then(|users| users.find(name)) {
+                is_named[user.index()] = true;
+                continue;
+            }
+            let line = format!("{place} names {name:?}, who is not in forward.users_file");
+            if !self.warnings.contains(&line) {
+                self.warnings.push(line);
             }
         }
         is_named.into()

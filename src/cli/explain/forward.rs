@@ -181,3 +181,44 @@ fn text(verdict: Verdict<'_>, rule: Option<&str>) -> String {
         (Verdict::Denied(rule), _) => format!("denied by {rule}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use serde_json::Value as Json;
+
+    use super::super::explain;
+    use super::super::tests::{fact, question};
+    use crate::config::{Config, Flags};
+
+    #[test]
+    fn a_user_is_named_without_a_password_and_the_rule_that_decides_is_said() {
+        let path =
+            std::env::temp_dir().join(format!("ringway-explain-users-{}", std::process::id()));
+        let hash = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+        std::fs::write(&path, format!("ann:{hash}\nbob:{hash}\n")).unwrap();
+        let users = format!("forward.users_file={}", path.display());
+        let settings = [
+            "forward.enabled=true",
+            &users,
+            "forward.groups.staff=[\"ann\"]",
+            "forward.rule=[{ groups = [\"staff\"], targets = [\"192.0.2.0/24\"], action = \"allow\" }, \
+             { targets = [\"192.0.2.1\"], action = \"deny\" }]",
+        ];
+        let set = settings.iter().map(|text| (*text).to_owned()).collect();
+        let config = Config::load(None, &Flags { set, ..Flags::default() }).unwrap();
+        let ask = |user: &str| {
+            let mut question = question(Ipv4Addr::LOCALHOST.into(), "CONNECT 192.0.2.1:443", &[]);
+            question.user = Some(user.to_owned());
+            let report = explain(&config, &question).map_err(|failure| failure.cause).unwrap();
+            serde_json::from_str::<Json>(&report.json()).unwrap()
+        };
+        let (ann, bob, zoe) = (ask("ann"), ask("bob"), ask("zoe"));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(fact(&ann, "forward.user"), "ann");
+        assert_eq!(fact(&ann, "forward.by name"), "allowed by rule[0] 192.0.2.0/24");
+        assert_eq!(fact(&bob, "forward.by name"), "denied by rule[1] 192.0.2.1");
+        assert!(zoe.to_string().contains("has no user \\\"zoe\\\""), "{zoe:#}");
+    }
+}

@@ -24,7 +24,7 @@ fn ask_as(client: IpAddr, settings: &[&str], line: &str, fields: &[&str]) -> Jso
     serde_json::from_str(&report.unwrap().json()).unwrap()
 }
 
-fn question(client: IpAddr, line: &str, fields: &[&str]) -> Question {
+pub(super) fn question(client: IpAddr, line: &str, fields: &[&str]) -> Question {
     let (method, target) = line.split_once(' ').unwrap();
     Question {
         method: method.to_owned(),
@@ -495,33 +495,4 @@ fn a_question_that_is_no_request_is_refused() {
     other.listener = Some("127.0.0.1:1".parse().unwrap());
     let failure = explain(&Config::default(), &other).unwrap_err();
     assert!(failure.cause.contains("one of the listeners: 0.0.0.0:8000"), "{}", failure.cause);
-}
-
-#[test]
-fn a_user_is_named_without_a_password_and_the_rule_that_decides_is_said() {
-    let path = std::env::temp_dir().join(format!("ringway-explain-users-{}", std::process::id()));
-    let hash = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
-    std::fs::write(&path, format!("ann:{hash}\nbob:{hash}\n")).unwrap();
-    let users = format!("forward.users_file={}", path.display());
-    let settings = [
-        "forward.enabled=true",
-        &users,
-        "forward.groups.staff=[\"ann\"]",
-        "forward.rule=[{ groups = [\"staff\"], targets = [\"192.0.2.0/24\"], action = \"allow\" }, \
-         { targets = [\"192.0.2.1\"], action = \"deny\" }]",
-    ];
-    let set = settings.iter().map(|text| (*text).to_owned()).collect();
-    let config = Config::load(None, &Flags { set, ..Flags::default() }).unwrap();
-    let ask = |user: &str| {
-        let mut question = question(Ipv4Addr::LOCALHOST.into(), "CONNECT 192.0.2.1:443", &[]);
-        question.user = Some(user.to_owned());
-        let report = explain(&config, &question).map_err(|failure| failure.cause).unwrap();
-        serde_json::from_str::<Json>(&report.json()).unwrap()
-    };
-    let (ann, bob, zoe) = (ask("ann"), ask("bob"), ask("zoe"));
-    std::fs::remove_file(&path).unwrap();
-    assert_eq!(fact(&ann, "forward.user"), "ann");
-    assert_eq!(fact(&ann, "forward.by name"), "allowed by rule[0] 192.0.2.0/24");
-    assert_eq!(fact(&bob, "forward.by name"), "denied by rule[1] 192.0.2.1");
-    assert!(zoe.to_string().contains("has no user \\\"zoe\\\""), "{zoe:#}");
 }
