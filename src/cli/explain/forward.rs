@@ -203,7 +203,8 @@ mod tests {
             "forward.enabled=true",
             &users,
             "forward.groups.staff=[\"ann\"]",
-            "forward.rule=[{ groups = [\"staff\"], targets = [\"192.0.2.0/24\"], action = \"allow\" }, \
+            "forward.rule=[{ groups = [\"staff\"], targets = [\"192.0.2.0/24\"], \
+             action = \"allow\" }, \
              { targets = [\"192.0.2.1\"], action = \"deny\" }]",
         ];
         let set = settings.iter().map(|text| (*text).to_owned()).collect();
