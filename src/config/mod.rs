@@ -362,6 +362,7 @@ pub(crate) mod tests {
         origins = ["http://[::1]:81", { url = "http://b", weight = 3 }]
         host = "origin"
         max_connections = 7
+        proxy_protocol = "v1"
         [[upstream]]
         name = "c"
         builtin = "demo"

@@ -179,7 +179,7 @@ fn groups_and_lists_in_files_are_followed_when_they_change() {
 }
 
 #[test]
-fn rules_are_followed_by_a_reload_and_somebody_who_is_no_user_is_a_warning() {
+fn somebody_who_is_no_user_is_a_warning() {
     let proxy = setup("{ users = ['ann', 'zoe'], action = 'deny' }")
         .set("forward.groups.staff", ["nobody"])
         .start();
