@@ -96,7 +96,8 @@ fn checkout(criterion: &mut Criterion) {
         let pool = pool(&shared);
         let group = || shared.group("origin");
         let origin_id = Rc::new(OriginIds::default()).hold("origin", group);
-        let connected = open_target(&pool, &origin_id, &[address], Holder::NOBODY, false).await;
+        let connected =
+            open_target(&pool, &origin_id, pool.dial(&[address]), Holder::NOBODY, false).await;
         connected
             .unwrap_or_else(|fault| panic!("the origin is on loopback: {fault:?}"))
             .give_back();

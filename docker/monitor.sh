@@ -7,9 +7,10 @@
 #   monitor.sh [--once] [URL]
 #
 # URL (or RINGWAY_URL) is where /health and /admin/cleanup are answered, by default the data port,
-# http://127.0.0.1:8000. THRESHOLD_MB (400) is the line, INTERVAL (60) the seconds between two
-# looks, TOKEN the value of admin.token where one is set. --once looks once and exits: 0 if ringway
-# answered, 1 if it did not.
+# http://127.0.0.1:8000. It answers those on this machine only (admin.on_data_port): where the port
+# is a container's, run this inside, or set "all". THRESHOLD_MB (400) is the line, INTERVAL (60) the
+# seconds between two looks, TOKEN the value of admin.token where one is set. --once looks once and
+# exits: 0 if ringway answered, 1 if it did not.
 set -euo pipefail
 
 is_once=false

@@ -253,7 +253,7 @@ CONFIG
     local answer
     answer=$(curl -sS --max-time 10 http://127.0.0.1:8000/echo) || fail "no answer"
     # The origin is a ringway too, and both have left their mark.
-    (($(grep -ci '^via: .*ringway' <<<"$answer") == 2)) || fail "$answer"
+    (($(grep -ci '^cdn-loop: .*ringway' <<<"$answer") == 2)) || fail "$answer"
     pass
 }
 

@@ -3,12 +3,16 @@
 //! In go where a request comes from and the fields that tell a program from a page in a browser;
 //! out comes yes, or why not. A token decides if one is configured; without it, being on this
 //! machine does, and then a browser must not be talked into it (DNS rebinding, forged requests).
+//! Who guesses at the token has a few tries a minute.
 //!
-//! Pure: nothing here knows a socket or a route, and a secret is never part of a text.
+//! Nothing here knows a socket, a route or a clock, and a secret is never part of a text.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroUsize;
 use std::str;
+use std::sync::{Mutex, PoisonError};
 
+use lru::LruCache;
 use subtle::ConstantTimeEq;
 
 use crate::config::Secret;
@@ -25,11 +29,71 @@ pub(crate) struct Caller<'a> {
     pub authorization: Option<&'a [u8]>,
 }
 
+/// What the administration asks of its callers.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules<'a> {
+    pub token: Option<&'a Secret>,
+    /// Names beside localhost and addresses that it may be asked by.
+    pub hosts: &'a [String],
+    pub tries: &'a TokenTries,
+    pub now_ms: u64,
+}
+
+/// Wrong tokens by address, within a minute.
+pub(crate) struct TokenTries(Mutex<LruCache<IpAddr, Tally>>);
+
+#[derive(Clone, Copy)]
+struct Tally {
+    begun_ms: u64,
+    wrong: u32,
+}
+
+/// Further ones in a minute are not looked at.
+const TRIES_MAX: u32 = 10;
+
+const WINDOW_MS: u64 = 60_000;
+
+/// The address that has been silent for longest makes room.
+const ADDRESSES_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+impl TokenTries {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(LruCache::sparse(ADDRESSES_MAX)))
+    }
+
+    fn may_try(&self, peer: IpAddr, now_ms: u64) -> bool {
+        let tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tries.peek(&peer).is_none_or(|tally| tally.wrong < TRIES_MAX || tally.is_over(now_ms))
+    }
+
+    /// Counts a wrong one; true for the first in a minute.
+    fn count(&self, peer: IpAddr, now_ms: u64) -> bool {
+        let mut tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = Tally { begun_ms: now_ms, wrong: 0 };
+        let tally = tries.get_or_insert_mut(peer, || new);
+        if tally.is_over(now_ms) {
+            *tally = new;
+        }
+        tally.wrong = tally.wrong.saturating_add(1);
+        tally.wrong == 1
+    }
+}
+
+impl Tally {
+    fn is_over(self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.begun_ms) >= WINDOW_MS
+    }
+}
+
 /// Why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
     TokenMissing,
-    TokenWrong,
+    /// `is_first`: within a minute, and worth a line in the log.
+    TokenWrong {
+        is_first: bool,
+    },
+    TooManyTokens,
     NotLocal,
     ForeignHost,
     ForeignOrigin,
@@ -39,9 +103,15 @@ impl Denied {
     /// 401 wants a `WWW-Authenticate` field.
     pub(crate) fn status(self) -> u16 {
         match self {
-            Self::TokenMissing | Self::TokenWrong => 401,
+            Self::TokenMissing | Self::TokenWrong { .. } => 401,
+            Self::TooManyTokens => 429,
             Self::NotLocal | Self::ForeignHost | Self::ForeignOrigin => 403,
         }
+    }
+
+    /// Whether it is worth a line in the log: guesses come in thousands.
+    pub(crate) fn is_news(self) -> bool {
+        !matches!(self, Self::TokenWrong { is_first: false } | Self::TooManyTokens)
     }
 
     /// Cause and cure, for the caller.
@@ -50,14 +120,15 @@ impl Denied {
             Self::TokenMissing => {
                 "this needs `Authorization: Bearer` with the value of admin.token"
             }
-            Self::TokenWrong => "the token is not that of admin.token",
+            Self::TokenWrong { .. } => "the token is not that of admin.token",
+            Self::TooManyTokens => "too many wrong tokens from this address; try again in a minute",
             Self::NotLocal => {
                 "without admin.token, changes are allowed from this machine only; set one, or ask \
                  from the loopback address or the Unix socket"
             }
             Self::ForeignHost => {
-                "the Host field names another site; use an IP address or localhost, or set \
-                 admin.token"
+                "the Host field names another site; use an IP address or localhost, list the name \
+                 in admin.hosts, or send the token"
             }
             Self::ForeignOrigin => "a page of another site may not ask this",
         }
@@ -65,18 +136,23 @@ impl Denied {
 }
 
 /// Whether `caller` may see anything at all.
-pub(crate) fn may_read(caller: &Caller<'_>) -> Result<(), Denied> {
-    match caller.origin {
-        Some(origin) if !is_same_site(origin, caller.host) => Err(Denied::ForeignOrigin),
-        _ => Ok(()),
+pub(crate) fn may_read(caller: &Caller<'_>, rules: &Rules<'_>) -> Result<(), Denied> {
+    is_not_foreign(caller)?;
+    if is_own_host(caller, rules) {
+        return Ok(());
+    }
+    // No page has the token.
+    match rules.token {
+        Some(token) => has_token(caller, token, rules),
+        None => Err(Denied::ForeignHost),
     }
 }
 
 /// Whether `caller` may change something.
-pub(crate) fn may_change(caller: &Caller<'_>, token: Option<&Secret>) -> Result<(), Denied> {
-    may_read(caller)?;
-    if let Some(token) = token {
-        return has_token(caller.authorization, token);
+pub(crate) fn may_change(caller: &Caller<'_>, rules: &Rules<'_>) -> Result<(), Denied> {
+    is_not_foreign(caller)?;
+    if let Some(token) = rules.token {
+        return has_token(caller, token, rules);
     }
     if !caller.peer.is_none_or(|peer| peer.to_canonical().is_loopback()) {
         return Err(Denied::NotLocal);
@@ -85,24 +161,58 @@ pub(crate) fn may_change(caller: &Caller<'_>, token: Option<&Secret>) -> Result<
     if caller.fetch_site.is_some_and(|site| site != b"same-origin" && site != b"none") {
         return Err(Denied::ForeignOrigin);
     }
-    match caller.host {
-        Some(host) if !is_own_name(host) => Err(Denied::ForeignHost),
+    if is_own_host(caller, rules) { Ok(()) } else { Err(Denied::ForeignHost) }
+}
+
+fn is_not_foreign(caller: &Caller<'_>) -> Result<(), Denied> {
+    match caller.origin {
+        Some(origin) if !is_same_site(origin, caller.host) => Err(Denied::ForeignOrigin),
         _ => Ok(()),
     }
 }
 
-fn has_token(authorization: Option<&[u8]>, token: &Secret) -> Result<(), Denied> {
-    let Some(given) = authorization else { return Err(Denied::TokenMissing) };
-    let Some((scheme, given)) = given.split_at_checked(BEARER.len()) else {
-        return Err(Denied::TokenWrong);
-    };
-    // The time tells how long the token is, and nothing of what it is.
-    let is_equal = given.trim_ascii().ct_eq(token.reveal().as_bytes());
-    if scheme.eq_ignore_ascii_case(BEARER) && bool::from(is_equal) {
-        Ok(())
-    } else {
-        Err(Denied::TokenWrong)
+/// Whether the Host is none that somebody else could have. A program that names no host is no
+/// browser.
+fn is_own_host(caller: &Caller<'_>, rules: &Rules<'_>) -> bool {
+    let Some(host) = caller.host else { return true };
+    is_own_name(host) || rules.hosts.iter().any(|known| is_called(host, known))
+}
+
+/// Whether `host`, perhaps with a port, is `name`.
+fn is_called(host: &[u8], name: &str) -> bool {
+    let Some((start, rest)) = host.split_at_checked(name.len()) else { return false };
+    let rest = rest.strip_prefix(b".").unwrap_or(rest);
+    start.eq_ignore_ascii_case(name.as_bytes()) && matches!(rest, [] | [b':', ..])
+}
+
+fn has_token(caller: &Caller<'_>, token: &Secret, rules: &Rules<'_>) -> Result<(), Denied> {
+    let Some(given) = caller.authorization else { return Err(Denied::TokenMissing) };
+    let peer = caller.peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.to_canonical());
+    if !rules.tries.may_try(peer, rules.now_ms) {
+        return Err(Denied::TooManyTokens);
     }
+    let is_right = given.split_at_checked(BEARER.len()).is_some_and(|(scheme, given)| {
+        // The time tells how long the token is, and nothing of what it is.
+        let is_equal = given.trim_ascii().ct_eq(token.reveal().as_bytes());
+        scheme.eq_ignore_ascii_case(BEARER) && bool::from(is_equal)
+    });
+    if is_right {
+        return Ok(());
+    }
+    Err(Denied::TokenWrong { is_first: rules.tries.count(peer, rules.now_ms) })
+}
+
+/// Whether `host`, perhaps with a port, is this machine to whoever asks for it.
+pub(crate) fn is_loopback(host: &[u8]) -> bool {
+    let Ok(host) = str::from_utf8(host) else { return false };
+    if let Some(bracketed) = host.strip_prefix('[') {
+        let address = bracketed.split_once(']').map(|(address, _)| address.parse::<Ipv6Addr>());
+        let is_loopback = |address| IpAddr::V6(address).to_canonical().is_loopback();
+        return address.is_some_and(|address| address.is_ok_and(is_loopback));
+    }
+    let name = host.split_once(':').map_or(host, |(name, _)| name).trim_end_matches('.');
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
 }
 
 const BEARER: &[u8] = b"Bearer ";
@@ -136,8 +246,22 @@ mod tests {
         authorization: None,
     };
 
+    fn rules<'a>(token: Option<&'a Secret>, tries: &'a TokenTries) -> Rules<'a> {
+        Rules { token, hosts: &[], tries, now_ms: 1000 }
+    }
+
+    fn may_change(caller: &Caller<'_>, token: Option<&Secret>) -> Result<(), Denied> {
+        super::may_change(caller, &rules(token, &TokenTries::new()))
+    }
+
+    fn may_read(caller: &Caller<'_>) -> Result<(), Denied> {
+        super::may_read(caller, &rules(None, &TokenTries::new()))
+    }
+
     fn with_host(host: &str) -> Result<(), Denied> {
-        may_change(&Caller { host: Some(host.as_bytes()), ..LOCAL }, None)
+        let caller = Caller { host: Some(host.as_bytes()), ..LOCAL };
+        assert_eq!(may_read(&caller), may_change(&caller, None), "{host}");
+        may_change(&caller, None)
     }
 
     #[test]
@@ -222,7 +346,8 @@ mod tests {
             "",
         ];
         for field in wrong {
-            assert_eq!(with(field), Err(Denied::TokenWrong), "{field}");
+            let wrong = Denied::TokenWrong { is_first: true };
+            assert_eq!(with(field), Err(wrong), "{field}");
         }
         assert_eq!(may_change(&LOCAL, Some(&token)), Err(Denied::TokenMissing));
         // A token that a page has got hold of is no licence for the page.
@@ -236,12 +361,63 @@ mod tests {
 
     #[test]
     fn every_refusal_has_a_status_and_a_cure() {
-        for denied in [Denied::TokenMissing, Denied::TokenWrong] {
+        for denied in [Denied::TokenMissing, Denied::TokenWrong { is_first: false }] {
             assert_eq!(denied.status(), 401);
             assert!(denied.cause().contains("admin.token"));
         }
         for denied in [Denied::NotLocal, Denied::ForeignHost, Denied::ForeignOrigin] {
             assert_eq!(denied.status(), 403);
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_listed_may_be_asked_for() {
+        let (tries, hosts) = (TokenTries::new(), ["ringway.svc".to_owned()]);
+        let read = |host: &str| {
+            let rules = Rules { hosts: &hosts, ..rules(None, &tries) };
+            super::may_read(&Caller { host: Some(host.as_bytes()), ..LOCAL }, &rules)
+        };
+        for host in ["ringway.svc", "RINGWAY.svc:9901", "ringway.svc.", "ringway.svc.:9901"] {
+            assert_eq!(read(host), Ok(()), "{host}");
+        }
+        for host in ["ringway.svc.evil.example", "xringway.svc", "ringway", ""] {
+            assert_eq!(read(host), Err(Denied::ForeignHost), "{host}");
+        }
+    }
+
+    const RIGHT: &str = "Bearer 0123456789abcdef";
+
+    #[test]
+    fn who_guesses_at_the_token_has_ten_tries_a_minute() {
+        let (tries, token) = (TokenTries::new(), Secret::new("0123456789abcdef"));
+        let ask = |peer: &str, field: &'static str, now_ms| {
+            let peer = peer.parse().ok();
+            let caller = Caller { peer, authorization: Some(field.as_bytes()), ..LOCAL };
+            let rules = Rules { now_ms, ..rules(Some(&token), &tries) };
+            super::may_change(&caller, &rules)
+        };
+        for number in 0..10 {
+            let is_first = number == 0;
+            let found = ask("192.0.2.1", "Bearer x", 1000 + number);
+            assert_eq!(found, Err(Denied::TokenWrong { is_first }), "{number}");
+        }
+        // Not even a right one is looked at: it could be a guess.
+        assert_eq!(ask("192.0.2.1", RIGHT, 2000), Err(Denied::TooManyTokens));
+        assert_eq!(ask("::ffff:192.0.2.1", RIGHT, 2000), Err(Denied::TooManyTokens));
+        assert_eq!(Denied::TooManyTokens.status(), 429);
+        assert_eq!(ask("192.0.2.2", RIGHT, 2000), Ok(()));
+        assert_eq!(ask("192.0.2.1", RIGHT, 61_000), Ok(()));
+    }
+
+    #[test]
+    fn this_machine_has_few_names() {
+        for host in
+            ["localhost", "LOCALHOST:80", "localhost.", "127.0.0.1:8000", "127.9.9.9", "[::1]:1"]
+        {
+            assert!(is_loopback(host.as_bytes()), "{host}");
+        }
+        for host in ["", "10.0.0.1", "a", "localhost.example", "[::2]", "[::1", "0.0.0.0"] {
+            assert!(!is_loopback(host.as_bytes()), "{host}");
         }
     }
 }

@@ -18,6 +18,8 @@ pub enum Fault {
     ClientHead(HeadError),
     ClientChunk(ChunkError),
     ClientBodyTooLarge,
+    /// What came at a listener for SOCKS is none.
+    ClientSocks,
     /// The client ended its side in the middle of a body.
     ClientBodyIncomplete,
     ClientHeadTimeout,
@@ -28,6 +30,8 @@ pub enum Fault {
     ClientGone,
     // Between the sides.
     NoRoute,
+    /// An origin could take the path for one of another route, whose hooks guard.
+    PathAmbiguous,
     /// CONNECT, where this listener is no forward proxy.
     MethodNotOffered,
     /// The session was made for another name, and its certificate does not cover this one.
@@ -56,6 +60,8 @@ pub enum Fault {
     /// There is no memory for it: `memory.max_mb`.
     Overloaded,
     Internal,
+    /// The request has come round too often.
+    ProxyLoop,
     // The origin's side.
     OriginUnresolved,
     OriginResolveTimeout,
@@ -76,6 +82,12 @@ pub enum Fault {
     OriginTruncated,
     /// The parent proxy refused the tunnel.
     ParentRefused,
+    /// Its policy forbids the target: 403.
+    ParentForbids,
+    /// It wants other credentials than it was given: 407.
+    ParentLogin,
+    /// It cannot do it now: 503.
+    ParentUnavailable,
     /// Neither side had anything to say for `timeouts.tunnel_idle`.
     TunnelIdle,
 }
@@ -144,6 +156,29 @@ impl Facts {
         Self::told(Told::Code(code), error, name)
     }
 
+    const fn bad_request(name: &'static str) -> Self {
+        Self::of(400, ProxyError::HttpRequestError, name)
+    }
+
+    const fn denied(code: u16, name: &'static str) -> Self {
+        Self::of(code, ProxyError::HttpRequestDenied, name)
+    }
+
+    /// The next hop does not speak as it should.
+    const fn bad_gateway(name: &'static str) -> Self {
+        Self::of(502, ProxyError::HttpProtocolError, name).kept()
+    }
+
+    /// The next hop takes too long.
+    const fn late(error: ProxyError, name: &'static str) -> Self {
+        Self::of(504, error, name).kept()
+    }
+
+    /// The client has gone, or has its answer already.
+    const fn silent(error: ProxyError, name: &'static str) -> Self {
+        Self::told(Told::Nothing, error, name)
+    }
+
     const fn told(status: Told, error: ProxyError, name: &'static str) -> Self {
         Self { status, error, name, keeps_connection: false, is_origin_local: false }
     }
@@ -164,32 +199,28 @@ impl Fault {
         use {Fault as F, ProxyError as E};
         match self {
             F::ClientHead(error) => Facts::of(error.status(), E::HttpRequestError, error.text()),
-            F::ClientChunk(_) => Facts::of(400, E::HttpRequestError, "client_bad_chunk"),
+            F::ClientChunk(_) => Facts::bad_request("client_bad_chunk"),
             F::ClientBodyTooLarge => Facts::of(413, E::HttpRequestError, "client_body_too_large"),
-            F::ClientBodyIncomplete => {
-                Facts::of(400, E::HttpRequestError, "client_body_incomplete")
-            }
+            F::ClientSocks => Facts::silent(E::HttpRequestError, "client_bad_socks"),
+            F::ClientBodyIncomplete => Facts::bad_request("client_body_incomplete"),
             F::ClientHeadTimeout => Facts::of(408, E::HttpRequestError, "client_head_timeout"),
             F::ClientBodyTimeout => Facts::of(408, E::HttpRequestError, "client_body_timeout"),
-            F::ClientWriteTimeout => {
-                Facts::told(Told::Nothing, E::HttpRequestError, "client_write_timeout")
-            }
-            F::ClientGone => Facts::told(Told::Nothing, E::HttpRequestError, "client_gone"),
+            F::ClientWriteTimeout => Facts::silent(E::HttpRequestError, "client_write_timeout"),
+            F::ClientGone => Facts::silent(E::HttpRequestError, "client_gone"),
             F::NoRoute => Facts::of(404, E::DestinationNotFound, "no_route").kept(),
-            F::Misdirected => Facts::of(421, E::HttpRequestDenied, "misdirected").kept(),
-            F::MethodNotOffered => Facts::of(501, E::HttpRequestDenied, "method_not_offered"),
-            F::SchemeNotOffered => {
-                Facts::of(501, E::HttpRequestDenied, "scheme_not_offered").kept()
-            }
-            F::ClientForbidden => Facts::of(403, E::HttpRequestDenied, "client_forbidden").kept(),
-            F::TargetForbidden => Facts::of(403, E::HttpRequestDenied, "target_forbidden").kept(),
-            F::LoginRequired => Facts::of(407, E::HttpRequestDenied, "login_required").kept(),
-            F::TooManyLogins => Facts::of(429, E::HttpRequestDenied, "too_many_logins").kept(),
+            F::PathAmbiguous => Facts::bad_request("path_ambiguous").kept(),
+            F::Misdirected => Facts::denied(421, "misdirected").kept(),
+            F::MethodNotOffered => Facts::denied(501, "method_not_offered"),
+            F::SchemeNotOffered => Facts::denied(501, "scheme_not_offered").kept(),
+            F::ClientForbidden => Facts::denied(403, "client_forbidden").kept(),
+            F::TargetForbidden => Facts::denied(403, "target_forbidden").kept(),
+            F::LoginRequired => Facts::denied(407, "login_required").kept(),
+            F::TooManyLogins => Facts::denied(429, "too_many_logins").kept(),
             F::LoginsBusy => Facts::of(503, E::ProxyInternalError, "logins_busy").kept(),
             F::TooManyTunnels => {
                 Facts::of(503, E::ConnectionLimitReached, "too_many_tunnels").kept()
             }
-            F::UpgradeTooEarly => Facts::of(400, E::HttpRequestError, "upgrade_too_early"),
+            F::UpgradeTooEarly => Facts::bad_request("upgrade_too_early"),
             F::PoolTimeout => {
                 Facts::told(Told::PoolStatus, E::ConnectionLimitReached, "pool_timeout").kept()
             }
@@ -198,10 +229,9 @@ impl Fault {
             F::TooManyFiles => Facts::of(503, E::ProxyInternalError, "too_many_files").kept(),
             F::Overloaded => Facts::of(503, E::ProxyInternalError, "overloaded"),
             F::Internal => Facts::of(500, E::ProxyInternalError, "internal"),
+            F::ProxyLoop => Facts::of(508, E::ProxyLoopDetected, "proxy_loop").kept(),
             F::OriginUnresolved => Facts::of(502, E::DnsError, "origin_unresolved").kept_local(),
-            F::OriginResolveTimeout => {
-                Facts::of(504, E::DnsTimeout, "origin_resolve_timeout").kept()
-            }
+            F::OriginResolveTimeout => Facts::late(E::DnsTimeout, "origin_resolve_timeout"),
             F::OriginRefused => Facts::of(502, E::ConnectionRefused, "origin_refused").kept_local(),
             F::OriginUnreachable => {
                 Facts::of(502, E::DestinationUnavailable, "origin_unreachable").kept_local()
@@ -213,20 +243,21 @@ impl Fault {
             F::OriginClosed => {
                 Facts::of(502, E::ConnectionTerminated, "origin_closed").kept_local()
             }
-            F::OriginHead(_) => Facts::of(502, E::HttpProtocolError, "origin_bad_head").kept(),
-            F::OriginChunk(_) => Facts::of(502, E::HttpProtocolError, "origin_bad_chunk").kept(),
-            F::OriginAnswer => Facts::of(502, E::HttpProtocolError, "origin_bad_answer").kept(),
-            F::OriginReadTimeout => {
-                Facts::of(504, E::HttpResponseTimeout, "origin_read_timeout").kept()
-            }
-            F::OriginWriteTimeout => {
-                Facts::of(504, E::ConnectionWriteTimeout, "origin_write_timeout").kept()
-            }
+            F::OriginHead(_) => Facts::bad_gateway("origin_bad_head"),
+            F::OriginChunk(_) => Facts::bad_gateway("origin_bad_chunk"),
+            F::OriginAnswer => Facts::bad_gateway("origin_bad_answer"),
+            F::OriginReadTimeout => Facts::late(E::HttpResponseTimeout, "origin_read_timeout"),
+            F::OriginWriteTimeout => Facts::late(E::ConnectionWriteTimeout, "origin_write_timeout"),
             F::OriginTruncated => {
                 Facts::of(502, E::HttpResponseIncomplete, "origin_truncated").kept()
             }
-            F::ParentRefused => Facts::of(502, E::HttpProtocolError, "parent_refused").kept(),
-            F::TunnelIdle => Facts::told(Told::Nothing, E::ConnectionReadTimeout, "tunnel_idle"),
+            F::ParentRefused => Facts::bad_gateway("parent_refused"),
+            F::ParentForbids => Facts::bad_gateway("parent_forbids"),
+            F::ParentLogin => Facts::bad_gateway("parent_login"),
+            F::ParentUnavailable => {
+                Facts::of(502, E::DestinationUnavailable, "parent_unavailable").kept()
+            }
+            F::TunnelIdle => Facts::silent(E::ConnectionReadTimeout, "tunnel_idle"),
         }
     }
 
@@ -244,6 +275,16 @@ impl Fault {
     /// The error type for the `Proxy-Status` field.
     pub fn proxy_error(self) -> ProxyError {
         self.facts().error
+    }
+
+    /// The status that another server gave as its reason (RFC 9209 §2.1.4).
+    pub fn received_status(self) -> Option<u16> {
+        match self {
+            Self::ParentForbids => Some(403),
+            Self::ParentLogin => Some(407),
+            Self::ParentUnavailable => Some(503),
+            _ => None,
+        }
     }
 
     /// The name in the access log.
@@ -395,6 +436,7 @@ pub(crate) fn reason(code: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
         _ => "Internal Server Error",
     }
 }
@@ -418,6 +460,8 @@ pub(crate) enum Close {
     ClientGone,
     /// A new client has its place.
     GaveWay,
+    /// It did not begin with a PROXY protocol header that its listener takes.
+    NotIntroduced,
     /// ringway is stopping.
     Stopping,
 }
@@ -432,7 +476,7 @@ impl Close {
             | Self::Refused
             | Self::GaveWay
             | Self::Stopping => true,
-            Self::Cut | Self::Handshake | Self::ClientGone => false,
+            Self::Cut | Self::Handshake | Self::ClientGone | Self::NotIntroduced => false,
         }
     }
 }

@@ -25,11 +25,13 @@
 //!  ring           the only code that names tokio_uring or io_uring, and the only unsafe code
 //!                 (below it, vendor/tokio-uring: the loop of a thread)
 //!  tls            sessions without sockets, and the certificates they are made from
+//!  unix_socket    files of Unix sockets: bound, taken over, removed
 //!  systemd        the service manager's protocol
 //!  ledger, fault  what memory is held for; what can go wrong, in a closed set
 //!  counters       a counter and a gauge, which one thread writes and all may read
 //!  config         the file, variables and flags, read, checked and spelled back
 //!  http           pure: bytes in, facts out
+//!  address        where a socket is, and who is at its other end
 //!  limits         every bound with its derivation
 //! ```
 //!
@@ -57,6 +59,7 @@
 //! - Buffers, chunks, connections and permits come home on every path; a drain counts them.
 //! - A keep-alive request allocates nothing once its connection is warm (a test counts).
 
+mod address;
 mod admin;
 mod admin_guard;
 mod cli;
@@ -72,12 +75,14 @@ mod ledger;
 mod limits;
 mod memory;
 mod observe;
+mod proxy_protocol;
 mod relay;
 mod ring;
 mod routing;
 mod server;
 mod systemd;
 mod tls;
+mod unix_socket;
 mod upstream;
 mod worker;
 
@@ -101,7 +106,7 @@ pub mod internals {
             pub use crate::http::chunked::ChunkScanner;
         }
         pub mod forwarded_header {
-            pub use crate::http::forwarded_header::{ClientText, Scheme};
+            pub use crate::http::forwarded_header::{ClientText, Introduction, Scheme};
         }
         pub mod framing {
             pub use crate::http::framing::*;
@@ -115,6 +120,9 @@ pub mod internals {
         pub mod rewrite {
             pub use crate::http::rewrite::*;
         }
+    }
+    pub mod proxy_protocol {
+        pub use crate::proxy_protocol::check;
     }
     pub mod ledger {
         pub use crate::ledger::{Budget, Kind, Ledger};

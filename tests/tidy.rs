@@ -16,7 +16,7 @@ const COLUMNS_MAX: usize = 100;
 
 /// The folders from top to bottom, as `src/lib.rs` draws them. A file imports from its own folder
 /// and from those below it; one that stands beside the folders counts as a folder.
-const FOLDERS: [&str; 23] = [
+const FOLDERS: [&str; 26] = [
     "cli",
     "server",
     "admin",
@@ -33,12 +33,15 @@ const FOLDERS: [&str; 23] = [
     "admin_guard",
     "ring",
     "tls",
+    "unix_socket",
     "systemd",
     "ledger",
     "fault",
     "counters",
     "config",
     "http",
+    "proxy_protocol",
+    "address",
     "limits",
 ];
 
@@ -49,7 +52,10 @@ const HONEST_CIRCLES: [(&[&str], &str); 5] = [
     (&["hooks", "hooks/guards", "hooks/plan"], "plans are loaded with those that were before"),
     (&["relay", "relay/steps"], "a transfer, and its steps"),
     (&["upstream/book", "upstream/permits", "upstream/tallies"], "one book, behind one lock"),
-    (&["upstream/idle", "upstream/lease", "upstream/pool", "upstream/queue"], "one pool"),
+    (
+        &["upstream/bonds", "upstream/idle", "upstream/lease", "upstream/pool", "upstream/queue"],
+        "one pool",
+    ),
 ];
 
 /// Words that must not stay in a source file, and why.
@@ -325,6 +331,22 @@ fn only_the_ring_names_the_ring_crates_and_only_it_is_unsafe() {
             let is_lint = line.contains("unsafe_code");
             if line.contains("unsafe") && !is_lint && !is_ring {
                 offences.push(offence(&source, number, "unsafe outside src/ring"));
+            }
+        }
+    }
+    expect_none(&offences);
+}
+
+/// What HTTP/1 makes of an exchange is for `downstream/h1.rs` to say.
+#[test]
+fn an_exchange_knows_neither_keep_alive_nor_chunks() {
+    let words =
+        ["BodyOut", "ChunkScanner", "ConnectionOut", "LAST_CHUNK", "Version::", "is_persistent"];
+    let mut offences = Vec::new();
+    for source in sources("src/exchange") {
+        for (number, line) in source.code() {
+            if let Some(word) = words.into_iter().find(|word| line.contains(word)) {
+                offences.push(offence(&source, number, &format!("{word} in an exchange")));
             }
         }
     }

@@ -9,7 +9,7 @@ use ringway::hooks::custom::Hooks;
 use ringway::hooks::{Choice, HookState, Plans, RequestView};
 use ringway::internals::config::{Config, Flags};
 use ringway::internals::http::Method;
-use ringway::internals::http::forwarded_header::{ClientText, Scheme};
+use ringway::internals::http::forwarded_header::{ClientText, Introduction, Scheme};
 use ringway::internals::http::head::{HeadLimits, RequestHead, ResponseHead};
 use ringway::internals::http::rewrite::{
     self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite,
@@ -63,7 +63,7 @@ impl Exchange {
         request.want(of_requests.clone());
         response.want(of_responses.clone());
         let (out, back) = (Vec::with_capacity(8192), Vec::with_capacity(8192));
-        let client = ClientText::new(CLIENT, Scheme::Http);
+        let client = ClientText::new(CLIENT.into(), Scheme::Http, Introduction::default());
         Self { plans, client, request, response, out, back, now_us: 1_000_000 }
     }
 
@@ -88,8 +88,11 @@ impl Exchange {
         let asked = RequestRewrite {
             path: request.path(REQUEST),
             host: HostRule::Pass,
-            via: b"ringway",
-            forwarded: Some(ForwardedFor { client, is_trusted: false }),
+            via: Some(b"ringway"),
+            cdn_loop: None,
+            passes_trailers: false,
+            is_last: false,
+            forwarded: Some(ForwardedFor::of(client)),
             extra: b"",
         };
         let answered = ResponseRewrite {
@@ -107,7 +110,7 @@ impl Exchange {
                 let view = RequestView {
                     head: request,
                     text: REQUEST,
-                    client: CLIENT,
+                    client: CLIENT.into(),
                     client_text: client.address(),
                     is_trusted: false,
                     now_us: *now_us,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ringway::internals::config::{Config, HostPattern, RouteConfig};
 use ringway::internals::http::chunked::ChunkScanner;
-use ringway::internals::http::forwarded_header::{ClientText, Scheme};
+use ringway::internals::http::forwarded_header::{ClientText, Introduction, Scheme};
 use ringway::internals::http::framing::{self, Coding, Length};
 use ringway::internals::http::head::{HeadLimits, RequestHead, ResponseHead};
 use ringway::internals::http::rewrite::{
@@ -146,14 +146,8 @@ fn framing_decision() -> Case {
 /// looked up fits a path only, so that all levels are asked.
 fn route(name: &'static str, count: usize) -> Case {
     let mut config = Config::default();
-    let entry = |host, path: String| RouteConfig {
-        host,
-        path,
-        upstream: 0,
-        strip_prefix: false,
-        inherits_hooks: true,
-        hooks: None,
-    };
+    let template = config.routes[0].clone();
+    let entry = |host, path: String| RouteConfig { host, path, ..template.clone() };
     config.routes = (0..count / 2)
         .flat_map(|number| {
             let host = HostPattern::Exact(format!("host{number}.example.org"));
@@ -172,14 +166,17 @@ fn request_rewrite(name: &'static str, text: &'static [u8]) -> Case {
     let mut head = RequestHead::new();
     assert_eq!(head.parse(text, &LIMITS), Ok(true));
     let mut out = Vec::with_capacity(16 * 1024);
-    let client = ClientText::new(CLIENT, Scheme::Http);
+    let client = ClientText::new(CLIENT.into(), Scheme::Http, Introduction::default());
     case(name, Some(text.len()), move || {
         out.clear();
         let how = RequestRewrite {
             path: head.path(text),
             host: HostRule::Pass,
-            via: b"ringway",
-            forwarded: Some(ForwardedFor { client: &client, is_trusted: false }),
+            via: Some(b"ringway"),
+            cdn_loop: None,
+            passes_trailers: false,
+            is_last: false,
+            forwarded: Some(ForwardedFor::of(&client)),
             extra: b"",
         };
         rewrite::request(&mut out, black_box(&head), text, &how);

@@ -14,7 +14,7 @@ use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER,
     WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderMap, StatusCode};
@@ -31,7 +31,8 @@ use super::stats::Stats;
 use super::{exposition, prometheus};
 use crate::admin::cleaning;
 use crate::admin::units::unix_seconds;
-use crate::admin_guard::{self, Caller, Denied};
+use crate::admin_guard::{self, Caller, Denied, Rules};
+use crate::ring::clock;
 use crate::worker::mailbox::{ConnectionInfo, Level, Reloaded, ServerCommand, WorkerCommand};
 
 const INDEX: &str = "\
@@ -84,7 +85,7 @@ pub(super) fn router(proxy: Arc<Proxy>) -> Router {
         .method_not_allowed_fallback(|| async {
             refuse(StatusCode::METHOD_NOT_ALLOWED, "the Allow field lists the methods of this path")
         })
-        .layer(middleware::from_fn(guard_read))
+        .layer(middleware::from_fn_with_state(proxy.clone(), guard_read))
         .with_state(proxy)
 }
 
@@ -276,8 +277,8 @@ async fn command(
 const ORDER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Keeps pages of other sites out, and answers out of caches.
-async fn guard_read(request: Request, next: Next) -> Response {
-    let mut response = match admin_guard::may_read(&caller(request.headers(), None)) {
+async fn guard_read(State(proxy): State<Arc<Proxy>>, request: Request, next: Next) -> Response {
+    let mut response = match guarded(&proxy, &request, admin_guard::may_read) {
         Ok(()) => next.run(request).await,
         Err(denied) => deny(denied),
     };
@@ -286,20 +287,39 @@ async fn guard_read(request: Request, next: Next) -> Response {
 }
 
 async fn guard_change(State(proxy): State<Arc<Proxy>>, request: Request, next: Next) -> Response {
+    match guarded(&proxy, &request, admin_guard::may_change) {
+        Ok(()) => next.run(request).await,
+        Err(denied) => deny(denied),
+    }
+}
+
+/// What `rule` says of a request. Who guesses at the token is one line in the log a minute.
+fn guarded(
+    proxy: &Proxy,
+    request: &Request,
+    rule: fn(&Caller<'_>, &Rules<'_>) -> Result<(), Denied>,
+) -> Result<(), Denied> {
     let peer = match request.extensions().get::<Peer>() {
         Some(Peer::Unix) => None,
         Some(Peer::Tcp(address)) => Some(*address),
         // Unknown is not local.
         None => Some(Ipv4Addr::UNSPECIFIED.into()),
     };
-    let caller = caller(request.headers(), peer);
-    match admin_guard::may_change(&caller, proxy.snapshot().config.admin.token.as_ref()) {
-        Ok(()) => next.run(request).await,
-        Err(denied) => {
-            tracing::warn!(?peer, ?denied, path = request.uri().path(), "admin request refused");
-            deny(denied)
-        }
+    let snapshot = proxy.snapshot();
+    let admin = &snapshot.config.admin;
+    let rules = Rules {
+        token: admin.token.as_ref(),
+        hosts: &admin.hosts,
+        tries: &proxy.shared.token_tries,
+        now_ms: clock::coarse_ms(),
+    };
+    let verdict = rule(&caller(request.headers(), peer), &rules);
+    if let Err(denied) = verdict
+        && denied.is_news()
+    {
+        tracing::warn!(?peer, ?denied, path = request.uri().path(), "admin request refused");
     }
+    verdict
 }
 
 fn caller(headers: &HeaderMap, peer: Option<IpAddr>) -> Caller<'_> {
@@ -323,10 +343,13 @@ fn deny(denied: Denied) -> Response {
     let mut response = refuse(status, denied.cause());
     if status == StatusCode::UNAUTHORIZED {
         let challenge = match denied {
-            Denied::TokenWrong => "Bearer realm=\"ringway\", error=\"invalid_token\"",
+            Denied::TokenWrong { .. } => "Bearer realm=\"ringway\", error=\"invalid_token\"",
             _ => "Bearer realm=\"ringway\"",
         };
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("60"));
     }
     response
 }

@@ -22,10 +22,20 @@ use crate::worker::mailbox::{Cleaned, Level, WorkerCommand};
 /// A caller that comes while another cleanup of at least this level runs gets that one's outcome: a
 /// thousand questions are not a thousand cleanups.
 pub(super) async fn clean(proxy: &Proxy, level: Level, why: &str) -> Outcome {
-    let asked = Instant::now();
+    clean_unless(proxy, level, why, Instant::now()).await
+}
+
+/// A light cleanup, or the outcome of the last one where that has ended within `pause`.
+pub(super) async fn clean_again(proxy: &Proxy, why: &str, pause: Duration) -> Outcome {
+    let now = Instant::now();
+    clean_unless(proxy, Level::Light, why, now.checked_sub(pause).unwrap_or(now)).await
+}
+
+/// Cleans up unless that has been done since.
+async fn clean_unless(proxy: &Proxy, level: Level, why: &str, since: Instant) -> Outcome {
     let mut last = proxy.cleanups.last.lock().await;
     if let Some((ended, outcome)) = *last
-        && ended >= asked
+        && ended >= since
         && outcome.level >= level
     {
         return outcome;

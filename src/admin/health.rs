@@ -7,11 +7,12 @@
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::alerts::Notice;
 use super::proxy::Proxy;
 use super::tls::{self, Certificate};
+use crate::address::Address;
 use crate::admin::stats::PoolReport;
 use crate::admin::units::{lock, mebibytes};
 use crate::memory::watch::Pressure;
@@ -38,7 +39,7 @@ pub(super) struct Health {
     uptime_seconds: u64,
     connections: Connections,
     pool: PoolReport,
-    listeners: Vec<std::net::SocketAddr>,
+    listeners: Vec<Address>,
     workers: usize,
     config_generation: u64,
     alerts: Vec<Notice>,
@@ -102,6 +103,17 @@ impl Health {
             certificates: tls::certificates(proxy),
             version: env!("CARGO_PKG_VERSION"),
         }
+    }
+
+    /// What anybody may know: enough for a monitor, and nothing of who uses it for what.
+    pub(super) fn outline(&self) -> String {
+        let outline = json!({
+            "status": self.status,
+            "memory_usage_mb": self.memory_usage_mb,
+            "connections": { "clients": self.connections.clients },
+            "config_generation": self.config_generation,
+        });
+        outline.to_string()
     }
 
     pub(super) fn to_json(&self) -> String {

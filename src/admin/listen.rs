@@ -1,23 +1,24 @@
 //! The admin address: its socket, over TCP or as a file.
 //!
 //! In goes the address of the configuration; out comes a socket that listens, nothing at all, or
-//! one line with cause and cure. The file of a Unix socket is ours alone to open, takes the place
-//! of one that a dead process has left, and is gone when ringway is. Nothing is accepted here.
+//! one line with cause and cure. The file of a Unix socket is ours alone to open. Nothing is
+//! accepted here.
 
-use std::fs;
 use std::io;
 use std::net::{self, IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net as unix;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::Socket;
 
 use crate::config::{AdminAddress, AdminConfig};
+use crate::unix_socket::{self, SocketFile};
 
 /// Fits Docker's and systemd's habits: only this account may connect.
 const SOCKET_MODE: u32 = 0o600;
+
+const BACKLOG: u32 = 128;
 
 /// The admin address of a configuration that says nothing about it.
 const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(net::Ipv4Addr::LOCALHOST), 9901);
@@ -27,14 +28,6 @@ const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(net::Ipv4Addr::LO
 pub(crate) enum AdminSocket {
     Tcp(net::TcpListener),
     Unix(unix::UnixListener, SocketFile),
-}
-
-/// The file of a Unix socket. Dropping it removes it.
-#[derive(Debug)]
-pub(crate) struct SocketFile {
-    path: PathBuf,
-    /// A file that has taken our place is not ours to remove.
-    inode: Option<u64>,
 }
 
 impl AdminSocket {
@@ -82,10 +75,8 @@ impl AdminSocket {
     /// From here on its file is this process's to remove: until then one that was taken over is
     /// that of the process that may have to go on with it.
     pub(super) fn claim(&mut self) {
-        if let Self::Unix(_, file) = self
-            && file.inode.is_none()
-        {
-            file.inode = inode_of(&file.path);
+        if let Self::Unix(_, file) = self {
+            file.claim();
         }
     }
 
@@ -123,7 +114,7 @@ impl AdminSocket {
     pub(super) fn name(&self) -> String {
         match self {
             Self::Tcp(_) => self.address().map(|address| address.to_string()).unwrap_or_default(),
-            Self::Unix(_, file) => format!("unix:{}", file.path.display()),
+            Self::Unix(_, file) => format!("unix:{}", file.path().display()),
         }
     }
 }
@@ -151,78 +142,21 @@ fn cannot_listen_tcp(address: SocketAddr, error: &io::Error) -> String {
 }
 
 fn listen_unix(path: &Path) -> io::Result<(unix::UnixListener, SocketFile)> {
-    remove_stale(path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    let file = SocketFile::at(path);
-    // No process can connect before `listen`, so none has slipped in while the mode was another.
-    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
-    socket.listen(128)?;
-    socket.set_nonblocking(true)?;
-    Ok((std::os::fd::OwnedFd::from(socket).into(), file))
-}
-
-/// Removes the socket file of a process that has gone.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(file) if !file.file_type().is_socket() => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket"));
-        }
-        Ok(_) => {}
-    }
-    match unix::UnixStream::connect(path) {
-        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) => Err(error),
-    }
+    let (socket, file) = unix_socket::listen(path, SOCKET_MODE, BACKLOG)?;
+    Ok((OwnedFd::from(socket).into(), file))
 }
 
 fn cannot_listen_unix(path: &Path, error: &io::Error) -> String {
-    let cure = match error.kind() {
-        io::ErrorKind::AddrInUse => "another process listens there; choose another admin.address",
-        io::ErrorKind::AlreadyExists => "it is in the way; remove it or choose another path",
-        io::ErrorKind::NotFound => "its folder does not exist; create it",
-        io::ErrorKind::PermissionDenied => "this account may not write to its folder",
-        io::ErrorKind::InvalidInput => "a socket's path has 107 bytes at most",
-        _ => "see admin.address",
-    };
+    let cure = unix_socket::cure(error, "admin.address");
     format!("the admin API cannot listen on unix:{}: {error}: {cure}", path.display())
-}
-
-impl SocketFile {
-    fn at(path: &Path) -> Self {
-        Self { path: path.to_owned(), inode: inode_of(path) }
-    }
-
-    /// The file of another process.
-    fn lent(path: &Path) -> Self {
-        Self { path: path.to_owned(), inode: None }
-    }
-
-    /// Leaves the file to the process that has taken the socket over.
-    pub(super) fn leave(mut self) {
-        self.inode = None;
-    }
-}
-
-fn inode_of(path: &Path) -> Option<u64> {
-    fs::symlink_metadata(path).ok().map(|file| file.ino())
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let inode = inode_of(&self.path);
-        if inode.is_some() && inode == self.inode {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::{Read, Write};
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     use super::*;
 

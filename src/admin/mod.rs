@@ -34,7 +34,9 @@ mod webhook;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -44,7 +46,7 @@ use self::health::Health;
 use self::proxy::Proxy;
 use self::webhook::Webhook;
 use crate::systemd;
-use crate::worker::mailbox::{ControlQuery, Level, WorkerCommand};
+use crate::worker::mailbox::{ControlQuery, WorkerCommand};
 
 pub(crate) use self::listen::AdminSocket;
 pub(crate) use self::setup::{ControlSetup, Logs};
@@ -137,10 +139,11 @@ async fn run(
     tokio::spawn(answer(proxy.clone(), queries));
     tokio::spawn(watch_dog(proxy.clone()));
     if let Some(socket) = socket {
+        let shared = proxy.shared.clone();
         let file = serve::run(socket, api::router(proxy), closing).await;
-        // Where only the API ends, somebody else goes on with its socket.
+        // Somebody else goes on with its socket.
         if let Some(file) = file
-            && !*stopping.borrow()
+            && shared.is_handed_over.load(Ordering::Acquire)
         {
             file.leave();
         }
@@ -163,16 +166,23 @@ async fn watch_dog(proxy: Arc<Proxy>) {
     }
 }
 
+/// Between two cleanups that the data port asks for: it is open to more than the administrator.
+const DATA_PORT_PAUSE: Duration = Duration::from_secs(10);
+
 /// Answers the data port, each question beside the others.
 async fn answer(proxy: Arc<Proxy>, mut queries: UnboundedReceiver<ControlQuery>) {
     while let Some(query) = queries.recv().await {
         match query {
             // Who has stopped waiting needs no answer.
-            ControlQuery::Health { reply } => drop(reply.send(Health::of(&proxy).to_json())),
+            ControlQuery::Health { is_whole, reply } => {
+                let health = Health::of(&proxy);
+                let text = if is_whole { health.to_json() } else { health.outline() };
+                drop(reply.send(text));
+            }
             ControlQuery::Cleanup { reply } => {
                 let proxy = proxy.clone();
                 tokio::spawn(async move {
-                    let outcome = cleaning::clean(&proxy, Level::Light, "asked").await;
+                    let outcome = cleaning::clean_again(&proxy, "asked", DATA_PORT_PAUSE).await;
                     // Cannot fail: every key is text and no number is infinite.
                     let text = serde_json::to_string(&outcome.answer()).unwrap_or_default();
                     drop(reply.send(text));

@@ -14,10 +14,11 @@ use super::series::{NAMED_MAX, all_classes, each, numbered, sum, total, used};
 use super::stats::merged;
 use super::{health, hooks, tls};
 use crate::admin::units::{lock, unix_seconds};
-use crate::config::{HostPattern, RouteConfig};
 use crate::fault::ProxyError;
+use crate::http::repair::Repair;
 use crate::ledger::Kind;
 use crate::observe::metrics::{CLASS_COUNT, Classes, Counter, WorkerMetrics};
+use crate::proxy_protocol;
 use crate::ring::{Operation, RingMeters};
 use crate::worker::mailbox::Level;
 
@@ -93,7 +94,7 @@ fn routes(proxy: &Proxy, out: &mut Exposition) {
     let count = snapshot.config.routes.len();
     for (index, route) in snapshot.config.routes.iter().enumerate().take(NAMED_MAX) {
         let of = workers.iter().filter_map(|named| named.routes.get(index));
-        let labels = [("route", &*route_name(route))];
+        let labels = [("route", &*route.name())];
         classes(&mut family, &labels, &listed(of));
     }
     if count > NAMED_MAX {
@@ -120,16 +121,6 @@ fn routes(proxy: &Proxy, out: &mut Exposition) {
         family.put(&[name, ("state", "up")], upstream.origins.len() - down);
         family.put(&[name, ("state", "down")], down);
     }
-}
-
-/// As the route's `host` and `path` have it.
-fn route_name(route: &RouteConfig) -> String {
-    let host = match &route.host {
-        HostPattern::Any => "*".to_owned(),
-        HostPattern::Exact(host) => host.clone(),
-        HostPattern::Suffix(suffix) => format!("*{suffix}"),
-    };
-    format!("{host}{}", route.path)
 }
 
 fn latencies(proxy: &Proxy, out: &mut Exposition) {
@@ -167,6 +158,12 @@ fn connections(proxy: &Proxy, out: &mut Exposition) {
         let count = total(proxy, |metrics| metrics.gave_way[index].get());
         gave_way.put(&[("reason", reason)], count);
     }
+    let help = "Connections to a listener of the PROXY protocol that were not taken.";
+    let mut not_introduced = out.counter("ringway_proxy_protocol_refused_total", help);
+    for (index, reason) in proxy_protocol::REFUSALS.into_iter().enumerate() {
+        let count = total(proxy, |metrics| metrics.not_introduced[index].get());
+        not_introduced.put(&[("reason", reason)], count);
+    }
     let help = "Exchanges that a forced cleanup has ended.";
     sum(out, proxy, "ringway_cuts_total", help, |m| &m.cuts);
 }
@@ -201,6 +198,13 @@ fn pool(proxy: &Proxy, out: &mut Exposition) {
     }
     let help = "Reused connections that turned out to be dead.";
     sum(out, proxy, "ringway_pool_stale_total", help, |m| &m.pool_stale);
+    let help =
+        "Answers of origins that were not as they should be and taken all the same, by kind.";
+    let mut family = out.counter("ringway_origin_repairs_total", help);
+    for repair in Repair::ALL {
+        let counts = proxy.shared.metrics.iter().map(|it| it.repairs[repair as usize].get());
+        family.put(&[("kind", repair.name())], counts.sum::<u64>());
+    }
 }
 
 type Count = fn(&WorkerMetrics) -> &Counter;

@@ -24,7 +24,8 @@ use crate::observe::log_limit;
 use crate::ring::clock;
 
 use super::api::Peer;
-use super::listen::{AdminSocket, SocketFile};
+use super::listen::AdminSocket;
+use crate::unix_socket::SocketFile;
 
 /// What one connection, and all of them together, may take.
 #[derive(Clone, Copy, Debug)]

@@ -4,12 +4,13 @@
 //! flag that it does not know (exit code 2). The flags that override the configuration are
 //! `config::Flags`, because they are one of its sources. Nothing here reads a file.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::address::{Address, ClientAddress};
 use crate::cli::bench::BenchFlags;
 use crate::config::Flags;
 
@@ -159,12 +160,15 @@ pub(crate) struct Question {
     /// A header field; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     pub fields: Vec<String>,
-    /// The address of who asks
-    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    pub client: IpAddr,
+    /// The address of who asks, or "unix"
+    #[arg(long, value_name = "IP", default_value_t = Ipv4Addr::LOCALHOST.into())]
+    pub client: ClientAddress,
+    /// A user of the forward proxy, whose password is not asked for
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
     /// The listener that is asked [default: the first]
     #[arg(long, value_name = "ADDRESS:PORT")]
-    pub listener: Option<SocketAddr>,
+    pub listener: Option<Address>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

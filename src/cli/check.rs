@@ -1,21 +1,24 @@
 //! What `ringway check` looks at beyond the configuration: other files, names and ports.
 //!
 //! In goes a configuration that is valid; out come what is wrong with a file that it names,
-//! warnings about names without an address, the reason why a port cannot be listened on, and the
-//! exit code. Every socket is closed again.
+//! warnings about names without an address and sockets that are not there, the reason why a port
+//! cannot be listened on, and the exit code. Every socket is closed again.
 
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use crate::address::UnixAddress;
 use crate::admin::AdminSocket;
 use crate::cli::client::{self, Target};
 use crate::config::effective::{Origin, Origins};
 use crate::config::{AdminAddress, Config};
-use crate::forward_proxy::Users;
+use crate::forward_proxy::user_rules::UserRules;
+use crate::forward_proxy::{Users, lists};
 use crate::hooks::{self, BadFile};
 use crate::server;
 use crate::tls;
+use crate::unix_socket;
 
 use super::explain::addresses;
 use super::output::Failure;
@@ -23,7 +26,8 @@ use super::output::Failure;
 /// Says what is wrong around `config`, and whether ringway could start.
 pub(crate) fn run(config: &Config) -> ExitCode {
     let due = tls::try_files(config).unwrap_or_default();
-    for warning in nameless(config).into_iter().chain(due) {
+    let known = nameless(config).into_iter().chain(socketless(config)).chain(strangers(config));
+    for warning in known.chain(due) {
         note(&format_args!("warning: {warning}"));
     }
     let taken = ports(config);
@@ -45,17 +49,11 @@ pub(crate) fn run(config: &Config) -> ExitCode {
 
 /// What is wrong with a file that `config` names, after the place where it is named.
 pub(crate) fn files(config: &Config, origins: &Origins) -> Result<(), String> {
-    let users = config.forward.users_file.as_ref().filter(|_| config.forward.enabled);
-    let users = users.map_or(Ok(()), |file| Users::load(file).map(drop));
-    let users = users.map_err(|error| {
-        let path = "forward.users_file".to_owned();
-        BadFile { error: format!("{path}: {error}"), path }
-    });
     let tls = || {
         let tried = tls::try_files(config).map(drop);
         tried.map_err(|(path, error)| BadFile { error: format!("{path}: {error}"), path })
     };
-    users.and_then(|()| hooks::try_files(config)).and_then(|()| tls()).map_err(
+    forward_files(config).and_then(|_| hooks::try_files(config)).and_then(|()| tls()).map_err(
         |BadFile { path, error }| {
             // The hooks of a route are one value, whose place is its first line.
             let table = path.rsplit_once('.').map_or("", |(table, _)| table);
@@ -64,6 +62,30 @@ pub(crate) fn files(config: &Config, origins: &Origins) -> Result<(), String> {
             place.map_or(error.clone(), |place| format!("{place:#}: {error}"))
         },
     )
+}
+
+/// The forward proxy's files: users, groups and lists.
+fn forward_files(config: &Config) -> Result<UserRules, BadFile> {
+    let forward = &config.forward;
+    if !forward.enabled {
+        return Ok(UserRules::default());
+    }
+    let bad = |key: &str| {
+        let path = key.to_owned();
+        move |error: String| BadFile { error: format!("{path}: {error}"), path }
+    };
+    let users = forward.users_file.as_ref().map(|file| Users::load(file)).transpose();
+    let users = users.map_err(bad("forward.users_file"))?;
+    let rules = UserRules::read(forward, users.as_ref()).map_err(bad("forward.groups_file"))?;
+    // Which key names the list is not known here, and the error names the list.
+    lists::read(config).map_err(|error| BadFile { error, path: String::new() })?;
+    Ok(rules)
+}
+
+/// A line for each name in a rule or a group that no user has.
+fn strangers(config: &Config) -> Vec<String> {
+    let rules = forward_files(config).unwrap_or_default();
+    rules.warnings.iter().map(|warning| format!("forward: {warning}")).collect()
 }
 
 fn note(text: &dyn Display) {
@@ -86,7 +108,7 @@ fn nameless(config: &Config) -> Vec<String> {
     });
     let named: Vec<_> = origins.chain(parents).collect();
     let hosts = named.iter().map(|(_, host, port)| (host.as_str(), *port));
-    match addresses::of_origins(hosts) {
+    match addresses::of_origins(&config.dns, hosts) {
         Ok(found) => named
             .into_iter()
             .zip(found)
@@ -97,18 +119,32 @@ fn nameless(config: &Config) -> Vec<String> {
     }
 }
 
+/// A line for each Unix socket of an origin that could not be connected to now.
+fn socketless(config: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    for upstream in &config.upstreams {
+        for origin in &upstream.origins {
+            let path = UnixAddress::parse(&origin.host).and_then(UnixAddress::path);
+            if let Some(why) = path.and_then(unix_socket::obstacle) {
+                lines.push(format!("upstream {}: {}: {why}", upstream.name, origin.authority));
+            }
+        }
+    }
+    lines
+}
+
 /// A line for each address that cannot be listened on.
 fn ports(config: &Config) -> Vec<String> {
     let server = &config.server;
     let listeners = server.listeners.iter();
-    let taken = listeners.filter_map(|it| server::try_listen(*it, server.backlog).err());
+    let taken = listeners.filter_map(|it| server::try_listen(it, server.backlog).err());
     let admin = AdminSocket::open(&config.admin, None).err();
     taken.map(|error| error.to_string()).chain(admin).collect()
 }
 
 fn admin_target(config: &Config) -> Option<Target> {
     config.admin.enabled.then(|| match &config.admin.address {
-        AdminAddress::Tcp(address) => Target::listener(*address),
+        AdminAddress::Tcp(address) => Target::tcp(*address),
         AdminAddress::Unix(path) => Target::socket(path),
     })
 }

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::address::Address;
+
 /// For the whole question. Below the time-outs of those who run this: the image's HEALTHCHECK
 /// allows 5 s.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -44,7 +46,15 @@ pub(crate) enum Target {
 
 impl Target {
     /// The listener of a configuration, which may stand for every address of this machine.
-    pub(crate) fn listener(address: SocketAddr) -> Self {
+    /// `None` for an abstract name, which no URL can say.
+    pub(crate) fn listener(address: Address) -> Option<Self> {
+        match address {
+            Address::Tcp(address) => Some(Self::tcp(address)),
+            Address::Unix(address) => address.path().map(Self::socket),
+        }
+    }
+
+    pub(crate) fn tcp(address: SocketAddr) -> Self {
         let ip = match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -263,14 +273,14 @@ mod tests {
 
     fn server(text: &'static str) -> (Target, thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let target = Target::listener(listener.local_addr().unwrap());
+        let target = Target::tcp(listener.local_addr().unwrap());
         (target, thread::spawn(move || answer(listener.accept().unwrap().0, text)))
     }
 
     /// An address at which no process listens.
     fn nobody() -> Target {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        Target::listener(listener.local_addr().unwrap())
+        Target::tcp(listener.local_addr().unwrap())
     }
 
     fn report(code: u16, body: &str) -> Report {
@@ -329,7 +339,7 @@ mod tests {
         bad_thread.join().unwrap();
         let (mute, mute_thread) = server("");
         let good = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let good = Target::listener(good.local_addr().unwrap());
+        let good = Target::tcp(good.local_addr().unwrap());
         assert!(ask_any(&[mute, good]).unwrap_err().contains("not HTTP"));
         mute_thread.join().unwrap();
     }
@@ -349,14 +359,14 @@ mod tests {
     fn a_ringway_that_hangs_is_given_up() {
         // It accepts, as the kernel does for it, and never answers.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let target = Target::listener(listener.local_addr().unwrap());
+        let target = Target::tcp(listener.local_addr().unwrap());
         assert!(ask(&target).unwrap_err().contains("within 2 s"));
     }
 
     #[test]
     fn a_ringway_that_trickles_is_given_up() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let target = Target::listener(listener.local_addr().unwrap());
+        let target = Target::tcp(listener.local_addr().unwrap());
         let thread = thread::spawn(move || {
             let mut stream = listener.accept().unwrap().0;
             while stream.write_all(b"x").is_ok() {
@@ -370,7 +380,7 @@ mod tests {
     #[test]
     fn an_endless_answer_is_given_up() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let target = Target::listener(listener.local_addr().unwrap());
+        let target = Target::tcp(listener.local_addr().unwrap());
         let thread = thread::spawn(move || {
             let mut stream = listener.accept().unwrap().0;
             while stream.write_all(&[b'x'; 4096]).is_ok() {}
@@ -413,9 +423,10 @@ mod tests {
             ("0.0.0.0:8000", "http://127.0.0.1:8000/health"),
             ("[::]:8000", "http://[::1]:8000/health"),
             ("192.0.2.1:80", "http://192.0.2.1:80/health"),
+            ("unix:/run/a.sock", "unix:/run/a.sock"),
         ] {
             let listener = listener.parse().unwrap();
-            assert_eq!(Target::listener(listener).to_string(), target);
+            assert_eq!(Target::listener(listener).unwrap().to_string(), target);
         }
     }
 }

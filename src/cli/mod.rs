@@ -26,10 +26,11 @@ use self::args::{Cli, Command};
 
 use self::client::Target;
 use self::doctor::{RingFacts, Root};
-use crate::config::{self, AdminAddress, Config, EXIT_CONFIG};
+use crate::config::{self, AdminAddress, Config, EXIT_CONFIG, OnDataPort};
 use crate::hooks::custom::{self, Hooks};
 use crate::memory::Notice;
 use crate::server;
+use crate::server::config_watch::Watched;
 use crate::server::signals::{self, ProcessSetup};
 
 /// Does what was typed, with the hooks of a binary of one's own (see [`crate::hooks::custom`]).
@@ -54,6 +55,8 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
     if let Some(Command::Bench(flags)) = &cli.command {
         return bench::main(flags, &cli.flags);
     }
+    // Before it is read: what is written from then on is another file.
+    let watched = config::file_in_use(cli.config.as_deref(), &cli.flags).map(Watched::new);
     let loaded = Config::load_traced(cli.config.as_deref(), &cli.flags);
     let (mut config, origins) = match loaded {
         Ok(loaded) => loaded,
@@ -79,7 +82,7 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
     warnings.extend(Config::environment_warning());
     let Some(Command::Check { file_only }) = &cli.command else {
         notices.extend(warnings.into_iter().map(Notice));
-        return serve(&cli, config, notices);
+        return serve(&cli, config, watched, notices);
     };
     if let Err(error) = check::files(&config, &origins) {
         return fail(EXIT_CONFIG, &error);
@@ -139,23 +142,23 @@ fn order(config: &Config, url: Option<&str>, path: &str) -> ExitCode {
 
 fn admin_target(config: &Config) -> Option<Target> {
     config.admin.enabled.then(|| match &config.admin.address {
-        AdminAddress::Tcp(address) => Target::listener(*address),
+        AdminAddress::Tcp(address) => Target::tcp(*address),
         AdminAddress::Unix(path) => Target::socket(path),
     })
 }
 
 /// Where a ringway with this configuration answers `GET /health`.
 fn health_targets(config: &Config) -> Vec<Target> {
-    let listener = config.server.listeners.first().filter(|_| config.admin.on_data_port);
+    let listener = config.server.listeners.first();
+    let listener = listener.filter(|_| config.admin.on_data_port != OnDataPort::Off);
     admin_target(config)
         .into_iter()
-        .chain(listener.map(|address| Target::listener(*address)))
+        .chain(listener.and_then(|listener| Target::listener(listener.address)))
         .collect()
 }
 
-fn serve(cli: &Cli, config: Config, notices: Vec<Notice>) -> ExitCode {
+fn serve(cli: &Cli, config: Config, watched: Option<Watched>, notices: Vec<Notice>) -> ExitCode {
     let (path, flags) = (cli.config.clone(), cli.flags.clone());
-    let file = config::file_in_use(path.as_deref(), &flags);
     let load = Box::new(move || {
         let (config, origins) = Config::load_traced(path.as_deref(), &flags)?;
         for warning in config.warnings(&origins) {
@@ -163,7 +166,7 @@ fn serve(cli: &Cli, config: Config, notices: Vec<Notice>) -> ExitCode {
         }
         Ok(config)
     });
-    match signals::run(ProcessSetup { config, notices, load, file }) {
+    match signals::run(ProcessSetup { config, notices, load, watched }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &error),
     }

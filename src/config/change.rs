@@ -1,8 +1,9 @@
 //! What a new configuration changes, and what each change takes to come into effect.
 //!
 //! In: two configurations, or the name of a key. Out: the keys whose meaning differs, each with
-//! the effect of its change. The order of routes, of origins and of rules does not count, nor does
-//! the spelling of a unit. Which key takes what is said at its field.
+//! the effect of its change. The order of routes, of origins and of lists does not count, nor does
+//! the spelling of a unit; that of `[[forward.rule]]` does. Which key takes what is said at its
+//! field.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -83,6 +84,8 @@ fn change(old: Option<&Entry>, new: Option<&Entry>) -> Option<Change> {
 /// What the value says, whatever its order.
 fn meaning(entry: &Entry) -> Vec<String> {
     match &entry.value {
+        // The first that fits decides.
+        Json::Array(_) if entry.key == "forward.rule" => vec![toml(&entry.value)],
         Json::Array(items) => items.iter().map(toml).collect::<BTreeSet<_>>().into_iter().collect(),
         single => vec![toml(single)],
     }
@@ -209,7 +212,9 @@ mod tests {
             (
                 "strip_prefix = true",
                 "strip_prefix = false",
-                "route.*.example.org/api.strip_prefix: true -> false: hot",
+                "route.*.example.org/api path_regex=^/api/v[0-9]+ methods=GET header.x-canary=1 \
+                 query.a b=* cookie.canary=always clients=10.0.0.0/8.strip_prefix: true -> false: \
+                 hot",
             ),
         ] {
             assert_eq!(changes(from, to), [expected]);
@@ -238,8 +243,12 @@ mod tests {
         let keys = |changes: &[Change]| -> Vec<String> {
             changes.iter().map(|change| change.key.clone()).collect()
         };
-        let names = ["name", "origins", "host", "fail_timeout"];
-        assert_eq!(keys(&coming), names.map(|name| format!("upstream.new.{name}")));
+        let names = ["name", "origins", "host", "fail_timeout", "strict", "pass_trailers"];
+        let names = names.into_iter().chain(["reads_all_bodies"]);
+        assert_eq!(
+            keys(&coming),
+            names.map(|name| format!("upstream.new.{name}")).collect::<Vec<_>>()
+        );
         assert_eq!(keys(&going), keys(&coming));
         assert!(coming.iter().all(|change| change.old.is_none() && change.new.is_some()));
         assert!(going.iter().all(|change| change.old.is_some() && change.new.is_none()));
@@ -263,5 +272,18 @@ mod tests {
             effect: Hot,
         };
         assert_eq!(changes, [expected]);
+    }
+
+    #[test]
+    fn the_order_of_rules_for_users_counts() {
+        let of = |rules: [&str; 2]| {
+            let text = format!("[forward]\nrule = [{}]", rules.join(", "));
+            parse(&text).unwrap()
+        };
+        let (one, other) = ("{ targets = [\"a\"], action = \"deny\" }", "{ action = \"allow\" }");
+        let changes = diff(&of([one, other]), &of([other, one]));
+        let keys: Vec<_> = changes.iter().map(|it| (it.key.as_str(), it.effect)).collect();
+        assert_eq!(keys, [("forward.rule", Hot)]);
+        assert_eq!(diff(&of([one, other]), &of([one, other])), []);
     }
 }

@@ -11,14 +11,17 @@ use std::net::SocketAddr;
 
 use super::error::{Refusal, quoted};
 use super::hooks::{CorsConfig, RespondConfig, Scope, Template, Variable, pattern};
+use super::listener::ListenerConfig;
 use super::{
-    AdminAddress, ClientAuth, Config, HooksConfig, RewriteConfig, RouteConfig, ServerConfig,
-    UpstreamConfig,
+    AdminAddress, ClientAuth, ClientKey, Config, ForwardConfig, HooksConfig, ParentScheme,
+    PathMatch, RewriteConfig, RouteConfig, SendPath, ServerConfig, UpstreamConfig,
 };
+use crate::address::{Address, UnixAddress};
 
 /// The sections that the rules for a section look at beside their own.
-pub(super) const LEANS_ON: [(&str, &str); 7] = [
+pub(super) const LEANS_ON: [(&str, &str); 8] = [
     ("route", "upstream"),
+    ("route", "server"),
     ("hooks", "upstream"),
     ("forward", "server"),
     ("admin", "server"),
@@ -31,9 +34,10 @@ pub(super) const LEANS_ON: [(&str, &str); 7] = [
 pub(super) fn rules(config: &mut Config) -> Vec<Refusal> {
     let mut refusals = Refusals::default();
     refusals.listeners(config);
-    refusals.upstreams(&config.upstreams);
-    refusals.routes(&config.routes);
+    refusals.upstreams(&config.upstreams, config.forward.enabled);
+    refusals.routes(&config.routes, config.server.path_match);
     refusals.parents(config);
+    refusals.forward_rules(&config.forward);
     if let Some(hooks) = &mut config.hooks {
         refusals.hooks("hooks", hooks);
     }
@@ -48,17 +52,18 @@ pub(super) fn rules(config: &mut Config) -> Vec<Refusal> {
 
 /// Trims, and fills in what follows from something else.
 pub(super) fn settle(config: &mut Config) {
-    let Config { server, limits, pool, buffers, routes, hooks, .. } = config;
-    server.listeners = listeners(server);
+    let Config { server, limits, pool, buffers, upstreams, routes, hooks, forward, .. } = config;
+    server.listeners = all_listeners(server, forward);
     if server.workers == 0 {
         server.workers = cores();
     }
+    limits.response_head_bytes = limits.response_head_bytes.max(limits.head_bytes);
     limits.target_bytes = limits.target_bytes.min(limits.head_bytes);
     pool.max_idle = pool.max_idle.min(pool.max_connections);
     pool.prewarm = pool.prewarm.min(pool.max_idle);
     buffers.operation_chunks = buffers.operation_chunks.min(buffers.chunks_per_worker);
     buffers.head_buffer_bytes = buffers.head_buffer_bytes.min(limits.head_bytes);
-    if routes.is_empty() {
+    if routes.is_empty() && !upstreams.is_empty() {
         routes.push(RouteConfig::everything_to_the_first());
     }
     // A table that says nothing is as good as none.
@@ -74,14 +79,30 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn listeners(server: &ServerConfig) -> Vec<SocketAddr> {
-    let ServerConfig { host, port, listen, listen_tls, .. } = server;
-    let first = std::iter::once(SocketAddr::new(*host, *port));
-    first.chain(listen.iter().copied()).chain(listen_tls.iter().copied()).collect()
+fn listeners(server: &ServerConfig) -> Vec<ListenerConfig> {
+    let first = server.host.map(|host| SocketAddr::new(host, server.port));
+    let plain = first.map(ListenerConfig::tcp).into_iter().chain(server.listen.iter().cloned());
+    let secured = server.listen_tls.iter().cloned();
+    plain.chain(secured.map(|own| ListenerConfig { is_tls: true, ..own })).collect()
+}
+
+/// With those at which only SOCKS is spoken.
+fn all_listeners(server: &ServerConfig, forward: &ForwardConfig) -> Vec<ListenerConfig> {
+    let mut all = listeners(server);
+    for &address in forward.socks_listeners.iter().filter(|_| forward.enabled) {
+        if all.iter().all(|own| own.address != address) {
+            all.push(ListenerConfig::at(address));
+        }
+    }
+    all
 }
 
 /// Whether the kernel would refuse the second of two binds. IPv6 listeners are IPv6 only.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+fn overlap(a: Address, b: Address) -> bool {
+    let (a, b) = match (a, b) {
+        (Address::Tcp(a), Address::Tcp(b)) => (a, b),
+        (a, b) => return a == b,
+    };
     a.port() == b.port()
         && a.port() != 0
         && a.is_ipv4() == b.is_ipv4()
@@ -107,22 +128,41 @@ impl Refusals {
 
     fn listeners(&mut self, config: &Config) {
         let Config { server, admin, forward, .. } = config;
-        let all = listeners(server);
-        let plain = server.listen.len();
-        let path = |index: usize| match index.checked_sub(plain) {
+        let all: Vec<Address> = listeners(server).iter().map(|own| own.address).collect();
+        let further = server.listen.len() + server.listen_tls.len();
+        let first = all.len() - further;
+        let path = |index: usize| match index.checked_sub(server.listen.len()) {
             Some(index) => format!("server.listen_tls.{index}"),
             None => format!("server.listen.{index}"),
         };
-        for (index, address) in all.iter().skip(1).enumerate() {
-            let before = &all[..=index];
-            if let Some(other) = before.iter().find(|other| overlap(*address, **other)) {
+        if all.is_empty() {
+            let rule = "found \"\", which is no listener, and neither `listen` nor `listen_tls` \
+                        names one: there must be one";
+            self.add("server.host", rule);
+        }
+        for (index, listener) in server.listen.iter().chain(&server.listen_tls).enumerate() {
+            let address = listener.address;
+            let before = &all[..first + index];
+            if let Some(other) = before.iter().find(|other| overlap(address, **other)) {
                 self.add(path(index), format!("{address} is taken by the listener {other}"));
+            }
+            if listener.mode.is_some() && address.unix().and_then(UnixAddress::path).is_none() {
+                let rule = "`mode` is of the file of a Unix socket, and this address has none";
+                self.add(path(index), rule);
+            }
+        }
+        for (index, address) in forward.socks_listeners.iter().enumerate() {
+            let before = all.iter().chain(&forward.socks_listeners[..index]);
+            let taken = before.filter(|other| *other != address);
+            if let Some(other) = { taken }.find(|other| overlap(*address, **other)) {
+                let what = format!("{address} is taken by the listener {other}");
+                self.add(format!("forward.socks_listeners.{index}"), what);
             }
         }
         self.tls(config);
         for (index, listener) in forward.listeners.iter().enumerate() {
             if !all.contains(listener) {
-                let known: Vec<String> = all.iter().map(SocketAddr::to_string).collect();
+                let known: Vec<String> = all.iter().map(Address::to_string).collect();
                 let what = format!(
                     "found \"{listener}\", expected one of the server's listeners: {}",
                     known.join(", ")
@@ -130,12 +170,15 @@ impl Refusals {
                 self.add(format!("forward.listeners.{index}"), what);
             }
         }
-        if let AdminAddress::Tcp(own) = admin.address
-            && admin.enabled
+        let own = match &admin.address {
+            AdminAddress::Tcp(own) => Some(Address::Tcp(*own)),
+            AdminAddress::Unix(path) => path.to_str().and_then(UnixAddress::new).map(Address::Unix),
+        };
+        if let Some(own) = own.filter(|_| admin.enabled)
             && let Some(index) = all.iter().position(|other| overlap(own, *other))
         {
             let what = format!("the administrator's {own} is taken by the listener {}", all[index]);
-            let listener = match index.checked_sub(1) {
+            let listener = match index.checked_sub(first) {
                 Some(further) => path(further),
                 None => "server.port".to_owned(),
             };
@@ -161,8 +204,8 @@ impl Refusals {
         }
     }
 
-    fn upstreams(&mut self, upstreams: &[UpstreamConfig]) {
-        if upstreams.is_empty() {
+    fn upstreams(&mut self, upstreams: &[UpstreamConfig], is_forward: bool) {
+        if upstreams.is_empty() && !is_forward {
             self.add("upstream", "missing an upstream: there must be one");
         }
         for (index, upstream) in upstreams.iter().enumerate() {
@@ -193,10 +236,45 @@ impl Refusals {
         }
     }
 
-    fn routes(&mut self, routes: &[RouteConfig]) {
-        for (index, _) in again(routes, |route| (&route.host, route.path.as_str())) {
-            let what = "there is already a route with this host and path";
+    fn routes(&mut self, routes: &[RouteConfig], path_match: PathMatch) {
+        for (index, route) in routes.iter().enumerate() {
+            if route.send_path == SendPath::Normal && path_match == PathMatch::Raw {
+                let what = "\"normal\" needs server.path_match = \"normal\"";
+                self.add(format!("route.{index}.send_path"), what);
+            }
+        }
+        let names: Vec<_> = routes.iter().map(RouteConfig::name).collect();
+        for (index, _) in again(&names, String::as_str) {
+            let what = match routes[index].conditions().as_slice() {
+                [] => "there is already a route with this host and path",
+                _ => "there is already a route with this host, path and conditions",
+            };
             self.add(format!("route.{index}"), what);
+        }
+    }
+
+    fn forward_rules(&mut self, forward: &ForwardConfig) {
+        for (index, rule) in forward.rules.iter().enumerate() {
+            let path = format!("forward.rule.{index}");
+            for (key, names) in [("users", &rule.users), ("groups", &rule.groups)] {
+                if forward.users_file.is_none() && !names.is_empty() {
+                    let what = "nobody is asked who they are: name a file of users and their \
+                                passwords in `forward.users_file`";
+                    self.add(format!("{path}.{key}"), what);
+                }
+            }
+            let is_unknown = |group: &String| {
+                forward.groups_file.is_none() && !forward.groups.contains_key(group)
+            };
+            if let Some(place) = rule.groups.iter().position(is_unknown) {
+                let known: Vec<&str> = forward.groups.keys().map(String::as_str).collect();
+                let what = format!(
+                    "found {}, expected a group of `forward.groups` ({}), or `forward.groups_file`",
+                    quoted(&rule.groups[place]),
+                    if known.is_empty() { "there is none".to_owned() } else { known.join(", ") },
+                );
+                self.add(format!("{path}.groups.{place}"), what);
+            }
         }
     }
 
@@ -204,6 +282,15 @@ impl Refusals {
         for (index, parent) in again(&config.parents, |parent| parent.name.as_str()) {
             let what = format!("there is already a parent named {:?}", parent.name);
             self.add(format!("parent.{index}.name"), what);
+        }
+        for (index, parent) in config.parents.iter().enumerate() {
+            let kind = |it: ParentScheme| it == ParentScheme::Http;
+            let own = kind(parent.address.scheme);
+            let other = parent.backups.iter().position(|backup| kind(backup.scheme) != own);
+            if let Some(backup) = other {
+                let what = "a backup is of the same kind as `url`: both http, or both SOCKS";
+                self.add(format!("parent.{index}.backups.{backup}"), what);
+            }
         }
     }
 
@@ -215,8 +302,15 @@ impl Refusals {
         if let Some(respond) = &hooks.respond {
             self.respond(&at("respond"), respond);
         }
-        if let Some(limit) = hooks.rate_limit.as_mut().filter(|limit| limit.burst == 0) {
-            limit.burst = limit.rate.requests;
+        for limit in [&mut hooks.rate_limit, &mut hooks.address_rate_limit].into_iter().flatten() {
+            if limit.burst == 0 {
+                limit.burst = limit.rate.requests;
+            }
+        }
+        if let Some(limit) = hooks.address_rate_limit.as_ref().filter(|it| it.key != ClientKey::Ip)
+        {
+            let what = format!("found \"{}\", expected \"ip\": `rate_limit` has keys", limit.key);
+            self.add(at("address_rate_limit.key"), what);
         }
         if let Some(split) = &mut hooks.split {
             // An upstream that is out for now keeps its line in the file.

@@ -4,8 +4,9 @@
 //! whom. This file decides nothing: whether a rule fits is for the data path, and the users' file
 //! is not opened here.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -15,12 +16,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Networks;
-use super::kinds::own::{File, Listener, Name, NetworkList, Realm};
+use super::kinds::own::{File, ListenAddress, Name, NetworkList, Realm};
 use super::kinds::plain::Count;
-use super::kinds::{As, Given, List, Switched, Wrong, scalar_kind, text_kind};
-use super::names::{authority, parse_origin};
+use super::kinds::{As, FilledList, Given, List, Switched, Wrong, scalar_kind, tables, text_kind};
+use super::names::{authority, parse_parent};
 use super::rules::{ANY_PORT, PORTS_FORM, RULE_FORM, TARGET_FORM, parse_ports, parse_rule};
 use super::scope::Credentials;
+use crate::address::Address;
 
 text_kind!(
     AnyRule: Rule,
@@ -37,12 +39,30 @@ text_kind!(
     |rule| rule.text.clone()
 );
 text_kind!(
+    Action: RuleAction,
+    |text| match text {
+        "allow" => Ok(RuleAction::Allow),
+        "deny" => Ok(RuleAction::Deny),
+        _ => Err("\"allow\" or \"deny\"".to_owned()),
+    },
+    |action| match action {
+        RuleAction::Allow => "allow".to_owned(),
+        RuleAction::Deny => "deny".to_owned(),
+    }
+);
+text_kind!(
     Url: ParentAddress,
     |text| {
-        let (host, port) = parse_origin(text)?;
-        Ok(ParentAddress { authority: authority(&host, port), host, port })
+        let (scheme, host, port) = parse_parent(text)?;
+        let authority = match scheme {
+            ParentScheme::Http => authority(&host, port),
+            // Without a port it would have another one.
+            _ if host.contains(':') => format!("[{host}]:{port}"),
+            _ => format!("{host}:{port}"),
+        };
+        Ok(ParentAddress { scheme, host, port, authority })
     },
-    |parent| format!("http://{}", parent.authority)
+    |parent| format!("{}://{}", parent.scheme.name(), parent.authority)
 );
 scalar_kind!(
     /// A port, or a text of `PORTS_FORM`.
@@ -52,7 +72,7 @@ scalar_kind!(
         let ports = match given {
             Given::Whole(port) => u16::try_from(port).ok().map(|port| port..=port),
             Given::Text(text) => parse_ports(text),
-            Given::Real(_) => return Err(Wrong::Type),
+            Given::Real(_) | Given::Truth(_) => return Err(Wrong::Type),
         };
         ports.filter(|ports| *ports.start() != 0).ok_or_else(|| given.unlike(PORTS_FORM))
     },
@@ -72,9 +92,13 @@ pub struct ForwardConfig {
     pub enabled: bool,
     /// Listeners on which that is offered, such as ["127.0.0.1:8001"]. [] is all of them.
     // As they stand in `ServerConfig::listeners`.
-    #[serde(with = "List::<Listener>")]
-    pub listeners: Vec<SocketAddr>,
-    /// Networks that may use it. Others are answered 403.
+    #[serde(with = "List::<ListenAddress>")]
+    pub listeners: Vec<Address>,
+    /// Where SOCKS5 is spoken and nothing else: listeners of their own, or some of the server's.
+    #[serde(with = "List::<ListenAddress>")]
+    pub socks_listeners: Vec<Address>,
+    /// Networks that may use it, and "unix" for who comes by a Unix socket. Others are answered
+    /// 403.
     #[serde(with = "As::<NetworkList>")]
     pub allow_clients: Networks,
     /// Whether targets may be loopback addresses.
@@ -87,14 +111,33 @@ pub struct ForwardConfig {
     /// Rules. If there are any, only targets that fit one of them can be reached. A rule is "*",
     /// "example.org", "*.example.org" (every name below it), "192.0.2.1", "10.0.0.0/8" or
     /// "[2001:db8::]/32", and may end in a port or a range: "example.org:443", "[::1]:8000-8999".
+    /// "file:PATH" stands for the rules in a file, one a line, which is followed when it changes.
     #[serde(with = "List::<AnyRule>")]
     pub allow: Vec<Rule>,
     /// Rules, asked before `allow`: what fits one of them cannot be reached.
     #[serde(with = "List::<AnyRule>")]
     pub deny: Vec<Rule>,
-    /// An htpasswd file with lines of user:hash (bcrypt or argon2). "" asks for no password.
+    /// An htpasswd file with lines of user:hash (bcrypt or argon2), followed when it changes. ""
+    /// asks for no password.
     #[serde(with = "Switched::<File>")]
     pub users_file: Option<PathBuf>,
+    /// Groups of users for `rule`, by name: [forward.groups] and then staff = ["ann", "bob"].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("x-example" = "{ staff = [\"ann\", \"bob\"] }"))]
+    pub groups: BTreeMap<String, Vec<String>>,
+    /// Further groups, in lines of group: user user, followed when the file changes. "" is none.
+    #[serde(with = "Switched::<File>")]
+    pub groups_file: Option<PathBuf>,
+    /// What some users may reach, as [[forward.rule]]: `users` and `groups` (neither is everybody),
+    /// `targets` (rules as in `allow`; everything by default), and `action`, "allow" or "deny". The
+    /// first that is for the user and fits the target decides, before `deny` and `allow`. It opens
+    /// no loopback, link-local or private address that is closed; a port that it names is open to
+    /// CONNECT.
+    #[serde(rename = "rule", skip_serializing_if = "Vec::is_empty", deserialize_with = "tables")]
+    #[schemars(extend(
+        "x-example" = "[{ groups = [\"staff\"], targets = [\"10.0.0.0/8\"], action = \"allow\" }]"
+    ))]
+    pub rules: Vec<ForwardRule>,
     /// What the challenge of a 407 names. Printable ASCII without " and \.
     #[serde(with = "As::<Realm>")]
     pub realm: String,
@@ -112,18 +155,44 @@ impl Default for ForwardConfig {
         Self {
             enabled: false,
             listeners: Vec::new(),
-            allow_clients: Networks(vec![loopback_v4, loopback_v6]),
+            socks_listeners: Vec::new(),
+            allow_clients: Networks { networks: vec![loopback_v4, loopback_v6], has_unix: false },
             allow_loopback: false,
             allow_private: true,
             connect_ports: vec![443..=443],
             allow: Vec::new(),
             deny: Vec::new(),
             users_file: None,
+            groups: BTreeMap::new(),
+            groups_file: None,
+            rules: Vec::new(),
             realm: "ringway".to_owned(),
             auth_failures: 10,
             add_forwarded: false,
         }
     }
+}
+
+/// What some users may reach, or may not.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardRule {
+    /// Users of `forward.users_file`.
+    #[serde(default)]
+    pub users: Vec<String>,
+    /// Groups of `forward.groups` or `forward.groups_file`.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    #[serde(default = "every_domain", with = "FilledList::<AnyRule>")]
+    pub targets: Vec<Rule>,
+    #[serde(with = "As::<Action>")]
+    pub action: RuleAction,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleAction {
+    Allow,
+    Deny,
 }
 
 /// Hosts or addresses, and the ports of theirs that are meant.
@@ -145,6 +214,8 @@ pub enum RuleTarget {
     Suffix(String),
     /// A single address is a network of one.
     Network(IpNet),
+    /// The rules in a file, one a line.
+    File(PathBuf),
 }
 
 /// Parents: other proxies that forward requests go through. The first in the file whose `domains`
@@ -156,11 +227,16 @@ pub struct ParentConfig {
     #[serde(with = "As::<Name>")]
     #[schemars(extend("x-example" = "\"office\""))]
     pub name: String,
-    /// "http://HOST:PORT"; the port is 80 if none is written.
+    /// "http://HOST:PORT"; the port is 80 if none is written. Or "socks5://HOST:PORT", by which
+    /// names are resolved here, or "socks5h://HOST:PORT", which resolves them; the port is 1080.
     #[serde(rename = "url", with = "As::<Url>")]
     #[schemars(extend("x-example" = "\"http://proxy.example:3128\""))]
     pub address: ParentAddress,
-    /// Sent to the parent as Basic. "" is none.
+    /// Where to go, in this order, when that cannot be reached: of the same kind.
+    #[serde(default, with = "List::<Url>")]
+    #[schemars(extend("x-example" = "[\"http://spare.example:3128\"]"))]
+    pub backups: Vec<ParentAddress>,
+    /// Sent to the parent as Basic, or as SOCKS has it. "" is none.
     #[serde(default, with = "Switched::<Credentials>")]
     #[schemars(extend("x-secret" = true, "x-example" = "\"user:password\""))]
     pub credentials: Option<Secret>,
@@ -176,9 +252,37 @@ pub struct ParentConfig {
     pub direct_fallback: bool,
 }
 
+impl ParentConfig {
+    /// Where it is, and its backups.
+    pub fn places(&self) -> impl Iterator<Item = &ParentAddress> {
+        std::iter::once(&self.address).chain(&self.backups)
+    }
+}
+
+/// How a parent is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParentScheme {
+    Http,
+    /// It is asked for addresses.
+    Socks5,
+    /// It is asked for names.
+    Socks5h,
+}
+
+impl ParentScheme {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Socks5 => "socks5",
+            Self::Socks5h => "socks5h",
+        }
+    }
+}
+
 /// Where a parent is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParentAddress {
+    pub scheme: ParentScheme,
     /// A name in lower case or an IP literal without brackets.
     pub host: String,
     pub port: u16,
@@ -376,8 +480,16 @@ mod tests {
             ("[[parent]]\nname = \"a b\"", "2:8: parent[0].name: found \"a b\", expected 1 to 64"),
             ("[parent]\nname = \"a\"", "1:1: parent: invalid type: table, expected an array"),
             (
-                "[[parent]]\nname = \"a\"\nurl = \"socks5://a\"",
-                "3:7: parent[0].url: found \"socks5://a\", expected a URL of the form http://HOST",
+                "[[parent]]\nname = \"a\"\nurl = \"socks4://a\"",
+                "3:7: parent[0].url: found \"socks4://a\", expected a URL of the form http://HOST",
+            ),
+            (
+                "[[parent]]\nname = \"a\"\nurl = \"socks5://a/b\"",
+                "3:7: parent[0].url: found \"socks5://a/b\", expected a URL of the form http://HOST",
+            ),
+            (
+                &with("backups = [\"http://b\", \"socks5://c\"]"),
+                "4:24: parent[0].backups[1]: a backup is of the same kind as `url`",
             ),
             (
                 "[[parent]]\nname = \"a\"\nurl = \"https://a\"",

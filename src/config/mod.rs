@@ -8,6 +8,7 @@
 
 pub(crate) mod change;
 mod check;
+mod conditions;
 pub(crate) mod document;
 pub(crate) mod effective;
 mod environment;
@@ -17,8 +18,10 @@ mod flat;
 mod forward;
 mod hints;
 pub(crate) mod hooks;
+mod introduction;
 mod keys;
 mod kinds;
+mod listener;
 mod names;
 mod operation;
 #[cfg(test)]
@@ -28,6 +31,7 @@ mod rules;
 mod scope;
 mod sections;
 mod sources;
+mod timeouts;
 mod tls;
 mod tree;
 mod units;
@@ -54,7 +58,7 @@ pub(crate) use self::error::{ConfigError, EXIT_CONFIG};
 pub use self::flags::Flags;
 pub(crate) use self::flags::Profile;
 pub(crate) use self::forward::{
-    ForwardConfig, ParentAddress, ParentConfig, Rule, RuleTarget, Secret,
+    ForwardConfig, ParentAddress, ParentConfig, ParentScheme, Rule, RuleAction, RuleTarget, Secret,
 };
 pub(crate) use self::hooks::BasicAuthConfig;
 pub(crate) use self::hooks::ClientKey;
@@ -79,21 +83,26 @@ pub(crate) use self::hooks::SecurityConfig;
 pub(crate) use self::hooks::SplitConfig;
 pub(crate) use self::hooks::Statuses;
 pub use self::keys::schema;
+pub(crate) use self::listener::ListenerConfig;
 pub(crate) use self::operation::AdminAddress;
 pub(crate) use self::operation::AdminConfig;
 pub(crate) use self::operation::AlertsConfig;
-pub(crate) use self::operation::DnsConfig;
 pub(crate) use self::operation::MemoryConfig;
 pub(crate) use self::operation::MemoryMax;
+pub(crate) use self::operation::OnDataPort;
 pub(crate) use self::operation::StatsConfig;
+pub(crate) use self::operation::{DnsConfig, DnsFamily};
+pub(crate) use self::rules::{RULE_FORM, parse_rule};
 pub(crate) use self::sections::{
-    BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PoolConfig,
-    PoolStatus, ServerConfig, TimeoutsConfig,
+    BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PathMatch,
+    PoolConfig, ServerConfig,
 };
+pub(crate) use self::timeouts::{PoolStatus, TimeoutsConfig};
 pub(crate) use self::tls::{
     CertificateConfig, ClientAuth, TlsConfig, TlsVersion, UpstreamTlsConfig,
 };
 pub(crate) use self::units::{parse_bytes, parse_duration};
+pub(crate) use self::upstreams::SendPath;
 pub use self::upstreams::{HostPattern, RouteConfig};
 pub(crate) use self::upstreams::{HostPolicy, OriginConfig, UpstreamConfig};
 
@@ -280,6 +289,14 @@ impl Config {
         own.chain(origins.flat_map(UpstreamTlsConfig::files)).cloned().collect()
     }
 
+    /// Whether nothing but the forward proxy is wanted, where no upstream is named either.
+    fn is_forward_only(&self) -> bool {
+        let asks = |hooks: &HooksConfig| {
+            hooks.split.is_some() || hooks.forward_auth.is_some() || hooks.mirror.is_some()
+        };
+        self.forward.enabled && self.routes.is_empty() && !self.hooks.as_deref().is_some_and(asks)
+    }
+
     /// Whether the demo origin has to be started.
     pub fn needs_demo(&self) -> bool {
         self.upstreams.iter().any(|upstream| upstream.is_demo)
@@ -320,11 +337,13 @@ fn read(path: &Path) -> Result<String, Problem> {
         let what = format!("is larger than {FILE_BYTES_MAX} bytes, which no configuration is");
         return Err(Problem::Said(what));
     }
-    String::from_utf8(bytes).map_err(|_| Problem::Said(NOT_TEXT.to_owned()))
+    let text = String::from_utf8(bytes).map_err(|_| Problem::Said(NOT_TEXT.to_owned()))?;
+    // Some editors begin a file with the mark of its encoding.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 #[cfg(test)]
-pub(in crate::config) mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use tracing::level_filters::LevelFilter;
@@ -362,6 +381,7 @@ pub(in crate::config) mod tests {
         host = "origin"
         max_connections = 7
         tls = { sni = "b.example", insecure_skip_verify = true }
+        proxy_protocol = "v1"
         [[upstream]]
         name = "c"
         builtin = "demo"
@@ -370,6 +390,13 @@ pub(in crate::config) mod tests {
         [[route]]
         host = "*.example.org"
         path = "/api"
+        path_regex = "^/api/v[0-9]+"
+        methods = ["GET"]
+        headers = { X-Canary = "1" }
+        query = { "a b" = "*" }
+        cookies = { canary = "always" }
+        clients = ["10.0.0.0/8"]
+        send_path = "normal"
         upstream = "c"
         strip_prefix = true
         inherit_hooks = false
@@ -383,6 +410,7 @@ pub(in crate::config) mod tests {
         request_id = { header = "X-Id", trust = "everybody" }
         cors = { origins = ["https://a.example"], credentials = true }
         rate_limit = { key = "header:x-key", rate = "5/m", burst = 7 }
+        address_rate_limit = { rate = "9/s" }
         connections_per_client = 9
         body_bytes = 0
         redirect = { to = "https://${host}${target}", status = 301 }
@@ -405,6 +433,10 @@ pub(in crate::config) mod tests {
         connect_ports = [443, "8000-8999"]
         deny = ["*.example.org:443", "10.0.0.0/8"]
         users_file = "/etc/users"
+        groups = { "the staff" = ["ann", "bob"] }
+        groups_file = "/etc/groups"
+        rule = [{ groups = ["the staff"], targets = ["*.example.org"], action = "allow" },
+            { users = ["carl"], action = "deny" }]
         [[parent]]
         name = "office"
         url = "http://proxy.example:3128"
@@ -415,12 +447,14 @@ pub(in crate::config) mod tests {
         [admin]
         address = "unix:/run/ringway.sock"
         token = "0123456789abcdef"
+        hosts = ["ringway.internal"]
+        on_data_port = "all"
         [alerts]
         error_rate = 1
         webhook = "https://a.example/hook-path"
     "#;
 
-    pub(in crate::config) fn parse(text: &str) -> Result<Config, ConfigError> {
+    pub(crate) fn parse(text: &str) -> Result<Config, ConfigError> {
         Config::merge(Path::new("a.toml"), text, &Environment::default(), &Flags::default())
     }
 

@@ -6,15 +6,21 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::{AdminAddress, HostPattern};
+use super::{AdminAddress, HostPattern, ParentScheme};
+use crate::address::{Address, UNIX_BYTES_MAX};
 
 /// RFC 1035 §2.3.4, without the root's dot.
 const NAME_BYTES_MAX: usize = 253;
 const LABEL_BYTES_MAX: usize = 63;
 
 pub(super) const ORIGIN_FORM: &str = "a URL of the form http://HOST:PORT without a path";
-pub(super) const LISTEN_FORM: &str =
-    "an address and port such as \"0.0.0.0:8000\" or \"[::]:8000\"";
+/// The same where it may be a Unix socket too.
+pub(super) const ORIGIN_OR_UNIX_FORM: &str = "a URL of the form http://HOST:PORT or https://HOST:PORT without a path, or \"unix:\" and an \
+     absolute path";
+pub(super) const LISTEN_FORM: &str = "an address and port such as \"0.0.0.0:8000\" or \
+     \"[::]:8000\", or \"unix:\" and an absolute path";
+pub(super) const MODE_FORM: &str =
+    "an octal mode in quotes, such as \"0660\", with which its owner may read and write";
 pub(super) const ADDRESS_FORM: &str =
     "an IP address such as \"0.0.0.0\" or \"::\", or \"localhost\"";
 pub(super) const NETWORK_FORM: &str = "a network such as \"10.0.0.0/8\" or \"fd00::/8\"";
@@ -36,9 +42,6 @@ pub(super) const TOKEN_FORM: &str =
 pub(super) const CREDENTIALS_FORM: &str =
     "\"user:password\" without control characters, or \"\" for none";
 
-/// What `sockaddr_un` has room for, less the NUL behind it.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
-
 const ADMIN_TOKEN_BYTES_MIN: usize = 16;
 
 pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
@@ -59,6 +62,22 @@ pub(super) fn parse_listen(text: &str) -> Option<SocketAddr> {
     let (host, port) = text.rsplit_once(':')?;
     let host = host.eq_ignore_ascii_case("localhost").then_some(Ipv4Addr::LOCALHOST)?;
     Some(SocketAddr::new(host.into(), port.parse().ok()?))
+}
+
+/// A listener's address, or what was expected.
+pub(super) fn parse_listener(text: &str) -> Result<Address, String> {
+    if text.starts_with("unix:") {
+        return text.parse();
+    }
+    parse_listen(text).map(Address::Tcp).ok_or_else(|| LISTEN_FORM.to_owned())
+}
+
+/// The bits of a file's mode.
+pub(super) fn parse_mode(text: &str) -> Result<u32, String> {
+    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| is_octal);
+    // Without the first of these, ringway itself could not tell whether it lives.
+    mode.filter(|mode| *mode <= 0o777 && mode & 0o600 == 0o600).ok_or_else(|| MODE_FORM.to_owned())
 }
 
 /// The host without brackets and the port, or what was expected.
@@ -94,6 +113,22 @@ fn host_and_port(rest: &str, standard: u16) -> Result<(String, u16), &'static st
     let (host, port) = split_authority(authority).ok_or(ORIGIN_FORM)?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
     Ok((host, port.unwrap_or(standard)))
+}
+
+/// How a parent is spoken to, its host without brackets and its port, or what was expected.
+pub(super) fn parse_parent(url: &str) -> Result<(ParentScheme, String, u16), &'static str> {
+    const FORM: &str = "a URL of the form http://HOST:PORT, socks5://HOST:PORT or \
+                        socks5h://HOST:PORT without a path";
+    let scheme = |name: &str| url.get(..name.len()).is_some_and(|it| it.eq_ignore_ascii_case(name));
+    let (scheme, rest) = match url.split_once("://") {
+        Some((_, rest)) if scheme("socks5://") => (ParentScheme::Socks5, rest),
+        Some((_, rest)) if scheme("socks5h://") => (ParentScheme::Socks5h, rest),
+        _ => return parse_origin(url).map(|(host, port)| (ParentScheme::Http, host, port)),
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let (host, port) = split_authority(authority).ok_or(FORM)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    Ok((scheme, host, port.unwrap_or(1080)))
 }
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`, with a host that can exist.
@@ -166,7 +201,7 @@ pub(super) fn parse_admin_address(text: &str) -> Option<AdminAddress> {
     let Some(path) = text.strip_prefix("unix:") else {
         return parse_listen(text).map(AdminAddress::Tcp);
     };
-    let can_be_bound = (1..=SOCKET_PATH_BYTES_MAX).contains(&path.len()) && !path.contains('\0');
+    let can_be_bound = (1..=UNIX_BYTES_MAX).contains(&path.len()) && !path.contains('\0');
     can_be_bound.then(|| AdminAddress::Unix(PathBuf::from(path)))
 }
 

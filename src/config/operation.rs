@@ -5,7 +5,7 @@
 //! numbers in which 0 means "off" keep that 0: there is no other value that could say it. Whether
 //! the machine has as much memory, and whether a socket can be bound, is found out at start-up.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use serde_json::json;
 
 use super::Secret;
 use super::kinds::plain::{
-    Count, Interval, IntervalOrOff, Share, Time, TimeoutOrOff, UpToAnHour, Whole,
+    Count, Interval, IntervalOrOff, Share, Time, TimeoutOrOff, UpToAnHour, Whole, Word, Words,
 };
-use super::kinds::{As, Given, Switched, Wrong, scalar_kind, text_kind};
-use super::names::{ADMIN_ADDRESS_FORM, parse_admin_address};
+use super::kinds::{As, Given, List, Switched, Wrong, scalar_kind, text_kind};
+use super::names::{ADMIN_ADDRESS_FORM, is_host, parse_admin_address};
 use super::scope::{Token, Webhook};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -35,7 +35,28 @@ text_kind!(
     }
 );
 
-/// Names of forward targets.
+text_kind!(
+    NameServer: SocketAddr,
+    |text| {
+        let bare = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let server = bare.map(|address| SocketAddr::new(address, 53));
+        let server = server.ok().or_else(|| text.parse().ok()).filter(|it| it.port() != 0);
+        server.ok_or_else(|| "an address such as \"192.0.2.53\", with or without a port".to_owned())
+    },
+    |server| if server.port() == 53 { server.ip().to_string() } else { server.to_string() }
+);
+text_kind!(
+    Domain: String,
+    |text| {
+        let is_name = is_host(text.strip_suffix('.').unwrap_or(text));
+        let is_name = is_name && text.parse::<IpAddr>().is_err() && !text.starts_with('[');
+        let name = is_name.then(|| text.to_owned());
+        name.ok_or_else(|| "a domain such as \"example.org\"".to_owned())
+    },
+    |name| name.clone()
+);
+
+/// Names of origins, parents and forward targets.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DnsConfig {
@@ -49,6 +70,32 @@ pub struct DnsConfig {
     // Longer than any resolver tries.
     #[serde(with = "Time::<1, 60_000>")]
     pub timeout: Duration,
+    /// Name servers to ask, "192.0.2.53" or "192.0.2.53:5353". [] is those of /etc/resolv.conf.
+    #[serde(with = "List::<NameServer>")]
+    pub servers: Vec<SocketAddr>,
+    /// Domains in which names of origins and parents without a last dot are looked for. [] is those
+    /// of /etc/resolv.conf.
+    #[serde(with = "List::<Domain>")]
+    pub search: Vec<String>,
+    /// Addresses that are asked for and tried: "auto" is both, "prefer_v4" both with IPv4 first,
+    /// "v4" or "v6" one of them.
+    #[serde(with = "Word::<DnsFamily>")]
+    pub family: DnsFamily,
+}
+
+/// Which addresses of a name count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DnsFamily {
+    #[default]
+    Auto,
+    V4,
+    V6,
+    PreferV4,
+}
+
+impl Words for DnsFamily {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("v4", Self::V4), ("v6", Self::V6), ("prefer_v4", Self::PreferV4)];
 }
 
 impl Default for DnsConfig {
@@ -57,6 +104,9 @@ impl Default for DnsConfig {
             cache_entries: 1024,
             negative_ttl: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
+            servers: Vec::new(),
+            search: Vec::new(),
+            family: DnsFamily::Auto,
         }
     }
 }
@@ -136,8 +186,16 @@ pub struct AdminConfig {
     #[serde(with = "Switched::<Token>")]
     #[schemars(extend("x-secret" = true))]
     pub token: Option<Secret>,
-    /// Whether GET /health and POST /admin/cleanup are answered on the listeners above as well.
-    pub on_data_port: bool,
+    /// Names beside localhost and IP addresses by which the administration may be asked, such as
+    /// ["ringway.monitoring.svc"]. Any other Host is refused, unless the token comes with it.
+    #[serde(with = "List::<AdminHost>")]
+    #[schemars(extend("x-example" = r#"["ringway.internal"]"#))]
+    pub hosts: Vec<String>,
+    /// For whom GET /health and POST /admin/cleanup are answered on the listeners above as well:
+    /// "local" is a client on this machine that asks for a Host on it and that no proxy speaks for,
+    /// "all" is everybody, "off" is nobody. true is "local", false is "off".
+    #[serde(with = "As::<DataPort>")]
+    pub on_data_port: OnDataPort,
 }
 
 impl Default for AdminConfig {
@@ -146,10 +204,36 @@ impl Default for AdminConfig {
             enabled: true,
             address: AdminAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9901))),
             token: None,
-            on_data_port: true,
+            hosts: Vec::new(),
+            on_data_port: OnDataPort::Local,
         }
     }
 }
+
+/// For whom a part of the administration is on the data port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDataPort {
+    Local,
+    All,
+    Off,
+}
+
+text_kind!(AdminHost = is_host, "a host name without a port");
+scalar_kind!(
+    DataPort: OnDataPort, "\"local\", \"all\" or \"off\"",
+    json!({ "anyOf": [{ "enum": ["local", "all", "off"] }, { "type": "boolean" }] }),
+    |given| match given {
+        Given::Text("local" | "true") | Given::Truth(true) => Ok(OnDataPort::Local),
+        Given::Text("all") => Ok(OnDataPort::All),
+        Given::Text("off" | "false") | Given::Truth(false) => Ok(OnDataPort::Off),
+        _ => Err(given.unlike("\"local\", \"all\" or \"off\"")),
+    },
+    |value| match value {
+        OnDataPort::Local => "local".into(),
+        OnDataPort::All => "all".into(),
+        OnDataPort::Off => "off".into(),
+    }
+);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminAddress {
@@ -283,7 +367,10 @@ mod tests {
         )
         .unwrap();
         let (negative_ttl, timeout) = (Duration::ZERO, Duration::from_secs(60));
-        assert_eq!(config.dns, DnsConfig { cache_entries: 0, negative_ttl, timeout });
+        assert_eq!(
+            config.dns,
+            DnsConfig { cache_entries: 0, negative_ttl, timeout, ..DnsConfig::default() }
+        );
         let memory = MemoryConfig {
             check_interval: Duration::from_secs(3600),
             cleanup_mb: 1,
@@ -294,7 +381,8 @@ mod tests {
             enabled: false,
             address: AdminAddress::Unix("/run/ringway.sock".into()),
             token: Some(Secret::new("0123456789abcdef")),
-            on_data_port: false,
+            hosts: Vec::new(),
+            on_data_port: OnDataPort::Off,
         };
         assert_eq!(config.admin, admin);
         assert_eq!(config.stats, StatsConfig { interval: Duration::ZERO, log: false });

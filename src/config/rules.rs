@@ -14,14 +14,19 @@ use super::{HostPattern, Rule, RuleTarget};
 /// Nothing can be reached on port 0.
 pub(super) const ANY_PORT: RangeInclusive<u16> = 1..=u16::MAX;
 
-pub(super) const RULE_FORM: &str =
+pub(crate) const RULE_FORM: &str =
     "a rule such as \"example.org\", \"*.example.org:443\", \"10.0.0.0/8\" or \"[::1]:8000-8999\"";
 pub(super) const TARGET_FORM: &str =
     "a rule without ports such as \"*\", \"example.org\", \"*.example.org\" or \"10.0.0.0/8\"";
 pub(super) const PORTS_FORM: &str =
     "a port from 1 to 65535, a range such as \"8000-8999\", or \"*\"";
 
-pub(super) fn parse_rule(text: &str) -> Option<Rule> {
+pub(crate) fn parse_rule(text: &str) -> Option<Rule> {
+    if let Some(path) = text.strip_prefix("file:") {
+        let target = RuleTarget::File(path.into());
+        let rule = Rule { text: text.to_owned(), target, ports: ANY_PORT };
+        return (!path.is_empty()).then_some(rule);
+    }
     let (target, ports) = match text.rsplit_once(':') {
         // The last colon may be one inside of an IPv6 address.
         Some((target, ports)) if !ports.contains(']') && parse_network(text).is_none() => {

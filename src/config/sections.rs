@@ -14,42 +14,43 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
-use super::kinds::own::{
-    Address, Keepalive, Listener, NetworkList, Output, Pages, PoolStatusCode, Pseudonym,
-};
-use super::kinds::plain::{AnyBytes, Count, Size, Time, Timeout, UpToAnHour, Word, Words};
-use super::kinds::{As, List};
+use super::introduction::{AddVia, ForwardedForms};
+use super::kinds::own::{Address, ClientHeader, Keepalive, NetworkList, Output, Pages, Pseudonym};
+use super::kinds::plain::{AnyBytes, Count, Size, Timeout, UpToAnHour, Word, Words};
+use super::kinds::{As, List, Switched};
+use super::listener::{Listener, ListenerConfig};
+use crate::address::ClientAddress;
+use crate::http::fields::Underscores;
 use crate::limits::HEADER_COUNT_MAX;
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 #[expect(clippy::cast_possible_wrap, reason = "a few hundred")]
 const HEADERS_MAX: i64 = HEADER_COUNT_MAX as i64;
 
-/// A tunnel may rest over a weekend.
-type Silence = Time<1, { 7 * 86_400_000 }>;
-
 /// Where ringway listens and as what it presents itself.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct ServerConfig {
-    /// Address of the first listener: an IP address or "localhost".
-    #[serde(with = "As::<Address>")]
+    /// Address of the first listener: an IP address or "localhost". "" is no such listener: then
+    /// `listen` names them all.
+    #[serde(with = "Switched::<Address>")]
     #[schemars(extend("x-reload" = "drain"))]
-    pub host: IpAddr,
+    pub host: Option<IpAddr>,
     /// Its port. 0 to 65535; 0 lets the system choose one.
     #[serde(with = "Count::<u16, 0, 65_535>")]
     #[schemars(extend("x-reload" = "drain"))]
     pub port: u16,
-    /// Further listeners, such as ["127.0.0.1:8001", "[::]:8000"]. An IPv6 listener takes IPv6
-    /// only.
+    /// Further listeners, such as ["127.0.0.1:8001", "[::]:8000", "unix:/run/ringway/http.sock"].
+    /// An IPv6 listener takes IPv6 only. A table says more of one: { address = "unix:/run/a.sock",
+    /// mode = "0666" }; the file of a Unix socket has the mode 0660 unless told otherwise.
     #[serde(with = "List::<Listener>")]
     #[schemars(extend("x-reload" = "drain"))]
-    pub listen: Vec<SocketAddr>,
-    /// Listeners that speak TLS, such as ["0.0.0.0:8443"]: see [tls].
+    pub listen: Vec<ListenerConfig>,
+    /// Listeners that speak TLS, such as ["0.0.0.0:8443"]: see [tls]. Each is written as one of
+    /// listen.
     #[serde(with = "List::<Listener>")]
     #[schemars(extend("x-reload" = "drain"))]
-    pub listen_tls: Vec<SocketAddr>,
+    pub listen_tls: Vec<ListenerConfig>,
     /// Whether a request that comes without TLS is sent to the first of listen_tls, by a 308 to
     /// https://.
     pub redirect_https: bool,
@@ -57,13 +58,39 @@ pub struct ServerConfig {
     #[serde(with = "Count::<usize, 0, 1024>")]
     #[schemars(extend("x-reload" = "drain"))]
     pub workers: usize,
-    /// Networks whose Forwarded and X-Forwarded fields are believed, such as ["10.0.0.0/8"]. What
-    /// any other client says in them is dropped.
+    /// Networks whose Forwarded and X-Forwarded fields are believed, such as ["10.0.0.0/8"], and
+    /// "unix" for who comes by a Unix socket. What any other client says in them is dropped.
     #[serde(with = "As::<NetworkList>")]
     pub trusted_proxies: Networks,
+    /// The one field by which a trusted proxy says who the client is: its last address that is not
+    /// trusted. X-Forwarded-For, Forwarded, or that of a CDN, such as "CF-Connecting-IP", which
+    /// anybody else's request then loses.
+    #[serde(with = "As::<ClientHeader>")]
+    pub client_ip_header: String,
+    /// How origins are told of the client: "x" by X-Forwarded-For, -Proto and -Host, "rfc" by
+    /// Forwarded, or "both". What a trusted proxy says in one form is carried over to the other,
+    /// and what it does not say is left out.
+    #[serde(with = "Word::<ForwardedForms>")]
+    pub forwarded: ForwardedForms,
+    /// Whether origins get the client's address in X-Real-IP too.
+    pub add_real_ip: bool,
+    /// Whether origins get the port that the client asked in X-Forwarded-Port, unless a trusted
+    /// proxy says it.
+    pub add_forwarded_port: bool,
+    /// Whether origins get X-Forwarded-Ssl, "on" or "off", unless a trusted proxy says it.
+    pub add_forwarded_ssl: bool,
+    /// What of a path decides about routes and their hooks: "normal" is its normal form, and where
+    /// an origin could read it as a path of another route whose hooks guard, the request is
+    /// answered 400; "raw" is the bytes of the client.
+    #[serde(with = "Word::<PathMatch>")]
+    pub path_match: PathMatch,
     /// The name under which ringway appears in Via and Proxy-Status.
     #[serde(with = "As::<Pseudonym>")]
     pub via: String,
+    /// Who is told in Via what a message came through: "forward", both sides of the forward proxy,
+    /// "both", every origin and client, or "off", nobody. Servers do not compress for proxies.
+    #[serde(with = "Word::<AddVia>")]
+    pub add_via: AddVia,
     /// How long exchanges may go on after SIGTERM. 0 to 1h; 0 cuts them at once.
     #[serde(with = "UpToAnHour")]
     pub drain_timeout: Duration,
@@ -81,27 +108,34 @@ pub struct ServerConfig {
     pub half_close: HalfClose,
     // `host` and `port` first, then `listen`, then `listen_tls`. Never empty, no two overlap.
     #[serde(skip)]
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<ListenerConfig>,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
         let (host, port) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8000);
         Self {
-            host,
+            host: Some(host),
             port,
             listen: Vec::new(),
             listen_tls: Vec::new(),
             redirect_https: false,
             workers: 0,
             trusted_proxies: Networks::default(),
+            client_ip_header: "X-Forwarded-For".to_owned(),
+            forwarded: ForwardedForms::Both,
+            add_real_ip: false,
+            add_forwarded_port: false,
+            add_forwarded_ssl: false,
+            path_match: PathMatch::Normal,
             via: "ringway".to_owned(),
+            add_via: AddVia::Forward,
             drain_timeout: Duration::from_secs(30),
             ready_grace: Duration::ZERO,
             backlog: 4096,
             watch_config: false,
             half_close: HalfClose::Close,
-            listeners: vec![SocketAddr::new(host, port)],
+            listeners: vec![ListenerConfig::tcp(SocketAddr::new(host, port))],
         }
     }
 }
@@ -127,6 +161,18 @@ pub struct LimitsConfig {
     /// More header fields are answered 431. 1 to 256.
     #[serde(with = "Count::<usize, 1, HEADERS_MAX>")]
     pub header_count: usize,
+    /// An answer with a larger head is refused with 502. 1KiB to 1MiB, and never below head_bytes.
+    #[serde(with = "Size::<usize, 1024, 1_048_576>")]
+    pub response_head_bytes: usize,
+    /// An answer with more header fields is refused with 502. 1 to 256.
+    #[serde(with = "Count::<usize, 1, HEADERS_MAX>")]
+    pub response_header_count: usize,
+    /// What becomes of fields with a "_" in their name, which CGI, WSGI and PHP cannot tell from a
+    /// "-": "drop_shadowing" drops those that would pass for a field that ringway sets, drops or
+    /// believes, such as X_Forwarded_For, and SCRIPT_NAME, PATH_INFO and REMOTE_USER, which
+    /// gunicorn believes; "keep", "drop_all", or "refuse" with 400.
+    #[serde(with = "Word::<Underscores>")]
+    pub underscores: Underscores,
     /// A longer request-target is answered 414. 64B to 1MiB, and never above head_bytes.
     #[serde(with = "Size::<usize, 64, 1_048_576>")]
     pub target_bytes: usize,
@@ -147,78 +193,14 @@ impl Default for LimitsConfig {
             long_responses: 1000,
             head_bytes: 32 * 1024,
             header_count: 100,
+            response_head_bytes: 64 * 1024,
+            response_header_count: HEADER_COUNT_MAX,
+            underscores: Underscores::DropShadowing,
             target_bytes: 8 * 1024,
             body_bytes: u64::MAX,
             min_body_rate: 240,
         }
     }
-}
-
-/// Every timeout lies between 1ms and 1d; those of tunnels, between 1ms and 7d.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TimeoutsConfig {
-    /// For the TCP connection to an origin, else 504.
-    #[serde(with = "Timeout")]
-    pub connect: Duration,
-    /// Between two reads from an origin: 504 before the head, a cut connection after it. Also
-    /// between two reads of a request body.
-    #[serde(with = "Timeout")]
-    pub read: Duration,
-    /// For an origin that takes nothing of a request while others wait for a connection to it;
-    /// while nobody does, it has timeouts.read.
-    #[serde(with = "Timeout")]
-    pub write: Duration,
-    /// For a client that takes nothing of its answer, before it is reset.
-    #[serde(with = "Timeout")]
-    pub client_write: Duration,
-    /// For a free connection when the pool is at max_connections.
-    #[serde(with = "Timeout")]
-    pub pool: Duration,
-    /// What the client is told when that time is up. 504 or 503.
-    #[serde(with = "As::<PoolStatusCode>")]
-    pub pool_status: PoolStatus,
-    /// For a whole request head, from its first byte, else 408; and for a new connection's first
-    /// byte.
-    #[serde(with = "Timeout")]
-    pub client_head: Duration,
-    /// For all of a TLS handshake of a client.
-    #[serde(with = "Timeout")]
-    pub handshake: Duration,
-    /// Between two requests of a client connection.
-    #[serde(with = "Timeout")]
-    pub client_idle: Duration,
-    /// A tunnel in which neither side sends for this long is closed.
-    #[serde(with = "Silence")]
-    pub tunnel_idle: Duration,
-    /// For one side of a tunnel to send, after the other has ended its direction.
-    #[serde(with = "Silence")]
-    pub tunnel_half_closed: Duration,
-}
-
-impl Default for TimeoutsConfig {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(10),
-            read: MINUTE,
-            write: Duration::from_secs(10),
-            client_write: MINUTE,
-            pool: Duration::from_secs(5),
-            pool_status: PoolStatus::GatewayTimeout,
-            client_head: Duration::from_secs(10),
-            handshake: Duration::from_secs(10),
-            client_idle: MINUTE,
-            tunnel_idle: MINUTE * 60,
-            tunnel_half_closed: MINUTE,
-        }
-    }
-}
-
-/// The status for a pool that stayed full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PoolStatus {
-    GatewayTimeout,
-    ServiceUnavailable,
 }
 
 /// Connections to origins.
@@ -371,6 +353,18 @@ impl Words for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
 
+/// By what of its path a request finds its route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PathMatch {
+    #[default]
+    Normal,
+    Raw,
+}
+
+impl Words for PathMatch {
+    const WORDS: &'static [(&'static str, Self)] = &[("normal", Self::Normal), ("raw", Self::Raw)];
+}
+
 impl Words for HalfClose {
     const WORDS: &'static [(&'static str, Self)] = &[("close", Self::Close), ("keep", Self::Keep)];
 }
@@ -386,33 +380,42 @@ impl Words for LevelFilter {
     ];
 }
 
-/// Networks, asked once per client connection.
+/// Networks, asked once per client connection, and whether clients that come by a Unix socket are
+/// meant too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Networks(pub(super) Vec<IpNet>);
+pub struct Networks {
+    pub(super) networks: Vec<IpNet>,
+    pub(super) has_unix: bool,
+}
 
 impl Networks {
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.networks.is_empty() && !self.has_unix
+    }
+
+    /// As they stand in a list.
+    pub(super) fn words(&self) -> Vec<String> {
+        let networks = self.networks.iter().map(ToString::to_string);
+        networks.chain(self.has_unix.then(|| "unix".to_owned())).collect()
     }
 
     /// Whether all of IPv4 or all of IPv6 is among them.
     pub fn has_everybody(&self) -> bool {
-        self.0.iter().any(|network| network.prefix_len() == 0)
+        self.networks.iter().any(|network| network.prefix_len() == 0)
+    }
+
+    /// A client without an address is in no network.
+    pub fn has(&self, client: ClientAddress) -> bool {
+        match client {
+            ClientAddress::Ip(ip) => self.networks.iter().any(|network| network.contains(&ip)),
+            ClientAddress::Unix => self.has_unix,
+        }
     }
 
     /// An IPv4 address mapped into IPv6 counts as the IPv4 address it is.
+    #[cfg(test)]
     pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
-    }
-}
-
-impl PoolStatus {
-    pub fn code(self) -> u16 {
-        match self {
-            Self::GatewayTimeout => 504,
-            Self::ServiceUnavailable => 503,
-        }
+        self.has(ClientAddress::of(address))
     }
 }
 
@@ -486,6 +489,23 @@ mod tests {
             (
                 "[server]\ntrusted_proxies = [\"10.0.0.0/33\"]",
                 "2:20: server.trusted_proxies[0]: found \"10.0.0.0/33\", expected a network such",
+            ),
+            (
+                "[server]\nforwarded = \"xff\"",
+                "2:13: server.forwarded: found \"xff\", expected \"x\", \"rfc\" or \"both\"",
+            ),
+            (
+                "[server]\nclient_ip_header = \"Host\"",
+                "2:20: server.client_ip_header: found \"Host\", expected a field by which a proxy",
+            ),
+            (
+                "[server]\nclient_ip_header = \"X_Forwarded_For\"",
+                "2:20: server.client_ip_header: found \"X_Forwarded_For\", expected a field by",
+            ),
+            (
+                "[limits]\nunderscores = \"drop\"",
+                "2:15: limits.underscores: found \"drop\", expected \"drop_shadowing\", \"keep\", \
+                 \"drop_all\" or \"refuse\"",
             ),
             ("[server]\nvia = \"a b\"", "2:7: server.via: found \"a b\", expected a name"),
             ("[server]\nhost = \"nowhere\"", "2:8: server.host: found \"nowhere\", expected an"),

@@ -173,6 +173,9 @@ impl<'t> Sources<'t> {
                 self.add(wrong, &tree);
             }
             if let Some(mut config) = config {
+                if tree.get("upstream").is_none() && config.is_forward_only() {
+                    config.upstreams.clear();
+                }
                 let refusals = check::rules(&mut config);
                 // What follows from something that was refused anyway is its echo.
                 let is_own = |refusal: &Refusal| {
@@ -460,7 +463,7 @@ mod tests {
                 "log.file=",
             ]),
         );
-        assert_eq!(config.server.listeners[0].port(), 81);
+        assert_eq!(config.server.listeners[0].address.to_string(), "0.0.0.0:81");
         assert_eq!(config.admin.token.unwrap().reveal(), "0123456789=abcdef");
         assert_eq!(config.upstreams[0].host, crate::config::HostPolicy::Origin);
         assert_eq!(config.upstreams[0].origins[1].weight, 2);

@@ -12,17 +12,22 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::HooksConfig;
-use super::hooks::hooks_table;
-use super::kinds::own::Name;
-use super::kinds::plain::{Count, UpToAnHour, Whole};
-use super::kinds::{As, FilledList, Kind, Optional, millis, number, some_table, text_kind};
+use super::conditions::{CookieIs, FieldIs, ParameterIs, Pattern};
+use super::hooks::{Method, hooks_table};
+use super::kinds::own::{Name, NetworkList};
+use super::kinds::plain::{Count, OneOf, UpToAnHour, Whole, Word, Words};
+use super::kinds::{
+    As, FilledList, Kind, List, Members, Optional, millis, number, some_table, text_kind,
+};
 use super::names::{
-    HOST_POLICY_FORM, ORIGIN_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM, authority_beside,
-    host_pattern, is_route_path, parse_any_origin, split_authority,
+    HOST_POLICY_FORM, ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM,
+    authority_beside, host_pattern, is_route_path, parse_any_origin, split_authority,
 };
 use super::scope::UpstreamName;
 use super::tls::UpstreamTlsConfig;
+use super::{HooksConfig, Networks};
+use crate::address::{UnixAddress, is_unix, unix_form};
+use crate::proxy_protocol::Version;
 
 text_kind!(
     Host: HostPolicy,
@@ -38,6 +43,9 @@ text_kind!(
         HostPolicy::Fixed(host) => host.clone(),
     }
 );
+impl Words for Version {
+    const WORDS: &'static [(&'static str, Self)] = &[("v1", Self::V1), ("v2", Self::V2)];
+}
 text_kind!(RouteHost: HostPattern = host_pattern, ROUTE_HOST_FORM);
 text_kind!(
     /// "demo".
@@ -53,7 +61,7 @@ text_kind!(
             let plain = prefix.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(prefix);
             Err(format!("a prefix, which holds for all that is below it: write {plain:?}"))
         }
-        None if is_route_path(text) => Ok(text.to_owned()),
+        None if is_route_path(text.strip_prefix('=').unwrap_or(text)) => Ok(text.to_owned()),
         None => Err(ROUTE_PATH_FORM.to_owned()),
     },
     Clone::clone
@@ -61,16 +69,25 @@ text_kind!(
 text_kind!(
     Url: OriginConfig,
     |text| {
-        let (is_tls, host, port) = parse_any_origin(text)?;
+        if is_unix(text) {
+            let host = UnixAddress::parse(text).ok_or_else(|| unix_form(text))?.to_string();
+            let (authority, is_tls) = (host.clone(), false);
+            return Ok(OriginConfig { authority, host, port: 0, weight: 1, is_tls });
+        }
+        let (is_tls, host, port) = parse_any_origin(text).map_err(|form| match form {
+            ORIGIN_FORM => ORIGIN_OR_UNIX_FORM,
+            form => form,
+        })?;
         let authority = authority_beside(&host, port, if is_tls { 443 } else { 80 });
         Ok(OriginConfig { authority, host, port, weight: 1, is_tls })
     },
-    |origin| origin.url()
+    OriginConfig::url
 );
 
 /// Upstreams: groups of origins that serve the same thing.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct UpstreamConfig {
     /// Unique: 1 to 64 letters, digits, "-", "_" or ".".
     #[serde(with = "As::<Name>")]
@@ -82,14 +99,14 @@ pub struct UpstreamConfig {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("x-reload" = "drain"))]
     pub is_demo: bool,
-    /// Where requests are sent, instead of the demo: "http://HOST:PORT" or "https://HOST:PORT"
-    /// each, or a table with a weight from 1 (the default) to 1000.
+    /// Where requests are sent, instead of the demo: "http://HOST:PORT", "https://HOST:PORT" or "unix:/PATH" each, or a
+    /// table { url = "...", weight = 3 } with a weight from 1 (the default) to 1000.
     #[serde(default, with = "FilledList::<Origin>", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-reload" = "drain", "x-example" = "[\"http://10.0.0.1:8080\", \
         { url = \"http://b.example:8080\", weight = 3 }]"))]
     pub origins: Vec<OriginConfig>,
-    /// The Host field that the origin sees: "pass" is the client's, "origin" the origin's own,
-    /// anything else is sent as it is.
+    /// The Host field that the origin sees: "pass" is the client's, "origin" the origin's own
+    /// ("localhost" where that is a Unix socket), anything else is sent as it is.
     #[serde(default, with = "As::<Host>")]
     pub host: HostPolicy,
     /// How long an origin is passed over after a failure. 0 to 1h; 0 is never.
@@ -109,26 +126,49 @@ pub struct UpstreamConfig {
     #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-example" = "{ ca = \"/etc/ssl/internal.pem\" }"))]
     pub tls: Option<UpstreamTlsConfig>,
+    /// "v1" or "v2": every connection begins with a PROXY protocol header that names the client,
+    /// and carries one request. Without it, connections are shared by all clients.
+    #[serde(default, with = "Optional::<OneOf<Version>>", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "\"v2\""))]
+    pub proxy_protocol: Option<Version>,
+    /// Whether to refuse every answer that is not as it should be, instead of mending those whose
+    /// meaning is beyond doubt.
+    #[serde(default)]
+    pub strict: bool,
+    /// Whether trailers and chunk extensions of requests go on. Servers that do not read them take
+    /// them for the next request.
+    #[serde(default)]
+    pub pass_trailers: bool,
+    /// Whether its origins read every body, also that of GET, HEAD and DELETE. If not, a connection
+    /// that has carried such a one is not used again.
+    #[serde(default)]
+    pub reads_all_bodies: bool,
 }
 
 /// One address that requests can be sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginConfig {
-    /// A name in lower case or an IP literal without brackets.
+    /// A name in lower case, an IP literal without brackets, or the address of a Unix socket.
     pub host: String,
     pub port: u16,
     /// At least 1.
     pub weight: u32,
     /// `host:port` as a Host field carries it: no port when it is the scheme's, IPv6 in brackets.
+    /// `host` where that is a Unix socket.
     pub authority: String,
     /// It is spoken to over TLS.
     pub is_tls: bool,
 }
 
 impl OriginConfig {
-    /// As it was written, about.
-    pub fn url(&self) -> String {
-        format!("{}://{}", if self.is_tls { "https" } else { "http" }, self.authority)
+    /// As the configuration has it.
+    pub(crate) fn url(&self) -> String {
+        let scheme = match self.is_tls {
+            true => "https://",
+            false if is_unix(&self.authority) => "",
+            false => "http://",
+        };
+        format!("{scheme}{}", self.authority)
     }
 }
 
@@ -143,22 +183,53 @@ pub enum HostPolicy {
     Fixed(String),
 }
 
-/// Routes: the most specific host wins (exact, then the longest "*.suffix", then any), then the
-/// longest path. A request that fits none is answered 404. Without any [[route]], everything goes
-/// to the first upstream.
+/// Routes: the most specific host wins (exact, then the longest "*.suffix", then any), then an
+/// exact path, then the longest one, then the route with more conditions, then the first in this
+/// file. A request that fits none is answered 404. Without any [[route]], everything goes to the
+/// first upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
     /// "" is any host, "example.org" that one, "*.example.org" every name below it.
     #[serde(default, with = "As::<RouteHost>")]
     pub host: HostPattern,
-    /// A prefix on a segment boundary: "/api" fits /api and /api/x, not /apix.
+    /// A prefix on a segment boundary: "/api" fits /api and /api/x, not /apix. "=/api" is that path
+    /// alone.
     #[serde(default = "root", with = "As::<Prefix>")]
     pub path: String,
     /// The name of an upstream.
     // Index in `Config::upstreams`.
     #[serde(with = "As::<UpstreamName>")]
     pub upstream: usize,
+    /// A condition: the path, in its normal form and without the query, fits this pattern too.
+    #[serde(default, with = "Optional::<Pattern>", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = r#""^/api/v[0-9]+/""#))]
+    pub path_regex: Option<String>,
+    /// A condition: one of these methods.
+    #[serde(default, with = "List::<Method>", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-example" = r#"["GET", "HEAD"]"#))]
+    pub methods: Vec<String>,
+    /// A condition: each of these fields is there with this value; "*" is any.
+    // Names in lower case.
+    #[serde(default, with = "Members::<FieldIs>", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-example" = r#"{ X-Canary = "1" }"#))]
+    pub headers: Vec<(String, String)>,
+    /// A condition: each of these parameters is in the query with this value; "*" is any.
+    #[serde(default, with = "Members::<ParameterIs>", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-example" = r#"{ canary = "1" }"#))]
+    pub query: Vec<(String, String)>,
+    /// A condition: each of these cookies is there with this value; "*" is any.
+    #[serde(default, with = "Members::<CookieIs>", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-example" = r#"{ canary = "always" }"#))]
+    pub cookies: Vec<(String, String)>,
+    /// A condition: the client is in one of these networks.
+    #[serde(default, with = "As::<NetworkList>", skip_serializing_if = "Networks::is_empty")]
+    #[schemars(extend("x-example" = r#"["10.0.0.0/8"]"#))]
+    pub clients: Networks,
+    /// Which path the origin sees: "client" is the bytes of the client, "normal" their normal form,
+    /// which it sees in any case where the path is changed (`strip_prefix`, `hooks.rewrite`).
+    #[serde(default, with = "Word::<SendPath>")]
+    pub send_path: SendPath,
     /// Whether the origin sees the path without the prefix; slashes behind it become one.
     #[serde(default)]
     pub strip_prefix: bool,
@@ -204,20 +275,36 @@ impl UpstreamConfig {
         Self {
             name: "demo".to_owned(),
             is_demo: true,
+            proxy_protocol: None,
             origins: Vec::new(),
             host: HostPolicy::Pass,
             fail_timeout: millis::<10_000>(),
             max_connections: None,
             tls: None,
+            strict: false,
+            pass_trailers: false,
+            reads_all_bodies: false,
         }
     }
 }
 
 impl RouteConfig {
-    pub(super) fn everything_to_the_first() -> Self {
+    /// What of the path the origin does not see.
+    pub fn cut_prefix(&self) -> &str {
+        if self.strip_prefix { self.path.trim_end_matches('/') } else { "" }
+    }
+
+    pub(crate) fn everything_to_the_first() -> Self {
         Self {
             host: HostPattern::Any,
             path: root(),
+            path_regex: None,
+            methods: Vec::new(),
+            headers: Vec::new(),
+            query: Vec::new(),
+            cookies: Vec::new(),
+            clients: Networks::default(),
+            send_path: SendPath::Client,
             upstream: 0,
             strip_prefix: false,
             hooks: None,
@@ -225,13 +312,57 @@ impl RouteConfig {
         }
     }
 
-    /// What people call it: host and path, where `*` is any host.
+    /// What people call it: host and path, where `*` is any host, and the conditions. No two routes
+    /// are called the same.
     pub fn name(&self) -> String {
-        match &self.host {
-            HostPattern::Any => format!("*{}", self.path),
-            host => format!("{host}{}", self.path),
+        let host = match &self.host {
+            HostPattern::Any => "*".to_owned(),
+            host => host.to_string(),
+        };
+        let conditions = self.conditions();
+        let more = if conditions.is_empty() { "" } else { " " };
+        format!("{host}{}{more}{}", self.path, conditions.join(" "))
+    }
+
+    /// Its conditions beside host and path, in words.
+    pub fn conditions(&self) -> Vec<String> {
+        let regex = self.path_regex.iter().map(|pattern| format!("path_regex={pattern}"));
+        let list = |name: &str, items: Vec<String>| {
+            (!items.is_empty()).then(|| format!("{name}={}", items.join(",")))
+        };
+        let pairs = |kind: &'static str, pairs: &[(String, String)]| -> Vec<String> {
+            pairs.iter().map(|(name, value)| format!("{kind}.{name}={value}")).collect()
+        };
+        let clients = self.clients.words();
+        regex
+            .chain(list("methods", self.methods.clone()))
+            .chain(pairs("header", &self.headers))
+            .chain(pairs("query", &self.query))
+            .chain(pairs("cookie", &self.cookies))
+            .chain(list("clients", clients))
+            .collect()
+    }
+
+    /// The path that it is for, and whether for that one alone.
+    pub fn exact_path(&self) -> (&str, bool) {
+        match self.path.strip_prefix('=') {
+            Some(path) => (path, true),
+            None => (&self.path, false),
         }
     }
+}
+
+/// Which path an origin is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SendPath {
+    #[default]
+    Client,
+    Normal,
+}
+
+impl Words for SendPath {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("client", Self::Client), ("normal", Self::Normal)];
 }
 
 /// `"http://a:80"` or `{ url = "http://a:80", weight = 3 }`.
@@ -252,7 +383,7 @@ impl Kind for Origin {
     const ONE: &'static str = "an origin: there must be one";
 
     fn schema() -> Json {
-        let url = json!({ "type": "string", "description": ORIGIN_FORM });
+        let url = json!({ "type": "string", "description": ORIGIN_OR_UNIX_FORM });
         let weight = json!({ "type": "integer", "minimum": 1, "maximum": 1000 });
         json!({
             "anyOf": [url, {
@@ -345,6 +476,49 @@ mod tests {
                 "3:1: route[1]: there is already a route with this host and path",
             ),
             ("[[route]]\nupstream = \"demo\"\npath = \"a\"", "3:8: route[0].path: found \"a\""),
+            ("[[route]]\nupstream = \"demo\"\npath = \"=a\"", "3:8: route[0].path: found \"=a\""),
+            (
+                "[[route]]\nupstream = \"demo\"\npath_regex = \"(\"",
+                "3:14: route[0].path_regex: found \"(\", expected a regular expression",
+            ),
+            (
+                "[[route]]\nupstream = \"demo\"\nmethods = [\"get\"]",
+                "3:12: route[0].methods[0]: found \"get\", expected a method",
+            ),
+            (
+                "[[route]]\nupstream = \"demo\"\nheaders = { \"a b\" = \"c\" }",
+                "3:21: route[0].headers.a b: found \"a b\", expected a field name",
+            ),
+            (
+                "[[route]]\nupstream = \"demo\"\nheaders = { A = \"b\", a = \"c\" }",
+                "3:26: route[0].headers.a: \"a\" is there twice",
+            ),
+            (
+                "[[route]]\nupstream = \"demo\"\nclients = [\"a\"]",
+                "3:12: route[0].clients[0]: found \"a\", expected a network",
+            ),
+            (
+                "[server]\npath_match = \"raw\"\n[[route]]\nupstream = \"demo\"\n\
+                 send_path = \"normal\"",
+                "5:13: route[0].send_path: \"normal\" needs server.path_match = \"normal\"",
+            ),
+            (
+                "[[route]]\nupstream = \"demo\"\nmethods = [\"PUT\"]\n[[route]]\n\
+                 methods = [\"PUT\"]\nupstream = \"demo\"",
+                "4:1: route[1]: there is already a route with this host, path and conditions",
+            ),
+            (
+                "[hooks.address_rate_limit]\nrate = \"1/s\"\nkey = \"route\"",
+                "3:7: hooks.address_rate_limit.key: found \"route\", expected \"ip\"",
+            ),
+            (
+                "[admin]\non_data_port = \"some\"",
+                "2:16: admin.on_data_port: found \"some\", expected \"local\", \"all\" or \"off\"",
+            ),
+            (
+                "[admin]\nhosts = [\"a:80\"]",
+                "2:10: admin.hosts[0]: found \"a:80\", expected a host",
+            ),
             (
                 "[[route]]\nupstream = \"demo\"\nhost = \"a:80\"",
                 "3:8: route[0].host: found \"a:80\", expected a host name without a port",

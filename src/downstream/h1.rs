@@ -14,11 +14,12 @@ use crate::exchange::outcome::Outcome;
 use crate::exchange::peer::Peer;
 use crate::exchange::request::Request;
 use crate::exchange::respond::finish_sending;
-use crate::exchange::stream::{Begun, ClientStream, Incoming, Words};
+use crate::exchange::stream::{Begun, Body, ClientStream, Incoming, Words};
 use crate::exchange::tunnel::Tunnel;
 use crate::fault::{Close, Fault};
-use crate::http::chunked::{ChunkError, ChunkScanner, LAST_CHUNK};
+use crate::http::chunked::{ChunkError, LAST_CHUNK};
 use crate::http::head::HeadError;
+use crate::http::repair;
 use crate::http::rewrite::{self, BodyOut, ConnectionOut, ResponseRewrite, Simple};
 use crate::http::written_cache::WrittenCache;
 use crate::http::{BodyLength, Method, Version};
@@ -122,6 +123,7 @@ impl Request<'_, Connection<'_>> {
     fn want_fields(&mut self) {
         let [requests, responses] = &self.peer.generation.hooks.interest;
         self.head.want(requests.clone());
+        self.head.set_underscores(self.peer.generation.config.limits.underscores);
         self.response.want(responses.clone());
     }
 
@@ -136,14 +138,21 @@ impl Request<'_, Connection<'_>> {
                     self.want_fields();
                 }
                 match self.head.parse(self.inbox.filled(), &self.peer.generation.head_limits) {
-                    Ok(true) => return NextHead::Head,
+                    Ok(true) => {
+                        self.peer.identify(&self.head, self.inbox.filled());
+                        return NextHead::Head;
+                    }
                     // Most heads come in one piece, and then the clock is not asked.
                     Ok(false) if self.head_began_ms == 0 => {
                         self.head_began_ms = clock::coarse_ms();
                         self.peer.stats.enter(Phase::Head, self.head_began_ms);
                     }
                     Ok(false) => self.peer.stats.moved.set(Moment::at_ms(clock::coarse_ms())),
-                    Err(error) => return NextHead::Fault(Fault::ClientHead(error)),
+                    Err(error) if self.mend_target(error) => continue,
+                    Err(error) => {
+                        self.peer.believe_nothing();
+                        return NextHead::Fault(Fault::ClientHead(error));
+                    }
                 }
             }
             let bytes_max = self.peer.generation.head_limits.head_bytes;
@@ -203,6 +212,19 @@ impl Request<'_, Connection<'_>> {
         })
     }
 
+    /// Puts the target of a head that was refused for it into the form that every server takes;
+    /// false where there is nothing to be done.
+    #[cold]
+    fn mend_target(&mut self, error: HeadError) -> bool {
+        if !matches!(error, HeadError::Target | HeadError::TargetForm) {
+            return false;
+        }
+        let Some((span, target)) = repair::target(self.inbox.filled()) else { return false };
+        let before = &self.inbox.filled()[..span.start as usize];
+        let front = [before, &target].concat();
+        self.inbox.replace_front(span.end as usize, &front).is_ok()
+    }
+
     /// How long the next piece of the head may take: all of it has one deadline.
     fn head_patience(&self) -> Duration {
         if self.head_began_ms == 0 {
@@ -243,7 +265,8 @@ impl ClientStream for Connection<'_> {
         put: impl FnOnce(&ResponseRewrite<'_>, &mut Vec<u8>),
     ) -> Result<Begun, Unsent<ChunkError>> {
         let (worker, head) = (request.peer.worker, &request.response);
-        let Framing { body, encoding, mut decoder } = Framing::of(request);
+        let (body, encoding) = framing(request);
+        let mut decoder = Decoder::of(head.body).with(response.rules);
         let is_last = matches!(body, BodyOut::UntilClose)
             || !request.head.is_persistent
             || !response.is_uploaded
@@ -257,17 +280,17 @@ impl ClientStream for Connection<'_> {
             let key = repeated.map(|it| (it, body, connection));
             self.sent_response.borrow_mut().put(key, out, |out| {
                 let date = if head.has_date { [0; DATE_BYTES] } else { worker.date.now() };
-                put(&ResponseRewrite { body, connection, date: &date, via: None }, out);
+                put(&ResponseRewrite { body, connection, date: &date, via: response.via }, out);
             });
             if decoder.is_done() {
                 return Ok((0, out.len()));
             }
             let behind_head = &response.buffer.filled()[head.bytes..];
-            let decoded = encoding.append(&mut decoder, behind_head, out)?;
-            Ok((decoded.used, out.len()))
+            let appended = encoding.append(&mut decoder, behind_head, out)?;
+            Ok((appended.used, out.len()))
         });
         let Sent { about: (used, sent), rest } = sent?;
-        Ok(Begun { decoder, encoding, used, sent, rest })
+        Ok(Begun { body: Body { decoder, encoding }, used, sent, rest })
     }
 
     async fn end_body(
@@ -353,34 +376,17 @@ impl Connection<'_> {
     }
 }
 
-/// How the body of a response is framed, where it comes from and where it goes.
-struct Framing {
-    body: BodyOut,
-    encoding: Encoding,
-    decoder: Decoder,
-}
-
-impl Framing {
-    fn of(request: &Request<'_, impl ClientStream>) -> Self {
-        let is_modern = request.head.version == Version::Http11;
-        let (body, encoding, decoder) = match (request.response.body, is_modern) {
-            (BodyLength::Empty, _) => (BodyOut::Empty, Encoding::AsIs, Decoder::Sized(0)),
-            (BodyLength::Exact(n), _) => (BodyOut::AsIs, Encoding::AsIs, Decoder::Sized(n)),
-            (BodyLength::Chunked, true) => {
-                (BodyOut::AsIs, Encoding::AsIs, Decoder::Chunked(ChunkScanner::new()))
-            }
-            // HTTP/1.0 knows no chunks: the payload ends with the connection.
-            (BodyLength::Chunked, false) => {
-                (BodyOut::UntilClose, Encoding::Payload, Decoder::Chunked(ChunkScanner::new()))
-            }
-            (BodyLength::UntilClose, true) => {
-                (BodyOut::Chunked, Encoding::Chunked, Decoder::UntilClose)
-            }
-            (BodyLength::UntilClose, false) => {
-                (BodyOut::UntilClose, Encoding::AsIs, Decoder::UntilClose)
-            }
-        };
-        Self { body, encoding, decoder }
+/// How the body of the response goes out.
+fn framing(request: &Request<'_, impl ClientStream>) -> (BodyOut, Encoding) {
+    let is_modern = request.head.version == Version::Http11;
+    match request.response.body {
+        BodyLength::Empty => (BodyOut::Empty, Encoding::AsIs),
+        BodyLength::Exact(_) => (BodyOut::AsIs, Encoding::AsIs),
+        BodyLength::Chunked if is_modern => (BodyOut::AsIs, Encoding::AsIs),
+        // HTTP/1.0 knows no chunks: the payload ends with the connection.
+        BodyLength::Chunked => (BodyOut::UntilClose, Encoding::Payload),
+        BodyLength::UntilClose if is_modern => (BodyOut::Chunked, Encoding::Chunked),
+        BodyLength::UntilClose => (BodyOut::UntilClose, Encoding::AsIs),
     }
 }
 

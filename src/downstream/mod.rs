@@ -6,6 +6,8 @@
 
 mod h1;
 mod handshake;
+mod introduction;
+mod socks;
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use crate::exchange::tunnel;
 use crate::fault::Close;
 use crate::ledger::Kind;
 use crate::observe::connection_stats::Phase;
+use crate::ring::waits::turn;
 use crate::ring::{Socket, WaitError, clock};
 use crate::worker::Worker;
 use crate::worker::slot::ConnectionSlot;
@@ -25,20 +28,28 @@ use crate::worker::slot::ConnectionSlot;
 #[expect(clippy::manual_async_fn, reason = "its future is larger")]
 pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static {
     async move {
-        let mut secured = Ok(());
-        if handshake::is_due(&slot) {
-            secured = Box::pin(handshake::accept(&slot)).await;
-        }
+        let begun = if slot.proxy_protocol().is_some() || handshake::is_due(&slot) {
+            Box::pin(begin(&slot)).await
+        } else {
+            Ok(())
+        };
         let close = loop {
-            if let Err(close) = secured {
+            if let Err(close) = begun {
                 break close;
             }
-            let Some(busy) = slot.begin(future_bytes(converse), Kind::Connections) else {
+            let is_socks = slot.is_new() && speaks_socks(&slot);
+            let bytes =
+                if is_socks { future_bytes(socks::converse) } else { future_bytes(converse) };
+            let Some(busy) = slot.begin(bytes, Kind::Connections) else {
                 Box::pin(turn_away(&slot)).await;
                 break Close::Refused;
             };
             // Boxed so that an idle connection does not carry the room for a busy one.
-            let pause = Box::pin(converse(&slot)).await;
+            let pause = if is_socks {
+                Box::pin(socks::converse(&slot)).await
+            } else {
+                Box::pin(converse(&slot)).await
+            };
             drop(busy);
             let spent = match pause {
                 Pause::Closed(close) => break close,
@@ -67,18 +78,7 @@ pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static 
             }
         };
         tracing::trace!(?close, "a client connection ends");
-        let is_lingering = match close {
-            Close::Refused | Close::Handshake => true,
-            // Unread input would turn the close into a reset, which can take the answer's tail with
-            // it (RFC 9112 §9.6).
-            Close::Answered => matches!(slot.socket().try_peek(&mut [0]), Ok(1..)),
-            Close::Cut
-            | Close::ClientDone
-            | Close::Idle
-            | Close::ClientGone
-            | Close::GaveWay
-            | Close::Stopping => false,
-        };
+        let is_lingering = lingers(close, &slot);
         if !is_lingering && close.is_orderly() {
             slot.socket().say_goodbye();
         }
@@ -89,6 +89,39 @@ pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static 
     }
 }
 
+/// Whether what the client still sends is to be read first.
+fn lingers(close: Close, slot: &ConnectionSlot) -> bool {
+    match close {
+        Close::Refused | Close::Handshake => true,
+        // Unread input would turn the close into a reset, which can take the answer's tail with
+        // it (RFC 9112 §9.6).
+        Close::Answered => matches!(slot.socket().try_peek(&mut [0]), Ok(1..)),
+        Close::Cut
+        | Close::ClientDone
+        | Close::Idle
+        | Close::ClientGone
+        | Close::GaveWay
+        | Close::NotIntroduced
+        | Close::Stopping => false,
+    }
+}
+
+/// What a connection begins with before the first request: a PROXY protocol header, a handshake.
+async fn begin(slot: &ConnectionSlot) -> Result<(), Close> {
+    if let Some(accepted) = slot.proxy_protocol() {
+        introduction::introduce(slot, accepted).await?;
+    }
+    if handshake::is_due(slot) {
+        handshake::accept(slot).await?;
+    }
+    Ok(())
+}
+
+/// Whether it came in by a listener at which SOCKS is spoken.
+fn speaks_socks(slot: &ConnectionSlot) -> bool {
+    slot.worker().generation().access.is_socks(slot.listener())
+}
+
 /// The size of the future that `conversation` makes. Asking a future itself would keep room for it
 /// in the one that asks.
 fn future_bytes<'a, F>(conversation: impl Fn(&'a ConnectionSlot) -> F) -> usize {
@@ -96,21 +129,28 @@ fn future_bytes<'a, F>(conversation: impl Fn(&'a ConnectionSlot) -> F) -> usize 
     size_of::<F>()
 }
 
-/// How long, and for how many bytes, a refused client may go on sending.
-const LINGER: Duration = Duration::from_secs(5);
+/// How long a refused client may go on sending. Many read the answer only when they have sent all
+/// of an upload, so that its size is no measure.
+const LINGER: Duration = Duration::from_secs(30);
+/// The same while new clients wait for a place.
+const LINGER_CROWDED: Duration = Duration::from_secs(5);
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 16 * 1024 * 1024;
+/// What is thrown away before others have a turn.
+const DISCARDED_AT_ONCE: usize = 16 * 1024 * 1024;
 
 /// Says that nothing more will come and throws away what the client still sends, so that it gets to
 /// read the answer (RFC 9112 §9.6).
 async fn linger(worker: &Worker, socket: &Socket) {
     socket.finish_sending();
     let began = Instant::now();
-    let mut discarded = 0;
-    while discarded < LINGER_BYTES && began.elapsed() < LINGER && !worker.closes_idle.get() {
-        match socket.try_discard(LINGER_BYTES) {
+    let limit = || {
+        let is_crowded = worker.shared.clients.available_permits() == 0;
+        if is_crowded { LINGER_CROWDED } else { LINGER }
+    };
+    while began.elapsed() < limit() && !worker.closes_idle.get() {
+        match socket.try_discard(DISCARDED_AT_ONCE) {
             Ok(0) => return,
-            Ok(count) => discarded += count,
+            Ok(_) => turn().await,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 if socket.readable(&worker.deadlines, LINGER_SILENCE).await.is_err() {
                     return;

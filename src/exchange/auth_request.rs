@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::exchange::logged_in;
 use crate::exchange::request::Request;
 use crate::exchange::stream::{ClientStream, unless_gone};
 use crate::fault::Fault;
@@ -82,15 +83,21 @@ async fn attempt(
     let host = host(upstream.host(), origin);
     let origin = request.peer.origin(lease.socket());
     h1::send(&request.peer.worker.outbox, origin, |out| {
-        auth_request.put(host.as_bytes(), view, out)
+        if let Some(version) = upstream.proxy_protocol() {
+            request.peer.put_proxy_protocol(version, out);
+        }
+        auth_request.put(host.as_bytes(), view, out);
     })
     .await?;
-    let mut reply = AuthReply { request, lease: &mut lease, head: ResponseHead::new(), deadline };
-    let buffer =
-        h1::read_head(&mut reply, request.peer.generation.head_limits, Method::Get).await?;
+    let (head, is_strict) = (ResponseHead::new(), upstream.traits.is_strict);
+    let mut reply = AuthReply { request, lease: &mut lease, head, is_strict, deadline };
+    let buffer = h1::read_head(&mut reply, request.peer.terms(), Method::Get).await?;
     let head = reply.head;
     let decision = auth_request.judge(&head, buffer.filled());
-    if let Some(buffer) = h1::emptied(&head, buffer) {
+    let (fields, text) = (&request.head.fields, request.inbox.filled());
+    if !logged_in::logs_in(fields, text, &head, buffer.filled())
+        && let Some(buffer) = h1::emptied(&head, buffer)
+    {
         lease.give_back_with(buffer);
     }
     Ok(decision)
@@ -103,12 +110,17 @@ struct AuthReply<'r, 'c, S> {
     request: &'r Request<'c, S>,
     lease: &'r mut Lease,
     head: ResponseHead,
+    is_strict: bool,
     deadline: Instant,
 }
 
 impl<S: ClientStream> Reply for AuthReply<'_, '_, S> {
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.head
+    }
+
+    fn is_strict(&self) -> bool {
+        self.is_strict
     }
 
     fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {

@@ -4,19 +4,21 @@
 //! answered instead. Nothing of the client's reaches the target before the client has been told
 //! 200. A connection that has asked for a tunnel never carries another request.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::address::Address;
 use crate::exchange::forwarded::{self, Hop};
 use crate::exchange::hooked;
 use crate::exchange::outcome::Outcome;
+use crate::exchange::parents;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
 use crate::exchange::stream::{ClientStream, unless_gone};
 use crate::exchange::tunnel::Tunnel;
 use crate::fault::Fault;
-use crate::forward_proxy::Target;
+use crate::forward_proxy::{Asked, Target};
 use crate::http::head::ResponseHead;
+use crate::http::names::FieldName;
 use crate::http::{Method, rewrite};
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
@@ -28,7 +30,7 @@ use crate::worker::generation::Generation;
 /// A connection that reaches the target.
 struct Reached {
     socket: Socket,
-    address: SocketAddr,
+    address: Address,
     /// What has come from there already.
     early: Vec<u8>,
 }
@@ -45,7 +47,7 @@ pub(crate) async fn run(
     }
     // The parser has seen to it that there is a port.
     let target = forwarded::target(request)?;
-    let (hop, _) = forwarded::admit(request, &target, true).await?;
+    let (hop, user) = forwarded::admit(request, &target, true).await?;
     if !request.peer.generation.hooks.connect.is_empty()
         && let Some(outcome) = Box::pin(hooked::judge_tunnel(request, &target, record)).await?
     {
@@ -54,7 +56,7 @@ pub(crate) async fn run(
     let tunnels = worker.shared.tunnels.clone();
     let permit = tunnels.try_acquire_owned().map_err(|_| Fault::TooManyTunnels)?;
     record.connecting();
-    let reached = reach(request, &target, hop).await?;
+    let reached = reach(request, &target, hop, Asked { user, is_connect: true }).await?;
     record.reached(reached.address);
     let bytes = request.stream.accept_tunnel(request).await?;
     record.answered(200);
@@ -74,14 +76,27 @@ async fn reach(
     request: &Request<'_, impl ClientStream>,
     target: &Target,
     hop: Hop,
+    asked: Asked,
 ) -> Result<Reached, Fault> {
-    if let Hop::Parent(index) = hop {
-        match by_parent(request, target, index).await {
-            Err(fault) if forwarded::may_go_direct(request, index, fault) => {}
-            reached => return reached,
+    let by_another = match hop {
+        Hop::Direct => None,
+        Hop::Parent(index) => Some((index, by_parent(request, target, index).await)),
+        Hop::Socks(index) => {
+            let joined = async {
+                let known = forwarded::known_address(request, target, index, asked).await?;
+                parents::through_socks(&request.peer, target, known, index).await
+            };
+            let joined = unless_gone(request, joined).await;
+            let reached = joined.map(|(socket, address, early)| Reached { socket, address, early });
+            Some((index, reached))
         }
+    };
+    match by_another {
+        Some((index, Err(fault))) if forwarded::may_go_direct(request, index, fault) => {}
+        Some((_, reached)) => return reached,
+        None => {}
     }
-    let addresses = forwarded::addresses(request, target, Hop::Direct, true);
+    let addresses = forwarded::addresses(request, target, asked);
     let addresses = unless_gone(request, addresses).await?;
     let (socket, address) = unless_gone(request, request.peer.worker.pool.dial(&addresses)).await?;
     Ok(Reached { socket, address, early: Vec::new() })
@@ -95,19 +110,32 @@ async fn by_parent(
 ) -> Result<Reached, Fault> {
     let worker = request.peer.worker;
     let Generation { config, access, .. } = &*request.peer.generation;
-    let addresses = forwarded::addresses(request, target, Hop::Parent(index), true);
-    let addresses = unless_gone(request, addresses).await?;
-    let (socket, address) = unless_gone(request, worker.pool.dial(&addresses)).await?;
+    let (socket, address) = unless_gone(request, parents::dial(&request.peer, index)).await?;
     let _attached = request.peer.slot.attach(&socket);
     let parent = forwarded::parent(config, index);
     let authority = target.to_string();
-    let login = access.parent_logins[index].as_bytes();
+    let mut extra = access.parent_logins[index].clone().into_bytes();
+    put_via(request, &mut extra);
     let sent = h1::send(&worker.outbox, request.peer.origin(&socket), |out| {
-        rewrite::connect(out, authority.as_bytes(), login);
+        rewrite::connect(out, authority.as_bytes(), &extra);
     });
     sent.await.map_err(AttemptError::fault)?;
     let early = parents_answer(request, &socket, &parent.name).await?;
     Ok(Reached { socket, address, early })
+}
+
+/// Appends what the request came through, ourselves included, if that is to be said: proxies that
+/// are each other's parent would ask each other for ever.
+fn put_via<S>(request: &Request<'_, S>, out: &mut Vec<u8>) {
+    let server = &request.peer.generation.config.server;
+    let head = &request.head;
+    if !server.add_via.holds(true) {
+        return;
+    }
+    for field in head.fields.all(FieldName::Via) {
+        out.extend_from_slice(field.line.of(request.inbox.filled()));
+    }
+    rewrite::via(out, head.version, server.via.as_bytes());
 }
 
 /// Reads the parent's answer; what came behind it, if it has opened the tunnel.
@@ -116,18 +144,24 @@ async fn parents_answer(
     socket: &Socket,
     name: &str,
 ) -> Result<Vec<u8>, Fault> {
-    let Generation { config, head_limits, .. } = &*request.peer.generation;
+    let Generation { config, .. } = &*request.peer.generation;
     let deadline = Instant::now() + config.timeouts.read;
     let mut reply = ParentReply { request, socket, head: ResponseHead::new(), deadline };
-    let read = h1::read_head(&mut reply, *head_limits, Method::Connect).await;
+    let read = h1::read_head(&mut reply, request.peer.terms(), Method::Connect).await;
     let status = reply.head.status;
     match read.map_err(AttemptError::fault) {
         Ok(buffer) if (200..=299).contains(&status) => {
             Ok(buffer.filled()[reply.head.bytes..].to_vec())
         }
+        Ok(_) if status == 508 => Err(Fault::ProxyLoop),
         Ok(_) | Err(Fault::OriginAnswer) => {
             tracing::warn!(parent = name, status, "the parent proxy refused a tunnel");
-            Err(Fault::ParentRefused)
+            Err(match status {
+                403 => Fault::ParentForbids,
+                407 => Fault::ParentLogin,
+                503 => Fault::ParentUnavailable,
+                _ => Fault::ParentRefused,
+            })
         }
         Err(Fault::OriginTruncated) => Err(Fault::OriginClosed),
         Err(fault) => Err(fault),
@@ -145,6 +179,10 @@ struct ParentReply<'r, 'c, S> {
 impl<S: ClientStream> Reply for ParentReply<'_, '_, S> {
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.head
+    }
+
+    fn is_strict(&self) -> bool {
+        false
     }
 
     fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {

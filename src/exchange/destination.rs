@@ -16,12 +16,14 @@ use crate::exchange::upload::RequestBody;
 use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
 use crate::http::head::RequestHead;
-use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite};
+use crate::http::rewrite::{self, ForwardedFor, RequestRewrite, ResponseRewrite};
+use crate::proxy_protocol::Version;
 use crate::ring::HeadBuffer;
-use crate::routing::Route;
+use crate::routing::{Asked, Route};
 use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
+use crate::upstream::{Traits, Upstream};
 
 /// The destination of one request.
 pub(crate) struct Destination {
@@ -56,10 +58,14 @@ impl Destination {
             let forwarded = Box::new(Box::pin(ForwardRequest::judge(request)).await?);
             return Ok(Routed::To(Self { to: To::Target(forwarded), hooks: None }));
         }
-        let head = &request.head;
-        let text = request.inbox.filled();
-        let route = request.peer.generation.routes.find(head.authority.of(text), head.path(text));
-        let route = route.ok_or(Fault::NoRoute)?;
+        let (head, text) = (&request.head, request.inbox.filled());
+        if !request.peer.is_forward
+            && let Some(fault) = head.fault_of_server(text)
+        {
+            return Err(Fault::ClientHead(fault));
+        }
+        let asked = Asked { head, text, client: request.peer.client };
+        let route = request.peer.generation.routes.choose(&asked)?;
         if request.peer.generation.hooks.hooked(route.index).is_none() {
             let to = To::Upstream(route, route.upstream);
             return Ok(Routed::To(Self { to, hooks: None }));
@@ -85,6 +91,31 @@ impl Destination {
             To::Upstream(route, upstream) => (Some(route.index), Some(*upstream)),
             To::Target(_) => (None, None),
         }
+    }
+
+    /// What is known of those who may answer.
+    pub(crate) fn traits<S>(&self, request: &Request<'_, S>) -> Traits {
+        self.upstream(request).map(|upstream| upstream.traits).unwrap_or_default()
+    }
+
+    fn upstream<'r, S>(&self, request: &'r Request<'_, S>) -> Option<&'r Upstream> {
+        match self.to {
+            To::Upstream(_, upstream) => Some(&request.peer.generation.upstreams[upstream]),
+            To::Target(_) => None,
+        }
+    }
+
+    /// A connection on which the client itself has logged in.
+    #[inline]
+    pub(crate) fn take_own<S>(&self, request: &Request<'_, S>) -> Option<Lease> {
+        let Peer { worker, generation, holder, .. } = &request.peer;
+        if !worker.pool.has_bonds() {
+            return None;
+        }
+        worker.pool.take_own(*holder, |origin| match &self.to {
+            To::Upstream(_, upstream) => generation.upstreams[*upstream].origin(origin).is_some(),
+            To::Target(forwarded) => forwarded.origin() == origin,
+        })
     }
 
     /// A connection of a plain route that is there without a wait.
@@ -115,6 +146,27 @@ impl Destination {
         }
     }
 
+    /// The origin with the number `number` has ended a new connection before it answered. Whether
+    /// another one can be asked.
+    #[cold]
+    pub(crate) fn failed<S>(&self, request: &Request<'_, S>, number: usize) -> bool {
+        self.upstream(request).is_some_and(|upstream| upstream.failed(number))
+    }
+
+    /// A new connection to another origin than that one.
+    pub(crate) async fn checkout_other(
+        &mut self,
+        request: &Request<'_, impl ClientStream>,
+        number: usize,
+    ) -> Result<Lease, Fault> {
+        if let Some(hooks) = &mut self.hooks {
+            hooks.begin_attempt(true);
+        }
+        let upstream = self.upstream(request).ok_or(Fault::OriginClosed)?;
+        let Peer { worker, holder, .. } = &request.peer;
+        upstream.checkout_other(&worker.pool, *holder, number).await
+    }
+
     /// What a 407 means: a parent proxy wants a password, which is no client's affair.
     pub(crate) fn refuses_us(&self, request: &Request<'_, impl ClientStream>) -> bool {
         matches!(&self.to, To::Target(forwarded) if forwarded.refuses_us(request))
@@ -125,7 +177,21 @@ impl Destination {
         match (&self.to, &self.hooks) {
             (_, Some(hooks)) => hooks.sent_path(head.path(text)),
             (To::Upstream(route, _), None) => route.sent_path(head.path(text)),
-            (To::Target(forwarded), None) => Cow::Borrowed(forwarded.sent_target(head, text)),
+            (To::Target(forwarded), None) => forwarded.sent_target(head, text),
+        }
+    }
+
+    /// How a connection to the upstream says whose request it carries, if it does.
+    #[inline]
+    pub(crate) fn proxy_protocol(
+        &self,
+        request: &Request<'_, impl ClientStream>,
+    ) -> Option<Version> {
+        match &self.to {
+            To::Upstream(_, upstream) => {
+                request.peer.generation.upstreams[*upstream].proxy_protocol()
+            }
+            To::Target(_) => None,
         }
     }
 
@@ -136,16 +202,24 @@ impl Destination {
         lease: &Lease,
         path: &'a [u8],
     ) -> RequestRewrite<'a> {
-        let upstream = match &self.to {
-            To::Upstream(_, upstream) => &request.peer.generation.upstreams[*upstream],
+        let config = &request.peer.generation.config;
+        let (upstream, prefix) = match &self.to {
+            To::Upstream(route, upstream) => {
+                let prefix = config.routes[route.index as usize].cut_prefix();
+                (&request.peer.generation.upstreams[*upstream], prefix.as_bytes())
+            }
             To::Target(forwarded) => return forwarded.rewrite(request, path),
         };
+        let server = &config.server;
         let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());
         RequestRewrite {
             path,
             host: host_rule(upstream.host(), &request.head, origin),
-            via: request.peer.generation.config.server.via.as_bytes(),
-            forwarded: Some(request.peer.forwarded_for()),
+            via: server.add_via.holds(false).then_some(server.via.as_bytes()),
+            cdn_loop: Some(server.via.as_bytes()),
+            passes_trailers: upstream.traits.reads_trailers,
+            is_last: request.has_odd_body() && !upstream.traits.reads_all_bodies,
+            forwarded: Some(ForwardedFor { prefix, ..request.peer.forwarded_for() }),
             extra: b"",
         }
     }
@@ -179,6 +253,21 @@ impl Destination {
         }
     }
 
+    /// Our name in the Via of an answer, if it is to be said.
+    #[inline]
+    pub(crate) fn response_via<'r, S>(&self, request: &'r Request<'_, S>) -> Option<&'r [u8]> {
+        let server = &request.peer.generation.config.server;
+        let is_forward = matches!(self.to, To::Target(_));
+        server.add_via.holds(is_forward).then_some(server.via.as_bytes())
+    }
+
+    /// Whether the connection that carried the request may carry another one as far as its body is
+    /// concerned.
+    #[inline]
+    pub(crate) fn reads_body<S>(&self, request: &Request<'_, S>) -> bool {
+        !request.has_odd_body() || self.traits(request).reads_all_bodies
+    }
+
     /// Whether the route wants another attempt after `trigger`.
     #[inline]
     pub(crate) fn should_retry(
@@ -204,10 +293,10 @@ impl Destination {
     pub(crate) async fn apply_override(
         &mut self,
         request: &Request<'_, impl ClientStream>,
-        response_override: ResponseOverride,
+        response_override: Box<ResponseOverride>,
         record: &mut Record,
     ) -> Result<Outcome, AttemptError> {
-        match (&mut self.hooks, response_override) {
+        match (&mut self.hooks, *response_override) {
             (Some(hooks), ResponseOverride::Respond(answer)) => {
                 Ok(hooks.answer(request, answer, record).await?)
             }

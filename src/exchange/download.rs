@@ -6,18 +6,22 @@
 //! short for the client too, in a way that cannot be taken for its end.
 
 use crate::exchange::destination::Destination;
+use crate::exchange::logged_in::logs_in;
 use crate::exchange::outcome::Outcome;
 use crate::exchange::peer::Peer;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
 use crate::exchange::respond::send_rest;
-use crate::exchange::stream::{ClientStream, Incoming};
+use crate::exchange::stream::{Begun, Body, ClientStream, Incoming};
 use crate::exchange::upload::Progress;
 use crate::fault::Fault;
+use crate::http::BodyLength;
+use crate::http::chunk_rules::ChunkRules;
+use crate::http::repair::Repairs;
 use crate::observe::connection_stats::WaitsOn;
 use crate::relay::outbox::Unsent;
 use crate::relay::side::Side;
-use crate::relay::{Control, Decoder, Encoding, Leftover, RelayError, Sender, Transfer};
+use crate::relay::{Control, Leftover, RelayError, Sender, Transfer};
 use crate::ring::{HeadBuffer, Socket};
 use crate::upstream::h1::AttemptError;
 use crate::worker::slot::Reached;
@@ -25,57 +29,81 @@ use crate::worker::slot::Reached;
 /// Passes the answer in `request.response`, whose bytes begin `buffer`, on to the client.
 pub(crate) async fn send_response(
     request: &Request<'_, impl ClientStream>,
-    lease: Reached<'_>,
-    mut buffer: HeadBuffer,
+    (lease, mut buffer): (Reached<'_>, HeadBuffer),
     destination: &Destination,
     progress: &Progress,
     record: &mut Record,
 ) -> Result<Outcome, AttemptError> {
     let stats = request.peer.stats;
     let is_uploaded = progress.is_complete();
-    let incoming = Incoming { buffer: &buffer, is_uploaded, is_plain: destination.is_plain() };
-    let sent = request.stream.send_head(request, &incoming, |how, out| {
+    let via = destination.response_via(request);
+    let rules = match request.response.body {
+        BodyLength::Chunked => destination.traits(request).response_chunks(),
+        _ => ChunkRules::STRICT,
+    };
+    let is_plain = destination.is_plain() && via.is_none();
+    let incoming = Incoming { buffer: &buffer, is_uploaded, is_plain, rules, via };
+    let begun = request.stream.send_head(request, &incoming, |how, out| {
         destination.put_response(request, buffer.filled(), how, out);
     });
-    // A chunk that is bad right behind the head is refused as long as nothing has been sent.
-    let begun = match sent {
+    let Begun { body, used, sent, rest } = match begun {
         Ok(begun) => begun,
+        // A chunk that is bad right behind the head is refused as long as nothing has been sent.
         Err(Unsent::Refused(error)) => return Err(Fault::OriginChunk(error).into()),
         Err(Unsent::Broken) => return Ok(gone(request, record, Fault::ClientGone)),
     };
-    record.sent(stats, begun.sent as u64);
-    buffer.consume(request.response.bytes + begun.used);
-    if begun.decoder.is_done() {
-        lease.finish_with(&request.response, is_uploaded, buffer);
-        if let Some(rest) = begun.rest
+    record.sent(stats, sent as u64);
+    let text = request.inbox.filled();
+    if logs_in(&request.head.fields, text, &request.response, buffer.filled()) {
+        lease.bind();
+    }
+    let reads_body = destination.reads_body(request);
+    buffer.consume(request.response.bytes + used);
+    if body.decoder.is_done() {
+        if is_sound(request, body.decoder.repairs()) && reads_body {
+            lease.finish_with(&request.response, is_uploaded, buffer);
+        } else {
+            drop((lease, buffer));
+        }
+        if let Some(rest) = rest
             && let Err(fault) = send_rest(request, &rest).await
         {
             return Ok(gone(request, record, fault));
         }
     } else {
         drop(buffer);
-        if let Some(rest) = begun.rest
+        if let Some(rest) = rest
             && let Err(fault) = send_rest(request, &rest).await
         {
             return Ok(gone(request, record, fault));
         }
         lease.begin_stream();
-        let body = (begun.decoder, begun.encoding);
-        let passed = pass_body(request, lease.socket(), body, &progress.download).await;
+        let passed = pass_body(request, lease.socket(), &body, &progress.download).await;
         record.moved(0, progress.download.sent.get());
         let moved = match passed {
             Ok(moved) => moved,
             Err(broken) => return Ok(cut(request, &broken, record)),
         };
-        lease.finish(&request.response, is_uploaded, moved == Leftover::Nothing);
+        if is_sound(request, progress.download.repairs.get()) && reads_body {
+            lease.finish(&request.response, is_uploaded, moved == Leftover::Nothing);
+        }
     }
     Ok(Outcome::Complete)
+}
+
+/// Counts what was mended in a body; whether its end is where its sender has meant it to be.
+fn is_sound<S>(request: &Request<'_, S>, repairs: Repairs) -> bool {
+    if repairs.is_none() {
+        return true;
+    }
+    request.peer.worker.metrics.repaired(repairs);
+    !repairs.touch_framing()
 }
 
 async fn pass_body(
     request: &Request<'_, impl ClientStream>,
     origin: &Socket,
-    (decoder, encoding): (Decoder, Encoding),
+    body: &Body,
     control: &Control,
 ) -> Result<Leftover, RelayError> {
     let Peer { worker, stats, generation, .. } = &request.peer;
@@ -88,8 +116,8 @@ async fn pass_body(
     };
     let to = request.receiver();
     let transfer = Transfer::new(worker.means(), &config.buffers, from, to, control);
-    let moved = transfer.run(decoder, encoding).await?;
-    let ended = request.stream.end_body(request, encoding).await? as u64;
+    let moved = transfer.run(body.decoder, body.encoding).await?;
+    let ended = request.stream.end_body(request, body.encoding).await? as u64;
     control.sent.set(control.sent.get() + ended);
     Ok(moved)
 }

@@ -5,15 +5,16 @@
 //! password), then the name, then each address that would be dialled; nothing is sent anywhere
 //! before all three. Connections are pooled by scheme, host and port, and by user.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{Config, ParentAddress, ParentConfig};
-use crate::exchange::login;
+use crate::config::{Config, ParentAddress, ParentConfig, ParentScheme};
 use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
+use crate::exchange::{login, parents};
 use crate::fault::Fault;
-use crate::forward_proxy::{LoginOutcome, Policy, Target, UserId, Verdict};
+use crate::forward_proxy::{Asked, LoginOutcome, Policy, Target, UserId, Verdict};
 use crate::http::TargetForm;
 use crate::http::head::RequestHead;
 use crate::http::names::FieldName;
@@ -39,6 +40,8 @@ pub(crate) enum Hop {
     Direct,
     /// Index in the configuration.
     Parent(usize),
+    /// One that speaks SOCKS: what is sent through it is for the target. Index likewise.
+    Socks(usize),
 }
 
 /// Whether the request in the inbox asks for something that is not ours.
@@ -95,7 +98,9 @@ impl ForwardRequest {
         is_fresh: bool,
     ) -> Result<Lease, Fault> {
         match (self.open(request, is_fresh).await, self.hop) {
-            (Err(fault), Hop::Parent(index)) if may_go_direct(request, index, fault) => {
+            (Err(fault), Hop::Parent(index) | Hop::Socks(index))
+                if may_go_direct(request, index, fault) =>
+            {
                 self.hop = Hop::Direct;
                 self.origin_id = hold(request, &self.target, self.hop, self.user);
                 self.open(request, is_fresh).await
@@ -115,9 +120,36 @@ impl ForwardRequest {
         {
             return Ok(lease);
         }
-        let addresses = addresses(request, &self.target, self.hop, false).await?;
-        let holder = request.peer.holder;
-        upstream::open_target(pool, &self.origin_id, &addresses, holder, is_fresh).await
+        let (id, holder) = (&self.origin_id, request.peer.holder);
+        match self.hop {
+            Hop::Direct => {
+                let addresses = addresses(request, &self.target, self.asked()).await?;
+                upstream::open_target(pool, id, pool.dial(&addresses), holder, is_fresh).await
+            }
+            Hop::Parent(index) => {
+                let dialled = parents::dial(&request.peer, index);
+                upstream::open_target(pool, id, dialled, holder, is_fresh).await
+            }
+            Hop::Socks(index) => {
+                let known = known_address(request, &self.target, index, self.asked()).await?;
+                let joined = async {
+                    let joined = parents::through_socks(&request.peer, &self.target, known, index);
+                    let (socket, address, early) = joined.await?;
+                    // No server speaks before it is asked.
+                    if early.is_empty() { Ok((socket, address)) } else { Err(Fault::OriginAnswer) }
+                };
+                upstream::open_target(pool, id, joined, holder, is_fresh).await
+            }
+        }
+    }
+
+    fn asked(&self) -> Asked {
+        Asked { user: self.user, is_connect: false }
+    }
+
+    /// The number by which the pool knows whom it goes to.
+    pub(crate) fn origin(&self) -> usize {
+        self.origin_id.origin()
     }
 
     /// What a 407 means: a parent proxy wants a password.
@@ -129,11 +161,11 @@ impl ForwardRequest {
     }
 
     /// The target as it is sent on.
-    pub(crate) fn sent_target<'t>(&self, head: &RequestHead, text: &'t [u8]) -> &'t [u8] {
+    pub(crate) fn sent_target<'t>(&self, head: &RequestHead, text: &'t [u8]) -> Cow<'t, [u8]> {
         match self.hop {
-            Hop::Direct => head.path(text),
+            Hop::Direct | Hop::Socks(_) => Cow::Borrowed(head.path(text)),
             // A proxy is asked as we were (RFC 9112 §3.2.2).
-            Hop::Parent(_) => head.target.of(text),
+            Hop::Parent(_) => head.plain_target(text),
         }
     }
 
@@ -144,16 +176,25 @@ impl ForwardRequest {
         path: &'a [u8],
     ) -> RequestRewrite<'a> {
         let Generation { config, access, .. } = &*request.peer.generation;
+        let server = &config.server;
+        let (host, extra) = match self.hop {
+            // What the target says takes the place of what Host says (RFC 9112 §3.2.2).
+            Hop::Direct | Hop::Socks(_) => (HostRule::Pass, &b""[..]),
+            // As in the target that is sent with it.
+            Hop::Parent(index) => {
+                let authority = request.head.authority.of(request.inbox.filled());
+                (HostRule::Set(authority), access.parent_logins[index].as_bytes())
+            }
+        };
         RequestRewrite {
             path,
-            // What the target says takes the place of what Host says (RFC 9112 §3.2.2).
-            host: HostRule::Pass,
-            via: config.server.via.as_bytes(),
+            host,
+            via: server.add_via.holds(true).then_some(server.via.as_bytes()),
+            cdn_loop: None,
+            passes_trailers: false,
+            is_last: request.has_odd_body(),
             forwarded: config.forward.add_forwarded.then_some(request.peer.forwarded_for()),
-            extra: match self.hop {
-                Hop::Direct => b"",
-                Hop::Parent(index) => access.parent_logins[index].as_bytes(),
-            },
+            extra,
         }
     }
 }
@@ -180,9 +221,14 @@ fn hold(
     let mut key = match hop {
         Hop::Direct => format!("http://{target}"),
         Hop::Parent(index) => {
-            let ParentConfig { name, address: ParentAddress { host, port, .. }, .. } =
-                parent(config, index);
-            format!("parent {name} {host}:{port}")
+            let mut key = format!("parent {}", parent(config, index).name);
+            put_places(&mut key, parent(config, index));
+            key
+        }
+        Hop::Socks(index) => {
+            let mut key = format!("http://{target} by {}", parent(config, index).name);
+            put_places(&mut key, parent(config, index));
+            key
         }
     };
     // The target is the same for every user.
@@ -192,6 +238,12 @@ fn hold(
     }
     let shared = &request.peer.worker.shared.pool;
     request.peer.worker.origin_ids.hold(&key, || shared.group(&key[..group]))
+}
+
+fn put_places(key: &mut String, parent: &ParentConfig) {
+    for ParentAddress { host, port, .. } in parent.places() {
+        let _ = write!(key, " {host}:{port}");
+    }
 }
 
 /// Whether a parent that could not be reached, for `fault`, may be left out.
@@ -215,21 +267,35 @@ pub(crate) async fn admit(
     is_connect: bool,
 ) -> Result<(Hop, Option<UserId>), Fault> {
     let Generation { config, access, .. } = &*request.peer.generation;
-    if !config.forward.allow_clients.contains(request.peer.address.ip()) {
-        tracing::info!(client = %request.peer.address.ip(), "denied: not in forward.allow_clients");
+    let client = request.peer.client;
+    if !config.forward.allow_clients.has(client) {
+        tracing::info!(%client, "denied: not in forward.allow_clients");
         return Err(Fault::ClientForbidden);
     }
     let user = log_in(request).await?;
+    let asked = Asked { user, is_connect };
     let policy = &access.policy;
-    let verdict = policy.judge_name(&target.host, target.port, is_connect);
+    let verdict = policy.judge_name(&target.host, target.port, asked);
     judged(request.peer.worker, target, None, verdict)?;
-    let hop = policy.parent(&target.host).map_or(Hop::Direct, Hop::Parent);
-    if hop != Hop::Direct {
+    let hop = policy.parent(&target.host).map_or(Hop::Direct, |index| by_parent(config, index));
+    let is_resolved_here = match hop {
+        Hop::Direct => true,
+        Hop::Parent(_) => false,
+        Hop::Socks(index) => parent(config, index).address.scheme == ParentScheme::Socks5,
+    };
+    if !is_resolved_here {
         // The parent resolves the name: what is not known now will never be.
-        let verdict = policy.judge_unresolved(&target.host, target.port, is_connect);
+        let verdict = policy.judge_unresolved(&target.host, target.port, asked);
         judged(request.peer.worker, target, None, verdict)?;
     }
     Ok((hop, user))
+}
+
+fn by_parent(config: &Config, index: usize) -> Hop {
+    match parent(config, index).address.scheme {
+        ParentScheme::Http => Hop::Parent(index),
+        ParentScheme::Socks5 | ParentScheme::Socks5h => Hop::Socks(index),
+    }
 }
 
 /// Finds out which user asks, where there are users.
@@ -240,7 +306,7 @@ async fn log_in(request: &Request<'_, impl ClientStream>) -> Result<Option<UserI
     let field = request.head.fields.only(FieldName::ProxyAuthorization);
     let credentials = field.map(|field| field.value.of(request.inbox.filled()));
     let peer = &request.peer;
-    match login::log_in(peer, peer.address.ip(), authenticator, credentials).await? {
+    match login::log_in(peer, peer.client, authenticator, credentials).await? {
         LoginOutcome::Known(user) => Ok(Some(user)),
         LoginOutcome::Missing | LoginOutcome::Wrong => Err(Fault::LoginRequired),
         LoginOutcome::TooManyFailures { .. } => Err(Fault::TooManyLogins),
@@ -248,38 +314,41 @@ async fn log_in(request: &Request<'_, impl ClientStream>) -> Result<Option<UserI
     }
 }
 
-/// The addresses at which the next hop may be dialled; never empty.
+/// The addresses at which the target may be dialled; never empty.
 pub(crate) async fn addresses(
     request: &Request<'_, impl ClientStream>,
     target: &Target,
-    hop: Hop,
-    is_connect: bool,
+    asked: Asked,
 ) -> Result<Vec<SocketAddr>, Fault> {
     let worker = request.peer.worker;
-    let Generation { config, access, .. } = &*request.peer.generation;
+    let access = &request.peer.generation.access;
     let names = access.names.as_ref().ok_or(Fault::Internal)?;
-    match hop {
-        Hop::Parent(index) => {
-            let parent = parent(config, index);
-            let ParentAddress { host, port, .. } = &parent.address;
-            request.peer.stats.unless_ended(names.look_up(host, *port)).await?
+    let found = names.look_up(&target.host, target.port);
+    let mut found = request.peer.stats.unless_ended(found).await??;
+    let mut denied = None;
+    found.retain(|address| {
+        let verdict = access.policy.judge_address(&target.host, *address, asked);
+        let verdict = judged(worker, target, Some(*address), verdict);
+        denied = denied.or(verdict.err());
+        verdict.is_ok()
+    });
+    if found.is_empty() { Err(denied.unwrap_or(Fault::OriginUnresolved)) } else { Ok(found) }
+}
+
+/// The address that a SOCKS server is asked for; none where it is asked for a name.
+pub(crate) async fn known_address(
+    request: &Request<'_, impl ClientStream>,
+    target: &Target,
+    index: usize,
+    asked: Asked,
+) -> Result<Option<IpAddr>, Fault> {
+    match parent(&request.peer.generation.config, index).address.scheme {
+        // Names are resolved here, and what they lead to is judged here.
+        ParentScheme::Socks5 => {
+            let found = addresses(request, target, asked).await?;
+            Ok(found.first().map(SocketAddr::ip))
         }
-        Hop::Direct => {
-            let found = names.look_up(&target.host, target.port);
-            let mut found = request.peer.stats.unless_ended(found).await??;
-            let mut denied = None;
-            found.retain(|address| {
-                let verdict = access.policy.judge_address(&target.host, *address, is_connect);
-                let verdict = judged(worker, target, Some(*address), verdict);
-                denied = denied.or(verdict.err());
-                verdict.is_ok()
-            });
-            if found.is_empty() {
-                Err(denied.unwrap_or(Fault::OriginUnresolved))
-            } else {
-                Ok(found)
-            }
-        }
+        ParentScheme::Socks5h | ParentScheme::Http => Ok(target.address().map(|it| it.ip())),
     }
 }
 

@@ -87,6 +87,44 @@ pub(crate) async fn begin(
     }
 }
 
+/// Asks the hooks that hold for everybody about a request that is meant for ringway itself; what
+/// they have answered, if they have.
+pub(crate) async fn guard_own(
+    request: &Request<'_, impl ClientStream>,
+    record: &mut Record,
+) -> Result<Option<Outcome>, Fault> {
+    let generation = request.peer.generation.clone();
+    let Some(plan) = generation.hooks.own() else { return Ok(None) };
+    let view = view(request, clock::precise_us());
+    let mut state = HookState::default();
+    let judged = judge_own(request, plan, &view, &mut state).await;
+    record.permits = std::mem::take(&mut state.permits);
+    let Some(answer) = judged? else { return Ok(None) };
+    state.status = answer.status.code;
+    if answer.status.code == 429 {
+        request.peer.worker.metrics.limited.add(1);
+    }
+    let style = ResponseStyle::new(plan, view, &state, &answer);
+    respond::give(request, &answer, Some(&style), record).await.map(Some)
+}
+
+async fn judge_own(
+    request: &Request<'_, impl ClientStream>,
+    plan: &Hooked,
+    view: &RequestView<'_>,
+    state: &mut HookState,
+) -> Result<Option<LocalResponse<'static>>, Fault> {
+    if let Some(answer) = plan.enter(view, state) {
+        return Ok(Some(answer));
+    }
+    if let Some(login) = &plan.login
+        && let Some(answer) = log_in(request, login, view).await?
+    {
+        return Ok(Some(answer));
+    }
+    ask(request, plan, view, state, &Notify::new()).await
+}
+
 /// Tells the client what went wrong on a route with hooks.
 pub(crate) async fn refuse(
     request: &Request<'_, impl ClientStream>,
@@ -123,8 +161,8 @@ fn view<'a>(request: &'a Request<'_, impl ClientStream>, now_us: u64) -> Request
     RequestView {
         head: &request.head,
         text: request.inbox.filled(),
-        client: request.peer.address.ip().to_canonical(),
-        client_text: request.peer.text.address(),
+        client: request.peer.client,
+        client_text: request.peer.client_text(),
         is_trusted: request.peer.is_trusted,
         now_us,
     }
@@ -136,7 +174,8 @@ pub(crate) async fn judge_tunnel(
     target: &Target,
     record: &mut Record,
 ) -> Result<Option<Outcome>, Fault> {
-    let asked = Connect { client: view(request, 0).client, host: &target.host, port: target.port };
+    let client = request.peer.client.ip();
+    let asked = Connect { client, host: &target.host, port: target.port };
     for custom in &request.peer.generation.hooks.connect {
         if let Some(answer) = request.peer.stats.unless_ended(custom.on_connect(&asked)).await? {
             return respond::give(request, &answer, None, record).await.map(Some);

@@ -4,7 +4,7 @@
 //! once a thread has looked at the password. Wrong ones are counted here. Nothing here answers the
 //! client.
 
-use std::net::IpAddr;
+use crate::address::ClientAddress;
 
 use crate::exchange::peer::Peer;
 use crate::fault::Fault;
@@ -13,7 +13,7 @@ use crate::forward_proxy::{Authenticator, Checked, LoginOutcome};
 /// `credentials` are the value of the one field of the request that has some.
 pub(crate) async fn log_in(
     peer: &Peer<'_>,
-    address: IpAddr,
+    address: ClientAddress,
     authenticator: &Authenticator,
     credentials: Option<&[u8]>,
 ) -> Result<LoginOutcome, Fault> {

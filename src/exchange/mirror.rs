@@ -8,8 +8,10 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::config::HalfClose;
+use crate::exchange::logged_in;
 use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
+use crate::exchange::upload::put_body;
 use crate::fault::Fault;
 use crate::http::Method;
 use crate::http::head::ResponseHead;
@@ -19,7 +21,7 @@ use crate::relay::Receiver;
 use crate::ring::HeadBuffer;
 use crate::ring::waits::Recv;
 use crate::upstream::Upstream;
-use crate::upstream::h1::{self, AttemptError, Reply};
+use crate::upstream::h1::{self, AttemptError, Reply, Terms};
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
@@ -51,10 +53,12 @@ pub(crate) fn send(
     }
     let mut copy = Vec::new();
     let generation = request.peer.generation.clone();
-    put(&mut copy, &how(request, &generation.upstreams[upstream], target));
-    let text = request.inbox.filled();
-    let head_bytes = request.head.bytes;
-    copy.extend_from_slice(&text[head_bytes..head_bytes + body_bytes]);
+    let to = &generation.upstreams[upstream];
+    if let Some(version) = to.proxy_protocol() {
+        request.peer.put_proxy_protocol(version, &mut copy);
+    }
+    put(&mut copy, &how(request, to, target));
+    put_body(request, body_bytes, to.traits.request_chunks(), &mut copy);
     let bytes = copy.len() as u64;
     if !worker.budget.grow(&worker.ledger, bytes) {
         worker.metrics.mirrors_dropped.add(1);
@@ -65,9 +69,12 @@ pub(crate) fn send(
     worker.metrics.mirrors.add(1);
     let worker = worker.clone();
     let method = request.head.method;
+    let may_rest = may_rest(request, to);
     tokio::task::spawn_local(async move {
         let upstream = &generation.upstreams[upstream];
-        if let Err(fault) = send_copy(&worker, &generation, upstream, &copy, method).await {
+        if let Err(fault) =
+            send_copy(&worker, &generation, upstream, &copy, (method, may_rest)).await
+        {
             tracing::debug!(upstream = upstream.name(), error = fault.name(), "a copy failed");
             worker.metrics.mirrors_failed.add(1);
         }
@@ -77,18 +84,29 @@ pub(crate) fn send(
     });
 }
 
+/// Whether the connection that carries the copy may carry another request: the origin reads its
+/// body, and nobody logs in on it.
+fn may_rest(request: &Request<'_, impl ClientStream>, upstream: &Upstream) -> bool {
+    (!request.has_odd_body() || upstream.traits.reads_all_bodies)
+        && !logged_in::brings_login(&request.head.fields, request.inbox.filled())
+}
+
 /// How the head of the copy is written.
 fn how<'a>(
     request: &'a Request<'_, impl ClientStream>,
     upstream: &'a Upstream,
     target: &'a [u8],
 ) -> RequestRewrite<'a> {
+    let server = &request.peer.generation.config.server;
     // Which origin it will be is not known yet.
     let origin = upstream.members().first().map(|first| first.origin.authority.as_str());
     RequestRewrite {
         path: target,
         host: host_rule(upstream.host(), &request.head, origin),
-        via: request.peer.generation.config.server.via.as_bytes(),
+        via: server.add_via.holds(false).then_some(server.via.as_bytes()),
+        cdn_loop: Some(server.via.as_bytes()),
+        passes_trailers: upstream.traits.reads_trailers,
+        is_last: !may_rest(request, upstream),
         forwarded: Some(request.peer.forwarded_for()),
         extra: b"",
     }
@@ -101,7 +119,7 @@ async fn send_copy(
     generation: &Generation,
     upstream: &Upstream,
     copy: &[u8],
-    method: Method,
+    (method, may_rest): (Method, bool),
 ) -> Result<(), Fault> {
     let timeouts = &generation.config.timeouts;
     let mut lease = upstream.checkout(&worker.pool, Holder::NOBODY, false).await?;
@@ -115,10 +133,15 @@ async fn send_copy(
     let sent = h1::send(&worker.outbox, origin, |out| out.extend_from_slice(copy));
     sent.await.map_err(AttemptError::fault)?;
     let deadline = Instant::now() + timeouts.read;
-    let mut reply = CopyReply { lease: &mut lease, head: ResponseHead::new(), deadline };
-    let read = h1::read_head(&mut reply, generation.head_limits, method).await;
+    let is_strict = upstream.traits.is_strict;
+    let mut reply = CopyReply { lease: &mut lease, head: ResponseHead::new(), is_strict, deadline };
+    let terms = Terms { limits: generation.response_limits, metrics: &worker.metrics };
+    let read = h1::read_head(&mut reply, terms, method).await;
     let (head, buffer) = (reply.head, read.map_err(AttemptError::fault)?);
-    if let Some(buffer) = h1::emptied(&head, buffer) {
+    if may_rest
+        && !logged_in::asks(&head, buffer.filled())
+        && let Some(buffer) = h1::emptied(&head, buffer)
+    {
         lease.give_back_with(buffer);
     }
     Ok(())
@@ -128,12 +151,17 @@ async fn send_copy(
 struct CopyReply<'r> {
     lease: &'r mut Lease,
     head: ResponseHead,
+    is_strict: bool,
     deadline: Instant,
 }
 
 impl Reply for CopyReply<'_> {
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.head
+    }
+
+    fn is_strict(&self) -> bool {
+        self.is_strict
     }
 
     fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {

@@ -13,9 +13,12 @@ pub(crate) mod destination;
 pub(crate) mod download;
 pub(crate) mod forwarded;
 pub(crate) mod hooked;
-mod login;
+pub(crate) mod logged_in;
+pub(crate) mod login;
+pub(crate) mod loops;
 pub(crate) mod mirror;
 pub(crate) mod outcome;
+pub(crate) mod parents;
 pub(crate) mod peer;
 pub(crate) mod record;
 pub(crate) mod request;
@@ -36,20 +39,20 @@ use self::hooked::ResponseOverride;
 use self::outcome::Outcome;
 use self::record::Record;
 use self::request::Request;
-use self::respond::Served;
+use self::respond::{LocalEndpoint, Served};
 use self::stream::{ClientStream, unless_gone};
-use self::upload::{Progress, RequestBody, Upload, upload_rest};
+use self::upload::{Progress, RequestBody, Upload, put_body, upload_rest};
 use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
-use crate::http::Method;
 use crate::http::head::ResponseHead;
+use crate::http::{BodyLength, Method};
 use crate::observe::connection_stats::{Ending, WaitsOn};
 use crate::observe::log_limit;
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, WaitError, clock};
-use crate::upstream::h1::{self, AttemptError, Received, Reply};
+use crate::upstream::h1::{self, AttemptError, Received, Reply, Terms};
 use crate::upstream::lease::Lease;
 use crate::worker::slot::Reached;
 
@@ -57,6 +60,7 @@ use crate::worker::slot::Reached;
 pub(crate) async fn run(request: &mut Request<'_, impl ClientStream>) -> Outcome {
     let mut record = Record::begin(request, true);
     let result = match request.head.method {
+        _ if loops::is_loop(request) => Err(Fault::ProxyLoop),
         Method::Connect => connect::run(request, &mut record).await,
         _ => proxy(request, &mut record).await,
     };
@@ -101,6 +105,12 @@ async fn proxy(
     request.bytes = request.head.bytes + body.in_inbox;
     request.is_whole = body.is_whole();
     record.received(request.peer.stats, body.in_inbox as u64);
+    if request.peer.generation.hooks.own().is_some()
+        && LocalEndpoint::of(request).is_some()
+        && let Some(outcome) = Box::pin(hooked::guard_own(request, record)).await?
+    {
+        return Ok(outcome);
+    }
     if let Served::Here(outcome) = respond::serve_local(request, record).await? {
         return Ok(outcome);
     }
@@ -108,6 +118,9 @@ async fn proxy(
         Routed::To(destination) => destination,
         Routed::Answered(outcome) => return Ok(outcome),
     };
+    if request.head.body == BodyLength::Chunked {
+        body.rules = destination.traits(request).request_chunks();
+    }
     let fault = match body.arrive(request, record).await {
         Ok(()) => match try_until_served(request, &mut destination, &body, record).await {
             Ok(outcome) => return Ok(outcome),
@@ -130,14 +143,21 @@ async fn try_until_served(
 ) -> Result<Outcome, Fault> {
     let is_repeatable = body.is_whole() && request.head.method.is_idempotent();
     let mut is_repeated = false;
+    // The origin that has ended a new connection without a word, once there was one.
+    let mut failed_origin = None;
     loop {
         record.wait_for_pool(destination.indexes());
-        let at_rest = if is_repeated { None } else { destination.take_idle(request) };
+        let at_rest = if is_repeated {
+            None
+        } else {
+            destination.take_own(request).or_else(|| destination.take_idle(request))
+        };
         let lease = if let Some(lease) = at_rest {
             Ok(lease)
         } else {
             // Pinned, because a future that is passed by value is copied.
-            let checkout = std::pin::pin!(destination.checkout(request, is_repeated));
+            let checkout =
+                std::pin::pin!(check_out(request, destination, is_repeated, failed_origin));
             unless_gone(request, checkout).await
         };
         let lease = match lease {
@@ -150,7 +170,8 @@ async fn try_until_served(
             Err(fault) => return Err(fault),
         };
         record.connected(&lease);
-        let may_repeat = lease.is_reused && !is_repeated;
+        let (is_new, origin) = (!lease.is_reused, lease.origin());
+        let may_repeat = !is_new && !is_repeated;
         is_repeated = true;
         match attempt(request, lease, destination, body, record).await {
             Ok(outcome) => return Ok(outcome),
@@ -158,6 +179,14 @@ async fn try_until_served(
             Err(AttemptError::NotSent) if may_repeat => {}
             Err(AttemptError::NoResponse) if may_repeat && is_repeatable => {}
             Err(AttemptError::RetryRequested) => {}
+            Err(failed @ (AttemptError::NotSent | AttemptError::NoResponse))
+                if is_new
+                    && destination.failed(request, origin)
+                    && failed_origin.is_none()
+                    && (is_repeatable || matches!(failed, AttemptError::NotSent)) =>
+            {
+                failed_origin = Some(origin);
+            }
             Err(failed) => {
                 let fault = failed.fault();
                 if !is_repeatable || !destination.should_retry(request, RetryTrigger::Fault(fault))
@@ -166,6 +195,18 @@ async fn try_until_served(
                 }
             }
         }
+    }
+}
+
+async fn check_out(
+    request: &Request<'_, impl ClientStream>,
+    destination: &mut Destination,
+    is_fresh: bool,
+    failed_origin: Option<usize>,
+) -> Result<Lease, Fault> {
+    match failed_origin {
+        Some(origin) => Box::pin(destination.checkout_other(request, origin)).await,
+        None => destination.checkout(request, is_fresh).await,
     }
 }
 
@@ -196,10 +237,11 @@ async fn attempt(
     let mut upload =
         Upload::new(rest, &client_socket, &origin_socket, &progress, &worker.deadlines);
     let reply = {
-        let limits = generation.head_limits;
+        let terms = Terms { limits: generation.response_limits, metrics: &worker.metrics };
         let method = request.head.method;
-        let mut reply = ExchangeReply { request, lease: &mut lease, progress: &progress };
-        let reply = std::pin::pin!(h1::read_head(&mut reply, limits, method));
+        let mut reply =
+            ExchangeReply { request, lease: &mut lease, progress: &progress, destination };
+        let reply = std::pin::pin!(h1::read_head(&mut reply, terms, method));
         upload.beside(reply).await
     };
     record.sent(request.peer.stats, progress.interim_bytes.get());
@@ -210,17 +252,15 @@ async fn attempt(
     let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
         Ok(Verdict::Pass(buffer)) => {
             record.answered(request.response.status);
-            let download = std::pin::pin!(send_response(
-                request,
-                lease,
-                buffer,
-                destination,
-                &progress,
-                record
-            ));
-            Ok(Next::End(upload.beside(download).await))
+            // What outlives the download is made when that is gone, and can take its place.
+            let sent = {
+                let (from, to) = ((lease, buffer), &*destination);
+                let download = std::pin::pin!(send_response(request, from, to, &progress, record));
+                upload.beside(download).await
+            };
+            Ok(Next::End(sent))
         }
-        Ok(Verdict::Switch(buffer)) => Ok(Next::Switch(lease, buffer)),
+        Ok(Verdict::Switch(buffer)) => Ok(Next::Switch(Box::new((lease, buffer)))),
         Ok(Verdict::Override(response_override)) => Ok(Next::Override(response_override)),
         Err(failed) => Err(failed),
     };
@@ -231,8 +271,8 @@ async fn attempt(
     record.moved(progress.control.received.get(), 0);
     match next? {
         Next::End(sent) => sent,
-        Next::Switch(lease, buffer) => {
-            Ok(upgrade::switch(request, lease, &buffer, is_uploaded, record).await?)
+        Next::Switch(granted) => {
+            Ok(Box::pin(upgrade::switch(request, granted, is_uploaded, record)).await?)
         }
         Next::Override(response_override) => {
             Box::pin(destination.apply_override(request, response_override, record)).await
@@ -244,14 +284,15 @@ async fn attempt(
 enum Verdict {
     Pass(HeadBuffer),
     Switch(HeadBuffer),
-    Override(ResponseOverride),
+    /// Boxed, as all that is rare: it is held while an upload ends.
+    Override(Box<ResponseOverride>),
 }
 
 /// What is left to do when the upload has ended.
 enum Next<'c> {
     End(Result<Outcome, AttemptError>),
-    Switch(Reached<'c>, HeadBuffer),
-    Override(ResponseOverride),
+    Switch(Box<(Reached<'c>, HeadBuffer)>),
+    Override(Box<ResponseOverride>),
 }
 
 fn judge(
@@ -262,11 +303,11 @@ fn judge(
 ) -> Result<Verdict, AttemptError> {
     match request.response.status {
         101 => return Ok(Verdict::Switch(buffer)),
-        407 if destination.refuses_us(request) => return Err(Fault::ParentRefused.into()),
+        407 if destination.refuses_us(request) => return Err(Fault::ParentLogin.into()),
         _ => {}
     }
     Ok(match destination.response_override(request, &buffer, body) {
-        Some(response_override) => Verdict::Override(response_override),
+        Some(response_override) => Verdict::Override(Box::new(response_override)),
         None => Verdict::Pass(buffer),
     })
 }
@@ -281,13 +322,16 @@ async fn send_request(
     let text = request.inbox.filled();
     let head = &request.head;
     h1::send(&request.peer.worker.outbox, request.peer.origin(lease.socket()), |out| {
+        if let Some(version) = destination.proxy_protocol(request) {
+            request.peer.put_proxy_protocol(version, out);
+        }
         let repeated = if destination.is_plain() { head.repeated() } else { None };
         let repeated = repeated.map(|it| (it, request.peer.generation.id, lease.origin()));
         request.sent_head.borrow_mut().put(repeated, out, |out| {
             let path = destination.sent_path(head, text);
             destination.put_request(request, &destination.rewrite(request, lease, &path), out);
         });
-        out.extend_from_slice(&text[head.bytes..head.bytes + body.in_inbox]);
+        put_body(request, body.in_inbox, body.rules, out);
     })
     .await
 }
@@ -297,6 +341,7 @@ struct ExchangeReply<'r, 'c, S> {
     request: &'r mut Request<'c, S>,
     lease: &'r mut Lease,
     progress: &'r Progress,
+    destination: &'r Destination,
 }
 
 impl<S: ClientStream> Reply for ExchangeReply<'_, '_, S> {
@@ -310,6 +355,10 @@ impl<S: ClientStream> Reply for ExchangeReply<'_, '_, S> {
             None => self.lease.recv(soon),
             Some(buffer) => self.lease.recv_more(buffer, soon),
         })
+    }
+
+    fn is_strict(&self) -> bool {
+        self.destination.traits(self.request).is_strict
     }
 
     async fn recv_late(&mut self, buffer: HeadBuffer) -> Received {

@@ -7,12 +7,18 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use crate::address::{ClientAddress, PeerAddress};
 use crate::config::HalfClose;
-use crate::http::forwarded_header::{ClientText, Scheme};
+use crate::http::client_chain::{Trust, client_address};
+use crate::http::forwarded_header::{ClientText, Introduction, Scheme, push_address};
+use crate::http::head::RequestHead;
 use crate::http::rewrite::ForwardedFor;
 use crate::observe::connection_stats::{ConnectionStats, WaitsOn};
+use crate::proxy_protocol::{self, Version};
 use crate::relay::Receiver;
 use crate::ring::Socket;
+use crate::upstream::fair::Claimant;
+use crate::upstream::h1::Terms;
 use crate::upstream::queue::Holder;
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
@@ -23,11 +29,17 @@ pub(crate) struct Peer<'c> {
     pub worker: &'c Rc<Worker>,
     pub slot: &'c ConnectionSlot,
     pub stats: &'c ConnectionStats,
-    pub address: SocketAddr,
-    /// As the pool knows it.
+    /// Who is connected.
+    pub address: PeerAddress,
+    /// Who has sent the request: the source of the connection ([`ConnectionSlot::source`]), or
+    /// whom a trusted one says.
+    pub client: ClientAddress,
+    /// The same as text, where it is another than the source.
+    client_text: String,
+    /// As the pool knows the client.
     pub holder: Holder,
-    /// What origins are told of it.
-    pub text: ClientText,
+    /// What origins are told of the source.
+    text: ClientText,
     listener: u16,
     /// By which its request is served.
     pub generation: Rc<Generation>,
@@ -39,19 +51,21 @@ pub(crate) struct Peer<'c> {
 impl<'c> Peer<'c> {
     pub(crate) fn new(slot: &'c ConnectionSlot) -> Self {
         let worker = slot.worker();
-        let scheme = if slot.socket().is_plain() { Scheme::Http } else { Scheme::Https };
         let mut peer = Self {
             worker,
             slot,
             stats: slot.stats(),
             address: slot.peer(),
+            client: slot.source().client(),
+            client_text: String::new(),
             holder: slot.holder(),
-            text: ClientText::new(slot.peer().ip().to_canonical(), scheme),
+            text: ClientText::new(slot.source().client(), scheme(slot), Introduction::default()),
             listener: slot.listener(),
             generation: worker.generation(),
             is_trusted: false,
             is_forward: false,
         };
+        slot.speaks_for(None);
         peer.apply_generation();
         peer
     }
@@ -66,10 +80,75 @@ impl<'c> Peer<'c> {
     }
 
     fn apply_generation(&mut self) {
-        let Generation { config, access, .. } = &*self.generation;
-        let address = self.address.ip().to_canonical();
-        self.is_trusted = config.server.trusted_proxies.contains(address);
+        let generation = self.generation.clone();
+        let Generation { config, access, .. } = &*generation;
+        let address = self.slot.source().client();
+        self.set_client(address);
+        self.is_trusted = config.server.trusted_proxies.has(address);
+        self.text = ClientText::new(address, scheme(self.slot), config.server.introduction());
         self.is_forward = access.is_offered(self.listener);
+    }
+
+    /// Finds out who has sent the request whose head lies in `text`, if a trusted peer passes it
+    /// on.
+    #[inline]
+    pub(crate) fn identify(&mut self, head: &RequestHead, text: &[u8]) {
+        // The same head comes from the same client.
+        if self.is_trusted && head.repeated().is_none() {
+            self.find_client(head, text);
+        }
+    }
+
+    fn find_client(&mut self, head: &RequestHead, text: &[u8]) {
+        let server = &self.generation.config.server;
+        let (class, trusted) = (server.client_ip_class(), &server.trusted_proxies);
+        let said = client_address(&head.fields, text, class, trusted);
+        self.set_client(said.map_or(self.slot.source().client(), ClientAddress::of));
+    }
+
+    /// Takes the source for the client: nothing in a head that cannot be read is believed.
+    pub(crate) fn believe_nothing(&mut self) {
+        self.set_client(self.slot.source().client());
+    }
+
+    fn set_client(&mut self, client: ClientAddress) {
+        if client == self.client {
+            return;
+        }
+        self.client = client;
+        self.client_text.clear();
+        let spoken_for = client.ip().filter(|_| client != self.slot.source().client());
+        if let Some(ip) = spoken_for {
+            self.client_text.reserve(ADDRESS_BYTES_MAX);
+            push_address(&mut self.client_text, ip);
+        }
+        self.holder.claimant = Claimant::of(client);
+        self.slot.speaks_for(spoken_for);
+    }
+
+    /// The client's address, without a port or brackets.
+    pub(crate) fn client_text(&self) -> &str {
+        if self.client_text.is_empty() { self.text.address() } else { &self.client_text }
+    }
+
+    /// Where the access log says that a request comes from: the port of a client that a peer speaks
+    /// of is not known.
+    pub(crate) fn sender(&self) -> PeerAddress {
+        match self.client {
+            ClientAddress::Ip(ip) if !self.client_text.is_empty() => {
+                PeerAddress::Ip(SocketAddr::new(ip, 0))
+            }
+            _ => self.slot.source(),
+        }
+    }
+
+    /// Appends the header by which an origin that wants one is told whose connection it gets.
+    pub(crate) fn put_proxy_protocol(&self, version: Version, out: &mut Vec<u8>) {
+        let client = match self.sender() {
+            PeerAddress::Ip(client) => Some(client),
+            PeerAddress::Unix => None,
+        };
+        proxy_protocol::put(out, version, client.zip(self.slot.socket().own_address()));
     }
 
     /// An origin on whose `socket` a request of this client is sent, as somebody that is sent to.
@@ -83,8 +162,27 @@ impl<'c> Peer<'c> {
         }
     }
 
+    /// What the heads of answers to it are held to.
+    pub(crate) fn terms(&self) -> Terms<'_> {
+        Terms { limits: self.generation.response_limits, metrics: &self.worker.metrics }
+    }
+
     /// What of it an origin is told.
     pub(crate) fn forwarded_for(&self) -> ForwardedFor<'_> {
-        ForwardedFor { client: &self.text, is_trusted: self.is_trusted }
+        let trusted: &dyn Trust = &self.generation.config.server.trusted_proxies;
+        ForwardedFor {
+            client: &self.text,
+            trust: self.is_trusted.then_some(trusted),
+            address: self.client_text(),
+            prefix: b"",
+        }
     }
+}
+
+/// Of an IPv6 address that ends like one of IPv4: the longest there is.
+const ADDRESS_BYTES_MAX: usize = 45;
+
+/// What its client speaks.
+fn scheme(slot: &ConnectionSlot) -> Scheme {
+    if slot.socket().is_plain() { Scheme::Http } else { Scheme::Https }
 }

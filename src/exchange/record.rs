@@ -4,9 +4,9 @@
 //! statistics and, where there is an access log, one line. What only the line needs is kept, and
 //! its clocks are read, only then.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::address::{Address, PeerAddress};
 use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
 use crate::fault::Fault;
@@ -47,7 +47,7 @@ struct Line {
     /// The moment at which the phase under way began.
     phase_began: Instant,
     phases: Phases,
-    origin: Option<SocketAddr>,
+    origin: Option<Address>,
     is_reused: bool,
     is_head_known: bool,
     /// What the line quotes, once the request itself is gone.
@@ -55,7 +55,8 @@ struct Line {
 }
 
 struct Quoted {
-    client: SocketAddr,
+    client: PeerAddress,
+    peer: PeerAddress,
     method: Box<[u8]>,
     host: Box<[u8]>,
     target: Box<[u8]>,
@@ -139,7 +140,7 @@ impl Record {
     }
 
     /// It is connected, outside the pool.
-    pub(crate) fn reached(&mut self, origin: SocketAddr) {
+    pub(crate) fn reached(&mut self, origin: Address) {
         let Some(line) = &mut self.line else { return };
         let now = Instant::now();
         line.phases.connect_us += micros(now.saturating_duration_since(line.phase_began));
@@ -184,10 +185,11 @@ impl Record {
         let line = self.line.take().map(|mut line| {
             let (head, text) = (&request.head, request.inbox.filled());
             line.quoted = Some(Quoted {
-                client: request.peer.address,
+                client: request.peer.sender(),
+                peer: request.peer.address,
                 method: head.method_text.of(text).into(),
                 host: head.authority.of(text).into(),
-                target: head.target.of(text).into(),
+                target: head.plain_target(text).into(),
             });
             line
         });
@@ -202,7 +204,7 @@ impl Record {
         let (Some(line), Some(log)) = (&self.line, &worker.access_log) else { return };
         let Some(quoted) = &line.quoted else { return };
         let text = [&*quoted.method, &*quoted.host, &*quoted.target];
-        log.record(&self.render(line, generation, quoted.client, text));
+        log.record(&self.render(line, generation, (quoted.client, quoted.peer), text));
     }
 
     /// Counts the exchange and writes its line.
@@ -212,8 +214,15 @@ impl Record {
         let (Some(line), Some(log)) = (&self.line, &request.peer.worker.access_log) else { return };
         let (head, text) = (&request.head, request.inbox.filled());
         let part = |span: Span| if line.is_head_known { span.of(text) } else { b"" };
-        let quoted = [part(head.method_text), part(head.authority), part(head.target)];
-        log.record(&self.render(line, &request.peer.generation, request.peer.address, quoted));
+        let target = if line.is_head_known { head.plain_target(text) } else { b"".into() };
+        let quoted = [part(head.method_text), part(head.authority), &target];
+        let details = match self.fault {
+            Some(Fault::OriginHead(_)) => request.response.refused.as_deref(),
+            _ => None,
+        };
+        let from = (request.peer.sender(), request.peer.address);
+        let record = self.render(line, &request.peer.generation, from, quoted);
+        log.record(&access_log::Record { details, ..record });
     }
 
     /// Adds to the worker's counts, once; the time.
@@ -246,12 +255,13 @@ impl Record {
         &self,
         line: &Line,
         generation: &'a Generation,
-        client: SocketAddr,
+        (client, peer): (PeerAddress, PeerAddress),
         [method, host, target]: [&'a [u8]; 3],
     ) -> access_log::Record<'a> {
         access_log::Record {
             time: line.time,
             client,
+            peer: (client != peer).then_some(peer),
             method,
             host,
             target,
@@ -263,6 +273,7 @@ impl Record {
             is_reused: line.is_reused,
             phases: Phases { total_us: micros(line.began.elapsed()), ..line.phases },
             error: self.fault.map(Fault::name),
+            details: None,
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 
 use crate::exchange::peer::Peer;
+use crate::http::Method;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::written_cache::WrittenCache;
 use crate::ring::HeadBuffer;
@@ -44,5 +45,16 @@ impl<'c, S> Request<'c, S> {
             is_whole: false,
             head_began_ms: 0,
         }
+    }
+
+    /// Whether it has a body where its method has no use for one: there are servers that do not
+    /// read it, and take it for the next request.
+    #[inline]
+    pub(crate) fn has_odd_body(&self) -> bool {
+        !self.head.body.is_empty()
+            && matches!(
+                self.head.method,
+                Method::Get | Method::Head | Method::Delete | Method::Options
+            )
     }
 }

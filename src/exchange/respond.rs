@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::admin_guard::{self, Caller, Denied};
-use crate::config::AdminConfig;
+use crate::address::{ClientAddress, PeerAddress};
+use crate::admin_guard::{self, Caller, Denied, Rules};
+use crate::config::{AdminConfig, OnDataPort};
 use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
@@ -24,6 +25,7 @@ use crate::http::names::FieldName;
 use crate::http::{Method, TargetForm};
 use crate::relay::outbox::{Sent, Unsent};
 use crate::relay::side::{Act, Side};
+use crate::ring::clock;
 use crate::worker::mailbox::ControlQuery;
 
 /// Whether a request was answered without an origin.
@@ -77,22 +79,47 @@ pub(crate) enum LocalEndpoint {
 
 impl LocalEndpoint {
     /// Only in origin form: who asks a forward proxy asks for somebody else.
-    fn of(request: &Request<'_, impl ClientStream>) -> Option<Self> {
-        Self::in_head(&request.head, request.inbox.filled(), &request.peer.generation.config.admin)
+    pub(crate) fn of(request: &Request<'_, impl ClientStream>) -> Option<Self> {
+        let (admin, peer) = (&request.peer.generation.config.admin, request.peer.address.client());
+        Self::in_head(&request.head, request.inbox.filled(), admin, peer)
     }
 
-    /// The same for a head that lies in `text`.
-    pub(crate) fn in_head(head: &RequestHead, text: &[u8], admin: &AdminConfig) -> Option<Self> {
-        if head.form != TargetForm::Origin || !admin.on_data_port {
+    /// The same for a head that lies in `text` and comes from `peer`.
+    pub(crate) fn in_head(
+        head: &RequestHead,
+        text: &[u8],
+        admin: &AdminConfig,
+        peer: ClientAddress,
+    ) -> Option<Self> {
+        if head.form != TargetForm::Origin || admin.on_data_port == OnDataPort::Off {
             return None;
         }
         let path = head.path(text);
         let is = |own: &[u8]| matches!(path.strip_prefix(own), Some([] | [b'?', ..]));
-        if is(b"/health") {
-            return Some(Self::Health);
-        }
-        is(b"/admin/cleanup").then_some(Self::Cleanup)
+        let endpoint = if is(b"/health") {
+            Self::Health
+        } else if is(b"/admin/cleanup") {
+            Self::Cleanup
+        } else {
+            return None;
+        };
+        let is_ours = admin.on_data_port == OnDataPort::All || is_local(head, text, peer);
+        is_ours.then_some(endpoint)
     }
+}
+
+/// Whether somebody on this machine asks this machine, and no proxy asks for somebody else.
+fn is_local(head: &RequestHead, text: &[u8], peer: ClientAddress) -> bool {
+    let is_forwarded = |line: &[u8]| {
+        let is = |name: &[u8]| {
+            line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+        };
+        is(b"x-forwarded-") || is(b"x-real-ip:") || is(b"forwarded:") || is(b"via:")
+    };
+    // Whoever may connect to a listener's file may be a proxy, whom the whole world asks.
+    peer.ip().is_some_and(|peer| peer.is_loopback())
+        && admin_guard::is_loopback(head.authority.of(text))
+        && !head.fields.lines.of(text).split(|byte| *byte == b'\n').any(is_forwarded)
 }
 
 /// Answers what is meant for ringway itself and not for an origin: its health, and the wish that it
@@ -110,18 +137,21 @@ async fn serve_endpoint(
         Method::Post => is_cleanup,
         _ => false,
     };
-    let (reply, answer) = oneshot::channel();
-    let query = if !is_allowed {
+    if !is_allowed {
         let allow = if is_cleanup { "Allow: POST\r\n" } else { "Allow: GET, HEAD\r\n" };
         return respond_with(request, 405, "Method Not Allowed\n", allow, record).await;
-    } else if !is_cleanup {
-        ControlQuery::Health { reply }
-    } else if let Err(denied) = may_change(request) {
-        let code = denied.status();
-        let extra = if code == 401 { "WWW-Authenticate: Bearer\r\n" } else { "" };
-        return respond_with(request, code, denied.cause(), extra, record).await;
-    } else {
-        ControlQuery::Cleanup { reply }
+    }
+    let (reply, answer) = oneshot::channel();
+    let query = match (may_change(request), is_cleanup) {
+        (Ok(()), true) => ControlQuery::Cleanup { reply },
+        (Ok(()), false) => {
+            let is_whole = request.peer.generation.config.admin.token.is_some();
+            ControlQuery::Health { is_whole, reply }
+        }
+        (Err(denied), false) if denied.status() == 403 || denied == Denied::TokenMissing => {
+            ControlQuery::Health { is_whole: false, reply }
+        }
+        (Err(denied), _) => return deny(request, denied, record).await,
     };
     let _ = worker.shared.control.send(query);
     let answered = tokio::time::timeout(CONTROL_PATIENCE, answer);
@@ -129,6 +159,24 @@ async fn serve_endpoint(
         return Err(Fault::Internal);
     };
     respond_with(request, 200, &body, JSON, record).await
+}
+
+async fn deny(
+    request: &Request<'_, impl ClientStream>,
+    denied: Denied,
+    record: &mut Record,
+) -> Result<Served, Fault> {
+    if denied.is_news() {
+        let client = request.peer.address;
+        tracing::warn!(%client, ?denied, "admin request refused on the data port");
+    }
+    let code = denied.status();
+    let extra = match code {
+        401 => "WWW-Authenticate: Bearer\r\n",
+        429 => "Retry-After: 60\r\n",
+        _ => "",
+    };
+    respond_with(request, code, denied.cause(), extra, record).await
 }
 
 /// How long the control thread may take; a cleanup walks over the heaps of all workers.
@@ -139,23 +187,34 @@ const JSON: &str = "Content-Type: application/json\r\nCache-Control: no-store\r\
 /// Whether a change may be asked for: from this machine, unless another proxy passes it on, or with
 /// the token.
 fn may_change(request: &Request<'_, impl ClientStream>) -> Result<(), Denied> {
+    use FieldName as K;
     let fields = &request.head.fields;
     let token = request.peer.generation.config.admin.token.as_ref();
-    let passed_on = [FieldName::Forwarded, FieldName::XForwardedFor, FieldName::Via];
+    let passed_on = [K::Forwarded, K::XForwardedFor, K::XRealIp, K::ClientIp, K::Via];
     if token.is_none() && passed_on.into_iter().any(|known| fields.has(known)) {
+        return Err(Denied::NotLocal);
+    }
+    // Whoever may connect to a listener's file may be a proxy, whom the whole world asks.
+    if token.is_none() && request.peer.address == PeerAddress::Unix {
         return Err(Denied::NotLocal);
     }
     let text = request.inbox.filled();
     let value = |name| fields.values(text, name).next();
+    let rules = Rules {
+        token,
+        hosts: &request.peer.generation.config.admin.hosts,
+        tries: &request.peer.worker.shared.token_tries,
+        now_ms: clock::coarse_ms(),
+    };
     admin_guard::may_change(
         &Caller {
-            peer: Some(request.peer.address.ip()),
+            peer: request.peer.client.ip(),
             host: Some(request.head.authority.of(text)),
             origin: value(b"origin"),
             fetch_site: value(b"sec-fetch-site"),
             authorization: value(b"authorization"),
         },
-        token,
+        &rules,
     )
 }
 
@@ -180,6 +239,7 @@ async fn respond_with(
         308 => "Permanent Redirect",
         401 => "Unauthorized",
         403 => "Forbidden",
+        429 => "Too Many Requests",
         _ => "Method Not Allowed",
     };
     let status = Status { code, reason };
@@ -219,7 +279,12 @@ pub(crate) async fn refuse_as(
         Fault::ClientHead(head) => {
             format!("Proxy-Status: {via}; error={error}; details=\"{}\"\r\n", head.text())
         }
-        _ => format!("Proxy-Status: {via}; error={error}\r\n"),
+        _ => match fault.received_status() {
+            Some(status) => {
+                format!("Proxy-Status: {via}; error={error}; received-status={status}\r\n")
+            }
+            None => format!("Proxy-Status: {via}; error={error}\r\n"),
+        },
     };
     match status.code {
         407 => extra.push_str(&request.peer.generation.access.challenge),

@@ -11,6 +11,7 @@ use std::task::Poll;
 use crate::exchange::request::Request;
 use crate::fault::{Fault, Status};
 use crate::hooks::style::ResponseStyle;
+use crate::http::chunk_rules::ChunkRules;
 use crate::http::chunked::ChunkError;
 use crate::http::rewrite::ResponseRewrite;
 use crate::ledger::Counted;
@@ -118,21 +119,30 @@ pub(crate) struct Incoming<'a> {
     pub buffer: &'a HeadBuffer,
     /// The request has gone out to its end.
     pub is_uploaded: bool,
-    /// The same head is sent on in the same way: nothing of this request alone is in it.
+    /// What is sent depends on nothing but the head and how it goes out.
     pub is_plain: bool,
+    /// What of its chunks is taken, and goes on.
+    pub rules: ChunkRules,
+    /// Our name, where it is to be said that the response came through us.
+    pub via: Option<&'a [u8]>,
 }
 
 /// A response whose head has been sent.
 pub(crate) struct Begun {
-    /// What of its body is still to come, and how it goes out.
-    pub decoder: Decoder,
-    pub encoding: Encoding,
+    /// What of its body is still to come.
+    pub body: Body,
     /// Bytes of the body that came behind the head.
     pub used: usize,
     /// Bytes that were sent, `rest` included.
     pub sent: usize,
     /// What the client did not take at once.
     pub rest: Option<Counted>,
+}
+
+/// The rest of a body: how it is framed where it comes from, and where it goes.
+pub(crate) struct Body {
+    pub decoder: Decoder,
+    pub encoding: Encoding,
 }
 
 /// What a response of our own says.

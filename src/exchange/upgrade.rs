@@ -18,19 +18,19 @@ use crate::worker::slot::Reached;
 /// protocol, and could be a request that hides behind the first one.
 pub(crate) async fn switch(
     request: &mut Request<'_, impl ClientStream>,
-    lease: Reached<'_>,
-    buffer: &HeadBuffer,
+    granted: Box<(Reached<'_>, HeadBuffer)>,
     is_uploaded: bool,
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
     let worker = request.peer.worker;
+    let (lease, buffer) = *granted;
     if !is_uploaded || request.stream.has_gone_on(request) {
         return Err(Fault::UpgradeTooEarly);
     }
     let tunnels = worker.shared.tunnels.clone();
     let permit = tunnels.try_acquire_owned().map_err(|_| Fault::TooManyTunnels)?;
     let to_client = buffer.filled()[request.response.bytes..].to_vec();
-    let bytes = request.stream.switch_protocols(request, buffer).await?;
+    let bytes = request.stream.switch_protocols(request, &buffer).await?;
     record.answered(101);
     record.sent(request.peer.stats, bytes as u64);
     Ok(Outcome::Tunnel(Box::new(Tunnel {

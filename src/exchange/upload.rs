@@ -14,7 +14,7 @@ use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
 use crate::fault::Fault;
 use crate::http::BodyLength;
-use crate::http::chunked::ChunkScanner;
+use crate::http::chunk_rules::ChunkRules;
 use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
 use crate::relay::side::{Act, Side};
 use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Sender, Transfer};
@@ -26,6 +26,8 @@ pub(crate) struct RequestBody {
     /// Bytes of it that came before a connection was looked for and are in the inbox behind the
     /// head.
     pub in_inbox: usize,
+    /// What of its chunks goes on.
+    pub(crate) rules: ChunkRules,
     /// A larger one is answered 413.
     pub(crate) bytes_max: u64,
     decoder: Decoder,
@@ -37,12 +39,9 @@ impl RequestBody {
     pub(crate) fn of(request: &Request<'_, impl ClientStream>) -> Result<Self, Fault> {
         let limit = request.peer.generation.config.limits.body_bytes;
         judge_length(request.head.body, limit)?;
-        let decoder = match request.head.body {
-            BodyLength::Empty | BodyLength::UntilClose => Decoder::Sized(0),
-            BodyLength::Exact(bytes) => Decoder::Sized(bytes),
-            BodyLength::Chunked => Decoder::Chunked(ChunkScanner::new()),
-        };
-        let mut body = Self { in_inbox: 0, bytes_max: limit, decoder };
+        let decoder = Decoder::of(request.head.body);
+        let rules = ChunkRules::BARE;
+        let mut body = Self { in_inbox: 0, rules, bytes_max: limit, decoder };
         body.look(request)?;
         Ok(body)
     }
@@ -115,15 +114,28 @@ impl RequestBody {
 
     /// Bytes of it that are known of: all of them, unless it comes in chunks.
     pub(crate) fn payload_bytes(&self) -> u64 {
-        match self.decoder {
-            Decoder::Chunked(scanner) => scanner.payload_bytes(),
-            Decoder::Sized(_) | Decoder::UntilClose => 0,
-        }
+        self.decoder.payload_bytes()
     }
 
     fn rest(&self) -> Option<Decoder> {
-        (!self.is_whole()).then_some(self.decoder)
+        (!self.is_whole()).then(|| self.decoder.with(self.rules))
     }
+}
+
+/// Appends what goes on of the body of the client's request, of which `bytes` follow the head.
+pub(crate) fn put_body(
+    request: &Request<'_, impl ClientStream>,
+    bytes: usize,
+    rules: ChunkRules,
+    out: &mut Vec<u8>,
+) {
+    let head = &request.head;
+    let body = &request.inbox.filled()[head.bytes..head.bytes + bytes];
+    if head.body != BodyLength::Chunked || rules == ChunkRules::STRICT {
+        return out.extend_from_slice(body);
+    }
+    let put = Encoding::AsIs.append(&mut Decoder::of(head.body).with(rules), body, out);
+    debug_assert!(put.is_ok(), "it has been looked at when it came");
 }
 
 /// Refuses a body that says itself that it is larger than `limit`.

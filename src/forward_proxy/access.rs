@@ -9,8 +9,11 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::config::{Config, DnsConfig, ForwardConfig, ParentConfig};
+use crate::config::{Config, DnsConfig, ForwardConfig, ListenerConfig, ParentConfig};
+use crate::forward_proxy::lists;
 use crate::forward_proxy::lookup::NameLookup;
+use crate::forward_proxy::parent_health::ParentHealth;
+use crate::forward_proxy::user_rules::UserRules;
 use crate::forward_proxy::{Authenticator, Policy, Users};
 
 /// What the forward proxy needs beside the configuration.
@@ -25,6 +28,10 @@ pub(crate) struct Access {
     pub names: Option<NameLookup>,
     /// The field line that goes with a 407.
     pub challenge: String,
+    /// The listeners that speak SOCKS5, by their numbers.
+    socks: Vec<u16>,
+    /// By parent proxy, which of its places could not be reached lately.
+    pub parent_health: Vec<ParentHealth>,
     /// By parent proxy, the field line that tells it who we are; empty where it need not know.
     pub parent_logins: Vec<String>,
     /// What `names` was started with.
@@ -44,22 +51,35 @@ impl Access {
         let names = settings.enabled.then(|| names(config, before)).transpose()?;
         let users = settings.users_file.as_ref().filter(|_| settings.enabled);
         let users = users.map(|path| Users::load(path)).transpose()?;
+        let policy = policy(config, users.as_ref(), own)?;
         let authenticator =
             users.map(|users| authenticator(users, settings, before)).transpose()?;
         let challenge = authenticator
             .as_ref()
             .map_or_else(String::new, |it| format!("Proxy-Authenticate: {}\r\n", it.challenge()));
-        let is_offered = |address: &SocketAddr| {
+        let is_offered = |listener: &ListenerConfig| {
             let chosen = &settings.listeners;
-            settings.enabled && (chosen.is_empty() || chosen.contains(address))
+            settings.enabled && (chosen.is_empty() || chosen.contains(&listener.address))
+        };
+        let is_socks = |listener: &ListenerConfig| {
+            settings.enabled && settings.socks_listeners.contains(&listener.address)
         };
         let listeners = config.server.listeners.iter().zip(numbers);
+        let (socks, listeners): (Vec<_>, Vec<_>) =
+            listeners.partition(|(listener, _)| is_socks(listener));
         let access = Self {
+            socks: socks.into_iter().map(|(_, number)| *number).collect(),
+            parent_health: config
+                .parents
+                .iter()
+                .map(|parent| ParentHealth::new(parent.places().count()))
+                .collect(),
             offered: listeners
-                .filter(|(address, _)| is_offered(address))
+                .into_iter()
+                .filter(|(listener, _)| is_offered(listener))
                 .map(|(_, number)| *number)
                 .collect(),
-            policy: Policy::new(config, own.to_vec()),
+            policy,
             logins: before.map_or(0, |access| {
                 access.logins + u64::from(!access.knows(authenticator.as_ref()))
             }),
@@ -100,6 +120,11 @@ impl Access {
         self.offered.contains(&listener)
     }
 
+    /// Whether SOCKS5 is spoken at the listener with the number `listener`.
+    pub(crate) fn is_socks(&self, listener: u16) -> bool {
+        self.socks.contains(&listener)
+    }
+
     fn knows(&self, authenticator: Option<&Arc<Authenticator>>) -> bool {
         match (&self.authenticator, authenticator) {
             (Some(own), Some(other)) => Arc::ptr_eq(own, other),
@@ -109,10 +134,26 @@ impl Access {
     }
 }
 
+fn policy(config: &Config, users: Option<&Users>, own: &[SocketAddr]) -> Result<Policy, String> {
+    let listed = lists::read(config)?;
+    let policy = Policy::new(&listed, own.to_vec());
+    if !config.forward.enabled {
+        return Ok(policy);
+    }
+    let rules = UserRules::read(&listed.forward, users)?;
+    for warning in &rules.warnings {
+        tracing::warn!("forward: {warning}");
+    }
+    Ok(policy.with_rules(rules))
+}
+
 /// The resolver that there is, with what it knows, unless it is to ask otherwise.
 fn names(config: &Config, before: Option<&Access>) -> Result<NameLookup, String> {
     let kept =
         before.filter(|access| access.dns == config.dns).and_then(|access| access.names.clone());
+    if let Some(kept) = &kept {
+        kept.reread(&config.dns);
+    }
     kept.map_or_else(|| NameLookup::start(&config.dns), Ok)
         .map_err(|error| format!("names cannot be resolved: {error}"))
 }
@@ -127,7 +168,10 @@ fn authenticator(
     if let Some(kept) = kept.filter(|it| it.is_for(&users, settings)) {
         return Ok(kept.clone());
     }
-    let started = Authenticator::start(users, settings);
+    let started = match kept {
+        Some(kept) => Authenticator::start_after(kept, users, settings),
+        None => Authenticator::start(users, settings),
+    };
     started.map_err(|error| format!("passwords cannot be verified: {error}"))
 }
 

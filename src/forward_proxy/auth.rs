@@ -9,29 +9,33 @@
 //!   cache holds a keyed digest of it, made with a key of this process, and never the password.
 //! - The same pair from many connections is hashed once for all of them.
 //! - A name that does not exist costs the hashing of one that does.
-//! - A client address that failed too often is refused before its pair is looked at, a right one
-//!   too, see `failures`. A field that cannot be read counts as a failure.
+//! - A client address that failed too often is refused before its pair is hashed, see `failures`.
+//!   One that is known to be right is never refused. A field that is no name and password, which is
+//!   how clients begin with other schemes, is no failure.
+//! - Passwords wait in a queue in which addresses take turns, see `fair_queue`.
+//! - A password counts in UTF-8 and in Latin-1, whichever of them its hash was made of.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use hmac::{Hmac, KeyInit, Mac};
 use lru::LruCache;
 use sha2::Sha256;
-use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::address::ClientAddress;
 use crate::config::ForwardConfig;
 use crate::ring::clock;
 
-use super::credentials::{Credentials, Room};
-use super::failures::{Failures, Standing};
+use super::credentials::{Credentials, Room, as_latin_1};
+use super::failures::{Client, Failures, Standing};
+use super::fair_queue::FairQueue;
+use super::pending::{Job, Known, LoginOutcome, Recalled, State, Tag, Waiter};
 use super::users::{Hash, UserId, Users, cut};
 
 /// Two, so that one slow hash does not hold up all clients. They compete with the ring threads.
@@ -39,9 +43,6 @@ const THREADS: usize = 2;
 
 /// Pairs that may wait for a thread. At 250 ms each, the last one waits for half a minute.
 const QUEUE_MAX: usize = 256;
-
-/// Requests that may wait for an outcome, many of them for the same one.
-const WAITERS_MAX: usize = 16_384;
 
 /// Users whose last right pair is known.
 const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
@@ -68,26 +69,9 @@ pub enum Checked {
     Pending(Verification),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoginOutcome {
-    Known(UserId),
-    /// No field with credentials, or more than one.
-    Missing,
-    /// No such user, another password, or a field that cannot be read.
-    Wrong,
-    TooManyFailures {
-        retry_after_s: u64,
-    },
-    /// More passwords wait than may, or this client's last attempts are still being looked at.
-    Busy,
-}
-
 /// The outcome to come. Dropping it gives up on it.
 #[derive(Debug)]
 pub struct Verification(oneshot::Receiver<LoginOutcome>);
-
-/// A keyed digest of a name and a password.
-type Tag = [u8; 32];
 
 type Verify = dyn Fn(&Hash, &[u8]) -> bool + Send + Sync;
 
@@ -97,43 +81,10 @@ struct Shared {
     mac: Hmac<Sha256>,
     verify: Box<Verify>,
     state: Mutex<State>,
+    lines: Mutex<Lines>,
     /// A job has come, or the end.
     is_changed: Condvar,
     verifications: AtomicU64,
-}
-
-struct State {
-    known: LruCache<UserId, Known>,
-    failures: Failures,
-    queue: VecDeque<Job>,
-    /// One entry for each pair that is in the queue or being hashed.
-    waiters: HashMap<Tag, Vec<Waiter>>,
-    /// In all entries of `waiters`.
-    waiter_count: usize,
-    lines: Lines,
-    is_stopping: bool,
-}
-
-struct Known {
-    tag: Tag,
-    until_ms: u64,
-}
-
-struct Job {
-    tag: Tag,
-    /// `user:password`.
-    pair: Zeroizing<Box<[u8]>>,
-    /// Bytes of the name.
-    colon: usize,
-    /// `None`: there is no such user.
-    user: Option<UserId>,
-    /// The client that the attempt is charged to until it is settled.
-    client: IpAddr,
-}
-
-struct Waiter {
-    client: IpAddr,
-    reply: oneshot::Sender<LoginOutcome>,
 }
 
 /// How much has been said about failures lately.
@@ -150,23 +101,47 @@ impl Authenticator {
         Self::start_with(users, config, THREADS, verify)
     }
 
+    /// Takes the place of `before`: what is still right is still known, and failures count on.
+    pub(super) fn start_after(
+        before: &Self,
+        users: Users,
+        config: &ForwardConfig,
+    ) -> io::Result<Arc<Self>> {
+        let started = Self::start(users, config)?;
+        let (old, new) = (&before.shared, &started.shared);
+        let known: Vec<(UserId, Known)> = {
+            let state = old.lock();
+            let same = |id: UserId| {
+                new.users
+                    .find(old.users.name(id))
+                    .filter(|it| new.users.hash(*it) == old.users.hash(id))
+            };
+            let known = state.known.iter().rev();
+            known.filter_map(|(id, known)| Some((same(*id)?, *known))).collect()
+        };
+        let mut state = new.lock();
+        state.failures = old.lock().failures.kept(config.auth_failures);
+        for (id, known) in known {
+            state.known.put(id, known);
+        }
+        drop(state);
+        Ok(started)
+    }
+
     fn start_with(
         users: Users,
         config: &ForwardConfig,
         threads: usize,
         verify: Box<Verify>,
     ) -> io::Result<Arc<Self>> {
-        let mut key = [0; 32];
-        getrandom::fill(&mut key)?;
-        let mac = Hmac::new_from_slice(&key).expect("HMAC takes a key of any length");
-        key.zeroize();
+        let mac = process_mac()?;
         let state = State {
             known: LruCache::sparse(KNOWN_MAX),
             failures: Failures::new(config.auth_failures),
-            queue: VecDeque::new(),
+            queue: FairQueue::new(QUEUE_MAX),
             waiters: HashMap::new(),
             waiter_count: 0,
-            lines: Lines::default(),
+            waiters_of: HashMap::new(),
             is_stopping: false,
         };
         let shared = Arc::new(Shared {
@@ -174,6 +149,7 @@ impl Authenticator {
             mac,
             verify,
             state: Mutex::new(state),
+            lines: Mutex::default(),
             is_changed: Condvar::new(),
             verifications: AtomicU64::new(0),
         });
@@ -195,19 +171,19 @@ impl Authenticator {
     }
 
     /// `field` is the value of the one field of a request that has credentials. Never waits.
-    pub fn log_in(&self, client: IpAddr, field: Option<&[u8]>) -> Checked {
+    pub fn log_in(&self, client: ClientAddress, field: Option<&[u8]>) -> Checked {
         field.map_or(Checked::Done(LoginOutcome::Missing), |field| self.check(client, field))
     }
 
-    fn check(&self, client: IpAddr, field: &[u8]) -> Checked {
+    fn check(&self, client: ClientAddress, field: &[u8]) -> Checked {
         self.check_at(client, field, clock::coarse_ms())
     }
 
-    fn check_at(&self, client: IpAddr, field: &[u8], now_ms: u64) -> Checked {
+    fn check_at(&self, client: ClientAddress, field: &[u8], now_ms: u64) -> Checked {
         let mut room = Room::new();
         match room.decode(field) {
             Some(credentials) => self.shared.check(client, credentials, now_ms),
-            None => Checked::Done(self.shared.refuse_unreadable(client, now_ms)),
+            None => Checked::Done(self.shared.refuse_unreadable(client, field, now_ms)),
         }
     }
 
@@ -219,6 +195,11 @@ impl Authenticator {
     /// `id` must come from this authenticator.
     pub fn name(&self, id: UserId) -> &str {
         self.shared.users.name(id)
+    }
+
+    /// The user who is called so.
+    pub fn find(&self, name: &str) -> Option<UserId> {
+        self.shared.users.find(name)
     }
 
     /// Forgets every pair that was right. Failures are not forgotten.
@@ -245,6 +226,19 @@ impl Authenticator {
     pub fn verifications(&self) -> u64 {
         self.shared.verifications.load(Ordering::Relaxed)
     }
+}
+
+/// With one key for all of the process: pairs that are known outlive their authenticator.
+fn process_mac() -> io::Result<Hmac<Sha256>> {
+    static MAC: OnceLock<Hmac<Sha256>> = OnceLock::new();
+    if let Some(mac) = MAC.get() {
+        return Ok(mac.clone());
+    }
+    let mut key = [0; 32];
+    getrandom::fill(&mut key)?;
+    let mac = Hmac::new_from_slice(&key).expect("HMAC takes a key of any length");
+    key.zeroize();
+    Ok(MAC.get_or_init(|| mac).clone())
 }
 
 fn challenge(config: &ForwardConfig) -> String {
@@ -277,48 +271,56 @@ impl Verification {
 
 // On a ring thread.
 impl Shared {
-    fn check(&self, client: IpAddr, credentials: Credentials, now_ms: u64) -> Checked {
+    fn check(&self, client: ClientAddress, credentials: Credentials, now_ms: u64) -> Checked {
         let tag = self.tag(credentials.pair);
         let user = self.users.find(credentials.user);
         let mut state = self.lock();
-        let standing = state.failures.standing(client, now_ms);
+        let standing = match user.and_then(|id| state.recalled(id, &tag, now_ms)) {
+            Some(Recalled::Right(id)) => return Checked::Done(LoginOutcome::Known(id)),
+            // It was right, so that it is no guess.
+            Some(Recalled::Stale) => Standing::MayTry,
+            None => state.failures.standing(client, now_ms),
+        };
         if let Standing::Blocked { retry_after_s } = standing {
             return Checked::Done(LoginOutcome::TooManyFailures { retry_after_s });
         }
-        if let Some(id) = user.filter(|id| state.is_known(*id, &tag, now_ms)) {
-            return Checked::Done(LoginOutcome::Known(id));
-        }
         let is_new = !state.waiters.contains_key(&tag);
-        let is_full = state.waiter_count >= WAITERS_MAX
-            || (is_new && (standing != Standing::MayTry || state.queue.len() >= QUEUE_MAX));
-        if is_full {
+        if !state.has_room_for(Client::of(client)) || (is_new && standing != Standing::MayTry) {
             return Checked::Done(LoginOutcome::Busy);
         }
-        let (reply, outcome) = oneshot::channel();
-        state.waiters.entry(tag).or_default().push(Waiter { client, reply });
-        state.waiter_count += 1;
+        let mut evicted = None;
         if is_new {
-            state.failures.begin(client);
             let pair = Zeroizing::new(credentials.pair.into());
-            state.queue.push_back(Job { tag, pair, colon: credentials.user.len(), user, client });
-            drop(state);
+            let job = Job { tag, pair, colon: credentials.user.len(), user, client };
+            let has_failed = state.failures.has_failed(client, now_ms);
+            match state.queue.push(Client::of(client), has_failed, job) {
+                Ok(job) => evicted = job,
+                Err(_) => return Checked::Done(LoginOutcome::Busy),
+            }
+            state.failures.begin(client);
+        }
+        let (reply, outcome) = oneshot::channel();
+        state.add_waiter(tag, Waiter { client, reply });
+        let refused = evicted.map(|job| state.give_up(&job));
+        drop(state);
+        if is_new {
             self.is_changed.notify_one();
         }
+        // Whoever waited for it is told that it is busy.
+        drop(refused);
         Checked::Pending(Verification(outcome))
     }
 
-    fn refuse_unreadable(&self, client: IpAddr, now_ms: u64) -> LoginOutcome {
-        let mut state = self.lock();
-        if let Standing::Blocked { retry_after_s } = state.failures.standing(client, now_ms) {
-            return LoginOutcome::TooManyFailures { retry_after_s };
-        }
-        let is_last = state.failures.fail(client, now_ms);
-        drop(state);
-        self.report(client, "", "a Proxy-Authorization that cannot be read", now_ms);
-        if is_last {
-            self.report_blocked(client, now_ms);
-        }
-        LoginOutcome::Wrong
+    /// A field of another scheme says nothing of a password: clients begin with those.
+    fn refuse_unreadable(&self, client: ClientAddress, field: &[u8], now_ms: u64) -> LoginOutcome {
+        let is_basic = field.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Basic"));
+        let (reason, outcome) = if is_basic {
+            ("no name and password", LoginOutcome::Wrong)
+        } else {
+            ("another scheme than Basic", LoginOutcome::Missing)
+        };
+        self.report(client, "", reason, now_ms);
+        outcome
     }
 
     fn tag(&self, pair: &[u8]) -> Tag {
@@ -338,12 +340,19 @@ impl Shared {
     fn work(&self) {
         while let Some(job) = self.next_job() {
             let hash = job.user.unwrap_or_else(|| self.users.stand_in(job.name()));
-            let is_right = (self.verify)(self.users.hash(hash), job.password());
-            self.verifications.fetch_add(1, Ordering::Relaxed);
+            let is_right = self.is_right(self.users.hash(hash), job.password());
             // Whatever the password is, it is not that of a user who does not exist.
             let user = job.user.filter(|_| is_right);
             self.settle(&job, user, clock::coarse_ms());
         }
+    }
+
+    fn is_right(&self, hash: &Hash, password: &[u8]) -> bool {
+        let verify = |password: &[u8]| {
+            self.verifications.fetch_add(1, Ordering::Relaxed);
+            (self.verify)(hash, password)
+        };
+        verify(password) || as_latin_1(password).is_some_and(|password| verify(&password))
     }
 
     /// Waits. `None` at the end.
@@ -353,13 +362,13 @@ impl Shared {
             if state.is_stopping {
                 state.queue.clear();
                 state.waiters.clear();
+                state.waiters_of.clear();
                 return None;
             }
-            match state.queue.pop_front() {
+            match state.queue.pop() {
                 Some(job) if state.is_awaited(&job.tag) => return Some(job),
                 Some(job) => {
-                    let gone = state.take_waiters(&job.tag);
-                    state.failures.settle(job.client);
+                    let gone = state.give_up(&job);
                     drop(state);
                     drop(gone);
                     state = self.lock();
@@ -411,48 +420,23 @@ impl Shared {
 
 // The log.
 impl Shared {
-    fn report(&self, client: IpAddr, user: &str, reason: &str, now_ms: u64) {
-        let Some(unsaid) = self.lock().lines.next(now_ms) else { return };
+    fn next_line(&self, now_ms: u64) -> Option<u64> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).next(now_ms)
+    }
+
+    fn report(&self, client: ClientAddress, user: &str, reason: &str, now_ms: u64) {
+        let Some(unsaid) = self.next_line(now_ms) else { return };
         let user = cut(user);
         tracing::warn!(%client, ?user, unsaid, "a login to the forward proxy failed: {reason}");
     }
 
-    fn report_blocked(&self, client: IpAddr, now_ms: u64) {
-        let Some(unsaid) = self.lock().lines.next(now_ms) else { return };
+    fn report_blocked(&self, client: ClientAddress, now_ms: u64) {
+        let Some(unsaid) = self.next_line(now_ms) else { return };
         tracing::warn!(
             %client, unsaid,
             "logins from this address are refused for the rest of the minute: it has failed \
              forward.auth_failures times"
         );
-    }
-}
-
-impl State {
-    fn is_known(&mut self, id: UserId, tag: &Tag, now_ms: u64) -> bool {
-        self.known
-            .get(&id)
-            .is_some_and(|known| now_ms < known.until_ms && bool::from(known.tag.ct_eq(tag)))
-    }
-
-    fn is_awaited(&self, tag: &Tag) -> bool {
-        let waiters = self.waiters.get(tag);
-        waiters.is_some_and(|waiters| waiters.iter().any(|waiter| !waiter.reply.is_closed()))
-    }
-
-    fn take_waiters(&mut self, tag: &Tag) -> Vec<Waiter> {
-        let waiters = self.waiters.remove(tag).unwrap_or_default();
-        self.waiter_count = self.waiter_count.saturating_sub(waiters.len());
-        waiters
-    }
-}
-
-impl Job {
-    fn name(&self) -> &str {
-        std::str::from_utf8(&self.pair[..self.colon]).unwrap_or_default()
-    }
-
-    fn password(&self) -> &[u8] {
-        &self.pair[self.colon + 1..]
     }
 }
 
@@ -479,6 +463,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::credentials::tests::field;
+    use super::super::pending::WAITERS_MAX;
     use super::*;
     use crate::config::Config;
 
@@ -530,7 +515,7 @@ mod tests {
         Gated { authenticator, begun, outcomes }
     }
 
-    fn address(last: u32) -> IpAddr {
+    fn address(last: u32) -> ClientAddress {
         std::net::Ipv4Addr::from_bits(0x0a00_0000 | last).into()
     }
 
@@ -726,13 +711,14 @@ mod tests {
             assert_eq!(outcome, LoginOutcome::Wrong);
         }
         let hashed = authenticator.verifications();
-        for field in [&right, &field("alice", "c"), &b"Basic !".to_vec()] {
-            let outcome = at_once(authenticator.check(address(1), field));
+        for field in [field("alice", "c"), field("bob", "x:y")] {
+            let outcome = at_once(authenticator.check(address(1), &field));
             let LoginOutcome::TooManyFailures { retry_after_s } = outcome else {
                 panic!("{outcome:?}");
             };
             assert!((1..=60).contains(&retry_after_s), "{retry_after_s}");
         }
+        assert_eq!(at_once(authenticator.check(address(1), &right)), known);
         assert_eq!(authenticator.verifications(), hashed);
         assert_eq!(at_once(authenticator.check(address(2), &right)), known);
         let later_ms = clock::coarse_ms() + 60_000;
@@ -740,13 +726,106 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_cannot_be_read_is_a_failure() {
-        let authenticator = stalled(3);
-        for field in [b"".as_slice(), b"Bearer abc", b"Basic YTpi="] {
-            assert_eq!(at_once(authenticator.check(address(1), field)), LoginOutcome::Wrong);
+    fn a_pair_that_was_right_is_looked_at_again_whatever_its_address_has_failed() {
+        let authenticator = start(1);
+        let right = field("alice", "open sesame");
+        let known = settled(authenticator.check(address(1), &right));
+        settled(authenticator.check(address(1), &field("alice", "a")));
+        let much_later_ms = clock::coarse_ms() + KNOWN_MS;
+        settled(authenticator.check_at(address(1), &field("alice", "b"), much_later_ms));
+        authenticator.shared.lock().failures.fail(address(1), much_later_ms);
+        let again = authenticator.check_at(address(1), &right, much_later_ms);
+        assert_pending(&again);
+        assert_eq!(settled(again), known);
+    }
+
+    #[test]
+    fn only_wrong_passwords_are_failures() {
+        let authenticator = stalled(1);
+        let fields: [(&[u8], LoginOutcome); 7] = [
+            (b"", LoginOutcome::Missing),
+            (b"Bearer abc", LoginOutcome::Missing),
+            (b"Negotiate YII=", LoginOutcome::Missing),
+            (b"NTLM TlRMTVNTUAAB", LoginOutcome::Missing),
+            (b"Digest a=b", LoginOutcome::Missing),
+            (b"Basic YTpi=", LoginOutcome::Wrong),
+            (b"Basic !", LoginOutcome::Wrong),
+        ];
+        for (field, outcome) in fields.into_iter().cycle().take(50) {
+            assert_eq!(at_once(authenticator.check(address(1), field)), outcome);
         }
-        let outcome = at_once(authenticator.check(address(1), b"Basic YTpi"));
-        assert!(matches!(outcome, LoginOutcome::TooManyFailures { .. }), "{outcome:?}");
+        assert_pending(&authenticator.check(address(1), b"Basic YTpi"));
+    }
+
+    #[test]
+    fn a_password_counts_in_utf_8_and_in_latin_1() {
+        let utf8 = bcrypt::hash("m\u{fc}ll", 4).unwrap();
+        let latin1 = bcrypt::hash(b"m\xfcll", 4).unwrap();
+        let users = Users::of(&format!("a:{utf8}\nb:{latin1}\n\u{e4}:{utf8}"));
+        let authenticator = Authenticator::start(users, &config(100)).unwrap();
+        let pairs: [(&[u8], &str); 6] = [
+            (b"a:m\xc3\xbcll", "a"),
+            (b"a:m\xfcll", "a"),
+            (b"b:m\xc3\xbcll", "b"),
+            (b"b:m\xfcll", "b"),
+            (b"\xe4:m\xfcll", "\u{e4}"),
+            (b"\xc3\xa4:m\xc3\xbcll", "\u{e4}"),
+        ];
+        for (pair, user) in pairs {
+            let field = super::super::credentials::tests::encoded(pair);
+            let outcome = settled(authenticator.check(address(1), &field));
+            assert_eq!(name(&authenticator, &outcome), Some(user), "{}", pair.escape_ascii());
+        }
+        let wrong = authenticator.check(address(1), &field("a", "m\u{fb}ll"));
+        assert_eq!(settled(wrong), LoginOutcome::Wrong);
+    }
+
+    #[test]
+    fn a_flood_of_wrong_passwords_leaves_room_for_other_addresses() {
+        let gated = gated(&[("alice", "a")]);
+        let check = |last: u32, password: String| {
+            gated.authenticator.check(address(last), &field("alice", &password))
+        };
+        // One is at the thread; the others fill the queue, ten of an address.
+        let flood: Vec<_> = (0..=QUEUE_MAX as u32)
+            .map(|number| check(number / 10, format!("wrong{number}")))
+            .collect();
+        flood.iter().for_each(assert_pending);
+        assert_eq!(gated.begun.recv_timeout(PATIENCE).unwrap(), b"wrong0");
+        let right = check(99, "a".to_owned());
+        assert_pending(&right);
+        gated.outcomes.send(false).unwrap();
+        // Each address in the queue has one turn at most before it.
+        for _ in 0..=QUEUE_MAX / 10 + 1 {
+            let password = gated.begun.recv_timeout(PATIENCE).unwrap();
+            gated.outcomes.send(password == b"a").unwrap();
+            if password == b"a" {
+                assert_eq!(name(&gated.authenticator, &settled(right)), Some("alice"));
+                return;
+            }
+        }
+        panic!("the right password had no turn");
+    }
+
+    #[test]
+    fn what_is_known_of_users_that_stay_survives_a_change_of_the_others() {
+        let hash = bcrypt::hash("open sesame", 4).unwrap();
+        let file = |more: &str| Users::of(&format!("{more}alice:{hash}"));
+        let first = Authenticator::start(file(""), &config(2)).unwrap();
+        let right = field("alice", "open sesame");
+        settled(first.check(address(1), &right));
+        settled(first.check(address(2), &field("alice", "x")));
+        let bob = format!("bob:{}\n", bcrypt::hash("b", 4).unwrap());
+        let second = Authenticator::start_after(&first, file(&bob), &config(2)).unwrap();
+        let outcome = at_once(second.check(address(1), &right));
+        assert_eq!(name(&second, &outcome), Some("alice"));
+        settled(second.check(address(2), &field("alice", "y")));
+        let blocked = at_once(second.check(address(2), &field("alice", "z")));
+        assert!(matches!(blocked, LoginOutcome::TooManyFailures { .. }), "{blocked:?}");
+        // Another password of the same name is looked at.
+        let changed = Users::of(&format!("alice:{}", bcrypt::hash("new", 4).unwrap()));
+        let third = Authenticator::start_after(&second, changed, &config(2)).unwrap();
+        assert_eq!(settled(third.check(address(1), &right)), LoginOutcome::Wrong);
     }
 
     #[test]
@@ -792,7 +871,7 @@ mod tests {
     fn a_flood_of_clients_is_bounded() {
         let authenticator = stalled(10);
         for last in 0..1_000_000 {
-            at_once(authenticator.check(address(last), b"Basic !"));
+            authenticator.shared.lock().failures.fail(address(last), 0);
         }
         assert!(authenticator.cache_bytes() < 1_000_000, "{}", authenticator.cache_bytes());
     }

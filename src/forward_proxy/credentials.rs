@@ -1,8 +1,11 @@
 //! A user's name and password in a `Proxy-Authorization` field (RFC 7617).
 //!
 //! In: the field's value. Out: the name and the whole pair, or `None` for anything else: another
-//! scheme, base64 that is not in its one canonical form, no colon, a control character, a name
-//! that is not UTF-8. What was decoded lies in a `Room` that is wiped when it goes.
+//! scheme, base64 that is not in its one canonical form, no colon, a control character. What was
+//! decoded lies in a `Room` that is wiped when it goes.
+//!
+//! A pair that is not UTF-8 is taken for Latin-1, which is what many clients write (RFC 7617 §2.1
+//! came late), and comes out as UTF-8: one pair has one spelling.
 //!
 //! The first colon ends the name, so a name has none and a password may. An empty name and an
 //! empty password are legal here; no line of a users file has an empty name, so it is unknown.
@@ -10,7 +13,7 @@
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// More than 256 bytes of name and 512 of password are a flood, not a login.
 const PAIR_BYTES_MAX: usize = 768;
@@ -23,9 +26,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
 );
 
-/// Where a pair is decoded to.
+/// Where a pair is decoded to: a byte of Latin-1 has up to two of UTF-8.
 pub(super) struct Room {
-    bytes: [u8; PAIR_BYTES_MAX],
+    bytes: [u8; 2 * PAIR_BYTES_MAX],
     /// What has to be wiped.
     used: usize,
 }
@@ -39,21 +42,54 @@ pub(super) struct Credentials<'r> {
 
 impl Room {
     pub(super) fn new() -> Self {
-        Self { bytes: [0; PAIR_BYTES_MAX], used: 0 }
+        Self { bytes: [0; 2 * PAIR_BYTES_MAX], used: 0 }
     }
 
     pub(super) fn decode(&mut self, field: &[u8]) -> Option<Credentials<'_>> {
         let text = token(field)?;
-        self.used = PAIR_BYTES_MAX;
-        let length = BASE64.decode_slice(text, &mut self.bytes).ok()?;
-        self.used = length;
-        let pair = &self.bytes[..length];
+        self.used = self.bytes.len();
+        let length = BASE64.decode_slice(text, &mut self.bytes[..PAIR_BYTES_MAX]).ok()?;
+        self.used = self.as_utf8(length);
+        let pair = &self.bytes[..self.used];
         // RFC 7617 §2: neither part holds control characters.
         let is_plain = !pair.iter().any(u8::is_ascii_control);
         let colon = pair.iter().position(|&byte| byte == b':').filter(|_| is_plain)?;
         let user = std::str::from_utf8(&pair[..colon]).ok()?;
         Some(Credentials { user, pair })
     }
+}
+
+impl Room {
+    /// Makes UTF-8 of the first `length` bytes, in place; how many there are then.
+    fn as_utf8(&mut self, length: usize) -> usize {
+        let pair = &self.bytes[..length];
+        if std::str::from_utf8(pair).is_ok() {
+            return length;
+        }
+        let whole = length + pair.iter().filter(|byte| !byte.is_ascii()).count();
+        let mut end = whole;
+        // From the end, so that nothing is written over what is still to be read.
+        for index in (0..length).rev() {
+            let mut letter = [0; 2];
+            let letter = char::from(self.bytes[index]).encode_utf8(&mut letter).as_bytes();
+            end -= letter.len();
+            self.bytes[end..end + letter.len()].copy_from_slice(letter);
+        }
+        whole
+    }
+}
+
+/// The same text in Latin-1, where it has another spelling there.
+pub(super) fn as_latin_1(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    if text.is_ascii() {
+        return None;
+    }
+    let text = std::str::from_utf8(text).ok()?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
+    for letter in text.chars() {
+        bytes.push(u8::try_from(letter).ok()?);
+    }
+    Some(bytes)
 }
 
 impl Drop for Room {
@@ -80,7 +116,7 @@ pub(super) mod tests {
         encoded(format!("{user}:{password}").as_bytes())
     }
 
-    fn encoded(pair: &[u8]) -> Vec<u8> {
+    pub(in crate::forward_proxy) fn encoded(pair: &[u8]) -> Vec<u8> {
         format!("Basic {}", BASE64.encode(pair)).into_bytes()
     }
 
@@ -93,7 +129,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_pair_is_parted_at_its_first_colon() {
-        let table: [(&[u8], &str, &[u8]); 10] = [
+        let table: [(&[u8], &str, &[u8]); 11] = [
             // The example of RFC 7617 §2.
             (b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", "Aladdin", b"open sesame"),
             (b"basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", "Aladdin", b"open sesame"),
@@ -105,7 +141,9 @@ pub(super) mod tests {
             (&encoded(b":x"), "", b"x"),
             (&encoded(b"a:"), "a", b""),
             (&encoded("ä b:ü".as_bytes()), "ä b", "ü".as_bytes()),
-            (&encoded(b"a:\xff\xfe"), "a", b"\xff\xfe"),
+            // In Latin-1.
+            (&encoded(b"a:\xff\xfe"), "a", "\u{ff}\u{fe}".as_bytes()),
+            (&encoded(b"\xe4 b:\xfc"), "ä b", "ü".as_bytes()),
         ];
         for (field, user, password) in table {
             let expected = Some((user.to_owned(), password.to_owned()));
@@ -115,7 +153,7 @@ pub(super) mod tests {
 
     #[test]
     fn anything_else_is_nothing() {
-        let table: [&[u8]; 24] = [
+        let table: [&[u8]; 23] = [
             b"",
             b"Basic",
             b"Basic ",
@@ -139,12 +177,21 @@ pub(super) mod tests {
             &encoded(b"a\0:b"),
             &encoded(b"a:b\n"),
             &encoded(b"a:b\x7f"),
-            &encoded(b"\xff:b"),
             &encoded(b"a\r\n:b"),
         ];
         for field in table {
             assert_eq!(decoded(field), None, "{}", field.escape_ascii());
         }
+    }
+
+    #[test]
+    fn the_longest_pair_in_latin_1_fits() {
+        let mut pair = vec![0xe9; PAIR_BYTES_MAX];
+        pair[1] = b':';
+        let (user, password) = decoded(&encoded(&pair)).unwrap();
+        assert_eq!((user.as_str(), password.len()), ("é", 2 * (PAIR_BYTES_MAX - 2)));
+        assert_eq!(as_latin_1(&password).unwrap().len(), PAIR_BYTES_MAX - 2);
+        assert!(as_latin_1(b"plain").is_none() && as_latin_1("€".as_bytes()).is_none());
     }
 
     #[test]

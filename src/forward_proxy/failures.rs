@@ -9,6 +9,8 @@
 //! attempt less. Many connections at once therefore get no more guesses than one.
 
 use std::net::IpAddr;
+
+use crate::address::ClientAddress;
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
@@ -26,10 +28,11 @@ pub(super) struct Failures {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Client {
+pub(super) enum Client {
     V4([u8; 4]),
     /// The first half of the address.
     V6([u8; 8]),
+    Unix,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,7 +59,22 @@ impl Failures {
         Self { tallies: LruCache::sparse(CLIENTS_MAX), limit }
     }
 
-    pub(super) fn standing(&self, client: IpAddr, now_ms: u64) -> Standing {
+    /// The failures that count on where other users take the place of these.
+    pub(super) fn kept(&self, limit: u32) -> Self {
+        let mut kept = Self::new(limit);
+        for (client, tally) in self.tallies.iter().rev().filter(|(_, tally)| tally.failed > 0) {
+            kept.tallies.put(*client, Tally { open: 0, ..*tally });
+        }
+        kept
+    }
+
+    /// Whether the client has failed lately.
+    pub(super) fn has_failed(&self, client: ClientAddress, now_ms: u64) -> bool {
+        let tally = self.tallies.peek(&Client::of(client));
+        tally.is_some_and(|tally| tally.at(now_ms).failed > 0)
+    }
+
+    pub(super) fn standing(&self, client: ClientAddress, now_ms: u64) -> Standing {
         let Some(tally) = self.tallies.peek(&Client::of(client)) else {
             return Standing::MayTry;
         };
@@ -72,13 +90,13 @@ impl Failures {
     }
 
     /// An attempt has begun; `settle` ends it.
-    pub(super) fn begin(&mut self, client: IpAddr) {
+    pub(super) fn begin(&mut self, client: ClientAddress) {
         let tally = self.tallies.get_or_insert_mut(Client::of(client), Tally::default);
         tally.open = tally.open.saturating_add(1);
     }
 
     /// An attempt that began has been decided, or is not going to be.
-    pub(super) fn settle(&mut self, client: IpAddr) {
+    pub(super) fn settle(&mut self, client: ClientAddress) {
         let client = Client::of(client);
         // The tally may have made room for another since the attempt began.
         let Some(tally) = self.tallies.peek_mut(&client) else { return };
@@ -91,7 +109,7 @@ impl Failures {
     }
 
     /// True when this failure is the one that blocks the client.
-    pub(super) fn fail(&mut self, client: IpAddr, now_ms: u64) -> bool {
+    pub(super) fn fail(&mut self, client: ClientAddress, now_ms: u64) -> bool {
         let tally = self.tallies.get_or_insert_mut(Client::of(client), Tally::default);
         *tally = tally.at(now_ms);
         if tally.failed == 0 {
@@ -117,10 +135,11 @@ impl Tally {
 }
 
 impl Client {
-    fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(address.octets()),
-            IpAddr::V6(address) => {
+    pub(super) fn of(client: ClientAddress) -> Self {
+        match client {
+            ClientAddress::Unix => Self::Unix,
+            ClientAddress::Ip(IpAddr::V4(address)) => Self::V4(address.octets()),
+            ClientAddress::Ip(IpAddr::V6(address)) => {
                 let [network @ .., _, _, _, _, _, _, _, _] = address.octets();
                 Self::V6(network)
             }
@@ -132,7 +151,7 @@ impl Client {
 mod tests {
     use super::*;
 
-    fn client(text: &str) -> IpAddr {
+    fn client(text: &str) -> ClientAddress {
         text.parse().unwrap()
     }
 
@@ -193,6 +212,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_for_other_users_are_failures_and_no_attempts() {
+        let mut failures = Failures::new(1);
+        let (one, two) = (client("192.0.2.1"), client("192.0.2.2"));
+        failures.fail(one, 0);
+        failures.begin(one);
+        failures.begin(two);
+        let kept = failures.kept(2);
+        assert_eq!(
+            (kept.standing(one, 0), kept.standing(two, 0)),
+            (Standing::MayTry, Standing::MayTry)
+        );
+        assert!(kept.has_failed(one, 0) && !kept.has_failed(two, 0));
+        assert!(!kept.has_failed(one, WINDOW_MS));
+    }
+
+    #[test]
     fn an_ipv6_client_is_its_network() {
         let mut failures = Failures::new(1);
         failures.fail(client("2001:db8:0:1::1"), 0);
@@ -215,7 +250,7 @@ mod tests {
         let persistent = client("192.0.2.1");
         for number in 0..1_000_000_u32 {
             let address = IpAddr::from((u128::from(number) << 64 | 1 << 125).to_be_bytes());
-            failures.fail(address, 0);
+            failures.fail(address.into(), 0);
             if number % 5_000 == 0 {
                 failures.fail(persistent, 0);
             }

@@ -13,14 +13,16 @@
 //! 1. A listener of ringway or its admin address is denied: "own_address". Where one takes every
 //!    address, that is its port at any address of this machine; and dialling `0.0.0.0` or `::`
 //!    is dialling loopback.
-//! 2. The first rule of `deny` that fits the host or the address, and the port, denies:
-//!    "deny RULE".
+//! 2. The first `[[forward.rule]]` that is for the user and fits the target denies, "rule[N] RULE",
+//!    or allows, which passes over `deny` and `allow`. Where none decides, the first rule of `deny`
+//!    that fits the host or the address, and the port, denies: "deny RULE".
 //! 3. An address of a class that is closed is denied: "loopback" without `allow_loopback`,
 //!    "private" without `allow_private`, and always "unspecified", "link_local", "metadata" (of
 //!    clouds), "multicast" and "reserved", with the broadcast address.
-//! 4. CONNECT to a port that is not in `connect_ports` and that no fitting rule of `allow` names
-//!    is denied: "connect_ports".
-//! 5. Where `allow` has rules, one must fit the host or the address, and the port: "allow".
+//! 4. CONNECT to a port that is not in `connect_ports` and that no fitting rule of `allow` names,
+//!    nor the `[[forward.rule]]` that allows, is denied: "connect_ports".
+//! 5. Where `allow` has rules and step 2 has not allowed, one must fit the host or the address, and
+//!    the port: "allow".
 //!
 //! Everything else is allowed.
 //!
@@ -38,8 +40,10 @@ use std::ops::RangeInclusive;
 use crate::config::Config;
 
 use super::addresses::{Class, Readings};
-use super::rules::{Entry, RuleSet};
+use super::rules::{Known, RuleSet};
 use super::target::ends_in_number;
+use super::user_rules::{Ruling, UserRules};
+use super::users::UserId;
 
 /// What may be reached, compiled once per configuration.
 #[derive(Debug)]
@@ -48,6 +52,7 @@ pub(crate) struct Policy {
     own: Vec<SocketAddr>,
     /// Whether an address is one of this machine's.
     is_local: fn(IpAddr) -> bool,
+    rules: UserRules,
     deny: RuleSet,
     allow: RuleSet,
     connect_ports: Vec<RangeInclusive<u16>>,
@@ -71,14 +76,12 @@ pub(crate) enum Verdict<'p> {
     Denied(&'p str),
 }
 
-/// What is known of a target's address.
-#[derive(Clone, Copy)]
-enum Known<'a> {
-    Address(&'a Readings),
-    /// Nothing yet.
-    Later,
-    /// Nothing, and there never will be: a parent resolves the name.
-    Never,
+/// Who asks, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// Of the users by whom the policy was made. `None` where nobody is asked who they are.
+    pub user: Option<UserId>,
+    pub is_connect: bool,
 }
 
 impl Policy {
@@ -87,6 +90,11 @@ impl Policy {
     /// is not among them and needs a rule in `deny`.
     pub(crate) fn new(config: &Config, own: Vec<SocketAddr>) -> Self {
         Self::with_locality(config, own, is_local)
+    }
+
+    /// With rules by user, which come before the lists for everybody.
+    pub(super) fn with_rules(self, rules: UserRules) -> Self {
+        Self { rules, ..self }
     }
 
     fn with_locality(config: &Config, own: Vec<SocketAddr>, is_local: fn(IpAddr) -> bool) -> Self {
@@ -99,6 +107,7 @@ impl Policy {
         Self {
             own: own.into_iter().map(canonical).collect(),
             is_local,
+            rules: UserRules::default(),
             deny: RuleSet::new("deny", &forward.deny),
             allow: RuleSet::new("allow", &forward.allow),
             connect_ports: forward.connect_ports.clone(),
@@ -110,14 +119,14 @@ impl Policy {
 
     /// Before `host` is resolved. For a name, `Allowed` means only that a name server may be
     /// asked: `judge_address` has the last word. For an address it is the whole verdict.
-    pub(crate) fn judge_name(&self, host: &str, port: u16, is_connect: bool) -> Verdict<'_> {
-        self.judge_host(host, port, is_connect, Known::Later)
+    pub(crate) fn judge_name(&self, host: &str, port: u16, asked: Asked) -> Verdict<'_> {
+        self.judge_host(host, port, asked, Known::Later)
     }
 
     /// Where a parent resolves `host`, so that no address will ever be seen here. The classes of
     /// addresses and rules for networks then hold only for hosts that are addresses themselves.
-    pub(crate) fn judge_unresolved(&self, host: &str, port: u16, is_connect: bool) -> Verdict<'_> {
-        self.judge_host(host, port, is_connect, Known::Never)
+    pub(crate) fn judge_unresolved(&self, host: &str, port: u16, asked: Asked) -> Verdict<'_> {
+        self.judge_host(host, port, asked, Known::Never)
     }
 
     /// Just before `address`, which is what `host` was resolved to, is dialled.
@@ -125,10 +134,10 @@ impl Policy {
         &self,
         host: &str,
         address: SocketAddr,
-        is_connect: bool,
+        asked: Asked,
     ) -> Verdict<'_> {
         let readings = Readings::of(address.ip());
-        self.judge(&normal(host), address.port(), is_connect, Known::Address(&readings))
+        self.judge(&normal(host), address.port(), asked, Known::Address(&readings))
     }
 
     /// The first parent that is for `host`; its index is that in `Config::parents`.
@@ -142,39 +151,68 @@ impl Policy {
         self.parents.iter().position(|parent| holds(&parent.domains) && !holds(&parent.except))
     }
 
-    fn judge_host(&self, host: &str, port: u16, is_connect: bool, known: Known) -> Verdict<'_> {
+    fn judge_host(&self, host: &str, port: u16, asked: Asked, known: Known) -> Verdict<'_> {
         let host = normal(host);
         if let Ok(address) = host.parse() {
             let readings = Readings::of(address);
-            return self.judge(&host, port, is_connect, Known::Address(&readings));
+            return self.judge(&host, port, asked, Known::Address(&readings));
         }
         if ends_in_number(&host) {
             return Verdict::Denied("number");
         }
-        self.judge(&host, port, is_connect, known)
+        self.judge(&host, port, asked, known)
     }
 
-    fn judge(&self, host: &str, port: u16, is_connect: bool, known: Known) -> Verdict<'_> {
+    fn judge(&self, host: &str, port: u16, asked: Asked, known: Known) -> Verdict<'_> {
         if known.addresses().any(|address| self.is_own(address, port)) {
             return Verdict::Denied("own_address");
         }
-        if let Some(rule) = self.denying_rule(host, port, known) {
+        let ruling = self.rules.ruling(host, port, asked.user, known);
+        let denying = match ruling {
+            Ruling::Denied(rule) => Some(rule),
+            Ruling::Silent => self.deny.first(host, port, known),
+            Ruling::Allowed { .. } | Ruling::Later => None,
+        };
+        if let Some(rule) = denying {
             return Verdict::Denied(&rule.label);
         }
         if let Some(class) = self.closed_class(host, port, known) {
             return Verdict::Denied(class.name());
         }
-        let is_connect_port = self.connect_ports.iter().any(|ports| ports.contains(&port));
-        if is_connect
-            && !is_connect_port
-            && !self.allows(host, known, |rule| rule.takes(port) && rule.names_ports())
+        let (is_ruled, has_port) = match ruling {
+            Ruling::Later => return Verdict::Allowed,
+            Ruling::Allowed { names_port, .. } => (true, names_port),
+            Ruling::Denied(_) | Ruling::Silent => (false, false),
+        };
+        if asked.is_connect
+            && !has_port
+            && !self.connect_ports.iter().any(|ports| ports.contains(&port))
+            && !self.allow.holds(host, known, |rule| rule.takes(port) && rule.names_ports())
         {
             return Verdict::Denied("connect_ports");
         }
-        if !self.allow.is_empty() && !self.allows(host, known, |rule| rule.takes(port)) {
+        let is_listed = || self.allow.holds(host, known, |rule| rule.takes(port));
+        if !is_ruled && !self.allow.is_empty() && !is_listed() {
             return Verdict::Denied("allow");
         }
         Verdict::Allowed
+    }
+
+    /// The rule for the user that allows a target, for whoever explains it.
+    pub(crate) fn allowing_rule(
+        &self,
+        host: &str,
+        port: u16,
+        address: Option<IpAddr>,
+        user: Option<UserId>,
+    ) -> Option<&str> {
+        let host = normal(host);
+        let readings = address.or_else(|| host.parse().ok()).map(Readings::of);
+        let known = readings.as_ref().map_or(Known::Later, Known::Address);
+        match self.rules.ruling(&host, port, user, known) {
+            Ruling::Allowed { rule, .. } => Some(&rule.label),
+            Ruling::Denied(_) | Ruling::Later | Ruling::Silent => None,
+        }
     }
 
     /// Whether dialling `address` would reach ringway itself.
@@ -196,12 +234,6 @@ impl Policy {
 
     fn is_here(&self, address: IpAddr) -> bool {
         address.is_loopback() || (self.is_local)(address)
-    }
-
-    fn denying_rule(&self, host: &str, port: u16, known: Known) -> Option<&Entry> {
-        let by_address = known.addresses().flat_map(|address| self.deny.of_address(address));
-        let rules = self.deny.of_host(host).chain(by_address);
-        rules.filter(|rule| rule.takes(port)).min_by_key(|rule| rule.index)
     }
 
     /// The class that keeps the target from being dialled.
@@ -226,31 +258,6 @@ impl Policy {
         // Which of the two it will be is not known, so one that is open is enough.
         let class = closed(Ipv4Addr::LOCALHOST.into()).and(closed(Ipv6Addr::LOCALHOST.into()));
         class.filter(|_| is_loopback)
-    }
-
-    /// Whether a rule of `allow` that `counts` fits, or may fit once the address is known. The
-    /// IPv4 addresses in an IPv6 one stand for it only all together.
-    fn allows(&self, host: &str, known: Known, counts: impl Fn(&Entry) -> bool) -> bool {
-        let holds = |address| self.allow.of_address(address).any(&counts);
-        self.allow.of_host(host).any(&counts)
-            || match known {
-                Known::Never => false,
-                Known::Later => self.allow.of_networks().any(&counts),
-                Known::Address(readings) => {
-                    holds(readings.address)
-                        || (readings.embedded().next().is_some() && readings.embedded().all(holds))
-                }
-            }
-    }
-}
-
-impl Known<'_> {
-    fn addresses(self) -> impl Iterator<Item = IpAddr> {
-        let readings = match self {
-            Self::Address(readings) => Some(*readings),
-            Self::Later | Self::Never => None,
-        };
-        readings.into_iter().flat_map(Readings::all)
     }
 }
 
@@ -286,11 +293,16 @@ fn is_local(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::rules::tests::rules;
+    use super::super::users::Users;
     use super::*;
     use crate::config::{ForwardConfig, ParentAddress, ParentConfig};
 
     /// Addresses for names and addresses that no rule is about.
     const ELSEWHERE: &str = "93.184.216.34";
+
+    fn asks(is_connect: bool) -> Asked {
+        Asked { user: None, is_connect }
+    }
 
     fn forward() -> ForwardConfig {
         Config::default().forward
@@ -313,10 +325,12 @@ mod tests {
 
     /// What a GET of `host:port` gets, where the host is a name that resolves to `address`.
     fn judged<'p>(policy: &'p Policy, host: &str, address: &str, port: u16) -> Verdict<'p> {
-        match policy.judge_name(host, port, false) {
-            Verdict::Allowed => {
-                policy.judge_address(host, SocketAddr::new(address.parse().unwrap(), port), false)
-            }
+        match policy.judge_name(host, port, asks(false)) {
+            Verdict::Allowed => policy.judge_address(
+                host,
+                SocketAddr::new(address.parse().unwrap(), port),
+                asks(false),
+            ),
             denied @ Verdict::Denied(_) => denied,
         }
     }
@@ -324,9 +338,9 @@ mod tests {
     /// What a request for an address gets; the two judges must agree.
     fn literal<'p>(policy: &'p Policy, address: &str, port: u16, is_connect: bool) -> Verdict<'p> {
         let dialled = SocketAddr::new(address.parse().unwrap(), port);
-        let verdict = policy.judge_address(address, dialled, is_connect);
-        assert_eq!(policy.judge_name(address, port, is_connect), verdict, "{address}");
-        assert_eq!(policy.judge_unresolved(address, port, is_connect), verdict, "{address}");
+        let verdict = policy.judge_address(address, dialled, asks(is_connect));
+        assert_eq!(policy.judge_name(address, port, asks(is_connect)), verdict, "{address}");
+        assert_eq!(policy.judge_unresolved(address, port, asks(is_connect)), verdict, "{address}");
         verdict
     }
 
@@ -370,7 +384,7 @@ mod tests {
             let expected = Verdict::Denied(expected);
             assert_eq!(literal(&policy, address, 80, false), expected, "{address}");
             // A name that resolves to it fares no better, however often it did not before.
-            assert!(policy.judge_name("rebound.example", 80, false).is_allowed());
+            assert!(policy.judge_name("rebound.example", 80, asks(false)).is_allowed());
             assert_eq!(judged(&policy, "rebound.example", ELSEWHERE, 80), Verdict::Allowed);
             assert_eq!(judged(&policy, "rebound.example", address, 80), expected, "{address}");
         }
@@ -425,11 +439,15 @@ mod tests {
         ] {
             for is_connect in [false, true] {
                 let expected = Verdict::Denied("number");
-                assert_eq!(policy.judge_name(host, 443, is_connect), expected, "{host}");
-                assert_eq!(policy.judge_unresolved(host, 443, is_connect), expected, "{host}");
+                assert_eq!(policy.judge_name(host, 443, asks(is_connect)), expected, "{host}");
+                assert_eq!(
+                    policy.judge_unresolved(host, 443, asks(is_connect)),
+                    expected,
+                    "{host}"
+                );
             }
         }
-        assert_eq!(policy.judge_name("127.0.0.1", 443, true), Verdict::Allowed);
+        assert_eq!(policy.judge_name("127.0.0.1", 443, asks(true)), Verdict::Allowed);
     }
 
     #[test]
@@ -437,11 +455,11 @@ mod tests {
         let closed = policy(forward());
         for host in ["localhost", "LOCALHOST.", "a.localhost", "[::1]"] {
             let expected = Verdict::Denied("loopback");
-            assert_eq!(closed.judge_name(host, 80, false), expected, "{host}");
-            assert_eq!(closed.judge_unresolved(host, 80, false), expected, "{host}");
+            assert_eq!(closed.judge_name(host, 80, asks(false)), expected, "{host}");
+            assert_eq!(closed.judge_unresolved(host, 80, asks(false)), expected, "{host}");
         }
         for host in ["notlocalhost", "localhost.example", "localhost.localdomain"] {
-            assert!(closed.judge_name(host, 80, false).is_allowed(), "{host}");
+            assert!(closed.judge_name(host, 80, asks(false)).is_allowed(), "{host}");
             assert_eq!(judged(&closed, host, "127.0.0.1", 80), Verdict::Denied("loopback"));
         }
         let open = policy(ForwardConfig { allow_loopback: true, ..forward() });
@@ -517,12 +535,15 @@ mod tests {
     fn a_name_that_only_a_network_could_allow_is_denied_where_nobody_resolves_it_here() {
         let allow = rules(&["203.0.113.0/24:8443", "example.org"]);
         let policy = policy(ForwardConfig { allow, ..forward() });
-        assert_eq!(policy.judge_name("a.example", 8443, true), Verdict::Allowed);
-        assert_eq!(policy.judge_name("a.example", 8444, false), Verdict::Denied("allow"));
-        assert_eq!(policy.judge_unresolved("a.example", 8443, false), Verdict::Denied("allow"));
+        assert_eq!(policy.judge_name("a.example", 8443, asks(true)), Verdict::Allowed);
+        assert_eq!(policy.judge_name("a.example", 8444, asks(false)), Verdict::Denied("allow"));
+        assert_eq!(
+            policy.judge_unresolved("a.example", 8443, asks(false)),
+            Verdict::Denied("allow")
+        );
         let expected = Verdict::Denied("connect_ports");
-        assert_eq!(policy.judge_unresolved("a.example", 8443, true), expected);
-        assert_eq!(policy.judge_unresolved("example.org", 443, true), Verdict::Allowed);
+        assert_eq!(policy.judge_unresolved("a.example", 8443, asks(true)), expected);
+        assert_eq!(policy.judge_unresolved("example.org", 443, asks(true)), Verdict::Allowed);
     }
 
     #[test]
@@ -565,7 +586,7 @@ mod tests {
             &[],
         );
         let address = "10.0.0.1:80".parse().unwrap();
-        let verdict = both.judge_address("a.example", address, false);
+        let verdict = both.judge_address("a.example", address, asks(false));
         assert_eq!(verdict, denied("deny 10.0.0.0/8"), "file order, whatever it is about");
     }
 
@@ -579,7 +600,7 @@ mod tests {
         let policy = policy_at(everything, &["127.0.0.1:9901"]);
         let judge = |address: &str, is_connect| literal(&policy, address, 9901, is_connect);
         assert_eq!(judge("127.0.0.1", true), Verdict::Denied("own_address"));
-        let next = policy.judge_name("127.0.0.1", 9902, true);
+        let next = policy.judge_name("127.0.0.1", 9902, asks(true));
         assert_eq!(next, Verdict::Denied("deny 127.0.0.1"));
         assert_eq!(judge("127.0.0.2", true), Verdict::Denied("loopback"));
         assert_eq!(judge(ELSEWHERE, true), Verdict::Denied("connect_ports"));
@@ -610,15 +631,22 @@ mod tests {
             let address = SocketAddr::new(address.parse().unwrap(), port);
             let denied = Verdict::Denied("connect_ports");
             let expected = if is_allowed { Verdict::Allowed } else { denied };
-            assert_eq!(policy.judge_address(host, address, true), expected, "{host} {address}");
-            assert_eq!(policy.judge_address(host, address, false), Verdict::Allowed);
+            assert_eq!(
+                policy.judge_address(host, address, asks(true)),
+                expected,
+                "{host} {address}"
+            );
+            assert_eq!(policy.judge_address(host, address, asks(false)), Verdict::Allowed);
             if is_allowed {
-                assert_eq!(policy.judge_name(host, port, true), Verdict::Allowed, "{host}");
+                assert_eq!(policy.judge_name(host, port, asks(true)), Verdict::Allowed, "{host}");
             }
         }
         // Before the address is known, the network might still allow it.
-        assert_eq!(policy.judge_name("a.example", 22, true), Verdict::Allowed);
-        assert_eq!(policy.judge_name("a.example", 23, true), Verdict::Denied("connect_ports"));
+        assert_eq!(policy.judge_name("a.example", 22, asks(true)), Verdict::Allowed);
+        assert_eq!(
+            policy.judge_name("a.example", 23, asks(true)),
+            Verdict::Denied("connect_ports")
+        );
     }
 
     #[test]
@@ -684,7 +712,9 @@ mod tests {
     fn the_first_parent_whose_domains_fit_and_whose_exceptions_do_not_is_taken() {
         let parent = |domains: &[&str], except: &[&str]| ParentConfig {
             name: String::new(),
+            backups: Vec::new(),
             address: ParentAddress {
+                scheme: crate::config::ParentScheme::Http,
                 host: "proxy".to_owned(),
                 port: 3128,
                 authority: "proxy:3128".to_owned(),
@@ -720,5 +750,74 @@ mod tests {
             assert_eq!(policy.parent(host), expected, "{host}");
         }
         assert_eq!(Policy::new(&Config::default(), Vec::new()).parent("a.example"), None);
+    }
+
+    /// Users ann and bob, and ann in the group staff.
+    fn ruled(forward: &str) -> (Policy, [Option<UserId>; 2]) {
+        let hash = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+        let users = Users::of(&format!("ann:{hash}\nbob:{hash}\n"));
+        let text =
+            format!("[forward]\nusers_file = \"x\"\ngroups = {{ staff = [\"ann\"] }}\n{forward}");
+        let config = crate::config::tests::parse(&text).unwrap();
+        let rules = UserRules::read(&config.forward, Some(&users)).unwrap();
+        let ids = ["ann", "bob"].map(|name| users.find(name));
+        (Policy::new(&config, Vec::new()).with_rules(rules), ids)
+    }
+
+    #[test]
+    fn a_rule_for_a_user_waits_for_the_address_only_where_that_could_change_it() {
+        let (policy, [ann, bob]) = ruled(
+            "deny = [\"b.example\"]\nallow = [\"a.example\"]\nrule = [\
+             { groups = [\"staff\"], targets = [\"10.0.0.0/8:22\"], action = \"allow\" }, \
+             { users = [\"ann\"], targets = [\"b.example\"], action = \"deny\" }, \
+             { users = [\"bob\"], targets = [\"*.c.example\", \"b.example\"], \
+             action = \"allow\" }]",
+        );
+        let name =
+            |user, host, port| policy.judge_name(host, port, Asked { user, is_connect: true });
+        // It may turn out to be in 10.0.0.0/8.
+        assert_eq!(name(ann, "b.example", 22), Verdict::Allowed);
+        assert_eq!(name(ann, "b.example", 443), Verdict::Denied("rule[1] b.example"));
+        assert_eq!(name(ann, "d.example", 443), Verdict::Denied("allow"));
+        assert_eq!(name(bob, "b.example", 443), Verdict::Allowed);
+        assert_eq!(name(bob, "b.example", 22), Verdict::Denied("connect_ports"));
+        assert_eq!(name(bob, "x.c.example", 443), Verdict::Allowed);
+        assert_eq!(name(bob, "c.example", 443), Verdict::Denied("allow"));
+        assert_eq!(name(None, "b.example", 443), Verdict::Denied("deny b.example"));
+        let address = |user, address: &str| {
+            let asked = Asked { user, is_connect: true };
+            policy.judge_address("b.example", address.parse().unwrap(), asked)
+        };
+        assert_eq!(address(ann, "10.0.0.1:22"), Verdict::Allowed);
+        assert_eq!(address(ann, "192.0.2.1:22"), Verdict::Denied("rule[1] b.example"));
+        assert_eq!(address(bob, "192.0.2.1:443"), Verdict::Allowed);
+        // Translated, it is as good.
+        assert_eq!(address(ann, "[64:ff9b::10.0.0.1]:22"), Verdict::Allowed);
+        // Nobody will ever know the address.
+        let asked = Asked { user: ann, is_connect: true };
+        let unresolved = policy.judge_unresolved("b.example", 22, asked);
+        assert_eq!(unresolved, Verdict::Denied("rule[1] b.example"));
+        let rule = |user, host| policy.allowing_rule(host, 443, None, user);
+        assert_eq!(rule(bob, "X.c.example."), Some("rule[2] *.c.example"));
+        assert_eq!(rule(ann, "x.c.example"), None);
+        let dialled = policy.allowing_rule("q", 22, "10.0.0.1".parse().ok(), ann);
+        assert_eq!(dialled, Some("rule[0] 10.0.0.0/8:22"));
+    }
+
+    #[test]
+    fn a_rule_for_a_user_opens_no_class_of_addresses() {
+        let (policy, [ann, _]) = ruled(
+            "allow_private = false\nrule = [{ users = [\"ann\"], targets = [\"*\", \
+             \"127.0.0.0/8\", \"10.0.0.0/8\", \"169.254.0.0/16\"], action = \"allow\" }]",
+        );
+        for (host, class) in [
+            ("127.0.0.1", "loopback"),
+            ("localhost", "loopback"),
+            ("10.0.0.1", "private"),
+            ("169.254.169.254", "link_local"),
+        ] {
+            let asked = Asked { user: ann, is_connect: false };
+            assert_eq!(policy.judge_name(host, 80, asked), Verdict::Denied(class), "{host}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use super::addresses::Readings;
 use crate::config::{Rule, RuleTarget};
 
 /// The ports of a rule that names none.
@@ -42,6 +43,16 @@ pub(super) struct Entry {
     prefix: Option<u8>,
 }
 
+/// What is known of a target's address.
+#[derive(Clone, Copy)]
+pub(super) enum Known<'a> {
+    Address(&'a Readings),
+    /// Nothing yet.
+    Later,
+    /// Nothing, and there never will be: a parent resolves the name.
+    Never,
+}
+
 impl RuleSet {
     /// `key` is the name of the key that holds the rules.
     pub(super) fn new(key: &str, rules: &[Rule]) -> Self {
@@ -64,6 +75,8 @@ impl RuleSet {
         let index = self.entries.len();
         let mut prefix = None;
         match &rule.target {
+            // Its rules have taken its place: see `lists`.
+            RuleTarget::File(_) => {}
             RuleTarget::Any => self.any.push(index),
             RuleTarget::Exact(name) => {
                 self.names.entry(lower(name)).or_default().push(index);
@@ -116,8 +129,40 @@ impl RuleSet {
             .map(|index| &self.entries[*index])
     }
 
+    /// The first in the file that fits the host or any reading of the address, and the port.
+    pub(super) fn first(&self, host: &str, port: u16, known: Known) -> Option<&Entry> {
+        let by_address = known.addresses().flat_map(|address| self.of_address(address));
+        let rules = self.of_host(host).chain(by_address);
+        rules.filter(|rule| rule.takes(port)).min_by_key(|rule| rule.index)
+    }
+
+    /// Whether a rule that `counts` fits, or may fit once the address is known. The IPv4 addresses
+    /// in an IPv6 one stand for it only all together.
+    pub(super) fn holds(&self, host: &str, known: Known, counts: impl Fn(&Entry) -> bool) -> bool {
+        let holds = |address| self.of_address(address).any(&counts);
+        self.of_host(host).any(&counts)
+            || match known {
+                Known::Never => false,
+                Known::Later => self.of_networks().any(&counts),
+                Known::Address(readings) => {
+                    holds(readings.address)
+                        || (readings.embedded().next().is_some() && readings.embedded().all(holds))
+                }
+            }
+    }
+
     pub(super) fn of_networks(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(|entry| entry.prefix.is_some())
+    }
+}
+
+impl Known<'_> {
+    pub(super) fn addresses(self) -> impl Iterator<Item = IpAddr> {
+        let readings = match self {
+            Self::Address(readings) => Some(*readings),
+            Self::Later | Self::Never => None,
+        };
+        readings.into_iter().flat_map(Readings::all)
     }
 }
 

@@ -85,6 +85,8 @@ impl Users {
         let mut users = Vec::new();
         let mut by_name: HashMap<Box<str>, UserId> = HashMap::new();
         let mut lines = Vec::new();
+        // Some editors begin a file with the mark of its encoding.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (index, line) in text.lines().enumerate() {
             let number = index + 1;
             let line = line.trim();

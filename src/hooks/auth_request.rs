@@ -4,12 +4,16 @@
 //! of its answer; out: whether the request goes on, with which fields for the origin, or what the
 //! client is told instead. Nothing is sent here. A body of the answer is never passed on.
 
+use std::borrow::Cow;
+
 use super::edits::{Own, Wishes};
 use super::request_view::{RequestView, put_field};
 use super::responses::LocalResponse;
-use crate::config::{ForwardAuthConfig, OnFailure};
+use crate::config::{ForwardAuthConfig, OnFailure, PathMatch};
+use crate::http::forwarded_header::scheme_said;
 use crate::http::head::ResponseHead;
 use crate::http::names::FieldName;
+use crate::http::path::{is_plain, normal_target};
 
 /// What is asked, and whom.
 #[derive(Clone, Debug)]
@@ -19,6 +23,8 @@ pub struct AuthRequest {
     quoted: Box<[Box<str>]>,
     /// Names of fields for the origin, as they are sent and in lower case.
     granted: Box<[(Box<str>, Box<str>)]>,
+    /// By what a route is found, it is asked about.
+    path_match: PathMatch,
 }
 
 /// What the answer means.
@@ -35,9 +41,10 @@ pub enum AuthDecision {
 const PASSED_ON: [&str; 4] = ["WWW-Authenticate", "Location", "Set-Cookie", "Retry-After"];
 
 impl AuthRequest {
-    pub(crate) fn new(config: &ForwardAuthConfig) -> Self {
+    pub(crate) fn new(config: &ForwardAuthConfig, path_match: PathMatch) -> Self {
         let granted = config.response_headers.iter();
         Self {
+            path_match,
             config: config.clone(),
             quoted: config
                 .request_headers
@@ -70,6 +77,12 @@ impl AuthRequest {
     /// Appends the question's head. `host` is that of the upstream.
     pub fn put(&self, host: &[u8], view: &RequestView<'_>, out: &mut Vec<u8>) {
         let head = view.head;
+        let target = view.path_and_query();
+        // What the question is about must be what the origin will take the path for.
+        let target = match self.path_match {
+            PathMatch::Normal if !is_plain(target) => Cow::Owned(normal_target(target)),
+            PathMatch::Normal | PathMatch::Raw => Cow::Borrowed(target),
+        };
         let mut field = |name: &str, value: &[u8]| {
             out.extend_from_slice(name.as_bytes());
             put_field(value, out);
@@ -78,13 +91,18 @@ impl AuthRequest {
         field(&format!("GET {} HTTP/1.1\r\nHost: ", self.config.path), host);
         field("X-Forwarded-Method: ", head.method_text.of(view.text));
         field("X-Forwarded-Host: ", head.authority.of(view.text));
-        field("X-Forwarded-Uri: ", view.path_and_query());
+        field("X-Forwarded-Uri: ", &target);
         field("X-Forwarded-For: ", view.client_text.as_bytes());
-        let proto = view.field("x-forwarded-proto").filter(|_| view.is_trusted);
-        field("X-Forwarded-Proto: ", proto.unwrap_or(b"http"));
+        let proto = if view.is_trusted { scheme_said(head, view.text) } else { Some(&b"http"[..]) };
+        if let Some(proto) = proto {
+            field("X-Forwarded-Proto: ", proto);
+        }
         for name in &self.quoted {
             // What is about this connection, or was said above, is not the client's to say.
-            if FieldName::of(name.as_bytes()) == FieldName::Other {
+            let known = FieldName::of(name.as_bytes());
+            if matches!(known, FieldName::Other | FieldName::Authorization)
+                || known.is_claim() && view.is_trusted
+            {
                 for value in head.fields.values(view.text, name.as_bytes()) {
                     field(&format!("{name}: "), value);
                 }
@@ -145,14 +163,26 @@ mod tests {
 
     fn auth_request(on_failure: OnFailure) -> AuthRequest {
         let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect();
-        AuthRequest::new(&ForwardAuthConfig {
+        let config = ForwardAuthConfig {
             upstream: 3,
             path: "/verify".to_owned(),
             request_headers: list(&["Cookie", "Authorization", "Connection", "X-Forwarded-For"]),
             response_headers: list(&["X-User"]),
             timeout: Duration::from_secs(1),
             on_failure,
-        })
+        };
+        AuthRequest::new(&config, PathMatch::Normal)
+    }
+
+    #[test]
+    fn a_question_is_about_the_normal_form_of_the_path() {
+        let text = "GET /open/../%61dmin//x?y=%61/.. HTTP/1.1\r\nHost: a\r\n\r\n";
+        with_facts(text, |view| {
+            let mut out = Vec::new();
+            auth_request(OnFailure::Closed).put(b"auth:9", view, &mut out);
+            let text = String::from_utf8(out).unwrap();
+            assert!(text.contains("\r\nX-Forwarded-Uri: /admin/x?y=%61/..\r\n"), "{text}");
+        });
     }
 
     #[test]

@@ -128,7 +128,8 @@ pub struct Page {
 /// Somebody who wants a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct Connect<'a> {
-    pub client: IpAddr,
+    /// `None` where it has come by a Unix socket, and has no address.
+    pub client: Option<IpAddr>,
     /// A name in lower case, or an address.
     pub host: &'a str,
     pub port: u16,
@@ -217,8 +218,9 @@ impl Page {
 }
 
 impl Request<'_> {
-    pub fn client(&self) -> IpAddr {
-        self.view.client
+    /// `None` where it has come by a Unix socket, and has no address.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.view.client.ip()
     }
 
     pub fn method(&self) -> &[u8] {

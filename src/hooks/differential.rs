@@ -14,9 +14,11 @@ use proptest::sample::select;
 use super::edits::{Edits, Wishes};
 use super::request_view::tests::LIMITS;
 use super::{HookState, RequestView};
+use crate::config::Networks;
 use crate::config::hooks::{Scope, Template};
 use crate::http::Method;
-use crate::http::forwarded_header::{ClientText, Scheme};
+use crate::http::client_chain::Trust;
+use crate::http::forwarded_header::{ClientText, Introduction, Scheme};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::interest::FieldInterest;
 use crate::http::names::FieldName;
@@ -210,12 +212,19 @@ proptest! {
             // Known from before.
             prop_assert_eq!(head.parse(sent.as_bytes(), &LIMITS), Ok(true));
         }
-        let client = ClientText::new([192, 0, 2, 1].into(), Scheme::Http);
+        let client = ClientText::new([192, 0, 2, 1].into(), Scheme::Http, Introduction::default());
+        let nobody = Networks::default();
         let how = RequestRewrite {
             path: head.path(sent.as_bytes()),
             host: if is_host_set { HostRule::Set(b"o:1") } else { HostRule::Pass },
-            via: b"ringway",
-            forwarded: Some(ForwardedFor { client: &client, is_trusted }),
+            via: Some(b"ringway"),
+            cdn_loop: None,
+            passes_trailers: false,
+            is_last: false,
+            forwarded: Some(ForwardedFor {
+                trust: is_trusted.then_some(&nobody as &dyn Trust),
+                ..ForwardedFor::of(&client)
+            }),
             extra: b"",
         };
         let (view, state) = (view(&head, &sent), HookState::default());

@@ -229,7 +229,7 @@ impl Edits {
         self.names_ours = classes.clone().any(|class| class != FieldName::OfInterest);
         self.noting = if self.asks.has(FieldName::Other) {
             Noting::None
-        } else if self.asks.has(FieldName::OfInterest) {
+        } else if self.asks.has(FieldName::OfInterest) || self.asks.has(FieldName::ClientIp) {
             Noting::OfInterest(interest.clone())
         } else {
             Noting::All

@@ -56,10 +56,14 @@ impl Guards {
             self.access.push(Access { allow: config.allow.clone(), deny: config.deny.clone() });
         }
         self.methods.extend(config.methods.as_deref().map(Methods::new));
-        if let Some(config) = &config.rate_limit {
-            let limit = loading.limit(owner, config);
-            let (key, policy) = (config.key.clone(), limit.policy());
-            self.rates.push(Rate { layer, key, limit, policy });
+        let by_address = format!("{owner} by address");
+        let limits = [(owner, &config.rate_limit), (&by_address, &config.address_rate_limit)];
+        for (owner, config) in limits {
+            if let Some(config) = config {
+                let limit = loading.limit(owner, config);
+                let (key, policy) = (config.key.clone(), limit.policy());
+                self.rates.push(Rate { layer, key, limit, policy });
+            }
         }
         if let Some(limit) = config.connections_per_client {
             self.clients.push((layer, loading.clients(owner, limit)));
@@ -97,7 +101,8 @@ impl Guards {
         }
         for rate in &self.rates {
             let standing = rate.take(route, view);
-            state.standings[rate.layer] = Some(standing);
+            // Of two limits of a layer, the first is the one that answers speak of.
+            state.standings[rate.layer].get_or_insert(standing);
             if !standing.is_allowed {
                 // The refusal says it all; the edits to answers need not say it again.
                 state.standings = [None; 2];
@@ -119,8 +124,8 @@ impl Guards {
 
 impl Access {
     fn lets_in(&self, view: &RequestView<'_>) -> bool {
-        !self.deny.contains(view.client)
-            && self.allow.as_ref().is_none_or(|allow| allow.contains(view.client))
+        !self.deny.has(view.client)
+            && self.allow.as_ref().is_none_or(|allow| allow.has(view.client))
     }
 }
 
@@ -139,10 +144,22 @@ impl Rate {
         let key = match &self.key {
             ClientKey::Ip => limit.hash_number(ClientKey::network(view.client)),
             ClientKey::Route => limit.hash_bytes(route.as_bytes()),
-            ClientKey::Header(name) => limit.hash_bytes(view.field(name).unwrap_or_default()),
+            ClientKey::Header(name) => return self.take_each(name, view),
             ClientKey::Cookie(name) => limit.hash_bytes(view.cookie(name).unwrap_or_default()),
         };
         limit.take(key, view.now_us)
+    }
+
+    /// Counts a request under every value of the field, so that none hides behind another; one that
+    /// has no such field, under the address of its client.
+    fn take_each(&self, name: &str, view: &RequestView<'_>) -> Standing {
+        let limit = &self.limit;
+        let values = view.head.fields.values(view.text, name.as_bytes());
+        let standings = values.map(|value| limit.take(limit.hash_bytes(value), view.now_us));
+        let strictest = standings.min_by_key(|standing| (standing.is_allowed, standing.left()));
+        strictest.unwrap_or_else(|| {
+            limit.take(limit.hash_number(ClientKey::network(view.client)), view.now_us)
+        })
     }
 
     fn refused(&self, standing: Standing) -> LocalResponse<'static> {

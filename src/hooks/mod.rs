@@ -16,6 +16,7 @@
 //!  cors                      a preflight is answered here: it never carries credentials
 //!  methods                   405 with Allow
 //!  rate_limit                429 with Retry-After and RateLimit
+//!  address_rate_limit        the same by address
 //!  connections_per_client    429
 //!  body_bytes                413
 //!  redirect                  before any password is sent over a connection that is to be left
@@ -36,7 +37,8 @@
 //! # Two tables
 //!
 //! `[hooks]` holds for every route, `[route.hooks]` for one. What refuses holds twice, the global
-//! one first: deny, allow, methods, `rate_limit` and `connections_per_client`. Edits to fields are
+//! one first: deny, allow, methods, `rate_limit`, `address_rate_limit` and
+//! `connections_per_client`. Edits to fields are
 //! all done, the global ones first. Of everything else the route's own takes the place of the
 //! global one. `inherit_hooks = false` of a route leaves the global ones out.
 
@@ -78,11 +80,11 @@ pub use self::retry::{Retry, RetryTrigger};
 use self::custom::{Custom, Hooks};
 use self::responses::Pages;
 use crate::config::{
-    BasicAuthConfig, Config, CustomConfig, ForwardConfig, HooksConfig, HostPattern,
-    RateLimitConfig, RouteConfig,
+    BasicAuthConfig, Config, CustomConfig, ForwardConfig, HooksConfig, RateLimitConfig, RouteConfig,
 };
 use crate::forward_proxy::{Authenticator, Users};
 use crate::http::interest::FieldInterest;
+use crate::http::names::FieldName;
 
 /// What is done to the requests of one route.
 pub enum Plan {
@@ -106,6 +108,7 @@ impl Plan {
 pub struct Plans {
     /// By the index of the route. Empty where no route has hooks.
     routes: Vec<Plan>,
+    own: Option<Box<Hooked>>,
     /// Hooks that are asked about tunnels, which have no route.
     pub connect: Vec<Custom>,
     /// Names by which requests and answers must be read. `None`: no route edits any.
@@ -120,6 +123,15 @@ impl Plans {
     /// Compiles the hooks of a configuration. `kept` are the plans in force, whose rate limits go
     /// on where they have not changed: a reload frees no client. The error is one line.
     pub fn load(config: &Config, hooks: &Hooks, kept: Option<&Self>) -> Result<Self, String> {
+        // What keeps a request from an origin keeps it from ringway's own answers too.
+        let guards = config.hooks.as_ref().map(|global| HooksConfig {
+            redirect: None,
+            respond: None,
+            body_bytes: None,
+            ..global.guards()
+        });
+        let guards = guards.filter(|guards| *guards != HooksConfig::default());
+        let everything = RouteConfig::everything_to_the_first();
         let mut loading = Loading { config, hooks, kept, made: Self::default() };
         let plans = config.routes.iter().enumerate();
         let mut plans: Vec<Plan> = plans
@@ -127,15 +139,29 @@ impl Plans {
                 loading.plan(route).map_err(|error| format!("route[{index}].hooks: {error}"))
             })
             .collect::<Result<_, _>>()?;
+        if let Some(guards) = &guards {
+            let own = plan::compile(&mut loading, &everything, [Some(guards), None])?;
+            plans.push(Plan::Hooked(Box::new(own)));
+        }
         let global = config.hooks.as_ref().and_then(|global| global.custom.as_deref());
         let connect = loading.customs(global.unwrap_or_default());
         let mut made = loading.made;
         made.connect = connect.map_err(|error| format!("hooks: {error}"))?;
+        made.interest = want(&mut plans, config);
         if plans.iter().any(|plan| matches!(plan, Plan::Hooked(_))) {
-            made.interest = want(&mut plans);
+            if guards.is_some()
+                && let Some(Plan::Hooked(own)) = plans.pop()
+            {
+                made.own = Some(own);
+            }
             made.routes = plans;
         }
         Ok(made)
+    }
+
+    /// What of `[hooks]` holds for requests that are meant for ringway itself.
+    pub fn own(&self) -> Option<&Hooked> {
+        self.own.as_deref()
     }
 
     /// `route` is an index in `Config::routes`.
@@ -173,12 +199,24 @@ impl Plans {
     }
 }
 
-/// Has heads read by the names that `plans` edit.
-fn want(plans: &mut [Plan]) -> [Option<Arc<FieldInterest>>; 2] {
-    let interest = [0, 1].map(|side| {
-        let hooked = plans.iter().filter_map(Plan::hooked);
-        Arc::new(FieldInterest::new(hooked.flat_map(|hooked| hooked.edits()[side].names())))
-    });
+/// Has heads read by the names that `plans` edit or believe, by those that routes ask for, and by
+/// that of the field that says who the client is.
+fn want(plans: &mut [Plan], config: &Config) -> [Option<Arc<FieldInterest>>; 2] {
+    let hooked = || plans.iter().filter_map(Plan::hooked);
+    let edited = |side: usize| hooked().flat_map(move |hooked| hooked.edits()[side].names());
+    let mut requests = FieldInterest::new([]);
+    let server = &config.server;
+    if server.client_ip_class() == FieldName::ClientIp {
+        let name = server.client_ip_header.to_ascii_lowercase();
+        requests.add(name.as_bytes(), FieldName::ClientIp);
+    }
+    for name in edited(0).chain(hooked().flat_map(Hooked::believed)) {
+        requests.add(name, FieldName::OfInterest);
+    }
+    for (name, _) in config.routes.iter().flat_map(|route| &route.headers) {
+        requests.add(name.to_ascii_lowercase().as_bytes(), FieldName::OfInterest);
+    }
+    let interest = [requests, FieldInterest::new(edited(1))].map(Arc::new);
     for plan in plans {
         if let Plan::Hooked(hooked) = plan {
             hooked.read_by(&interest);
@@ -300,15 +338,6 @@ impl<'c> Loading<'c> {
 
 /// Who the global tables belong to; no route is called so, because its path begins with a slash.
 const EVERYBODY: &str = "hooks";
-
-/// A route as `${route}` and the metrics call it: its host, `*` for any, and its path.
-pub fn route_name(route: &RouteConfig) -> String {
-    match &route.host {
-        HostPattern::Any => format!("*{}", route.path),
-        HostPattern::Exact(host) => format!("{host}{}", route.path),
-        HostPattern::Suffix(suffix) => format!("*{suffix}{}", route.path),
-    }
-}
 
 /// The stronger of what two tables say, the route's own being the last.
 pub(crate) fn strongest<'c, T>(

@@ -17,7 +17,7 @@ use super::responses::{LocalResponse, Pages, Prepared};
 use super::retry::Retry;
 use super::split::{Split, draw, draw_text, is_mirrored};
 use super::target::{BadTarget, Rewrite, location};
-use super::{EVERYBODY, Loading, route_name, strongest};
+use super::{EVERYBODY, Loading, strongest};
 use crate::config::hooks::{Part, Template, Variable};
 use crate::config::{
     ClientKey, HooksConfig, IdTrust, MirrorConfig, RedirectConfig, RewriteConfig, RouteConfig,
@@ -54,6 +54,8 @@ pub struct Hooked {
     target_bytes_max: usize,
     request_edits: Edits,
     response_edits: Edits,
+    /// Fields of requests that something is decided by, in lower case.
+    believed: Box<[Box<[u8]>]>,
     pages: Pages,
 }
 
@@ -93,7 +95,7 @@ pub(super) fn compile(
     layers: [Option<&HooksConfig>; 2],
 ) -> Result<Hooked, String> {
     let config = loading.config;
-    let name = route_name(route);
+    let name = route.name();
     let mut guards = Guards::default();
     for ((number, owner), layer) in [EVERYBODY, name.as_str()].into_iter().enumerate().zip(layers) {
         if let Some(layer) = layer {
@@ -115,7 +117,8 @@ pub(super) fn compile(
         body_bytes_max: body_bytes.map_or(u64::MAX, |bytes| *bytes),
         redirect: strongest(layers, |layer| layer.redirect.as_ref()).cloned(),
         login,
-        auth_request: strongest(layers, |layer| layer.forward_auth.as_ref()).map(AuthRequest::new),
+        auth_request: strongest(layers, |layer| layer.forward_auth.as_ref())
+            .map(|asked| AuthRequest::new(asked, config.server.path_match)),
         custom: loading.customs(custom.map(Vec::as_slice).unwrap_or_default())?,
         respond: strongest(layers, |layer| layer.respond.as_ref()).map(Prepared::respond),
         split: strongest(layers, |layer| layer.split.as_ref())
@@ -126,13 +129,14 @@ pub(super) fn compile(
         retry: strongest(layers, |layer| layer.retry.as_ref()).map(Retry::new),
         rewrite: rewrite
             .map(|rewrite| {
-                let from = if route.strip_prefix { "" } else { route.path.as_str() };
+                let from = if route.strip_prefix { "" } else { route.exact_path().0 };
                 Rewrite::new(rewrite, from)
             })
             .transpose()?,
         target_bytes_max: config.limits.target_bytes,
         request_edits: Edits::default(),
         response_edits: Edits::default(),
+        believed: believed(layers),
         pages: pages.map(Pages::load).transpose()?.unwrap_or_default(),
         route: name.into(),
     };
@@ -147,6 +151,11 @@ impl Hooked {
     /// Those of requests and those of answers.
     pub(super) fn edits(&self) -> [&Edits; 2] {
         [&self.request_edits, &self.response_edits]
+    }
+
+    /// Names of fields that something is decided by, in lower case.
+    pub(super) fn believed(&self) -> impl Iterator<Item = &[u8]> {
+        self.believed.iter().map(|name| &**name)
     }
 
     /// Says by which names requests and answers will be read.
@@ -219,6 +228,23 @@ impl Hooked {
             wishes.set(&config.header, value);
         }
     }
+}
+
+/// The fields by which limits and splits tell clients apart, and those that a question quotes.
+fn believed(layers: [Option<&HooksConfig>; 2]) -> Box<[Box<[u8]>]> {
+    let mut names: Vec<&str> = Vec::new();
+    for layer in layers.into_iter().flatten() {
+        let limit = layer.rate_limit.as_ref().map(|limit| &limit.key);
+        let split = layer.split.as_ref().and_then(|split| split.sticky.as_ref());
+        names.extend([limit, split].into_iter().flatten().filter_map(|key| match key {
+            ClientKey::Header(name) => Some(name.as_str()),
+            ClientKey::Ip | ClientKey::Route | ClientKey::Cookie(_) => None,
+        }));
+        let quoted = layer.forward_auth.iter().flat_map(|auth| &auth.request_headers);
+        names.extend(quoted.map(String::as_str));
+        names.extend(layer.request_id.iter().map(|id| id.header.as_str()));
+    }
+    names.into_iter().map(|name| name.to_ascii_lowercase().into_bytes().into()).collect()
 }
 
 /// Whether a value of a field or a target has `variable` in it.

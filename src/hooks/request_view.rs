@@ -5,12 +5,12 @@
 //! says where (`Context`), and bytes that could end a line, a target or a host there never arrive.
 //! No clock is read here.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::changes::Changes;
 use super::clients::ClientPermit;
 use super::rate::Standing;
+use crate::address::ClientAddress;
 use crate::config::hooks::{Part, Template, Variable};
 use crate::http::head::RequestHead;
 use crate::http::names::{is_text, trim};
@@ -21,7 +21,7 @@ pub struct RequestView<'a> {
     pub head: &'a RequestHead,
     /// The buffer that `head` was read from.
     pub text: &'a [u8],
-    pub client: IpAddr,
+    pub client: ClientAddress,
     /// The same as text, without a port or brackets.
     pub client_text: &'a str,
     /// Whether the client is one of `server.trusted_proxies`.

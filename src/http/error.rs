@@ -34,6 +34,8 @@ pub enum HeadError {
     ConnectionOptions,
     Expectation,
     MaxForwards,
+    /// A field name with a `_`, where `limits.underscores` refuses them.
+    Underscore,
     Framing(FramingError),
 }
 
@@ -62,6 +64,7 @@ impl HeadError {
             | Self::HostInvalid
             | Self::ConnectionOptions
             | Self::MaxForwards
+            | Self::Underscore
             | Self::Framing(
                 FramingError::LengthAndCoding
                 | FramingError::LengthRepeated
@@ -98,6 +101,7 @@ impl HeadError {
             Self::ConnectionOptions => "too many Connection options",
             Self::Expectation => "unknown expectation",
             Self::MaxForwards => "invalid Max-Forwards",
+            Self::Underscore => "underscore in a field name",
             Self::Framing(error) => error.text(),
         }
     }

@@ -38,6 +38,23 @@ pub struct Fields {
     pub(crate) options: ConnectionOptions,
     /// Names that are noted beside the known ones, in this head and those read after it.
     interest: Option<Arc<FieldInterest>>,
+    /// What becomes of names with a `_`.
+    underscores: Underscores,
+}
+
+/// What becomes of a request's fields whose names have a `_`, which readers of CGI's kind take for
+/// a `-`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underscores {
+    /// They are fields like any other.
+    Keep,
+    /// Those that would be taken for a field that is known or wanted are noted as shadows.
+    #[default]
+    DropShadowing,
+    /// All are noted so.
+    DropAll,
+    /// A head that has one is refused.
+    Refuse,
 }
 
 impl Fields {
@@ -51,10 +68,26 @@ impl Fields {
         self.interest = interest;
     }
 
+    pub(crate) fn set_underscores(&mut self, underscores: Underscores) {
+        self.underscores = underscores;
+    }
+
+    /// Whether the head has a name that is not let in.
+    #[inline]
+    pub(crate) fn has_refused_name(&self) -> bool {
+        self.underscores == Underscores::Refuse && self.has(FieldName::Shadow)
+    }
+
     /// Whether there is a field of this class.
     #[inline]
     pub fn has(&self, known: FieldName) -> bool {
         self.known.has(known)
+    }
+
+    /// Whether there is a field of one of these classes.
+    #[inline]
+    pub(crate) fn has_any(&self, classes: FieldNameSet) -> bool {
+        self.known.meets(classes)
     }
 
     /// Whether there is more than one.
@@ -76,7 +109,7 @@ impl Fields {
 
     /// The fields of this class.
     #[inline]
-    pub fn all(&self, known: FieldName) -> impl Iterator<Item = &Field> {
+    pub fn all(&self, known: FieldName) -> impl DoubleEndedIterator<Item = &Field> {
         self.list.iter().filter(move |field| field.known == known)
     }
 
@@ -144,6 +177,9 @@ impl Fields {
         if self.has(FieldName::Connection) {
             self.read_connection(head, headers);
         }
+        if matches!(self.underscores, Underscores::DropAll | Underscores::Refuse) {
+            self.add_underscored(head, headers);
+        }
         is_strict
     }
 
@@ -159,7 +195,12 @@ impl Fields {
         at: usize,
     ) {
         let known = names.class(candidate, headers[at].name.as_bytes());
-        if known != FieldName::Other {
+        let is_passed_over = match known {
+            FieldName::Other => true,
+            FieldName::Shadow => self.underscores == Underscores::Keep,
+            _ => false,
+        };
+        if !is_passed_over {
             if self.known.has(known) {
                 self.repeated = self.repeated.with(known);
             }
@@ -198,6 +239,18 @@ impl Fields {
         }
         self.list.sort_unstable_by_key(|field| (field.line.start, field.known as u8));
         // What is wanted and named as well is hop-by-hop first of all, and stands before itself.
+        self.list.dedup_by_key(|field| field.line.start);
+    }
+
+    /// Adds all fields whose names have a `_`.
+    fn add_underscored(&mut self, head: &[u8], headers: &[Header]) {
+        for (at, header) in headers.iter().enumerate() {
+            if header.name.contains('_') {
+                self.push(FieldName::Shadow, head, headers, at);
+            }
+        }
+        // The class of a shadow comes before all but hop-by-hop ones, which go as well.
+        self.list.sort_unstable_by_key(|field| (field.line.start, field.known as u8));
         self.list.dedup_by_key(|field| field.line.start);
     }
 

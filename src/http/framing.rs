@@ -118,9 +118,10 @@ pub fn request_body(
     };
     match method {
         Method::Trace if !body.is_empty() => Err(FramingError::BodyForbidden),
-        // What follows is the tunnel's, whatever a field says (RFC 9110 §9.3.6): two readers could
-        // disagree about a length of zero already.
-        Method::Connect if body != BodyLength::Empty => Err(FramingError::BodyForbidden),
+        // What follows is the tunnel's, whatever a field says (RFC 9110 §9.3.6). A length of zero
+        // says nothing else.
+        Method::Connect if body.is_empty() => Ok(BodyLength::Empty),
+        Method::Connect => Err(FramingError::BodyForbidden),
         _ => Ok(body),
     }
 }
@@ -133,6 +134,10 @@ pub fn response_body(
     coding: Coding,
     length: Length,
 ) -> Result<BodyLength, FramingError> {
+    if method == Method::Connect && (200..300).contains(&status) {
+        // What follows is the tunnel, whatever a field says (RFC 9110 §9.3.6).
+        return Ok(BodyLength::Empty);
+    }
     let body = match (coding, length) {
         (_, Length::Invalid) => return Err(FramingError::LengthInvalid),
         (_, Length::Repeated) => return Err(FramingError::LengthRepeated),
@@ -177,4 +182,14 @@ pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
         number = number.checked_mul(10)?.checked_add(digit as u64)?;
     }
     i64::try_from(number).is_ok().then_some(number)
+}
+
+/// Whether framing fields speak of a body that the status rules out. What 304 says of a length is
+/// what 200 would have had, and what 204 says of none is true (RFC 9110 §8.6).
+pub(super) fn is_bodiless_framed(status: u16, coding: Coding, length: Length) -> bool {
+    match status {
+        204 => !matches!(length, Length::Absent | Length::Exact(0)),
+        304 => coding != Coding::Absent,
+        _ => false,
+    }
 }

@@ -5,7 +5,7 @@
 //! name costs anyway, so that a field of no interest costs nothing more. Not every name fits: who
 //! wants one must ask whether it does, and look for it in another way if it does not.
 
-use super::names::{CANDIDATES, Candidate, FieldName, NO_CANDIDATES, Row, is_name};
+use super::names::{CANDIDATES, Candidate, FieldName, NO_CANDIDATES, Row, is_name, is_shadow};
 
 /// A set of names.
 #[derive(Debug)]
@@ -18,8 +18,8 @@ pub struct FieldInterest {
 /// Names of one length with the same first letter.
 #[derive(Debug, Default)]
 struct Group {
-    /// In lower case.
-    names: Vec<Box<[u8]>>,
+    /// In lower case, each with its class.
+    names: Vec<(Box<[u8]>, FieldName)>,
     /// The known name that stood in this place.
     known: Option<Candidate>,
 }
@@ -70,14 +70,16 @@ impl FieldInterest {
     /// `names` are tokens in lower case; those that are known by themselves are left out.
     pub fn new<'n>(names: impl IntoIterator<Item = &'n [u8]>) -> Self {
         let mut interest = Self { candidates: CANDIDATES.into(), groups: Vec::new() };
-        names.into_iter().for_each(|name| interest.add(name));
+        names.into_iter().for_each(|name| interest.add(name, FieldName::OfInterest));
         interest
     }
 
-    fn add(&mut self, name: &[u8]) {
-        // `is_name` takes `^` for `~`; no name that is in use has either.
+    /// Has `name` have a class of its own. Comes before all that want it.
+    pub fn add(&mut self, name: &[u8], class: FieldName) {
+        // `is_name` takes `^` for `~`; no name that is in use has either. One with a `_` is not
+        // found by it, and stands here for its shadows.
         let is_fit = (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(&b'~');
-        if !is_fit || self.has(name) {
+        if !is_fit || !matches!(self.class(name), FieldName::Other | FieldName::Shadow) {
             return;
         }
         if name.len() >= self.candidates.len() {
@@ -89,14 +91,14 @@ impl FieldInterest {
         let group = if let Some(number) = found.and_then(Candidate::number) {
             &mut self.groups[number]
         } else {
-            // 236 groups are more than all the names of the registry make.
+            // Some 220 groups are more than all the names of the registry make.
             let Some(candidate) = Candidate::group(self.groups.len()) else { return };
             candidate.put(&mut self.candidates, name);
             self.groups.push(Group { names: Vec::new(), known: found });
             let last = self.groups.len() - 1;
             &mut self.groups[last]
         };
-        group.names.push(name.into());
+        group.names.push((name.into(), class));
     }
 
     /// Whether there is no name but the known ones.
@@ -121,16 +123,21 @@ impl FieldInterest {
         let names = self.groups.iter().flat_map(|group| &group.names);
         size_of_val(&*self.candidates)
             + self.groups.len() * size_of::<Group>()
-            + names.map(|name| size_of_val(name) + name.len()).sum::<usize>()
+            + names.map(|name| size_of_val(name) + name.0.len()).sum::<usize>()
     }
 
     /// The class of `name`, of which length and first letter have led to this group.
     fn confirm(&self, group: usize, name: &[u8]) -> FieldName {
         let Some(group) = self.groups.get(group) else { return FieldName::Other };
-        if group.names.iter().any(|lower| is_name(name, lower)) {
-            return FieldName::OfInterest;
+        if let Some((_, class)) = group.names.iter().find(|(lower, _)| is_name(name, lower)) {
+            return *class;
         }
-        group.known.map_or(FieldName::Other, |known| known.confirm(name))
+        let known = group.known.map_or(FieldName::Other, |known| known.confirm(name));
+        if known == FieldName::Other && group.names.iter().any(|(lower, _)| is_shadow(name, lower))
+        {
+            return FieldName::Shadow;
+        }
+        known
     }
 }
 
@@ -164,6 +171,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_reader_may_take_for_a_wanted_name_is_its_shadow() {
+        let mut interest = FieldInterest::new([&b"x-user"[..], b"x_tenant", b"x-frame-options"]);
+        interest.add(b"cf-connecting-ip", FieldName::ClientIp);
+        for shadow in [&b"X_User"[..], b"X-Tenant", b"x_Frame-Options", b"CF_Connecting_IP"] {
+            let class = interest.class(shadow);
+            assert_eq!(class, FieldName::Shadow, "{}", shadow.escape_ascii());
+        }
+        assert_eq!(interest.class(b"X_Forwarded_For"), FieldName::Shadow);
+        // It is not found by the table, but neither is it its own shadow.
+        assert_eq!(interest.class(b"x_tenant"), FieldName::Other);
+        assert_eq!(interest.class(b"CF-Connecting-IP"), FieldName::ClientIp);
+        assert_eq!(interest.class(b"x_usex"), FieldName::Other);
+    }
+
+    #[test]
     fn names_that_do_not_fit_are_not_claimed() {
         let long = [b'x'; NAME_BYTES_MAX + 1];
         let interest = FieldInterest::new([&long[..], b"", b"x-a~b", &long[1..]]);
@@ -186,7 +208,7 @@ mod tests {
             .collect();
         let interest = FieldInterest::new(names.iter().map(Vec::as_slice));
         let count = names.iter().filter(|name| interest.has(name)).count();
-        assert!((230..=255).contains(&count), "{count}");
+        assert!((220..=255).contains(&count), "{count}");
         assert!(names.iter().all(|name| {
             let class = interest.class(name);
             class == FieldName::Other || class == FieldName::OfInterest

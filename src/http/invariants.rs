@@ -6,11 +6,13 @@
 //! sent on means to its reader what the original meant to us. Nothing here runs in the proxy.
 
 use std::fmt::Debug;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::chunked::{ChunkError, ChunkScanner};
-use super::forwarded_header::{ClientText, Scheme};
+use super::client_chain::Trust;
+use super::forwarded_header::{ClientText, Introduction, Scheme};
 use super::head::{HeadError, HeadLimits, RequestHead, ResponseHead};
+use super::names::FieldName;
 use super::rewrite::{
     self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite,
 };
@@ -36,15 +38,30 @@ pub fn request_head(input: &[u8]) {
     }
     check_lines(&input[..head.bytes]);
     assert_ne!(head.body, BodyLength::UntilClose);
-    for is_trusted in [false, true] {
-        let client =
-            ClientText::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(), Scheme::Http);
-        let forwarded = ForwardedFor { client: &client, is_trusted };
+    // Each bit says one thing.
+    for ways in [0b00_0000, 0b01_0011, 0b11_1110, 0b11_1011, 0b01_1101_u8] {
+        let is = |bit: u32| ways & 1 << bit != 0;
+        let introduction = Introduction {
+            says_x: is(0) || !is(1),
+            says_rfc: is(1),
+            says_real_ip: is(2),
+            says_port: is(2),
+            says_ssl: is(2),
+            believed: if is(3) { FieldName::Forwarded } else { FieldName::XForwardedFor },
+        };
+        let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+        let client = ClientText::new(address.into(), Scheme::Http, introduction);
+        let trust = is(4).then_some(&Everybody as &dyn Trust);
+        let prefix: &[u8] = if is(5) { b"/p" } else { b"" };
+        let forwarded = ForwardedFor { trust, prefix, ..ForwardedFor::of(&client) };
         for host in [HostRule::Pass, HostRule::Set(b"origin.example:8080")] {
             let how = RequestRewrite {
                 path: head.path(input),
                 host,
-                via: b"ringway",
+                via: Some(b"ringway"),
+                cdn_loop: None,
+                passes_trailers: false,
+                is_last: false,
                 forwarded: Some(forwarded),
                 extra: b"",
             };
@@ -53,11 +70,23 @@ pub fn request_head(input: &[u8]) {
     }
 }
 
+/// Believes all that it is told.
+#[derive(Debug)]
+struct Everybody;
+
+impl Trust for Everybody {
+    fn trusts(&self, _: IpAddr) -> bool {
+        true
+    }
+}
+
 fn check_request_sent(head: &RequestHead, input: &[u8], how: &RequestRewrite) {
     let host = match how.host {
         HostRule::Pass => head.authority.of(input),
         HostRule::Set(host) => host,
     };
+    let without_port =
+        host.strip_suffix(b":80").filter(|_| head.form == super::TargetForm::Absolute);
     if host.is_empty() {
         return;
     }
@@ -68,7 +97,8 @@ fn check_request_sent(head: &RequestHead, input: &[u8], how: &RequestRewrite) {
     assert_eq!(sent.parse(&out, &LIMITS_SENT), Ok(true), "{}", out.escape_ascii());
     assert_eq!((sent.bytes, sent.method, sent.body), (out.len(), head.method, head.body));
     assert_eq!(sent.method_text.of(&out), head.method_text.of(input));
-    assert_eq!(sent.authority.of(&out), host);
+    let authority = sent.authority.of(&out);
+    assert!(authority == host || without_port == Some(authority), "{}", out.escape_ascii());
     assert!(sent.is_persistent, "how long the connection to the origin lives is our business");
 }
 

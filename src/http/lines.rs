@@ -201,7 +201,7 @@ impl HeadLines {
 
     fn after_status(byte: u8, count: u8) -> Result<State, HeadError> {
         match (count, byte) {
-            (1, b'1'..=b'5') | (2 | 3, b'0'..=b'9') => Ok(State::Status(count + 1)),
+            (1, b'1'..=b'9') | (2 | 3, b'0'..=b'9') => Ok(State::Status(count + 1)),
             (4, b' ') => Ok(State::Reason),
             // The SP before an absent reason is missing often enough to be let pass.
             (4, b'\r') => Ok(State::FirstEnd),

@@ -7,7 +7,10 @@
 //!
 //! This file holds the words the other files share; the only logic is what a word itself means.
 
+mod absolute;
+pub(crate) mod chunk_rules;
 pub(crate) mod chunked;
+pub(crate) mod client_chain;
 pub(crate) mod edit;
 mod error;
 pub(crate) mod fields;
@@ -21,7 +24,11 @@ pub(crate) mod limits;
 mod lines;
 pub(crate) mod names;
 mod parsed_cache;
+pub(crate) mod path;
+pub(crate) mod readings;
+pub(crate) mod repair;
 pub(crate) mod rewrite;
+pub(crate) mod socks5;
 mod target;
 pub(crate) mod written_cache;
 

@@ -13,8 +13,13 @@ pub enum FieldName {
     Other,
     /// Not known by name, but named by this head's Connection field: hop-by-hop here.
     Named,
+    /// Not known by name, but taken for one that is, or that somebody wants, by readers that do not
+    /// tell `_` from `-`: CGI, WSGI and PHP.
+    Shadow,
     /// A Content-Length with leading zeros: legal, but said anew rather than passed on.
     PaddedLength,
+    Authorization,
+    CdnLoop,
     Connection,
     ContentLength,
     Date,
@@ -23,6 +28,8 @@ pub enum FieldName {
     Host,
     KeepAlive,
     MaxForwards,
+    /// No field of HTTP: CGI makes `HTTP_PROXY` of it, by which libraries choose a proxy.
+    Proxy,
     ProxyAuthenticate,
     ProxyAuthorization,
     ProxyConnection,
@@ -33,7 +40,15 @@ pub enum FieldName {
     Via,
     XForwardedFor,
     XForwardedHost,
+    XForwardedPort,
+    XForwardedPrefix,
     XForwardedProto,
+    XForwardedSsl,
+    /// Other fields by which servers believe what a proxy says of its client.
+    Claim,
+    XRealIp,
+    /// The field that `server.client_ip_header` names, where no class is for it by itself.
+    ClientIp,
     /// Not known by name, but one of those that [`super::interest::FieldInterest`] has.
     OfInterest,
 }
@@ -44,10 +59,23 @@ impl FieldName {
     pub fn of(name: &[u8]) -> Self {
         Candidate::of(name).map_or(Self::Other, |candidate| candidate.confirm(name))
     }
+
+    /// Whether it tells of a client what only a proxy can know, beside the fields that we append to
+    /// or say anew.
+    pub(crate) fn is_claim(self) -> bool {
+        matches!(
+            self,
+            Self::XForwardedPort
+                | Self::XForwardedPrefix
+                | Self::XForwardedSsl
+                | Self::XRealIp
+                | Self::Claim
+        )
+    }
 }
 
-/// The one known name that a name's length and first letter leave possible, or, in a table that
-/// also has others, which of its groups.
+/// The known name that a name's length and first letter leave possible, mostly the only one, or, in
+/// a table that also has others, which of its groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate(u8);
 
@@ -68,7 +96,7 @@ impl Candidate {
     #[inline]
     pub(crate) fn confirm(self, name: &[u8]) -> FieldName {
         let (lower, known) = NAMES[usize::from(self.0)];
-        if is_name(name, lower) { known } else { FieldName::Other }
+        if is_name(name, lower) { known } else { confirm_other(usize::from(self.0), name) }
     }
 
     /// The number of the group that this is, if it is one.
@@ -89,6 +117,27 @@ impl Candidate {
     }
 }
 
+/// The class of a name that has the place of the name `first`, which it is not.
+fn confirm_other(first: usize, name: &[u8]) -> FieldName {
+    let shares = |lower: &[u8]| lower.len() == name.len() && column(lower[0]) == column(name[0]);
+    let alike = NAMES[first..].iter().take_while(|(lower, _)| shares(lower));
+    for (lower, known) in alike.clone().skip(1) {
+        if is_name(name, lower) {
+            return *known;
+        }
+    }
+    if name.contains(&b'_') && alike.clone().any(|(lower, _)| is_shadow(name, lower)) {
+        return FieldName::Shadow;
+    }
+    FieldName::Other
+}
+
+/// Whether two names, which are not the same, become the same variable of CGI.
+pub(crate) fn is_shadow(name: &[u8], other: &[u8]) -> bool {
+    let variable = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.iter().map(variable).eq(other.iter().map(variable)) && !name.eq_ignore_ascii_case(other)
+}
+
 /// The candidates of one length, by the last five bits of the first letter.
 pub(crate) type Row = [u8; 32];
 
@@ -96,45 +145,68 @@ const fn column(first: u8) -> usize {
     (first & 31) as usize
 }
 
-/// The known names, in lower case.
-const NAMES: [(&[u8], FieldName); 19] = [
+/// The known names, in lower case. Those of one length and first letter stand together, the most
+/// usual one first. Those of no class are here for their shadows: gunicorn takes `SCRIPT_NAME` from
+/// a proxy and cuts it off the path, by which a client would get past the routes.
+const NAMES: [(&[u8], FieldName); 33] = [
+    (b"authorization", FieldName::Authorization),
+    (b"cdn-loop", FieldName::CdnLoop),
     (b"connection", FieldName::Connection),
     (b"content-length", FieldName::ContentLength),
     (b"date", FieldName::Date),
     (b"expect", FieldName::Expect),
     (b"forwarded", FieldName::Forwarded),
+    (b"front-end-https", FieldName::Claim),
     (b"host", FieldName::Host),
     (b"keep-alive", FieldName::KeepAlive),
     (b"max-forwards", FieldName::MaxForwards),
+    (b"path-info", FieldName::Other),
+    (b"proxy", FieldName::Proxy),
     (b"proxy-authenticate", FieldName::ProxyAuthenticate),
     (b"proxy-authorization", FieldName::ProxyAuthorization),
     (b"proxy-connection", FieldName::ProxyConnection),
+    (b"remote-user", FieldName::Other),
+    (b"script-name", FieldName::Other),
     (b"te", FieldName::Te),
     (b"trailer", FieldName::Trailer),
     (b"transfer-encoding", FieldName::TransferEncoding),
     (b"upgrade", FieldName::Upgrade),
     (b"via", FieldName::Via),
     (b"x-forwarded-for", FieldName::XForwardedFor),
+    (b"x-forwarded-ssl", FieldName::XForwardedSsl),
     (b"x-forwarded-host", FieldName::XForwardedHost),
+    (b"x-forwarded-port", FieldName::XForwardedPort),
     (b"x-forwarded-proto", FieldName::XForwardedProto),
+    (b"x-forwarded-prefix", FieldName::XForwardedPrefix),
+    (b"x-forwarded-scheme", FieldName::Claim),
+    (b"x-forwarded-server", FieldName::Claim),
+    (b"x-forwarded-protocol", FieldName::Claim),
+    (b"x-real-ip", FieldName::XRealIp),
 ];
 
 /// The length of the longest name.
-const NAME_BYTES_MAX: usize = 19;
+const NAME_BYTES_MAX: usize = 20;
 
 const NONE: u8 = u8::MAX;
 
 pub(crate) const NO_CANDIDATES: Row = [NONE; 32];
 
-/// By length: the index in [`NAMES`], or [`NONE`].
+/// By length: the index in [`NAMES`] of the first that it may be, or [`NONE`].
 pub(crate) static CANDIDATES: [Row; NAME_BYTES_MAX + 1] = {
     let mut candidates = [NO_CANDIDATES; NAME_BYTES_MAX + 1];
     let mut at = 0;
     while at < NAMES.len() {
         let name = NAMES[at].0;
         let candidate = &mut candidates[name.len()][column(name[0])];
-        assert!(*candidate == NONE, "length and first letter must tell the names apart");
-        *candidate = at as u8;
+        if *candidate == NONE {
+            *candidate = at as u8;
+        } else {
+            let (before, _) = NAMES[at - 1];
+            assert!(
+                before.len() == name.len() && column(before[0]) == column(name[0]),
+                "names that length and first letter do not tell apart must stand together"
+            );
+        }
         at += 1;
     }
     candidates
@@ -142,7 +214,7 @@ pub(crate) static CANDIDATES: [Row; NAME_BYTES_MAX + 1] = {
 
 /// A set of field classes, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FieldNameSet(u32);
+pub struct FieldNameSet(u64);
 
 impl FieldNameSet {
     pub const EMPTY: Self = Self(0);
@@ -163,14 +235,18 @@ impl FieldNameSet {
     pub const fn has(self, known: FieldName) -> bool {
         self.0 & (1 << known as u8) != 0
     }
+
+    #[inline]
+    pub const fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
 }
 
 /// Whether a Connection option may not take this field away, and a trailer may not bring it:
 /// fields that frame, route, authorise or describe the message for everybody (RFC 9110 §7.6.1).
 /// Stripping credentials or addresses by naming them in Connection is a known attack.
 pub(crate) fn is_essential(name: &[u8]) -> bool {
-    const ESSENTIAL: [&[u8]; 14] = [
-        b"authorization",
+    const ESSENTIAL: [&[u8]; 13] = [
         b"cache-control",
         b"content-encoding",
         b"content-range",
@@ -273,16 +349,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_name_with_an_underscore_is_the_shadow_of_one_that_is_known() {
+        let shadows = [
+            "X_Forwarded_For",
+            "x-forwarded_for",
+            "X_FORWARDED_SSL",
+            "Content_Length",
+            "transfer_encoding",
+            "X_Real_IP",
+            "x_forwarded_protocol",
+            "Keep_Alive",
+            "SCRIPT_NAME",
+            "Path_Info",
+            "remote_user",
+        ];
+        for name in shadows {
+            assert_eq!(FieldName::of(name.as_bytes()), FieldName::Shadow, "{name}");
+        }
+        for name in
+            ["Script-Name", "x_forwarded_foo", "X_User", "_", "content_lengthy", "ho_t", "h_st"]
+        {
+            assert_eq!(FieldName::of(name.as_bytes()), FieldName::Other, "{name}");
+        }
+    }
+
     /// Every byte of every name replaced by every other token byte, and every name cut and grown.
     #[test]
     fn what_differs_in_one_byte_is_not_known() {
-        for (name, known) in NAMES {
+        for (name, known) in NAMES.into_iter().filter(|(_, known)| *known != FieldName::Other) {
             for at in 0..name.len() {
                 for byte in (0..=255).filter(|&byte| is_token(byte)) {
                     let mut other = name.to_vec();
                     other[at] = byte;
                     let is_same = byte.eq_ignore_ascii_case(&name[at]);
-                    assert_eq!(FieldName::of(&other) == known, is_same, "{}", other.escape_ascii());
+                    let other_is = |other: &[u8]| FieldName::of(other) == known;
+                    assert_eq!(other_is(&other), is_same, "{}", other.escape_ascii());
                 }
             }
             assert_ne!(FieldName::of(&name[1..]), known);

@@ -8,9 +8,10 @@
 
 use super::edit::{Edit, Unedited};
 use super::fields::Fields;
-use super::forwarded_header::{ClientText, put};
+pub use super::forwarded_header::ForwardedFor;
+use super::forwarded_header::put;
 use super::head::{RequestHead, ResponseHead};
-use super::names::{FieldName, FieldNameSet};
+use super::names::{FieldName, FieldNameSet, elements};
 use super::{BodyLength, Span, TargetForm, Version};
 
 /// Fields that concern one connection only (RFC 9110 §7.6.1), or one proxy (§11.7).
@@ -27,14 +28,6 @@ const HOP_BY_HOP: FieldNameSet = FieldNameSet::EMPTY
     .with(FieldName::TransferEncoding)
     .with(FieldName::Upgrade);
 
-/// What the origin is told of the client.
-#[derive(Clone, Copy, Debug)]
-pub struct ForwardedFor<'a> {
-    pub client: &'a ClientText,
-    /// Append to what the client said of those before it, rather than replace it.
-    pub is_trusted: bool,
-}
-
 /// Which Host the origin is sent.
 #[derive(Clone, Copy, Debug)]
 pub enum HostRule<'a> {
@@ -49,8 +42,14 @@ pub struct RequestRewrite<'a> {
     /// The target to send: [`RequestHead::path`] or a part of it.
     pub path: &'a [u8],
     pub host: HostRule<'a>,
-    /// Our name in Via.
-    pub via: &'a [u8],
+    /// Our name in Via, if it is to be said.
+    pub via: Option<&'a [u8]>,
+    /// Our name in CDN-Loop (RFC 8586), if it is to be said.
+    pub cdn_loop: Option<&'a [u8]>,
+    /// Trailers of the request go on: what is said of them does too.
+    pub passes_trailers: bool,
+    /// Say that no other request follows.
+    pub is_last: bool,
     /// `None` leaves it to the client what it says of itself and of those before it.
     pub forwarded: Option<ForwardedFor<'a>>,
     /// Further field lines, each with its CRLF. Must come from us.
@@ -71,17 +70,17 @@ pub fn request_edited(
     edit: &mut impl Edit,
 ) {
     out.reserve(head.bytes + LINES_ADDED_BYTES);
-    let mut dropped = HOP_BY_HOP;
+    let mut dropped = HOP_BY_HOP.with(FieldName::Shadow);
     if let Some(forwarded) = &how.forwarded {
-        dropped = dropped.with(FieldName::XForwardedFor).with(FieldName::Forwarded);
-        if !forwarded.is_trusted {
-            dropped = dropped.with(FieldName::XForwardedHost).with(FieldName::XForwardedProto);
-        }
+        dropped = dropped.and(forwarded.dropped());
+    }
+    if head.body == BodyLength::Chunked && !how.passes_trailers {
+        dropped = dropped.with(FieldName::Trailer);
     }
     if head.max_forwards.is_some() {
         dropped = dropped.with(FieldName::MaxForwards);
     }
-    if head.version == Version::Http10 {
+    if head.version == Version::Http10 || head.has_empty_expect {
         // To be ignored there (RFC 9110 §10.1.1), but an origin would heed it in HTTP/1.1.
         dropped = dropped.with(FieldName::Expect);
     }
@@ -90,7 +89,7 @@ pub fn request_edited(
         HostRule::Pass if head.form == TargetForm::Origin && head.fields.has(FieldName::Host) => {
             None
         }
-        HostRule::Pass => Some(head.authority.of(buf)),
+        HostRule::Pass => Some(named_host(head, buf)),
         HostRule::Set(host) => Some(host),
     };
     match host {
@@ -120,12 +119,29 @@ pub fn request_edited(
         put_upgrade(out, &head.fields, buf);
     }
     if let Some(forwarded) = &how.forwarded {
-        forwarded.client.put(out, head, buf, forwarded.is_trusted);
+        forwarded.put(out, head, buf);
     }
-    put_via(out, head.version, how.via);
+    put_hop(out, head, buf, how);
     out.extend_from_slice(how.extra);
     edit.finish(out, added);
     out.extend_from_slice(LINE_END);
+}
+
+/// What is said of us, and of the connection to the origin.
+#[expect(clippy::inline_always, reason = "a call costs a twentieth of all that is written")]
+#[inline(always)]
+fn put_hop(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &RequestRewrite) {
+    if let Some(via) = how.via {
+        put_via(out, head.version, via);
+    }
+    if let Some(name) = how.cdn_loop {
+        put(out, [b"CDN-Loop: ", name, LINE_END]);
+    }
+    if how.is_last && !head.is_upgrade {
+        out.extend_from_slice(connection_line(ConnectionOut::Close));
+    } else if how.passes_trailers && head.fields.has(FieldName::Te) {
+        put_te(out, &head.fields, buf);
+    }
 }
 
 /// How a response's body goes out.
@@ -228,6 +244,11 @@ pub fn connect(out: &mut Vec<u8>, authority: &[u8], extra: &[u8]) {
     );
 }
 
+/// Appends us to those a request in `version` came through.
+pub fn via(out: &mut Vec<u8>, version: Version, name: &[u8]) {
+    put_via(out, version, name);
+}
+
 /// An answer of our own.
 #[derive(Clone, Copy, Debug)]
 pub struct Simple<'a> {
@@ -287,6 +308,17 @@ const LINES_ADDED_BYTES: usize = 384;
 /// Whether the request line can go as it came, as part of the first run of lines.
 fn is_line_kept(head: &RequestHead, buf: &[u8], how: &RequestRewrite) -> bool {
     head.version == Version::Http11 && std::ptr::eq(how.path, head.target.of(buf))
+}
+
+/// The host that the target names, or that an HTTP/1.0 request did not name. Without the port of
+/// `http` unless Host has it too: origins compare names, and clients write both.
+fn named_host<'a>(head: &RequestHead, buf: &'a [u8]) -> &'a [u8] {
+    let authority = head.authority.of(buf);
+    let host = head.fields.find(FieldName::Host).map(|host| host.value.of(buf));
+    match authority.strip_suffix(b":80") {
+        Some(bare) if host != Some(authority) => bare,
+        _ => authority,
+    }
 }
 
 fn put_request_line(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], path: &[u8]) {
@@ -360,6 +392,15 @@ fn put_upgrade(out: &mut Vec<u8>, fields: &Fields, buf: &[u8]) {
     }
 }
 
+/// Passes on that the client takes trailers, which is all of TE that means anything to an origin.
+#[cold]
+fn put_te(out: &mut Vec<u8>, fields: &Fields, buf: &[u8]) {
+    let mut values = fields.all(FieldName::Te).flat_map(|field| elements(field.value.of(buf)));
+    if values.any(|value| value.eq_ignore_ascii_case(b"trailers")) {
+        out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n");
+    }
+}
+
 /// Adds us to those a message came through, by the version it came in.
 #[expect(clippy::inline_always, reason = "a call costs a twentieth of all that is written")]
 #[inline(always)]
@@ -402,8 +443,9 @@ fn put_decimal(out: &mut Vec<u8>, number: u64) {
 mod tests {
     use super::*;
     use crate::http::Method;
-    use crate::http::forwarded_header::Scheme;
-    use crate::http::head::HeadLimits;
+    use crate::http::client_chain::Trust;
+    use crate::http::forwarded_header::{ClientText, Introduction, Scheme};
+    use crate::http::head::{HeadError, HeadLimits};
 
     const LIMITS: HeadLimits =
         HeadLimits { head_bytes: 4096, target_bytes: 1024, header_count: 100 };
@@ -418,17 +460,45 @@ mod tests {
 
     const REQUEST_LINE: &str = "GET / HTTP/1.1\r\n";
 
+    /// Trusts 10.0.0.0/8.
+    #[derive(Debug)]
+    struct Tens;
+
+    impl Trust for Tens {
+        fn trusts(&self, address: std::net::IpAddr) -> bool {
+            address.to_string().starts_with("10.")
+        }
+    }
+
     /// What the origin is sent for `text`.
-    fn sent(text: &str, host: HostRule, (client, is_trusted): (&str, bool)) -> String {
+    fn sent(text: &str, host: HostRule, who: (&str, bool)) -> String {
+        told(text, host, who, Introduction::default(), b"")
+    }
+
+    fn told(
+        text: &str,
+        host: HostRule,
+        (client, is_trusted): (&str, bool),
+        introduction: Introduction,
+        prefix: &[u8],
+    ) -> String {
         let buf = text.as_bytes();
         let mut head = RequestHead::new();
         assert_eq!(head.parse(buf, &LIMITS), Ok(true), "{text:?}");
-        let client = ClientText::new(client.parse().unwrap(), Scheme::Http);
+        let client = ClientText::new(client.parse().unwrap(), Scheme::Http, introduction);
         let how = RequestRewrite {
             path: head.path(buf),
             host,
-            via: b"ringway",
-            forwarded: Some(ForwardedFor { client: &client, is_trusted }),
+            via: Some(b"ringway"),
+            cdn_loop: None,
+            passes_trailers: false,
+            is_last: false,
+            forwarded: Some(ForwardedFor {
+                trust: is_trusted.then_some(&Tens),
+                address: "198.51.100.7",
+                prefix,
+                ..ForwardedFor::of(&client)
+            }),
             extra: b"",
         };
         let mut out = Vec::new();
@@ -515,6 +585,20 @@ mod tests {
         let absolute = "GET http://a/p HTTP/1.1\r\nHost: other\r\nA: b\r\n\r\n";
         let passed = sent(absolute, HostRule::Pass, UNTRUSTED);
         assert_eq!(passed, format!("GET /p HTTP/1.1\r\nHost: a\r\nA: b\r\n{ADDED}"));
+        // With the port of http only where Host has it too.
+        for (target, host, expected) in [
+            ("a:80", "Host: a\r\n", "a"),
+            ("a:80", "Host: A\r\n", "a"),
+            ("a:80", "", "a"),
+            ("a:80", "Host: a:80\r\n", "a:80"),
+            ("a:8080", "Host: a\r\n", "a:8080"),
+            ("[::1]:80", "Host: [::1]\r\n", "[::1]"),
+            ("u:p@a:80", "Host: a\r\n", "a"),
+        ] {
+            let text = format!("GET http://{target}/ HTTP/1.1\r\n{host}\r\n");
+            let passed = sent(&text, HostRule::Pass, UNTRUSTED);
+            assert!(passed.starts_with(&format!("GET / HTTP/1.1\r\nHost: {expected}\r\n")));
+        }
         let query = sent("GET http://a?q HTTP/1.1\r\nHost: b\r\n\r\n", HostRule::Pass, UNTRUSTED);
         assert!(query.starts_with("GET /?q HTTP/1.1\r\nHost: a\r\n"));
         let star = sent("OPTIONS http://a HTTP/1.1\r\nHost: b\r\n\r\n", HostRule::Pass, UNTRUSTED);
@@ -550,14 +634,182 @@ mod tests {
             sent(&text, HostRule::Pass, TRUSTED),
             "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\n\
              Via: 1.1 first\r\nX-Forwarded-For: 10.0.0.1, 10.0.0.2, 192.0.2.1\r\n\
-             Forwarded: for=10.0.0.1, for=192.0.2.1;proto=http;host=\"a\"\r\n\
+             Forwarded: for=10.0.0.1;proto=https;host=\"evil\", for=10.0.0.2, for=192.0.2.1\r\n\
              Via: 1.1 ringway\r\n\r\n"
         );
         let silent = format!("{REQUEST_LINE}Host: a\r\n\r\n");
         assert_eq!(
             sent(&silent, HostRule::Pass, TRUSTED),
-            format!("{REQUEST_LINE}Host: a\r\n{ADDED}")
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Host: a\r\n\
+             Forwarded: for=192.0.2.1;host=\"a\"\r\nVia: 1.1 ringway\r\n\r\n",
+            "by which scheme the client of a trusted peer came is not known"
         );
+    }
+
+    /// The lines that are added to those that a trusted peer has sent, without Via.
+    fn told_of(lines: &str, introduction: Introduction) -> String {
+        let text = format!("{REQUEST_LINE}Host: a\r\n{lines}\r\n");
+        let out = told(&text, HostRule::Pass, ("10.0.0.9", true), introduction, b"");
+        let out = out.strip_prefix(&format!("{REQUEST_LINE}Host: a\r\n")).unwrap();
+        out.strip_suffix("Via: 1.1 ringway\r\n\r\n").unwrap().to_owned()
+    }
+
+    const X: Introduction = Introduction {
+        says_x: true,
+        says_rfc: false,
+        says_real_ip: false,
+        says_port: false,
+        says_ssl: false,
+        believed: FieldName::XForwardedFor,
+    };
+    const RFC: Introduction = Introduction { says_x: false, says_rfc: true, ..X };
+    const BOTH: Introduction = Introduction { says_x: true, says_rfc: true, ..X };
+
+    #[test]
+    fn what_a_trusted_peer_says_in_one_form_is_carried_over_to_the_other() {
+        let x = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n";
+        let rfc = "Forwarded: for=\"[2001:db8::1]:80\";proto=https;host=b\r\n";
+        let proto = "X-Forwarded-Proto: https\r\n";
+        let table = [
+            (
+                x,
+                BOTH,
+                "X-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.1, 10.0.0.9\r\n\
+                 X-Forwarded-Host: a\r\n\
+                 Forwarded: for=192.0.2.1;proto=https;host=\"a\", for=10.0.0.9\r\n",
+            ),
+            (
+                x,
+                X,
+                "X-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.1, 10.0.0.9\r\n\
+                 X-Forwarded-Host: a\r\n",
+            ),
+            (x, RFC, "Forwarded: for=192.0.2.1;proto=https;host=\"a\", for=10.0.0.9\r\n"),
+            (
+                rfc,
+                BOTH,
+                "X-Forwarded-For: 2001:db8::1, 10.0.0.9\r\nX-Forwarded-Proto: https\r\n\
+                 X-Forwarded-Host: b\r\n\
+                 Forwarded: for=\"[2001:db8::1]:80\";proto=https;host=b, for=10.0.0.9\r\n",
+            ),
+            (
+                rfc,
+                X,
+                "X-Forwarded-For: 2001:db8::1, 10.0.0.9\r\nX-Forwarded-Proto: https\r\n\
+                 X-Forwarded-Host: b\r\n",
+            ),
+            (rfc, RFC, "Forwarded: for=\"[2001:db8::1]:80\";proto=https;host=b, for=10.0.0.9\r\n"),
+            (
+                proto,
+                BOTH,
+                "X-Forwarded-Proto: https\r\nX-Forwarded-For: 10.0.0.9\r\n\
+                 X-Forwarded-Host: a\r\nForwarded: for=10.0.0.9;proto=https;host=\"a\"\r\n",
+            ),
+        ];
+        for (lines, introduction, added) in table {
+            assert_eq!(told_of(lines, introduction), added, "{lines:?} {introduction:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_stranger_slips_past_a_trusted_peer_in_the_other_form_is_not_passed_on() {
+        let lines = "Forwarded: for=6.6.6.6;proto=ftp;host=evil\r\n\
+                     X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n";
+        for introduction in [X, RFC, BOTH] {
+            let added = told_of(lines, introduction);
+            assert!(!added.contains("6.6.6.6") && !added.contains("evil"), "{added}");
+            assert!(!added.contains("ftp") && added.contains("192.0.2.1"), "{added}");
+        }
+        let believed = FieldName::Forwarded;
+        let lines = "Forwarded: for=192.0.2.1;proto=https\r\nX-Forwarded-For: 6.6.6.6\r\n";
+        for introduction in [X, RFC, BOTH] {
+            let added = told_of(lines, Introduction { believed, ..introduction });
+            assert!(!added.contains("6.6.6.6") && added.contains("192.0.2.1"), "{added}");
+        }
+    }
+
+    #[test]
+    fn strangers_cannot_say_what_only_a_proxy_knows() {
+        let lines = "X-Real-IP: 6.6.6.6\r\nX-Forwarded-Port: 1\r\nX-Forwarded-Prefix: /e\r\n\
+            X-Forwarded-Ssl: on\r\nX-Forwarded-Scheme: https\r\nX-Forwarded-Protocol: ssl\r\n\
+            X-Forwarded-Server: e\r\nFront-End-Https: on\r\nProxy: http://evil\r\n\
+            X-Forwarded_For: 6.6.6.6\r\nX_Real_IP: 6.6.6.6\r\nContent_Length: 9\r\n\
+            Transfer_Encoding: chunked\r\n";
+        assert_eq!(lines_sent(lines), "");
+        assert_eq!(lines_sent("X_Other: 1\r\n"), "X_Other: 1\r\n");
+        let kept = told_of("X-Real-IP: 192.0.2.1\r\nProxy: x\r\nX-Forwarded-Port: 8\r\n", X);
+        assert!(kept.starts_with("X-Real-IP: 192.0.2.1\r\nX-Forwarded-Port: 8\r\n"), "{kept}");
+        assert!(!kept.contains("Proxy"), "{kept}");
+    }
+
+    #[test]
+    fn what_is_configured_is_said_beside() {
+        let all = Introduction { says_real_ip: true, says_port: true, says_ssl: true, ..X };
+        let text = "GET /api/x HTTP/1.1\r\nHost: a:8080\r\nX-Forwarded-Prefix: /e\r\n\r\n";
+        assert_eq!(
+            told(text, HostRule::Pass, UNTRUSTED, all, b"/api"),
+            "GET /api/x HTTP/1.1\r\nHost: a:8080\r\nX-Forwarded-For: 192.0.2.1\r\n\
+             X-Forwarded-Proto: http\r\nX-Forwarded-Host: a:8080\r\nX-Real-IP: 198.51.100.7\r\n\
+             X-Forwarded-Port: 8080\r\nX-Forwarded-Ssl: off\r\nX-Forwarded-Prefix: /api\r\n\
+             Via: 1.1 ringway\r\n\r\n"
+        );
+        let lines = "X-Forwarded-Prefix: /outer\r\nX-Forwarded-Ssl: on\r\nX-Real-IP: 6.6.6.6\r\n\
+                     X-Forwarded-Proto: https\r\n";
+        let text = format!("{REQUEST_LINE}Host: a\r\n{lines}\r\n");
+        assert_eq!(
+            told(&text, HostRule::Pass, TRUSTED, all, b"/api"),
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Ssl: on\r\nX-Forwarded-Proto: https\r\n\
+             X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Host: a\r\nX-Real-IP: 198.51.100.7\r\n\
+             X-Forwarded-Port: 443\r\nX-Forwarded-Prefix: /outer, /api\r\n\
+             Via: 1.1 ringway\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn each_form_alone_is_whole() {
+        let text = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let told = |who, introduction| told(text, HostRule::Pass, who, introduction, b"");
+        assert_eq!(
+            told(UNTRUSTED, X),
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\
+             X-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\nVia: 1.1 ringway\r\n\r\n"
+        );
+        assert_eq!(
+            told(("2001:db8::1", false), RFC),
+            "GET / HTTP/1.1\r\nHost: a\r\n\
+             Forwarded: for=\"[2001:db8::1]\";proto=http;host=\"a\"\r\n\
+             Via: 1.1 ringway\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn names_with_underscores_go_as_they_are_configured() {
+        use crate::http::fields::Underscores;
+        let text = "GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 1\r\nX_Other: 2\r\nA: 3\r\n\r\n";
+        let kept = |underscores| {
+            let mut head = RequestHead::new();
+            head.set_underscores(underscores);
+            let parsed = head.parse(text.as_bytes(), &LIMITS)?;
+            assert!(parsed);
+            let how = RequestRewrite {
+                path: head.path(text.as_bytes()),
+                host: HostRule::Pass,
+                via: Some(b"r"),
+                cdn_loop: None,
+                passes_trailers: false,
+                is_last: false,
+                forwarded: None,
+                extra: b"",
+            };
+            let mut out = Vec::new();
+            request(&mut out, &head, text.as_bytes(), &how);
+            let out = String::from_utf8(out).unwrap();
+            Ok(["X_Forwarded_For", "X_Other", "A:"].map(|name| out.contains(name)))
+        };
+        assert_eq!(kept(Underscores::Keep), Ok([true, true, true]));
+        assert_eq!(kept(Underscores::DropShadowing), Ok([false, true, true]));
+        assert_eq!(kept(Underscores::DropAll), Ok([false, false, true]));
+        assert_eq!(kept(Underscores::Refuse), Err(HeadError::Underscore));
     }
 
     #[test]

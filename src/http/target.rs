@@ -2,9 +2,11 @@
 //!
 //! In come the bytes of a target that holds no white space and no control byte, and of a Host
 //! field; out come their parts. Nothing is decoded or normalised: what routing matches is what the
-//! origin is sent.
+//! origin is sent. A fragment and the user information of an absolute target are in no part.
 
 use std::net::Ipv6Addr;
+
+use memchr::memchr;
 
 use super::{Method, TargetForm};
 
@@ -22,10 +24,15 @@ impl Target {
     /// `None`: no form that fits the method (RFC 9112 §3.2).
     #[inline]
     pub(crate) fn of(method: Method, text: &[u8]) -> Option<Self> {
-        // A fragment is for the client's own use and is never sent (RFC 9110 §7.1).
-        if text.contains(&b'#') {
+        // No URI holds other bytes than those of ASCII: see `repair` for what becomes of them.
+        if !text.is_ascii() {
             return None;
         }
+        // A fragment is for the client's own use and is never sent (RFC 9110 §7.1).
+        let text = match memchr(b'#', text) {
+            Some(start) if method != Method::Connect => &text[..start],
+            _ => text,
+        };
         let form = match (method, text) {
             (Method::Connect, _) => {
                 return is_authority(text, Port::Required).then_some(Self {
@@ -50,12 +57,26 @@ impl Target {
         let rest = &text[start..];
         let end = rest.iter().position(|&byte| byte == b'/' || byte == b'?');
         let end = start + end.unwrap_or(rest.len());
+        let start = start + user_bytes(&text[start..end])?;
         is_authority(&text[start..end], Port::Optional).then_some(Self {
             form: TargetForm::Absolute,
             authority: (start, end),
             path: (end, text.len()),
         })
     }
+}
+
+/// The length of `http://` or `https://`, which an absolute target begins with.
+pub(super) fn scheme_bytes(target: &[u8]) -> usize {
+    target.iter().position(|&byte| byte == b'/').map_or(0, |slash| slash + 2)
+}
+
+/// How much of an authority, and of the `@` behind it, says who asks (RFC 3986 §3.2.1). `None`
+/// where two readers could take different things for the host.
+fn user_bytes(authority: &[u8]) -> Option<usize> {
+    let Some(end) = authority.iter().position(|&byte| byte == b'@') else { return Some(0) };
+    let is_user = |&byte: &u8| HOST[usize::from(byte)] || matches!(byte, b':' | b'%' | b',');
+    authority[..end].iter().all(is_user).then_some(end + 1)
 }
 
 /// Whether an authority must name a port.

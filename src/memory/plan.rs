@@ -415,7 +415,8 @@ fn rows(config: &Config, usage: &Usage, ceiling: &Ceiling) -> Vec<Row> {
     let users = u64::from(config.forward.users_file.is_some());
     let log = &config.log;
     let lanes = if log.access { workers * LANE_BUFFERS + 1 } else { 0 };
-    let growth = (ceiling.bytes / GROWTH_PART).max(config.limits.head_bytes as u64 * workers);
+    let growth =
+        (ceiling.bytes / GROWTH_PART).max(config.limits.response_head_bytes as u64 * workers);
     let row = |name, count, each_bytes, key| Row { name, count, each_bytes, key };
     let sessions = Sessions::of(config);
     vec![

@@ -9,15 +9,16 @@
 use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::mem;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::address::PeerAddress;
 use crate::config::{LogConfig, LogFormat};
 use crate::memory::plan::LANE_LINE_BYTES;
+pub(crate) use crate::observe::access_record::{Phases, Record};
 use crate::observe::date;
 use crate::observe::logging::Output;
 
@@ -40,50 +41,10 @@ const BUFFER_BYTES_KEPT: usize = 256 * 1024;
 const VALUE_BYTES_MAX: usize = 2048;
 
 /// Three values, each byte of which becomes six at most (`\u001f`), and everything else.
-const LINE_BYTES_MAX: usize = 3 * 6 * VALUE_BYTES_MAX + 1024;
+const LINE_BYTES_MAX: usize = 3 * 6 * VALUE_BYTES_MAX + 2048;
 
 /// Formatting writes and no more; the standard 2 MiB of stack are addresses for nothing.
 const STACK_BYTES: usize = 256 * 1024;
-
-/// One exchange, as its line tells it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Record<'a> {
-    /// When the first byte of the request was read.
-    pub time: SystemTime,
-    pub client: SocketAddr,
-    /// These three are empty when the head was refused before they were known.
-    pub method: &'a [u8],
-    pub host: &'a [u8],
-    pub target: &'a [u8],
-    /// What the client was told; 0 when nothing was sent.
-    pub status: u16,
-    /// From the client and to it, heads included.
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    /// Empty when no route was found.
-    pub upstream: &'a str,
-    pub origin: Option<SocketAddr>,
-    /// Whether the connection to the origin had carried an exchange before.
-    pub is_reused: bool,
-    pub phases: Phases,
-    /// The kind of fault that ended the exchange, in one word.
-    pub error: Option<&'static str>,
-}
-
-/// Where the time went, in microseconds. A phase that was not reached is 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Phases {
-    /// From the first byte of the request's head to the last.
-    pub head_us: u64,
-    /// Waiting for the right to a connection.
-    pub pool_us: u64,
-    /// Connecting to the origin.
-    pub connect_us: u64,
-    /// From the request's head being sent to the first byte of the answer.
-    pub first_byte_us: u64,
-    /// From the first byte of the request to the last byte of the answer.
-    pub total_us: u64,
-}
 
 /// A worker's end of the log. A clone is for another worker and has a buffer of its own.
 #[derive(Debug)]
@@ -352,7 +313,10 @@ fn put_line(out: &mut Vec<u8>, format: LogFormat, record: &Record<'_>) {
     let Phases { head_us, pool_us, connect_us, first_byte_us, total_us } = record.phases;
     let mut line = Line { out, format, is_begun: false };
     line.text("time", Some(Rfc3339(record.time)));
-    line.text("client", Some(record.client));
+    line.text("client", Some(Known(record.client)));
+    if let Some(peer) = record.peer {
+        line.text("peer", Some(peer));
+    }
     line.value("method", record.method);
     line.value("host", record.host);
     line.value("target", record.target);
@@ -368,6 +332,9 @@ fn put_line(out: &mut Vec<u8>, format: LogFormat, record: &Record<'_>) {
     line.figure("first_byte_us", first_byte_us);
     line.figure("total_us", total_us);
     line.value("error", record.error.unwrap_or_default().as_bytes());
+    if let Some(details) = record.details {
+        line.value("details", details.as_bytes());
+    }
     out.extend_from_slice(match format {
         LogFormat::Text => b"\n",
         LogFormat::Json => b"}\n",
@@ -418,6 +385,18 @@ impl Line<'_> {
             (LogFormat::Text, None) => self.out.push(b'-'),
             (LogFormat::Json, Some(value)) => put(self.out, format_args!("\"{value}\"")),
             (LogFormat::Json, None) => self.out.extend_from_slice(b"null"),
+        }
+    }
+}
+
+/// With the port, where that is known.
+struct Known(PeerAddress);
+
+impl Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            PeerAddress::Ip(known) if known.port() == 0 => known.ip().fmt(f),
+            address => address.fmt(f),
         }
     }
 }
@@ -532,7 +511,8 @@ mod tests {
     fn record<'a>() -> Record<'a> {
         Record {
             time: UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
-            client: "192.0.2.1:5555".parse().unwrap(),
+            client: PeerAddress::Ip("192.0.2.1:5555".parse().unwrap()),
+            peer: None,
             method: b"GET",
             host: b"example.org:8000",
             target: b"/a",
@@ -544,6 +524,7 @@ mod tests {
             is_reused: true,
             phases: Phases { head_us: 1, pool_us: 2, connect_us: 3, first_byte_us: 4, total_us: 5 },
             error: None,
+            details: None,
         }
     }
 

@@ -4,9 +4,9 @@
 //! interval, with cause and cure. Nothing is counted here and nothing waits.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::address::{ClientAddress, PeerAddress, UnixAddress};
 use crate::ring::clock;
 use crate::tls::problem::Problem;
 
@@ -17,6 +17,8 @@ static CLIENTS_GIVE_WAY: AtomicU64 = AtomicU64::new(0);
 static POOL_IS_FULL: AtomicU64 = AtomicU64::new(0);
 static YIELDED: AtomicU64 = AtomicU64::new(0);
 static NO_FREE_PORT: AtomicU64 = AtomicU64::new(0);
+static NO_UNIX_ORIGIN: AtomicU64 = AtomicU64::new(0);
+static NOT_INTRODUCED: AtomicU64 = AtomicU64::new(0);
 static TLS_ON_A_PLAIN_PORT: AtomicU64 = AtomicU64::new(0);
 static HANDSHAKES: [AtomicU64; Problem::ALL.len()] =
     [const { AtomicU64::new(0) }; Problem::ALL.len()];
@@ -68,9 +70,42 @@ pub(crate) fn pool_is_full(group: &str) {
     }
 }
 
+/// Says why the socket of an origin cannot be connected to, where somebody has to mend that. One
+/// that refuses, because nobody listens now, is as one of TCP that does.
+#[cold]
+pub(crate) fn no_unix_origin(address: UnixAddress, error: &io::Error) {
+    let cure = match error.raw_os_error() {
+        Some(libc::EACCES) => {
+            "this account needs the right to write to the socket, and to pass its folders: have \
+             the origin give it to a group (by mode or umask) that ringway is of"
+        }
+        Some(libc::ENOENT) => "there is no such file: start the origin, or correct the path",
+        Some(libc::ENOTDIR) => "a part of its path is a file and no folder: correct it",
+        Some(libc::EPROTOTYPE) => "it is no stream socket: have the origin listen on one",
+        _ => return,
+    };
+    if is_due(&NO_UNIX_ORIGIN) {
+        tracing::warn!(origin = %address, "cannot connect: {error}: {cure}");
+    }
+}
+
+/// Says that a connection did not begin with the PROXY protocol where it has to.
+#[cold]
+pub(crate) fn not_introduced(peer: PeerAddress, reason: &str) {
+    if is_due(&NOT_INTRODUCED) {
+        tracing::warn!(
+            %peer,
+            reason,
+            "a connection is closed for its PROXY protocol header: the listener has \
+             `proxy_protocol`, so that every peer has to be one of server.trusted_proxies and to \
+             send a header of that version first"
+        );
+    }
+}
+
 /// Says that a client has begun with TLS where it is not spoken.
 #[cold]
-pub(crate) fn tls_on_a_plain_port(client: SocketAddr) {
+pub(crate) fn tls_on_a_plain_port(client: PeerAddress) {
     if is_due(&TLS_ON_A_PLAIN_PORT) {
         tracing::warn!(
             %client,
@@ -82,7 +117,7 @@ pub(crate) fn tls_on_a_plain_port(client: SocketAddr) {
 
 /// Says that the handshake of a client has failed; each kind of failure has an interval of its own.
 #[cold]
-pub(crate) fn handshake_failed(problem: Problem, client: SocketAddr, detail: &str) {
+pub(crate) fn handshake_failed(problem: Problem, client: PeerAddress, detail: &str) {
     if is_due(&HANDSHAKES[problem as usize]) {
         tracing::info!(%client, problem = problem.name(), detail, "a TLS handshake failed");
     }
@@ -102,7 +137,7 @@ pub(crate) fn origin_not_secured(origin: &str, detail: &str) {
 
 /// Says that exchanges were ended because others waited for their connections.
 #[cold]
-pub(crate) fn yielded(client: std::net::IpAddr, fault: &str) {
+pub(crate) fn yielded(client: ClientAddress, fault: &str) {
     if is_due(&YIELDED) {
         tracing::warn!(
             %client,

@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 
 pub(crate) use crate::counters::{Counter, Gauge};
 use crate::fault::ProxyError;
+use crate::http::repair::{Repair, Repairs};
 use crate::tls::problem::Problem;
 
 /// Answers by status class. The index is the status divided by 100; 0 are exchanges that ended
@@ -30,6 +31,8 @@ pub struct WorkerMetrics {
     pub clients_refused: Counter,
     /// Connections that gave way to new ones: idle ones, and heads that did not get on.
     pub gave_way: [Counter; 2],
+    /// Connections without a PROXY protocol header that is taken, by why.
+    pub not_introduced: [Counter; 4],
     pub requests: Classes,
     /// Requests in absolute form, which have no route.
     pub forwarded: Classes,
@@ -71,6 +74,8 @@ pub struct WorkerMetrics {
     pub mirrors: Counter,
     pub mirrors_failed: Counter,
     pub mirrors_dropped: Counter,
+    /// What of answers was not as it should be and taken all the same, by [`Repair`].
+    pub repairs: [Counter; Repair::COUNT],
     /// TLS handshakes of clients that are under way, have come to their end, and of those the ones
     /// that went on with an earlier session.
     pub handshaking: Gauge,
@@ -81,6 +86,12 @@ pub struct WorkerMetrics {
 }
 
 impl WorkerMetrics {
+    /// Counts what was mended in an answer.
+    #[cold]
+    pub fn repaired(&self, repairs: Repairs) {
+        repairs.iter().for_each(|repair| self.repairs[repair as usize].add(1));
+    }
+
     /// Counts a handshake that did not come to its end.
     #[cold]
     pub(crate) fn handshake_failed(&self, problem: Problem) {

@@ -4,6 +4,7 @@
 //! read and lines for their writers. Nothing here waits, and nothing asks a worker.
 
 pub(crate) mod access_log;
+mod access_record;
 pub(crate) mod connection_stats;
 pub(crate) mod date;
 pub(crate) mod log_limit;

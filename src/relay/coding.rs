@@ -5,7 +5,10 @@
 
 use std::ops::Range;
 
-use crate::http::chunked::{ChunkError, ChunkScanner};
+use crate::http::BodyLength;
+use crate::http::chunk_rules::ChunkRules;
+use crate::http::chunked::{ChunkError, ChunkScanner, HELD_BYTES_MAX, Kept, Progress};
+use crate::http::repair::Repairs;
 use crate::relay::error::RelayError;
 use crate::ring::Run;
 
@@ -27,6 +30,26 @@ pub(crate) struct Decoded {
 }
 
 impl Decoder {
+    /// Of a body with that framing, before its first byte.
+    #[inline]
+    pub(crate) fn of(body: BodyLength) -> Self {
+        match body {
+            BodyLength::Empty => Self::Sized(0),
+            BodyLength::Exact(bytes) => Self::Sized(bytes),
+            BodyLength::Chunked => Self::Chunked(ChunkScanner::new()),
+            BodyLength::UntilClose => Self::UntilClose,
+        }
+    }
+
+    /// The same, with other rules for what its chunks hold beside the payload.
+    #[inline]
+    pub(crate) fn with(self, rules: ChunkRules) -> Self {
+        match self {
+            Self::Chunked(scanner) => Self::Chunked(scanner.with(rules)),
+            other => other,
+        }
+    }
+
     pub(crate) fn advance(&mut self, input: &[u8]) -> Result<Decoded, ChunkError> {
         match self {
             Decoder::Sized(left) => {
@@ -40,6 +63,25 @@ impl Decoder {
             }
             Decoder::UntilClose => Ok(Decoded { used: input.len(), is_done: false }),
         }
+    }
+
+    /// As [`Decoder::advance`], up to trailers that are to be sifted; hands what goes on to `each`,
+    /// as ranges of the input. How much of it belongs to the body.
+    pub(super) fn look(
+        &mut self,
+        input: &[u8],
+        mut each: impl FnMut(Range<usize>),
+    ) -> Result<usize, ChunkError> {
+        let Decoder::Chunked(scanner) = self else {
+            let used = self.advance(input)?.used;
+            each(0..used);
+            return Ok(used);
+        };
+        let progress = scanner.advance_kept(input, true, |kept| match kept {
+            Kept::Input(range) => each(range),
+            Kept::Held(..) => debug_assert!(false, "nothing is held back before trailers"),
+        })?;
+        Ok(progress.used)
     }
 
     /// Counts bytes unseen: not for chunks.
@@ -57,8 +99,26 @@ impl Decoder {
         }
     }
 
+    /// Whether some of what is taken may not go on.
+    pub(super) fn is_sieve(&self) -> bool {
+        matches!(self, Decoder::Chunked(scanner) if !scanner.passes_all())
+    }
+
+    /// Whether what goes on may be held back until more has come.
+    pub(super) fn is_sifting(&self) -> bool {
+        matches!(self, Decoder::Chunked(scanner) if scanner.is_sifting())
+    }
+
+    /// What was not as it should be, and taken all the same.
+    pub(crate) fn repairs(&self) -> Repairs {
+        match self {
+            Decoder::Chunked(scanner) => scanner.repairs(),
+            Decoder::Sized(_) | Decoder::UntilClose => Repairs::NONE,
+        }
+    }
+
     /// Payload seen so far, where the framing does not say it beforehand.
-    pub(super) fn payload_bytes(&self) -> u64 {
+    pub(crate) fn payload_bytes(&self) -> u64 {
         match self {
             Decoder::Chunked(scanner) => scanner.payload_bytes(),
             Decoder::Sized(_) | Decoder::UntilClose => 0,
@@ -90,6 +150,10 @@ impl Encoding {
                 scanner.advance_with(input, |range| out.extend_from_slice(&input[range]))?;
             return Ok(Decoded { used: progress.used, is_done: progress.is_done });
         }
+        if let (Encoding::AsIs, Decoder::Chunked(scanner)) = (self, &mut *decoder) {
+            let Progress { used, is_done } = append_kept(scanner, input, out)?;
+            return Ok(Decoded { used, is_done });
+        }
         let Decoded { used, is_done } = decoder.advance(input)?;
         let body = &input[..used];
         if self == Encoding::Chunked && !body.is_empty() {
@@ -101,6 +165,18 @@ impl Encoding {
         }
         Ok(Decoded { used, is_done })
     }
+}
+
+/// Appends what of `input` goes on.
+fn append_kept(
+    scanner: &mut ChunkScanner,
+    input: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<Progress, ChunkError> {
+    scanner.advance_kept(input, false, |kept| match kept {
+        Kept::Input(range) => out.extend_from_slice(&input[range]),
+        Kept::Held(name, count) => out.extend_from_slice(&name[..count]),
+    })
 }
 
 /// Bytes of a chunk's size line with its CRLF: eight digits, leading zeros allowed (RFC 9112 §7.1).
@@ -120,6 +196,50 @@ pub(super) fn limit_to_body(decoder: &Decoder, room: usize) -> usize {
         Decoder::Sized(left) => usize::try_from(*left).map_or(room, |left| left.min(room)),
         Decoder::Chunked(_) | Decoder::UntilClose => room,
     }
+}
+
+/// Room that is left before and behind what is received.
+pub(super) fn margins(encoding: Encoding, decoder: &Decoder) -> (usize, usize) {
+    match encoding {
+        Encoding::Chunked => (LEAD_BYTES, TAIL_BYTES),
+        Encoding::AsIs if decoder.is_sieve() => (HELD_BYTES_MAX, 0),
+        Encoding::AsIs | Encoding::Payload => (0, 0),
+    }
+}
+
+/// Moves what of the bytes at `input` goes on together; where that lies, and how much of the input
+/// belonged to the body. There is room for what was held back before `input`.
+fn sift(
+    run: &mut Run,
+    input: Range<usize>,
+    scanner: &mut ChunkScanner,
+) -> Result<(Range<usize>, usize), ChunkError> {
+    let (mut first, mut others) = (None, Vec::new());
+    let progress = scanner.advance_kept(&run[input.clone()], false, |kept| match kept {
+        Kept::Input(range) if first.is_none() && others.is_empty() => first = Some(range),
+        kept => others.push(kept),
+    })?;
+    let first = first.unwrap_or(0..0);
+    let first = input.start + first.start..input.start + first.end;
+    if others.is_empty() {
+        return Ok((first, progress.used));
+    }
+    let mut end = first.len();
+    run.copy_within(first, 0);
+    for kept in others {
+        match kept {
+            Kept::Input(range) => {
+                let length = range.len();
+                run.copy_within(input.start + range.start..input.start + range.end, end);
+                end += length;
+            }
+            Kept::Held(name, count) => {
+                run[end..end + count].copy_from_slice(&name[..count]);
+                end += count;
+            }
+        }
+    }
+    Ok((0..end, progress.used))
 }
 
 /// Turns what was received at `input` into its outgoing form, in place; where that lies, and how
@@ -150,6 +270,9 @@ pub(super) fn encode(
             run[input.start - LEAD_BYTES..input.start].copy_from_slice(&chunk_lead(used));
             run[end..end + TAIL_BYTES].copy_from_slice(b"\r\n");
             Ok((input.start - LEAD_BYTES..end + TAIL_BYTES, used))
+        }
+        (Encoding::AsIs, Decoder::Chunked(scanner)) if !scanner.passes_all() => {
+            sift(run, input, scanner).map_err(RelayError::Framing)
         }
         (Encoding::AsIs | Encoding::Payload, decoder) => {
             let used = decoder.advance(&run[input.clone()]).map_err(RelayError::Framing)?.used;

@@ -25,6 +25,7 @@ use steps::{Ends, Moving, Step, add};
 use waiting::{Stall, is_past};
 
 use crate::config::{BuffersConfig, HalfClose};
+use crate::http::repair::Repairs;
 use crate::ledger::{Budget, Ledger};
 use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
 use crate::ring::hang_up::unless_hung_up;
@@ -150,6 +151,8 @@ pub(crate) struct Control {
     pub is_over: Cell<bool>,
     /// The sender waits for leave to begin, which is not its doing.
     pub is_held_back: Cell<bool>,
+    /// What of the framing was not as it should be, and taken all the same; once it is done.
+    pub repairs: Cell<Repairs>,
     /// Notice when the receiver goes away while the sender is silent. Not where something else is
     /// pending on the receiver's socket.
     pub is_watching: Cell<bool>,
@@ -210,6 +213,7 @@ impl Transfer<'_> {
                 }
             }
         }
+        self.control.repairs.set(decoder.repairs());
         Ok(if is_clean { Leftover::Nothing } else { Leftover::Excess })
     }
 
@@ -276,8 +280,11 @@ impl Transfer<'_> {
                 return self.step_spliced(pipe, ends, decoder, pace).await;
             }
         }
-        let is_fixed =
-            self.is_fixed && encoding == Encoding::AsIs && !self.is_exact && self.is_plain();
+        let is_fixed = self.is_fixed
+            && encoding == Encoding::AsIs
+            && !self.is_exact
+            && self.is_plain()
+            && !decoder.is_sieve();
         // Such an operation would hold its chunk for as long as the sender is silent.
         if is_fixed && self.from.is_silent() {
             return Ok(Step::Empty);
@@ -285,6 +292,7 @@ impl Transfer<'_> {
         let run = self.lease(pace.window.for_body(decoder, self.chunks)).await?;
         let _moving = Moving::new(self.stats, run.len());
         let is_careful = encoding == Encoding::AsIs
+            && !decoder.is_sifting()
             && (self.is_exact && !matches!(decoder, Decoder::Sized(_))
                 || is_congested
                 || self.chunks.is_scarce());
@@ -467,7 +475,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let pair = || {
             let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            (there, Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0)))
+            (there, Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0), false))
         };
         runtime::open().unwrap().block_on(async {
             let ((_silent, from), (_reader, to)) = (pair(), pair());

@@ -33,9 +33,10 @@ impl WaitError {
     pub(crate) fn on(&self, side: Side, act: Act) -> Fault {
         match (side, act, self) {
             // Part of a response is out: the client can be told nothing else any more.
-            (Side::Client, Act::Take, Self::Interrupted) => Fault::ClientGone,
+            (Side::Client, Act::Take, Self::Interrupted) | (Side::Client, _, Self::Failed(_)) => {
+                Fault::ClientGone
+            }
             (_, _, Self::Interrupted) => Fault::Stopping,
-            (Side::Client, _, Self::Failed(_)) => Fault::ClientGone,
             (Side::Client, Act::Take, Self::Expired) => Fault::ClientWriteTimeout,
             (Side::Client, _, Self::Expired) => Fault::ClientBodyTimeout,
             (Side::Origin, Act::Connect, Self::Failed(error)) => connect_fault(error),
@@ -68,18 +69,18 @@ impl RelayError {
             (Self::Interrupted, _) => Fault::Stopping,
             (Self::NoChunk, _) => Fault::Overloaded,
             (Self::FromEnded, Side::Client) => Fault::ClientBodyIncomplete,
-            (Self::FromFailed, Side::Client) => Fault::ClientGone,
+            (Self::FromFailed, Side::Client) | (Self::ToFailed, Side::Origin) => Fault::ClientGone,
             (Self::FromExpired, Side::Client) => Fault::ClientBodyTimeout,
             (Self::Framing(error), Side::Client) => Fault::ClientChunk(*error),
             (Self::TooLarge, Side::Client) => Fault::ClientBodyTooLarge,
             (Self::ToExpired, Side::Client) => Fault::OriginWriteTimeout,
-            (Self::ToFailed, Side::Client) => Fault::OriginTruncated,
-            (Self::FromEnded | Self::FromFailed, Side::Origin) => Fault::OriginTruncated,
+            (Self::ToFailed, Side::Client) | (Self::FromEnded | Self::FromFailed, Side::Origin) => {
+                Fault::OriginTruncated
+            }
             (Self::FromExpired, Side::Origin) => Fault::OriginReadTimeout,
             (Self::Framing(error), Side::Origin) => Fault::OriginChunk(*error),
             (Self::TooLarge, Side::Origin) => Fault::Internal,
             (Self::ToExpired, Side::Origin) => Fault::ClientWriteTimeout,
-            (Self::ToFailed, Side::Origin) => Fault::ClientGone,
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::io;
 
-use super::coding::{LEAD_BYTES, TAIL_BYTES, encode, limit_to_body};
+use super::coding::{encode, limit_to_body, margins};
 use super::{Decoder, Encoding, Pace, Transfer};
 use crate::ledger::Counted;
 use crate::observe::connection_stats::ConnectionStats;
@@ -27,8 +27,7 @@ impl Transfer<'_> {
         (encoding, is_tight): (Encoding, bool),
         pace: &Pace<'_>,
     ) -> Result<Step, RelayError> {
-        let (lead, tail) =
-            if encoding == Encoding::Chunked { (LEAD_BYTES, TAIL_BYTES) } else { (0, 0) };
+        let (lead, tail) = margins(encoding, decoder);
         let space = run.len() - lead - tail;
         let room = limit_to_body(decoder, if is_tight { space.min(TIGHT_BYTES) } else { space });
         let received = match receive(self.from.try_recv(&mut run[lead..lead + room]))? {
@@ -67,21 +66,33 @@ impl Transfer<'_> {
             Received::End => return Ok(Step::Ended),
         };
         let mut ahead = *decoder;
-        let body = ahead.advance(&run[..seen]).map_err(RelayError::Framing)?.used;
+        let (mut parts, mut others) = (None, Vec::new());
+        let body = ahead.look(&run[..seen], |part| match parts {
+            None => parts = Some(part),
+            Some(_) => others.push(part),
+        });
+        let body = body.map_err(RelayError::Framing)?;
         // Before the excess is sent: an origin must not get the whole of what is refused.
         if ahead.payload_bytes() > self.payload_bytes_max {
             return Err(RelayError::TooLarge);
         }
-        let sent = match self.to.socket.try_send(&run[..body]) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return Err(RelayError::ToFailed),
-        };
+        let mut sent = body;
+        for part in parts.into_iter().chain(others) {
+            let count = match self.to.socket.try_send(&run[part.clone()]) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(_) => return Err(RelayError::ToFailed),
+            };
+            add(&self.control.sent, count);
+            if count < part.len() {
+                sent = part.start + count;
+                break;
+            }
+        }
         if sent > 0 || body == 0 {
             pace.to.end();
         }
         add(&self.control.received, sent);
-        add(&self.control.sent, sent);
         decoder.advance(&run[..sent]).map_err(RelayError::Framing)?;
         drop(run);
         let mut discarded = 0;

@@ -5,7 +5,6 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 
@@ -15,6 +14,7 @@ use socket2::SockAddr;
 use super::ops::{self, AddressRoom, Descriptor, Key, SharedFd};
 use super::stable::StableBox;
 use super::waits::WaitError;
+use crate::address::PeerAddress;
 
 /// A listening socket, as one worker sees it.
 pub(crate) struct Acceptor {
@@ -52,7 +52,8 @@ impl Stopper {
 impl Acceptor {
     pub(crate) fn new(listener: OwnedFd) -> Self {
         Self {
-            fd: Descriptor::share(listener),
+            // Nobody asks a listening socket of what kind it is.
+            fd: Descriptor::share(listener, false),
             room: Some(AddressRoom::new()),
             state: Rc::default(),
         }
@@ -71,7 +72,7 @@ impl Acceptor {
     /// stopper has been used.
     ///
     /// The future must be awaited to its end: a dropped accept takes a connection with it.
-    pub(crate) async fn accept(&mut self) -> Result<(OwnedFd, SocketAddr), WaitError> {
+    pub(crate) async fn accept(&mut self) -> Result<(OwnedFd, PeerAddress), WaitError> {
         if self.is_stopped() {
             return Err(WaitError::Interrupted);
         }
@@ -96,7 +97,7 @@ impl Acceptor {
     }
 
     /// Takes one more connection if one is waiting: a burst is not worth a turn of the loop each.
-    pub(crate) fn try_accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+    pub(crate) fn try_accept(&self) -> io::Result<Option<(OwnedFd, PeerAddress)>> {
         // SAFETY: the storage has room for the length that is given with it.
         let accepted = unsafe {
             SockAddr::try_init(|storage, length| {
@@ -109,7 +110,7 @@ impl Acceptor {
             Ok((fd, address)) => {
                 // SAFETY: the kernel has just opened this descriptor for us.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-                return Ok(address.as_socket().map(|peer| (fd, peer)));
+                return Ok(peer_of(&address).map(|peer| (fd, peer)));
             }
             Err(error) => error,
         };
@@ -120,7 +121,15 @@ impl Acceptor {
     }
 }
 
-fn peer_address(room: &AddressRoom) -> io::Result<SocketAddr> {
+/// Whose address it is; `None` for what listens to neither IP nor processes of this machine.
+pub(crate) fn peer_of(address: &SockAddr) -> Option<PeerAddress> {
+    if address.is_unix() {
+        return Some(PeerAddress::Unix);
+    }
+    address.as_socket().map(PeerAddress::Ip)
+}
+
+fn peer_address(room: &AddressRoom) -> io::Result<PeerAddress> {
     // SAFETY: the kernel has filled `storage` with an address of `length` bytes.
     let address = unsafe {
         SockAddr::new(
@@ -128,5 +137,5 @@ fn peer_address(room: &AddressRoom) -> io::Result<SocketAddr> {
             room.length,
         )
     };
-    address.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
+    peer_of(&address).ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
 }

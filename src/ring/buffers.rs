@@ -158,6 +158,17 @@ impl HeadBuffer {
         }
     }
 
+    /// Holds `bytes` and nothing else; false where they do not fit.
+    pub fn replace(&mut self, bytes: &[u8]) -> bool {
+        self.consume(self.len());
+        let fits = bytes.len() <= self.bytes.len();
+        if fits {
+            self.bytes[..bytes.len()].copy_from_slice(bytes);
+            self.end = bytes.len();
+        }
+        fits
+    }
+
     /// Makes room for at least one more byte, by moving what is filled to the front or by growing
     /// up to `bytes_max`.
     pub fn make_room(&mut self, bytes_max: usize) -> Result<(), NoRoom> {
@@ -172,7 +183,21 @@ impl HeadBuffer {
         if self.bytes.len() >= bytes_max {
             return Err(NoRoom::TooLarge);
         }
-        let grown_bytes = (self.bytes.len() * 2).min(bytes_max);
+        self.grow((self.bytes.len() * 2).min(bytes_max))
+    }
+
+    /// Puts `front` in the place of the first `count` filled bytes.
+    pub fn replace_front(&mut self, count: usize, front: &[u8]) -> Result<(), NoRoom> {
+        let filled = [front, &self.filled()[count..]].concat();
+        if filled.len() > self.bytes.len() {
+            self.grow(filled.len())?;
+        }
+        self.bytes[..filled.len()].copy_from_slice(&filled);
+        (self.start, self.end) = (0, filled.len());
+        Ok(())
+    }
+
+    fn grow(&mut self, grown_bytes: usize) -> Result<(), NoRoom> {
         if let Some(pool) = &self.pool {
             let more_bytes = (grown_bytes - self.bytes.len()) as u64;
             if !pool.budget.grow(&pool.ledger, more_bytes) {

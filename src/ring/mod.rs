@@ -30,7 +30,7 @@ mod stable;
 pub(crate) mod waits;
 mod wire;
 
-pub(crate) use accept::{Acceptor, Stopper};
+pub(crate) use accept::{Acceptor, Stopper, peer_of};
 pub use buffers::HeadPool;
 pub(crate) use buffers::{ChunkPool, HeadBuffer, NoRoom, Run};
 pub use deadlines::Deadlines;

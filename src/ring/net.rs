@@ -6,10 +6,11 @@
 //! give back what was lent to them in each case.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
@@ -20,10 +21,11 @@ use super::layer::{Handshake, Layer};
 use super::ops::{self, Descriptor, INPUT_HELD, OUTPUT_ONLY, SharedFd, begin_poll};
 use super::waits::{FixedWait, PendingPoll, PendingRecv, Recv, Term, Wait, WaitError};
 use super::{layered, wire};
+use crate::address::{Address, UnixAddress};
 use crate::ledger::Ledger;
 use crate::tls::session::Session;
 
-/// A connected TCP socket of this worker.
+/// A connected stream socket of this worker, of TCP or of this machine (unix(7)).
 #[derive(Clone)]
 pub struct Socket {
     fd: SharedFd,
@@ -31,18 +33,28 @@ pub struct Socket {
 
 impl Socket {
     /// Takes an accepted connection over.
-    pub fn from_fd(fd: OwnedFd) -> Self {
-        Self { fd: Descriptor::share(fd) }
+    pub fn from_fd(fd: OwnedFd, is_unix: bool) -> Self {
+        if is_unix {
+            // Of TCP it is inherited. Where it cannot be set, the kernel has no urgent bytes here.
+            let _ = SockRef::from(&fd).set_out_of_band_inline(true);
+        }
+        Self { fd: Descriptor::share(fd, is_unix) }
     }
 
-    /// Opens a TCP socket for [`Socket::connect`]: without Nagle, and with keep-alive probes after
-    /// `keepalive` of silence where that is not zero.
-    pub fn open(address: SocketAddr, keepalive: Duration) -> io::Result<Self> {
-        let domain = Domain::for_address(address);
+    /// Opens a socket for [`Socket::connect`], over TCP without Nagle, and with keep-alive probes
+    /// after `keepalive` of silence where that is not zero.
+    pub fn open(address: Address, keepalive: Duration) -> io::Result<Self> {
         let kind = Type::STREAM.nonblocking();
-        let socket = socket2::Socket::new(domain, kind, Some(Protocol::TCP))?;
-        set_options(&socket, keepalive)?;
-        Ok(Self { fd: Descriptor::share(socket.into()) })
+        let fd = match address {
+            Address::Tcp(address) => {
+                let domain = Domain::for_address(address);
+                let socket = socket2::Socket::new(domain, kind, Some(Protocol::TCP))?;
+                set_options(&socket, keepalive)?;
+                socket
+            }
+            Address::Unix(_) => socket2::Socket::new(Domain::UNIX, kind, None)?,
+        };
+        Ok(Self::from_fd(fd.into(), address.unix().is_some()))
     }
 
     /// Connects a socket that [`Socket::open`] has opened.
@@ -52,12 +64,15 @@ impl Socket {
     /// calls where nothing else is to be done.
     pub async fn connect(
         &self,
-        address: SocketAddr,
+        address: Address,
         deadlines: &Deadlines,
         limit: Duration,
     ) -> Result<(), WaitError> {
+        let address = match address {
+            Address::Tcp(address) => SockAddr::from(address),
+            Address::Unix(address) => return self.connect_here(address, limit).await,
+        };
         let socket = SockRef::from(&*self.fd);
-        let address = SockAddr::from(address);
         let mut connected = socket.connect(&address);
         if is_pending(&connected) {
             connected = socket.connect(&address);
@@ -75,6 +90,30 @@ impl Socket {
                 }
             }
             Err(error) => Err(WaitError::Failed(error)),
+        }
+    }
+
+    /// A listener of this machine has a connection in its queue at once. Where that is full nothing
+    /// tells of a free place, so that it is asked again and again (connect(2), EAGAIN).
+    async fn connect_here(&self, address: UnixAddress, limit: Duration) -> Result<(), WaitError> {
+        let (began, mut pause) = (Instant::now(), QUEUE_POLL);
+        let socket = SockRef::from(&*self.fd);
+        let address = unix_address(address)?;
+        loop {
+            match socket.connect(&address) {
+                Ok(()) => return Ok(self.set_nonblocking(false)?),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(WaitError::Failed(error)),
+            }
+            let left = limit.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Err(WaitError::Expired);
+            }
+            tokio::time::sleep(pause.min(left)).await;
+            if self.fd.is_cut() {
+                return Err(WaitError::Interrupted);
+            }
+            pause = (2 * pause).min(QUEUE_POLL_MAX);
         }
     }
 
@@ -169,6 +208,11 @@ impl Socket {
         }
     }
 
+    /// Its own address, of TCP.
+    pub fn own_address(&self) -> Option<SocketAddr> {
+        SockRef::from(&*self.fd).local_addr().ok()?.as_socket()
+    }
+
     /// Receives what is there; 0 is the end of the stream, `WouldBlock` means nothing yet.
     pub fn try_recv(&self, bytes: &mut [u8]) -> io::Result<usize> {
         match self.fd.layer.get() {
@@ -212,12 +256,15 @@ impl Socket {
         !matches!(SockRef::from(&*self.fd).take_error(), Ok(None))
     }
 
-    /// Throws up to `count` received bytes away without copying them (MSG_TRUNC, tcp(7)).
+    /// Throws up to `count` received bytes away, of TCP without copying them (MSG_TRUNC, tcp(7)).
     pub fn try_discard(&self, count: usize) -> io::Result<usize> {
         if let Some(layer) = self.fd.layer.get()
             && !layer.is_broken()
         {
             return layered::discard(&self.fd, layer, count);
+        }
+        if self.fd.is_unix {
+            return self.discard_by_copying(count);
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
         wire::uninterrupted(|| {
@@ -226,6 +273,19 @@ impl Socket {
             let count = unsafe { libc::recv(self.raw(), std::ptr::null_mut(), count, flags) };
             Errno::result(count).map(isize::cast_unsigned)
         })
+    }
+
+    #[cold]
+    fn discard_by_copying(&self, count: usize) -> io::Result<usize> {
+        let mut scratch = [MaybeUninit::uninit(); DISCARDED_MAX];
+        let part = &mut scratch[..count.min(DISCARDED_MAX)];
+        let flags = libc::MSG_DONTWAIT;
+        loop {
+            match SockRef::from(&*self.fd).recv_with_flags(part, flags) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                received => return received,
+            }
+        }
     }
 
     /// Receives into one registered chunk by READ_FIXED, or as [`Socket::readable`] and
@@ -237,7 +297,7 @@ impl Socket {
         deadlines: &Deadlines,
         limit: Duration,
     ) -> (Result<usize, WaitError>, Run) {
-        let Some(index) = run.registered_index() else {
+        let Some(index) = run.registered_index().filter(|_| self.is_plain()) else {
             let result = self.readable(deadlines, limit).await;
             let result = result.and_then(|_| Ok(self.try_recv(&mut run[range])?));
             return (result, run);
@@ -259,7 +319,7 @@ impl Socket {
         deadlines: &Deadlines,
         limit: Duration,
     ) -> (Result<usize, WaitError>, Run) {
-        let Some(index) = run.registered_index() else {
+        let Some(index) = run.registered_index().filter(|_| self.is_plain()) else {
             let result = self.writable(deadlines, limit).await;
             let result = result.and_then(|_| Ok(self.try_send(&run[range])?));
             return (result, run);
@@ -290,7 +350,8 @@ impl Socket {
     }
 
     /// Makes the close that follows send RST instead of FIN, so that the peer cannot take what it
-    /// has for complete (SO_LINGER with 0 s, socket(7)).
+    /// has for complete (SO_LINGER with 0 s, socket(7)). Between processes of one machine there is
+    /// no RST: there a body is cut short by its length or its chunks alone.
     pub fn reset_on_close(&self) {
         let _ = SockRef::from(&*self.fd).set_linger(Some(Duration::ZERO));
     }
@@ -364,6 +425,21 @@ impl AsFd for Socket {
 fn is_pending(connected: &io::Result<()>) -> bool {
     let error = connected.as_ref().err().and_then(io::Error::raw_os_error);
     matches!(error, Some(libc::EINPROGRESS | libc::EALREADY))
+}
+
+/// How often a full queue of a listener of this machine is asked: at first, and at last.
+const QUEUE_POLL: Duration = Duration::from_millis(1);
+const QUEUE_POLL_MAX: Duration = Duration::from_millis(50);
+
+/// What one call throws away of a socket that has to copy it.
+const DISCARDED_MAX: usize = 16 * 1024;
+
+/// As the kernel wants it.
+pub(crate) fn unix_address(address: UnixAddress) -> io::Result<SockAddr> {
+    match address.name().strip_prefix('@') {
+        Some(name) => SockAddr::unix(format!("\0{name}")),
+        None => SockAddr::unix(address.name()),
+    }
 }
 
 /// How sockets of clients and origins are set: heads and bodies leave in separate writes, and Nagle

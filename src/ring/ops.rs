@@ -36,6 +36,8 @@ pub(super) struct Descriptor {
     marks: Cell<u32>,
     /// What is between the wire's bytes and ours, where they differ.
     pub(super) layer: OnceCell<Box<Layer>>,
+    /// A socket of this machine, which knows nothing of TCP.
+    pub(super) is_unix: bool,
 }
 
 /// The lower bits of the marks, which are a wait's number.
@@ -44,8 +46,8 @@ const SPLICER: u32 = 1 << WAIT_BITS;
 const CUT: u32 = 1 << 31;
 
 impl Descriptor {
-    pub(super) fn share(fd: OwnedFd) -> SharedFd {
-        Rc::new(Self { fd, marks: Cell::new(NO_WAIT), layer: OnceCell::new() })
+    pub(super) fn share(fd: OwnedFd, is_unix: bool) -> SharedFd {
+        Rc::new(Self { fd, marks: Cell::new(NO_WAIT), layer: OnceCell::new(), is_unix })
     }
 
     /// The wait on it that was armed last, as its worker's [`Deadlines`](super::Deadlines) number

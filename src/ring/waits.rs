@@ -328,7 +328,7 @@ mod tests {
         let pair = || {
             let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let here = OwnedFd::from(listener.accept().unwrap().0);
-            (there, Socket::from_fd(here))
+            (there, Socket::from_fd(here, false))
         };
         let loop_of_thread = runtime::open().unwrap();
         loop_of_thread.block_on(async {

@@ -4,9 +4,13 @@
 //! In goes a path; out comes whether there is something else behind it than the last time. It is
 //! looked at and not listened to, which needs no descriptor and misses no link.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::forward_proxy::lists;
 
 /// What tells one content from another, without reading either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,33 +51,15 @@ impl Watched {
     }
 }
 
-/// The files of certificates, keys and authorities that a configuration names.
-#[derive(Default)]
-pub(crate) struct WatchedAll {
-    list: Vec<Watched>,
-}
-
-impl WatchedAll {
-    /// Watches `paths` from now on; what was watched before is not forgotten.
-    pub(crate) fn follow(&mut self, paths: Vec<PathBuf>) {
-        if self.list.iter().map(|watched| &watched.path).eq(paths.iter()) {
-            return;
-        }
-        let mut before = std::mem::take(&mut self.list);
-        self.list = paths
-            .into_iter()
-            .map(|path| match before.iter().position(|watched| watched.path == path) {
-                Some(index) => before.swap_remove(index),
-                None => Watched::new(path),
-            })
-            .collect();
-    }
-
-    /// Whether any of them has changed; one that is missing for a while is as it was.
-    pub(crate) fn has_changed(&mut self) -> bool {
-        // Each of them is looked at.
-        let changed = self.list.iter_mut().filter_map(|it| it.has_changed().then_some(()));
-        changed.count() > 0
+/// Looks after the files that `config` names, and no others.
+pub(crate) fn follow(followed: &mut HashMap<PathBuf, Watched>, config: &Config) {
+    let tls = config.tls_files();
+    let wanted: Vec<&Path> =
+        lists::followed(config).chain(tls.iter().map(PathBuf::as_path)).collect();
+    followed.retain(|path, _| wanted.contains(&path.as_path()));
+    for path in wanted {
+        let watched = followed.entry(path.to_owned());
+        watched.or_insert_with(|| Watched::new(path.to_owned()));
     }
 }
 

@@ -12,7 +12,6 @@
 
 use std::env;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -29,6 +28,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
+use crate::address::Address;
 use crate::config::UPGRADE_VARIABLE;
 use crate::server::inherited::{Inheritance, Inherited};
 use crate::server::listeners::Lent;
@@ -62,7 +62,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug, Serialize, Deserialize)]
 struct Message {
     /// In the order of the descriptors; whether the service manager has it too.
-    listeners: Vec<(SocketAddr, bool)>,
+    listeners: Vec<(Address, bool)>,
     /// One more descriptor follows, which is that of the admin API.
     has_admin: bool,
     /// The old process answers [`MAY_I`]. Earlier versions do not.

@@ -1,22 +1,23 @@
 //! Listening sockets that were open before ringway was: systemd's socket activation.
 //!
 //! In come LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES with the descriptors from 3 on, as
-//! sd_listen_fds(3) has them; out come listening TCP sockets with their addresses, or one line that
-//! names the descriptor, the cause and the cure. Nothing here binds, and nothing is accepted.
+//! sd_listen_fds(3) has them; out come listening sockets, of TCP or of this machine, with their
+//! addresses, or one line that names the descriptor, the cause and the cure. Nothing here binds,
+//! and nothing is accepted.
 
 use std::env;
-use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
 use listenfd::ListenFd;
-use socket2::{SockRef, Socket};
+use socket2::{SockAddr, Socket};
 
+use crate::address::{Address, UnixAddress};
 use crate::observe::logging::LogMeter;
 
 /// A listening socket and whom to thank for it.
 #[derive(Debug)]
 pub struct Inherited {
-    pub address: SocketAddr,
+    pub address: Address,
     pub socket: Socket,
     /// FileDescriptorName= of the unit; "unknown" where there is none.
     pub name: String,
@@ -27,8 +28,8 @@ pub struct Inherited {
 /// No configuration has more.
 const COUNT_MAX: usize = 256;
 
-const CURE: &str = "In the socket unit use ListenStream=ADDRESS:PORT and Accept=no, and nothing \
-     else that listens";
+const CURE: &str = "In the socket unit use ListenStream=ADDRESS:PORT or ListenStream=/PATH and \
+     Accept=no, and nothing else that listens";
 
 /// Takes over what the service manager has opened; empty where there is no such thing.
 ///
@@ -48,9 +49,14 @@ pub fn take() -> Result<Vec<Inherited>, String> {
     (0..passed.len())
         .map(|index| {
             let name = name(&names, index);
-            let listener = passed.take_tcp_listener(index);
             let refused = |cause: &str| refusal(first + index, &name, cause);
-            let listener = listener.map_err(|error| refused(&error.to_string()))?;
+            let listener = match passed.take_tcp_listener(index) {
+                Ok(listener) => listener.map(Socket::from),
+                Err(error) => match passed.take_unix_listener(index) {
+                    Ok(listener) => listener.map(Socket::from),
+                    Err(_) => return Err(refused(&error.to_string())),
+                },
+            };
             adopt(listener.ok_or_else(|| refused("it was taken twice"))?, name.clone())
                 .map_err(|cause| refused(&cause))
         })
@@ -78,21 +84,32 @@ fn name(names: &str, index: usize) -> String {
 }
 
 /// What is no socket, or no stream, has been refused already.
-fn adopt(listener: TcpListener, name: String) -> Result<Inherited, String> {
-    match SockRef::from(&listener).is_listener() {
+fn adopt(listener: Socket, name: String) -> Result<Inherited, String> {
+    match listener.is_listener() {
         Ok(true) => {}
         Ok(false) => return Err("it does not listen".to_owned()),
         Err(error) => return Err(error.to_string()),
     }
     let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let address = address_of(&address).ok_or("its address is of no known kind")?;
     listener.set_nonblocking(true).map_err(|error| error.to_string())?;
-    Ok(Inherited { address, socket: listener.into(), name, is_shared: true })
+    Ok(Inherited { address, socket: listener, name, is_shared: true })
+}
+
+/// Of the kernel, as configurations have it.
+fn address_of(address: &SockAddr) -> Option<Address> {
+    let name = match (address.as_pathname(), address.as_abstract_namespace()) {
+        (Some(path), _) => path.to_str().map(str::to_owned),
+        (None, Some(name)) => std::str::from_utf8(name).ok().map(|name| format!("@{name}")),
+        (None, None) => return address.as_socket().map(Address::Tcp),
+    };
+    name.as_deref().and_then(UnixAddress::new).map(Address::Unix)
 }
 
 fn refusal(descriptor: usize, name: &str, cause: &str) -> String {
     format!(
         "file descriptor {descriptor} ({name}), which the service manager passed on, is no \
-         listening TCP socket: {cause}. {CURE}"
+         listening TCP or Unix socket: {cause}. {CURE}"
     )
 }
 
@@ -142,17 +159,17 @@ mod tests {
 
     #[test]
     fn a_listening_socket_is_adopted_and_does_not_block() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let inherited = adopt(listener, "http".to_owned()).unwrap();
-        assert_eq!((inherited.address, inherited.name.as_str()), (address, "http"));
+        let inherited = adopt(listener.into(), "http".to_owned()).unwrap();
+        assert_eq!((inherited.address, &*inherited.name), (address.into(), "http"));
         assert!(inherited.socket.nonblocking().unwrap());
     }
 
     #[test]
     fn a_socket_that_does_not_listen_is_refused() {
         let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        assert_eq!(adopt(socket.into(), String::new()).unwrap_err(), "it does not listen");
+        assert_eq!(adopt(socket, String::new()).unwrap_err(), "it does not listen");
         let text = refusal(4, "http", "it does not listen");
         for word in ["file descriptor 4 (http)", "does not listen", "ListenStream=", "Accept=no"] {
             assert!(text.contains(word), "{word:?} is not in {text:?}");

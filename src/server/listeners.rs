@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::Config;
-use crate::ring::net;
+use crate::address::{Address, UnixAddress};
+use crate::config::{Config, ListenerConfig};
+use crate::ring::{net, peer_of};
 use crate::server::inherited::Inherited;
+use crate::unix_socket::{self, SocketFile};
 use crate::worker::mailbox::WorkerCommand;
 use crate::worker::shared::{Accepted, Shared};
 
@@ -21,10 +23,12 @@ use crate::worker::shared::{Accepted, Shared};
 pub(crate) struct Listening {
     pub number: u16,
     /// As the configuration has it: its port may be 0.
-    configured: SocketAddr,
+    configured: ListenerConfig,
     /// As it was bound.
-    pub address: SocketAddr,
+    pub address: Address,
     socket: Socket,
+    /// Of a Unix socket, unless its name is abstract or the service manager has it too.
+    file: Option<SocketFile>,
     /// The service manager has it too, and goes on listening.
     is_shared: bool,
 }
@@ -34,11 +38,13 @@ pub(crate) struct Listening {
 pub(crate) struct Sockets {
     list: Vec<Listening>,
     last_number: u16,
+    /// Of sockets that were taken over and are of no use here.
+    unused: Vec<SocketFile>,
 }
 
 /// A socket that is handed to another process.
 pub struct Lent<'a> {
-    pub address: SocketAddr,
+    pub address: Address,
     pub is_shared: bool,
     pub socket: BorrowedFd<'a>,
 }
@@ -49,14 +55,14 @@ pub(crate) struct NextSockets {
 }
 
 enum Entry {
-    /// By its place in the list that is in use.
-    Kept(usize),
+    /// By its place in the list that is in use, with what the configuration says of it now.
+    Kept(usize, ListenerConfig),
     New(Listening),
 }
 
 impl Sockets {
     /// The addresses listened on, with the ports that were chosen for port 0.
-    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<Address> {
         self.list.iter().map(|listening| listening.address).collect()
     }
 
@@ -90,28 +96,31 @@ impl Sockets {
         inherited: &mut Vec<Inherited>,
     ) -> Result<NextSockets, String> {
         let mut list = Vec::new();
-        for address in &config.server.listeners {
+        for wanted in &config.server.listeners {
+            let address = wanted.address;
             // Two of them may leave the choice of a port to the system.
             let is_taken = |index: usize| {
-                list.iter().any(|entry| matches!(entry, Entry::Kept(kept) if *kept == index))
+                list.iter().any(|entry| matches!(entry, Entry::Kept(kept, _) if *kept == index))
             };
             let mut own = self.list.iter().enumerate();
-            let kept = own.position(|(index, own)| own.configured == *address && !is_taken(index));
+            let kept =
+                own.position(|(index, own)| own.configured.address == address && !is_taken(index));
             if let Some(index) = kept {
                 // Whatever the length of its queue was, listen(2) says anew.
                 self.list[index].set_backlog(config.server.backlog)?;
                 self.list[index].set_options(config.pool.tcp_keepalive)?;
-                list.push(Entry::Kept(index));
+                list.push(Entry::Kept(index, wanted.clone()));
                 continue;
             }
-            let (bound, socket, is_shared) = match take_fitting(inherited, *address) {
-                Some(Inherited { address, socket, is_shared, .. }) => (address, socket, is_shared),
-                None => self.bind(*address, config.server.backlog)?,
+            let found = take_fitting(inherited, address);
+            let is_shared = found.as_ref().is_some_and(|found| found.is_shared);
+            let Bound { address, socket, file } = match found {
+                Some(found) => Bound::taken_over(found, wanted),
+                None => self.bind(wanted, config.server.backlog)?,
             };
             self.last_number = self.last_number.wrapping_add(1);
-            let number = self.last_number;
-            let listening =
-                Listening { number, configured: *address, address: bound, socket, is_shared };
+            let (number, configured) = (self.last_number, wanted.clone());
+            let listening = Listening { number, configured, address, socket, file, is_shared };
             listening.set_options(config.pool.tcp_keepalive)?;
             list.push(Entry::New(listening));
         }
@@ -122,7 +131,13 @@ impl Sockets {
     pub(crate) fn commit(&mut self, next: NextSockets) -> Vec<Listening> {
         let mut before: Vec<_> = std::mem::take(&mut self.list).into_iter().map(Some).collect();
         let place = |place| match place {
-            Entry::Kept(index) => before.get_mut(index).and_then(Option::take),
+            Entry::Kept(index, config) => {
+                let mut kept = before.get_mut(index).and_then(Option::take);
+                if let Some(kept) = &mut kept {
+                    kept.configure(config);
+                }
+                kept
+            }
             Entry::New(listening) => Some(listening),
         };
         self.list = next.list.into_iter().filter_map(place).collect();
@@ -130,23 +145,52 @@ impl Sockets {
     }
 
     /// Ends the listening: clients that were let in are served, later ones are refused.
-    pub(crate) fn close(&self, shared: &Shared) {
-        self.list.iter().for_each(|listening| listening.close(shared));
+    pub(crate) fn close(&mut self, shared: &Shared) {
+        self.list.iter_mut().for_each(|listening| listening.close(shared));
     }
 
-    /// Whether `address` could be listened on now.
-    pub(crate) fn try_bind(&self, address: SocketAddr, backlog: u32) -> Result<(), String> {
-        self.bind(address, backlog).map(drop)
+    /// Says of a socket that was taken over that it is of no use.
+    pub(crate) fn retire(&mut self, inherited: &Inherited) {
+        let path = inherited.address.unix().and_then(UnixAddress::path);
+        self.unused.extend(path.filter(|_| !inherited.is_shared).map(SocketFile::lent));
     }
 
-    fn bind(
-        &self,
-        address: SocketAddr,
-        backlog: u32,
-    ) -> Result<(SocketAddr, Socket, bool), String> {
-        let bound = listen(address, backlog).map(|(address, socket)| (address, socket, false));
-        bound.map_err(|error| {
-            let is_ours = |own: &&Listening| own.address.port() == address.port();
+    /// The files of what was taken over are this process's from here on.
+    pub(crate) fn claim(&mut self) {
+        let unused = std::mem::take(&mut self.unused);
+        let files = self.list.iter_mut().filter_map(|own| own.file.as_mut());
+        files.for_each(SocketFile::claim);
+        for mut file in unused {
+            file.claim();
+        }
+    }
+
+    /// Leaves the files to the process that has taken the sockets over.
+    pub(crate) fn leave(&mut self) {
+        for own in &mut self.list {
+            own.file.take().into_iter().for_each(SocketFile::leave);
+        }
+    }
+
+    /// Whether `listener` could be listened on now.
+    pub(crate) fn try_bind(&self, listener: &ListenerConfig, backlog: u32) -> Result<(), String> {
+        self.bind(listener, backlog).map(drop)
+    }
+
+    fn bind(&self, listener: &ListenerConfig, backlog: u32) -> Result<Bound, String> {
+        let address = match listener.address {
+            Address::Tcp(address) => address,
+            Address::Unix(address) => {
+                return listen_here(address, listener.mode(), backlog).map_err(|error| {
+                    let cure = unix_socket::cure(&error, "server.listen");
+                    format!("cannot listen on {address}: {error}: {cure}")
+                });
+            }
+        };
+        listen(address, backlog).map_err(|error| {
+            let is_ours = |own: &&Listening| {
+                own.address.tcp().is_some_and(|own| own.port() == address.port())
+            };
             match self.list.iter().find(is_ours) {
                 Some(own) if error.kind() == io::ErrorKind::AddrInUse => format!(
                     "cannot listen on {address} while {} is listened on, and closing that first \
@@ -161,9 +205,9 @@ impl Sockets {
 
 impl NextSockets {
     /// The addresses as they are bound, and the numbers.
-    pub(crate) fn describe(&self, before: &Sockets) -> (Vec<SocketAddr>, Vec<u16>) {
+    pub(crate) fn describe(&self, before: &Sockets) -> (Vec<Address>, Vec<u16>) {
         let listening = self.list.iter().map(|place| match place {
-            Entry::Kept(index) => &before.list[*index],
+            Entry::Kept(index, _) => &before.list[*index],
             Entry::New(listening) => listening,
         });
         listening.map(|listening| (listening.address, listening.number)).unzip()
@@ -172,7 +216,7 @@ impl NextSockets {
     /// The numbers of those that were not listened on before, with a descriptor for a worker.
     pub(crate) fn share_new(&self) -> Result<Vec<(u16, OwnedFd)>, String> {
         let new = self.list.iter().filter_map(|place| match place {
-            Entry::Kept(_) => None,
+            Entry::Kept(..) => None,
             Entry::New(listening) => Some(listening),
         });
         new.map(|listening| Ok((listening.number, listening.share()?))).collect()
@@ -185,8 +229,20 @@ impl Listening {
         shared.map_err(|error| format!("a listening socket cannot be shared: {error}"))
     }
 
-    /// What it accepts from now on inherits them.
+    /// What the configuration says of it from now on.
+    fn configure(&mut self, config: ListenerConfig) {
+        let file = self.file.as_ref().filter(|_| config.mode() != self.configured.mode());
+        if let Some(Err(error)) = file.map(|file| file.set_mode(config.mode())) {
+            tracing::warn!("the mode of {} stays as it is: {error}", self.address);
+        }
+        self.configured = config;
+    }
+
+    /// What it accepts from now on inherits them, if it is of TCP.
     fn set_options(&self, keepalive: Duration) -> Result<(), String> {
+        if self.address.unix().is_some() {
+            return Ok(());
+        }
         net::set_options(&self.socket, keepalive)
             .map_err(|error| format!("{} cannot be set up: {error}", self.address))
     }
@@ -201,7 +257,9 @@ impl Listening {
     ///
     /// One that the service manager has too is left as it is: its end would be everybody's. Workers
     /// that leave, or are told so, take no more from it.
-    pub(crate) fn close(&self, shared: &Shared) {
+    pub(crate) fn close(&mut self, shared: &Shared) {
+        // Nobody finds it from here on.
+        self.file = None;
         if self.is_shared {
             for worker in shared.occupied() {
                 shared.slots[worker].send(WorkerCommand::StopListening { index: self.number });
@@ -211,7 +269,7 @@ impl Listening {
         let _ = self.socket.set_nonblocking(true);
         while let Ok((socket, peer)) = self.socket.accept() {
             let Ok(permit) = shared.clients.clone().try_acquire_owned() else { break };
-            if let Some(peer) = peer.as_socket() {
+            if let Some(peer) = peer_of(&peer) {
                 let listener = self.number;
                 shared.place(Accepted { fd: socket.into(), peer, permit, listener }, 0);
             }
@@ -220,18 +278,40 @@ impl Listening {
     }
 }
 
+/// A socket that listens, and where.
+struct Bound {
+    address: Address,
+    socket: Socket,
+    file: Option<SocketFile>,
+}
+
+impl Bound {
+    fn taken_over(found: Inherited, wanted: &ListenerConfig) -> Self {
+        let Inherited { address, socket, is_shared, .. } = found;
+        // The service manager's units say what mode its files have.
+        let path = address.unix().and_then(UnixAddress::path).filter(|_| !is_shared);
+        let file = path.map(SocketFile::lent);
+        if let Some(Err(error)) = file.as_ref().map(|file| file.set_mode(wanted.mode())) {
+            tracing::warn!("the mode of {address} stays as it is: {error}");
+        }
+        Self { address, socket, file }
+    }
+}
+
 /// An address with port 0 takes whatever was bound for it.
-fn take_fitting(inherited: &mut Vec<Inherited>, address: SocketAddr) -> Option<Inherited> {
-    let fits = |own: &Inherited| {
-        own.address.ip() == address.ip()
-            && (address.port() == 0 || own.address.port() == address.port())
+fn take_fitting(inherited: &mut Vec<Inherited>, address: Address) -> Option<Inherited> {
+    let fits = |own: &Inherited| match (own.address, address) {
+        (Address::Tcp(own), Address::Tcp(address)) => {
+            own.ip() == address.ip() && (address.port() == 0 || own.port() == address.port())
+        }
+        (own, address) => own == address,
     };
     let index = inherited.iter().position(fits)?;
     Some(inherited.swap_remove(index))
 }
 
 /// Binds without SO_REUSEPORT, so that a second instance is told that the port is in use.
-fn listen(address: SocketAddr, backlog: u32) -> io::Result<(SocketAddr, Socket)> {
+fn listen(address: SocketAddr, backlog: u32) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of an earlier instance in TIME_WAIT must not keep the port.
     socket.set_reuse_address(true)?;
@@ -242,8 +322,19 @@ fn listen(address: SocketAddr, backlog: u32) -> io::Result<(SocketAddr, Socket)>
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     socket.set_nonblocking(true)?;
-    let address = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok((address, socket))
+    let address = socket.local_addr()?.as_socket().unwrap_or(address).into();
+    Ok(Bound { address, socket, file: None })
+}
+
+fn listen_here(address: UnixAddress, mode: u32, backlog: u32) -> io::Result<Bound> {
+    let (socket, file) = match address.path() {
+        Some(path) => {
+            let (socket, file) = unix_socket::listen(path, mode, backlog)?;
+            (socket, Some(file))
+        }
+        None => (unix_socket::listen_abstract(&net::unix_address(address)?, backlog)?, None),
+    };
+    Ok(Bound { address: Address::Unix(address), socket, file })
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {

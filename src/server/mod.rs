@@ -31,8 +31,10 @@ use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
 use self::inherited::{Inheritance, Inherited};
 use self::listeners::Sockets;
+use crate::address::Address;
 use crate::admin::{self, AdminSocket, Control, ControlSetup, Logs};
-use crate::config::{Config, UpstreamTlsConfig};
+use crate::admin_guard::TokenTries;
+use crate::config::{Config, ListenerConfig, UpstreamTlsConfig};
 use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
 use crate::ledger::Ledgers;
@@ -48,7 +50,7 @@ use crate::upstream::permits::{self, PoolShared};
 use crate::upstream::resolver::Resolver;
 use crate::upstream::{Origin, UpstreamPlan};
 use crate::worker::census::SharedRoom;
-use crate::worker::generation::{History, Snapshot, SnapshotParts};
+use crate::worker::generation::{History, Snapshot, SnapshotParts, proxy_protocol};
 use crate::worker::mailbox::{ControlQuery, ServerCommand};
 use crate::worker::shared::{Shared, WorkerSlot};
 use crate::worker::thread::DrainReport;
@@ -111,6 +113,7 @@ impl Server {
         let next = sockets.prepare(&config, &mut listeners).map_err(StartError)?;
         sockets.commit(next);
         for unused in listeners {
+            sockets.retire(&unused);
             let Inherited { address, name, .. } = unused;
             tracing::warn!(%address, name, "no listener has this address: socket not used");
         }
@@ -119,21 +122,23 @@ impl Server {
         settle_demo(&mut config, &mut demo)?;
         let access_log =
             AccessLog::start(&config.log).map_err(failed("the access log cannot be written"))?;
-        let resolver = Resolver::start().map_err(failed("the resolver did not start"))?;
+        let resolver =
+            Resolver::start(&config.dns).map_err(failed("the resolver did not start"))?;
         let upstreams = plan_upstreams(&config, &resolver, &[]).map_err(StartError)?;
         if !resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; starting without them");
         }
         let listeners = sockets.addresses();
         let admin = socket.as_ref().and_then(AdminSocket::address);
-        let own: Vec<_> = listeners.iter().copied().chain(admin).collect();
+        let own: Vec<_> = listeners.iter().filter_map(|own| own.tcp()).chain(admin).collect();
         let access =
             Access::prepare(&config, &own, &sockets.numbers(), None).map_err(StartError)?;
         let hooks = Plans::load(&config, custom::own(), None).map_err(StartError)?;
         let tls = load_tls(&config, &listeners, &sockets.numbers(), None).map_err(StartError)?;
-        let (config, hooks) = (Arc::new(config), Arc::new(hooks));
-        let access = Arc::new(access);
-        let parts = SnapshotParts { config, upstreams, access, hooks, listeners, tls };
+        let proxy_protocol = proxy_protocol(&config, &sockets.numbers());
+        let (config, hooks, access) = (Arc::new(config), Arc::new(hooks), Arc::new(access));
+        let parts =
+            SnapshotParts { config, upstreams, access, hooks, proxy_protocol, listeners, tls };
         let (shared, queries, server_commands) = share(parts);
         let mut server = Self {
             sockets,
@@ -224,9 +229,14 @@ impl Server {
         settle_demo(config, &mut self.demo)
     }
 
-    /// The addresses listened on, with the ports that were chosen for port 0.
+    /// The addresses listened on by TCP, with the ports that were chosen for port 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.addresses()
+        self.sockets.addresses().into_iter().filter_map(Address::tcp).collect()
+    }
+
+    /// The files of sockets that were taken over are this process's from here on.
+    pub(crate) fn claim_files(&mut self) {
+        self.sockets.claim();
     }
 
     /// Connections of clients and to origins that are open now.
@@ -237,7 +247,7 @@ impl Server {
 
     /// Stops accepting, and waits for what is under way up to `server.drain_timeout`; then, or once
     /// `force` says so, ends the rest.
-    pub fn drain(self, force: &AtomicBool, successor: Successor) -> DrainReport {
+    pub fn drain(mut self, force: &AtomicBool, successor: Successor) -> DrainReport {
         // Who spreads the load is to hear of it before connections are refused.
         self.shared.is_ready.store(false, Ordering::Release);
         let config = self.shared.snapshot.load().config.clone();
@@ -254,6 +264,7 @@ impl Server {
         if is_handed_over {
             self.shared.is_handed_over.store(true, Ordering::Release);
             self.control.iter().for_each(Control::hand_over);
+            self.sockets.leave();
         } else {
             self.sockets.close(&self.shared);
         }
@@ -340,6 +351,7 @@ fn share(
         history,
         server_commands: command,
         reloads_refused: AtomicUsize::new(0),
+        token_tries: TokenTries::new(),
         metrics: (0..slots).map(|_| Arc::default()).collect(),
         rings: (0..slots).map(|_| Arc::default()).collect(),
         ledgers: Ledgers::new(slots),
@@ -358,13 +370,16 @@ fn share(
 /// the order of the configuration.
 pub(crate) fn load_tls(
     config: &Config,
-    addresses: &[SocketAddr],
+    addresses: &[Address],
     numbers: &[u16],
     before: Option<&Acceptor>,
 ) -> Result<Option<Arc<Acceptor>>, String> {
-    let plain = numbers.len().saturating_sub(config.server.listen_tls.len());
-    let port = addresses.get(plain).map_or(0, SocketAddr::port);
-    Acceptor::load(&config.tls, numbers[plain..].to_vec(), port, before)
+    let all = config.server.listeners.iter().zip(addresses).zip(numbers);
+    let own = all.filter(|((listener, _), _)| listener.is_tls);
+    let (addresses, numbers): (Vec<&Address>, Vec<_>) =
+        own.map(|((_, address), number)| (address, *number)).unzip();
+    let port = addresses.iter().find_map(|address| address.tcp()).map_or(0, |own| own.port());
+    Acceptor::load(&config.tls, numbers, port, before)
 }
 
 /// Room for as many workers as this machine can use, and for those that they take over from.
@@ -426,9 +441,9 @@ fn connector(
     connector.map(Some).map_err(named)
 }
 
-/// Whether a server could listen on `address` now; the error says why not.
-pub(crate) fn try_listen(address: SocketAddr, backlog: u32) -> Result<(), StartError> {
-    Sockets::default().try_bind(address, backlog).map_err(StartError)
+/// Whether a server could listen as `listener` says now; the error says why not.
+pub(crate) fn try_listen(listener: &ListenerConfig, backlog: u32) -> Result<(), StartError> {
+    Sockets::default().try_bind(listener, backlog).map_err(StartError)
 }
 
 /// How many connections to origins there may be: what the configuration says of each upstream, and

@@ -22,7 +22,7 @@ use crate::server::{
 };
 
 use crate::upstream::permits;
-use crate::worker::generation::{Snapshot, SnapshotParts};
+use crate::worker::generation::{Snapshot, SnapshotParts, proxy_protocol};
 use crate::worker::mailbox::{Reloaded, WorkerCommand};
 
 /// How long a worker may take to put a configuration in use. It does so between two requests.
@@ -59,7 +59,7 @@ impl Server {
         for _ in snapshot.config.server.workers..self.active_workers().len() {
             self.drain_worker();
         }
-        for listening in closed {
+        for mut listening in closed {
             listening.close(&self.shared);
         }
         self.shared.history.add(&snapshot, cause);
@@ -97,16 +97,20 @@ impl Server {
         sockets: &NextSockets,
         before: &Snapshot,
     ) -> Result<SnapshotParts, String> {
+        self.resolver.reread(&config.dns);
         let upstreams = plan_upstreams(&config, &self.resolver, &before.upstreams)?;
         if !self.resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; going on without them");
         }
         let (listeners, numbers) = sockets.describe(&self.sockets);
-        let own: Vec<_> = listeners.iter().copied().chain(self.admin_address()).collect();
+        let own = listeners.iter().filter_map(|own| own.tcp()).chain(self.admin_address());
+        let own: Vec<_> = own.collect();
         let access = Arc::new(Access::prepare(&config, &own, &numbers, Some(&before.access))?);
         let hooks = Arc::new(Plans::load(&config, custom::own(), Some(&before.hooks))?);
         let tls = load_tls(&config, &listeners, &numbers, before.tls.as_deref())?;
-        Ok(SnapshotParts { config: Arc::new(config), upstreams, access, hooks, listeners, tls })
+        let proxy_protocol = proxy_protocol(&config, &numbers);
+        let config = Arc::new(config);
+        Ok(SnapshotParts { config, upstreams, access, hooks, proxy_protocol, listeners, tls })
     }
 
     fn check_places(&self, config: &Config) -> Result<(), String> {

@@ -8,6 +8,7 @@
 //! while a new process gets ready is done by whoever serves in the end. An end comes first: it ends
 //! the new process too.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use tokio::sync::oneshot;
 use crate::config::{Config, ConfigError};
 use crate::memory::Notice;
 use crate::observe::logging;
-use crate::server::config_watch::{Watched, WatchedAll};
+use crate::server::config_watch::{self, Watched};
 use crate::server::handover::{self, Predecessor, Successor};
 use crate::server::inherited::{self, Inheritance};
 use crate::server::{self, Server};
@@ -38,8 +39,8 @@ pub(crate) struct ProcessSetup {
     pub notices: Vec<Notice>,
     /// Reads the configuration again, from where it came.
     pub load: Box<dyn Fn() -> Result<Config, ConfigError>>,
-    /// The file that it came from, if any.
-    pub file: Option<PathBuf>,
+    /// The file that it came from, if any, as it was before it was read.
+    pub watched: Option<Watched>,
 }
 
 /// How often the configuration file is looked at.
@@ -47,7 +48,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Serves until a signal or an order ends it. The error is one line with cause and cure.
 pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
-    let ProcessSetup { config, notices, load, file } = setup;
+    let ProcessSetup { config, notices, load, watched } = setup;
     // Before anything else opens a descriptor or starts a thread.
     let program = std::env::current_exe().map_err(|error| format!("who am I: {error}"))?;
     let (mut inheritance, predecessor) = match handover::receive()? {
@@ -61,18 +62,12 @@ pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
     for Notice(text) in &notices {
         tracing::warn!("{text}");
     }
-    let server = Server::start(config, inheritance).map_err(|error| error.to_string())?;
-    let is_over = begin(&server, predecessor, &mut ears)?;
-    let mut tls_files = WatchedAll::default();
-    tls_files.follow(server.config().tls_files());
-    let mut process = Process {
-        server,
-        load,
-        watched: file.map(Watched::new),
-        tls_files,
-        program,
-        upgrade: None,
-    };
+    // Before they are read, so that a change in between is seen.
+    let mut followed = HashMap::new();
+    config_watch::follow(&mut followed, &config);
+    let mut server = Server::start(config, inheritance).map_err(|error| error.to_string())?;
+    let is_over = begin(&mut server, predecessor, &mut ears)?;
+    let mut process = Process { server, load, watched, followed, program, upgrade: None };
     let end = if is_over { End::GIVEN_UP } else { process.live(&mut ears) };
     if end.is_stop {
         systemd::stopping();
@@ -109,7 +104,7 @@ pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
 /// Begins to accept connections, in the place of `predecessor` where there is one; whether it is
 /// over again, because this process has been told to stop before it took over.
 fn begin(
-    server: &Server,
+    server: &mut Server,
     mut predecessor: Option<Predecessor>,
     ears: &mut Ears,
 ) -> Result<bool, String> {
@@ -121,6 +116,7 @@ fn begin(
         if ears.has_heard_stop() {
             return Ok(true);
         }
+        server.claim_files();
         if !predecessor.take_over() {
             // No other process can say it. The manager may take it from the main process only.
             systemd::main_pid(std::process::id());
@@ -157,7 +153,8 @@ struct Process {
     server: Server,
     load: Box<dyn Fn() -> Result<Config, ConfigError>>,
     watched: Option<Watched>,
-    tls_files: WatchedAll,
+    /// The files that the configuration in use names.
+    followed: HashMap<PathBuf, Watched>,
     /// Found before an operator puts another file in its place.
     program: PathBuf,
     upgrade: Option<Upgrade>,
@@ -239,7 +236,10 @@ impl Process {
     fn reload(&mut self, cause: &str) -> Result<Reloaded, String> {
         systemd::reloading();
         let loaded = (self.load)().map_err(|error| format!("{error:#}"));
-        let outcome = loaded.and_then(|config| self.server.reload(config, cause));
+        let outcome = loaded.and_then(|config| {
+            config_watch::follow(&mut self.followed, &config);
+            self.server.reload(config, cause)
+        });
         let outcome = self.say(outcome);
         systemd::ready();
         outcome
@@ -262,17 +262,27 @@ impl Process {
             return;
         }
         let config = self.server.config();
-        self.tls_files.follow(config.tls_files());
-        if self.tls_files.has_changed() {
-            let outcome = self.server.reload((*config).clone(), "certificates changed");
-            let _ = self.say(outcome);
-        }
         let is_wanted = config.server.watch_config;
         if let Some(watched) = &mut self.watched
             && watched.has_changed()
             && is_wanted
         {
             let _ = self.reload("file changed");
+        }
+        self.follow();
+    }
+
+    /// Puts the configuration in use again where a file that it names has changed.
+    fn follow(&mut self) {
+        let config = self.server.config();
+        config_watch::follow(&mut self.followed, &config);
+        let mut has_changed = false;
+        for watched in self.followed.values_mut() {
+            has_changed |= watched.has_changed();
+        }
+        if has_changed {
+            let outcome = self.server.reload((*config).clone(), "a named file changed");
+            let _ = self.say(outcome);
         }
     }
 

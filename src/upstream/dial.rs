@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
+use crate::address::Address;
 use crate::fault::Fault;
-use crate::relay::side::{Act, Side};
 use crate::ring::Socket;
 
-use super::pool::{Pool, open_fault};
+use super::pool::{Pool, connect_fault, open_fault};
 
 /// RFC 8305 §5, Connection Attempt Delay.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -27,7 +27,7 @@ const ADDRESSES_TRIED_MAX: usize = 8;
 impl Pool {
     /// Connects within `timeouts.connect` for all attempts together. The socket is the caller's
     /// and has no slot yet.
-    pub async fn dial(&self, addresses: &[SocketAddr]) -> Result<(Socket, SocketAddr), Fault> {
+    pub async fn dial(&self, addresses: &[SocketAddr]) -> Result<(Socket, Address), Fault> {
         let began = Instant::now();
         let mut waiting = addresses.iter().take(ADDRESSES_TRIED_MAX);
         let mut sockets: Vec<Socket> = Vec::new();
@@ -40,10 +40,11 @@ impl Pool {
             let left = self.limits.get().connect.saturating_sub(began.elapsed());
             let may_begin = !left.is_zero() && !self.is_stopping.get();
             if let Some(address) = waiting.next().filter(|_| may_begin) {
-                match Socket::open(*address, self.limits.get().keepalive) {
+                let address = Address::Tcp(*address);
+                match Socket::open(address, self.limits.get().keepalive) {
                     Ok(socket) => {
                         sockets.push(socket.clone());
-                        attempts.push(self.attempt(socket, *address, left));
+                        attempts.push(self.attempt(socket, address, left));
                     }
                     Err(error) => fault = open_fault(&error),
                 }
@@ -75,9 +76,9 @@ impl Pool {
     async fn attempt(
         &self,
         socket: Socket,
-        address: SocketAddr,
+        address: Address,
         limit: Duration,
-    ) -> Result<(Socket, SocketAddr), Fault> {
+    ) -> Result<(Socket, Address), Fault> {
         let _dial = self.watch(&socket);
         let mut opening = Opening(Some(socket.clone()));
         match socket.connect(address, &self.deadlines, limit).await {
@@ -85,7 +86,7 @@ impl Pool {
                 opening.0 = None;
                 Ok((socket, address))
             }
-            Err(error) => Err(error.on(Side::Origin, Act::Connect)),
+            Err(error) => Err(connect_fault(address, &error)),
         }
     }
 }

@@ -10,6 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use crate::address::ClientAddress;
+
 /// For whom a connection is held or wanted: a client's address, where IPv6 counts by its /64,
 /// which is what one subscriber has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,10 +24,14 @@ impl Claimant {
     /// What is done without a client: copies, and connections that are opened ahead.
     pub const NOBODY: Self = Self(0xFFFF_FFFE << 32);
 
-    pub fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => Self(V4 | u64::from(v4.to_bits())),
-            IpAddr::V6(v6) => Self((v6.to_bits() >> 64) as u64),
+    /// Processes of this machine, behind whose sockets it cannot be told who asks.
+    const UNIX: Self = Self(0xFFFF_FFFD << 32);
+
+    pub fn of(client: ClientAddress) -> Self {
+        match client {
+            ClientAddress::Ip(IpAddr::V4(v4)) => Self(V4 | u64::from(v4.to_bits())),
+            ClientAddress::Ip(IpAddr::V6(v6)) => Self((v6.to_bits() >> 64) as u64),
+            ClientAddress::Unix => Self::UNIX,
         }
     }
 }
@@ -266,6 +272,9 @@ mod tests {
         assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
         assert_ne!(of("::1"), of("0.0.0.0"));
         assert_ne!(of("::1"), Claimant::NOBODY);
+        for other in [of("::"), of("255.255.255.255"), Claimant::NOBODY] {
+            assert_ne!(of("unix"), other);
+        }
     }
 
     #[test]

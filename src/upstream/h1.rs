@@ -9,12 +9,14 @@ use std::convert::Infallible;
 
 use crate::fault::Fault;
 use crate::http::head::{HeadError, HeadLimits, ResponseHead};
+use crate::http::repair::{Mended, QUOTED_BYTES, Repair, Search, quote};
 use crate::http::{BodyLength, Method};
+use crate::observe::metrics::WorkerMetrics;
 use crate::relay::Receiver;
 use crate::relay::outbox::{Outbox, Unsent};
 use crate::relay::side::{Act, Side};
 use crate::ring::waits::Recv;
-use crate::ring::{HeadBuffer, NoRoom, WaitError};
+use crate::ring::{HeadBuffer, NoRoom, WaitError, clock};
 
 /// How one attempt on one connection failed.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +45,18 @@ impl From<Fault> for AttemptError {
     }
 }
 
-/// Interim answers that one request may get: more are an attack on the client.
-const INTERIM_ANSWERS_MAX: usize = 16;
+/// Interim answers that one request may get at once, and the time after which it may get one more:
+/// a flood of them is an attack on the client, one in a while says that the origin is still there.
+const INTERIM_ANSWERS_MAX: u64 = 16;
+const INTERIM_INTERVAL_MS: u64 = 1000;
+
+/// What the heads of answers are held to.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    pub limits: HeadLimits,
+    /// Where repairs are counted.
+    pub metrics: &'a WorkerMetrics,
+}
 
 /// What it means that an answer's head does not fit.
 fn no_room(reason: NoRoom) -> Fault {
@@ -94,6 +106,9 @@ pub(crate) trait Reply {
         Ok((Err(WaitError::Expired), buffer))
     }
 
+    /// Whether to refuse whatever is not as it should be. Asked where something is not.
+    fn is_strict(&self) -> bool;
+
     /// Whether the head that has been read is not that of an interim response.
     fn is_final(&mut self) -> bool {
         self.head().status >= 200
@@ -111,10 +126,12 @@ pub(crate) type Received = Result<(Result<usize, WaitError>, HeadBuffer), Fault>
 /// Reads until the head of the final response is there, at the beginning of the buffer.
 pub(crate) async fn read_head(
     reply: &mut impl Reply,
-    limits: HeadLimits,
+    terms: Terms<'_>,
     method: Method,
 ) -> Result<HeadBuffer, AttemptError> {
-    let mut interims = 0;
+    let limits = terms.limits;
+    let (mut interims, mut interims_since_ms) = (0, 0);
+    let mut search = Search::default();
     reply.head().reset();
     let mut buffer = None;
     loop {
@@ -130,12 +147,30 @@ pub(crate) async fn read_head(
             Ok(0) => return Err(Fault::OriginTruncated.into()),
             Err(error) => return Err(error.on(Side::Origin, Act::Send).into()),
         }
-        while reply.head().parse(filled.filled(), &limits, method).map_err(Fault::OriginHead)? {
+        loop {
+            // Once it is refused, its bytes are looked at once, not with each that arrives.
+            let parsed =
+                (!search.is_begun()).then(|| reply.head().parse(filled.filled(), &limits, method));
+            let parsed = match parsed {
+                Some(Ok(is_complete)) => is_complete,
+                _ => mend(reply, &mut filled, &mut search, &terms, method)?,
+            };
+            if !parsed {
+                break;
+            }
+            if !reply.head().repairs.is_none() {
+                count_repairs(reply, filled.filled(), &terms)?;
+            }
             if reply.is_final() {
                 return Ok(filled);
             }
+            if interims == 0 {
+                interims_since_ms = clock::coarse_ms();
+            }
             interims += 1;
-            if reply.head().status == 101 || interims > INTERIM_ANSWERS_MAX {
+            let passed_ms = clock::coarse_ms().saturating_sub(interims_since_ms);
+            let interims_max = INTERIM_ANSWERS_MAX + passed_ms / INTERIM_INTERVAL_MS;
+            if reply.head().status == 101 || interims > interims_max {
                 return Err(Fault::OriginAnswer.into());
             }
             reply.interim(&filled).await?;
@@ -145,6 +180,64 @@ pub(crate) async fn read_head(
         filled.make_room(limits.head_bytes).map_err(no_room)?;
         buffer = Some(filled);
     }
+}
+
+/// Has another look at an answer that the parser has refused: as sloppy as it is, it may still be
+/// beyond doubt what it means. Whether its head is complete, which the buffer then begins with in
+/// normal form.
+#[cold]
+fn mend(
+    reply: &mut impl Reply,
+    buffer: &mut HeadBuffer,
+    search: &mut Search,
+    terms: &Terms<'_>,
+    method: Method,
+) -> Result<bool, Fault> {
+    let limits = &terms.limits;
+    let is_strict = reply.is_strict();
+    let head = reply.head();
+    let strictly = |head: &mut ResponseHead, buf: &[u8]| {
+        head.reset();
+        let error = head.parse(buf, limits, method).err();
+        refused(head, error.unwrap_or(HeadError::StatusLine), buf)
+    };
+    if is_strict {
+        return Err(strictly(head, buffer.filled()));
+    }
+    let mended = match search.response(buffer.filled()) {
+        Mended::Incomplete if buffer.len() < limits.head_bytes => return Ok(false),
+        Mended::Incomplete => return Err(refused(head, HeadError::HeadTooLarge, buffer.filled())),
+        Mended::Hopeless => return Err(strictly(head, buffer.filled())),
+        Mended::Head(mended) => mended,
+    };
+    let before = buffer.filled()[..buffer.len().min(QUOTED_BYTES)].to_vec();
+    buffer.replace_front(mended.taken, &mended.bytes).map_err(no_room)?;
+    let limits =
+        HeadLimits { head_bytes: limits.head_bytes.max(mended.bytes.len()), ..terms.limits };
+    match head.parse_mended(buffer.filled(), &limits, method, mended.repairs) {
+        Ok(()) => Ok(true),
+        Err(error) => Err(refused(head, error, &before)),
+    }
+}
+
+/// Counts what has been mended in a head that `buf` begins with, unless nothing may be.
+#[cold]
+fn count_repairs(reply: &mut impl Reply, buf: &[u8], terms: &Terms<'_>) -> Result<(), Fault> {
+    let is_strict = reply.is_strict();
+    let head = reply.head();
+    if is_strict && head.repairs.has(Repair::UnknownStatus) {
+        return Err(refused(head, HeadError::StatusLine, buf));
+    }
+    terms.metrics.repaired(head.repairs);
+    Ok(())
+}
+
+/// Says for the logs what is refused, and why.
+fn refused(head: &mut ResponseHead, error: HeadError, buf: &[u8]) -> Fault {
+    let begin = quote(buf);
+    tracing::debug!(reason = error.text(), begin, "the head of an origin's answer is refused");
+    head.refused = Some(format!("{}: {begin}", error.text()).into());
+    Fault::OriginHead(error)
 }
 
 /// Whether a connection may carry another request: its origin keeps it, the request has gone out to

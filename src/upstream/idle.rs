@@ -7,18 +7,19 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::address::Address;
 use crate::ring::waits::poll_now;
 use crate::ring::{PendingPoll, PendingRecv, clock};
 
+use super::bonds::is_owned;
 use super::lease::Lease;
-use super::pool::Pool;
+use super::pool::{Pool, Slot};
 use super::queue::Holder;
 
 /// What an idle slot has that a leased one has not.
@@ -124,7 +125,12 @@ impl Pool {
             let slots = self.slots.borrow();
             let is_member = |number| group.is_none_or(|group| group == number);
             let idle = slots.iter().filter(|(_, slot)| is_member(slot.permit.group.number()));
-            idle.filter_map(|(key, slot)| Some((slot.idle.as_ref()?.since_ms, key))).collect()
+            // Those that nobody else can use go first.
+            let age = |slot: &Slot| {
+                let since_ms = slot.idle.as_ref()?.since_ms;
+                Some(if is_owned(slot.owner) { 0 } else { since_ms })
+            };
+            idle.filter_map(|(key, slot)| Some((age(slot)?, key))).collect()
         };
         if count < oldest.len() {
             oldest.select_nth_unstable(count);
@@ -135,7 +141,11 @@ impl Pool {
 
     pub(super) fn close_idle(&self, key: usize) -> bool {
         let Some(slot) = self.slots.borrow_mut().try_remove(key) else { return false };
-        self.idle.borrow_mut()[slot.origin].retain(|other| other.key != key);
+        if is_owned(slot.owner) {
+            self.forget_bond(key);
+        } else {
+            self.idle.borrow_mut()[slot.origin].retain(|other| other.key != key);
+        }
         // Completes the watch, whose operation then lets go of the descriptor.
         slot.socket.cut();
         true
@@ -144,7 +154,7 @@ impl Pool {
     /// The task that watches idle connections; one per worker, ends with the worker.
     ///
     /// `is_current` says whether an address is still one of its origin's.
-    pub async fn run_janitor(&self, is_current: impl Fn(usize, SocketAddr) -> bool) {
+    pub async fn run_janitor(&self, is_current: impl Fn(usize, Address) -> bool) {
         let mut sweep = tokio::time::interval(Duration::from_millis(REST_MS));
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let shed = &self.shared.shed[self.worker];
@@ -216,22 +226,28 @@ impl Pool {
     }
 
     /// Once a second: expires, trims to `max_idle`, and takes buffers back from the rested.
-    fn sweep(&self, is_current: &impl Fn(usize, SocketAddr) -> bool) {
+    fn sweep(&self, is_current: &impl Fn(usize, Address) -> bool) {
         let now = clock::coarse_ms();
         let expiry_ms = self.limits.get().idle_expiry.as_millis() as u64;
         let mut rested = Vec::new();
-        let mut expired = Vec::new();
+        let (mut expired, mut owned) = (Vec::new(), Vec::new());
         for (key, slot) in self.slots.borrow().iter() {
             let Some(idle) = &slot.idle else { continue };
             let age_ms = now.saturating_sub(idle.since_ms);
-            if age_ms >= expiry_ms || !is_current(slot.origin, slot.address) {
+            let is_expired = age_ms >= expiry_ms && !is_owned(slot.owner);
+            if is_expired || !is_current(slot.origin, slot.address) {
                 expired.push(key);
+            } else if age_ms >= REST_MS && is_owned(slot.owner) {
+                owned.push(key);
             } else if age_ms >= REST_MS {
                 rested.push((idle.since_ms, key));
             }
         }
         for key in expired {
             self.close_idle(key);
+        }
+        for key in owned {
+            self.yield_buffer(key);
         }
         rested.sort_unstable();
         self.publish_idle();

@@ -4,10 +4,10 @@
 //! answer through it, and gives it back when the answer has been read to its end. Dropped instead,
 //! the connection is closed.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::address::Address;
 use crate::observe::connection_stats::Moment;
 use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, PendingRecv, Socket, clock};
@@ -24,6 +24,8 @@ pub struct Lease {
     pub(super) key: usize,
     /// It has carried an exchange before, so that the origin may be closing it just now.
     pub is_reused: bool,
+    /// It has been opened for one exchange, and is not given to another.
+    pub(super) is_single: bool,
     /// Back in the pool's hands.
     is_kept: bool,
 }
@@ -36,11 +38,15 @@ impl Lease {
         reply: Option<PendingRecv>,
         is_reused: bool,
     ) -> Self {
-        Self { pool: pool.clone(), socket, reply, key, is_reused, is_kept: false }
+        Self { pool: pool.clone(), socket, reply, key, is_reused, is_single: false, is_kept: false }
     }
 
     pub fn socket(&self) -> &Socket {
         &self.socket
+    }
+
+    pub(super) fn pool(&self) -> &Rc<Pool> {
+        &self.pool
     }
 
     /// The origin's number, and the address that this connection goes to.
@@ -48,7 +54,7 @@ impl Lease {
         self.pool.slots.borrow()[self.key].origin
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> Address {
         self.pool.slots.borrow()[self.key].address
     }
 

@@ -5,6 +5,7 @@
 //! next address, then the next origin, where connecting fails.
 
 pub(crate) mod balance;
+mod bonds;
 mod book;
 mod dial;
 pub(crate) mod fair;
@@ -12,6 +13,7 @@ pub(crate) mod h1;
 pub(crate) mod host;
 mod idle;
 pub(crate) mod lease;
+pub(crate) mod names;
 pub(crate) mod origin_ids;
 pub(crate) mod permits;
 pub(crate) mod pool;
@@ -22,15 +24,17 @@ mod secure;
 pub(crate) mod tallies;
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::address::Address;
 use crate::config::{HostPolicy, UpstreamConfig};
 use crate::fault::Fault;
-use crate::ring::clock;
+use crate::http::chunk_rules::ChunkRules;
+use crate::proxy_protocol::Version;
+use crate::ring::{Socket, clock};
 use crate::tls::connector::Connector;
 
 use self::balance::Balance;
@@ -87,7 +91,7 @@ impl Origin {
         self.failing_since_ms.load(Ordering::Relaxed) != 0 || self.addresses.load().is_empty()
     }
 
-    pub(crate) fn has_address(&self, address: SocketAddr) -> bool {
+    pub(crate) fn has_address(&self, address: Address) -> bool {
         self.addresses.load().contains(&address)
     }
 }
@@ -111,8 +115,42 @@ pub(crate) struct Upstream {
     name: String,
     host: HostPolicy,
     fail_timeout: Duration,
+    pub(crate) traits: Traits,
+    /// By which each connection says whose request it carries; it carries one.
+    proxy_protocol: Option<Version>,
     members: Vec<Member>,
     balance: RefCell<Balance>,
+}
+
+/// What is known of the servers of an upstream, or of any.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traits {
+    /// Refuse every answer that is not as it should be.
+    pub is_strict: bool,
+    /// They read trailers and chunk extensions.
+    pub reads_trailers: bool,
+    /// They read the body of any request.
+    pub reads_all_bodies: bool,
+}
+
+impl Traits {
+    fn of(config: &UpstreamConfig) -> Self {
+        Self {
+            is_strict: config.strict,
+            reads_trailers: config.pass_trailers,
+            reads_all_bodies: config.reads_all_bodies,
+        }
+    }
+
+    /// What of a request's chunked body goes on.
+    pub(crate) fn request_chunks(self) -> ChunkRules {
+        if self.reads_trailers { ChunkRules::STRICT } else { ChunkRules::BARE }
+    }
+
+    /// What of a chunked answer is taken, and goes on.
+    pub(crate) fn response_chunks(self) -> ChunkRules {
+        if self.is_strict { ChunkRules::STRICT } else { ChunkRules::LENIENT }
+    }
 }
 
 /// Addresses of one origin that a single request tries.
@@ -141,6 +179,8 @@ impl Upstream {
             name: plan.config.name.clone(),
             host: plan.config.host.clone(),
             fail_timeout: plan.config.fail_timeout,
+            traits: Traits::of(&plan.config),
+            proxy_protocol: plan.config.proxy_protocol,
             members: plan.origins.iter().map(member).collect(),
             balance: RefCell::new(Balance::new(&weights).started_at(worker)),
         }
@@ -152,6 +192,10 @@ impl Upstream {
 
     pub(crate) fn host(&self) -> &HostPolicy {
         &self.host
+    }
+
+    pub(crate) fn proxy_protocol(&self) -> Option<Version> {
+        self.proxy_protocol
     }
 
     pub(crate) fn members(&self) -> &[Member] {
@@ -168,7 +212,33 @@ impl Upstream {
     /// common case, for which no future is made.
     pub(crate) fn take_idle(&self, pool: &Rc<Pool>, holder: Holder) -> Option<Lease> {
         let [member] = &*self.members else { return None };
+        if self.proxy_protocol.is_some() {
+            return None;
+        }
         pool.take_idle(member.number(), holder)
+    }
+
+    /// The origin with the number `number` has ended a new connection before it answered. Whether
+    /// there is another one.
+    #[cold]
+    pub(crate) fn failed(&self, number: usize) -> bool {
+        let place = self.members.iter().position(|member| member.number() == number);
+        if let Some(place) = place {
+            let now = clock::coarse_ms();
+            self.balance.borrow_mut().mark_failed(place, now, self.fail_timeout);
+        }
+        self.members.len() > 1
+    }
+
+    /// A new connection to another origin than the one with the number `number`.
+    pub(crate) async fn checkout_other(
+        &self,
+        pool: &Rc<Pool>,
+        holder: Holder,
+        number: usize,
+    ) -> Result<Lease, Fault> {
+        let place = self.members.iter().position(|member| member.number() == number);
+        self.checkout_beside(pool, holder, true, place.into_iter().collect()).await
     }
 
     /// A connection to the origin whose turn it is, or to the next one where it cannot be
@@ -179,7 +249,18 @@ impl Upstream {
         holder: Holder,
         is_fresh: bool,
     ) -> Result<Lease, Fault> {
-        let mut tried = Vec::new();
+        self.checkout_beside(pool, holder, is_fresh, Vec::new()).await
+    }
+
+    async fn checkout_beside(
+        &self,
+        pool: &Rc<Pool>,
+        holder: Holder,
+        is_fresh: bool,
+        mut tried: Vec<usize>,
+    ) -> Result<Lease, Fault> {
+        let is_single = self.proxy_protocol.is_some();
+        let is_fresh = is_fresh || is_single;
         let mut fault = Fault::OriginUnresolved;
         loop {
             // A single origin's turn does not depend on the time.
@@ -191,7 +272,8 @@ impl Upstream {
                 return Ok(lease);
             }
             match open(pool, member, holder, is_fresh).await {
-                Ok(lease) => {
+                Ok(mut lease) => {
+                    lease.is_single |= is_single;
                     member.origin.connected();
                     self.balance.borrow_mut().mark_ok(pick);
                     return Ok(lease);
@@ -209,12 +291,12 @@ impl Upstream {
     }
 }
 
-/// A connection to a forward target: one that waits for its next request, or a new one to any of
-/// `addresses`.
+/// A connection to a forward target: one that waits for its next request, or a new one,
+/// by `dialled`, which is not begun before there is a permit for it.
 pub async fn open_target(
     pool: &Rc<Pool>,
     origin_id: &OriginId,
-    addresses: &[SocketAddr],
+    dialled: impl Future<Output = Result<(Socket, Address), Fault>>,
     holder: Holder,
     is_fresh: bool,
 ) -> Result<Lease, Fault> {
@@ -222,7 +304,7 @@ pub async fn open_target(
         Permitted::Open(permit) => {
             let born = Instant::now();
             let _racing = pool.racing(&permit, holder);
-            let connected = pool.dial(addresses).await?;
+            let connected = dialled.await?;
             Ok(pool.adopt(origin_id.clone(), connected, born, permit, holder))
         }
         Permitted::Handed(lease) => Ok(lease),
@@ -288,7 +370,7 @@ mod tests {
 
     #[test]
     fn an_origin_is_down_from_its_first_failure_to_its_next_success() {
-        let resolver = Resolver::start().unwrap();
+        let resolver = Resolver::start(&crate::config::DnsConfig::default()).unwrap();
         let origin = Origin {
             url: "http://127.0.0.1:9".to_owned(),
             host: "127.0.0.1".to_owned(),

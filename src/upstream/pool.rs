@@ -7,7 +7,6 @@
 //! It never sends a request and never decides where one goes.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,18 +15,20 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use crate::address::Address;
 use crate::fault::Fault;
 use crate::ledger::{Kind, Ledger};
 use crate::observe::connection_stats::Moment;
 use crate::observe::metrics::WorkerMetrics;
 use crate::relay::side::{Act, Side};
-use crate::ring::{Deadlines, HeadPool, Socket, clock};
+use crate::ring::{Deadlines, HeadPool, Socket, WaitError, clock};
 
+use super::bonds::{Bond, is_owned};
 use super::idle::{Entry, Idle, Watch};
 use super::lease::Lease;
 use super::origin_ids::OriginId;
 use super::permits::{Group, Permit, PoolShared};
-use super::queue::{Holder, Waiters};
+use super::queue::{Holder, NO_SEAT, Waiters};
 use super::tallies::{Verdict, View};
 
 /// The limits and waits of `[pool]` and `[timeouts]` that concern the pool.
@@ -53,6 +54,8 @@ pub struct Pool {
     pub(super) slots: RefCell<Slab<Slot>>,
     /// Idle slots by origin, the one that came back last at the end.
     pub(super) idle: RefCell<Vec<Vec<Entry>>>,
+    /// Idle slots that are a client's own.
+    pub(super) bonds: RefCell<Vec<Bond>>,
     pub(super) waiters: RefCell<Waiters>,
     pub(super) janitor: RefCell<Waker>,
     pub(super) idle_published: Cell<usize>,
@@ -68,13 +71,15 @@ pub struct Pool {
 pub(super) struct Slot {
     pub(super) socket: Socket,
     pub(super) origin: usize,
-    pub(super) address: SocketAddr,
+    pub(super) address: Address,
     /// When connecting began.
     pub(super) born: Instant,
     /// `None` while it is out with an exchange, or still connecting.
     pub(super) idle: Option<Idle>,
     /// Whose it is while it is out.
     pub(super) holder: Holder,
+    /// Whose own it is, by the number of a client connection; `NO_SEAT` where it is anybody's.
+    pub(super) owner: u32,
     /// Since when it has carried the body of an answer, if that does not come with the head.
     pub(super) streams_since: Option<Moment>,
     /// It has been told to end.
@@ -155,6 +160,7 @@ impl Pool {
             metrics,
             slots: RefCell::default(),
             idle: RefCell::default(),
+            bonds: RefCell::default(),
             waiters: RefCell::default(),
             janitor: RefCell::new(Waker::noop().clone()),
             idle_published: Cell::new(0),
@@ -180,7 +186,7 @@ impl Pool {
     pub async fn connect(
         self: &Rc<Self>,
         origin_id: &OriginId,
-        address: SocketAddr,
+        address: Address,
         permit: Permit,
         holder: Holder,
         began: Instant,
@@ -195,14 +201,14 @@ impl Pool {
         let socket = (socket, address);
         let lease = self.adopt(origin_id.clone(), socket, Instant::now(), permit, holder);
         let connected = lease.socket().connect(address, &self.deadlines, limit).await;
-        connected.map(|()| lease).map_err(|error| error.on(Side::Origin, Act::Connect))
+        connected.map(|()| lease).map_err(|error| connect_fault(address, &error))
     }
 
     /// Takes a socket in that is being, or has been, connected to the origin with `origin_id`.
     pub fn adopt(
         self: &Rc<Self>,
         origin_id: OriginId,
-        (socket, address): (Socket, SocketAddr),
+        (socket, address): (Socket, Address),
         born: Instant,
         permit: Permit,
         holder: Holder,
@@ -219,6 +225,7 @@ impl Pool {
             born,
             idle: None,
             holder,
+            owner: NO_SEAT,
             streams_since: None,
             is_ending: false,
             _origin_id: origin_id,
@@ -231,13 +238,15 @@ impl Pool {
 
     /// Takes a connection back: to the request that waits for it, to the idle list, or to its end.
     pub(super) fn give_back(self: &Rc<Self>, mut lease: Lease) {
-        if self.is_stopping.get() {
+        if self.is_stopping.get() || lease.is_single {
             return;
         }
-        if !self.rejoin(&lease) {
-            return;
-        }
+        let Some(owner) = self.rejoin(&lease) else { return };
         if self.shared.is_wanted() {
+            // Nobody else can use it.
+            if is_owned(owner) {
+                return;
+            }
             // What follows an answer would be taken for the next one.
             if !lease.socket().is_silent() {
                 return;
@@ -251,8 +260,12 @@ impl Pool {
         let key = lease.keep();
         if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
             slot.idle = Some(Idle { watch, since_ms: clock::coarse_ms() });
-            self.idle.borrow_mut()[slot.origin].push(Entry { key, turn: clock::turn() });
+            if !is_owned(owner) {
+                self.idle.borrow_mut()[slot.origin].push(Entry { key, turn: clock::turn() });
+                return;
+            }
         }
+        self.rest_apart(owner, key);
     }
 
     /// Begins to watch a connection that goes idle; `None` where it has ended, or something follows
@@ -273,12 +286,12 @@ impl Pool {
         (!has_ended).then_some(Watch::Recv(pending))
     }
 
-    /// Counts a connection that has carried a long answer as any other again; false where there are
-    /// as many of those as may be.
-    fn rejoin(&self, lease: &Lease) -> bool {
+    /// Counts a connection that has carried a long answer as any other again; whose own it is, or
+    /// nothing where there are as many of those as may be.
+    fn rejoin(&self, lease: &Lease) -> Option<u32> {
         let mut slots = self.slots.borrow_mut();
-        let Some(slot) = slots.get_mut(lease.key) else { return false };
-        !slot.permit.is_long || slot.permit.return_to_group()
+        let slot = slots.get_mut(lease.key)?;
+        (!slot.permit.is_long || slot.permit.return_to_group()).then_some(slot.owner)
     }
 
     /// Says that `lease` is in other hands from now on.
@@ -399,6 +412,7 @@ impl Pool {
     pub fn stop(&self) {
         self.is_stopping.set(true);
         self.close_idle_beyond(0);
+        self.end_all_bonds();
         self.wake_waiters();
     }
 
@@ -424,4 +438,12 @@ pub(super) fn open_fault(error: &std::io::Error) -> Fault {
         }
         _ => Fault::Internal,
     }
+}
+
+/// What it means that an origin at `address` could not be connected to.
+pub(super) fn connect_fault(address: Address, error: &WaitError) -> Fault {
+    if let (Address::Unix(address), WaitError::Failed(error)) = (address, error) {
+        crate::observe::log_limit::no_unix_origin(address, error);
+    }
+    error.on(Side::Origin, Act::Connect)
 }

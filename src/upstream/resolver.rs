@@ -12,13 +12,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::system_conf::read_system_conf;
 use tokio::runtime;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::config::DnsConfig;
+
+use super::names::{Files, NameService};
+use crate::address::{Address, UnixAddress};
 
 /// A TTL of 0 means "ask each time", which is once a second here.
 const TTL_MIN: Duration = Duration::from_secs(1);
@@ -29,14 +31,20 @@ const TTL_MAX: Duration = Duration::from_secs(3600);
 /// Between questions that fail: 1, 2, 4 ... seconds, up to this.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether other name servers are to be asked.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+const FOREVER: Duration = Duration::from_secs(24 * 3600);
+
 /// The addresses that one origin has now, IPv4 first.
 #[derive(Debug, Default)]
-pub(crate) struct Addresses(ArcSwap<Vec<SocketAddr>>);
+pub(crate) struct Addresses(ArcSwap<Vec<Address>>);
 
 /// The thread that keeps `Addresses` current; dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     watches: UnboundedSender<Watch>,
+    names: Arc<NameService>,
     unsettled: Arc<Unsettled>,
 }
 
@@ -62,41 +70,42 @@ struct Awaited(Arc<Unsettled>);
 
 impl Addresses {
     /// Never waits. Empty until the name has been resolved for the first time.
-    pub(crate) fn load(&self) -> Guard<Arc<Vec<SocketAddr>>> {
+    pub(crate) fn load(&self) -> Guard<Arc<Vec<Address>>> {
         self.0.load()
     }
 }
 
 impl Resolver {
-    /// Asks the servers of `/etc/resolv.conf`, after `/etc/hosts`.
-    pub(crate) fn start() -> io::Result<Self> {
-        let (config, options) = read_system_conf().unwrap_or_else(|error| {
-            // `/etc/hosts` and addresses go without name servers, and may be all that is used.
-            tracing::debug!("no name servers: /etc/resolv.conf: {error}");
-            (ResolverConfig::default(), ResolverOpts::default())
-        });
-        Self::start_with(config, options)
+    /// Asks the servers of `dns` or else `/etc/resolv.conf`, after `/etc/hosts`.
+    pub(crate) fn start(dns: &DnsConfig) -> io::Result<Self> {
+        Self::start_with(NameService::new(dns, Files::default())?)
     }
 
-    fn start_with(config: ResolverConfig, mut options: ResolverOpts) -> io::Result<Self> {
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        // Each answer is asked for again only when its TTL is over, so a cache never hits.
-        options.cache_size = 0;
+    fn start_with(names: NameService) -> io::Result<Self> {
+        let names = Arc::new(names);
         let (watches, arrivals) = unbounded_channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        thread::Builder::new().name("resolver".to_owned()).spawn(move || {
-            let provider = TokioRuntimeProvider::default();
-            let built = TokioResolver::builder_with_config(config, provider).with_options(options);
-            runtime.block_on(serve(built.build(), arrivals));
-        })?;
-        Ok(Self { watches, unsettled: Arc::default() })
+        let service = names.clone();
+        thread::Builder::new()
+            .name("resolver".to_owned())
+            .spawn(move || runtime.block_on(serve(service, arrivals)))?;
+        Ok(Self { watches, names, unsettled: Arc::default() })
     }
 
-    /// The addresses of `host`, which is an IP address without brackets or a name. Returns at
-    /// once: those of a name follow, see `settle`.
+    /// Asks by `dns` from now on, and reads again what the machine says of name servers.
+    pub(crate) fn reread(&self, dns: &DnsConfig) {
+        self.names.reread(dns);
+    }
+
+    /// The addresses of `host`, which is an IP address without brackets, a name or a Unix socket.
+    /// Returns at once: those of a name follow, see `settle`.
     pub(crate) fn watch(&self, host: &str, port: u16) -> Arc<Addresses> {
         let addresses = Arc::new(Addresses::default());
-        if let Some(known) = without_asking(host, port) {
+        let known = match UnixAddress::parse(host) {
+            Some(path) => Some(vec![Address::Unix(path)]),
+            None => without_asking(host, port).map(all_of_tcp),
+        };
+        if let Some(known) = known {
             addresses.0.store(Arc::new(known));
             return addresses;
         }
@@ -122,24 +131,43 @@ impl Resolver {
     }
 }
 
-async fn serve(resolver: Result<TokioResolver, NetError>, mut arrivals: UnboundedReceiver<Watch>) {
-    let resolver = match resolver {
-        Ok(resolver) => Arc::new(resolver),
-        Err(error) => return tracing::error!("names cannot be resolved: {error}"),
-    };
-    while let Some(watch) = arrivals.recv().await {
-        tokio::spawn(keep_current(resolver.clone(), watch));
+async fn serve(names: Arc<NameService>, mut arrivals: UnboundedReceiver<Watch>) {
+    let changed = Arc::new(Notify::new());
+    let mut number = names.asker().number;
+    let mut has_watched = false;
+    loop {
+        // Where no name is watched, nothing is looked at.
+        let patience = if has_watched { LOOK_EVERY } else { FOREVER };
+        let arrival = tokio::time::timeout(patience, arrivals.recv()).await;
+        match arrival {
+            Ok(Some(watch)) => {
+                has_watched = true;
+                tokio::spawn(keep_current(names.clone(), changed.clone(), watch));
+            }
+            Ok(None) => return,
+            Err(_) => {
+                let now = names.asker().number;
+                if std::mem::replace(&mut number, now) != now {
+                    changed.notify_waiters();
+                }
+            }
+        }
     }
 }
 
 /// Asks for one name as long as anybody wants to know.
-async fn keep_current(resolver: Arc<TokioResolver>, mut watch: Watch) {
+async fn keep_current(names: Arc<NameService>, changed: Arc<Notify>, mut watch: Watch) {
     let mut failures = 0;
     loop {
-        let pause = match resolver.lookup_ip(watch.name.as_str()).await {
+        let pause = match names.asker().ask(watch.name.as_str(), ()).await {
+            Ok(answer) if answer.addresses.is_empty() => {
+                watch.report(&"it has no address of the family that is wanted".into(), failures);
+                failures += 1;
+                backoff(failures)
+            }
             Ok(answer) => {
-                let ttl = answer.valid_until().saturating_duration_since(Instant::now());
-                watch.accept(answer.iter(), failures);
+                let ttl = answer.valid_until.saturating_duration_since(Instant::now());
+                watch.accept(answer.addresses.into_iter(), failures);
                 failures = 0;
                 ttl.clamp(TTL_MIN, TTL_MAX)
             }
@@ -150,7 +178,8 @@ async fn keep_current(resolver: Arc<TokioResolver>, mut watch: Watch) {
             }
         };
         watch.first_outcome = None;
-        tokio::time::sleep(pause).await;
+        // The wait is over at once where other name servers are to be asked.
+        let _ = tokio::time::timeout(pause, changed.notified()).await;
         // The configuration that named it is gone.
         if Arc::strong_count(&watch.addresses) == 1 {
             return;
@@ -160,7 +189,7 @@ async fn keep_current(resolver: Arc<TokioResolver>, mut watch: Watch) {
 
 impl Watch {
     fn accept(&self, answer: impl Iterator<Item = IpAddr>, failures: u32) {
-        let addresses = in_order(answer, self.port);
+        let addresses = all_of_tcp(in_order(answer, self.port));
         let before = self.addresses.load();
         let is_same = before.len() == addresses.len()
             && addresses.iter().all(|address| before.contains(address));
@@ -225,6 +254,10 @@ fn in_order(answer: impl Iterator<Item = IpAddr>, port: u16) -> Vec<SocketAddr> 
     addresses
 }
 
+fn all_of_tcp(addresses: Vec<SocketAddr>) -> Vec<Address> {
+    addresses.into_iter().map(Address::Tcp).collect()
+}
+
 fn backoff(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(5);
     (TTL_MIN * (1 << doublings)).min(BACKOFF_MAX)
@@ -234,17 +267,15 @@ fn backoff(failures: u32) -> Duration {
 mod tests {
     use std::net::UdpSocket;
 
-    use hickory_resolver::config::{ConnectionConfig, NameServerConfig};
-
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
     /// A name server that gives its n-th answer for an A question to the n-th of them, the last
     /// one for ever, with a TTL of 0. `None` is SERVFAIL. There are no IPv6 addresses.
-    fn name_server(answers: Vec<Option<Ipv4Addr>>) -> NameServerConfig {
+    fn name_server(answers: Vec<Option<Ipv4Addr>>) -> SocketAddr {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = socket.local_addr().unwrap().port();
+        let address = socket.local_addr().unwrap();
         thread::spawn(move || {
             let mut answers = answers.into_iter().peekable();
             let mut packet = [0; 512];
@@ -268,19 +299,25 @@ mod tests {
                 socket.send_to(&reply, peer).unwrap();
             }
         });
-        let mut connection = ConnectionConfig::udp();
-        connection.port = port;
-        NameServerConfig::new(Ipv4Addr::LOCALHOST.into(), true, vec![connection])
+        address
+    }
+
+    /// Files of the machine that say nothing.
+    fn no_files() -> Files {
+        Files { resolv_conf: "/dev/null".into(), hosts: "/dev/null".into() }
     }
 
     fn resolver(answers: Vec<Option<Ipv4Addr>>) -> Resolver {
-        let config = ResolverConfig::from_name_servers(vec![name_server(answers)]);
-        let mut options = ResolverOpts::default();
-        options.attempts = 0;
-        Resolver::start_with(config, options).unwrap()
+        let dns = DnsConfig { servers: vec![name_server(answers)], ..DnsConfig::default() };
+        Resolver::start_with(NameService::new(&dns, no_files()).unwrap()).unwrap()
     }
 
-    fn wait_for(addresses: &Addresses, wanted: &[SocketAddr]) {
+    fn without_server() -> Resolver {
+        let names = NameService::new(&DnsConfig::default(), no_files()).unwrap();
+        Resolver::start_with(names).unwrap()
+    }
+
+    fn wait_for(addresses: &Addresses, wanted: &[Address]) {
         let began = Instant::now();
         while *addresses.load().as_slice() != *wanted {
             assert!(began.elapsed() < PATIENCE, "{:?} instead of {wanted:?}", addresses.load());
@@ -288,23 +325,23 @@ mod tests {
         }
     }
 
-    fn on_port_80(last: u8) -> SocketAddr {
-        (Ipv4Addr::new(10, 0, 0, last), 80).into()
+    fn on_port_80(last: u8) -> Address {
+        Address::Tcp((Ipv4Addr::new(10, 0, 0, last), 80).into())
     }
 
     #[test]
     fn addresses_and_localhost_need_no_name_server() {
-        let resolver =
-            Resolver::start_with(ResolverConfig::default(), ResolverOpts::default()).unwrap();
+        let resolver = without_server();
         let table = [
             ("10.0.0.1", vec!["10.0.0.1:80"]),
             ("::1", vec!["[::1]:80"]),
             ("localhost", vec!["127.0.0.1:80", "[::1]:80"]),
             ("LOCALHOST.", vec!["127.0.0.1:80", "[::1]:80"]),
+            ("unix:/run/app.sock", vec!["unix:/run/app.sock"]),
             ("app.localhost", vec!["127.0.0.1:80", "[::1]:80"]),
         ];
         for (host, expected) in table {
-            let expected: Vec<SocketAddr> =
+            let expected: Vec<Address> =
                 expected.into_iter().map(|text| text.parse().unwrap()).collect();
             assert_eq!(**resolver.watch(host, 80).load(), expected, "{host}");
         }
@@ -354,8 +391,7 @@ mod tests {
 
     #[test]
     fn no_name_server_at_all_is_a_failure_and_not_a_panic() {
-        let resolver =
-            Resolver::start_with(ResolverConfig::default(), ResolverOpts::default()).unwrap();
+        let resolver = without_server();
         let addresses = resolver.watch("app.test", 80);
         assert!(resolver.settle(PATIENCE));
         assert!(addresses.load().is_empty());

@@ -208,7 +208,7 @@ impl Arbiter {
             WaitsOn::OriginToTake => Fault::OriginWriteTimeout,
             WaitsOn::OriginToAnswer | WaitsOn::Nobody => Fault::PoolYielded,
         };
-        log_limit::yielded(entry.peer().ip(), fault.name());
+        log_limit::yielded(entry.peer().client(), fault.name());
         let is_told = entry.give_up(fault, &self.worker.deadlines);
         if !is_told {
             // It has no connection yet.

@@ -5,8 +5,9 @@
 //! using. Nothing here waits.
 
 use std::cell::Cell;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+use crate::address::{ClientAddress, PeerAddress};
 use crate::fault::Fault;
 use crate::observe::connection_stats::{ConnectionStats, Ending};
 use crate::ring::{Deadlines, Socket};
@@ -28,7 +29,7 @@ pub(crate) struct ConnectionEntry {
 pub(super) struct Arrival {
     /// IPv4 as it is mapped into IPv6 (RFC 4291 §2.5.5.2).
     ip: Ipv6Addr,
-    /// [`IS_V4`] where the address is one of IPv4.
+    /// [`IS_V4`] where the address is one of IPv4, [`IS_UNIX`] where there is none.
     scope_id: u32,
     port: u16,
     pub(super) listener: u16,
@@ -36,21 +37,26 @@ pub(super) struct Arrival {
 
 /// No interface has this number: Linux gives out those that a positive `int` holds.
 const IS_V4: u32 = u32::MAX;
+const IS_UNIX: u32 = u32::MAX - 1;
 
 impl Arrival {
-    pub(super) fn new(peer: SocketAddr, listener: u16) -> Self {
-        let (ip, scope_id) = match peer {
-            SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), IS_V4),
-            SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
+    pub(super) fn new(peer: PeerAddress, listener: u16) -> Self {
+        let (ip, scope_id, port) = match peer {
+            PeerAddress::Ip(SocketAddr::V4(v4)) => (v4.ip().to_ipv6_mapped(), IS_V4, v4.port()),
+            PeerAddress::Ip(SocketAddr::V6(v6)) => (*v6.ip(), v6.scope_id(), v6.port()),
+            PeerAddress::Unix => (Ipv6Addr::UNSPECIFIED, IS_UNIX, 0),
         };
-        Self { ip, scope_id, port: peer.port(), listener }
+        Self { ip, scope_id, port, listener }
     }
 
-    pub(super) fn peer(&self) -> SocketAddr {
-        match self.ip.to_ipv4_mapped() {
+    pub(super) fn peer(&self) -> PeerAddress {
+        if self.scope_id == IS_UNIX {
+            return PeerAddress::Unix;
+        }
+        PeerAddress::Ip(match self.ip.to_ipv4_mapped() {
             Some(ip) if self.scope_id == IS_V4 => (ip, self.port).into(),
             _ => SocketAddrV6::new(self.ip, self.port, 0, self.scope_id).into(),
-        }
+        })
     }
 }
 
@@ -61,7 +67,8 @@ impl ConnectionEntry {
         self.socket.interrupt_for_good(deadlines);
     }
 
-    /// What stands for its client: an address, or the prefix of 64 bits that one subscriber has.
+    /// What stands for its client: an address, the prefix of 64 bits that one subscriber has, or 0
+    /// for all processes of this machine.
     pub(crate) fn address(&self) -> u128 {
         match self.arrival.ip.to_ipv4_mapped() {
             Some(_) => self.arrival.ip.to_bits(),
@@ -69,16 +76,22 @@ impl ConnectionEntry {
         }
     }
 
-    pub(crate) fn peer(&self) -> SocketAddr {
+    pub(crate) fn peer(&self) -> PeerAddress {
         self.arrival.peer()
     }
 
-    pub(super) fn describe(&self, worker: usize, now_ms: u64) -> ConnectionInfo {
+    pub(super) fn describe(
+        &self,
+        worker: usize,
+        client: Option<IpAddr>,
+        now_ms: u64,
+    ) -> ConnectionInfo {
         let stats = &self.stats;
         ConnectionInfo {
             id: self.id,
             worker,
             peer: self.arrival.peer(),
+            client: client.map_or(self.arrival.peer().client(), ClientAddress::of),
             phase: stats.phase().name(),
             age_ms: stats.born.age_ms(now_ms),
             phase_ms: stats.phase_began().age_ms(now_ms),

@@ -6,17 +6,18 @@
 //! connection takes the newest.
 
 use std::collections::{HashSet, VecDeque};
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::address::Address;
 use crate::config::{Config, LimitsConfig, RouteConfig};
 use crate::forward_proxy::access::Access;
 use crate::hooks::Plans;
 use crate::http::head::HeadLimits;
 use crate::observe::metrics::{Latency, NamedCounts};
+use crate::proxy_protocol::Accepted;
 use crate::routing::Routes;
 use crate::tls::acceptor::Acceptor;
 use crate::upstream::origin_ids::OriginIds;
@@ -41,8 +42,10 @@ pub(crate) struct SnapshotParts {
     pub access: Arc<Access>,
     /// What is done to the requests of routes with hooks.
     pub hooks: Arc<Plans>,
+    /// The listeners that take the PROXY protocol, by their numbers.
+    pub proxy_protocol: Vec<(u16, Accepted)>,
     /// The addresses listened on, as they were bound.
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<Address>,
     /// Of the listeners that speak TLS.
     pub tls: Option<Arc<Acceptor>>,
 }
@@ -70,6 +73,13 @@ impl Snapshot {
         };
         Self { id: self.id + 1, counts: self.counts.iter().map(carry).collect(), parts }
     }
+}
+
+/// The listeners of a configuration that take the PROXY protocol; `numbers` are those of all, in
+/// their order.
+pub(crate) fn proxy_protocol(config: &Config, numbers: &[u16]) -> Vec<(u16, Accepted)> {
+    let listeners = config.server.listeners.iter().zip(numbers);
+    listeners.filter_map(|(listener, number)| Some((*number, listener.proxy_protocol?))).collect()
 }
 
 /// The last configurations that were in use, the newest at the end.
@@ -128,6 +138,7 @@ impl NamedCounts {
     fn of(config: &Config, before: Option<(&Config, &Self)>) -> Self {
         let names = |route: &RouteConfig, other: &RouteConfig| {
             (&route.host, &route.path) == (&other.host, &other.path)
+                && route.conditions() == other.conditions()
         };
         let (routes, upstreams) = (config.routes.iter(), config.upstreams.iter());
         Self {
@@ -180,15 +191,28 @@ pub(crate) struct Generation {
     pub id: u64,
     pub config: Arc<Config>,
     pub head_limits: HeadLimits,
+    pub response_limits: HeadLimits,
     pub routes: Routes,
     pub upstreams: Vec<Upstream>,
     pub access: Arc<Access>,
     pub hooks: Arc<Plans>,
+    /// As in [`SnapshotParts`].
+    pub proxy_protocol: Vec<(u16, Accepted)>,
     pub counts: Arc<NamedCounts>,
     pub tls: Option<Arc<Acceptor>>,
 }
 
-/// What the heads of requests and answers are held to.
+/// What the heads of answers are held to.
+pub(crate) fn response_limits(config: &Config) -> HeadLimits {
+    let LimitsConfig { response_head_bytes, response_header_count, .. } = config.limits;
+    HeadLimits {
+        head_bytes: response_head_bytes,
+        target_bytes: 0,
+        header_count: response_header_count,
+    }
+}
+
+/// What the heads of requests are held to.
 pub(crate) fn head_limits(config: &Config) -> HeadLimits {
     let LimitsConfig { head_bytes, target_bytes, header_count, .. } = config.limits;
     HeadLimits { head_bytes, target_bytes, header_count }
@@ -206,9 +230,11 @@ impl Generation {
         Rc::new(Self {
             id: snapshot.id,
             head_limits: head_limits(config),
+            response_limits: response_limits(config),
             routes: Routes::new(config),
             upstreams: upstreams.map(|plan| Upstream::new(plan, worker, ids, pool)).collect(),
             access: snapshot.access.clone(),
+            proxy_protocol: snapshot.proxy_protocol.clone(),
             hooks: snapshot.hooks.clone(),
             counts: snapshot.counts[worker].clone(),
             tls: snapshot.tls.clone(),

@@ -4,13 +4,13 @@
 //! drops the sender because it is stopping. Nothing waits here: the asker alone decides for how
 //! long.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::address::{ClientAddress, PeerAddress};
 use crate::ledger::Budget;
 use crate::worker::census::{Census, Offer};
 use crate::worker::generation::Snapshot;
@@ -68,8 +68,14 @@ pub struct Reloaded {
 /// What the data port asks the control thread. The answer is a JSON document.
 #[derive(Debug)]
 pub(crate) enum ControlQuery {
-    Health { reply: oneshot::Sender<String> },
-    Cleanup { reply: oneshot::Sender<String> },
+    /// All of it, or what anybody may know.
+    Health {
+        is_whole: bool,
+        reply: oneshot::Sender<String>,
+    },
+    Cleanup {
+        reply: oneshot::Sender<String>,
+    },
 }
 
 /// One client connection, as its worker sees it.
@@ -78,7 +84,9 @@ pub(crate) struct ConnectionInfo {
     /// No other connection of the process has it, now or later.
     pub id: u64,
     pub worker: usize,
-    pub peer: SocketAddr,
+    pub peer: PeerAddress,
+    /// Who has sent the last request: the peer, or whom a trusted one speaks for.
+    pub client: ClientAddress,
     /// `idle`, `head`, `exchange`, `tunnel` or `linger`.
     pub phase: &'static str,
     pub age_ms: u64,

@@ -20,8 +20,9 @@ pub(crate) mod slot;
 pub(crate) mod thread;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,6 +34,7 @@ use self::connections::ConnectionEntry;
 use self::generation::{Generation, Snapshot};
 use self::handshakes::Handshakes;
 use self::shared::Shared;
+use crate::address::Address;
 use crate::ledger::{Budget, Ledger};
 use crate::limits::PIPES_PER_WORKER;
 use crate::observe::access_log::AccessLog;
@@ -64,6 +66,10 @@ pub(crate) struct Worker {
     pub budget: Rc<Budget>,
     pub outbox: Outbox,
     pub(crate) connections: RefCell<Slab<Rc<ConnectionEntry>>>,
+    /// By the number of a connection: for whom its peer, who is trusted, has sent the last request.
+    pub(crate) spoken_for: RefCell<HashMap<usize, IpAddr>>,
+    /// The same: whose connection its peer has said that it is, by the PROXY protocol.
+    pub(crate) introduced: RefCell<HashMap<usize, SocketAddr>>,
     pub(crate) room: Room,
     pub(crate) handshakes: Handshakes,
     /// Connections that this worker has ever served.
@@ -125,6 +131,8 @@ impl Worker {
             shared,
             outbox,
             connections: RefCell::default(),
+            spoken_for: RefCell::default(),
+            introduced: RefCell::default(),
             room: Room::default(),
             handshakes: Handshakes::default(),
             serial: Cell::new(0),
@@ -174,7 +182,7 @@ impl Worker {
         }
     }
 
-    pub(crate) fn is_current(&self, number: usize, address: SocketAddr) -> bool {
+    pub(crate) fn is_current(&self, number: usize, address: Address) -> bool {
         let generation = self.generation.borrow();
         let mut members = generation.members();
         members

@@ -4,7 +4,6 @@
 //! them have to know of the process: its configuration, its limits, whether it drains. Nothing hot
 //! is here, and nothing waits.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -13,6 +12,8 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::address::PeerAddress;
+use crate::admin_guard::TokenTries;
 use crate::ledger::Ledgers;
 use crate::memory::SharedPressure;
 use crate::observe::metrics::WorkerMetrics;
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub history: History,
     /// Configurations that could not be put in use.
     pub reloads_refused: AtomicUsize,
+    /// Wrong tokens for the administration, on its own address and on the data port.
+    pub token_tries: TokenTries,
     /// While it is forced, new connections are turned away.
     pub pressure: SharedPressure,
     pub is_ready: AtomicBool,
@@ -182,7 +185,7 @@ impl Default for WorkerSlot {
 /// A client connection on its way to its worker.
 pub(crate) struct Accepted {
     pub fd: OwnedFd,
-    pub peer: SocketAddr,
+    pub peer: PeerAddress,
     pub permit: OwnedSemaphorePermit,
     /// By which listener it came in.
     pub listener: u16,

@@ -5,7 +5,7 @@
 //! gives the place, its memory and its right to be a client back.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -13,10 +13,12 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::address::PeerAddress;
 use crate::http::head::ResponseHead;
 use crate::ledger::Kind;
 use crate::memory::Pressure;
 use crate::observe::connection_stats::{ConnectionStats, Phase};
+use crate::proxy_protocol::Accepted;
 use crate::ring::waits::{Wait, turn};
 use crate::ring::{HeadBuffer, SESSION_BYTES, Socket, clock};
 use crate::upstream::fair::Claimant;
@@ -93,7 +95,12 @@ impl Worker {
     pub(crate) fn list_connections(&self) -> Vec<ConnectionInfo> {
         let now = clock::coarse_ms();
         let connections = self.connections.borrow();
-        connections.iter().map(|(_, entry)| entry.describe(self.index, now)).collect()
+        let clients = self.spoken_for.borrow();
+        let describe = |(key, entry): (usize, &Rc<ConnectionEntry>)| {
+            let client = clients.get(&key).copied();
+            entry.describe(self.index, client, now)
+        };
+        connections.iter().map(describe).collect()
     }
 
     /// Ends the connection `id`, if there is one.
@@ -182,7 +189,7 @@ impl ConnectionSlot {
     pub(crate) fn take(
         worker: &Rc<Worker>,
         socket: Socket,
-        peer: SocketAddr,
+        peer: PeerAddress,
         permit: OwnedSemaphorePermit,
         listener: u16,
     ) -> Self {
@@ -249,13 +256,47 @@ impl ConnectionSlot {
         self.entry.address()
     }
 
-    pub(crate) fn peer(&self) -> SocketAddr {
+    pub(crate) fn peer(&self) -> PeerAddress {
         self.entry.arrival.peer()
+    }
+
+    /// Says whose request the peer passes on, where it is not the peer's own.
+    pub(crate) fn speaks_for(&self, client: Option<IpAddr>) {
+        let mut clients = self.worker.spoken_for.borrow_mut();
+        let introduced = || self.source().client().ip().filter(|_| self.source() != self.peer());
+        match client.or_else(introduced) {
+            Some(client) => drop(clients.insert(self.key, client)),
+            None if clients.is_empty() => {}
+            None => drop(clients.remove(&self.key)),
+        }
+    }
+
+    /// The versions of the PROXY protocol that the listener takes.
+    pub(crate) fn proxy_protocol(&self) -> Option<Accepted> {
+        let generation = self.worker.generation.borrow();
+        let listeners = &generation.proxy_protocol;
+        listeners.iter().find(|(listener, _)| *listener == self.listener()).map(|(_, it)| *it)
+    }
+
+    /// Says, before the first request, that the connection is that of `client`.
+    pub(crate) fn introduce(&self, client: SocketAddr) {
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        self.worker.introduced.borrow_mut().insert(self.key, client);
+        self.speaks_for(None);
+    }
+
+    /// Whose connection it is: the peer's, or that of the client whom the peer has introduced.
+    pub(crate) fn source(&self) -> PeerAddress {
+        let introduced = self.worker.introduced.borrow();
+        if introduced.is_empty() {
+            return self.peer();
+        }
+        introduced.get(&self.key).map_or(self.peer(), |client| PeerAddress::Ip(*client))
     }
 
     /// As the pool knows the client that is served here.
     pub(crate) fn holder(&self) -> Holder {
-        Holder { claimant: Claimant::of(self.peer().ip()), slot: self.key as u32 }
+        Holder { claimant: Claimant::of(self.source().client()), slot: self.key as u32 }
     }
 
     pub(crate) fn is_new(&self) -> bool {
@@ -330,6 +371,16 @@ impl Drop for HeldMemory<'_> {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
+        if self.worker.pool.has_bonds() {
+            self.worker.pool.end_bonds(self.key as u32);
+        }
+        let (introduced, spoken_for) = (&self.worker.introduced, &self.worker.spoken_for);
+        if !introduced.borrow().is_empty() {
+            introduced.borrow_mut().remove(&self.key);
+        }
+        if !spoken_for.borrow().is_empty() {
+            spoken_for.borrow_mut().remove(&self.key);
+        }
         self.worker.connections.borrow_mut().try_remove(self.key);
         self.worker.ledger.sub(Kind::Connections, SLOT_BYTES as u64);
         self.worker.metrics.clients.sub(1);
@@ -347,9 +398,10 @@ mod tests {
         for text in
             ["192.0.2.1:80", "[2001:db8::1]:443", "[::ffff:192.0.2.1]:1", "[fe80::1%3]:65535"]
         {
-            let address: SocketAddr = text.parse().unwrap();
+            let address = PeerAddress::Ip(text.parse().unwrap());
             assert_eq!(Arrival::new(address, 7).peer(), address);
         }
+        assert_eq!(Arrival::new(PeerAddress::Unix, 7).peer(), PeerAddress::Unix);
     }
 
     #[test]

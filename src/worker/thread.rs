@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::address::PeerAddress;
 use crate::ledger::Budget;
 use crate::observe::access_log::AccessLog;
 use crate::ring::{Socket, memory, runtime};
-use crate::upstream::prewarm;
+use crate::upstream::{Upstream, prewarm};
 use crate::worker::mailbox::WorkerCommand;
 use crate::worker::shared::{Accepted, Shared, WorkerState};
 use crate::worker::slot::ConnectionSlot;
@@ -104,7 +105,8 @@ fn spawn(task: impl Future<Output = ()> + 'static) {
 /// Keeps connections to the origins of the newest configuration open, until there is a newer one.
 fn prewarm(worker: &Rc<Worker>) {
     let generation = worker.generation();
-    let members = generation.members().cloned().collect();
+    let shared = generation.upstreams.iter().filter(|it| it.proxy_protocol().is_none());
+    let members = shared.flat_map(Upstream::members).cloned().collect();
     let workers = generation.config.server.workers;
     // Slots are taken in any order: a worker that replaces another one counts as that one does.
     let share = prewarm::share(generation.config.pool.prewarm, worker.index % workers, workers);
@@ -120,7 +122,7 @@ async fn take_in<F: Future<Output = ()> + 'static>(
     connection: impl Fn(ConnectionSlot) -> F,
 ) {
     while let Some(Accepted { fd, peer, permit, listener }) = inbox.recv().await {
-        let socket = Socket::from_fd(fd);
+        let socket = Socket::from_fd(fd, peer == PeerAddress::Unix);
         spawn(connection(ConnectionSlot::take(&worker, socket, peer, permit, listener)));
     }
 }

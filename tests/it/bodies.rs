@@ -107,7 +107,7 @@ fn trailers_are_kept_and_chunk_extensions_do_no_harm() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
          2;a=b\r\nok\r\n0;c\r\nX-Sum: 42\r\nX-Other: y\r\n\r\n",
     );
-    let proxy = Proxy::to(&origin);
+    let proxy = Setup::new().upstream("origin", &[&origin.url()], "pass_trailers = true").start();
     let response = proxy
         .send(
             "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n",

@@ -341,6 +341,16 @@ fn check_opens_the_files_that_a_configuration_names_and_says_where_it_names_them
             "a.toml:3:14: forward.users_file: ",
             "none: ",
         ),
+        (
+            format!("[forward]\nenabled = true\ngroups_file = \"none\"\n{UPSTREAM}"),
+            "a.toml:3:15: forward.groups_file: ",
+            "none: ",
+        ),
+        (
+            format!("[forward]\nenabled = true\ndeny = [\"file:none\"]\n{UPSTREAM}"),
+            "none: ",
+            "cannot be read",
+        ),
     ];
     for (text, place, cause) in table {
         home.write("a.toml", &text);

@@ -286,7 +286,7 @@ fn flags_outrank_the_file() {
     command.arg("--config").arg(path).args(["--port", "0", "--upstream", &flagged.url()]);
     let proxy = Proxy::spawn(command, home, 1);
     proxy.get().expect_status(200);
-    flagged.only_request().expect_field("Via", "1.1 from-the-file");
+    flagged.only_request().expect_field("CDN-Loop", "from-the-file");
 }
 
 /// `ringway check` with these variables and flags, in a directory with one flat file.
@@ -353,7 +353,7 @@ fn the_environment_outranks_the_file_and_flags_outrank_both() {
     command.env("RINGWAY_SERVER__VIA", "from-the-environment").env("PROXY_PORT", "2");
     let proxy = Proxy::spawn(command, home, 1);
     proxy.get().expect_status(200);
-    origin.only_request().expect_field("Via", "1.1 from-the-environment");
+    origin.only_request().expect_field("CDN-Loop", "from-the-environment");
 }
 
 #[test]

@@ -185,7 +185,7 @@ fn an_answer_with_a_head_over_the_limit_is_a_bad_gateway() {
     ];
     for answer in answers {
         let origin = Origin::answering(answer);
-        let proxy = Proxy::to(&origin);
+        let proxy = Setup::to(&origin).set("limits.response_head_bytes", "32KiB").start();
         proxy.get().expect_own_error(502, "Bad Gateway", "http_protocol_error");
         origin.wait_for("the end of the connection", |seen| seen.open() == 0);
     }

@@ -176,6 +176,27 @@ fn a_body_that_comes_with_a_refused_request_is_no_request() {
 }
 
 #[test]
+fn a_client_that_reads_only_after_a_large_upload_reads_why_it_was_refused() {
+    const UPLOAD_BYTES: usize = 96 << 20;
+    let origin = Origin::untouchable();
+    let proxy = with_users().start();
+    let address = origin.address();
+    let head =
+        |framing: &str| format!("POST http://{address}/ HTTP/1.1\r\nHost: a\r\n{framing}\r\n");
+    let piece = vec![b'x'; 1 << 20];
+    for (framing, before, behind) in [
+        (format!("Content-Length: {UPLOAD_BYTES}\r\n"), "", ""),
+        ("Transfer-Encoding: chunked\r\n".to_owned(), "100000\r\n", "\r\n"),
+    ] {
+        let mut client = proxy.send(by(&head(&framing), &basic("ann:wrong")));
+        for _ in 0..UPLOAD_BYTES / piece.len() {
+            client.send(before).send(&piece).send(behind);
+        }
+        client.expect_refusal(407, REASON, "http_request_denied");
+    }
+}
+
+#[test]
 fn a_client_that_says_two_things_is_believed_in_none() {
     let origin = Origin::untouchable();
     let proxy = with_users().start();
@@ -261,6 +282,23 @@ fn whoever_says_nothing_fails_at_nothing() {
         proxy.send(get(origin.address())).expect_status(407);
     }
     proxy.send(by_ann(&get(origin.address()))).expect_status(200);
+}
+
+#[test]
+fn only_names_and_passwords_are_counted_as_failures() {
+    let origin = Origin::answering(OK);
+    let proxy = with_users().start();
+    let failures = |count: u32| {
+        let line = format!("\nringway_auth_failures_total {count}\n");
+        let metrics = proxy.admin("GET", "/metrics");
+        assert!(metrics.contains(&line), "{line:?} in {metrics}");
+    };
+    for scheme in ["Negotiate YII=", "NTLM TlRMTVNTUAAB", "Bearer abc"] {
+        proxy.send(by(&get(origin.address()), scheme)).expect_status(407);
+    }
+    failures(0);
+    proxy.send(by(&get(origin.address()), &basic("ann:wrong"))).expect_status(407);
+    failures(1);
 }
 
 #[test]
@@ -413,6 +451,20 @@ fn a_file_that_lets_nobody_in_or_cannot_be_read_is_named_at_the_start() {
     assert!(matches!(output.status.code(), Some(1 | 2)), "{output:?}");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("missing"), "{error}");
+}
+
+#[test]
+fn users_are_followed_when_their_file_changes() {
+    let origin = Origin::answering(OK);
+    let proxy = with_users_file(&format!("ann:{BCRYPT}\n")).start();
+    let bob = by_bob(&get(origin.address()));
+    proxy.send(by_ann(&get(origin.address()))).expect_status(200);
+    proxy.send(&bob).expect_status(407);
+    let both = format!("ann:{BCRYPT}\nbob:{ARGON2ID}\n");
+    std::fs::write(proxy.home().join("users"), both).unwrap();
+    proxy.wait_for_log(&["reloaded", "list or users changed"]);
+    proxy.send(&bob).expect_status(200);
+    proxy.send(by_ann(&get(origin.address()))).expect_status(200);
 }
 
 #[test]

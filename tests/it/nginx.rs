@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 struct Nginx {
     child: Child,
     address: SocketAddr,
-    _home: Home,
+    home: Home,
 }
 
 impl Nginx {
@@ -35,6 +35,7 @@ impl Nginx {
              events {{ worker_connections 512; }}
              http {{
                  access_log off; root {path}/www; keepalive_requests 1000000;
+                 gzip on; gzip_types text/plain;
                  client_body_temp_path {path}/body; proxy_temp_path {path}/proxy;
                  fastcgi_temp_path {path}/fastcgi; uwsgi_temp_path {path}/uwsgi;
                  scgi_temp_path {path}/scgi;
@@ -46,7 +47,7 @@ impl Nginx {
         let mut command = Command::new(program);
         command.arg("-p").arg(home.path()).arg("-c").arg(config).stdin(Stdio::null());
         let child = command.stderr(Stdio::null()).spawn().expect("nginx can be started");
-        let nginx = Self { child, address, _home: home };
+        let nginx = Self { child, address, home };
         wait_until("nginx listens", || TcpStream::connect(address).is_ok());
         Some(nginx)
     }
@@ -63,6 +64,37 @@ impl Drop for Nginx {
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let _ = self.child.wait();
     }
+}
+
+#[test]
+fn a_guarded_file_is_read_by_no_spelling_of_its_path() {
+    let Some(nginx) = Nginx::start(&[("secret", 100), ("open", 10)]) else { return };
+    let proxy = Setup::to_url(&format!("http://{}", nginx.address))
+        .route("", "/", "origin", "")
+        .route("", "/secret", "origin", "hooks = { allow = [\"10.0.0.0/8\"] }")
+        .start();
+    let spellings = [
+        "/secret",
+        "//secret",
+        "/./secret",
+        "/x/../secret",
+        "/x/y/../../secret",
+        "/%73ecret",
+        "/%73%65%63ret?x",
+        "/x/%2e%2e/secret",
+        "/x%2f..%2fsecret",
+        "/%2fsecret",
+        "/open/..%2fsecret",
+        "/open/../secret",
+        "http://test/x/../secret",
+    ];
+    for path in spellings {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+        let status = proxy.send(request).read_response().status();
+        assert!(matches!(status, 400 | 403), "{status} for {path}");
+    }
+    let request = "GET /x/..//%6fpen HTTP/1.1\r\nHost: test\r\n\r\n";
+    proxy.send(request).read_response().expect_status(200).expect_body(pattern(10));
 }
 
 #[test]
@@ -88,6 +120,22 @@ fn files_of_every_size_arrive_byte_for_byte() {
     client.send("GET /none HTTP/1.1\r\nHost: test\r\n\r\n").expect_status(404);
     client.send("POST /1k HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc");
     client.expect_status(405);
+}
+
+/// nginx compresses nothing for proxies, which it knows by Via (`gzip_proxied`).
+#[test]
+fn nginx_compresses_what_it_sends_through_a_route() {
+    let Some(nginx) = Nginx::start(&[]) else { return };
+    let text = "the same line again\n".repeat(1_800);
+    fs::write(nginx.home.path().join("www/text"), &text).expect("a new file");
+    let request = "GET /text HTTP/1.1\r\nHost: test\r\nAccept-Encoding: gzip\r\n\r\n";
+    let response = nginx.proxy().send(request).read_response();
+    response.expect_status(200).expect_field("Content-Encoding", "gzip");
+    assert!(response.body.len() < 1_000, "{} bytes", response.body.len());
+    let url = format!("http://{}", nginx.address);
+    let proxy = Setup::to_url(&url).set("server.add_via", "both").start();
+    let response = proxy.send(request).read_response();
+    response.expect_no_field("Content-Encoding").expect_body(&text);
 }
 
 #[test]

@@ -233,6 +233,49 @@ fn a_parent_that_refuses_a_tunnel_is_a_bad_gateway() {
 }
 
 #[test]
+fn what_a_parent_has_against_a_tunnel_is_told_apart() {
+    let parent = Target::new();
+    let proxy = through(&parent, "").set("log.access", true).start();
+    for (status, name, error) in [
+        ("403 Forbidden", "parent_forbids", "http_protocol_error"),
+        ("407 Proxy Authentication Required", "parent_login", "http_protocol_error"),
+        ("503 Service Unavailable", "parent_unavailable", "destination_unavailable"),
+        ("500 Internal Server Error", "parent_refused", "http_protocol_error"),
+    ] {
+        let mut client = proxy.send(connect(FAR));
+        let (mut far, _) = asked(&parent);
+        far.send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
+        let response = client.read_response();
+        response.expect_own_error(502, "Bad Gateway", error);
+        let received = format!("received-status={}", &status[..3]);
+        let says_which = response.field("proxy-status").unwrap_or_default().contains(&received);
+        assert_eq!(says_which, name != "parent_refused", "{response}");
+        client.expect_closed();
+        proxy.wait_for_log(&["method=CONNECT", &format!("error={name}")]);
+        proxy.wait_for_log(&["WARN", "office", &format!("status={}", &status[..3])]);
+    }
+}
+
+#[test]
+fn what_a_parent_says_of_a_body_behind_a_tunnel_counts_for_nothing() {
+    let parent = Target::new();
+    let proxy = through(&parent, "").start();
+    for framing in [
+        "Content-Length: 0",
+        "Content-Length: 5",
+        "Transfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+        "Content-Length: 1\r\nContent-Length: 2",
+    ] {
+        let mut client = proxy.send(connect(FAR));
+        let (mut far, _) = asked(&parent);
+        far.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\nearly"));
+        client.expect_tunnel().expect_stream(b"early");
+        talk(&mut client, &mut far);
+    }
+}
+
+#[test]
 fn a_parents_answer_may_not_go_on_for_ever() {
     let parent = Target::new();
     let proxy = through(&parent, "").start();

@@ -7,7 +7,7 @@
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -191,13 +191,24 @@ fn listening_sockets_are_taken_over_with_their_names() {
 }
 
 #[test]
-fn what_is_no_listening_tcp_socket_is_refused_with_descriptor_cause_and_cure() {
+fn a_listening_unix_socket_is_taken_over_too() {
+    let home = Home::new();
+    let path = home.path().join("stream");
+    let local: OwnedFd = UnixListener::bind(&path).unwrap().into();
+    let http = listener("127.0.0.1:0");
+    let address = http.local_addr().unwrap();
+    let line = take(http, local, "LISTEN_FDS=2 LISTEN_PID=$$ LISTEN_FDNAMES=http:more");
+    assert_eq!(line, format!("took [http={address}, more=unix:{}]", path.display()));
+}
+
+#[test]
+fn what_is_no_listening_stream_socket_is_refused_with_descriptor_cause_and_cure() {
     let good = || listener("127.0.0.1:0");
     let variables = "LISTEN_FDS=2 LISTEN_PID=$$ LISTEN_FDNAMES=http:odd";
     let datagrams: OwnedFd = UdpSocket::bind("127.0.0.1:0").unwrap().into();
     let home = Home::new();
-    let path = home.path().join("stream");
-    let local: OwnedFd = std::os::unix::net::UnixListener::bind(path).unwrap().into();
+    let path = home.path().join("datagrams");
+    let local: OwnedFd = UnixDatagram::bind(path).unwrap().into();
     let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
     let peer = good();
     let connected: OwnedFd =

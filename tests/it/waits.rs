@@ -204,9 +204,17 @@ fn pipelined_answers_to_a_half_closed_client_end_by_a_cut_by_time_and_by_a_drain
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
     let origin = Origin::answering([head.as_bytes(), &body].concat());
     let stalled = |proxy: &Proxy| {
+        let first = origin.seen().requests.len();
+        let mut answered = first;
         let mut client = Client::with_small_window(proxy.address());
         client.send_until_stalled(GET.repeat(2_000).as_bytes(), Duration::from_millis(500));
         client.half_close();
+        // All of them may have gone into the kernel before the first is answered.
+        wait_until("an answer that the client does not take", || {
+            thread::park_timeout(Duration::from_millis(100));
+            let before = std::mem::replace(&mut answered, origin.seen().requests.len());
+            before == answered && answered > first
+        });
         client
     };
     let setup = || Setup::to(&origin).set("log.access", true).set("server.half_close", "keep");

@@ -11,6 +11,9 @@ use socket2::{Domain, Socket, Type};
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 pub(crate) struct Client(Wire);
@@ -21,6 +24,14 @@ impl Client {
         let stream = TcpStream::connect_timeout(&address, DEADLINE)
             .unwrap_or_else(|e| panic!("connecting to {address}: {e}"));
         Self(Wire::new(stream, |_| ()))
+    }
+
+    /// A client of this machine. For the standard library a stream of TCP is any stream socket.
+    #[track_caller]
+    pub(crate) fn connect_unix(path: &Path) -> Self {
+        let stream = UnixStream::connect(path)
+            .unwrap_or_else(|error| panic!("connecting to {}: {error}", path.display()));
+        Self(Wire::new(OwnedFd::from(stream).into(), |_| ()))
     }
 
     /// A client whose kernel takes in little, so that a body it does not read stays outside.

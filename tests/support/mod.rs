@@ -19,7 +19,7 @@ mod wire;
 
 pub(crate) use client::Client;
 pub(crate) use message::{Ending, Message};
-pub(crate) use names::{NameServer, has_own_mounts};
+pub(crate) use names::{NameServer, Question, has_own_mounts};
 pub(crate) use origin::{Blackhole, Origin, Peer, Refusal, Target};
 pub(crate) use proxy::{BINARY, Home, Proxy, Setup, ringway, run};
 pub(crate) use tls::{Pair, TlsClient, TlsEnd, TlsOrigin, Trust};

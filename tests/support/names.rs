@@ -7,7 +7,7 @@
 
 use super::{DEADLINE, Setup};
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -24,7 +24,7 @@ pub(crate) struct Question {
 
 /// Answers until it is dropped.
 pub(crate) struct NameServer {
-    address: IpAddr,
+    address: SocketAddr,
     is_over: Arc<AtomicBool>,
     answering: Option<JoinHandle<()>>,
 }
@@ -47,14 +47,29 @@ impl NameServer {
         let process = std::process::id().to_be_bytes();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let address = Ipv4Addr::new(127, 100 + (process[2] & 0x3f), process[3], count);
-        let socket = UdpSocket::bind((address, 53)).ok()?;
+        Self::at((address, 53).into(), answer)
+    }
+
+    /// At a port of its own, for `dns.servers`.
+    pub(crate) fn anywhere(
+        answer: impl Fn(&Question) -> Option<Vec<IpAddr>> + Send + 'static,
+    ) -> Self {
+        Self::at((Ipv4Addr::LOCALHOST, 0).into(), answer).expect("a free port")
+    }
+
+    fn at(
+        address: SocketAddr,
+        answer: impl Fn(&Question) -> Option<Vec<IpAddr>> + Send + 'static,
+    ) -> Option<Self> {
+        let socket = UdpSocket::bind(address).ok()?;
+        let address = socket.local_addr().ok()?;
         socket.set_read_timeout(Some(Duration::from_millis(20))).ok()?;
         let is_over = Arc::<AtomicBool>::default();
         let answering = {
             let is_over = Arc::clone(&is_over);
             thread::spawn(move || serve(&socket, &is_over, &answer))
         };
-        Some(Self { address: address.into(), is_over, answering: Some(answering) })
+        Some(Self { address, is_over, answering: Some(answering) })
     }
 }
 
@@ -138,6 +153,11 @@ pub(crate) fn has_own_mounts() -> bool {
 }
 
 impl Setup {
+    /// Asks `server` for every name, whatever the machine says.
+    pub(crate) fn asking(self, server: &NameServer) -> Self {
+        self.set("dns.servers", [server.address.to_string()])
+    }
+
     /// Runs where `hosts` is all that `/etc/hosts` says, and there is no name server.
     pub(crate) fn with_hosts(self, hosts: &str) -> Self {
         self.with_names(hosts, "")
@@ -147,7 +167,7 @@ impl Setup {
     pub(crate) fn with_name_server(self, server: &NameServer) -> Self {
         let patience = DEADLINE.as_secs();
         let resolv =
-            format!("nameserver {}\noptions timeout:{patience} attempts:1\n", server.address);
+            format!("nameserver {}\noptions timeout:{patience} attempts:1\n", server.address.ip());
         self.with_names("127.0.0.1 localhost\n::1 localhost\n", &resolv)
     }
 

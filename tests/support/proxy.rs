@@ -211,7 +211,10 @@ impl Proxy {
         log.follow(child.stdout.take().expect("piped"));
         log.follow(child.stderr.take().expect("piped"));
         let mut proxy = Self { child, log, addresses: Vec::new(), home, is_done: false };
-        let all_named = |lines: &[String]| (addresses(lines).len() >= listeners).then_some(());
+        let all_named = |lines: &[String]| {
+            let named = lines.iter().filter(|line| line.contains("listening")).count();
+            (named >= listeners).then_some(())
+        };
         proxy.log.wait_for("the listeners", all_named);
         proxy.addresses = addresses(&proxy.log.lines.lock().unwrap().text);
         proxy

@@ -45,7 +45,8 @@ type Witness = Box<dyn Fn(&[u8]) + Send>;
 
 impl Wire {
     pub(crate) fn new(stream: TcpStream, witness: impl Fn(&[u8]) + Send + 'static) -> Self {
-        stream.set_nodelay(true).expect("a connected stream");
+        // A socket of this machine has no Nagle.
+        let _ = stream.set_nodelay(true);
         stream.set_write_timeout(Some(DEADLINE)).expect("a connected stream");
         let arrived = vec![0; 256 * 1024].into_boxed_slice();
         Self { stream, pending: Vec::new(), arrived, witness: Box::new(witness) }

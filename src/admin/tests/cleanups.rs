@@ -60,15 +60,24 @@ fn a_ledger_that_crosses_a_line_is_noticed_at_once_and_recovers() {
 fn the_data_port_gets_its_answers() {
     let fixture = Fixture::start(|config| config.admin.enabled = false);
     assert!(fixture.control.as_ref().unwrap().admin_address().is_none());
-    let (reply, answer) = oneshot::channel();
-    assert!(fixture.shared.control.send(ControlQuery::Health { reply }).is_ok());
-    let health: Value = serde_json::from_str(&answer.blocking_recv().unwrap()).unwrap();
-    assert!(health["memory_usage_mb"].is_number());
-    let (reply, answer) = oneshot::channel();
-    assert!(fixture.shared.control.send(ControlQuery::Cleanup { reply }).is_ok());
-    let cleanup: Value = serde_json::from_str(&answer.blocking_recv().unwrap()).unwrap();
-    assert_eq!(cleanup["level"], "light");
-    assert_eq!(fixture.cleaned().len(), WORKERS);
+    let health = |is_whole: bool| -> Value {
+        let (reply, answer) = oneshot::channel();
+        assert!(fixture.shared.control.send(ControlQuery::Health { is_whole, reply }).is_ok());
+        serde_json::from_str(&answer.blocking_recv().unwrap()).unwrap()
+    };
+    assert!(health(true)["pool"].is_object());
+    let outline = health(false);
+    assert!(outline["memory_usage_mb"].is_number() && outline["status"] == "ok", "{outline}");
+    assert_eq!(outline["connections"]["clients"], 0);
+    assert_eq!(outline.as_object().unwrap().len(), 4, "{outline}");
+    // The second comes so soon that it gets the outcome of the first.
+    for _ in 0..2 {
+        let (reply, answer) = oneshot::channel();
+        assert!(fixture.shared.control.send(ControlQuery::Cleanup { reply }).is_ok());
+        let cleanup: Value = serde_json::from_str(&answer.blocking_recv().unwrap()).unwrap();
+        assert_eq!(cleanup["level"], "light");
+        assert_eq!(fixture.cleaned().len(), WORKERS);
+    }
 }
 
 #[test]

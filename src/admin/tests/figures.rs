@@ -164,6 +164,8 @@ fn every_figure_of_a_worker_is_in_the_metrics() {
         ("pool_waits_total", &metrics.pool_waits),
         ("pool_timeouts_total", &metrics.pool_timeouts),
         ("pool_stale_total", &metrics.pool_stale),
+        ("origin_repairs_total{kind=\"bare_lf\"}", &metrics.repairs[0]),
+        ("origin_repairs_total{kind=\"forbidden_trailer\"}", &metrics.repairs[11]),
         ("tunnels_opened_total", &metrics.tunnels_opened),
         ("tunnel_bytes_total", &metrics.tunnel_bytes),
         ("auth_failures_total", &metrics.auth_failures),
@@ -182,11 +184,13 @@ fn every_figure_of_a_worker_is_in_the_metrics() {
         gauge.set(2_000 + index as u64);
     }
     let text = parse(&fixture.get("/metrics").body);
-    let names = |first| move |(index, name): (usize, &'static str)| (name, first + index as f64);
-    let counted = counters.iter().map(|(name, _)| *name).enumerate().map(names(1_000.0));
-    let gauged = gauges.iter().map(|(name, _)| *name).enumerate().map(names(2_000.0));
-    for (name, expected) in counted.chain(gauged) {
-        assert_eq!(text.get(&format!("ringway_{name}")), Some(&expected), "{name}");
+    let expected = |first: f64, index: usize| Some(first + index as f64);
+    let found = |name: &str| text.get(&format!("ringway_{name}")).copied();
+    for (index, (name, _)) in counters.iter().enumerate() {
+        assert_eq!(found(name), expected(1_000.0, index), "{name}");
+    }
+    for (index, (name, _)) in gauges.iter().enumerate() {
+        assert_eq!(found(name), expected(2_000.0, index), "{name}");
     }
 }
 
@@ -242,6 +246,7 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
         upstreams: vec![UpstreamPlan { config, origins: vec![origin] }],
         access: before.access.clone(),
         hooks: before.hooks.clone(),
+        proxy_protocol: Vec::new(),
         listeners: Vec::new(),
         tls: None,
     })));

@@ -22,13 +22,15 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tower::ServiceExt;
 
 use super::*;
+use crate::address::PeerAddress;
+use crate::admin_guard::TokenTries;
 use crate::config::{AdminAddress, Config};
 use crate::forward_proxy::access::Access;
 use crate::ledger::Ledgers;
 use crate::memory::SharedPressure;
 use crate::upstream::permits::{Limits, PoolShared};
 use crate::worker::generation::{History, Snapshot, SnapshotParts};
-use crate::worker::mailbox::{Cleaned, ConnectionInfo, WorkerCommand};
+use crate::worker::mailbox::{Cleaned, ConnectionInfo, Level, WorkerCommand};
 use crate::worker::shared::{Shared, WorkerHandle, WorkerSlot};
 
 const WORKERS: usize = 2;
@@ -63,7 +65,8 @@ impl Fixture {
             config: Arc::new(config.clone()),
             upstreams: Vec::new(),
             hooks: Arc::default(),
-            listeners: vec![([127, 0, 0, 1], 8000).into()],
+            proxy_protocol: Vec::new(),
+            listeners: vec!["127.0.0.1:8000".parse().unwrap()],
             tls: None,
         };
         let mut snapshot = Snapshot::first(parts, WORKERS);
@@ -87,6 +90,7 @@ impl Fixture {
             snapshot: ArcSwap::from_pointee(snapshot),
             server_commands,
             reloads_refused: AtomicUsize::new(0),
+            token_tries: TokenTries::new(),
             is_closing: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             is_handed_over: AtomicBool::new(false),
@@ -226,7 +230,8 @@ fn connection(worker: usize, id: u64) -> ConnectionInfo {
     ConnectionInfo {
         id,
         worker,
-        peer: ([10, 0, 0, 1], 1000 + id as u16).into(),
+        peer: PeerAddress::Ip(([10, 0, 0, 1], 1000 + id as u16).into()),
+        client: [192, 0, 2, 1].into(),
         phase: "exchange",
         age_ms: 1_000 - id,
         phase_ms: 5,

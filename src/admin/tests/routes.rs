@@ -107,13 +107,33 @@ fn a_browser_cannot_be_talked_into_a_change() {
         ("POST /admin/cleanup", &["Host: localhost", "Sec-Fetch-Site: cross-site"], 403),
         ("GET /connections", &["Host: localhost", "Origin: http://evil.example"], 403),
         ("POST /admin/cleanup", &["Host: localhost", "Origin: http://localhost"], 200),
-        ("GET /metrics", &["Host: ringway.internal"], 200),
+        ("GET /metrics", &["Host: rebind.example"], 403),
     ];
     for (request, fields, status) in table {
         assert_eq!(fixture.ask(request, fields).status, status, "{request} {fields:?}");
     }
     // One cleanup, in both workers.
     assert_eq!(fixture.cleaned(), [Level::Light, Level::Light]);
+}
+
+#[test]
+fn a_name_of_its_own_may_be_listed() {
+    let hosts = vec!["ringway.monitoring.svc".to_owned()];
+    let fixture = Fixture::start(|config| config.admin.hosts = hosts);
+    assert_eq!(fixture.ask("GET /metrics", &["Host: ringway.monitoring.svc:9901"]).status, 200);
+    assert_eq!(fixture.ask("GET /metrics", &["Host: ringway.monitoring"]).status, 403);
+}
+
+#[test]
+fn who_guesses_at_the_token_is_told_to_wait() {
+    let fixture = Fixture::start(|config| config.admin.token = Some(Secret::new(TOKEN)));
+    let fields = ["Host: localhost", "Authorization: Bearer 0123456789abcdeF"];
+    let statuses = (0..12).map(|_| fixture.ask("POST /admin/cleanup", &fields).status);
+    let statuses: Vec<_> = statuses.collect();
+    assert_eq!((&statuses[..10], &statuses[10..]), (&[401; 10][..], &[429; 2][..]));
+    let blocked = fixture.ask("POST /admin/cleanup", &fields);
+    assert!(blocked.head.contains("retry-after: 60\r\n"), "{blocked:?}");
+    assert_eq!(fixture.get("/health").status, 200);
 }
 
 #[test]
@@ -152,7 +172,8 @@ fn lists_are_sorted_and_cut() {
     assert_eq!(
         *first,
         serde_json::json!({
-            "id": 12, "worker": 1, "peer": "10.0.0.1:1012", "phase": "exchange", "age_ms": 988,
+            "id": 12, "worker": 1, "peer": "10.0.0.1:1012",
+            "client": "192.0.2.1", "phase": "exchange", "age_ms": 988,
             "phase_ms": 5, "requests": 12, "bytes_received": 1, "bytes_sent": 2,
             "memory_bytes": 1200,
         })

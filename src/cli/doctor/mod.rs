@@ -32,13 +32,14 @@ enum Check {
 }
 
 /// In the order of the report: what keeps ringway from running first.
-const CHECKS: [Check; 24] = [
+const CHECKS: [Check; 25] = [
     Always(kernel::version),
     Always(kernel::io_uring),
     Perhaps(kernel::io_uring_disabled),
     Perhaps(kernel::seccomp),
     Always(network::listeners),
     Perhaps(network::privileged_ports),
+    Perhaps(network::unix_sockets),
     Perhaps(kernel::locked_memory),
     Perhaps(network::open_files),
     Perhaps(machine::memory_ceiling),

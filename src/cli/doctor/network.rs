@@ -4,10 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
+use crate::address::UnixAddress;
 use crate::config::{AdminAddress, Config};
 use crate::memory::origins::origin_connections;
 use crate::server::FILES_RESERVED;
+use crate::unix_socket;
 
 use super::facts::Facts;
 use super::finding::{Cure, Finding, Severity};
@@ -22,8 +25,8 @@ fn addresses(config: &Config) -> Vec<SocketAddr> {
         AdminAddress::Tcp(address) if config.admin.enabled => Some(*address),
         _ => None,
     };
-    let listeners = config.server.listeners.iter().copied().chain(admin);
-    listeners.filter(|address| address.port() != 0).collect()
+    let listeners = config.server.listeners.iter().filter_map(|own| own.address.tcp());
+    listeners.chain(admin).filter(|address| address.port() != 0).collect()
 }
 
 /// Whether one socket keeps the other from being opened.
@@ -84,6 +87,38 @@ pub(super) fn privileged_ports(facts: &Facts, config: &Config) -> Option<Finding
         "systemd: docker/systemd/ringway.socket, or AmbientCapabilities=CAP_NET_BIND_SERVICE",
     );
     Some(finding.but(Severity::Error, why, cure))
+}
+
+/// The files of listeners and origins.
+pub(super) fn unix_sockets(_: &Facts, config: &Config) -> Option<Finding> {
+    let listeners = config.server.listeners.iter().filter_map(|own| own.address.unix());
+    let origins = config.upstreams.iter().flat_map(|upstream| &upstream.origins);
+    let origins = origins.filter_map(|origin| UnixAddress::parse(&origin.host));
+    let obstacles = |all: Vec<UnixAddress>, obstacle: fn(&Path) -> Option<String>| {
+        let one = move |it: UnixAddress| Some(format!("{it}: {}", obstacle(it.path()?)?));
+        all.into_iter().filter_map(one).collect::<Vec<_>>()
+    };
+    let (listeners, origins): (Vec<_>, Vec<_>) = (listeners.collect(), origins.collect());
+    if listeners.is_empty() && origins.is_empty() {
+        return None;
+    }
+    let closed = obstacles(listeners, unix_socket::folder_obstacle);
+    let away = obstacles(origins, unix_socket::obstacle);
+    let worst = match (closed.is_empty(), away.is_empty()) {
+        (true, true) => {
+            let wanted = "folders that can be written to, origins that listen";
+            return Some(Finding::fine("unix_sockets", "in order", wanted));
+        }
+        (true, false) => Severity::Warning,
+        (false, _) => Severity::Error,
+    };
+    let current = [closed, away].concat().join(", ");
+    let finding = Finding::fine("unix_sockets", current, "there, with the right to write");
+    let cure = Cure::new(
+        "mkdir -p, chown and chmod of the folder; start the origin, or add ringway to its group",
+        "systemd: RuntimeDirectory=ringway, SupplementaryGroups=",
+    );
+    Some(finding.but(worst, "to connect to a Unix socket takes the right to write to it", cure))
 }
 
 /// Connections that ringway may have at once, clients' and its own.

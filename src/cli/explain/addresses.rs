@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::runtime;
 
+use crate::address::Address;
+use crate::config::DnsConfig;
 use crate::fault::Fault;
 use crate::forward_proxy::lookup::NameLookup;
 use crate::upstream::resolver::Resolver;
@@ -18,9 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Of origins and parents, in their order; empty where a name has none.
 pub(crate) fn of_origins<'h>(
+    dns: &DnsConfig,
     hosts: impl Iterator<Item = (&'h str, u16)>,
-) -> io::Result<Vec<Vec<SocketAddr>>> {
-    let resolver = Resolver::start()?;
+) -> io::Result<Vec<Vec<Address>>> {
+    let resolver = Resolver::start(dns)?;
     let watched: Vec<_> = hosts.map(|(host, port)| resolver.watch(host, port)).collect();
     resolver.settle(PATIENCE);
     Ok(watched.iter().map(|addresses| addresses.load().to_vec()).collect())

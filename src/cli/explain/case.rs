@@ -3,11 +3,13 @@
 //! In goes a configuration with the head of a request; every section of an explanation reads it,
 //! and out comes what would become of the request.
 
+use crate::address::ClientAddress;
 use crate::cli::output::Failure;
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::forward_proxy::access::Access;
 use crate::hooks::Plans;
+use crate::http::forwarded_header::{ClientText, Introduction, Scheme};
 use crate::http::head::RequestHead;
 use crate::routing::Routes;
 
@@ -17,12 +19,24 @@ pub(super) struct Case<'c> {
     /// The head as a client would send it.
     pub(super) text: Vec<u8>,
     pub(super) head: RequestHead,
-    pub(super) client: std::net::IpAddr,
+    /// Who connects.
+    pub(super) peer: ClientAddress,
+    /// Who has sent the request: the peer, or whom it speaks for.
+    pub(super) client: ClientAddress,
     pub(super) routes: Routes,
     pub(super) plans: Plans,
     pub(super) access: Access,
+    /// The user of the forward proxy that it is asked as, without a password.
+    pub(super) user: Option<&'c str>,
     /// Whether the listener offers the forward proxy.
     pub(super) is_offered: bool,
+}
+
+impl Case<'_> {
+    /// The client as fields and templates have it.
+    pub(super) fn client_text(&self) -> String {
+        ClientText::new(self.client, Scheme::Http, Introduction::default()).address().to_owned()
+    }
 }
 
 /// How it ends.

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::addresses;
 use super::report::{Report, Section};
+use crate::address::ClientAddress;
 use crate::cli::explain::case::{Case, Ending, lines_of, shown};
 use crate::config::{ClientKey, HooksConfig, MirrorConfig, SplitConfig, Statuses};
 use crate::forward_proxy::LoginOutcome;
@@ -39,7 +40,7 @@ pub(super) fn ask(case: &Case<'_>, route: Route, report: &mut Report) -> Hooked 
     match (case.plans.hooked(route.index), config.routes.get(route.index as usize)) {
         (Some(plan), Some(own)) => {
             let global = config.hooks.as_deref().filter(|_| own.inherits_hooks);
-            let client = case.client.to_string();
+            let client = case.client_text();
             let view = view(case, &client);
             let layers = [global, own.hooks.as_deref()];
             let mut asked = Asked { case, plan, layers, view, section };
@@ -63,7 +64,7 @@ impl Hooked {
     pub(super) fn put_request(&self, case: &Case<'_>, how: &RequestRewrite<'_>, out: &mut Vec<u8>) {
         match case.plans.hooked(self.route) {
             Some(plan) => {
-                let client = case.client.to_string();
+                let client = case.client_text();
                 plan.put_request(out, how, &view(case, &client), &self.state);
             }
             None => rewrite::request(out, &case.head, &case.text, how),
@@ -77,7 +78,7 @@ fn view<'a>(case: &'a Case<'_>, client_text: &'a str) -> RequestView<'a> {
         text: &case.text,
         client: case.client,
         client_text,
-        is_trusted: case.config.server.trusted_proxies.contains(case.client),
+        is_trusted: case.is_trusted(),
         now_us: 0,
     }
 }
@@ -141,8 +142,13 @@ impl<'a> Asked<'a> {
     fn tell_limits(&mut self) {
         let mut lines = Vec::new();
         for layer in self.layers.into_iter().flatten() {
-            if let Some(rate) = &layer.rate_limit {
-                lines.push(format!("rate_limit by {}: {}", rate.key, self.key(&rate.key)));
+            let limits = [
+                ("rate_limit", &layer.rate_limit),
+                ("address_rate_limit", &layer.address_rate_limit),
+            ];
+            for (name, limit) in limits {
+                let Some(rate) = limit else { continue };
+                lines.push(format!("{name} by {}: {}", rate.key, self.key(&rate.key)));
             }
             if layer.connections_per_client.is_some() {
                 lines.push(format!("connections_per_client: {}", self.key(&ClientKey::Ip)));
@@ -154,13 +160,21 @@ impl<'a> Asked<'a> {
     }
 
     fn key(&self, key: &ClientKey) -> String {
-        let value = match key {
-            ClientKey::Ip => return network(self.case.client),
-            ClientKey::Route => return self.plan.route().to_owned(),
-            ClientKey::Header(name) => self.view.field(name),
-            ClientKey::Cookie(name) => self.view.cookie(name),
-        };
-        value.map_or("with all who do not send it".to_owned(), shown)
+        match key {
+            ClientKey::Ip => network(self.case.client),
+            ClientKey::Route => self.plan.route().to_owned(),
+            ClientKey::Header(name) => {
+                let values = self.view.head.fields.values(self.view.text, name.as_bytes());
+                let values: Vec<_> = values.map(shown).collect();
+                if values.is_empty() {
+                    return format!("not sent, so by address: {}", network(self.case.client));
+                }
+                values.join(", and ")
+            }
+            ClientKey::Cookie(name) => {
+                self.view.cookie(name).map_or("with all who do not send it".to_owned(), shown)
+            }
+        }
     }
 
     fn log_in(&mut self, state: &mut HookState) -> Result<(), Ending> {
@@ -284,10 +298,11 @@ fn how_chosen(split: &SplitConfig, state: &HookState) -> String {
 }
 
 /// Of whom an address counts as part.
-fn network(client: IpAddr) -> String {
+fn network(client: ClientAddress) -> String {
     match client {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
+        ClientAddress::Unix => client.to_string(),
+        ClientAddress::Ip(IpAddr::V4(address)) => address.to_string(),
+        ClientAddress::Ip(IpAddr::V6(address)) => {
             format!("{}/64", Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))
         }
     }

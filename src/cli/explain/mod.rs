@@ -20,6 +20,8 @@ use serde_json::{Map, Value as Json};
 use self::case::{Case, Ending, Explained, shown};
 use self::report::Report;
 use super::output::Failure;
+use crate::address::Address;
+use crate::address::ClientAddress;
 use crate::cli::args::{Cli, Question};
 use crate::cli::client::Target;
 use crate::config::effective::{Origins, values};
@@ -29,8 +31,10 @@ use crate::exchange::{forwarded, upload};
 use crate::fault::Fault;
 use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
+use crate::http::client_chain::{Trust, client_address};
 use crate::http::forwarded_header::{ClientText, Scheme};
-use crate::http::head::RequestHead;
+use crate::http::head::{HeadError, RequestHead};
+use crate::http::repair;
 use crate::http::rewrite::{self, ForwardedFor, HostRule, RequestRewrite};
 use crate::http::{BodyLength, Method, TargetForm};
 use crate::routing::Routes;
@@ -60,29 +64,42 @@ pub(super) fn run(cli: &Cli, question: &Question) -> Result<String, Failure> {
 
 fn explain(config: &Config, question: &Question) -> Result<Report, Failure> {
     let index = listener_of(config, question)?;
-    let own = config.server.listeners.iter().copied().chain(admin_address(config));
-    let numbers: Vec<_> = (0..config.server.listeners.len() as u16).collect();
+    let listeners: Vec<Address> = config.server.listeners.iter().map(|own| own.address).collect();
+    let own = listeners.iter().filter_map(|own| own.tcp()).chain(admin_address(config));
+    let numbers: Vec<_> = (0..listeners.len() as u16).collect();
     let access = Access::prepare(config, &own.collect::<Vec<_>>(), &numbers, None)
         .map_err(Failure::unable)?;
     let mut case = Case {
         config,
-        text: head_text(question, config.server.listeners[index])?,
+        text: head_text(question, listeners[index])?,
         head: RequestHead::new(),
         plans: Plans::load(config, custom::own(), None).map_err(Failure::unable)?,
-        client: question.client.to_canonical(),
+        peer: question.client,
+        client: question.client,
         routes: Routes::new(config),
+        user: question.user.as_deref(),
         is_offered: access.is_offered(index as u16),
         access,
     };
     let [wanted, _] = &case.plans.interest;
     case.head.want(wanted.clone());
-    let parsed = case.head.parse(&case.text, &head_limits(config));
+    case.head.set_underscores(config.limits.underscores);
+    let mut parsed = case.head.parse(&case.text, &head_limits(config));
+    // As it is done on arrival.
+    if matches!(parsed, Err(HeadError::Target | HeadError::TargetForm))
+        && let Some((span, target)) = repair::target(&case.text)
+    {
+        case.text.splice(span.start as usize..span.end as usize, target);
+        parsed = case.head.parse(&case.text, &head_limits(config));
+    }
+    case.identify(parsed == Ok(true));
     let mut report = Report::default();
     let section = report.section("request");
     section.fact("line", first_line(&case.text));
     section.fact("client", case.client.to_string());
-    section.fact("trusted", config.server.trusted_proxies.contains(case.client));
-    section.fact("listener", config.server.listeners[index].to_string());
+    section.fact("peer", case.peer.to_string());
+    section.fact("trusted", case.is_trusted());
+    section.fact("listener", listeners[index].to_string());
     section.fact("forward proxy", case.is_offered);
     let ending = match parsed {
         Ok(true) => case.decide(&mut report)?,
@@ -97,8 +114,8 @@ fn explain(config: &Config, question: &Question) -> Result<Report, Failure> {
 fn listener_of(config: &Config, question: &Question) -> Result<usize, Failure> {
     let listeners = &config.server.listeners;
     let Some(wanted) = question.listener else { return Ok(0) };
-    listeners.iter().position(|listener| *listener == wanted).ok_or_else(|| {
-        let known: Vec<_> = listeners.iter().map(SocketAddr::to_string).collect();
+    listeners.iter().position(|listener| listener.address == wanted).ok_or_else(|| {
+        let known: Vec<_> = listeners.iter().map(|own| own.address.to_string()).collect();
         Failure::wrong(format!(
             "--listener: found {wanted}, expected one of the listeners: {}",
             known.join(", ")
@@ -115,7 +132,7 @@ fn admin_address(config: &Config) -> Option<SocketAddr> {
 
 /// The head that a client would send. Where no field names a host, it is the one in the target, or
 /// else the listener's address.
-fn head_text(question: &Question, listener: SocketAddr) -> Result<Vec<u8>, Failure> {
+fn head_text(question: &Question, listener: Address) -> Result<Vec<u8>, Failure> {
     let Question { method, target, fields, .. } = question;
     let has_line_end = |text: &String| text.contains(['\r', '\n']);
     if let Some(text) = [method, target].into_iter().chain(fields).find(|text| has_line_end(text)) {
@@ -130,8 +147,8 @@ fn head_text(question: &Question, listener: SocketAddr) -> Result<Vec<u8>, Failu
     };
     if !fields.iter().any(is_host) {
         let host = host_of(target).unwrap_or_else(|| match Target::listener(listener) {
-            Target::Tcp { address, .. } => address.to_string(),
-            Target::Unix(_) => String::new(),
+            Some(Target::Tcp { address, .. }) => address.to_string(),
+            Some(Target::Unix(_)) | None => "localhost".to_owned(),
         });
         let _ = write!(text, "Host: {host}\r\n");
     }
@@ -157,6 +174,21 @@ fn first_line(text: &[u8]) -> String {
 }
 
 impl Case<'_> {
+    /// Whether the peer is believed.
+    fn is_trusted(&self) -> bool {
+        self.config.server.trusted_proxies.has(self.peer)
+    }
+
+    /// Finds out for whom a trusted peer speaks.
+    fn identify(&mut self, is_whole: bool) {
+        let server = &self.config.server;
+        if is_whole && self.is_trusted() {
+            let (fields, class) = (&self.head.fields, server.client_ip_class());
+            let said = client_address(fields, &self.text, class, &server.trusted_proxies);
+            self.client = said.map_or(self.peer, ClientAddress::of);
+        }
+    }
+
     /// Goes through an exchange in its order.
     fn decide(&self, report: &mut Report) -> Explained {
         let head = &self.head;
@@ -173,7 +205,8 @@ impl Case<'_> {
         if let Err(fault) = upload::judge_length(head.body, self.config.limits.body_bytes) {
             return Ok(Ending::Refused(fault, "limits.body_bytes".to_owned()));
         }
-        if let Some(endpoint) = LocalEndpoint::in_head(head, &self.text, &self.config.admin) {
+        let (text, admin) = (&self.text, &self.config.admin);
+        if let Some(endpoint) = LocalEndpoint::in_head(head, text, admin, self.peer) {
             let what = format!("{endpoint:?}").to_lowercase();
             return Ok(Ending::Own(format!("{what} (admin.on_data_port)")));
         }
@@ -220,16 +253,27 @@ impl Case<'_> {
         &self,
         path: &[u8],
         host: HostRule<'_>,
-        is_told_who: bool,
+        (is_told_who, is_forward): (bool, bool),
+        prefix: &[u8],
         hooked: Option<&hooks::Hooked>,
     ) -> Vec<u8> {
-        let client = ClientText::new(self.client.to_canonical(), Scheme::Http);
-        let is_trusted = self.config.server.trusted_proxies.contains(self.client);
-        let forwarded = ForwardedFor { client: &client, is_trusted };
+        let server = &self.config.server;
+        let client = ClientText::new(self.peer, Scheme::Http, server.introduction());
+        let trusted: &dyn Trust = &server.trusted_proxies;
+        let address = self.client_text();
+        let forwarded = ForwardedFor {
+            client: &client,
+            trust: self.is_trusted().then_some(trusted),
+            address: &address,
+            prefix,
+        };
         let how = RequestRewrite {
             path,
             host,
-            via: self.config.server.via.as_bytes(),
+            via: server.add_via.holds(is_forward).then_some(server.via.as_bytes()),
+            cdn_loop: (!is_forward).then_some(server.via.as_bytes()),
+            passes_trailers: false,
+            is_last: false,
             forwarded: is_told_who.then_some(forwarded),
             extra: b"",
         };

@@ -5,34 +5,50 @@
 //! holds no other.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use super::report::Report;
 use super::{addresses, hooks};
+use crate::address::Address;
 use crate::cli::explain::case::{Case, Ending, Explained, lines_of, shown};
 use crate::cli::output::Failure;
-use crate::config::{Config, HostPattern, RouteConfig, UpstreamConfig};
+use crate::config::{
+    Config, DnsConfig, HostPattern, Networks, PathMatch, RouteConfig, UpstreamConfig,
+};
 use crate::fault::Fault;
-use crate::routing::{Route, Routes};
+use crate::http::path::{is_plain, normal_target};
+use crate::routing::{self, Asked, Route, Routes};
 use crate::upstream::host::host_rule;
 
 /// Routes that are named with the reason why they lost; of the rest, their number.
 const LOSERS_SHOWN_MAX: usize = 20;
 
+/// Readings that are shown.
+const READINGS_SHOWN_MAX: usize = 40;
+
 const OTHER_HOST: &str = "is for another host";
 
 pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
-    let (authority, path) = (case.head.authority.of(&case.text), case.head.path(&case.text));
-    let found = case.routes.find(authority, path);
+    let asked = asked(case);
+    let path = case.head.path(&case.text);
+    let found = case.routes.choose(&asked);
     let section = report.section("route");
     section.fact("mode", "reverse proxy");
-    section.fact("chosen", found.and_then(|found| chosen(case, found)));
-    let (others, hidden) = losers(case, found);
+    section.fact("chosen", found.ok().and_then(|found| chosen(case, found)));
+    let (others, hidden) = losers(case, found.ok());
     section.fact("others", others);
     if hidden > 0 {
         section.fact("and more", hidden);
     }
-    let Some(route) = found else {
-        return Ok(Ending::Refused(Fault::NoRoute, "no route fits".to_owned()));
+    readings(case, &asked, report);
+    let route = match found {
+        Ok(route) => route,
+        Err(fault @ Fault::PathAmbiguous) => {
+            let reason = "an origin could take the path for one of a route with other guards: \
+                         see `readings`, and server.path_match";
+            return Ok(Ending::Refused(fault, reason.to_owned()));
+        }
+        Err(fault) => return Ok(Ending::Refused(fault, "no route fits".to_owned())),
     };
     let sent_path = route.sent_path(path);
     let mut hooked = hooks::ask(case, route, report);
@@ -42,15 +58,42 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     let sent_path = hooked.target.as_deref().map_or(sent_path, Cow::Borrowed);
     report.section("path").fact("sent", shown(&sent_path));
     let upstream = &case.config.upstreams[hooked.upstream];
-    let origins = origins(upstream)?;
+    let origins = origins(&case.config.dns, upstream)?;
     let section = report.section("upstream");
     section.fact("name", upstream.name.as_str());
     section.fact("origins", origins);
     let first = upstream.origins.first().map(|origin| origin.authority.as_str());
     let host = host_rule(&upstream.host, &case.head, first);
-    let head = case.rewritten(&sent_path, host, true, Some(&hooked));
+    let prefix = case.config.routes[route.index as usize].cut_prefix().as_bytes();
+    let head = case.rewritten(&sent_path, host, (true, false), prefix, Some(&hooked));
     report.section("sent").fact("head", lines_of(&head));
     Ok(Ending::Sent(format!("upstream {}", upstream.name)))
+}
+
+fn asked<'a>(case: &'a Case<'_>) -> Asked<'a> {
+    Asked { head: &case.head, text: &case.text, client: case.client }
+}
+
+/// The normal form of the path, and what else origins may take it for. A path that is plain says
+/// what it is.
+fn readings(case: &Case<'_>, asked: &Asked<'_>, report: &mut Report) {
+    let target = case.head.path(&case.text);
+    if is_plain(target) || case.config.server.path_match == PathMatch::Raw {
+        return;
+    }
+    let section = report.section("readings");
+    section.fact("normal form", shown(&normal_target(target)));
+    let name = |route: Option<Route>| {
+        let route = route.and_then(|route| case.config.routes.get(route.index as usize));
+        route.map_or("no route".to_owned(), RouteConfig::name)
+    };
+    let Some(found) = case.routes.readings(asked) else { return };
+    let lines = found.iter().map(|found| {
+        let conflict = if found.is_conflict { ", which other hooks guard" } else { "" };
+        format!("{}: {}{conflict}", shown(&found.reading.path), name(found.route))
+    });
+    let lines: BTreeSet<_> = lines.collect();
+    section.fact("all", lines.into_iter().take(READINGS_SHOWN_MAX).collect::<Vec<_>>());
 }
 
 fn chosen(case: &Case<'_>, route: Route) -> Option<String> {
@@ -60,7 +103,13 @@ fn chosen(case: &Case<'_>, route: Route) -> Option<String> {
         HostPattern::Suffix(_) => "names all hosts below a domain",
         HostPattern::Any => "takes any host",
     };
-    Some(format!("{}: {host}, path {}", config.name(), config.path))
+    let path = match config.exact_path() {
+        (path, true) => format!("path {path} alone"),
+        (path, false) => format!("path {path}"),
+    };
+    let conditions = config.conditions();
+    let more = if conditions.is_empty() { "" } else { ", " };
+    Some(format!("{}: {host}, {path}{more}{}", config.name(), conditions.join(" ")))
 }
 
 /// Each route that does not take the request, with the reason; and how many are not named.
@@ -69,7 +118,7 @@ fn losers(case: &Case<'_>, winner: Option<Route>) -> (Vec<String>, usize) {
     let routes = case.config.routes.iter().enumerate();
     let others: Vec<_> = routes.filter(|(index, _)| Some(*index) != winner).collect();
     let winner = winner.and_then(|index| case.config.routes.get(index));
-    let mut reasons: Vec<(&RouteConfig, &str)> =
+    let mut reasons: Vec<(&RouteConfig, String)> =
         others.into_iter().map(|(_, route)| (route, why_not(case, route, winner))).collect();
     let count = reasons.len();
     // Those that came close are what is asked about.
@@ -79,57 +128,126 @@ fn losers(case: &Case<'_>, winner: Option<Route>) -> (Vec<String>, usize) {
     (lines, count.saturating_sub(LOSERS_SHOWN_MAX))
 }
 
-fn why_not(case: &Case<'_>, route: &RouteConfig, winner: Option<&RouteConfig>) -> &'static str {
-    let (authority, path) = (case.head.authority.of(&case.text), case.head.path(&case.text));
-    let fits = |route: &RouteConfig| alone(route).find(authority, path).is_some();
+fn why_not(case: &Case<'_>, route: &RouteConfig, winner: Option<&RouteConfig>) -> String {
+    let asked = asked(case);
+    let is_raw = case.config.server.path_match == PathMatch::Raw;
+    let fits = |route: &RouteConfig| alone(case.config, route).choose(&asked) != NO_ROUTE;
     if let Some(winner) = winner.filter(|_| fits(route)) {
-        return if route.host == winner.host {
-            "fits, but its path is shorter"
-        } else {
-            "fits, but its host is less specific"
-        };
+        return why_later(route, winner).to_owned();
     }
-    let with_any_path = RouteConfig { path: "/".to_owned(), ..route.clone() };
+    let with_any_path = RouteConfig { path: "/".to_owned(), ..unconditional(route) };
     if !fits(&with_any_path) {
-        return OTHER_HOST;
+        return OTHER_HOST.to_owned();
     }
-    let Some(rest) = path.strip_prefix(route.path.as_bytes()) else {
-        return "is for another path";
+    if fits(&unconditional(route)) {
+        let key = routing::unfulfilled(route, &asked).unwrap_or("conditions");
+        return format!("its condition `{key}` does not hold");
+    }
+    let target = case.head.path(&case.text);
+    let path = if is_raw { target.to_vec() } else { normal_target(target) };
+    let Some(rest) = path.strip_prefix(route.exact_path().0.as_bytes()) else {
+        return "is for another path".to_owned();
     };
     let is_boundary = route.path.ends_with('/') || matches!(rest.first(), None | Some(b'/' | b'?'));
-    if is_boundary {
-        "its prefix is left again by dot segments"
+    let why = match (route.exact_path().1, is_boundary) {
+        (true, _) => "is for that one path",
+        (false, true) => "its prefix is left again by dot segments",
+        (false, false) => "its prefix ends within a segment of the path",
+    };
+    why.to_owned()
+}
+
+/// Why `route` is asked after `winner`, if both fit.
+fn why_later(route: &RouteConfig, winner: &RouteConfig) -> &'static str {
+    let length = |route: &RouteConfig| route.exact_path().0.len();
+    if route.host != winner.host {
+        "fits, but its host is less specific"
+    } else if route.exact_path().1 != winner.exact_path().1 {
+        "fits, but the other is for this very path"
+    } else if length(route) != length(winner) {
+        "fits, but its path is shorter"
+    } else if route.conditions().len() < winner.conditions().len() {
+        "fits, but has fewer conditions"
     } else {
-        "its prefix ends within a segment of the path"
+        "fits, but comes later in the file"
+    }
+}
+
+const NO_ROUTE: Result<Route, Fault> = Err(Fault::NoRoute);
+
+/// The same without conditions beside host and path.
+fn unconditional(route: &RouteConfig) -> RouteConfig {
+    RouteConfig {
+        path_regex: None,
+        methods: Vec::new(),
+        headers: Vec::new(),
+        query: Vec::new(),
+        cookies: Vec::new(),
+        clients: Networks::default(),
+        ..route.clone()
     }
 }
 
 /// A table with one route.
-fn alone(route: &RouteConfig) -> Routes {
-    Routes::new(&Config { routes: vec![route.clone()], ..Config::default() })
+fn alone(config: &Config, route: &RouteConfig) -> Routes {
+    let route = RouteConfig { hooks: None, ..route.clone() };
+    Routes::new(&Config { routes: vec![route], server: config.server.clone(), ..Config::default() })
 }
 
 /// A line for each origin.
-fn origins(upstream: &UpstreamConfig) -> Result<Vec<String>, Failure> {
+fn origins(dns: &DnsConfig, upstream: &UpstreamConfig) -> Result<Vec<String>, Failure> {
     if upstream.is_demo {
         return Ok(vec!["the built-in demo, on a port of its own".to_owned()]);
     }
     let hosts = upstream.origins.iter().map(|origin| (origin.host.as_str(), origin.port));
-    let found = addresses::of_origins(hosts).map_err(Failure::unable)?;
+    let found = addresses::of_origins(dns, hosts).map_err(Failure::unable)?;
     let line = |(origin, addresses): (&crate::config::OriginConfig, Vec<_>)| {
         let weight = match origin.weight {
             1 => String::new(),
             weight => format!(" (weight {weight})"),
         };
-        format!("http://{}{weight}: {}", origin.authority, list(&addresses))
+        format!("{}{weight}: {}", origin.url(), list(&addresses))
     };
     Ok(upstream.origins.iter().zip(found).map(line).collect())
 }
 
-fn list(addresses: &[std::net::SocketAddr]) -> String {
+fn list(addresses: &[Address]) -> String {
     if addresses.is_empty() {
         return "no address now".to_owned();
     }
     let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     texts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::explain::tests::{ROUTES, ask, fact};
+
+    #[test]
+    fn what_a_path_may_be_read_as_is_shown() {
+        let guarded = "route=[{ upstream = \"default\" }, { path = \"/admin\", upstream = \"api\", \
+                       hooks = { deny = [\"10.0.0.0/8\"] } }, { upstream = \"api\", \
+                       methods = [\"PUT\"] }]";
+        let settings = [ROUTES[0], guarded];
+        let answer = ask(&settings, "GET /x/../%61dmin/y", &["Host: a"]);
+        assert_eq!(fact(&answer, "route.chosen"), "*/admin: takes any host, path /admin");
+        assert_eq!(fact(&answer, "readings.normal form"), "/admin/y");
+        assert_eq!(fact(&answer, "path.sent"), "/x/../%61dmin/y");
+        let answer = ask(&settings, "GET /admin;x", &["Host: a"]);
+        assert_eq!(fact(&answer, "answer.status"), "400 Bad Request");
+        assert_eq!(fact(&answer, "answer.error"), "path_ambiguous");
+        let readings: Vec<String> = serde_json::from_value(fact(&answer, "readings.all")).unwrap();
+        assert!(readings.contains(&"/admin: */admin, which other hooks guard".to_owned()));
+        assert!(readings.contains(&"/admin;x: */".to_owned()), "{readings:?}");
+        let answer = ask(&settings, "GET /", &["Host: a"]);
+        let others: Vec<String> = serde_json::from_value(fact(&answer, "route.others")).unwrap();
+        assert!(
+            others.contains(&"*/ methods=PUT: its condition `methods` does not hold".to_owned()),
+            "{others:?}"
+        );
+        let answer = ask(&settings, "PUT /", &["Host: a"]);
+        let chosen = "*/ methods=PUT: takes any host, path /, methods=PUT";
+        assert_eq!(fact(&answer, "route.chosen"), chosen);
+        assert_eq!(fact(&answer, "route.others")[0], "*/: fits, but has fewer conditions");
+    }
 }

@@ -11,7 +11,7 @@ use crate::config::Flags;
 
 /// The answer to `line`, such as `GET /x`, with further fields and as JSON.
 #[track_caller]
-fn ask(settings: &[&str], line: &str, fields: &[&str]) -> Json {
+pub(super) fn ask(settings: &[&str], line: &str, fields: &[&str]) -> Json {
     ask_as(Ipv4Addr::LOCALHOST.into(), settings, line, fields)
 }
 
@@ -24,28 +24,29 @@ fn ask_as(client: IpAddr, settings: &[&str], line: &str, fields: &[&str]) -> Jso
     serde_json::from_str(&report.unwrap().json()).unwrap()
 }
 
-fn question(client: IpAddr, line: &str, fields: &[&str]) -> Question {
+pub(super) fn question(client: IpAddr, line: &str, fields: &[&str]) -> Question {
     let (method, target) = line.split_once(' ').unwrap();
     Question {
         method: method.to_owned(),
         target: target.to_owned(),
         fields: fields.iter().map(|field| (*field).to_owned()).collect(),
-        client,
+        client: client.into(),
         listener: None,
+        user: None,
         json: true,
     }
 }
 
 /// A fact as `section.name`.
 #[track_caller]
-fn fact(answer: &Json, name: &str) -> Json {
+pub(super) fn fact(answer: &Json, name: &str) -> Json {
     let (section, name) = name.split_once('.').unwrap();
     let sections = answer["sections"].as_array().unwrap();
     let found = sections.iter().find(|found| found["name"] == section);
     found.unwrap_or_else(|| panic!("no {section} in {answer:#}"))["facts"][name].clone()
 }
 
-const ROUTES: [&str; 2] = [
+pub(super) const ROUTES: [&str; 2] = [
     "upstream.1={ name = \"api\", origins = [\"http://127.0.0.1:10\"], host = \"origin\" }",
     "route=[{ host = \"a.example\", path = \"/api\", upstream = \"api\", strip_prefix = true }, \
      { host = \"*.example\", upstream = \"default\" }, \
@@ -115,11 +116,11 @@ fn the_head_that_is_shown_has_been_edited_as_one_that_is_sent() {
         "GET /v2/x?y HTTP/1.1",
         "X-E: 4",
         "Host: 127.0.0.1:10",
-        "Via: 1.1 ringway",
         "Forwarded: for=127.0.0.1;proto=http;host=\"a\"",
         "X-Forwarded-For: 127.0.0.1",
         "X-Forwarded-Host: a",
         "X-Forwarded-Proto: http",
+        "CDN-Loop: ringway",
         "X-B: 1",
         "X-Request-Id: mine",
         "X-D: 127.0.0.1 by api",
@@ -169,7 +170,7 @@ fn a_hook_that_lets_a_request_in_says_whom_it_counts_or_asks() {
             "GET /",
             &[],
             "hooks.counted",
-            &["rate_limit by header:x-key: with all who do not send it"],
+            &["rate_limit by header:x-key: not sent, so by address: 127.0.0.1"],
         ),
         (
             "rate_limit = { rate = \"1/s\" }, connections_per_client = 2",
@@ -212,7 +213,7 @@ fn a_hook_that_chooses_the_way_says_which() {
         (regex, "GET /a?b", &["X-T: x/y z"], "hooks.rewritten to", &["/t/x%2Fy%20z/a?b"]),
         (
             "rewrite = { prefix = \"/t\" }",
-            "GET /../a",
+            "GET /..%2fa",
             &[],
             "answer.because",
             &["the hooks answer 400"],
@@ -374,6 +375,17 @@ fn what_is_not_sent_on_has_the_answer_of_the_data_plane() {
 fn what_ringway_answers_itself_is_not_routed() {
     let answer = ask(&[], "GET /health?x", &[]);
     assert_eq!(fact(&answer, "answer.because"), "health (admin.on_data_port)");
+    for elsewhere in ["X-Real-IP: 10.0.0.1", "Via: 1.1 a", "X-Forwarded-For: 10.0.0.1"] {
+        let answer = ask(&[], "GET /health", &["Host: 127.0.0.1", elsewhere]);
+        assert_eq!(fact(&answer, "answer.from"), "upstream default", "{elsewhere}");
+    }
+    let answer = ask(&[], "GET /health", &["Host: app.example"]);
+    assert_eq!(fact(&answer, "answer.from"), "upstream default");
+    let stranger = "192.0.2.1".parse().unwrap();
+    let answer = ask_as(stranger, &[], "GET /health", &["Host: 127.0.0.1"]);
+    assert_eq!(fact(&answer, "answer.from"), "upstream default");
+    let answer = ask(&["admin.on_data_port=all"], "GET /health", &["Host: app.example"]);
+    assert_eq!(fact(&answer, "answer.from"), "ringway");
     let answer = ask(&["admin.on_data_port=false"], "GET /health", &[]);
     assert_eq!(fact(&answer, "answer.from"), "upstream default");
     let answer = ask(&[], "OPTIONS *", &["Max-Forwards: 0"]);

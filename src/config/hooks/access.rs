@@ -14,6 +14,7 @@ use serde_json::Value as Json;
 
 use super::custom_names;
 use super::heads::{Editable, FieldName, field_name, is_field_name};
+use crate::address::ClientAddress;
 use crate::config::error::nearest;
 use crate::config::kinds::own::{Path, Realm};
 use crate::config::kinds::plain::{Count, Time, Whole, Word, Words};
@@ -57,7 +58,8 @@ text_kind!(
     /// A field that a question may quote.
     Quotable: String,
     |text| match KnownName::of(text.as_bytes()) {
-        KnownName::Other => field_name(text),
+        KnownName::Other | KnownName::Authorization => field_name(text),
+        known if known.is_claim() => field_name(text),
         _ => Err(QUOTABLE_FORM.to_owned()),
     },
     Clone::clone
@@ -308,11 +310,13 @@ pub enum ClientKey {
 
 impl ClientKey {
     /// The network that an address stands for: itself, or the /64 that one customer gets.
-    pub fn network(address: IpAddr) -> u64 {
-        match address.to_canonical() {
-            IpAddr::V4(address) => u64::from(address.to_bits()),
+    pub fn network(client: ClientAddress) -> u64 {
+        match client {
+            ClientAddress::Ip(IpAddr::V4(address)) => u64::from(address.to_bits()),
             // The first bit tells it from IPv4. No two networks that are in use differ in it alone.
-            IpAddr::V6(address) => (address.to_bits() >> 64) as u64 | 1 << 63,
+            ClientAddress::Ip(IpAddr::V6(address)) => (address.to_bits() >> 64) as u64 | 1 << 63,
+            // No network of IPv4 is above 32 bits, and none of IPv6 below the first.
+            ClientAddress::Unix => 1 << 32,
         }
     }
 }

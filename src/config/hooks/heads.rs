@@ -105,7 +105,7 @@ scalar_kind!(
         let status = match given {
             Given::Whole(status) => u16::try_from(status).ok(),
             Given::Text(_) => None,
-            Given::Real(_) => return Err(Wrong::Type),
+            Given::Real(_) | Given::Truth(_) => return Err(Wrong::Type),
         };
         let status = status.filter(|status| REDIRECT_STATUSES.contains(status));
         status.ok_or_else(|| given.unlike("301, 302, 303, 307 or 308"))

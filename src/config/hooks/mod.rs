@@ -25,7 +25,7 @@ pub(crate) use self::heads::{HeadersConfig, RedirectConfig, RewriteConfig, Secur
 pub(crate) use self::template::{Part, Scope, Template, Variable};
 pub(crate) use self::traffic::{MirrorConfig, RetryConfig, RetryOn, SplitConfig};
 
-use self::access::Method;
+pub(super) use self::access::Method;
 use self::answers::Pages;
 use self::heads::RewriteTable;
 use super::effective::toml;
@@ -75,6 +75,10 @@ pub struct HooksConfig {
             false }"
     ))]
     pub rate_limit: Option<RateLimitConfig>,
+    /// The same by the address of the client, beside `rate_limit`, whose key a client may choose.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = r#"{ rate = "1000/s" }"#))]
+    pub address_rate_limit: Option<RateLimitConfig>,
     /// Requests under way per client address; more are answered 429. 1 to 1000000.
     #[serde(
         with = "Optional::<Whole<u32, 1, 1_000_000>>",
@@ -192,6 +196,27 @@ impl HooksConfig {
     }
 }
 
+impl HooksConfig {
+    /// Those that can keep a request from its origin.
+    pub fn guards(&self) -> Self {
+        Self {
+            allow: self.allow.clone(),
+            deny: self.deny.clone(),
+            methods: self.methods.clone(),
+            rate_limit: self.rate_limit.clone(),
+            address_rate_limit: self.address_rate_limit.clone(),
+            connections_per_client: self.connections_per_client,
+            body_bytes: self.body_bytes,
+            redirect: self.redirect.clone(),
+            basic_auth: self.basic_auth.clone(),
+            forward_auth: self.forward_auth.clone(),
+            custom: self.custom.clone(),
+            respond: self.respond.clone(),
+            ..Self::default()
+        }
+    }
+}
+
 /// `None` where the table says nothing.
 pub(super) fn hooks_table<'de, D>(from: D) -> Result<Option<Box<HooksConfig>>, D::Error>
 where
@@ -212,9 +237,18 @@ pub(crate) const REGEX_BYTES_MAX: usize = 256 * 1024;
 pub(crate) fn is_editable(name: &str) -> bool {
     use FieldName as K;
     let known = FieldName::of(name.as_bytes());
-    let is_open = matches!(known, K::Other | K::Forwarded | K::XForwardedFor | K::XForwardedHost)
-        || known == K::XForwardedProto;
-    is_token(name) && is_open
+    let is_open = matches!(
+        known,
+        K::Other
+            | K::Shadow
+            | K::Authorization
+            | K::Forwarded
+            | K::Proxy
+            | K::XForwardedFor
+            | K::XForwardedHost
+            | K::XForwardedProto
+    );
+    is_token(name) && (is_open || known.is_claim())
 }
 
 /// Compiles a pattern for paths, which are bytes and not text. What was expected, if it is none.

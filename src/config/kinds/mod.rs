@@ -28,6 +28,7 @@ pub(in crate::config) enum Given<'t> {
     Text(&'t str),
     Whole(i64),
     Real(f64),
+    Truth(bool),
 }
 
 /// Why a value is not of its kind.
@@ -120,6 +121,7 @@ impl<'t> Given<'t> {
             Self::Text(text) => Unexpected::Str(text),
             Self::Whole(number) => Unexpected::Signed(number),
             Self::Real(number) => Unexpected::Float(number),
+            Self::Truth(truth) => Unexpected::Bool(truth),
         }
     }
 
@@ -132,6 +134,7 @@ impl<'t> Given<'t> {
             Self::Text(text) => quoted(text),
             Self::Whole(number) => number.to_string(),
             Self::Real(number) => number.to_string(),
+            Self::Truth(truth) => truth.to_string(),
         };
         Wrong::unlike(&found, expected)
     }
@@ -175,6 +178,10 @@ impl<T, F: Fn(Given<'_>) -> Result<T, Wrong>> Visitor<'_> for ScalarVisitor<F> {
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<T, E> {
         self.visit(Given::Real(number))
+    }
+
+    fn visit_bool<E: Error>(self, truth: bool) -> Result<T, E> {
+        self.visit(Given::Truth(truth))
     }
 }
 

@@ -4,7 +4,7 @@
 //! In: a text or a number. Out: what it means, or what was expected. Syntax only: nothing here
 //! opens a file, binds a socket or asks DNS.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,17 +15,34 @@ use serde_json::{Value as Json, json};
 use super::plain::{Bytes, duration, duration_schema, duration_spelled};
 use super::{Each, Given, Kind, Wrong, scalar_kind, text_kind};
 use crate::config::names::{
-    ADDRESS_FORM, LISTEN_FORM, NAME_FORM, NETWORK_FORM, REALM_FORM, ROUTE_PATH_FORM, is_name,
-    is_realm, is_route_path, is_token, parse_address, parse_listen,
+    ADDRESS_FORM, NAME_FORM, NETWORK_FORM, REALM_FORM, ROUTE_PATH_FORM, is_name, is_realm,
+    is_route_path, is_token, parse_address, parse_listener, parse_mode,
 };
 use crate::config::rules::parse_network;
 use crate::config::units::{BYTES_FORM, DURATION_FORM, bytes_text, duration_text};
 use crate::config::{LogTarget, Networks, PoolStatus};
+use crate::http::names::FieldName;
 
 text_kind!(Address: IpAddr = parse_address, ADDRESS_FORM);
-text_kind!(Listener: SocketAddr = parse_listen, LISTEN_FORM);
+text_kind!(ListenAddress: crate::address::Address, parse_listener, ToString::to_string);
+text_kind!(Mode: u32, parse_mode, |mode| format!("{mode:04o}"));
 text_kind!(Network: IpNet = parse_network, NETWORK_FORM);
+text_kind!(
+    /// `None` is "unix".
+    NetworkOrUnix: Option<IpNet>,
+    |text| match text {
+        "unix" => Ok(None),
+        text => parse_network(text).map(Some).ok_or_else(|| NETWORK_FORM.to_owned()),
+    },
+    |network| network.map_or_else(|| "unix".to_owned(), |network| network.to_string())
+);
 text_kind!(Pseudonym = is_token, "a name of letters, digits, \"-\", \"_\", \".\"");
+text_kind!(
+    /// A field by which a proxy says who its client is.
+    ClientHeader = is_client_header,
+    "a field by which a proxy says who the client is, such as \"X-Forwarded-For\", \"Forwarded\" \
+     or \"CF-Connecting-IP\""
+);
 text_kind!(Name = is_name, NAME_FORM);
 text_kind!(Path = is_route_path, ROUTE_PATH_FORM);
 text_kind!(Realm = is_realm, REALM_FORM);
@@ -46,21 +63,40 @@ text_kind!(
     }
 );
 
+fn is_client_header(name: &str) -> bool {
+    use FieldName as K;
+    let known = FieldName::of(name.as_bytes());
+    let is_open = matches!(known, K::Other | K::XForwardedFor | K::Forwarded | K::XRealIp);
+    is_token(name) && name.len() <= CLIENT_HEADER_BYTES_MAX && is_open
+}
+
+/// What a table of names holds.
+const CLIENT_HEADER_BYTES_MAX: usize = 63;
+
 pub(in crate::config) struct NetworkList;
 
 impl Kind for NetworkList {
     type Value = Networks;
 
     fn schema() -> Json {
-        Each::<Network>::schema()
+        Each::<NetworkOrUnix>::schema()
     }
 
     fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Networks, D::Error> {
-        Each::<Network>::read(from).map(Networks)
+        let mut networks = Networks::default();
+        for client in Each::<NetworkOrUnix>::read(from)? {
+            match client {
+                Some(network) => networks.networks.push(network),
+                None => networks.has_unix = true,
+            }
+        }
+        Ok(networks)
     }
 
     fn spell(value: &Networks) -> Json {
-        Each::<Network>::spell(&value.0)
+        let mut list: Vec<_> = value.networks.iter().map(Network::spell).collect();
+        list.extend(value.has_unix.then(|| "unix".into()));
+        list.into()
     }
 }
 
@@ -69,7 +105,7 @@ scalar_kind!(
     |given| match given {
         Given::Whole(504) => Ok(PoolStatus::GatewayTimeout),
         Given::Whole(503) => Ok(PoolStatus::ServiceUnavailable),
-        Given::Real(_) => Err(Wrong::Type),
+        Given::Real(_) | Given::Truth(_) => Err(Wrong::Type),
         _ => Err(given.unlike("504 or 503")),
     },
     |value| value.code().into()

@@ -51,7 +51,7 @@ where
         let number = match given {
             Given::Whole(number) => (MIN..=MAX).contains(&number).then_some(number),
             Given::Text(_) => None,
-            Given::Real(_) => return Err(Wrong::Type),
+            Given::Real(_) | Given::Truth(_) => return Err(Wrong::Type),
         };
         let number = number.and_then(|number| T::try_from(number).ok());
         number.ok_or_else(|| given.unlike(format_args!("a whole number from {MIN} to {MAX}")))
@@ -68,6 +68,7 @@ pub(super) fn duration(given: Given<'_>) -> Result<Duration, Wrong> {
         Given::Text(text) => parse_duration(text),
         Given::Whole(seconds) => u64::try_from(seconds).ok().map(Duration::from_secs),
         Given::Real(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Given::Truth(_) => return Err(Wrong::Type),
     };
     duration.ok_or(Wrong::Meaningless)
 }
@@ -118,7 +119,7 @@ fn bytes(given: Given<'_>) -> Result<u64, Wrong> {
     let bytes = match given {
         Given::Text(text) => parse_bytes(text),
         Given::Whole(bytes) => u64::try_from(bytes).ok(),
-        Given::Real(_) => return Err(Wrong::Type),
+        Given::Real(_) | Given::Truth(_) => return Err(Wrong::Type),
     };
     bytes.ok_or(Wrong::Meaningless)
 }
@@ -186,7 +187,7 @@ pub(in crate::config) fn real(
     let number = match given {
         Given::Whole(number) => number as f64,
         Given::Real(number) => number,
-        Given::Text(_) => return Err(Wrong::Type),
+        Given::Text(_) | Given::Truth(_) => return Err(Wrong::Type),
     };
     (min..=max).contains(&number).then_some(number).ok_or_else(|| given.unlike(form))
 }

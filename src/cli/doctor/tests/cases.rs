@@ -5,7 +5,7 @@
 
 use super::Machine;
 use crate::cli::doctor::finding::Severity;
-use crate::config::Config;
+use crate::config::{Config, OriginConfig, UpstreamConfig};
 
 /// What is wrong, the findings that say so, and words that the first of them says.
 pub(super) type Case =
@@ -15,6 +15,12 @@ pub(super) const GROUP: &str = "sys/fs/cgroup/ringway.service/";
 
 pub(super) fn listen(config: &mut Config, address: &str) {
     config.server.listeners = vec![address.parse().unwrap()];
+}
+
+fn upstream(url: &str) -> UpstreamConfig {
+    let (host, authority) = (url.to_owned(), url.to_owned());
+    let origins = vec![OriginConfig { host, port: 0, weight: 1, authority, is_tls: false }];
+    UpstreamConfig { origins, ..Config::default().upstreams.remove(0) }
 }
 
 fn disabled(machine: Machine, value: &str) -> Machine {
@@ -138,7 +144,19 @@ const GROUPS: [Case; 6] = [
     ),
 ];
 
-const NETWORK: [Case; 18] = [
+const NETWORK: [Case; 20] = [
+    (
+        |it| it.set(|config| listen(config, "unix:/no-folder-here/http")),
+        &["unix_sockets"],
+        Severity::Error,
+        &["unix:/no-folder-here/http: there is no folder /no-folder-here", "mkdir -p"],
+    ),
+    (
+        |it| it.set(|config| config.upstreams = vec![upstream("unix:/no-folder-here/app")]),
+        &["unix_sockets"],
+        Severity::Warning,
+        &["unix:/no-folder-here/app: there is no such file now", "start the origin"],
+    ),
     (
         |it| held_by(it, "sshd\n"),
         &["listeners"],

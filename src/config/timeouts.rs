@@ -1,0 +1,94 @@
+//! `[timeouts]`: how long anybody may take for anything.
+//!
+//! In: TOML, JSON and texts, by way of serde. Out: durations. Nothing here waits.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::kinds::As;
+use super::kinds::own::PoolStatusCode;
+use super::kinds::plain::{Time, Timeout};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A tunnel may rest over a weekend.
+type Silence = Time<1, { 7 * 86_400_000 }>;
+
+/// Every timeout lies between 1ms and 1d; those of tunnels, between 1ms and 7d.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimeoutsConfig {
+    /// For the TCP connection to an origin, else 504.
+    #[serde(with = "Timeout")]
+    pub connect: Duration,
+    /// Between two reads from an origin: 504 before the head, a cut connection after it. Also
+    /// between two reads of a request body.
+    #[serde(with = "Timeout")]
+    pub read: Duration,
+    /// For an origin that takes nothing of a request while others wait for a connection to it;
+    /// while nobody does, it has timeouts.read.
+    #[serde(with = "Timeout")]
+    pub write: Duration,
+    /// For a client that takes nothing of its answer, before it is reset.
+    #[serde(with = "Timeout")]
+    pub client_write: Duration,
+    /// For a free connection when the pool is at max_connections.
+    #[serde(with = "Timeout")]
+    pub pool: Duration,
+    /// What the client is told when that time is up. 504 or 503.
+    #[serde(with = "As::<PoolStatusCode>")]
+    pub pool_status: PoolStatus,
+    /// For a whole request head, from its first byte, else 408; and for a new connection's first
+    /// byte.
+    #[serde(with = "Timeout")]
+    pub client_head: Duration,
+    /// For all of a TLS handshake of a client.
+    #[serde(with = "Timeout")]
+    pub handshake: Duration,
+    /// Between two requests of a client connection. Longer than a balancer keeps its own (60s), so
+    /// that it is the balancer who closes, and never while it sends.
+    #[serde(with = "Timeout")]
+    pub client_idle: Duration,
+    /// A tunnel in which neither side sends for this long is closed.
+    #[serde(with = "Silence")]
+    pub tunnel_idle: Duration,
+    /// For one side of a tunnel to send, after the other has ended its direction.
+    #[serde(with = "Silence")]
+    pub tunnel_half_closed: Duration,
+}
+
+impl Default for TimeoutsConfig {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            read: MINUTE,
+            write: Duration::from_secs(10),
+            client_write: MINUTE,
+            pool: Duration::from_secs(5),
+            pool_status: PoolStatus::GatewayTimeout,
+            client_head: Duration::from_secs(10),
+            handshake: Duration::from_secs(10),
+            client_idle: Duration::from_secs(75),
+            tunnel_idle: MINUTE * 60,
+            tunnel_half_closed: MINUTE,
+        }
+    }
+}
+
+/// The status for a pool that stayed full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolStatus {
+    GatewayTimeout,
+    ServiceUnavailable,
+}
+
+impl PoolStatus {
+    pub fn code(self) -> u16 {
+        match self {
+            Self::GatewayTimeout => 504,
+            Self::ServiceUnavailable => 503,
+        }
+    }
+}
