@@ -64,6 +64,8 @@ pub enum Fault {
     ProxyLoop,
     // The origin's side.
     OriginUnresolved,
+    /// All that could be asked are taken out by their operator.
+    OriginsDown,
     OriginResolveTimeout,
     OriginRefused,
     OriginUnreachable,
@@ -230,6 +232,7 @@ impl Fault {
             F::Overloaded => Facts::of(503, E::ProxyInternalError, "overloaded"),
             F::Internal => Facts::of(500, E::ProxyInternalError, "internal"),
             F::ProxyLoop => Facts::of(508, E::ProxyLoopDetected, "proxy_loop").kept(),
+            F::OriginsDown => Facts::of(503, E::DestinationUnavailable, "origins_down").kept(),
             F::OriginUnresolved => Facts::of(502, E::DnsError, "origin_unresolved").kept_local(),
             F::OriginResolveTimeout => Facts::late(E::DnsTimeout, "origin_resolve_timeout"),
             F::OriginRefused => Facts::of(502, E::ConnectionRefused, "origin_refused").kept_local(),
@@ -270,6 +273,20 @@ impl Fault {
             Told::Nothing => return None,
         };
         Some(Status { code, reason: reason(code) })
+    }
+
+    /// Whether it says that an origin that was reached is ill.
+    pub(crate) fn blames_origin(self) -> bool {
+        matches!(
+            self,
+            Self::OriginClosed
+                | Self::OriginHead(_)
+                | Self::OriginChunk(_)
+                | Self::OriginAnswer
+                | Self::OriginReadTimeout
+                | Self::OriginWriteTimeout
+                | Self::OriginTruncated
+        )
     }
 
     /// The error type for the `Proxy-Status` field.

@@ -28,11 +28,12 @@ use tokio::sync::oneshot;
 use super::health::{self, Health};
 use super::proxy::{Answers, Proxy};
 use super::stats::Stats;
-use super::{exposition, prometheus};
+use super::{exposition, prometheus, upstreams};
 use crate::admin::cleaning;
 use crate::admin::units::unix_seconds;
 use crate::admin_guard::{self, Caller, Denied, Rules};
 use crate::ring::clock;
+use crate::upstream::target::Wish;
 use crate::worker::mailbox::{ConnectionInfo, Level, Reloaded, ServerCommand, WorkerCommand};
 
 const INDEX: &str = "\
@@ -43,6 +44,8 @@ GET    /ready             200 while new connections may be sent here, else 503
 GET    /stats             the last window of stats.interval, and the running one
 GET    /metrics           everything that is counted, for Prometheus
 GET    /memory            what memory is held for, and the connections that hold most (?limit=20)
+GET    /upstreams         origins by their addresses: who is asked, and why not
+POST   /upstreams/{name}  has an origin be asked or not (?origin=URL&state=up|drain|down)
 GET    /connections       connections of clients (?limit=100&sort=age|memory)
 DELETE /connections/{id}  ends one
 POST   /admin/cleanup     gives memory back (?level=light|forced)
@@ -75,6 +78,8 @@ pub(super) fn router(proxy: Arc<Proxy>) -> Router {
         .route("/stats", get(stats))
         .route("/metrics", get(metrics))
         .route("/memory", get(memory))
+        .route("/upstreams", get(list_upstreams))
+        .route("/upstreams/{name}", post(set_origin).route_layer(guarded()))
         .route("/connections", get(connections))
         .route("/connections/{id}", delete(end).route_layer(guarded()))
         .route("/admin/cleanup", post(cleanup).route_layer(guarded()))
@@ -234,6 +239,36 @@ async fn generations(State(proxy): State<Arc<Proxy>>) -> Response {
         )
         .collect();
     json(&json!({ "current": proxy.snapshot().id, "generations": list }))
+}
+
+async fn list_upstreams(State(proxy): State<Arc<Proxy>>) -> Response {
+    json(&upstreams::listed(&proxy))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OriginQuery {
+    origin: String,
+    state: String,
+}
+
+async fn set_origin(
+    State(proxy): State<Arc<Proxy>>,
+    Path(name): Path<String>,
+    query: Result<Query<OriginQuery>, QueryRejection>,
+) -> Response {
+    const FORM: &str = "origin=URL-or-ADDRESS&state=up|drain|down, as GET /upstreams lists them";
+    let OriginQuery { origin, state } = match query {
+        Ok(Query(query)) => query,
+        Err(rejection) => return bad_query(&rejection, FORM),
+    };
+    let Some(wish) = Wish::ALL.into_iter().find(|wish| wish.name() == state) else {
+        return refuse(StatusCode::BAD_REQUEST, &format!("state {state:?}, expected {FORM}"));
+    };
+    match upstreams::wish(&proxy, &name, &origin, wish) {
+        Ok(targets) => json(&json!({ "targets": targets, "state": wish.name() })),
+        Err(error) => refuse(StatusCode::NOT_FOUND, &error),
+    }
 }
 
 async fn reload(State(proxy): State<Arc<Proxy>>) -> Response {

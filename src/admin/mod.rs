@@ -29,6 +29,7 @@ mod stats;
 mod tests;
 mod tls;
 mod units;
+mod upstreams;
 mod webhook;
 
 use std::net::SocketAddr;

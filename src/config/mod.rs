@@ -16,6 +16,7 @@ mod error;
 mod flags;
 mod flat;
 mod forward;
+mod health;
 mod hints;
 pub(crate) mod hooks;
 mod introduction;
@@ -24,6 +25,7 @@ mod kinds;
 mod listener;
 mod names;
 mod operation;
+mod origins;
 #[cfg(test)]
 mod properties;
 pub(crate) mod reference;
@@ -60,6 +62,7 @@ pub(crate) use self::flags::Profile;
 pub(crate) use self::forward::{
     ForwardConfig, ParentAddress, ParentConfig, ParentScheme, Rule, RuleAction, RuleTarget, Secret,
 };
+pub(crate) use self::health::{EjectConfig, HashKey, HealthConfig, Policy};
 pub(crate) use self::hooks::BasicAuthConfig;
 pub(crate) use self::hooks::ClientKey;
 pub(crate) use self::hooks::CorsConfig;
@@ -92,6 +95,7 @@ pub(crate) use self::operation::MemoryMax;
 pub(crate) use self::operation::OnDataPort;
 pub(crate) use self::operation::StatsConfig;
 pub(crate) use self::operation::{DnsConfig, DnsFamily};
+pub(crate) use self::origins::OriginConfig;
 pub(crate) use self::rules::{RULE_FORM, parse_rule};
 pub(crate) use self::sections::{
     BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PathMatch,
@@ -104,7 +108,7 @@ pub(crate) use self::tls::{
 pub(crate) use self::units::{parse_bytes, parse_duration};
 pub(crate) use self::upstreams::SendPath;
 pub use self::upstreams::{HostPattern, RouteConfig};
-pub(crate) use self::upstreams::{HostPolicy, OriginConfig, UpstreamConfig};
+pub(crate) use self::upstreams::{HostPolicy, UpstreamConfig};
 
 /// Read when no file is named and the command line names no upstream.
 pub(crate) const DEFAULT_FILE: &str = "config.toml";
@@ -309,6 +313,7 @@ impl Config {
                 host: address.ip().to_string(),
                 port: address.port(),
                 weight: 1,
+                priority: 0,
                 authority: address.to_string(),
                 is_tls: false,
             }];
@@ -844,6 +849,7 @@ pub(crate) mod tests {
         assert_eq!(config.log.target, LogTarget::File("/var/log/ringway.log".into()));
         let origin = |host: &str, port, weight, authority: &str| OriginConfig {
             is_tls: false,
+            priority: 0,
             host: host.to_owned(),
             port,
             weight,

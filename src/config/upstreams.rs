@@ -7,26 +7,22 @@ use std::fmt;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value as Json, json};
 
 use super::conditions::{CookieIs, FieldIs, ParameterIs, Pattern};
+use super::health::{EjectConfig, HashBy, HashKey, HealthConfig, Policy};
 use super::hooks::{Method, hooks_table};
 use super::kinds::own::{Name, NetworkList};
-use super::kinds::plain::{Count, OneOf, UpToAnHour, Whole, Word, Words};
-use super::kinds::{
-    As, FilledList, Kind, List, Members, Optional, millis, number, some_table, text_kind,
-};
+use super::kinds::plain::{OneOf, UpToAnHour, Whole, Word, Words};
+use super::kinds::{As, FilledList, List, Members, Optional, millis, some_table, text_kind};
 use super::names::{
-    HOST_POLICY_FORM, ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM,
-    authority_beside, host_pattern, is_route_path, parse_any_origin, split_authority,
+    HOST_POLICY_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM, host_pattern, is_route_path,
+    split_authority,
 };
+use super::origins::{Origin, OriginConfig};
 use super::scope::UpstreamName;
 use super::tls::UpstreamTlsConfig;
 use super::{HooksConfig, Networks};
-use crate::address::{UnixAddress, is_unix, unix_form};
 use crate::proxy_protocol::Version;
 
 text_kind!(
@@ -66,24 +62,6 @@ text_kind!(
     },
     Clone::clone
 );
-text_kind!(
-    Url: OriginConfig,
-    |text| {
-        if is_unix(text) {
-            let host = UnixAddress::parse(text).ok_or_else(|| unix_form(text))?.to_string();
-            let (authority, is_tls) = (host.clone(), false);
-            return Ok(OriginConfig { authority, host, port: 0, weight: 1, is_tls });
-        }
-        let (is_tls, host, port) = parse_any_origin(text).map_err(|form| match form {
-            ORIGIN_FORM => ORIGIN_OR_UNIX_FORM,
-            form => form,
-        })?;
-        let authority = authority_beside(&host, port, if is_tls { 443 } else { 80 });
-        Ok(OriginConfig { authority, host, port, weight: 1, is_tls })
-    },
-    OriginConfig::url
-);
-
 /// Upstreams: groups of origins that serve the same thing.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -99,8 +77,9 @@ pub struct UpstreamConfig {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("x-reload" = "drain"))]
     pub is_demo: bool,
-    /// Where requests are sent, instead of the demo: "http://HOST:PORT", "https://HOST:PORT" or "unix:/PATH" each, or a
-    /// table { url = "...", weight = 3 } with a weight from 1 (the default) to 1000.
+    /// Where requests are sent, instead of the demo: "http://HOST:PORT", "https://HOST:PORT" or
+    /// "unix:/PATH" each, or a table { url = "...", weight = 3, priority = 1 } with a weight from 1
+    /// (the default) to 1000; priority 1 is asked when nobody of 0 can be.
     #[serde(default, with = "FilledList::<Origin>", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-reload" = "drain", "x-example" = "[\"http://10.0.0.1:8080\", \
         { url = \"http://b.example:8080\", weight = 3 }]"))]
@@ -109,9 +88,37 @@ pub struct UpstreamConfig {
     /// ("localhost" where that is a Unix socket), anything else is sent as it is.
     #[serde(default, with = "As::<Host>")]
     pub host: HostPolicy,
-    /// How long an origin is passed over after a failure. 0 to 1h; 0 is never.
+    /// Who is asked next: "round_robin", by weight; "least_connections", who has the fewest
+    /// requests; "p2c_ewma", of two at random the one that promises to answer sooner;
+    /// "consistent_hash", what is alike by the same one (`hash`); "random"; or "first", the next one
+    /// only when the one before it is out. Each address of an origin's name is asked.
+    #[serde(default, with = "Word::<Policy>")]
+    pub balance: Policy,
+    /// By what requests are alike for "consistent_hash": "client", "path", "header:NAME" or
+    /// "cookie:NAME"; of a request without that, the client.
+    #[serde(default, with = "As::<HashBy>")]
+    pub hash: HashKey,
+    /// How long an origin that comes, or comes back, gets less than its share. 0 to 1h; 0 is not.
+    #[serde(default, with = "UpToAnHour")]
+    pub slow_start: Duration,
+    /// How long an origin is passed over after a failure to connect, before one request at a time
+    /// tries it again. 0 to 1h; 0 is never.
     #[serde(default = "millis::<10_000>", with = "UpToAnHour")]
     pub fail_timeout: Duration,
+    /// Checks of every origin, once for all workers: a GET of `path`, or connecting where there is
+    /// none, every `interval` (5s), within `timeout` (2s); `rise` (2) good ones in a row bring it
+    /// back, `fall` (3) bad ones put it out. `status` ("200-399"), `body` (a text that has to be in
+    /// the first 64 KiB), `method`, `host` and `port` say more.
+    #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ path = \"/health\" }"))]
+    pub health: Option<HealthConfig>,
+    /// When an origin is passed over for its answers, errors being 5xx, resets and timeouts:
+    /// `errors` in a row, `percent` of those within `window` (10s) of at least `requests` (20), or
+    /// `slower` times the median of the others; for `pause` (10s), which doubles up to `pause_max`
+    /// (5m). Never the last one, and not more than `at_most` (50) percent of them.
+    #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ errors = 5 }"))]
+    pub eject: Option<EjectConfig>,
     /// Connections to it, busy and idle, in place of pool.max_connections; then no answer of it
     /// counts under limits.long_responses. 1 to 1000000.
     #[serde(default, with = "Optional::<Whole<usize, 1, 1_000_000>>")]
@@ -143,33 +150,6 @@ pub struct UpstreamConfig {
     /// that has carried such a one is not used again.
     #[serde(default)]
     pub reads_all_bodies: bool,
-}
-
-/// One address that requests can be sent to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OriginConfig {
-    /// A name in lower case, an IP literal without brackets, or the address of a Unix socket.
-    pub host: String,
-    pub port: u16,
-    /// At least 1.
-    pub weight: u32,
-    /// `host:port` as a Host field carries it: no port when it is the scheme's, IPv6 in brackets.
-    /// `host` where that is a Unix socket.
-    pub authority: String,
-    /// It is spoken to over TLS.
-    pub is_tls: bool,
-}
-
-impl OriginConfig {
-    /// As the configuration has it.
-    pub(crate) fn url(&self) -> String {
-        let scheme = match self.is_tls {
-            true => "https://",
-            false if is_unix(&self.authority) => "",
-            false => "http://",
-        };
-        format!("{scheme}{}", self.authority)
-    }
 }
 
 /// The Host field that an origin sees.
@@ -278,7 +258,12 @@ impl UpstreamConfig {
             proxy_protocol: None,
             origins: Vec::new(),
             host: HostPolicy::Pass,
+            balance: Policy::default(),
+            hash: HashKey::default(),
+            slow_start: Duration::ZERO,
             fail_timeout: millis::<10_000>(),
+            health: None,
+            eject: None,
             max_connections: None,
             tls: None,
             strict: false,
@@ -363,68 +348,6 @@ pub enum SendPath {
 impl Words for SendPath {
     const WORDS: &'static [(&'static str, Self)] =
         &[("client", Self::Client), ("normal", Self::Normal)];
-}
-
-/// `"http://a:80"` or `{ url = "http://a:80", weight = 3 }`.
-struct Origin;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Weighted {
-    #[serde(with = "As::<Url>")]
-    url: OriginConfig,
-    #[serde(default = "number::<u32, 1>", with = "Count::<u32, 1, 1000>")]
-    weight: u32,
-}
-
-impl Kind for Origin {
-    type Value = OriginConfig;
-
-    const ONE: &'static str = "an origin: there must be one";
-
-    fn schema() -> Json {
-        let url = json!({ "type": "string", "description": ORIGIN_OR_UNIX_FORM });
-        let weight = json!({ "type": "integer", "minimum": 1, "maximum": 1000 });
-        json!({
-            "anyOf": [url, {
-                "type": "object",
-                "properties": { "url": url, "weight": weight },
-                "required": ["url"],
-                "additionalProperties": false,
-            }],
-        })
-    }
-
-    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<OriginConfig, D::Error> {
-        from.deserialize_any(OriginVisitor)
-    }
-
-    fn spell(value: &OriginConfig) -> Json {
-        let url = Url::spell(value);
-        if value.weight == 1 { url } else { json!({ "url": url, "weight": value.weight }) }
-    }
-}
-
-// Written out because an untagged enum would lose the position of what is wrong inside it.
-struct OriginVisitor;
-
-impl<'de> Visitor<'de> for OriginVisitor {
-    type Value = OriginConfig;
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(
-            "a URL such as \"http://10.0.0.1:8080\" or a table { url = \"...\", weight = 1 }",
-        )
-    }
-
-    fn visit_str<E: Error>(self, url: &str) -> Result<OriginConfig, E> {
-        As::<Url>::deserialize(serde::de::value::StrDeserializer::new(url))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OriginConfig, A::Error> {
-        let Weighted { url, weight } = Weighted::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(OriginConfig { weight, ..url })
-    }
 }
 
 #[cfg(test)]

@@ -20,10 +20,10 @@ use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, WaitError};
-use crate::upstream::Upstream;
 use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::upstream::host::host;
 use crate::upstream::lease::Lease;
+use crate::upstream::{Upstream, Wanted};
 
 /// Asks. The only faults are that the worker ends and that the client has left. `is_connected` is
 /// told as soon as the question has a connection.
@@ -56,7 +56,8 @@ async fn answered(
     let mut is_fresh = false;
     loop {
         // A connection that is given up on its way is closed, and a place in the queue is left.
-        let checkout = upstream.checkout(&request.peer.worker.pool, request.peer.holder, is_fresh);
+        let wanted = Wanted { is_fresh, ..Wanted::default() };
+        let checkout = upstream.checkout(&request.peer.worker.pool, request.peer.holder, wanted);
         let lease = tokio::time::timeout_at(deadline.into(), unless_gone(request, checkout)).await;
         let lease = lease.map_err(|_| Fault::OriginConnectTimeout)??;
         is_connected.notify_one();

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use crate::config::HashKey;
 use crate::exchange::forwarded::{self, ForwardRequest};
 use crate::exchange::hooked::{self, Decided, HookedRequest, ResponseOverride};
 use crate::exchange::outcome::Outcome;
@@ -16,14 +17,17 @@ use crate::exchange::upload::RequestBody;
 use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
 use crate::http::head::RequestHead;
+use crate::http::names::cookies;
+use crate::http::path::path_of;
 use crate::http::rewrite::{self, ForwardedFor, RequestRewrite, ResponseRewrite};
 use crate::proxy_protocol::Version;
 use crate::ring::HeadBuffer;
 use crate::routing::{Asked, Route};
+use crate::upstream::balance::hash;
 use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
-use crate::upstream::{Traits, Upstream};
+use crate::upstream::{Traits, Upstream, Wanted};
 
 /// The destination of one request.
 pub(crate) struct Destination {
@@ -122,7 +126,8 @@ impl Destination {
     pub(crate) fn take_idle(&self, request: &Request<'_, impl ClientStream>) -> Option<Lease> {
         let (To::Upstream(_, upstream), None) = (&self.to, &self.hooks) else { return None };
         let Peer { worker, generation, holder, .. } = &request.peer;
-        generation.upstreams[*upstream].take_idle(&worker.pool, *holder)
+        let upstream = &generation.upstreams[*upstream];
+        upstream.take_idle(&worker.pool, *holder, kept_by(request, upstream))
     }
 
     /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
@@ -140,7 +145,9 @@ impl Destination {
         match &mut self.to {
             To::Upstream(_, upstream) => {
                 let Peer { worker, generation, holder, .. } = &request.peer;
-                generation.upstreams[*upstream].checkout(&worker.pool, *holder, is_fresh).await
+                let upstream = &generation.upstreams[*upstream];
+                let wanted = Wanted { is_fresh, but: None, key: kept_by(request, upstream) };
+                upstream.checkout(&worker.pool, *holder, wanted).await
             }
             To::Target(forwarded) => Box::pin(forwarded.checkout(request, is_fresh)).await,
         }
@@ -164,7 +171,14 @@ impl Destination {
         }
         let upstream = self.upstream(request).ok_or(Fault::OriginClosed)?;
         let Peer { worker, holder, .. } = &request.peer;
-        upstream.checkout_other(&worker.pool, *holder, number).await
+        let key = kept_by(request, upstream);
+        let wanted = Wanted { is_fresh: true, but: Some(number), key };
+        upstream.checkout(&worker.pool, *holder, wanted).await
+    }
+
+    /// The upstream, if it wants to know how exchanges end.
+    pub(crate) fn listener<'r, S>(&self, request: &'r Request<'_, S>) -> Option<&'r Upstream> {
+        self.upstream(request).filter(|upstream| upstream.listens())
     }
 
     /// What a 407 means: a parent proxy wants a password, which is no client's affair.
@@ -302,5 +316,29 @@ impl Destination {
             }
             _ => Err(AttemptError::RetryRequested),
         }
+    }
+}
+
+/// What the request is kept with, where its upstream keeps what is alike together.
+#[inline]
+pub(super) fn kept_by<S>(request: &Request<'_, S>, upstream: &Upstream) -> u64 {
+    upstream.hash_key().map_or(0, |key| hash_of(request, key))
+}
+
+#[cold]
+fn hash_of<S>(request: &Request<'_, S>, key: &HashKey) -> u64 {
+    let (head, text) = (&request.head, request.inbox.filled());
+    let found = match key {
+        HashKey::Client => None,
+        HashKey::Path => Some(path_of(head.path(text))),
+        HashKey::Header(name) => head.fields.values(text, name.as_bytes()).next(),
+        HashKey::Cookie(name) => {
+            let mut fields = head.fields.values(text, b"cookie");
+            fields.find_map(|field| cookies(field, name.as_bytes()).next())
+        }
+    };
+    match found {
+        Some(found) => hash(found),
+        None => hash(request.peer.client.to_string().as_bytes()),
     }
 }

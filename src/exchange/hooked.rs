@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
+use crate::exchange::destination::kept_by;
 use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
@@ -26,6 +27,7 @@ use crate::hooks::{
 use crate::http::rewrite::{RequestRewrite, ResponseRewrite};
 use crate::ring::{HeadBuffer, clock};
 use crate::routing::Route;
+use crate::upstream::Wanted;
 use crate::upstream::lease::Lease;
 use crate::worker::generation::Generation;
 
@@ -248,7 +250,9 @@ impl HookedRequest {
         let mut looking = std::pin::pin!(async {
             may_look.notified().await;
             // The question watches the client.
-            let checkout = upstream.checkout(&request.peer.worker.pool, request.peer.holder, false);
+            let wanted = Wanted { key: kept_by(request, upstream), ..Wanted::default() };
+            let checkout =
+                upstream.checkout(&request.peer.worker.pool, request.peer.holder, wanted);
             request.peer.stats.unless_ended(checkout).await?
         });
         let mut early = None;

@@ -20,11 +20,11 @@ use crate::ledger::Kind;
 use crate::relay::Receiver;
 use crate::ring::HeadBuffer;
 use crate::ring::waits::Recv;
-use crate::upstream::Upstream;
 use crate::upstream::h1::{self, AttemptError, Reply, Terms};
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
+use crate::upstream::{Upstream, Wanted};
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
 
@@ -99,7 +99,7 @@ fn how<'a>(
 ) -> RequestRewrite<'a> {
     let server = &request.peer.generation.config.server;
     // Which origin it will be is not known yet.
-    let origin = upstream.members().first().map(|first| first.origin.authority.as_str());
+    let origin = upstream.origins().first().map(|first| first.authority.as_str());
     RequestRewrite {
         path: target,
         host: host_rule(upstream.host(), &request.head, origin),
@@ -122,7 +122,7 @@ async fn send_copy(
     (method, may_rest): (Method, bool),
 ) -> Result<(), Fault> {
     let timeouts = &generation.config.timeouts;
-    let mut lease = upstream.checkout(&worker.pool, Holder::NOBODY, false).await?;
+    let mut lease = upstream.checkout(&worker.pool, Holder::NOBODY, Wanted::default()).await?;
     let origin = Receiver {
         socket: lease.socket(),
         deadlines: &worker.deadlines,

@@ -31,7 +31,7 @@ pub(crate) mod upload;
 
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::destination::{Destination, Routed};
 use self::download::send_response;
@@ -173,7 +173,14 @@ async fn try_until_served(
         let (is_new, origin) = (!lease.is_reused, lease.origin());
         let may_repeat = !is_new && !is_repeated;
         is_repeated = true;
-        match attempt(request, lease, destination, body, record).await {
+        let attempted = attempt(request, lease, destination, body, record).await;
+        if let Err(failed) = &attempted
+            && let Some(upstream) = destination.listener(request)
+            && failed.is_of_origin(is_new)
+        {
+            upstream.hear(origin, false, None);
+        }
+        match attempted {
             Ok(outcome) => return Ok(outcome),
             Err(failed) if request.peer.stats.is_ended() => return Err(failed.fault()),
             Err(AttemptError::NotSent) if may_repeat => {}
@@ -220,6 +227,8 @@ async fn attempt(
     let worker = request.peer.worker;
     let mut lease = request.peer.slot.reach(lease);
     request.peer.stats.waits_on.set(WaitsOn::OriginToAnswer);
+    let origin = lease.origin();
+    let began = destination.listener(request).map(|_| Instant::now());
     send_request(request, &lease, destination, body).await?;
     lease.expect_reply();
     let generation = request.peer.generation.clone();
@@ -249,6 +258,12 @@ async fn attempt(
     // The client's side failed, or the origin took nothing for too long: no answer will make sense
     // any more, and the origin must not take what it has for the whole.
     let reply = upload.fault().map_or(reply, |fault| Err(fault.into()));
+    if let (Some(began), Ok(_)) = (began, &reply)
+        && let Some(upstream) = destination.listener(request)
+    {
+        let us = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
+        upstream.hear(origin, request.response.status < 500, Some(us));
+    }
     let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
         Ok(Verdict::Pass(buffer)) => {
             record.answered(request.response.status);

@@ -273,6 +273,12 @@ pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim)
 }
 
+/// The values of the cookies called `name` in a Cookie field (RFC 6265 §4.2.1).
+pub(crate) fn cookies<'a>(field: &'a [u8], name: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = field.split(|byte| *byte == b';').map(trim);
+    pairs.filter_map(move |pair| pair.strip_prefix(name)?.strip_prefix(b"="))
+}
+
 /// `value` without the spaces and tabs around it.
 pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {

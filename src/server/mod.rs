@@ -404,20 +404,25 @@ pub(crate) fn plan_upstreams(
         let origin_of = |origin: &crate::config::OriginConfig| {
             let tls = connector.clone().filter(|_| origin.is_tls);
             match known(&origin.url()) {
-                Some(known) => Origin { weight: origin.weight, tls, ..known.clone() },
+                Some(known) => {
+                    let (weight, priority) = (origin.weight, origin.priority);
+                    Origin { weight, priority, tls, ..known.clone() }
+                }
                 None => Origin {
+                    targets: Arc::default(),
                     url: origin.url(),
                     host: origin.host.clone(),
                     authority: origin.authority.clone(),
                     weight: origin.weight,
+                    priority: origin.priority,
                     addresses: resolver.watch(&origin.host, origin.port),
-                    failing_since_ms: Arc::default(),
                     tls,
                 },
             }
         };
         let origins = upstream.origins.iter().map(origin_of).collect();
-        Ok(UpstreamPlan { config: upstream.clone(), origins })
+        let changes = resolver.changes();
+        Ok(UpstreamPlan { config: upstream.clone(), origins, changes })
     };
     config.upstreams.iter().map(plan).collect()
 }

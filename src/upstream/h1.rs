@@ -39,6 +39,17 @@ impl AttemptError {
     }
 }
 
+impl AttemptError {
+    /// Whether it says that the origin is ill. One that ends a connection that has been idle is not.
+    pub(crate) fn is_of_origin(self, is_new: bool) -> bool {
+        match self {
+            Self::NotSent | Self::NoResponse => is_new,
+            Self::RetryRequested => false,
+            Self::Fault(fault) => fault.blames_origin(),
+        }
+    }
+}
+
 impl From<Fault> for AttemptError {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)

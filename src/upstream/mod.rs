@@ -10,6 +10,7 @@ mod book;
 mod dial;
 pub(crate) mod fair;
 pub(crate) mod h1;
+pub(crate) mod health;
 pub(crate) mod host;
 mod idle;
 pub(crate) mod lease;
@@ -19,52 +20,68 @@ pub(crate) mod permits;
 pub(crate) mod pool;
 pub(crate) mod prewarm;
 pub(crate) mod queue;
+mod race;
 pub(crate) mod resolver;
 mod secure;
 pub(crate) mod tallies;
+pub(crate) mod target;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::address::Address;
-use crate::config::{HostPolicy, UpstreamConfig};
+use crate::config::{EjectConfig, HashKey, HostPolicy, Policy, UpstreamConfig};
 use crate::fault::Fault;
 use crate::http::chunk_rules::ChunkRules;
 use crate::proxy_protocol::Version;
 use crate::ring::{Socket, clock};
 use crate::tls::connector::Connector;
 
-use self::balance::Balance;
+use self::balance::{Balance, Candidate, RAMP_FULL, Share};
 use self::lease::Lease;
 use self::origin_ids::{OriginId, OriginIds};
 use self::permits::{PoolShared, UPSTREAM};
 use self::pool::Pool;
 use self::queue::{Holder, Permitted};
+use self::race::Race;
 use self::resolver::Addresses;
+use self::target::{Change, Ejection, Reason, Target, Targets};
 
 /// An upstream as all workers see it: its configuration and its origins' addresses.
 pub(crate) struct UpstreamPlan {
     pub config: UpstreamConfig,
     pub origins: Vec<Origin>,
+    /// Counts up with every change of an address.
+    pub changes: Arc<AtomicU64>,
+}
+
+impl UpstreamPlan {
+    /// The targets that there are now, with their origins.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = (&Origin, Arc<Target>)> {
+        self.origins.iter().flat_map(|origin| {
+            let targets = origin.targets.keep(&origin.addresses.load());
+            targets.into_iter().map(move |target| (origin, target))
+        })
+    }
 }
 
 /// One origin server, as all workers see it.
 #[derive(Clone)]
 pub(crate) struct Origin {
-    /// What the configuration calls it.
+    /// As the configuration has it.
     pub url: String,
+    /// A name, an IP literal without brackets, or the address of a Unix socket.
     pub host: String,
     /// `host:port` as the `Host` field has it.
     pub authority: String,
     pub weight: u32,
+    pub priority: u16,
     pub addresses: Arc<Addresses>,
-    /// Since when every attempt to connect has failed, of all workers, on the coarse clock; 0 where
-    /// the last one succeeded.
-    pub failing_since_ms: Arc<AtomicU64>,
-    /// How it is spoken to over TLS; `None` where it is not.
+    pub targets: Arc<Targets>,
+    /// How it is spoken to over TLS.
     pub tls: Option<Arc<Connector>>,
 }
 
@@ -75,32 +92,23 @@ impl Origin {
         format!("{} {trust:x}", self.url)
     }
 
-    fn connected(&self) {
-        if self.failing_since_ms.load(Ordering::Relaxed) != 0 {
-            self.failing_since_ms.store(0, Ordering::Relaxed);
-        }
-    }
-
-    fn failed(&self, now_ms: u64) {
-        let since = &self.failing_since_ms;
-        let _ = since.compare_exchange(0, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed);
-    }
-
-    /// The last attempt to connect to it failed, or its name has no address.
+    /// Its name has no address, or none of those may be asked.
     pub(crate) fn is_down(&self) -> bool {
-        self.failing_since_ms.load(Ordering::Relaxed) != 0 || self.addresses.load().is_empty()
-    }
-
-    pub(crate) fn has_address(&self, address: Address) -> bool {
-        self.addresses.load().contains(&address)
+        let addresses = self.addresses.load();
+        let known = self.targets.keep(&addresses);
+        addresses.is_empty()
+            || known.len() == addresses.len() && known.iter().all(|target| !target.is_sound())
     }
 }
 
-/// One origin of an upstream, with the id that it has in a worker's pool.
+/// One target of an upstream, with the id that it has in a worker's pool.
 #[derive(Clone)]
 pub(crate) struct Member {
-    pub origin: Origin,
+    pub origin: Rc<Origin>,
+    pub target: Arc<Target>,
     pub id: OriginId,
+    /// Of its origin, in the configuration.
+    index: usize,
 }
 
 impl Member {
@@ -112,14 +120,24 @@ impl Member {
 
 /// An upstream as one worker sees it.
 pub(crate) struct Upstream {
-    name: String,
-    host: HostPolicy,
-    fail_timeout: Duration,
+    config: UpstreamConfig,
     pub(crate) traits: Traits,
-    /// By which each connection says whose request it carries; it carries one.
-    proxy_protocol: Option<Version>,
+    origins: Vec<Rc<Origin>>,
+    ids: Rc<OriginIds>,
+    shared: Arc<PoolShared>,
+    worker: usize,
+    changes: Arc<AtomicU64>,
+    roster: RefCell<Roster>,
+    /// Whose turn it is, where that has been found out already; by its number.
+    chosen: Cell<Option<usize>>,
+}
+
+/// The targets of an upstream, and whose turn it is.
+struct Roster {
     members: Vec<Member>,
-    balance: RefCell<Balance>,
+    balance: Balance,
+    /// Of the addresses that it was made from.
+    changes: u64,
 }
 
 /// What is known of the servers of an upstream, or of any.
@@ -153,12 +171,9 @@ impl Traits {
     }
 }
 
-/// Addresses of one origin that a single request tries.
-const ADDRESSES_TRIED_MAX: usize = 4;
-
 impl Upstream {
-    /// `worker` staggers the turns, so that not every worker begins with the first origin. An
-    /// origin of an upstream that another configuration has too keeps its place in the pool; one
+    /// `worker` staggers the turns, so that not every worker begins with the first target. A
+    /// target of an upstream that another configuration has too keeps its place in the pool; one
     /// that another upstream has too has a place there of its own, because its connections count
     /// under the other's limit.
     pub(crate) fn new(
@@ -167,126 +182,338 @@ impl Upstream {
         ids: &Rc<OriginIds>,
         shared: &Arc<PoolShared>,
     ) -> Self {
-        let weights: Vec<u32> = plan.origins.iter().map(|origin| origin.weight).collect();
-        let name = &plan.config.name;
-        let member = |origin: &Origin| Member {
-            origin: origin.clone(),
-            id: ids.hold(&format!("origin {name} {}", origin.identity()), || {
-                shared.group(&format!("{UPSTREAM}{name}"))
-            }),
-        };
-        Self {
-            name: plan.config.name.clone(),
-            host: plan.config.host.clone(),
-            fail_timeout: plan.config.fail_timeout,
+        let upstream = Self {
+            config: plan.config.clone(),
             traits: Traits::of(&plan.config),
-            proxy_protocol: plan.config.proxy_protocol,
-            members: plan.origins.iter().map(member).collect(),
-            balance: RefCell::new(Balance::new(&weights).started_at(worker)),
-        }
+            origins: plan.origins.iter().cloned().map(Rc::new).collect(),
+            ids: ids.clone(),
+            shared: shared.clone(),
+            worker,
+            changes: plan.changes.clone(),
+            roster: RefCell::new(Roster::default()),
+            chosen: Cell::new(None),
+        };
+        upstream.roster.replace(upstream.enroll());
+        upstream
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        &self.config.name
     }
 
     pub(crate) fn host(&self) -> &HostPolicy {
-        &self.host
+        &self.config.host
     }
 
+    pub(crate) fn config(&self) -> &UpstreamConfig {
+        &self.config
+    }
+
+    /// By which each connection says whose request it carries; it carries one.
     pub(crate) fn proxy_protocol(&self) -> Option<Version> {
-        self.proxy_protocol
+        self.config.proxy_protocol
     }
 
-    pub(crate) fn members(&self) -> &[Member] {
-        &self.members
+    /// What requests are kept together by, if they are.
+    pub(crate) fn hash_key(&self) -> Option<&HashKey> {
+        (self.config.balance == Policy::ConsistentHash).then_some(&self.config.hash)
     }
 
-    /// The origin of this upstream with the number `number`.
+    pub(crate) fn origins(&self) -> &[Rc<Origin>] {
+        &self.origins
+    }
+
+    /// The targets that there are now.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        self.roster.borrow().members.clone()
+    }
+
+    /// The origin of the target with the number `number`.
     pub(crate) fn origin(&self, number: usize) -> Option<&Origin> {
-        let found = self.members.iter().find(|member| member.number() == number);
-        found.map(|member| &member.origin)
+        let roster = self.roster.borrow();
+        let member = roster.members.iter().find(|member| member.number() == number)?;
+        self.origins.get(member.index).map(|origin| &**origin)
     }
 
-    /// A connection that waits for its next request, where whose turn it is is no question: the
-    /// common case, for which no future is made.
-    pub(crate) fn take_idle(&self, pool: &Rc<Pool>, holder: Holder) -> Option<Lease> {
-        let [member] = &*self.members else { return None };
-        if self.proxy_protocol.is_some() {
+    fn member(&self, number: usize) -> Option<Member> {
+        self.roster.borrow().members.iter().find(|member| member.number() == number).cloned()
+    }
+
+    /// Takes in what has become of the origins' names.
+    #[inline]
+    fn follow(&self, pool: &Pool) {
+        if self.changes.load(Ordering::Acquire) != self.roster.borrow().changes {
+            self.follow_changes(pool);
+        }
+    }
+
+    #[cold]
+    fn follow_changes(&self, pool: &Pool) {
+        let roster = self.enroll();
+        let before = self.roster.replace(roster);
+        let now = self.roster.borrow();
+        for member in before.members {
+            if !now.members.iter().any(|kept| kept.number() == member.number()) {
+                pool.close_idle_of(member.number());
+            }
+        }
+    }
+
+    fn enroll(&self) -> Roster {
+        let changes = self.changes.load(Ordering::Acquire);
+        let now = clock::coarse_ms();
+        let UpstreamConfig { name, balance, .. } = &self.config;
+        let (mut members, mut shares) = (Vec::new(), Vec::new());
+        for (index, origin) in self.origins.iter().enumerate() {
+            let identity = origin.identity();
+            for address in origin.addresses.load().iter() {
+                let key = format!("origin {name} {identity} {address}");
+                let target = origin.targets.of(*address, now);
+                // Counting costs every request two atomic additions.
+                let counted = balance.counts_requests().then(|| target.clone());
+                let group = || self.shared.group(&format!("{UPSTREAM}{name}"));
+                let id = self.ids.hold_counted(&key, counted, group);
+                // By the address alone, so that it is the same on every machine.
+                let own = address.to_string();
+                shares.push(Share::new(origin.weight, origin.priority, &own));
+                members.push(Member { origin: origin.clone(), target, id, index });
+            }
+        }
+        let balance = Balance::new(*balance, shares).started_at(self.worker);
+        Roster { members, balance, changes }
+    }
+
+    /// Whose turn it is, of those whose numbers are not in `tried`.
+    fn pick(&self, key: u64, tried: &[usize]) -> Option<Member> {
+        let now = clock::coarse_ms();
+        let Roster { members, balance, .. } = &mut *self.roster.borrow_mut();
+        let slow_start_ms = self.config.slow_start.as_millis() as u64;
+        let mut lost: Vec<usize> = Vec::new();
+        loop {
+            let lost_now = &lost;
+            let see = |index: usize| {
+                let member: &Member = &members[index];
+                let is_tried = tried.contains(&member.number()) || lost_now.contains(&index);
+                (!is_tried).then(|| candidate(&member.target, now, slow_start_ms))
+            };
+            let picked = balance.pick(key, see)?;
+            let target = &members[picked].target;
+            // On trial, somebody else was first.
+            if target.is_sound() || !target.is_in(now) || target.claim(now) {
+                return Some(members[picked].clone());
+            }
+            lost.push(picked);
+        }
+    }
+
+    /// A connection that waits for its next request at the target whose turn it is: the common
+    /// case, for which no future is made.
+    pub(crate) fn take_idle(&self, pool: &Rc<Pool>, holder: Holder, key: u64) -> Option<Lease> {
+        if self.config.proxy_protocol.is_some() {
             return None;
         }
-        pool.take_idle(member.number(), holder)
+        self.follow(pool);
+        let number = {
+            let roster = self.roster.borrow();
+            match &*roster.members {
+                [only] if only.target.is_sound() => Some(only.number()),
+                _ => None,
+            }
+        };
+        let Some(number) = number else { return self.take_idle_of_many(pool, holder, key) };
+        pool.take_idle(number, holder)
     }
 
-    /// The origin with the number `number` has ended a new connection before it answered. Whether
+    fn take_idle_of_many(&self, pool: &Rc<Pool>, holder: Holder, key: u64) -> Option<Lease> {
+        let number = self.pick(key, &[])?.number();
+        let lease = pool.take_idle(number, holder);
+        self.chosen.set(lease.is_none().then_some(number));
+        lease
+    }
+
+    /// The target with the number `number` has ended a new connection before it answered. Whether
     /// there is another one.
     #[cold]
     pub(crate) fn failed(&self, number: usize) -> bool {
-        let place = self.members.iter().position(|member| member.number() == number);
-        if let Some(place) = place {
-            let now = clock::coarse_ms();
-            self.balance.borrow_mut().mark_failed(place, now, self.fail_timeout);
+        if let Some(member) = self.member(number) {
+            let change = member.target.failed(clock::coarse_ms(), self.config.fail_timeout);
+            self.announce(&member, change);
         }
-        self.members.len() > 1
+        self.roster.borrow().members.len() > 1
     }
 
-    /// A new connection to another origin than the one with the number `number`.
-    pub(crate) async fn checkout_other(
-        &self,
-        pool: &Rc<Pool>,
-        holder: Holder,
-        number: usize,
-    ) -> Result<Lease, Fault> {
-        let place = self.members.iter().position(|member| member.number() == number);
-        self.checkout_beside(pool, holder, true, place.into_iter().collect()).await
-    }
-
-    /// A connection to the origin whose turn it is, or to the next one where it cannot be
-    /// reached. `is_fresh` asks for one that has carried no exchange yet.
+    /// A connection to the target whose turn it is, or to the next one where it cannot be reached,
+    /// of those that `wish` leaves.
     pub(crate) async fn checkout(
         &self,
         pool: &Rc<Pool>,
         holder: Holder,
-        is_fresh: bool,
+        wish: Wanted,
     ) -> Result<Lease, Fault> {
-        self.checkout_beside(pool, holder, is_fresh, Vec::new()).await
+        self.follow(pool);
+        let is_single = self.config.proxy_protocol.is_some();
+        let is_fresh = wish.is_fresh || is_single;
+        let mut tried: Vec<usize> = wish.but.into_iter().collect();
+        let chosen = self.chosen.take().filter(|number| !tried.contains(number));
+        let first = chosen.and_then(|number| self.member(number));
+        let Some(first) = first.or_else(|| self.pick(wish.key, &tried)) else {
+            return Err(self.nobody());
+        };
+        if !is_fresh && let Some(lease) = pool.take_idle(first.number(), holder) {
+            return Ok(lease);
+        }
+        tried.push(first.number());
+        let race = Race { upstream: self, pool, holder, is_fresh, key: wish.key };
+        let mut lease = Box::pin(race.run(first, tried)).await?;
+        lease.is_single |= is_single;
+        Ok(lease)
     }
 
-    async fn checkout_beside(
-        &self,
-        pool: &Rc<Pool>,
-        holder: Holder,
-        is_fresh: bool,
-        mut tried: Vec<usize>,
-    ) -> Result<Lease, Fault> {
-        let is_single = self.proxy_protocol.is_some();
-        let is_fresh = is_fresh || is_single;
-        let mut fault = Fault::OriginUnresolved;
-        loop {
-            // A single origin's turn does not depend on the time.
-            let now = if self.members.len() > 1 { clock::coarse_ms() } else { 0 };
-            let pick = self.balance.borrow_mut().pick(now, |origin| tried.contains(&origin));
-            let Some(pick) = pick else { return Err(fault) };
-            let member = &self.members[pick];
-            if !is_fresh && let Some(lease) = pool.take_idle(member.number(), holder) {
-                return Ok(lease);
-            }
-            match open(pool, member, holder, is_fresh).await {
-                Ok(mut lease) => {
-                    lease.is_single |= is_single;
-                    member.origin.connected();
-                    self.balance.borrow_mut().mark_ok(pick);
-                    return Ok(lease);
-                }
-                Err(failed) if failed.is_origin_local() => {
-                    let now = clock::coarse_ms();
-                    member.origin.failed(now);
-                    self.balance.borrow_mut().mark_failed(pick, now, self.fail_timeout);
-                    tried.push(pick);
-                    fault = failed;
-                }
-                Err(failed) => return Err(failed),
-            }
+    /// What it means that there is nobody to ask.
+    fn nobody(&self) -> Fault {
+        let has_members = !self.roster.borrow().members.is_empty();
+        if has_members { Fault::OriginsDown } else { Fault::OriginUnresolved }
+    }
+
+    /// Whether it wants to know how exchanges end, and how long answers take.
+    #[inline]
+    pub(crate) fn listens(&self) -> bool {
+        self.config.eject.is_some() || self.config.balance == Policy::P2cEwma
+    }
+
+    /// An exchange with the target with the number `number` came to this; `us` is the time to the
+    /// head of its answer.
+    pub(crate) fn hear(&self, number: usize, is_good: bool, us: Option<u32>) {
+        let Some(member) = self.member(number) else { return };
+        if let Some(us) = us {
+            member.target.measured(us);
+        }
+        if let Some(config) = &self.config.eject {
+            let now = clock::coarse_ms();
+            let rules = Ejection::of(config);
+            let may_eject = || self.may_eject(&rules);
+            let change = member.target.answered(is_good, now, &rules, may_eject);
+            self.announce(&member, change);
+        }
+    }
+
+    /// Whether one more target may be passed over for its answers.
+    fn may_eject(&self, rules: &Ejection) -> bool {
+        let roster = self.roster.borrow();
+        let count = roster.members.len();
+        let out = roster.members.iter().filter(|it| !it.target.is_sound()).count();
+        out + 1 < count && (out + 1) * 100 <= rules.at_most as usize * count
+    }
+
+    /// Passes over what takes much longer than the others.
+    pub(crate) fn eject_slow(&self) {
+        let Some(rules) = self.config.eject.as_ref().map(Ejection::of) else { return };
+        let members = self.members();
+        for member in &members {
+            member.target.forgive();
+        }
+        if rules.slower == 0 {
+            return;
+        }
+        let known =
+            |member: &&Member| member.target.is_sound() && member.target.has_enough_samples();
+        let mut known: Vec<&Member> = members.iter().filter(known).collect();
+        known.sort_by_key(|member| member.target.latency_us());
+        let Some(median) = known.get(known.len().saturating_sub(1) / 2) else { return };
+        let most = median.target.latency_us().saturating_mul(rules.slower);
+        let slowest = known.last().filter(|it| known.len() > 2 && it.target.latency_us() > most);
+        if let Some(member) = slowest
+            && self.may_eject(&rules)
+        {
+            let change = member.target.eject(Reason::Slow, clock::coarse_ms(), &rules);
+            self.announce(member, change);
+        }
+    }
+
+    /// The targets whose check is due.
+    fn due(&self, now_ms: u64) -> Vec<Member> {
+        let roster = self.roster.borrow();
+        let is_due = |member: &&Member| member.target.check_at_ms.load(Ordering::Relaxed) <= now_ms;
+        roster.members.iter().filter(is_due).cloned().collect()
+    }
+
+    fn out_by_checks(&self) -> Vec<Member> {
+        let roster = self.roster.borrow();
+        let is_out =
+            |member: &&Member| !member.target.is_sound() && member.target.check() == Some(false);
+        roster.members.iter().filter(is_out).cloned().collect()
+    }
+
+    /// Says what has become of a target.
+    pub(crate) fn announce(&self, member: &Member, change: Option<Change>) {
+        if let Some(change) = change {
+            announce(self.name(), &member.origin, &member.target, &change);
+        }
+    }
+}
+
+/// What a checkout is to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    /// One that has carried no exchange yet.
+    pub is_fresh: bool,
+    /// To another target than the one with this number.
+    pub but: Option<usize>,
+    /// What the request is kept with.
+    pub key: u64,
+}
+
+/// Says what has become of a target, in words for an operator.
+#[cold]
+pub(crate) fn announce(upstream: &str, origin: &Origin, target: &Target, change: &Change) {
+    let Some(unsaid) = target.may_say(clock::coarse_ms()) else { return };
+    let (origin, address) = (origin.url.as_str(), &target.address);
+    match change {
+        Change::Out(reason) => {
+            let reason = reason.name();
+            let detail = target.check_error().unwrap_or_default();
+            tracing::warn!(upstream, origin, %address, reason, %detail, unsaid, "passed over");
+        }
+        Change::Back => tracing::info!(upstream, origin, %address, unsaid, "asked again"),
+    }
+}
+
+fn candidate(target: &Target, now_ms: u64, slow_start_ms: u64) -> Candidate {
+    let ramp = if slow_start_ms == 0 {
+        RAMP_FULL
+    } else {
+        let up_ms = now_ms.saturating_sub(target.up_since_ms());
+        // Never nothing, or it would get no request by which it becomes warm.
+        let part = u64::from(RAMP_FULL) * up_ms / slow_start_ms;
+        u32::try_from(part).unwrap_or(RAMP_FULL).clamp(RAMP_FULL / 10, RAMP_FULL)
+    };
+    Candidate {
+        is_in: target.is_in(now_ms),
+        is_wanted: target.is_wanted(),
+        busy: target.busy(),
+        latency_us: target.latency_us(),
+        ramp,
+    }
+}
+
+impl Default for Roster {
+    fn default() -> Self {
+        let balance = Balance::new(Policy::default(), Vec::new());
+        Self { members: Vec::new(), balance, changes: 0 }
+    }
+}
+
+impl Ejection {
+    pub(crate) fn of(config: &EjectConfig) -> Self {
+        Self {
+            in_a_row: config.errors,
+            percent: config.percent,
+            window: config.window,
+            requests_min: config.requests,
+            slower: config.slower,
+            pause: config.pause,
+            pause_max: config.pause_max,
+            at_most: config.at_most,
         }
     }
 }
@@ -311,42 +538,6 @@ pub async fn open_target(
     }
 }
 
-/// Connects to the first address that answers, within `timeouts.connect` for all of them.
-async fn open(
-    pool: &Rc<Pool>,
-    member: &Member,
-    holder: Holder,
-    is_fresh: bool,
-) -> Result<Lease, Fault> {
-    let addresses = member.origin.addresses.load();
-    let mut fault = Fault::OriginUnresolved;
-    let began = Instant::now();
-    for address in addresses.iter().take(ADDRESSES_TRIED_MAX) {
-        let permit = match permit(pool, &member.id, holder, is_fresh).await? {
-            Permitted::Open(permit) => permit,
-            Permitted::Handed(lease) => return Ok(lease),
-        };
-        let connected = match pool.connect(&member.id, *address, permit, holder, began).await {
-            // Boxed so that nobody else carries the room for it.
-            Ok(lease) if member.origin.tls.is_some() => {
-                Box::pin(pool.secure(lease, &member.origin, began)).await
-            }
-            connected => connected,
-        };
-        match connected {
-            Ok(lease) => return Ok(lease),
-            // Whoever answers and is not believed says more than an address where nobody is.
-            Err(failed) if failed.is_origin_local() => {
-                if !matches!(fault, Fault::OriginTls(_)) {
-                    fault = failed;
-                }
-            }
-            Err(failed) => return Err(failed),
-        }
-    }
-    Err(fault)
-}
-
 /// The right to open a connection; where it need not be a new one, one that has come back will do.
 async fn permit(
     pool: &Rc<Pool>,
@@ -360,36 +551,5 @@ async fn permit(
             Permitted::Handed(_) if is_fresh => {}
             permitted => return Ok(permitted),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::resolver::Resolver;
-    use super::*;
-
-    #[test]
-    fn an_origin_is_down_from_its_first_failure_to_its_next_success() {
-        let resolver = Resolver::start(&crate::config::DnsConfig::default()).unwrap();
-        let origin = Origin {
-            url: "http://127.0.0.1:9".to_owned(),
-            host: "127.0.0.1".to_owned(),
-            authority: "127.0.0.1:9".to_owned(),
-            weight: 1,
-            addresses: resolver.watch("127.0.0.1", 9),
-            failing_since_ms: Arc::default(),
-            tls: None,
-        };
-        let other_worker = origin.clone();
-        assert!(!origin.is_down());
-        for now_ms in [0, 5, 9] {
-            origin.failed(now_ms);
-            assert!(other_worker.is_down());
-        }
-        assert_eq!(origin.failing_since_ms.load(Ordering::Relaxed), 1);
-        other_worker.connected();
-        assert!(!origin.is_down());
-        let unresolved = Origin { addresses: Arc::default(), ..origin };
-        assert!(unresolved.is_down());
     }
 }

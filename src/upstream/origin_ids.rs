@@ -13,6 +13,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::permits::Group;
+use super::target::{Busy, Target};
 
 /// The origins that one worker has to do with.
 #[derive(Default)]
@@ -26,16 +27,29 @@ struct Entry {
     holders: Cell<usize>,
     /// Whose limit its connections count under.
     group: Arc<Group>,
+    /// Where the requests on its connections are counted, if anybody asks for that.
+    counted: Option<Arc<Target>>,
 }
 
 impl OriginIds {
     /// The id of `key`, which must say all that keeps its connections from being another's: scheme,
     /// host, port, the user, and the proxy on the way. `group` is asked for where it is a new one.
     pub fn hold(self: &Rc<Self>, key: &str, group: impl FnOnce() -> Arc<Group>) -> OriginId {
+        self.hold_counted(key, None, group)
+    }
+
+    /// The same for one whose requests are counted.
+    pub(super) fn hold_counted(
+        self: &Rc<Self>,
+        key: &str,
+        counted: Option<Arc<Target>>,
+        group: impl FnOnce() -> Arc<Group>,
+    ) -> OriginId {
         let known = self.numbers.borrow().get(key).copied();
         let number = known.unwrap_or_else(|| {
             let key: Rc<str> = key.into();
-            let entry = Rc::new(Entry { key: key.clone(), holders: Cell::new(0), group: group() });
+            let holders = Cell::new(0);
+            let entry = Rc::new(Entry { key: key.clone(), holders, group: group(), counted });
             let number = self.entries.borrow_mut().insert(entry);
             self.numbers.borrow_mut().insert(key, number);
             number
@@ -69,6 +83,11 @@ impl OriginId {
 
     pub(super) fn group(&self) -> &Arc<Group> {
         &self.entry.group
+    }
+
+    /// Counts a request for as long as the result lives.
+    pub(super) fn count(&self) -> Option<Busy> {
+        self.entry.counted.clone().map(Busy::new)
     }
 }
 

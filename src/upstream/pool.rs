@@ -30,6 +30,7 @@ use super::origin_ids::OriginId;
 use super::permits::{Group, Permit, PoolShared};
 use super::queue::{Holder, NO_SEAT, Waiters};
 use super::tallies::{Verdict, View};
+use super::target::Busy;
 
 /// The limits and waits of `[pool]` and `[timeouts]` that concern the pool.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +86,9 @@ pub(super) struct Slot {
     /// It has been told to end.
     pub(super) is_ending: bool,
     /// Keeps the origin's number for as long as there is a connection.
-    _origin_id: OriginId,
+    origin_id: OriginId,
+    /// The request that it carries, where those are counted.
+    pub(super) busy: Option<Busy>,
     _ledger_entry: LedgerEntry,
     pub(super) permit: Permit,
 }
@@ -94,6 +97,7 @@ impl Slot {
     /// It is in the hands of another exchange from now on.
     pub(super) fn take(&mut self, holder: Holder) {
         self.holder = holder;
+        self.busy = self.origin_id.count();
         self.streams_since = None;
         self.is_ending = false;
     }
@@ -228,7 +232,8 @@ impl Pool {
             owner: NO_SEAT,
             streams_since: None,
             is_ending: false,
-            _origin_id: origin_id,
+            busy: origin_id.count(),
+            origin_id,
             _ledger_entry: LedgerEntry::new(&self.ledger),
             permit,
         });
@@ -260,6 +265,7 @@ impl Pool {
         let key = lease.keep();
         if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
             slot.idle = Some(Idle { watch, since_ms: clock::coarse_ms() });
+            slot.busy = None;
             if !is_owned(owner) {
                 self.idle.borrow_mut()[slot.origin].push(Entry { key, turn: clock::turn() });
                 return;

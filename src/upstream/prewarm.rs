@@ -4,14 +4,15 @@
 //! it, once a second at most, and backs off from an origin that refuses or that closes what it was
 //! given. It never holds more than its share and never takes a connection from a request.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::ring::clock;
 
+use super::Member;
 use super::pool::Pool;
 use super::queue::Holder;
-use super::{ADDRESSES_TRIED_MAX, Member};
 use crate::fault::Fault;
 
 const ROUND: Duration = Duration::from_secs(1);
@@ -25,17 +26,27 @@ struct Schedule {
     back_off_ms: u64,
 }
 
-/// The task; `share` connections to each of `origins`, until `is_over`.
+impl Schedule {
+    const NOW: Self = Self { next_ms: 0, back_off_ms: BACK_OFF_MS };
+}
+
+/// The task; `share` connections to each of `members`, until `is_over`.
 pub(crate) async fn run(
     pool: Rc<Pool>,
-    members: Vec<Member>,
+    members: impl Fn() -> Vec<Member>,
     share: usize,
     is_over: impl Fn() -> bool,
 ) {
-    let mut schedules = vec![Schedule { next_ms: 0, back_off_ms: BACK_OFF_MS }; members.len()];
+    let mut schedules: HashMap<usize, Schedule> = HashMap::new();
     while share > 0 && !is_over() {
-        for (member, schedule) in members.iter().zip(&mut schedules) {
+        let members = members();
+        schedules.retain(|number, _| members.iter().any(|member| member.number() == *number));
+        for member in &members {
+            let schedule = schedules.entry(member.number()).or_insert(Schedule::NOW);
             let now = clock::coarse_ms();
+            if !member.target.is_sound() {
+                continue;
+            }
             let missing = share.saturating_sub(pool.count_of(member.number()));
             if missing == 0 {
                 if now > schedule.next_ms + BACK_OFF_MAX_MS {
@@ -73,35 +84,22 @@ pub(crate) async fn run(
 impl Pool {
     /// Opens an idle connection to `member`; false where a request would have to wait for it.
     async fn open_ahead(self: &Rc<Self>, member: &Member) -> Result<bool, Fault> {
-        let addresses = member.origin.addresses.load();
-        let mut fault = Fault::OriginUnresolved;
         let began = Instant::now();
-        for address in addresses.iter().take(ADDRESSES_TRIED_MAX) {
-            let group = member.id.group();
-            let who = (self.worker, Holder::NOBODY.claimant);
-            let permit = if self.is_stopping.get() || !group.has_room() {
-                None
-            } else {
-                group.try_open(who)
-            };
-            let Some(permit) = permit else { return Ok(false) };
-            let opened = self.connect(&member.id, *address, permit, Holder::NOBODY, began).await;
-            let opened = match opened {
-                Ok(lease) if member.origin.tls.is_some() => {
-                    Box::pin(self.secure(lease, &member.origin, began)).await
-                }
-                opened => opened,
-            };
-            match opened {
-                Ok(lease) => {
-                    lease.give_back();
-                    return Ok(true);
-                }
-                Err(failed) if failed.is_origin_local() => fault = failed,
-                Err(failed) => return Err(failed),
+        let group = member.id.group();
+        let who = (self.worker, Holder::NOBODY.claimant);
+        let permit =
+            if self.is_stopping.get() || !group.has_room() { None } else { group.try_open(who) };
+        let Some(permit) = permit else { return Ok(false) };
+        let address = member.target.address;
+        let opened = self.connect(&member.id, address, permit, Holder::NOBODY, began).await;
+        let opened = match opened {
+            Ok(lease) if member.origin.tls.is_some() => {
+                Box::pin(self.secure(lease, &member.origin, began)).await
             }
-        }
-        Err(fault)
+            opened => opened,
+        };
+        opened?.give_back();
+        Ok(true)
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,6 +47,7 @@ pub(crate) struct Resolver {
     watches: UnboundedSender<Watch>,
     names: Arc<NameService>,
     unsettled: Arc<Unsettled>,
+    changes: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -53,6 +55,7 @@ struct Watch {
     name: String,
     port: u16,
     addresses: Arc<Addresses>,
+    changes: Arc<AtomicU64>,
     /// Taken at the first outcome, good or bad.
     first_outcome: Option<Awaited>,
 }
@@ -89,7 +92,7 @@ impl Resolver {
         thread::Builder::new()
             .name("resolver".to_owned())
             .spawn(move || runtime.block_on(serve(service, arrivals)))?;
-        Ok(Self { watches, names, unsettled: Arc::default() })
+        Ok(Self { watches, names, unsettled: Arc::default(), changes: Arc::default() })
     }
 
     /// Asks by `dns` from now on, and reads again what the machine says of name servers.
@@ -113,12 +116,18 @@ impl Resolver {
             name: host.to_owned(),
             port,
             addresses: addresses.clone(),
+            changes: self.changes.clone(),
             first_outcome: Some(Awaited::new(&self.unsettled)),
         };
         if self.watches.send(watch).is_err() {
             tracing::error!(host, "the resolver has ended, so this name has no address");
         }
         addresses
+    }
+
+    /// Counts up whenever a name has got other addresses.
+    pub(crate) fn changes(&self) -> Arc<AtomicU64> {
+        self.changes.clone()
     }
 
     /// Waits, up to `limit`, until every name watched has been answered or has failed once.
@@ -198,6 +207,9 @@ impl Watch {
         }
         // Stored even when only the order changed: servers rotate it to spread the load.
         self.addresses.0.store(Arc::new(addresses));
+        if !is_same {
+            self.changes.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// Said once per outage, not once per attempt.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::fault::{Fault, TlsFault};
 use crate::observe::log_limit;
-use crate::ring::{Handshake, WaitError};
+use crate::ring::{Handshake, Socket, WaitError};
 use crate::tls::problem::{self, Problem};
 
 use super::Origin;
@@ -25,14 +25,24 @@ impl Pool {
         origin: &Origin,
         began: Instant,
     ) -> Result<Lease, Fault> {
-        let Some(connector) = &origin.tls else { return Ok(lease) };
-        let session = connector.session(&origin.host).map_err(|_| PROTOCOL)?;
-        let socket = lease.socket();
-        socket.secure(session, self.ledger.clone());
         let limit = self.limits.get().connect;
+        self.secure_socket(lease.socket(), origin, began, limit).await.map(|()| lease)
+    }
+
+    /// The same for a socket that is no lease, within `limit` of `began`.
+    pub(super) async fn secure_socket(
+        &self,
+        socket: &Socket,
+        origin: &Origin,
+        began: Instant,
+        limit: Duration,
+    ) -> Result<(), Fault> {
+        let Some(connector) = &origin.tls else { return Ok(()) };
+        let session = connector.session(&origin.host).map_err(|_| PROTOCOL)?;
+        socket.secure(session, self.ledger.clone());
         loop {
             let waited = match socket.try_handshake() {
-                Ok(Handshake::Done) => return Ok(lease),
+                Ok(Handshake::Done) => return Ok(()),
                 Ok(Handshake::Reads) => {
                     let left = left(limit, began)?;
                     socket.readable(&self.deadlines, left).await

@@ -193,7 +193,7 @@ pub(crate) struct Generation {
     pub head_limits: HeadLimits,
     pub response_limits: HeadLimits,
     pub routes: Routes,
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<Rc<Upstream>>,
     pub access: Arc<Access>,
     pub hooks: Arc<Plans>,
     /// As in [`SnapshotParts`].
@@ -232,7 +232,9 @@ impl Generation {
             head_limits: head_limits(config),
             response_limits: response_limits(config),
             routes: Routes::new(config),
-            upstreams: upstreams.map(|plan| Upstream::new(plan, worker, ids, pool)).collect(),
+            upstreams: upstreams
+                .map(|plan| Rc::new(Upstream::new(plan, worker, ids, pool)))
+                .collect(),
             access: snapshot.access.clone(),
             proxy_protocol: snapshot.proxy_protocol.clone(),
             hooks: snapshot.hooks.clone(),
@@ -242,9 +244,9 @@ impl Generation {
         })
     }
 
-    /// The origins of all upstreams.
-    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
-        self.upstreams.iter().flat_map(Upstream::members)
+    /// The targets of all upstreams.
+    pub(crate) fn members(&self) -> impl Iterator<Item = Member> {
+        self.upstreams.iter().flat_map(|upstream| upstream.members())
     }
 
     /// What the pool goes by.

@@ -236,14 +236,14 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
         Fixture::prepare(|config| config.alerts.interval = Duration::from_millis(20));
     let addresses = Arc::default();
     let authority = "app.test".to_owned();
-    let failing_since_ms = Arc::default();
     let (url, host, tls) = (String::new(), String::new(), None);
-    let origin = Origin { url, host, authority, weight: 1, addresses, failing_since_ms, tls };
+    let targets = Arc::default();
+    let origin = Origin { url, host, authority, weight: 1, priority: 0, addresses, targets, tls };
     let before = fixture.shared.snapshot.load_full();
     let config = before.config.upstreams[0].clone();
     fixture.shared.snapshot.store(Arc::new(before.next(SnapshotParts {
         config: before.config.clone(),
-        upstreams: vec![UpstreamPlan { config, origins: vec![origin] }],
+        upstreams: vec![UpstreamPlan { config, origins: vec![origin], changes: Arc::default() }],
         access: before.access.clone(),
         hooks: before.hooks.clone(),
         proxy_protocol: Vec::new(),

@@ -19,7 +19,8 @@ pub(super) fn listen(config: &mut Config, address: &str) {
 
 fn upstream(url: &str) -> UpstreamConfig {
     let (host, authority) = (url.to_owned(), url.to_owned());
-    let origins = vec![OriginConfig { host, port: 0, weight: 1, authority, is_tls: false }];
+    let origins =
+        vec![OriginConfig { host, port: 0, weight: 1, priority: 0, authority, is_tls: false }];
     UpstreamConfig { origins, ..Config::default().upstreams.remove(0) }
 }
 

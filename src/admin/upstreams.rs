@@ -1,0 +1,82 @@
+//! Upstreams, their origins and their targets: what they are now, and what an operator wants of
+//! them.
+//!
+//! In goes a snapshot; out come JSON, and counts by state for Prometheus. What an operator wants is
+//! said to the targets themselves, which all workers share; a reload leaves it as it is.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::proxy::Proxy;
+use crate::ring::clock;
+use crate::upstream::target::{Target, Wish};
+use crate::upstream::{self, UpstreamPlan};
+
+/// All upstreams, with why whoever is not asked is not asked.
+pub(super) fn listed(proxy: &Proxy) -> Value {
+    let now = clock::coarse_ms();
+    let snapshot = proxy.snapshot();
+    let upstreams = snapshot.upstreams.iter().map(|plan| {
+        let targets = plan.targets().map(|(origin, target)| {
+            json!({
+                "origin": origin.url,
+                "address": target.address.to_string(),
+                "weight": origin.weight,
+                "priority": origin.priority,
+                "state": state(&target),
+                "check": target.check().map(|is_good| if is_good { "good" } else { "bad" }),
+                "check_error": target.check_error(),
+                "busy": plan.config.balance.counts_requests().then(|| target.busy()),
+                "latency_us": Some(target.latency_us()).filter(|us| *us != 0),
+                "up_seconds": target.is_sound().then(|| now.saturating_sub(target.up_since_ms()) / 1_000),
+            })
+        });
+        json!({
+            "name": plan.config.name,
+            "targets": targets.collect::<Vec<_>>(),
+        })
+    });
+    json!({ "upstreams": upstreams.collect::<Vec<_>>() })
+}
+
+/// Counts of the targets of an upstream by their state, those that are 0 too.
+pub(super) fn counted(plan: &UpstreamPlan) -> BTreeMap<&'static str, usize> {
+    let states = ["up", "connect", "check", "errors", "slow", "drain", "down"];
+    let mut counts: BTreeMap<_, _> = states.into_iter().map(|state| (state, 0)).collect();
+    for (_, target) in plan.targets() {
+        *counts.entry(state(&target)).or_default() += 1;
+    }
+    counts
+}
+
+/// "up", or why it is not asked.
+fn state(target: &Target) -> &'static str {
+    if target.is_sound() { "up" } else { target.reason().map_or("up", |reason| reason.name()) }
+}
+
+/// Has the origin `origin` of the upstream `name`, a URL or one of its addresses, be asked or not.
+/// How many targets that concerns, or what is wrong.
+pub(super) fn wish(proxy: &Proxy, name: &str, origin: &str, wish: Wish) -> Result<usize, String> {
+    let snapshot = proxy.snapshot();
+    let Some(plan) = snapshot.upstreams.iter().find(|plan| plan.config.name == name) else {
+        let known = snapshot.upstreams.iter().map(|plan| plan.config.name.as_str());
+        let known = known.collect::<Vec<_>>().join(", ");
+        return Err(format!("there is no upstream {name:?}, only: {known}"));
+    };
+    let is_meant =
+        |url: &str, target: &Target| url == origin || target.address.to_string() == origin;
+    let mut count = 0;
+    for (own, target) in plan.targets().filter(|(own, target)| is_meant(&own.url, target)) {
+        if let Some(change) = target.set_wish(wish, clock::coarse_ms()) {
+            upstream::announce(name, own, &target, &change);
+        }
+        count += 1;
+    }
+    if count == 0 {
+        let known = plan.targets().map(|(own, target)| format!("{} ({})", own.url, target.address));
+        let known = known.collect::<Vec<_>>().join(", ");
+        return Err(format!("the upstream {name:?} has no origin {origin:?}, only: {known}"));
+    }
+    Ok(count)
+}

@@ -1,0 +1,136 @@
+//! An origin of an upstream: a URL, or a table that says more of it.
+//!
+//! In: a text such as `"http://a:80"`, or `{ url = "http://a:80", weight = 3 }`. Out: one struct for
+//! both, which is spelled back as briefly as it can be. Whether its name exists is not asked here.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde_json::{Value as Json, json};
+
+use super::kinds::plain::Count;
+use super::kinds::{As, Kind, number, text_kind};
+use super::names::{ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, authority_beside, parse_any_origin};
+use crate::address::{UnixAddress, is_unix, unix_form};
+
+text_kind!(
+    Url: OriginConfig,
+    |text| {
+        if is_unix(text) {
+            let host = UnixAddress::parse(text).ok_or_else(|| unix_form(text))?.to_string();
+            let (authority, is_tls) = (host.clone(), false);
+            return Ok(OriginConfig { authority, host, port: 0, weight: 1, priority: 0, is_tls });
+        }
+        let (is_tls, host, port) = parse_any_origin(text).map_err(|form| match form {
+            ORIGIN_FORM => ORIGIN_OR_UNIX_FORM,
+            form => form,
+        })?;
+        let authority = authority_beside(&host, port, if is_tls { 443 } else { 80 });
+        Ok(OriginConfig { authority, host, port, weight: 1, priority: 0, is_tls })
+    },
+    OriginConfig::url
+);
+
+/// One address that requests can be sent to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginConfig {
+    /// A name in lower case, an IP literal without brackets, or the address of a Unix socket.
+    pub host: String,
+    pub port: u16,
+    /// At least 1.
+    pub weight: u32,
+    /// Of several, the lowest that has an origin that may be asked is asked.
+    pub priority: u16,
+    /// `host:port` as a Host field carries it: no port when it is the scheme's, IPv6 in brackets.
+    /// `host` where that is a Unix socket.
+    pub authority: String,
+    /// It is spoken to over TLS.
+    pub is_tls: bool,
+}
+
+impl OriginConfig {
+    /// As the configuration has it.
+    pub(crate) fn url(&self) -> String {
+        let scheme = match self.is_tls {
+            true => "https://",
+            false if is_unix(&self.authority) => "",
+            false => "http://",
+        };
+        format!("{scheme}{}", self.authority)
+    }
+}
+
+/// `"http://a:80"` or `{ url = "http://a:80", weight = 3 }`.
+pub(super) struct Origin;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Weighted {
+    #[serde(with = "As::<Url>")]
+    url: OriginConfig,
+    #[serde(default = "number::<u32, 1>", with = "Count::<u32, 1, 1000>")]
+    weight: u32,
+    #[serde(default, with = "Count::<u16, 0, 100>")]
+    priority: u16,
+}
+
+impl Kind for Origin {
+    type Value = OriginConfig;
+
+    const ONE: &'static str = "an origin: there must be one";
+
+    fn schema() -> Json {
+        let url = json!({ "type": "string", "description": ORIGIN_OR_UNIX_FORM });
+        let weight = json!({ "type": "integer", "minimum": 1, "maximum": 1000 });
+        let priority = json!({ "type": "integer", "minimum": 0, "maximum": 100 });
+        json!({
+            "anyOf": [url, {
+                "type": "object",
+                "properties": { "url": url, "weight": weight, "priority": priority },
+                "required": ["url"],
+                "additionalProperties": false,
+            }],
+        })
+    }
+
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<OriginConfig, D::Error> {
+        from.deserialize_any(OriginVisitor)
+    }
+
+    fn spell(value: &OriginConfig) -> Json {
+        let url = Url::spell(value);
+        if (value.weight, value.priority) == (1, 0) {
+            return url;
+        }
+        let mut spelled = json!({ "url": url, "weight": value.weight });
+        if value.priority != 0 {
+            spelled["priority"] = value.priority.into();
+        }
+        spelled
+    }
+}
+
+// Written out because an untagged enum would lose the position of what is wrong inside it.
+struct OriginVisitor;
+
+impl<'de> Visitor<'de> for OriginVisitor {
+    type Value = OriginConfig;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(
+            "a URL such as \"http://10.0.0.1:8080\" or a table { url = \"...\", weight = 1 }",
+        )
+    }
+
+    fn visit_str<E: Error>(self, url: &str) -> Result<OriginConfig, E> {
+        As::<Url>::deserialize(serde::de::value::StrDeserializer::new(url))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OriginConfig, A::Error> {
+        let Weighted { url, weight, priority } =
+            Weighted::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(OriginConfig { weight, priority, ..url })
+    }
+}

@@ -1,0 +1,144 @@
+//! Connecting to a target, and to the next ones where that fails or takes long (RFC 8305 §5).
+//!
+//! In goes the target whose turn it is; out comes a connection to it, or to one of the others. A
+//! target that has not answered within a quarter of a second is not waited for alone; the first to
+//! connect wins, and the attempts that lose go on by themselves, because how they end says what the
+//! next request may expect. Nothing is sent here but TLS.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Instant;
+
+use futures_util::stream::FuturesUnordered;
+
+use crate::fault::Fault;
+use crate::ring::clock;
+
+use super::dial::first_of;
+use super::lease::Lease;
+use super::permits::Permit;
+use super::pool::Pool;
+use super::queue::{Holder, Permitted};
+use super::{Member, Upstream, permit};
+
+/// How many targets a single request tries.
+const TRIED_MAX: usize = 8;
+
+type Attempt = Pin<Box<dyn Future<Output = (Member, Result<Lease, Fault>)>>>;
+
+pub(super) struct Race<'a> {
+    pub upstream: &'a Upstream,
+    pub pool: &'a Rc<Pool>,
+    pub holder: Holder,
+    pub is_fresh: bool,
+    /// What the request is kept with.
+    pub key: u64,
+}
+
+impl Race<'_> {
+    /// Begins with `first`; `tried` has the numbers of those that are not asked again, and its own.
+    pub(super) async fn run(&self, first: Member, mut tried: Vec<usize>) -> Result<Lease, Fault> {
+        let mut attempts = FuturesUnordered::new();
+        let mut fault = Fault::OriginUnresolved;
+        let mut next = Some(first);
+        let began = Instant::now();
+        let pause = self.upstream.config.fail_timeout;
+        loop {
+            if let Some(member) = next.take() {
+                match self.permit(&member, attempts.is_empty()).await? {
+                    Some(Permitted::Open(permit)) => {
+                        let pool = self.pool.clone();
+                        let attempt = connect(pool, member, permit, self.holder, began);
+                        attempts.push(Box::pin(attempt) as Attempt);
+                    }
+                    Some(Permitted::Handed(lease)) => return Ok(self.won(lease, attempts)),
+                    None => {}
+                }
+            }
+            let has_more = tried.len() < TRIED_MAX && self.has_more(&tried);
+            match first_of(&mut attempts, has_more).await {
+                Some((member, Ok(lease))) => {
+                    let change = member.target.connected(clock::coarse_ms());
+                    self.upstream.announce(&member, change);
+                    return Ok(self.won(lease, attempts));
+                }
+                Some((member, Err(failed))) if failed.is_origin_local() => {
+                    let change = member.target.failed(clock::coarse_ms(), pause);
+                    self.upstream.announce(&member, change);
+                    // Whoever answers and is not believed says more than one that is not there.
+                    if !matches!(fault, Fault::OriginTls(_)) {
+                        fault = failed;
+                    }
+                }
+                Some((_, Err(failed))) => return Err(failed),
+                None => {
+                    let last = tried.last().and_then(|number| self.upstream.member(*number));
+                    if let Some(slow) = last {
+                        slow.target.suspect(clock::coarse_ms(), pause);
+                    }
+                }
+            }
+            next = if has_more { self.upstream.pick(self.key, &tried) } else { None };
+            match &next {
+                Some(member) if !self.is_fresh => {
+                    if let Some(lease) = self.pool.take_idle(member.number(), self.holder) {
+                        return Ok(self.won(lease, attempts));
+                    }
+                }
+                None if attempts.is_empty() => return Err(fault),
+                _ => {}
+            }
+            tried.extend(next.iter().map(Member::number));
+        }
+    }
+
+    /// The right to open a connection; a second one is not waited for.
+    async fn permit(&self, member: &Member, is_first: bool) -> Result<Option<Permitted>, Fault> {
+        if is_first {
+            return permit(self.pool, &member.id, self.holder, self.is_fresh).await.map(Some);
+        }
+        let who = (self.pool.worker, self.holder.claimant);
+        Ok(member.id.group().try_open(who).map(Permitted::Open))
+    }
+
+    fn has_more(&self, tried: &[usize]) -> bool {
+        let roster = self.upstream.roster.borrow();
+        roster.members.iter().any(|member| !tried.contains(&member.number()))
+    }
+
+    /// Lets the attempts that have lost come to their end.
+    fn won(&self, lease: Lease, attempts: FuturesUnordered<Attempt>) -> Lease {
+        let pause = self.upstream.config.fail_timeout;
+        for attempt in attempts {
+            tokio::task::spawn_local(async move {
+                match attempt.await {
+                    (member, Ok(lease)) => {
+                        member.target.connected(clock::coarse_ms());
+                        lease.give_back();
+                    }
+                    (member, Err(failed)) if failed.is_origin_local() => {
+                        member.target.failed(clock::coarse_ms(), pause);
+                    }
+                    _ => {}
+                }
+            });
+        }
+        lease
+    }
+}
+
+async fn connect(
+    pool: Rc<Pool>,
+    member: Member,
+    permit: Permit,
+    holder: Holder,
+    began: Instant,
+) -> (Member, Result<Lease, Fault>) {
+    let address = member.target.address;
+    let connected = match pool.connect(&member.id, address, permit, holder, began).await {
+        Ok(lease) if member.origin.tls.is_some() => pool.secure(lease, &member.origin, began).await,
+        connected => connected,
+    };
+    (member, connected)
+}
