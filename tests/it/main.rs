@@ -20,6 +20,7 @@ mod faults;
 mod forward;
 mod framing;
 mod health;
+mod health_checks;
 mod hooks;
 mod introduced;
 mod keepalive;
