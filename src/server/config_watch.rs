@@ -4,17 +4,9 @@
 //! In goes a path; out comes whether there is something else behind it than the last time. It is
 //! looked at and not listened to, which needs no descriptor and misses no link.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-/// What tells one content from another, without reading either.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    bytes: u64,
-    changed: (i64, i64),
-}
+use crate::file_stamp::Stamp;
 
 pub(crate) struct Watched {
     path: PathBuf,
@@ -25,14 +17,14 @@ pub(crate) struct Watched {
 
 impl Watched {
     pub(crate) fn new(path: PathBuf) -> Self {
-        let seen = stamp(&path);
+        let seen = Stamp::of(&path);
         Self { path, seen, fresh: None }
     }
 
     /// Whether the file is another one than before, and has been for two looks. One that has gone
     /// is as it was: another one is on its way.
     pub(crate) fn has_changed(&mut self) -> bool {
-        let now = stamp(&self.path);
+        let now = Stamp::of(&self.path);
         if now.is_none() || now == self.seen {
             self.fresh = None;
             return false;
@@ -47,13 +39,10 @@ impl Watched {
     }
 }
 
-fn stamp(path: &PathBuf) -> Option<Stamp> {
-    let file = fs::metadata(path).ok()?;
-    Some(Stamp { inode: file.ino(), bytes: file.len(), changed: (file.mtime(), file.mtime_nsec()) })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
