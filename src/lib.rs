@@ -32,6 +32,7 @@
 //!  config         the file, variables and flags, read, checked and spelled back
 //!  http           pure: bytes in, facts out
 //!  address        where a socket is, and who is at its other end
+//!  file_stamp     whether a file is still the same
 //!  limits         every bound with its derivation
 //! ```
 //!
@@ -68,6 +69,7 @@ mod counters;
 mod downstream;
 mod exchange;
 mod fault;
+mod file_stamp;
 mod forward_proxy;
 pub mod hooks;
 mod http;

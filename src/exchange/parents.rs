@@ -13,6 +13,7 @@ use crate::exchange::peer::Peer;
 use crate::fault::Fault;
 use crate::forward_proxy::Target;
 use crate::http::socks5::{self, Host, Method, Parsed};
+use crate::relay::side::{Act, Side};
 use crate::ring::{HeadBuffer, Socket, WaitError, clock};
 use crate::worker::generation::Generation;
 
@@ -137,9 +138,8 @@ impl Talk<'_, '_> {
     ) -> Result<T, Fault> {
         let sent = self.peer.origin(self.socket).send_all(out).await;
         sent.map_err(|error| match error {
-            WaitError::Expired => Fault::OriginWriteTimeout,
-            WaitError::Interrupted => Fault::Stopping,
             WaitError::Failed(_) => Fault::OriginClosed,
+            error => error.on(Side::Origin, Act::Take),
         })?;
         loop {
             match parse(self.buffer.filled()) {
@@ -165,8 +165,7 @@ impl Talk<'_, '_> {
             match received {
                 Ok(1..) => {}
                 Ok(0) | Err(WaitError::Failed(_)) => return Err(Fault::OriginClosed),
-                Err(WaitError::Expired) => return Err(Fault::OriginReadTimeout),
-                Err(WaitError::Interrupted) => return Err(Fault::Stopping),
+                Err(error) => return Err(error.on(Side::Origin, Act::Send)),
             }
         }
     }

@@ -172,7 +172,7 @@ fn compile(steps: &[Step], others: &[String]) -> (Edits, Arc<FieldInterest>) {
     let others: Vec<_> = others.iter().map(|name| name.to_ascii_lowercase()).collect();
     let others = others.iter().map(String::as_bytes);
     let interest = Arc::new(FieldInterest::new(edits.names().chain(others)));
-    edits.read_by(&interest);
+    edits.read_by(&interest, Introduction::default());
     (edits, interest)
 }
 

@@ -13,7 +13,8 @@ use super::rate::Standing;
 use crate::address::ClientAddress;
 use crate::config::hooks::{Part, Template, Variable};
 use crate::http::head::RequestHead;
-use crate::http::names::{is_text, trim};
+use crate::http::names::{cookies, is_text, trim};
+use crate::http::path::percent;
 
 /// A request, as its hooks see it.
 #[derive(Clone, Copy)]
@@ -117,8 +118,7 @@ impl<'a> RequestView<'a> {
 
     /// The first cookie called `name`.
     pub fn cookie(&self, name: &str) -> Option<&'a [u8]> {
-        let mut pairs = self.field("cookie")?.split(|byte| *byte == b';').map(trim);
-        pairs.find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+        cookies(self.field("cookie")?, name.as_bytes()).next()
     }
 }
 
@@ -279,7 +279,6 @@ fn has_no_control(value: &[u8]) -> bool {
 
 /// Appends `value`, percent-encoded as far as `kind` needs it.
 pub(crate) fn put_target(value: &[u8], kind: Kind, out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let is_kept = |byte: u8| match kind {
         Kind::Path => byte.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&byte),
         Kind::Host => byte.is_ascii_alphanumeric() || b"-._~[]:!$&'()*+;=".contains(&byte),
@@ -289,8 +288,7 @@ pub(crate) fn put_target(value: &[u8], kind: Kind, out: &mut Vec<u8>) {
         if is_kept(byte) {
             out.push(byte);
         } else {
-            let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
-            out.extend_from_slice(&[b'%', HEX[high], HEX[low]]);
+            out.extend_from_slice(&percent(byte));
         }
     }
 }

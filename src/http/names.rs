@@ -3,7 +3,7 @@
 //!
 //! In come bytes of names and values; out come a name's class ([`FieldName`]), sets of classes, and
 //! the elements of lists. Nothing is decoded and nothing is copied. Names that only a configuration
-//! can tell are the business of `wanted`.
+//! can tell are the business of `interest`.
 
 /// The class of a field name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,6 +271,12 @@ pub(crate) fn is_essential(name: &[u8]) -> bool {
 /// given too. Not for lists whose elements may hold quoted commas.
 pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim)
+}
+
+/// The values of the cookies called `name` in a Cookie field (RFC 6265 §4.2.1).
+pub(crate) fn cookies<'a>(field: &'a [u8], name: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = field.split(|byte| *byte == b';').map(trim);
+    pairs.filter_map(move |pair| pair.strip_prefix(name)?.strip_prefix(b"="))
 }
 
 /// `value` without the spaces and tabs around it.

@@ -204,8 +204,7 @@ impl Upstream {
 
     /// The origin of this upstream with the number `number`.
     pub(crate) fn origin(&self, number: usize) -> Option<&Origin> {
-        let found = self.members.iter().find(|member| member.number() == number);
-        found.map(|member| &member.origin)
+        self.place(number).map(|place| &self.members[place].origin)
     }
 
     /// A connection that waits for its next request, where whose turn it is is no question: the
@@ -218,11 +217,15 @@ impl Upstream {
         pool.take_idle(member.number(), holder)
     }
 
+    fn place(&self, number: usize) -> Option<usize> {
+        self.members.iter().position(|member| member.number() == number)
+    }
+
     /// The origin with the number `number` has ended a new connection before it answered. Whether
     /// there is another one.
     #[cold]
     pub(crate) fn failed(&self, number: usize) -> bool {
-        let place = self.members.iter().position(|member| member.number() == number);
+        let place = self.place(number);
         if let Some(place) = place {
             let now = clock::coarse_ms();
             self.balance.borrow_mut().mark_failed(place, now, self.fail_timeout);
@@ -237,7 +240,7 @@ impl Upstream {
         holder: Holder,
         number: usize,
     ) -> Result<Lease, Fault> {
-        let place = self.members.iter().position(|member| member.number() == number);
+        let place = self.place(number);
         self.checkout_beside(pool, holder, true, place.into_iter().collect()).await
     }
 

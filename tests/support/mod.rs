@@ -9,6 +9,7 @@
 
 mod admin;
 mod client;
+mod daemon;
 mod message;
 mod names;
 mod origin;
@@ -18,6 +19,7 @@ mod unread;
 mod wire;
 
 pub(crate) use client::Client;
+pub(crate) use daemon::{Daemon, free_address};
 pub(crate) use message::{Ending, Message};
 pub(crate) use names::{NameServer, Question, has_own_mounts};
 pub(crate) use origin::{Blackhole, Origin, Peer, Refusal, Target};
