@@ -5,6 +5,7 @@
 //! each round in another order, so that whatever disturbs the machine disturbs all of them.
 #![allow(clippy::cast_precision_loss, reason = "counts here are far below 2^52")]
 
+mod certificates;
 mod counters;
 mod load;
 mod options;
@@ -204,7 +205,7 @@ impl Bench<'_> {
 
     /// Starts a peer and lets it have its first requests.
     fn stand(&self, peer: &Peer, scenario: &Scenario) -> Result<Standing, String> {
-        let running = peer.start(self.cores, &self.origin)?;
+        let running = peer.start(self.cores, &self.origin, scenario.key())?;
         let mut request = self.request(&running, scenario);
         request.connections = request.connections.min(64);
         let capacity = match scenario.measure {
