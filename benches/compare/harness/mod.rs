@@ -147,7 +147,10 @@ fn write(options: &Options, results: &Results) -> Result<(), String> {
     eprintln!("compare: the reports are in {}", folder.display());
     if options.record {
         let benches = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches");
-        fs::write(benches.join("RESULTS.md"), report::markdown(results)).map_err(named)?;
+        let file = benches.join("RESULTS.md");
+        let before = fs::read_to_string(&file).unwrap_or_default();
+        let text = report::markdown(results) + report::written_by_hand(&before);
+        fs::write(file, text).map_err(named)?;
         fs::write(benches.join("results.svg"), &picture).map_err(named)?;
     }
     Ok(())

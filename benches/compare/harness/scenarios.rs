@@ -304,6 +304,8 @@ impl Scenario {
     /// Seconds or requests of a run.
     pub(crate) fn amount(&self, options: &Options, seconds: f64) -> (Option<f64>, Option<u32>) {
         match self.amount {
+            // On a busy machine a moment is too short for handshakes.
+            Amount::Time if options.smoke && self.measure == Measure::Load => (None, Some(40)),
             Amount::Time => (Some(seconds), None),
             Amount::Seconds(all) if options.smoke => (Some(all.min(0.5)), None),
             Amount::Seconds(all) => (Some(all), None),
