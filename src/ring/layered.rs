@@ -124,7 +124,8 @@ fn operation(fd: &Descriptor, state: &State, wanted: usize) -> usize {
     }
     match wire::send_room(fd) {
         0 => 0,
-        _ if state.is_congested => RECORD_BYTES,
+        // The kernel counts more than bytes, and what it does not take is kept here.
+        room if state.is_congested => wanted.min((room / 2).max(RECORD_BYTES)),
         room => wanted.min(room.max(RECORD_BYTES)).min(OPERATION_BYTES),
     }
 }

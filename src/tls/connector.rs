@@ -89,7 +89,7 @@ fn server_name(name: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(name.to_owned()).ok()
 }
 
-fn verifier(
+pub(super) fn verifier(
     tls: &UpstreamTlsConfig,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, String> {

@@ -5,6 +5,7 @@
 
 pub(crate) mod acceptor;
 pub(crate) mod certificates;
+pub(crate) mod client;
 pub(crate) mod connector;
 mod pem;
 pub(crate) mod problem;

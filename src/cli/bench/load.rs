@@ -323,8 +323,9 @@ impl<'a> Load<'a> {
         let now = Instant::now();
         let is_last_round = self.is_last_round;
         let connection = self.connection(index);
-        let was_opening = matches!(connection.stage, Stage::Connecting | Stage::Tunnelling)
-            || (connection.stage == Stage::Closed && kind == ErrorKind::Connect);
+        let was_opening =
+            matches!(connection.stage, Stage::Connecting | Stage::Securing | Stage::Tunnelling)
+                || (connection.stage == Stage::Closed && kind == ErrorKind::Connect);
         let had_request = std::mem::take(&mut connection.has_request);
         connection.close();
         self.tally.failed(kind);
@@ -333,7 +334,7 @@ impl<'a> Load<'a> {
             self.tally.lost += 1;
         }
         self.opening -= usize::from(was_opening);
-        if matches!(kind, ErrorKind::Connect | ErrorKind::Tunnel) {
+        if was_opening {
             self.later.push_back((now + RETRY, index));
         } else {
             self.next(index, now);
@@ -425,6 +426,11 @@ impl<'a> Load<'a> {
         let connection = &mut self.connections[index as usize];
         let took = now.saturating_duration_since(connection.opened);
         self.tally.connect.saturating_record(took.as_nanos() as u64);
+        match connection.is_resumed() {
+            Some(true) => self.tally.resumed += 1,
+            Some(false) => self.tally.full += 1,
+            None => {}
+        }
         if connection.has_request {
             if is_counted_from_sending {
                 connection.intended = now;
@@ -465,7 +471,7 @@ impl<'a> Load<'a> {
             let now = self.now;
             let connection = self.connection(index);
             let is_under_way = match connection.stage {
-                Stage::Connecting | Stage::Tunnelling => true,
+                Stage::Connecting | Stage::Securing | Stage::Tunnelling => true,
                 Stage::Sending | Stage::Receiving => connection.has_request,
                 Stage::Closed | Stage::Ready => false,
             };
