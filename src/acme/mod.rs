@@ -81,7 +81,7 @@ impl Plan {
     async fn turn(&mut self, managed: &Managed, name: &str) {
         let now = SystemTime::now();
         if is_due(self.next_look, now) {
-            self.look(managed, name);
+            look(managed, name);
             self.next_look = Some(now + LOOK);
         }
         self.follow(managed, name);
@@ -94,7 +94,7 @@ impl Plan {
         match managed.storage.lock() {
             Ok(Some(_lock)) => {
                 // The one that had it may have brought what was missing.
-                self.look(managed, name);
+                look(managed, name);
                 self.follow(managed, name);
                 if is_due(self.next, now) {
                     self.order(managed, name).await;
@@ -108,18 +108,6 @@ impl Plan {
                 }
             }
             Err(error) => self.failed(managed, name, error.into()),
-        }
-    }
-
-    fn look(&self, managed: &Managed, name: &str) {
-        let before = managed.shown(name);
-        if let Err(error) = managed.reread(name) {
-            tracing::debug!("{error}");
-            return;
-        }
-        let (Some(before), Some(now)) = (before, managed.shown(name)) else { return };
-        if !Arc::ptr_eq(&before, &now) {
-            tracing::info!(name, "another process has stored a newer certificate: it is in use");
         }
     }
 
@@ -209,6 +197,19 @@ impl Plan {
         let next = self.next.unwrap_or_else(SystemTime::now);
         let trouble = Trouble { cause, failures: self.failures, next };
         managed.orders.set_trouble(name, Some(trouble));
+    }
+}
+
+/// Takes what another process has stored for `name`.
+fn look(managed: &Managed, name: &str) {
+    let before = managed.shown(name);
+    if let Err(error) = managed.reread(name) {
+        tracing::debug!("{error}");
+        return;
+    }
+    let (Some(before), Some(now)) = (before, managed.shown(name)) else { return };
+    if !Arc::ptr_eq(&before, &now) {
+        tracing::info!(name, "another process has stored a newer certificate: it is in use");
     }
 }
 

@@ -59,8 +59,8 @@ impl Storage {
         CertificateConfig { chain: file.clone(), key: file, names: vec![name.to_owned()] }
     }
 
-    /// Puts a key and its certificate where [`Storage::files`] says, once `is_good` of the file that
-    /// is to take the place.
+    /// Puts a key and its certificate where [`Storage::files`] says, once `is_good` of the file
+    /// that is to take the place.
     pub(super) fn keep(
         &self,
         name: &str,

@@ -1,8 +1,8 @@
 //! Certificates that are ordered by ACME: how they come, how they are renewed, and what happens
 //! meanwhile.
 //!
-//! In goes a real authority, Debian's pebble, whose validations reach the proxy; out come handshakes
-//! with what it has issued. Where pebble is not installed, the tests say so and are skipped.
+//! In goes a real authority, Debian's pebble, whose validations reach the proxy; out come
+//! handshakes with what it has issued. Where pebble is not installed, the tests say so and are skipped.
 
 use crate::support::{
     Client, GET, Home, NOWHERE, OK, Origin, Pebble, Proxy, Setup, TlsClient, Trust, installed,
