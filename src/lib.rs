@@ -8,6 +8,7 @@
 //!  cli            what was typed: run; check, plan, explain, doctor, bench and others
 //!  server         the process: start, signals, reload, handover, listeners, drain
 //!  admin          its own thread: API, metrics, statistics, alerts, cleanups
+//!  acme           certificates that are ordered and renewed
 //!  downstream     a client's connection: goes idle, turns into a tunnel, lingers; h1 (HTTP/1
 //!                 towards a client: heads, keep-alive, framing)
 //!  exchange       one request and its answer: peer, request, stream (what it asks of the client's
@@ -60,6 +61,7 @@
 //! - Buffers, chunks, connections and permits come home on every path; a drain counts them.
 //! - A keep-alive request allocates nothing once its connection is warm (a test counts).
 
+mod acme;
 mod address;
 mod admin;
 mod admin_guard;

@@ -20,6 +20,7 @@ const FOLDERS: [&str; 27] = [
     "cli",
     "server",
     "admin",
+    "acme",
     "downstream",
     "exchange",
     "worker",

@@ -26,6 +26,8 @@ pub(super) enum Subject {
     UpstreamDown(usize),
     /// One of the certificates that clients are shown.
     Certificate,
+    /// One of those that are ordered was not issued.
+    Acme,
     OpenFiles,
 }
 
@@ -38,6 +40,7 @@ impl Subject {
             Self::PoolWait => "pool_wait",
             Self::UpstreamDown(_) => "upstream_down",
             Self::Certificate => "certificate",
+            Self::Acme => "acme",
             Self::OpenFiles => "open_files",
         }
     }
@@ -53,6 +56,8 @@ pub(super) struct Figures {
     pub(super) open_files: f64,
     /// Some certificate needs to be looked after.
     pub(super) is_certificate_due: bool,
+    /// Names for which the last order of a certificate has failed.
+    pub(super) orders_failing: f64,
     /// By upstream.
     pub(super) is_down: Vec<bool>,
 }
@@ -68,6 +73,7 @@ impl Figures {
                 f64::from(u8::from(self.is_down.get(index).copied().unwrap_or(false)))
             }
             Subject::Certificate => f64::from(u8::from(self.is_certificate_due)),
+            Subject::Acme => self.orders_failing,
             Subject::OpenFiles => self.open_files,
         }
     }
@@ -162,6 +168,9 @@ impl Alerts {
         ];
         if *certificates && !config.server.listen_tls.is_empty() {
             alarms.push(Alarm::new(Subject::Certificate, "", 1.0));
+            if config.tls.acme.is_some() {
+                alarms.push(Alarm::new(Subject::Acme, "", 1.0));
+            }
         }
         if *upstream_down {
             let upstreams = config.upstreams.iter().enumerate();
@@ -260,6 +269,7 @@ mod tests {
             pool_wait_seconds: 1e9,
             open_files: 1.0,
             is_certificate_due: true,
+            orders_failing: 1.0,
             is_down: vec![true],
         };
         assert_eq!(alerts(off).step(&worst, SystemTime::now()), []);

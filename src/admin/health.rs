@@ -4,6 +4,7 @@
 //! `memory_usage_mb` has a name that monitoring scripts look for. Nothing here asks a worker, so
 //! the answer comes however busy they are.
 
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
@@ -11,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::alerts::Notice;
 use super::proxy::Proxy;
-use super::tls::{self, Certificate};
+use super::tls::{self, Certificate, Ordered};
 use crate::address::Address;
 use crate::admin::stats::PoolReport;
 use crate::admin::units::{lock, mebibytes};
@@ -45,6 +46,8 @@ pub(super) struct Health {
     alerts: Vec<Notice>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     certificates: Vec<Certificate>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    acme: Vec<Ordered>,
     version: &'static str,
 }
 
@@ -101,6 +104,7 @@ impl Health {
             config_generation: snapshot.id,
             alerts,
             certificates: tls::certificates(proxy),
+            acme: tls::ordered(proxy),
             version: env!("CARGO_PKG_VERSION"),
         }
     }
@@ -138,7 +142,7 @@ fn status(proxy: &Proxy, has_alerts: bool) -> Status {
         Status::Draining
     } else if pressure == Pressure::Forced {
         Status::Overloaded
-    } else if has_alerts || pressure > Pressure::Normal {
+    } else if has_alerts || pressure > Pressure::Normal || tls::missing(proxy).is_some() {
         Status::Degraded
     } else {
         Status::Ok
@@ -146,14 +150,14 @@ fn status(proxy: &Proxy, has_alerts: bool) -> Status {
 }
 
 /// What a load balancer wants to know: `Err` says why not.
-pub(super) fn readiness(proxy: &Proxy) -> Result<(), &'static str> {
+pub(super) fn readiness(proxy: &Proxy) -> Result<(), Cow<'static, str>> {
     if is_stopping(proxy) {
-        return Err("draining");
+        return Err("draining".into());
     }
     if proxy.shared.pressure.get() == Pressure::Forced {
-        return Err("overloaded");
+        return Err("overloaded".into());
     }
-    Ok(())
+    tls::missing(proxy).map_or(Ok(()), |missing| Err(missing.into()))
 }
 
 fn is_stopping(proxy: &Proxy) -> bool {

@@ -90,7 +90,11 @@ pub(crate) fn start(mut setup: ControlSetup) -> Result<Control, String> {
     let handle = runtime.handle().clone();
     let thread = std::thread::Builder::new()
         .name("control".to_owned())
-        .spawn(move || runtime.block_on(run(proxy, queries, socket, is_closing, is_stopping)))
+        .spawn(move || {
+            runtime.block_on(run(proxy, queries, socket, is_closing, is_stopping));
+            // A request to somebody who does not answer must not hold the end up.
+            runtime.shutdown_background();
+        })
         .map_err(|error| format!("the control thread did not start: {error}"))?;
     Ok(Control { admin_address, admin_socket, closing, stopping, runtime: handle, thread })
 }

@@ -53,15 +53,21 @@ pub(crate) fn files(config: &Config, origins: &Origins) -> Result<(), String> {
         let tried = tls::try_files(config).map(drop);
         tried.map_err(|(path, error)| BadFile { error: format!("{path}: {error}"), path })
     };
-    forward_files(config).and_then(|_| hooks::try_files(config)).and_then(|()| tls()).map_err(
-        |BadFile { path, error }| {
-            // The hooks of a route are one value, whose place is its first line.
-            let table = path.rsplit_once('.').map_or("", |(table, _)| table);
-            let places = [path.as_str(), table].map(|path| origins.of(path));
-            let place = places.into_iter().find(|origin| *origin != Origin::Default);
-            place.map_or(error.clone(), |place| format!("{place:#}: {error}"))
-        },
-    )
+    let tried = forward_files(config).and_then(|_| hooks::try_files(config));
+    tried.and_then(|()| tls()).map_err(|bad| placed(bad, origins))
+}
+
+/// Whether what is ordered could be kept. Nothing is ordered.
+pub(crate) fn storage(config: &Config, origins: &Origins) -> Result<(), String> {
+    tls::try_storage(config).map_err(|(path, error)| placed(BadFile { path, error }, origins))
+}
+
+fn placed(BadFile { path, error }: BadFile, origins: &Origins) -> String {
+    // The hooks of a route are one value, whose place is its first line.
+    let table = path.rsplit_once('.').map_or("", |(table, _)| table);
+    let places = [path.as_str(), table].map(|path| origins.of(path));
+    let place = places.into_iter().find(|origin| *origin != Origin::Default);
+    place.map_or(error.clone(), |place| format!("{place:#}: {error}"))
 }
 
 /// The forward proxy's files: users, groups and lists.

@@ -87,6 +87,9 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
     if let Err(error) = check::files(&config, &origins) {
         return fail(EXIT_CONFIG, &error);
     }
+    if !*file_only && let Err(error) = check::storage(&config, &origins) {
+        return fail(EXIT_CONFIG, &error);
+    }
     say(&"the configuration is valid");
     for warning in warnings {
         say(&format_args!("warning: {warning}"));

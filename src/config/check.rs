@@ -13,8 +13,9 @@ use super::error::{Refusal, quoted};
 use super::hooks::{CorsConfig, RespondConfig, Scope, Template, Variable, pattern};
 use super::listener::ListenerConfig;
 use super::{
-    AdminAddress, ClientAuth, ClientKey, Config, ForwardConfig, HooksConfig, ParentScheme,
-    PathMatch, RewriteConfig, RouteConfig, SendPath, ServerConfig, UpstreamConfig,
+    AcmeChallenge, AcmeConfig, AdminAddress, ClientAuth, ClientKey, Config, ForwardConfig,
+    HooksConfig, ParentScheme, PathMatch, RewriteConfig, RouteConfig, SendPath, ServerConfig,
+    UpstreamConfig,
 };
 use crate::address::{Address, UnixAddress};
 
@@ -190,10 +191,14 @@ impl Refusals {
 
     fn tls(&mut self, config: &Config) {
         let Config { server, tls, .. } = config;
-        if !server.listen_tls.is_empty() && tls.certificates.is_empty() {
+        let has_certificates = !tls.certificates.is_empty() || tls.acme.is_some();
+        if !server.listen_tls.is_empty() && !has_certificates {
             let what = "a listener that speaks TLS needs a certificate: [[tls.certificates]] with \
-                        `chain` and `key`";
+                        `chain` and `key`, or [tls.acme]";
             self.add("server.listen_tls", what);
+        }
+        if let Some(acme) = &tls.acme {
+            self.acme(acme, server);
         }
         if server.redirect_https && server.listen_tls.is_empty() {
             self.add("server.redirect_https", "`redirect_https` needs `listen_tls`");
@@ -201,6 +206,33 @@ impl Refusals {
         match (tls.client_auth, &tls.client_ca) {
             (ClientAuth::Off, _) | (_, Some(_)) => {}
             (_, None) => self.add("tls.client_auth", "`client_auth` needs `client_ca`"),
+        }
+    }
+
+    fn acme(&mut self, acme: &AcmeConfig, server: &ServerConfig) {
+        if acme.domains.is_empty() {
+            let what = "missing `domains`: the names to order certificates for, such as \
+                        domains = [\"example.org\"]";
+            self.add("tls.acme", what);
+        }
+        if !acme.accept_terms {
+            let what = format!(
+                "`accept_terms` is false: nothing is ordered before you accept the terms of \
+                 service of {}; read them, then write accept_terms = true",
+                acme.directory
+            );
+            self.add("tls.acme", what);
+        }
+        if server.listen_tls.is_empty() {
+            let what = "`acme` needs `server.listen_tls`: there is no listener that would show its \
+                        certificates";
+            self.add("tls.acme", what);
+        }
+        let has_plain = listeners(server).iter().any(|own| !own.is_tls);
+        if acme.challenge == AcmeChallenge::Http01 && !has_plain {
+            let what = "\"http-01\" needs a listener without TLS, which port 80 leads to: give one \
+                        in server.listen, or use challenge = \"tls-alpn-01\"";
+            self.add("tls.acme", what);
         }
     }
 

@@ -28,6 +28,14 @@ pub struct Flags {
     /// and without --config no file is read
     #[arg(long, global = true, value_name = "URL")]
     pub upstream: Vec<String>,
+    /// Name to serve by HTTPS with a certificate of its own; may be repeated. Listens on port 443
+    /// with TLS and on port 80, which sends requests there, and orders the certificate from Let's
+    /// Encrypt, whose terms of service (https://letsencrypt.org/repository/) you accept by it
+    #[arg(long, global = true, value_name = "NAME")]
+    pub https: Vec<String>,
+    /// Port to listen on with TLS where --https is given, in place of 443
+    #[arg(long, global = true, value_name = "PORT", requires = "https")]
+    pub https_port: Option<u16>,
     /// Threads, each with its own ring, in place of server.workers; 0 is one per core
     #[arg(long, global = true, value_name = "COUNT")]
     pub workers: Option<u32>,
@@ -57,6 +65,7 @@ impl Flags {
     /// The flags that have a key of their own, and then `--set`, which can refine them.
     pub(super) fn settings(&self) -> Result<Vec<Setting>, ConfigError> {
         let mut settings = Vec::new();
+        self.https(&mut settings);
         let mut typed = |flag, path: [&str; 2], text: Option<String>| {
             settings.extend(text.map(|text| setting(Origin::Flag(flag), path, text)));
         };
@@ -77,6 +86,27 @@ impl Flags {
             settings.push(set(assignment)?);
         }
         Ok(settings)
+    }
+
+    /// What `--https` says, which the other flags can refine.
+    fn https(&self, settings: &mut Vec<Setting>) {
+        if self.https.is_empty() {
+            return;
+        }
+        let mut say = |path: &[&str], text: String| {
+            let path = path.iter().map(|step| (*step).to_owned()).collect();
+            let value = Value::Typed(text);
+            settings.push(Setting { path, value, origin: Origin::Flag("--https") });
+        };
+        let host = self.host.as_deref().unwrap_or("0.0.0.0");
+        let bare = host.trim_matches(['[', ']']);
+        let bare = if bare.contains(':') { format!("[{bare}]") } else { bare.to_owned() };
+        say(&["server", "host"], host.to_owned());
+        say(&["server", "port"], "80".to_owned());
+        say(&["server", "listen_tls"], format!("{bare}:{}", self.https_port.unwrap_or(443)));
+        say(&["server", "redirect_https"], "true".to_owned());
+        say(&["tls", "acme", "domains"], self.https.join(","));
+        say(&["tls", "acme", "accept_terms"], "true".to_owned());
     }
 }
 

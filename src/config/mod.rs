@@ -6,6 +6,7 @@
 //! an `Arc` and read on the data path. This is the only module that knows TOML. It never opens a
 //! socket and never asks DNS.
 
+mod acme;
 pub(crate) mod change;
 mod check;
 mod conditions;
@@ -54,6 +55,7 @@ use self::hooks::hooks_table;
 use self::kinds::{table, tables};
 use self::sources::Sources;
 
+pub(crate) use self::acme::{AcmeChallenge, AcmeConfig};
 pub(crate) use self::error::{ConfigError, EXIT_CONFIG};
 pub use self::flags::Flags;
 pub(crate) use self::flags::Profile;
@@ -358,10 +360,15 @@ pub(crate) mod tests {
         host = "127.0.0.1"
         port = 8100
         listen = ["[::1]:8001", "127.0.0.1:8002"]
+        listen_tls = ["127.0.0.1:8003"]
         workers = 3
         trusted_proxies = ["10.1.2.3/8", "::1"]
         via = "edge"
         watch_config = true
+        [tls.acme]
+        domains = ["example.org", "www.example.org"]
+        contact = ["admin@example.org"]
+        accept_terms = true
         [limits]
         body_bytes = "1MiB"
         [timeouts]

@@ -279,7 +279,7 @@ pub struct AlertsConfig {
     /// An upstream of which no origin can be used.
     pub upstream_down: bool,
     /// A certificate that ends within 14 days or a third of its life, or whose files cannot be
-    /// used.
+    /// used; and one of tls.acme that was not issued.
     pub certificates: bool,
     /// Share of the limit on open files (RLIMIT_NOFILE). 0 to 1; 0 is off.
     #[serde(with = "As::<Share>")]

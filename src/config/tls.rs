@@ -11,9 +11,10 @@ use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
+use super::acme::AcmeConfig;
 use super::kinds::own::File;
 use super::kinds::plain::{Word, Words};
-use super::kinds::{As, Kind, List, Switched, text_kind};
+use super::kinds::{As, Kind, List, Switched, some_table, text_kind};
 use super::names::is_host;
 
 text_kind!(
@@ -66,6 +67,16 @@ pub struct TlsConfig {
     /// PEM file of what those have revoked. "" is none.
     #[serde(with = "Switched::<File>")]
     pub client_crl: Option<PathBuf>,
+    /// Certificates that are ordered, and renewed, by ACME: `domains` are the names, one
+    /// certificate each; accept_terms = true says that you accept the authority's terms of service;
+    /// `contact` are mail addresses; `directory` is the authority's URL, by default that of Let's
+    /// Encrypt; `storage` the folder that keeps account and certificates, by default
+    /// /var/lib/ringway/acme; `challenge` how names are validated: "http-01" by a request on port
+    /// 80, "tls-alpn-01" by a handshake on port 443, "auto" by either; `directory_ca` a PEM file of
+    /// the authorities that the directory itself is believed by, in place of the system's.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ domains = [\"example.org\"], accept_terms = true }"))]
+    pub acme: Option<AcmeConfig>,
 }
 
 impl Default for TlsConfig {
@@ -78,6 +89,7 @@ impl Default for TlsConfig {
             client_auth: ClientAuth::Off,
             client_ca: None,
             client_crl: None,
+            acme: None,
         }
     }
 }

@@ -56,6 +56,9 @@ pub(crate) async fn accept(slot: &ConnectionSlot) -> Result<(), Close> {
             if slot.socket().session(Session::is_resumed) == Some(true) {
                 worker.metrics.handshakes_resumed.add(1);
             }
+            if slot.socket().session(Session::is_proof) == Some(true) {
+                return Err(Close::Answered);
+            }
             slot.stats().enter(Phase::Idle, clock::coarse_ms());
             Ok(())
         }

@@ -20,6 +20,13 @@ pub(crate) fn is_misplaced<S>(request: &Request<'_, S>) -> Result<bool, Fault> {
     Ok(is_wanted && request.head.form == TargetForm::Origin)
 }
 
+/// What an authority is answered that comes to find out whose a name is.
+#[inline]
+pub(crate) fn proof<S>(request: &Request<'_, S>) -> Option<String> {
+    let tls = request.peer.generation.tls.as_ref()?;
+    tls.proof(request.head.path(request.inbox.filled()))
+}
+
 /// A request for another name than the session's, which its certificate does not cover either, is
 /// for another server, with other rules for its clients (RFC 9110 §7.4). A client that has asked
 /// for no name is taken at its word.

@@ -31,6 +31,7 @@ use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
 use self::inherited::{Inheritance, Inherited};
 use self::listeners::Sockets;
+use crate::acme;
 use crate::address::Address;
 use crate::admin::{self, AdminSocket, Control, ControlSetup, Logs};
 use crate::admin_guard::TokenTries;
@@ -161,6 +162,10 @@ impl Server {
     pub fn open(&self) -> Result<(), StartError> {
         for worker in self.active_workers() {
             self.let_accept(worker)?;
+        }
+        // Not before a challenge could be answered.
+        if let Some(control) = &self.control {
+            control.spawn(acme::run(self.shared.clone()));
         }
         self.announce();
         Ok(())

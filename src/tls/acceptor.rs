@@ -10,10 +10,12 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
-use super::certificates::Certificates;
+use super::certificates::{Certificates, Shown};
+use super::managed::Managed;
 use super::pem;
 use super::provider::provider;
-use super::session::Session;
+use super::resolver::Resolver;
+use super::session::{ALPN_PROOF, Session};
 use super::tickets::Tickets;
 use crate::config::{ClientAuth, TlsConfig, TlsVersion};
 
@@ -25,6 +27,8 @@ pub(crate) struct Acceptor {
     port: u16,
     config: Arc<ServerConfig>,
     pub(crate) certificates: Arc<Certificates>,
+    /// Those that are ordered.
+    pub(crate) managed: Option<Arc<Managed>>,
 }
 
 const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
@@ -45,6 +49,9 @@ impl Acceptor {
         let provider = provider();
         let certificates = Certificates::load(&tls.certificates, tls.strict_sni, known, &provider)?;
         let certificates = Arc::new(certificates);
+        let managed_before = before.and_then(|before| before.managed.as_ref());
+        let load = |acme| Managed::load(acme, managed_before);
+        let managed = tls.acme.as_ref().map(load).transpose()?;
         let versions = if tls.min_version == TlsVersion::Tls13 { NEWEST } else { BOTH };
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
@@ -53,8 +60,16 @@ impl Acceptor {
             None => builder.with_no_client_auth(),
             Some(verifier) => builder.with_client_cert_verifier(verifier),
         };
-        let mut config = builder.with_cert_resolver(certificates.clone());
+        let mut config = builder.with_cert_resolver(match &managed {
+            None => certificates.clone(),
+            Some(managed) => {
+                Arc::new(Resolver { files: certificates.clone(), managed: managed.clone() })
+            }
+        });
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
+        if managed.is_some() {
+            config.alpn_protocols.push(ALPN_PROOF.to_vec());
+        }
         // A session is in its ticket, and nowhere else.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         if tls.tickets {
@@ -63,7 +78,7 @@ impl Acceptor {
             config.send_tls13_tickets = 0;
         }
         let config = Arc::new(config);
-        Ok(Some(Arc::new(Self { listeners, port, config, certificates })))
+        Ok(Some(Arc::new(Self { listeners, port, config, certificates, managed })))
     }
 
     /// Whether clients of the listener with this number speak TLS.
@@ -74,6 +89,17 @@ impl Acceptor {
     /// Where clients are sent that come without TLS.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Every certificate that clients may be shown.
+    pub(crate) fn shown(&self) -> Vec<Arc<Shown>> {
+        let ordered = self.managed.iter().flat_map(|managed| managed.list());
+        self.certificates.list.iter().cloned().chain(ordered).collect()
+    }
+
+    /// What is answered to a request for `path` that comes to find out whose a name is.
+    pub(crate) fn proof(&self, path: &[u8]) -> Option<String> {
+        self.managed.as_ref()?.proofs.of_path(path)
     }
 
     pub(crate) fn session(&self) -> Result<Session, rustls::Error> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{SignatureAlgorithm, SignatureScheme};
@@ -89,6 +90,32 @@ impl Certificates {
             _ => &[],
         }
     }
+
+    /// The one for a client that asks for `name` and can check what is in `offered`.
+    pub(super) fn choose(
+        &self,
+        name: Option<&str>,
+        offered: &[SignatureScheme],
+    ) -> Option<Arc<Shown>> {
+        let all = self.candidates(name);
+        let suits = |shown: &&Arc<Shown>| shown.suits(offered);
+        // A signature of an elliptic curve costs a fifth.
+        let shown = all.iter().filter(|shown| !shown.is_rsa()).find(suits);
+        shown.or_else(|| all.iter().find(suits)).cloned()
+    }
+
+    /// Whether there is one for just this name, and whether there is one that covers it.
+    pub(super) fn knows(&self, name: Option<&str>) -> (bool, bool) {
+        let Some(name) = name else { return (false, false) };
+        let above = name.split_once('.').map(|(_, above)| format!("*.{above}"));
+        let has = |name: &str| self.by_name.contains_key(name);
+        (has(name), above.is_some_and(|above| has(&above)))
+    }
+
+    /// Whether a client that asks for `name` may get one of others, because there are none here.
+    pub(super) fn has_none_for(&self, name: Option<&str>) -> bool {
+        self.list.is_empty() && (!self.is_strict || name.is_none())
+    }
 }
 
 /// Whether one of `names`, as certificates have them, covers `host`.
@@ -125,12 +152,24 @@ impl Shown {
         self.key.key.algorithm() == SignatureAlgorithm::RSA
     }
 
-    fn suits(&self, offered: &[SignatureScheme]) -> bool {
+    pub(super) fn suits(&self, offered: &[SignatureScheme]) -> bool {
         self.key.key.choose_scheme(offered).is_some()
+    }
+
+    /// The certificate itself, without those of its issuers.
+    pub(crate) fn end_entity(&self) -> Option<&CertificateDer<'static>> {
+        self.key.cert.first()
+    }
+
+    /// To be called in the step of a handshake with a client that asks for `name`.
+    pub(super) fn show(&self, name: Option<String>) -> Arc<CertifiedKey> {
+        let name = name.map(String::into_boxed_str);
+        note_asked(Asked { name, covered: self.names.clone() });
+        self.key.clone()
     }
 }
 
-fn load(
+pub(super) fn load(
     files: &CertificateConfig,
     known: Option<&Arc<Shown>>,
     provider: &CryptoProvider,
@@ -181,15 +220,8 @@ fn load(
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
-        let offered = hello.signature_schemes();
-        let all = self.candidates(name.as_deref());
-        let suits = |shown: &&Arc<Shown>| shown.suits(offered);
-        // A signature of an elliptic curve costs a fifth.
-        let shown = all.iter().filter(|shown| !shown.is_rsa()).find(suits);
-        let shown = shown.or_else(|| all.iter().find(suits))?;
-        let name = name.map(String::into_boxed_str);
-        note_asked(Asked { name, covered: shown.names.clone() });
-        Some(shown.key.clone())
+        let shown = self.choose(name.as_deref(), hello.signature_schemes())?;
+        Some(shown.show(name))
     }
 }
 

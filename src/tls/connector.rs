@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{Error, RootCertStore};
 
@@ -106,11 +106,14 @@ pub(super) fn verifier(
     Ok(Arc::new(ByName { by_issuer, named }))
 }
 
+pub(super) fn native_authorities() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs().certs
+}
+
 /// The authorities that this system believes; where it names none, those of Mozilla.
 fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(native.certs);
+    roots.add_parsable_certificates(native_authorities());
     if roots.is_empty() {
         tracing::info!("this system has no list of authorities: Mozilla's are believed");
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());

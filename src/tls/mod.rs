@@ -7,23 +7,35 @@ pub(crate) mod acceptor;
 pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod connector;
+pub(crate) mod directory;
+pub(crate) mod managed;
 mod pem;
 pub(crate) mod problem;
 mod provider;
+mod resolver;
 pub(crate) mod session;
+pub(crate) mod storage;
 pub(crate) mod tickets;
 mod verify;
 
-use crate::config::{Config, UpstreamTlsConfig};
+use crate::config::{Config, TlsConfig, UpstreamTlsConfig};
 
 /// What a session says of itself when it fails.
 pub(crate) type Error = rustls::Error;
+
+/// Whether ordered certificates could be kept.
+pub(crate) fn try_storage(config: &Config) -> Result<(), (String, String)> {
+    let tried = config.tls.acme.as_ref().map_or(Ok(()), storage::try_folder);
+    tried.map_err(|error| ("tls.acme".to_owned(), error))
+}
 
 /// Whether all that `config` names for TLS can be used; if not, the path of the key, and why.
 pub(crate) fn try_files(config: &Config) -> Result<Vec<String>, (String, String)> {
     let mut due = Vec::new();
     if !config.server.listen_tls.is_empty() {
-        let loaded = acceptor::Acceptor::load(&config.tls, vec![0], 0, None);
+        // A look orders nothing, and makes no folder.
+        let tls = TlsConfig { acme: None, ..config.tls.clone() };
+        let loaded = acceptor::Acceptor::load(&tls, vec![0], 0, None);
         let loaded = loaded.map_err(|error| ("tls.certificates".to_owned(), error))?;
         let list = loaded.iter().flat_map(|acceptor| &acceptor.certificates.list);
         let now = std::time::SystemTime::now();
@@ -33,6 +45,9 @@ pub(crate) fn try_files(config: &Config) -> Result<Vec<String>, (String, String)
             let days = shown.expires.duration_since(now).unwrap_or_default().as_secs() / 86_400;
             format!("{file}: the certificate ends in {days} days")
         }));
+    }
+    if let Some(acme) = &config.tls.acme {
+        directory::agent(acme).map_err(|error| ("tls.acme".to_owned(), error))?;
     }
     for (index, upstream) in config.upstreams.iter().enumerate() {
         if upstream.origins.iter().any(|origin| origin.is_tls) {

@@ -217,11 +217,19 @@ impl Session {
         self.state().handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
+    /// Whether the client came to find out whose a name is, and for nothing else.
+    pub(crate) fn is_proof(&self) -> bool {
+        self.state().alpn_protocol() == Some(ALPN_PROOF)
+    }
+
     /// What the client has asked for, of a server whose certificate has been chosen.
     pub(crate) fn asked(&self) -> Option<&Asked> {
         self.asked.as_deref()
     }
 }
+
+/// What a client offers that comes to find out whose a name is (RFC 8737).
+pub(super) const ALPN_PROOF: &[u8] = b"acme-tls/1";
 
 /// What a client has asked for, and what it was shown.
 pub(crate) struct Asked {

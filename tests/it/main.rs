@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acme;
 mod behind;
 mod bench;
 mod bodies;

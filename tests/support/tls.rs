@@ -5,10 +5,11 @@
 //! a connection ended: with a close_notify or without. Nothing here knows how the proxy does it.
 
 use super::{DEADLINE, show};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
-use rustls::{StreamOwned, crypto::aws_lc_rs};
+use rustls::{DigitallySignedStruct, StreamOwned, crypto, crypto::aws_lc_rs};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -57,6 +58,24 @@ impl Trust {
         Self::shown_as(pair, None)
     }
 
+    /// For those whose names and keys are what counts.
+    pub(crate) fn in_anybody() -> Self {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+            .with_no_client_auth();
+        Self(Arc::new(config))
+    }
+
+    pub(crate) fn offering(self, protocols: &[&[u8]]) -> Self {
+        let mut config = (*self.0).clone();
+        config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
+        Self(Arc::new(config))
+    }
+
     pub(crate) fn shown_as(pair: &Pair, own: Option<&Pair>) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(pair.der()).expect("a certificate of our own");
@@ -71,6 +90,47 @@ impl Trust {
                 with.expect("a pair of our own")
             }
         }))
+    }
+}
+
+/// Takes whatever is shown.
+#[derive(Debug)]
+struct Anybody(Arc<crypto::CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.0.signature_verification_algorithms;
+        crypto::verify_tls12_signature(message, shown, signed, known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.0.signature_verification_algorithms;
+        crypto::verify_tls13_signature(message, shown, signed, known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
