@@ -160,7 +160,7 @@ impl Alerts {
             Alarm::new(Subject::PoolWait, "", pool_wait.as_secs_f64()),
             Alarm::new(Subject::OpenFiles, "", *open_files),
         ];
-        if *certificates && !config.server.listen_tls.is_empty() {
+        if *certificates && config.shows_certificates() {
             alarms.push(Alarm::new(Subject::Certificate, "", 1.0));
         }
         if *upstream_down {

@@ -11,11 +11,12 @@ use serde_json::{Map, Value, json};
 
 use super::alerts::Notice;
 use super::proxy::Proxy;
-use super::tls::{self, Certificate};
+use super::tls;
 use crate::address::Address;
 use crate::admin::stats::PoolReport;
 use crate::admin::units::{lock, mebibytes};
 use crate::memory::watch::Pressure;
+use crate::tls::report::Report;
 
 /// How ringway is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -43,8 +44,8 @@ pub(super) struct Health {
     workers: usize,
     config_generation: u64,
     alerts: Vec<Notice>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    certificates: Vec<Certificate>,
+    #[serde(flatten)]
+    tls: Report,
     version: &'static str,
 }
 
@@ -100,7 +101,7 @@ impl Health {
             workers: shared.occupied().count(),
             config_generation: snapshot.id,
             alerts,
-            certificates: tls::certificates(proxy),
+            tls: tls::report(proxy),
             version: env!("CARGO_PKG_VERSION"),
         }
     }

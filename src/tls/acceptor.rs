@@ -3,19 +3,19 @@
 //! In goes the `[tls]` part of a configuration with the numbers of the listeners; out come sessions
 //! for their clients. Whatever can fail fails when it is loaded, which no worker does.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
 use super::certificates::Certificates;
-use super::pem;
+use super::clients::Clients;
 use super::provider::provider;
 use super::session::Session;
 use super::tickets::Tickets;
-use crate::config::{ClientAuth, TlsConfig, TlsVersion};
+use crate::config::{Config, TlsConfig, TlsVersion};
 
 /// The TLS of one configuration.
 pub(crate) struct Acceptor {
@@ -24,6 +24,9 @@ pub(crate) struct Acceptor {
     /// Of the first of them.
     port: u16,
     config: Arc<ServerConfig>,
+    /// Of the administration, whose clients show a token and no certificate.
+    admin: Arc<ServerConfig>,
+    clients: Clients,
     pub(crate) certificates: Arc<Certificates>,
 }
 
@@ -31,39 +34,27 @@ const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 const NEWEST: &[&SupportedProtocolVersion] = &[&TLS13];
 
 impl Acceptor {
-    /// `None` where no listener speaks TLS. `before` is what was in use so far.
+    /// `None` where nothing speaks TLS. `before` is what was in use so far.
     pub(crate) fn load(
-        tls: &TlsConfig,
+        config: &Config,
         listeners: Vec<u16>,
         port: u16,
         before: Option<&Self>,
     ) -> Result<Option<Arc<Self>>, String> {
-        if listeners.is_empty() {
+        if !config.shows_certificates() {
             return Ok(None);
         }
+        let tls = &config.tls;
         let known = before.map(|before| &*before.certificates);
-        let provider = provider();
-        let certificates = Certificates::load(&tls.certificates, tls.strict_sni, known, &provider)?;
+        let certificates =
+            Certificates::load(&tls.certificates, tls.strict_sni, known, &provider())?;
         let certificates = Arc::new(certificates);
-        let versions = if tls.min_version == TlsVersion::Tls13 { NEWEST } else { BOTH };
-        let builder = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .map_err(|error| error.to_string())?;
-        let builder = match client_verifier(tls)? {
-            None => builder.with_no_client_auth(),
-            Some(verifier) => builder.with_client_cert_verifier(verifier),
-        };
-        let mut config = builder.with_cert_resolver(certificates.clone());
-        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
-        // A session is in its ticket, and nowhere else.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        if tls.tickets {
-            config.ticketer = Arc::new(Tickets::new(asked_of_clients(tls)?));
-        } else {
-            config.send_tls13_tickets = 0;
-        }
-        let config = Arc::new(config);
-        Ok(Some(Arc::new(Self { listeners, port, config, certificates })))
+        let clients = Clients::load(tls, before.map(|before| &before.clients))?;
+        let (config, admin) = (
+            server_config(tls, Some(&clients), &certificates)?,
+            server_config(tls, None, &certificates)?,
+        );
+        Ok(Some(Arc::new(Self { listeners, port, config, admin, clients, certificates })))
     }
 
     /// Whether clients of the listener with this number speak TLS.
@@ -76,40 +67,49 @@ impl Acceptor {
         self.port
     }
 
+    /// What the administration's sessions are made from.
+    pub(crate) fn admin(&self) -> Arc<ServerConfig> {
+        self.admin.clone()
+    }
+
+    /// Whether somebody has to see to a file of it.
+    pub(crate) fn is_due(&self, now: SystemTime) -> bool {
+        self.trouble().is_some() || self.certificates.list.iter().any(|shown| shown.is_due(now))
+    }
+
+    /// Why the files of clients' authorities, as they are now, are not used.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        self.clients.trouble.as_deref()
+    }
+
     pub(crate) fn session(&self) -> Result<Session, rustls::Error> {
         Session::server(self.config.clone())
     }
 }
 
-/// Stands for what clients are asked for, which what a ticket says of one depends on. Another
-/// process of the same program comes to the same.
-fn asked_of_clients(tls: &TlsConfig) -> Result<u64, String> {
-    let mut hasher = DefaultHasher::new();
-    if tls.client_auth != ClientAuth::Off {
-        (tls.client_auth as u8).hash(&mut hasher);
-        for path in tls.client_ca.iter().chain(&tls.client_crl) {
-            pem::read(path)?.hash(&mut hasher);
-        }
-    }
-    Ok(hasher.finish())
-}
-
-fn client_verifier(
+/// What sessions are made from. Without `clients`, nobody is asked for a certificate.
+fn server_config(
     tls: &TlsConfig,
-) -> Result<Option<Arc<dyn rustls::server::danger::ClientCertVerifier>>, String> {
-    let (ClientAuth::Optional | ClientAuth::Required, Some(path)) =
-        (tls.client_auth, &tls.client_ca)
-    else {
-        return Ok(None);
+    clients: Option<&Clients>,
+    certificates: &Arc<Certificates>,
+) -> Result<Arc<ServerConfig>, String> {
+    let versions = if tls.min_version == TlsVersion::Tls13 { NEWEST } else { BOTH };
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .map_err(|error| error.to_string())?;
+    let builder = match clients.and_then(|clients| clients.verifier.clone()) {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
-    let roots = Arc::new(pem::roots(path)?);
-    let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
-    if let Some(path) = &tls.client_crl {
-        verifier = verifier.with_crls(pem::revoked(path)?).only_check_end_entity_revocation();
+    let mut config = builder.with_cert_resolver(certificates.clone());
+    config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
+    // A session is in its ticket, and nowhere else.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    if tls.tickets {
+        // One that was made for the administration is none of a client that nobody asked.
+        config.ticketer = Arc::new(Tickets::new(clients.map(|clients| clients.mark)));
+    } else {
+        config.send_tls13_tickets = 0;
     }
-    if tls.client_auth == ClientAuth::Optional {
-        verifier = verifier.allow_unauthenticated();
-    }
-    let verifier = verifier.build();
-    verifier.map(Some).map_err(|error| format!("tls.client_ca cannot be used: {error}"))
+    Ok(Arc::new(config))
 }

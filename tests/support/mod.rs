@@ -14,6 +14,7 @@ mod names;
 mod origin;
 mod proxy;
 mod tls;
+mod tls_raw;
 mod unread;
 mod wire;
 
@@ -23,6 +24,7 @@ pub(crate) use names::{NameServer, Question, has_own_mounts};
 pub(crate) use origin::{Blackhole, Origin, Peer, Refusal, Target};
 pub(crate) use proxy::{BINARY, Home, Proxy, Setup, ringway, run};
 pub(crate) use tls::{Pair, TlsClient, TlsEnd, TlsOrigin, Trust};
+pub(crate) use tls_raw::{RawSession, hello, records};
 pub(crate) use wire::{Arrival, Expected, Wire};
 
 use std::fmt::Display;

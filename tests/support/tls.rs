@@ -50,7 +50,7 @@ impl Pair {
 
 /// Who a client is and whom it believes.
 #[derive(Clone)]
-pub(crate) struct Trust(Arc<ClientConfig>);
+pub(crate) struct Trust(pub(super) Arc<ClientConfig>, pub(super) Arc<RootCertStore>);
 
 impl Trust {
     pub(crate) fn in_pair(pair: &Pair) -> Self {
@@ -60,17 +60,19 @@ impl Trust {
     pub(crate) fn shown_as(pair: &Pair, own: Option<&Pair>) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(pair.der()).expect("a certificate of our own");
+        let roots = Arc::new(roots);
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("versions")
-            .with_root_certificates(roots);
-        Self(Arc::new(match own {
+            .with_root_certificates(roots.clone());
+        let config = match own {
             None => builder.with_no_client_auth(),
             Some(own) => {
                 let with = builder.with_client_auth_cert(vec![own.der()], own.key_der());
                 with.expect("a pair of our own")
             }
-        }))
+        };
+        Self(Arc::new(config), roots)
     }
 }
 
@@ -203,6 +205,20 @@ impl TlsClient {
     pub(crate) fn finish(&mut self) {
         self.stream.conn.send_close_notify();
         let _ = self.stream.flush();
+    }
+
+    /// The session and the connection below it.
+    pub(crate) fn into_parts(self) -> (ClientConnection, TcpStream) {
+        self.stream.into_parts()
+    }
+
+    /// Has both sides change their keys.
+    pub(crate) fn change_keys(&mut self) -> std::io::Result<()> {
+        self.stream.conn.refresh_traffic_keys().expect("a session of TLS 1.3");
+        while self.stream.conn.wants_write() {
+            self.stream.conn.write_tls(&mut self.stream.sock)?;
+        }
+        Ok(())
     }
 
     /// The connection below, for whoever does not go by the rules.
