@@ -114,6 +114,10 @@ impl Shaking<'_> {
         let _flights = slot.hold(SESSION_BYTES, Kind::Tls);
         loop {
             worker.handshakes.turn().await;
+            // The step is what costs.
+            if self.place.gives_way() {
+                return Err(Problem::Crowded.into());
+            }
             match socket.try_handshake() {
                 Ok(Handshake::Done) => return Ok(()),
                 Ok(Handshake::Reads) => self.wait(socket, began_ms, true).await?,

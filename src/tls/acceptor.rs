@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ServerConfig, SupportedProtocolVersion};
+use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::certificates::Certificates;
 use super::clients::Clients;
@@ -87,6 +88,21 @@ impl Acceptor {
     }
 }
 
+/// The provider with its suites as they are chosen from: what is strong enough and costs least
+/// comes first.
+fn suites_in_order() -> Arc<CryptoProvider> {
+    let mut provider = (*provider()).clone();
+    let rank = |suite: &SupportedCipherSuite| match suite.suite() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => 0,
+        _ => 1,
+    };
+    // The order of the others stays.
+    provider.cipher_suites.sort_by_key(rank);
+    Arc::new(provider)
+}
+
 /// What sessions are made from. Without `clients`, nobody is asked for a certificate.
 fn server_config(
     tls: &TlsConfig,
@@ -94,7 +110,7 @@ fn server_config(
     certificates: &Arc<Certificates>,
 ) -> Result<Arc<ServerConfig>, String> {
     let versions = if tls.min_version == TlsVersion::Tls13 { NEWEST } else { BOTH };
-    let builder = ServerConfig::builder_with_provider(provider())
+    let builder = ServerConfig::builder_with_provider(suites_in_order())
         .with_protocol_versions(versions)
         .map_err(|error| error.to_string())?;
     let builder = match clients.and_then(|clients| clients.verifier.clone()) {
@@ -103,6 +119,7 @@ fn server_config(
     };
     let mut config = builder.with_cert_resolver(certificates.clone());
     config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
+    config.ignore_client_order = true;
     // A session is in its ticket, and nowhere else.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     if tls.tickets {

@@ -259,7 +259,8 @@ impl ResolvesServerCert for Certificates {
         let suits = |shown: &&Arc<Shown>| shown.suits(offered);
         // A signature of an elliptic curve costs a fifth.
         let shown = all.iter().filter(|shown| !shown.is_rsa()).find(suits);
-        let shown = shown.or_else(|| all.iter().find(suits))?;
+        // One that the client cannot check is what it is told of by name, in an alert.
+        let shown = shown.or_else(|| all.iter().find(suits)).or(all.first())?;
         let name = name.map(String::into_boxed_str);
         note_asked(Asked { name, covered: shown.names.clone() });
         Some(shown.shown_at(SystemTime::now()).clone())

@@ -20,11 +20,18 @@ use crate::ring::{Deadlines, Socket, clock};
 const UNDER_WAY_MAX: usize = 512;
 
 pub(crate) struct Handshakes {
-    list: RefCell<Slab<UnderWay>>,
+    list: RefCell<List>,
     order: Semaphore,
     /// The turn of the loop in which the last step was taken.
     last: Cell<u32>,
     serial: Cell<u64>,
+}
+
+#[derive(Default)]
+struct List {
+    entries: Slab<UnderWay>,
+    /// By address, those that have not been told to give way.
+    counts: HashMap<u128, usize>,
 }
 
 struct UnderWay {
@@ -50,13 +57,14 @@ impl Handshakes {
     /// Takes the place of a handshake with a client at `address`; dropping it gives it up.
     pub(crate) fn begin(&self, address: u128, socket: &Socket, deadlines: &Deadlines) -> Place<'_> {
         let mut list = self.list.borrow_mut();
-        if list.len() >= UNDER_WAY_MAX {
-            make_room(&mut list, deadlines);
+        if list.entries.len() >= UNDER_WAY_MAX {
+            list.make_room(deadlines);
         }
         let serial = self.serial.get() + 1;
         self.serial.set(serial);
         let entry = UnderWay { address, serial, socket: socket.clone(), gives_way: false };
-        Place { handshakes: self, key: list.insert(entry) }
+        *list.counts.entry(address).or_default() += 1;
+        Place { handshakes: self, key: list.entries.insert(entry) }
     }
 
     /// Waits until a step may be taken.
@@ -70,19 +78,35 @@ impl Handshakes {
     }
 }
 
-/// Has one of those that have not been told yet give way.
-fn make_room(list: &mut Slab<UnderWay>, deadlines: &Deadlines) {
-    let mut counts: HashMap<u128, (usize, u64)> = HashMap::new();
-    for (_, entry) in list.iter().filter(|(_, entry)| !entry.gives_way) {
-        let (count, oldest) = counts.entry(entry.address).or_insert((0, u64::MAX));
-        *count += 1;
-        *oldest = (*oldest).min(entry.serial);
-    }
-    let most = counts.into_values().max_by_key(|(count, oldest)| (*count, u64::MAX - oldest));
-    let Some((_, oldest)) = most else { return };
-    for (_, entry) in list.iter_mut().filter(|(_, entry)| entry.serial == oldest) {
+impl List {
+    /// Has one of those that have not been told yet give way.
+    fn make_room(&mut self, deadlines: &Deadlines) {
+        let Some(most) = self.counts.values().copied().max() else { return };
+        let mut by_most = self.counts.iter().filter(|(_, count)| **count == most);
+        let first = by_most.next().map(|(address, _)| *address);
+        let only = first.filter(|_| by_most.next().is_none());
+        let has_most = |entry: &UnderWay| match only {
+            Some(address) => entry.address == address,
+            None => self.counts.get(&entry.address) == Some(&most),
+        };
+        let candidates = self.entries.iter().filter(|(_, it)| !it.gives_way && has_most(it));
+        let oldest = candidates.min_by_key(|(_, entry)| entry.serial).map(|(key, _)| key);
+        let Some(key) = oldest else { return };
+        let entry = &mut self.entries[key];
         entry.gives_way = true;
         entry.socket.interrupt_for_good(deadlines);
+        let address = entry.address;
+        self.forget(address);
+    }
+
+    /// One less of those of an address that have not been told to give way.
+    fn forget(&mut self, address: u128) {
+        if let Some(count) = self.counts.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&address);
+            }
+        }
     }
 }
 
@@ -96,12 +120,17 @@ impl Place<'_> {
     /// Whether it has been told to end, for others.
     pub(crate) fn gives_way(&self) -> bool {
         let list = self.handshakes.list.borrow();
-        list.get(self.key).is_some_and(|entry| entry.gives_way)
+        list.entries.get(self.key).is_some_and(|entry| entry.gives_way)
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.handshakes.list.borrow_mut().try_remove(self.key);
+        let mut list = self.handshakes.list.borrow_mut();
+        if let Some(entry) = list.entries.try_remove(self.key)
+            && !entry.gives_way
+        {
+            list.forget(entry.address);
+        }
     }
 }

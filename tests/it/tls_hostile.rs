@@ -5,7 +5,8 @@
 
 use super::tls::Secured;
 use crate::support::{
-    Client, DEADLINE, OK, Origin, RawSession, TlsClient, Trust, hello, records, wait_until,
+    Client, DEADLINE, OK, Origin, Pair, RawSession, Setup, TlsClient, TlsOrigin, TlsPeer, Trust,
+    hello, records, wait_until,
 };
 use rustls::ContentType;
 use std::fmt::Debug;
@@ -382,7 +383,7 @@ fn keys_that_change_again_and_again_are_a_flood() {
 #[test]
 fn a_client_that_never_reads_its_handshake_is_ended_in_time() {
     let origin = Origin::answering(OK);
-    let setup = crate::support::Setup::to(&origin).set("timeouts.handshake", 0.5);
+    let setup = Setup::to(&origin).set("timeouts.handshake", 0.5);
     let secured = Secured::start(setup);
     let wire = records(22, &hello("localhost", &secured.trust()), 16_384);
     let mut socket = TcpStream::connect(secured.address()).unwrap();
@@ -404,4 +405,31 @@ fn a_client_that_speaks_tls_to_a_plain_port_is_told_nothing_it_could_mistake() {
     client.expect_orderly_close();
     secured.proxy.wait_for_log(&["a client speaks TLS to a listener that speaks HTTP in clear"]);
     secured.connect().send(LOCAL).read_until(b"\r\n\r\nok");
+}
+
+#[test]
+fn tickets_by_the_thousand_are_taken_and_an_origin_that_sends_nothing_else_is_given_up() {
+    let pair = Pair::of(&["localhost"]);
+    let serve = |mut peer: TlsPeer| {
+        while peer.read_head().is_some() {
+            peer.send(OK);
+        }
+    };
+    for (tickets, is_served) in [(1_000, true), (20_000, false)] {
+        let origin = TlsOrigin::with_tickets(&pair, tickets, serve);
+        let lines = "[upstream.tls]\nca = \"origin.pem\"";
+        let setup = Setup::new().file("origin.pem", &pair.chain);
+        let proxy = setup.upstream("origin", &[&origin.url()], lines).start();
+        let spent = proxy.processor_time();
+        let answer = proxy.get();
+        if is_served {
+            answer.expect_status(200).expect_body("ok");
+            proxy.get().expect_status(200);
+            assert_eq!(origin.accepted(), 1, "its tickets are no reason to give it up");
+        } else {
+            assert!([200, 502].contains(&answer.status()), "{answer}");
+        }
+        assert!(proxy.processor_time() - spent < Duration::from_secs(10));
+        assert!(proxy.resident_bytes() < 256 << 20);
+    }
 }

@@ -23,7 +23,7 @@ pub(crate) use message::{Ending, Message};
 pub(crate) use names::{NameServer, Question, has_own_mounts};
 pub(crate) use origin::{Blackhole, Origin, Peer, Refusal, Target};
 pub(crate) use proxy::{BINARY, Home, Proxy, Setup, ringway, run};
-pub(crate) use tls::{Pair, TlsClient, TlsEnd, TlsOrigin, Trust};
+pub(crate) use tls::{Pair, TlsClient, TlsEnd, TlsOrigin, TlsPeer, Trust};
 pub(crate) use tls_raw::{RawSession, hello, records};
 pub(crate) use wire::{Arrival, Expected, Wire};
 

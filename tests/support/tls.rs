@@ -272,12 +272,23 @@ pub(crate) struct TlsOrigin {
 
 impl TlsOrigin {
     pub(crate) fn start(pair: &Pair, serve: impl Fn(TlsPeer) + Send + Sync + 'static) -> Self {
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![pair.der()], pair.key_der())
-            .expect("a pair of our own");
+        Self::with_tickets(pair, 2, serve)
+    }
+
+    /// One that sends so many tickets when a handshake is over.
+    pub(crate) fn with_tickets(
+        pair: &Pair,
+        tickets: usize,
+        serve: impl Fn(TlsPeer) + Send + Sync + 'static,
+    ) -> Self {
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_no_client_auth()
+                .with_single_cert(vec![pair.der()], pair.key_der())
+                .expect("a pair of our own");
+        config.send_tls13_tickets = tickets;
         let config = Arc::new(config);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound listener");

@@ -288,7 +288,7 @@ const NETWORK: [Case; 20] = [
 pub(super) fn secured(machine: Machine, key: rcgen::KeyPair, days: i64, mode: u32) -> Machine {
     let mut wanted = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
     let now = std::time::SystemTime::now();
-    wanted.not_before = (now - Duration::from_secs(86_400)).into();
+    wanted.not_before = (now - Duration::from_secs(30 * 86_400)).into();
     wanted.not_after = (now + Duration::from_secs(days as u64 * 86_400 + 60)).into();
     let chain = wanted.self_signed(&key).unwrap().pem();
     let machine = machine.with("a.pem", &chain).with("a.key", &key.serialize_pem());
