@@ -7,15 +7,16 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::explain::addresses;
 use crate::address::Address;
-use crate::config::{AdminAddress, Config, ListenerConfig};
+use crate::config::{AdminAddress, Config, DnsConfig, ListenerConfig};
 use crate::tls::blocking::{self, Belief};
 
 /// For the whole question. Below the time-outs of those who run this: the image's HEALTHCHECK
@@ -160,12 +161,18 @@ fn resolve(authority: &str) -> Result<(String, SocketAddr), String> {
         _ => (authority, 443),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let found = (host, port).to_socket_addrs().map(|mut found| found.next());
-    match found {
-        Ok(Some(address)) => Ok((host.to_owned(), address)),
-        Ok(None) => Err("the name has no address".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
+    let literal = host.parse::<IpAddr>().ok();
+    let address = match (literal, host) {
+        (Some(ip), _) => Some(SocketAddr::new(ip, port)),
+        (None, "localhost") => Some((Ipv4Addr::LOCALHOST, port).into()),
+        (None, host) => {
+            let found = addresses::of_origins(&DnsConfig::default(), [(host, port)].into_iter());
+            let found = found.map_err(|error| error.to_string())?;
+            found.into_iter().flatten().find_map(|address| address.tcp())
+        }
+    };
+    let address = address.ok_or_else(|| "the name has no address".to_owned())?;
+    Ok((host.to_owned(), address))
 }
 
 /// What ringway said.

@@ -113,9 +113,8 @@ impl Shaking<'_> {
         socket.secure(session, worker.ledger.clone());
         let _flights = slot.hold(SESSION_BYTES, Kind::Tls);
         loop {
-            worker.handshakes.turn().await;
             // The step is what costs.
-            if self.place.gives_way() {
+            if !worker.handshakes.turn(self.place).await {
                 return Err(Problem::Crowded.into());
             }
             match socket.try_handshake() {
@@ -151,6 +150,7 @@ impl Shaking<'_> {
 
     async fn wait(&self, socket: &Socket, began_ms: u64, is_input: bool) -> Result<(), Failed> {
         let worker = self.slot.worker();
+        self.place.stalls(true);
         loop {
             let spent = Duration::from_millis(clock::coarse_ms().saturating_sub(began_ms));
             let left = self.limit.saturating_sub(spent);

@@ -2,9 +2,9 @@
 //!
 //! In goes a connection that begins one; out comes a place in the list, and leave to take the next
 //! step. Where the list is full, the one that has been at it for longest gives way, of the address
-//! that has most of them: whoever stalls thousands stands in its own way. One step is taken in each
-//! turn of the loop, in the order in which they asked, so that the exchanges of a thread wait for
-//! one signature at most.
+//! that has most of them: whoever stalls thousands stands in its own way. One that waits for its
+//! turn is not stalled, and goes last. One step is taken in each turn of the loop, in the order in
+//! which they asked, so that the exchanges of a thread wait for one signature at most.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -40,6 +40,8 @@ struct UnderWay {
     serial: u64,
     socket: Socket,
     gives_way: bool,
+    /// It goes on when its client does, and not when it is its turn.
+    is_stalled: bool,
 }
 
 impl Default for Handshakes {
@@ -62,19 +64,31 @@ impl Handshakes {
         }
         let serial = self.serial.get() + 1;
         self.serial.set(serial);
-        let entry = UnderWay { address, serial, socket: socket.clone(), gives_way: false };
+        let entry = UnderWay {
+            address,
+            serial,
+            socket: socket.clone(),
+            gives_way: false,
+            is_stalled: true,
+        };
         *list.counts.entry(address).or_default() += 1;
         Place { handshakes: self, key: list.entries.insert(entry) }
     }
 
-    /// Waits until a step may be taken.
-    pub(crate) async fn turn(&self) {
+    /// Waits until a step may be taken; false where the handshake has been told to end meanwhile,
+    /// which takes nobody's turn.
+    pub(crate) async fn turn(&self, place: &Place<'_>) -> bool {
+        place.stalls(false);
         // It is never closed.
         let _order = self.order.acquire().await;
-        while clock::turn() == self.last.get() {
+        while !place.gives_way() && clock::turn() == self.last.get() {
             turn().await;
         }
+        if place.gives_way() {
+            return false;
+        }
         self.last.set(clock::turn());
+        true
     }
 }
 
@@ -90,7 +104,8 @@ impl List {
             None => self.counts.get(&entry.address) == Some(&most),
         };
         let candidates = self.entries.iter().filter(|(_, it)| !it.gives_way && has_most(it));
-        let oldest = candidates.min_by_key(|(_, entry)| entry.serial).map(|(key, _)| key);
+        let oldest = candidates.min_by_key(|(_, entry)| (!entry.is_stalled, entry.serial));
+        let oldest = oldest.map(|(key, _)| key);
         let Some(key) = oldest else { return };
         let entry = &mut self.entries[key];
         entry.gives_way = true;
@@ -117,6 +132,14 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// It waits for its client, or for its turn.
+    pub(crate) fn stalls(&self, is_stalled: bool) {
+        let mut list = self.handshakes.list.borrow_mut();
+        if let Some(entry) = list.entries.get_mut(self.key) {
+            entry.is_stalled = is_stalled;
+        }
+    }
+
     /// Whether it has been told to end, for others.
     pub(crate) fn gives_way(&self) -> bool {
         let list = self.handshakes.list.borrow();

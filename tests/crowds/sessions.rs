@@ -39,11 +39,17 @@ fn a_resting_session_costs_less_than_four_and_a_half_kibibytes() {
     let proxy = Setup::to(&origin).listen_tls(&pair).start();
     let trust = Trust::in_pair(&pair);
     let mut clients = sessions(&proxy, &trust, 200);
+    let rest = |count: usize| {
+        let line = format!("ringway_clients_resting{{worker=\"0\"}} {count}\n");
+        wait_until("they rest", || proxy.admin("GET", "/metrics").contains(&line));
+    };
+    rest(200);
     let (before, counted) = (proxy.resident_bytes(), proxy.ledger_bytes());
     clients.extend(sessions(&proxy, &trust, RESTING));
     wait_until("resting sessions have given back their buffers", || {
         proxy.resident_bytes().saturating_sub(before) <= RESTING * BYTES_MAX
     });
+    rest(200 + RESTING);
     // And what the ledger says of one is what it costs, about.
     let counted = (proxy.ledger_bytes() - counted) as usize / RESTING;
     assert!((3_600..=5_200).contains(&counted), "{counted} bytes are counted for one");

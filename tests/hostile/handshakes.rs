@@ -61,7 +61,7 @@ fn five_thousand_handshakes_that_stop_half_way_keep_nobody_out() {
                         held.push(stream);
                         begun.fetch_add(1, Ordering::Relaxed);
                         // What is measured is the program, not how long its queue is.
-                        thread::park_timeout(Duration::from_micros(300));
+                        thread::park_timeout(Duration::from_millis(1));
                     }
                     while !is_over.load(Ordering::Relaxed) {
                         thread::park_timeout(Duration::from_millis(20));

@@ -355,6 +355,22 @@ fn an_administration_with_tls_is_asked_by_commands_that_know_whom_to_believe() {
     let output = run(&["health", "--url", &url, "--insecure"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     drop(silent);
+    // A command that knows the configuration needs no more: it is this machine that answers.
+    let known = || Setup::to(&origin).listen_tls(&pair);
+    let own = known().set("admin.tls", true).set("admin.address", format!("127.0.0.1:{port}"));
+    fs::write(home.join("own.toml"), own.text()).unwrap();
+    let address = proxy.addresses().last().unwrap().to_string();
+    let data = known().set("admin.enabled", false).set("server.host", "");
+    fs::write(home.join("data.toml"), data.set("server.listen_tls", [address]).text()).unwrap();
+    for arguments in [
+        &["health", "--config", "own.toml"][..],
+        &["certificates", "--config", "own.toml"],
+        &["reload", "--config", "own.toml"],
+        &["health", "--config", "data.toml"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output));
+    }
     // Its certificate follows the files.
     let next = Pair::of(&["localhost", "127.0.0.1"]);
     fs::write(home.join("shown.pem"), &next.chain).unwrap();
