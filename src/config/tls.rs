@@ -45,8 +45,9 @@ text_kind!(
 pub struct TlsConfig {
     /// One [[tls.certificates]] each: `chain` and `key` are PEM files, `names` is what it is shown
     /// for, such as ["example.org", "*.example.org"]; without it, what the certificate says. `ocsp`
-    /// is a file with its authority's answer in DER, which is shown beside it. A client gets the one that names what it asks for, exact before "*."; of several with another
-    /// kind of key, the one that it can check; else the first.
+    /// is a file with its authority's answer in DER, which is shown beside it. A client gets the
+    /// one that names what it asks for, exact before "*."; of several with another kind of key, the
+    /// one that it can check; else the first.
     #[serde(with = "List::<Certificate>")]
     pub certificates: Vec<CertificateConfig>,
     /// The oldest version that is spoken: "1.2" or "1.3".

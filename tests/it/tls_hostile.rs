@@ -408,14 +408,15 @@ fn a_client_that_speaks_tls_to_a_plain_port_is_told_nothing_it_could_mistake() {
 }
 
 #[test]
-fn tickets_by_the_thousand_are_taken_and_an_origin_that_sends_nothing_else_is_given_up() {
+fn tickets_by_the_thousand_are_taken_or_their_origin_is_given_up() {
     let pair = Pair::of(&["localhost"]);
     let serve = |mut peer: TlsPeer| {
         while peer.read_head().is_some() {
             peer.send(OK);
         }
     };
-    for (tickets, is_served) in [(1_000, true), (20_000, false)] {
+    // rustls sends all of them as one flight, of which 64 KiB are kept.
+    for (tickets, is_served) in [(300, true), (1_000, false), (20_000, false)] {
         let origin = TlsOrigin::with_tickets(&pair, tickets, serve);
         let lines = "[upstream.tls]\nca = \"origin.pem\"";
         let setup = Setup::new().file("origin.pem", &pair.chain);
@@ -427,7 +428,7 @@ fn tickets_by_the_thousand_are_taken_and_an_origin_that_sends_nothing_else_is_gi
             proxy.get().expect_status(200);
             assert_eq!(origin.accepted(), 1, "its tickets are no reason to give it up");
         } else {
-            assert!([200, 502].contains(&answer.status()), "{answer}");
+            answer.expect_own_error(502, "Bad Gateway", "tls_protocol_error");
         }
         assert!(proxy.processor_time() - spent < Duration::from_secs(10));
         assert!(proxy.resident_bytes() < 256 << 20);
