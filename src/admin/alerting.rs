@@ -57,8 +57,8 @@ fn figures(proxy: &Proxy, window: &Window) -> Figures {
         memory_mb: mebibytes(proxy.usage().rss_bytes),
         pool_wait_seconds: window.pool_wait_p95 / 1_000.0,
         is_certificate_due: {
-            let mut certificates = snapshot.tls.iter().flat_map(|tls| tls.shown());
-            certificates.any(|certificate| certificate.is_due(SystemTime::now()))
+            let now = SystemTime::now();
+            snapshot.tls.as_ref().is_some_and(|tls| tls.is_due(now))
         },
         orders_failing: tls::orders_failing(proxy) as f64,
         open_files: ProcessReading::read().open_files_share(),

@@ -166,7 +166,7 @@ impl Alerts {
             Alarm::new(Subject::PoolWait, "", pool_wait.as_secs_f64()),
             Alarm::new(Subject::OpenFiles, "", *open_files),
         ];
-        if *certificates && !config.server.listen_tls.is_empty() {
+        if *certificates && config.shows_certificates() {
             alarms.push(Alarm::new(Subject::Certificate, "", 1.0));
             if config.tls.acme.is_some() {
                 alarms.push(Alarm::new(Subject::Acme, "", 1.0));

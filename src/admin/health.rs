@@ -12,11 +12,12 @@ use serde_json::{Map, Value, json};
 
 use super::alerts::Notice;
 use super::proxy::Proxy;
-use super::tls::{self, Certificate, Ordered};
+use super::tls::{self, Ordered};
 use crate::address::Address;
 use crate::admin::stats::PoolReport;
 use crate::admin::units::{lock, mebibytes};
 use crate::memory::watch::Pressure;
+use crate::tls::report::Report;
 
 /// How ringway is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -45,9 +46,9 @@ pub(super) struct Health {
     config_generation: u64,
     alerts: Vec<Notice>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    certificates: Vec<Certificate>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     acme: Vec<Ordered>,
+    #[serde(flatten)]
+    tls: Report,
     version: &'static str,
 }
 
@@ -103,8 +104,8 @@ impl Health {
             workers: shared.occupied().count(),
             config_generation: snapshot.id,
             alerts,
-            certificates: tls::certificates(proxy),
             acme: tls::ordered(proxy),
+            tls: tls::report(proxy),
             version: env!("CARGO_PKG_VERSION"),
         }
     }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -12,35 +13,13 @@ use super::exposition::Exposition;
 use super::proxy::Proxy;
 use super::series::{NAMED_MAX, sum};
 use crate::admin::units::unix_seconds;
-use crate::tls::certificates::Shown;
 use crate::tls::managed::Managed;
 use crate::tls::problem::Problem;
+use crate::tls::report::Report;
 
-/// A certificate that clients are shown.
-#[derive(Debug, Serialize)]
-pub(super) struct Certificate {
-    names: Vec<String>,
-    subject: String,
-    issuer: String,
-    chain: String,
-    /// Seconds since 1970.
-    expires: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trouble: Option<String>,
-}
-
-pub(super) fn certificates(proxy: &Proxy) -> Vec<Certificate> {
-    let snapshot = proxy.snapshot();
-    let list = snapshot.tls.iter().flat_map(|tls| tls.shown());
-    let describe = |shown: Arc<Shown>| Certificate {
-        names: shown.names.iter().map(ToString::to_string).collect(),
-        subject: shown.subject.clone(),
-        issuer: shown.issuer.clone(),
-        chain: shown.files.chain.to_string_lossy().into_owned(),
-        expires: unix_seconds(shown.expires),
-        trouble: shown.trouble.clone(),
-    };
-    list.map(describe).collect()
+/// The certificates in use.
+pub(super) fn report(proxy: &Proxy) -> Report {
+    Report::of(proxy.snapshot().tls.as_deref(), SystemTime::now())
 }
 
 /// A name whose certificate is ordered, and how that stands.
@@ -123,6 +102,15 @@ pub(super) fn figures(proxy: &Proxy, out: &mut Exposition) {
     for problem in Problem::ALL {
         let of = |metrics: &crate::observe::metrics::WorkerMetrics| {
             metrics.handshakes_failed[problem as usize].get()
+        };
+        let count: u64 = proxy.shared.metrics.iter().map(|metrics| of(metrics)).sum();
+        family.put(&[("reason", problem.name())], count);
+    }
+    let help = "Sessions of clients that ended by what is none, by reason.";
+    let mut family = out.counter("ringway_tls_broken_total", help);
+    for problem in [Problem::Protocol, Problem::Alert, Problem::Flood] {
+        let of = |metrics: &crate::observe::metrics::WorkerMetrics| {
+            metrics.sessions_broken[problem as usize].get()
         };
         let count: u64 = proxy.shared.metrics.iter().map(|metrics| of(metrics)).sum();
         family.put(&[("reason", problem.name())], count);

@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use crate::address::UnixAddress;
 use crate::admin::AdminSocket;
 use crate::cli::client::{self, Target};
+use crate::config::Config;
 use crate::config::effective::{Origin, Origins};
-use crate::config::{AdminAddress, Config};
 use crate::forward_proxy::user_rules::UserRules;
 use crate::forward_proxy::{Users, lists};
 use crate::hooks::{self, BadFile};
@@ -32,7 +32,7 @@ pub(crate) fn run(config: &Config) -> ExitCode {
     }
     let taken = ports(config);
     if !taken.is_empty()
-        && let Some(target) = admin_target(config)
+        && let Some(target) = Target::admin(config)
         && client::ask(&target).is_ok_and(|report| report.is_ringway())
     {
         note(&format_args!(
@@ -146,11 +146,4 @@ fn ports(config: &Config) -> Vec<String> {
     let taken = listeners.filter_map(|it| server::try_listen(it, server.backlog).err());
     let admin = AdminSocket::open(&config.admin, None).err();
     taken.map(|error| error.to_string()).chain(admin).collect()
-}
-
-fn admin_target(config: &Config) -> Option<Target> {
-    config.admin.enabled.then(|| match &config.admin.address {
-        AdminAddress::Tcp(address) => Target::tcp(*address),
-        AdminAddress::Unix(path) => Target::socket(path),
-    })
 }

@@ -200,6 +200,16 @@ impl Refusals {
         if let Some(acme) = &tls.acme {
             self.acme(acme, server);
         }
+        if config.admin.is_tls() {
+            if matches!(config.admin.address, AdminAddress::Unix(_)) {
+                let what = "`tls` is for an address and a port: who may ask by a Unix socket is \
+                            said by its file";
+                self.add("admin.tls", what);
+            } else if tls.certificates.is_empty() {
+                let what = "`tls` needs a certificate: [[tls.certificates]] with `chain` and `key`";
+                self.add("admin.tls", what);
+            }
+        }
         if server.redirect_https && server.listen_tls.is_empty() {
             self.add("server.redirect_https", "`redirect_https` needs `listen_tls`");
         }

@@ -283,9 +283,14 @@ impl Config {
         splits.flat_map(|split| split.arms.iter().map(|(upstream, _)| *upstream))
     }
 
+    /// Whether something speaks TLS to its clients.
+    pub fn shows_certificates(&self) -> bool {
+        !self.server.listen_tls.is_empty() || self.admin.is_tls()
+    }
+
     /// The files of certificates, keys and authorities in use.
     pub fn tls_files(&self) -> Vec<PathBuf> {
-        let tls = Some(&self.tls).filter(|_| !self.server.listen_tls.is_empty());
+        let tls = Some(&self.tls).filter(|_| self.shows_certificates());
         let own = tls.into_iter().flat_map(TlsConfig::files);
         let origins = self.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
         own.chain(origins.flat_map(UpstreamTlsConfig::files)).cloned().collect()

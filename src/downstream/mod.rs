@@ -78,6 +78,7 @@ pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static 
             }
         };
         tracing::trace!(?close, "a client connection ends");
+        handshake::count_broken(&slot);
         let is_lingering = lingers(close, &slot);
         if !is_lingering && close.is_orderly() {
             slot.socket().say_goodbye();

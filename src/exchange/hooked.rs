@@ -164,6 +164,7 @@ fn view<'a>(request: &'a Request<'_, impl ClientStream>, now_us: u64) -> Request
         client: request.peer.client,
         client_text: request.peer.client_text(),
         is_trusted: request.peer.is_trusted,
+        tls: request.peer.tls(),
         now_us,
     }
 }

@@ -249,6 +249,7 @@ async fn attempt(
     // The client's side failed, or the origin took nothing for too long: no answer will make sense
     // any more, and the origin must not take what it has for the whole.
     let reply = upload.fault().map_or(reply, |fault| Err(fault.into()));
+    let reply = reply.map_err(|error: AttemptError| error.on(&origin_socket));
     let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
         Ok(Verdict::Pass(buffer)) => {
             record.answered(request.response.status);

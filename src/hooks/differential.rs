@@ -187,6 +187,7 @@ fn view<'a>(head: &'a RequestHead, text: &'a str) -> RequestView<'a> {
         client: [192, 0, 2, 1].into(),
         client_text: "192.0.2.1",
         is_trusted: false,
+        tls: None,
         now_us: 0,
     }
 }

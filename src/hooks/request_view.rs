@@ -11,10 +11,11 @@ use super::changes::Changes;
 use super::clients::ClientPermit;
 use super::rate::Standing;
 use crate::address::ClientAddress;
-use crate::config::hooks::{Part, Template, Variable};
+use crate::config::hooks::{Part, Template, TlsFact, Variable};
 use crate::http::head::RequestHead;
 use crate::http::names::{cookies, is_text, trim};
 use crate::http::path::percent;
+use crate::tls::facts::{ClientCertificate, TlsFacts};
 
 /// A request, as its hooks see it.
 #[derive(Clone, Copy)]
@@ -27,6 +28,8 @@ pub struct RequestView<'a> {
     pub client_text: &'a str,
     /// Whether the client is one of `server.trusted_proxies`.
     pub is_trusted: bool,
+    /// Of the client's session, where its connection has TLS.
+    pub tls: Option<&'a TlsFacts>,
     /// The precise clock, read once for all hooks.
     pub now_us: u64,
 }
@@ -228,10 +231,30 @@ impl HookState {
             Variable::Status => (decimal(self.status, digits), Kind::Other),
             Variable::Header(name) => (view.field(name).unwrap_or_default(), Kind::Other),
             Variable::Cookie(name) => (view.cookie(name).unwrap_or_default(), Kind::Other),
+            Variable::Tls(fact) => (tls_fact(*fact, view.tls), Kind::Other),
             // Groups are the business of the rewrite that has the pattern.
             Variable::Capture(_) => (&[][..], Kind::Other),
         }
     }
+}
+
+/// Empty where there is nothing to say.
+fn tls_fact(fact: TlsFact, facts: Option<&TlsFacts>) -> &[u8] {
+    let Some(facts) = facts else { return &[] };
+    let client = facts.client.as_ref();
+    let of_client =
+        |part: fn(&ClientCertificate) -> &String| client.map_or("", |client| part(client).as_str());
+    let text = match fact {
+        TlsFact::Version => facts.version,
+        TlsFact::Cipher => &facts.cipher,
+        TlsFact::Sni => &facts.sni,
+        TlsFact::ClientVerified if client.is_some() => "true",
+        TlsFact::ClientVerified => "false",
+        TlsFact::ClientSubject => of_client(|client| &client.subject),
+        TlsFact::ClientSan => of_client(|client| &client.san),
+        TlsFact::ClientFingerprint => of_client(|client| &client.fingerprint),
+    };
+    text.as_bytes()
 }
 
 /// What a variable's bytes were before, which says how much of them may stay in a target.
@@ -326,6 +349,7 @@ pub(crate) mod tests {
             client: [192, 0, 2, 1].into(),
             client_text: "192.0.2.1",
             is_trusted: false,
+            tls: None,
             now_us: 1_000_000_000,
         })
     }

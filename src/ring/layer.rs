@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::ledger::{Kind, Ledger};
+use crate::tls::problem::Problem;
 use crate::tls::session::{Records, Session};
 
 /// What a session costs at rest.
@@ -40,6 +41,8 @@ pub(super) struct State {
     held: Vec<u8>,
     taken: usize,
     pub(super) end: Option<StreamEnd>,
+    /// Why it is broken, where it is.
+    problem: Option<Problem>,
     pub(super) unsent: Unsent,
     /// Plain bytes sent so far, for the size of records.
     pub(super) sent: u64,
@@ -81,9 +84,6 @@ impl Unsent {
 /// Deliveries without a byte that are no attack: a ticket or two, a new key now and then.
 const FRUITLESS_MAX: u8 = 64;
 
-/// A peer's flight of a handshake, certificates and all.
-pub(super) const FLIGHT_BYTES_MAX: usize = 64 * 1024;
-
 impl Layer {
     pub(crate) fn new(session: Session, ledger: Arc<Ledger>) -> Self {
         ledger.add(Kind::Tls, SESSION_BYTES as u64);
@@ -93,6 +93,7 @@ impl Layer {
             held: Vec::new(),
             taken: 0,
             end: None,
+            problem: None,
             unsent: Unsent::default(),
             sent: 0,
             is_congested: false,
@@ -110,6 +111,11 @@ impl Layer {
     /// Whether nothing that comes can be understood any more.
     pub(super) fn is_broken(&self) -> bool {
         self.state.borrow().end == Some(StreamEnd::Broken)
+    }
+
+    /// Why that is, where it is.
+    pub(super) fn problem(&self) -> Option<Problem> {
+        self.state.borrow().problem
     }
 
     pub(super) fn ask<T>(&self, ask: impl FnOnce(&Session) -> T) -> T {
@@ -197,23 +203,35 @@ impl State {
             held.extend_from_slice(&bytes[fits..]);
         };
         let was_handshaking = self.session.is_handshaking();
+        if was_handshaking && wire.len() > self.session.flight_bytes_max() {
+            let error = io::Error::new(io::ErrorKind::InvalidData, "an endless message");
+            return Err(self.broken(Problem::Protocol, error));
+        }
         let result = self.session.take(wire, &mut plain, out);
         if self.session.is_peer_done && self.end.is_none() {
             self.end = Some(StreamEnd::Said);
         }
-        let used = result.map_err(|error| {
-            self.end = Some(StreamEnd::Broken);
-            self.tail = Vec::new();
-            io::Error::new(io::ErrorKind::InvalidData, error)
-        })?;
-        self.fruitless = if is_fruitless && !was_handshaking { self.fruitless + 1 } else { 0 };
-        let is_flood = self.fruitless > FRUITLESS_MAX;
+        let used = match result {
+            Ok(used) => used,
+            Err(error) => {
+                let problem = Problem::of_session(&error);
+                return Err(self.broken(problem, io::Error::new(io::ErrorKind::InvalidData, error)));
+            }
+        };
+        // A part of a record is none that brought nothing.
+        self.fruitless = match (is_fruitless && !was_handshaking, used) {
+            (false, _) => 0,
+            (true, 0) => self.fruitless,
+            (true, _) => self.fruitless + 1,
+        };
         let rest = &wire[used..];
-        if is_flood || rest.len() > FLIGHT_BYTES_MAX {
-            self.end = Some(StreamEnd::Broken);
-            self.tail = Vec::new();
-            let what = if is_flood { "a flood of empty records" } else { "an endless message" };
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        if self.fruitless > FRUITLESS_MAX {
+            let error = io::Error::new(io::ErrorKind::InvalidData, "a flood of empty records");
+            return Err(self.broken(Problem::Flood, error));
+        }
+        if rest.len() > self.session.flight_bytes_max() {
+            let error = io::Error::new(io::ErrorKind::InvalidData, "an endless message");
+            return Err(self.broken(Problem::Protocol, error));
         }
         if rest.is_empty() {
             self.tail = Vec::new();
@@ -222,6 +240,14 @@ impl State {
             self.tail.extend_from_slice(rest);
         }
         Ok(count)
+    }
+
+    /// Nothing that comes is understood any more.
+    fn broken(&mut self, problem: Problem, error: io::Error) -> io::Error {
+        self.end = Some(StreamEnd::Broken);
+        self.problem = Some(problem);
+        self.tail = Vec::new();
+        error
     }
 
     /// As [`Session::seal`], which has to see what is left of the wire's bytes.

@@ -8,11 +8,11 @@ use std::cell::RefCell;
 use std::io;
 
 use super::buffers::HeadBuffer;
-use super::layer::{FLIGHT_BYTES_MAX, Handshake, Layer, State, StreamEnd};
+use super::layer::{Handshake, Layer, State, StreamEnd};
 use super::ops::Descriptor;
 use super::wire;
 use crate::ledger::Kind;
-use crate::tls::session::Records;
+use crate::tls::session::{FLIGHT_BYTES_MAX, Records};
 
 /// What one call receives, or seals, at most.
 const OPERATION_BYTES: usize = 256 * 1024;

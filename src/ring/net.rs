@@ -23,6 +23,7 @@ use super::waits::{FixedWait, PendingPoll, PendingRecv, Recv, Term, Wait, WaitEr
 use super::{layered, wire};
 use crate::address::{Address, UnixAddress};
 use crate::ledger::Ledger;
+use crate::tls::problem::Problem;
 use crate::tls::session::Session;
 
 /// A connected stream socket of this worker, of TCP or of this machine (unix(7)).
@@ -379,6 +380,11 @@ impl Socket {
     pub(crate) fn try_handshake(&self) -> io::Result<Handshake> {
         let layer = self.fd.layer.get();
         layer.map_or(Ok(Handshake::Done), |layer| layered::shake(&self.fd, layer))
+    }
+
+    /// Why its session cannot go on, where it has one that cannot.
+    pub(crate) fn session_problem(&self) -> Option<Problem> {
+        self.fd.layer.get().and_then(|layer| layer.problem())
     }
 
     /// What its session knows of the peer; `None` where it has none.

@@ -384,7 +384,7 @@ pub(crate) fn load_tls(
     let (addresses, numbers): (Vec<&Address>, Vec<_>) =
         own.map(|((_, address), number)| (address, *number)).unzip();
     let port = addresses.iter().find_map(|address| address.tcp()).map_or(0, |own| own.port());
-    Acceptor::load(&config.tls, numbers, port, before)
+    Acceptor::load(config, numbers, port, before)
 }
 
 /// Room for as many workers as this machine can use, and for those that they take over from.

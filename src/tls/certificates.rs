@@ -15,8 +15,8 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{SignatureAlgorithm, SignatureScheme};
 
-use super::pem;
 use super::session::{Asked, note_asked};
+use super::{ocsp, pem};
 use crate::config::CertificateConfig;
 
 /// A certificate in use.
@@ -26,6 +26,8 @@ pub(crate) struct Shown {
     /// Of the files as they were read.
     fingerprint: u64,
     key: Arc<CertifiedKey>,
+    /// The same with what its authority says of it, and until when it may be shown so.
+    stapled: Option<(Arc<CertifiedKey>, SystemTime)>,
     /// What it is shown for, in lower case.
     pub(crate) names: Arc<[Box<str>]>,
     pub(crate) issuer: String,
@@ -34,6 +36,8 @@ pub(crate) struct Shown {
     pub(crate) expires: SystemTime,
     /// Why the files as they are now are not used.
     pub(crate) trouble: Option<String>,
+    /// Why what the authority says of it is not shown.
+    pub(crate) ocsp_trouble: Option<String>,
 }
 
 /// All of them, by name.
@@ -132,12 +136,14 @@ impl Shown {
             files: self.files.clone(),
             fingerprint: self.fingerprint,
             key: self.key.clone(),
+            stapled: self.stapled.clone(),
             names: self.names.clone(),
             issuer: self.issuer.clone(),
             subject: self.subject.clone(),
             began: self.began,
             expires: self.expires,
             trouble: None,
+            ocsp_trouble: None,
         }
     }
 
@@ -145,7 +151,36 @@ impl Shown {
     pub(crate) fn is_due(&self, now: SystemTime) -> bool {
         let life = self.expires.duration_since(self.began).unwrap_or_default();
         let left = self.expires.duration_since(now).unwrap_or_default();
-        self.trouble.is_some() || left < (life / 3).min(DUE)
+        let has_trouble = self.trouble.is_some() || self.ocsp_trouble(now).is_some();
+        has_trouble || left < (life / 3).min(DUE)
+    }
+
+    /// Why its authority's answer is not shown beside it, where there should be one.
+    pub(crate) fn ocsp_trouble(&self, now: SystemTime) -> Option<&str> {
+        let is_over = self.stapled.as_ref().is_some_and(|(_, until)| *until <= now);
+        let over = is_over.then_some("the time of the OCSP response is over");
+        self.ocsp_trouble.as_deref().or(over)
+    }
+
+    /// Until when that is shown.
+    pub(crate) fn ocsp_until(&self) -> Option<SystemTime> {
+        self.stapled.as_ref().map(|(_, until)| *until)
+    }
+
+    fn shown_at(&self, now: SystemTime) -> &Arc<CertifiedKey> {
+        match &self.stapled {
+            Some((stapled, until)) if *until > now => stapled,
+            _ => &self.key,
+        }
+    }
+
+    pub(crate) fn key_kind(&self) -> &'static str {
+        match self.key.key.algorithm() {
+            SignatureAlgorithm::RSA => "rsa",
+            SignatureAlgorithm::ECDSA => "ecdsa",
+            SignatureAlgorithm::ED25519 => "ed25519",
+            _ => "other",
+        }
     }
 
     pub(crate) fn is_rsa(&self) -> bool {
@@ -165,7 +200,7 @@ impl Shown {
     pub(super) fn show(&self, name: Option<String>) -> Arc<CertifiedKey> {
         let name = name.map(String::into_boxed_str);
         note_asked(Asked { name, covered: self.names.clone() });
-        self.key.clone()
+        self.shown_at(SystemTime::now()).clone()
     }
 }
 
@@ -175,8 +210,9 @@ pub(super) fn load(
     provider: &CryptoProvider,
 ) -> Result<Arc<Shown>, String> {
     let (chain, key) = (pem::read(&files.chain)?, pem::read(&files.key)?);
+    let answer = files.ocsp.as_ref().map(|path| pem::read(path));
     let mut hasher = DefaultHasher::new();
-    (&chain, &key).hash(&mut hasher);
+    (&chain, &key, &answer).hash(&mut hasher);
     let fingerprint = hasher.finish();
     if let Some(known) = known.filter(|it| it.fingerprint == fingerprint && it.trouble.is_none()) {
         return Ok((*known).clone());
@@ -203,24 +239,64 @@ pub(super) fn load(
         (Some(trouble), None) => tracing::warn!("{trouble}"),
         (None, _) => {}
     }
+    let (stapled, ocsp_trouble) = match answer.map(|answer| staple(files, &key, answer, known)) {
+        None => (None, None),
+        Some(Ok(stapled)) => (Some(stapled), None),
+        Some(Err(trouble)) => {
+            tracing::warn!("{trouble}; the certificate is shown without it");
+            (None, Some(trouble))
+        }
+    };
     let names = if files.names.is_empty() { said.names } else { files.names.clone() };
     Ok(Arc::new(Shown {
         files: files.clone(),
         fingerprint,
         key: Arc::new(key),
+        stapled,
         names: names.into_iter().map(String::into_boxed_str).collect(),
         issuer: said.issuer,
         subject: said.subject,
         began: said.began,
         expires: said.expires,
         trouble,
+        ocsp_trouble,
     }))
+}
+
+/// The certificate with its authority's answer beside it, and until when it may be shown so.
+fn staple(
+    files: &CertificateConfig,
+    key: &CertifiedKey,
+    answer: Result<Vec<u8>, String>,
+    known: Option<&Arc<Shown>>,
+) -> Result<(Arc<CertifiedKey>, SystemTime), String> {
+    let now = SystemTime::now();
+    let judged = answer.and_then(|answer| {
+        let place = files.ocsp.as_deref().unwrap_or(&files.chain).display();
+        let until = ocsp::until(&answer, &key.cert[0], now);
+        until.map(|until| (answer, until)).map_err(|error| format!("{place}: {error}"))
+    });
+    match (judged, known.and_then(|known| known.stapled.as_ref())) {
+        (Ok((answer, until)), _) => {
+            let stapled = CertifiedKey { ocsp: Some(answer), ..key.clone() };
+            Ok((Arc::new(stapled), until))
+        }
+        // What is being written now was good, and still is.
+        (Err(trouble), Some((before, until))) if *until > now && before.cert == key.cert => {
+            tracing::warn!("{trouble}; the answer that was read before is shown");
+            Ok((before.clone(), *until))
+        }
+        (Err(trouble), _) => Err(trouble),
+    }
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
-        let shown = self.choose(name.as_deref(), hello.signature_schemes())?;
+        let offered = hello.signature_schemes();
+        let shown = self.choose(name.as_deref(), offered);
+        // One that the client cannot check is what it is told of by name, in an alert.
+        let shown = shown.or_else(|| self.candidates(name.as_deref()).first().cloned())?;
         Some(shown.show(name))
     }
 }

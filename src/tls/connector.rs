@@ -97,7 +97,10 @@ pub(super) fn verifier(
         return Ok(Arc::new(AnyCertificate(provider.clone())));
     }
     let (roots, named) = match &tls.ca {
-        Some(path) => (pem::roots(path)?, pem::chain(path, &pem::read(path)?)?),
+        Some(path) => {
+            let pem = pem::read(path)?;
+            (pem::roots(path, &pem)?, pem::chain(path, &pem)?)
+        }
         None => (system_roots(), Vec::new()),
     };
     let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());

@@ -56,7 +56,8 @@ impl Storage {
     /// The files of a name.
     pub(super) fn files(&self, name: &str) -> CertificateConfig {
         let file = self.folder.join(format!("{name}.pem"));
-        CertificateConfig { chain: file.clone(), key: file, names: vec![name.to_owned()] }
+        let names = vec![name.to_owned()];
+        CertificateConfig { chain: file.clone(), key: file, names, ocsp: None }
     }
 
     /// Puts a key and its certificate where [`Storage::files`] says, once `is_good` of the file

@@ -16,7 +16,9 @@ use crate::relay::Receiver;
 use crate::relay::outbox::{Outbox, Unsent};
 use crate::relay::side::{Act, Side};
 use crate::ring::waits::Recv;
-use crate::ring::{HeadBuffer, NoRoom, WaitError, clock};
+use crate::ring::{HeadBuffer, NoRoom, Socket, WaitError, clock};
+
+use super::secure;
 
 /// How one attempt on one connection failed.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +37,17 @@ impl AttemptError {
         match self {
             Self::NotSent | Self::NoResponse | Self::RetryRequested => Fault::OriginClosed,
             Self::Fault(fault) => fault,
+        }
+    }
+}
+
+impl AttemptError {
+    /// A connection that died because its session could not go on, which is a fault of its own.
+    #[cold]
+    pub(crate) fn on(self, socket: &Socket) -> Self {
+        match (self, socket.session_problem()) {
+            (Self::NoResponse, Some(problem)) => Self::Fault(secure::fault(problem)),
+            (error, _) => error,
         }
     }
 }

@@ -61,7 +61,7 @@ fn left(limit: Duration, began: Instant) -> Result<Duration, Fault> {
     if left.is_zero() { Err(Fault::OriginConnectTimeout) } else { Ok(left) }
 }
 
-fn fault(problem: Problem) -> Fault {
+pub(super) fn fault(problem: Problem) -> Fault {
     match problem {
         Problem::Certificate | Problem::NoCertificate => Fault::OriginTls(TlsFault::Certificate),
         Problem::Alert => Fault::OriginTls(TlsFault::Alert),

@@ -48,6 +48,8 @@ mod socks;
 mod supervisor;
 mod timeouts;
 mod tls;
+mod tls_edge;
+mod tls_hostile;
 mod tunnel;
 mod unix;
 mod upgrade;

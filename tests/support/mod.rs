@@ -16,6 +16,7 @@ mod origin;
 mod pebble;
 mod proxy;
 mod tls;
+mod tls_raw;
 mod unread;
 mod wire;
 
@@ -27,6 +28,7 @@ pub(crate) use origin::{Blackhole, Origin, Peer, Refusal, Target};
 pub(crate) use pebble::{NOWHERE, Pebble};
 pub(crate) use proxy::{BINARY, Home, Proxy, Setup, ringway, run};
 pub(crate) use tls::{Pair, TlsClient, TlsEnd, TlsOrigin, TlsPeer, Trust};
+pub(crate) use tls_raw::{RawSession, hello, records};
 pub(crate) use wire::{Arrival, Expected, Wire};
 
 use std::fmt::Display;

@@ -51,7 +51,7 @@ impl Pair {
 
 /// Who a client is and whom it believes.
 #[derive(Clone)]
-pub(crate) struct Trust(Arc<ClientConfig>);
+pub(crate) struct Trust(pub(super) Arc<ClientConfig>, pub(super) Arc<RootCertStore>);
 
 impl Trust {
     pub(crate) fn in_pair(pair: &Pair) -> Self {
@@ -79,17 +79,19 @@ impl Trust {
     pub(crate) fn shown_as(pair: &Pair, own: Option<&Pair>) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(pair.der()).expect("a certificate of our own");
+        let roots = Arc::new(roots);
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("versions")
-            .with_root_certificates(roots);
-        Self(Arc::new(match own {
+            .with_root_certificates(roots.clone());
+        let config = match own {
             None => builder.with_no_client_auth(),
             Some(own) => {
                 let with = builder.with_client_auth_cert(vec![own.der()], own.key_der());
                 with.expect("a pair of our own")
             }
-        }))
+        };
+        Self(Arc::new(config), roots)
     }
 }
 
@@ -265,6 +267,20 @@ impl TlsClient {
         let _ = self.stream.flush();
     }
 
+    /// The session and the connection below it.
+    pub(crate) fn into_parts(self) -> (ClientConnection, TcpStream) {
+        self.stream.into_parts()
+    }
+
+    /// Has both sides change their keys.
+    pub(crate) fn change_keys(&mut self) -> std::io::Result<()> {
+        self.stream.conn.refresh_traffic_keys().expect("a session of TLS 1.3");
+        while self.stream.conn.wants_write() {
+            self.stream.conn.write_tls(&mut self.stream.sock)?;
+        }
+        Ok(())
+    }
+
     /// The connection below, for whoever does not go by the rules.
     pub(crate) fn socket(&self) -> &TcpStream {
         &self.stream.sock
@@ -316,12 +332,23 @@ pub(crate) struct TlsOrigin {
 
 impl TlsOrigin {
     pub(crate) fn start(pair: &Pair, serve: impl Fn(TlsPeer) + Send + Sync + 'static) -> Self {
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![pair.der()], pair.key_der())
-            .expect("a pair of our own");
+        Self::with_tickets(pair, 2, serve)
+    }
+
+    /// One that sends so many tickets when a handshake is over.
+    pub(crate) fn with_tickets(
+        pair: &Pair,
+        tickets: usize,
+        serve: impl Fn(TlsPeer) + Send + Sync + 'static,
+    ) -> Self {
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_no_client_auth()
+                .with_single_cert(vec![pair.der()], pair.key_der())
+                .expect("a pair of our own");
+        config.send_tls13_tickets = tickets;
         let config = Arc::new(config);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound listener");
