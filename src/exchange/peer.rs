@@ -17,6 +17,7 @@ use crate::observe::connection_stats::{ConnectionStats, WaitsOn};
 use crate::proxy_protocol::{self, Version};
 use crate::relay::Receiver;
 use crate::ring::Socket;
+use crate::upstream::Upstream;
 use crate::upstream::fair::Claimant;
 use crate::upstream::h1::Terms;
 use crate::upstream::queue::Holder;
@@ -149,6 +150,16 @@ impl<'c> Peer<'c> {
             PeerAddress::Unix => None,
         };
         proxy_protocol::put(out, version, client.zip(self.slot.socket().own_address()));
+    }
+
+    /// What a connection to `upstream` with TLS begins with; nothing where that need not know whose
+    /// it is.
+    pub(crate) fn introduction(&self, upstream: &Upstream) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Some(version) = upstream.early_proxy_protocol() {
+            self.put_proxy_protocol(version, &mut out);
+        }
+        out
     }
 
     /// An origin on whose `socket` a request of this client is sent, as somebody that is sent to.

@@ -45,6 +45,8 @@ pub(super) struct State {
     pub(super) sent: u64,
     /// The peer did not take the last piece at once.
     pub(super) is_congested: bool,
+    /// This side has said that no more will be sent.
+    pub(super) has_finished: bool,
     /// Times that something came and brought nothing, one after the other.
     fruitless: u8,
     ledger: Arc<Ledger>,
@@ -96,6 +98,7 @@ impl Layer {
             unsent: Unsent::default(),
             sent: 0,
             is_congested: false,
+            has_finished: false,
             fruitless: 0,
             ledger,
             counted: SESSION_BYTES,
@@ -201,11 +204,17 @@ impl State {
         if self.session.is_peer_done && self.end.is_none() {
             self.end = Some(StreamEnd::Said);
         }
-        let used = result.map_err(|error| {
-            self.end = Some(StreamEnd::Broken);
-            self.tail = Vec::new();
-            io::Error::new(io::ErrorKind::InvalidData, error)
-        })?;
+        let used = match result {
+            Ok(used) => used,
+            Err(error) => {
+                self.end = Some(StreamEnd::Broken);
+                self.tail = Vec::new();
+                // What came before it was said all the same, and comes first.
+                let is_first = count == 0 && self.held().is_empty();
+                let error = io::Error::new(io::ErrorKind::InvalidData, error);
+                return if is_first { Err(error) } else { Ok(count) };
+            }
+        };
         self.fruitless = if is_fruitless && !was_handshaking { self.fruitless + 1 } else { 0 };
         let is_flood = self.fruitless > FRUITLESS_MAX;
         let rest = &wire[used..];
@@ -237,6 +246,7 @@ impl State {
 
     /// Says that no more will be sent.
     pub(super) fn finish(&mut self, out: &mut Records) -> Result<(), crate::tls::Error> {
+        self.has_finished = true;
         self.session.finish(&mut self.tail, out)
     }
 

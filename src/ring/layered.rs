@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::io;
 
 use super::buffers::HeadBuffer;
-use super::layer::{FLIGHT_BYTES_MAX, Handshake, Layer, State, StreamEnd};
+use super::layer::{FLIGHT_BYTES_MAX, Handshake, Layer, State, StreamEnd, Unsent};
 use super::ops::Descriptor;
 use super::wire;
 use crate::ledger::Kind;
@@ -328,22 +328,26 @@ fn shaken(fd: &Descriptor, state: &mut State) -> io::Result<Handshake> {
     })
 }
 
-/// Tells the peer that it has got all of it, where the socket takes that at once.
-pub(super) fn say_goodbye(fd: &Descriptor, layer: &Layer) {
+/// Tells the peer that it has got all of it. False where the socket has to take more first.
+pub(super) fn say_goodbye(fd: &Descriptor, layer: &Layer) -> bool {
     let mut state = layer.state();
-    let is_broken = state.end == Some(StreamEnd::Broken);
-    if is_broken || state.session.is_handshaking() || flush(fd, &mut state).is_err() {
-        return;
+    if state.end == Some(StreamEnd::Broken) || state.session.is_handshaking() {
+        return true;
     }
-    // What was promised has gone out whole, and its sender did not come back.
-    if state.unsent.promised > 0 {
-        return;
+    match flush(fd, &mut state) {
+        Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+        // It has gone out whole, and its sender did not come back.
+        Ok(()) if state.unsent.promised > 0 => return true,
+        Ok(()) => state.unsent = Unsent::default(),
     }
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.out.clear();
-        if state.finish(&mut scratch.out).is_ok() {
-            send_own(fd, &mut state, &mut scratch.out);
-        }
-    });
+    if !state.has_finished {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.out.clear();
+            if state.finish(&mut scratch.out).is_ok() {
+                send_own(fd, &mut state, &mut scratch.out);
+            }
+        });
+    }
     layer.settle(&mut state);
+    state.unsent.records.is_empty()
 }

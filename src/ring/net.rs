@@ -356,6 +356,19 @@ impl Socket {
         let _ = SockRef::from(&*self.fd).set_linger(Some(Duration::ZERO));
     }
 
+    /// As [`Socket::say_goodbye`], and waits until the socket has taken it, for `limit` at most.
+    #[cold]
+    pub async fn take_leave(&self, deadlines: &Deadlines, limit: Duration) {
+        let Some(layer) = self.fd.layer.get() else { return };
+        let began = Instant::now();
+        while !layered::say_goodbye(&self.fd, layer) {
+            let left = limit.saturating_sub(began.elapsed());
+            if left.is_zero() || self.writable_only(deadlines, left).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Says that nothing more will be sent.
     pub fn finish_sending(&self) {
         self.say_goodbye();

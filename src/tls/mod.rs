@@ -8,12 +8,12 @@ pub(crate) mod certificates;
 pub(crate) mod connector;
 mod pem;
 pub(crate) mod problem;
-mod provider;
+pub(crate) mod provider;
 pub(crate) mod session;
 pub(crate) mod tickets;
 mod verify;
 
-use crate::config::{Config, UpstreamTlsConfig};
+use crate::config::{Config, ParentScheme, UpstreamTlsConfig};
 
 /// What a session says of itself when it fails.
 pub(crate) type Error = rustls::Error;
@@ -33,12 +33,19 @@ pub(crate) fn try_files(config: &Config) -> Result<Vec<String>, (String, String)
             format!("{file}: the certificate ends in {days} days")
         }));
     }
+    let standard = UpstreamTlsConfig::default();
+    let try_connector = |path: String, tls: Option<&UpstreamTlsConfig>| {
+        let loaded = connector::Connector::load(tls.unwrap_or(&standard), None);
+        loaded.map(drop).map_err(|error| (path, error))
+    };
     for (index, upstream) in config.upstreams.iter().enumerate() {
         if upstream.origins.iter().any(|origin| origin.is_tls) {
-            let standard = UpstreamTlsConfig::default();
-            let tls = upstream.tls.as_ref().unwrap_or(&standard);
-            connector::Connector::load(tls, None)
-                .map_err(|error| (format!("upstream.{index}.tls"), error))?;
+            try_connector(format!("upstream.{index}.tls"), upstream.tls.as_ref())?;
+        }
+    }
+    for (index, parent) in config.parents.iter().enumerate() {
+        if parent.address.scheme == ParentScheme::Https {
+            try_connector(format!("parent.{index}.tls"), parent.tls.as_ref())?;
         }
     }
     Ok(due)

@@ -13,7 +13,9 @@ mod message;
 mod names;
 mod origin;
 mod proxy;
+mod records;
 mod tls;
+mod tls_terms;
 mod unread;
 mod wire;
 
@@ -22,7 +24,9 @@ pub(crate) use message::{Ending, Message};
 pub(crate) use names::{NameServer, Question, has_own_mounts};
 pub(crate) use origin::{Blackhole, Origin, Peer, Refusal, Target};
 pub(crate) use proxy::{BINARY, Home, Proxy, Setup, ringway, run};
-pub(crate) use tls::{Pair, TlsClient, TlsEnd, TlsOrigin, Trust};
+pub(crate) use records::{Alert, Forger};
+pub(crate) use tls::{Pair, TlsClient, TlsEnd, TlsOrigin, TlsPeer, Trust};
+pub(crate) use tls_terms::Terms;
 pub(crate) use wire::{Arrival, Expected, Wire};
 
 use std::fmt::Display;

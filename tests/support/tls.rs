@@ -4,6 +4,7 @@
 //! Comes in: names, and bytes that a test writes down. Goes out: PEM text, decrypted bytes, and how
 //! a connection ended: with a close_notify or without. Nothing here knows how the proxy does it.
 
+use super::tls_terms::Terms;
 use super::{DEADLINE, show};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -43,7 +44,7 @@ impl Pair {
         CertificateDer::from_pem_slice(self.chain.as_bytes()).expect("a certificate of our own")
     }
 
-    fn key_der(&self) -> PrivateKeyDer<'static> {
+    pub(super) fn key_der(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key of our own")
     }
 }
@@ -213,8 +214,8 @@ impl TlsClient {
 
 /// One accepted connection of an origin.
 pub(crate) struct TlsPeer {
-    stream: StreamOwned<ServerConnection, TcpStream>,
-    pending: Vec<u8>,
+    pub(super) stream: StreamOwned<ServerConnection, TcpStream>,
+    pub(super) pending: Vec<u8>,
 }
 
 impl TlsPeer {
@@ -231,6 +232,13 @@ impl TlsPeer {
                 Ok(count) => self.pending.extend_from_slice(&piece[..count]),
             }
         }
+    }
+
+    /// What comes until the other end ends its side, and how that is.
+    pub(crate) fn read_to_end(&mut self) -> (Vec<u8>, TlsEnd) {
+        let mut bytes = std::mem::take(&mut self.pending);
+        let said = self.stream.read_to_end(&mut bytes).is_ok();
+        (bytes, if said { TlsEnd::Said } else { TlsEnd::Cut })
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -256,12 +264,14 @@ pub(crate) struct TlsOrigin {
 
 impl TlsOrigin {
     pub(crate) fn start(pair: &Pair, serve: impl Fn(TlsPeer) + Send + Sync + 'static) -> Self {
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![pair.der()], pair.key_der())
-            .expect("a pair of our own");
+        Self::with(Terms::of(pair).config(), serve)
+    }
+
+    /// The same on other terms.
+    pub(crate) fn with(
+        config: ServerConfig,
+        serve: impl Fn(TlsPeer) + Send + Sync + 'static,
+    ) -> Self {
         let config = Arc::new(config);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound listener");
