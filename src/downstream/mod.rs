@@ -80,7 +80,7 @@ pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static 
         tracing::trace!(?close, "a client connection ends");
         let is_lingering = lingers(close, &slot);
         if !is_lingering && close.is_orderly() {
-            take_leave(&slot).await;
+            take_leave(&slot, close).await;
         }
         if is_lingering {
             slot.stats().enter(Phase::Linger, clock::coarse_ms());
@@ -106,10 +106,13 @@ fn lingers(close: Close, slot: &ConnectionSlot) -> bool {
     }
 }
 
-/// Tells a client with a session that it has got all that it was to get.
-async fn take_leave(slot: &ConnectionSlot) {
+/// Tells a client with a session that it has got all that it was to get. One that was answered is
+/// waited for.
+async fn take_leave(slot: &ConnectionSlot, close: Close) {
     let (socket, worker) = (slot.socket(), slot.worker());
-    if !socket.is_plain() {
+    if close != Close::Answered {
+        socket.say_goodbye();
+    } else if !socket.is_plain() {
         let patience = worker.generation().config.timeouts.write;
         Box::pin(socket.take_leave(&worker.deadlines, patience)).await;
     }

@@ -173,7 +173,8 @@ impl Pump<'_> {
             self.rest(slot).await?;
         }
         if !self.to.is_plain() {
-            let patience = self.config.timeouts.tunnel_idle;
+            let timeouts = &self.config.timeouts;
+            let patience = timeouts.tunnel_half_closed.min(timeouts.tunnel_idle);
             Box::pin(self.to.take_leave(&self.worker.deadlines, patience)).await;
         }
         self.to.finish_sending();

@@ -28,7 +28,7 @@ use crate::tls::session::Session;
 /// A connected stream socket of this worker, of TCP or of this machine (unix(7)).
 #[derive(Clone)]
 pub struct Socket {
-    fd: SharedFd,
+    pub(super) fd: SharedFd,
 }
 
 impl Socket {

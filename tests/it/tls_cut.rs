@@ -417,3 +417,65 @@ fn an_upload_that_is_cut_is_cut_for_its_origin() {
     wait_until("all have ended", || origin.seen().open() == 0);
     assert!(origin.seen().bytes().ends_with(half), "nothing may follow what was cut");
 }
+
+/// What clients that read slowly get of bodies that are framed in each way, while others hold the
+/// buffers.
+#[test]
+fn clients_that_read_slowly_get_all_of_it_whatever_is_short() {
+    const SIZE: usize = 1_500_000;
+    let body = pattern(SIZE);
+    let sent = body.clone();
+    let origin = Origin::start(move |mut peer| {
+        while let Some(request) = peer.next_request() {
+            if request.target() == "/sized" {
+                peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
+                peer.send(&sent);
+            } else {
+                peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                for part in sent.chunks(33_333) {
+                    peer.send(format!("{:x}\r\n", part.len()));
+                    peer.send(part);
+                    peer.send("\r\n");
+                }
+                peer.send("0\r\n\r\n");
+            }
+        }
+    });
+    let pair = Pair::of(&["localhost"]);
+    let proxy = Setup::to(&origin).listen_tls(&pair).start();
+    let address = *proxy.addresses().last().unwrap();
+    let trust = Trust::in_pair(&pair);
+    std::thread::scope(|scope| {
+        for index in 0..16_usize {
+            let (trust, body) = (&trust, &body);
+            scope.spawn(move || {
+                let socket =
+                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+                let socket = socket.unwrap();
+                socket.set_recv_buffer_size(4096 << (index % 4)).unwrap();
+                socket.connect(&address.into()).unwrap();
+                let mut client = TlsClient::over(socket.into(), "localhost", trust).unwrap();
+                // HTTP/1.0 gets the payload of chunks and the end.
+                let (path, version) = [("sized", 1), ("chunked", 0), ("sized", 0)][index % 3];
+                client.send(format!("GET /{path} HTTP/1.{version}\r\nHost: localhost\r\n\r\n"));
+                client.read_head();
+                let mut received = 0;
+                for step in (1_usize..).map(|step| 1 + step * 7919 % 40_000) {
+                    let step = step.min(SIZE - received);
+                    let came = client.read_exactly(step);
+                    assert!(came == body[received..received + step], "{index}: other bytes");
+                    received += step;
+                    if received == SIZE {
+                        break;
+                    }
+                    if step % 5 == 0 {
+                        std::thread::sleep(std::time::Duration::from_millis(3));
+                    }
+                }
+                if version == 0 {
+                    assert_eq!(client.read_to_end(), (Vec::new(), TlsEnd::Said), "{index}");
+                }
+            });
+        }
+    });
+}

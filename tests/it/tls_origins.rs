@@ -417,6 +417,17 @@ fn an_upgrade_goes_through_to_an_origin_with_tls() {
     client.expect_orderly_close();
 }
 
+#[test]
+fn connections_that_are_opened_ahead_have_had_their_handshake() {
+    let pair = Pair::of(&["localhost"]);
+    let journal = Journal::default();
+    let origin = TlsOrigin::with(Terms::of(&pair).config(), noting(&journal));
+    let proxy = believing(&pair, &origin.url(), "").set("pool.prewarm", 2).start();
+    wait_until("both are there", || journal.lines().len() == 2);
+    proxy.get().expect_status(200);
+    assert_eq!(origin.accepted(), 2);
+}
+
 /// A forward proxy that goes through `parent`.
 fn through(pair: &Pair, parent: &TlsOrigin, more: &str) -> Setup {
     let lines = format!("tls = {{ ca = \"parent.pem\" }}\n{more}");
@@ -510,6 +521,21 @@ fn a_parent_is_believed_and_believes_as_an_origin_does() {
     let setup = setup.file("own.pem", &own.chain).file("own.key", &own.key);
     setup.parent("office", &strict.url(), lines).start().send(get("far.test")).expect_status(200);
     assert!(journal.lines()[0].ends_with("shown=true"), "{:?}", journal.lines());
+}
+
+#[test]
+fn a_change_of_trust_uses_no_connection_to_a_parent_of_before() {
+    let (pair, other) = (Pair::of(&["localhost"]), Pair::of(&["other.test"]));
+    let parent = local(&pair);
+    let proxy = through(&pair, &parent, "").start();
+    for _ in 0..2 {
+        proxy.send(get("far.test")).expect_status(200);
+    }
+    assert_eq!(parent.accepted(), 1);
+    fs::write(proxy.home().join("parent.pem"), &other.chain).unwrap();
+    proxy.wait_for_log(&["reloaded", "generation=2"]);
+    let answer = proxy.send(get("far.test")).read_response();
+    answer.expect_own_error(502, "Bad Gateway", "tls_certificate_error");
 }
 
 #[test]
