@@ -15,7 +15,7 @@ use super::listener::ListenerConfig;
 use super::{
     AcmeChallenge, AcmeConfig, AdminAddress, ClientAuth, ClientKey, Config, ForwardConfig,
     HooksConfig, ParentScheme, PathMatch, RewriteConfig, RouteConfig, SendPath, ServerConfig,
-    UpstreamConfig,
+    UpstreamConfig, UpstreamTlsConfig,
 };
 use crate::address::{Address, UnixAddress};
 
@@ -252,11 +252,9 @@ impl Refusals {
         }
         for (index, upstream) in upstreams.iter().enumerate() {
             let path = format!("upstream.{index}");
-            if let Some(tls) = &upstream.tls
-                && tls.client_chain.is_some() != tls.client_key.is_some()
-            {
-                let what = "`client_chain` and `client_key` go together";
-                self.add(format!("{path}.tls"), what);
+            if let Some(tls) = &upstream.tls {
+                let is_of_use = upstream.origins.iter().any(|origin| origin.is_tls);
+                self.tls_of(&path, tls, is_of_use, "an origin");
             }
             match (upstream.is_demo, upstream.origins.is_empty()) {
                 (true, false) => {
@@ -326,13 +324,34 @@ impl Refusals {
             self.add(format!("parent.{index}.name"), what);
         }
         for (index, parent) in config.parents.iter().enumerate() {
-            let kind = |it: ParentScheme| it == ParentScheme::Http;
+            // What is not to be seen on the way is not to be seen on another way either.
+            let kind = |it: ParentScheme| match it {
+                ParentScheme::Socks5h => ParentScheme::Socks5,
+                scheme => scheme,
+            };
             let own = kind(parent.address.scheme);
             let other = parent.backups.iter().position(|backup| kind(backup.scheme) != own);
             if let Some(backup) = other {
-                let what = "a backup is of the same kind as `url`: both http, or both SOCKS";
+                let what =
+                    "a backup is of the same kind as `url`: all http, all https or all SOCKS";
                 self.add(format!("parent.{index}.backups.{backup}"), what);
             }
+            if let Some(tls) = &parent.tls {
+                let is_of_use = own == ParentScheme::Https;
+                self.tls_of(&format!("parent.{index}"), tls, is_of_use, "a parent");
+            }
+        }
+    }
+
+    /// What `path` says of the TLS of whom it names, `whom`.
+    fn tls_of(&mut self, path: &str, tls: &UpstreamTlsConfig, is_of_use: bool, whom: &str) {
+        let path = format!("{path}.tls");
+        if !is_of_use {
+            // Or somebody believes that it is there.
+            self.add(&path, format!("`tls` is for {whom} with https://, and there is none"));
+        }
+        if tls.client_chain.is_some() != tls.client_key.is_some() {
+            self.add(&path, "`client_chain` and `client_key` go together");
         }
     }
 

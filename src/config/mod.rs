@@ -293,7 +293,9 @@ impl Config {
         let tls = Some(&self.tls).filter(|_| self.shows_certificates());
         let own = tls.into_iter().flat_map(TlsConfig::files);
         let origins = self.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
-        own.chain(origins.flat_map(UpstreamTlsConfig::files)).cloned().collect()
+        let parents = self.parents.iter().filter_map(|parent| parent.tls.as_ref());
+        let others = origins.chain(parents).flat_map(UpstreamTlsConfig::files);
+        own.chain(others).cloned().collect()
     }
 
     /// Whether nothing but the forward proxy is wanted, where no upstream is named either.
@@ -389,7 +391,7 @@ pub(crate) mod tests {
         access_file = "/var/log/access.log"
         [[upstream]]
         name = "a.b"
-        origins = ["http://[::1]:81", { url = "http://b", weight = 3 }]
+        origins = ["http://[::1]:81", { url = "https://b", weight = 3 }]
         host = "origin"
         max_connections = 7
         tls = { sni = "b.example", insecure_skip_verify = true }
@@ -451,9 +453,10 @@ pub(crate) mod tests {
             { users = ["carl"], action = "deny" }]
         [[parent]]
         name = "office"
-        url = "http://proxy.example:3128"
+        url = "https://proxy.example:3128"
         credentials = "user:sesame"
         except = ["*.example.org"]
+        tls = { ca = "office.pem" }
         [memory]
         max_mb = "auto"
         [admin]

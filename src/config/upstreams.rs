@@ -21,7 +21,7 @@ use super::kinds::{
 };
 use super::names::{
     HOST_POLICY_FORM, ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM,
-    authority_beside, host_pattern, is_route_path, parse_any_origin, split_authority,
+    authority_beside, host_pattern, is_route_path, parse_origin, split_authority,
 };
 use super::scope::UpstreamName;
 use super::tls::UpstreamTlsConfig;
@@ -74,7 +74,7 @@ text_kind!(
             let (authority, is_tls) = (host.clone(), false);
             return Ok(OriginConfig { authority, host, port: 0, weight: 1, is_tls });
         }
-        let (is_tls, host, port) = parse_any_origin(text).map_err(|form| match form {
+        let (is_tls, host, port) = parse_origin(text).map_err(|form| match form {
             ORIGIN_FORM => ORIGIN_OR_UNIX_FORM,
             form => form,
         })?;

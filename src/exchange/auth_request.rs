@@ -20,10 +20,10 @@ use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, WaitError};
-use crate::upstream::Upstream;
 use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::upstream::host::host;
 use crate::upstream::lease::Lease;
+use crate::upstream::{Upstream, Who};
 
 /// Asks. The only faults are that the worker ends and that the client has left. `is_connected` is
 /// told as soon as the question has a connection.
@@ -53,10 +53,12 @@ async fn answered(
     is_connected: &Notify,
 ) -> Result<AuthDecision, Fault> {
     let deadline = Instant::now() + auth_request.timeout();
+    let introduction = request.peer.introduction(upstream);
     let mut is_fresh = false;
     loop {
         // A connection that is given up on its way is closed, and a place in the queue is left.
-        let checkout = upstream.checkout(&request.peer.worker.pool, request.peer.holder, is_fresh);
+        let who = Who { holder: request.peer.holder, introduction: &introduction };
+        let checkout = upstream.checkout(&request.peer.worker.pool, who, is_fresh);
         let lease = tokio::time::timeout_at(deadline.into(), unless_gone(request, checkout)).await;
         let lease = lease.map_err(|_| Fault::OriginConnectTimeout)??;
         is_connected.notify_one();
@@ -83,7 +85,7 @@ async fn attempt(
     let host = host(upstream.host(), origin);
     let origin = request.peer.origin(lease.socket());
     h1::send(&request.peer.worker.outbox, origin, |out| {
-        if let Some(version) = upstream.proxy_protocol() {
+        if let Some(version) = upstream.proxy_protocol().filter(|_| lease.socket().is_plain()) {
             request.peer.put_proxy_protocol(version, out);
         }
         auth_request.put(host.as_bytes(), view, out);

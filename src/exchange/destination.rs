@@ -23,7 +23,7 @@ use crate::routing::{Asked, Route};
 use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
-use crate::upstream::{Traits, Upstream};
+use crate::upstream::{Traits, Upstream, Who};
 
 /// The destination of one request.
 pub(crate) struct Destination {
@@ -140,7 +140,10 @@ impl Destination {
         match &mut self.to {
             To::Upstream(_, upstream) => {
                 let Peer { worker, generation, holder, .. } = &request.peer;
-                generation.upstreams[*upstream].checkout(&worker.pool, *holder, is_fresh).await
+                let upstream = &generation.upstreams[*upstream];
+                let introduction = request.peer.introduction(upstream);
+                let who = Who { holder: *holder, introduction: &introduction };
+                upstream.checkout(&worker.pool, who, is_fresh).await
             }
             To::Target(forwarded) => Box::pin(forwarded.checkout(request, is_fresh)).await,
         }
@@ -164,7 +167,9 @@ impl Destination {
         }
         let upstream = self.upstream(request).ok_or(Fault::OriginClosed)?;
         let Peer { worker, holder, .. } = &request.peer;
-        upstream.checkout_other(&worker.pool, *holder, number).await
+        let introduction = request.peer.introduction(upstream);
+        let who = Who { holder: *holder, introduction: &introduction };
+        upstream.checkout_other(&worker.pool, who, number).await
     }
 
     /// What a 407 means: a parent proxy wants a password, which is no client's affair.
@@ -181,15 +186,18 @@ impl Destination {
         }
     }
 
-    /// How a connection to the upstream says whose request it carries, if it does.
+    /// How a connection to the upstream says whose request it carries, if it does and has not done
+    /// so already.
     #[inline]
     pub(crate) fn proxy_protocol(
         &self,
         request: &Request<'_, impl ClientStream>,
+        lease: &Lease,
     ) -> Option<Version> {
         match &self.to {
             To::Upstream(_, upstream) => {
-                request.peer.generation.upstreams[*upstream].proxy_protocol()
+                let version = request.peer.generation.upstreams[*upstream].proxy_protocol()?;
+                lease.socket().is_plain().then_some(version)
             }
             To::Target(_) => None,
         }

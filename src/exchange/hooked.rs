@@ -26,6 +26,7 @@ use crate::hooks::{
 use crate::http::rewrite::{RequestRewrite, ResponseRewrite};
 use crate::ring::{HeadBuffer, clock};
 use crate::routing::Route;
+use crate::upstream::Who;
 use crate::upstream::lease::Lease;
 use crate::worker::generation::Generation;
 
@@ -249,7 +250,9 @@ impl HookedRequest {
         let mut looking = std::pin::pin!(async {
             may_look.notified().await;
             // The question watches the client.
-            let checkout = upstream.checkout(&request.peer.worker.pool, request.peer.holder, false);
+            let introduction = request.peer.introduction(upstream);
+            let who = Who { holder: request.peer.holder, introduction: &introduction };
+            let checkout = upstream.checkout(&request.peer.worker.pool, who, false);
             request.peer.stats.unless_ended(checkout).await?
         });
         let mut early = None;

@@ -177,9 +177,9 @@ async fn try_until_served(
             Ok(outcome) => return Ok(outcome),
             Err(failed) if request.peer.stats.is_ended() => return Err(failed.fault()),
             Err(AttemptError::NotSent) if may_repeat => {}
-            Err(AttemptError::NoResponse) if may_repeat && is_repeatable => {}
+            Err(AttemptError::NoResponse(_)) if may_repeat && is_repeatable => {}
             Err(AttemptError::RetryRequested) => {}
-            Err(failed @ (AttemptError::NotSent | AttemptError::NoResponse))
+            Err(failed @ (AttemptError::NotSent | AttemptError::NoResponse(_)))
                 if is_new
                     && destination.failed(request, origin)
                     && failed_origin.is_none()
@@ -323,7 +323,7 @@ async fn send_request(
     let text = request.inbox.filled();
     let head = &request.head;
     h1::send(&request.peer.worker.outbox, request.peer.origin(lease.socket()), |out| {
-        if let Some(version) = destination.proxy_protocol(request) {
+        if let Some(version) = destination.proxy_protocol(request, lease) {
             request.peer.put_proxy_protocol(version, out);
         }
         let repeated = if destination.is_plain() { head.repeated() } else { None };

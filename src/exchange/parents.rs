@@ -4,7 +4,7 @@
 //! one that a SOCKS server has joined to the target. One that could not be reached is asked last
 //! for a while. Each step of SOCKS has to come within `timeouts.connect`, all together.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
@@ -15,6 +15,7 @@ use crate::forward_proxy::Target;
 use crate::http::socks5::{self, Host, Method, Parsed};
 use crate::relay::side::{Act, Side};
 use crate::ring::{HeadBuffer, Socket, WaitError, clock};
+use crate::tls::connector::Connector;
 use crate::worker::generation::Generation;
 
 /// How long a parent that could not be reached is asked last.
@@ -32,7 +33,9 @@ pub(crate) async fn dial(peer: &Peer<'_>, index: usize) -> Result<(Socket, Addre
         let parent = places[place];
         let found = peer.stats.unless_ended(names.look_up(&parent.host, parent.port)).await?;
         let dialled = match found {
-            Ok(addresses) => peer.worker.pool.dial(&addresses).await,
+            Ok(addresses) => {
+                reach(peer, parent, access.parent_tls[index].as_deref(), &addresses).await
+            }
             Err(fault) => Err(fault),
         };
         match dialled {
@@ -53,6 +56,26 @@ pub(crate) async fn dial(peer: &Peer<'_>, index: usize) -> Result<(Socket, Addre
         }
     }
     Err(fault)
+}
+
+/// A connection to `parent`, which speaks TLS where there is a `connector`.
+async fn reach(
+    peer: &Peer<'_>,
+    parent: &ParentAddress,
+    connector: Option<&Connector>,
+    addresses: &[SocketAddr],
+) -> Result<(Socket, Address), Fault> {
+    let (pool, began) = (&peer.worker.pool, Instant::now());
+    let (socket, address) = pool.dial(addresses).await?;
+    if let Some(connector) = connector {
+        let mut opening = Opening(Some(socket.clone()));
+        let _watched = pool.watch(&socket);
+        let whom = (parent.host.as_str(), parent.authority.as_str());
+        // Boxed so that nobody else carries the room for it.
+        Box::pin(pool.secure_socket(&socket, connector, whom, began)).await?;
+        opening.0 = None;
+    }
+    Ok((socket, address))
 }
 
 /// A connection that a SOCKS server has joined to `target`, by its address where that is `known`

@@ -21,6 +21,7 @@ use crate::relay::Receiver;
 use crate::ring::Socket;
 use crate::tls::facts::TlsFacts;
 use crate::tls::session::Session;
+use crate::upstream::Upstream;
 use crate::upstream::fair::Claimant;
 use crate::upstream::h1::Terms;
 use crate::upstream::queue::Holder;
@@ -161,6 +162,16 @@ impl<'c> Peer<'c> {
             PeerAddress::Unix => None,
         };
         proxy_protocol::put(out, version, client.zip(self.slot.socket().own_address()));
+    }
+
+    /// What a connection to `upstream` with TLS begins with; nothing where that need not know whose
+    /// it is.
+    pub(crate) fn introduction(&self, upstream: &Upstream) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Some(version) = upstream.early_proxy_protocol() {
+            self.put_proxy_protocol(version, &mut out);
+        }
+        out
     }
 
     /// An origin on whose `socket` a request of this client is sent, as somebody that is sent to.

@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) sent: u64,
     /// The peer did not take the last piece at once.
     pub(super) is_congested: bool,
+    /// This side has said that no more will be sent.
+    pub(super) has_finished: bool,
     /// Times that something came and brought nothing, one after the other.
     fruitless: u8,
     ledger: Arc<Ledger>,
@@ -97,6 +99,7 @@ impl Layer {
             unsent: Unsent::default(),
             sent: 0,
             is_congested: false,
+            has_finished: false,
             fruitless: 0,
             ledger,
             counted: SESSION_BYTES,
@@ -215,7 +218,10 @@ impl State {
             Ok(used) => used,
             Err(error) => {
                 let problem = Problem::of_session(&error);
-                return Err(self.broken(problem, io::Error::new(io::ErrorKind::InvalidData, error)));
+                let error = self.broken(problem, io::Error::new(io::ErrorKind::InvalidData, error));
+                // What came before it was said all the same, and comes first.
+                let is_first = count == 0 && self.held().is_empty();
+                return if is_first { Err(error) } else { Ok(count) };
             }
         };
         // A part of a record is none that brought nothing.
@@ -263,6 +269,7 @@ impl State {
 
     /// Says that no more will be sent.
     pub(super) fn finish(&mut self, out: &mut Records) -> Result<(), crate::tls::Error> {
+        self.has_finished = true;
         self.session.finish(&mut self.tail, out)
     }
 

@@ -29,7 +29,7 @@ use crate::tls::session::Session;
 /// A connected stream socket of this worker, of TCP or of this machine (unix(7)).
 #[derive(Clone)]
 pub struct Socket {
-    fd: SharedFd,
+    pub(super) fd: SharedFd,
 }
 
 impl Socket {
@@ -355,6 +355,19 @@ impl Socket {
     /// no RST: there a body is cut short by its length or its chunks alone.
     pub fn reset_on_close(&self) {
         let _ = SockRef::from(&*self.fd).set_linger(Some(Duration::ZERO));
+    }
+
+    /// As [`Socket::say_goodbye`], and waits until the socket has taken it, for `limit` at most.
+    #[cold]
+    pub async fn take_leave(&self, deadlines: &Deadlines, limit: Duration) {
+        let Some(layer) = self.fd.layer.get() else { return };
+        let began = Instant::now();
+        while !layered::say_goodbye(&self.fd, layer) {
+            let left = limit.saturating_sub(began.elapsed());
+            if left.is_zero() || self.writable_only(deadlines, left).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Says that nothing more will be sent.

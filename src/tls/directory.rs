@@ -8,7 +8,7 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use super::connector::native_authorities;
+use super::connector::system_certificates;
 use super::pem;
 use super::provider::provider;
 use crate::config::AcmeConfig;
@@ -19,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) fn agent(acme: &AcmeConfig) -> Result<Agent, String> {
     let authorities = match &acme.directory_ca {
         Some(path) => pem::chain(path, &pem::read(path)?)?,
-        None => native_authorities(),
+        None => system_certificates()?,
     };
     let certificates: Vec<_> =
         authorities.iter().map(|it| Certificate::from_der(it).to_owned()).collect();

@@ -15,7 +15,7 @@ pub(crate) mod managed;
 mod ocsp;
 mod pem;
 pub(crate) mod problem;
-mod provider;
+pub(crate) mod provider;
 pub(crate) mod report;
 mod resolver;
 pub(crate) mod session;
@@ -26,7 +26,7 @@ mod verify;
 use std::time::SystemTime;
 
 use self::acceptor::Acceptor;
-use crate::config::{Config, TlsConfig, UpstreamTlsConfig};
+use crate::config::{Config, ParentScheme, TlsConfig, UpstreamTlsConfig};
 
 /// What a session says of itself when it fails.
 pub(crate) type Error = rustls::Error;
@@ -62,12 +62,19 @@ pub(crate) fn try_files(config: &Config) -> Result<Vec<String>, (String, String)
     if let Some(acme) = &config.tls.acme {
         directory::agent(acme).map_err(|error| ("tls.acme".to_owned(), error))?;
     }
+    let standard = UpstreamTlsConfig::default();
+    let try_connector = |path: String, tls: Option<&UpstreamTlsConfig>| {
+        let loaded = connector::Connector::load(tls.unwrap_or(&standard), None);
+        loaded.map(drop).map_err(|error| (path, error))
+    };
     for (index, upstream) in config.upstreams.iter().enumerate() {
         if upstream.origins.iter().any(|origin| origin.is_tls) {
-            let standard = UpstreamTlsConfig::default();
-            let tls = upstream.tls.as_ref().unwrap_or(&standard);
-            connector::Connector::load(tls, None)
-                .map_err(|error| (format!("upstream.{index}.tls"), error))?;
+            try_connector(format!("upstream.{index}.tls"), upstream.tls.as_ref())?;
+        }
+    }
+    for (index, parent) in config.parents.iter().enumerate() {
+        if parent.address.scheme == ParentScheme::Https {
+            try_connector(format!("parent.{index}.tls"), parent.tls.as_ref())?;
         }
     }
     Ok(due)

@@ -98,6 +98,11 @@ impl Problem {
     }
 }
 
+/// Whether `error` is a session's and not the connection's below.
+pub(crate) fn is_of_session(error: &io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).is_some()
+}
+
 /// What a certificate that is not believed lacks, in a word or two; the alert's name where the peer
 /// said no.
 pub(crate) fn detail(error: &io::Error) -> String {

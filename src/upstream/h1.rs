@@ -25,8 +25,8 @@ use super::secure;
 pub(crate) enum AttemptError {
     /// The connection was dead: not a byte of the request went out.
     NotSent,
-    /// The connection died before a byte of an answer.
-    NoResponse,
+    /// The connection died before a byte of an answer; by which fault.
+    NoResponse(Fault),
     /// The response is one after which the route wants another attempt.
     RetryRequested,
     Fault(Fault),
@@ -35,8 +35,8 @@ pub(crate) enum AttemptError {
 impl AttemptError {
     pub(crate) fn fault(self) -> Fault {
         match self {
-            Self::NotSent | Self::NoResponse | Self::RetryRequested => Fault::OriginClosed,
-            Self::Fault(fault) => fault,
+            Self::NotSent | Self::RetryRequested => Fault::OriginClosed,
+            Self::NoResponse(fault) | Self::Fault(fault) => fault,
         }
     }
 }
@@ -46,7 +46,7 @@ impl AttemptError {
     #[cold]
     pub(crate) fn on(self, socket: &Socket) -> Self {
         match (self, socket.session_problem()) {
-            (Self::NoResponse, Some(problem)) => Self::Fault(secure::fault(problem)),
+            (Self::NoResponse(_), Some(problem)) => Self::Fault(secure::fault(problem)),
             (error, _) => error,
         }
     }
@@ -98,7 +98,7 @@ pub(crate) async fn send(
     };
     if let Some(rest) = rest {
         origin.send_all(&rest).await.map_err(|error| match error {
-            WaitError::Failed(_) => AttemptError::NoResponse,
+            WaitError::Failed(error) => AttemptError::NoResponse(secure::broken(&error)),
             error => error.on(Side::Origin, Act::Take).into(),
         })?;
     }
@@ -154,8 +154,11 @@ pub(crate) async fn read_head(
         }
         match received {
             Ok(1..) => {}
-            Ok(0) | Err(WaitError::Failed(_)) if filled.is_empty() && interims == 0 => {
-                return Err(AttemptError::NoResponse);
+            Ok(0) if filled.is_empty() && interims == 0 => {
+                return Err(AttemptError::NoResponse(Fault::OriginClosed));
+            }
+            Err(WaitError::Failed(error)) if filled.is_empty() && interims == 0 => {
+                return Err(AttemptError::NoResponse(secure::broken(&error)));
             }
             Ok(0) => return Err(Fault::OriginTruncated.into()),
             Err(error) => return Err(error.on(Side::Origin, Act::Send).into()),

@@ -153,6 +153,15 @@ impl Traits {
     }
 }
 
+/// Who asks for a connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Who<'a> {
+    pub holder: Holder,
+    /// What a connection with TLS begins with, before its handshake: whose it is. Empty where an
+    /// origin need not know.
+    pub introduction: &'a [u8],
+}
+
 /// Addresses of one origin that a single request tries.
 const ADDRESSES_TRIED_MAX: usize = 4;
 
@@ -198,6 +207,13 @@ impl Upstream {
         self.proxy_protocol
     }
 
+    /// How a connection to an origin with TLS says whose it is, which is before its handshake.
+    #[inline]
+    pub(crate) fn early_proxy_protocol(&self) -> Option<Version> {
+        let version = self.proxy_protocol?;
+        self.members.iter().any(|member| member.origin.tls.is_some()).then_some(version)
+    }
+
     pub(crate) fn members(&self) -> &[Member] {
         &self.members
     }
@@ -237,11 +253,11 @@ impl Upstream {
     pub(crate) async fn checkout_other(
         &self,
         pool: &Rc<Pool>,
-        holder: Holder,
+        who: Who<'_>,
         number: usize,
     ) -> Result<Lease, Fault> {
         let place = self.place(number);
-        self.checkout_beside(pool, holder, true, place.into_iter().collect()).await
+        self.checkout_beside(pool, who, true, place.into_iter().collect()).await
     }
 
     /// A connection to the origin whose turn it is, or to the next one where it cannot be
@@ -249,16 +265,16 @@ impl Upstream {
     pub(crate) async fn checkout(
         &self,
         pool: &Rc<Pool>,
-        holder: Holder,
+        who: Who<'_>,
         is_fresh: bool,
     ) -> Result<Lease, Fault> {
-        self.checkout_beside(pool, holder, is_fresh, Vec::new()).await
+        self.checkout_beside(pool, who, is_fresh, Vec::new()).await
     }
 
     async fn checkout_beside(
         &self,
         pool: &Rc<Pool>,
-        holder: Holder,
+        who: Who<'_>,
         is_fresh: bool,
         mut tried: Vec<usize>,
     ) -> Result<Lease, Fault> {
@@ -271,10 +287,10 @@ impl Upstream {
             let pick = self.balance.borrow_mut().pick(now, |origin| tried.contains(&origin));
             let Some(pick) = pick else { return Err(fault) };
             let member = &self.members[pick];
-            if !is_fresh && let Some(lease) = pool.take_idle(member.number(), holder) {
+            if !is_fresh && let Some(lease) = pool.take_idle(member.number(), who.holder) {
                 return Ok(lease);
             }
-            match open(pool, member, holder, is_fresh).await {
+            match open(pool, member, who, is_fresh).await {
                 Ok(mut lease) => {
                     lease.is_single |= is_single;
                     member.origin.connected();
@@ -318,31 +334,35 @@ pub async fn open_target(
 async fn open(
     pool: &Rc<Pool>,
     member: &Member,
-    holder: Holder,
+    who: Who<'_>,
     is_fresh: bool,
 ) -> Result<Lease, Fault> {
+    let holder = who.holder;
     let addresses = member.origin.addresses.load();
-    let mut fault = Fault::OriginUnresolved;
+    let (mut fault, mut has_answered) = (Fault::OriginUnresolved, false);
     let began = Instant::now();
     for address in addresses.iter().take(ADDRESSES_TRIED_MAX) {
         let permit = match permit(pool, &member.id, holder, is_fresh).await? {
             Permitted::Open(permit) => permit,
             Permitted::Handed(lease) => return Ok(lease),
         };
-        let connected = match pool.connect(&member.id, *address, permit, holder, began).await {
+        let connected = pool.connect(&member.id, *address, permit, holder, began).await;
+        let is_answered = connected.is_ok();
+        let connected = match connected {
             // Boxed so that nobody else carries the room for it.
             Ok(lease) if member.origin.tls.is_some() => {
-                Box::pin(pool.secure(lease, &member.origin, began)).await
+                Box::pin(pool.secure(lease, &member.origin, who.introduction, began)).await
             }
             connected => connected,
         };
         match connected {
             Ok(lease) => return Ok(lease),
-            // Whoever answers and is not believed says more than an address where nobody is.
+            // Whoever answers and is no use says more than an address where nobody is.
             Err(failed) if failed.is_origin_local() => {
-                if !matches!(fault, Fault::OriginTls(_)) {
+                if is_answered || !has_answered {
                     fault = failed;
                 }
+                has_answered |= is_answered;
             }
             Err(failed) => return Err(failed),
         }

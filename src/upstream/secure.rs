@@ -1,14 +1,17 @@
 //! The TLS handshake with an origin, on a connection that has just been opened.
 //!
-//! In goes a lease with the origin that it leads to; out comes the same lease, secured, or why the
-//! origin is not believed. It has what is left of `timeouts.connect`. Nothing is sent before.
+//! In goes a socket with whom it leads to, an origin or a parent proxy; it comes out secured, or
+//! why its peer is not believed. It has what is left of `timeouts.connect`. Nothing is sent before
+//! but whose connection it is, where an origin wants to know.
 
+use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::fault::{Fault, TlsFault};
 use crate::observe::log_limit;
-use crate::ring::{Handshake, WaitError};
+use crate::ring::{Handshake, Socket, WaitError};
+use crate::tls::connector::Connector;
 use crate::tls::problem::{self, Problem};
 
 use super::Origin;
@@ -18,21 +21,42 @@ use super::pool::Pool;
 const PROTOCOL: Fault = Fault::OriginTls(TlsFault::Protocol);
 
 impl Pool {
-    /// Does the handshake where `origin` speaks TLS; the connection was begun at `began`.
+    /// Does the handshake where `origin` speaks TLS, behind `introduction`; the connection was
+    /// begun at `began`.
     pub(super) async fn secure(
         self: &Rc<Self>,
         lease: Lease,
         origin: &Origin,
+        introduction: &[u8],
         began: Instant,
     ) -> Result<Lease, Fault> {
-        let Some(connector) = &origin.tls else { return Ok(lease) };
-        let session = connector.session(&origin.host).map_err(|_| PROTOCOL)?;
-        let socket = lease.socket();
+        if let Some(connector) = &origin.tls {
+            // The kernel has room for so little on a connection that has carried nothing.
+            if !introduction.is_empty()
+                && lease.socket().try_send(introduction).ok() != Some(introduction.len())
+            {
+                return Err(Fault::OriginClosed);
+            }
+            let whom = (origin.host.as_str(), origin.url.as_str());
+            self.secure_socket(lease.socket(), connector, whom, began).await?;
+        }
+        Ok(lease)
+    }
+
+    /// The same for a socket that is connected to `host`, which the configuration calls `url`.
+    pub(crate) async fn secure_socket(
+        &self,
+        socket: &Socket,
+        connector: &Connector,
+        (host, url): (&str, &str),
+        began: Instant,
+    ) -> Result<(), Fault> {
+        let session = connector.session(host).map_err(|_| PROTOCOL)?;
         socket.secure(session, self.ledger.clone());
         let limit = self.limits.get().connect;
         loop {
             let waited = match socket.try_handshake() {
-                Ok(Handshake::Done) => return Ok(lease),
+                Ok(Handshake::Done) => return Ok(()),
                 Ok(Handshake::Reads) => {
                     let left = left(limit, began)?;
                     socket.readable(&self.deadlines, left).await
@@ -43,7 +67,7 @@ impl Pool {
                 }
                 Err(error) => {
                     let problem = Problem::of(&error);
-                    log_limit::origin_not_secured(&origin.url, &problem::detail(&error));
+                    log_limit::origin_not_secured(url, &problem::detail(&error));
                     return Err(fault(problem));
                 }
             };
@@ -59,6 +83,12 @@ impl Pool {
 fn left(limit: Duration, began: Instant) -> Result<Duration, Fault> {
     let left = limit.saturating_sub(began.elapsed());
     if left.is_zero() { Err(Fault::OriginConnectTimeout) } else { Ok(left) }
+}
+
+/// What it means that a connection has ended with `error` where an answer was due: an origin that
+/// has no use for our certificate may say so only now (RFC 8446 §4.4.2.4).
+pub(super) fn broken(error: &io::Error) -> Fault {
+    if problem::is_of_session(error) { fault(Problem::of(error)) } else { Fault::OriginClosed }
 }
 
 pub(super) fn fault(problem: Problem) -> Fault {

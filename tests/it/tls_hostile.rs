@@ -5,8 +5,8 @@
 
 use super::tls::Secured;
 use crate::support::{
-    Client, DEADLINE, OK, Origin, Pair, RawSession, Setup, TlsClient, TlsOrigin, TlsPeer, Trust,
-    hello, records, wait_until,
+    Client, DEADLINE, OK, Origin, Pair, RawSession, Setup, Terms, TlsClient, TlsOrigin, TlsPeer,
+    Trust, hello, records, wait_until,
 };
 use rustls::ContentType;
 use std::fmt::Debug;
@@ -417,7 +417,7 @@ fn tickets_by_the_thousand_are_taken_or_their_origin_is_given_up() {
     };
     // rustls sends all of them as one flight, of which 64 KiB are kept.
     for (tickets, is_served) in [(300, true), (1_000, false), (20_000, false)] {
-        let origin = TlsOrigin::with_tickets(&pair, tickets, serve);
+        let origin = TlsOrigin::with(Terms::of(&pair).sending_tickets(tickets).config(), serve);
         let lines = "[upstream.tls]\nca = \"origin.pem\"";
         let setup = Setup::new().file("origin.pem", &pair.chain);
         let proxy = setup.upstream("origin", &[&origin.url()], lines).start();

@@ -4,6 +4,7 @@
 //! Comes in: names, and bytes that a test writes down. Goes out: PEM text, decrypted bytes, and how
 //! a connection ended: with a close_notify or without. Nothing here knows how the proxy does it.
 
+use super::tls_terms::Terms;
 use super::{DEADLINE, show};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
@@ -44,7 +45,7 @@ impl Pair {
         CertificateDer::from_pem_slice(self.chain.as_bytes()).expect("a certificate of our own")
     }
 
-    fn key_der(&self) -> PrivateKeyDer<'static> {
+    pub(super) fn key_der(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key of our own")
     }
 }
@@ -67,13 +68,13 @@ impl Trust {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
             .with_no_client_auth();
-        Self(Arc::new(config))
+        Self(Arc::new(config), Arc::new(RootCertStore::empty()))
     }
 
     pub(crate) fn offering(self, protocols: &[&[u8]]) -> Self {
         let mut config = (*self.0).clone();
         config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
-        Self(Arc::new(config))
+        Self(Arc::new(config), self.1)
     }
 
     pub(crate) fn shown_as(pair: &Pair, own: Option<&Pair>) -> Self {
@@ -289,8 +290,8 @@ impl TlsClient {
 
 /// One accepted connection of an origin.
 pub(crate) struct TlsPeer {
-    stream: StreamOwned<ServerConnection, TcpStream>,
-    pending: Vec<u8>,
+    pub(super) stream: StreamOwned<ServerConnection, TcpStream>,
+    pub(super) pending: Vec<u8>,
 }
 
 impl TlsPeer {
@@ -307,6 +308,13 @@ impl TlsPeer {
                 Ok(count) => self.pending.extend_from_slice(&piece[..count]),
             }
         }
+    }
+
+    /// What comes until the other end ends its side, and how that is.
+    pub(crate) fn read_to_end(&mut self) -> (Vec<u8>, TlsEnd) {
+        let mut bytes = std::mem::take(&mut self.pending);
+        let said = self.stream.read_to_end(&mut bytes).is_ok();
+        (bytes, if said { TlsEnd::Said } else { TlsEnd::Cut })
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -332,23 +340,14 @@ pub(crate) struct TlsOrigin {
 
 impl TlsOrigin {
     pub(crate) fn start(pair: &Pair, serve: impl Fn(TlsPeer) + Send + Sync + 'static) -> Self {
-        Self::with_tickets(pair, 2, serve)
+        Self::with(Terms::of(pair).config(), serve)
     }
 
-    /// One that sends so many tickets when a handshake is over.
-    pub(crate) fn with_tickets(
-        pair: &Pair,
-        tickets: usize,
+    /// The same on other terms.
+    pub(crate) fn with(
+        config: ServerConfig,
         serve: impl Fn(TlsPeer) + Send + Sync + 'static,
     ) -> Self {
-        let mut config =
-            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-                .with_safe_default_protocol_versions()
-                .expect("versions")
-                .with_no_client_auth()
-                .with_single_cert(vec![pair.der()], pair.key_der())
-                .expect("a pair of our own");
-        config.send_tls13_tickets = tickets;
         let config = Arc::new(config);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound listener");
