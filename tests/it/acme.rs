@@ -2,7 +2,8 @@
 //! meanwhile.
 //!
 //! In goes a real authority, Debian's pebble, whose validations reach the proxy; out come
-//! handshakes with what it has issued. Where pebble is not installed, the tests say so and are skipped.
+//! handshakes with what it has issued. Where pebble is not installed, the tests say so and are
+//! skipped.
 
 use crate::support::{
     Client, GET, Home, NOWHERE, OK, Origin, Pebble, Proxy, Setup, TlsClient, Trust, installed,
@@ -120,6 +121,22 @@ fn requests_for_other_tokens_go_where_they_always_went() {
     client.send("GET /.well-known/acme-challenge/abc HTTP/1.1\r\nHost: a.test\r\n\r\n");
     assert_eq!(client.read_response().body, b"ok");
     origin.wait_for("the request", |seen| !seen.bytes().is_empty());
+}
+
+#[test]
+fn a_proof_is_given_before_hooks_and_routes_have_a_say() {
+    let Some(pebble) = Pebble::start(LONG) else { return };
+    let origin = Origin::answering(OK);
+    let more = format!("{STORAGE}\nchallenge = \"http-01\"\n[hooks]\ndeny = [\"127.0.0.0/8\"]");
+    let setup = Setup::to(&origin).route("other.test", "/", "origin", "");
+    let proxy = pebble.setup(setup, &["a.test"], &more).start();
+    pebble.reach(proxy.addresses());
+    wait_for_certificate(&proxy, "a.test");
+    let path = "/.well-known/acme-challenge/abc";
+    let mut client = proxy.connect();
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: other.test\r\n\r\n"));
+    assert_eq!(client.read_response().status(), 403);
+    assert!(origin.seen().bytes().is_empty());
 }
 
 #[test]
