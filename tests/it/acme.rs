@@ -188,6 +188,44 @@ fn renewals_under_load_fail_no_handshake() {
 }
 
 #[test]
+fn a_renewal_that_fails_is_an_alert_and_leaves_the_certificate_in_use() {
+    let Some(mut pebble) = Pebble::start(Duration::from_secs(20)) else { return };
+    let origin = Origin::answering(OK);
+    let setup = Setup::to(&origin).set("alerts.interval", "1s");
+    let proxy = pebble.setup(setup, &["a.test"], STORAGE).start();
+    pebble.reach(proxy.addresses());
+    wait_for_certificate(&proxy, "a.test");
+    pebble.end();
+    proxy.wait_for_log(&["no certificate was issued", "in_use=true", "Connection refused"]);
+    assert!(handshake(tls(&proxy), "a.test").is_ok());
+    assert_eq!(ready(&proxy).0, 200);
+    proxy.wait_for_log(&["alert begun", "\"acme\""]);
+    // What is left hurries: it comes in time.
+    pebble.begin();
+    proxy.wait_for_log(&["alert ended", "\"acme\""]);
+    assert_eq!(health(&proxy)["acme"][0]["failures"], 0);
+}
+
+#[test]
+fn an_account_that_cannot_be_read_makes_way_for_another_one() {
+    let Some(pebble) = Pebble::start(LONG) else { return };
+    let origin = Origin::answering(OK);
+    let home = Home::new();
+    let more = format!("storage = {:?}", home.path().join("acme"));
+    let proxy = pebble.setup(Setup::to(&origin), &["a.test"], &more).start();
+    pebble.reach(proxy.addresses());
+    wait_for_certificate(&proxy, "a.test");
+    proxy.stop();
+    let account = stored(home.path(), "a.test").with_file_name("account.json");
+    fs::write(&account, "{").expect("a file");
+    let proxy = pebble.setup(Setup::to(&origin), &["a.test", "b.test"], &more).start();
+    pebble.reach(proxy.addresses());
+    wait_for_certificate(&proxy, "b.test");
+    proxy.wait_for_log(&["the stored ACME account cannot be read", "making a new one"]);
+    assert_eq!(fs::read(account.with_extension("json.old")).expect("a file"), b"{");
+}
+
+#[test]
 fn a_name_that_is_refused_is_an_alert_and_is_not_asked_for_again_at_once() {
     let Some(pebble) = Pebble::start(LONG) else { return };
     let origin = Origin::answering(OK);
