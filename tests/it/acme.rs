@@ -6,8 +6,8 @@
 //! skipped.
 
 use crate::support::{
-    Client, GET, Home, NOWHERE, OK, Origin, Pebble, Proxy, Setup, TlsClient, Trust, installed,
-    ringway, run, wait_until,
+    Client, GET, Home, NOWHERE, OK, Origin, Pair, Pebble, Proxy, Setup, TlsClient, TlsOrigin,
+    Trust, installed, ringway, run, wait_until,
 };
 use nix::sys::signal::Signal;
 use std::fs;
@@ -341,6 +341,73 @@ fn reloads_and_a_new_process_keep_what_was_issued() {
     proxy.wait_for_log(&["a new process has taken over"]);
     assert_eq!(handshake(tls(&proxy), "a.test").expect("a certificate").shown(), shown);
     assert_eq!(pebble.issued(), 2);
+}
+
+/// A key that was made for this, as an account has it.
+const ACCOUNT_KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgJVWC_QzOTCS5vtsJp2IG-UDc8\
+    cdDfeoKtxSZxaznM-mhRANCAAQenCPoGgPFTdPJ7VLLKt56RxPlYT1wNXnHc54PEyBg3LxKaH0-sJkX0mL8LyPEdsfL_\
+    Oz4TxHkWLJGrXVtNhfH";
+
+/// A certificate for centuries, with what names it to its authority.
+fn for_centuries() -> String {
+    let mut wanted = rcgen::CertificateParams::new(["a.test".to_owned()]).expect("a name");
+    wanted.use_authority_key_identifier_extension = true;
+    let key = rcgen::KeyPair::generate().expect("a key can be made");
+    let made = wanted.self_signed(&key).expect("a certificate can be made");
+    format!("{}{}", key.serialize_pem(), made.pem())
+}
+
+#[test]
+fn a_certificate_is_renewed_when_its_authority_suggests() {
+    let pair = Pair::of(&["localhost"]);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    // Nothing but the directory and the wish: every order fails.
+    let directory = TlsOrigin::start(&pair, move |mut peer| {
+        while let Some(head) = peer.read_head() {
+            let target = head.split(' ').nth(1).expect("a target");
+            let body = if target == "/dir" {
+                let all = ["newNonce", "newAccount", "newOrder", "revokeCert", "keyChange"];
+                let host = head.lines().find_map(|line| line.strip_prefix("host: "));
+                let host = host.or_else(|| head.lines().find_map(|it| it.strip_prefix("Host: ")));
+                let url = format!("https://{}", host.expect("a host"));
+                let urls = all.map(|name| format!("\"{name}\":\"{url}/none\""));
+                format!("{{{},\"renewalInfo\":\"{url}/wish\"}}", urls.join(","))
+            } else if target.starts_with("/wish/") {
+                counted.fetch_add(1, Ordering::Relaxed);
+                "{\"suggestedWindow\":{\"start\":\"2020-01-01T00:00:00Z\",\
+                 \"end\":\"2020-01-02T00:00:00Z\"}}"
+                    .to_owned()
+            } else {
+                String::new()
+            };
+            let status = if body.is_empty() { "500 X" } else { "200 OK" };
+            let length = body.len();
+            peer.send(format!(
+                "HTTP/1.1 {status}\r\nRetry-After: 21600\r\nContent-Length: {length}\r\n\r\n{body}"
+            ));
+        }
+    });
+    let url = format!("{}/dir", directory.url());
+    let home = Home::new();
+    let folder = url.trim_start_matches("https://").replace([':', '/'], "-");
+    let folder = home.path().join("acme").join(folder);
+    fs::create_dir_all(&folder).expect("a folder");
+    let account = serde_json::json!({ "id": "id", "key_pkcs8": ACCOUNT_KEY, "directory": url });
+    fs::write(folder.join("account.json"), account.to_string()).expect("a file");
+    fs::write(folder.join("a.test.pem"), for_centuries()).expect("a file");
+    let origin = Origin::answering(OK);
+    let table = format!(
+        "[tls.acme]\ndomains = [\"a.test\"]\naccept_terms = true\ndirectory = {url:?}\n\
+         directory_ca = \"directory.pem\"\nstorage = {:?}",
+        home.path().join("acme")
+    );
+    let setup = Setup::to(&origin).listens_with_tls().file("directory.pem", &pair.chain);
+    let proxy = setup.table(&table).start();
+    proxy.wait_for_log(&["ordering a certificate", "a.test"]);
+    proxy.wait_for_log(&["no certificate was issued", "in_use=true"]);
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "once in six hours");
+    assert!(handshake(tls(&proxy), "a.test").is_ok());
 }
 
 /// What `ringway check` says to a configuration with these lines.
