@@ -384,7 +384,8 @@ fn a_certificate_is_renewed_when_its_authority_suggests() {
             let status = if body.is_empty() { "500 X" } else { "200 OK" };
             let length = body.len();
             peer.send(format!(
-                "HTTP/1.1 {status}\r\nRetry-After: 21600\r\nContent-Length: {length}\r\n\r\n{body}"
+                "HTTP/1.1 {status}\r\nRetry-After: 21600\r\nContent-Length: {length}\r\n\r\n\
+                 {body}"
             ));
         }
     });
