@@ -344,9 +344,10 @@ fn reloads_and_a_new_process_keep_what_was_issued() {
 }
 
 /// A key that was made for this, as an account has it.
-const ACCOUNT_KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgJVWC_QzOTCS5vtsJp2IG-UDc8\
-    cdDfeoKtxSZxaznM-mhRANCAAQenCPoGgPFTdPJ7VLLKt56RxPlYT1wNXnHc54PEyBg3LxKaH0-sJkX0mL8LyPEdsfL_\
-    Oz4TxHkWLJGrXVtNhfH";
+const ACCOUNT_KEY: &str = "\
+    MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgJVWC_QzOTCS5vtsJp2IG-UDc8cdDfeoK\
+    txSZxaznM-mhRANCAAQenCPoGgPFTdPJ7VLLKt56RxPlYT1wNXnHc54PEyBg3LxKaH0-sJkX0mL8LyPE\
+    dsfL_Oz4TxHkWLJGrXVtNhfH";
 
 /// A certificate for centuries, with what names it to its authority.
 fn for_centuries() -> String {
