@@ -343,7 +343,7 @@ fn reloads_and_a_new_process_keep_what_was_issued() {
     assert_eq!(pebble.issued(), 2);
 }
 
-/// A key that was made for this, as an account has it.
+/// The key of an account that no authority knows.
 const ACCOUNT_KEY: &str = "\
     MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgJVWC_QzOTCS5vtsJp2IG-UDc8cdDfeoK\
     txSZxaznM-mhRANCAAQenCPoGgPFTdPJ7VLLKt56RxPlYT1wNXnHc54PEyBg3LxKaH0-sJkX0mL8LyPE\
