@@ -220,6 +220,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::AcmeConfig;
 
     fn alerts(config: AlertsConfig) -> Alerts {
         Alerts::new(&Config { alerts: config, ..Config::default() })
@@ -288,6 +289,19 @@ mod tests {
         assert_eq!(all.step(&Figures::default(), SystemTime::now()).len(), 6);
         assert_eq!(all.active(), []);
         assert!(all.alarms().iter().all(|alarm| alarm.begun == 1));
+    }
+
+    #[test]
+    fn orders_that_fail_are_an_alert_where_certificates_are_ordered() {
+        let mut config = Config::default();
+        config.server.listen_tls = config.server.listeners.clone();
+        let failing = |count| Figures { orders_failing: count, ..Figures::default() };
+        assert_eq!(changes(&mut Alerts::new(&config), &[1.0], failing), [] as [&str; 0]);
+        config.tls.acme = Some(AcmeConfig::default());
+        let mut alerts = Alerts::new(&config);
+        assert_eq!(changes(&mut alerts, &[0.0, 2.0, 1.0, 0.0], failing), ["begun", "ended"]);
+        config.alerts.certificates = false;
+        assert_eq!(changes(&mut Alerts::new(&config), &[1.0], failing), [] as [&str; 0]);
     }
 
     #[test]

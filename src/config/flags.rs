@@ -4,6 +4,7 @@
 //! a flag's value goes through `check` like a file's.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use clap::ValueEnum;
 use toml::Spanned;
@@ -65,7 +66,7 @@ impl Flags {
     /// The flags that have a key of their own, and then `--set`, which can refine them.
     pub(super) fn settings(&self) -> Result<Vec<Setting>, ConfigError> {
         let mut settings = Vec::new();
-        self.https(&mut settings);
+        self.https(&mut settings, Path::new("/proc/net/if_inet6").exists());
         let mut typed = |flag, path: [&str; 2], text: Option<String>| {
             settings.extend(text.map(|text| setting(Origin::Flag(flag), path, text)));
         };
@@ -89,7 +90,7 @@ impl Flags {
     }
 
     /// What `--https` says, which the other flags can refine.
-    fn https(&self, settings: &mut Vec<Setting>) {
+    fn https(&self, settings: &mut Vec<Setting>, has_ipv6: bool) {
         if self.https.is_empty() {
             return;
         }
@@ -98,12 +99,23 @@ impl Flags {
             let value = Value::Typed(text);
             settings.push(Setting { path, value, origin: Origin::Flag("--https") });
         };
-        let host = self.host.as_deref().unwrap_or("0.0.0.0");
-        let bare = host.trim_matches(['[', ']']);
-        let bare = if bare.contains(':') { format!("[{bare}]") } else { bare.to_owned() };
+        let (port, tls_port) = (self.port.unwrap_or(80), self.https_port.unwrap_or(443));
+        let (host, tls) = match &self.host {
+            Some(host) => {
+                let bare = host.trim_matches(['[', ']']);
+                let bare = if bare.contains(':') { format!("[{bare}]") } else { bare.to_owned() };
+                (host.as_str(), format!("{bare}:{tls_port}"))
+            }
+            // An authority comes to a name's IPv6 address first.
+            None if has_ipv6 => {
+                say(&["server", "listen"], format!("[\"[::]:{port}\"]"));
+                ("0.0.0.0", format!("0.0.0.0:{tls_port},[::]:{tls_port}"))
+            }
+            None => ("0.0.0.0", format!("0.0.0.0:{tls_port}")),
+        };
         say(&["server", "host"], host.to_owned());
-        say(&["server", "port"], "80".to_owned());
-        say(&["server", "listen_tls"], format!("{bare}:{}", self.https_port.unwrap_or(443)));
+        say(&["server", "port"], port.to_string());
+        say(&["server", "listen_tls"], tls);
         say(&["server", "redirect_https"], "true".to_owned());
         say(&["tls", "acme", "domains"], self.https.join(","));
         say(&["tls", "acme", "accept_terms"], "true".to_owned());
@@ -152,5 +164,44 @@ impl Profile {
             number(["pool", "max_idle"], idle),
             number(["buffers", "chunks_per_worker"], chunks),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(flags: &Flags, has_ipv6: bool) -> Vec<String> {
+        let mut settings = Vec::new();
+        flags.https(&mut settings, has_ipv6);
+        let text = |setting: Setting| match setting.value {
+            Value::Typed(text) => format!("{}={text}", setting.path.join(".")),
+            Value::Exact(_) => setting.path.join("."),
+        };
+        settings.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn https_is_two_ports_of_both_families_and_a_certificate() {
+        assert_eq!(said(&Flags::default(), true), Vec::<String>::new());
+        let names = vec!["a.example".to_owned(), "b.example".to_owned()];
+        let mut flags = Flags { https: names, ..Flags::default() };
+        let rest = [
+            "server.redirect_https=true",
+            "tls.acme.domains=a.example,b.example",
+            "tls.acme.accept_terms=true",
+        ];
+        let first = [
+            "server.listen=[\"[::]:80\"]",
+            "server.host=0.0.0.0",
+            "server.port=80",
+            "server.listen_tls=0.0.0.0:443,[::]:443",
+        ];
+        assert_eq!(said(&flags, true), [&first[..], &rest].concat());
+        let first = ["server.host=0.0.0.0", "server.port=80", "server.listen_tls=0.0.0.0:443"];
+        assert_eq!(said(&flags, false), [&first[..], &rest].concat());
+        (flags.host, flags.https_port) = (Some("::1".to_owned()), Some(8443));
+        let first = ["server.host=::1", "server.port=80", "server.listen_tls=[::1]:8443"];
+        assert_eq!(said(&flags, true), [&first[..], &rest].concat());
     }
 }

@@ -2,11 +2,12 @@
 //! meanwhile.
 //!
 //! In goes a real authority, Debian's pebble, whose validations reach the proxy; out come
-//! handshakes with what it has issued. Where pebble is not installed, the tests say so and are skipped.
+//! handshakes with what it has issued. Where pebble is not installed, the tests say so and are
+//! skipped.
 
 use crate::support::{
-    Client, GET, Home, NOWHERE, OK, Origin, Pebble, Proxy, Setup, TlsClient, Trust, installed,
-    ringway, run, wait_until,
+    Client, GET, Home, NOWHERE, OK, Origin, Pair, Pebble, Proxy, Setup, TlsClient, TlsOrigin,
+    Trust, installed, ringway, run, wait_until,
 };
 use nix::sys::signal::Signal;
 use std::fs;
@@ -123,6 +124,22 @@ fn requests_for_other_tokens_go_where_they_always_went() {
 }
 
 #[test]
+fn a_proof_is_given_before_hooks_and_routes_have_a_say() {
+    let Some(pebble) = Pebble::start(LONG) else { return };
+    let origin = Origin::answering(OK);
+    let more = format!("{STORAGE}\nchallenge = \"http-01\"\n[hooks]\ndeny = [\"127.0.0.0/8\"]");
+    let setup = Setup::to(&origin).route("other.test", "/", "origin", "");
+    let proxy = pebble.setup(setup, &["a.test"], &more).start();
+    pebble.reach(proxy.addresses());
+    wait_for_certificate(&proxy, "a.test");
+    let path = "/.well-known/acme-challenge/abc";
+    let mut client = proxy.connect();
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: other.test\r\n\r\n"));
+    assert_eq!(client.read_response().status(), 403);
+    assert!(origin.seen().bytes().is_empty());
+}
+
+#[test]
 fn a_handshake_for_a_proof_is_for_nothing_else() {
     let Some(pebble) = Pebble::start(LONG) else { return };
     let origin = Origin::answering(OK);
@@ -168,6 +185,44 @@ fn renewals_under_load_fail_no_handshake() {
     let metrics = proxy.admin("GET", "/metrics");
     assert!(metrics.contains("ringway_acme_orders_total{outcome=\"failed\"} 0"), "{metrics}");
     assert_eq!(health(&proxy)["alerts"].as_array().map(Vec::len), Some(0), "a renewal is no alert");
+}
+
+#[test]
+fn a_renewal_that_fails_is_an_alert_and_leaves_the_certificate_in_use() {
+    let Some(mut pebble) = Pebble::start(Duration::from_secs(20)) else { return };
+    let origin = Origin::answering(OK);
+    let setup = Setup::to(&origin).set("alerts.interval", "1s");
+    let proxy = pebble.setup(setup, &["a.test"], STORAGE).start();
+    pebble.reach(proxy.addresses());
+    wait_for_certificate(&proxy, "a.test");
+    pebble.end();
+    proxy.wait_for_log(&["no certificate was issued", "in_use=true", "Connection refused"]);
+    assert!(handshake(tls(&proxy), "a.test").is_ok());
+    assert_eq!(ready(&proxy).0, 200);
+    proxy.wait_for_log(&["alert begun", "\"acme\""]);
+    // What is left hurries: it comes in time.
+    pebble.begin();
+    proxy.wait_for_log(&["alert ended", "\"acme\""]);
+    assert_eq!(health(&proxy)["acme"][0]["failures"], 0);
+}
+
+#[test]
+fn an_account_that_cannot_be_read_makes_way_for_another_one() {
+    let Some(pebble) = Pebble::start(LONG) else { return };
+    let origin = Origin::answering(OK);
+    let home = Home::new();
+    let more = format!("storage = {:?}", home.path().join("acme"));
+    let proxy = pebble.setup(Setup::to(&origin), &["a.test"], &more).start();
+    pebble.reach(proxy.addresses());
+    wait_for_certificate(&proxy, "a.test");
+    proxy.stop();
+    let account = stored(home.path(), "a.test").with_file_name("account.json");
+    fs::write(&account, "{").expect("a file");
+    let proxy = pebble.setup(Setup::to(&origin), &["a.test", "b.test"], &more).start();
+    pebble.reach(proxy.addresses());
+    wait_for_certificate(&proxy, "b.test");
+    proxy.wait_for_log(&["the stored ACME account cannot be read", "making a new one"]);
+    assert_eq!(fs::read(account.with_extension("json.old")).expect("a file"), b"{");
 }
 
 #[test]
@@ -286,6 +341,75 @@ fn reloads_and_a_new_process_keep_what_was_issued() {
     proxy.wait_for_log(&["a new process has taken over"]);
     assert_eq!(handshake(tls(&proxy), "a.test").expect("a certificate").shown(), shown);
     assert_eq!(pebble.issued(), 2);
+}
+
+/// The key of an account that no authority knows.
+const ACCOUNT_KEY: &str = "\
+    MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgJVWC_QzOTCS5vtsJp2IG-UDc8cdDfeoK\
+    txSZxaznM-mhRANCAAQenCPoGgPFTdPJ7VLLKt56RxPlYT1wNXnHc54PEyBg3LxKaH0-sJkX0mL8LyPE\
+    dsfL_Oz4TxHkWLJGrXVtNhfH";
+
+/// A certificate for centuries, with what names it to its authority.
+fn for_centuries() -> String {
+    let mut wanted = rcgen::CertificateParams::new(["a.test".to_owned()]).expect("a name");
+    wanted.use_authority_key_identifier_extension = true;
+    let key = rcgen::KeyPair::generate().expect("a key can be made");
+    let made = wanted.self_signed(&key).expect("a certificate can be made");
+    format!("{}{}", key.serialize_pem(), made.pem())
+}
+
+#[test]
+fn a_certificate_is_renewed_when_its_authority_suggests() {
+    let pair = Pair::of(&["localhost"]);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    // Nothing but the directory and the wish: every order fails.
+    let directory = TlsOrigin::start(&pair, move |mut peer| {
+        while let Some(head) = peer.read_head() {
+            let target = head.split(' ').nth(1).expect("a target");
+            let body = if target == "/dir" {
+                let all = ["newNonce", "newAccount", "newOrder", "revokeCert", "keyChange"];
+                let host = head.lines().find_map(|line| line.strip_prefix("host: "));
+                let host = host.or_else(|| head.lines().find_map(|it| it.strip_prefix("Host: ")));
+                let url = format!("https://{}", host.expect("a host"));
+                let urls = all.map(|name| format!("\"{name}\":\"{url}/none\""));
+                format!("{{{},\"renewalInfo\":\"{url}/wish\"}}", urls.join(","))
+            } else if target.starts_with("/wish/") {
+                counted.fetch_add(1, Ordering::Relaxed);
+                "{\"suggestedWindow\":{\"start\":\"2020-01-01T00:00:00Z\",\
+                 \"end\":\"2020-01-02T00:00:00Z\"}}"
+                    .to_owned()
+            } else {
+                String::new()
+            };
+            let status = if body.is_empty() { "500 X" } else { "200 OK" };
+            let length = body.len();
+            peer.send(format!(
+                "HTTP/1.1 {status}\r\nRetry-After: 21600\r\nContent-Length: {length}\r\n\r\n\
+                 {body}"
+            ));
+        }
+    });
+    let url = format!("{}/dir", directory.url());
+    let home = Home::new();
+    let folder = url.trim_start_matches("https://").replace([':', '/'], "-");
+    let folder = home.path().join("acme").join(folder);
+    fs::create_dir_all(&folder).expect("a folder");
+    let account = serde_json::json!({ "id": "id", "key_pkcs8": ACCOUNT_KEY, "directory": url });
+    fs::write(folder.join("account.json"), account.to_string()).expect("a file");
+    fs::write(folder.join("a.test.pem"), for_centuries()).expect("a file");
+    let origin = Origin::answering(OK);
+    let table = format!(
+        "[tls.acme]\ndomains = [\"a.test\"]\naccept_terms = true\ndirectory = {url:?}\n\
+         directory_ca = \"directory.pem\"\nstorage = {:?}",
+        home.path().join("acme")
+    );
+    let setup = Setup::to(&origin).listens_with_tls().file("directory.pem", &pair.chain);
+    let proxy = setup.table(&table).start();
+    proxy.wait_for_log(&["ordering a certificate", "a.test"]);
+    proxy.wait_for_log(&["no certificate was issued", "in_use=true"]);
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "once in six hours");
+    assert!(handshake(tls(&proxy), "a.test").is_ok());
 }
 
 /// What `ringway check` says to a configuration with these lines.
