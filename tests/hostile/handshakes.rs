@@ -88,7 +88,9 @@ fn five_thousand_handshakes_that_stop_half_way_keep_nobody_out() {
         let visitors = [visits(Ipv4Addr::new(127, 0, 0, 9)), visits(Ipv4Addr::LOCALHOST)];
         let times = visitors.map(|one| one.join().expect("no panic"));
         is_over.store(true, Ordering::Relaxed);
-        attackers.into_iter().for_each(|one| one.join().expect("no panic"));
+        for one in attackers {
+            one.join().expect("no panic");
+        }
         times
     });
     for (times, wanted) in times.iter().zip([SHARE, NEIGHBOURS_SHARE]) {
