@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 const STALLED: usize = 5_000;
 
-/// Of handshakes and requests of other addresses, so many of 1,000 are done within [`SOON`]. A second is
-/// the promise; a busy machine and a build without optimizer have three.
+/// Of 1,000 handshakes and requests of other addresses, so many are done within [`SOON`]. A second
+/// is the promise; a busy machine and a build without optimizer have three.
 const SHARE: usize = 995;
 const SOON: Duration = Duration::from_secs(3);
 
