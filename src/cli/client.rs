@@ -168,7 +168,7 @@ fn resolve(authority: &str) -> Result<(String, SocketAddr), String> {
         (None, host) => {
             let found = addresses::of_origins(&DnsConfig::default(), [(host, port)].into_iter());
             let found = found.map_err(|error| error.to_string())?;
-            found.into_iter().flatten().find_map(|address| address.tcp())
+            found.into_iter().flatten().find_map(Address::tcp)
         }
     };
     let address = address.ok_or_else(|| "the name has no address".to_owned())?;

@@ -194,7 +194,7 @@ fn keep_until_restart(config: &mut Config, before: &Config) -> Vec<String> {
         config.admin.tls = before.admin.tls;
         // What speaks TLS until then has to have something to show.
         if config.admin.is_tls() && config.tls.certificates.is_empty() {
-            config.tls.certificates = before.tls.certificates.clone();
+            config.tls.certificates.clone_from(&before.tls.certificates);
         }
     }
     waiting

@@ -116,7 +116,7 @@ fn a_shortage_refuses_handshakes_before_they_cost_anything() {
     };
     let proxy = setup().start();
     let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(60_000));
-    let stalled: Vec<_> = (0..800).map(|_| proxy.send(&head)).collect();
+    let stalled: Vec<_> = (0..980).map(|_| proxy.send(&head)).collect();
     sessions(&proxy, &trust, 1);
     let made = proxy.admin("GET", "/metrics");
     assert!(made.contains("ringway_tls_handshakes_total 1"), "{made}");
