@@ -3,8 +3,8 @@
 //! In goes a connection that begins one; out comes a place in the list, and leave to take the next
 //! step. Where the list is full, the one that has been at it for longest gives way, of the address
 //! that has most of them: whoever stalls thousands stands in its own way. One step is taken in each
-//! turn of the loop, in the order in which they asked and behind all else that the turn has brought,
-//! so that the exchanges of a thread wait for one signature at most.
+//! turn of the loop, in the order in which they asked and behind all else that the turn has
+//! brought, so that the exchanges of a thread wait for one signature at most.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -73,8 +73,8 @@ impl Handshakes {
     }
 }
 
-/// Lets go first whoever has been woken in this turn. What waits for a turn is woken before all that
-/// has come meanwhile: the kernel answers it when it is asked, and looks at sockets after that.
+/// Lets go first whoever has been woken in this turn. What waits for a turn is woken before all
+/// that has come meanwhile: the kernel answers it when it is asked, and looks at sockets after.
 async fn behind_others() {
     let mut is_behind = false;
     poll_fn(|cx| {
