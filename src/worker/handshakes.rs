@@ -4,10 +4,13 @@
 //! step. Where the list is full, the one that has been at it for longest gives way, of the address
 //! that has most of them: whoever stalls thousands stands in its own way. One that waits for its
 //! turn is not stalled, and goes last. One step is taken in each turn of the loop, in the order in
-//! which they asked, so that the exchanges of a thread wait for one signature at most.
+//! which they asked and behind all else that the turn has brought, so that the exchanges of a
+//! thread wait for one signature at most.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::task::Poll;
 
 use slab::Slab;
 use tokio::sync::Semaphore;
@@ -79,17 +82,36 @@ impl Handshakes {
     /// which takes nobody's turn.
     pub(crate) async fn turn(&self, place: &Place<'_>) -> bool {
         place.stalls(false);
+        self.take_turn(|| place.gives_way()).await
+    }
+
+    async fn take_turn(&self, gives_way: impl Fn() -> bool) -> bool {
         // It is never closed.
         let _order = self.order.acquire().await;
-        while !place.gives_way() && clock::turn() == self.last.get() {
+        while !gives_way() && clock::turn() == self.last.get() {
             turn().await;
         }
-        if place.gives_way() {
+        if gives_way() {
             return false;
         }
+        behind_others().await;
         self.last.set(clock::turn());
         true
     }
+}
+
+/// Lets go first whoever has been woken in this turn. What waits for a turn is woken before all
+/// that has come meanwhile: the kernel answers it when it is asked, and looks at sockets after.
+async fn behind_others() {
+    let mut is_behind = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut is_behind, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl List {
@@ -155,5 +177,41 @@ impl Drop for Place<'_> {
         {
             list.forget(entry.address);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::ring::runtime;
+
+    /// A step came before whatever the same turn brought: an exchange waited for three signatures
+    /// in place of one.
+    #[test]
+    fn a_step_goes_behind_what_the_same_turn_has_brought() {
+        runtime::open().unwrap().block_on(async {
+            let (handshakes, order) = (Rc::new(Handshakes::default()), Rc::default());
+            handshakes.take_turn(|| false).await;
+            let note = |what: &'static str| {
+                let order: Rc<RefCell<Vec<_>>> = Rc::clone(&order);
+                move || order.borrow_mut().push(what)
+            };
+            let (step, exchange) = (note("step"), note("exchange"));
+            let stepping = handshakes.clone();
+            let first = tokio::task::spawn_local(async move {
+                stepping.take_turn(|| false).await;
+                step();
+            });
+            // Its operation stands behind that of the step, and both complete in one turn.
+            let second = tokio::task::spawn_local(async move {
+                turn().await;
+                exchange();
+            });
+            first.await.unwrap();
+            second.await.unwrap();
+            assert_eq!(*order.borrow(), ["exchange", "step"]);
+        });
     }
 }

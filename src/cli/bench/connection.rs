@@ -73,6 +73,13 @@ pub(super) enum Stage {
     Receiving,
 }
 
+impl Stage {
+    /// Nothing can be asked yet.
+    pub(super) fn is_opening(self) -> bool {
+        matches!(self, Self::Connecting | Self::Securing | Self::Tunnelling)
+    }
+}
+
 /// What a turn has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {

@@ -136,6 +136,15 @@ impl Tally {
         }
     }
 
+    /// A connection is open; `None` where it speaks no TLS.
+    pub(super) fn secured(&mut self, is_resumed: Option<bool>) {
+        match is_resumed {
+            Some(true) => self.resumed += 1,
+            Some(false) => self.full += 1,
+            None => {}
+        }
+    }
+
     pub(super) fn failed(&mut self, kind: ErrorKind) {
         self.errors[kind as usize] += 1;
     }
