@@ -67,6 +67,8 @@ impl Forger {
     pub(crate) fn of(peer: TlsPeer) -> Self {
         let TlsPeer { stream, pending } = peer;
         let (session, socket) = stream.into_parts();
+        // Pieces are to leave as they are.
+        socket.set_nodelay(true).expect("a connected stream");
         let secrets = session.dangerous_extract_secrets().expect("terms that tell secrets");
         Self {
             socket,
