@@ -42,11 +42,12 @@ impl AttemptError {
 }
 
 impl AttemptError {
-    /// A connection that died because its session could not go on, which is a fault of its own.
+    /// By which fault a connection died, where its session could not go on; one that had served
+    /// before may be replaced all the same.
     #[cold]
     pub(crate) fn on(self, socket: &Socket) -> Self {
         match (self, socket.session_problem()) {
-            (Self::NoResponse(_), Some(problem)) => Self::Fault(secure::fault(problem)),
+            (Self::NoResponse(_), Some(problem)) => Self::NoResponse(secure::fault(problem)),
             (error, _) => error,
         }
     }
