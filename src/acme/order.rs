@@ -44,6 +44,9 @@ impl From<Error> for Failed {
             // Something answers in its place.
             Error::Json(_) => Failure::Unreachable,
             Error::Api(_) if kind.ends_with(":serverInternal") => Failure::Unreachable,
+            // The client has asked thrice already; the directory may have lost its list, and says
+            // nothing of the order (RFC 8555 §6.5).
+            Error::Api(_) if kind.ends_with(":badNonce") => Failure::Unreachable,
             _ => Failure::Refused,
         };
         let is_account_lost = kind.ends_with(":accountDoesNotExist");
@@ -225,6 +228,19 @@ impl Drop for Proving<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A directory that rejects nonces made every thirtieth order wait for minutes.
+    #[test]
+    fn what_a_directory_says_decides_when_it_is_asked_again() {
+        let failed = |kind: &str| {
+            let text = format!(r#"{{"type":"urn:ietf:params:acme:error:{kind}"}}"#);
+            Failed::from(Error::Api(serde_json::from_str(&text).unwrap())).failure
+        };
+        assert_eq!(failed("badNonce"), Failure::Unreachable);
+        assert_eq!(failed("serverInternal"), Failure::Unreachable);
+        assert_eq!(failed("rateLimited"), Failure::TooOften);
+        assert_eq!(failed("rejectedIdentifier"), Failure::Refused);
+    }
 
     #[test]
     fn challenges_take_turns_unless_one_is_named() {

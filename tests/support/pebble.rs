@@ -160,7 +160,7 @@ impl Pebble {
         let mut command = Command::new(&self.program);
         command.arg("-config").arg(config).arg("-dnsserver").arg(self.names.address().to_string());
         // Some nonces are refused, as they may be; no authorization is used twice.
-        command.envs([("PEBBLE_VA_NOSLEEP", "1"), ("PEBBLE_WFE_NONCEREJECT", "15")]);
+        command.envs([("PEBBLE_VA_NOSLEEP", "1"), ("PEBBLE_WFE_NONCEREJECT", "5")]);
         command.env("PEBBLE_AUTHZREUSE", "0");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("pebble can be started");
