@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::exposition::Exposition;
 use super::proxy::Proxy;
-use super::series::{NAMED_MAX, sum};
+use super::series::{NAMED_MAX, sum, total};
 use crate::admin::units::unix_seconds;
 use crate::tls::managed::Managed;
 use crate::tls::problem::Problem;
@@ -91,7 +91,7 @@ pub(super) fn figures(proxy: &Proxy, out: &mut Exposition) {
     let snapshot = proxy.snapshot();
     let Some(tls) = &snapshot.tls else { return };
     let help = "TLS handshakes of clients that are under way.";
-    let now: u64 = proxy.shared.metrics.iter().map(|metrics| metrics.handshaking.get()).sum();
+    let now = total(proxy, |metrics| metrics.handshaking.get());
     out.gauge("ringway_tls_handshaking", help).put(&[], now);
     let help = "TLS handshakes of clients that came to their end.";
     sum(out, proxy, "ringway_tls_handshakes_total", help, |m| &m.handshakes);
@@ -100,19 +100,13 @@ pub(super) fn figures(proxy: &Proxy, out: &mut Exposition) {
     let help = "TLS handshakes of clients that failed, by reason.";
     let mut family = out.counter("ringway_tls_failed_total", help);
     for problem in Problem::ALL {
-        let of = |metrics: &crate::observe::metrics::WorkerMetrics| {
-            metrics.handshakes_failed[problem as usize].get()
-        };
-        let count: u64 = proxy.shared.metrics.iter().map(|metrics| of(metrics)).sum();
+        let count = total(proxy, |metrics| metrics.handshakes_failed[problem as usize].get());
         family.put(&[("reason", problem.name())], count);
     }
     let help = "Sessions of clients that ended by what is none, by reason.";
     let mut family = out.counter("ringway_tls_broken_total", help);
     for problem in [Problem::Protocol, Problem::Alert, Problem::Flood] {
-        let of = |metrics: &crate::observe::metrics::WorkerMetrics| {
-            metrics.sessions_broken[problem as usize].get()
-        };
-        let count: u64 = proxy.shared.metrics.iter().map(|metrics| of(metrics)).sum();
+        let count = total(proxy, |metrics| metrics.sessions_broken[problem as usize].get());
         family.put(&[("reason", problem.name())], count);
     }
     let help = "When a certificate ends, in seconds since 1970.";

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::fault::{Fault, TlsFault};
 use crate::observe::log_limit;
+use crate::relay::side::{Act, Side};
 use crate::ring::{Handshake, Socket, WaitError};
 use crate::tls::connector::Connector;
 use crate::tls::problem::{self, Problem};
@@ -72,9 +73,8 @@ impl Pool {
                 }
             };
             waited.map_err(|error| match error {
-                WaitError::Expired => Fault::OriginConnectTimeout,
-                WaitError::Interrupted => Fault::Stopping,
                 WaitError::Failed(_) => Fault::OriginClosed,
+                error => error.on(Side::Origin, Act::Connect),
             })?;
         }
     }
