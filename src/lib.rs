@@ -8,6 +8,7 @@
 //!  cli            what was typed: run; check, plan, explain, doctor, bench and others
 //!  server         the process: start, signals, reload, handover, listeners, drain
 //!  admin          its own thread: API, metrics, statistics, alerts, cleanups
+//!  acme           certificates that are ordered and renewed
 //!  downstream     a client's connection: goes idle, turns into a tunnel, lingers; h1 (HTTP/1
 //!                 towards a client: heads, keep-alive, framing)
 //!  exchange       one request and its answer: peer, request, stream (what it asks of the client's
@@ -32,6 +33,7 @@
 //!  config         the file, variables and flags, read, checked and spelled back
 //!  http           pure: bytes in, facts out
 //!  address        where a socket is, and who is at its other end
+//!  file_stamp     whether a file is still the same
 //!  limits         every bound with its derivation
 //! ```
 //!
@@ -59,6 +61,7 @@
 //! - Buffers, chunks, connections and permits come home on every path; a drain counts them.
 //! - A keep-alive request allocates nothing once its connection is warm (a test counts).
 
+mod acme;
 mod address;
 mod admin;
 mod admin_guard;
@@ -68,6 +71,7 @@ mod counters;
 mod downstream;
 mod exchange;
 mod fault;
+mod file_stamp;
 mod forward_proxy;
 pub mod hooks;
 mod http;

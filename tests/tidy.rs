@@ -16,10 +16,11 @@ const COLUMNS_MAX: usize = 100;
 
 /// The folders from top to bottom, as `src/lib.rs` draws them. A file imports from its own folder
 /// and from those below it; one that stands beside the folders counts as a folder.
-const FOLDERS: [&str; 26] = [
+const FOLDERS: [&str; 28] = [
     "cli",
     "server",
     "admin",
+    "acme",
     "downstream",
     "exchange",
     "worker",
@@ -42,6 +43,7 @@ const FOLDERS: [&str; 26] = [
     "http",
     "proxy_protocol",
     "address",
+    "file_stamp",
     "limits",
 ];
 

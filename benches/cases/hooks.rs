@@ -113,6 +113,7 @@ impl Exchange {
                     client: CLIENT.into(),
                     client_text: client.address(),
                     is_trusted: false,
+                    tls: None,
                     now_us: *now_us,
                 };
                 let mut state = HookState::default();

@@ -50,6 +50,10 @@ try() {
     for c in $connections; do
         measure "$proxy" "browser-$c" $pid -c"$c" -s /w/browser.lua "http://127.0.0.1:$port/"
     done
+    # Everybody has the same certificate; the floor has none.
+    if [ "$proxy" != floor ]; then
+        measure "$proxy" tls-8 $pid -c8 https://127.0.0.1:9443/
+    fi
     # It says "holding" once all are connected, and holds them until it is ended.
     resting 127.0.0.1:"$port" "$idle" >/tmp/resting.log 2>&1 &
     holder=$!
@@ -75,6 +79,7 @@ try floor 9311 floor --run-floor 127.0.0.1:9311 127.0.0.1:9900
 port=9320
 for ringway in /bin/ringway-*; do
     port=$((port + 1))
-    try "${ringway#/bin/}" $port "$ringway" --port $port --upstream http://127.0.0.1:9900 --workers 1
+    try "${ringway#/bin/}" $port "$ringway" --config /w/ringway.toml --port $port \
+        --upstream http://127.0.0.1:9900 --workers 1
 done
 poweroff -f

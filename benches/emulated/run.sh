@@ -10,8 +10,8 @@
 # meanwhile changes that. Copies are counted by the element (`rep movs`), where a processor counts
 # one instruction: large bodies look dearer than they are, and are not measured here.
 #
-# Needs qemu-system-x86, busybox-static, cpio, nginx, wrk and Debian's kernel image, which it fetches
-# with apt-get where it may; ends with 77 where one of them cannot be had. Takes some minutes.
+# Needs qemu-system-x86, busybox-static, cpio, nginx, wrk, openssl and Debian's kernel image, which it
+# fetches with apt-get where it may; ends with 77 where one of them cannot be had. Takes some minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=benches/emulated
@@ -47,6 +47,7 @@ need cpio cpio
 need nginx nginx
 need wrk wrk
 need gcc cc
+need openssl openssl
 mkdir -p "$work"
 
 # The kernel that Debian builds for virtual machines: small, and known to everybody.
@@ -90,7 +91,9 @@ done
 strip "$root"/bin/floor "$root"/bin/ringway-*
 echo 'root:x:0:0::/:/bin/sh' >"$root/etc/passwd"
 echo 'root:x:0:' >"$root/etc/group"
-cp "$here"/origin.conf "$here"/proxy.conf "$here"/browser.lua "$root/w/"
+cp "$here"/origin.conf "$here"/proxy.conf "$here"/ringway.toml "$here"/browser.lua "$root/w/"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost \
+    -addext subjectAltName=DNS:localhost -keyout "$root/w/tls.key" -out "$root/w/tls.pem" 2>/dev/null
 install -m 755 "$here/guest.sh" "$root/init"
 printf 'connections="%s" seconds=%s idle=%s\n' "$connections" "$seconds" "$idle" >"$root/w/plan"
 (cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/root.gz"

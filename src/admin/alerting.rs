@@ -9,6 +9,7 @@ use super::alerts::{Figures, Notice};
 use crate::admin::process::ProcessReading;
 use crate::admin::proxy::Proxy;
 use crate::admin::stats::Window;
+use crate::admin::tls;
 use crate::admin::units::{lock, mebibytes};
 use crate::admin::webhook::Webhook;
 use crate::upstream::Origin;
@@ -56,9 +57,10 @@ fn figures(proxy: &Proxy, window: &Window) -> Figures {
         memory_mb: mebibytes(proxy.usage().rss_bytes),
         pool_wait_seconds: window.pool_wait_p95 / 1_000.0,
         is_certificate_due: {
-            let certificates = snapshot.tls.iter().flat_map(|tls| &tls.certificates.list);
-            certificates.into_iter().any(|certificate| certificate.is_due(SystemTime::now()))
+            let now = SystemTime::now();
+            snapshot.tls.as_ref().is_some_and(|tls| tls.is_due(now))
         },
+        orders_failing: tls::orders_failing(proxy) as f64,
         open_files: ProcessReading::read().open_files_share(),
         is_down: (0..snapshot.upstreams.len()).map(is_down).collect(),
     }

@@ -26,6 +26,8 @@ pub(super) enum Subject {
     UpstreamDown(usize),
     /// One of the certificates that clients are shown.
     Certificate,
+    /// One of those that are ordered was not issued.
+    Acme,
     OpenFiles,
 }
 
@@ -38,6 +40,7 @@ impl Subject {
             Self::PoolWait => "pool_wait",
             Self::UpstreamDown(_) => "upstream_down",
             Self::Certificate => "certificate",
+            Self::Acme => "acme",
             Self::OpenFiles => "open_files",
         }
     }
@@ -53,6 +56,8 @@ pub(super) struct Figures {
     pub(super) open_files: f64,
     /// Some certificate needs to be looked after.
     pub(super) is_certificate_due: bool,
+    /// Names for which the last order of a certificate has failed.
+    pub(super) orders_failing: f64,
     /// By upstream.
     pub(super) is_down: Vec<bool>,
 }
@@ -68,6 +73,7 @@ impl Figures {
                 f64::from(u8::from(self.is_down.get(index).copied().unwrap_or(false)))
             }
             Subject::Certificate => f64::from(u8::from(self.is_certificate_due)),
+            Subject::Acme => self.orders_failing,
             Subject::OpenFiles => self.open_files,
         }
     }
@@ -160,8 +166,11 @@ impl Alerts {
             Alarm::new(Subject::PoolWait, "", pool_wait.as_secs_f64()),
             Alarm::new(Subject::OpenFiles, "", *open_files),
         ];
-        if *certificates && !config.server.listen_tls.is_empty() {
+        if *certificates && config.shows_certificates() {
             alarms.push(Alarm::new(Subject::Certificate, "", 1.0));
+            if config.tls.acme.is_some() {
+                alarms.push(Alarm::new(Subject::Acme, "", 1.0));
+            }
         }
         if *upstream_down {
             let upstreams = config.upstreams.iter().enumerate();
@@ -211,6 +220,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::AcmeConfig;
 
     fn alerts(config: AlertsConfig) -> Alerts {
         Alerts::new(&Config { alerts: config, ..Config::default() })
@@ -260,6 +270,7 @@ mod tests {
             pool_wait_seconds: 1e9,
             open_files: 1.0,
             is_certificate_due: true,
+            orders_failing: 1.0,
             is_down: vec![true],
         };
         assert_eq!(alerts(off).step(&worst, SystemTime::now()), []);
@@ -278,6 +289,19 @@ mod tests {
         assert_eq!(all.step(&Figures::default(), SystemTime::now()).len(), 6);
         assert_eq!(all.active(), []);
         assert!(all.alarms().iter().all(|alarm| alarm.begun == 1));
+    }
+
+    #[test]
+    fn orders_that_fail_are_an_alert_where_certificates_are_ordered() {
+        let mut config = Config::default();
+        config.server.listen_tls = config.server.listeners.clone();
+        let failing = |count| Figures { orders_failing: count, ..Figures::default() };
+        assert_eq!(changes(&mut Alerts::new(&config), &[1.0], failing), [] as [&str; 0]);
+        config.tls.acme = Some(AcmeConfig::default());
+        let mut alerts = Alerts::new(&config);
+        assert_eq!(changes(&mut alerts, &[0.0, 2.0, 1.0, 0.0], failing), ["begun", "ended"]);
+        config.alerts.certificates = false;
+        assert_eq!(changes(&mut Alerts::new(&config), &[1.0], failing), [] as [&str; 0]);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 use super::health::{self, Health};
 use super::proxy::{Answers, Proxy};
 use super::stats::Stats;
-use super::{exposition, prometheus, upstreams};
+use super::{exposition, prometheus, tls, upstreams};
 use crate::admin::cleaning;
 use crate::admin::units::unix_seconds;
 use crate::admin_guard::{self, Caller, Denied, Rules};
@@ -43,6 +43,7 @@ GET    /health            how ringway is, as JSON
 GET    /ready             200 while new connections may be sent here, else 503
 GET    /stats             the last window of stats.interval, and the running one
 GET    /metrics           everything that is counted, for Prometheus
+GET    /certificates      the certificates that clients are shown
 GET    /memory            what memory is held for, and the connections that hold most (?limit=20)
 GET    /upstreams         origins by their addresses: who is asked, and why not
 POST   /upstreams/{name}  has an origin be asked or not (?origin=URL&state=up|drain|down)
@@ -77,6 +78,7 @@ pub(super) fn router(proxy: Arc<Proxy>) -> Router {
         .route("/ready", get(ready))
         .route("/stats", get(stats))
         .route("/metrics", get(metrics))
+        .route("/certificates", get(certificates))
         .route("/memory", get(memory))
         .route("/upstreams", get(list_upstreams))
         .route("/upstreams/{name}", post(set_origin).route_layer(guarded()))
@@ -111,6 +113,10 @@ async fn stats(State(proxy): State<Arc<Proxy>>) -> Response {
 
 async fn metrics(State(proxy): State<Arc<Proxy>>) -> Response {
     ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], prometheus::text(&proxy)).into_response()
+}
+
+async fn certificates(State(proxy): State<Arc<Proxy>>) -> Response {
+    json(&tls::report(&proxy))
 }
 
 #[derive(Deserialize)]

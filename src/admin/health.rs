@@ -4,6 +4,7 @@
 //! `memory_usage_mb` has a name that monitoring scripts look for. Nothing here asks a worker, so
 //! the answer comes however busy they are.
 
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
@@ -11,11 +12,12 @@ use serde_json::{Map, Value, json};
 
 use super::alerts::Notice;
 use super::proxy::Proxy;
-use super::tls::{self, Certificate};
+use super::tls::{self, Ordered};
 use crate::address::Address;
 use crate::admin::stats::PoolReport;
 use crate::admin::units::{lock, mebibytes};
 use crate::memory::watch::Pressure;
+use crate::tls::report::Report;
 
 /// How ringway is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -44,7 +46,9 @@ pub(super) struct Health {
     config_generation: u64,
     alerts: Vec<Notice>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    certificates: Vec<Certificate>,
+    acme: Vec<Ordered>,
+    #[serde(flatten)]
+    tls: Report,
     version: &'static str,
 }
 
@@ -100,7 +104,8 @@ impl Health {
             workers: shared.occupied().count(),
             config_generation: snapshot.id,
             alerts,
-            certificates: tls::certificates(proxy),
+            acme: tls::ordered(proxy),
+            tls: tls::report(proxy),
             version: env!("CARGO_PKG_VERSION"),
         }
     }
@@ -138,7 +143,7 @@ fn status(proxy: &Proxy, has_alerts: bool) -> Status {
         Status::Draining
     } else if pressure == Pressure::Forced {
         Status::Overloaded
-    } else if has_alerts || pressure > Pressure::Normal {
+    } else if has_alerts || pressure > Pressure::Normal || tls::missing(proxy).is_some() {
         Status::Degraded
     } else {
         Status::Ok
@@ -146,14 +151,14 @@ fn status(proxy: &Proxy, has_alerts: bool) -> Status {
 }
 
 /// What a load balancer wants to know: `Err` says why not.
-pub(super) fn readiness(proxy: &Proxy) -> Result<(), &'static str> {
+pub(super) fn readiness(proxy: &Proxy) -> Result<(), Cow<'static, str>> {
     if is_stopping(proxy) {
-        return Err("draining");
+        return Err("draining".into());
     }
     if proxy.shared.pressure.get() == Pressure::Forced {
-        return Err("overloaded");
+        return Err("overloaded".into());
     }
-    Ok(())
+    tls::missing(proxy).map_or(Ok(()), |missing| Err(missing.into()))
 }
 
 fn is_stopping(proxy: &Proxy) -> bool {

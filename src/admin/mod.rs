@@ -91,7 +91,11 @@ pub(crate) fn start(mut setup: ControlSetup) -> Result<Control, String> {
     let handle = runtime.handle().clone();
     let thread = std::thread::Builder::new()
         .name("control".to_owned())
-        .spawn(move || runtime.block_on(run(proxy, queries, socket, is_closing, is_stopping)))
+        .spawn(move || {
+            runtime.block_on(run(proxy, queries, socket, is_closing, is_stopping));
+            // A request to somebody who does not answer must not hold the end up.
+            runtime.shutdown_background();
+        })
         .map_err(|error| format!("the control thread did not start: {error}"))?;
     Ok(Control { admin_address, admin_socket, closing, stopping, runtime: handle, thread })
 }
@@ -141,7 +145,8 @@ async fn run(
     tokio::spawn(watch_dog(proxy.clone()));
     if let Some(socket) = socket {
         let shared = proxy.shared.clone();
-        let file = serve::run(socket, api::router(proxy), closing).await;
+        let secured = secured(&proxy);
+        let file = serve::run(socket, api::router(proxy), secured, closing).await;
         // Somebody else goes on with its socket.
         if let Some(file) = file
             && shared.is_handed_over.load(Ordering::Acquire)
@@ -151,6 +156,16 @@ async fn run(
     }
     // An error means that no thread is left to stop us.
     let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
+}
+
+/// What the sessions of the admin address are made from, where it speaks TLS.
+fn secured(proxy: &Arc<Proxy>) -> Option<serve::Secured> {
+    // It is that for as long as the process lives: the key needs a restart.
+    if !proxy.snapshot().config.admin.is_tls() {
+        return None;
+    }
+    let proxy = proxy.clone();
+    Some(Arc::new(move || proxy.snapshot().tls.as_ref().map(|tls| tls.admin().into())))
 }
 
 /// Tells the service manager that all is well, for as long as every worker answers.

@@ -1,7 +1,8 @@
 //! Connections to the admin address, within bounds.
 //!
 //! In go connections and the router; out come its answers. At most 64 connections are served at a
-//! time, each for a minute, each with a small buffer and a deadline for its head. Where there is no
+//! time, each for a minute, each with a small buffer and a deadline for its head, and for its TLS
+//! handshake where the administration speaks that. Where there is no
 //! room, the one that has sat there longest without a request goes: no client keeps others out by
 //! doing nothing. Bodies of requests are not kept.
 
@@ -16,8 +17,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
 use crate::observe::log_limit;
@@ -64,15 +67,20 @@ const ROOM_POLL: Duration = Duration::from_millis(20);
 /// After an accept that failed, for want of descriptors most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Where the administration speaks TLS: what the next session is made from. A reload may put other
+/// certificates in use.
+pub(super) type Secured = Arc<dyn Fn() -> Option<TlsAcceptor> + Send + Sync>;
+
 /// Serves `router` until `stopping` says so; what is under way then has a second more. The file of
 /// a Unix socket comes out, which is gone when that is dropped.
 pub(super) async fn run(
     socket: AdminSocket,
     router: Router,
+    secured: Option<Secured>,
     stopping: watch::Receiver<bool>,
 ) -> Option<SocketFile> {
     let (served, file) = match socket {
-        AdminSocket::Tcp(listener) => (serve_tcp(listener, router, stopping).await, None),
+        AdminSocket::Tcp(listener) => (serve_tcp(listener, router, secured, stopping).await, None),
         AdminSocket::Unix(listener, file) => {
             (serve_unix(listener, router, stopping).await, Some(file))
         }
@@ -86,6 +94,7 @@ pub(super) async fn run(
 async fn serve_tcp(
     listener: std::net::TcpListener,
     router: Router,
+    secured: Option<Secured>,
     stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
@@ -95,7 +104,13 @@ async fn serve_tcp(
         let _ = stream.set_nodelay(true);
         Ok((stream, Peer::Tcp(peer.ip())))
     };
-    accept(BOUNDS, router, stopping, next).await;
+    match secured {
+        None => accept(BOUNDS, router, stopping, next, plain).await,
+        Some(secured) => {
+            let open = move |stream| secure(secured.clone(), stream);
+            accept(BOUNDS, router, stopping, next, open).await;
+        }
+    }
     Ok(())
 }
 
@@ -106,8 +121,29 @@ async fn serve_unix(
 ) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
     let next = async || Ok((listener.accept().await?.0, Peer::Unix));
-    accept(BOUNDS, router, stopping, next).await;
+    accept(BOUNDS, router, stopping, next, plain).await;
     Ok(())
+}
+
+/// A connection without TLS is as it comes.
+fn plain<S>(stream: S) -> std::future::Ready<Option<S>> {
+    std::future::ready(Some(stream))
+}
+
+/// A request in clear, which is told what is spoken here.
+const IN_CLEAR: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\
+    Content-Length: 40\r\nConnection: close\r\n\r\nThe administration speaks TLS: https://\n";
+
+/// Has TLS agreed upon; whoever awaits this has a deadline for it.
+async fn secure(secured: Secured, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    let mut first = [0];
+    if stream.peek(&mut first).await.ok()? == 1 && first[0].is_ascii_alphabetic() {
+        // Mostly it is read to its end, without which the close would take the answer with it.
+        let _ = stream.try_read(&mut [0; 4096]);
+        let _ = stream.try_write(IN_CLEAR);
+        return None;
+    }
+    secured()?.accept(stream).await.ok()
 }
 
 /// A connection, as the one that accepts sees it.
@@ -164,13 +200,16 @@ async fn place(
     }
 }
 
-async fn accept<S>(
+async fn accept<S, T, F>(
     bounds: Bounds,
     router: Router,
     mut stopping: watch::Receiver<bool>,
     mut next: impl AsyncFnMut() -> io::Result<(S, Peer)>,
+    open: impl Fn(S) -> F,
 ) where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Send + 'static,
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    F: Future<Output = Option<T>> + Send + 'static,
 {
     let room = Arc::new(Semaphore::new(bounds.connections));
     let mut slots = ConnectionSlots::default();
@@ -194,7 +233,7 @@ async fn accept<S>(
             _ = stopping.wait_for(|is_stopping| *is_stopping) => break,
         };
         let connection =
-            connection(bounds, stream, peer, slots.take(), router.clone(), stopping.clone());
+            connection(bounds, open(stream), peer, slots.take(), router.clone(), stopping.clone());
         tokio::spawn(async move {
             connection.await;
             drop(permit);
@@ -207,7 +246,7 @@ async fn accept<S>(
 
 async fn connection<S>(
     bounds: Bounds,
-    stream: S,
+    stream: impl Future<Output = Option<S>>,
     peer: Peer,
     slot: Arc<ConnectionSlot>,
     router: Router,
@@ -215,6 +254,12 @@ async fn connection<S>(
 ) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let opened = tokio::select! {
+        opened = tokio::time::timeout(bounds.head, stream) => opened,
+        () = slot.leave.notified() => return,
+        _ = stopping.wait_for(|is_stopping| *is_stopping) => return,
+    };
+    let Ok(Some(stream)) = opened else { return };
     let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer);
         slot.idle_since_ms.store(BUSY, Ordering::Relaxed);
@@ -293,7 +338,7 @@ mod tests {
                 client
             };
             tokio::select! {
-                () = accept(bounds, router(), is_stopping, next) => panic!("it has ended"),
+                () = accept(bounds, router(), is_stopping, next, plain) => panic!("it has ended"),
                 () = test(&connect, &accepted) => {}
             }
         });

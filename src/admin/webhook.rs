@@ -13,8 +13,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use ureq::Agent;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::alerts::Notice;
+use crate::tls::connector::system_certificates;
+use crate::tls::provider::provider;
 
 /// Alerts change every few seconds at most: this is minutes of a receiver that stands still.
 const QUEUED_MAX: usize = 64;
@@ -86,6 +89,7 @@ fn deliver(url: &str, pause: Duration, notices: &Receiver<Notice>, counts: &Coun
             // A message is for the one that was configured.
             .max_redirects(0)
             .max_idle_connections(0)
+            .tls_config(trust())
             .build(),
     );
     for notice in notices {
@@ -104,6 +108,22 @@ fn deliver(url: &str, pause: Duration, notices: &Receiver<Notice>, counts: &Coun
             }
         };
     }
+}
+
+/// Whom it believes: as origins, those whom this system names, or else Mozilla's authorities.
+fn trust() -> TlsConfig {
+    let roots = match system_certificates() {
+        Ok(known) if known.is_empty() => RootCerts::WebPki,
+        Ok(known) => {
+            let known = known.iter().map(|it| Certificate::from_der(it).to_owned());
+            RootCerts::new_with_certs(&known.collect::<Vec<_>>())
+        }
+        Err(error) => {
+            tracing::warn!(error, "a webhook with https:// is not believed");
+            RootCerts::new_with_certs(&[])
+        }
+    };
+    TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider()).build()
 }
 
 fn post(agent: &Agent, url: &str, message: &Message) -> Result<(), ureq::Error> {

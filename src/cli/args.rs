@@ -29,6 +29,7 @@ Examples:
   ringway schema > config.schema.json              for editors that know TOML
   ringway explain GET http://app.example/x         where does this request go, and why?
   ringway health                                   is the one that runs here well?
+  ringway certificates                             which, of whom, and until when?
   ringway bench http://127.0.0.1:8080/ -c 64       how fast is it?
   ringway doctor                                   what on this machine is in the way?
 
@@ -82,24 +83,29 @@ pub(crate) enum Command {
     },
     /// Have a running ringway read its configuration again
     Reload {
-        /// Where to ask [default: the admin address of the configuration]
-        #[arg(long, value_name = "URL")]
-        url: Option<String>,
+        #[command(flatten)]
+        whom: Whom,
     },
     /// Have a running ringway put an earlier configuration in use again
     Rollback {
         /// Its number, as GET /admin/generations lists it [default: the last one before this]
         id: Option<u64>,
-        /// Where to ask [default: the admin address of the configuration]
-        #[arg(long, value_name = "URL")]
-        url: Option<String>,
+        #[command(flatten)]
+        whom: Whom,
     },
     /// Ask a running ringway how it is, then exit with 0 (ok, degraded) or 1 (anything else)
     Health {
-        /// Where to ask, such as http://127.0.0.1:9901 or unix:/run/ringway.sock [default: the
-        /// admin address of the configuration, then its first listener]
-        #[arg(long, value_name = "URL")]
-        url: Option<String>,
+        #[command(flatten)]
+        whom: Whom,
+    },
+    /// List the certificates that clients are shown, as a running ringway has them, or as the
+    /// configuration's files are where none runs; exit with 0, or 3 where one needs attention
+    Certificates {
+        #[command(flatten)]
+        whom: Whom,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Say where a request would go, and why; nothing is sent
     #[command(after_help = EXPLAIN_TARGET)]
@@ -147,6 +153,22 @@ pub(crate) enum Command {
     },
     /// Print the manual page
     Man,
+}
+
+/// Which ringway is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub(crate) struct Whom {
+    /// Where to ask, such as http://127.0.0.1:9901, https://admin.example:9901 or
+    /// unix:/run/ringway.sock [default: the admin address of the configuration; for its health
+    /// then its first listener]
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// PEM file of the authorities that may vouch for an https:// [default: those of the system]
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub ca: Option<PathBuf>,
+    /// Take any certificate of an https://
+    #[arg(long)]
+    pub insecure: bool,
 }
 
 /// A request that no client has sent.
@@ -201,6 +223,10 @@ mod tests {
             "http://a:1",
             "--upstream",
             "http://b:2",
+            "--https",
+            "example.org",
+            "--https-port",
+            "8443",
             "--workers",
             "3",
             "--forward",
@@ -220,6 +246,8 @@ mod tests {
                 host: Some("127.0.0.1".to_owned()),
                 port: Some(0),
                 upstream: vec!["http://a:1".to_owned(), "http://b:2".to_owned()],
+                https: vec!["example.org".to_owned()],
+                https_port: Some(8443),
                 workers: Some(3),
                 forward: true,
                 set: vec!["log.access=true".to_owned(), "admin.token=a=b".to_owned()],
@@ -239,10 +267,13 @@ mod tests {
 
     #[test]
     fn health_may_be_told_where_to_ask() {
-        assert_eq!(parse(&["health"]).unwrap().command, Some(Command::Health { url: None }));
+        assert_eq!(
+            parse(&["health"]).unwrap().command,
+            Some(Command::Health { whom: Whom::default() })
+        );
         let url = Some("unix:/run/ringway.sock".to_owned());
         let cli = parse(&["health", "--url", "unix:/run/ringway.sock"]).unwrap();
-        assert_eq!(cli.command, Some(Command::Health { url }));
+        assert_eq!(cli.command, Some(Command::Health { whom: Whom { url, ..Whom::default() } }));
     }
 
     #[test]

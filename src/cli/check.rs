@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use crate::address::UnixAddress;
 use crate::admin::AdminSocket;
 use crate::cli::client::{self, Target};
+use crate::config::Config;
 use crate::config::effective::{Origin, Origins};
-use crate::config::{AdminAddress, Config};
 use crate::forward_proxy::user_rules::UserRules;
 use crate::forward_proxy::{Users, lists};
 use crate::hooks::{self, BadFile};
@@ -32,7 +32,7 @@ pub(crate) fn run(config: &Config) -> ExitCode {
     }
     let taken = ports(config);
     if !taken.is_empty()
-        && let Some(target) = admin_target(config)
+        && let Some(target) = Target::admin(config)
         && client::ask(&target).is_ok_and(|report| report.is_ringway())
     {
         note(&format_args!(
@@ -53,15 +53,21 @@ pub(crate) fn files(config: &Config, origins: &Origins) -> Result<(), String> {
         let tried = tls::try_files(config).map(drop);
         tried.map_err(|(path, error)| BadFile { error: format!("{path}: {error}"), path })
     };
-    forward_files(config).and_then(|_| hooks::try_files(config)).and_then(|()| tls()).map_err(
-        |BadFile { path, error }| {
-            // The hooks of a route are one value, whose place is its first line.
-            let table = path.rsplit_once('.').map_or("", |(table, _)| table);
-            let places = [path.as_str(), table].map(|path| origins.of(path));
-            let place = places.into_iter().find(|origin| *origin != Origin::Default);
-            place.map_or(error.clone(), |place| format!("{place:#}: {error}"))
-        },
-    )
+    let tried = forward_files(config).and_then(|_| hooks::try_files(config));
+    tried.and_then(|()| tls()).map_err(|bad| placed(bad, origins))
+}
+
+/// Whether what is ordered could be kept. Nothing is ordered.
+pub(crate) fn storage(config: &Config, origins: &Origins) -> Result<(), String> {
+    tls::try_storage(config).map_err(|(path, error)| placed(BadFile { path, error }, origins))
+}
+
+fn placed(BadFile { path, error }: BadFile, origins: &Origins) -> String {
+    // The hooks of a route are one value, whose place is its first line.
+    let table = path.rsplit_once('.').map_or("", |(table, _)| table);
+    let places = [path.as_str(), table].map(|path| origins.of(path));
+    let place = places.into_iter().find(|origin| *origin != Origin::Default);
+    place.map_or(error.clone(), |place| format!("{place:#}: {error}"))
 }
 
 /// The forward proxy's files: users, groups and lists.
@@ -140,11 +146,4 @@ fn ports(config: &Config) -> Vec<String> {
     let taken = listeners.filter_map(|it| server::try_listen(it, server.backlog).err());
     let admin = AdminSocket::open(&config.admin, None).err();
     taken.map(|error| error.to_string()).chain(admin).collect()
-}
-
-fn admin_target(config: &Config) -> Option<Target> {
-    config.admin.enabled.then(|| match &config.admin.address {
-        AdminAddress::Tcp(address) => Target::tcp(*address),
-        AdminAddress::Unix(path) => Target::socket(path),
-    })
 }

@@ -2,8 +2,8 @@
 //! to do something (`ringway reload`, `ringway rollback`).
 //!
 //! In: addresses at which it may be asked. Out: its answer, and whether that is a good one. It is a
-//! client in a process of its own: plain blocking calls with a limit of time, no TLS, no names but
-//! `localhost`, and no ring, which may be what is broken.
+//! client in a process of its own: plain blocking calls with a limit of time, no names but
+//! `localhost` without TLS, and no ring, which may be what is broken.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::explain::addresses;
 use crate::address::Address;
+use crate::config::{AdminAddress, Config, DnsConfig, ListenerConfig};
+use crate::tls::blocking::{self, Belief};
 
 /// For the whole question. Below the time-outs of those who run this: the image's HEALTHCHECK
 /// allows 5 s.
@@ -30,8 +33,8 @@ const HEADER_COUNT_MAX: usize = 32;
 
 const PATH: &str = "/health";
 
-const URL_FORM: &str = "expected http://ADDRESS:PORT, with an IP address or localhost, or \
-     unix:/PATH/OF/A/SOCKET";
+const URL_FORM: &str = "expected http://ADDRESS:PORT, with an IP address or localhost, \
+     https://NAME:PORT, or unix:/PATH/OF/A/SOCKET";
 
 /// Where to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,18 +43,44 @@ pub(crate) enum Target {
         address: SocketAddr,
         /// What stands in the request line.
         path: String,
+        /// Where it speaks TLS.
+        tls: Option<Tls>,
     },
     Unix(PathBuf),
+}
+
+/// Who has to answer, and who vouches for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tls {
+    name: String,
+    belief: Belief,
 }
 
 impl Target {
     /// The listener of a configuration, which may stand for every address of this machine.
     /// `None` for an abstract name, which no URL can say.
-    pub(crate) fn listener(address: Address) -> Option<Self> {
-        match address {
-            Address::Tcp(address) => Some(Self::tcp(address)),
+    pub(crate) fn listener(listener: &ListenerConfig) -> Option<Self> {
+        match listener.address {
+            Address::Tcp(address) => Some(Self::own(address, listener.is_tls)),
             Address::Unix(address) => address.path().map(Self::socket),
         }
+    }
+
+    /// The administration of a configuration; `None` where there is none.
+    pub(crate) fn admin(config: &Config) -> Option<Self> {
+        config.admin.enabled.then(|| match &config.admin.address {
+            AdminAddress::Tcp(address) => Self::own(*address, config.admin.tls),
+            AdminAddress::Unix(path) => Self::socket(path),
+        })
+    }
+
+    /// An address that a ringway of this machine listens at. Nobody else can answer there, so that
+    /// its certificate need not be for an address, nor be read anew the moment it is replaced.
+    fn own(address: SocketAddr, is_tls: bool) -> Self {
+        let Self::Tcp { address, path, .. } = Self::tcp(address) else { unreachable!() };
+        let name = address.ip().to_string();
+        let tls = is_tls.then_some(Tls { name, belief: Belief::Anybody });
+        Self::Tcp { address, path, tls }
     }
 
     pub(crate) fn tcp(address: SocketAddr) -> Self {
@@ -60,24 +89,34 @@ impl Target {
             IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
             ip => ip,
         };
-        Self::Tcp { address: SocketAddr::new(ip, address.port()), path: PATH.to_owned() }
+        let address = SocketAddr::new(ip, address.port());
+        Self::Tcp { address, path: PATH.to_owned(), tls: None }
     }
 
     pub(crate) fn socket(path: &Path) -> Self {
         Self::Unix(path.to_owned())
     }
 
-    /// What was typed behind `--url`.
-    pub(crate) fn parse(url: &str) -> Result<Self, String> {
+    /// What was typed behind `--url`; `belief` is for one with TLS.
+    pub(crate) fn parse(url: &str, belief: &Belief) -> Result<Self, String> {
         let wrong = || format!("{url}: {URL_FORM}");
         if let Some(path) = url.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
             return Ok(Self::socket(Path::new(path)));
         }
-        let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
+        let secured = url.strip_prefix("https://");
+        let rest = secured.or_else(|| url.strip_prefix("http://")).ok_or_else(wrong)?;
         let (authority, path) = match rest.find('/') {
             Some(end) if &rest[end..] != "/" => (&rest[..end], &rest[end..]),
             _ => (rest.trim_end_matches('/'), PATH),
         };
+        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(wrong());
+        }
+        if secured.is_some() {
+            let (name, address) = resolve(authority).map_err(|error| format!("{url}: {error}"))?;
+            let tls = Some(Tls { name, belief: belief.clone() });
+            return Ok(Self::Tcp { address, path: path.to_owned(), tls });
+        }
         let address = match authority.strip_prefix("localhost") {
             Some("") => (Ipv4Addr::LOCALHOST, 80).into(),
             Some(port) => {
@@ -86,10 +125,7 @@ impl Target {
             }
             None => authority.parse().map_err(|_| wrong())?,
         };
-        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(wrong());
-        }
-        Ok(Self::Tcp { address, path: path.to_owned() })
+        Ok(Self::Tcp { address, path: path.to_owned(), tls: None })
     }
 
     fn path(&self) -> &str {
@@ -103,10 +139,40 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { address, path } => write!(f, "http://{address}{path}"),
+            Self::Tcp { address, path, tls: None } => write!(f, "http://{address}{path}"),
+            Self::Tcp { address, path, tls: Some(tls) } => {
+                write!(f, "https://{}:{}{path}", bracketed(&tls.name), address.port())
+            }
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
+}
+
+fn bracketed(name: &str) -> String {
+    if name.contains(':') { format!("[{name}]") } else { name.to_owned() }
+}
+
+/// The name in `authority`, without brackets, and its first address.
+fn resolve(authority: &str) -> Result<(String, SocketAddr), String> {
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => {
+            (host, port.parse().map_err(|_| URL_FORM.to_owned())?)
+        }
+        _ => (authority, 443),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let literal = host.parse::<IpAddr>().ok();
+    let address = match (literal, host) {
+        (Some(ip), _) => Some(SocketAddr::new(ip, port)),
+        (None, "localhost") => Some((Ipv4Addr::LOCALHOST, port).into()),
+        (None, host) => {
+            let found = addresses::of_origins(&DnsConfig::default(), [(host, port)].into_iter());
+            let found = found.map_err(|error| error.to_string())?;
+            found.into_iter().flatten().find_map(Address::tcp)
+        }
+    };
+    let address = address.ok_or_else(|| "the name has no address".to_owned())?;
+    Ok((host.to_owned(), address))
 }
 
 /// What ringway said.
@@ -156,10 +222,16 @@ pub(crate) fn ask(target: &Target) -> Result<Report, String> {
 /// Asks the first target that a ringway listens at; where there is none, the error is that of the
 /// first. One that listens and gives no answer is not well, whatever others say.
 pub(crate) fn ask_any(targets: &[Target]) -> Result<Report, String> {
-    first_of(targets, PATIENCE, |target| {
-        let path = target.path();
-        format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    })
+    first_of(targets, PATIENCE, |target| get(target.path()))
+}
+
+/// Asks the first of them for `path` of the admin API.
+pub(crate) fn ask_for(targets: &[Target], path: &str) -> Result<Report, String> {
+    first_of(targets, PATIENCE, |_| get(path))
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 }
 
 fn first_of(
@@ -172,7 +244,9 @@ fn first_of(
     for target in targets {
         let explain = |error| format!("{target}: {error}");
         match connect(target, connecting) {
-            Ok(socket) => return exchange(socket, &request(target), term).map_err(explain),
+            Ok(socket) => {
+                return secured(target, socket, &request(target), term).map_err(explain);
+            }
             Err(error) => first = first.or(Some(explain(error))),
         }
     }
@@ -211,15 +285,49 @@ fn connect(target: &Target, term: Term) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A socket each of whose calls ends in time.
+struct Timed {
+    socket: Socket,
+    term: Term,
+}
+
+impl Read for Timed {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(Some(self.term.left()?))?;
+        self.socket.read(into)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.set_write_timeout(Some(self.term.left()?))?;
+        self.socket.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn secured(target: &Target, socket: Socket, request: &str, term: Term) -> io::Result<Report> {
+    let socket = Timed { socket, term };
+    let Target::Tcp { tls: Some(tls), .. } = target else {
+        return exchange(socket, request, term);
+    };
+    match blocking::secure(socket, &tls.name, &tls.belief) {
+        Ok(stream) => exchange(stream, request, term),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(term.no_answer()),
+        Err(error) => Err(error),
+    }
+}
+
 /// One request in HTTP/1.0, which has no chunks: the answer ends with its connection.
-fn exchange(mut socket: Socket, request: &str, term: Term) -> io::Result<Report> {
-    socket.set_write_timeout(Some(term.left()?))?;
+fn exchange(mut socket: impl Read + Write, request: &str, term: Term) -> io::Result<Report> {
     // In one piece: `write!` to a socket sends one packet per piece of the format.
     socket.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut piece = [0; 4096];
     loop {
-        socket.set_read_timeout(Some(term.left()?))?;
         match socket.read(&mut piece) {
             Ok(0) => return parse(&answer),
             Ok(count) => answer.extend_from_slice(&piece[..count]),
@@ -399,13 +507,17 @@ mod tests {
             ("http://localhost:8000", "http://127.0.0.1:8000/health"),
             ("http://localhost", "http://127.0.0.1:80/health"),
             ("unix:/run/ringway.sock", "unix:/run/ringway.sock"),
+            ("https://127.0.0.1", "https://127.0.0.1:443/health"),
+            ("https://[::1]:8443/ready", "https://[::1]:8443/ready"),
+            ("https://localhost:8443", "https://localhost:8443/health"),
         ] {
-            assert_eq!(Target::parse(url).unwrap().to_string(), target, "{url}");
+            assert_eq!(Target::parse(url, &Belief::System).unwrap().to_string(), target, "{url}");
         }
         for url in [
             "",
             "127.0.0.1:9901",
-            "https://127.0.0.1",
+            "https://127.0.0.1:port",
+            "https://127.0.0.1/a b",
             "http://example.org/",
             "http://localhost.example:80",
             "http://localhost:http",
@@ -413,7 +525,8 @@ mod tests {
             "http://127.0.0.1:8000/a\r\nX: y",
             "unix:run/ringway.sock",
         ] {
-            assert!(Target::parse(url).unwrap_err().contains("expected http://"), "{url}");
+            let error = Target::parse(url, &Belief::System).unwrap_err();
+            assert!(error.contains("expected http://"), "{url}: {error}");
         }
     }
 
@@ -425,8 +538,9 @@ mod tests {
             ("192.0.2.1:80", "http://192.0.2.1:80/health"),
             ("unix:/run/a.sock", "unix:/run/a.sock"),
         ] {
-            let listener = listener.parse().unwrap();
-            assert_eq!(Target::listener(listener).unwrap().to_string(), target);
+            let address = listener.parse().unwrap();
+            let listener = ListenerConfig::at(address);
+            assert_eq!(Target::listener(&listener).unwrap().to_string(), target);
         }
     }
 }

@@ -17,6 +17,7 @@ pub(crate) fn run(cli: &Cli) -> Option<ExitCode> {
     let done = match cli.command.as_ref()? {
         Command::Check { .. }
         | Command::Health { .. }
+        | Command::Certificates { .. }
         | Command::Reload { .. }
         | Command::Rollback { .. }
         | Command::Doctor { .. }

@@ -6,6 +6,7 @@
 
 pub(crate) mod args;
 pub(crate) mod bench;
+pub(crate) mod certificates;
 pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod commands;
@@ -22,16 +23,17 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use self::args::{Cli, Command};
+use self::args::{Cli, Command, Whom};
 
 use self::client::Target;
 use self::doctor::{RingFacts, Root};
-use crate::config::{self, AdminAddress, Config, EXIT_CONFIG, OnDataPort};
+use crate::config::{self, Config, EXIT_CONFIG, OnDataPort};
 use crate::hooks::custom::{self, Hooks};
 use crate::memory::Notice;
 use crate::server;
 use crate::server::config_watch::Watched;
 use crate::server::signals::{self, ProcessSetup};
+use crate::tls::blocking::Belief;
 
 /// Does what was typed, with the hooks of a binary of one's own (see [`crate::hooks::custom`]).
 pub fn run(hooks: Hooks) -> ExitCode {
@@ -43,8 +45,10 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
     custom::install(hooks);
     let cli = Cli::parse_from(arguments);
     // An address says it all: the file of whom is asked may be out of reach.
-    if let Some(Command::Health { url: Some(url) }) = &cli.command {
-        return match Target::parse(url) {
+    if let Some(Command::Health { whom }) = &cli.command
+        && let Some(target) = named(whom)
+    {
+        return match target {
             Ok(target) => health(&[target]),
             Err(error) => fail(EXIT_CONFIG, &error),
         };
@@ -66,10 +70,13 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
         return health(&health_targets(&config));
     }
     match &cli.command {
-        Some(Command::Reload { url }) => return order(&config, url.as_deref(), "/admin/reload"),
-        Some(Command::Rollback { id, url }) => {
+        Some(Command::Reload { whom }) => return order(&config, whom, "/admin/reload"),
+        Some(Command::Certificates { whom, json }) => {
+            return certificates::run(&config, named(whom), *json);
+        }
+        Some(Command::Rollback { id, whom }) => {
             let query = id.map_or_else(String::new, |id| format!("?id={id}"));
-            return order(&config, url.as_deref(), &format!("/admin/rollback{query}"));
+            return order(&config, whom, &format!("/admin/rollback{query}"));
         }
         Some(Command::Doctor { json }) => return doctor(&config, *json),
         _ => {}
@@ -85,6 +92,9 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
         return serve(&cli, config, watched, notices);
     };
     if let Err(error) = check::files(&config, &origins) {
+        return fail(EXIT_CONFIG, &error);
+    }
+    if !*file_only && let Err(error) = check::storage(&config, &origins) {
         return fail(EXIT_CONFIG, &error);
     }
     say(&"the configuration is valid");
@@ -124,11 +134,11 @@ fn doctor(config: &Config, is_json: bool) -> ExitCode {
 }
 
 /// Asks the ringway with this configuration to do something.
-fn order(config: &Config, url: Option<&str>, path: &str) -> ExitCode {
-    let targets = match url.map(Target::parse) {
+fn order(config: &Config, whom: &Whom, path: &str) -> ExitCode {
+    let targets = match named(whom) {
         Some(Ok(target)) => vec![target],
         Some(Err(error)) => return fail(EXIT_CONFIG, &error),
-        None => admin_target(config).into_iter().collect(),
+        None => Target::admin(config).into_iter().collect(),
     };
     let token = config.admin.token.as_ref().map(config::Secret::reveal);
     match client::order(&targets, path, token) {
@@ -140,21 +150,21 @@ fn order(config: &Config, url: Option<&str>, path: &str) -> ExitCode {
     }
 }
 
-fn admin_target(config: &Config) -> Option<Target> {
-    config.admin.enabled.then(|| match &config.admin.address {
-        AdminAddress::Tcp(address) => Target::tcp(*address),
-        AdminAddress::Unix(path) => Target::socket(path),
-    })
+/// The target that was typed, if one was.
+fn named(whom: &Whom) -> Option<Result<Target, String>> {
+    let belief = match &whom.ca {
+        _ if whom.insecure => Belief::Anybody,
+        Some(path) => Belief::File(path.clone()),
+        None => Belief::System,
+    };
+    whom.url.as_deref().map(|url| Target::parse(url, &belief))
 }
 
 /// Where a ringway with this configuration answers `GET /health`.
 fn health_targets(config: &Config) -> Vec<Target> {
     let listener = config.server.listeners.first();
     let listener = listener.filter(|_| config.admin.on_data_port != OnDataPort::Off);
-    admin_target(config)
-        .into_iter()
-        .chain(listener.and_then(|listener| Target::listener(listener.address)))
-        .collect()
+    Target::admin(config).into_iter().chain(listener.and_then(Target::listener)).collect()
 }
 
 fn serve(cli: &Cli, config: Config, watched: Option<Watched>, notices: Vec<Notice>) -> ExitCode {

@@ -198,16 +198,16 @@ mod tests {
             ("read = 0.25", "read = 1", "timeouts.read: \"250ms\" -> \"1s\": hot"),
             ("level = \"off\"", "level = \"warn\"", "log.level: \"off\" -> \"warn\": restart"),
             (
-                "\"http://b\", weight = 3",
-                "\"http://b\", weight = 4",
-                "upstream.a.b.origins: [\"http://[::1]:81\", { url = \"http://b\", weight = 3 }] -> \
-                 [\"http://[::1]:81\", { url = \"http://b\", weight = 4 }]: hot",
+                "\"https://b\", weight = 3",
+                "\"https://b\", weight = 4",
+                "upstream.a.b.origins: [\"http://[::1]:81\", { url = \"https://b\", weight = 3 }] -> \
+                 [\"http://[::1]:81\", { url = \"https://b\", weight = 4 }]: hot",
             ),
             (
                 "origins = [\"http://[::1]:81\",",
                 "origins = [",
-                "upstream.a.b.origins: [\"http://[::1]:81\", { url = \"http://b\", weight = 3 }] -> \
-                 [{ url = \"http://b\", weight = 3 }]: drain",
+                "upstream.a.b.origins: [\"http://[::1]:81\", { url = \"https://b\", weight = 3 }] -> \
+                 [{ url = \"https://b\", weight = 3 }]: drain",
             ),
             (
                 "strip_prefix = true",

@@ -13,8 +13,9 @@ use super::error::{Refusal, quoted};
 use super::hooks::{CorsConfig, RespondConfig, Scope, Template, Variable, pattern};
 use super::listener::ListenerConfig;
 use super::{
-    AdminAddress, ClientAuth, ClientKey, Config, ForwardConfig, HooksConfig, ParentScheme,
-    PathMatch, RewriteConfig, RouteConfig, SendPath, ServerConfig, UpstreamConfig,
+    AcmeChallenge, AcmeConfig, AdminAddress, ClientAuth, ClientKey, Config, ForwardConfig,
+    HooksConfig, ParentScheme, PathMatch, RewriteConfig, RouteConfig, SendPath, ServerConfig,
+    UpstreamConfig, UpstreamTlsConfig,
 };
 use crate::address::{Address, UnixAddress};
 
@@ -190,10 +191,24 @@ impl Refusals {
 
     fn tls(&mut self, config: &Config) {
         let Config { server, tls, .. } = config;
-        if !server.listen_tls.is_empty() && tls.certificates.is_empty() {
+        let has_certificates = !tls.certificates.is_empty() || tls.acme.is_some();
+        if !server.listen_tls.is_empty() && !has_certificates {
             let what = "a listener that speaks TLS needs a certificate: [[tls.certificates]] with \
-                        `chain` and `key`";
+                        `chain` and `key`, or [tls.acme]";
             self.add("server.listen_tls", what);
+        }
+        if let Some(acme) = &tls.acme {
+            self.acme(acme, server);
+        }
+        if config.admin.is_tls() {
+            if matches!(config.admin.address, AdminAddress::Unix(_)) {
+                let what = "`tls` is for an address and a port: who may ask by a Unix socket is \
+                            said by its file";
+                self.add("admin.tls", what);
+            } else if tls.certificates.is_empty() {
+                let what = "`tls` needs a certificate: [[tls.certificates]] with `chain` and `key`";
+                self.add("admin.tls", what);
+            }
         }
         if server.redirect_https && server.listen_tls.is_empty() {
             self.add("server.redirect_https", "`redirect_https` needs `listen_tls`");
@@ -204,17 +219,42 @@ impl Refusals {
         }
     }
 
+    fn acme(&mut self, acme: &AcmeConfig, server: &ServerConfig) {
+        if acme.domains.is_empty() {
+            let what = "missing `domains`: the names to order certificates for, such as \
+                        domains = [\"example.org\"]";
+            self.add("tls.acme", what);
+        }
+        if !acme.accept_terms {
+            let what = format!(
+                "`accept_terms` is false: nothing is ordered before you accept the terms of \
+                 service of {}; read them, then write accept_terms = true",
+                acme.directory
+            );
+            self.add("tls.acme", what);
+        }
+        if server.listen_tls.is_empty() {
+            let what = "`acme` needs `server.listen_tls`: there is no listener that would show its \
+                        certificates";
+            self.add("tls.acme", what);
+        }
+        let has_plain = listeners(server).iter().any(|own| !own.is_tls);
+        if acme.challenge == AcmeChallenge::Http01 && !has_plain {
+            let what = "\"http-01\" needs a listener without TLS, which port 80 leads to: give one \
+                        in server.listen, or use challenge = \"tls-alpn-01\"";
+            self.add("tls.acme", what);
+        }
+    }
+
     fn upstreams(&mut self, upstreams: &[UpstreamConfig], is_forward: bool) {
         if upstreams.is_empty() && !is_forward {
             self.add("upstream", "missing an upstream: there must be one");
         }
         for (index, upstream) in upstreams.iter().enumerate() {
             let path = format!("upstream.{index}");
-            if let Some(tls) = &upstream.tls
-                && tls.client_chain.is_some() != tls.client_key.is_some()
-            {
-                let what = "`client_chain` and `client_key` go together";
-                self.add(format!("{path}.tls"), what);
+            if let Some(tls) = &upstream.tls {
+                let is_of_use = upstream.origins.iter().any(|origin| origin.is_tls);
+                self.tls_of(&path, tls, is_of_use, "an origin");
             }
             match (upstream.is_demo, upstream.origins.is_empty()) {
                 (true, false) => {
@@ -284,13 +324,34 @@ impl Refusals {
             self.add(format!("parent.{index}.name"), what);
         }
         for (index, parent) in config.parents.iter().enumerate() {
-            let kind = |it: ParentScheme| it == ParentScheme::Http;
+            // What is not to be seen on the way is not to be seen on another way either.
+            let kind = |it: ParentScheme| match it {
+                ParentScheme::Socks5h => ParentScheme::Socks5,
+                scheme => scheme,
+            };
             let own = kind(parent.address.scheme);
             let other = parent.backups.iter().position(|backup| kind(backup.scheme) != own);
             if let Some(backup) = other {
-                let what = "a backup is of the same kind as `url`: both http, or both SOCKS";
+                let what =
+                    "a backup is of the same kind as `url`: all http, all https or all SOCKS";
                 self.add(format!("parent.{index}.backups.{backup}"), what);
             }
+            if let Some(tls) = &parent.tls {
+                let is_of_use = own == ParentScheme::Https;
+                self.tls_of(&format!("parent.{index}"), tls, is_of_use, "a parent");
+            }
+        }
+    }
+
+    /// What `path` says of the TLS of whom it names, `whom`.
+    fn tls_of(&mut self, path: &str, tls: &UpstreamTlsConfig, is_of_use: bool, whom: &str) {
+        let path = format!("{path}.tls");
+        if !is_of_use {
+            // Or somebody believes that it is there.
+            self.add(&path, format!("`tls` is for {whom} with https://, and there is none"));
+        }
+        if tls.client_chain.is_some() != tls.client_key.is_some() {
+            self.add(&path, "`client_chain` and `client_key` go together");
         }
     }
 

@@ -4,6 +4,7 @@
 //! a flag's value goes through `check` like a file's.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use clap::ValueEnum;
 use toml::Spanned;
@@ -28,6 +29,14 @@ pub struct Flags {
     /// and without --config no file is read
     #[arg(long, global = true, value_name = "URL")]
     pub upstream: Vec<String>,
+    /// Name to serve by HTTPS with a certificate of its own; may be repeated. Listens on port 443
+    /// with TLS and on port 80, which sends requests there, and orders the certificate from Let's
+    /// Encrypt, whose terms of service (https://letsencrypt.org/repository/) you accept by it
+    #[arg(long, global = true, value_name = "NAME")]
+    pub https: Vec<String>,
+    /// Port to listen on with TLS where --https is given, in place of 443
+    #[arg(long, global = true, value_name = "PORT", requires = "https")]
+    pub https_port: Option<u16>,
     /// Threads, each with its own ring, in place of server.workers; 0 is one per core
     #[arg(long, global = true, value_name = "COUNT")]
     pub workers: Option<u32>,
@@ -57,6 +66,7 @@ impl Flags {
     /// The flags that have a key of their own, and then `--set`, which can refine them.
     pub(super) fn settings(&self) -> Result<Vec<Setting>, ConfigError> {
         let mut settings = Vec::new();
+        self.https(&mut settings, Path::new("/proc/net/if_inet6").exists());
         let mut typed = |flag, path: [&str; 2], text: Option<String>| {
             settings.extend(text.map(|text| setting(Origin::Flag(flag), path, text)));
         };
@@ -77,6 +87,38 @@ impl Flags {
             settings.push(set(assignment)?);
         }
         Ok(settings)
+    }
+
+    /// What `--https` says, which the other flags can refine.
+    fn https(&self, settings: &mut Vec<Setting>, has_ipv6: bool) {
+        if self.https.is_empty() {
+            return;
+        }
+        let mut say = |path: &[&str], text: String| {
+            let path = path.iter().map(|step| (*step).to_owned()).collect();
+            let value = Value::Typed(text);
+            settings.push(Setting { path, value, origin: Origin::Flag("--https") });
+        };
+        let (port, tls_port) = (self.port.unwrap_or(80), self.https_port.unwrap_or(443));
+        let (host, tls) = match &self.host {
+            Some(host) => {
+                let bare = host.trim_matches(['[', ']']);
+                let bare = if bare.contains(':') { format!("[{bare}]") } else { bare.to_owned() };
+                (host.as_str(), format!("{bare}:{tls_port}"))
+            }
+            // An authority comes to a name's IPv6 address first.
+            None if has_ipv6 => {
+                say(&["server", "listen"], format!("[\"[::]:{port}\"]"));
+                ("0.0.0.0", format!("0.0.0.0:{tls_port},[::]:{tls_port}"))
+            }
+            None => ("0.0.0.0", format!("0.0.0.0:{tls_port}")),
+        };
+        say(&["server", "host"], host.to_owned());
+        say(&["server", "port"], port.to_string());
+        say(&["server", "listen_tls"], tls);
+        say(&["server", "redirect_https"], "true".to_owned());
+        say(&["tls", "acme", "domains"], self.https.join(","));
+        say(&["tls", "acme", "accept_terms"], "true".to_owned());
     }
 }
 
@@ -122,5 +164,44 @@ impl Profile {
             number(["pool", "max_idle"], idle),
             number(["buffers", "chunks_per_worker"], chunks),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(flags: &Flags, has_ipv6: bool) -> Vec<String> {
+        let mut settings = Vec::new();
+        flags.https(&mut settings, has_ipv6);
+        let text = |setting: Setting| match setting.value {
+            Value::Typed(text) => format!("{}={text}", setting.path.join(".")),
+            Value::Exact(_) => setting.path.join("."),
+        };
+        settings.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn https_is_two_ports_of_both_families_and_a_certificate() {
+        assert_eq!(said(&Flags::default(), true), Vec::<String>::new());
+        let names = vec!["a.example".to_owned(), "b.example".to_owned()];
+        let mut flags = Flags { https: names, ..Flags::default() };
+        let rest = [
+            "server.redirect_https=true",
+            "tls.acme.domains=a.example,b.example",
+            "tls.acme.accept_terms=true",
+        ];
+        let first = [
+            "server.listen=[\"[::]:80\"]",
+            "server.host=0.0.0.0",
+            "server.port=80",
+            "server.listen_tls=0.0.0.0:443,[::]:443",
+        ];
+        assert_eq!(said(&flags, true), [&first[..], &rest].concat());
+        let first = ["server.host=0.0.0.0", "server.port=80", "server.listen_tls=0.0.0.0:443"];
+        assert_eq!(said(&flags, false), [&first[..], &rest].concat());
+        (flags.host, flags.https_port) = (Some("::1".to_owned()), Some(8443));
+        let first = ["server.host=::1", "server.port=80", "server.listen_tls=[::1]:8443"];
+        assert_eq!(said(&flags, true), [&first[..], &rest].concat());
     }
 }

@@ -18,10 +18,13 @@ use serde_json::json;
 use super::Networks;
 use super::kinds::own::{File, ListenAddress, Name, NetworkList, Realm};
 use super::kinds::plain::Count;
-use super::kinds::{As, FilledList, Given, List, Switched, Wrong, scalar_kind, tables, text_kind};
-use super::names::{authority, parse_parent};
+use super::kinds::{
+    As, FilledList, Given, List, Switched, Wrong, scalar_kind, some_table, tables, text_kind,
+};
+use super::names::{authority, authority_beside, parse_parent};
 use super::rules::{ANY_PORT, PORTS_FORM, RULE_FORM, TARGET_FORM, parse_ports, parse_rule};
 use super::scope::Credentials;
+use super::tls::UpstreamTlsConfig;
 use crate::address::Address;
 
 text_kind!(
@@ -56,6 +59,7 @@ text_kind!(
         let (scheme, host, port) = parse_parent(text)?;
         let authority = match scheme {
             ParentScheme::Http => authority(&host, port),
+            ParentScheme::Https => authority_beside(&host, port, 443),
             // Without a port it would have another one.
             _ if host.contains(':') => format!("[{host}]:{port}"),
             _ => format!("{host}:{port}"),
@@ -227,8 +231,9 @@ pub struct ParentConfig {
     #[serde(with = "As::<Name>")]
     #[schemars(extend("x-example" = "\"office\""))]
     pub name: String,
-    /// "http://HOST:PORT"; the port is 80 if none is written. Or "socks5://HOST:PORT", by which
-    /// names are resolved here, or "socks5h://HOST:PORT", which resolves them; the port is 1080.
+    /// "http://HOST:PORT" or "https://HOST:PORT"; the port is 80 or 443 if none is written. Or
+    /// "socks5://HOST:PORT", by which names are resolved here, or "socks5h://HOST:PORT", which
+    /// resolves them; the port is 1080.
     #[serde(rename = "url", with = "As::<Url>")]
     #[schemars(extend("x-example" = "\"http://proxy.example:3128\""))]
     pub address: ParentAddress,
@@ -250,6 +255,10 @@ pub struct ParentConfig {
     /// Whether to go to the target directly when the parent cannot be reached.
     #[serde(default)]
     pub direct_fallback: bool,
+    /// How one with "https://" is spoken to, as in `upstream.tls`.
+    #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ ca = \"/etc/ssl/internal.pem\" }"))]
+    pub tls: Option<UpstreamTlsConfig>,
 }
 
 impl ParentConfig {
@@ -263,6 +272,8 @@ impl ParentConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParentScheme {
     Http,
+    /// HTTP over TLS.
+    Https,
     /// It is asked for addresses.
     Socks5,
     /// It is asked for names.
@@ -273,6 +284,7 @@ impl ParentScheme {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
+            Self::Https => "https",
             Self::Socks5 => "socks5",
             Self::Socks5h => "socks5h",
         }
@@ -492,8 +504,16 @@ mod tests {
                 "4:24: parent[0].backups[1]: a backup is of the same kind as `url`",
             ),
             (
-                "[[parent]]\nname = \"a\"\nurl = \"https://a\"",
-                "3:7: parent[0].url: found \"https://a\", expected an http:// URL",
+                "[[parent]]\nname = \"a\"\nurl = \"https://a\"\nbackups = [\"http://b\"]",
+                "4:12: parent[0].backups[0]: a backup is of the same kind as `url`",
+            ),
+            (
+                &with("tls = { sni = \"b\" }"),
+                "4:7: parent[0].tls: `tls` is for a parent with https://",
+            ),
+            (
+                "[[parent]]\nname = \"a\"\nurl = \"https://a\"\ntls = { client_key = \"b\" }",
+                "4:7: parent[0].tls: `client_chain` and `client_key` go together",
             ),
             (
                 &format!("{0}{0}", with("")),

@@ -187,7 +187,7 @@ mod tests {
             ),
             (
                 "[server]\nhost = \"\"",
-                "2:8: server.host: found \"\", which is no listener, and `listen` names none",
+                "2:8: server.host: found \"\", which is no listener, and neither",
             ),
         ];
         for (text, expected) in table {

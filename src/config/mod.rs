@@ -6,6 +6,7 @@
 //! an `Arc` and read on the data path. This is the only module that knows TOML. It never opens a
 //! socket and never asks DNS.
 
+mod acme;
 pub(crate) mod change;
 mod check;
 mod conditions;
@@ -56,6 +57,7 @@ use self::hooks::hooks_table;
 use self::kinds::{table, tables};
 use self::sources::Sources;
 
+pub(crate) use self::acme::{AcmeChallenge, AcmeConfig};
 pub(crate) use self::error::{ConfigError, EXIT_CONFIG};
 pub use self::flags::Flags;
 pub(crate) use self::flags::Profile;
@@ -285,12 +287,19 @@ impl Config {
         splits.flat_map(|split| split.arms.iter().map(|(upstream, _)| *upstream))
     }
 
+    /// Whether something speaks TLS to its clients.
+    pub fn shows_certificates(&self) -> bool {
+        !self.server.listen_tls.is_empty() || self.admin.is_tls()
+    }
+
     /// The files of certificates, keys and authorities in use.
     pub fn tls_files(&self) -> Vec<PathBuf> {
-        let tls = Some(&self.tls).filter(|_| !self.server.listen_tls.is_empty());
+        let tls = Some(&self.tls).filter(|_| self.shows_certificates());
         let own = tls.into_iter().flat_map(TlsConfig::files);
         let origins = self.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
-        own.chain(origins.flat_map(UpstreamTlsConfig::files)).cloned().collect()
+        let parents = self.parents.iter().filter_map(|parent| parent.tls.as_ref());
+        let others = origins.chain(parents).flat_map(UpstreamTlsConfig::files);
+        own.chain(others).cloned().collect()
     }
 
     /// Whether nothing but the forward proxy is wanted, where no upstream is named either.
@@ -363,10 +372,15 @@ pub(crate) mod tests {
         host = "127.0.0.1"
         port = 8100
         listen = ["[::1]:8001", "127.0.0.1:8002"]
+        listen_tls = ["127.0.0.1:8003"]
         workers = 3
         trusted_proxies = ["10.1.2.3/8", "::1"]
         via = "edge"
         watch_config = true
+        [tls.acme]
+        domains = ["example.org", "www.example.org"]
+        contact = ["admin@example.org"]
+        accept_terms = true
         [limits]
         body_bytes = "1MiB"
         [timeouts]
@@ -382,7 +396,7 @@ pub(crate) mod tests {
         access_file = "/var/log/access.log"
         [[upstream]]
         name = "a.b"
-        origins = ["http://[::1]:81", { url = "http://b", weight = 3 }]
+        origins = ["http://[::1]:81", { url = "https://b", weight = 3 }]
         host = "origin"
         max_connections = 7
         tls = { sni = "b.example", insecure_skip_verify = true }
@@ -444,9 +458,10 @@ pub(crate) mod tests {
             { users = ["carl"], action = "deny" }]
         [[parent]]
         name = "office"
-        url = "http://proxy.example:3128"
+        url = "https://proxy.example:3128"
         credentials = "user:sesame"
         except = ["*.example.org"]
+        tls = { ca = "office.pem" }
         [memory]
         max_mb = "auto"
         [admin]

@@ -80,26 +80,15 @@ pub(super) fn parse_mode(text: &str) -> Result<u32, String> {
     mode.filter(|mode| *mode <= 0o777 && mode & 0o600 == 0o600).ok_or_else(|| MODE_FORM.to_owned())
 }
 
-/// The host without brackets and the port, or what was expected.
-pub(super) fn parse_origin(url: &str) -> Result<(String, u16), &'static str> {
+/// Whether it speaks TLS, its host without brackets and its port, or what was expected.
+pub(super) fn parse_origin(url: &str) -> Result<(bool, String, u16), &'static str> {
     let (scheme, rest) = url.split_once("://").ok_or(ORIGIN_FORM)?;
-    if scheme.eq_ignore_ascii_case("https") {
-        return Err("an http:// URL: parents are spoken to without TLS");
-    }
-    if !scheme.eq_ignore_ascii_case("http") {
+    let is_tls = scheme.eq_ignore_ascii_case("https");
+    if !is_tls && !scheme.eq_ignore_ascii_case("http") {
         return Err(ORIGIN_FORM);
     }
-    host_and_port(rest, 80)
-}
-
-/// The same for an origin, which may speak TLS: whether it does, too.
-pub(super) fn parse_any_origin(url: &str) -> Result<(bool, String, u16), &'static str> {
-    match url.split_once("://") {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => {
-            host_and_port(rest, 443).map(|(host, port)| (true, host, port))
-        }
-        _ => parse_origin(url).map(|(host, port)| (false, host, port)),
-    }
+    let (host, port) = host_and_port(rest, if is_tls { 443 } else { 80 })?;
+    Ok((is_tls, host, port))
 }
 
 fn host_and_port(rest: &str, standard: u16) -> Result<(String, u16), &'static str> {
@@ -117,13 +106,17 @@ fn host_and_port(rest: &str, standard: u16) -> Result<(String, u16), &'static st
 
 /// How a parent is spoken to, its host without brackets and its port, or what was expected.
 pub(super) fn parse_parent(url: &str) -> Result<(ParentScheme, String, u16), &'static str> {
-    const FORM: &str = "a URL of the form http://HOST:PORT, socks5://HOST:PORT or \
-                        socks5h://HOST:PORT without a path";
+    const FORM: &str = "a URL of the form http://HOST:PORT, https://HOST:PORT, \
+                        socks5://HOST:PORT or socks5h://HOST:PORT without a path";
     let scheme = |name: &str| url.get(..name.len()).is_some_and(|it| it.eq_ignore_ascii_case(name));
     let (scheme, rest) = match url.split_once("://") {
         Some((_, rest)) if scheme("socks5://") => (ParentScheme::Socks5, rest),
         Some((_, rest)) if scheme("socks5h://") => (ParentScheme::Socks5h, rest),
-        _ => return parse_origin(url).map(|(host, port)| (ParentScheme::Http, host, port)),
+        _ => {
+            let (is_tls, host, port) = parse_origin(url)?;
+            let scheme = if is_tls { ParentScheme::Https } else { ParentScheme::Http };
+            return Ok((scheme, host, port));
+        }
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = split_authority(authority).ok_or(FORM)?;
@@ -241,15 +234,17 @@ mod tests {
     #[test]
     fn origins_are_read_with_their_ports() {
         let table = [
-            ("http://a", ("a", 80)),
-            ("http://A.Example:8080/", ("a.example", 8080)),
-            ("HTTP://10.0.0.1:1", ("10.0.0.1", 1)),
-            ("http://[::1]:65535", ("::1", 65_535)),
-            ("http://[FD00::1]", ("fd00::1", 80)),
-            ("http://my_service:80", ("my_service", 80)),
+            ("http://a", (false, "a", 80)),
+            ("http://A.Example:8080/", (false, "a.example", 8080)),
+            ("HTTP://10.0.0.1:1", (false, "10.0.0.1", 1)),
+            ("http://[::1]:65535", (false, "::1", 65_535)),
+            ("http://[FD00::1]", (false, "fd00::1", 80)),
+            ("http://my_service:80", (false, "my_service", 80)),
+            ("https://a", (true, "a", 443)),
+            ("HTTPS://[::1]:80/", (true, "::1", 80)),
         ];
-        for (url, (host, port)) in table {
-            assert_eq!(parse_origin(url), Ok((host.to_owned(), port)), "{url}");
+        for (url, (is_tls, host, port)) in table {
+            assert_eq!(parse_origin(url), Ok((is_tls, host.to_owned(), port)), "{url}");
         }
     }
 
@@ -273,7 +268,7 @@ mod tests {
             ("http://[::1]x:80", ORIGIN_FORM),
             ("http://[10.0.0.1]", ORIGIN_FORM),
             ("http://é", ORIGIN_FORM),
-            ("https://a", "an http:// URL: parents are spoken to without TLS"),
+            ("httpss://a", ORIGIN_FORM),
             ("http://a/b", "a URL without a path: http://HOST:PORT"),
             ("http://a//", "a URL without a path: http://HOST:PORT"),
             ("http://a?b", "a URL without a path: http://HOST:PORT"),

@@ -181,6 +181,9 @@ pub struct AdminConfig {
     #[serde(with = "As::<Address>")]
     #[schemars(extend("x-reload" = "restart"))]
     pub address: AdminAddress,
+    /// Whether it speaks TLS, with the certificates of [tls]. For an address and a port alone.
+    #[schemars(extend("x-reload" = "restart"))]
+    pub tls: bool,
     /// What changes have to be asked with, as a bearer token of 16 characters or more. "" lets
     /// clients on this machine ask without one, and no others.
     #[serde(with = "Switched::<Token>")]
@@ -203,10 +206,18 @@ impl Default for AdminConfig {
         Self {
             enabled: true,
             address: AdminAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9901))),
+            tls: false,
             token: None,
             hosts: Vec::new(),
             on_data_port: OnDataPort::Local,
         }
+    }
+}
+
+impl AdminConfig {
+    /// Whether its clients have to speak TLS.
+    pub fn is_tls(&self) -> bool {
+        self.enabled && self.tls
     }
 }
 
@@ -279,7 +290,7 @@ pub struct AlertsConfig {
     /// An upstream of which no origin can be used.
     pub upstream_down: bool,
     /// A certificate that ends within 14 days or a third of its life, or whose files cannot be
-    /// used.
+    /// used; and one of tls.acme that was not issued.
     pub certificates: bool,
     /// Share of the limit on open files (RLIMIT_NOFILE). 0 to 1; 0 is off.
     #[serde(with = "As::<Share>")]
@@ -380,6 +391,7 @@ mod tests {
         let admin = AdminConfig {
             enabled: false,
             address: AdminAddress::Unix("/run/ringway.sock".into()),
+            tls: false,
             token: Some(Secret::new("0123456789abcdef")),
             hosts: Vec::new(),
             on_data_port: OnDataPort::Off,

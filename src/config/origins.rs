@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 
 use super::kinds::plain::Count;
 use super::kinds::{As, Kind, number, text_kind};
-use super::names::{ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, authority_beside, parse_any_origin};
+use super::names::{ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, authority_beside, parse_origin};
 use crate::address::{UnixAddress, is_unix, unix_form};
 
 text_kind!(
@@ -23,7 +23,7 @@ text_kind!(
             let (authority, is_tls) = (host.clone(), false);
             return Ok(OriginConfig { authority, host, port: 0, weight: 1, priority: 0, is_tls });
         }
-        let (is_tls, host, port) = parse_any_origin(text).map_err(|form| match form {
+        let (is_tls, host, port) = parse_origin(text).map_err(|form| match form {
             ORIGIN_FORM => ORIGIN_OR_UNIX_FORM,
             form => form,
         })?;

@@ -11,9 +11,10 @@ use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
+use super::acme::AcmeConfig;
 use super::kinds::own::File;
 use super::kinds::plain::{Word, Words};
-use super::kinds::{As, Kind, List, Switched, text_kind};
+use super::kinds::{As, Kind, List, Switched, some_table, text_kind};
 use super::names::is_host;
 
 text_kind!(
@@ -44,9 +45,10 @@ text_kind!(
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
     /// One [[tls.certificates]] each: `chain` and `key` are PEM files, `names` is what it is shown
-    /// for, such as ["example.org", "*.example.org"]; without it, what the certificate says. A
-    /// client gets the one that names what it asks for, exact before "*."; of several with another
-    /// kind of key, the one that it can check; else the first.
+    /// for, such as ["example.org", "*.example.org"]; without it, what the certificate says. `ocsp`
+    /// is a file with its authority's answer in DER, which is shown beside it. A client gets the
+    /// one that names what it asks for, exact before "*."; of several with another kind of key, the
+    /// one that it can check; else the first.
     #[serde(with = "List::<Certificate>")]
     pub certificates: Vec<CertificateConfig>,
     /// The oldest version that is spoken: "1.2" or "1.3".
@@ -66,6 +68,16 @@ pub struct TlsConfig {
     /// PEM file of what those have revoked. "" is none.
     #[serde(with = "Switched::<File>")]
     pub client_crl: Option<PathBuf>,
+    /// Certificates that are ordered, and renewed, by ACME: `domains` are the names, one
+    /// certificate each; accept_terms = true says that you accept the authority's terms of service;
+    /// `contact` are mail addresses; `directory` is the authority's URL, by default that of Let's
+    /// Encrypt; `storage` the folder that keeps account and certificates, by default
+    /// /var/lib/ringway/acme; `challenge` how names are validated: "http-01" by a request on port
+    /// 80, "tls-alpn-01" by a handshake on port 443, "auto" by either; `directory_ca` a PEM file of
+    /// the authorities that the directory itself is believed by, in place of the system's.
+    #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ domains = [\"example.org\"], accept_terms = true }"))]
+    pub acme: Option<AcmeConfig>,
 }
 
 impl Default for TlsConfig {
@@ -78,13 +90,14 @@ impl Default for TlsConfig {
             client_auth: ClientAuth::Off,
             client_ca: None,
             client_crl: None,
+            acme: None,
         }
     }
 }
 
 impl TlsConfig {
     pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let certificates = self.certificates.iter().flat_map(|it| [&it.chain, &it.key]);
+        let certificates = self.certificates.iter().flat_map(CertificateConfig::files);
         certificates.chain(&self.client_ca).chain(&self.client_crl)
     }
 }
@@ -124,6 +137,14 @@ pub struct CertificateConfig {
     pub key: PathBuf,
     /// In lower case. Empty: those of the certificate.
     pub names: Vec<String>,
+    /// The answer of the authority (OCSP), in DER.
+    pub ocsp: Option<PathBuf>,
+}
+
+impl CertificateConfig {
+    fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.chain, &self.key].into_iter().chain(&self.ocsp)
+    }
 }
 
 struct Certificate;
@@ -137,6 +158,8 @@ struct Files {
     key: PathBuf,
     #[serde(default, with = "List::<ShownFor>")]
     names: Vec<String>,
+    #[serde(default, with = "Switched::<File>")]
+    ocsp: Option<PathBuf>,
 }
 
 impl Kind for Certificate {
@@ -151,6 +174,7 @@ impl Kind for Certificate {
                 "chain": { "type": "string" },
                 "key": { "type": "string" },
                 "names": { "type": "array", "items": { "type": "string" } },
+                "ocsp": { "type": "string" },
             },
             "required": ["chain", "key"],
             "additionalProperties": false,
@@ -158,15 +182,18 @@ impl Kind for Certificate {
     }
 
     fn read<'de, D: Deserializer<'de>>(from: D) -> Result<CertificateConfig, D::Error> {
-        let Files { chain, key, names } = Files::deserialize(from)?;
-        Ok(CertificateConfig { chain, key, names })
+        let Files { chain, key, names, ocsp } = Files::deserialize(from)?;
+        Ok(CertificateConfig { chain, key, names, ocsp })
     }
 
     fn spell(value: &CertificateConfig) -> Json {
-        let CertificateConfig { chain, key, names } = value;
+        let CertificateConfig { chain, key, names, ocsp } = value;
         let mut spelled = json!({ "chain": chain.to_string_lossy(), "key": key.to_string_lossy() });
         if !names.is_empty() {
             spelled["names"] = json!(names);
+        }
+        if let Some(ocsp) = ocsp {
+            spelled["ocsp"] = json!(ocsp.to_string_lossy());
         }
         spelled
     }

@@ -56,20 +56,44 @@ pub(crate) async fn accept(slot: &ConnectionSlot) -> Result<(), Close> {
             if slot.socket().session(Session::is_resumed) == Some(true) {
                 worker.metrics.handshakes_resumed.add(1);
             }
+            if slot.socket().session(Session::is_proof) == Some(true) {
+                return Err(Close::Answered);
+            }
             slot.stats().enter(Phase::Idle, clock::coarse_ms());
             Ok(())
         }
         Err(Failed::Ends(close)) => Err(close),
+        // What came behind the client's last message is what could not be understood.
+        Err(Failed::Problem(..))
+            if slot.socket().session(Session::is_handshaking) == Some(false) =>
+        {
+            worker.metrics.handshakes.add(1);
+            Err(Close::Handshake)
+        }
         Err(Failed::Problem(problem, error)) => {
             worker.metrics.handshake_failed(problem);
             let detail = error.as_ref().map(problem::detail).unwrap_or_default();
-            log_limit::handshake_failed(problem, slot.peer(), &detail);
+            let name = slot
+                .socket()
+                .session(|session| session.asked().and_then(|asked| asked.name.clone()));
+            let name = name.flatten().unwrap_or_default();
+            log_limit::handshake_failed(problem, slot.peer(), &name, &detail);
             if problem == Problem::Plain {
                 return Err(Close::Refused);
             }
             let is_silent = matches!(problem, Problem::Gone | Problem::Timeout | Problem::Crowded);
             Err(if is_silent { Close::ClientGone } else { Close::Handshake })
         }
+    }
+}
+
+/// Counts a session that could not go on, once its connection ends.
+pub(crate) fn count_broken(slot: &ConnectionSlot) {
+    let Some(problem) = slot.socket().session_problem() else { return };
+    // One that did not get that far is a handshake that failed.
+    if slot.socket().session(Session::is_handshaking) == Some(false) {
+        slot.worker().metrics.session_broken(problem);
+        log_limit::session_broken(problem, slot.peer());
     }
 }
 
@@ -92,7 +116,10 @@ impl Shaking<'_> {
         socket.secure(session, worker.ledger.clone());
         let _flights = slot.hold(SESSION_BYTES, Kind::Tls);
         loop {
-            worker.handshakes.turn().await;
+            // The step is what costs.
+            if !worker.handshakes.turn(self.place).await {
+                return Err(Problem::Crowded.into());
+            }
             match socket.try_handshake() {
                 Ok(Handshake::Done) => return Ok(()),
                 Ok(Handshake::Reads) => self.wait(socket, began_ms, true).await?,
@@ -126,6 +153,7 @@ impl Shaking<'_> {
 
     async fn wait(&self, socket: &Socket, began_ms: u64, is_input: bool) -> Result<(), Failed> {
         let worker = self.slot.worker();
+        self.place.stalls(true);
         loop {
             let spent = Duration::from_millis(clock::coarse_ms().saturating_sub(began_ms));
             let left = self.limit.saturating_sub(spent);

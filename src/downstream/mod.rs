@@ -78,9 +78,10 @@ pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static 
             }
         };
         tracing::trace!(?close, "a client connection ends");
+        handshake::count_broken(&slot);
         let is_lingering = lingers(close, &slot);
         if !is_lingering && close.is_orderly() {
-            slot.socket().say_goodbye();
+            take_leave(&slot, close).await;
         }
         if is_lingering {
             slot.stats().enter(Phase::Linger, clock::coarse_ms());
@@ -103,6 +104,18 @@ fn lingers(close: Close, slot: &ConnectionSlot) -> bool {
         | Close::GaveWay
         | Close::NotIntroduced
         | Close::Stopping => false,
+    }
+}
+
+/// Tells a client with a session that it has got all that it was to get. One that was answered is
+/// waited for.
+async fn take_leave(slot: &ConnectionSlot, close: Close) {
+    let (socket, worker) = (slot.socket(), slot.worker());
+    if close != Close::Answered {
+        socket.say_goodbye();
+    } else if !socket.is_plain() {
+        let patience = worker.generation().config.timeouts.write;
+        Box::pin(socket.take_leave(&worker.deadlines, patience)).await;
     }
 }
 
@@ -141,6 +154,7 @@ const DISCARDED_AT_ONCE: usize = 16 * 1024 * 1024;
 /// Says that nothing more will come and throws away what the client still sends, so that it gets to
 /// read the answer (RFC 9112 §9.6).
 async fn linger(worker: &Worker, socket: &Socket) {
+    socket.take_leave(&worker.deadlines, LINGER_SILENCE).await;
     socket.finish_sending();
     let began = Instant::now();
     let limit = || {

@@ -23,7 +23,7 @@ use crate::ring::{HeadBuffer, WaitError};
 use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::upstream::host::host;
 use crate::upstream::lease::Lease;
-use crate::upstream::{Upstream, Wanted};
+use crate::upstream::{Upstream, Wanted, Who};
 
 /// Asks. The only faults are that the worker ends and that the client has left. `is_connected` is
 /// told as soon as the question has a connection.
@@ -53,11 +53,13 @@ async fn answered(
     is_connected: &Notify,
 ) -> Result<AuthDecision, Fault> {
     let deadline = Instant::now() + auth_request.timeout();
+    let introduction = request.peer.introduction(upstream);
     let mut is_fresh = false;
     loop {
         // A connection that is given up on its way is closed, and a place in the queue is left.
+        let who = Who { holder: request.peer.holder, introduction: &introduction };
         let wanted = Wanted { is_fresh, ..Wanted::default() };
-        let checkout = upstream.checkout(&request.peer.worker.pool, request.peer.holder, wanted);
+        let checkout = upstream.checkout(&request.peer.worker.pool, who, wanted);
         let lease = tokio::time::timeout_at(deadline.into(), unless_gone(request, checkout)).await;
         let lease = lease.map_err(|_| Fault::OriginConnectTimeout)??;
         is_connected.notify_one();
@@ -84,7 +86,7 @@ async fn attempt(
     let host = host(upstream.host(), origin);
     let origin = request.peer.origin(lease.socket());
     h1::send(&request.peer.worker.outbox, origin, |out| {
-        if let Some(version) = upstream.proxy_protocol() {
+        if let Some(version) = upstream.proxy_protocol().filter(|_| lease.socket().is_plain()) {
             request.peer.put_proxy_protocol(version, out);
         }
         auth_request.put(host.as_bytes(), view, out);

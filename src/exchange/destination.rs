@@ -27,7 +27,7 @@ use crate::upstream::balance::hash;
 use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
-use crate::upstream::{Traits, Upstream, Wanted};
+use crate::upstream::{Traits, Upstream, Wanted, Who};
 
 /// The destination of one request.
 pub(crate) struct Destination {
@@ -146,8 +146,10 @@ impl Destination {
             To::Upstream(_, upstream) => {
                 let Peer { worker, generation, holder, .. } = &request.peer;
                 let upstream = &generation.upstreams[*upstream];
+                let introduction = request.peer.introduction(upstream);
+                let who = Who { holder: *holder, introduction: &introduction };
                 let wanted = Wanted { is_fresh, but: None, key: kept_by(request, upstream) };
-                upstream.checkout(&worker.pool, *holder, wanted).await
+                upstream.checkout(&worker.pool, who, wanted).await
             }
             To::Target(forwarded) => Box::pin(forwarded.checkout(request, is_fresh)).await,
         }
@@ -171,9 +173,11 @@ impl Destination {
         }
         let upstream = self.upstream(request).ok_or(Fault::OriginClosed)?;
         let Peer { worker, holder, .. } = &request.peer;
+        let introduction = request.peer.introduction(upstream);
+        let who = Who { holder: *holder, introduction: &introduction };
         let key = kept_by(request, upstream);
         let wanted = Wanted { is_fresh: true, but: Some(number), key };
-        upstream.checkout(&worker.pool, *holder, wanted).await
+        upstream.checkout(&worker.pool, who, wanted).await
     }
 
     /// The upstream, if it wants to know how exchanges end.
@@ -195,15 +199,18 @@ impl Destination {
         }
     }
 
-    /// How a connection to the upstream says whose request it carries, if it does.
+    /// How a connection to the upstream says whose request it carries, if it does and has not done
+    /// so already.
     #[inline]
     pub(crate) fn proxy_protocol(
         &self,
         request: &Request<'_, impl ClientStream>,
+        lease: &Lease,
     ) -> Option<Version> {
         match &self.to {
             To::Upstream(_, upstream) => {
-                request.peer.generation.upstreams[*upstream].proxy_protocol()
+                let version = request.peer.generation.upstreams[*upstream].proxy_protocol()?;
+                lease.socket().is_plain().then_some(version)
             }
             To::Target(_) => None,
         }

@@ -223,6 +223,9 @@ fn hold(
         Hop::Parent(index) => {
             let mut key = format!("parent {}", parent(config, index).name);
             put_places(&mut key, parent(config, index));
+            if let Some(tls) = &access.parent_tls[index] {
+                let _ = write!(key, " tls {:x}", tls.identity());
+            }
             key
         }
         Hop::Socks(index) => {
@@ -293,7 +296,7 @@ pub(crate) async fn admit(
 
 fn by_parent(config: &Config, index: usize) -> Hop {
     match parent(config, index).address.scheme {
-        ParentScheme::Http => Hop::Parent(index),
+        ParentScheme::Http | ParentScheme::Https => Hop::Parent(index),
         ParentScheme::Socks5 | ParentScheme::Socks5h => Hop::Socks(index),
     }
 }
@@ -348,7 +351,9 @@ pub(crate) async fn known_address(
             let found = addresses(request, target, asked).await?;
             Ok(found.first().map(SocketAddr::ip))
         }
-        ParentScheme::Socks5h | ParentScheme::Http => Ok(target.address().map(|it| it.ip())),
+        ParentScheme::Socks5h | ParentScheme::Http | ParentScheme::Https => {
+            Ok(target.address().map(|it| it.ip()))
+        }
     }
 }
 

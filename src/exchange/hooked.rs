@@ -27,8 +27,8 @@ use crate::hooks::{
 use crate::http::rewrite::{RequestRewrite, ResponseRewrite};
 use crate::ring::{HeadBuffer, clock};
 use crate::routing::Route;
-use crate::upstream::Wanted;
 use crate::upstream::lease::Lease;
+use crate::upstream::{Wanted, Who};
 use crate::worker::generation::Generation;
 
 /// A request with hooks on its way.
@@ -166,6 +166,7 @@ fn view<'a>(request: &'a Request<'_, impl ClientStream>, now_us: u64) -> Request
         client: request.peer.client,
         client_text: request.peer.client_text(),
         is_trusted: request.peer.is_trusted,
+        tls: request.peer.tls(),
         now_us,
     }
 }
@@ -250,9 +251,10 @@ impl HookedRequest {
         let mut looking = std::pin::pin!(async {
             may_look.notified().await;
             // The question watches the client.
+            let introduction = request.peer.introduction(upstream);
+            let who = Who { holder: request.peer.holder, introduction: &introduction };
             let wanted = Wanted { key: kept_by(request, upstream), ..Wanted::default() };
-            let checkout =
-                upstream.checkout(&request.peer.worker.pool, request.peer.holder, wanted);
+            let checkout = upstream.checkout(&request.peer.worker.pool, who, wanted);
             request.peer.stats.unless_ended(checkout).await?
         });
         let mut early = None;

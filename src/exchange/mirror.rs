@@ -24,7 +24,7 @@ use crate::upstream::h1::{self, AttemptError, Reply, Terms};
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
-use crate::upstream::{Upstream, Wanted};
+use crate::upstream::{Upstream, Wanted, Who};
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
 
@@ -54,8 +54,9 @@ pub(crate) fn send(
     let mut copy = Vec::new();
     let generation = request.peer.generation.clone();
     let to = &generation.upstreams[upstream];
+    let mut introduction = Vec::new();
     if let Some(version) = to.proxy_protocol() {
-        request.peer.put_proxy_protocol(version, &mut copy);
+        request.peer.put_proxy_protocol(version, &mut introduction);
     }
     put(&mut copy, &how(request, to, target));
     put_body(request, body_bytes, to.traits.request_chunks(), &mut copy);
@@ -73,7 +74,8 @@ pub(crate) fn send(
     tokio::task::spawn_local(async move {
         let upstream = &generation.upstreams[upstream];
         if let Err(fault) =
-            send_copy(&worker, &generation, upstream, &copy, (method, may_rest)).await
+            send_copy(&worker, &generation, upstream, (&introduction, &copy), (method, may_rest))
+                .await
         {
             tracing::debug!(upstream = upstream.name(), error = fault.name(), "a copy failed");
             worker.metrics.mirrors_failed.add(1);
@@ -118,11 +120,12 @@ async fn send_copy(
     worker: &Rc<Worker>,
     generation: &Generation,
     upstream: &Upstream,
-    copy: &[u8],
+    (introduction, copy): (&[u8], &[u8]),
     (method, may_rest): (Method, bool),
 ) -> Result<(), Fault> {
     let timeouts = &generation.config.timeouts;
-    let mut lease = upstream.checkout(&worker.pool, Holder::NOBODY, Wanted::default()).await?;
+    let who = Who { holder: Holder::NOBODY, introduction };
+    let mut lease = upstream.checkout(&worker.pool, who, Wanted::default()).await?;
     let origin = Receiver {
         socket: lease.socket(),
         deadlines: &worker.deadlines,
@@ -130,7 +133,12 @@ async fn send_copy(
         half_close: HalfClose::Keep,
         stats: None,
     };
-    let sent = h1::send(&worker.outbox, origin, |out| out.extend_from_slice(copy));
+    let sent = h1::send(&worker.outbox, origin, |out| {
+        if lease.socket().is_plain() {
+            out.extend_from_slice(introduction);
+        }
+        out.extend_from_slice(copy);
+    });
     sent.await.map_err(AttemptError::fault)?;
     let deadline = Instant::now() + timeouts.read;
     let is_strict = upstream.traits.is_strict;

@@ -184,9 +184,9 @@ async fn try_until_served(
             Ok(outcome) => return Ok(outcome),
             Err(failed) if request.peer.stats.is_ended() => return Err(failed.fault()),
             Err(AttemptError::NotSent) if may_repeat => {}
-            Err(AttemptError::NoResponse) if may_repeat && is_repeatable => {}
+            Err(AttemptError::NoResponse(_)) if may_repeat && is_repeatable => {}
             Err(AttemptError::RetryRequested) => {}
-            Err(failed @ (AttemptError::NotSent | AttemptError::NoResponse))
+            Err(failed @ (AttemptError::NotSent | AttemptError::NoResponse(_)))
                 if is_new
                     && destination.failed(request, origin)
                     && failed_origin.is_none()
@@ -258,6 +258,7 @@ async fn attempt(
     // The client's side failed, or the origin took nothing for too long: no answer will make sense
     // any more, and the origin must not take what it has for the whole.
     let reply = upload.fault().map_or(reply, |fault| Err(fault.into()));
+    let reply = reply.map_err(|error: AttemptError| error.on(&origin_socket));
     if let (Some(began), Ok(_)) = (began, &reply)
         && let Some(upstream) = destination.listener(request)
     {
@@ -337,7 +338,7 @@ async fn send_request(
     let text = request.inbox.filled();
     let head = &request.head;
     h1::send(&request.peer.worker.outbox, request.peer.origin(lease.socket()), |out| {
-        if let Some(version) = destination.proxy_protocol(request) {
+        if let Some(version) = destination.proxy_protocol(request, lease) {
             request.peer.put_proxy_protocol(version, out);
         }
         let repeated = if destination.is_plain() { head.repeated() } else { None };

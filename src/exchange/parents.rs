@@ -4,7 +4,7 @@
 //! one that a SOCKS server has joined to the target. One that could not be reached is asked last
 //! for a while. Each step of SOCKS has to come within `timeouts.connect`, all together.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
@@ -13,7 +13,9 @@ use crate::exchange::peer::Peer;
 use crate::fault::Fault;
 use crate::forward_proxy::Target;
 use crate::http::socks5::{self, Host, Method, Parsed};
+use crate::relay::side::{Act, Side};
 use crate::ring::{HeadBuffer, Socket, WaitError, clock};
+use crate::tls::connector::Connector;
 use crate::worker::generation::Generation;
 
 /// How long a parent that could not be reached is asked last.
@@ -31,7 +33,9 @@ pub(crate) async fn dial(peer: &Peer<'_>, index: usize) -> Result<(Socket, Addre
         let parent = places[place];
         let found = peer.stats.unless_ended(names.look_up(&parent.host, parent.port)).await?;
         let dialled = match found {
-            Ok(addresses) => peer.worker.pool.dial(&addresses).await,
+            Ok(addresses) => {
+                reach(peer, parent, access.parent_tls[index].as_deref(), &addresses).await
+            }
             Err(fault) => Err(fault),
         };
         match dialled {
@@ -52,6 +56,27 @@ pub(crate) async fn dial(peer: &Peer<'_>, index: usize) -> Result<(Socket, Addre
         }
     }
     Err(fault)
+}
+
+/// A connection to `parent`, which speaks TLS where there is a `connector`.
+async fn reach(
+    peer: &Peer<'_>,
+    parent: &ParentAddress,
+    connector: Option<&Connector>,
+    addresses: &[SocketAddr],
+) -> Result<(Socket, Address), Fault> {
+    let pool = &peer.worker.pool;
+    let deadline = Instant::now() + pool.limits.get().connect;
+    let (socket, address) = pool.dial(addresses).await?;
+    if let Some(connector) = connector {
+        let mut opening = Opening(Some(socket.clone()));
+        let _watched = pool.watch(&socket);
+        let whom = (parent.host.as_str(), parent.authority.as_str());
+        // Boxed so that nobody else carries the room for it.
+        Box::pin(pool.secure_socket(&socket, connector, whom, deadline)).await?;
+        opening.0 = None;
+    }
+    Ok((socket, address))
 }
 
 /// A connection that a SOCKS server has joined to `target`, by its address where that is `known`
@@ -137,9 +162,8 @@ impl Talk<'_, '_> {
     ) -> Result<T, Fault> {
         let sent = self.peer.origin(self.socket).send_all(out).await;
         sent.map_err(|error| match error {
-            WaitError::Expired => Fault::OriginWriteTimeout,
-            WaitError::Interrupted => Fault::Stopping,
             WaitError::Failed(_) => Fault::OriginClosed,
+            error => error.on(Side::Origin, Act::Take),
         })?;
         loop {
             match parse(self.buffer.filled()) {
@@ -165,8 +189,7 @@ impl Talk<'_, '_> {
             match received {
                 Ok(1..) => {}
                 Ok(0) | Err(WaitError::Failed(_)) => return Err(Fault::OriginClosed),
-                Err(WaitError::Expired) => return Err(Fault::OriginReadTimeout),
-                Err(WaitError::Interrupted) => return Err(Fault::Stopping),
+                Err(error) => return Err(error.on(Side::Origin, Act::Send)),
             }
         }
     }

@@ -4,8 +4,10 @@
 //! configuration by which it is served. A request keeps the generation with which it began; the
 //! next one takes the newest. It never knows what the client asks for.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::address::{ClientAddress, PeerAddress};
 use crate::config::HalfClose;
@@ -17,6 +19,9 @@ use crate::observe::connection_stats::{ConnectionStats, WaitsOn};
 use crate::proxy_protocol::{self, Version};
 use crate::relay::Receiver;
 use crate::ring::Socket;
+use crate::tls::facts::TlsFacts;
+use crate::tls::session::Session;
+use crate::upstream::Upstream;
 use crate::upstream::fair::Claimant;
 use crate::upstream::h1::Terms;
 use crate::upstream::queue::Holder;
@@ -41,6 +46,8 @@ pub(crate) struct Peer<'c> {
     /// What origins are told of the source.
     text: ClientText,
     listener: u16,
+    /// Once they were asked for.
+    tls: OnceCell<Option<Arc<TlsFacts>>>,
     /// By which its request is served.
     pub generation: Rc<Generation>,
     pub is_trusted: bool,
@@ -61,6 +68,7 @@ impl<'c> Peer<'c> {
             holder: slot.holder(),
             text: ClientText::new(slot.source().client(), scheme(slot), Introduction::default()),
             listener: slot.listener(),
+            tls: OnceCell::new(),
             generation: worker.generation(),
             is_trusted: false,
             is_forward: false,
@@ -77,6 +85,11 @@ impl<'c> Peer<'c> {
             self.apply_generation();
         }
         is_other
+    }
+
+    /// What is known of its session, where its connection has TLS.
+    pub(crate) fn tls(&self) -> Option<&TlsFacts> {
+        self.tls.get_or_init(|| self.slot.socket().session(Session::facts)).as_deref()
     }
 
     fn apply_generation(&mut self) {
@@ -149,6 +162,16 @@ impl<'c> Peer<'c> {
             PeerAddress::Unix => None,
         };
         proxy_protocol::put(out, version, client.zip(self.slot.socket().own_address()));
+    }
+
+    /// What a connection to `upstream` with TLS begins with; nothing where that need not know whose
+    /// it is.
+    pub(crate) fn introduction(&self, upstream: &Upstream) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Some(version) = upstream.early_proxy_protocol() {
+            self.put_proxy_protocol(version, &mut out);
+        }
+        out
     }
 
     /// An origin on whose `socket` a request of this client is sent, as somebody that is sent to.

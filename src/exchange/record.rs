@@ -17,6 +17,7 @@ use crate::observe::connection_stats::{ConnectionStats, Phase};
 use crate::observe::metrics::class_of;
 use crate::ring::clock;
 use crate::routing::Route;
+use crate::tls::facts::TlsFacts;
 use crate::upstream::lease::Lease;
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
@@ -57,6 +58,7 @@ struct Line {
 struct Quoted {
     client: PeerAddress,
     peer: PeerAddress,
+    tls: Option<TlsFacts>,
     method: Box<[u8]>,
     host: Box<[u8]>,
     target: Box<[u8]>,
@@ -187,6 +189,7 @@ impl Record {
             line.quoted = Some(Quoted {
                 client: request.peer.sender(),
                 peer: request.peer.address,
+                tls: request.peer.tls().cloned(),
                 method: head.method_text.of(text).into(),
                 host: head.authority.of(text).into(),
                 target: head.plain_target(text).into(),
@@ -204,7 +207,8 @@ impl Record {
         let (Some(line), Some(log)) = (&self.line, &worker.access_log) else { return };
         let Some(quoted) = &line.quoted else { return };
         let text = [&*quoted.method, &*quoted.host, &*quoted.target];
-        log.record(&self.render(line, generation, (quoted.client, quoted.peer), text));
+        let record = self.render(line, generation, (quoted.client, quoted.peer), text);
+        log.record(&access_log::Record { tls: quoted.tls.as_ref(), ..record });
     }
 
     /// Counts the exchange and writes its line.
@@ -222,7 +226,7 @@ impl Record {
         };
         let from = (request.peer.sender(), request.peer.address);
         let record = self.render(line, &request.peer.generation, from, quoted);
-        log.record(&access_log::Record { details, ..record });
+        log.record(&access_log::Record { details, tls: request.peer.tls(), ..record });
     }
 
     /// Adds to the worker's counts, once; the time.
@@ -262,6 +266,7 @@ impl Record {
             time: line.time,
             client,
             peer: (client != peer).then_some(peer),
+            tls: None,
             method,
             host,
             target,

@@ -43,6 +43,10 @@ pub(crate) async fn serve_local(
     if let Some(endpoint) = LocalEndpoint::of(request) {
         return Box::pin(serve_endpoint(request, endpoint, record)).await;
     }
+    if let Some(answer) = secure::proof(request) {
+        let extra = "Content-Type: application/octet-stream\r\n";
+        return Box::pin(respond_with(request, 200, &answer, extra, record)).await;
+    }
     if secure::is_misplaced(request)? {
         return Box::pin(redirect(request, record)).await;
     }

@@ -3,7 +3,9 @@
 //! In goes a request head; out comes whether it belongs on its session, or where it is sent to
 //! instead. Nothing is answered here.
 
+use crate::exchange::forwarded;
 use crate::exchange::request::Request;
+use crate::exchange::stream::ClientStream;
 use crate::fault::Fault;
 use crate::http::TargetForm;
 use crate::tls::certificates::covers;
@@ -11,7 +13,7 @@ use crate::tls::certificates::covers;
 /// Whether the request has to be sent to where TLS is spoken; refuses one on a session that was
 /// made for somebody else.
 #[inline]
-pub(crate) fn is_misplaced<S>(request: &Request<'_, S>) -> Result<bool, Fault> {
+pub(crate) fn is_misplaced(request: &Request<'_, impl ClientStream>) -> Result<bool, Fault> {
     if !request.peer.slot.socket().is_plain() {
         return judge(request).map(|()| false);
     }
@@ -20,10 +22,21 @@ pub(crate) fn is_misplaced<S>(request: &Request<'_, S>) -> Result<bool, Fault> {
     Ok(is_wanted && request.head.form == TargetForm::Origin)
 }
 
+/// What an authority is answered that comes to find out whose a name is.
+#[inline]
+pub(crate) fn proof<S>(request: &Request<'_, S>) -> Option<String> {
+    let tls = request.peer.generation.tls.as_ref()?;
+    tls.proof(request.head.path(request.inbox.filled()))
+}
+
 /// A request for another name than the session's, which its certificate does not cover either, is
 /// for another server, with other rules for its clients (RFC 9110 §7.4). A client that has asked
 /// for no name is taken at its word.
-fn judge<S>(request: &Request<'_, S>) -> Result<(), Fault> {
+fn judge(request: &Request<'_, impl ClientStream>) -> Result<(), Fault> {
+    // The session is one with the proxy, whatever lies behind it.
+    if forwarded::is_forward(request) {
+        return Ok(());
+    }
     let host = bare(request.head.authority.of(request.inbox.filled()));
     let is_ours = request.peer.slot.socket().session(|session| {
         let Some(asked) = session.asked() else { return true };

@@ -172,6 +172,11 @@ impl Pump<'_> {
             self.worker.released.set(self.worker.released.get() + 1);
             self.rest(slot).await?;
         }
+        if !self.to.is_plain() {
+            let timeouts = &self.config.timeouts;
+            let patience = timeouts.tunnel_half_closed.min(timeouts.tunnel_idle);
+            Box::pin(self.to.take_leave(&self.worker.deadlines, patience)).await;
+        }
         self.to.finish_sending();
         self.this.has_ended.set(true);
         self.this.control.active_ms.set(clock::coarse_ms());

@@ -9,12 +9,15 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::config::{Config, DnsConfig, ForwardConfig, ListenerConfig, ParentConfig};
+use crate::config::{
+    Config, DnsConfig, ForwardConfig, ListenerConfig, ParentConfig, ParentScheme, UpstreamTlsConfig,
+};
 use crate::forward_proxy::lists;
 use crate::forward_proxy::lookup::NameLookup;
 use crate::forward_proxy::parent_health::ParentHealth;
 use crate::forward_proxy::user_rules::UserRules;
 use crate::forward_proxy::{Authenticator, Policy, Users};
+use crate::tls::connector::Connector;
 
 /// What the forward proxy needs beside the configuration.
 pub(crate) struct Access {
@@ -34,6 +37,8 @@ pub(crate) struct Access {
     pub parent_health: Vec<ParentHealth>,
     /// By parent proxy, the field line that tells it who we are; empty where it need not know.
     pub parent_logins: Vec<String>,
+    /// By parent proxy, how it is spoken to over TLS; `None` where it is not.
+    pub parent_tls: Vec<Option<Arc<Connector>>>,
     /// What `names` was started with.
     dns: DnsConfig,
 }
@@ -67,6 +72,9 @@ impl Access {
         let listeners = config.server.listeners.iter().zip(numbers);
         let (socks, listeners): (Vec<_>, Vec<_>) =
             listeners.partition(|(listener, _)| is_socks(listener));
+        let parents = config.parents.iter();
+        let parent_tls = parents.map(|parent| parent_tls(parent, before)).collect::<Result<_, _>>();
+        let parent_tls = parent_tls.map_err(|error| format!("a parent proxy: {error}"))?;
         let access = Self {
             socks: socks.into_iter().map(|(_, number)| *number).collect(),
             parent_health: config
@@ -87,6 +95,7 @@ impl Access {
             names,
             challenge,
             parent_logins: config.parents.iter().map(parent_login).collect(),
+            parent_tls,
             dns: config.dns.clone(),
         };
         if settings.enabled
@@ -173,6 +182,20 @@ fn authenticator(
         None => Authenticator::start(users, settings),
     };
     started.map_err(|error| format!("passwords cannot be verified: {error}"))
+}
+
+/// How `parent` is spoken to over TLS, if it is; as before where that is the same.
+fn parent_tls(
+    parent: &ParentConfig,
+    before: Option<&Access>,
+) -> Result<Option<Arc<Connector>>, String> {
+    if parent.address.scheme != ParentScheme::Https {
+        return Ok(None);
+    }
+    let known = before.iter().flat_map(|access| access.parent_tls.iter().flatten());
+    let standard = UpstreamTlsConfig::default();
+    let loaded = Connector::load(parent.tls.as_ref().unwrap_or(&standard), known);
+    loaded.map(Some).map_err(|error| format!("{:?}: {error}", parent.name))
 }
 
 fn parent_login(parent: &ParentConfig) -> String {

@@ -83,13 +83,19 @@ fn add(rules: &mut Vec<Rule>, text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A list, or a file of groups.
 pub(super) fn text_of(path: &Path) -> Result<String, String> {
+    text_within(path, FILE_BYTES_MAX, "")
+}
+
+/// What a file says, which is not to be larger than `bytes_max`; `so` is what follows if it is.
+pub(super) fn text_within(path: &Path, bytes_max: u64, so: &str) -> Result<String, String> {
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(bytes_max + 1).read_to_end(&mut bytes))
         .map_err(|error| format!("cannot be read: {error}"))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
+    if bytes.len() as u64 > bytes_max {
+        return Err(format!("is larger than {bytes_max} bytes{so}"));
     }
     String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())
 }

@@ -723,6 +723,7 @@ mod tests {
             domains: rules(domains),
             except: rules(except),
             direct_fallback: false,
+            tls: None,
         };
         let parents = vec![
             parent(&["*.corp.example", "10.0.0.0/8", "exact.example"], &["*.dev.corp.example"]),

@@ -12,15 +12,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
 use std::hash::BuildHasher;
-use std::io::Read;
 use std::path::Path;
 
 use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc;
 use argon2::{Algorithm, Argon2, Params, Version};
 
+use super::lists::text_within;
 use crate::limits::PASSWORD_CHECK_BYTES_MAX;
 
 /// 30,000 users with argon2 hashes.
@@ -73,7 +72,8 @@ impl UserId {
 
 impl Users {
     pub fn load(path: &Path) -> Result<Self, String> {
-        let text = read(path).map_err(|problem| format!("{}: {problem}", path.display()))?;
+        let text = text_within(path, FILE_BYTES_MAX, ", so it is no users file");
+        let text = text.map_err(|problem| format!("{}: {problem}", path.display()))?;
         Self::parse(&text).map_err(|(line, problem)| match line {
             Some(line) => format!("{}:{line}: {problem}", path.display()),
             None => format!("{}: {problem}", path.display()),
@@ -255,17 +255,6 @@ impl Hash {
 pub(super) fn cut(name: &str) -> String {
     const CHARS_MAX: usize = 64;
     name.chars().take(CHARS_MAX).collect()
-}
-
-fn read(path: &Path) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("is larger than {FILE_BYTES_MAX} bytes, so it is no users file"));
-    }
-    String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())
 }
 
 #[cfg(test)]

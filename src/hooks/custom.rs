@@ -76,6 +76,7 @@ use crate::config::hooks::announce_custom;
 use crate::config::{CustomConfig, OnFailure};
 use crate::http::head::ResponseHead;
 use crate::ring::runtime::Foreign;
+pub use crate::tls::facts::{ClientCertificate, TlsFacts};
 
 /// What a hook answers later. It may borrow the hook and the request.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, HookError>> + 'a>>;
@@ -221,6 +222,11 @@ impl Request<'_> {
     /// `None` where it has come by a Unix socket, and has no address.
     pub fn client(&self) -> Option<IpAddr> {
         self.view.client.ip()
+    }
+
+    /// Of its session, where its connection has TLS.
+    pub fn tls(&self) -> Option<&TlsFacts> {
+        self.view.tls
     }
 
     pub fn method(&self) -> &[u8] {

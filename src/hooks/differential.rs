@@ -172,7 +172,7 @@ fn compile(steps: &[Step], others: &[String]) -> (Edits, Arc<FieldInterest>) {
     let others: Vec<_> = others.iter().map(|name| name.to_ascii_lowercase()).collect();
     let others = others.iter().map(String::as_bytes);
     let interest = Arc::new(FieldInterest::new(edits.names().chain(others)));
-    edits.read_by(&interest);
+    edits.read_by(&interest, Introduction::default());
     (edits, interest)
 }
 
@@ -187,6 +187,7 @@ fn view<'a>(head: &'a RequestHead, text: &'a str) -> RequestView<'a> {
         client: [192, 0, 2, 1].into(),
         client_text: "192.0.2.1",
         is_trusted: false,
+        tls: None,
         now_us: 0,
     }
 }

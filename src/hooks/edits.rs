@@ -16,6 +16,7 @@ use crate::config::HeadersConfig;
 use crate::config::hooks::{Part, Template};
 use crate::http::edit::Edit;
 use crate::http::fields::Fields;
+use crate::http::forwarded_header::Introduction;
 use crate::http::interest::FieldInterest;
 use crate::http::names::{FieldName, FieldNameSet, is_name};
 
@@ -222,11 +223,11 @@ impl Edits {
         self.fates.iter().map(|fate| &*fate.name)
     }
 
-    /// Says by which names heads will be read.
-    pub(super) fn read_by(&mut self, interest: &Arc<FieldInterest>) {
+    /// Says by which names heads will be read, and what the proxy tells of clients by itself.
+    pub(super) fn read_by(&mut self, interest: &Arc<FieldInterest>, said: Introduction) {
         let classes = self.fates.iter().map(|fate| interest.class(&fate.name));
         self.asks = classes.clone().fold(FieldNameSet::EMPTY, FieldNameSet::with);
-        self.names_ours = classes.clone().any(|class| class != FieldName::OfInterest);
+        self.names_ours = classes.clone().any(|class| said.may_say(class));
         self.noting = if self.asks.has(FieldName::Other) {
             Noting::None
         } else if self.asks.has(FieldName::OfInterest) || self.asks.has(FieldName::ClientIp) {

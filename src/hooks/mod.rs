@@ -219,7 +219,7 @@ fn want(plans: &mut [Plan], config: &Config) -> [Option<Arc<FieldInterest>>; 2] 
     let interest = [requests, FieldInterest::new(edited(1))].map(Arc::new);
     for plan in plans {
         if let Plan::Hooked(hooked) = plan {
-            hooked.read_by(&interest);
+            hooked.read_by(&interest, server.introduction());
         }
     }
     interest.map(|interest| (!interest.is_empty()).then_some(interest))

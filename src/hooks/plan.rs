@@ -25,6 +25,7 @@ use crate::config::{
 };
 use crate::forward_proxy::Authenticator;
 use crate::http::BodyLength;
+use crate::http::forwarded_header::Introduction;
 use crate::http::head::ResponseHead;
 use crate::http::interest::FieldInterest;
 use crate::http::rewrite::{self, RequestRewrite, ResponseRewrite};
@@ -159,9 +160,13 @@ impl Hooked {
     }
 
     /// Says by which names requests and answers will be read.
-    pub(super) fn read_by(&mut self, [requests, responses]: &[Arc<FieldInterest>; 2]) {
-        self.request_edits.read_by(requests);
-        self.response_edits.read_by(responses);
+    pub(super) fn read_by(
+        &mut self,
+        [requests, responses]: &[Arc<FieldInterest>; 2],
+        said: Introduction,
+    ) {
+        self.request_edits.read_by(requests, said);
+        self.response_edits.read_by(responses, said);
     }
 
     fn compile_id(&mut self, layers: [Option<&HooksConfig>; 2]) {

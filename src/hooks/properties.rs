@@ -81,6 +81,7 @@ fn with_hostile_facts<T>(
         client: [192, 0, 2, 1].into(),
         client_text: "192.0.2.1",
         is_trusted: true,
+        tls: None,
         now_us: 1_000_000,
     })
 }

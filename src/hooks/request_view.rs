@@ -11,9 +11,11 @@ use super::changes::Changes;
 use super::clients::ClientPermit;
 use super::rate::Standing;
 use crate::address::ClientAddress;
-use crate::config::hooks::{Part, Template, Variable};
+use crate::config::hooks::{Part, Template, TlsFact, Variable};
 use crate::http::head::RequestHead;
-use crate::http::names::{is_text, trim};
+use crate::http::names::{cookies, is_text, trim};
+use crate::http::path::percent;
+use crate::tls::facts::{ClientCertificate, TlsFacts};
 
 /// A request, as its hooks see it.
 #[derive(Clone, Copy)]
@@ -26,6 +28,8 @@ pub struct RequestView<'a> {
     pub client_text: &'a str,
     /// Whether the client is one of `server.trusted_proxies`.
     pub is_trusted: bool,
+    /// Of the client's session, where its connection has TLS.
+    pub tls: Option<&'a TlsFacts>,
     /// The precise clock, read once for all hooks.
     pub now_us: u64,
 }
@@ -117,8 +121,7 @@ impl<'a> RequestView<'a> {
 
     /// The first cookie called `name`.
     pub fn cookie(&self, name: &str) -> Option<&'a [u8]> {
-        let mut pairs = self.field("cookie")?.split(|byte| *byte == b';').map(trim);
-        pairs.find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+        cookies(self.field("cookie")?, name.as_bytes()).next()
     }
 }
 
@@ -228,10 +231,30 @@ impl HookState {
             Variable::Status => (decimal(self.status, digits), Kind::Other),
             Variable::Header(name) => (view.field(name).unwrap_or_default(), Kind::Other),
             Variable::Cookie(name) => (view.cookie(name).unwrap_or_default(), Kind::Other),
+            Variable::Tls(fact) => (tls_fact(*fact, view.tls), Kind::Other),
             // Groups are the business of the rewrite that has the pattern.
             Variable::Capture(_) => (&[][..], Kind::Other),
         }
     }
+}
+
+/// Empty where there is nothing to say.
+fn tls_fact(fact: TlsFact, facts: Option<&TlsFacts>) -> &[u8] {
+    let Some(facts) = facts else { return &[] };
+    let client = facts.client.as_ref();
+    let of_client =
+        |part: fn(&ClientCertificate) -> &String| client.map_or("", |client| part(client).as_str());
+    let text = match fact {
+        TlsFact::Version => facts.version,
+        TlsFact::Cipher => &facts.cipher,
+        TlsFact::Sni => &facts.sni,
+        TlsFact::ClientVerified if client.is_some() => "true",
+        TlsFact::ClientVerified => "false",
+        TlsFact::ClientSubject => of_client(|client| &client.subject),
+        TlsFact::ClientSan => of_client(|client| &client.san),
+        TlsFact::ClientFingerprint => of_client(|client| &client.fingerprint),
+    };
+    text.as_bytes()
 }
 
 /// What a variable's bytes were before, which says how much of them may stay in a target.
@@ -279,7 +302,6 @@ fn has_no_control(value: &[u8]) -> bool {
 
 /// Appends `value`, percent-encoded as far as `kind` needs it.
 pub(crate) fn put_target(value: &[u8], kind: Kind, out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let is_kept = |byte: u8| match kind {
         Kind::Path => byte.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&byte),
         Kind::Host => byte.is_ascii_alphanumeric() || b"-._~[]:!$&'()*+;=".contains(&byte),
@@ -289,8 +311,7 @@ pub(crate) fn put_target(value: &[u8], kind: Kind, out: &mut Vec<u8>) {
         if is_kept(byte) {
             out.push(byte);
         } else {
-            let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
-            out.extend_from_slice(&[b'%', HEX[high], HEX[low]]);
+            out.extend_from_slice(&percent(byte));
         }
     }
 }
@@ -328,6 +349,7 @@ pub(crate) mod tests {
             client: [192, 0, 2, 1].into(),
             client_text: "192.0.2.1",
             is_trusted: false,
+            tls: None,
             now_us: 1_000_000_000,
         })
     }

@@ -49,6 +49,24 @@ pub struct Introduction {
     pub believed: FieldName,
 }
 
+impl Introduction {
+    /// Whether a head that is sent on may have a line of this class that did not come with it.
+    pub(crate) fn may_say(self, class: FieldName) -> bool {
+        match class {
+            FieldName::XRealIp => self.says_real_ip,
+            FieldName::XForwardedPort => self.says_port,
+            FieldName::XForwardedSsl => self.says_ssl,
+            FieldName::OfInterest
+            | FieldName::Authorization
+            | FieldName::Claim
+            | FieldName::ClientIp
+            | FieldName::Proxy
+            | FieldName::Shadow => false,
+            _ => true,
+        }
+    }
+}
+
 impl Default for Introduction {
     fn default() -> Self {
         Self {
@@ -85,6 +103,10 @@ pub struct ClientText {
     host_at: usize,
     scheme: Scheme,
     introduction: Introduction,
+    /// The lines are all that is said of a stranger.
+    is_ready: bool,
+    /// In X-Forwarded-Host and in Forwarded.
+    says_host_twice: bool,
 }
 
 const FOR: &str = "X-Forwarded-For: ";
@@ -128,7 +150,16 @@ impl ClientText {
                 lines.push_str("\"\r\n");
             }
         }
-        Self { lines, address: address.into(), host_at, scheme, introduction }
+        let Introduction { says_x, says_rfc, says_real_ip, says_port, says_ssl, .. } = introduction;
+        Self {
+            lines,
+            address: address.into(),
+            host_at,
+            scheme,
+            introduction,
+            is_ready: !(says_real_ip | says_port | says_ssl),
+            says_host_twice: says_x && says_rfc,
+        }
     }
 
     /// The address, without a port or brackets.
@@ -183,14 +214,12 @@ impl<'a> ForwardedFor<'a> {
     pub(super) fn put(&self, out: &mut Vec<u8>, head: &RequestHead, buf: &[u8]) {
         // No authority that was let in holds a quote or a backslash.
         let host = head.authority.of(buf);
-        let Introduction { says_x, says_rfc, says_real_ip, says_port, says_ssl, .. } =
-            self.client.introduction;
-        let is_plain = !(says_real_ip | says_port | says_ssl) && self.prefix.is_empty();
-        if self.trust.is_some() || host.is_empty() || !is_plain {
+        let is_ready = self.client.is_ready && self.prefix.is_empty() && self.trust.is_none();
+        if !is_ready || host.is_empty() {
             return self.put_each(out, head, buf);
         }
         let (first, second) = self.client.lines.as_bytes().split_at(self.client.host_at);
-        if says_x && says_rfc {
+        if self.client.says_host_twice {
             put(out, [first, host, second, host, b"\"\r\n"]);
         } else {
             put(out, [first, host, second]);

@@ -3,7 +3,7 @@
 //!
 //! In come bytes of names and values; out come a name's class ([`FieldName`]), sets of classes, and
 //! the elements of lists. Nothing is decoded and nothing is copied. Names that only a configuration
-//! can tell are the business of `wanted`.
+//! can tell are the business of `interest`.
 
 /// The class of a field name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -109,8 +109,14 @@ pub(super) fn unreserved(path: &[u8]) -> Vec<u8> {
     out
 }
 
+/// `byte`, percent-encoded.
+pub(crate) fn percent(byte: u8) -> [u8; 3] {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    [b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
+}
+
 /// The byte that `first` and what is behind it encode, if they do.
-pub(super) fn encoded(first: u8, behind: &[u8]) -> Option<u8> {
+pub(crate) fn encoded(first: u8, behind: &[u8]) -> Option<u8> {
     let digit = |byte: u8| (byte as char).to_digit(16);
     match (first, behind) {
         (b'%', [high, low, ..]) => Some((digit(*high)? * 16 + digit(*low)?) as u8),

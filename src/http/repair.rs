@@ -9,6 +9,7 @@
 use super::Span;
 use super::framing::decimal;
 use super::names::{FieldName, elements, is_text, is_token, trim};
+use super::path::percent;
 use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX};
 
 /// What was mended in an answer.
@@ -425,11 +426,6 @@ pub(crate) fn target(buf: &[u8]) -> Option<(Span, Vec<u8>)> {
         }
     }
     Some((Span::within(buf, target), mended))
-}
-
-fn percent(byte: u8) -> [u8; 3] {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    [b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
 }
 
 /// So much of what was refused is quoted.

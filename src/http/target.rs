@@ -6,8 +6,6 @@
 
 use std::net::Ipv6Addr;
 
-use memchr::memchr;
-
 use super::{Method, TargetForm};
 
 /// A request-target taken apart. The ranges count from its first byte.
@@ -29,9 +27,10 @@ impl Target {
             return None;
         }
         // A fragment is for the client's own use and is never sent (RFC 9110 §7.1).
-        let text = match memchr(b'#', text) {
-            Some(start) if method != Method::Connect => &text[..start],
-            _ => text,
+        let text = if text.contains(&b'#') && method != Method::Connect {
+            without_fragment(text)
+        } else {
+            text
         };
         let form = match (method, text) {
             (Method::Connect, _) => {
@@ -64,6 +63,12 @@ impl Target {
             path: (end, text.len()),
         })
     }
+}
+
+#[cold]
+fn without_fragment(target: &[u8]) -> &[u8] {
+    let end = target.iter().position(|byte| *byte == b'#');
+    &target[..end.unwrap_or(target.len())]
 }
 
 /// The length of `http://` or `https://`, which an absolute target begins with.

@@ -317,6 +317,10 @@ fn put_line(out: &mut Vec<u8>, format: LogFormat, record: &Record<'_>) {
     if let Some(peer) = record.peer {
         line.text("peer", Some(peer));
     }
+    if let Some(tls) = record.tls {
+        line.text("tls", Some(tls.version));
+        line.value("sni", tls.sni.as_bytes());
+    }
     line.value("method", record.method);
     line.value("host", record.host);
     line.value("target", record.target);
@@ -481,6 +485,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::tls::facts::TlsFacts;
 
     /// An output that hands over what it is given, each write in one piece.
     struct Piece(mpsc::Sender<Vec<u8>>);
@@ -513,6 +518,7 @@ mod tests {
             time: UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
             client: PeerAddress::Ip("192.0.2.1:5555".parse().unwrap()),
             peer: None,
+            tls: None,
             method: b"GET",
             host: b"example.org:8000",
             target: b"/a",
@@ -564,6 +570,18 @@ mod tests {
                 "first_byte_us": 4, "total_us": 5, "error": "timeout",
             })
         );
+    }
+
+    #[test]
+    fn a_line_of_a_connection_with_tls_says_which_and_for_what_name() {
+        let mut facts = TlsFacts::default();
+        (facts.version, facts.sni) = ("TLSv1.3", "a.test".to_owned());
+        let line = text(&Record { tls: Some(&facts), ..record() });
+        assert!(line.contains(":5555 tls=TLSv1.3 sni=a.test method=GET"), "{line}");
+        facts.sni.clear();
+        let line = json(&Record { tls: Some(&facts), ..record() });
+        assert_eq!(line["tls"], "TLSv1.3");
+        assert_eq!(line["sni"], serde_json::Value::Null);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::time::SystemTime;
 
 use crate::address::{Address, PeerAddress};
+use crate::tls::facts::TlsFacts;
 
 /// One exchange, as its line tells it.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,8 @@ pub(crate) struct Record<'a> {
     pub client: PeerAddress,
     /// Who is connected, where that is not the client.
     pub peer: Option<PeerAddress>,
+    /// Of the connection's session, where it has one.
+    pub tls: Option<&'a TlsFacts>,
     /// These three are empty when the head was refused before they were known.
     pub method: &'a [u8],
     pub host: &'a [u8],

@@ -22,6 +22,8 @@ static NOT_INTRODUCED: AtomicU64 = AtomicU64::new(0);
 static TLS_ON_A_PLAIN_PORT: AtomicU64 = AtomicU64::new(0);
 static HANDSHAKES: [AtomicU64; Problem::ALL.len()] =
     [const { AtomicU64::new(0) }; Problem::ALL.len()];
+static SESSIONS: [AtomicU64; Problem::ALL.len()] =
+    [const { AtomicU64::new(0) }; Problem::ALL.len()];
 static ORIGIN_NOT_SECURED: AtomicU64 = AtomicU64::new(0);
 
 /// Says that the process (EMFILE) or the machine (ENFILE) is out of descriptors.
@@ -117,9 +119,17 @@ pub(crate) fn tls_on_a_plain_port(client: PeerAddress) {
 
 /// Says that the handshake of a client has failed; each kind of failure has an interval of its own.
 #[cold]
-pub(crate) fn handshake_failed(problem: Problem, client: PeerAddress, detail: &str) {
+pub(crate) fn handshake_failed(problem: Problem, client: PeerAddress, sni: &str, detail: &str) {
     if is_due(&HANDSHAKES[problem as usize]) {
-        tracing::info!(%client, problem = problem.name(), detail, "a TLS handshake failed");
+        tracing::info!(%client, problem = problem.name(), sni, detail, "a TLS handshake failed");
+    }
+}
+
+/// Says that a client's session could not go on after its handshake.
+#[cold]
+pub(crate) fn session_broken(problem: Problem, client: PeerAddress) {
+    if is_due(&SESSIONS[problem as usize]) {
+        tracing::info!(%client, problem = problem.name(), "a TLS session is broken");
     }
 }
 

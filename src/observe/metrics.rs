@@ -83,6 +83,8 @@ pub struct WorkerMetrics {
     pub handshakes_resumed: Counter,
     /// Those that failed, in the order of [`Problem::ALL`].
     pub handshakes_failed: [Counter; Problem::ALL.len()],
+    /// Sessions that ended by what is no session, in the same order.
+    pub sessions_broken: [Counter; Problem::ALL.len()],
 }
 
 impl WorkerMetrics {
@@ -96,6 +98,12 @@ impl WorkerMetrics {
     #[cold]
     pub(crate) fn handshake_failed(&self, problem: Problem) {
         self.handshakes_failed[problem as usize].add(1);
+    }
+
+    /// Counts a session that could not go on.
+    #[cold]
+    pub(crate) fn session_broken(&self, problem: Problem) {
+        self.sessions_broken[problem as usize].add(1);
     }
 
     /// Counts an exchange that is over. `status` is 0 where nothing was sent, and `us` its length.

@@ -254,15 +254,15 @@ pub(super) fn encode(
         (Encoding::Payload, Decoder::Chunked(scanner)) => {
             let mut ranges = Vec::new();
             let progress = scanner
-                .advance_with(&run[input], |range| ranges.push(range))
+                .advance_with(&run[input.clone()], |range| ranges.push(range))
                 .map_err(RelayError::Framing)?;
-            let mut end = 0;
+            let mut end = input.start;
             for range in ranges {
                 let length = range.len();
-                run.copy_within(range, end);
+                run.copy_within(input.start + range.start..input.start + range.end, end);
                 end += length;
             }
-            Ok((0..end, progress.used))
+            Ok((input.start..end, progress.used))
         }
         (Encoding::Chunked, decoder) => {
             let used = decoder.advance(&run[input.clone()]).map_err(RelayError::Framing)?.used;

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::ledger::{Kind, Ledger};
+use crate::tls::problem::Problem;
 use crate::tls::session::{Records, Session};
 
 /// What a session costs at rest.
@@ -40,11 +41,15 @@ pub(super) struct State {
     held: Vec<u8>,
     taken: usize,
     pub(super) end: Option<StreamEnd>,
+    /// Why it is broken, where it is.
+    problem: Option<Problem>,
     pub(super) unsent: Unsent,
     /// Plain bytes sent so far, for the size of records.
     pub(super) sent: u64,
     /// The peer did not take the last piece at once.
     pub(super) is_congested: bool,
+    /// This side has said that no more will be sent.
+    pub(super) has_finished: bool,
     /// Times that something came and brought nothing, one after the other.
     fruitless: u8,
     ledger: Arc<Ledger>,
@@ -81,9 +86,6 @@ impl Unsent {
 /// Deliveries without a byte that are no attack: a ticket or two, a new key now and then.
 const FRUITLESS_MAX: u8 = 64;
 
-/// A peer's flight of a handshake, certificates and all.
-pub(super) const FLIGHT_BYTES_MAX: usize = 64 * 1024;
-
 impl Layer {
     pub(crate) fn new(session: Session, ledger: Arc<Ledger>) -> Self {
         ledger.add(Kind::Tls, SESSION_BYTES as u64);
@@ -93,9 +95,11 @@ impl Layer {
             held: Vec::new(),
             taken: 0,
             end: None,
+            problem: None,
             unsent: Unsent::default(),
             sent: 0,
             is_congested: false,
+            has_finished: false,
             fruitless: 0,
             ledger,
             counted: SESSION_BYTES,
@@ -110,6 +114,11 @@ impl Layer {
     /// Whether nothing that comes can be understood any more.
     pub(super) fn is_broken(&self) -> bool {
         self.state.borrow().end == Some(StreamEnd::Broken)
+    }
+
+    /// Why that is, where it is.
+    pub(super) fn problem(&self) -> Option<Problem> {
+        self.state.borrow().problem
     }
 
     pub(super) fn ask<T>(&self, ask: impl FnOnce(&Session) -> T) -> T {
@@ -197,23 +206,38 @@ impl State {
             held.extend_from_slice(&bytes[fits..]);
         };
         let was_handshaking = self.session.is_handshaking();
+        if was_handshaking && wire.len() > self.session.flight_bytes_max() {
+            let error = io::Error::new(io::ErrorKind::InvalidData, "an endless message");
+            return Err(self.broken(Problem::Protocol, error));
+        }
         let result = self.session.take(wire, &mut plain, out);
         if self.session.is_peer_done && self.end.is_none() {
             self.end = Some(StreamEnd::Said);
         }
-        let used = result.map_err(|error| {
-            self.end = Some(StreamEnd::Broken);
-            self.tail = Vec::new();
-            io::Error::new(io::ErrorKind::InvalidData, error)
-        })?;
-        self.fruitless = if is_fruitless && !was_handshaking { self.fruitless + 1 } else { 0 };
-        let is_flood = self.fruitless > FRUITLESS_MAX;
+        let used = match result {
+            Ok(used) => used,
+            Err(error) => {
+                let problem = Problem::of_session(&error);
+                let error = self.broken(problem, io::Error::new(io::ErrorKind::InvalidData, error));
+                // What came before it was said all the same, and comes first.
+                let is_first = count == 0 && self.held().is_empty();
+                return if is_first { Err(error) } else { Ok(count) };
+            }
+        };
+        // A part of a record is none that brought nothing.
+        self.fruitless = match (is_fruitless && !was_handshaking, used) {
+            (false, _) => 0,
+            (true, 0) => self.fruitless,
+            (true, _) => self.fruitless + 1,
+        };
         let rest = &wire[used..];
-        if is_flood || rest.len() > FLIGHT_BYTES_MAX {
-            self.end = Some(StreamEnd::Broken);
-            self.tail = Vec::new();
-            let what = if is_flood { "a flood of empty records" } else { "an endless message" };
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        if self.fruitless > FRUITLESS_MAX {
+            let error = io::Error::new(io::ErrorKind::InvalidData, "a flood of empty records");
+            return Err(self.broken(Problem::Flood, error));
+        }
+        if rest.len() > self.session.flight_bytes_max() {
+            let error = io::Error::new(io::ErrorKind::InvalidData, "an endless message");
+            return Err(self.broken(Problem::Protocol, error));
         }
         if rest.is_empty() {
             self.tail = Vec::new();
@@ -222,6 +246,14 @@ impl State {
             self.tail.extend_from_slice(rest);
         }
         Ok(count)
+    }
+
+    /// Nothing that comes is understood any more.
+    fn broken(&mut self, problem: Problem, error: io::Error) -> io::Error {
+        self.end = Some(StreamEnd::Broken);
+        self.problem = Some(problem);
+        self.tail = Vec::new();
+        error
     }
 
     /// As [`Session::seal`], which has to see what is left of the wire's bytes.
@@ -237,6 +269,7 @@ impl State {
 
     /// Says that no more will be sent.
     pub(super) fn finish(&mut self, out: &mut Records) -> Result<(), crate::tls::Error> {
+        self.has_finished = true;
         self.session.finish(&mut self.tail, out)
     }
 

@@ -8,11 +8,11 @@ use std::cell::RefCell;
 use std::io;
 
 use super::buffers::HeadBuffer;
-use super::layer::{FLIGHT_BYTES_MAX, Handshake, Layer, State, StreamEnd};
+use super::layer::{Handshake, Layer, State, StreamEnd, Unsent};
 use super::ops::Descriptor;
 use super::wire;
 use crate::ledger::Kind;
-use crate::tls::session::Records;
+use crate::tls::session::{FLIGHT_BYTES_MAX, Records};
 
 /// What one call receives, or seals, at most.
 const OPERATION_BYTES: usize = 256 * 1024;
@@ -124,7 +124,8 @@ fn operation(fd: &Descriptor, state: &State, wanted: usize) -> usize {
     }
     match wire::send_room(fd) {
         0 => 0,
-        _ if state.is_congested => RECORD_BYTES,
+        // The kernel counts more than bytes, and what it does not take is kept here.
+        room if state.is_congested => wanted.min((room / 2).max(RECORD_BYTES)),
         room => wanted.min(room.max(RECORD_BYTES)).min(OPERATION_BYTES),
     }
 }
@@ -328,22 +329,116 @@ fn shaken(fd: &Descriptor, state: &mut State) -> io::Result<Handshake> {
     })
 }
 
-/// Tells the peer that it has got all of it, where the socket takes that at once.
-pub(super) fn say_goodbye(fd: &Descriptor, layer: &Layer) {
+/// Tells the peer that it has got all of it. False where the socket has to take more first.
+pub(super) fn say_goodbye(fd: &Descriptor, layer: &Layer) -> bool {
     let mut state = layer.state();
-    let is_broken = state.end == Some(StreamEnd::Broken);
-    if is_broken || state.session.is_handshaking() || flush(fd, &mut state).is_err() {
-        return;
+    if state.end == Some(StreamEnd::Broken) || state.session.is_handshaking() {
+        return true;
     }
-    // What was promised has gone out whole, and its sender did not come back.
-    if state.unsent.promised > 0 {
-        return;
+    match flush(fd, &mut state) {
+        Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+        // It has gone out whole, and its sender did not come back.
+        Ok(()) if state.unsent.promised > 0 => return true,
+        Ok(()) => state.unsent = Unsent::default(),
     }
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.out.clear();
-        if state.finish(&mut scratch.out).is_ok() {
-            send_own(fd, &mut state, &mut scratch.out);
-        }
-    });
+    if !state.has_finished {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.out.clear();
+            if state.finish(&mut scratch.out).is_ok() {
+                send_own(fd, &mut state, &mut scratch.out);
+            }
+        });
+    }
     layer.settle(&mut state);
+    state.unsent.records.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
+
+    use super::super::layer::Handshake;
+    use super::super::{Deadlines, Socket, runtime};
+    use crate::tls::provider::provider;
+    use crate::tls::session::Session;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// Both ends' terms.
+    fn terms() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes());
+        let chain = vec![made.cert.der().clone()];
+        let mut roots = RootCertStore::empty();
+        roots.add(chain[0].clone()).unwrap();
+        let server = ServerConfig::builder_with_provider(provider());
+        let server = server.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let client = ClientConfig::builder_with_provider(provider());
+        let client = client.with_safe_default_protocol_versions().unwrap();
+        let client = client.with_root_certificates(roots).with_no_client_auth();
+        let mut server = server.with_single_cert(chain, key.unwrap()).unwrap();
+        // What nobody reads takes room.
+        server.send_tls13_tickets = 0;
+        (Arc::new(server), Arc::new(client))
+    }
+
+    /// Two ends, the first of which has little room.
+    fn narrow_pair() -> (UnixStream, UnixStream) {
+        let (here, there) = UnixStream::pair().unwrap();
+        socket2::SockRef::from(&here).set_send_buffer_size(4096).unwrap();
+        (here, there)
+    }
+
+    /// How many records of a hundred bytes there is room for; the kernel gives each its own.
+    fn records_max() -> usize {
+        let (mut here, _there) = narrow_pair();
+        here.set_nonblocking(true).unwrap();
+        let mut count = 0;
+        while here.write(&[0; 122]).is_ok() {
+            count += 1;
+        }
+        count
+    }
+
+    /// The buffer was full to the brim when the last byte of an answer went in: the client took it
+    /// for one that is cut.
+    #[test]
+    fn a_peer_that_reads_late_hears_that_it_has_got_all() {
+        let (server, client) = terms();
+        let (here, there) = narrow_pair();
+        let (may_read, wait) = mpsc::channel::<()>();
+        let reading = std::thread::spawn(move || {
+            let name = ServerName::try_from("localhost").unwrap();
+            let mut stream = StreamOwned::new(ClientConnection::new(client, name).unwrap(), there);
+            while stream.conn.is_handshaking() {
+                stream.conn.complete_io(&mut stream.sock).unwrap();
+            }
+            wait.recv().unwrap();
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).map(|_| bytes.len())
+        });
+        runtime::open().unwrap().block_on(async move {
+            let deadlines = Deadlines::default();
+            let socket = Socket::from_fd(OwnedFd::from(here), true);
+            socket.secure(Session::server(server).unwrap(), Arc::default());
+            while socket.try_handshake().unwrap() != Handshake::Done {
+                socket.readable(&deadlines, LIMIT).await.unwrap();
+            }
+            let sent: usize = (0..records_max()).map(|_| socket.try_send(&[7; 100]).unwrap()).sum();
+            let layer = socket.fd.layer.get().unwrap();
+            assert!(!super::say_goodbye(&socket.fd, layer), "there was room for it");
+            may_read.send(()).unwrap();
+            socket.take_leave(&deadlines, LIMIT).await;
+            socket.finish_sending();
+            assert_eq!(reading.join().unwrap().unwrap(), sent);
+        });
+    }
 }

@@ -23,12 +23,13 @@ use super::waits::{FixedWait, PendingPoll, PendingRecv, Recv, Term, Wait, WaitEr
 use super::{layered, wire};
 use crate::address::{Address, UnixAddress};
 use crate::ledger::Ledger;
+use crate::tls::problem::Problem;
 use crate::tls::session::Session;
 
 /// A connected stream socket of this worker, of TCP or of this machine (unix(7)).
 #[derive(Clone)]
 pub struct Socket {
-    fd: SharedFd,
+    pub(super) fd: SharedFd,
 }
 
 impl Socket {
@@ -356,6 +357,19 @@ impl Socket {
         let _ = SockRef::from(&*self.fd).set_linger(Some(Duration::ZERO));
     }
 
+    /// As [`Socket::say_goodbye`], and waits until the socket has taken it, for `limit` at most.
+    #[cold]
+    pub async fn take_leave(&self, deadlines: &Deadlines, limit: Duration) {
+        let Some(layer) = self.fd.layer.get() else { return };
+        let began = Instant::now();
+        while !layered::say_goodbye(&self.fd, layer) {
+            let left = limit.saturating_sub(began.elapsed());
+            if left.is_zero() || self.writable_only(deadlines, left).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Says that nothing more will be sent.
     pub fn finish_sending(&self) {
         self.say_goodbye();
@@ -379,6 +393,11 @@ impl Socket {
     pub(crate) fn try_handshake(&self) -> io::Result<Handshake> {
         let layer = self.fd.layer.get();
         layer.map_or(Ok(Handshake::Done), |layer| layered::shake(&self.fd, layer))
+    }
+
+    /// Why its session cannot go on, where it has one that cannot.
+    pub(crate) fn session_problem(&self) -> Option<Problem> {
+        self.fd.layer.get().and_then(|layer| layer.problem())
     }
 
     /// What its session knows of the peer; `None` where it has none.

@@ -172,6 +172,7 @@ impl<D: Unpin + 'static> Future for InFlight<D> {
 /// Every pointer in `entry` targets memory that `data` owns on the heap by raw pointer, so that it
 /// stays where it is, and valid, when `data` is moved; the descriptor in it is kept open by `data`;
 /// the operation posts exactly one completion, or is a poll for output of several.
+#[inline]
 unsafe fn submit<D: Unpin + 'static>(
     operation: Operation,
     data: D,
@@ -183,6 +184,16 @@ unsafe fn submit<D: Unpin + 'static>(
     InFlight(unsafe { UnsubmittedOneshot::new(data, completed, entry) }.submit())
 }
 
+/// What [`recv`] does where there is something that the kernel does not know of. Apart from it, so
+/// that the submission of a plain receive stays in line.
+#[cold]
+#[inline(never)]
+fn recv_held(fd: &SharedFd, buffer: HeadBuffer) -> InFlight<(SharedFd, HeadBuffer)> {
+    let entry = opcode::Nop::new().build();
+    // SAFETY: no pointers and no descriptor.
+    unsafe { submit(Operation::Nop, (fd.clone(), buffer), entry) }
+}
+
 /// Receives into the free part of `buffer`, first waiting for the socket to be readable.
 ///
 /// POLL_FIRST spares the attempt that would find nothing: the wait is for an answer or the next
@@ -191,9 +202,7 @@ unsafe fn submit<D: Unpin + 'static>(
 /// Where there is something that the kernel does not know of, it completes at once with 0.
 pub(super) fn recv(fd: &SharedFd, mut buffer: HeadBuffer) -> InFlight<(SharedFd, HeadBuffer)> {
     if fd.is_ready() {
-        let entry = opcode::Nop::new().build();
-        // SAFETY: no pointers and no descriptor.
-        return unsafe { submit(Operation::Nop, (fd.clone(), buffer), entry) };
+        return recv_held(fd, buffer);
     }
     let free = buffer.free();
     let (pointer, length) = (free.as_mut_ptr(), free.len() as u32);

@@ -3,6 +3,8 @@
 //! In goes what follows a prefix; out comes whether the most lenient origin would leave the prefix
 //! again. Nothing is decoded into a buffer.
 
+use crate::http::path::encoded;
+
 /// Whether the dot segments in `rest` lead above its start. Read as the most lenient origin
 /// would: `%2e` is a dot, `\`, `%2f` and `%5c` separate, `;` ends a segment's name, and empty
 /// segments do not count.
@@ -55,11 +57,8 @@ impl Segment {
 
 /// The first byte of `text` (which is not empty), percent-decoded, and the bytes it took.
 fn decoded(text: &[u8]) -> (u8, usize) {
-    let digit = |byte: u8| (byte as char).to_digit(16);
-    if let [b'%', high, low, ..] = *text
-        && let (Some(high), Some(low)) = (digit(high), digit(low))
-    {
-        return ((high * 16 + low) as u8, 3);
+    match encoded(text[0], &text[1..]) {
+        Some(byte) => (byte, 3),
+        None => (text[0], 1),
     }
-    (text[0], 1)
 }

@@ -11,7 +11,7 @@ use crate::address::ClientAddress;
 use crate::config::hooks::pattern;
 use crate::config::{Networks, RouteConfig};
 use crate::http::head::RequestHead;
-use crate::http::names::trim;
+use crate::http::names::cookies;
 use crate::http::path::{decoded, path_of};
 
 /// What of a request decides about its route.
@@ -122,10 +122,7 @@ impl Conditions {
         }
         let has_cookie = |(name, wanted): &(String, Wanted)| {
             let fields = head.fields.values(text, b"cookie");
-            let pairs = fields.flat_map(|value| value.split(|byte| *byte == b';')).map(trim);
-            let mut values =
-                pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
-            values.any(|value| wanted.is(value))
+            fields.flat_map(|field| cookies(field, name.as_bytes())).any(|value| wanted.is(value))
         };
         if !self.cookies.iter().all(has_cookie) {
             return Some("cookies");

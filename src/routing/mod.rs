@@ -358,15 +358,21 @@ impl PathRule {
     #[inline]
     fn fits(&self, path: &[u8], spelling: Spelling) -> bool {
         let prefix = if spelling == Spelling::Decoded { &self.decoded } else { &self.prefix };
-        if self.is_exact {
+        match path.strip_prefix(&**prefix) {
+            Some(rest) => self.fits_before((prefix, rest), path, spelling),
             // An absolute target may have a query and no path.
-            let path = path_of(path);
-            return *path == **prefix || path.is_empty() && **prefix == *b"/";
+            None => **prefix == *b"/" && (!self.is_exact || path_of(path).is_empty()),
         }
-        if **prefix == *b"/" {
+    }
+
+    /// Whether what is behind the prefix of a path may be there.
+    fn fits_before(&self, (prefix, rest): (&[u8], &[u8]), path: &[u8], spelling: Spelling) -> bool {
+        if self.is_exact {
+            return path_of(path) == prefix;
+        }
+        if prefix == b"/" {
             return true;
         }
-        let Some(rest) = path.strip_prefix(&**prefix) else { return false };
         let is_boundary =
             prefix.ends_with(b"/") || matches!(rest.first(), None | Some(b'/' | b'?'));
         is_boundary

@@ -5,20 +5,11 @@
 //! looked at and not listened to, which needs no descriptor and misses no link.
 
 use std::collections::HashMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
+use crate::file_stamp::Stamp;
 use crate::forward_proxy::lists;
-
-/// What tells one content from another, without reading either.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    bytes: u64,
-    changed: (i64, i64),
-}
 
 pub(crate) struct Watched {
     path: PathBuf,
@@ -29,14 +20,14 @@ pub(crate) struct Watched {
 
 impl Watched {
     pub(crate) fn new(path: PathBuf) -> Self {
-        let seen = stamp(&path);
+        let seen = Stamp::of(&path);
         Self { path, seen, fresh: None }
     }
 
     /// Whether the file is another one than before, and has been for two looks. One that has gone
     /// is as it was: another one is on its way.
     pub(crate) fn has_changed(&mut self) -> bool {
-        let now = stamp(&self.path);
+        let now = Stamp::of(&self.path);
         if now.is_none() || now == self.seen {
             self.fresh = None;
             return false;
@@ -63,13 +54,10 @@ pub(crate) fn follow(followed: &mut HashMap<PathBuf, Watched>, config: &Config) 
     }
 }
 
-fn stamp(path: &PathBuf) -> Option<Stamp> {
-    let file = fs::metadata(path).ok()?;
-    Some(Stamp { inode: file.ino(), bytes: file.len(), changed: (file.mtime(), file.mtime_nsec()) })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

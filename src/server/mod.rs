@@ -31,6 +31,7 @@ use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
 use self::inherited::{Inheritance, Inherited};
 use self::listeners::Sockets;
+use crate::acme;
 use crate::address::Address;
 use crate::admin::{self, AdminSocket, Control, ControlSetup, Logs};
 use crate::admin_guard::TokenTries;
@@ -161,6 +162,10 @@ impl Server {
     pub fn open(&self) -> Result<(), StartError> {
         for worker in self.active_workers() {
             self.let_accept(worker)?;
+        }
+        // Not before a challenge could be answered.
+        if let Some(control) = &self.control {
+            control.spawn(acme::run(self.shared.clone()));
         }
         self.announce();
         Ok(())
@@ -379,7 +384,7 @@ pub(crate) fn load_tls(
     let (addresses, numbers): (Vec<&Address>, Vec<_>) =
         own.map(|((_, address), number)| (address, *number)).unzip();
     let port = addresses.iter().find_map(|address| address.tcp()).map_or(0, |own| own.port());
-    Acceptor::load(&config.tls, numbers, port, before)
+    Acceptor::load(config, numbers, port, before)
 }
 
 /// Room for as many workers as this machine can use, and for those that they take over from.

@@ -191,6 +191,11 @@ fn keep_until_restart(config: &mut Config, before: &Config) -> Vec<String> {
         config.log = before.log.clone();
         config.admin.enabled = before.admin.enabled;
         config.admin.address = before.admin.address.clone();
+        config.admin.tls = before.admin.tls;
+        // What speaks TLS until then has to have something to show.
+        if config.admin.is_tls() && config.tls.certificates.is_empty() {
+            config.tls.certificates.clone_from(&before.tls.certificates);
+        }
     }
     waiting
 }

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{SignatureAlgorithm, SignatureScheme};
 
-use super::pem;
 use super::session::{Asked, note_asked};
+use super::{ocsp, pem};
 use crate::config::CertificateConfig;
 
 /// A certificate in use.
@@ -25,6 +26,8 @@ pub(crate) struct Shown {
     /// Of the files as they were read.
     fingerprint: u64,
     key: Arc<CertifiedKey>,
+    /// The same with what its authority says of it, and until when it may be shown so.
+    stapled: Option<(Arc<CertifiedKey>, SystemTime)>,
     /// What it is shown for, in lower case.
     pub(crate) names: Arc<[Box<str>]>,
     pub(crate) issuer: String,
@@ -33,6 +36,8 @@ pub(crate) struct Shown {
     pub(crate) expires: SystemTime,
     /// Why the files as they are now are not used.
     pub(crate) trouble: Option<String>,
+    /// Why what the authority says of it is not shown.
+    pub(crate) ocsp_trouble: Option<String>,
 }
 
 /// All of them, by name.
@@ -89,6 +94,32 @@ impl Certificates {
             _ => &[],
         }
     }
+
+    /// The one for a client that asks for `name` and can check what is in `offered`.
+    pub(super) fn choose(
+        &self,
+        name: Option<&str>,
+        offered: &[SignatureScheme],
+    ) -> Option<Arc<Shown>> {
+        let all = self.candidates(name);
+        let suits = |shown: &&Arc<Shown>| shown.suits(offered);
+        // A signature of an elliptic curve costs a fifth.
+        let shown = all.iter().filter(|shown| !shown.is_rsa()).find(suits);
+        shown.or_else(|| all.iter().find(suits)).cloned()
+    }
+
+    /// Whether there is one for just this name, and whether there is one that covers it.
+    pub(super) fn knows(&self, name: Option<&str>) -> (bool, bool) {
+        let Some(name) = name else { return (false, false) };
+        let above = name.split_once('.').map(|(_, above)| format!("*.{above}"));
+        let has = |name: &str| self.by_name.contains_key(name);
+        (has(name), above.is_some_and(|above| has(&above)))
+    }
+
+    /// Whether a client that asks for `name` may get one of others, because there are none here.
+    pub(super) fn has_none_for(&self, name: Option<&str>) -> bool {
+        self.list.is_empty() && (!self.is_strict || name.is_none())
+    }
 }
 
 /// Whether one of `names`, as certificates have them, covers `host`.
@@ -105,12 +136,14 @@ impl Shown {
             files: self.files.clone(),
             fingerprint: self.fingerprint,
             key: self.key.clone(),
+            stapled: self.stapled.clone(),
             names: self.names.clone(),
             issuer: self.issuer.clone(),
             subject: self.subject.clone(),
             began: self.began,
             expires: self.expires,
             trouble: None,
+            ocsp_trouble: None,
         }
     }
 
@@ -118,26 +151,68 @@ impl Shown {
     pub(crate) fn is_due(&self, now: SystemTime) -> bool {
         let life = self.expires.duration_since(self.began).unwrap_or_default();
         let left = self.expires.duration_since(now).unwrap_or_default();
-        self.trouble.is_some() || left < (life / 3).min(DUE)
+        let has_trouble = self.trouble.is_some() || self.ocsp_trouble(now).is_some();
+        has_trouble || left < (life / 3).min(DUE)
+    }
+
+    /// Why its authority's answer is not shown beside it, where there should be one.
+    pub(crate) fn ocsp_trouble(&self, now: SystemTime) -> Option<&str> {
+        let is_over = self.stapled.as_ref().is_some_and(|(_, until)| *until <= now);
+        let over = is_over.then_some("the time of the OCSP response is over");
+        self.ocsp_trouble.as_deref().or(over)
+    }
+
+    /// Until when that is shown.
+    pub(crate) fn ocsp_until(&self) -> Option<SystemTime> {
+        self.stapled.as_ref().map(|(_, until)| *until)
+    }
+
+    fn shown_at(&self, now: SystemTime) -> &Arc<CertifiedKey> {
+        match &self.stapled {
+            Some((stapled, until)) if *until > now => stapled,
+            _ => &self.key,
+        }
+    }
+
+    pub(crate) fn key_kind(&self) -> &'static str {
+        match self.key.key.algorithm() {
+            SignatureAlgorithm::RSA => "rsa",
+            SignatureAlgorithm::ECDSA => "ecdsa",
+            SignatureAlgorithm::ED25519 => "ed25519",
+            _ => "other",
+        }
     }
 
     pub(crate) fn is_rsa(&self) -> bool {
         self.key.key.algorithm() == SignatureAlgorithm::RSA
     }
 
-    fn suits(&self, offered: &[SignatureScheme]) -> bool {
+    pub(super) fn suits(&self, offered: &[SignatureScheme]) -> bool {
         self.key.key.choose_scheme(offered).is_some()
+    }
+
+    /// The certificate itself, without those of its issuers.
+    pub(crate) fn end_entity(&self) -> Option<&CertificateDer<'static>> {
+        self.key.cert.first()
+    }
+
+    /// To be called in the step of a handshake with a client that asks for `name`.
+    pub(super) fn show(&self, name: Option<String>) -> Arc<CertifiedKey> {
+        let name = name.map(String::into_boxed_str);
+        note_asked(Asked { name, covered: self.names.clone() });
+        self.shown_at(SystemTime::now()).clone()
     }
 }
 
-fn load(
+pub(super) fn load(
     files: &CertificateConfig,
     known: Option<&Arc<Shown>>,
     provider: &CryptoProvider,
 ) -> Result<Arc<Shown>, String> {
     let (chain, key) = (pem::read(&files.chain)?, pem::read(&files.key)?);
+    let answer = files.ocsp.as_ref().map(|path| pem::read(path));
     let mut hasher = DefaultHasher::new();
-    (&chain, &key).hash(&mut hasher);
+    (&chain, &key, &answer).hash(&mut hasher);
     let fingerprint = hasher.finish();
     if let Some(known) = known.filter(|it| it.fingerprint == fingerprint && it.trouble.is_none()) {
         return Ok((*known).clone());
@@ -164,32 +239,65 @@ fn load(
         (Some(trouble), None) => tracing::warn!("{trouble}"),
         (None, _) => {}
     }
+    let (stapled, ocsp_trouble) = match answer.map(|answer| staple(files, &key, answer, known)) {
+        None => (None, None),
+        Some(Ok(stapled)) => (Some(stapled), None),
+        Some(Err(trouble)) => {
+            tracing::warn!("{trouble}; the certificate is shown without it");
+            (None, Some(trouble))
+        }
+    };
     let names = if files.names.is_empty() { said.names } else { files.names.clone() };
     Ok(Arc::new(Shown {
         files: files.clone(),
         fingerprint,
         key: Arc::new(key),
+        stapled,
         names: names.into_iter().map(String::into_boxed_str).collect(),
         issuer: said.issuer,
         subject: said.subject,
         began: said.began,
         expires: said.expires,
         trouble,
+        ocsp_trouble,
     }))
+}
+
+/// The certificate with its authority's answer beside it, and until when it may be shown so.
+fn staple(
+    files: &CertificateConfig,
+    key: &CertifiedKey,
+    answer: Result<Vec<u8>, String>,
+    known: Option<&Arc<Shown>>,
+) -> Result<(Arc<CertifiedKey>, SystemTime), String> {
+    let now = SystemTime::now();
+    let judged = answer.and_then(|answer| {
+        let place = files.ocsp.as_deref().unwrap_or(&files.chain).display();
+        let until = ocsp::until(&answer, &key.cert[0], now);
+        until.map(|until| (answer, until)).map_err(|error| format!("{place}: {error}"))
+    });
+    match (judged, known.and_then(|known| known.stapled.as_ref())) {
+        (Ok((answer, until)), _) => {
+            let stapled = CertifiedKey { ocsp: Some(answer), ..key.clone() };
+            Ok((Arc::new(stapled), until))
+        }
+        // What is being written now was good, and still is.
+        (Err(trouble), Some((before, until))) if *until > now && before.cert == key.cert => {
+            tracing::warn!("{trouble}; the answer that was read before is shown");
+            Ok((before.clone(), *until))
+        }
+        (Err(trouble), _) => Err(trouble),
+    }
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
         let offered = hello.signature_schemes();
-        let all = self.candidates(name.as_deref());
-        let suits = |shown: &&Arc<Shown>| shown.suits(offered);
-        // A signature of an elliptic curve costs a fifth.
-        let shown = all.iter().filter(|shown| !shown.is_rsa()).find(suits);
-        let shown = shown.or_else(|| all.iter().find(suits))?;
-        let name = name.map(String::into_boxed_str);
-        note_asked(Asked { name, covered: shown.names.clone() });
-        Some(shown.key.clone())
+        let shown = self.choose(name.as_deref(), offered);
+        // One that the client cannot check is what it is told of by name, in an alert.
+        let shown = shown.or_else(|| self.candidates(name.as_deref()).first().cloned())?;
+        Some(shown.show(name))
     }
 }
 

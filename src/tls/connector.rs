@@ -3,6 +3,7 @@
 //! In go `[upstream.tls]` and the name of an origin; out come sessions. Whatever can fail fails
 //! when it is loaded. Sessions that origins let go on are kept here, as many as fit.
 
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{Error, RootCertStore};
 
@@ -32,10 +33,10 @@ pub(crate) struct Connector {
 const SESSIONS_MAX: usize = 256;
 
 impl Connector {
-    /// `before` is kept where it would be the same, with its sessions.
-    pub(crate) fn load(
+    /// One of `before` is kept where it would be the same, with its sessions.
+    pub(crate) fn load<'a>(
         tls: &UpstreamTlsConfig,
-        before: Option<&Arc<Self>>,
+        before: impl IntoIterator<Item = &'a Arc<Self>>,
     ) -> Result<Arc<Self>, String> {
         let mut hasher = DefaultHasher::new();
         tls.hash(&mut hasher);
@@ -44,7 +45,7 @@ impl Connector {
             pem::read(path)?.hash(&mut hasher);
         }
         let identity = hasher.finish();
-        if let Some(before) = before.filter(|before| before.identity == identity) {
+        if let Some(before) = before.into_iter().find(|before| before.identity == identity) {
             return Ok(before.clone());
         }
         let sni = match tls.sni.trim_matches(['[', ']']) {
@@ -89,7 +90,7 @@ fn server_name(name: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(name.to_owned()).ok()
 }
 
-fn verifier(
+pub(super) fn verifier(
     tls: &UpstreamTlsConfig,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, String> {
@@ -97,8 +98,11 @@ fn verifier(
         return Ok(Arc::new(AnyCertificate(provider.clone())));
     }
     let (roots, named) = match &tls.ca {
-        Some(path) => (pem::roots(path)?, pem::chain(path, &pem::read(path)?)?),
-        None => (system_roots(), Vec::new()),
+        Some(path) => {
+            let pem = pem::read(path)?;
+            (pem::roots(path, &pem)?, pem::chain(path, &pem)?)
+        }
+        None => (system_roots()?, Vec::new()),
     };
     let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
     let built = built.build();
@@ -107,13 +111,32 @@ fn verifier(
 }
 
 /// The authorities that this system believes; where it names none, those of Mozilla.
-fn system_roots() -> RootCertStore {
+fn system_roots() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(native.certs);
+    roots.add_parsable_certificates(system_certificates()?);
     if roots.is_empty() {
         tracing::info!("this system has no list of authorities: Mozilla's are believed");
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
-    roots
+    Ok(roots)
+}
+
+/// The list of this system; empty where it has none. One that somebody has named has to be there.
+pub(crate) fn system_certificates() -> Result<Vec<CertificateDer<'static>>, String> {
+    if let Some(path) = std::env::var_os("SSL_CERT_FILE")
+        && let Err(error) = File::open(&path)
+    {
+        return Err(format!("SSL_CERT_FILE: {} cannot be read: {error}", path.display()));
+    }
+    let native = rustls_native_certs::load_native_certs();
+    let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter();
+    let mut named = named.filter(|name| std::env::var_os(name).is_some());
+    match named.next() {
+        Some(name) if native.certs.is_empty() => {
+            let cause = native.errors.first().map(ToString::to_string);
+            let cause = cause.unwrap_or_else(|| "there is no certificate in it".to_owned());
+            Err(format!("{name} names no authority to believe: {cause}"))
+        }
+        _ => Ok(native.certs),
+    }
 }

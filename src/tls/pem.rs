@@ -53,9 +53,9 @@ pub(super) fn key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Str
 }
 
 /// Authorities that are believed.
-pub(super) fn roots(path: &Path) -> Result<RootCertStore, String> {
+pub(super) fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for authority in chain(path, &read(path)?)? {
+    for authority in chain(path, pem)? {
         roots.add(authority).map_err(|error| {
             format!("{}: a certificate in it is none of an authority: {error}", path.display())
         })?;
@@ -63,9 +63,11 @@ pub(super) fn roots(path: &Path) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-pub(super) fn revoked(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
-    let pem = read(path)?;
-    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&pem).collect();
+pub(super) fn revoked(
+    path: &Path,
+    pem: &[u8],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
     match lists {
         Ok(lists) if !lists.is_empty() => Ok(lists),
         _ => Err(format!(

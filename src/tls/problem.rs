@@ -4,7 +4,7 @@
 
 use std::io;
 
-use rustls::{AlertDescription, CertificateError, Error};
+use rustls::{AlertDescription, CertificateError, Error, PeerMisbehaved};
 
 /// Why a handshake did not come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(crate) enum Problem {
     Certificate,
     /// The peer ended it with an alert.
     Alert,
+    /// The peer sent what costs work and brings nothing, again and again.
+    Flood,
     /// The peer has gone.
     Gone,
     /// `timeouts.handshake`, or that of the connection, has passed.
@@ -34,13 +36,14 @@ pub(crate) enum Problem {
 }
 
 impl Problem {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Protocol,
         Self::Incompatible,
         Self::Name,
         Self::NoCertificate,
         Self::Certificate,
         Self::Alert,
+        Self::Flood,
         Self::Gone,
         Self::Timeout,
         Self::Crowded,
@@ -56,6 +59,7 @@ impl Problem {
             Self::NoCertificate => "no_certificate",
             Self::Certificate => "certificate",
             Self::Alert => "alert",
+            Self::Flood => "flood",
             Self::Gone => "gone",
             Self::Timeout => "timeout",
             Self::Crowded => "crowded",
@@ -64,23 +68,39 @@ impl Problem {
         }
     }
 
-    /// What `error`, which a socket has said in a handshake, means.
+    /// What `error`, which a socket has said, means.
     pub(crate) fn of(error: &io::Error) -> Self {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
         match inner {
-            Some(Error::InvalidCertificate(_) | Error::InvalidCertRevocationList(_)) => {
-                Self::Certificate
-            }
-            Some(Error::NoCertificatesPresented) => Self::NoCertificate,
-            Some(Error::AlertReceived(_)) => Self::Alert,
-            Some(Error::PeerIncompatible(_) | Error::NoApplicationProtocol) => Self::Incompatible,
-            // What rustls says where nobody could name a certificate.
-            Some(Error::General(text)) if text.contains("certificate") => Self::Name,
-            Some(_) => Self::Protocol,
+            Some(error) => Self::of_session(error),
             None if error.kind() == io::ErrorKind::InvalidData => Self::Protocol,
             None => Self::Gone,
         }
     }
+
+    /// What `error`, which a session has come to, means.
+    pub(crate) fn of_session(error: &Error) -> Self {
+        match error {
+            Error::InvalidCertificate(_) | Error::InvalidCertRevocationList(_) => Self::Certificate,
+            Error::NoCertificatesPresented => Self::NoCertificate,
+            Error::AlertReceived(_) => Self::Alert,
+            Error::PeerIncompatible(_) | Error::NoApplicationProtocol => Self::Incompatible,
+            // What rustls says where nobody could name a certificate.
+            Error::General(text) if text.contains("certificate") => Self::Name,
+            Error::PeerMisbehaved(
+                PeerMisbehaved::TooManyKeyUpdateRequests
+                | PeerMisbehaved::TooManyRenegotiationRequests
+                | PeerMisbehaved::TooManyWarningAlertsReceived
+                | PeerMisbehaved::TooManyEmptyFragments,
+            ) => Self::Flood,
+            _ => Self::Protocol,
+        }
+    }
+}
+
+/// Whether `error` is a session's and not the connection's below.
+pub(crate) fn is_of_session(error: &io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).is_some()
 }
 
 /// What a certificate that is not believed lacks, in a word or two; the alert's name where the peer

@@ -7,9 +7,13 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-    LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    let provider = aws_lc_rs::default_provider();
+    // Its generator takes 30 ms to gather what it begins with: not in a worker's first handshake.
+    let _ = provider.secure_random.fill(&mut [0]);
+    Arc::new(provider)
+});
 
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     PROVIDER.clone()
 }

@@ -4,7 +4,7 @@
 //! records to send, and what is known of the peer. It never waits and keeps no buffer: what is left
 //! of a record is the caller's to bring again.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
@@ -13,7 +13,9 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic,
 };
-use rustls::{ClientConfig, CommonState, Error, HandshakeKind, ServerConfig};
+use rustls::{ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
+
+use super::facts::{ClientCertificate, TlsFacts};
 
 /// The end of one connection that speaks TLS.
 pub(crate) struct Session {
@@ -21,6 +23,8 @@ pub(crate) struct Session {
     /// The peer has said that it has no more to send.
     pub(crate) is_peer_done: bool,
     asked: Option<Box<Asked>>,
+    /// Once somebody has asked for them.
+    facts: OnceCell<Arc<TlsFacts>>,
 }
 
 enum End {
@@ -34,6 +38,13 @@ pub(crate) struct Records {
     bytes: Vec<u8>,
     filled: usize,
 }
+
+/// A peer's flight of a handshake, certificates and all.
+pub(crate) const FLIGHT_BYTES_MAX: usize = 64 * 1024;
+
+/// A client's first message, in however many records: the largest have 2 KB, and a ticket of 8 KB
+/// beside ([`super::tickets`]).
+pub(crate) const HELLO_BYTES_MAX: usize = 16 * 1024;
 
 /// What a record adds to its payload at most: its header, a nonce, a type and a tag.
 const RECORD_OVERHEAD: usize = 5 + 8 + 1 + 16 + 34;
@@ -71,16 +82,18 @@ enum Next<'c, 'i, D> {
 
 impl Session {
     pub(crate) fn server(config: Arc<ServerConfig>) -> Result<Self, Error> {
-        let end = End::Server(UnbufferedServerConnection::new(config)?);
-        Ok(Self { end, is_peer_done: false, asked: None })
+        Ok(Self::new(End::Server(UnbufferedServerConnection::new(config)?)))
     }
 
     pub(crate) fn client(
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<Self, Error> {
-        let end = End::Client(UnbufferedClientConnection::new(config, name)?);
-        Ok(Self { end, is_peer_done: false, asked: None })
+        Ok(Self::new(End::Client(UnbufferedClientConnection::new(config, name)?)))
+    }
+
+    fn new(end: End) -> Self {
+        Self { end, is_peer_done: false, asked: None, facts: OnceCell::new() }
     }
 
     /// Goes through `wire`, which is changed. Plain bytes go to `plain` in the order in which they
@@ -217,11 +230,52 @@ impl Session {
         self.state().handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
+    /// Whether the client came to find out whose a name is, and for nothing else.
+    pub(crate) fn is_proof(&self) -> bool {
+        self.state().alpn_protocol() == Some(ALPN_PROOF)
+    }
+
+    /// How much of what the peer has sent may lie there without having been understood. A client's
+    /// first message is short, and nothing is known of whoever sends it.
+    pub(crate) fn flight_bytes_max(&self) -> usize {
+        let is_hello = matches!(self.end, End::Server(_)) && self.asked.is_none();
+        if is_hello && self.is_handshaking() { HELLO_BYTES_MAX } else { FLIGHT_BYTES_MAX }
+    }
+
+    /// What is known of it once its handshake is over.
+    pub(crate) fn facts(&self) -> Arc<TlsFacts> {
+        self.facts.get_or_init(|| Arc::new(self.describe())).clone()
+    }
+
+    fn describe(&self) -> TlsFacts {
+        let state = self.state();
+        let version = match state.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "",
+        };
+        let suite = state.negotiated_cipher_suite().map(|suite| suite.suite());
+        // rustls alone has the version in those names.
+        let cipher = suite.and_then(|suite| suite.as_str()).unwrap_or_default();
+        let asked = self.asked().and_then(|asked| asked.name.as_deref());
+        let certificate = state.peer_certificates().and_then(|chain| chain.first());
+        TlsFacts {
+            version,
+            cipher: cipher.replacen("TLS13_", "TLS_", 1),
+            sni: asked.unwrap_or_default().to_owned(),
+            alpn: String::from_utf8_lossy(state.alpn_protocol().unwrap_or_default()).into_owned(),
+            client: certificate.map(ClientCertificate::of),
+        }
+    }
+
     /// What the client has asked for, of a server whose certificate has been chosen.
     pub(crate) fn asked(&self) -> Option<&Asked> {
         self.asked.as_deref()
     }
 }
+
+/// What a client offers that comes to find out whose a name is (RFC 8737).
+pub(super) const ALPN_PROOF: &[u8] = b"acme-tls/1";
 
 /// What a client has asked for, and what it was shown.
 pub(crate) struct Asked {

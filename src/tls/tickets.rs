@@ -16,6 +16,10 @@ use zeroize::Zeroize;
 /// How long a key seals tickets; for as long again it opens them.
 const PERIOD_S: u64 = 6 * 3600;
 
+/// A session with a larger certificate of its client gets no ticket, which would come back in the
+/// client's first message: that has a limit.
+const SESSION_BYTES_MAX: usize = 8 * 1024;
+
 type Key = [u8; 32];
 
 /// The keys, as they are handed over.
@@ -80,21 +84,29 @@ fn random<const COUNT: usize>() -> Option<[u8; COUNT]> {
 pub(super) struct Tickets {
     /// Stands for what they were asked for.
     rules: u64,
+    /// They are for other sessions than those of clients.
+    is_apart: bool,
 }
 
 impl Tickets {
-    pub(super) fn new(rules: u64) -> Self {
-        Self { rules }
+    /// `None` is for those that are asked for nothing.
+    pub(super) fn new(rules: Option<u64>) -> Self {
+        Self { rules: rules.unwrap_or_default(), is_apart: rules.is_none() }
+    }
+
+    fn aad(&self) -> Aad<[u8; 9]> {
+        let mut rules = [u8::from(self.is_apart); 9];
+        rules[1..].copy_from_slice(&self.rules.to_le_bytes());
+        Aad::from(rules)
     }
 
     fn seal(&self, key: &Key, plain: &[u8]) -> Option<Vec<u8>> {
         let nonce = random::<NONCE_LEN>()?;
         let mut ticket = nonce.to_vec();
         let mut sealed = plain.to_vec();
-        let aad = Aad::from(self.rules.to_le_bytes());
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).ok()?);
         let nonce = Nonce::assume_unique_for_key(nonce);
-        key.seal_in_place_append_tag(nonce, aad, &mut sealed).ok()?;
+        key.seal_in_place_append_tag(nonce, self.aad(), &mut sealed).ok()?;
         ticket.append(&mut sealed);
         Some(ticket)
     }
@@ -102,10 +114,9 @@ impl Tickets {
     fn open(&self, key: &Key, ticket: &[u8]) -> Option<Vec<u8>> {
         let (nonce, sealed) = ticket.split_at_checked(NONCE_LEN)?;
         let mut opened = sealed.to_vec();
-        let aad = Aad::from(self.rules.to_le_bytes());
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).ok()?);
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let count = key.open_in_place(nonce, aad, &mut opened).ok()?.len();
+        let count = key.open_in_place(nonce, self.aad(), &mut opened).ok()?.len();
         opened.truncate(count);
         Some(opened)
     }
@@ -125,6 +136,9 @@ impl ProducesTickets for Tickets {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        if plain.len() > SESSION_BYTES_MAX {
+            return None;
+        }
         let now_s = now_s();
         let mut keys = keys();
         if keys.is_none() {
@@ -151,10 +165,10 @@ mod tests {
     #[test]
     fn a_ticket_opens_for_as_long_as_its_key_is_known_and_under_its_rules() {
         let mut keys = TicketKeys::new(1000).unwrap();
-        let tickets = Tickets::new(7);
+        let tickets = Tickets::new(Some(7));
         let ticket = tickets.seal(&keys.newest, b"session").unwrap();
         assert_eq!(tickets.open(&keys.newest, &ticket).as_deref(), Some(&b"session"[..]));
-        assert_eq!(Tickets::new(8).open(&keys.newest, &ticket), None);
+        assert_eq!(Tickets::new(Some(8)).open(&keys.newest, &ticket), None);
         for cut in 0..ticket.len() {
             assert_eq!(tickets.open(&keys.newest, &ticket[..cut]), None);
         }

@@ -16,15 +16,17 @@ use crate::relay::Receiver;
 use crate::relay::outbox::{Outbox, Unsent};
 use crate::relay::side::{Act, Side};
 use crate::ring::waits::Recv;
-use crate::ring::{HeadBuffer, NoRoom, WaitError, clock};
+use crate::ring::{HeadBuffer, NoRoom, Socket, WaitError, clock};
+
+use super::secure;
 
 /// How one attempt on one connection failed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum AttemptError {
     /// The connection was dead: not a byte of the request went out.
     NotSent,
-    /// The connection died before a byte of an answer.
-    NoResponse,
+    /// The connection died before a byte of an answer; by which fault.
+    NoResponse(Fault),
     /// The response is one after which the route wants another attempt.
     RetryRequested,
     Fault(Fault),
@@ -33,8 +35,20 @@ pub(crate) enum AttemptError {
 impl AttemptError {
     pub(crate) fn fault(self) -> Fault {
         match self {
-            Self::NotSent | Self::NoResponse | Self::RetryRequested => Fault::OriginClosed,
-            Self::Fault(fault) => fault,
+            Self::NotSent | Self::RetryRequested => Fault::OriginClosed,
+            Self::NoResponse(fault) | Self::Fault(fault) => fault,
+        }
+    }
+}
+
+impl AttemptError {
+    /// By which fault a connection died, where its session could not go on; one that had served
+    /// before may be replaced all the same.
+    #[cold]
+    pub(crate) fn on(self, socket: &Socket) -> Self {
+        match (self, socket.session_problem()) {
+            (Self::NoResponse(_), Some(problem)) => Self::NoResponse(secure::fault(problem)),
+            (error, _) => error,
         }
     }
 }
@@ -96,7 +110,7 @@ pub(crate) async fn send(
     };
     if let Some(rest) = rest {
         origin.send_all(&rest).await.map_err(|error| match error {
-            WaitError::Failed(_) => AttemptError::NoResponse,
+            WaitError::Failed(error) => AttemptError::NoResponse(secure::broken(&error)),
             error => error.on(Side::Origin, Act::Take).into(),
         })?;
     }
@@ -152,8 +166,11 @@ pub(crate) async fn read_head(
         }
         match received {
             Ok(1..) => {}
-            Ok(0) | Err(WaitError::Failed(_)) if filled.is_empty() && interims == 0 => {
-                return Err(AttemptError::NoResponse);
+            Ok(0) if filled.is_empty() && interims == 0 => {
+                return Err(AttemptError::NoResponse(Fault::OriginClosed));
+            }
+            Err(WaitError::Failed(error)) if filled.is_empty() && interims == 0 => {
+                return Err(AttemptError::NoResponse(secure::broken(&error)));
             }
             Ok(0) => return Err(Fault::OriginTruncated.into()),
             Err(error) => return Err(error.on(Side::Origin, Act::Send).into()),

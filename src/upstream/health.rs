@@ -17,6 +17,7 @@ use crate::fault::Fault;
 use crate::http::Method;
 use crate::http::head::{HeadLimits, ResponseHead};
 use crate::observe::metrics::WorkerMetrics;
+use crate::proxy_protocol;
 use crate::relay::Receiver;
 use crate::relay::outbox::Outbox;
 use crate::ring::waits::Recv;
@@ -53,10 +54,14 @@ pub(crate) async fn run<M: Means + 'static>(
 ) {
     let running = Rc::new(Cell::new(0));
     let mut compared_ms = clock::coarse_ms();
-    while !is_over() {
+    let mut is_needed = true;
+    // Where nothing is checked or ejected, one look takes back what an older configuration knew.
+    while is_needed && !is_over() {
+        is_needed = false;
         let now = clock::coarse_ms();
         let compares = now.saturating_sub(compared_ms) >= COMPARE_EVERY_MS;
         for upstream in upstreams() {
+            is_needed |= upstream.config().health.is_some() || upstream.config().eject.is_some();
             if compares {
                 upstream.eject_slow();
             }
@@ -141,10 +146,22 @@ async fn ask(
     let opened = Socket::open(address, limits.keepalive);
     let socket = Closing(opened.map_err(|error| named(open_fault(&error)))?);
     let _watched = pool.watch(&socket.0);
-    let began = Instant::now();
+    let deadline = Instant::now() + config.timeout;
     let connected = socket.0.connect(address, &pool.deadlines, config.timeout).await;
     connected.map_err(|error| named(connect_fault(address, &error)))?;
-    pool.secure_socket(&socket.0, &member.origin, began, config.timeout).await.map_err(named)?;
+    // Of a check, which is nobody's request.
+    let mut out = Vec::new();
+    if let Some(version) = upstream.proxy_protocol() {
+        proxy_protocol::put(&mut out, version, None);
+    }
+    if let Some(connector) = &member.origin.tls {
+        if !out.is_empty() && socket.0.try_send(&out).ok() != Some(out.len()) {
+            return Err(named(Fault::OriginClosed));
+        }
+        out.clear();
+        let whom = (member.origin.host.as_str(), member.origin.url.as_str());
+        pool.secure_socket(&socket.0, connector, whom, deadline).await.map_err(named)?;
+    }
     if config.path.is_empty() {
         return Ok(());
     }
@@ -159,7 +176,9 @@ async fn ask(
     let host = if config.host.is_empty() { own } else { &config.host };
     let HealthConfig { method, path, .. } = config;
     let version = env!("CARGO_PKG_VERSION");
+    let introduction = out;
     let sent = h1::send(means.outbox(), origin, |out| {
+        out.extend_from_slice(&introduction);
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: ringway/{version} (health)\r\n\
              Accept: */*\r\nConnection: close\r\n\r\n"

@@ -171,6 +171,15 @@ impl Traits {
     }
 }
 
+/// Who asks for a connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Who<'a> {
+    pub holder: Holder,
+    /// What a connection with TLS begins with, before its handshake: whose it is. Empty where an
+    /// origin need not know.
+    pub introduction: &'a [u8],
+}
+
 impl Upstream {
     /// `worker` staggers the turns, so that not every worker begins with the first target. A
     /// target of an upstream that another configuration has too keeps its place in the pool; one
@@ -212,6 +221,13 @@ impl Upstream {
     /// By which each connection says whose request it carries; it carries one.
     pub(crate) fn proxy_protocol(&self) -> Option<Version> {
         self.config.proxy_protocol
+    }
+
+    /// How a connection to an origin with TLS says whose it is, which is before its handshake.
+    #[inline]
+    pub(crate) fn early_proxy_protocol(&self) -> Option<Version> {
+        let version = self.config.proxy_protocol?;
+        self.origins.iter().any(|origin| origin.tls.is_some()).then_some(version)
     }
 
     /// What requests are kept together by, if they are.
@@ -347,26 +363,23 @@ impl Upstream {
     pub(crate) async fn checkout(
         &self,
         pool: &Rc<Pool>,
-        holder: Holder,
+        who: Who<'_>,
         wish: Wanted,
     ) -> Result<Lease, Fault> {
         self.follow(pool);
-        let is_single = self.config.proxy_protocol.is_some();
-        let is_fresh = wish.is_fresh || is_single;
+        let is_fresh = wish.is_fresh || self.config.proxy_protocol.is_some();
         let mut tried: Vec<usize> = wish.but.into_iter().collect();
         let chosen = self.chosen.take().filter(|number| !tried.contains(number));
         let first = chosen.and_then(|number| self.member(number));
         let Some(first) = first.or_else(|| self.pick(wish.key, &tried)) else {
             return Err(self.nobody());
         };
-        if !is_fresh && let Some(lease) = pool.take_idle(first.number(), holder) {
+        if !is_fresh && let Some(lease) = pool.take_idle(first.number(), who.holder) {
             return Ok(lease);
         }
         tried.push(first.number());
-        let race = Race { upstream: self, pool, holder, is_fresh, key: wish.key };
-        let mut lease = Box::pin(race.run(first, tried)).await?;
-        lease.is_single |= is_single;
-        Ok(lease)
+        let race = Race { upstream: self, pool, who, is_fresh, key: wish.key };
+        Box::pin(race.run(first, tried)).await
     }
 
     /// What it means that there is nobody to ask.

@@ -9,7 +9,6 @@
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +26,7 @@ use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{Hosts, TokioResolver};
 
 use crate::config::{DnsConfig, DnsFamily};
+use crate::file_stamp::Stamp;
 
 /// RFC 8305 §3, Resolution Delay.
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
@@ -58,9 +58,6 @@ struct Current {
     looked: Instant,
     asker: Arc<Asker>,
 }
-
-/// Tells one content of a file from another: inode, length, time of the change.
-type Stamp = (u64, u64, i64, i64);
 
 /// Asks by one state of the files.
 pub(crate) struct Asker {
@@ -132,10 +129,7 @@ impl NameService {
 
 impl Files {
     fn stamps(&self) -> [Option<Stamp>; 2] {
-        [&self.resolv_conf, &self.hosts].map(|path| {
-            let file = fs::metadata(path).ok()?;
-            Some((file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
-        })
+        [&self.resolv_conf, &self.hosts].map(|path| Stamp::of(path))
     }
 }
 

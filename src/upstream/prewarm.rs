@@ -94,7 +94,7 @@ impl Pool {
         let opened = self.connect(&member.id, address, permit, Holder::NOBODY, began).await;
         let opened = match opened {
             Ok(lease) if member.origin.tls.is_some() => {
-                Box::pin(self.secure(lease, &member.origin, began)).await
+                Box::pin(self.secure(lease, &member.origin, b"", began)).await
             }
             opened => opened,
         };

@@ -19,18 +19,26 @@ use super::dial::first_of;
 use super::lease::Lease;
 use super::permits::Permit;
 use super::pool::Pool;
-use super::queue::{Holder, Permitted};
-use super::{Member, Upstream, permit};
+use super::queue::Permitted;
+use super::{Member, Upstream, Who, permit};
 
 /// How many targets a single request tries.
 const TRIED_MAX: usize = 8;
 
-type Attempt = Pin<Box<dyn Future<Output = (Member, Result<Lease, Fault>)>>>;
+type Attempt = Pin<Box<dyn Future<Output = Ended>>>;
+
+/// How an attempt has ended.
+struct Ended {
+    member: Member,
+    outcome: Result<Lease, Fault>,
+    /// Somebody was there.
+    is_answered: bool,
+}
 
 pub(super) struct Race<'a> {
     pub upstream: &'a Upstream,
     pub pool: &'a Rc<Pool>,
-    pub holder: Holder,
+    pub who: Who<'a>,
     pub is_fresh: bool,
     /// What the request is kept with.
     pub key: u64,
@@ -40,7 +48,7 @@ impl Race<'_> {
     /// Begins with `first`; `tried` has the numbers of those that are not asked again, and its own.
     pub(super) async fn run(&self, first: Member, mut tried: Vec<usize>) -> Result<Lease, Fault> {
         let mut attempts = FuturesUnordered::new();
-        let mut fault = Fault::OriginUnresolved;
+        let (mut fault, mut has_answered) = (Fault::OriginUnresolved, false);
         let mut next = Some(first);
         let began = Instant::now();
         let pause = self.upstream.config.fail_timeout;
@@ -48,9 +56,7 @@ impl Race<'_> {
             if let Some(member) = next.take() {
                 match self.permit(&member, attempts.is_empty()).await? {
                     Some(Permitted::Open(permit)) => {
-                        let pool = self.pool.clone();
-                        let attempt = connect(pool, member, permit, self.holder, began);
-                        attempts.push(Box::pin(attempt) as Attempt);
+                        attempts.push(self.attempt(member, permit, began));
                     }
                     Some(Permitted::Handed(lease)) => return Ok(self.won(lease, attempts)),
                     None => {}
@@ -58,20 +64,23 @@ impl Race<'_> {
             }
             let has_more = tried.len() < TRIED_MAX && self.has_more(&tried);
             match first_of(&mut attempts, has_more).await {
-                Some((member, Ok(lease))) => {
+                Some(Ended { member, outcome: Ok(lease), .. }) => {
                     let change = member.target.connected(clock::coarse_ms());
                     self.upstream.announce(&member, change);
                     return Ok(self.won(lease, attempts));
                 }
-                Some((member, Err(failed))) if failed.is_origin_local() => {
+                Some(Ended { member, outcome: Err(failed), is_answered })
+                    if failed.is_origin_local() =>
+                {
                     let change = member.target.failed(clock::coarse_ms(), pause);
                     self.upstream.announce(&member, change);
-                    // Whoever answers and is not believed says more than one that is not there.
-                    if !matches!(fault, Fault::OriginTls(_)) {
+                    // Whoever answers and is no use says more than an address where nobody is.
+                    if is_answered || !has_answered {
                         fault = failed;
                     }
+                    has_answered |= is_answered;
                 }
-                Some((_, Err(failed))) => return Err(failed),
+                Some(Ended { outcome: Err(failed), .. }) => return Err(failed),
                 None => {
                     let last = tried.last().and_then(|number| self.upstream.member(*number));
                     if let Some(slow) = last {
@@ -82,7 +91,7 @@ impl Race<'_> {
             next = if has_more { self.upstream.pick(self.key, &tried) } else { None };
             match &next {
                 Some(member) if !self.is_fresh => {
-                    if let Some(lease) = self.pool.take_idle(member.number(), self.holder) {
+                    if let Some(lease) = self.pool.take_idle(member.number(), self.who.holder) {
                         return Ok(self.won(lease, attempts));
                     }
                 }
@@ -96,9 +105,9 @@ impl Race<'_> {
     /// The right to open a connection; a second one is not waited for.
     async fn permit(&self, member: &Member, is_first: bool) -> Result<Option<Permitted>, Fault> {
         if is_first {
-            return permit(self.pool, &member.id, self.holder, self.is_fresh).await.map(Some);
+            return permit(self.pool, &member.id, self.who.holder, self.is_fresh).await.map(Some);
         }
-        let who = (self.pool.worker, self.holder.claimant);
+        let who = (self.pool.worker, self.who.holder.claimant);
         Ok(member.id.group().try_open(who).map(Permitted::Open))
     }
 
@@ -112,33 +121,39 @@ impl Race<'_> {
         let pause = self.upstream.config.fail_timeout;
         for attempt in attempts {
             tokio::task::spawn_local(async move {
-                match attempt.await {
-                    (member, Ok(lease)) => {
+                let Ended { member, outcome, .. } = attempt.await;
+                match outcome {
+                    Ok(lease) => {
                         member.target.connected(clock::coarse_ms());
                         lease.give_back();
                     }
-                    (member, Err(failed)) if failed.is_origin_local() => {
+                    Err(failed) if failed.is_origin_local() => {
                         member.target.failed(clock::coarse_ms(), pause);
                     }
-                    _ => {}
+                    Err(_) => {}
                 }
             });
         }
         lease
     }
-}
 
-async fn connect(
-    pool: Rc<Pool>,
-    member: Member,
-    permit: Permit,
-    holder: Holder,
-    began: Instant,
-) -> (Member, Result<Lease, Fault>) {
-    let address = member.target.address;
-    let connected = match pool.connect(&member.id, address, permit, holder, began).await {
-        Ok(lease) if member.origin.tls.is_some() => pool.secure(lease, &member.origin, began).await,
-        connected => connected,
-    };
-    (member, connected)
+    /// Connects, and secures what is connected.
+    fn attempt(&self, member: Member, permit: Permit, began: Instant) -> Attempt {
+        let Who { holder, introduction } = self.who;
+        let (pool, introduction) = (self.pool.clone(), introduction.to_vec());
+        let is_single = self.upstream.config.proxy_protocol.is_some();
+        Box::pin(async move {
+            let address = member.target.address;
+            let connected = pool.connect(&member.id, address, permit, holder, began).await;
+            let is_answered = connected.is_ok();
+            let outcome = match connected {
+                Ok(mut lease) => {
+                    lease.is_single |= is_single;
+                    pool.secure(lease, &member.origin, &introduction, began).await
+                }
+                failed => failed,
+            };
+            Ended { member, outcome, is_answered }
+        })
+    }
 }

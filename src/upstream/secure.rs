@@ -1,14 +1,18 @@
 //! The TLS handshake with an origin, on a connection that has just been opened.
 //!
-//! In goes a lease with the origin that it leads to; out comes the same lease, secured, or why the
-//! origin is not believed. It has what is left of `timeouts.connect`. Nothing is sent before.
+//! In goes a socket with whom it leads to, an origin or a parent proxy; it comes out secured, or
+//! why its peer is not believed. It has what is left of `timeouts.connect`. Nothing is sent before
+//! but whose connection it is, where an origin wants to know.
 
+use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::fault::{Fault, TlsFault};
 use crate::observe::log_limit;
+use crate::relay::side::{Act, Side};
 use crate::ring::{Handshake, Socket, WaitError};
+use crate::tls::connector::Connector;
 use crate::tls::problem::{self, Problem};
 
 use super::Origin;
@@ -18,60 +22,77 @@ use super::pool::Pool;
 const PROTOCOL: Fault = Fault::OriginTls(TlsFault::Protocol);
 
 impl Pool {
-    /// Does the handshake where `origin` speaks TLS; the connection was begun at `began`.
+    /// Does the handshake where `origin` speaks TLS, behind `introduction`; the connection was
+    /// begun at `began`.
     pub(super) async fn secure(
         self: &Rc<Self>,
         lease: Lease,
         origin: &Origin,
+        introduction: &[u8],
         began: Instant,
     ) -> Result<Lease, Fault> {
-        let limit = self.limits.get().connect;
-        self.secure_socket(lease.socket(), origin, began, limit).await.map(|()| lease)
+        if let Some(connector) = &origin.tls {
+            // The kernel has room for so little on a connection that has carried nothing.
+            if !introduction.is_empty()
+                && lease.socket().try_send(introduction).ok() != Some(introduction.len())
+            {
+                return Err(Fault::OriginClosed);
+            }
+            let whom = (origin.host.as_str(), origin.url.as_str());
+            let deadline = began + self.limits.get().connect;
+            self.secure_socket(lease.socket(), connector, whom, deadline).await?;
+        }
+        Ok(lease)
     }
 
-    /// The same for a socket that is no lease, within `limit` of `began`.
-    pub(super) async fn secure_socket(
+    /// The same for a socket that is connected to `host`, which the configuration calls `url`, until
+    /// `deadline`.
+    pub(crate) async fn secure_socket(
         &self,
         socket: &Socket,
-        origin: &Origin,
-        began: Instant,
-        limit: Duration,
+        connector: &Connector,
+        (host, url): (&str, &str),
+        deadline: Instant,
     ) -> Result<(), Fault> {
-        let Some(connector) = &origin.tls else { return Ok(()) };
-        let session = connector.session(&origin.host).map_err(|_| PROTOCOL)?;
+        let session = connector.session(host).map_err(|_| PROTOCOL)?;
         socket.secure(session, self.ledger.clone());
         loop {
             let waited = match socket.try_handshake() {
                 Ok(Handshake::Done) => return Ok(()),
                 Ok(Handshake::Reads) => {
-                    let left = left(limit, began)?;
+                    let left = left(deadline)?;
                     socket.readable(&self.deadlines, left).await
                 }
                 Ok(Handshake::Writes) => {
-                    let left = left(limit, began)?;
+                    let left = left(deadline)?;
                     socket.writable(&self.deadlines, left).await
                 }
                 Err(error) => {
                     let problem = Problem::of(&error);
-                    log_limit::origin_not_secured(&origin.url, &problem::detail(&error));
+                    log_limit::origin_not_secured(url, &problem::detail(&error));
                     return Err(fault(problem));
                 }
             };
             waited.map_err(|error| match error {
-                WaitError::Expired => Fault::OriginConnectTimeout,
-                WaitError::Interrupted => Fault::Stopping,
                 WaitError::Failed(_) => Fault::OriginClosed,
+                error => error.on(Side::Origin, Act::Connect),
             })?;
         }
     }
 }
 
-fn left(limit: Duration, began: Instant) -> Result<Duration, Fault> {
-    let left = limit.saturating_sub(began.elapsed());
+fn left(deadline: Instant) -> Result<Duration, Fault> {
+    let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(Fault::OriginConnectTimeout) } else { Ok(left) }
 }
 
-fn fault(problem: Problem) -> Fault {
+/// What it means that a connection has ended with `error` where an answer was due: an origin that
+/// has no use for our certificate may say so only now (RFC 8446 §4.4.2.4).
+pub(super) fn broken(error: &io::Error) -> Fault {
+    if problem::is_of_session(error) { fault(Problem::of(error)) } else { Fault::OriginClosed }
+}
+
+pub(super) fn fault(problem: Problem) -> Fault {
     match problem {
         Problem::Certificate | Problem::NoCertificate => Fault::OriginTls(TlsFault::Certificate),
         Problem::Alert => Fault::OriginTls(TlsFault::Alert),

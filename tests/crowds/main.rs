@@ -16,6 +16,7 @@ mod fairness;
 mod idle;
 mod memory;
 mod pressure;
+mod sessions;
 mod shortage;
 
 /// The machine, held by one test.

@@ -23,6 +23,7 @@ mod crowds;
 mod cuts;
 mod floods;
 mod half_closed;
+mod handshakes;
 mod origins;
 mod patience;
 mod signals;

@@ -53,7 +53,7 @@ fn nobody_there_is_one_line_with_the_address_and_exits_with_one() {
 #[test]
 fn an_address_that_is_none_exits_with_two() {
     let mut command = ringway();
-    command.args(["health", "--url", "https://127.0.0.1"]);
+    command.args(["health", "--url", "ftp://127.0.0.1"]);
     let output = run(command);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{text}");

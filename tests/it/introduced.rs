@@ -5,11 +5,12 @@
 //! installed.
 
 use crate::support::{
-    Client, GET, Home, OK, Origin, Proxy, Setup, Target, installed, run, wait_until,
+    Client, Daemon, GET, Home, OK, Origin, Proxy, Setup, Target, free_address, installed, run,
+    wait_until,
 };
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -208,40 +209,20 @@ fn an_origin_is_told_of_the_client_behind_the_balancer() {
     assert!(header.starts_with(b"PROXY TCP4 192.0.2.9 127.0.0.1 4660 "), "{header:?}");
 }
 
-/// A daemon of somebody else's, which ends with the test.
-struct Daemon {
-    child: Child,
-    _home: Home,
-}
-
-impl Daemon {
-    /// `config` is written for a file `conf`; `arguments` name it.
-    fn start(program: &str, config: &str, arguments: &[&str], port: u16) -> Option<Self> {
-        let program = installed(program)?;
-        let home = Home::new();
-        let path = home.path().display().to_string();
-        home.write("conf", &config.replace("HOME", &path));
-        let arguments = arguments.iter().map(|it| it.replace("HOME", &path));
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::null());
-        let child = command.spawn().expect("it can be started");
-        let daemon = Self { child, _home: home };
-        wait_until("it listens", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
-        Some(daemon)
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A port that was free just now.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+/// A daemon with a home of its own. `config` is written for a file `conf`; `arguments` name it.
+fn daemon(
+    program: &str,
+    config: &str,
+    arguments: &[&str],
+    address: SocketAddr,
+) -> Option<(Daemon, Home)> {
+    let program = installed(program)?;
+    let home = Home::new();
+    let path = home.path().display().to_string();
+    home.write("conf", &config.replace("HOME", &path));
+    let mut command = Command::new(program);
+    command.args(arguments.iter().map(|it| it.replace("HOME", &path)));
+    Some((Daemon::at(address, command), home))
 }
 
 #[test]
@@ -259,7 +240,7 @@ fn curl_introduces_itself() {
 
 #[test]
 fn nginx_takes_our_headers_and_we_take_those_of_nginx() {
-    let (inner, outer) = (free_port(), free_port());
+    let (inner, outer) = (free_address(), free_address());
     let target = Origin::answering(OK);
     // From the client: an nginx that passes bytes on, ringway, an nginx that wants a header.
     let back = format!(
@@ -267,29 +248,29 @@ fn nginx_takes_our_headers_and_we_take_those_of_nginx() {
          events {{}}
          http {{ access_log off; client_body_temp_path HOME/a; proxy_temp_path HOME/b;
          fastcgi_temp_path HOME/c; uwsgi_temp_path HOME/d; scgi_temp_path HOME/e;
-         server {{ listen 127.0.0.1:{inner} proxy_protocol;
+         server {{ listen {inner} proxy_protocol;
          location / {{ proxy_set_header X-Seen $proxy_protocol_addr:$proxy_protocol_port;
          proxy_pass {}; }} }} }}",
         target.url()
     );
     let nginx = ["-p", "HOME", "-c", "HOME/conf"];
-    let Some(_back) = Daemon::start("nginx", &back, &nginx, inner) else { return };
+    let Some(_back) = daemon("nginx", &back, &nginx, inner) else { return };
     for version in ["v1", "v2"] {
         let setup = Setup::new().set("server.trusted_proxies", ["127.0.0.1"]);
-        let url = format!("http://127.0.0.1:{inner}");
+        let url = format!("http://{inner}");
         let more = format!("proxy_protocol = \"{version}\"");
         let proxy = taking(setup, "v1").upstream("origin", &[&url], &more).start();
         let front = format!(
             "daemon off; worker_processes 1; pid HOME/pid; error_log stderr; {USER}
              {STREAM} events {{}}
-             stream {{ server {{ listen 127.0.0.1:{outer};
+             stream {{ server {{ listen {outer};
              proxy_pass {}; proxy_protocol on; }} }}",
             proxy.addresses()[1]
         );
         // Its stream module is a package of its own on some systems.
         let address = if std::path::Path::new(STREAM_MODULE).exists() {
-            let Some(front) = Daemon::start("nginx", &front, &nginx, outer) else { return };
-            Some((front, SocketAddr::from((Ipv4Addr::LOCALHOST, outer))))
+            let Some(front) = daemon("nginx", &front, &nginx, outer) else { return };
+            Some((front, outer))
         } else {
             None
         };
@@ -315,17 +296,15 @@ fn haproxy_is_understood_in_both_versions() {
     {
         let origin = Origin::answering(OK);
         let proxy = trusting(&origin, versions).start();
-        let port = free_port();
+        let address = free_address();
         let config = format!(
             "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 20s\n  \
-             timeout server 20s\nlisten a\n  bind 127.0.0.1:{port}\n  server b {} {word}\n",
+             timeout server 20s\nlisten a\n  bind {address}\n  server b {} {word}\n",
             proxy.addresses()[1]
         );
-        let Some(_haproxy) = Daemon::start("haproxy", &config, &["-db", "-f", "HOME/conf"], port)
-        else {
-            return;
-        };
-        let mut client = Client::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let arguments = ["-db", "-f", "HOME/conf"];
+        let Some(_haproxy) = daemon("haproxy", &config, &arguments, address) else { return };
+        let mut client = Client::connect(address);
         client.send(GET).read_response().expect_status(200);
         let local = client.local();
         proxy.wait_for_log(&[&format!("client={local} peer=127.0.0.1:")]);

@@ -462,7 +462,7 @@ fn users_are_followed_when_their_file_changes() {
     proxy.send(&bob).expect_status(407);
     let both = format!("ann:{BCRYPT}\nbob:{ARGON2ID}\n");
     std::fs::write(proxy.home().join("users"), both).unwrap();
-    proxy.wait_for_log(&["reloaded", "list or users changed"]);
+    proxy.wait_for_log(&["reloaded", "a named file changed"]);
     proxy.send(&bob).expect_status(200);
     proxy.send(by_ann(&get(origin.address()))).expect_status(200);
 }

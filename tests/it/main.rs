@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acme;
 mod behind;
 mod bench;
 mod bodies;
@@ -48,6 +49,11 @@ mod socks;
 mod supervisor;
 mod timeouts;
 mod tls;
+mod tls_cut;
+mod tls_edge;
+mod tls_hostile;
+mod tls_origins;
+mod tls_real;
 mod tunnel;
 mod unix;
 mod upgrade;

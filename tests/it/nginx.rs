@@ -4,14 +4,14 @@
 //! partial answers included. Where nginx, curl or wrk is missing, the test says so and does
 //! nothing.
 
-use crate::support::{Home, Proxy, Setup, installed, pattern, wait_until};
+use crate::support::{Daemon, Home, Proxy, Setup, free_address, installed, pattern};
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::process::Command;
 
 /// An nginx of our own, with files below `home/www`.
 struct Nginx {
-    child: Child,
+    _daemon: Daemon,
     address: SocketAddr,
     home: Home,
 }
@@ -24,10 +24,7 @@ impl Nginx {
         for (name, size) in files {
             fs::write(home.path().join("www").join(name), pattern(*size)).expect("a new file");
         }
-        // It cannot be told to choose a port itself. Somebody else might take this one meanwhile,
-        // and then nginx would not start and the test would say so.
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = free.local_addr().expect("a bound listener");
+        let address = free_address();
         let path = home.path().display();
         let user = if nix::unistd::geteuid().is_root() { "user root;" } else { "" };
         let config = format!(
@@ -43,26 +40,13 @@ impl Nginx {
              }}"
         );
         let config = home.write("nginx.conf", &config);
-        drop(free);
         let mut command = Command::new(program);
-        command.arg("-p").arg(home.path()).arg("-c").arg(config).stdin(Stdio::null());
-        let child = command.stderr(Stdio::null()).spawn().expect("nginx can be started");
-        let nginx = Self { child, address, home };
-        wait_until("nginx listens", || TcpStream::connect(address).is_ok());
-        Some(nginx)
+        command.arg("-p").arg(home.path()).arg("-c").arg(config);
+        Some(Self { _daemon: Daemon::at(address, command), address, home })
     }
 
     fn proxy(&self) -> Proxy {
         Setup::to_url(&format!("http://{}", self.address)).set("server.workers", 2).start()
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // SIGTERM, so that its worker ends too.
-        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.child.wait();
     }
 }
 

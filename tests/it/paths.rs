@@ -5,9 +5,9 @@
 //! Goes out: the guard's answer or 400, and nothing to the origin; for any other path, the bytes of
 //! the client. What one path may be read as is tested beside `http::readings`.
 
-use crate::support::{Client, GET, OK, Origin, Proxy, Setup, installed, wait_until};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use crate::support::{Client, Daemon, GET, OK, Origin, Proxy, Setup, free_address, installed};
+use std::net::SocketAddr;
+use std::process::Command;
 
 /// Spellings of what lies below `/admin`: all of them are the guard's business.
 const SPELLINGS: [&str; 66] = [
@@ -263,29 +263,17 @@ server.serve_forever()
 "##;
 
 struct Python {
-    child: Child,
+    _daemon: Daemon,
     address: SocketAddr,
 }
 
 impl Python {
     fn start() -> Option<Self> {
         let program = installed("python3")?;
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = free.local_addr().expect("a bound listener");
-        drop(free);
+        let address = free_address();
         let mut command = Command::new(program);
         command.args(["-c", PYTHON, &address.port().to_string()]);
-        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("python");
-        let python = Self { child, address };
-        wait_until("Python listens", || TcpStream::connect(address).is_ok());
-        Some(python)
-    }
-}
-
-impl Drop for Python {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        Some(Self { _daemon: Daemon::at(address, command), address })
     }
 }
 

@@ -4,18 +4,16 @@
 //! Goes out: what wsgiref, cheroot, gunicorn, uvicorn and Node understood of them. The servers of
 //! Python are installed once, below `target`. What is missing is named, and its test does nothing.
 
-use crate::support::{GET, Home, Proxy, Setup, installed, wait_until};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use crate::support::{Daemon, GET, Home, Proxy, Setup, free_address, installed};
 use serde_json::Value as Json;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 /// A server in a process of its own, with its files around it.
 pub(crate) struct Server {
-    child: Child,
+    _daemon: Daemon,
     pub(crate) address: SocketAddr,
     pub(crate) home: Home,
 }
@@ -27,17 +25,11 @@ impl Server {
         for (name, text) in files {
             home.write(name, text);
         }
-        // Most of these cannot be told to choose a port themselves.
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = free.local_addr().expect("a bound listener");
-        drop(free);
+        let address = free_address();
         let mut command = Command::new(program);
         command.args(arguments.iter().map(|a| a.replace("PORT", &address.port().to_string())));
-        command.current_dir(home.path()).stdin(Stdio::null());
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a server");
-        let server = Self { child, address, home };
-        wait_until("the server listens", || TcpStream::connect(address).is_ok());
-        server
+        command.current_dir(home.path());
+        Self { _daemon: Daemon::at(address, command), address, home }
     }
 
     fn url(&self) -> String {
@@ -46,14 +38,6 @@ impl Server {
 
     fn proxied(&self) -> Setup {
         Setup::to_url(&self.url())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // SIGTERM, so that the workers of gunicorn end too.
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
-        let _ = self.child.wait();
     }
 }
 

@@ -7,11 +7,12 @@
 //! installed, the test says so and does nothing.
 
 use crate::support::{
-    Ending, Expected, GET, Home, OK, Origin, Proxy, Setup, installed, pattern, wait_until,
+    Daemon, Ending, Expected, GET, Home, OK, Origin, Proxy, Setup, free_address, installed,
+    pattern, wait_until,
 };
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: test\r\n\r\n";
@@ -96,7 +97,8 @@ fn a_sloppy_answer_is_mended_counted_and_its_connection_not_trusted() {
             client.send(GET);
         }
         client.read_response().expect_body("ok");
-        assert_eq!(repairs(&proxy, kind), 3, "{answer:?}");
+        // What of a body was mended is counted when that is over.
+        wait_until(answer, || repairs(&proxy, kind) == 3);
         let connections = origin.seen().connections.len();
         assert_eq!(connections, if is_kept { 1 } else { 3 }, "{answer:?}");
     }
@@ -477,12 +479,6 @@ fn via_is_for_the_forward_proxy_unless_it_is_told_otherwise() {
     }
 }
 
-/// An address that is free now, for a proxy that another one must know before it starts.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("a bound listener")
-}
-
 #[test]
 fn proxies_that_are_each_others_upstream_or_parent_end_a_request() {
     let address = free_address();
@@ -527,7 +523,7 @@ fn proxies_that_are_each_others_upstream_or_parent_end_a_request() {
 
 /// A real server in a process of its own.
 struct Server {
-    child: Child,
+    _daemon: Daemon,
     address: SocketAddr,
     _home: Home,
 }
@@ -538,18 +534,8 @@ impl Server {
         let (home, address) = (Home::new(), free_address());
         let script = home.write("server", script);
         let mut command = Command::new(program);
-        command.arg(script).arg(address.port().to_string()).stdin(Stdio::null());
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a server");
-        let server = Self { child, address, _home: home };
-        wait_until("the server listens", || TcpStream::connect(address).is_ok());
-        Some(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        command.arg(script).arg(address.port().to_string());
+        Some(Self { _daemon: Daemon::at(address, command), address, _home: home })
     }
 }
 

@@ -16,37 +16,37 @@ use std::process::Command;
 use std::time::Duration;
 
 /// A proxy with one listener that speaks TLS.
-struct Secured {
-    proxy: Proxy,
-    pair: Pair,
+pub(crate) struct Secured {
+    pub(crate) proxy: Proxy,
+    pub(crate) pair: Pair,
 }
 
 impl Secured {
-    fn start(setup: Setup) -> Self {
+    pub(crate) fn start(setup: Setup) -> Self {
         let pair = Pair::of(&["localhost", "*.example.org"]);
         Self { proxy: setup.listen_tls(&pair).start(), pair }
     }
 
-    fn to(origin: &Origin) -> Self {
+    pub(crate) fn to(origin: &Origin) -> Self {
         Self::start(Setup::to(origin))
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         *self.proxy.addresses().last().expect("it listens")
     }
 
-    fn trust(&self) -> Trust {
+    pub(crate) fn trust(&self) -> Trust {
         Trust::in_pair(&self.pair)
     }
 
     #[track_caller]
-    fn connect(&self) -> TlsClient {
+    pub(crate) fn connect(&self) -> TlsClient {
         TlsClient::connect(self.address(), "localhost", &self.trust())
     }
 
     /// The value of a metric.
     #[track_caller]
-    fn metric(&self, name: &str) -> u64 {
+    pub(crate) fn metric(&self, name: &str) -> u64 {
         let line = self.proxy.wait_for_log(&["admin", "address="]);
         let address = line.split("address=").nth(1).expect("an address").trim_matches('"');
         let mut client = Client::connect(address.parse().expect("an address"));

@@ -5,8 +5,8 @@
 //! said of a client that has no address.
 
 use crate::support::{
-    Arrival, Client, DEADLINE, Expected, GET, Home, Message, OK, Origin, Proxy, Setup, Wire,
-    installed, logged, pattern, ringway, run, wait_until,
+    Arrival, Client, DEADLINE, Daemon, Expected, GET, Home, Message, OK, Origin, Proxy, Setup,
+    Wire, installed, logged, pattern, ringway, run, wait_until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -514,17 +514,6 @@ fn commands_know_unix_sockets() {
     assert!(said.contains("\"status\""), "{said}");
 }
 
-/// A program that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // SIGTERM: its worker is a process of its own.
-        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn curl_and_nginx_are_at_either_end() {
     let (Some(curl), Some(nginx)) = (installed("curl"), installed("nginx")) else { return };
@@ -555,10 +544,8 @@ fn curl_and_nginx_are_at_either_end() {
         ),
     );
     let mut command = Command::new(nginx);
-    command.arg("-p").arg(folder.0.path()).arg("-c").arg(config).stdin(Stdio::null());
-    let nginx = command.stderr(Stdio::null()).spawn().expect("nginx can be started");
-    let _nginx = Running(nginx);
-    wait_until("nginx listens", || UnixStream::connect(folder.path("app")).is_ok());
+    command.arg("-p").arg(folder.0.path()).arg("-c").arg(config);
+    let _nginx = Daemon::start(command, || UnixStream::connect(folder.path("app")).is_ok());
     let proxy = both(&folder).start();
     for socket in ["http", "front"] {
         let mut command = Command::new(&curl);

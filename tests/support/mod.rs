@@ -9,20 +9,30 @@
 
 mod admin;
 mod client;
+mod daemon;
 mod message;
 mod names;
 mod origin;
+mod pebble;
 mod proxy;
+mod records;
 mod tls;
+mod tls_raw;
+mod tls_terms;
 mod unread;
 mod wire;
 
 pub(crate) use client::Client;
+pub(crate) use daemon::{Daemon, free_address};
 pub(crate) use message::{Ending, Message};
 pub(crate) use names::{NameServer, Question, has_own_mounts};
 pub(crate) use origin::{Blackhole, Origin, Peer, Refusal, Target};
+pub(crate) use pebble::{NOWHERE, Pebble};
 pub(crate) use proxy::{BINARY, Home, Proxy, Setup, ringway, run};
-pub(crate) use tls::{Pair, TlsClient, TlsEnd, TlsOrigin, Trust};
+pub(crate) use records::{Alert, Forger};
+pub(crate) use tls::{Pair, TlsClient, TlsEnd, TlsOrigin, TlsPeer, Trust};
+pub(crate) use tls_raw::{RawSession, hello, records};
+pub(crate) use tls_terms::Terms;
 pub(crate) use wire::{Arrival, Expected, Wire};
 
 use std::fmt::Display;

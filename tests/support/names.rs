@@ -57,6 +57,10 @@ impl NameServer {
         Self::at((Ipv4Addr::LOCALHOST, 0).into(), answer).expect("a free port")
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     fn at(
         address: SocketAddr,
         answer: impl Fn(&Question) -> Option<Vec<IpAddr>> + Send + 'static,

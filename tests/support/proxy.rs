@@ -110,12 +110,17 @@ impl Setup {
         self.set("server.listen", addresses)
     }
 
-    /// Adds a listener that speaks TLS, behind all others, with a certificate for `names`.
-    pub(crate) fn listen_tls(mut self, pair: &Pair) -> Self {
+    /// Adds a listener that speaks TLS, behind all others.
+    pub(crate) fn listens_with_tls(mut self) -> Self {
         self.listeners += 1;
-        self.file("shown.pem", &pair.chain)
+        self.set("server.listen_tls", ["127.0.0.1:0"])
+    }
+
+    /// The same with a certificate for `names`.
+    pub(crate) fn listen_tls(self, pair: &Pair) -> Self {
+        self.listens_with_tls()
+            .file("shown.pem", &pair.chain)
             .file("shown.key", &pair.key)
-            .set("server.listen_tls", ["127.0.0.1:0"])
             .table("[[tls.certificates]]\nchain = \"shown.pem\"\nkey = \"shown.key\"")
     }
 

@@ -4,11 +4,13 @@
 //! Comes in: names, and bytes that a test writes down. Goes out: PEM text, decrypted bytes, and how
 //! a connection ended: with a close_notify or without. Nothing here knows how the proxy does it.
 
+use super::tls_terms::Terms;
 use super::{DEADLINE, show};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
-use rustls::{StreamOwned, crypto::aws_lc_rs};
+use rustls::{DigitallySignedStruct, StreamOwned, crypto, crypto::aws_lc_rs};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -43,34 +45,95 @@ impl Pair {
         CertificateDer::from_pem_slice(self.chain.as_bytes()).expect("a certificate of our own")
     }
 
-    fn key_der(&self) -> PrivateKeyDer<'static> {
+    pub(super) fn key_der(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key of our own")
     }
 }
 
 /// Who a client is and whom it believes.
 #[derive(Clone)]
-pub(crate) struct Trust(Arc<ClientConfig>);
+pub(crate) struct Trust(pub(super) Arc<ClientConfig>, pub(super) Arc<RootCertStore>);
 
 impl Trust {
     pub(crate) fn in_pair(pair: &Pair) -> Self {
         Self::shown_as(pair, None)
     }
 
+    /// For those whose names and keys are what counts.
+    pub(crate) fn in_anybody() -> Self {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+            .with_no_client_auth();
+        Self(Arc::new(config), Arc::new(RootCertStore::empty()))
+    }
+
+    pub(crate) fn offering(self, protocols: &[&[u8]]) -> Self {
+        let mut config = (*self.0).clone();
+        config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
+        Self(Arc::new(config), self.1)
+    }
+
     pub(crate) fn shown_as(pair: &Pair, own: Option<&Pair>) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(pair.der()).expect("a certificate of our own");
+        let roots = Arc::new(roots);
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("versions")
-            .with_root_certificates(roots);
-        Self(Arc::new(match own {
+            .with_root_certificates(roots.clone());
+        let config = match own {
             None => builder.with_no_client_auth(),
             Some(own) => {
                 let with = builder.with_client_auth_cert(vec![own.der()], own.key_der());
                 with.expect("a pair of our own")
             }
-        }))
+        };
+        Self(Arc::new(config), roots)
+    }
+}
+
+/// Takes whatever is shown.
+#[derive(Debug)]
+struct Anybody(Arc<crypto::CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.0.signature_verification_algorithms;
+        crypto::verify_tls12_signature(message, shown, signed, known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.0.signature_verification_algorithms;
+        crypto::verify_tls13_signature(message, shown, signed, known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -205,6 +268,20 @@ impl TlsClient {
         let _ = self.stream.flush();
     }
 
+    /// The session and the connection below it.
+    pub(crate) fn into_parts(self) -> (ClientConnection, TcpStream) {
+        self.stream.into_parts()
+    }
+
+    /// Has both sides change their keys.
+    pub(crate) fn change_keys(&mut self) -> std::io::Result<()> {
+        self.stream.conn.refresh_traffic_keys().expect("a session of TLS 1.3");
+        while self.stream.conn.wants_write() {
+            self.stream.conn.write_tls(&mut self.stream.sock)?;
+        }
+        Ok(())
+    }
+
     /// The connection below, for whoever does not go by the rules.
     pub(crate) fn socket(&self) -> &TcpStream {
         &self.stream.sock
@@ -213,8 +290,8 @@ impl TlsClient {
 
 /// One accepted connection of an origin.
 pub(crate) struct TlsPeer {
-    stream: StreamOwned<ServerConnection, TcpStream>,
-    pending: Vec<u8>,
+    pub(super) stream: StreamOwned<ServerConnection, TcpStream>,
+    pub(super) pending: Vec<u8>,
 }
 
 impl TlsPeer {
@@ -231,6 +308,13 @@ impl TlsPeer {
                 Ok(count) => self.pending.extend_from_slice(&piece[..count]),
             }
         }
+    }
+
+    /// What comes until the other end ends its side, and how that is.
+    pub(crate) fn read_to_end(&mut self) -> (Vec<u8>, TlsEnd) {
+        let mut bytes = std::mem::take(&mut self.pending);
+        let said = self.stream.read_to_end(&mut bytes).is_ok();
+        (bytes, if said { TlsEnd::Said } else { TlsEnd::Cut })
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -256,12 +340,14 @@ pub(crate) struct TlsOrigin {
 
 impl TlsOrigin {
     pub(crate) fn start(pair: &Pair, serve: impl Fn(TlsPeer) + Send + Sync + 'static) -> Self {
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![pair.der()], pair.key_der())
-            .expect("a pair of our own");
+        Self::with(Terms::of(pair).config(), serve)
+    }
+
+    /// The same on other terms.
+    pub(crate) fn with(
+        config: ServerConfig,
+        serve: impl Fn(TlsPeer) + Send + Sync + 'static,
+    ) -> Self {
         let config = Arc::new(config);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound listener");

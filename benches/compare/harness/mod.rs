@@ -5,6 +5,7 @@
 //! each round in another order, so that whatever disturbs the machine disturbs all of them.
 #![allow(clippy::cast_precision_loss, reason = "counts here are far below 2^52")]
 
+mod certificates;
 mod counters;
 mod load;
 mod options;
@@ -146,7 +147,10 @@ fn write(options: &Options, results: &Results) -> Result<(), String> {
     eprintln!("compare: the reports are in {}", folder.display());
     if options.record {
         let benches = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches");
-        fs::write(benches.join("RESULTS.md"), report::markdown(results)).map_err(named)?;
+        let file = benches.join("RESULTS.md");
+        let before = fs::read_to_string(&file).unwrap_or_default();
+        let text = report::markdown(results) + report::written_by_hand(&before);
+        fs::write(file, text).map_err(named)?;
         fs::write(benches.join("results.svg"), &picture).map_err(named)?;
     }
     Ok(())
@@ -204,7 +208,7 @@ impl Bench<'_> {
 
     /// Starts a peer and lets it have its first requests.
     fn stand(&self, peer: &Peer, scenario: &Scenario) -> Result<Standing, String> {
-        let running = peer.start(self.cores, &self.origin)?;
+        let running = peer.start(self.cores, &self.origin, scenario.key())?;
         let mut request = self.request(&running, scenario);
         request.connections = request.connections.min(64);
         let capacity = match scenario.measure {

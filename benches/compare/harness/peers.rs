@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::certificates::Key;
 use super::options::Options;
 use super::process::{self, Cores, Home, Process};
 use super::scenarios::Page;
@@ -19,6 +20,8 @@ pub(crate) struct Peer {
     pub(crate) name: &'static str,
     pub(crate) is_reverse: bool,
     pub(crate) is_forward: bool,
+    /// It speaks TLS to clients as well, on a port of its own.
+    pub(crate) is_secure: bool,
     program: PathBuf,
     /// File names and templates. The first is what the program is given.
     files: &'static [(&'static str, &'static str)],
@@ -34,22 +37,22 @@ macro_rules! template {
 
 const NGINX: &[&str] = &["-p", "@DIR@", "-e", "@DIR@/nginx.error", "-c", "@CONFIG@"];
 
-/// A row of the table below: name, program, reverse, forward, files, arguments, version.
+/// A row of the table below: name, program, (reverse, forward, TLS), files, arguments, version.
 type Known = (
     &'static str,
     &'static str,
-    (bool, bool),
+    (bool, bool, bool),
     &'static [(&'static str, &'static str)],
     &'static [&'static str],
     &'static [&'static str],
 );
 
 const KNOWN: [Known; 8] = [
-    ("nginx", "nginx", (true, false), &[template!("nginx.conf")], NGINX, &["-v"]),
+    ("nginx", "nginx", (true, false, true), &[template!("nginx.conf")], NGINX, &["-v"]),
     (
         "haproxy",
         "haproxy",
-        (true, false),
+        (true, false, true),
         &[template!("haproxy.cfg")],
         &["-db", "-f", "@CONFIG@"],
         &["-v"],
@@ -57,7 +60,7 @@ const KNOWN: [Known; 8] = [
     (
         "envoy",
         "envoy",
-        (true, false),
+        (true, false, false),
         &[template!("envoy.yaml")],
         &["--concurrency", "1", "-l", "off", "--disable-hot-restart", "-c", "@CONFIG@"],
         &["--version"],
@@ -65,7 +68,7 @@ const KNOWN: [Known; 8] = [
     (
         "caddy",
         "caddy",
-        (true, false),
+        (true, false, false),
         &[template!("Caddyfile")],
         &["run", "--adapter", "caddyfile", "--config", "@CONFIG@"],
         &["version"],
@@ -73,16 +76,16 @@ const KNOWN: [Known; 8] = [
     (
         "traefik",
         "traefik",
-        (true, false),
+        (true, false, false),
         &[template!("traefik.toml"), template!("traefik-routes.toml")],
         &["--configFile=@CONFIG@"],
         &["version"],
     ),
-    ("h2o", "h2o", (true, false), &[template!("h2o.conf")], &["-c", "@CONFIG@"], &["-v"]),
+    ("h2o", "h2o", (true, false, false), &[template!("h2o.conf")], &["-c", "@CONFIG@"], &["-v"]),
     (
         "squid",
         "squid",
-        (false, true),
+        (false, true, false),
         &[template!("squid.conf")],
         &["-N", "-f", "@CONFIG@"],
         &["-v"],
@@ -90,7 +93,7 @@ const KNOWN: [Known; 8] = [
     (
         "tinyproxy",
         "tinyproxy",
-        (false, true),
+        (false, true, false),
         &[template!("tinyproxy.conf")],
         &["-d", "-c", "@CONFIG@"],
         &["-v"],
@@ -113,13 +116,14 @@ pub(crate) fn find(options: &Options) -> Result<(Vec<Peer>, Vec<&'static str>), 
         name: "ringway",
         is_reverse: true,
         is_forward: true,
+        is_secure: true,
         program: options.ringway_program(),
         files: &[template!("ringway.toml")],
         arguments: &["--config", "@CONFIG@"],
         version: &["--version"],
     }];
     let mut absent = Vec::new();
-    for (name, program, (is_reverse, is_forward), files, arguments, version) in KNOWN {
+    for (name, program, (is_reverse, is_forward, is_secure), files, arguments, version) in KNOWN {
         if !is_wanted(name) {
             continue;
         }
@@ -128,6 +132,7 @@ pub(crate) fn find(options: &Options) -> Result<(Vec<Peer>, Vec<&'static str>), 
                 name,
                 is_reverse,
                 is_forward,
+                is_secure,
                 program,
                 files,
                 arguments,
@@ -141,6 +146,7 @@ pub(crate) fn find(options: &Options) -> Result<(Vec<Peer>, Vec<&'static str>), 
             name: "floor",
             is_reverse: true,
             is_forward: false,
+            is_secure: false,
             program,
             files: &[],
             arguments: &["--run-floor", "127.0.0.1:@PORT@", "@ORIGIN@"],
@@ -160,12 +166,18 @@ fn installed(program: &str) -> Option<PathBuf> {
 pub(crate) struct Running {
     process: Process,
     address: SocketAddr,
+    secure: SocketAddr,
     home: Home,
 }
 
 impl Running {
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it speaks TLS.
+    pub(crate) fn secure_address(&self) -> SocketAddr {
+        self.secure
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -182,8 +194,8 @@ impl Peer {
         version_of(&self.program, self.version)
     }
 
-    pub(crate) fn start(&self, cores: Cores, origin: &Origin) -> Result<Running, String> {
-        start(self, cores.proxy, Some(origin.address()))
+    pub(crate) fn start(&self, cores: Cores, origin: &Origin, key: Key) -> Result<Running, String> {
+        start(self, cores.proxy, Some(origin.address()), key)
             .map_err(|error| format!("{} cannot be started: {error}", self.name))
     }
 }
@@ -195,9 +207,18 @@ fn version_of(program: &Path, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&text).lines().next().unwrap_or_default().trim().to_owned()
 }
 
-fn start(peer: &Peer, core: usize, origin: Option<SocketAddr>) -> Result<Running, String> {
+fn start(
+    peer: &Peer,
+    core: usize,
+    origin: Option<SocketAddr>,
+    key: Key,
+) -> Result<Running, String> {
     let home = Home::new().map_err(|error| error.to_string())?;
     let address = process::free_address().map_err(|error| error.to_string())?;
+    let secure = process::free_address().map_err(|error| error.to_string())?;
+    if peer.is_secure {
+        key.write(home.path())?;
+    }
     let fill = |text: &str| {
         let user = if nix::unistd::geteuid().is_root() { "user root;" } else { "" };
         let files = process::open_files_max().saturating_sub(500);
@@ -205,6 +226,7 @@ fn start(peer: &Peer, core: usize, origin: Option<SocketAddr>) -> Result<Running
         let mut text = text.replace("@CONFIG@", &format!("@DIR@/{config}"));
         for (name, value) in [
             ("@PORT@", address.port().to_string()),
+            ("@TLS_PORT@", secure.port().to_string()),
             ("@ORIGIN@", origin.map(|origin| origin.to_string()).unwrap_or_default()),
             ("@ORIGIN_PORT@", origin.map(|origin| origin.port().to_string()).unwrap_or_default()),
             ("@DIR@", home.path().display().to_string()),
@@ -222,10 +244,12 @@ fn start(peer: &Peer, core: usize, origin: Option<SocketAddr>) -> Result<Running
     let mut command = Command::new(&peer.program);
     command.args(peer.arguments.iter().map(|argument| fill(argument))).current_dir(home.path());
     let mut process = Process::start(&mut command, core).map_err(|error| error.to_string())?;
-    if !process.listens(address) {
-        return Err(format!("it does not listen at {address}"));
+    for address in std::iter::once(address).chain(peer.is_secure.then_some(secure)) {
+        if !process.listens(address) {
+            return Err(format!("it does not listen at {address}"));
+        }
     }
-    Ok(Running { process, address, home })
+    Ok(Running { process, address, secure, home })
 }
 
 /// What the proxies go to: nginx with files in memory, or ringway's demo where there is no nginx.
@@ -245,6 +269,7 @@ impl Origin {
                 name: "demo",
                 is_reverse: true,
                 is_forward: false,
+                is_secure: false,
                 program: options.ringway_program(),
                 files: &[(
                     "origin.toml",
@@ -255,7 +280,7 @@ impl Origin {
                 version: &["--version"],
             };
             return Ok(Self {
-                running: start(&peer, cores.load, None).map_err(named)?,
+                running: start(&peer, cores.load, None, Key::default()).map_err(named)?,
                 is_demo: true,
             });
         };
@@ -263,12 +288,13 @@ impl Origin {
             name: "origin",
             is_reverse: true,
             is_forward: false,
+            is_secure: false,
             program,
             files: &[template!("origin.conf")],
             arguments: NGINX,
             version: &["-v"],
         };
-        let running = start(&peer, cores.load, None).map_err(named)?;
+        let running = start(&peer, cores.load, None, Key::default()).map_err(named)?;
         let files = running.home.path().join("www");
         let filled = fs::create_dir(&files).and_then(|()| {
             ORIGIN_FILES.iter().try_for_each(|(name, size)| {

@@ -167,6 +167,11 @@ pub(crate) fn print(outcome: &Outcome) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
+/// The part of a recorded report that no run writes, with the line before it.
+pub(crate) fn written_by_hand(report: &str) -> &str {
+    report.find("\n## TLS: the budgets\n").map_or("", |start| &report[start..])
+}
+
 pub(crate) fn json(results: &Results) -> String {
     let metrics = |row: &Row| -> Map<String, Value> {
         let name = |metric: &Metric| json!(metric).as_str().unwrap_or_default().to_owned();
@@ -256,5 +261,12 @@ mod tests {
         {
             assert_eq!(figure(value), text);
         }
+    }
+
+    #[test]
+    fn a_record_keeps_what_was_written_by_hand() {
+        let by_hand = "\n## TLS: the budgets\n\nFigures.\n";
+        assert_eq!(written_by_hand(&format!("# Results\n\n## idle\n{by_hand}")), by_hand);
+        assert_eq!(written_by_hand("# Results\n"), "");
     }
 }

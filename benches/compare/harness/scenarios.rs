@@ -2,6 +2,7 @@
 //!
 //! In: options. Out: for each scenario the URL, the load and how much of it. Starts nothing.
 
+use super::certificates::Key;
 use super::options::Options;
 use super::peers::{Origin, Peer, Running};
 use super::process;
@@ -24,6 +25,8 @@ pub(crate) struct Scenario {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Reverse,
+    /// The same over TLS.
+    Secure(Key),
     Forward,
 }
 
@@ -60,6 +63,11 @@ pub(crate) enum Measure {
 
 /// What a slow reader takes in a second: two seconds for an answer of a MiB.
 pub(crate) const SLOW_BYTES: u32 = 512 * 1024;
+
+/// Nobody vouches for the certificates.
+const TLS: &[&str] = &["--insecure"];
+
+const FULL: &[&str] = &["--insecure", "--no-keepalive", "--no-resumption"];
 
 const UPLOAD: &[&str] = &["--method", "PUT", "--body-bytes", "100m"];
 
@@ -120,6 +128,46 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ..BASE
     },
     Scenario {
+        name: "tls-64",
+        text: "13 bytes over TLS, 64 connections",
+        way: Way::Secure(Key::Ecdsa),
+        flags: TLS,
+        ..BASE
+    },
+    Scenario {
+        name: "tls-1m",
+        text: "1 MiB over TLS, 8 connections",
+        way: Way::Secure(Key::Ecdsa),
+        page: Page::Mib1,
+        connections: 8,
+        flags: TLS,
+        ..BASE
+    },
+    Scenario {
+        name: "tls-ecdsa",
+        text: "a full handshake (ECDSA P-256) for each 13 bytes, 8 at once",
+        way: Way::Secure(Key::Ecdsa),
+        connections: 8,
+        flags: FULL,
+        ..BASE
+    },
+    Scenario {
+        name: "tls-rsa",
+        text: "a full handshake (RSA 2048) for each 13 bytes, 8 at once",
+        way: Way::Secure(Key::Rsa),
+        connections: 8,
+        flags: FULL,
+        ..BASE
+    },
+    Scenario {
+        name: "tls-resumed",
+        text: "a resumed handshake for each 13 bytes, 8 at once",
+        way: Way::Secure(Key::Ecdsa),
+        connections: 8,
+        flags: &["--insecure", "--no-keepalive"],
+        ..BASE
+    },
+    Scenario {
         name: "absolute",
         text: "13 bytes by absolute URL, 64 connections",
         way: Way::Forward,
@@ -155,6 +203,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "idle",
         text: "memory of an idle connection, of 10,000",
         connections: 10_000,
+        amount: Amount::Seconds(6.0),
+        measure: Measure::Idle,
+        ..BASE
+    },
+    Scenario {
+        name: "tls-idle",
+        text: "memory of an idle connection over TLS, of 5,000",
+        way: Way::Secure(Key::Ecdsa),
+        connections: 5_000,
+        flags: TLS,
         amount: Amount::Seconds(6.0),
         measure: Measure::Idle,
         ..BASE
@@ -196,6 +254,11 @@ impl Scenario {
         self.way == Way::Forward
     }
 
+    /// Of the certificate, where TLS is spoken.
+    pub(crate) fn key(&self) -> Key {
+        if let Way::Secure(key) = self.way { key } else { Key::default() }
+    }
+
     /// Whether each run needs a proxy that has done nothing yet.
     pub(crate) fn is_fresh(&self) -> bool {
         matches!(self.measure, Measure::Idle | Measure::Slow)
@@ -205,9 +268,15 @@ impl Scenario {
         matches!(self.amount, Amount::Requests(_))
     }
 
-    pub(crate) fn peers_of<'p>(&self, peers: &'p [Peer]) -> impl Iterator<Item = &'p Peer> {
-        let is_forward = self.is_forward();
-        peers.iter().filter(move |peer| if is_forward { peer.is_forward } else { peer.is_reverse })
+    pub(crate) fn peers_of<'p>(
+        &self,
+        peers: &'p [Peer],
+    ) -> impl Iterator<Item = &'p Peer> + use<'p, '_> {
+        peers.iter().filter(|peer| match self.way {
+            Way::Reverse => peer.is_reverse,
+            Way::Secure(_) => peer.is_secure,
+            Way::Forward => peer.is_forward,
+        })
     }
 
     /// nginx, or the first forward proxy that is not ringway.
@@ -217,8 +286,12 @@ impl Scenario {
     }
 
     pub(crate) fn url(&self, running: &Running, origin: &Origin) -> String {
-        let host = if self.is_forward() { origin.address() } else { running.address() };
-        format!("http://{host}{}", origin.path(self.page))
+        let path = origin.path(self.page);
+        match self.way {
+            Way::Reverse => format!("http://{}{path}", running.address()),
+            Way::Secure(_) => format!("https://{}{path}", running.secure_address()),
+            Way::Forward => format!("http://{}{path}", origin.address()),
+        }
     }
 
     /// At most half of the files that a process may open: a proxy needs two for each.
@@ -231,6 +304,8 @@ impl Scenario {
     /// Seconds or requests of a run.
     pub(crate) fn amount(&self, options: &Options, seconds: f64) -> (Option<f64>, Option<u32>) {
         match self.amount {
+            // On a busy machine a moment is too short for handshakes.
+            Amount::Time if options.smoke && self.measure == Measure::Load => (None, Some(40)),
             Amount::Time => (Some(seconds), None),
             Amount::Seconds(all) if options.smoke => (Some(all.min(0.5)), None),
             Amount::Seconds(all) => (Some(all), None),

@@ -1,17 +1,16 @@
 //! One connection of the load: opens it, sends a request, reads the answer.
 //!
-//! In come readiness and a plan; out comes, for each turn, what it has come to. Sockets are plain
-//! non-blocking ones under an edge-triggered epoll: a small exchange costs one send, one receive
-//! and its share of a wait. Nothing here waits, reads a clock or decides what comes next.
+//! In come readiness and a plan; out comes, for each turn, what it has come to. Sockets are those
+//! of a ring without the ring, under an edge-triggered epoll: their calls that never wait need
+//! none, and speak TLS where they are told to. A small exchange costs one send, one receive and its
+//! share of a wait. Nothing here waits, reads a clock or decides what comes next.
 
-use std::io::{ErrorKind as IoError, Read, Write};
-use std::net::TcpStream;
-use std::os::fd::AsRawFd;
+use std::io::ErrorKind as IoError;
+use std::sync::Arc;
 use std::time::Instant;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use nix::sys::socket::{self, MsgFlags};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::answer::{Answer, Flaw, Reader};
 use super::options::Plan;
@@ -19,6 +18,10 @@ use super::script::{Cursor, Script};
 use super::tally::ErrorKind;
 use crate::http::Method;
 use crate::http::head::ResponseHead;
+use crate::ledger::Ledger;
+use crate::ring::{Handshake, Socket};
+use crate::tls::problem::Problem;
+use crate::tls::session::Session;
 
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -37,8 +40,8 @@ const SLOW_BUFFER_BYTES_MIN: usize = 4096;
 /// What the connections of a thread share.
 pub(super) struct Tools {
     buffer: Vec<u8>,
-    /// Never written to, so that it costs addresses and no memory.
-    discard: Vec<u8>,
+    /// Of what sessions hold, which nobody asks for here.
+    ledger: Arc<Ledger>,
     head: ResponseHead,
     pub(super) bytes_read: u64,
     pub(super) bytes_written: u64,
@@ -48,7 +51,7 @@ impl Default for Tools {
     fn default() -> Self {
         Self {
             buffer: vec![0; BUFFER_BYTES],
-            discard: vec![0; DISCARD_BYTES],
+            ledger: Arc::default(),
             head: ResponseHead::new(),
             bytes_read: 0,
             bytes_written: 0,
@@ -60,12 +63,21 @@ impl Default for Tools {
 pub(super) enum Stage {
     Closed,
     Connecting,
+    /// Does the handshake of TLS.
+    Securing,
     /// Asks the proxy for a tunnel.
     Tunnelling,
     /// Open, with nothing to do.
     Ready,
     Sending,
     Receiving,
+}
+
+impl Stage {
+    /// Nothing can be asked yet.
+    pub(super) fn is_opening(self) -> bool {
+        matches!(self, Self::Connecting | Self::Securing | Self::Tunnelling)
+    }
 }
 
 /// What a turn has come to.
@@ -83,7 +95,7 @@ pub(super) enum Turn {
 }
 
 pub(super) struct Connection {
-    stream: Option<TcpStream>,
+    socket: Option<Socket>,
     pub(super) stage: Stage,
     /// Changes with each socket, so that what was said of the last one is not taken for this one.
     pub(super) generation: u32,
@@ -105,7 +117,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(now: Instant, allowance: u64) -> Self {
         Self {
-            stream: None,
+            socket: None,
             stage: Stage::Closed,
             generation: 0,
             cursor: Cursor::default(),
@@ -131,7 +143,8 @@ impl Connection {
 
     fn connect(&mut self, plan: &Plan, epoll: &Epoll, index: u32) -> std::io::Result<()> {
         let domain = Domain::for_address(plan.address);
-        let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        let kind = Type::STREAM.nonblocking();
+        let socket = socket2::Socket::new(domain, kind, Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
         if let Some(rate) = plan.slow_read {
             let bytes = usize::try_from(rate / SLOW_BUFFER_SHARE).unwrap_or(usize::MAX);
@@ -148,14 +161,14 @@ impl Connection {
             | EpollFlags::EPOLLET;
         let token = u64::from(self.generation) << 32 | u64::from(index);
         epoll.add(&socket, EpollEvent::new(flags, token))?;
-        self.stream = Some(socket.into());
+        self.socket = Some(Socket::from_fd(socket.into(), false));
         self.stage = Stage::Connecting;
         Ok(())
     }
 
     /// Gives the connection back to the kernel, which takes it from the epoll too.
     pub(super) fn close(&mut self) {
-        self.stream = None;
+        self.socket = None;
         self.stage = Stage::Closed;
         self.is_readable = false;
         self.reader.reset();
@@ -195,6 +208,7 @@ impl Connection {
                 }
             }
             Stage::Ready if is_input => self.look(tools),
+            Stage::Securing => self.shake(plan, tools),
             Stage::Tunnelling => self.tunnel(plan, tools, is_input),
             Stage::Sending => {
                 // The answer may come before all is sent (413), and nothing more is sent then.
@@ -214,10 +228,18 @@ impl Connection {
     }
 
     fn connected(&mut self, plan: &Plan, tools: &mut Tools) -> Turn {
-        let Some(stream) = &self.stream else { return Turn::Waiting };
-        if !matches!(stream.take_error(), Ok(None)) {
+        let Some(socket) = &self.socket else { return Turn::Waiting };
+        if socket.has_failed() {
             return Turn::Failed(ErrorKind::Connect);
         }
+        match &plan.tls {
+            Some(tls) if !tls.is_in_tunnel => self.secure(plan, tools),
+            _ => self.reached(plan, tools),
+        }
+    }
+
+    /// Whoever is connected to can be spoken to.
+    fn reached(&mut self, plan: &Plan, tools: &mut Tools) -> Turn {
         if plan.tunnel.is_none() {
             self.stage = Stage::Ready;
             return Turn::Opened;
@@ -225,6 +247,38 @@ impl Connection {
         self.cursor = Cursor::default();
         self.stage = Stage::Tunnelling;
         self.tunnel(plan, tools, false)
+    }
+
+    /// Begins the handshake.
+    fn secure(&mut self, plan: &Plan, tools: &mut Tools) -> Turn {
+        let (Some(socket), Some(tls)) = (&self.socket, &plan.tls) else { return Turn::Waiting };
+        let Ok(session) = tls.client.session() else {
+            return Turn::Failed(ErrorKind::Handshake);
+        };
+        socket.secure(session, tools.ledger.clone());
+        self.stage = Stage::Securing;
+        self.shake(plan, tools)
+    }
+
+    fn shake(&mut self, plan: &Plan, tools: &mut Tools) -> Turn {
+        let Some(socket) = &self.socket else { return Turn::Waiting };
+        match socket.try_handshake() {
+            Ok(Handshake::Reads | Handshake::Writes) => Turn::Waiting,
+            Ok(Handshake::Done) if plan.tls.as_ref().is_some_and(|tls| tls.is_in_tunnel) => {
+                self.stage = Stage::Ready;
+                Turn::Opened
+            }
+            Ok(Handshake::Done) => self.reached(plan, tools),
+            Err(error) => Turn::Failed(match Problem::of(&error) {
+                Problem::Certificate => ErrorKind::Certificate,
+                _ => ErrorKind::Handshake,
+            }),
+        }
+    }
+
+    /// Whether its session goes on from an earlier one; `None` where it has none.
+    pub(super) fn is_resumed(&self) -> Option<bool> {
+        self.socket.as_ref()?.session(Session::is_resumed)
     }
 
     fn tunnel(&mut self, plan: &Plan, tools: &mut Tools, is_input: bool) -> Turn {
@@ -239,8 +293,8 @@ impl Connection {
                 return turn;
             }
         }
-        let Some(stream) = &mut self.stream else { return Turn::Waiting };
-        let count = match stream.read(&mut tools.buffer) {
+        let Some(socket) = &self.socket else { return Turn::Waiting };
+        let count = match socket.try_recv(&mut tools.buffer) {
             Ok(0) => return Turn::Failed(ErrorKind::Tunnel),
             Ok(count) => count,
             Err(error) if error.kind() == IoError::WouldBlock => return Turn::Waiting,
@@ -250,6 +304,9 @@ impl Connection {
         let bytes = &tools.buffer[..count];
         match self.reader.advance(bytes, &mut tools.head, Method::Connect) {
             Ok(Some(answer)) if answer.status / 100 == 2 => {
+                if plan.tls.as_ref().is_some_and(|tls| tls.is_in_tunnel) {
+                    return self.secure(plan, tools);
+                }
                 self.stage = Stage::Ready;
                 Turn::Opened
             }
@@ -261,8 +318,8 @@ impl Connection {
     /// Something happened to a connection of which nothing was asked: it has ended, or is of no
     /// use, because what came answers nothing.
     fn look(&mut self, tools: &mut Tools) -> Turn {
-        let Some(stream) = &mut self.stream else { return Turn::Waiting };
-        match stream.read(&mut tools.buffer) {
+        let Some(socket) = &self.socket else { return Turn::Waiting };
+        match socket.try_recv(&mut tools.buffer) {
             Err(error) if error.kind() == IoError::WouldBlock => Turn::Waiting,
             _ => Turn::Closed,
         }
@@ -270,19 +327,18 @@ impl Connection {
 
     #[inline]
     fn send(&mut self, script: &Script, tools: &mut Tools) -> Turn {
-        let Some(stream) = &mut self.stream else { return Turn::Waiting };
+        let Some(socket) = &self.socket else { return Turn::Waiting };
         for _ in 0..CALLS_PER_TURN {
             let Some(bytes) = self.cursor.next(script) else {
                 self.stage = Stage::Receiving;
                 return Turn::Waiting;
             };
-            match stream.write(bytes) {
+            match socket.try_send(bytes) {
                 Ok(count) => {
                     tools.bytes_written += count as u64;
                     self.cursor.advance(script, count);
                 }
                 Err(error) if error.kind() == IoError::WouldBlock => return Turn::Waiting,
-                Err(error) if error.kind() == IoError::Interrupted => {}
                 Err(_) => return Turn::Failed(ErrorKind::Reset),
             }
         }
@@ -303,15 +359,17 @@ impl Connection {
                 Some(_) if self.allowance == 0 => return Turn::Waiting,
                 Some(_) => usize::try_from(self.allowance).unwrap_or(usize::MAX),
             };
-            let Some(stream) = &mut self.stream else { return Turn::Waiting };
+            let Some(socket) = &self.socket else { return Turn::Waiting };
             let opaque = usize::try_from(self.reader.opaque_bytes()).unwrap_or(usize::MAX);
-            let is_discarded = opaque > BUFFER_BYTES;
+            let is_plain = socket.is_plain();
+            // Without a copy: what is sealed has to be opened to be counted.
+            let is_discarded = opaque > BUFFER_BYTES && is_plain;
             let (wanted, result) = if is_discarded {
                 let wanted = opaque.min(DISCARD_BYTES).min(room);
-                (wanted, discard(stream, &mut tools.discard[..wanted]))
+                (wanted, socket.try_discard(wanted))
             } else {
                 let wanted = BUFFER_BYTES.min(room);
-                (wanted, stream.read(&mut tools.buffer[..wanted]))
+                (wanted, socket.try_recv(&mut tools.buffer[..wanted]))
             };
             let count = match result {
                 Ok(0) => return self.ended(),
@@ -320,7 +378,16 @@ impl Connection {
                     self.is_readable = false;
                     return Turn::Waiting;
                 }
-                Err(error) if error.kind() == IoError::Interrupted => continue,
+                // Nobody has said that this is all, which a body without a length needs.
+                Err(error) if error.kind() == IoError::UnexpectedEof => {
+                    return match self.ended() {
+                        Turn::Answered(_) => Turn::Failed(ErrorKind::ShortBody),
+                        turn => turn,
+                    };
+                }
+                Err(error) if error.kind() == IoError::InvalidData => {
+                    return Turn::Failed(ErrorKind::BadRecord);
+                }
                 Err(_) => return Turn::Failed(ErrorKind::Reset),
             };
             tools.bytes_read += count as u64;
@@ -334,7 +401,8 @@ impl Connection {
                 self.reader.advance(bytes, &mut tools.head, plan.script.method)
             };
             match read {
-                Ok(None) if count < wanted && !is_ending => {
+                // Of records, a part may be held back.
+                Ok(None) if count < wanted && !is_ending && is_plain => {
                     self.is_readable = false;
                     return Turn::Waiting;
                 }
@@ -354,14 +422,8 @@ impl Connection {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.stream.is_some()
+        self.socket.is_some()
     }
-}
-
-/// Throws received bytes away without copying them (MSG_TRUNC, tcp(7)).
-fn discard(stream: &TcpStream, room: &mut [u8]) -> std::io::Result<usize> {
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
-    Ok(socket::recv(stream.as_raw_fd(), room, flags)?)
 }
 
 fn kind_of(flaw: Flaw) -> ErrorKind {

@@ -323,7 +323,7 @@ impl<'a> Load<'a> {
         let now = Instant::now();
         let is_last_round = self.is_last_round;
         let connection = self.connection(index);
-        let was_opening = matches!(connection.stage, Stage::Connecting | Stage::Tunnelling)
+        let was_opening = connection.stage.is_opening()
             || (connection.stage == Stage::Closed && kind == ErrorKind::Connect);
         let had_request = std::mem::take(&mut connection.has_request);
         connection.close();
@@ -333,7 +333,7 @@ impl<'a> Load<'a> {
             self.tally.lost += 1;
         }
         self.opening -= usize::from(was_opening);
-        if matches!(kind, ErrorKind::Connect | ErrorKind::Tunnel) {
+        if was_opening {
             self.later.push_back((now + RETRY, index));
         } else {
             self.next(index, now);
@@ -425,6 +425,7 @@ impl<'a> Load<'a> {
         let connection = &mut self.connections[index as usize];
         let took = now.saturating_duration_since(connection.opened);
         self.tally.connect.saturating_record(took.as_nanos() as u64);
+        self.tally.secured(connection.is_resumed());
         if connection.has_request {
             if is_counted_from_sending {
                 connection.intended = now;
@@ -464,11 +465,9 @@ impl<'a> Load<'a> {
         for index in 0..self.connections.len() as u32 {
             let now = self.now;
             let connection = self.connection(index);
-            let is_under_way = match connection.stage {
-                Stage::Connecting | Stage::Tunnelling => true,
-                Stage::Sending | Stage::Receiving => connection.has_request,
-                Stage::Closed | Stage::Ready => false,
-            };
+            let is_asked = matches!(connection.stage, Stage::Sending | Stage::Receiving);
+            let is_under_way =
+                connection.stage.is_opening() || (is_asked && connection.has_request);
             if is_under_way && now >= connection.deadline {
                 self.failed(index, ErrorKind::Timeout);
             } else if let Some(rate) = self.plan.slow_read {

@@ -2,9 +2,9 @@
 //!
 //! In comes a command line; out come a report and an exit code: 0 where requests were answered, 1
 //! where none was or the run could not take place, 2 where the command line makes no sense. It is a
-//! client in a process of its own, so that it uses plain sockets and an epoll: a send, a receive
-//! and a share of a wait per request need no ring. Every answer is read by the parser that the
-//! proxy uses, and held to its length.
+//! client in a process of its own, so that it uses an epoll: a send, a receive and a share of a
+//! wait per request need no ring. Every answer is read by the parser that the proxy uses, and held
+//! to its length.
 //!
 //! `script`, `schedule`, `answer`, `tally`, `statistics` and `report` are pure; `crew` runs the
 //! threads, each of which is a `load` with its `connection`s; `target` reads /proc; `compare` runs

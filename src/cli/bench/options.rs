@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -13,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::script::{Body, Request, Script};
 use crate::config::{parse_bytes, parse_duration};
+use crate::tls::client::{Client, Wishes};
 
 const DURATION: Duration = Duration::from_secs(10);
 
@@ -25,8 +27,8 @@ const BODY_BYTES_MAX: u64 = 1 << 30;
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[allow(clippy::struct_excessive_bools, reason = "they are switches of a command line")]
 pub(crate) struct BenchFlags {
-    /// What to ask for, such as http://127.0.0.1:8080/; with --ab only its path, which may be
-    /// left out
+    /// What to ask for, such as http://127.0.0.1:8080/ or https://a.example/; with --ab only its
+    /// path, which may be left out
     #[arg(value_name = "URL")]
     pub url: Option<String>,
     /// Connections, shared out over the threads
@@ -69,7 +71,19 @@ pub(crate) struct BenchFlags {
     /// A connection (and tunnel) of its own for each request
     #[arg(long)]
     pub no_keepalive: bool,
-    /// For one request, or one connection
+    /// Take any certificate
+    #[arg(long)]
+    pub insecure: bool,
+    /// Believe the authorities in this file, instead of the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub ca: Option<PathBuf>,
+    /// Make every TLS handshake a full one
+    #[arg(long)]
+    pub no_resumption: bool,
+    /// Newest version of TLS to offer
+    #[arg(long, value_name = "VERSION", value_parser = ["1.2", "1.3"])]
+    pub tls_max: Option<String>,
+    /// For one request, or one connection, its TLS handshake included
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
     pub timeout: Duration,
     /// Time before the measured time [default: 1s, or none with --requests or --idle]
@@ -135,6 +149,7 @@ pub(super) struct Plan {
     pub(super) script: Script,
     /// What makes a tunnel of a new connection.
     pub(super) tunnel: Option<Script>,
+    pub(super) tls: Option<Tls>,
     pub(super) pace: Pace,
     pub(super) connections: usize,
     /// At least 1 and at most as many as connections.
@@ -153,12 +168,21 @@ pub(super) struct Plan {
     pub(super) has_progress: bool,
 }
 
+/// With whom TLS is spoken.
+#[derive(Clone, Debug)]
+pub(super) struct Tls {
+    pub(super) client: Arc<Client>,
+    /// With the origin at a tunnel's end; else with whoever is connected to.
+    pub(super) is_in_tunnel: bool,
+}
+
 impl BenchFlags {
     /// What the flags mean for a run against `url`.
     pub(super) fn plan(&self, url: &str) -> Result<Plan, String> {
         self.check()?;
         let origin = Url::parse("the URL", url)?;
         let proxy = self.via.as_deref().map(|url| Url::parse("--via", url)).transpose()?;
+        let tls = self.tls(&origin, proxy.as_ref())?;
         let is_proxied = proxy.is_some() && !self.connect;
         let mut request = Request {
             method: self.method_text()?,
@@ -187,6 +211,7 @@ impl BenchFlags {
             address: proxy.as_ref().unwrap_or(&origin).resolve()?,
             script: Script::of(&request),
             tunnel,
+            tls,
             pace: match self.rate {
                 Some(rate) => Pace::Open(rate),
                 None if self.idle => Pace::Idle,
@@ -209,6 +234,45 @@ impl BenchFlags {
             has_course: self.plot.is_some(),
             has_progress: !self.quiet,
         })
+    }
+
+    /// With whom TLS is spoken, which is one of the two at most.
+    fn tls(&self, origin: &Url, proxy: Option<&Url>) -> Result<Option<Tls>, String> {
+        let (with, is_in_tunnel) = match (origin.is_tls, proxy) {
+            (true, None) => (origin, false),
+            (true, Some(proxy)) if proxy.is_tls => {
+                return Err(
+                    "--via https:// needs an http:// URL: there is no TLS in TLS".to_owned()
+                );
+            }
+            (true, Some(_)) if self.connect => (origin, true),
+            (true, Some(_)) => {
+                return Err("an https:// URL with --via is for tunnels: add --connect".to_owned());
+            }
+            (false, Some(proxy)) if proxy.is_tls => (proxy, false),
+            (false, _) => return self.check_plain().map(|()| None),
+        };
+        let wishes = Wishes {
+            ca: self.ca.clone(),
+            is_insecure: self.insecure,
+            is_always_new: self.no_resumption,
+            is_old: self.tls_max.as_deref() == Some("1.2"),
+        };
+        let client = Client::new(&with.host, wishes);
+        let client = client.map_err(|error| format!("{}: {error}", with.flag))?;
+        Ok(Some(Tls { client: Arc::new(client), is_in_tunnel }))
+    }
+
+    /// No flag asks for what plain connections have not.
+    fn check_plain(&self) -> Result<(), String> {
+        let flag = match self {
+            Self { insecure: true, .. } => "--insecure",
+            Self { ca: Some(_), .. } => "--ca",
+            Self { no_resumption: true, .. } => "--no-resumption",
+            Self { tls_max: Some(_), .. } => "--tls-max",
+            _ => return Ok(()),
+        };
+        Err(format!("{flag} is for TLS: ask for an https:// URL"))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -287,11 +351,12 @@ fn field(line: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.trim().to_owned()))
 }
 
-/// `http://[user:password@]host[:port][/path]`.
+/// `http[s]://[user:password@]host[:port][/path]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Url {
     /// As it was typed behind `flag`, for errors.
     flag: &'static str,
+    is_tls: bool,
     credentials: Option<String>,
     /// As it stands in Host.
     authority: String,
@@ -303,8 +368,12 @@ struct Url {
 
 impl Url {
     fn parse(flag: &'static str, url: &str) -> Result<Self, String> {
-        let wrong = || format!("{flag} {url}: expected http://HOST[:PORT][/PATH]");
-        let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
+        let wrong = || format!("{flag} {url}: expected http://HOST[:PORT][/PATH] or https://...");
+        let (rest, is_tls) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+            (Some(rest), _) => (rest, false),
+            (_, Some(rest)) => (rest, true),
+            _ => return Err(wrong()),
+        };
         let rest = rest.split('#').next().unwrap_or_default();
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
@@ -318,6 +387,7 @@ impl Url {
         };
         let port = match port.strip_prefix(':') {
             Some(port) => port.parse().map_err(|_| wrong())?,
+            None if port.is_empty() && is_tls => 443,
             None if port.is_empty() => 80,
             None => return Err(wrong()),
         };
@@ -326,7 +396,8 @@ impl Url {
         }
         let slash = if path.starts_with('/') { "" } else { "/" };
         let (authority, host) = (authority.to_owned(), host.to_owned());
-        Ok(Self { flag, credentials, authority, host, port, path: format!("{slash}{path}") })
+        let path = format!("{slash}{path}");
+        Ok(Self { flag, is_tls, credentials, authority, host, port, path })
     }
 
     fn absolute(&self) -> String {
@@ -448,9 +519,17 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused_with_its_flag() {
-        let url = "http://127.0.0.1/";
+        let (url, tls) = ("http://127.0.0.1/", "https://127.0.0.1/");
         for (arguments, part) in [
-            (&["https://127.0.0.1/"][..], "expected http://"),
+            (&["ftp://127.0.0.1/"][..], "expected http://"),
+            (&[url, "--insecure"], "--insecure is for TLS"),
+            (&[url, "--ca", "a.pem"], "--ca is for TLS"),
+            (&[url, "--no-resumption"], "--no-resumption is for TLS"),
+            (&[url, "--tls-max", "1.3"], "--tls-max is for TLS"),
+            (&[tls, "--tls-max", "1.1"], "1.2, 1.3"),
+            (&[tls, "--ca", "/nowhere/at/all"], "/nowhere/at/all"),
+            (&[tls, "--via", url], "add --connect"),
+            (&[tls, "--via", tls, "--connect"], "no TLS in TLS"),
             (&["http://"], "expected http://"),
             (&["http://127.0.0.1:x/"], "expected http://"),
             (&["http://[::1/"], "expected http://"),

@@ -38,6 +38,9 @@ pub(super) struct Report {
     pub(super) client_cpu_us_per_request: f64,
     pub(super) target: Option<Cost>,
     pub(super) idle: Option<Idle>,
+    /// Where TLS was spoken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<Handshakes>,
 }
 
 /// Errors by kind, in the order of [`ErrorKind::ALL`].
@@ -85,6 +88,15 @@ pub(super) struct Late {
 pub(super) struct Idle {
     pub(super) held: u64,
     pub(super) lost: u64,
+}
+
+/// How connections were secured.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Handshakes {
+    pub(super) full: u64,
+    /// Those that went on from an earlier session.
+    pub(super) resumed: u64,
+    pub(super) handshakes_per_second: f64,
 }
 
 impl Serialize for Errors {
@@ -158,6 +170,11 @@ impl Report {
             client_cpu_us_per_request: of_all(tally.cpu.as_secs_f64() * 1e6, tally.requests),
             target,
             idle: (plan.pace == Pace::Idle).then_some(Idle { held: tally.held, lost: tally.lost }),
+            tls: plan.tls.as_ref().map(|_| Handshakes {
+                full: tally.full,
+                resumed: tally.resumed,
+                handshakes_per_second: per_second(tally.full + tally.resumed),
+            }),
         }
     }
 
@@ -203,6 +220,12 @@ impl fmt::Display for Report {
         }
         if self.connect_us.max > 0.0 {
             quantiles(f, "connect:", &self.connect_us)?;
+        }
+        if let Some(Handshakes { full, resumed, handshakes_per_second }) = &self.tls {
+            writeln!(
+                f,
+                "handshakes:   {full} full, {resumed} resumed ({handshakes_per_second:.0}/s)"
+            )?;
         }
         if let Some(idle) = &self.idle {
             writeln!(f, "idle:         {} answered again, {} lost", idle.held, idle.lost)?;

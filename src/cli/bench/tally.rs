@@ -36,10 +36,16 @@ pub(super) enum ErrorKind {
     BadBody,
     /// The proxy made no tunnel.
     Tunnel,
+    /// The handshake of TLS did not come to its end.
+    Handshake,
+    /// The server's certificate is not believed.
+    Certificate,
+    /// After the handshake, what came is no TLS.
+    BadRecord,
 }
 
 impl ErrorKind {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Connect,
         Self::Timeout,
         Self::Reset,
@@ -47,6 +53,9 @@ impl ErrorKind {
         Self::BadHead,
         Self::BadBody,
         Self::Tunnel,
+        Self::Handshake,
+        Self::Certificate,
+        Self::BadRecord,
     ];
 
     /// The key in the JSON report.
@@ -59,6 +68,9 @@ impl ErrorKind {
             Self::BadHead => "bad_head",
             Self::BadBody => "bad_body",
             Self::Tunnel => "tunnel",
+            Self::Handshake => "handshake",
+            Self::Certificate => "certificate",
+            Self::BadRecord => "bad_record",
         }
     }
 }
@@ -85,6 +97,9 @@ pub(super) struct Tally {
     /// Idle connections that answered again, and those that did not.
     pub(super) held: u64,
     pub(super) lost: u64,
+    /// Handshakes of TLS: those in full, and those that went on from an earlier session.
+    pub(super) full: u64,
+    pub(super) resumed: u64,
     /// Processor time of the threads that made the load.
     pub(super) cpu: Duration,
 }
@@ -104,6 +119,8 @@ impl Tally {
             late_ns_max: 0,
             held: 0,
             lost: 0,
+            full: 0,
+            resumed: 0,
             cpu: Duration::ZERO,
         }
     }
@@ -116,6 +133,15 @@ impl Tally {
         self.latency.saturating_record(latency_ns);
         if let Some(course) = &mut self.course {
             course.record(latency_ns, after);
+        }
+    }
+
+    /// A connection is open; `None` where it speaks no TLS.
+    pub(super) fn secured(&mut self, is_resumed: Option<bool>) {
+        match is_resumed {
+            Some(true) => self.resumed += 1,
+            Some(false) => self.full += 1,
+            None => {}
         }
     }
 
@@ -148,6 +174,8 @@ impl Tally {
         self.late_ns_max = self.late_ns_max.max(other.late_ns_max);
         self.held += other.held;
         self.lost += other.lost;
+        self.full += other.full;
+        self.resumed += other.resumed;
         self.cpu += other.cpu;
     }
 }
@@ -251,7 +279,7 @@ mod tests {
         one.merge(&two);
         assert_eq!((one.requests, one.bytes_read), (1_000, 7_000));
         assert_eq!(one.status, [0, 0, 250, 250, 250, 250]);
-        assert_eq!(one.errors, [0, 0, 2, 0, 0, 0, 1]);
+        assert_eq!(one.errors, [0, 0, 2, 0, 0, 0, 1, 0, 0, 0]);
         assert_eq!((one.errors(), one.late_ns_max), (3, 5));
         assert_eq!(one.latency, both.latency);
         let course = |tally: &Tally| -> Vec<(u64, u64)> {

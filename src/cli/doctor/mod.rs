@@ -4,6 +4,7 @@
 //! findings, each with what is, what is wanted, why, and the command that mends it. Every check is
 //! a function from facts to one finding. It changes nothing and opens no connection.
 
+mod certificates;
 mod cgroup;
 mod facts;
 mod finding;
@@ -32,7 +33,7 @@ enum Check {
 }
 
 /// In the order of the report: what keeps ringway from running first.
-const CHECKS: [Check; 25] = [
+const CHECKS: [Check; 29] = [
     Always(kernel::version),
     Always(kernel::io_uring),
     Perhaps(kernel::io_uring_disabled),
@@ -58,6 +59,10 @@ const CHECKS: [Check; 25] = [
     Perhaps(machine::huge_pages),
     Perhaps(machine::clock_source),
     Perhaps(kernel::ring_features),
+    Perhaps(certificates::validity),
+    Perhaps(certificates::key_files),
+    Perhaps(certificates::names),
+    Perhaps(certificates::keys),
 ];
 
 /// Looks at everything. `fitted` is what the plan of memory says: why `config` cannot fit here, or

@@ -79,6 +79,7 @@ fn view<'a>(case: &'a Case<'_>, client_text: &'a str) -> RequestView<'a> {
         client: case.client,
         client_text,
         is_trusted: case.is_trusted(),
+        tls: None,
         now_us: 0,
     }
 }

@@ -25,7 +25,7 @@ use crate::address::ClientAddress;
 use crate::cli::args::{Cli, Question};
 use crate::cli::client::Target;
 use crate::config::effective::{Origins, values};
-use crate::config::{AdminAddress, Config};
+use crate::config::{AdminAddress, Config, ListenerConfig};
 use crate::exchange::respond::LocalEndpoint;
 use crate::exchange::{forwarded, upload};
 use crate::fault::Fault;
@@ -146,9 +146,11 @@ fn head_text(question: &Question, listener: Address) -> Result<Vec<u8>, Failure>
         field.split(':').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("host"))
     };
     if !fields.iter().any(is_host) {
-        let host = host_of(target).unwrap_or_else(|| match Target::listener(listener) {
-            Some(Target::Tcp { address, .. }) => address.to_string(),
-            Some(Target::Unix(_)) | None => "localhost".to_owned(),
+        let host = host_of(target).unwrap_or_else(|| {
+            match Target::listener(&ListenerConfig::at(listener)) {
+                Some(Target::Tcp { address, .. }) => address.to_string(),
+                Some(Target::Unix(_)) | None => "localhost".to_owned(),
+            }
         });
         let _ = write!(text, "Host: {host}\r\n");
     }

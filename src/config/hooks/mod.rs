@@ -22,7 +22,7 @@ pub(crate) use self::access::{
 };
 pub(crate) use self::answers::{ErrorPagesConfig, PageSource, RespondConfig, Statuses};
 pub(crate) use self::heads::{HeadersConfig, RedirectConfig, RewriteConfig, SecurityConfig};
-pub(crate) use self::template::{Part, Scope, Template, Variable};
+pub(crate) use self::template::{Part, Scope, Template, TlsFact, Variable};
 pub(crate) use self::traffic::{MirrorConfig, RetryConfig, RetryOn, SplitConfig};
 
 pub(super) use self::access::Method;

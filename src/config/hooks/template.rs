@@ -46,8 +46,23 @@ pub enum Variable {
     Header(Box<str>),
     /// Case matters.
     Cookie(Box<str>),
+    /// Of the client's session; empty where it has none.
+    Tls(TlsFact),
     /// A group of the pattern that this is a replacement for.
     Capture(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsFact {
+    Version,
+    Cipher,
+    /// The name that the client has asked for.
+    Sni,
+    /// Whether it has shown a certificate that is believed.
+    ClientVerified,
+    ClientSubject,
+    ClientSan,
+    ClientFingerprint,
 }
 
 /// Where a template stands, which says what is known there.
@@ -61,7 +76,7 @@ pub enum Scope<'a> {
     Response,
 }
 
-const PLAIN: [(&str, Variable); 10] = [
+const PLAIN: [(&str, Variable); 17] = [
     ("client_ip", Variable::ClientIp),
     ("host", Variable::Host),
     ("path", Variable::Path),
@@ -72,6 +87,13 @@ const PLAIN: [(&str, Variable); 10] = [
     ("route", Variable::Route),
     ("upstream", Variable::Upstream),
     ("status", Variable::Status),
+    ("tls_version", Variable::Tls(TlsFact::Version)),
+    ("tls_cipher", Variable::Tls(TlsFact::Cipher)),
+    ("tls_sni", Variable::Tls(TlsFact::Sni)),
+    ("tls_client_verified", Variable::Tls(TlsFact::ClientVerified)),
+    ("tls_client_subject", Variable::Tls(TlsFact::ClientSubject)),
+    ("tls_client_san", Variable::Tls(TlsFact::ClientSan)),
+    ("tls_client_fingerprint", Variable::Tls(TlsFact::ClientFingerprint)),
 ];
 
 impl Template {

@@ -3,9 +3,15 @@
 //! In: a machine in perfect order. Out: the same with one change, the findings that the change
 //! makes, how bad the first of them is, and words of the report. Nothing is judged here.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
 use super::Machine;
 use crate::cli::doctor::finding::Severity;
-use crate::config::{Config, OriginConfig, UpstreamConfig};
+use crate::config::{
+    CertificateConfig, Config, HostPattern, OriginConfig, RouteConfig, UpstreamConfig,
+};
 
 /// What is wrong, the findings that say so, and words that the first of them says.
 pub(super) type Case =
@@ -278,6 +284,77 @@ const NETWORK: [Case; 20] = [
     ),
 ];
 
+/// Shows a certificate of `key` for a.test that lasts for `days`, whose key may be read as `mode`
+/// says.
+pub(super) fn secured(machine: Machine, key: rcgen::KeyPair, days: i64, mode: u32) -> Machine {
+    let mut wanted = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+    let now = std::time::SystemTime::now();
+    wanted.not_before = (now - Duration::from_secs(30 * 86_400)).into();
+    wanted.not_after = (now + Duration::from_secs(days as u64 * 86_400 + 60)).into();
+    let chain = wanted.self_signed(&key).unwrap().pem();
+    let machine = machine.with("a.pem", &chain).with("a.key", &key.serialize_pem());
+    let (chain, key) = (machine.folder.join("a.pem"), machine.folder.join("a.key"));
+    fs::set_permissions(&key, Permissions::from_mode(mode)).unwrap();
+    let shown = CertificateConfig { chain, key, names: Vec::new(), ocsp: None };
+    machine.set(|config| {
+        config.tls.certificates = vec![shown];
+        config.server.listen_tls = vec!["127.0.0.1:30443".parse().unwrap()];
+    })
+}
+
+fn quick() -> rcgen::KeyPair {
+    rcgen::KeyPair::generate().unwrap()
+}
+
+const CERTIFICATES: [Case; 5] = [
+    (
+        |it| {
+            let it = secured(it, quick(), 90, 0o600);
+            it.but("a.pem", "CERTIFICATE", "NOTHING")
+        },
+        &["certificates"],
+        Severity::Error,
+        &["a.pem: there is no certificate in it"],
+    ),
+    (
+        |it| secured(it, quick(), 13, 0o600),
+        &["certificates"],
+        Severity::Warning,
+        &["a.pem ends", "(in 13 days)"],
+    ),
+    (
+        |it| secured(it, quick(), 90, 0o604),
+        &["key_files"],
+        Severity::Warning,
+        &["chmod o=", "a.key"],
+    ),
+    (
+        |it| {
+            let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+            secured(it, key, 90, 0o600)
+        },
+        &["certificate_keys"],
+        Severity::Hint,
+        &["rsa for a.test", "five times"],
+    ),
+    (
+        |it| {
+            let it = secured(it, quick(), 90, 0o640);
+            let route = |host: &str| RouteConfig {
+                host: match host.strip_prefix('*') {
+                    Some(suffix) => HostPattern::Suffix(suffix.to_owned()),
+                    None => HostPattern::Exact(host.to_owned()),
+                },
+                ..Config::default().routes.remove(0)
+            };
+            it.set(|config| config.routes = ["a.test", "b.test", "*.c.test"].map(route).into())
+        },
+        &["certificate_names"],
+        Severity::Warning,
+        &["none for b.test, *.c.test"],
+    ),
+];
+
 pub(super) fn cases() -> impl Iterator<Item = &'static Case> {
-    KERNEL.iter().chain(&GROUPS).chain(&NETWORK)
+    KERNEL.iter().chain(&GROUPS).chain(&NETWORK).chain(&CERTIFICATES)
 }

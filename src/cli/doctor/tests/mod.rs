@@ -10,7 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use self::cases::{GROUP, cases, held_by, listen, locked};
+use self::cases::{GROUP, cases, held_by, listen, locked, secured};
 use super::finding::Severity;
 use super::*;
 use crate::config::MemoryMax;
@@ -177,8 +177,16 @@ fn every_check_has_a_case() {
     let machine = Machine::in_order().set(|config| listen(config, "[::]:30000"));
     let mut all: BTreeSet<_> = machine.report().findings.iter().map(|it| it.id).collect();
     all.extend(["low_ports", "unix_sockets"]);
+    all.extend(["certificates", "certificate_keys", "key_files", "certificate_names"]);
     assert_eq!(cases, all);
     assert_eq!(all.len(), CHECKS.len() + 1);
+}
+
+#[test]
+fn a_certificate_in_order_has_nothing_to_mend() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let report = secured(Machine::in_order(), key, 90, 0o640).report();
+    assert_eq!(report.severity, Severity::Ok, "{report}");
 }
 
 #[test]
