@@ -22,6 +22,7 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
         let targets = plan.targets().map(|(origin, target)| {
             json!({
                 "origin": origin.url,
+                "server": origin.is_server.then_some(&*origin.authority),
                 "address": target.address.to_string(),
                 "weight": target.weight(origin.weight),
                 "priority": origin.priority,
@@ -36,10 +37,15 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
         });
         json!({
             "name": plan.config.name,
+            "found": plan.config.is_found.then_some("docker"),
             "targets": targets.collect::<Vec<_>>(),
         })
     });
-    json!({ "upstreams": upstreams.collect::<Vec<_>>() })
+    let mut listed = json!({ "upstreams": upstreams.collect::<Vec<_>>() });
+    if let Some(report) = proxy.shared.discovery.report() {
+        listed["discovery"] = report;
+    }
+    listed
 }
 
 /// Counts of the targets of an upstream by their state, those that are 0 too.
@@ -91,7 +97,7 @@ pub(super) fn change(
             target.set_weight(weight);
         }
         if let Some(change) = wish.and_then(|wish| target.set_wish(wish, clock::coarse_ms())) {
-            upstream::announce(name, own, &target, &change);
+            upstream::announce(name, &own, &target, &change);
         }
         count += 1;
     }

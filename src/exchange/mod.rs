@@ -346,7 +346,9 @@ async fn send_request(
         let repeated = repeated.map(|it| (it, request.peer.generation.id, lease.origin()));
         request.sent_head.borrow_mut().put(repeated, out, |out| {
             let path = destination.sent_path(head, text);
-            destination.put_request(request, &destination.rewrite(request, lease, &path), out);
+            let origin = destination.origin(request, lease);
+            let how = destination.rewrite(request, origin.as_deref(), &path);
+            destination.put_request(request, &how, out);
         });
         put_body(request, body.in_inbox, body.rules, out);
     })

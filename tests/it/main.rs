@@ -15,6 +15,7 @@ mod bodies;
 mod commands;
 mod config;
 mod demo;
+mod discovery;
 mod doctor;
 mod drain;
 mod faults;

@@ -240,8 +240,21 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
     let targets = Arc::default();
     let (base, zone) = (String::new(), String::new());
     let (weight, priority) = (1, 0);
-    let origin =
-        Origin { url, host, authority, weight, priority, base, zone, addresses, targets, tls };
+    let (service, is_server) = (None, false);
+    let origin = Origin {
+        url,
+        host,
+        authority,
+        weight,
+        priority,
+        base,
+        zone,
+        addresses,
+        targets,
+        tls,
+        service,
+        is_server,
+    };
     let before = fixture.shared.snapshot.load_full();
     let config = before.config.upstreams[0].clone();
     fixture.shared.snapshot.store(Arc::new(before.next(SnapshotParts {

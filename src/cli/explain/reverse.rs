@@ -48,7 +48,14 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
                          see `readings`, and server.path_match";
             return Ok(Ending::Refused(fault, reason.to_owned()));
         }
-        Err(fault) => return Ok(Ending::Refused(fault, "no route fits".to_owned())),
+        Err(fault) => {
+            // Those of containers are known to the ringway that serves, and to no file.
+            let more = match case.config.docker.socket {
+                Some(_) => "no configured route fits: see GET /upstreams for those of containers",
+                None => "no route fits",
+            };
+            return Ok(Ending::Refused(fault, more.to_owned()));
+        }
     };
     let sent_path = route.sent_path(path);
     let mut hooked = hooks::ask(case, route, report);
@@ -62,7 +69,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     let section = report.section("upstream");
     section.fact("name", upstream.name.as_str());
     section.fact("origins", origins);
-    let first = upstream.origins.first().map(|origin| origin.authority.as_str());
+    let first = upstream.all_origins().next().map(|origin| origin.authority.as_str());
     let host = host_rule(&upstream.host, &case.head, first);
     let prefix = case.config.routes[route.index as usize].cut_prefix().as_bytes();
     let head = case.rewritten(&sent_path, host, (true, false), prefix, Some(&hooked));
@@ -199,7 +206,7 @@ fn origins(dns: &DnsConfig, upstream: &UpstreamConfig) -> Result<Vec<String>, Fa
     if upstream.is_demo {
         return Ok(vec!["the built-in demo, on a port of its own".to_owned()]);
     }
-    let hosts = upstream.origins.iter().map(|origin| (origin.host.as_str(), origin.port));
+    let hosts = upstream.all_origins().map(addresses::Asked::of);
     let found = addresses::of_origins(dns, hosts).map_err(Failure::unable)?;
     let line = |(origin, addresses): (&crate::config::OriginConfig, Vec<_>)| {
         let weight = match origin.weight {
@@ -208,7 +215,7 @@ fn origins(dns: &DnsConfig, upstream: &UpstreamConfig) -> Result<Vec<String>, Fa
         };
         format!("{}{weight}: {}", origin.url(), list(&addresses))
     };
-    Ok(upstream.origins.iter().zip(found).map(line).collect())
+    Ok(upstream.all_origins().zip(found).map(line).collect())
 }
 
 fn list(addresses: &[Address]) -> String {
