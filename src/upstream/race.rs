@@ -17,10 +17,11 @@ use crate::ring::clock;
 
 use super::dial::first_of;
 use super::lease::Lease;
+use super::origin_ids::OriginId;
 use super::permits::Permit;
 use super::pool::Pool;
-use super::queue::Permitted;
-use super::{Member, Upstream, Who, permit};
+use super::queue::{Holder, Permitted};
+use super::{Member, Upstream, Who};
 
 /// How many targets a single request tries.
 const TRIED_MAX: usize = 8;
@@ -155,5 +156,21 @@ impl Race<'_> {
             };
             Ended { member, outcome, is_answered }
         })
+    }
+}
+
+/// The right to open a connection; where it need not be a new one, one that has come back will do.
+pub(super) async fn permit(
+    pool: &Rc<Pool>,
+    id: &OriginId,
+    holder: Holder,
+    is_fresh: bool,
+) -> Result<Permitted, Fault> {
+    loop {
+        match pool.permit(id, holder).await? {
+            // Dropping it frees the right to open another.
+            Permitted::Handed(_) if is_fresh => {}
+            permitted => return Ok(permitted),
+        }
     }
 }
