@@ -22,6 +22,7 @@ pub(crate) mod prewarm;
 pub(crate) mod queue;
 mod race;
 pub(crate) mod resolver;
+mod second;
 mod secure;
 pub(crate) mod sticky;
 pub(crate) mod tallies;
@@ -337,7 +338,7 @@ impl Upstream {
     }
 
     /// Whom the request is kept with, or whose turn it is.
-    fn choose(&self, wanted: Wanted, tried: &[usize]) -> Option<Member> {
+    fn choose(&self, wanted: Wanted<'_>, tried: &[usize]) -> Option<Member> {
         let kept = wanted.mark.and_then(|mark| self.kept(mark, tried));
         kept.or_else(|| self.pick(wanted.key, tried))
     }
@@ -392,7 +393,7 @@ impl Upstream {
         &self,
         pool: &Rc<Pool>,
         holder: Holder,
-        wanted: impl FnOnce() -> Wanted,
+        wanted: impl FnOnce() -> Wanted<'static>,
     ) -> Option<Lease> {
         if self.config.proxy_protocol.is_some() {
             return None;
@@ -435,11 +436,11 @@ impl Upstream {
         &self,
         pool: &Rc<Pool>,
         who: Who<'_>,
-        wish: Wanted,
+        wish: Wanted<'_>,
     ) -> Result<Lease, Fault> {
         self.follow(pool);
         let is_fresh = wish.is_fresh || self.config.proxy_protocol.is_some();
-        let mut tried: Vec<usize> = wish.but.into_iter().collect();
+        let mut tried: Vec<usize> = self.spared(&wish).to_vec();
         let chosen = self.chosen.take().filter(|number| !tried.contains(number));
         let first = chosen.and_then(|number| self.member(number));
         let Some(first) = first.or_else(|| self.choose(wish, &tried)) else {
@@ -538,11 +539,13 @@ impl Upstream {
 
 /// What a checkout is to be.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct Wanted<'a> {
     /// One that has carried no exchange yet.
     pub is_fresh: bool,
-    /// To another target than the one with this number.
-    pub but: Option<usize>,
+    /// To another target than those with these numbers, where another one may be asked.
+    pub but: &'a [usize],
+    /// To none of those, whatever else there is.
+    pub needs_other: bool,
     /// What the request is kept together with.
     pub key: u64,
     /// To the target with this mark, if that may be asked.
