@@ -225,6 +225,14 @@ impl Destination {
         matches!(&self.to, To::Target(forwarded) if forwarded.refuses_us(request))
     }
 
+    /// How much of a request, and of an answer, its route buffers.
+    pub(crate) fn buffers<S>(&self, request: &Request<'_, S>) -> (u64, u64) {
+        let (Some(route), _) = self.indexes() else { return (0, 0) };
+        let routes = &request.peer.generation.config.routes;
+        let route = routes.get(route as usize);
+        route.map_or((0, 0), |route| (route.buffer_requests, route.buffer_responses))
+    }
+
     /// The target as it is sent on.
     pub(crate) fn sent_path<'t>(&'t self, head: &RequestHead, text: &'t [u8]) -> Cow<'t, [u8]> {
         match (&self.to, &self.hooks) {

@@ -8,7 +8,9 @@
 //! Everything that waits here has a deadline, and every failure is a [`Fault`], whose answer is
 //! chosen in one place.
 
+mod ahead;
 pub(crate) mod auth_request;
+mod buffered;
 pub(crate) mod connect;
 pub(crate) mod destination;
 pub(crate) mod download;
@@ -126,11 +128,19 @@ async fn proxy(
     if request.head.body == BodyLength::Chunked {
         body.rules = destination.traits(request).request_chunks();
     }
-    let fault = match body.arrive(request, record).await {
-        Ok(()) => match try_until_served(request, &mut destination, &body, record).await {
-            Ok(outcome) => return Ok(outcome),
-            Err(fault) => fault,
-        },
+    let buffer = if body.goes_unchanged(request) { 0 } else { destination.buffers(request).0 };
+    let arrived = if buffer == 0 {
+        body.arrive(request, record).await
+    } else {
+        Box::pin(buffered::arrive(&mut body, request, record, buffer)).await
+    };
+    let served = match arrived {
+        Ok(()) => try_until_served(request, &mut destination, &body, record).await,
+        Err(fault) => Err(fault),
+    };
+    body.release(request.peer.stats);
+    let fault = match served {
+        Ok(outcome) => return Ok(outcome),
         Err(fault) => fault,
     };
     match &mut destination.hooks {
@@ -267,7 +277,7 @@ async fn attempt(
     }
     let generation = request.peer.generation.clone();
     let (client_socket, origin_socket) = (request.stream.socket().clone(), lease.socket().clone());
-    let progress = Progress::new(body.is_whole(), request.head.expects_continue);
+    let progress = Progress::new(body.goes_with_head(), request.head.expects_continue);
     let rest = std::pin::pin!(upload_rest(
         worker,
         &generation.config,
@@ -299,6 +309,9 @@ async fn attempt(
     let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
         Ok(Verdict::Pass(buffer)) => {
             record.answered(request.response.status);
+            if is_uploaded {
+                body.release(request.peer.stats);
+            }
             // What outlives the download is made when that is gone, and can take its place.
             let sent = {
                 let (from, to) = ((lease, buffer), &*destination);

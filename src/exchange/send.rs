@@ -6,7 +6,8 @@
 use crate::exchange::destination::Destination;
 use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
-use crate::exchange::upload::{RequestBody, put_body};
+use crate::exchange::upload::RequestBody;
+use crate::http::rewrite::RequestRewrite;
 use crate::upstream::h1::{self, AttemptError};
 use crate::upstream::lease::Lease;
 
@@ -23,13 +24,16 @@ pub(super) async fn send_request(
         if let Some(version) = destination.proxy_protocol(request, lease) {
             request.peer.put_proxy_protocol(version, out);
         }
-        let repeated = if destination.is_plain() { head.repeated() } else { None };
+        let length = body.length();
+        let is_plain = destination.is_plain() && length.is_none();
+        let repeated = if is_plain { head.repeated() } else { None };
         let repeated = repeated.map(|it| (it, request.peer.generation.id, lease.origin()));
         request.sent_head.borrow_mut().put(repeated, out, |out| {
             let path = destination.sent_path(head, text);
-            destination.put_request(request, &destination.rewrite(request, lease, &path), out);
+            let how = RequestRewrite { length, ..destination.rewrite(request, lease, &path) };
+            destination.put_request(request, &how, out);
         });
-        put_body(request, body.in_inbox, body.rules, out);
+        body.put(request, out);
     })
     .await
 }
