@@ -64,7 +64,7 @@ impl Upstream {
     }
 
     /// Whom the request is kept with, or whose turn it is.
-    pub(super) fn choose(&self, wanted: Wanted, tried: &[usize]) -> Option<Member> {
+    pub(super) fn choose(&self, wanted: Wanted<'_>, tried: &[usize]) -> Option<Member> {
         let kept = wanted.mark.and_then(|mark| self.kept(mark, tried));
         kept.or_else(|| self.pick(wanted.key, tried))
     }
