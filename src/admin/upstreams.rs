@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::proxy::Proxy;
 use crate::ring::clock;
 use crate::upstream::target::{Target, Wish};
-use crate::upstream::{self, UpstreamPlan};
+use crate::upstream::{UpstreamPlan, outcomes};
 
 /// All upstreams, with why whoever is not asked is not asked.
 pub(super) fn listed(proxy: &Proxy) -> Value {
@@ -20,6 +20,7 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
     let snapshot = proxy.snapshot();
     let upstreams = snapshot.upstreams.iter().map(|plan| {
         let targets = plan.targets().map(|(origin, target)| {
+            let up_seconds = now.saturating_sub(target.up_since_ms()) / 1_000;
             json!({
                 "origin": origin.url,
                 "server": origin.is_server.then_some(&*origin.authority),
@@ -32,7 +33,7 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
                 "check_error": target.check_error(),
                 "busy": plan.config.balance.counts_requests().then(|| target.busy()),
                 "latency_us": Some(target.latency_us()).filter(|us| *us != 0),
-                "up_seconds": target.is_sound().then(|| now.saturating_sub(target.up_since_ms()) / 1_000),
+                "up_seconds": target.is_sound().then_some(up_seconds),
             })
         });
         json!({
@@ -97,7 +98,7 @@ pub(super) fn change(
             target.set_weight(weight);
         }
         if let Some(change) = wish.and_then(|wish| target.set_wish(wish, clock::coarse_ms())) {
-            upstream::announce(name, &own, &target, &change);
+            outcomes::announce(name, &own, &target, &change);
         }
         count += 1;
     }

@@ -14,7 +14,7 @@ use super::conditions::{CookieIs, FieldIs, ParameterIs, Pattern};
 use super::health::{EjectConfig, HashBy, HashKey, HealthConfig, Policy};
 use super::hooks::{Method, hooks_table};
 use super::kinds::own::{File, Name, NetworkList};
-use super::kinds::plain::{Count, OneOf, UpToAnHour, Whole, Word, Words};
+use super::kinds::plain::{Count, OneOf, Size, UpToAnHour, Whole, Word, Words};
 use super::kinds::{As, FilledList, List, Members, Optional, millis, some_table, text_kind};
 use super::names::{
     HOST_POLICY_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM, host_pattern, is_route_path,
@@ -106,8 +106,8 @@ pub struct UpstreamConfig {
     pub host: HostPolicy,
     /// Who is asked next: "round_robin", by weight; "least_connections", who has the fewest
     /// requests; "p2c_ewma", of two at random the one that promises to answer sooner;
-    /// "consistent_hash", what is alike by the same one (`hash`); "random"; or "first", the next one
-    /// only when the one before it is out. Each address of an origin's name is asked.
+    /// "consistent_hash", what is alike by the same one (`hash`); "random"; or "first", the next
+    /// one only when the one before it is out. Each address of an origin's name is asked.
     #[serde(default, with = "Word::<Policy>")]
     pub balance: Policy,
     /// By what requests are alike for "consistent_hash": "client", "path", "header:NAME" or
@@ -247,6 +247,17 @@ pub struct RouteConfig {
     /// Whether the origin sees the path without the prefix; slashes behind it become one.
     #[serde(default)]
     pub strip_prefix: bool,
+    /// How much of a request's body is waited for before a connection to an origin is asked for, so
+    /// that no origin waits for a slow client; a larger one goes on as it comes from there on. 0 to
+    /// 1GiB; 0 is off.
+    #[serde(default, with = "Size::<u64, 0, { 1 << 30 }>")]
+    #[schemars(extend("x-example" = "\"64KiB\""))]
+    pub buffer_requests: u64,
+    /// How much of an answer's body is taken from its origin before a slow client has taken it, so
+    /// that the origin's connection is free early. 0 to 1GiB; 0 is off.
+    #[serde(default, with = "Size::<u64, 0, { 1 << 30 }>")]
+    #[schemars(extend("x-example" = "\"256KiB\""))]
+    pub buffer_responses: u64,
     /// Whether [hooks] hold for this route too.
     #[serde(rename = "inherit_hooks", default = "yes")]
     pub inherits_hooks: bool,
@@ -333,6 +344,8 @@ impl RouteConfig {
             upstream: 0,
             is_found: false,
             strip_prefix: false,
+            buffer_requests: 0,
+            buffer_responses: 0,
             hooks: None,
             inherits_hooks: true,
         }

@@ -72,7 +72,8 @@ fn new_origin(origin: &OriginConfig, resolver: &Resolver, tls: Option<Arc<Connec
     }
 }
 
-/// What keeps the clients of `upstream` with its targets; as `before` had it where that is the same.
+/// What keeps the clients of `upstream` with its targets; as `before` had it where that is the
+/// same.
 fn sticky(
     upstream: &UpstreamConfig,
     before: Option<&UpstreamPlan>,

@@ -17,10 +17,11 @@ use crate::ring::clock;
 
 use super::dial::first_of;
 use super::lease::Lease;
+use super::origin_ids::OriginId;
 use super::permits::Permit;
 use super::pool::Pool;
-use super::queue::Permitted;
-use super::{Member, Upstream, Who, permit};
+use super::queue::{Holder, Permitted};
+use super::{Member, Upstream, Who};
 
 /// How many targets a single request tries.
 const TRIED_MAX: usize = 8;
@@ -104,6 +105,21 @@ impl Race<'_> {
         }
     }
 
+    /// Connects to `member` and to nobody else.
+    pub(super) async fn single(&self, member: Member, permit: Permit) -> Result<Lease, Fault> {
+        let Ended { member, outcome, .. } = self.attempt(member, permit, Instant::now()).await;
+        let change = match &outcome {
+            Ok(_) => member.target.connected(clock::coarse_ms()),
+            Err(failed) if failed.is_origin_local() => {
+                member.origin.addresses.doubt();
+                member.target.failed(clock::coarse_ms(), self.upstream.config.fail_timeout)
+            }
+            Err(_) => None,
+        };
+        self.upstream.announce(&member, change);
+        outcome
+    }
+
     /// The right to open a connection; a second one is not waited for.
     async fn permit(&self, member: &Member, is_first: bool) -> Result<Option<Permitted>, Fault> {
         if is_first {
@@ -158,5 +174,21 @@ impl Race<'_> {
             };
             Ended { member, outcome, is_answered }
         })
+    }
+}
+
+/// The right to open a connection; where it need not be a new one, one that has come back will do.
+pub(super) async fn permit(
+    pool: &Rc<Pool>,
+    id: &OriginId,
+    holder: Holder,
+    is_fresh: bool,
+) -> Result<Permitted, Fault> {
+    loop {
+        match pool.permit(id, holder).await? {
+            // Dropping it frees the right to open another.
+            Permitted::Handed(_) if is_fresh => {}
+            permitted => return Ok(permitted),
+        }
     }
 }
