@@ -29,6 +29,7 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
                 "check_error": target.check_error(),
                 "busy": plan.config.balance.counts_requests().then(|| target.busy()),
                 "latency_us": Some(target.latency_us()).filter(|us| *us != 0),
+                "learnt": learnt(&target, now),
                 "up_seconds": target.is_sound().then(|| now.saturating_sub(target.up_since_ms()) / 1_000),
             })
         });
@@ -38,6 +39,26 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
         })
     });
     json!({ "upstreams": upstreams.collect::<Vec<_>>() })
+}
+
+/// What the connections to a target have taught about it, and how long ago.
+fn learnt(target: &Target, now: u64) -> Value {
+    let known = &target.learnt;
+    let ago = |at_ms: u64| now.saturating_sub(at_ms) / 1_000;
+    let idle = known.bound().map(|bound| {
+        json!({
+            "ms": bound.ms,
+            "from": if bound.is_told { "header" } else { "closes" },
+            "seconds_ago": ago(bound.at_ms),
+        })
+    });
+    json!({
+        "keeps_connections": known.keeps(),
+        "serves_several": known.serves_several(),
+        "seconds_ago": known.seen_at_ms().map(ago),
+        "idle_timeout": idle,
+        "closed_after_ms": known.limit_ms(),
+    })
 }
 
 /// Counts of the targets of an upstream by their state, those that are 0 too.

@@ -101,7 +101,7 @@ pub(crate) use self::origins::OriginConfig;
 pub(crate) use self::rules::{RULE_FORM, parse_rule};
 pub(crate) use self::sections::{
     BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PathMatch,
-    PoolConfig, ServerConfig,
+    PoolConfig, Prewarm, ServerConfig,
 };
 pub(crate) use self::timeouts::{PoolStatus, TimeoutsConfig};
 pub(crate) use self::tls::{

@@ -97,6 +97,7 @@ async fn attempt(
     let buffer = h1::read_head(&mut reply, request.peer.terms(), Method::Get).await?;
     let head = reply.head;
     let decision = auth_request.judge(&head, buffer.filled());
+    lease.hear(&head, buffer.filled());
     let (fields, text) = (&request.head.fields, request.inbox.filled());
     if !logged_in::logs_in(fields, text, &head, buffer.filled())
         && let Some(buffer) = h1::emptied(&head, buffer)

@@ -146,6 +146,7 @@ async fn send_copy(
     let terms = Terms { limits: generation.response_limits, metrics: &worker.metrics };
     let read = h1::read_head(&mut reply, terms, method).await;
     let (head, buffer) = (reply.head, read.map_err(AttemptError::fault)?);
+    lease.hear(&head, buffer.filled());
     if may_rest
         && !logged_in::asks(&head, buffer.filled())
         && let Some(buffer) = h1::emptied(&head, buffer)

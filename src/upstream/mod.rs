@@ -13,7 +13,9 @@ pub(crate) mod h1;
 pub(crate) mod health;
 pub(crate) mod host;
 mod idle;
+pub(crate) mod learnt;
 pub(crate) mod lease;
+mod lessons;
 pub(crate) mod names;
 pub(crate) mod origin_ids;
 pub(crate) mod permits;
@@ -285,10 +287,10 @@ impl Upstream {
             for address in origin.addresses.load().iter() {
                 let key = format!("origin {name} {identity} {address}");
                 let target = origin.targets.of(*address, now);
-                // Counting costs every request two atomic additions.
-                let counted = balance.counts_requests().then(|| target.clone());
                 let group = || self.shared.group(&format!("{UPSTREAM}{name}"));
-                let id = self.ids.hold_counted(&key, counted, group);
+                // Counting costs every request two atomic additions.
+                let is_counted = balance.counts_requests();
+                let id = self.ids.hold_target(&key, Some(target.clone()), is_counted, group);
                 // By the address alone, so that it is the same on every machine.
                 let own = address.to_string();
                 shares.push(Share::new(origin.weight, origin.priority, &own));

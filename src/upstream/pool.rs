@@ -25,6 +25,7 @@ use crate::ring::{Deadlines, HeadPool, Socket, WaitError, clock};
 
 use super::bonds::{Bond, is_owned};
 use super::idle::{Entry, Idle, Watch};
+use super::learnt::UNUSED;
 use super::lease::Lease;
 use super::origin_ids::OriginId;
 use super::permits::{Group, Permit, PoolShared};
@@ -85,8 +86,12 @@ pub(super) struct Slot {
     pub(super) streams_since: Option<Moment>,
     /// It has been told to end.
     pub(super) is_ending: bool,
+    /// It has carried an answer.
+    pub(super) has_carried: bool,
+    /// It is counted among those that wait for their first answer.
+    pub(super) is_first: bool,
     /// Keeps the origin's number for as long as there is a connection.
-    origin_id: OriginId,
+    pub(super) origin_id: OriginId,
     /// The request that it carries, where those are counted.
     pub(super) busy: Option<Busy>,
     _ledger_entry: LedgerEntry,
@@ -232,6 +237,8 @@ impl Pool {
             owner: NO_SEAT,
             streams_since: None,
             is_ending: false,
+            has_carried: false,
+            is_first: self.begin_first(&origin_id),
             busy: origin_id.count(),
             origin_id,
             _ledger_entry: LedgerEntry::new(&self.ledger),
@@ -246,7 +253,10 @@ impl Pool {
         if self.is_stopping.get() || lease.is_single {
             return;
         }
-        let Some(owner) = self.rejoin(&lease) else { return };
+        let Some((owner, is_news)) = self.rejoin(&lease) else { return };
+        if is_news && !self.learn(&lease) {
+            return;
+        }
         if self.shared.is_wanted() {
             // Nobody else can use it.
             if is_owned(owner) {
@@ -292,12 +302,24 @@ impl Pool {
         (!has_ended).then_some(Watch::Recv(pending))
     }
 
-    /// Counts a connection that has carried a long answer as any other again; whose own it is, or
-    /// nothing where there are as many of those as may be.
-    fn rejoin(&self, lease: &Lease) -> Option<u32> {
+    /// Counts a connection that has carried a long answer as any other again; whose own it is, and
+    /// whether something is to be learnt from it, or nothing where there are as many of those as may
+    /// be.
+    fn rejoin(&self, lease: &Lease) -> Option<(u32, bool)> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(lease.key)?;
-        (!slot.permit.is_long || slot.permit.return_to_group()).then_some(slot.owner)
+        if slot.permit.is_long && !slot.permit.return_to_group() {
+            return None;
+        }
+        if lease.told == UNUSED {
+            return Some((slot.owner, false));
+        }
+        slot.has_carried = true;
+        let is_news = slot.origin_id.target().is_some_and(|target| {
+            let is_alone = || self.idle.borrow().get(slot.origin).is_none_or(Vec::is_empty);
+            slot.is_first || !target.learnt.is_as_known(lease.told, is_alone)
+        });
+        Some((slot.owner, is_news))
     }
 
     /// Says that `lease` is in other hands from now on.

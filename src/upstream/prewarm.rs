@@ -1,8 +1,11 @@
-//! Keeps connections to every origin open before a request asks for them.
+//! Keeps connections to origins open before a request asks for them.
 //!
 //! In go the origins and `pool.prewarm`; the task opens what is missing to this worker's share of
 //! it, once a second at most, and backs off from an origin that refuses or that closes what it was
-//! given. It never holds more than its share and never takes a connection from a request.
+//! given. Where nobody has said how many, only origins get some that have shown that they keep
+//! connections and serve several at once: in the queue of one that does not, a request would stand
+//! behind a connection that has nothing to say. It never holds more than its share and never takes a
+//! connection from a request.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -30,11 +33,12 @@ impl Schedule {
     const NOW: Self = Self { next_ms: 0, back_off_ms: BACK_OFF_MS };
 }
 
-/// The task; `share` connections to each of `members`, until `is_over`.
+/// The task; `share` connections to each of `members`, or to those alone for which spare ones are
+/// known to be good, until `is_over`.
 pub(crate) async fn run(
     pool: Rc<Pool>,
     members: impl Fn() -> Vec<Member>,
-    share: usize,
+    (share, is_for_all): (usize, bool),
     is_over: impl Fn() -> bool,
 ) {
     let mut schedules: HashMap<usize, Schedule> = HashMap::new();
@@ -44,7 +48,8 @@ pub(crate) async fn run(
         for member in &members {
             let schedule = schedules.entry(member.number()).or_insert(Schedule::NOW);
             let now = clock::coarse_ms();
-            if !member.target.is_sound() {
+            let is_welcome = is_for_all || member.target.learnt.welcomes_spares();
+            if !member.target.is_sound() || !is_welcome {
                 continue;
             }
             let missing = share.saturating_sub(pool.count_of(member.number()));

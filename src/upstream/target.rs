@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use crate::address::Address;
 
+use super::learnt::Learnt;
+
 /// While a target is on trial, one request in this time goes there, until one goes well.
 const TRIAL_MS: u64 = 1_000;
 
@@ -81,6 +83,8 @@ pub(crate) struct Target {
     /// many there were, up to [`SAMPLES_MAX`].
     latency_us: AtomicU32,
     samples: AtomicU32,
+    /// What its connections have taught about it, since it was last out.
+    pub learnt: Learnt,
     /// The next check of it is due then; whoever moves it on does it.
     pub(super) check_at_ms: AtomicU64,
     wish: AtomicU8,
@@ -152,6 +156,7 @@ impl Target {
             busy: AtomicU32::new(0),
             latency_us: AtomicU32::new(0),
             samples: AtomicU32::new(0),
+            learnt: Learnt::default(),
             check_at_ms: AtomicU64::new(0),
             wish: AtomicU8::new(Wish::Up as u8),
             state: Mutex::default(),
@@ -415,6 +420,7 @@ impl Target {
             (1.., 0) => {
                 self.up_since_ms.store(now_ms, Ordering::Relaxed);
                 self.forget_latency();
+                self.learnt.forget();
                 Some(Change::Back)
             }
             _ => None,
