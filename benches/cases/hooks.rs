@@ -86,6 +86,7 @@ impl Exchange {
         back.clear();
         *now_us += 1000;
         let asked = RequestRewrite {
+            base: b"",
             path: request.path(REQUEST),
             host: HostRule::Pass,
             via: Some(b"ringway"),
@@ -96,6 +97,7 @@ impl Exchange {
             extra: b"",
         };
         let answered = ResponseRewrite {
+            seen: None,
             body: BodyOut::AsIs,
             connection: ConnectionOut::Implicit,
             date: DATE,

@@ -170,6 +170,7 @@ fn request_rewrite(name: &'static str, text: &'static [u8]) -> Case {
     case(name, Some(text.len()), move || {
         out.clear();
         let how = RequestRewrite {
+            base: b"",
             path: head.path(text),
             host: HostRule::Pass,
             via: Some(b"ringway"),
@@ -191,6 +192,7 @@ fn response_rewrite() -> Case {
     case("rewrite_response", Some(RESPONSE.len()), move || {
         out.clear();
         let how = ResponseRewrite {
+            seen: None,
             body: BodyOut::AsIs,
             connection: ConnectionOut::Implicit,
             date: DATE,

@@ -28,7 +28,8 @@ use tokio::sync::oneshot;
 use super::health::{self, Health};
 use super::proxy::{Answers, Proxy};
 use super::stats::Stats;
-use super::{exposition, prometheus, tls, upstreams};
+use super::upstreams::{self, OriginChange};
+use super::{exposition, prometheus, tls};
 use crate::admin::cleaning;
 use crate::admin::units::unix_seconds;
 use crate::admin_guard::{self, Caller, Denied, Rules};
@@ -46,7 +47,7 @@ GET    /metrics           everything that is counted, for Prometheus
 GET    /certificates      the certificates that clients are shown
 GET    /memory            what memory is held for, and the connections that hold most (?limit=20)
 GET    /upstreams         origins by their addresses: who is asked, and why not
-POST   /upstreams/{name}  has an origin be asked or not (?origin=URL&state=up|drain|down)
+POST   /upstreams/{name}  has an origin be asked or not (?origin=URL&state=up|drain|down&weight=N)
 GET    /connections       connections of clients (?limit=100&sort=age|memory)
 DELETE /connections/{id}  ends one
 POST   /admin/cleanup     gives memory back (?level=light|forced)
@@ -255,7 +256,9 @@ async fn list_upstreams(State(proxy): State<Arc<Proxy>>) -> Response {
 #[serde(deny_unknown_fields)]
 struct OriginQuery {
     origin: String,
-    state: String,
+    state: Option<String>,
+    weight: Option<u32>,
+    keep: Option<bool>,
 }
 
 async fn set_origin(
@@ -263,16 +266,22 @@ async fn set_origin(
     Path(name): Path<String>,
     query: Result<Query<OriginQuery>, QueryRejection>,
 ) -> Response {
-    const FORM: &str = "origin=URL-or-ADDRESS&state=up|drain|down, as GET /upstreams lists them";
-    let OriginQuery { origin, state } = match query {
+    const FORM: &str = "origin=URL-or-ADDRESS with state=up|drain|down, weight=0 to 1000, or both, \
+                        as GET /upstreams lists them, and keep=false for until the next reload";
+    let OriginQuery { origin, state, weight, keep } = match query {
         Ok(Query(query)) => query,
         Err(rejection) => return bad_query(&rejection, FORM),
     };
-    let Some(wish) = Wish::ALL.into_iter().find(|wish| wish.name() == state) else {
-        return refuse(StatusCode::BAD_REQUEST, &format!("state {state:?}, expected {FORM}"));
-    };
-    match upstreams::wish(&proxy, &name, &origin, wish) {
-        Ok(targets) => json(&json!({ "targets": targets, "state": wish.name() })),
+    let wish = state.as_ref().map(|state| Wish::ALL.into_iter().find(|wish| wish.name() == state));
+    if wish == Some(None)
+        || wish.is_none() && weight.is_none()
+        || weight.is_some_and(|weight| weight > 1000)
+    {
+        return refuse(StatusCode::BAD_REQUEST, &format!("expected {FORM}"));
+    }
+    let change = OriginChange { wish: wish.flatten(), weight, is_kept: keep.unwrap_or(true) };
+    match upstreams::change(&proxy, &name, &origin, change) {
+        Ok(targets) => json(&json!({ "targets": targets, "state": state, "weight": weight })),
         Err(error) => refuse(StatusCode::NOT_FOUND, &error),
     }
 }

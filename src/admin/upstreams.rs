@@ -5,6 +5,7 @@
 //! said to the targets themselves, which all workers share; a reload leaves it as it is.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
@@ -22,8 +23,9 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
             json!({
                 "origin": origin.url,
                 "address": target.address.to_string(),
-                "weight": origin.weight,
+                "weight": target.weight(origin.weight),
                 "priority": origin.priority,
+                "zone": Some(&origin.zone).filter(|zone| !zone.is_empty()),
                 "state": state(&target),
                 "check": target.check().map(|is_good| if is_good { "good" } else { "bad" }),
                 "check_error": target.check_error(),
@@ -76,9 +78,25 @@ fn state(target: &Target) -> &'static str {
     if target.is_sound() { "up" } else { target.reason().map_or("up", |reason| reason.name()) }
 }
 
-/// Has the origin `origin` of the upstream `name`, a URL or one of its addresses, be asked or not.
-/// How many targets that concerns, or what is wrong.
-pub(super) fn wish(proxy: &Proxy, name: &str, origin: &str, wish: Wish) -> Result<usize, String> {
+/// What an operator makes of an origin.
+#[derive(Clone, Copy)]
+pub(super) struct OriginChange {
+    pub wish: Option<Wish>,
+    /// 0 is what the configuration says.
+    pub weight: Option<u32>,
+    /// It holds over a reload.
+    pub is_kept: bool,
+}
+
+/// Changes the origin `origin` of the upstream `name`, a URL or one of its addresses. How many
+/// targets that concerns, or what is wrong.
+pub(super) fn change(
+    proxy: &Proxy,
+    name: &str,
+    origin: &str,
+    change: OriginChange,
+) -> Result<usize, String> {
+    let OriginChange { wish, weight, is_kept } = change;
     let snapshot = proxy.snapshot();
     let Some(plan) = snapshot.upstreams.iter().find(|plan| plan.config.name == name) else {
         let known = snapshot.upstreams.iter().map(|plan| plan.config.name.as_str());
@@ -89,7 +107,11 @@ pub(super) fn wish(proxy: &Proxy, name: &str, origin: &str, wish: Wish) -> Resul
         |url: &str, target: &Target| url == origin || target.address.to_string() == origin;
     let mut count = 0;
     for (own, target) in plan.targets().filter(|(own, target)| is_meant(&own.url, target)) {
-        if let Some(change) = target.set_wish(wish, clock::coarse_ms()) {
+        target.keep_wish(is_kept);
+        if let Some(weight) = weight {
+            target.set_weight(weight);
+        }
+        if let Some(change) = wish.and_then(|wish| target.set_wish(wish, clock::coarse_ms())) {
             upstream::announce(name, own, &target, &change);
         }
         count += 1;
@@ -98,6 +120,10 @@ pub(super) fn wish(proxy: &Proxy, name: &str, origin: &str, wish: Wish) -> Resul
         let known = plan.targets().map(|(own, target)| format!("{} ({})", own.url, target.address));
         let known = known.collect::<Vec<_>>().join(", ");
         return Err(format!("the upstream {name:?} has no origin {origin:?}, only: {known}"));
+    }
+    if weight.is_some() {
+        // Has the workers make their rosters anew.
+        plan.changes.fetch_add(1, Ordering::Release);
     }
     Ok(count)
 }

@@ -34,6 +34,7 @@ mod rules;
 mod scope;
 mod sections;
 mod sources;
+mod sticky;
 mod timeouts;
 mod tls;
 mod tree;
@@ -103,6 +104,7 @@ pub(crate) use self::sections::{
     BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PathMatch,
     PoolConfig, Prewarm, ServerConfig,
 };
+pub(crate) use self::sticky::{SameSite, StickyConfig};
 pub(crate) use self::timeouts::{PoolStatus, TimeoutsConfig};
 pub(crate) use self::tls::{
     CertificateConfig, ClientAuth, TlsConfig, TlsVersion, UpstreamTlsConfig,
@@ -321,10 +323,8 @@ impl Config {
             upstream.origins = vec![OriginConfig {
                 host: address.ip().to_string(),
                 port: address.port(),
-                weight: 1,
-                priority: 0,
                 authority: address.to_string(),
-                is_tls: false,
+                ..OriginConfig::default()
             }];
         }
     }
@@ -863,12 +863,11 @@ pub(crate) mod tests {
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.log.target, LogTarget::File("/var/log/ringway.log".into()));
         let origin = |host: &str, port, weight, authority: &str| OriginConfig {
-            is_tls: false,
-            priority: 0,
             host: host.to_owned(),
             port,
             weight,
             authority: authority.to_owned(),
+            ..OriginConfig::default()
         };
         let [a, b] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
         let origins = [origin("10.0.0.1", 8080, 1, "10.0.0.1:8080"), origin("b", 80, 3, "b")];

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use super::{AdminAddress, HostPattern, ParentScheme};
 use crate::address::{Address, UNIX_BYTES_MAX};
+use crate::http::path;
 
 /// RFC 1035 §2.3.4, without the root's dot.
 const NAME_BYTES_MAX: usize = 253;
@@ -78,6 +79,22 @@ pub(super) fn parse_mode(text: &str) -> Result<u32, String> {
     let mode = u32::from_str_radix(text, 8).ok().filter(|_| is_octal);
     // Without the first of these, ringway itself could not tell whether it lives.
     mode.filter(|mode| *mode <= 0o777 && mode & 0o600 == 0o600).ok_or_else(|| MODE_FORM.to_owned())
+}
+
+/// The same as [`parse_origin`] for one whose paths may begin with something, and that: `/base`
+/// without a slash at its end, or nothing.
+pub(super) fn parse_origin_below(url: &str) -> Result<((bool, String, u16), String), &'static str> {
+    const FORM: &str = "a path without query, fragment, spaces and dot segments behind the port, \
+                        such as http://HOST:PORT/base";
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
+    let (bare, base) = url.split_at(end);
+    let base = base.trim_end_matches('/');
+    let is_right = base.is_empty()
+        || base.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\\\"<>".contains(&byte))
+            && path::normal(base.as_bytes()) == base.as_bytes();
+    let parsed = parse_origin(bare)?;
+    if is_right { Ok((parsed, base.to_owned())) } else { Err(FORM) }
 }
 
 /// Whether it speaks TLS, its host without brackets and its port, or what was expected.

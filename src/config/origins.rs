@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 
 use super::kinds::plain::Count;
 use super::kinds::{As, Kind, number, text_kind};
-use super::names::{ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, authority_beside, parse_origin};
+use super::names::{ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, authority_beside, parse_origin_below};
 use crate::address::{UnixAddress, is_unix, unix_form};
 
 text_kind!(
@@ -20,18 +20,30 @@ text_kind!(
     |text| {
         if is_unix(text) {
             let host = UnixAddress::parse(text).ok_or_else(|| unix_form(text))?.to_string();
-            let (authority, is_tls) = (host.clone(), false);
-            return Ok(OriginConfig { authority, host, port: 0, weight: 1, priority: 0, is_tls });
+            return Ok(OriginConfig { authority: host.clone(), host, ..OriginConfig::default() });
         }
-        let (is_tls, host, port) = parse_origin(text).map_err(|form| match form {
+        let ((is_tls, host, port), base) = parse_origin_below(text).map_err(|form| match form {
             ORIGIN_FORM => ORIGIN_OR_UNIX_FORM,
             form => form,
         })?;
         let authority = authority_beside(&host, port, if is_tls { 443 } else { 80 });
-        Ok(OriginConfig { authority, host, port, weight: 1, priority: 0, is_tls })
+        Ok(OriginConfig { authority, host, port, is_tls, base, ..OriginConfig::default() })
     },
     OriginConfig::url
 );
+
+pub(super) const ZONE_FORM: &str = "a label of up to 64 letters, digits, \"-\", \"_\" and \".\"";
+
+text_kind!(
+    /// Empty where it is not said.
+    Zone = |text: &str| is_zone(text),
+    ZONE_FORM
+);
+
+fn is_zone(text: &str) -> bool {
+    text.len() <= 64
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
 
 /// One address that requests can be sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +60,18 @@ pub struct OriginConfig {
     pub authority: String,
     /// It is spoken to over TLS.
     pub is_tls: bool,
+    /// What all its paths begin with, without a slash at the end; mostly nothing.
+    pub base: String,
+    /// Where it is, as operators call the places of their machines; mostly nothing.
+    pub zone: String,
+}
+
+impl Default for OriginConfig {
+    fn default() -> Self {
+        let (host, authority) = (String::new(), String::new());
+        let (base, zone) = (String::new(), String::new());
+        Self { host, port: 0, weight: 1, priority: 0, authority, is_tls: false, base, zone }
+    }
 }
 
 impl OriginConfig {
@@ -58,7 +82,7 @@ impl OriginConfig {
             false if is_unix(&self.authority) => "",
             false => "http://",
         };
-        format!("{scheme}{}", self.authority)
+        format!("{scheme}{}{}", self.authority, self.base)
     }
 }
 
@@ -74,6 +98,8 @@ struct Weighted {
     weight: u32,
     #[serde(default, with = "Count::<u16, 0, 100>")]
     priority: u16,
+    #[serde(default, with = "As::<Zone>")]
+    zone: String,
 }
 
 impl Kind for Origin {
@@ -88,7 +114,10 @@ impl Kind for Origin {
         json!({
             "anyOf": [url, {
                 "type": "object",
-                "properties": { "url": url, "weight": weight, "priority": priority },
+                "properties": {
+                    "url": url, "weight": weight, "priority": priority,
+                    "zone": { "type": "string", "description": ZONE_FORM },
+                },
                 "required": ["url"],
                 "additionalProperties": false,
             }],
@@ -101,12 +130,15 @@ impl Kind for Origin {
 
     fn spell(value: &OriginConfig) -> Json {
         let url = Url::spell(value);
-        if (value.weight, value.priority) == (1, 0) {
+        if (value.weight, value.priority) == (1, 0) && value.zone.is_empty() {
             return url;
         }
         let mut spelled = json!({ "url": url, "weight": value.weight });
         if value.priority != 0 {
             spelled["priority"] = value.priority.into();
+        }
+        if !value.zone.is_empty() {
+            spelled["zone"] = value.zone.clone().into();
         }
         spelled
     }
@@ -129,8 +161,8 @@ impl<'de> Visitor<'de> for OriginVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OriginConfig, A::Error> {
-        let Weighted { url, weight, priority } =
+        let Weighted { url, weight, priority, zone } =
             Weighted::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(OriginConfig { weight, priority, ..url })
+        Ok(OriginConfig { weight, priority, zone, ..url })
     }
 }

@@ -21,6 +21,7 @@ use super::kinds::own::{
 use super::kinds::plain::{AnyBytes, Count, Size, Timeout, UpToAnHour, Word, Words};
 use super::kinds::{As, List, Switched};
 use super::listener::{Listener, ListenerConfig};
+use super::origins::Zone;
 use crate::address::ClientAddress;
 use crate::http::fields::Underscores;
 use crate::limits::HEADER_COUNT_MAX;
@@ -86,6 +87,9 @@ pub struct ServerConfig {
     /// answered 400; "raw" is the bytes of the client.
     #[serde(with = "Word::<PathMatch>")]
     pub path_match: PathMatch,
+    /// Where this ringway is: origins with the same `zone` are asked first. "" is nowhere.
+    #[serde(with = "As::<Zone>")]
+    pub zone: String,
     /// The name under which ringway appears in Via and Proxy-Status.
     #[serde(with = "As::<Pseudonym>")]
     pub via: String,
@@ -130,6 +134,7 @@ impl Default for ServerConfig {
             add_forwarded_port: false,
             add_forwarded_ssl: false,
             path_match: PathMatch::Normal,
+            zone: String::new(),
             via: "ringway".to_owned(),
             add_via: AddVia::Forward,
             drain_timeout: Duration::from_secs(30),

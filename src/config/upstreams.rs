@@ -13,7 +13,7 @@ use super::conditions::{CookieIs, FieldIs, ParameterIs, Pattern};
 use super::health::{EjectConfig, HashBy, HashKey, HealthConfig, Policy};
 use super::hooks::{Method, hooks_table};
 use super::kinds::own::{Name, NetworkList};
-use super::kinds::plain::{OneOf, UpToAnHour, Whole, Word, Words};
+use super::kinds::plain::{Count, OneOf, UpToAnHour, Whole, Word, Words};
 use super::kinds::{As, FilledList, List, Members, Optional, millis, some_table, text_kind};
 use super::names::{
     HOST_POLICY_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM, host_pattern, is_route_path,
@@ -21,6 +21,7 @@ use super::names::{
 };
 use super::origins::{Origin, OriginConfig};
 use super::scope::UpstreamName;
+use super::sticky::StickyConfig;
 use super::tls::UpstreamTlsConfig;
 use super::{HooksConfig, Networks};
 use crate::proxy_protocol::Version;
@@ -78,8 +79,10 @@ pub struct UpstreamConfig {
     #[schemars(extend("x-reload" = "drain"))]
     pub is_demo: bool,
     /// Where requests are sent, instead of the demo: "http://HOST:PORT", "https://HOST:PORT" or
-    /// "unix:/PATH" each, or a table { url = "...", weight = 3, priority = 1 } with a weight from 1
-    /// (the default) to 1000; priority 1 is asked when nobody of 0 can be.
+    /// "unix:/PATH" each, with a path where all of its paths begin with that; or a table { url =
+    /// "...", weight = 3, priority = 1, zone = "a" } with a weight from 1 (the default) to 1000;
+    /// priority 1 is asked when nobody of 0 can be, and another zone than server.zone when too few
+    /// of that can.
     #[serde(default, with = "FilledList::<Origin>", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-reload" = "drain", "x-example" = "[\"http://10.0.0.1:8080\", \
         { url = \"http://b.example:8080\", weight = 3 }]"))]
@@ -119,6 +122,21 @@ pub struct UpstreamConfig {
     #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-example" = "{ errors = 5 }"))]
     pub eject: Option<EjectConfig>,
+    /// Keeps a client with the origin that answered it, by a cookie: one that ringway issues,
+    /// `cookie` (ringway_origin), for `ttl` (1h), signed, which names no address; or, with
+    /// learn = true, one of the origin's own. `secret_file` has what signs it where several
+    /// ringways, or the next process, are to read it.
+    #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ ttl = \"8h\" }"))]
+    pub sticky: Option<StickyConfig>,
+    /// Percent of its origins below which all of them are asked, whatever is known of them: fewer
+    /// would not bear it. 0 to 100; 0 is when none is left.
+    #[serde(default, with = "Count::<u32, 0, 100>")]
+    pub panic_below: u32,
+    /// Whether Location, Content-Location and the paths of cookies are seen by clients as they can
+    /// ask for them, where an origin's URL has a path or the route's prefix is stripped.
+    #[serde(default)]
+    pub map_location: bool,
     /// Connections to it, busy and idle, in place of pool.max_connections; then no answer of it
     /// counts under limits.long_responses. 1 to 1000000.
     #[serde(default, with = "Optional::<Whole<usize, 1, 1_000_000>>")]
@@ -264,6 +282,9 @@ impl UpstreamConfig {
             fail_timeout: millis::<10_000>(),
             health: None,
             eject: None,
+            sticky: None,
+            panic_below: 0,
+            map_location: false,
             max_connections: None,
             tls: None,
             strict: false,

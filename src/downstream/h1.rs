@@ -280,7 +280,8 @@ impl ClientStream for Connection<'_> {
             let key = repeated.map(|it| (it, body, connection));
             self.sent_response.borrow_mut().put(key, out, |out| {
                 let date = if head.has_date { [0; DATE_BYTES] } else { worker.date.now() };
-                put(&ResponseRewrite { body, connection, date: &date, via: response.via }, out);
+                let (date, via, seen) = (&date[..], response.via, response.seen);
+                put(&ResponseRewrite { body, connection, date, via, seen }, out);
             });
             if decoder.is_done() {
                 return Ok((0, out.len()));

@@ -82,14 +82,15 @@ async fn attempt(
     deadline: Instant,
 ) -> Result<AuthDecision, AttemptError> {
     let mut lease = request.peer.slot.reach(lease);
-    let origin = upstream.origin(lease.origin()).map(|origin| origin.authority.as_str());
-    let host = host(upstream.host(), origin);
-    let origin = request.peer.origin(lease.socket());
-    h1::send(&request.peer.worker.outbox, origin, |out| {
+    let origin = upstream.origin(lease.origin());
+    let host = host(upstream.host(), origin.as_ref().map(|origin| &*origin.authority));
+    let base = origin.as_ref().map_or("", |origin| &*origin.base);
+    let to = request.peer.origin(lease.socket());
+    h1::send(&request.peer.worker.outbox, to, |out| {
         if let Some(version) = upstream.proxy_protocol().filter(|_| lease.socket().is_plain()) {
             request.peer.put_proxy_protocol(version, out);
         }
-        auth_request.put(host.as_bytes(), view, out);
+        auth_request.put((base, host.as_bytes()), view, out);
     })
     .await?;
     let (head, is_strict) = (ResponseHead::new(), upstream.traits.is_strict);

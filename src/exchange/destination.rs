@@ -12,6 +12,7 @@ use crate::exchange::outcome::Outcome;
 use crate::exchange::peer::Peer;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
+use crate::exchange::seen::{SeenOtherwise, kept_with};
 use crate::exchange::stream::ClientStream;
 use crate::exchange::upload::RequestBody;
 use crate::fault::Fault;
@@ -127,7 +128,7 @@ impl Destination {
         let (To::Upstream(_, upstream), None) = (&self.to, &self.hooks) else { return None };
         let Peer { worker, generation, holder, .. } = &request.peer;
         let upstream = &generation.upstreams[*upstream];
-        upstream.take_idle(&worker.pool, *holder, kept_by(request, upstream))
+        upstream.take_idle(&worker.pool, *holder, || wanted(request, upstream))
     }
 
     /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
@@ -148,7 +149,7 @@ impl Destination {
                 let upstream = &generation.upstreams[*upstream];
                 let introduction = request.peer.introduction(upstream);
                 let who = Who { holder: *holder, introduction: &introduction };
-                let wanted = Wanted { is_fresh, but: None, key: kept_by(request, upstream) };
+                let wanted = Wanted { is_fresh, ..wanted(request, upstream) };
                 upstream.checkout(&worker.pool, who, wanted).await
             }
             To::Target(forwarded) => Box::pin(forwarded.checkout(request, is_fresh)).await,
@@ -175,8 +176,7 @@ impl Destination {
         let Peer { worker, holder, .. } = &request.peer;
         let introduction = request.peer.introduction(upstream);
         let who = Who { holder: *holder, introduction: &introduction };
-        let key = kept_by(request, upstream);
-        let wanted = Wanted { is_fresh: true, but: Some(number), key };
+        let wanted = Wanted { is_fresh: true, but: Some(number), ..wanted(request, upstream) };
         upstream.checkout(&worker.pool, who, wanted).await
     }
 
@@ -227,15 +227,18 @@ impl Destination {
         let (upstream, prefix) = match &self.to {
             To::Upstream(route, upstream) => {
                 let prefix = config.routes[route.index as usize].cut_prefix();
-                (&request.peer.generation.upstreams[*upstream], prefix.as_bytes())
+                (&*request.peer.generation.upstreams[*upstream], prefix.as_bytes())
             }
             To::Target(forwarded) => return forwarded.rewrite(request, path),
         };
         let server = &config.server;
-        let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());
+        // A request of HTTP/1.0 need not have a Host.
+        let asks = upstream.traits.differ || request.head.authority.is_empty();
+        let origin = if asks { upstream.origin(lease.origin()) } else { None };
         RequestRewrite {
             path,
-            host: host_rule(upstream.host(), &request.head, origin),
+            base: origin.map_or(b"", |origin| origin.base.as_bytes()),
+            host: host_rule(upstream.host(), &request.head, origin.map(|it| &*it.authority)),
             via: server.add_via.holds(false).then_some(server.via.as_bytes()),
             cdn_loop: Some(server.via.as_bytes()),
             passes_trailers: upstream.traits.reads_trailers,
@@ -272,6 +275,21 @@ impl Destination {
             Some(hooks) => hooks.put_response(request, buf, how, out),
             None => rewrite::response(out, &request.response, buf, how),
         }
+    }
+
+    /// What the client sees of the answer of the origin with the number `number`, whose head
+    /// `buf` begins with, otherwise than it says; mostly nothing.
+    #[inline]
+    pub(crate) fn seen<S>(
+        &self,
+        request: &Request<'_, S>,
+        number: usize,
+        buf: &[u8],
+    ) -> Option<Box<SeenOtherwise>> {
+        let To::Upstream(route, upstream) = &self.to else { return None };
+        let upstream = &*request.peer.generation.upstreams[*upstream];
+        let traits = upstream.traits;
+        traits.are_seen.then(|| SeenOtherwise::of(request, route, upstream, (number, buf)))
     }
 
     /// Our name in the Via of an answer, if it is to be said.
@@ -326,10 +344,15 @@ impl Destination {
     }
 }
 
-/// What the request is kept with, where its upstream keeps what is alike together.
+/// To whom the request is to go, as far as it says so itself: what it is kept together with, and
+/// whom its client is kept with.
 #[inline]
-pub(super) fn kept_by<S>(request: &Request<'_, S>, upstream: &Upstream) -> u64 {
-    upstream.hash_key().map_or(0, |key| hash_of(request, key))
+pub(super) fn wanted<S>(request: &Request<'_, S>, upstream: &Upstream) -> Wanted {
+    Wanted {
+        key: upstream.hash_key().map_or(0, |key| hash_of(request, key)),
+        mark: upstream.sticky().and_then(|sticky| kept_with(request, sticky)).map(|(mark, _)| mark),
+        ..Wanted::default()
+    }
 }
 
 #[cold]

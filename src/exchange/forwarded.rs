@@ -187,6 +187,7 @@ impl ForwardRequest {
             }
         };
         RequestRewrite {
+            base: b"",
             path,
             host,
             via: server.add_via.holds(true).then_some(server.via.as_bytes()),

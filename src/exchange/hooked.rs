@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use crate::exchange::destination::kept_by;
+use crate::exchange::destination::wanted;
 use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
@@ -27,8 +27,8 @@ use crate::hooks::{
 use crate::http::rewrite::{RequestRewrite, ResponseRewrite};
 use crate::ring::{HeadBuffer, clock};
 use crate::routing::Route;
+use crate::upstream::Who;
 use crate::upstream::lease::Lease;
-use crate::upstream::{Wanted, Who};
 use crate::worker::generation::Generation;
 
 /// A request with hooks on its way.
@@ -253,7 +253,7 @@ impl HookedRequest {
             // The question watches the client.
             let introduction = request.peer.introduction(upstream);
             let who = Who { holder: request.peer.holder, introduction: &introduction };
-            let wanted = Wanted { key: kept_by(request, upstream), ..Wanted::default() };
+            let wanted = wanted(request, upstream);
             let checkout = upstream.checkout(&request.peer.worker.pool, who, wanted);
             request.peer.stats.unless_ended(checkout).await?
         });

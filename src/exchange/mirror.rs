@@ -101,9 +101,11 @@ fn how<'a>(
 ) -> RequestRewrite<'a> {
     let server = &request.peer.generation.config.server;
     // Which origin it will be is not known yet.
-    let origin = upstream.origins().first().map(|first| first.authority.as_str());
+    let first = upstream.origins().first();
+    let origin = first.map(|first| first.authority.as_str());
     RequestRewrite {
         path: target,
+        base: first.map_or(b"", |first| first.base.as_bytes()),
         host: host_rule(upstream.host(), &request.head, origin),
         via: server.add_via.holds(false).then_some(server.via.as_bytes()),
         cdn_loop: Some(server.via.as_bytes()),

@@ -24,6 +24,7 @@ pub(crate) mod record;
 pub(crate) mod request;
 pub(crate) mod respond;
 pub(crate) mod secure;
+mod seen;
 pub(crate) mod stream;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;

@@ -66,7 +66,7 @@ async fn reach(
     addresses: &[SocketAddr],
 ) -> Result<(Socket, Address), Fault> {
     let pool = &peer.worker.pool;
-    let deadline = Instant::now() + pool.limits.get().connect;
+    let deadline = pool.connect_deadline(Instant::now());
     let (socket, address) = pool.dial(addresses).await?;
     if let Some(connector) = connector {
         let mut opening = Opening(Some(socket.clone()));

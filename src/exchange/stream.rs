@@ -13,7 +13,7 @@ use crate::fault::{Fault, Status};
 use crate::hooks::style::ResponseStyle;
 use crate::http::chunk_rules::ChunkRules;
 use crate::http::chunked::ChunkError;
-use crate::http::rewrite::ResponseRewrite;
+use crate::http::rewrite::{ResponseRewrite, Seen};
 use crate::ledger::Counted;
 use crate::observe::connection_stats::WaitsOn;
 use crate::relay::outbox::Unsent;
@@ -125,6 +125,8 @@ pub(crate) struct Incoming<'a> {
     pub rules: ChunkRules,
     /// Our name, where it is to be said that the response came through us.
     pub via: Option<&'a [u8]>,
+    /// What the client sees otherwise, if anything.
+    pub seen: Option<Seen<'a>>,
 }
 
 /// A response whose head has been sent.

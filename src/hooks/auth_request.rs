@@ -75,7 +75,7 @@ impl AuthRequest {
     }
 
     /// Appends the question's head. `host` is that of the upstream.
-    pub fn put(&self, host: &[u8], view: &RequestView<'_>, out: &mut Vec<u8>) {
+    pub fn put(&self, (base, host): (&str, &[u8]), view: &RequestView<'_>, out: &mut Vec<u8>) {
         let head = view.head;
         let target = view.path_and_query();
         // What the question is about must be what the origin will take the path for.
@@ -88,7 +88,7 @@ impl AuthRequest {
             put_field(value, out);
             out.extend_from_slice(b"\r\n");
         };
-        field(&format!("GET {} HTTP/1.1\r\nHost: ", self.config.path), host);
+        field(&format!("GET {base}{} HTTP/1.1\r\nHost: ", self.config.path), host);
         field("X-Forwarded-Method: ", head.method_text.of(view.text));
         field("X-Forwarded-Host: ", head.authority.of(view.text));
         field("X-Forwarded-Uri: ", &target);

@@ -407,7 +407,9 @@ impl Hooked {
         state: &HookState,
     ) {
         let pen = self.response_edits.pen(&head.fields, &self.route, view, state);
-        if let Some(mut pen) = pen.filter(|_| state.response_changes.is_empty()) {
+        if let Some(mut pen) =
+            pen.filter(|_| state.response_changes.is_empty() && how.seen.is_none())
+        {
             rewrite::response_edited(out, head, buf, how, &mut pen);
         } else {
             let start = out.len();

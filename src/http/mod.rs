@@ -22,6 +22,7 @@ pub(crate) mod interest;
 pub(crate) mod invariants;
 pub(crate) mod limits;
 mod lines;
+pub(crate) mod moved;
 pub(crate) mod names;
 mod parsed_cache;
 pub(crate) mod path;

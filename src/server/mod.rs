@@ -15,6 +15,7 @@ pub(crate) mod inherited;
 pub(crate) mod listeners;
 pub(crate) mod reload;
 pub(crate) mod signals;
+mod upstreams;
 pub(crate) mod workers;
 
 use std::fmt;
@@ -31,11 +32,12 @@ use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
 use self::inherited::{Inheritance, Inherited};
 use self::listeners::Sockets;
+use self::upstreams::plan_upstreams;
 use crate::acme;
 use crate::address::Address;
 use crate::admin::{self, AdminSocket, Control, ControlSetup, Logs};
 use crate::admin_guard::TokenTries;
-use crate::config::{Config, ListenerConfig, UpstreamTlsConfig};
+use crate::config::{Config, ListenerConfig};
 use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
 use crate::ledger::Ledgers;
@@ -46,10 +48,8 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::logging::LogMeter;
 use crate::ring::runtime;
 use crate::tls::acceptor::Acceptor;
-use crate::tls::connector::Connector;
 use crate::upstream::permits::{self, PoolShared};
 use crate::upstream::resolver::Resolver;
-use crate::upstream::{Origin, UpstreamPlan};
 use crate::worker::census::SharedRoom;
 use crate::worker::generation::{History, Snapshot, SnapshotParts, proxy_protocol};
 use crate::worker::mailbox::{ControlQuery, ServerCommand};
@@ -391,64 +391,6 @@ pub(crate) fn load_tls(
 fn slots_for(workers: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     2 * workers.max(cores)
-}
-
-/// Asks the resolver for the addresses of all origins. What `before` has is taken over with what is
-/// known of it.
-pub(crate) fn plan_upstreams(
-    config: &Config,
-    resolver: &Resolver,
-    before: &[UpstreamPlan],
-) -> Result<Vec<UpstreamPlan>, String> {
-    let known = |url: &str| {
-        let mut origins = before.iter().flat_map(|upstream| &upstream.origins);
-        origins.find(|origin| origin.url == url)
-    };
-    let plan = |upstream: &crate::config::UpstreamConfig| {
-        let connector = connector(upstream, before)?;
-        let origin_of = |origin: &crate::config::OriginConfig| {
-            let tls = connector.clone().filter(|_| origin.is_tls);
-            match known(&origin.url()) {
-                Some(known) => {
-                    let (weight, priority) = (origin.weight, origin.priority);
-                    Origin { weight, priority, tls, ..known.clone() }
-                }
-                None => Origin {
-                    targets: Arc::default(),
-                    url: origin.url(),
-                    host: origin.host.clone(),
-                    authority: origin.authority.clone(),
-                    weight: origin.weight,
-                    priority: origin.priority,
-                    addresses: resolver.watch(&origin.host, origin.port),
-                    tls,
-                },
-            }
-        };
-        let origins = upstream.origins.iter().map(origin_of).collect();
-        let changes = resolver.changes();
-        Ok(UpstreamPlan { config: upstream.clone(), origins, changes })
-    };
-    config.upstreams.iter().map(plan).collect()
-}
-
-/// How the origins of `upstream` that speak TLS are spoken to; as `before` had it where that is the
-/// same.
-fn connector(
-    upstream: &crate::config::UpstreamConfig,
-    before: &[UpstreamPlan],
-) -> Result<Option<Arc<Connector>>, String> {
-    if !upstream.origins.iter().any(|origin| origin.is_tls) {
-        return Ok(None);
-    }
-    let known = before.iter().find(|other| other.config.name == upstream.name);
-    let known = known.and_then(|known| known.origins.iter().find_map(|it| it.tls.as_ref()));
-    let connector = match &upstream.tls {
-        Some(tls) => Connector::load(tls, known),
-        None => Connector::load(&UpstreamTlsConfig::default(), known),
-    };
-    let named = |error| format!("the upstream {:?}: {error}", upstream.name);
-    connector.map(Some).map_err(named)
 }
 
 /// Whether a server could listen as `listener` says now; the error says why not.

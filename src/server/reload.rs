@@ -17,9 +17,8 @@ use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
 use crate::memory::{Plan, Usage};
 use crate::server::listeners::NextSockets;
-use crate::server::{
-    NAMES_PATIENCE, Server, load_tls, plan_upstreams, pool_limits, raise_files_limit,
-};
+use crate::server::upstreams::plan_upstreams;
+use crate::server::{NAMES_PATIENCE, Server, load_tls, pool_limits, raise_files_limit};
 
 use crate::upstream::permits;
 use crate::worker::generation::{Snapshot, SnapshotParts, proxy_protocol};

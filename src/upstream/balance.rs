@@ -36,6 +36,14 @@ pub(crate) struct Balance {
     policy: Policy,
     shares: Vec<Share>,
     has_priorities: bool,
+    /// Some are in this ringway's zone, and others are not.
+    has_zones: bool,
+    /// All weigh the same.
+    is_even: bool,
+    /// Percent of all below which all are asked.
+    panic_below: u32,
+    /// Whose turn it is where all weigh the same.
+    next: usize,
     /// Where the search for the least begins, so that equals take turns.
     turn: usize,
     random: u64,
@@ -46,6 +54,7 @@ pub(crate) struct Balance {
 pub(crate) struct Share {
     weight: i64,
     priority: u16,
+    is_near: bool,
     /// Stands for it in hashes.
     seed: u64,
     /// Grows by `weight` with each pick, and pays the weight of all candidates when picked.
@@ -55,7 +64,14 @@ pub(crate) struct Share {
 impl Share {
     /// A weight of 0 counts as 1.
     pub(crate) fn new(weight: u32, priority: u16, name: &str) -> Self {
-        Self { weight: weight.max(1).into(), priority, seed: hash(name.as_bytes()), credit: 0 }
+        let (weight, seed) = (weight.max(1).into(), hash(name.as_bytes()));
+        Self { weight, priority, is_near: false, seed, credit: 0 }
+    }
+
+    /// Whether it is in the zone of this ringway.
+    #[must_use]
+    pub(crate) fn near(self, is_near: bool) -> Self {
+        Self { is_near, ..self }
     }
 }
 
@@ -63,7 +79,25 @@ impl Balance {
     pub(crate) fn new(policy: Policy, shares: Vec<Share>) -> Self {
         let random = shares.iter().fold(1, |all, share| mix(all ^ share.seed)) | 1;
         let has_priorities = shares.windows(2).any(|pair| pair[0].priority != pair[1].priority);
-        Self { policy, shares, has_priorities, turn: 0, random }
+        let has_zones = shares.windows(2).any(|pair| pair[0].is_near != pair[1].is_near);
+        let is_even = shares.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+        Self {
+            policy,
+            shares,
+            has_priorities,
+            has_zones,
+            is_even,
+            panic_below: 0,
+            next: 0,
+            turn: 0,
+            random,
+        }
+    }
+
+    /// The same, where all are asked while less than so many percent of them may be.
+    #[must_use]
+    pub(crate) fn with_panic_below(self, percent: u32) -> Self {
+        Self { panic_below: percent, ..self }
     }
 
     /// The same, `turns` picks later. Workers that start at different turns do not all send
@@ -91,7 +125,10 @@ impl Balance {
         if let [_] = &*self.shares {
             return see(0).filter(|it| it.is_in || it.is_wanted).map(|_| 0);
         }
-        if !self.has_priorities {
+        if self.panic_below > 0 && self.is_panic(see) {
+            return self.choose(key, move |index| see(index).filter(|it| it.is_wanted));
+        }
+        if !self.has_priorities && !self.has_zones {
             let picked = self.choose(key, move |index| see(index).filter(|it| it.is_in));
             return picked
                 .or_else(|| self.choose(key, move |it| see(it).filter(|it| it.is_wanted)));
@@ -99,11 +136,45 @@ impl Balance {
         let Some(lowest) = self.lowest_priority(see) else {
             return self.choose(key, move |index| see(index).filter(|it| it.is_wanted));
         };
-        let priorities: Vec<u16> = self.shares.iter().map(|share| share.priority).collect();
-        let priorities = &*priorities;
-        self.choose(key, move |index| {
-            see(index).filter(|it| it.is_in && priorities[index] == lowest)
-        })
+        let tier: Vec<(bool, bool)> =
+            self.shares.iter().map(|share| (share.priority == lowest, share.is_near)).collect();
+        let tier = &*tier;
+        let see = move |index: usize| see(index).filter(|it| it.is_in && tier[index].0);
+        if self.has_zones {
+            let is_near = self.stays_near(key, see);
+            let picked = self.choose(key, move |it| see(it).filter(|_| tier[it].1 == is_near));
+            if picked.is_some() {
+                return picked;
+            }
+        }
+        self.choose(key, see)
+    }
+
+    /// Whether so few may be asked that they would not bear it.
+    fn is_panic(&self, see: impl Fn(usize) -> Option<Candidate>) -> bool {
+        let all = (0..self.shares.len()).filter_map(see);
+        let (count, sound) = all.fold((0, 0), |(count, sound): (usize, usize), it| {
+            (count + 1, sound + usize::from(it.is_in))
+        });
+        sound * 100 < self.panic_below as usize * count
+    }
+
+    /// Whether a request stays in this ringway's zone, of which `see` shows what may be asked: all
+    /// do while that has seven tenths of its weight, and then so much less that those that are left
+    /// bear no more than their share and 40 percent (Envoy's factor for overprovisioning).
+    fn stays_near(&mut self, key: u64, see: impl Fn(usize) -> Option<Candidate>) -> bool {
+        let (mut all, mut sound) = (0, 0);
+        for (index, share) in self.shares.iter().enumerate().filter(|(_, share)| share.is_near) {
+            all += share.weight;
+            sound += if see(index).is_some() { share.weight } else { 0 };
+        }
+        let point = match self.policy {
+            // What is alike stays together.
+            Policy::ConsistentHash => mix(key ^ 0x5a),
+            _ => self.next_random(),
+        };
+        let part = (u128::from(point) * 1_000) >> 64;
+        (part as i64) * all < sound * 1_400
     }
 
     /// The lowest of those that are in.
@@ -138,6 +209,11 @@ impl Balance {
     }
 
     fn round_robin(&mut self, see: impl Fn(usize) -> Option<Candidate>) -> Option<usize> {
+        if self.is_even
+            && let Some(index) = self.next_in_turn(&see)
+        {
+            return Some(index);
+        }
         let mut weight_sum = 0;
         let mut best: Option<(usize, i64)> = None;
         for (index, share) in self.shares.iter_mut().enumerate() {
@@ -157,6 +233,20 @@ impl Balance {
         let (index, _) = best?;
         self.shares[index].credit -= weight_sum;
         Some(index)
+    }
+
+    /// The next one where all weigh the same; `None` where somebody has less than its weight yet, or
+    /// there is nobody.
+    fn next_in_turn(&mut self, see: impl Fn(usize) -> Option<Candidate>) -> Option<usize> {
+        let count = self.shares.len();
+        let from = if self.next < count { self.next } else { 0 };
+        for index in (from..count).chain(0..from) {
+            if let Some(candidate) = see(index) {
+                self.next = index + 1;
+                return (candidate.ramp == RAMP_FULL).then_some(index);
+            }
+        }
+        None
     }
 
     fn least(&mut self, see: impl Fn(usize) -> Option<Candidate>) -> Option<usize> {

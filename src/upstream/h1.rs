@@ -57,7 +57,7 @@ impl AttemptError {
     /// Whether it says that the origin is ill. One that ends a connection that has been idle is not.
     pub(crate) fn is_of_origin(self, is_new: bool) -> bool {
         match self {
-            Self::NotSent | Self::NoResponse => is_new,
+            Self::NotSent | Self::NoResponse(_) => is_new,
             Self::RetryRequested => false,
             Self::Fault(fault) => fault.blames_origin(),
         }

@@ -25,8 +25,11 @@ pub(crate) mod queue;
 mod race;
 pub(crate) mod resolver;
 mod secure;
+pub(crate) mod sticky;
 pub(crate) mod tallies;
 pub(crate) mod target;
+pub(crate) mod targets;
+mod window;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -35,7 +38,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::address::Address;
-use crate::config::{EjectConfig, HashKey, HostPolicy, Policy, UpstreamConfig};
+use crate::config::{HashKey, HostPolicy, Policy, UpstreamConfig};
 use crate::fault::Fault;
 use crate::http::chunk_rules::ChunkRules;
 use crate::proxy_protocol::Version;
@@ -50,14 +53,20 @@ use self::pool::Pool;
 use self::queue::{Holder, Permitted};
 use self::race::Race;
 use self::resolver::Addresses;
-use self::target::{Change, Ejection, Reason, Target, Targets};
+use self::sticky::Sticky;
+use self::target::{Change, Reason, Target};
+use self::targets::Targets;
+use self::window::Ejection;
 
 /// An upstream as all workers see it: its configuration and its origins' addresses.
 pub(crate) struct UpstreamPlan {
     pub config: UpstreamConfig,
     pub origins: Vec<Origin>,
-    /// Counts up with every change of an address.
+    /// Counts up with every change of an address, and of what an operator makes of a weight.
     pub changes: Arc<AtomicU64>,
+    pub sticky: Option<Arc<Sticky>>,
+    /// Where this ringway is.
+    pub zone: String,
 }
 
 impl UpstreamPlan {
@@ -81,6 +90,9 @@ pub(crate) struct Origin {
     pub authority: String,
     pub weight: u32,
     pub priority: u16,
+    /// What its paths begin with, and where it is: see `config::OriginConfig`.
+    pub base: String,
+    pub zone: String,
     pub addresses: Arc<Addresses>,
     pub targets: Arc<Targets>,
     /// How it is spoken to over TLS.
@@ -111,6 +123,8 @@ pub(crate) struct Member {
     pub id: OriginId,
     /// Of its origin, in the configuration.
     index: usize,
+    /// By which clients that are kept with it know it; 0 where none are.
+    mark: u64,
 }
 
 impl Member {
@@ -129,6 +143,8 @@ pub(crate) struct Upstream {
     shared: Arc<PoolShared>,
     worker: usize,
     changes: Arc<AtomicU64>,
+    sticky: Option<Arc<Sticky>>,
+    zone: String,
     roster: RefCell<Roster>,
     /// Whose turn it is, where that has been found out already; by its number.
     chosen: Cell<Option<usize>>,
@@ -151,6 +167,10 @@ pub(crate) struct Traits {
     pub reads_trailers: bool,
     /// They read the body of any request.
     pub reads_all_bodies: bool,
+    /// What is sent depends on which of them it is sent to.
+    pub differ: bool,
+    /// Clients see of their answers something else than they say.
+    pub are_seen: bool,
 }
 
 impl Traits {
@@ -159,6 +179,9 @@ impl Traits {
             is_strict: config.strict,
             reads_trailers: config.pass_trailers,
             reads_all_bodies: config.reads_all_bodies,
+            differ: config.host == HostPolicy::Origin
+                || config.origins.iter().any(|origin| !origin.base.is_empty()),
+            are_seen: config.sticky.is_some() || config.map_location,
         }
     }
 
@@ -197,6 +220,8 @@ impl Upstream {
             config: plan.config.clone(),
             traits: Traits::of(&plan.config),
             origins: plan.origins.iter().cloned().map(Rc::new).collect(),
+            sticky: plan.sticky.clone(),
+            zone: plan.zone.clone(),
             ids: ids.clone(),
             shared: shared.clone(),
             worker,
@@ -253,6 +278,13 @@ impl Upstream {
         self.origins.get(member.index).map(|origin| &**origin)
     }
 
+    /// The authority of the origin of the target with the number `number`, and what its paths begin
+    /// with.
+    pub(crate) fn origin_url(&self, number: usize) -> Option<(String, String)> {
+        let origin = self.origin(number)?;
+        Some((origin.authority.clone(), origin.base.clone()))
+    }
+
     fn member(&self, number: usize) -> Option<Member> {
         self.roster.borrow().members.iter().find(|member| member.number() == number).cloned()
     }
@@ -284,6 +316,7 @@ impl Upstream {
         let (mut members, mut shares) = (Vec::new(), Vec::new());
         for (index, origin) in self.origins.iter().enumerate() {
             let identity = origin.identity();
+            let is_near = !self.zone.is_empty() && origin.zone == self.zone;
             for address in origin.addresses.load().iter() {
                 let key = format!("origin {name} {identity} {address}");
                 let target = origin.targets.of(*address, now);
@@ -293,12 +326,43 @@ impl Upstream {
                 let id = self.ids.hold_target(&key, Some(target.clone()), is_counted, group);
                 // By the address alone, so that it is the same on every machine.
                 let own = address.to_string();
-                shares.push(Share::new(origin.weight, origin.priority, &own));
-                members.push(Member { origin: origin.clone(), target, id, index });
+                let weight = target.weight(origin.weight);
+                shares.push(Share::new(weight, origin.priority, &own).near(is_near));
+                let mark = self.sticky.as_ref().map_or(0, |sticky| sticky.mark(&own));
+                members.push(Member { origin: origin.clone(), target, id, index, mark });
             }
         }
-        let balance = Balance::new(*balance, shares).started_at(self.worker);
+        let panic_below = self.config.panic_below;
+        let balance = Balance::new(*balance, shares).with_panic_below(panic_below);
+        let balance = balance.started_at(self.worker);
         Roster { members, balance, changes }
+    }
+
+    /// Whom the request is kept with, or whose turn it is.
+    fn choose(&self, wanted: Wanted, tried: &[usize]) -> Option<Member> {
+        let kept = wanted.mark.and_then(|mark| self.kept(mark, tried));
+        kept.or_else(|| self.pick(wanted.key, tried))
+    }
+
+    /// The target with this mark, if it may be asked.
+    #[cold]
+    fn kept(&self, mark: u64, tried: &[usize]) -> Option<Member> {
+        let now = clock::coarse_ms();
+        let roster = self.roster.borrow();
+        let member = roster.members.iter().find(|member| member.mark == mark)?;
+        let target = &member.target;
+        let may_ask = target.serves_kept(now) && (!target.is_in(now) || target.claim(now));
+        (may_ask && !tried.contains(&member.number())).then(|| member.clone())
+    }
+
+    /// What keeps clients with targets, if anything.
+    pub(crate) fn sticky(&self) -> Option<&Sticky> {
+        self.sticky.as_deref()
+    }
+
+    /// By which clients that are kept with it know the target with the number `number`.
+    pub(crate) fn mark(&self, number: usize) -> Option<u64> {
+        self.member(number).map(|member| member.mark).filter(|mark| *mark != 0)
     }
 
     /// Whose turn it is, of those whose numbers are not in `tried`.
@@ -326,7 +390,12 @@ impl Upstream {
 
     /// A connection that waits for its next request at the target whose turn it is: the common
     /// case, for which no future is made.
-    pub(crate) fn take_idle(&self, pool: &Rc<Pool>, holder: Holder, key: u64) -> Option<Lease> {
+    pub(crate) fn take_idle(
+        &self,
+        pool: &Rc<Pool>,
+        holder: Holder,
+        wanted: impl FnOnce() -> Wanted,
+    ) -> Option<Lease> {
         if self.config.proxy_protocol.is_some() {
             return None;
         }
@@ -338,12 +407,14 @@ impl Upstream {
                 _ => None,
             }
         };
-        let Some(number) = number else { return self.take_idle_of_many(pool, holder, key) };
+        let Some(number) = number else {
+            return self.take_idle_of_many(pool, holder, wanted());
+        };
         pool.take_idle(number, holder)
     }
 
-    fn take_idle_of_many(&self, pool: &Rc<Pool>, holder: Holder, key: u64) -> Option<Lease> {
-        let number = self.pick(key, &[])?.number();
+    fn take_idle_of_many(&self, pool: &Rc<Pool>, holder: Holder, wanted: Wanted) -> Option<Lease> {
+        let number = self.choose(wanted, &[])?.number();
         let lease = pool.take_idle(number, holder);
         self.chosen.set(lease.is_none().then_some(number));
         lease
@@ -373,7 +444,7 @@ impl Upstream {
         let mut tried: Vec<usize> = wish.but.into_iter().collect();
         let chosen = self.chosen.take().filter(|number| !tried.contains(number));
         let first = chosen.and_then(|number| self.member(number));
-        let Some(first) = first.or_else(|| self.pick(wish.key, &tried)) else {
+        let Some(first) = first.or_else(|| self.choose(wish, &tried)) else {
             return Err(self.nobody());
         };
         if !is_fresh && let Some(lease) = pool.take_idle(first.number(), who.holder) {
@@ -474,8 +545,10 @@ pub(crate) struct Wanted {
     pub is_fresh: bool,
     /// To another target than the one with this number.
     pub but: Option<usize>,
-    /// What the request is kept with.
+    /// What the request is kept together with.
     pub key: u64,
+    /// To the target with this mark, if that may be asked.
+    pub mark: Option<u64>,
 }
 
 /// Says what has become of a target, in words for an operator.
@@ -515,21 +588,6 @@ impl Default for Roster {
     fn default() -> Self {
         let balance = Balance::new(Policy::default(), Vec::new());
         Self { members: Vec::new(), balance, changes: 0 }
-    }
-}
-
-impl Ejection {
-    pub(crate) fn of(config: &EjectConfig) -> Self {
-        Self {
-            in_a_row: config.errors,
-            percent: config.percent,
-            window: config.window,
-            requests_min: config.requests,
-            slower: config.slower,
-            pause: config.pause,
-            pause_max: config.pause_max,
-            at_most: config.at_most,
-        }
     }
 }
 

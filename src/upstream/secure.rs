@@ -39,10 +39,15 @@ impl Pool {
                 return Err(Fault::OriginClosed);
             }
             let whom = (origin.host.as_str(), origin.url.as_str());
-            let deadline = began + self.limits.get().connect;
+            let deadline = self.connect_deadline(began);
             self.secure_socket(lease.socket(), connector, whom, deadline).await?;
         }
         Ok(lease)
+    }
+
+    /// When a connection that was begun at `began` has to be there.
+    pub(crate) fn connect_deadline(&self, began: Instant) -> Instant {
+        began + self.limits.get().connect
     }
 
     /// The same for a socket that is connected to `host`, which the configuration calls `url`, until

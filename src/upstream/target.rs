@@ -4,10 +4,11 @@
 //! whether it may be asked, and why not. Picks read one word; everything else is behind a lock that
 //! only changes of state take. No clock, no socket: times are those of the coarse clock.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::window::{Ejection, Window, millis};
 use crate::address::Address;
 
 use super::learnt::Learnt;
@@ -88,6 +89,10 @@ pub(crate) struct Target {
     /// The next check of it is due then; whoever moves it on does it.
     pub(super) check_at_ms: AtomicU64,
     wish: AtomicU8,
+    /// What an operator has made of its weight; 0 is what the configuration says.
+    weight: AtomicU32,
+    /// What an operator wants holds over a reload.
+    is_wish_kept: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -112,31 +117,6 @@ struct State {
     unsaid: u32,
 }
 
-/// Answers of this span of time and of the one before.
-#[derive(Debug, Default)]
-struct Window {
-    began_ms: u64,
-    now: (u32, u32),
-    before: (u32, u32),
-}
-
-/// When a target is ejected for its answers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ejection {
-    /// Bad answers in a row; 0 is never.
-    pub in_a_row: u32,
-    /// Percent of bad answers within the window, of at least so many; 0 is never.
-    pub percent: u32,
-    pub window: Duration,
-    pub requests_min: u32,
-    /// Times the median of the others; 0 is never.
-    pub slower: u32,
-    pub pause: Duration,
-    pub pause_max: Duration,
-    /// Of an upstream's targets, so many percent at most are out for this.
-    pub at_most: u32,
-}
-
 /// A change of what a target is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -159,6 +139,8 @@ impl Target {
             learnt: Learnt::default(),
             check_at_ms: AtomicU64::new(0),
             wish: AtomicU8::new(Wish::Up as u8),
+            weight: AtomicU32::new(0),
+            is_wish_kept: AtomicBool::new(true),
             state: Mutex::default(),
         }
     }
@@ -198,6 +180,43 @@ impl Target {
 
     pub(crate) fn wish(&self) -> Wish {
         Wish::ALL[usize::from(self.wish.load(Ordering::Relaxed))]
+    }
+
+    /// What it weighs where the configuration says `configured`.
+    pub(crate) fn weight(&self, configured: u32) -> u32 {
+        match self.weight.load(Ordering::Relaxed) {
+            0 => configured,
+            weight => weight,
+        }
+    }
+
+    /// Workers see it with the next change of the roster. 0 is what the configuration says.
+    pub(crate) fn set_weight(&self, weight: u32) {
+        self.weight.store(weight, Ordering::Relaxed);
+    }
+
+    /// Whether what an operator wants holds over a reload.
+    pub(crate) fn keep_wish(&self, is_kept: bool) {
+        self.is_wish_kept.store(is_kept, Ordering::Relaxed);
+    }
+
+    /// A configuration has been loaded.
+    pub(crate) fn reloaded(&self, now_ms: u64) {
+        if !self.is_wish_kept.swap(true, Ordering::Relaxed) {
+            self.set_weight(0);
+            self.set_wish(Wish::Up, now_ms);
+        }
+    }
+
+    /// Whether those may go on asking it that it is kept for: an operator who drains it wants to be
+    /// rid of new ones.
+    pub(crate) fn serves_kept(&self, now_ms: u64) -> bool {
+        if self.wish() != Wish::Drain {
+            return self.is_in(now_ms);
+        }
+        let state = self.lock();
+        let ejected = state.ejected.map_or(0, |(_, until)| until);
+        state.check != Some(false) && state.failing_until_ms.max(ejected) <= now_ms
     }
 
     pub(crate) fn set_wish(&self, wish: Wish, now_ms: u64) -> Option<Change> {
@@ -441,31 +460,6 @@ fn reason(state: &State) -> Option<Reason> {
     state.failing_since_ms.map(|_| Reason::Connect).or(ejected)
 }
 
-impl Window {
-    fn count(&mut self, is_good: bool, now_ms: u64, span: Duration) {
-        let span = millis(span).max(1);
-        let passed = now_ms.saturating_sub(self.began_ms);
-        if passed >= span {
-            self.before = if passed < 2 * span { self.now } else { (0, 0) };
-            (self.now, self.began_ms) = ((0, 0), now_ms);
-        }
-        self.now.0 = self.now.0.saturating_add(1);
-        self.now.1 = self.now.1.saturating_add(u32::from(!is_good));
-    }
-
-    fn is_bad(&self, rules: &Ejection) -> bool {
-        let all = u64::from(self.now.0) + u64::from(self.before.0);
-        let bad = u64::from(self.now.1) + u64::from(self.before.1);
-        rules.percent > 0
-            && all >= u64::from(rules.requests_min)
-            && bad * 100 >= all * u64::from(rules.percent)
-    }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// A request that a target has.
 pub(super) struct Busy(Arc<Target>);
 
@@ -479,31 +473,6 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The targets of one origin, by their addresses: what is known of one is kept while it goes and
-/// comes, and while one configuration follows another.
-#[derive(Debug, Default)]
-pub(crate) struct Targets(Mutex<Vec<Arc<Target>>>);
-
-impl Targets {
-    /// The target with this address.
-    pub(crate) fn of(&self, address: Address, now_ms: u64) -> Arc<Target> {
-        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = list.iter().find(|target| target.address == address) {
-            return known.clone();
-        }
-        let target = Arc::new(Target::new(address, now_ms));
-        list.push(target.clone());
-        target
-    }
-
-    /// All that anybody has asked for and that are in `addresses`, or still in use.
-    pub(crate) fn keep(&self, addresses: &[Address]) -> Vec<Arc<Target>> {
-        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        list.retain(|it| addresses.contains(&it.address) || Arc::strong_count(it) > 1);
-        list.iter().filter(|it| addresses.contains(&it.address)).cloned().collect()
     }
 }
 

@@ -270,6 +270,7 @@ impl Case<'_> {
             prefix,
         };
         let how = RequestRewrite {
+            base: b"",
             path,
             host,
             via: server.add_via.holds(is_forward).then_some(server.via.as_bytes()),
