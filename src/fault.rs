@@ -53,6 +53,8 @@ pub enum Fault {
     /// The client went on before it was told that the protocol changes.
     UpgradeTooEarly,
     PoolTimeout,
+    /// As many requests wait for a connection as the upstream's `queue` lets.
+    PoolQueueFull,
     /// Others waited for the connection to the origin, and the client held more than its share.
     PoolYielded,
     Stopping,
@@ -225,6 +227,9 @@ impl Fault {
             F::UpgradeTooEarly => Facts::bad_request("upgrade_too_early"),
             F::PoolTimeout => {
                 Facts::told(Told::PoolStatus, E::ConnectionLimitReached, "pool_timeout").kept()
+            }
+            F::PoolQueueFull => {
+                Facts::of(503, E::ConnectionLimitReached, "pool_queue_full").kept()
             }
             F::PoolYielded => Facts::of(503, E::ConnectionLimitReached, "pool_yielded").kept(),
             F::Stopping => Facts::of(503, E::DestinationUnavailable, "stopping"),

@@ -396,9 +396,13 @@ pub(crate) mod tests {
         access_file = "/var/log/access.log"
         [[upstream]]
         name = "a.b"
-        origins = ["http://[::1]:81", { url = "https://b", weight = 3 }]
+        origins = ["http://[::1]:81", { url = "https://b", weight = 3, max_connections = 9,
+            max_idle = 0 }]
         host = "origin"
         max_connections = 7
+        max_idle = 3
+        queue = 20
+        timeouts = { connect = "2s", read = "5m", pool_status = 503 }
         tls = { sni = "b.example", insecure_skip_verify = true }
         proxy_protocol = "v1"
         [[upstream]]
@@ -416,6 +420,7 @@ pub(crate) mod tests {
         cookies = { canary = "always" }
         clients = ["10.0.0.0/8"]
         send_path = "normal"
+        timeouts = { read = "1h", client_write = 90, tunnel_idle = "2d" }
         upstream = "c"
         strip_prefix = true
         inherit_hooks = false

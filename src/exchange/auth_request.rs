@@ -57,7 +57,8 @@ async fn answered(
     let mut is_fresh = false;
     loop {
         // A connection that is given up on its way is closed, and a place in the queue is left.
-        let who = Who { holder: request.peer.holder, introduction: &introduction };
+        let (holder, times) = (request.peer.holder, &upstream.times);
+        let who = Who { holder, introduction: &introduction, times };
         let wanted = Wanted { is_fresh, ..Wanted::default() };
         let checkout = upstream.checkout(&request.peer.worker.pool, who, wanted);
         let lease = tokio::time::timeout_at(deadline.into(), unless_gone(request, checkout)).await;

@@ -109,11 +109,11 @@ async fn pass_body(
     body: &Body,
     control: &Control,
 ) -> Result<Leftover, RelayError> {
-    let Peer { worker, stats, generation, .. } = &request.peer;
+    let Peer { worker, stats, generation, times, .. } = &request.peer;
     let config = &generation.config;
     let from = Sender {
         socket: origin,
-        silence: config.timeouts.read,
+        silence: times.read,
         stats: (stats, WaitsOn::OriginToAnswer),
         flow: &stats.sent,
     };

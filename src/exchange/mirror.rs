@@ -125,8 +125,8 @@ async fn send_copy(
     (introduction, copy): (&[u8], &[u8]),
     (method, may_rest): (Method, bool),
 ) -> Result<(), Fault> {
-    let timeouts = &generation.config.timeouts;
-    let who = Who { holder: Holder::NOBODY, introduction };
+    let timeouts = &*upstream.times;
+    let who = Who { holder: Holder::NOBODY, introduction, times: timeouts };
     let mut lease = upstream.checkout(&worker.pool, who, Wanted::default()).await?;
     let origin = Receiver {
         socket: lease.socket(),

@@ -102,6 +102,8 @@ async fn proxy(
     request: &mut Request<'_, impl ClientStream>,
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
+    // Those of the request before.
+    request.peer.go_by((None, None));
     let mut body = RequestBody::of(request)?;
     request.bytes = request.head.bytes + body.in_inbox;
     request.is_whole = body.is_whole();
@@ -119,6 +121,7 @@ async fn proxy(
         Routed::To(destination) => destination,
         Routed::Answered(outcome) => return Ok(outcome),
     };
+    request.peer.go_by(destination.indexes());
     if request.head.body == BodyLength::Chunked {
         body.rules = destination.traits(request).request_chunks();
     }
@@ -226,18 +229,21 @@ async fn attempt(
     record: &mut Record,
 ) -> Result<Outcome, AttemptError> {
     let worker = request.peer.worker;
+    let generation = request.peer.generation.clone();
     let mut lease = request.peer.slot.reach(lease);
     request.peer.stats.waits_on.set(WaitsOn::OriginToAnswer);
     let origin = lease.origin();
     let began = destination.listener(request).map(|_| Instant::now());
+    if generation.times.differ {
+        lease.limit_write(request.peer.times.write);
+    }
     send_request(request, &lease, destination, body).await?;
     lease.expect_reply();
-    let generation = request.peer.generation.clone();
     let (client_socket, origin_socket) = (request.stream.socket().clone(), lease.socket().clone());
     let progress = Progress::new(body.is_whole(), request.head.expects_continue);
     let rest = std::pin::pin!(upload_rest(
         worker,
-        &generation.config,
+        (&generation.config.buffers, request.peer.times.read),
         request.peer.stats,
         &client_socket,
         &origin_socket,
@@ -367,7 +373,7 @@ impl<S: ClientStream> Reply for ExchangeReply<'_, '_, S> {
     }
 
     fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {
-        let soon = self.request.peer.generation.config.timeouts.read.min(HANG_UP_AFTER);
+        let soon = self.request.peer.times.read.min(HANG_UP_AFTER);
         Ok(match buffer {
             None => self.lease.recv(soon),
             Some(buffer) => self.lease.recv_more(buffer, soon),
@@ -406,7 +412,7 @@ async fn wait_on(
     mut buffer: HeadBuffer,
     progress: &Progress,
 ) -> Received {
-    let read = request.peer.generation.config.timeouts.read;
+    let read = request.peer.times.read;
     let began_ms = clock::coarse_ms().saturating_sub(HANG_UP_AFTER.as_millis() as u64);
     let origin = lease.socket().clone();
     while progress.is_running() {

@@ -203,6 +203,7 @@ impl Pool {
 
     /// Gives idle connections up that others wait for, or that are more than there may be.
     fn shed(&self) {
+        self.yield_places();
         for (group, count) in self.shared.shortages() {
             let mut oldest = self.oldest_idle(group, count).into_iter();
             // Another worker may have been quicker.
@@ -279,6 +280,8 @@ impl Pool {
             self.yield_buffer(key);
         }
         rested.sort_unstable();
+        let in_order: Vec<usize> = rested.iter().map(|(_, key)| *key).collect();
+        self.trim(&in_order);
         self.publish_idle();
         for (_, key) in rested {
             if self.shared.idle.load(Ordering::Relaxed) > self.limits.get().max_idle {

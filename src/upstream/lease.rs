@@ -87,6 +87,14 @@ impl Lease {
         self.socket.recv(buffer, &self.pool.deadlines, limit)
     }
 
+    /// Says how long its origin may take to take some of a request while others wait.
+    #[cold]
+    pub(crate) fn limit_write(&self, limit: Duration) {
+        if let Some(slot) = self.pool.slots.borrow_mut().get_mut(self.key) {
+            slot.write_ms = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+        }
+    }
+
     /// Says that an answer's body begins that may be long on its way.
     pub fn begin_stream(&self) {
         if let Some(slot) = self.pool.slots.borrow_mut().get_mut(self.key) {

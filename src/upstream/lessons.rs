@@ -13,7 +13,7 @@ use crate::http::names::FieldName;
 use crate::ring::clock;
 
 use super::bonds::is_owned;
-use super::learnt::{PATIENCE_MS, UNSAID, timeout_of};
+use super::learnt::{PATIENCE_MS, UNSAID, UNUSED, timeout_of};
 use super::lease::Lease;
 use super::origin_ids::OriginId;
 use super::pool::{Pool, Slot};
@@ -103,6 +103,9 @@ impl Pool {
             let Some(target) = slot.origin_id.target() else { return true };
             target.clone()
         };
+        if lease.told == UNUSED {
+            return true;
+        }
         let kept_another = || self.rests_another(lease);
         target.learnt.came_back(now, lease.told, lease.is_reused, kept_another);
         !target.learnt.keeps_none() && !target.learnt.is_in_the_way(now)

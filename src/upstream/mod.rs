@@ -19,9 +19,11 @@ mod lessons;
 pub(crate) mod names;
 pub(crate) mod origin_ids;
 pub(crate) mod permits;
+mod places;
 pub(crate) mod pool;
 pub(crate) mod prewarm;
 pub(crate) mod queue;
+pub(crate) mod quota;
 mod race;
 pub(crate) mod resolver;
 mod secure;
@@ -35,10 +37,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::address::Address;
-use crate::config::{HashKey, HostPolicy, Policy, UpstreamConfig};
+use crate::config::{HashKey, HostPolicy, Policy, TimeoutsConfig, UpstreamConfig};
 use crate::fault::Fault;
 use crate::http::chunk_rules::ChunkRules;
 use crate::proxy_protocol::Version;
@@ -51,6 +53,7 @@ use self::origin_ids::{OriginId, OriginIds};
 use self::permits::{PoolShared, UPSTREAM};
 use self::pool::Pool;
 use self::queue::{Holder, Permitted};
+use self::quota::Quota;
 use self::race::Race;
 use self::resolver::Addresses;
 use self::sticky::Sticky;
@@ -65,6 +68,8 @@ pub(crate) struct UpstreamPlan {
     /// Counts up with every change of an address, and of what an operator makes of a weight.
     pub changes: Arc<AtomicU64>,
     pub sticky: Option<Arc<Sticky>>,
+    /// How long its origins may take, where no route says otherwise.
+    pub times: Arc<TimeoutsConfig>,
     /// Where this ringway is.
     pub zone: String,
 }
@@ -95,6 +100,7 @@ pub(crate) struct Origin {
     pub zone: String,
     pub addresses: Arc<Addresses>,
     pub targets: Arc<Targets>,
+    pub quota: Arc<Quota>,
     /// How it is spoken to over TLS.
     pub tls: Option<Arc<Connector>>,
 }
@@ -144,7 +150,10 @@ pub(crate) struct Upstream {
     worker: usize,
     changes: Arc<AtomicU64>,
     sticky: Option<Arc<Sticky>>,
+    pub(crate) times: Arc<TimeoutsConfig>,
     zone: String,
+    /// Some origin may have so many connections and no more.
+    has_quotas: bool,
     roster: RefCell<Roster>,
     /// Whose turn it is, where that has been found out already; by its number.
     chosen: Cell<Option<usize>>,
@@ -203,6 +212,7 @@ pub(crate) struct Who<'a> {
     /// What a connection with TLS begins with, before its handshake: whose it is. Empty where an
     /// origin need not know.
     pub introduction: &'a [u8],
+    pub times: &'a TimeoutsConfig,
 }
 
 impl Upstream {
@@ -221,7 +231,9 @@ impl Upstream {
             traits: Traits::of(&plan.config),
             origins: plan.origins.iter().cloned().map(Rc::new).collect(),
             sticky: plan.sticky.clone(),
+            times: plan.times.clone(),
             zone: plan.zone.clone(),
+            has_quotas: plan.origins.iter().any(|origin| origin.quota.max().is_some()),
             ids: ids.clone(),
             shared: shared.clone(),
             worker,
@@ -323,7 +335,8 @@ impl Upstream {
                 let group = || self.shared.group(&format!("{UPSTREAM}{name}"));
                 // Counting costs every request two atomic additions.
                 let is_counted = balance.counts_requests();
-                let id = self.ids.hold_target(&key, Some(target.clone()), is_counted, group);
+                let known = Some((target.clone(), origin.quota.clone()));
+                let id = self.ids.hold_target(&key, known, is_counted, group);
                 // By the address alone, so that it is the same on every machine.
                 let own = address.to_string();
                 let weight = target.weight(origin.weight);
@@ -339,9 +352,9 @@ impl Upstream {
     }
 
     /// Whom the request is kept with, or whose turn it is.
-    fn choose(&self, wanted: Wanted, tried: &[usize]) -> Option<Member> {
+    fn choose(&self, pool: &Pool, wanted: Wanted, tried: &[usize]) -> Option<Member> {
         let kept = wanted.mark.and_then(|mark| self.kept(mark, tried));
-        kept.or_else(|| self.pick(wanted.key, tried))
+        kept.or_else(|| self.pick(pool, wanted.key, tried))
     }
 
     /// The target with this mark, if it may be asked.
@@ -365,8 +378,27 @@ impl Upstream {
         self.member(number).map(|member| member.mark).filter(|mark| *mark != 0)
     }
 
-    /// Whose turn it is, of those whose numbers are not in `tried`.
-    fn pick(&self, key: u64, tried: &[usize]) -> Option<Member> {
+    /// Whose turn it is, of those whose numbers are not in `tried`: of those that have room, or else
+    /// of all.
+    fn pick(&self, pool: &Pool, key: u64, tried: &[usize]) -> Option<Member> {
+        if self.has_quotas {
+            let full = self.full(pool);
+            let passed_over: Vec<usize> = tried.iter().chain(&full).copied().collect();
+            let with_room = self.pick_of(key, &passed_over);
+            return with_room.or_else(|| self.pick_of(key, tried));
+        }
+        self.pick_of(key, tried)
+    }
+
+    /// The numbers of those for which a request would have to wait.
+    #[cold]
+    fn full(&self, pool: &Pool) -> Vec<usize> {
+        let roster = self.roster.borrow();
+        let is_full = |it: &&Member| it.origin.quota.is_full() && !pool.has_idle(it.number());
+        roster.members.iter().filter(is_full).map(Member::number).collect()
+    }
+
+    fn pick_of(&self, key: u64, tried: &[usize]) -> Option<Member> {
         let now = clock::coarse_ms();
         let Roster { members, balance, .. } = &mut *self.roster.borrow_mut();
         let slow_start_ms = self.config.slow_start.as_millis() as u64;
@@ -414,7 +446,7 @@ impl Upstream {
     }
 
     fn take_idle_of_many(&self, pool: &Rc<Pool>, holder: Holder, wanted: Wanted) -> Option<Lease> {
-        let number = self.choose(wanted, &[])?.number();
+        let number = self.choose(pool, wanted, &[])?.number();
         let lease = pool.take_idle(number, holder);
         self.chosen.set(lease.is_none().then_some(number));
         lease
@@ -444,7 +476,7 @@ impl Upstream {
         let mut tried: Vec<usize> = wish.but.into_iter().collect();
         let chosen = self.chosen.take().filter(|number| !tried.contains(number));
         let first = chosen.and_then(|number| self.member(number));
-        let Some(first) = first.or_else(|| self.choose(wish, &tried)) else {
+        let Some(first) = first.or_else(|| self.choose(pool, wish, &tried)) else {
             return Err(self.nobody());
         };
         if !is_fresh && let Some(lease) = pool.take_idle(first.number(), who.holder) {
@@ -600,7 +632,8 @@ pub async fn open_target(
     holder: Holder,
     is_fresh: bool,
 ) -> Result<Lease, Fault> {
-    match permit(pool, origin_id, holder, is_fresh).await? {
+    let patience = pool.limits.get().acquire;
+    match permit(pool, origin_id, (holder, patience), is_fresh).await? {
         Permitted::Open(permit) => {
             let born = Instant::now();
             let _racing = pool.racing(&permit, holder);
@@ -615,11 +648,11 @@ pub async fn open_target(
 async fn permit(
     pool: &Rc<Pool>,
     id: &OriginId,
-    holder: Holder,
+    (holder, patience): (Holder, Duration),
     is_fresh: bool,
 ) -> Result<Permitted, Fault> {
     loop {
-        match pool.permit(id, holder).await? {
+        match pool.permit(id, holder, patience).await? {
             // Dropping it frees the right to open another.
             Permitted::Handed(_) if is_fresh => {}
             permitted => return Ok(permitted),

@@ -47,7 +47,7 @@ impl OriginIds {
     pub(super) fn hold_target(
         self: &Rc<Self>,
         key: &str,
-        known: Option<(Arc<Target>, Arc<Quota>)>,
+        shared: Option<(Arc<Target>, Arc<Quota>)>,
         is_counted: bool,
         group: impl FnOnce() -> Arc<Group>,
     ) -> OriginId {
@@ -56,7 +56,7 @@ impl OriginIds {
             let key: Rc<str> = key.into();
             let holders = Cell::new(0);
             let group = group();
-            let (target, quota) = known.unzip();
+            let (target, quota) = shared.unzip();
             let own = key.clone();
             let entry = Rc::new(Entry { key: own, holders, group, target, quota, is_counted });
             let number = self.entries.borrow_mut().insert(entry);
@@ -105,7 +105,9 @@ impl OriginId {
             None => None,
             Some(quota) => Some(quota.take()?),
         };
-        self.group().try_open(who).map(|permit| Permit { place, ..permit })
+        let mut permit = self.group().try_open(who)?;
+        permit.place = place;
+        Some(permit)
     }
 
     /// What all workers know of it.

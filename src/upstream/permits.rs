@@ -469,7 +469,7 @@ impl Drop for Ticket {
             (is_unused, waker)
         });
         if is_unused {
-            drop(Permit { group: self.group.clone(), is_long: false });
+            drop(Permit { group: self.group.clone(), is_long: false, place: None });
         }
     }
 }

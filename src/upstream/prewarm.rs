@@ -89,17 +89,17 @@ pub(crate) async fn run(
 impl Pool {
     /// Opens an idle connection to `member`; false where a request would have to wait for it.
     async fn open_ahead(self: &Rc<Self>, member: &Member) -> Result<bool, Fault> {
-        let began = Instant::now();
+        let deadline = self.connect_deadline(Instant::now());
         let group = member.id.group();
         let who = (self.worker, Holder::NOBODY.claimant);
         let permit =
-            if self.is_stopping.get() || !group.has_room() { None } else { group.try_open(who) };
+            if self.is_stopping.get() || !group.has_room() { None } else { member.id.try_open(who) };
         let Some(permit) = permit else { return Ok(false) };
         let address = member.target.address;
-        let opened = self.connect(&member.id, address, permit, Holder::NOBODY, began).await;
+        let opened = self.connect(&member.id, address, permit, Holder::NOBODY, deadline).await;
         let opened = match opened {
             Ok(lease) if member.origin.tls.is_some() => {
-                Box::pin(self.secure(lease, &member.origin, b"", began)).await
+                Box::pin(self.secure(lease, &member.origin, b"", deadline)).await
             }
             opened => opened,
         };
