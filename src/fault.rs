@@ -228,9 +228,7 @@ impl Fault {
             F::PoolTimeout => {
                 Facts::told(Told::PoolStatus, E::ConnectionLimitReached, "pool_timeout").kept()
             }
-            F::PoolQueueFull => {
-                Facts::of(503, E::ConnectionLimitReached, "pool_queue_full").kept()
-            }
+            F::PoolQueueFull => Facts::of(503, E::ConnectionLimitReached, "pool_queue_full").kept(),
             F::PoolYielded => Facts::of(503, E::ConnectionLimitReached, "pool_yielded").kept(),
             F::Stopping => Facts::of(503, E::DestinationUnavailable, "stopping"),
             F::TooManyFiles => Facts::of(503, E::ProxyInternalError, "too_many_files").kept(),

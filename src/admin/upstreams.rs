@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::proxy::Proxy;
 use crate::ring::clock;
+use crate::upstream::permits::UPSTREAM;
 use crate::upstream::target::{Target, Wish};
 use crate::upstream::{self, UpstreamPlan};
 
@@ -18,6 +19,7 @@ use crate::upstream::{self, UpstreamPlan};
 pub(super) fn listed(proxy: &Proxy) -> Value {
     let now = clock::coarse_ms();
     let snapshot = proxy.snapshot();
+    let figures = proxy.shared.pool.figures();
     let upstreams = snapshot.upstreams.iter().map(|plan| {
         let targets = plan.targets().map(|(origin, target)| {
             json!({
@@ -31,12 +33,19 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
                 "check_error": target.check_error(),
                 "busy": plan.config.balance.counts_requests().then(|| target.busy()),
                 "latency_us": Some(target.latency_us()).filter(|us| *us != 0),
+                "connections": origin.quota.open(),
+                "max_connections": origin.quota.max(),
                 "learnt": learnt(&target, now),
                 "up_seconds": target.is_sound().then(|| now.saturating_sub(target.up_since_ms()) / 1_000),
             })
         });
+        let name = format!("{UPSTREAM}{}", plan.config.name);
+        let own = figures.iter().find(|group| *group.name == *name);
         json!({
             "name": plan.config.name,
+            "connections": own.map_or(0, |group| group.open),
+            "max_connections": own.map(|group| group.max),
+            "waiting": own.map_or(0, |group| group.waiting),
             "targets": targets.collect::<Vec<_>>(),
         })
     });

@@ -14,8 +14,8 @@ use super::hooks::{CorsConfig, RespondConfig, Scope, Template, Variable, pattern
 use super::listener::ListenerConfig;
 use super::{
     AcmeChallenge, AcmeConfig, AdminAddress, ClientAuth, ClientKey, Config, ForwardConfig,
-    HooksConfig, ParentScheme, PathMatch, Prewarm, RewriteConfig, RouteConfig, SendPath, ServerConfig,
-    UpstreamConfig, UpstreamTlsConfig,
+    HooksConfig, ParentScheme, PathMatch, Prewarm, RewriteConfig, RouteConfig, SendPath,
+    ServerConfig, UpstreamConfig, UpstreamTlsConfig,
 };
 use crate::address::{Address, UnixAddress};
 

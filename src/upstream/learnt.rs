@@ -415,9 +415,15 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_given_up_before_its_server_does_that() {
-        for (bound, limit) in
-            [(5_000, 4_500), (2_000, 1_800), (500, 400), (100, 50), (5, 0), (0, 0), (60_000, 54_000)]
-        {
+        for (bound, limit) in [
+            (5_000, 4_500),
+            (2_000, 1_800),
+            (500, 400),
+            (100, 50),
+            (5, 0),
+            (0, 0),
+            (60_000, 54_000),
+        ] {
             assert_eq!(limit_of(bound), limit, "{bound}");
         }
     }

@@ -129,7 +129,9 @@ impl Pool {
         let now = clock::coarse_ms();
         let (mut due, mut soonest) = (Vec::new(), None);
         for (key, slot) in self.slots.borrow().iter() {
-            let (Some(idle), Some(target)) = (&slot.idle, slot.origin_id.target()) else { continue };
+            let (Some(idle), Some(target)) = (&slot.idle, slot.origin_id.target()) else {
+                continue;
+            };
             if is_owned(slot.owner) {
                 continue;
             }

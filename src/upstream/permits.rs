@@ -202,14 +202,20 @@ impl PoolShared {
 
     /// Of every group that there is.
     pub fn figures(&self) -> Vec<GroupFigures> {
+        // A group that is dropped wants the book.
+        let mut held = Vec::new();
         let book = self.lock();
         let figures = book.numbers.iter().map(|(name, number)| {
             let state = &book.groups[*number];
+            let group = state.handle.upgrade();
+            let queued = group.as_ref().map_or(0, |it| it.queued.load(Ordering::Relaxed));
+            held.extend(group);
             GroupFigures {
                 name: name.clone(),
                 open: state.open,
                 max: state.line.max(),
-                waiting: state.line.len() + state.promised,
+                // Those for a place at their origin too.
+                waiting: queued.max(state.line.len() + state.promised),
             }
         });
         figures.collect()

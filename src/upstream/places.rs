@@ -97,7 +97,9 @@ impl Pool {
             }
             // Another worker may have some that rest.
             self.shared.shed.iter().for_each(Notify::notify_one);
-            let woken = async { tokio::select! { () = freed => (), () = back => () } };
+            let woken = async {
+                tokio::select! { () = freed => (), () = back => () }
+            };
             if tokio::time::timeout_at(until, woken).await.is_err() {
                 return Err(Fault::PoolTimeout);
             }

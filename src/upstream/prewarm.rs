@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use crate::ring::clock;
 
-use super::Member;
 use super::pool::Pool;
 use super::queue::Holder;
+use super::{Member, Upstream};
 use crate::fault::Fault;
 
 const ROUND: Duration = Duration::from_secs(1);
@@ -33,23 +33,24 @@ impl Schedule {
     const NOW: Self = Self { next_ms: 0, back_off_ms: BACK_OFF_MS };
 }
 
-/// The task; `share` connections to each of `members`, or to those alone for which spare ones are
+/// The task; `share` connections to each of `members`, which come with their upstreams, or to those alone for which spare ones are
 /// known to be good, until `is_over`.
 pub(crate) async fn run(
     pool: Rc<Pool>,
-    members: impl Fn() -> Vec<Member>,
+    members: impl Fn() -> Vec<(Rc<Upstream>, Member)>,
     (share, is_for_all): (usize, bool),
     is_over: impl Fn() -> bool,
 ) {
     let mut schedules: HashMap<usize, Schedule> = HashMap::new();
     while share > 0 && !is_over() {
         let members = members();
-        schedules.retain(|number, _| members.iter().any(|member| member.number() == *number));
-        for member in &members {
+        schedules.retain(|number, _| members.iter().any(|(_, it)| it.number() == *number));
+        for (upstream, member) in &members {
             let schedule = schedules.entry(member.number()).or_insert(Schedule::NOW);
             let now = clock::coarse_ms();
             let is_welcome = is_for_all || member.target.learnt.welcomes_spares();
-            if !member.target.is_sound() || !is_welcome {
+            let target = &member.target;
+            if !is_welcome || !(target.is_sound() || target.is_in(now)) {
                 continue;
             }
             let missing = share.saturating_sub(pool.count_of(member.number()));
@@ -59,11 +60,11 @@ pub(crate) async fn run(
                 }
                 continue;
             }
-            if now < schedule.next_ms {
+            if now < schedule.next_ms || !target.claim(now) {
                 continue;
             }
             for _ in 0..missing {
-                match pool.open_ahead(member).await {
+                match pool.open_ahead(upstream, member).await {
                     Ok(true) => {}
                     // Requests need what there is.
                     Ok(false) => break,
@@ -88,12 +89,19 @@ pub(crate) async fn run(
 
 impl Pool {
     /// Opens an idle connection to `member`; false where a request would have to wait for it.
-    async fn open_ahead(self: &Rc<Self>, member: &Member) -> Result<bool, Fault> {
-        let deadline = self.connect_deadline(Instant::now());
+    async fn open_ahead(
+        self: &Rc<Self>,
+        upstream: &Upstream,
+        member: &Member,
+    ) -> Result<bool, Fault> {
+        let deadline = Instant::now() + upstream.times.connect;
         let group = member.id.group();
         let who = (self.worker, Holder::NOBODY.claimant);
-        let permit =
-            if self.is_stopping.get() || !group.has_room() { None } else { member.id.try_open(who) };
+        let permit = if self.is_stopping.get() || !group.has_room() {
+            None
+        } else {
+            member.id.try_open(who)
+        };
         let Some(permit) = permit else { return Ok(false) };
         let address = member.target.address;
         let opened = self.connect(&member.id, address, permit, Holder::NOBODY, deadline).await;
@@ -103,7 +111,9 @@ impl Pool {
             }
             opened => opened,
         };
-        opened?.give_back();
+        let opened = opened?;
+        upstream.announce(member, member.target.connected(clock::coarse_ms()));
+        opened.give_back();
         Ok(true)
     }
 }

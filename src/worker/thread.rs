@@ -19,7 +19,7 @@ use crate::config::Prewarm;
 use crate::ledger::Budget;
 use crate::observe::access_log::AccessLog;
 use crate::ring::{Socket, memory, runtime};
-use crate::upstream::{health, prewarm};
+use crate::upstream::{Upstream, health, prewarm};
 use crate::worker::mailbox::WorkerCommand;
 use crate::worker::shared::{Accepted, Shared, WorkerState};
 use crate::worker::slot::ConnectionSlot;
@@ -119,7 +119,11 @@ fn prewarm(worker: &Rc<Worker>) {
     let own = generation.clone();
     let members = move || {
         let shared = own.upstreams.iter().filter(|it| it.proxy_protocol().is_none());
-        shared.flat_map(|upstream| upstream.members()).collect()
+        let with_own = |upstream: &Rc<Upstream>| {
+            let members = upstream.members().into_iter();
+            members.map(|member| (upstream.clone(), member)).collect::<Vec<_>>()
+        };
+        shared.flat_map(with_own).collect()
     };
     let workers = generation.config.server.workers;
     // Slots are taken in any order: a worker that replaces another one counts as that one does.
