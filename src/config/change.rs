@@ -243,8 +243,9 @@ mod tests {
         let keys = |changes: &[Change]| -> Vec<String> {
             changes.iter().map(|change| change.key.clone()).collect()
         };
-        let names = ["name", "origins", "host", "fail_timeout", "strict", "pass_trailers"];
-        let names = names.into_iter().chain(["reads_all_bodies"]);
+        let names = ["name", "origins", "host", "balance", "hash", "slow_start", "fail_timeout"];
+        let more = ["panic_below", "map_location", "strict", "pass_trailers", "reads_all_bodies"];
+        let names = names.into_iter().chain(more);
         assert_eq!(
             keys(&coming),
             names.map(|name| format!("upstream.new.{name}")).collect::<Vec<_>>()

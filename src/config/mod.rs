@@ -375,6 +375,7 @@ pub(crate) mod tests {
         listen_tls = ["127.0.0.1:8003"]
         workers = 3
         trusted_proxies = ["10.1.2.3/8", "::1"]
+        zone = "a"
         via = "edge"
         watch_config = true
         [tls.acme]
@@ -399,6 +400,14 @@ pub(crate) mod tests {
         origins = ["http://[::1]:81", { url = "https://b", weight = 3, max_connections = 9,
             max_idle = 0 }]
         host = "origin"
+        balance = "consistent_hash"
+        hash = "cookie:sid"
+        slow_start = "10s"
+        health = { path = "/up", interval = "1s", status = "200,204" }
+        eject = { errors = 3 }
+        sticky = { ttl = "8h" }
+        panic_below = 30
+        map_location = true
         max_connections = 7
         max_idle = 3
         queue = 20

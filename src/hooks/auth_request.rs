@@ -179,7 +179,7 @@ mod tests {
         let text = "GET /open/../%61dmin//x?y=%61/.. HTTP/1.1\r\nHost: a\r\n\r\n";
         with_facts(text, |view| {
             let mut out = Vec::new();
-            auth_request(OnFailure::Closed).put(b"auth:9", view, &mut out);
+            auth_request(OnFailure::Closed).put(("", b"auth:9"), view, &mut out);
             let text = String::from_utf8(out).unwrap();
             assert!(text.contains("\r\nX-Forwarded-Uri: /admin/x?y=%61/..\r\n"), "{text}");
         });
@@ -192,7 +192,7 @@ mod tests {
                     X-Secret: s\r\nContent-Length: 5\r\n\r\n";
         with_facts(text, |view| {
             let mut out = Vec::new();
-            auth_request(OnFailure::Closed).put(b"auth:9", view, &mut out);
+            auth_request(OnFailure::Closed).put(("", b"auth:9"), view, &mut out);
             assert_eq!(
                 String::from_utf8(out).unwrap(),
                 "GET /verify HTTP/1.1\r\nHost: auth:9\r\nX-Forwarded-Method: POST\r\n\

@@ -210,6 +210,7 @@ impl Balance {
 
     fn round_robin(&mut self, see: impl Fn(usize) -> Option<Candidate>) -> Option<usize> {
         if self.is_even
+            && !self.has_zones
             && let Some(index) = self.next_in_turn(&see)
         {
             return Some(index);
@@ -242,8 +243,10 @@ impl Balance {
         let from = if self.next < count { self.next } else { 0 };
         for index in (from..count).chain(0..from) {
             if let Some(candidate) = see(index) {
-                self.next = index + 1;
-                return (candidate.ramp == RAMP_FULL).then_some(index);
+                // Whoever has less than its weight stays next, for as long as it does.
+                let is_full = candidate.ramp == RAMP_FULL;
+                self.next = if is_full { index + 1 } else { index };
+                return is_full.then_some(index);
             }
         }
         None
@@ -499,5 +502,53 @@ mod tests {
         assert_eq!(hash(b""), 0xf52a_15e9_a9b5_e89b);
         assert_eq!(hash(b"192.0.2.1"), hash(b"192.0.2.1"));
         assert_ne!(hash(b"192.0.2.1"), hash(b"192.0.2.2"));
+    }
+
+    fn zoned(near: &[bool]) -> Balance {
+        let share =
+            |(index, near): (usize, &bool)| Share::new(1, 0, &index.to_string()).near(*near);
+        Balance::new(Policy::RoundRobin, near.iter().enumerate().map(share).collect())
+    }
+
+    #[test]
+    fn what_is_near_is_asked_while_it_bears_it() {
+        let mut balance = zoned(&[true, true, false, false]);
+        let all =
+            counts((0..1_000).map(|_| balance.pick(0, |_| Some(Candidate::SOUND)).unwrap()), 4);
+        assert_eq!((all[2], all[3]), (0, 0), "{all:?}");
+        // One of two bears 140 percent of its share: seven of ten requests.
+        let see = |index| Some(if index == 0 { OUT } else { Candidate::SOUND });
+        let some = counts((0..10_000).map(|_| balance.pick(0, see).unwrap()), 4);
+        assert!(some[1].abs_diff(7_000) < 300 && some[2].abs_diff(1_500) < 200, "{some:?}");
+        let see = |index| Some(if index < 2 { OUT } else { Candidate::SOUND });
+        let none = counts((0..1_000).map(|_| balance.pick(0, see).unwrap()), 4);
+        assert!(none[0] == 0 && none[1] == 0, "{none:?}");
+        let see = |index| Some(if index < 2 { Candidate::SOUND } else { OUT });
+        let far = counts((0..1_000).map(|_| balance.pick(0, see).unwrap()), 4);
+        assert!(far[2] == 0 && far[3] == 0, "{far:?}");
+    }
+
+    #[test]
+    fn where_too_few_are_left_all_are_asked_that_an_operator_allows() {
+        let mut balance = balance(Policy::RoundRobin, &[1, 1, 1, 1]).with_panic_below(50);
+        let see = |index| Some(if index < 2 { OUT } else { Candidate::SOUND });
+        let half = counts((0..400).map(|_| balance.pick(0, see).unwrap()), 4);
+        assert_eq!(half, [0, 0, 200, 200]);
+        let see = |index| match index {
+            0 => Some(NEVER),
+            3 => Some(Candidate::SOUND),
+            _ => Some(OUT),
+        };
+        let few = counts((0..300).map(|_| balance.pick(0, see).unwrap()), 4);
+        assert_eq!(few, [0, 100, 100, 100]);
+    }
+
+    #[test]
+    fn turns_stay_even_when_some_are_out_and_come_back() {
+        let mut balance = balance(Policy::RoundRobin, &[2, 2, 2]);
+        let without = |out: usize| move |index| (index != out).then_some(Candidate::SOUND);
+        let picks: Vec<_> = (0..4).map(|_| balance.pick(0, without(1)).unwrap()).collect();
+        assert_eq!(picks, [0, 2, 0, 2]);
+        assert_eq!(super::tests::picks(&mut balance, 6), [0, 1, 2, 0, 1, 2]);
     }
 }

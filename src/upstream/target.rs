@@ -605,17 +605,4 @@ mod tests {
         (0..20).for_each(|_| target.measured(1_000));
         assert!((10_000..60_000).contains(&target.latency_us()), "{}", target.latency_us());
     }
-
-    #[test]
-    fn what_is_known_of_an_address_outlives_its_absence_while_it_is_used() {
-        let targets = Targets::default();
-        let [one, two]: [Address; 2] = ["127.0.0.1:1", "127.0.0.1:2"].map(|it| it.parse().unwrap());
-        let known = targets.of(one, 0);
-        known.failed(1, PAUSE);
-        assert!(targets.keep(&[two]).is_empty());
-        assert!(!targets.of(one, 5).is_sound());
-        drop(known);
-        targets.keep(&[two]);
-        assert!(targets.of(one, 5).is_sound());
-    }
 }

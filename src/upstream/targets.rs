@@ -37,3 +37,23 @@ impl Targets {
         list.iter().for_each(|target| target.reloaded(now_ms));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_an_address_outlives_its_absence_while_it_is_used() {
+        let targets = Targets::default();
+        let [one, two]: [Address; 2] = ["127.0.0.1:1", "127.0.0.1:2"].map(|it| it.parse().unwrap());
+        let known = targets.of(one, 0);
+        known.failed(1, Duration::from_secs(10));
+        assert!(targets.keep(&[two]).is_empty());
+        assert!(!targets.of(one, 5).is_sound());
+        drop(known);
+        targets.keep(&[two]);
+        assert!(targets.of(one, 5).is_sound());
+    }
+}

@@ -295,3 +295,115 @@ fn an_origin_that_never_connects_does_not_hold_requests_up() {
     }
     assert!(!is_late.load(Ordering::SeqCst));
 }
+
+/// The value of the cookie `name` that an answer sets.
+fn cookie(response: &Response, name: &str) -> Option<String> {
+    let set = response.fields("Set-Cookie").into_iter().find(|it| it.starts_with(name))?;
+    let value = set.strip_prefix(name)?.strip_prefix('=')?;
+    Some(value.split(';').next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_client_comes_back_to_who_answered_it_and_goes_elsewhere_when_that_is_gone() {
+    let (a, b) = (Named::new("a"), Named::new("b"));
+    let eject = "sticky = {}\neject = { errors = 1, pause = \"1h\" }";
+    let proxy = upstream(&[&a.url(), &b.url()], eject).start();
+    let first = proxy.send(GET).read_response();
+    let value = cookie(&first, "ringway_origin").expect("a cookie");
+    let set = first.fields("Set-Cookie").remove(0);
+    assert!(set.ends_with("; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"), "{set}");
+    let name = String::from_utf8(first.body).unwrap();
+    let again = format!("GET / HTTP/1.1\r\nHost: test\r\nCookie: ringway_origin={value}\r\n\r\n");
+    for _ in 0..10 {
+        let response = proxy.send(&again).read_response();
+        assert_eq!(response.body, name.as_bytes());
+        assert_eq!(cookie(&response, "ringway_origin"), None, "it has one");
+    }
+    // The one that it is kept with is ill: another one, and a cookie for that.
+    let (ill, other) = if name == "a" { (&a, "b") } else { (&b, "a") };
+    ill.says(500);
+    proxy.send(&again).expect_status(500);
+    let response = proxy.send(&again).read_response();
+    assert_eq!(response.body, other.as_bytes());
+    assert!(cookie(&response, "ringway_origin").is_some_and(|new| new != value));
+}
+
+#[test]
+fn clients_that_are_kept_with_an_origin_stay_while_it_is_drained() {
+    let (a, b) = (Named::new("a"), Named::new("b"));
+    let proxy = upstream(&[&a.url(), &b.url()], "sticky = {}").start();
+    let first = proxy.send(GET).read_response();
+    let value = cookie(&first, "ringway_origin").expect("a cookie");
+    let name = String::from_utf8(first.body).unwrap();
+    let url = if name == "a" { a.url() } else { b.url() };
+    let again = format!("GET / HTTP/1.1\r\nHost: test\r\nCookie: ringway_origin={value}\r\n\r\n");
+    proxy.admin("POST", &format!("/upstreams/app?origin={url}&state=drain"));
+    assert_eq!(answers(&proxy, 5, &again)[&name], 5);
+    assert_eq!(answers(&proxy, 5, GET).get(&name), None);
+    proxy.admin("POST", &format!("/upstreams/app?origin={url}&state=down"));
+    assert_eq!(answers(&proxy, 5, &again).get(&name), None);
+}
+
+#[test]
+fn a_cookie_of_the_origins_own_is_learnt() {
+    let origin = |name: &'static str| {
+        Origin::start(move |mut peer| {
+            while peer.next_request().is_some() {
+                peer.send(format!(
+                    "HTTP/1.1 200 OK\r\nSet-Cookie: sid=of-{name}; Path=/\r\n\
+                     Content-Length: 1\r\n\r\n{name}"
+                ));
+            }
+        })
+    };
+    let (a, b) = (origin("a"), origin("b"));
+    let more = "sticky = { learn = true, cookie = \"sid\" }";
+    let proxy = upstream(&[&a.url(), &b.url()], more).start();
+    assert_eq!(answers(&proxy, 4, GET).len(), 2);
+    for name in ["a", "b"] {
+        let request = format!("GET / HTTP/1.1\r\nHost: test\r\nCookie: sid=of-{name}\r\n\r\n");
+        assert_eq!(answers(&proxy, 6, &request)[name], 6);
+    }
+}
+
+#[test]
+fn an_origin_may_sit_below_a_path_and_clients_see_it_where_they_ask_for_it() {
+    let origin = Origin::start(|mut peer| {
+        while let Some(request) = peer.next_request() {
+            let host = request.field("Host").unwrap_or_default().to_owned();
+            peer.send(format!(
+                "HTTP/1.1 302 Found\r\nLocation: http://{host}/base/next?x\r\n\
+                 Content-Location: /base/here\r\nSet-Cookie: a=b; Path=/base; Secure\r\n\
+                 Link: </base/x>\r\nContent-Length: 0\r\n\r\n"
+            ));
+        }
+    });
+    let url = format!("{}/base/", origin.url());
+    let more = "host = \"origin\"\nmap_location = true";
+    let setup = Setup::new().upstream("app", &[&url], more);
+    let proxy = setup.route("", "/shop", "app", "strip_prefix = true").start();
+    let response = proxy.send("GET /shop/a?b HTTP/1.1\r\nHost: test\r\n\r\n").read_response();
+    response.expect_field("Location", "/shop/next?x");
+    response.expect_field("Content-Location", "/shop/here");
+    response.expect_field("Set-Cookie", "a=b; Path=/shop; Secure");
+    response.expect_field("Link", "</base/x>");
+    origin.wait_for("a request", |seen| !seen.requests.is_empty());
+    assert_eq!(origin.seen().requests[0].start, "GET /base/a?b HTTP/1.1");
+}
+
+#[test]
+fn an_operator_changes_a_weight_and_for_a_while_only() {
+    let (a, b) = (Named::new("a"), Named::new("b"));
+    let proxy = upstream(&[&a.url(), &b.url()], "").start();
+    let path = format!("/upstreams/app?origin={}&weight=3&keep=false", a.url());
+    proxy.admin("POST", &path);
+    assert_eq!(answers(&proxy, 40, GET)["a"], 30);
+    assert_eq!(target(&proxy, &a.url())["weight"], 3);
+    proxy.signal(Signal::SIGHUP);
+    proxy.wait_for_log(&["reloaded"]);
+    assert_eq!(answers(&proxy, 40, GET)["a"], 20);
+    for bad in ["weight=1001", "state=up&keep=perhaps", "state=off", "weight=-1", ""] {
+        let path = format!("/upstreams/app?origin={}&{bad}", a.url());
+        assert!(proxy.admin("POST", &path).contains("expected"), "{bad}");
+    }
+}

@@ -238,12 +238,21 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
     let authority = "app.test".to_owned();
     let (url, host, tls) = (String::new(), String::new(), None);
     let targets = Arc::default();
-    let origin = Origin { url, host, authority, weight: 1, priority: 0, addresses, targets, tls };
+    let (base, zone) = (String::new(), String::new());
+    let (weight, priority) = (1, 0);
+    let origin =
+        Origin { url, host, authority, weight, priority, base, zone, addresses, targets, tls };
     let before = fixture.shared.snapshot.load_full();
     let config = before.config.upstreams[0].clone();
     fixture.shared.snapshot.store(Arc::new(before.next(SnapshotParts {
         config: before.config.clone(),
-        upstreams: vec![UpstreamPlan { config, origins: vec![origin], changes: Arc::default() }],
+        upstreams: vec![UpstreamPlan {
+            config,
+            origins: vec![origin],
+            changes: Arc::default(),
+            sticky: None,
+            zone: String::new(),
+        }],
         access: before.access.clone(),
         hooks: before.hooks.clone(),
         proxy_protocol: Vec::new(),
