@@ -53,7 +53,6 @@ pub enum Fault {
     /// The client went on before it was told that the protocol changes.
     UpgradeTooEarly,
     PoolTimeout,
-    /// As many requests wait for a connection as the upstream's `queue` lets.
     PoolQueueFull,
     /// Others waited for the connection to the origin, and the client held more than its share.
     PoolYielded,

@@ -397,8 +397,7 @@ pub(crate) mod tests {
         access_file = "/var/log/access.log"
         [[upstream]]
         name = "a.b"
-        origins = ["http://[::1]:81", { url = "https://b", weight = 3, max_connections = 9,
-            max_idle = 0 }]
+        origins = ["http://[::1]:81", { url = "https://b", weight = 3, max_idle = 9 }]
         host = "origin"
         balance = "consistent_hash"
         hash = "cookie:sid"

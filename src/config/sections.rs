@@ -542,7 +542,7 @@ mod tests {
     #[test]
     fn a_limit_that_another_makes_pointless_is_trimmed() {
         let config = parse(
-            "[pool]\nmax_connections = 3\n[limits]\nhead_bytes = \"4KiB\"\n\
+            "[pool]\nmax_connections = 3\nprewarm = 5\n[limits]\nhead_bytes = \"4KiB\"\n\
              [buffers]\nchunks_per_worker = 2",
         )
         .unwrap();

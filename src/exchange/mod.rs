@@ -234,9 +234,6 @@ async fn attempt(
     request.peer.stats.waits_on.set(WaitsOn::OriginToAnswer);
     let origin = lease.origin();
     let began = destination.listener(request).map(|_| Instant::now());
-    if generation.times.differ {
-        lease.limit_write(request.peer.times.write);
-    }
     send_request(request, &lease, destination, body).await?;
     lease.expect_reply();
     let (client_socket, origin_socket) = (request.stream.socket().clone(), lease.socket().clone());
@@ -342,6 +339,9 @@ async fn send_request(
     destination: &Destination,
     body: &RequestBody,
 ) -> Result<(), AttemptError> {
+    if request.peer.generation.times.differ {
+        lease.limit_write(request.peer.times.write);
+    }
     let text = request.inbox.filled();
     let head = &request.head;
     h1::send(&request.peer.worker.outbox, request.peer.origin(lease.socket()), |out| {

@@ -2,9 +2,9 @@
 //! whether it keeps any, and whether it serves several at once.
 //!
 //! In go what its answers say, and the ages at which it has closed idle connections; out come the
-//! age at which one is given up before it does that, and whether spare ones are welcome. All workers
-//! share it; a request compares one word. What was learnt long ago is forgotten. No clock, no
-//! socket: times are those of the coarse clock.
+//! age at which one is given up before it does that, and whether spare ones are welcome. All
+//! workers share it; a request compares one word. What was learnt long ago is forgotten. No clock,
+//! no socket: times are those of the coarse clock.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,8 +21,8 @@ pub(crate) const UNUSED: u32 = u32::MAX - 1;
 /// that keeps none.
 const CLOSES: u8 = 3;
 
-/// What was seen is forgotten after so long, lest a target that has changed be known as what it was.
-/// A single close that is alike brings it back.
+/// What was seen is forgotten after so long, lest a target that has changed be known as what it
+/// was. A single close that is alike brings it back.
 const SEEN_FOR_MS: u64 = 600_000;
 const REMEMBERED_FOR_MS: u64 = 3_600_000;
 
@@ -431,7 +431,7 @@ mod tests {
     #[test]
     fn the_last_word_of_the_server_counts() {
         let learnt = Learnt::default();
-        assert!(!learnt.is_too_old(1 << 40, true));
+        assert!(!learnt.is_too_old(1 << 31, true));
         came_back(&learnt, 1, 5);
         assert!(learnt.is_too_old(4_500, true) && !learnt.is_too_old(4_499, true));
         assert!(!learnt.is_too_old(4_500, false), "one that has carried nothing");
@@ -509,11 +509,11 @@ mod tests {
         assert!(!learnt.welcomes_spares());
         learnt.came_back(4, 5, true, || panic!("known"));
         assert!(learnt.welcomes_spares());
-        [1, 2].map(|at| learnt.closed(300, at * 10_000, false));
+        (1..=2).for_each(|at| learnt.closed(300, at * 10_000, false));
         assert!(!learnt.welcomes_spares() && learnt.is_too_old(200, false));
         learnt.forget();
         assert_eq!((learnt.keeps(), learnt.bound()), (None, None));
-        assert!(!learnt.serves_several() && !learnt.is_too_old(1 << 40, false));
+        assert!(!learnt.serves_several() && !learnt.is_too_old(1 << 31, false));
     }
 
     #[test]

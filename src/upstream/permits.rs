@@ -40,7 +40,7 @@ pub struct Group {
     shared: Arc<PoolShared>,
     name: Arc<str>,
     number: usize,
-    pub(super) idle: IdleCap,
+    pub(super) idle: Arc<IdleCap>,
     /// Requests that wait for one of its connections, and how many may.
     queued: AtomicUsize,
     queue_max: AtomicUsize,
@@ -148,7 +148,7 @@ impl PoolShared {
                 shared: self.clone(),
                 name: name.clone(),
                 number,
-                idle: IdleCap::new(None),
+                idle: Arc::default(),
                 queued: AtomicUsize::new(0),
                 queue_max: AtomicUsize::new(usize::MAX),
             });

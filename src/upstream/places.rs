@@ -16,47 +16,15 @@ use crate::fault::Fault;
 
 use super::lease::Lease;
 use super::origin_ids::OriginId;
-use super::permits::Group;
 use super::pool::{Pool, Slot};
-use super::queue::Holder;
-use super::quota::{IdleCap, Place, Quota};
+use super::queue::{Holder, Placed};
+use super::quota::IdleCap;
 
-/// What a wait for a place ended with.
-pub(super) enum Placed {
-    /// `None` where places are not counted.
-    At(Option<Place>),
-    Handed(Lease),
-}
-
-/// Whose idle connections this worker has counted, by where that stands.
-#[derive(Default)]
-pub(super) struct Caps(HashMap<usize, Scope>);
-
-/// Whose idle connections are limited.
-#[derive(Clone)]
-enum Scope {
-    Origin(Arc<Quota>),
-    Upstream(Arc<Group>),
-}
-
-impl Scope {
-    fn cap(&self) -> &IdleCap {
-        match self {
-            Self::Origin(quota) => &quota.idle,
-            Self::Upstream(group) => &group.idle,
-        }
-    }
-
-    /// What no other has while this one lives.
-    fn number(&self) -> usize {
-        std::ptr::from_ref(self.cap()).addr()
-    }
-
-    fn of(slot: &Slot) -> impl Iterator<Item = Self> {
-        let quota = slot.origin_id.quota().cloned().map(Self::Origin);
-        let group = Self::Upstream(slot.permit.group.clone());
-        quota.into_iter().chain([group]).filter(|scope| scope.cap().is_limited())
-    }
+/// Those by which the idle connections of `slot` are limited, with what no other has.
+fn caps(slot: &Slot) -> impl Iterator<Item = (usize, &Arc<IdleCap>)> {
+    let of_origin = slot.origin_id.quota().map(|quota| &quota.idle);
+    let all = of_origin.into_iter().chain([&slot.permit.group.idle]);
+    all.filter(|cap| cap.is_limited()).map(|cap| (Arc::as_ptr(cap).addr(), cap))
 }
 
 impl Pool {
@@ -150,31 +118,32 @@ impl Pool {
     /// Closes the idle connections that are more than their origin or their upstream may have in
     /// all workers, of those in `rested`, which are in the order in which they go.
     pub(super) fn trim(&self, rested: &[usize]) {
-        let mut counts: HashMap<usize, (Scope, usize)> = HashMap::new();
+        let mut counts: HashMap<usize, (Arc<IdleCap>, usize)> = HashMap::new();
         for (_, slot) in self.slots.borrow().iter().filter(|(_, slot)| slot.idle.is_some()) {
-            for scope in Scope::of(slot) {
-                counts.entry(scope.number()).or_insert((scope, 0)).1 += 1;
+            for (number, cap) in caps(slot) {
+                counts.entry(number).or_insert_with(|| (cap.clone(), 0)).1 += 1;
             }
         }
-        let mut caps = self.caps.borrow_mut();
-        for (number, scope) in std::mem::take(&mut caps.0) {
+        let mut counted = self.caps.borrow_mut();
+        for (number, cap) in std::mem::take(&mut *counted) {
             if !counts.contains_key(&number) {
-                scope.cap().trim(self.worker, 0, 0);
+                cap.trim(self.worker, 0, 0);
             }
         }
-        for (number, (scope, count)) in counts {
-            let is_in = |key: &&usize| {
+        for (number, (cap, _)) in counts {
+            let is_in =
+                |slot: &Slot| slot.idle.is_some() && caps(slot).any(|(other, _)| other == number);
+            let (count, own): (usize, Vec<usize>) = {
                 let slots = self.slots.borrow();
-                slots.get(**key).is_some_and(|slot| {
-                    slot.idle.is_some() && Scope::of(slot).any(|other| other.number() == number)
-                })
+                let own = rested.iter().copied();
+                let own = own.filter(|key| slots.get(*key).is_some_and(is_in));
+                (slots.iter().filter(|(_, slot)| is_in(slot)).count(), own.collect())
             };
-            let own: Vec<usize> = rested.iter().filter(is_in).copied().collect();
-            let surplus = scope.cap().trim(self.worker, count, own.len());
+            let surplus = cap.trim(self.worker, count, own.len());
             for key in &own[..surplus] {
                 self.close_idle(*key);
             }
-            caps.0.insert(number, scope);
+            counted.insert(number, cap);
         }
     }
 }

@@ -31,8 +31,8 @@ use super::learnt::UNUSED;
 use super::lease::Lease;
 use super::origin_ids::OriginId;
 use super::permits::{Group, Permit, PoolShared};
-use super::places::Caps;
 use super::queue::{Holder, NO_SEAT, Waiters};
+use super::quota::IdleCap;
 use super::tallies::{Verdict, View};
 use super::target::Busy;
 
@@ -65,7 +65,7 @@ pub struct Pool {
     /// Requests that wait for a place at an origin, by its number.
     pub(super) placeless: RefCell<HashMap<usize, Rc<Notify>>>,
     /// What this worker has last said of its idle connections, where that is limited.
-    pub(super) caps: RefCell<Caps>,
+    pub(super) caps: RefCell<HashMap<usize, Arc<IdleCap>>>,
     pub(super) janitor: RefCell<Waker>,
     pub(super) idle_published: Cell<usize>,
     pub(super) is_stopping: Cell<bool>,
@@ -317,8 +317,7 @@ impl Pool {
     }
 
     /// Counts a connection that has carried a long answer as any other again; whose own it is, and
-    /// whether something is to be learnt from it, or nothing where there are as many of those as may
-    /// be.
+    /// whether there is more to it, or nothing where there are as many of those as may be.
     fn rejoin(&self, lease: &Lease) -> Option<(u32, bool)> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(lease.key)?;

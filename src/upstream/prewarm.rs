@@ -4,8 +4,8 @@
 //! it, once a second at most, and backs off from an origin that refuses or that closes what it was
 //! given. Where nobody has said how many, only origins get some that have shown that they keep
 //! connections and serve several at once: in the queue of one that does not, a request would stand
-//! behind a connection that has nothing to say. It never holds more than its share and never takes a
-//! connection from a request.
+//! behind a connection that has nothing to say. It never holds more than its share and never takes
+//! a connection from a request.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -33,8 +33,8 @@ impl Schedule {
     const NOW: Self = Self { next_ms: 0, back_off_ms: BACK_OFF_MS };
 }
 
-/// The task; `share` connections to each of `members`, which come with their upstreams, or to those alone for which spare ones are
-/// known to be good, until `is_over`.
+/// The task; `share` connections to each of `members`, which come with their upstreams, or to those
+/// alone for which spare ones are known to be good, until `is_over`.
 pub(crate) async fn run(
     pool: Rc<Pool>,
     members: impl Fn() -> Vec<(Rc<Upstream>, Member)>,

@@ -21,8 +21,8 @@ use super::fair::Claimant;
 use super::lease::Lease;
 use super::origin_ids::OriginId;
 use super::permits::{Granted, Heir, Permit};
-use super::places::Placed;
 use super::pool::Pool;
+use super::quota::Place;
 
 /// Who has a connection in his hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,13 @@ pub(crate) enum Permitted {
     /// The right to open a new one.
     Open(Permit),
     /// One that another exchange has just given back.
+    Handed(Lease),
+}
+
+/// What a wait for a place at an origin ended with.
+pub(super) enum Placed {
+    /// `None` where places are not counted.
+    At(Option<Place>),
     Handed(Lease),
 }
 

@@ -1,6 +1,6 @@
 //! What one origin may have of connections, over all workers: so many in all, so many idle ones.
 //!
-//! In go connections that are opened and that end, and what each worker counts of the idle ones; out
+//! In go connections that are opened and that end, and what each worker counts of idle ones; out
 //! come places, each for as long as it is held, and how many idle connections have to go. Whoever
 //! finds no place waits for one that is freed; it knows no connection.
 
@@ -21,7 +21,7 @@ pub(crate) struct Quota {
     open: AtomicUsize,
     waiting: AtomicUsize,
     freed: Notify,
-    pub(super) idle: IdleCap,
+    pub(super) idle: Arc<IdleCap>,
 }
 
 /// How many idle connections there may be, by what each worker has last counted.
@@ -45,7 +45,7 @@ impl Default for Quota {
             open: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             freed: Notify::new(),
-            idle: IdleCap::new(None),
+            idle: Arc::default(),
         }
     }
 }
@@ -103,6 +103,12 @@ impl Drop for Place {
     }
 }
 
+impl Default for IdleCap {
+    fn default() -> Self {
+        Self { max: AtomicUsize::new(NONE), by_worker: Mutex::default() }
+    }
+}
+
 impl<'q> Waits<'q> {
     pub(super) fn new(count: &'q AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::SeqCst);
@@ -117,10 +123,6 @@ impl Drop for Waits<'_> {
 }
 
 impl IdleCap {
-    pub(super) fn new(max: Option<usize>) -> Self {
-        Self { max: AtomicUsize::new(max.unwrap_or(NONE)), by_worker: Mutex::default() }
-    }
-
     pub(super) fn set(&self, max: Option<usize>) {
         self.max.store(max.unwrap_or(NONE), Ordering::Relaxed);
     }
@@ -169,7 +171,8 @@ mod tests {
 
     #[test]
     fn the_workers_close_together_what_is_too_much() {
-        let cap = IdleCap::new(Some(3));
+        let cap = IdleCap::default();
+        cap.set(Some(3));
         assert_eq!(cap.trim(1, 2, 2), 0);
         assert_eq!(cap.trim(0, 4, 4), 3);
         assert_eq!(cap.trim(1, 2, 2), 0, "the other one has closed them");

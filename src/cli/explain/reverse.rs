@@ -265,3 +265,18 @@ mod tests {
         assert_eq!(fact(&answer, "route.others")[0], "*/: fits, but has fewer conditions");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timeouts_of_a_route_and_its_upstream_are_named() {
+        let text = "[[upstream]]\nname = \"a\"\norigins = [\"http://127.0.0.1:1\"]\n\
+            timeouts = { read = \"5m\", pool = \"1s\" }\n\
+            [[route]]\nupstream = \"a\"\ntimeouts = { read = \"1h\" }\n";
+        let config = crate::config::tests::parse(text).unwrap();
+        let own = own_times(&config.upstreams[0], &config.routes[0]);
+        assert_eq!(Value::from(own), serde_json::json!({ "read": "1h", "pool": "1s" }));
+    }
+}

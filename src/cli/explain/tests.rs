@@ -456,15 +456,6 @@ fn a_client_that_may_not_is_told_before_the_target_is_looked_at() {
 }
 
 #[test]
-fn the_timeouts_of_a_route_and_its_upstream_are_named() {
-    let upstream = "upstream.0={ name = \"a\", origins = [\"http://127.0.0.1:1\"], \
-                    timeouts = { read = \"5m\", pool = \"1s\" } }";
-    let route = "route.0={ upstream = \"a\", timeouts = { read = \"1h\" } }";
-    let times = fact(&ask(&[upstream, route], "GET /", &[]), "upstream.timeouts").clone();
-    assert_eq!((&times["read"], &times["pool"]), (&"1h".into(), &"1s".into()));
-}
-
-#[test]
 fn the_bounds_are_those_of_the_request() {
     let answer = ask(&["timeouts.read=7s"], "GET /", &[]);
     let timeouts = fact(&answer, "bounds.timeouts");
