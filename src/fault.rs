@@ -3,7 +3,6 @@
 //! In goes what the head parser, the pool, the relay and the ring report; out come the status for
 //! the client (if it is still there), the error type for `Proxy-Status` (RFC 9209 §2.3) and
 //! the name for the access log. A new fault does not compile until its answer has been chosen.
-//!
 //! Nothing here does I/O or formats a message.
 
 use std::fmt;
@@ -177,7 +176,6 @@ impl Facts {
         Self::of(504, error, name).kept()
     }
 
-    /// The client has gone, or has its answer already.
     const fn silent(error: ProxyError, name: &'static str) -> Self {
         Self::told(Told::Nothing, error, name)
     }

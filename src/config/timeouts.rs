@@ -143,3 +143,34 @@ impl PoolStatus {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{parse, refused};
+    use super::super::{Flags, Prewarm};
+
+    #[test]
+    fn what_one_place_alone_may_take_is_checked_there() {
+        let upstream = "[[upstream]]\nname = \"a\"\norigins = [\"http://a\"]\n";
+        let origin = "[[upstream]]\nname = \"a\"\norigins = [{ url = \"http://a\", ";
+        for (text, expected) in [
+            (format!("{upstream}timeouts = {{ read = 0 }}"), "a duration from 1ms to 1d"),
+            (format!("{upstream}timeouts = {{ client_idle = 5 }}"), "client_idle"),
+            (format!("{upstream}timeouts = {{ pool_status = 500 }}"), "found 500, expected 504"),
+            (format!("{upstream}timeouts.tunnel_idle = \"8d\""), "1ms to 7d"),
+            (format!("{upstream}queue = -1"), "a whole number from 0 to 1000000"),
+            (format!("{upstream}max_idle = 1000001"), "a whole number from 0 to 1000000"),
+            (format!("{origin}max_connections = 0 }}]"), "a whole number from 1 to 1000000"),
+            (format!("{origin}max_idle = \"x\" }}]"), "max_idle"),
+            (format!("{origin}queue = 1 }}]"), "queue"),
+            (format!("{upstream}[[route]]\nupstream = \"a\"\ntimeouts = 5"), "timeouts"),
+            ("[pool]\nprewarm = \"many\"".to_owned(), "\"auto\" or a whole number from 0 to 1000"),
+            ("[pool]\nprewarm = 1001".to_owned(), "\"auto\" or a whole number from 0 to 1000"),
+        ] {
+            let error = refused(&text, &[], &Flags::default());
+            assert!(error.contains(expected), "{text}\n{error}");
+        }
+        let auto = parse("[pool]\nprewarm = \"auto\"\nmax_idle = 2").unwrap();
+        assert_eq!(auto.pool.prewarm, Prewarm::Auto);
+    }
+}

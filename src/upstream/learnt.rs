@@ -64,7 +64,9 @@ const KEEPS: u64 = 1;
 const SEVERAL: u64 = 2;
 /// It has ended the connection after each of the last answers.
 const ENDS: u64 = 4;
-const FLAGS: u64 = KEEPS | SEVERAL | ENDS;
+/// It has done so after the last one.
+const ENDED: u64 = 8;
+const FLAGS: u64 = KEEPS | SEVERAL | ENDS | ENDED;
 
 fn face(told: u32, flags: u64) -> u64 {
     u64::from(told) << 8 | flags
@@ -152,9 +154,7 @@ impl Learnt {
     #[inline]
     pub(super) fn is_as_known(&self, told: u32, is_alone: impl FnOnce() -> bool) -> bool {
         let known = self.face.load(Ordering::Relaxed);
-        let is_closing = self.closes.load(Ordering::Relaxed) != 0;
-        let is_usual = known == face(told, KEEPS | SEVERAL);
-        !is_closing && (is_usual || known == face(told, KEEPS) && is_alone())
+        known == face(told, KEEPS | SEVERAL) || known == face(told, KEEPS) && is_alone()
     }
 
     /// Learns from a connection that has come back. `kept_another` says whether the target has kept
@@ -168,7 +168,7 @@ impl Learnt {
     ) {
         self.closes.store(0, Ordering::Relaxed);
         let before = self.face.load(Ordering::Relaxed);
-        let mut flags = before & FLAGS & !ENDS;
+        let mut flags = before & FLAGS & !(ENDS | ENDED);
         if is_reused {
             flags |= KEEPS;
         }
@@ -179,7 +179,7 @@ impl Learnt {
         if after == before {
             return;
         }
-        if flags != before & FLAGS {
+        if flags != before & FLAGS & !ENDED {
             self.face_at_ms.store(now_ms, Ordering::Relaxed);
         }
         self.face.store(after, Ordering::Relaxed);
@@ -194,8 +194,9 @@ impl Learnt {
     pub(super) fn ended(&self, now_ms: u64) {
         let closes = self.closes.load(Ordering::Relaxed).saturating_add(1);
         self.closes.store(closes, Ordering::Relaxed);
-        if closes >= CLOSES && self.face.load(Ordering::Relaxed) & ENDS == 0 {
-            self.face.store(face(UNSAID, ENDS), Ordering::Relaxed);
+        let before = self.face.fetch_or(ENDED, Ordering::Relaxed);
+        if closes >= CLOSES && before & ENDS == 0 {
+            self.face.store(face(UNSAID, ENDS | ENDED), Ordering::Relaxed);
             self.face_at_ms.store(now_ms, Ordering::Relaxed);
             self.settle(&self.lock());
         }
@@ -240,7 +241,7 @@ impl Learnt {
     /// Whether connections that nobody has asked for yet are of use to it, and in nobody's way.
     pub(super) fn welcomes_spares(&self) -> bool {
         let lives = |limit: &AtomicU32| limit.load(Ordering::Relaxed) >= SPARE_MS_MIN;
-        self.face.load(Ordering::Relaxed) & FLAGS == KEEPS | SEVERAL
+        self.face.load(Ordering::Relaxed) & FLAGS & !ENDED == KEEPS | SEVERAL
             && lives(&self.used_limit_ms)
             && lives(&self.spare_limit_ms)
     }

@@ -235,6 +235,7 @@ fn list(addresses: &[Address]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::own_times;
     use crate::cli::explain::tests::{ROUTES, ask, fact};
 
     #[test]
@@ -264,11 +265,6 @@ mod tests {
         assert_eq!(fact(&answer, "route.chosen"), chosen);
         assert_eq!(fact(&answer, "route.others")[0], "*/: fits, but has fewer conditions");
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn the_timeouts_of_a_route_and_its_upstream_are_named() {
@@ -277,6 +273,6 @@ mod tests {
             [[route]]\nupstream = \"a\"\ntimeouts = { read = \"1h\" }\n";
         let config = crate::config::tests::parse(text).unwrap();
         let own = own_times(&config.upstreams[0], &config.routes[0]);
-        assert_eq!(Value::from(own), serde_json::json!({ "read": "1h", "pool": "1s" }));
+        assert_eq!(serde_json::Value::from(own), serde_json::json!({ "read": "1h", "pool": "1s" }));
     }
 }
