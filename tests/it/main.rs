@@ -34,6 +34,7 @@ mod nginx;
 mod parent;
 mod paths;
 mod pool;
+mod pool_learns;
 mod real_clients;
 mod real_servers;
 mod real_tools;
