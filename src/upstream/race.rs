@@ -105,7 +105,8 @@ impl Race<'_> {
 
     /// Connects to `member` and to nobody else.
     pub(super) async fn single(&self, member: Member, permit: Permit) -> Result<Lease, Fault> {
-        let Ended { member, outcome, .. } = self.attempt(member, permit, Instant::now()).await;
+        let deadline = Instant::now() + self.who.times.connect;
+        let Ended { member, outcome, .. } = self.attempt(member, permit, deadline).await;
         let change = match &outcome {
             Ok(_) => member.target.connected(clock::coarse_ms()),
             Err(failed) if failed.is_origin_local() => {
