@@ -11,15 +11,18 @@ use serde_json::{Value, json};
 
 use super::proxy::Proxy;
 use crate::ring::clock;
+use crate::upstream::permits::UPSTREAM;
 use crate::upstream::target::{Target, Wish};
-use crate::upstream::{self, UpstreamPlan};
+use crate::upstream::{UpstreamPlan, outcomes};
 
 /// All upstreams, with why whoever is not asked is not asked.
 pub(super) fn listed(proxy: &Proxy) -> Value {
     let now = clock::coarse_ms();
     let snapshot = proxy.snapshot();
+    let figures = proxy.shared.pool.figures();
     let upstreams = snapshot.upstreams.iter().map(|plan| {
         let targets = plan.targets().map(|(origin, target)| {
+            let up_seconds = || now.saturating_sub(target.up_since_ms()) / 1_000;
             json!({
                 "origin": origin.url,
                 "address": target.address.to_string(),
@@ -31,15 +34,43 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
                 "check_error": target.check_error(),
                 "busy": plan.config.balance.counts_requests().then(|| target.busy()),
                 "latency_us": Some(target.latency_us()).filter(|us| *us != 0),
-                "up_seconds": target.is_sound().then(|| now.saturating_sub(target.up_since_ms()) / 1_000),
+                "connections": origin.quota.open(),
+                "max_connections": origin.quota.max(),
+                "learnt": learnt(&target, now),
+                "up_seconds": target.is_sound().then(up_seconds),
             })
         });
+        let name = format!("{UPSTREAM}{}", plan.config.name);
+        let own = figures.iter().find(|group| *group.name == *name);
         json!({
             "name": plan.config.name,
+            "connections": own.map_or(0, |group| group.open),
+            "max_connections": own.map(|group| group.max),
+            "waiting": own.map_or(0, |group| group.waiting),
             "targets": targets.collect::<Vec<_>>(),
         })
     });
     json!({ "upstreams": upstreams.collect::<Vec<_>>() })
+}
+
+/// What the connections to a target have taught about it, and how long ago.
+fn learnt(target: &Target, now: u64) -> Value {
+    let known = &target.learnt;
+    let ago = |at_ms: u64| now.saturating_sub(at_ms) / 1_000;
+    let idle = known.bound().map(|bound| {
+        json!({
+            "ms": bound.ms,
+            "from": if bound.is_told { "header" } else { "closes" },
+            "seconds_ago": ago(bound.at_ms),
+        })
+    });
+    json!({
+        "keeps_connections": known.keeps(),
+        "serves_several": known.serves_several(),
+        "seconds_ago": known.seen_at_ms().map(ago),
+        "idle_timeout": idle,
+        "closed_after_ms": known.limit_ms(),
+    })
 }
 
 /// Counts of the targets of an upstream by their state, those that are 0 too.
@@ -91,7 +122,7 @@ pub(super) fn change(
             target.set_weight(weight);
         }
         if let Some(change) = wish.and_then(|wish| target.set_wish(wish, clock::coarse_ms())) {
-            upstream::announce(name, own, &target, &change);
+            outcomes::announce(name, own, &target, &change);
         }
         count += 1;
     }

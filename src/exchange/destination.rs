@@ -6,26 +6,23 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::config::HashKey;
 use crate::exchange::forwarded::{self, ForwardRequest};
 use crate::exchange::hooked::{self, Decided, HookedRequest, ResponseOverride};
 use crate::exchange::outcome::Outcome;
 use crate::exchange::peer::Peer;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
-use crate::exchange::seen::{SeenOtherwise, kept_with};
+use crate::exchange::seen::SeenOtherwise;
 use crate::exchange::stream::ClientStream;
 use crate::exchange::upload::RequestBody;
+use crate::exchange::wanted::wanted;
 use crate::fault::Fault;
 use crate::hooks::{Hedged, RetryTrigger};
 use crate::http::head::RequestHead;
-use crate::http::names::cookies;
-use crate::http::path::path_of;
 use crate::http::rewrite::{self, ForwardedFor, RequestRewrite, ResponseRewrite};
 use crate::proxy_protocol::Version;
 use crate::ring::HeadBuffer;
 use crate::routing::{Asked, Route};
-use crate::upstream::balance::hash;
 use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
@@ -149,7 +146,8 @@ impl Destination {
                 let Peer { worker, generation, holder, .. } = &request.peer;
                 let upstream = &generation.upstreams[*upstream];
                 let introduction = request.peer.introduction(upstream);
-                let who = Who { holder: *holder, introduction: &introduction };
+                let times = &request.peer.times;
+                let who = Who { holder: *holder, introduction: &introduction, times };
                 let wanted = Wanted { is_fresh, ..wanted(request, upstream) };
                 upstream.checkout(&worker.pool, who, wanted).await
             }
@@ -177,7 +175,8 @@ impl Destination {
         let upstream = self.upstream(request).ok_or(Fault::OriginClosed)?;
         let Peer { worker, holder, .. } = &request.peer;
         let introduction = request.peer.introduction(upstream);
-        let who = Who { holder: *holder, introduction: &introduction };
+        let times = &request.peer.times;
+        let who = Who { holder: *holder, introduction: &introduction, times };
         let wanted = Wanted { is_fresh: true, but, needs_other, ..wanted(request, upstream) };
         upstream.checkout(&worker.pool, who, wanted).await
     }
@@ -385,34 +384,5 @@ impl Destination {
             }
             _ => Err(AttemptError::RetryRequested),
         }
-    }
-}
-
-/// To whom the request is to go, as far as it says so itself: what it is kept together with, and
-/// whom its client is kept with.
-#[inline]
-pub(super) fn wanted<S>(request: &Request<'_, S>, upstream: &Upstream) -> Wanted<'static> {
-    Wanted {
-        key: upstream.hash_key().map_or(0, |key| hash_of(request, key)),
-        mark: upstream.sticky().and_then(|sticky| kept_with(request, sticky)).map(|(mark, _)| mark),
-        ..Wanted::default()
-    }
-}
-
-#[cold]
-fn hash_of<S>(request: &Request<'_, S>, key: &HashKey) -> u64 {
-    let (head, text) = (&request.head, request.inbox.filled());
-    let found = match key {
-        HashKey::Client => None,
-        HashKey::Path => Some(path_of(head.path(text))),
-        HashKey::Header(name) => head.fields.values(text, name.as_bytes()).next(),
-        HashKey::Cookie(name) => {
-            let mut fields = head.fields.values(text, b"cookie");
-            fields.find_map(|field| cookies(field, name.as_bytes()).next())
-        }
-    };
-    match found {
-        Some(found) => hash(found),
-        None => hash(request.peer.client.to_string().as_bytes()),
     }
 }

@@ -10,12 +10,13 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::exchange::destination::{Destination, wanted};
+use crate::exchange::destination::Destination;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
 use crate::exchange::send::send_request;
 use crate::exchange::stream::{ClientStream, unless_gone};
 use crate::exchange::upload::RequestBody;
+use crate::exchange::wanted::wanted;
 use crate::fault::Fault;
 use crate::hooks::Hedged;
 use crate::memory::Pressure;
@@ -153,7 +154,8 @@ async fn second(
 ) -> Result<(Lease, (std::io::Result<usize>, HeadBuffer)), Fault> {
     let upstream = destination.upstream(request).ok_or(Fault::OriginsDown)?;
     let introduction = request.peer.introduction(upstream);
-    let who = Who { holder: request.peer.holder, introduction: &introduction };
+    let times = &request.peer.times;
+    let who = Who { holder: request.peer.holder, introduction: &introduction, times };
     let which = (wanted(request, upstream).key, origin);
     let mut lease = upstream.second(&request.peer.worker.pool, who, which).await?;
     send_request(request, &lease, destination, body).await.map_err(AttemptError::fault)?;

@@ -30,7 +30,10 @@ pub(crate) fn plan_upstreams(
         };
         let origin_of = |origin: &OriginConfig| {
             let tls = connector.clone().filter(|_| origin.is_tls);
-            match known(&origin.url()) {
+            let known = known(&origin.url());
+            let quota = known.map_or_else(Arc::default, |known| known.quota.clone());
+            quota.set(origin);
+            match known {
                 Some(known) => {
                     let (weight, priority) = (origin.weight, origin.priority);
                     let zone = origin.zone.clone();
@@ -39,6 +42,7 @@ pub(crate) fn plan_upstreams(
                 }
                 None => Origin {
                     targets: Arc::default(),
+                    quota,
                     url: origin.url(),
                     host: origin.host.clone(),
                     authority: origin.authority.clone(),
@@ -54,12 +58,14 @@ pub(crate) fn plan_upstreams(
         let origins = upstream.origins.iter().map(origin_of).collect();
         let changes = resolver.changes();
         let (sticky, zone) = (sticky(upstream, own)?, config.server.zone.clone());
-        Ok(UpstreamPlan { config: upstream.clone(), origins, changes, sticky, zone })
+        let times = Arc::new(config.timeouts.with(upstream.timeouts.as_ref()));
+        Ok(UpstreamPlan { config: upstream.clone(), origins, changes, sticky, times, zone })
     };
     config.upstreams.iter().map(plan).collect()
 }
 
-/// What keeps the clients of `upstream` with its targets; as `before` had it where that is the same.
+/// What keeps the clients of `upstream` with its targets; as `before` had it where that is the
+/// same.
 fn sticky(
     upstream: &UpstreamConfig,
     before: Option<&UpstreamPlan>,

@@ -45,7 +45,7 @@ impl Upstream {
         who: Who<'_>,
         (key, but): (u64, usize),
     ) -> Result<Lease, Fault> {
-        let member = self.pick(key, &[but]).filter(|member| member.target.is_sound());
+        let member = self.pick(pool, key, &[but]).filter(|member| member.target.is_sound());
         let member = member.ok_or(Fault::OriginsDown)?;
         let is_fresh = self.config.proxy_protocol.is_some();
         if !is_fresh && let Some(lease) = pool.take_idle(member.number(), who.holder) {

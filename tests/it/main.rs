@@ -35,6 +35,7 @@ mod nginx;
 mod parent;
 mod paths;
 mod pool;
+mod pool_learns;
 mod real_clients;
 mod real_servers;
 mod real_tools;

@@ -237,16 +237,28 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
     let addresses = Arc::default();
     let authority = "app.test".to_owned();
     let (url, host, tls) = (String::new(), String::new(), None);
-    let targets = Arc::default();
+    let (targets, quota) = (Arc::default(), Arc::default());
     let (base, zone) = (String::new(), String::new());
     let (weight, priority) = (1, 0);
-    let origin =
-        Origin { url, host, authority, weight, priority, base, zone, addresses, targets, tls };
+    let origin = Origin {
+        url,
+        host,
+        authority,
+        weight,
+        priority,
+        base,
+        zone,
+        addresses,
+        targets,
+        quota,
+        tls,
+    };
     let before = fixture.shared.snapshot.load_full();
     let config = before.config.upstreams[0].clone();
     fixture.shared.snapshot.store(Arc::new(before.next(SnapshotParts {
         config: before.config.clone(),
         upstreams: vec![UpstreamPlan {
+            times: Arc::default(),
             config,
             origins: vec![origin],
             changes: Arc::default(),

@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use serde_json::{Map, Value};
+
 use super::report::Report;
 use super::{addresses, hooks};
 use crate::address::Address;
@@ -63,6 +65,10 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     let section = report.section("upstream");
     section.fact("name", upstream.name.as_str());
     section.fact("origins", origins);
+    let own_times = own_times(upstream, &case.config.routes[route.index as usize]);
+    if !own_times.is_empty() {
+        section.fact("timeouts", own_times);
+    }
     let first = upstream.origins.first().map(|origin| origin.authority.as_str());
     let host = host_rule(&upstream.host, &case.head, first);
     let prefix = case.config.routes[route.index as usize].cut_prefix().as_bytes();
@@ -80,6 +86,14 @@ fn buffers(case: &Case<'_>, route: Route, report: &mut Report) {
         section.fact("request bytes", requests);
         section.fact("response bytes", responses);
     }
+}
+
+/// The timeouts that are other ones than those of [timeouts]; the route has the last word.
+fn own_times(upstream: &UpstreamConfig, route: &RouteConfig) -> Map<String, Value> {
+    let tables = [&upstream.timeouts, &route.timeouts].into_iter().flatten();
+    let spelled = tables.filter_map(|own| serde_json::to_value(own).ok());
+    let spelled = spelled.filter_map(|own| own.as_object().cloned());
+    spelled.flatten().collect()
 }
 
 fn asked<'a>(case: &'a Case<'_>) -> Asked<'a> {
@@ -233,6 +247,7 @@ fn list(addresses: &[Address]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::own_times;
     use crate::cli::explain::tests::{ROUTES, ask, fact};
 
     #[test]
@@ -269,5 +284,15 @@ mod tests {
         let chosen = "*/ methods=PUT: takes any host, path /, methods=PUT";
         assert_eq!(fact(&answer, "route.chosen"), chosen);
         assert_eq!(fact(&answer, "route.others")[0], "*/: fits, but has fewer conditions");
+    }
+
+    #[test]
+    fn the_timeouts_of_a_route_and_its_upstream_are_named() {
+        let text = "[[upstream]]\nname = \"a\"\norigins = [\"http://127.0.0.1:1\"]\n\
+            timeouts = { read = \"5m\", pool = \"1s\" }\n\
+            [[route]]\nupstream = \"a\"\ntimeouts = { read = \"1h\" }\n";
+        let config = crate::config::tests::parse(text).unwrap();
+        let own = own_times(&config.upstreams[0], &config.routes[0]);
+        assert_eq!(serde_json::Value::from(own), serde_json::json!({ "read": "1h", "pool": "1s" }));
     }
 }
