@@ -12,6 +12,7 @@ mod acme;
 mod behind;
 mod bench;
 mod bodies;
+mod buffering;
 mod commands;
 mod config;
 mod demo;

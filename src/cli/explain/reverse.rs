@@ -52,6 +52,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
         }
         Err(fault) => return Ok(Ending::Refused(fault, "no route fits".to_owned())),
     };
+    buffers(case, route, report);
     let sent_path = route.sent_path(path);
     let mut hooked = hooks::ask(case, route, report);
     if let Some(ending) = hooked.ending.take() {
@@ -74,6 +75,17 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     let head = case.rewritten(&sent_path, host, (true, false), prefix, Some(&hooked));
     report.section("sent").fact("head", lines_of(&head));
     Ok(Ending::Sent(format!("upstream {}", upstream.name)))
+}
+
+/// What the route holds of bodies, if it does.
+fn buffers(case: &Case<'_>, route: Route, report: &mut Report) {
+    let Some(route) = case.config.routes.get(route.index as usize) else { return };
+    let (requests, responses) = (route.buffer_requests, route.buffer_responses);
+    if requests > 0 || responses > 0 {
+        let section = report.section("buffers");
+        section.fact("request bytes", requests);
+        section.fact("response bytes", responses);
+    }
 }
 
 /// The timeouts that are other ones than those of [timeouts]; the route has the last word.
@@ -237,6 +249,14 @@ fn list(addresses: &[Address]) -> String {
 mod tests {
     use super::own_times;
     use crate::cli::explain::tests::{ROUTES, ask, fact};
+
+    #[test]
+    fn what_a_route_buffers_is_shown() {
+        let buffering = "route=[{ upstream = \"default\", buffer_requests = \"64KiB\" }]";
+        let answer = ask(&[buffering], "GET /", &["Host: a"]);
+        assert_eq!(fact(&answer, "buffers.request bytes"), 65_536);
+        assert_eq!(fact(&answer, "buffers.response bytes"), 0);
+    }
 
     #[test]
     fn what_a_path_may_be_read_as_is_shown() {
