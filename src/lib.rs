@@ -161,7 +161,7 @@ pub mod internals {
         pub use crate::systemd::*;
     }
     pub mod upstream {
-        pub use crate::upstream::open_target;
+        pub use crate::upstream::checkout::open_target;
         pub mod origin_ids {
             pub use crate::upstream::origin_ids::OriginIds;
         }

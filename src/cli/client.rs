@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// For something that is to be done: somewhat more than the admin API gives it.
 const ORDER_PATIENCE: Duration = Duration::from_secs(35);
 
-/// The answer has one line per alert and listener; more than this is not ringway's.
-const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// The longest answer has a line per origin; more than this is not ringway's.
+const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 const HEADER_COUNT_MAX: usize = 32;
 

@@ -16,6 +16,7 @@ pub(crate) mod explain;
 pub(crate) mod output;
 pub(crate) mod plan;
 pub(crate) mod shell;
+pub(crate) mod upstreams;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -73,6 +74,9 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
         Some(Command::Reload { whom }) => return order(&config, whom, "/admin/reload"),
         Some(Command::Certificates { whom, json }) => {
             return certificates::run(&config, named(whom), *json);
+        }
+        Some(Command::Upstreams { order, whom, json }) => {
+            return upstreams::run(&config, named(whom), order, *json);
         }
         Some(Command::Rollback { id, whom }) => {
             let query = id.map_or_else(String::new, |id| format!("?id={id}"));

@@ -94,8 +94,8 @@ pub struct UpstreamConfig {
     pub host: HostPolicy,
     /// Who is asked next: "round_robin", by weight; "least_connections", who has the fewest
     /// requests; "p2c_ewma", of two at random the one that promises to answer sooner;
-    /// "consistent_hash", what is alike by the same one (`hash`); "random"; or "first", the next one
-    /// only when the one before it is out. Each address of an origin's name is asked.
+    /// "consistent_hash", what is alike by the same one (`hash`); "random"; or "first", the next
+    /// one only when the one before it is out. Each address of an origin's name is asked.
     #[serde(default, with = "Word::<Policy>")]
     pub balance: Policy,
     /// By what requests are alike for "consistent_hash": "client", "path", "header:NAME" or

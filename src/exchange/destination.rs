@@ -4,27 +4,25 @@
 //! request is written for them. CONNECT has a file of its own, and ends in a tunnel.
 
 use std::borrow::Cow;
+use std::time::Instant;
 
-use crate::config::HashKey;
 use crate::exchange::forwarded::{self, ForwardRequest};
 use crate::exchange::hooked::{self, Decided, HookedRequest, ResponseOverride};
 use crate::exchange::outcome::Outcome;
 use crate::exchange::peer::Peer;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
-use crate::exchange::seen::{SeenOtherwise, kept_with};
+use crate::exchange::seen::SeenOtherwise;
 use crate::exchange::stream::ClientStream;
 use crate::exchange::upload::RequestBody;
+use crate::exchange::wanted::wanted;
 use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
 use crate::http::head::RequestHead;
-use crate::http::names::cookies;
-use crate::http::path::path_of;
 use crate::http::rewrite::{self, ForwardedFor, RequestRewrite, ResponseRewrite};
 use crate::proxy_protocol::Version;
 use crate::ring::HeadBuffer;
 use crate::routing::{Asked, Route};
-use crate::upstream::balance::hash;
 use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
@@ -187,6 +185,15 @@ impl Destination {
         self.upstream(request).filter(|upstream| upstream.listens())
     }
 
+    /// Says how the target with the number `number` has answered what was sent to it at `began`.
+    #[cold]
+    pub(crate) fn hear_answer<S>(&self, request: &Request<'_, S>, number: usize, began: Instant) {
+        if let Some(upstream) = self.listener(request) {
+            let us = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
+            upstream.hear(number, request.response.status < 500, Some(us));
+        }
+    }
+
     /// What a 407 means: a parent proxy wants a password, which is no client's affair.
     pub(crate) fn refuses_us(&self, request: &Request<'_, impl ClientStream>) -> bool {
         matches!(&self.to, To::Target(forwarded) if forwarded.refuses_us(request))
@@ -343,34 +350,5 @@ impl Destination {
             }
             _ => Err(AttemptError::RetryRequested),
         }
-    }
-}
-
-/// To whom the request is to go, as far as it says so itself: what it is kept together with, and
-/// whom its client is kept with.
-#[inline]
-pub(super) fn wanted<S>(request: &Request<'_, S>, upstream: &Upstream) -> Wanted {
-    Wanted {
-        key: upstream.hash_key().map_or(0, |key| hash_of(request, key)),
-        mark: upstream.sticky().and_then(|sticky| kept_with(request, sticky)).map(|(mark, _)| mark),
-        ..Wanted::default()
-    }
-}
-
-#[cold]
-fn hash_of<S>(request: &Request<'_, S>, key: &HashKey) -> u64 {
-    let (head, text) = (&request.head, request.inbox.filled());
-    let found = match key {
-        HashKey::Client => None,
-        HashKey::Path => Some(path_of(head.path(text))),
-        HashKey::Header(name) => head.fields.values(text, name.as_bytes()).next(),
-        HashKey::Cookie(name) => {
-            let mut fields = head.fields.values(text, b"cookie");
-            fields.find_map(|field| cookies(field, name.as_bytes()).next())
-        }
-    };
-    match found {
-        Some(found) => hash(found),
-        None => hash(request.peer.client.to_string().as_bytes()),
     }
 }

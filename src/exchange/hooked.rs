@@ -10,12 +10,12 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use crate::exchange::destination::wanted;
 use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
 use crate::exchange::upload::RequestBody;
+use crate::exchange::wanted::wanted;
 use crate::exchange::{auth_request, login, mirror, respond};
 use crate::fault::Fault;
 use crate::forward_proxy::{LoginOutcome, Target};

@@ -29,6 +29,7 @@ pub(crate) mod stream;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
 pub(crate) mod upload;
+mod wanted;
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -263,11 +264,8 @@ async fn attempt(
     // any more, and the origin must not take what it has for the whole.
     let reply = upload.fault().map_or(reply, |fault| Err(fault.into()));
     let reply = reply.map_err(|error: AttemptError| error.on(&origin_socket));
-    if let (Some(began), Ok(_)) = (began, &reply)
-        && let Some(upstream) = destination.listener(request)
-    {
-        let us = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
-        upstream.hear(origin, request.response.status < 500, Some(us));
+    if let (Some(began), Ok(_)) = (began, &reply) {
+        destination.hear_answer(request, origin, began);
     }
     let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
         Ok(Verdict::Pass(buffer)) => {

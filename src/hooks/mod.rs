@@ -84,6 +84,7 @@ use crate::config::{
 };
 use crate::forward_proxy::{Authenticator, Users};
 use crate::http::interest::FieldInterest;
+use crate::http::moved;
 use crate::http::names::FieldName;
 
 /// What is done to the requests of one route.
@@ -216,7 +217,13 @@ fn want(plans: &mut [Plan], config: &Config) -> [Option<Arc<FieldInterest>>; 2] 
     for (name, _) in config.routes.iter().flat_map(|route| &route.headers) {
         requests.add(name.to_ascii_lowercase().as_bytes(), FieldName::OfInterest);
     }
-    let interest = [requests, FieldInterest::new(edited(1))].map(Arc::new);
+    let mut responses = FieldInterest::new(edited(1));
+    if config.upstreams.iter().any(|upstream| upstream.map_location) {
+        for name in moved::NAMES {
+            responses.add(name, FieldName::OfInterest);
+        }
+    }
+    let interest = [requests, responses].map(Arc::new);
     for plan in plans {
         if let Plan::Hooked(hooked) = plan {
             hooked.read_by(&interest, server.introduction());

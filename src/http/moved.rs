@@ -8,6 +8,9 @@
 use super::edit::Edit;
 use super::names::{FieldName, FieldNameSet, trim};
 
+/// The fields that say where something is.
+pub(crate) const NAMES: [&[u8]; 3] = [b"location", b"content-location", b"set-cookie"];
+
 /// Where an origin is, and where its client sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Moved<'a> {
@@ -37,8 +40,8 @@ impl<'a, E: Edit> MovedEdit<'a, E> {
 impl<E: Edit> Edit for MovedEdit<'_, E> {
     fn asks(&self) -> FieldNameSet {
         match self.moved {
-            // None of the fields has a class of its own.
-            Some(_) => self.inner.asks().with(FieldName::Other).with(FieldName::OfInterest),
+            // The head has been read by [`NAMES`].
+            Some(_) => self.inner.asks().with(FieldName::OfInterest),
             None => self.inner.asks(),
         }
     }
@@ -168,6 +171,7 @@ fn is(text: &[u8], other: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::edit::Unedited;
+    use super::super::interest::FieldInterest;
     use super::*;
 
     const APP: Moved<'static> = Moved { authority: b"app:8080", base: b"/base", prefix: b"/shop" };
@@ -182,6 +186,15 @@ mod tests {
         let mut out = if is_kept { line.into_bytes() } else { Vec::new() };
         edit.finish(&mut out, 0);
         String::from_utf8(out).unwrap().trim_end().to_owned()
+    }
+
+    #[test]
+    fn heads_can_be_read_by_all_of_the_names() {
+        let mut interest = FieldInterest::new([]);
+        for name in NAMES {
+            interest.add(name, FieldName::OfInterest);
+        }
+        assert!(NAMES.iter().all(|name| interest.class(name) == FieldName::OfInterest));
     }
 
     #[test]

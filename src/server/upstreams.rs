@@ -64,7 +64,8 @@ pub(crate) fn plan_upstreams(
     config.upstreams.iter().map(plan).collect()
 }
 
-/// What keeps the clients of `upstream` with its targets; as `before` had it where that is the same.
+/// What keeps the clients of `upstream` with its targets; as `before` had it where that is the
+/// same.
 fn sticky(
     upstream: &UpstreamConfig,
     before: Option<&UpstreamPlan>,

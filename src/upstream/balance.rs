@@ -3,8 +3,8 @@
 //! In: what is known of each target now ([`Candidate`]), and what the request is to be kept with.
 //! Out: the index of a target. Those that are out are never picked while others are left, and of
 //! several priorities the lowest that has one that is in. Where nothing is left, whatever an
-//! operator does not forbid is: a guess beats a certain 502. Pure and owned by one worker: no clock,
-//! no socket, no atomics.
+//! operator does not forbid is: a guess beats a certain 502. Pure and owned by one worker: no
+//! clock, no socket, no atomics.
 
 use crate::config::Policy;
 
@@ -115,8 +115,8 @@ impl Balance {
         self
     }
 
-    /// The next target. `see` says what is known of one, `None` of what has been tried already; `key`
-    /// is the hash of what the request is to be kept with.
+    /// The next target. `see` says what is known of one, `None` of what has been tried already;
+    /// `key` is the hash of what the request is to be kept with.
     pub(crate) fn pick(
         &mut self,
         key: u64,
@@ -236,8 +236,8 @@ impl Balance {
         Some(index)
     }
 
-    /// The next one where all weigh the same; `None` where somebody has less than its weight yet, or
-    /// there is nobody.
+    /// The next one where all weigh the same; `None` where somebody has less than its weight yet,
+    /// or there is nobody.
     fn next_in_turn(&mut self, see: impl Fn(usize) -> Option<Candidate>) -> Option<usize> {
         let count = self.shares.len();
         let from = if self.next < count { self.next } else { 0 };

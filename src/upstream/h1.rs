@@ -54,7 +54,8 @@ impl AttemptError {
 }
 
 impl AttemptError {
-    /// Whether it says that the origin is ill. One that ends a connection that has been idle is not.
+    /// Whether it says that the origin is ill. One that ends a connection that has been idle is
+    /// not.
     pub(crate) fn is_of_origin(self, is_new: bool) -> bool {
         match self {
             Self::NotSent | Self::NoResponse(_) => is_new,

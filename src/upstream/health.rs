@@ -1,9 +1,9 @@
 //! Checks of targets, once for all workers.
 //!
-//! In go the upstreams of a configuration; out comes what becomes of their targets. Every worker has
-//! a task that looks which checks are due, and whoever moves a target's next time on does that one:
-//! no worker is missed when it ends. A check has a connection of its own, which counts under no
-//! limit and is closed after it; nothing that an origin answers can make it hold more than one
+//! In go the upstreams of a configuration; out comes what becomes of their targets. Every worker
+//! has a task that looks which checks are due, and whoever moves a target's next time on does that
+//! one: no worker is missed when it ends. A check has a connection of its own, which counts under
+//! no limit and is closed after it; nothing that an origin answers can make it hold more than one
 //! buffer, or last longer than its timeout.
 
 use std::cell::Cell;
@@ -134,34 +134,9 @@ async fn ask(
     config: &HealthConfig,
 ) -> Result<(), String> {
     let pool = means.pool();
-    let limits = pool.limits.get();
-    let address = match member.target.address {
-        Address::Tcp(mut address) if config.port != 0 => {
-            address.set_port(config.port);
-            Address::Tcp(address)
-        }
-        address => address,
-    };
-    let named = |fault: Fault| fault.name().to_owned();
-    let opened = Socket::open(address, limits.keepalive);
-    let socket = Closing(opened.map_err(|error| named(open_fault(&error)))?);
+    let (socket, introduction) = reach(pool, upstream, member, config).await?;
     let _watched = pool.watch(&socket.0);
-    let deadline = Instant::now() + config.timeout;
-    let connected = socket.0.connect(address, &pool.deadlines, config.timeout).await;
-    connected.map_err(|error| named(connect_fault(address, &error)))?;
-    // Of a check, which is nobody's request.
-    let mut out = Vec::new();
-    if let Some(version) = upstream.proxy_protocol() {
-        proxy_protocol::put(&mut out, version, None);
-    }
-    if let Some(connector) = &member.origin.tls {
-        if !out.is_empty() && socket.0.try_send(&out).ok() != Some(out.len()) {
-            return Err(named(Fault::OriginClosed));
-        }
-        out.clear();
-        let whom = (member.origin.host.as_str(), member.origin.url.as_str());
-        pool.secure_socket(&socket.0, connector, whom, deadline).await.map_err(named)?;
-    }
+    let named = |fault: Fault| fault.name().to_owned();
     if config.path.is_empty() {
         return Ok(());
     }
@@ -175,13 +150,13 @@ async fn ask(
     let own = host(upstream.host(), Some(&member.origin.authority));
     let host = if config.host.is_empty() { own } else { &config.host };
     let HealthConfig { method, path, .. } = config;
+    let base = &member.origin.base;
     let version = env!("CARGO_PKG_VERSION");
-    let introduction = out;
     let sent = h1::send(means.outbox(), origin, |out| {
         out.extend_from_slice(&introduction);
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: ringway/{version} (health)\r\n\
-             Accept: */*\r\nConnection: close\r\n\r\n"
+            "{method} {base}{path} HTTP/1.1\r\nHost: {host}\r\n\
+             User-Agent: ringway/{version} (health)\r\nAccept: */*\r\nConnection: close\r\n\r\n"
         );
         out.extend_from_slice(head.as_bytes());
     });
@@ -199,6 +174,43 @@ async fn ask(
     }
     let head_bytes = reply.head.bytes;
     has_needle(&socket.0, pool, config, buffer, head_bytes).await
+}
+
+/// A connection to check on, and what is still to be said on it first: that it is nobody's.
+async fn reach(
+    pool: &Rc<Pool>,
+    upstream: &Upstream,
+    member: &Member,
+    config: &HealthConfig,
+) -> Result<(Closing, Vec<u8>), String> {
+    let limits = pool.limits.get();
+    let address = match member.target.address {
+        Address::Tcp(mut address) if config.port != 0 => {
+            address.set_port(config.port);
+            Address::Tcp(address)
+        }
+        address => address,
+    };
+    let named = |fault: Fault| fault.name().to_owned();
+    let opened = Socket::open(address, limits.keepalive);
+    let socket = Closing(opened.map_err(|error| named(open_fault(&error)))?);
+    let _watched = pool.watch(&socket.0);
+    let deadline = Instant::now() + config.timeout;
+    let connected = socket.0.connect(address, &pool.deadlines, config.timeout).await;
+    connected.map_err(|error| named(connect_fault(address, &error)))?;
+    let mut out = Vec::new();
+    if let Some(version) = upstream.proxy_protocol() {
+        proxy_protocol::put(&mut out, version, None);
+    }
+    if let Some(connector) = &member.origin.tls {
+        if !out.is_empty() && socket.0.try_send(&out).ok() != Some(out.len()) {
+            return Err(named(Fault::OriginClosed));
+        }
+        out.clear();
+        let whom = (member.origin.host.as_str(), member.origin.url.as_str());
+        pool.secure_socket(&socket.0, connector, whom, deadline).await.map_err(named)?;
+    }
+    Ok((socket, out))
 }
 
 /// Whether the body, whose beginning lies behind the head in `buffer`, has the text.

@@ -7,6 +7,7 @@
 pub(crate) mod balance;
 mod bonds;
 mod book;
+pub(crate) mod checkout;
 mod dial;
 pub(crate) mod fair;
 pub(crate) mod h1;
@@ -18,6 +19,7 @@ pub(crate) mod lease;
 mod lessons;
 pub(crate) mod names;
 pub(crate) mod origin_ids;
+pub(crate) mod outcomes;
 pub(crate) mod permits;
 mod places;
 pub(crate) mod pool;
@@ -26,6 +28,7 @@ pub(crate) mod queue;
 pub(crate) mod quota;
 mod race;
 pub(crate) mod resolver;
+mod roster;
 mod secure;
 pub(crate) mod sticky;
 pub(crate) mod tallies;
@@ -36,30 +39,22 @@ mod window;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
 
-use crate::address::Address;
 use crate::config::{HashKey, HostPolicy, Policy, TimeoutsConfig, UpstreamConfig};
-use crate::fault::Fault;
 use crate::http::chunk_rules::ChunkRules;
 use crate::proxy_protocol::Version;
-use crate::ring::{Socket, clock};
 use crate::tls::connector::Connector;
 
-use self::balance::{Balance, Candidate, RAMP_FULL, Share};
-use self::lease::Lease;
+use self::balance::Balance;
 use self::origin_ids::{OriginId, OriginIds};
-use self::permits::{PoolShared, UPSTREAM};
-use self::pool::Pool;
-use self::queue::{Holder, Permitted};
+use self::permits::PoolShared;
+use self::queue::Holder;
 use self::quota::Quota;
-use self::race::Race;
 use self::resolver::Addresses;
 use self::sticky::Sticky;
-use self::target::{Change, Reason, Target};
+use self::target::Target;
 use self::targets::Targets;
-use self::window::Ejection;
 
 /// An upstream as all workers see it: its configuration and its origins' addresses.
 pub(crate) struct UpstreamPlan {
@@ -301,73 +296,6 @@ impl Upstream {
         self.roster.borrow().members.iter().find(|member| member.number() == number).cloned()
     }
 
-    /// Takes in what has become of the origins' names.
-    #[inline]
-    fn follow(&self, pool: &Pool) {
-        if self.changes.load(Ordering::Acquire) != self.roster.borrow().changes {
-            self.follow_changes(pool);
-        }
-    }
-
-    #[cold]
-    fn follow_changes(&self, pool: &Pool) {
-        let roster = self.enroll();
-        let before = self.roster.replace(roster);
-        let now = self.roster.borrow();
-        for member in before.members {
-            if !now.members.iter().any(|kept| kept.number() == member.number()) {
-                pool.close_idle_of(member.number());
-            }
-        }
-    }
-
-    fn enroll(&self) -> Roster {
-        let changes = self.changes.load(Ordering::Acquire);
-        let now = clock::coarse_ms();
-        let UpstreamConfig { name, balance, .. } = &self.config;
-        let (mut members, mut shares) = (Vec::new(), Vec::new());
-        for (index, origin) in self.origins.iter().enumerate() {
-            let identity = origin.identity();
-            let is_near = !self.zone.is_empty() && origin.zone == self.zone;
-            for address in origin.addresses.load().iter() {
-                let key = format!("origin {name} {identity} {address}");
-                let target = origin.targets.of(*address, now);
-                let group = || self.shared.group(&format!("{UPSTREAM}{name}"));
-                // Counting costs every request two atomic additions.
-                let is_counted = balance.counts_requests();
-                let known = Some((target.clone(), origin.quota.clone()));
-                let id = self.ids.hold_target(&key, known, is_counted, group);
-                // By the address alone, so that it is the same on every machine.
-                let own = address.to_string();
-                let weight = target.weight(origin.weight);
-                shares.push(Share::new(weight, origin.priority, &own).near(is_near));
-                let mark = self.sticky.as_ref().map_or(0, |sticky| sticky.mark(&own));
-                members.push(Member { origin: origin.clone(), target, id, index, mark });
-            }
-        }
-        let panic_below = self.config.panic_below;
-        let balance = Balance::new(*balance, shares).with_panic_below(panic_below);
-        let balance = balance.started_at(self.worker);
-        Roster { members, balance, changes }
-    }
-
-    /// Whom the request is kept with, or whose turn it is.
-    fn choose(&self, pool: &Pool, wanted: Wanted, tried: &[usize]) -> Option<Member> {
-        let kept = wanted.mark.and_then(|mark| self.kept(mark, tried));
-        kept.or_else(|| self.pick(pool, wanted.key, tried))
-    }
-
-    /// The target with this mark, if it may be asked.
-    #[cold]
-    fn kept(&self, mark: u64, tried: &[usize]) -> Option<Member> {
-        let now = clock::coarse_ms();
-        let roster = self.roster.borrow();
-        let member = roster.members.iter().find(|member| member.mark == mark)?;
-        let target = &member.target;
-        let may_ask = target.serves_kept(now) && (!target.is_in(now) || target.claim(now));
-        (may_ask && !tried.contains(&member.number())).then(|| member.clone())
-    }
-
     /// What keeps clients with targets, if anything.
     pub(crate) fn sticky(&self) -> Option<&Sticky> {
         self.sticky.as_deref()
@@ -376,197 +304,6 @@ impl Upstream {
     /// By which clients that are kept with it know the target with the number `number`.
     pub(crate) fn mark(&self, number: usize) -> Option<u64> {
         self.member(number).map(|member| member.mark).filter(|mark| *mark != 0)
-    }
-
-    /// Whose turn it is, of those whose numbers are not in `tried`: of those that have room, or else
-    /// of all.
-    fn pick(&self, pool: &Pool, key: u64, tried: &[usize]) -> Option<Member> {
-        if self.has_quotas {
-            let full = self.full(pool);
-            let passed_over: Vec<usize> = tried.iter().chain(&full).copied().collect();
-            let with_room = self.pick_of(key, &passed_over);
-            return with_room.or_else(|| self.pick_of(key, tried));
-        }
-        self.pick_of(key, tried)
-    }
-
-    /// The numbers of those for which a request would have to wait.
-    #[cold]
-    fn full(&self, pool: &Pool) -> Vec<usize> {
-        let roster = self.roster.borrow();
-        let is_full = |it: &&Member| it.origin.quota.is_full() && !pool.has_idle(it.number());
-        roster.members.iter().filter(is_full).map(Member::number).collect()
-    }
-
-    fn pick_of(&self, key: u64, tried: &[usize]) -> Option<Member> {
-        let now = clock::coarse_ms();
-        let Roster { members, balance, .. } = &mut *self.roster.borrow_mut();
-        let slow_start_ms = self.config.slow_start.as_millis() as u64;
-        let mut lost: Vec<usize> = Vec::new();
-        loop {
-            let lost_now = &lost;
-            let see = |index: usize| {
-                let member: &Member = &members[index];
-                let is_tried = tried.contains(&member.number()) || lost_now.contains(&index);
-                (!is_tried).then(|| candidate(&member.target, now, slow_start_ms))
-            };
-            let picked = balance.pick(key, see)?;
-            let target = &members[picked].target;
-            // On trial, somebody else was first.
-            if target.is_sound() || !target.is_in(now) || target.claim(now) {
-                return Some(members[picked].clone());
-            }
-            lost.push(picked);
-        }
-    }
-
-    /// A connection that waits for its next request at the target whose turn it is: the common
-    /// case, for which no future is made.
-    pub(crate) fn take_idle(
-        &self,
-        pool: &Rc<Pool>,
-        holder: Holder,
-        wanted: impl FnOnce() -> Wanted,
-    ) -> Option<Lease> {
-        if self.config.proxy_protocol.is_some() {
-            return None;
-        }
-        self.follow(pool);
-        let number = {
-            let roster = self.roster.borrow();
-            match &*roster.members {
-                [only] if only.target.is_sound() => Some(only.number()),
-                _ => None,
-            }
-        };
-        let Some(number) = number else {
-            return self.take_idle_of_many(pool, holder, wanted());
-        };
-        pool.take_idle(number, holder)
-    }
-
-    fn take_idle_of_many(&self, pool: &Rc<Pool>, holder: Holder, wanted: Wanted) -> Option<Lease> {
-        let number = self.choose(pool, wanted, &[])?.number();
-        let lease = pool.take_idle(number, holder);
-        self.chosen.set(lease.is_none().then_some(number));
-        lease
-    }
-
-    /// The target with the number `number` has ended a new connection before it answered. Whether
-    /// there is another one.
-    #[cold]
-    pub(crate) fn failed(&self, number: usize) -> bool {
-        if let Some(member) = self.member(number) {
-            let change = member.target.failed(clock::coarse_ms(), self.config.fail_timeout);
-            self.announce(&member, change);
-        }
-        self.roster.borrow().members.len() > 1
-    }
-
-    /// A connection to the target whose turn it is, or to the next one where it cannot be reached,
-    /// of those that `wish` leaves.
-    pub(crate) async fn checkout(
-        &self,
-        pool: &Rc<Pool>,
-        who: Who<'_>,
-        wish: Wanted,
-    ) -> Result<Lease, Fault> {
-        self.follow(pool);
-        let is_fresh = wish.is_fresh || self.config.proxy_protocol.is_some();
-        let mut tried: Vec<usize> = wish.but.into_iter().collect();
-        let chosen = self.chosen.take().filter(|number| !tried.contains(number));
-        let first = chosen.and_then(|number| self.member(number));
-        let Some(first) = first.or_else(|| self.choose(pool, wish, &tried)) else {
-            return Err(self.nobody());
-        };
-        if !is_fresh && let Some(lease) = pool.take_idle(first.number(), who.holder) {
-            return Ok(lease);
-        }
-        tried.push(first.number());
-        let race = Race { upstream: self, pool, who, is_fresh, key: wish.key };
-        Box::pin(race.run(first, tried)).await
-    }
-
-    /// What it means that there is nobody to ask.
-    fn nobody(&self) -> Fault {
-        let has_members = !self.roster.borrow().members.is_empty();
-        if has_members { Fault::OriginsDown } else { Fault::OriginUnresolved }
-    }
-
-    /// Whether it wants to know how exchanges end, and how long answers take.
-    #[inline]
-    pub(crate) fn listens(&self) -> bool {
-        self.config.eject.is_some() || self.config.balance == Policy::P2cEwma
-    }
-
-    /// An exchange with the target with the number `number` came to this; `us` is the time to the
-    /// head of its answer.
-    pub(crate) fn hear(&self, number: usize, is_good: bool, us: Option<u32>) {
-        let Some(member) = self.member(number) else { return };
-        if let Some(us) = us {
-            member.target.measured(us);
-        }
-        if let Some(config) = &self.config.eject {
-            let now = clock::coarse_ms();
-            let rules = Ejection::of(config);
-            let may_eject = || self.may_eject(&rules);
-            let change = member.target.answered(is_good, now, &rules, may_eject);
-            self.announce(&member, change);
-        }
-    }
-
-    /// Whether one more target may be passed over for its answers.
-    fn may_eject(&self, rules: &Ejection) -> bool {
-        let roster = self.roster.borrow();
-        let count = roster.members.len();
-        let out = roster.members.iter().filter(|it| !it.target.is_sound()).count();
-        out + 1 < count && (out + 1) * 100 <= rules.at_most as usize * count
-    }
-
-    /// Passes over what takes much longer than the others.
-    pub(crate) fn eject_slow(&self) {
-        let Some(rules) = self.config.eject.as_ref().map(Ejection::of) else { return };
-        let members = self.members();
-        for member in &members {
-            member.target.forgive();
-        }
-        if rules.slower == 0 {
-            return;
-        }
-        let known =
-            |member: &&Member| member.target.is_sound() && member.target.has_enough_samples();
-        let mut known: Vec<&Member> = members.iter().filter(known).collect();
-        known.sort_by_key(|member| member.target.latency_us());
-        let Some(median) = known.get(known.len().saturating_sub(1) / 2) else { return };
-        let most = median.target.latency_us().saturating_mul(rules.slower);
-        let slowest = known.last().filter(|it| known.len() > 2 && it.target.latency_us() > most);
-        if let Some(member) = slowest
-            && self.may_eject(&rules)
-        {
-            let change = member.target.eject(Reason::Slow, clock::coarse_ms(), &rules);
-            self.announce(member, change);
-        }
-    }
-
-    /// The targets whose check is due.
-    fn due(&self, now_ms: u64) -> Vec<Member> {
-        let roster = self.roster.borrow();
-        let is_due = |member: &&Member| member.target.check_at_ms.load(Ordering::Relaxed) <= now_ms;
-        roster.members.iter().filter(is_due).cloned().collect()
-    }
-
-    fn out_by_checks(&self) -> Vec<Member> {
-        let roster = self.roster.borrow();
-        let is_out =
-            |member: &&Member| !member.target.is_sound() && member.target.check() == Some(false);
-        roster.members.iter().filter(is_out).cloned().collect()
-    }
-
-    /// Says what has become of a target.
-    pub(crate) fn announce(&self, member: &Member, change: Option<Change>) {
-        if let Some(change) = change {
-            announce(self.name(), &member.origin, &member.target, &change);
-        }
     }
 }
 
@@ -583,79 +320,9 @@ pub(crate) struct Wanted {
     pub mark: Option<u64>,
 }
 
-/// Says what has become of a target, in words for an operator.
-#[cold]
-pub(crate) fn announce(upstream: &str, origin: &Origin, target: &Target, change: &Change) {
-    let Some(unsaid) = target.may_say(clock::coarse_ms()) else { return };
-    let (origin, address) = (origin.url.as_str(), &target.address);
-    match change {
-        Change::Out(reason) => {
-            let reason = reason.name();
-            let detail = target.check_error().unwrap_or_default();
-            tracing::warn!(upstream, origin, %address, reason, %detail, unsaid, "passed over");
-        }
-        Change::Back => tracing::info!(upstream, origin, %address, unsaid, "asked again"),
-    }
-}
-
-fn candidate(target: &Target, now_ms: u64, slow_start_ms: u64) -> Candidate {
-    let ramp = if slow_start_ms == 0 {
-        RAMP_FULL
-    } else {
-        let up_ms = now_ms.saturating_sub(target.up_since_ms());
-        // Never nothing, or it would get no request by which it becomes warm.
-        let part = u64::from(RAMP_FULL) * up_ms / slow_start_ms;
-        u32::try_from(part).unwrap_or(RAMP_FULL).clamp(RAMP_FULL / 10, RAMP_FULL)
-    };
-    Candidate {
-        is_in: target.is_in(now_ms),
-        is_wanted: target.is_wanted(),
-        busy: target.busy(),
-        latency_us: target.latency_us(),
-        ramp,
-    }
-}
-
 impl Default for Roster {
     fn default() -> Self {
         let balance = Balance::new(Policy::default(), Vec::new());
         Self { members: Vec::new(), balance, changes: 0 }
-    }
-}
-
-/// A connection to a forward target: one that waits for its next request, or a new one,
-/// by `dialled`, which is not begun before there is a permit for it.
-pub async fn open_target(
-    pool: &Rc<Pool>,
-    origin_id: &OriginId,
-    dialled: impl Future<Output = Result<(Socket, Address), Fault>>,
-    holder: Holder,
-    is_fresh: bool,
-) -> Result<Lease, Fault> {
-    let patience = pool.limits.get().acquire;
-    match permit(pool, origin_id, (holder, patience), is_fresh).await? {
-        Permitted::Open(permit) => {
-            let born = Instant::now();
-            let _racing = pool.racing(&permit, holder);
-            let connected = dialled.await?;
-            Ok(pool.adopt(origin_id.clone(), connected, born, permit, holder))
-        }
-        Permitted::Handed(lease) => Ok(lease),
-    }
-}
-
-/// The right to open a connection; where it need not be a new one, one that has come back will do.
-async fn permit(
-    pool: &Rc<Pool>,
-    id: &OriginId,
-    (holder, patience): (Holder, Duration),
-    is_fresh: bool,
-) -> Result<Permitted, Fault> {
-    loop {
-        match pool.permit(id, holder, patience).await? {
-            // Dropping it frees the right to open another.
-            Permitted::Handed(_) if is_fresh => {}
-            permitted => return Ok(permitted),
-        }
     }
 }

@@ -8,7 +8,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::FuturesUnordered;
 
@@ -17,10 +17,11 @@ use crate::ring::clock;
 
 use super::dial::first_of;
 use super::lease::Lease;
+use super::origin_ids::OriginId;
 use super::permits::Permit;
 use super::pool::Pool;
-use super::queue::Permitted;
-use super::{Member, Upstream, Who, permit};
+use super::queue::{Holder, Permitted};
+use super::{Member, Upstream, Who};
 
 /// How many targets a single request tries.
 const TRIED_MAX: usize = 8;
@@ -156,5 +157,21 @@ impl Race<'_> {
             };
             Ended { member, outcome, is_answered }
         })
+    }
+}
+
+/// The right to open a connection; where it need not be a new one, one that has come back will do.
+pub(super) async fn permit(
+    pool: &Rc<Pool>,
+    id: &OriginId,
+    (holder, patience): (Holder, Duration),
+    is_fresh: bool,
+) -> Result<Permitted, Fault> {
+    loop {
+        match pool.permit(id, holder, patience).await? {
+            // Dropping it frees the right to open another.
+            Permitted::Handed(_) if is_fresh => {}
+            permitted => return Ok(permitted),
+        }
     }
 }

@@ -48,8 +48,8 @@ impl Pool {
         began + self.limits.get().connect
     }
 
-    /// The same for a socket that is connected to `host`, which the configuration calls `url`, until
-    /// `deadline`.
+    /// The same for a socket that is connected to `host`, which the configuration calls `url`,
+    /// until `deadline`.
     pub(crate) async fn secure_socket(
         &self,
         socket: &Socket,

@@ -118,7 +118,7 @@ fn process_mac() -> Hmac<Sha256> {
         let mut key = [0; 32];
         // Without the kernel's numbers a stranger could choose its target, which harms nobody else.
         if let Err(error) = getrandom::fill(&mut key) {
-            tracing::warn!(%error, "the kernel gives no random numbers: sticky cookies can be forged");
+            tracing::warn!(%error, "no random numbers: the cookies of `sticky` can be forged");
         }
         keyed(&key)
     })

@@ -13,7 +13,9 @@ use std::thread;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Blackhole, GET, NameServer, OK, Origin, Proxy, Refusal, Setup, wait_until};
+use crate::support::{
+    Blackhole, GET, Message, NameServer, OK, Origin, Proxy, Refusal, Setup, wait_until,
+};
 
 /// An origin that answers with its name, and with a status that a test may change.
 struct Named {
@@ -237,7 +239,8 @@ fn all_addresses_of_a_name_are_asked_and_one_that_is_gone_costs_nobody_an_answer
 fn of_several_priorities_the_lowest_that_has_somebody_is_asked() {
     let (a, b) = (Named::new("a"), Named::new("b"));
     let lines = format!(
-        "origins = [\"{}\", {{ url = \"{}\", priority = 1 }}]\neject = {{ errors = 1, pause = \"1h\" }}",
+        "origins = [\"{}\", {{ url = \"{}\", priority = 1 }}]\n\
+         eject = {{ errors = 1, pause = \"1h\" }}",
         a.url(),
         b.url()
     );
@@ -274,8 +277,11 @@ fn the_fewest_requests_win_over_all_workers() {
     let setup = upstream(&[&held.url(), &fast.url()], more);
     let proxy = setup.set("server.workers", 2).start();
     // Whoever comes first to the one that answers nobody stays there; nobody follows.
-    let waiting: Vec<_> = (0..2).map(|_| proxy.send(GET)).collect();
-    held.wait_for("a request", |seen| !seen.requests.is_empty());
+    let mut waiting = Vec::new();
+    wait_until("one is there", || {
+        waiting.push(proxy.send(GET));
+        !held.seen().requests.is_empty()
+    });
     assert_eq!(answers(&proxy, 20, GET)["fast"], 20);
     gate.open();
     drop(waiting);
@@ -297,8 +303,8 @@ fn an_origin_that_never_connects_does_not_hold_requests_up() {
 }
 
 /// The value of the cookie `name` that an answer sets.
-fn cookie(response: &Response, name: &str) -> Option<String> {
-    let set = response.fields("Set-Cookie").into_iter().find(|it| it.starts_with(name))?;
+fn cookie(response: &Message, name: &str) -> Option<String> {
+    let set = response.all("Set-Cookie").into_iter().find(|it| it.starts_with(name))?;
     let value = set.strip_prefix(name)?.strip_prefix('=')?;
     Some(value.split(';').next().unwrap_or_default().to_owned())
 }
@@ -310,7 +316,7 @@ fn a_client_comes_back_to_who_answered_it_and_goes_elsewhere_when_that_is_gone()
     let proxy = upstream(&[&a.url(), &b.url()], eject).start();
     let first = proxy.send(GET).read_response();
     let value = cookie(&first, "ringway_origin").expect("a cookie");
-    let set = first.fields("Set-Cookie").remove(0);
+    let set = first.field("Set-Cookie").expect("a cookie").to_owned();
     assert!(set.ends_with("; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"), "{set}");
     let name = String::from_utf8(first.body).unwrap();
     let again = format!("GET / HTTP/1.1\r\nHost: test\r\nCookie: ringway_origin={value}\r\n\r\n");
@@ -404,6 +410,6 @@ fn an_operator_changes_a_weight_and_for_a_while_only() {
     assert_eq!(answers(&proxy, 40, GET)["a"], 20);
     for bad in ["weight=1001", "state=up&keep=perhaps", "state=off", "weight=-1", ""] {
         let path = format!("/upstreams/app?origin={}&{bad}", a.url());
-        assert!(proxy.admin("POST", &path).contains("expected"), "{bad}");
+        assert!(proxy.ask_admin("POST", &path).contains("expected"), "{bad}");
     }
 }
