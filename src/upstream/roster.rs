@@ -81,8 +81,8 @@ impl Upstream {
         (may_ask && !tried.contains(&member.number())).then(|| member.clone())
     }
 
-    /// Whose turn it is, of those whose numbers are not in `tried`: of those that have room, or else
-    /// of all.
+    /// Whose turn it is, of those whose numbers are not in `tried`: of those that have room, or
+    /// else of all.
     pub(super) fn pick(&self, pool: &Pool, key: u64, tried: &[usize]) -> Option<Member> {
         if self.has_quotas {
             let full = self.full(pool);
