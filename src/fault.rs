@@ -3,7 +3,6 @@
 //! In goes what the head parser, the pool, the relay and the ring report; out come the status for
 //! the client (if it is still there), the error type for `Proxy-Status` (RFC 9209 §2.3) and
 //! the name for the access log. A new fault does not compile until its answer has been chosen.
-//!
 //! Nothing here does I/O or formats a message.
 
 use std::fmt;
@@ -53,6 +52,7 @@ pub enum Fault {
     /// The client went on before it was told that the protocol changes.
     UpgradeTooEarly,
     PoolTimeout,
+    PoolQueueFull,
     /// Others waited for the connection to the origin, and the client held more than its share.
     PoolYielded,
     Stopping,
@@ -176,7 +176,6 @@ impl Facts {
         Self::of(504, error, name).kept()
     }
 
-    /// The client has gone, or has its answer already.
     const fn silent(error: ProxyError, name: &'static str) -> Self {
         Self::told(Told::Nothing, error, name)
     }
@@ -226,6 +225,7 @@ impl Fault {
             F::PoolTimeout => {
                 Facts::told(Told::PoolStatus, E::ConnectionLimitReached, "pool_timeout").kept()
             }
+            F::PoolQueueFull => Facts::of(503, E::ConnectionLimitReached, "pool_queue_full").kept(),
             F::PoolYielded => Facts::of(503, E::ConnectionLimitReached, "pool_yielded").kept(),
             F::Stopping => Facts::of(503, E::DestinationUnavailable, "stopping"),
             F::TooManyFiles => Facts::of(503, E::ProxyInternalError, "too_many_files").kept(),

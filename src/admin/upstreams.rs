@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::proxy::Proxy;
 use crate::ring::clock;
+use crate::upstream::permits::UPSTREAM;
 use crate::upstream::target::{Target, Wish};
 use crate::upstream::{UpstreamPlan, outcomes};
 
@@ -18,6 +19,7 @@ use crate::upstream::{UpstreamPlan, outcomes};
 pub(super) fn listed(proxy: &Proxy) -> Value {
     let now = clock::coarse_ms();
     let snapshot = proxy.snapshot();
+    let figures = proxy.shared.pool.figures();
     let upstreams = snapshot.upstreams.iter().map(|plan| {
         let targets = plan.targets().map(|(origin, target)| {
             let up_seconds = now.saturating_sub(target.up_since_ms()) / 1_000;
@@ -33,11 +35,19 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
                 "check_error": target.check_error(),
                 "busy": plan.config.balance.counts_requests().then(|| target.busy()),
                 "latency_us": Some(target.latency_us()).filter(|us| *us != 0),
+                "connections": origin.quota.open(),
+                "max_connections": origin.quota.max(),
+                "learnt": learnt(&target, now),
                 "up_seconds": target.is_sound().then_some(up_seconds),
             })
         });
+        let name = format!("{UPSTREAM}{}", plan.config.name);
+        let own = figures.iter().find(|group| *group.name == *name);
         json!({
             "name": plan.config.name,
+            "connections": own.map_or(0, |group| group.open),
+            "max_connections": own.map(|group| group.max),
+            "waiting": own.map_or(0, |group| group.waiting),
             "found": plan.config.is_found.then_some("docker"),
             "targets": targets.collect::<Vec<_>>(),
         })
@@ -47,6 +57,26 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
         listed["discovery"] = report;
     }
     listed
+}
+
+/// What the connections to a target have taught about it, and how long ago.
+fn learnt(target: &Target, now: u64) -> Value {
+    let known = &target.learnt;
+    let ago = |at_ms: u64| now.saturating_sub(at_ms) / 1_000;
+    let idle = known.bound().map(|bound| {
+        json!({
+            "ms": bound.ms,
+            "from": if bound.is_told { "header" } else { "closes" },
+            "seconds_ago": ago(bound.at_ms),
+        })
+    });
+    json!({
+        "keeps_connections": known.keeps(),
+        "serves_several": known.serves_several(),
+        "seconds_ago": known.seen_at_ms().map(ago),
+        "idle_timeout": idle,
+        "closed_after_ms": known.limit_ms(),
+    })
 }
 
 /// Counts of the targets of an upstream by their state, those that are 0 too.

@@ -200,14 +200,15 @@ mod tests {
             (
                 "\"https://b\", weight = 3",
                 "\"https://b\", weight = 4",
-                "upstream.a.b.origins: [\"http://[::1]:81\", { url = \"https://b\", weight = 3 }] -> \
-                 [\"http://[::1]:81\", { url = \"https://b\", weight = 4 }]: hot",
+                "upstream.a.b.origins: [\"http://[::1]:81\", { max_idle = 9, url = \"https://b\", \
+                 weight = 3 }] -> [\"http://[::1]:81\", { max_idle = 9, url = \"https://b\", \
+                 weight = 4 }]: hot",
             ),
             (
                 "origins = [\"http://[::1]:81\",",
                 "origins = [",
-                "upstream.a.b.origins: [\"http://[::1]:81\", { url = \"https://b\", weight = 3 }] -> \
-                 [{ url = \"https://b\", weight = 3 }]: drain",
+                "upstream.a.b.origins: [\"http://[::1]:81\", { max_idle = 9, url = \"https://b\", \
+                 weight = 3 }] -> [{ max_idle = 9, url = \"https://b\", weight = 3 }]: drain",
             ),
             (
                 "strip_prefix = true",

@@ -14,8 +14,8 @@ use super::hooks::{CorsConfig, RespondConfig, Scope, Template, Variable, pattern
 use super::listener::ListenerConfig;
 use super::{
     AcmeChallenge, AcmeConfig, AdminAddress, ClientAuth, ClientKey, Config, ForwardConfig,
-    HooksConfig, ParentScheme, PathMatch, RewriteConfig, RouteConfig, SendPath, ServerConfig,
-    UpstreamConfig, UpstreamTlsConfig,
+    HooksConfig, ParentScheme, PathMatch, Prewarm, RewriteConfig, RouteConfig, SendPath,
+    ServerConfig, UpstreamConfig, UpstreamTlsConfig,
 };
 use crate::address::{Address, UnixAddress};
 
@@ -62,7 +62,9 @@ pub(super) fn settle(config: &mut Config) {
     limits.response_head_bytes = limits.response_head_bytes.max(limits.head_bytes);
     limits.target_bytes = limits.target_bytes.min(limits.head_bytes);
     pool.max_idle = pool.max_idle.min(pool.max_connections);
-    pool.prewarm = pool.prewarm.min(pool.max_idle);
+    if let Prewarm::Count(count) = &mut pool.prewarm {
+        *count = (*count).min(pool.max_idle);
+    }
     buffers.operation_chunks = buffers.operation_chunks.min(buffers.chunks_per_worker);
     buffers.head_buffer_bytes = buffers.head_buffer_bytes.min(limits.head_bytes);
     if routes.is_empty() && !upstreams.is_empty() {

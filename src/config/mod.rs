@@ -108,7 +108,7 @@ pub(crate) use self::origins::OriginConfig;
 pub(crate) use self::rules::{RULE_FORM, parse_rule};
 pub(crate) use self::sections::{
     BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PathMatch,
-    PoolConfig, ServerConfig,
+    PoolConfig, Prewarm, ServerConfig,
 };
 pub(crate) use self::sticky::{SameSite, StickyConfig};
 pub(crate) use self::timeouts::{PoolStatus, TimeoutsConfig};
@@ -408,7 +408,7 @@ pub(crate) mod tests {
         access_file = "/var/log/access.log"
         [[upstream]]
         name = "a.b"
-        origins = ["http://[::1]:81", { url = "https://b", weight = 3 }]
+        origins = ["http://[::1]:81", { url = "https://b", weight = 3, max_idle = 9 }]
         file = "origins.toml"
         host = "origin"
         balance = "consistent_hash"
@@ -420,6 +420,9 @@ pub(crate) mod tests {
         panic_below = 30
         map_location = true
         max_connections = 7
+        max_idle = 3
+        queue = 20
+        timeouts = { connect = "2s", read = "5m", pool_status = 503 }
         tls = { sni = "b.example", insecure_skip_verify = true }
         proxy_protocol = "v1"
         [[upstream]]
@@ -437,6 +440,7 @@ pub(crate) mod tests {
         cookies = { canary = "always" }
         clients = ["10.0.0.0/8"]
         send_path = "normal"
+        timeouts = { read = "1h", client_write = 90, tunnel_idle = "2d" }
         upstream = "c"
         strip_prefix = true
         buffer_requests = "64KiB"

@@ -10,8 +10,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Value as Json, json};
 
-use super::kinds::plain::Count;
-use super::kinds::{As, Kind, number, text_kind};
+use super::kinds::plain::{Count, Whole};
+use super::kinds::{As, Kind, Optional, number, text_kind};
 use super::names::{
     ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, authority_beside, parse_origin_below, parse_service,
 };
@@ -75,6 +75,9 @@ pub struct OriginConfig {
     pub base: String,
     /// Where it is, as operators call the places of their machines; mostly nothing.
     pub zone: String,
+    /// Connections to it, busy and idle, over all workers; and idle ones.
+    pub max_connections: Option<usize>,
+    pub max_idle: Option<usize>,
 }
 
 /// Before the scheme of a service.
@@ -84,8 +87,22 @@ impl Default for OriginConfig {
     fn default() -> Self {
         let (host, authority) = (String::new(), String::new());
         let (base, zone) = (String::new(), String::new());
-        let (is_tls, is_srv) = (false, false);
-        Self { host, port: 0, weight: 1, priority: 0, authority, is_tls, is_srv, base, zone }
+        let (max_connections, max_idle, is_tls) = (None, None, false);
+        let is_srv = false;
+        let (port, weight, priority) = (0, 1, 0);
+        Self {
+            host,
+            port,
+            weight,
+            priority,
+            authority,
+            is_tls,
+            is_srv,
+            base,
+            zone,
+            max_connections,
+            max_idle,
+        }
     }
 }
 
@@ -116,6 +133,10 @@ struct Weighted {
     priority: u16,
     #[serde(default, with = "As::<Zone>")]
     zone: String,
+    #[serde(default, with = "Optional::<Whole<usize, 1, 1_000_000>>")]
+    max_connections: Option<usize>,
+    #[serde(default, with = "Optional::<Whole<usize, 0, 1_000_000>>")]
+    max_idle: Option<usize>,
 }
 
 impl Kind for Origin {
@@ -133,6 +154,8 @@ impl Kind for Origin {
                 "properties": {
                     "url": url, "weight": weight, "priority": priority,
                     "zone": { "type": "string", "description": ZONE_FORM },
+                    "max_connections": { "type": "integer", "minimum": 1, "maximum": 1_000_000 },
+                    "max_idle": { "type": "integer", "minimum": 0, "maximum": 1_000_000 },
                 },
                 "required": ["url"],
                 "additionalProperties": false,
@@ -146,7 +169,8 @@ impl Kind for Origin {
 
     fn spell(value: &OriginConfig) -> Json {
         let url = Url::spell(value);
-        if (value.weight, value.priority) == (1, 0) && value.zone.is_empty() {
+        let is_limited = value.max_connections.is_some() || value.max_idle.is_some();
+        if (value.weight, value.priority) == (1, 0) && value.zone.is_empty() && !is_limited {
             return url;
         }
         let mut spelled = json!({ "url": url, "weight": value.weight });
@@ -155,6 +179,13 @@ impl Kind for Origin {
         }
         if !value.zone.is_empty() {
             spelled["zone"] = value.zone.clone().into();
+        }
+        for (key, limit) in
+            [("max_connections", value.max_connections), ("max_idle", value.max_idle)]
+        {
+            if let Some(limit) = limit {
+                spelled[key] = limit.into();
+            }
         }
         spelled
     }
@@ -177,8 +208,8 @@ impl<'de> Visitor<'de> for OriginVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OriginConfig, A::Error> {
-        let Weighted { url, weight, priority, zone } =
+        let Weighted { url, weight, priority, zone, max_connections, max_idle } =
             Weighted::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(OriginConfig { weight, priority, zone, ..url })
+        Ok(OriginConfig { weight, priority, zone, max_connections, max_idle, ..url })
     }
 }

@@ -23,6 +23,7 @@ use super::names::{
 use super::origins::{Origin, OriginConfig};
 use super::scope::UpstreamName;
 use super::sticky::StickyConfig;
+use super::timeouts::OwnTimeouts;
 use super::tls::UpstreamTlsConfig;
 use super::{HooksConfig, Networks};
 use crate::proxy_protocol::Version;
@@ -156,6 +157,23 @@ pub struct UpstreamConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-example" = "100"))]
     pub max_connections: Option<usize>,
+    /// Idle connections to it, in all workers; of more, the oldest are closed once they have rested
+    /// for a second. 0 to 1000000. An origin's table takes `max_connections` and `max_idle` too.
+    #[serde(default, with = "Optional::<Whole<usize, 0, 1_000_000>>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "10"))]
+    pub max_idle: Option<usize>,
+    /// Requests that may wait for a connection to it; further ones are answered 503 at once. 0 to
+    /// 1000000.
+    #[serde(default, with = "Optional::<Whole<usize, 0, 1_000_000>>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "200"))]
+    pub queue: Option<usize>,
+    /// Keys of [timeouts] that are other ones here: `connect`, `read`, `write`, `client_write`,
+    /// `pool`, `pool_status`, `tunnel_idle` and `tunnel_half_closed`.
+    #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ read = \"5m\" }"))]
+    pub timeouts: Option<OwnTimeouts>,
     /// How origins with "https://" are spoken to: `ca` is a PEM file of the authorities that are
     /// believed, in place of the system's; `sni` the name that the certificate has to have, in
     /// place of the origin's; `client_chain` and `client_key` what is shown to it;
@@ -258,6 +276,11 @@ pub struct RouteConfig {
     #[serde(default, with = "Size::<u64, 0, { 1 << 30 }>")]
     #[schemars(extend("x-example" = "\"256KiB\""))]
     pub buffer_responses: u64,
+    /// Keys of [timeouts] that are other ones here, whatever its upstream says: see
+    /// `upstream.timeouts`.
+    #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ read = \"1h\", client_write = \"5m\" }"))]
+    pub timeouts: Option<OwnTimeouts>,
     /// Whether [hooks] hold for this route too.
     #[serde(rename = "inherit_hooks", default = "yes")]
     pub inherits_hooks: bool,
@@ -316,6 +339,9 @@ impl UpstreamConfig {
             panic_below: 0,
             map_location: false,
             max_connections: None,
+            max_idle: None,
+            queue: None,
+            timeouts: None,
             tls: None,
             strict: false,
             pass_trailers: false,
@@ -346,6 +372,7 @@ impl RouteConfig {
             strip_prefix: false,
             buffer_requests: 0,
             buffer_responses: 0,
+            timeouts: None,
             hooks: None,
             inherits_hooks: true,
         }

@@ -57,7 +57,8 @@ async fn answered(
     let mut is_fresh = false;
     loop {
         // A connection that is given up on its way is closed, and a place in the queue is left.
-        let who = Who { holder: request.peer.holder, introduction: &introduction };
+        let (holder, times) = (request.peer.holder, &upstream.times);
+        let who = Who { holder, introduction: &introduction, times };
         let wanted = Wanted { is_fresh, ..Wanted::default() };
         let checkout = upstream.checkout(&request.peer.worker.pool, who, wanted);
         let lease = tokio::time::timeout_at(deadline.into(), unless_gone(request, checkout)).await;
@@ -98,6 +99,7 @@ async fn attempt(
     let buffer = h1::read_head(&mut reply, request.peer.terms(), Method::Get).await?;
     let head = reply.head;
     let decision = auth_request.judge(&head, buffer.filled());
+    lease.hear(&head, buffer.filled());
     let (fields, text) = (&request.head.fields, request.inbox.filled());
     if !logged_in::logs_in(fields, text, &head, buffer.filled())
         && let Some(buffer) = h1::emptied(&head, buffer)

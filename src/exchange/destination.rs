@@ -147,7 +147,8 @@ impl Destination {
                 let Peer { worker, generation, holder, .. } = &request.peer;
                 let upstream = &generation.upstreams[*upstream];
                 let introduction = request.peer.introduction(upstream);
-                let who = Who { holder: *holder, introduction: &introduction };
+                let times = &request.peer.times;
+                let who = Who { holder: *holder, introduction: &introduction, times };
                 let wanted = Wanted { is_fresh, ..wanted(request, upstream) };
                 upstream.checkout(&worker.pool, who, wanted).await
             }
@@ -175,7 +176,8 @@ impl Destination {
         let upstream = self.upstream(request).ok_or(Fault::OriginClosed)?;
         let Peer { worker, holder, .. } = &request.peer;
         let introduction = request.peer.introduction(upstream);
-        let who = Who { holder: *holder, introduction: &introduction };
+        let times = &request.peer.times;
+        let who = Who { holder: *holder, introduction: &introduction, times };
         let wanted = Wanted { is_fresh: true, but, needs_other, ..wanted(request, upstream) };
         upstream.checkout(&worker.pool, who, wanted).await
     }

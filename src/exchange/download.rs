@@ -31,7 +31,7 @@ use crate::worker::slot::Reached;
 /// Passes the answer in `request.response`, whose bytes begin `buffer`, on to the client.
 pub(crate) async fn send_response(
     request: &Request<'_, impl ClientStream>,
-    (lease, mut buffer): (Reached<'_>, HeadBuffer),
+    (mut lease, mut buffer): (Reached<'_>, HeadBuffer),
     destination: &Destination,
     progress: &Progress,
     record: &mut Record,
@@ -61,6 +61,7 @@ pub(crate) async fn send_response(
     if logs_in(&request.head.fields, text, &request.response, buffer.filled()) {
         lease.bind();
     }
+    lease.hear(&request.response, buffer.filled());
     let reads_body = destination.reads_body(request);
     buffer.consume(request.response.bytes + used);
     if body.decoder.is_done() {
@@ -140,11 +141,11 @@ async fn pass_body(
     body: &Body,
     control: &Control,
 ) -> Result<Leftover, RelayError> {
-    let Peer { worker, stats, generation, .. } = &request.peer;
+    let Peer { worker, stats, generation, times, .. } = &request.peer;
     let config = &generation.config;
     let from = Sender {
         socket: origin,
-        silence: config.timeouts.read,
+        silence: times.read,
         stats: (stats, WaitsOn::OriginToAnswer),
         flow: &stats.sent,
     };

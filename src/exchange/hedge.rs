@@ -154,7 +154,8 @@ async fn second(
 ) -> Result<(Lease, (std::io::Result<usize>, HeadBuffer)), Fault> {
     let upstream = destination.upstream(request).ok_or(Fault::OriginsDown)?;
     let introduction = request.peer.introduction(upstream);
-    let who = Who { holder: request.peer.holder, introduction: &introduction };
+    let times = &request.peer.times;
+    let who = Who { holder: request.peer.holder, introduction: &introduction, times };
     let which = (wanted(request, upstream).key, origin);
     let mut lease = upstream.second(&request.peer.worker.pool, who, which).await?;
     send_request(request, &lease, destination, body).await.map_err(AttemptError::fault)?;

@@ -146,7 +146,7 @@ pub(crate) async fn refuse(
     record: &mut Record,
 ) -> Outcome {
     let generation = hooked.generation.clone();
-    let Some(status) = fault.status(generation.config.timeouts.pool_status.code()) else {
+    let Some(status) = fault.status(request.peer.times.pool_status.code()) else {
         record.failed(fault);
         return Outcome::CutShort(fault);
     };
@@ -263,7 +263,10 @@ impl HookedRequest {
             may_look.notified().await;
             // The question watches the client.
             let introduction = request.peer.introduction(upstream);
-            let who = Who { holder: request.peer.holder, introduction: &introduction };
+            let place = (Some(self.route.index), Some(self.upstream));
+            let times = self.generation.times.at(&self.generation.config, place);
+            let holder = request.peer.holder;
+            let who = Who { holder, introduction: &introduction, times: &times };
             let wanted = wanted(request, upstream);
             let checkout = upstream.checkout(&request.peer.worker.pool, who, wanted);
             request.peer.stats.unless_ended(checkout).await?

@@ -126,8 +126,8 @@ async fn send_copy(
     (introduction, copy): (&[u8], &[u8]),
     (method, may_rest): (Method, bool),
 ) -> Result<(), Fault> {
-    let timeouts = &generation.config.timeouts;
-    let who = Who { holder: Holder::NOBODY, introduction };
+    let timeouts = &*upstream.times;
+    let who = Who { holder: Holder::NOBODY, introduction, times: timeouts };
     let mut lease = upstream.checkout(&worker.pool, who, Wanted::default()).await?;
     let origin = Receiver {
         socket: lease.socket(),
@@ -149,6 +149,7 @@ async fn send_copy(
     let terms = Terms { limits: generation.response_limits, metrics: &worker.metrics };
     let read = h1::read_head(&mut reply, terms, method).await;
     let (head, buffer) = (reply.head, read.map_err(AttemptError::fault)?);
+    lease.hear(&head, buffer.filled());
     if may_rest
         && !logged_in::asks(&head, buffer.filled())
         && let Some(buffer) = h1::emptied(&head, buffer)

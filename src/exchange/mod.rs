@@ -109,6 +109,8 @@ async fn proxy(
     request: &mut Request<'_, impl ClientStream>,
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
+    // Those of the request before.
+    request.peer.go_by((None, None));
     let mut body = RequestBody::of(request)?;
     request.bytes = request.head.bytes + body.in_inbox;
     request.is_whole = body.is_whole();
@@ -126,6 +128,7 @@ async fn proxy(
         Routed::To(destination) => destination,
         Routed::Answered(outcome) => return Ok(outcome),
     };
+    request.peer.go_by(destination.indexes());
     if request.head.body == BodyLength::Chunked {
         body.rules = destination.traits(request).request_chunks();
     }
@@ -267,6 +270,7 @@ async fn attempt(
     record: &mut Record,
 ) -> Result<Outcome, AttemptError> {
     let worker = request.peer.worker;
+    let generation = request.peer.generation.clone();
     let mut lease = request.peer.slot.reach(lease);
     request.peer.stats.waits_on.set(WaitsOn::OriginToAnswer);
     let began = destination.is_timed(request).then(Instant::now);
@@ -276,12 +280,11 @@ async fn attempt(
         let hedged = hedge::race(request, &mut lease, destination, (body, after), record);
         Box::pin(hedged).await?;
     }
-    let generation = request.peer.generation.clone();
     let (client_socket, origin_socket) = (request.stream.socket().clone(), lease.socket().clone());
     let progress = Progress::new(body.goes_with_head(), request.head.expects_continue);
     let rest = std::pin::pin!(upload_rest(
         worker,
-        &generation.config,
+        (&generation.config.buffers, request.peer.times.read),
         request.peer.stats,
         &client_socket,
         &origin_socket,
@@ -391,7 +394,7 @@ impl<S: ClientStream> Reply for ExchangeReply<'_, '_, S> {
     }
 
     fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {
-        let soon = self.request.peer.generation.config.timeouts.read.min(HANG_UP_AFTER);
+        let soon = self.request.peer.times.read.min(HANG_UP_AFTER);
         Ok(match buffer {
             None => self.lease.recv(soon),
             Some(buffer) => self.lease.recv_more(buffer, soon),
@@ -430,7 +433,7 @@ async fn wait_on(
     mut buffer: HeadBuffer,
     progress: &Progress,
 ) -> Received {
-    let read = request.peer.generation.config.timeouts.read;
+    let read = request.peer.times.read;
     let began_ms = clock::coarse_ms().saturating_sub(HANG_UP_AFTER.as_millis() as u64);
     let origin = lease.socket().clone();
     while progress.is_running() {

@@ -273,7 +273,7 @@ pub(crate) async fn refuse_as(
         request.stream.reset();
         return Outcome::CutShort(Fault::Stopping);
     }
-    let pool_status = request.peer.generation.config.timeouts.pool_status.code();
+    let pool_status = request.peer.times.pool_status.code();
     let Some(status) = fault.status(pool_status) else {
         return Outcome::CutShort(fault);
     };

@@ -18,6 +18,9 @@ pub(super) async fn send_request(
     destination: &Destination,
     body: &RequestBody,
 ) -> Result<(), AttemptError> {
+    if request.peer.generation.times.differ {
+        lease.limit_write(request.peer.times.write);
+    }
     let text = request.inbox.filled();
     let head = &request.head;
     h1::send(&request.peer.worker.outbox, request.peer.origin(lease.socket()), |out| {

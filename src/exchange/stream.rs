@@ -88,7 +88,7 @@ impl<S: ClientStream> Request<'_, S> {
         Receiver {
             socket: self.stream.socket(),
             deadlines: &self.peer.worker.deadlines,
-            stall: config.timeouts.client_write,
+            stall: self.peer.times.client_write,
             half_close: config.server.half_close,
             stats: Some((self.peer.stats, WaitsOn::ClientToTake)),
         }

@@ -8,8 +8,9 @@ use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
-use crate::config::{Config, HalfClose};
+use crate::config::{BuffersConfig, HalfClose};
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
@@ -98,7 +99,7 @@ impl RequestBody {
                 return Ok(());
             }
             request.peer.stats.waits_on.set(WaitsOn::ClientToSend);
-            let silence = generation.config.timeouts.read;
+            let silence = request.peer.times.read;
             let inbox = std::mem::take(&mut request.inbox);
             let (received, inbox) =
                 request.stream.socket().recv(inbox, &request.peer.worker.deadlines, silence).await;
@@ -215,7 +216,7 @@ pub(crate) fn judge_length(body: BodyLength, limit: u64) -> Result<(), Fault> {
 /// Moves what of the request's body did not come with the head.
 pub(crate) async fn upload_rest(
     worker: &Worker,
-    config: &Config,
+    (buffers, silence): (&BuffersConfig, Duration),
     stats: &ConnectionStats,
     client: &Socket,
     origin: &Socket,
@@ -229,14 +230,14 @@ pub(crate) async fn upload_rest(
     }
     let from = Sender {
         socket: client,
-        silence: config.timeouts.read,
+        silence,
         stats: (stats, WaitsOn::ClientToSend),
         flow: &stats.received,
     };
     let to = Receiver {
         socket: origin,
         deadlines: &worker.deadlines,
-        stall: config.timeouts.read,
+        stall: silence,
         half_close: HalfClose::Keep,
         stats: Some((stats, WaitsOn::OriginToTake)),
     };
@@ -251,7 +252,7 @@ pub(crate) async fn upload_rest(
         return Ok(());
     };
     // The receive for the answer is pending on the origin's socket.
-    let transfer = Transfer::new(worker.means(), &config.buffers, from, to, &progress.control)
+    let transfer = Transfer::new(worker.means(), buffers, from, to, &progress.control)
         .exact(body.bytes_max)
         .unpiped();
     let moved = transfer.run(decoder, Encoding::AsIs).await;

@@ -419,9 +419,15 @@ pub(crate) fn pool_limits(config: &Config) -> permits::Limits {
     let own = |upstream: &crate::config::UpstreamConfig| {
         Some((upstream.name.clone(), upstream.max_connections?))
     };
+    let named = |of: fn(&crate::config::UpstreamConfig) -> Option<usize>| {
+        let upstreams = config.upstreams.iter();
+        upstreams.filter_map(|upstream| Some((upstream.name.clone(), of(upstream)?))).collect()
+    };
     permits::Limits {
         each: config.pool.max_connections,
         own: config.upstreams.iter().filter_map(own).collect(),
+        idle: named(|upstream| upstream.max_idle),
+        queue: named(|upstream| upstream.queue),
         long: config.limits.long_responses,
         ceiling: by_memory.min(origin_connections(config, spare)),
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::config::{Config, OriginConfig, UpstreamConfig, UpstreamTlsConfig};
 use crate::ring::clock;
 use crate::tls::connector::Connector;
+use crate::upstream::quota::Quota;
 use crate::upstream::resolver::Resolver;
 use crate::upstream::sticky::Sticky;
 use crate::upstream::{Origin, UpstreamPlan};
@@ -31,7 +32,10 @@ pub(crate) fn plan_upstreams(
         };
         let origin_of = |origin: &OriginConfig| {
             let tls = connector.clone().filter(|_| origin.is_tls);
-            match known(&origin.url()) {
+            let known = known(&origin.url());
+            let quota = known.map_or_else(Arc::default, |known| known.quota.clone());
+            quota.set(origin);
+            match known {
                 Some(known) => {
                     let (weight, priority) = (origin.weight, origin.priority);
                     let zone = origin.zone.clone();
@@ -40,18 +44,24 @@ pub(crate) fn plan_upstreams(
                     }
                     Origin { weight, priority, zone, tls, ..known.clone() }
                 }
-                None => new_origin(origin, resolver, tls),
+                None => new_origin(origin, quota, resolver, tls),
             }
         };
         let origins = upstream.all_origins().map(origin_of).collect();
         let changes = resolver.changes();
         let (sticky, zone) = (sticky(upstream, own)?, config.server.zone.clone());
-        Ok(UpstreamPlan { config: upstream.clone(), origins, changes, sticky, zone })
+        let times = Arc::new(config.timeouts.with(upstream.timeouts.as_ref()));
+        Ok(UpstreamPlan { config: upstream.clone(), origins, changes, sticky, times, zone })
     };
     config.upstreams.iter().map(plan).collect()
 }
 
-fn new_origin(origin: &OriginConfig, resolver: &Resolver, tls: Option<Arc<Connector>>) -> Origin {
+fn new_origin(
+    origin: &OriginConfig,
+    quota: Arc<Quota>,
+    resolver: &Resolver,
+    tls: Option<Arc<Connector>>,
+) -> Origin {
     let (addresses, service) = if origin.is_srv {
         (Arc::default(), Some(resolver.watch_service(&origin.host)))
     } else {
@@ -67,6 +77,7 @@ fn new_origin(origin: &OriginConfig, resolver: &Resolver, tls: Option<Arc<Connec
         base: origin.base.clone(),
         zone: origin.zone.clone(),
         addresses,
+        quota,
         tls,
         service,
         is_server: false,

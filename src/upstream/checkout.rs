@@ -43,7 +43,7 @@ impl Upstream {
     }
 
     fn take_idle_of_many(&self, pool: &Rc<Pool>, holder: Holder, wanted: Wanted) -> Option<Lease> {
-        let number = self.choose(wanted, &[])?.number();
+        let number = self.choose(pool, wanted, &[])?.number();
         let lease = pool.take_idle(number, holder);
         self.chosen.set(lease.is_none().then_some(number));
         lease
@@ -74,7 +74,7 @@ impl Upstream {
         let mut tried: Vec<usize> = self.spared(&wish).to_vec();
         let chosen = self.chosen.take().filter(|number| !tried.contains(number));
         let first = chosen.and_then(|number| self.member(number));
-        let Some(first) = first.or_else(|| self.choose(wish, &tried)) else {
+        let Some(first) = first.or_else(|| self.choose(pool, wish, &tried)) else {
             return Err(self.nobody());
         };
         if !is_fresh && let Some(lease) = pool.take_idle(first.number(), who.holder) {
@@ -101,7 +101,8 @@ pub async fn open_target(
     holder: Holder,
     is_fresh: bool,
 ) -> Result<Lease, Fault> {
-    match permit(pool, origin_id, holder, is_fresh).await? {
+    let patience = pool.limits.get().acquire;
+    match permit(pool, origin_id, (holder, patience), is_fresh).await? {
         Permitted::Open(permit) => {
             let born = Instant::now();
             let _racing = pool.racing(&permit, holder);

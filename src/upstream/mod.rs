@@ -15,14 +15,18 @@ pub(crate) mod h1;
 pub(crate) mod health;
 pub(crate) mod host;
 mod idle;
+pub(crate) mod learnt;
 pub(crate) mod lease;
+mod lessons;
 pub(crate) mod names;
 pub(crate) mod origin_ids;
 pub(crate) mod outcomes;
 pub(crate) mod permits;
+mod places;
 pub(crate) mod pool;
 pub(crate) mod prewarm;
 pub(crate) mod queue;
+pub(crate) mod quota;
 mod race;
 pub(crate) mod resolver;
 mod roster;
@@ -40,7 +44,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use crate::config::{HashKey, HostPolicy, Policy, UpstreamConfig};
+use crate::config::{HashKey, HostPolicy, Policy, TimeoutsConfig, UpstreamConfig};
 use crate::http::chunk_rules::ChunkRules;
 use crate::proxy_protocol::Version;
 use crate::tls::connector::Connector;
@@ -50,6 +54,7 @@ use self::balance::Balance;
 use self::origin_ids::{OriginId, OriginIds};
 use self::permits::PoolShared;
 use self::queue::Holder;
+use self::quota::Quota;
 use self::services::{Server, Service};
 use self::sticky::Sticky;
 use self::target::Target;
@@ -62,6 +67,8 @@ pub(crate) struct UpstreamPlan {
     /// Counts up with every change of an address, and of what an operator makes of a weight.
     pub changes: Arc<AtomicU64>,
     pub sticky: Option<Arc<Sticky>>,
+    /// How long its origins may take, where no route says otherwise.
+    pub times: Arc<TimeoutsConfig>,
     /// Where this ringway is.
     pub zone: String,
 }
@@ -92,6 +99,7 @@ pub(crate) struct Origin {
     pub zone: String,
     pub addresses: Arc<Addresses>,
     pub targets: Arc<Targets>,
+    pub quota: Arc<Quota>,
     /// How it is spoken to over TLS.
     pub tls: Option<Arc<Connector>>,
     /// Where it is a service: its servers, in place of addresses of its own.
@@ -167,7 +175,10 @@ pub(crate) struct Upstream {
     worker: usize,
     changes: Arc<AtomicU64>,
     sticky: Option<Arc<Sticky>>,
+    pub(crate) times: Arc<TimeoutsConfig>,
     zone: String,
+    /// Some origin may have so many connections and no more.
+    has_quotas: bool,
     roster: RefCell<Roster>,
     /// Whose turn it is, where that has been found out already; by its number.
     chosen: Cell<Option<usize>>,
@@ -226,6 +237,7 @@ pub(crate) struct Who<'a> {
     /// What a connection with TLS begins with, before its handshake: whose it is. Empty where an
     /// origin need not know.
     pub introduction: &'a [u8],
+    pub times: &'a TimeoutsConfig,
 }
 
 impl Upstream {
@@ -244,7 +256,9 @@ impl Upstream {
             traits: Traits::of(&plan.config),
             origins: plan.origins.iter().cloned().map(Rc::new).collect(),
             sticky: plan.sticky.clone(),
+            times: plan.times.clone(),
             zone: plan.zone.clone(),
+            has_quotas: plan.origins.iter().any(|origin| origin.quota.max().is_some()),
             ids: ids.clone(),
             shared: shared.clone(),
             worker,

@@ -8,7 +8,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::FuturesUnordered;
 
@@ -51,13 +51,13 @@ impl Race<'_> {
         let mut attempts = FuturesUnordered::new();
         let (mut fault, mut has_answered) = (Fault::OriginUnresolved, false);
         let mut next = Some(first);
-        let began = Instant::now();
+        let deadline = Instant::now() + self.who.times.connect;
         let pause = self.upstream.config.fail_timeout;
         loop {
             if let Some(member) = next.take() {
                 match self.permit(&member, attempts.is_empty()).await? {
                     Some(Permitted::Open(permit)) => {
-                        attempts.push(self.attempt(member, permit, began));
+                        attempts.push(self.attempt(member, permit, deadline));
                     }
                     Some(Permitted::Handed(lease)) => return Ok(self.won(lease, attempts)),
                     None => {}
@@ -91,7 +91,7 @@ impl Race<'_> {
                     }
                 }
             }
-            next = if has_more { self.upstream.pick(self.key, &tried) } else { None };
+            next = if has_more { self.upstream.pick(self.pool, self.key, &tried) } else { None };
             match &next {
                 Some(member) if !self.is_fresh => {
                     if let Some(lease) = self.pool.take_idle(member.number(), self.who.holder) {
@@ -107,7 +107,8 @@ impl Race<'_> {
 
     /// Connects to `member` and to nobody else.
     pub(super) async fn single(&self, member: Member, permit: Permit) -> Result<Lease, Fault> {
-        let Ended { member, outcome, .. } = self.attempt(member, permit, Instant::now()).await;
+        let deadline = Instant::now() + self.who.times.connect;
+        let Ended { member, outcome, .. } = self.attempt(member, permit, deadline).await;
         let change = match &outcome {
             Ok(_) => member.target.connected(clock::coarse_ms()),
             Err(failed) if failed.is_origin_local() => {
@@ -123,10 +124,11 @@ impl Race<'_> {
     /// The right to open a connection; a second one is not waited for.
     async fn permit(&self, member: &Member, is_first: bool) -> Result<Option<Permitted>, Fault> {
         if is_first {
-            return permit(self.pool, &member.id, self.who.holder, self.is_fresh).await.map(Some);
+            let who = (self.who.holder, self.who.times.pool);
+            return permit(self.pool, &member.id, who, self.is_fresh).await.map(Some);
         }
         let who = (self.pool.worker, self.who.holder.claimant);
-        Ok(member.id.group().try_open(who).map(Permitted::Open))
+        Ok(member.id.try_open(who).map(Permitted::Open))
     }
 
     fn has_more(&self, tried: &[usize]) -> bool {
@@ -157,18 +159,18 @@ impl Race<'_> {
     }
 
     /// Connects, and secures what is connected.
-    fn attempt(&self, member: Member, permit: Permit, began: Instant) -> Attempt {
-        let Who { holder, introduction } = self.who;
+    fn attempt(&self, member: Member, permit: Permit, deadline: Instant) -> Attempt {
+        let Who { holder, introduction, .. } = self.who;
         let (pool, introduction) = (self.pool.clone(), introduction.to_vec());
         let is_single = self.upstream.config.proxy_protocol.is_some();
         Box::pin(async move {
             let address = member.target.address;
-            let connected = pool.connect(&member.id, address, permit, holder, began).await;
+            let connected = pool.connect(&member.id, address, permit, holder, deadline).await;
             let is_answered = connected.is_ok();
             let outcome = match connected {
                 Ok(mut lease) => {
                     lease.is_single |= is_single;
-                    pool.secure(lease, &member.origin, &introduction, began).await
+                    pool.secure(lease, &member.origin, &introduction, deadline).await
                 }
                 failed => failed,
             };
@@ -181,11 +183,11 @@ impl Race<'_> {
 pub(super) async fn permit(
     pool: &Rc<Pool>,
     id: &OriginId,
-    holder: Holder,
+    (holder, patience): (Holder, Duration),
     is_fresh: bool,
 ) -> Result<Permitted, Fault> {
     loop {
-        match pool.permit(id, holder).await? {
+        match pool.permit(id, holder, patience).await? {
             // Dropping it frees the right to open another.
             Permitted::Handed(_) if is_fresh => {}
             permitted => return Ok(permitted),

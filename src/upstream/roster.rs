@@ -50,10 +50,11 @@ impl Upstream {
             for address in origin.addresses.load().iter() {
                 let key = format!("origin {name} {identity} {address}");
                 let target = origin.targets.of(*address, now);
-                // Counting costs every request two atomic additions.
-                let counted = balance.counts_requests().then(|| target.clone());
                 let group = || self.shared.group(&format!("{UPSTREAM}{name}"));
-                let id = self.ids.hold_counted(&key, counted, group);
+                // Counting costs every request two atomic additions.
+                let is_counted = balance.counts_requests();
+                let known = Some((target.clone(), origin.quota.clone()));
+                let id = self.ids.hold_target(&key, known, is_counted, group);
                 // By the address alone, so that it is the same on every machine.
                 let own = address.to_string();
                 let weight = target.weight(origin.weight);
@@ -69,9 +70,14 @@ impl Upstream {
     }
 
     /// Whom the request is kept with, or whose turn it is.
-    pub(super) fn choose(&self, wanted: Wanted<'_>, tried: &[usize]) -> Option<Member> {
+    pub(super) fn choose(
+        &self,
+        pool: &Pool,
+        wanted: Wanted<'_>,
+        tried: &[usize],
+    ) -> Option<Member> {
         let kept = wanted.mark.and_then(|mark| self.kept(mark, tried));
-        kept.or_else(|| self.pick(wanted.key, tried))
+        kept.or_else(|| self.pick(pool, wanted.key, tried))
     }
 
     /// The target with this mark, if it may be asked.
@@ -85,8 +91,27 @@ impl Upstream {
         (may_ask && !tried.contains(&member.number())).then(|| member.clone())
     }
 
-    /// Whose turn it is, of those whose numbers are not in `tried`.
-    pub(super) fn pick(&self, key: u64, tried: &[usize]) -> Option<Member> {
+    /// Whose turn it is, of those whose numbers are not in `tried`: of those that have room, or
+    /// else of all.
+    pub(super) fn pick(&self, pool: &Pool, key: u64, tried: &[usize]) -> Option<Member> {
+        if self.has_quotas {
+            let full = self.full(pool);
+            let passed_over: Vec<usize> = tried.iter().chain(&full).copied().collect();
+            let with_room = self.pick_of(key, &passed_over);
+            return with_room.or_else(|| self.pick_of(key, tried));
+        }
+        self.pick_of(key, tried)
+    }
+
+    /// The numbers of those for which a request would have to wait.
+    #[cold]
+    fn full(&self, pool: &Pool) -> Vec<usize> {
+        let roster = self.roster.borrow();
+        let is_full = |it: &&Member| it.origin.quota.is_full() && !pool.has_idle(it.number());
+        roster.members.iter().filter(is_full).map(Member::number).collect()
+    }
+
+    fn pick_of(&self, key: u64, tried: &[usize]) -> Option<Member> {
         let now = clock::coarse_ms();
         let Roster { members, balance, .. } = &mut *self.roster.borrow_mut();
         let slow_start_ms = self.config.slow_start.as_millis() as u64;

@@ -45,13 +45,13 @@ impl Upstream {
         who: Who<'_>,
         (key, but): (u64, usize),
     ) -> Result<Lease, Fault> {
-        let member = self.pick(key, &[but]).filter(|member| member.target.is_sound());
+        let member = self.pick(pool, key, &[but]).filter(|member| member.target.is_sound());
         let member = member.ok_or(Fault::OriginsDown)?;
         let is_fresh = self.config.proxy_protocol.is_some();
         if !is_fresh && let Some(lease) = pool.take_idle(member.number(), who.holder) {
             return Ok(lease);
         }
-        let permit = member.id.group().try_open((pool.worker, who.holder.claimant));
+        let permit = member.id.try_open((pool.worker, who.holder.claimant));
         let permit = permit.ok_or(Fault::PoolTimeout)?;
         Race { upstream: self, pool, who, is_fresh, key }.single(member, permit).await
     }

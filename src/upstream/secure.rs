@@ -22,14 +22,13 @@ use super::pool::Pool;
 const PROTOCOL: Fault = Fault::OriginTls(TlsFault::Protocol);
 
 impl Pool {
-    /// Does the handshake where `origin` speaks TLS, behind `introduction`; the connection was
-    /// begun at `began`.
+    /// Does the handshake where `origin` speaks TLS, behind `introduction`, until `deadline`.
     pub(super) async fn secure(
         self: &Rc<Self>,
         lease: Lease,
         origin: &Origin,
         introduction: &[u8],
-        began: Instant,
+        deadline: Instant,
     ) -> Result<Lease, Fault> {
         if let Some(connector) = &origin.tls {
             // The kernel has room for so little on a connection that has carried nothing.
@@ -39,7 +38,6 @@ impl Pool {
                 return Err(Fault::OriginClosed);
             }
             let whom = (origin.host.as_str(), origin.url.as_str());
-            let deadline = self.connect_deadline(began);
             self.secure_socket(lease.socket(), connector, whom, deadline).await?;
         }
         Ok(lease)

@@ -11,6 +11,8 @@ use std::time::Duration;
 use super::window::{Ejection, Window, millis};
 use crate::address::Address;
 
+use super::learnt::Learnt;
+
 /// While a target is on trial, one request in this time goes there, until one goes well.
 const TRIAL_MS: u64 = 1_000;
 
@@ -82,6 +84,8 @@ pub(crate) struct Target {
     /// many there were, up to [`SAMPLES_MAX`].
     latency_us: AtomicU32,
     samples: AtomicU32,
+    /// What its connections have taught about it, since it was last out.
+    pub learnt: Learnt,
     /// The next check of it is due then; whoever moves it on does it.
     pub(super) check_at_ms: AtomicU64,
     wish: AtomicU8,
@@ -132,6 +136,7 @@ impl Target {
             busy: AtomicU32::new(0),
             latency_us: AtomicU32::new(0),
             samples: AtomicU32::new(0),
+            learnt: Learnt::default(),
             check_at_ms: AtomicU64::new(0),
             wish: AtomicU8::new(Wish::Up as u8),
             weight: AtomicU32::new(0),
@@ -434,6 +439,7 @@ impl Target {
             (1.., 0) => {
                 self.up_since_ms.store(now_ms, Ordering::Relaxed);
                 self.forget_latency();
+                self.learnt.forget();
                 Some(Change::Back)
             }
             _ => None,
@@ -578,6 +584,17 @@ mod tests {
         let target = target();
         assert_eq!(target.checked(Err("a"), (2, 3), 1), Some(Change::Out(Reason::Check)));
         assert_eq!(target.unchecked(2), Some(Change::Back));
+    }
+
+    #[test]
+    fn who_comes_back_may_be_somebody_else() {
+        let target = target();
+        target.learnt.came_back(1, 5, true, || true);
+        assert!(target.learnt.serves_several() && target.learnt.bound().is_some());
+        target.failed(2, PAUSE);
+        assert!(target.learnt.serves_several(), "it may be the same as long as it is out");
+        assert_eq!(target.connected(3), Some(Change::Back));
+        assert!(!target.learnt.serves_several() && target.learnt.bound().is_none());
     }
 
     #[test]

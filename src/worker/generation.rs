@@ -24,6 +24,7 @@ use crate::upstream::origin_ids::OriginIds;
 use crate::upstream::permits::PoolShared;
 use crate::upstream::pool::PoolLimits;
 use crate::upstream::{Member, Upstream, UpstreamPlan};
+use crate::worker::times::Times;
 
 /// A configuration as all threads see it.
 pub(crate) struct Snapshot {
@@ -200,6 +201,7 @@ pub(crate) struct Generation {
     pub proxy_protocol: Vec<(u16, Accepted)>,
     pub counts: Arc<NamedCounts>,
     pub tls: Option<Arc<Acceptor>>,
+    pub times: Times,
 }
 
 /// What the heads of answers are held to.
@@ -240,6 +242,7 @@ impl Generation {
             hooks: snapshot.hooks.clone(),
             counts: snapshot.counts[worker].clone(),
             tls: snapshot.tls.clone(),
+            times: Times::new(config),
             config: config.clone(),
         })
     }

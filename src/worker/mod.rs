@@ -19,6 +19,7 @@ pub(crate) mod room;
 pub(crate) mod shared;
 pub(crate) mod slot;
 pub(crate) mod thread;
+pub(crate) mod times;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -15,10 +15,11 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::address::PeerAddress;
+use crate::config::Prewarm;
 use crate::ledger::Budget;
 use crate::observe::access_log::AccessLog;
 use crate::ring::{Socket, memory, runtime};
-use crate::upstream::{health, prewarm};
+use crate::upstream::{Upstream, health, prewarm};
 use crate::worker::mailbox::WorkerCommand;
 use crate::worker::shared::{Accepted, Shared, WorkerState};
 use crate::worker::slot::ConnectionSlot;
@@ -118,14 +119,21 @@ fn prewarm(worker: &Rc<Worker>) {
     let own = generation.clone();
     let members = move || {
         let shared = own.upstreams.iter().filter(|it| it.proxy_protocol().is_none());
-        shared.flat_map(|upstream| upstream.members()).collect()
+        let with_own = |upstream: &Rc<Upstream>| {
+            let members = upstream.members().into_iter();
+            members.map(|member| (upstream.clone(), member)).collect::<Vec<_>>()
+        };
+        shared.flat_map(with_own).collect()
     };
     let workers = generation.config.server.workers;
     // Slots are taken in any order: a worker that replaces another one counts as that one does.
-    let share = prewarm::share(generation.config.pool.prewarm, worker.index % workers, workers);
+    let config = &generation.config.pool;
+    let total = config.prewarm.count().min(config.max_idle);
+    let share = prewarm::share(total, worker.index % workers, workers);
+    let is_for_all = config.prewarm != Prewarm::Auto;
     let (watched, id) = (worker.clone(), generation.id);
     let is_over = move || watched.is_draining.get() || watched.generation().id != id;
-    spawn(prewarm::run(worker.pool.clone(), members, share, is_over));
+    spawn(prewarm::run(worker.pool.clone(), members, (share, is_for_all), is_over));
 }
 
 /// Serves what this and other workers have accepted for this one.

@@ -237,7 +237,7 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
     let addresses = Arc::default();
     let authority = "app.test".to_owned();
     let (url, host, tls) = (String::new(), String::new(), None);
-    let targets = Arc::default();
+    let (targets, quota) = (Arc::default(), Arc::default());
     let (base, zone) = (String::new(), String::new());
     let (weight, priority) = (1, 0);
     let (service, is_server) = (None, false);
@@ -251,6 +251,7 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
         zone,
         addresses,
         targets,
+        quota,
         tls,
         service,
         is_server,
@@ -260,6 +261,7 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
     fixture.shared.snapshot.store(Arc::new(before.next(SnapshotParts {
         config: before.config.clone(),
         upstreams: vec![UpstreamPlan {
+            times: Arc::default(),
             config,
             origins: vec![origin],
             changes: Arc::default(),

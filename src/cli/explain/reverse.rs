@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use serde_json::{Map, Value};
+
 use super::report::Report;
 use super::{addresses, hooks};
 use crate::address::Address;
@@ -57,6 +59,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
             return Ok(Ending::Refused(fault, more.to_owned()));
         }
     };
+    buffers(case, route, report);
     let sent_path = route.sent_path(path);
     let mut hooked = hooks::ask(case, route, report);
     if let Some(ending) = hooked.ending.take() {
@@ -69,12 +72,35 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     let section = report.section("upstream");
     section.fact("name", upstream.name.as_str());
     section.fact("origins", origins);
+    let own_times = own_times(upstream, &case.config.routes[route.index as usize]);
+    if !own_times.is_empty() {
+        section.fact("timeouts", own_times);
+    }
     let first = upstream.all_origins().next().map(|origin| origin.authority.as_str());
     let host = host_rule(&upstream.host, &case.head, first);
     let prefix = case.config.routes[route.index as usize].cut_prefix().as_bytes();
     let head = case.rewritten(&sent_path, host, (true, false), prefix, Some(&hooked));
     report.section("sent").fact("head", lines_of(&head));
     Ok(Ending::Sent(format!("upstream {}", upstream.name)))
+}
+
+/// What the route holds of bodies, if it does.
+fn buffers(case: &Case<'_>, route: Route, report: &mut Report) {
+    let Some(route) = case.config.routes.get(route.index as usize) else { return };
+    let (requests, responses) = (route.buffer_requests, route.buffer_responses);
+    if requests > 0 || responses > 0 {
+        let section = report.section("buffers");
+        section.fact("request bytes", requests);
+        section.fact("response bytes", responses);
+    }
+}
+
+/// The timeouts that are other ones than those of [timeouts]; the route has the last word.
+fn own_times(upstream: &UpstreamConfig, route: &RouteConfig) -> Map<String, Value> {
+    let tables = [&upstream.timeouts, &route.timeouts].into_iter().flatten();
+    let spelled = tables.filter_map(|own| serde_json::to_value(own).ok());
+    let spelled = spelled.filter_map(|own| own.as_object().cloned());
+    spelled.flatten().collect()
 }
 
 fn asked<'a>(case: &'a Case<'_>) -> Asked<'a> {
@@ -228,7 +254,16 @@ fn list(addresses: &[Address]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::own_times;
     use crate::cli::explain::tests::{ROUTES, ask, fact};
+
+    #[test]
+    fn what_a_route_buffers_is_shown() {
+        let buffering = "route=[{ upstream = \"default\", buffer_requests = \"64KiB\" }]";
+        let answer = ask(&[buffering], "GET /", &["Host: a"]);
+        assert_eq!(fact(&answer, "buffers.request bytes"), 65_536);
+        assert_eq!(fact(&answer, "buffers.response bytes"), 0);
+    }
 
     #[test]
     fn what_a_path_may_be_read_as_is_shown() {
@@ -256,5 +291,15 @@ mod tests {
         let chosen = "*/ methods=PUT: takes any host, path /, methods=PUT";
         assert_eq!(fact(&answer, "route.chosen"), chosen);
         assert_eq!(fact(&answer, "route.others")[0], "*/: fits, but has fewer conditions");
+    }
+
+    #[test]
+    fn the_timeouts_of_a_route_and_its_upstream_are_named() {
+        let text = "[[upstream]]\nname = \"a\"\norigins = [\"http://127.0.0.1:1\"]\n\
+            timeouts = { read = \"5m\", pool = \"1s\" }\n\
+            [[route]]\nupstream = \"a\"\ntimeouts = { read = \"1h\" }\n";
+        let config = crate::config::tests::parse(text).unwrap();
+        let own = own_times(&config.upstreams[0], &config.routes[0]);
+        assert_eq!(serde_json::Value::from(own), serde_json::json!({ "read": "1h", "pool": "1s" }));
     }
 }
