@@ -289,7 +289,6 @@ impl Pool {
         let key = lease.keep();
         if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
             slot.idle = Some(Idle { watch, since_ms: clock::coarse_ms() });
-            slot.busy = None;
             if !is_owned(owner) {
                 self.idle.borrow_mut()[slot.origin].push(Entry { key, turn: clock::turn() });
                 return;
@@ -321,6 +320,7 @@ impl Pool {
     fn rejoin(&self, lease: &Lease) -> Option<(u32, bool)> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(lease.key)?;
+        slot.busy = None;
         if slot.permit.is_long && !slot.permit.return_to_group() {
             return None;
         }

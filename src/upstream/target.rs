@@ -587,6 +587,17 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_back_may_be_somebody_else() {
+        let target = target();
+        target.learnt.came_back(1, 5, true, || true);
+        assert!(target.learnt.serves_several() && target.learnt.bound().is_some());
+        target.failed(2, PAUSE);
+        assert!(target.learnt.serves_several(), "it may be the same as long as it is out");
+        assert_eq!(target.connected(3), Some(Change::Back));
+        assert!(!target.learnt.serves_several() && target.learnt.bound().is_none());
+    }
+
+    #[test]
     fn an_operator_has_the_last_word() {
         let target = target();
         assert_eq!(target.set_wish(Wish::Drain, 1), Some(Change::Out(Reason::Wish(Wish::Drain))));

@@ -16,6 +16,7 @@ mod buffering;
 mod commands;
 mod config;
 mod demo;
+mod discovery;
 mod doctor;
 mod drain;
 mod faults;

@@ -50,7 +50,14 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
                          see `readings`, and server.path_match";
             return Ok(Ending::Refused(fault, reason.to_owned()));
         }
-        Err(fault) => return Ok(Ending::Refused(fault, "no route fits".to_owned())),
+        Err(fault) => {
+            // Those of containers are known to the ringway that serves, and to no file.
+            let more = match case.config.docker.socket {
+                Some(_) => "no configured route fits: see GET /upstreams for those of containers",
+                None => "no route fits",
+            };
+            return Ok(Ending::Refused(fault, more.to_owned()));
+        }
     };
     buffers(case, route, report);
     let sent_path = route.sent_path(path);
@@ -69,7 +76,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     if !own_times.is_empty() {
         section.fact("timeouts", own_times);
     }
-    let first = upstream.origins.first().map(|origin| origin.authority.as_str());
+    let first = upstream.all_origins().next().map(|origin| origin.authority.as_str());
     let host = host_rule(&upstream.host, &case.head, first);
     let prefix = case.config.routes[route.index as usize].cut_prefix().as_bytes();
     let head = case.rewritten(&sent_path, host, (true, false), prefix, Some(&hooked));
@@ -225,7 +232,7 @@ fn origins(dns: &DnsConfig, upstream: &UpstreamConfig) -> Result<Vec<String>, Fa
     if upstream.is_demo {
         return Ok(vec!["the built-in demo, on a port of its own".to_owned()]);
     }
-    let hosts = upstream.origins.iter().map(|origin| (origin.host.as_str(), origin.port));
+    let hosts = upstream.all_origins().map(addresses::Asked::of);
     let found = addresses::of_origins(dns, hosts).map_err(Failure::unable)?;
     let line = |(origin, addresses): (&crate::config::OriginConfig, Vec<_>)| {
         let weight = match origin.weight {
@@ -234,7 +241,7 @@ fn origins(dns: &DnsConfig, upstream: &UpstreamConfig) -> Result<Vec<String>, Fa
         };
         format!("{}{weight}: {}", origin.url(), list(&addresses))
     };
-    Ok(upstream.origins.iter().zip(found).map(line).collect())
+    Ok(upstream.all_origins().zip(found).map(line).collect())
 }
 
 fn list(addresses: &[Address]) -> String {
