@@ -91,6 +91,7 @@ impl Exchange {
             host: HostRule::Pass,
             via: Some(b"ringway"),
             cdn_loop: None,
+            length: None,
             passes_trailers: false,
             is_last: false,
             forwarded: Some(ForwardedFor::of(client)),

@@ -175,6 +175,7 @@ fn request_rewrite(name: &'static str, text: &'static [u8]) -> Case {
             host: HostRule::Pass,
             via: Some(b"ringway"),
             cdn_loop: None,
+            length: None,
             passes_trailers: false,
             is_last: false,
             forwarded: Some(ForwardedFor::of(&client)),

@@ -73,6 +73,7 @@ pub(crate) use self::hooks::CustomConfig;
 pub(crate) use self::hooks::ErrorPagesConfig;
 pub(crate) use self::hooks::ForwardAuthConfig;
 pub(crate) use self::hooks::HeadersConfig;
+pub(crate) use self::hooks::Hedge;
 pub(crate) use self::hooks::HooksConfig;
 pub(crate) use self::hooks::IdTrust;
 pub(crate) use self::hooks::MirrorConfig;
@@ -431,6 +432,8 @@ pub(crate) mod tests {
         timeouts = { read = "1h", client_write = 90, tunnel_idle = "2d" }
         upstream = "c"
         strip_prefix = true
+        buffer_requests = "64KiB"
+        buffer_responses = "256KiB"
         inherit_hooks = false
         hooks = { body_bytes = "5MiB", response_headers = { set = { "X.Y" = "${status}" } } }
         [[route]]
@@ -452,7 +455,7 @@ pub(crate) mod tests {
         respond = { status = 404, body = "none" }
         split = { weights = { "a.b" = 9, c = 1 }, sticky = "cookie:cohort" }
         mirror = { upstream = "c", percent = 0.5 }
-        retry = { attempts = 3, on = ["5xx"] }
+        retry = { attempts = 3, on = ["5xx", "500"], hedge = true, non_idempotent = true }
         rewrite = { regex = "^/old/(.*)$", replacement = "/new/$1" }
         request_headers = { rename = { X-A = "X-B" }, add = { X-C = "c" } }
         response_headers = { remove = ["Server"] }

@@ -13,7 +13,7 @@ use super::conditions::{CookieIs, FieldIs, ParameterIs, Pattern};
 use super::health::{EjectConfig, HashBy, HashKey, HealthConfig, Policy};
 use super::hooks::{Method, hooks_table};
 use super::kinds::own::{Name, NetworkList};
-use super::kinds::plain::{Count, OneOf, UpToAnHour, Whole, Word, Words};
+use super::kinds::plain::{Count, OneOf, Size, UpToAnHour, Whole, Word, Words};
 use super::kinds::{As, FilledList, List, Members, Optional, millis, some_table, text_kind};
 use super::names::{
     HOST_POLICY_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM, host_pattern, is_route_path,
@@ -249,6 +249,17 @@ pub struct RouteConfig {
     /// Whether the origin sees the path without the prefix; slashes behind it become one.
     #[serde(default)]
     pub strip_prefix: bool,
+    /// How much of a request's body is waited for before a connection to an origin is asked for, so
+    /// that no origin waits for a slow client; a larger one goes on as it comes from there on. 0 to
+    /// 1GiB; 0 is off.
+    #[serde(default, with = "Size::<u64, 0, { 1 << 30 }>")]
+    #[schemars(extend("x-example" = "\"64KiB\""))]
+    pub buffer_requests: u64,
+    /// How much of an answer's body is taken from its origin before a slow client has taken it, so
+    /// that the origin's connection is free early. 0 to 1GiB; 0 is off.
+    #[serde(default, with = "Size::<u64, 0, { 1 << 30 }>")]
+    #[schemars(extend("x-example" = "\"256KiB\""))]
+    pub buffer_responses: u64,
     /// Keys of [timeouts] that are other ones here, whatever its upstream says: see
     /// `upstream.timeouts`.
     #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
@@ -339,6 +350,8 @@ impl RouteConfig {
             send_path: SendPath::Client,
             upstream: 0,
             strip_prefix: false,
+            buffer_requests: 0,
+            buffer_responses: 0,
             timeouts: None,
             hooks: None,
             inherits_hooks: true,

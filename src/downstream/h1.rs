@@ -257,6 +257,10 @@ impl ClientStream for Connection<'_> {
         self.send(request, |out| rewrite::interim(out, &request.response, buffer.filled())).await
     }
 
+    async fn grant_continue(&self, request: &Request<'_, Self>) -> Result<usize, Fault> {
+        self.send(request, |out| out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n")).await
+    }
+
     #[inline]
     fn send_head(
         &self,

@@ -4,7 +4,7 @@
 //! request is written for them. CONNECT has a file of its own, and ends in a tunnel.
 
 use std::borrow::Cow;
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::exchange::forwarded::{self, ForwardRequest};
 use crate::exchange::hooked::{self, Decided, HookedRequest, ResponseOverride};
@@ -17,7 +17,7 @@ use crate::exchange::stream::ClientStream;
 use crate::exchange::upload::RequestBody;
 use crate::exchange::wanted::wanted;
 use crate::fault::Fault;
-use crate::hooks::RetryTrigger;
+use crate::hooks::{Hedged, RetryTrigger};
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, ForwardedFor, RequestRewrite, ResponseRewrite};
 use crate::proxy_protocol::Version;
@@ -101,7 +101,7 @@ impl Destination {
         self.upstream(request).map(|upstream| upstream.traits).unwrap_or_default()
     }
 
-    fn upstream<'r, S>(&self, request: &'r Request<'_, S>) -> Option<&'r Upstream> {
+    pub(super) fn upstream<'r, S>(&self, request: &'r Request<'_, S>) -> Option<&'r Upstream> {
         match self.to {
             To::Upstream(_, upstream) => Some(&request.peer.generation.upstreams[upstream]),
             To::Target(_) => None,
@@ -162,11 +162,12 @@ impl Destination {
         self.upstream(request).is_some_and(|upstream| upstream.failed(number))
     }
 
-    /// A new connection to another origin than that one.
+    /// A new connection to another target than those in `but`, or to one of them where nobody else
+    /// may be asked, unless it `needs_other`.
     pub(crate) async fn checkout_other(
         &mut self,
         request: &Request<'_, impl ClientStream>,
-        number: usize,
+        (but, needs_other): (&[usize], bool),
     ) -> Result<Lease, Fault> {
         if let Some(hooks) = &mut self.hooks {
             hooks.begin_attempt(true);
@@ -176,8 +177,14 @@ impl Destination {
         let introduction = request.peer.introduction(upstream);
         let times = &request.peer.times;
         let who = Who { holder: *holder, introduction: &introduction, times };
-        let wanted = Wanted { is_fresh: true, but: Some(number), ..wanted(request, upstream) };
+        let wanted = Wanted { is_fresh: true, but, needs_other, ..wanted(request, upstream) };
         upstream.checkout(&worker.pool, who, wanted).await
+    }
+
+    /// Whether the route has requests repeated that may do again what they have done.
+    #[inline]
+    pub(crate) fn repeats_all(&self) -> bool {
+        self.hooks.as_ref().is_some_and(|hooks| hooks.repeats_all())
     }
 
     /// The upstream, if it wants to know how exchanges end.
@@ -185,18 +192,44 @@ impl Destination {
         self.upstream(request).filter(|upstream| upstream.listens())
     }
 
-    /// Says how the target with the number `number` has answered what was sent to it at `began`.
-    #[cold]
-    pub(crate) fn hear_answer<S>(&self, request: &Request<'_, S>, number: usize, began: Instant) {
+    /// Whether the time to the head of its answer is of use.
+    #[inline]
+    pub(crate) fn is_timed<S>(&self, request: &Request<'_, S>) -> bool {
+        self.listener(request).is_some()
+            || self.hooks.as_ref().is_some_and(|hooks| hooks.hedging().is_some())
+    }
+
+    /// The origin with the number `number` has answered after that time.
+    pub(crate) fn answered<S>(&self, request: &Request<'_, S>, number: usize, time: Duration) {
+        if let Some(hooks) = &self.hooks
+            && hooks.hedged != Some(Hedged::Won)
+            && let Some(hedging) = hooks.hedging()
+        {
+            hedging.learn(hooks.upstream, time);
+        }
         if let Some(upstream) = self.listener(request) {
-            let us = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
+            let us = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
             upstream.hear(number, request.response.status < 500, Some(us));
         }
+    }
+
+    /// How long the first attempt is waited for alone, where there may be a second one beside it.
+    #[inline]
+    pub(crate) fn hedge_after<S>(&self, request: &Request<'_, S>) -> Option<Duration> {
+        self.hooks.as_ref()?.hedge_after(request)
     }
 
     /// What a 407 means: a parent proxy wants a password, which is no client's affair.
     pub(crate) fn refuses_us(&self, request: &Request<'_, impl ClientStream>) -> bool {
         matches!(&self.to, To::Target(forwarded) if forwarded.refuses_us(request))
+    }
+
+    /// How much of a request, and of an answer, its route buffers.
+    pub(crate) fn buffers<S>(&self, request: &Request<'_, S>) -> (u64, u64) {
+        let (Some(route), _) = self.indexes() else { return (0, 0) };
+        let routes = &request.peer.generation.config.routes;
+        let route = routes.get(route as usize);
+        route.map_or((0, 0), |route| (route.buffer_requests, route.buffer_responses))
     }
 
     /// The target as it is sent on.
@@ -250,6 +283,7 @@ impl Destination {
             host: host_rule(upstream.host(), &request.head, origin.map(|it| &*it.authority)),
             via: server.add_via.holds(false).then_some(server.via.as_bytes()),
             cdn_loop: Some(server.via.as_bytes()),
+            length: None,
             passes_trailers: upstream.traits.reads_trailers,
             is_last: request.has_odd_body() && !upstream.traits.reads_all_bodies,
             forwarded: Some(ForwardedFor { prefix, ..request.peer.forwarded_for() }),

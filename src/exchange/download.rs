@@ -5,6 +5,7 @@
 //! read to its end, before a slow client has taken it. An answer that its origin cuts short is cut
 //! short for the client too, in a way that cannot be taken for its end.
 
+use crate::exchange::ahead;
 use crate::exchange::destination::Destination;
 use crate::exchange::logged_in::logs_in;
 use crate::exchange::outcome::Outcome;
@@ -19,6 +20,7 @@ use crate::http::BodyLength;
 use crate::http::chunk_rules::ChunkRules;
 use crate::http::repair::Repairs;
 use crate::observe::connection_stats::WaitsOn;
+use crate::relay::held::Held;
 use crate::relay::outbox::Unsent;
 use crate::relay::side::Side;
 use crate::relay::{Control, Leftover, RelayError, Sender, Transfer};
@@ -75,6 +77,11 @@ pub(crate) async fn send_response(
         }
     } else {
         drop(buffer);
+        if let Some(held) = ahead::begin(request, destination.buffers(request).1, rest.as_deref()) {
+            let sound = (is_uploaded, reads_body);
+            let passed = pass_ahead(request, (lease, held), &body, (progress, sound), record);
+            return Ok(Box::pin(passed).await);
+        }
         if let Some(rest) = rest
             && let Err(fault) = send_rest(request, &rest).await
         {
@@ -92,6 +99,31 @@ pub(crate) async fn send_response(
         }
     }
     Ok(Outcome::Complete)
+}
+
+/// Passes the rest of a body on whose route buffers it.
+async fn pass_ahead(
+    request: &Request<'_, impl ClientStream>,
+    (lease, held): (Reached<'_>, Held),
+    body: &Body,
+    (progress, (is_uploaded, reads_body)): (&Progress, (bool, bool)),
+    record: &mut Record,
+) -> Outcome {
+    lease.begin_stream();
+    let control = &progress.download;
+    // It has been counted with the head.
+    let counted = held.len();
+    let finish = |lease: Reached<'_>, leftover| {
+        if is_sound(request, control.repairs.get()) && reads_body {
+            lease.finish(&request.response, is_uploaded, leftover == Leftover::Nothing);
+        }
+    };
+    let passed = ahead::pass(request, (lease, held), body, control, finish).await;
+    record.moved(0, control.sent.get().saturating_sub(counted));
+    match passed {
+        Ok(()) => Outcome::Complete,
+        Err(broken) => cut(request, &broken, record),
+    }
 }
 
 /// Counts what was mended in a body; whether its end is where its sender has meant it to be.

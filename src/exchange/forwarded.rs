@@ -193,6 +193,7 @@ impl ForwardRequest {
             host,
             via: server.add_via.holds(true).then_some(server.via.as_bytes()),
             cdn_loop: None,
+            length: None,
             passes_trailers: false,
             is_last: request.has_odd_body(),
             forwarded: config.forward.add_forwarded.then_some(request.peer.forwarded_for()),

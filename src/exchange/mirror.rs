@@ -109,6 +109,7 @@ fn how<'a>(
         host: host_rule(upstream.host(), &request.head, origin),
         via: server.add_via.holds(false).then_some(server.via.as_bytes()),
         cdn_loop: Some(server.via.as_bytes()),
+        length: None,
         passes_trailers: upstream.traits.reads_trailers,
         is_last: !may_rest(request, upstream),
         forwarded: Some(request.peer.forwarded_for()),

@@ -2,16 +2,20 @@
 //!
 //! In goes a request whose head is there; out comes what its client has got ([`Outcome`]).
 //! Route, check out, send, wait, deliver. A request is repeated once, on a new connection, where
-//! a reused one died before any byte of an answer and nothing is lost by asking again.
+//! a reused one died before any byte of an answer and nothing is lost by asking again; and where
+//! its route says so, at another origin first.
 //!
 //! Everything that waits here has a deadline, and every failure is a [`Fault`], whose answer is
 //! chosen in one place.
 
+mod ahead;
 pub(crate) mod auth_request;
+mod buffered;
 pub(crate) mod connect;
 pub(crate) mod destination;
 pub(crate) mod download;
 pub(crate) mod forwarded;
+pub(crate) mod hedge;
 pub(crate) mod hooked;
 pub(crate) mod logged_in;
 pub(crate) mod login;
@@ -25,6 +29,7 @@ pub(crate) mod request;
 pub(crate) mod respond;
 pub(crate) mod secure;
 mod seen;
+pub(crate) mod send;
 pub(crate) mod stream;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
@@ -42,8 +47,9 @@ use self::outcome::Outcome;
 use self::record::Record;
 use self::request::Request;
 use self::respond::{LocalEndpoint, Served};
+use self::send::send_request;
 use self::stream::{ClientStream, unless_gone};
-use self::upload::{Progress, RequestBody, Upload, put_body, upload_rest};
+use self::upload::{Progress, RequestBody, Upload, upload_rest};
 use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
 use crate::http::head::ResponseHead;
@@ -54,7 +60,7 @@ use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, WaitError, clock};
-use crate::upstream::h1::{self, AttemptError, Received, Reply, Terms};
+use crate::upstream::h1::{self, AttemptError, First, Received, Reply, Terms};
 use crate::upstream::lease::Lease;
 use crate::worker::slot::Reached;
 
@@ -126,11 +132,19 @@ async fn proxy(
     if request.head.body == BodyLength::Chunked {
         body.rules = destination.traits(request).request_chunks();
     }
-    let fault = match body.arrive(request, record).await {
-        Ok(()) => match try_until_served(request, &mut destination, &body, record).await {
-            Ok(outcome) => return Ok(outcome),
-            Err(fault) => fault,
-        },
+    let buffer = if body.goes_unchanged(request) { 0 } else { destination.buffers(request).0 };
+    let arrived = if buffer == 0 {
+        body.arrive(request, record).await
+    } else {
+        Box::pin(buffered::arrive(&mut body, request, record, buffer)).await
+    };
+    let served = match arrived {
+        Ok(()) => try_until_served(request, &mut destination, &body, record).await,
+        Err(fault) => Err(fault),
+    };
+    body.release(request.peer.stats);
+    let fault = match served {
+        Ok(outcome) => return Ok(outcome),
         Err(fault) => fault,
     };
     match &mut destination.hooks {
@@ -147,9 +161,9 @@ async fn try_until_served(
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
     let is_repeatable = body.is_whole() && request.head.method.is_idempotent();
+    let may_retry = is_repeatable || body.is_whole() && destination.repeats_all();
     let mut is_repeated = false;
-    // The origin that has ended a new connection without a word, once there was one.
-    let mut failed_origin = None;
+    let mut failed = None;
     loop {
         record.wait_for_pool(destination.indexes());
         let at_rest = if is_repeated {
@@ -162,7 +176,7 @@ async fn try_until_served(
         } else {
             // Pinned, because a future that is passed by value is copied.
             let checkout =
-                std::pin::pin!(check_out(request, destination, is_repeated, failed_origin));
+                std::pin::pin!(check_out(request, destination, is_repeated, failed.as_deref()));
             unless_gone(request, checkout).await
         };
         let lease = match lease {
@@ -190,23 +204,47 @@ async fn try_until_served(
             Err(failed) if request.peer.stats.is_ended() => return Err(failed.fault()),
             Err(AttemptError::NotSent) if may_repeat => {}
             Err(AttemptError::NoResponse(_)) if may_repeat && is_repeatable => {}
-            Err(AttemptError::RetryRequested) => {}
-            Err(failed @ (AttemptError::NotSent | AttemptError::NoResponse(_)))
+            Err(AttemptError::RetryRequested) => Failed::add(&mut failed, origin, false),
+            Err(error @ (AttemptError::NotSent | AttemptError::NoResponse(_)))
                 if is_new
                     && destination.failed(request, origin)
-                    && failed_origin.is_none()
-                    && (is_repeatable || matches!(failed, AttemptError::NotSent)) =>
+                    && !Failed::has_moved(failed.as_deref())
+                    && (is_repeatable || matches!(error, AttemptError::NotSent)) =>
             {
-                failed_origin = Some(origin);
+                Failed::add(&mut failed, origin, true);
             }
-            Err(failed) => {
-                let fault = failed.fault();
-                if !is_repeatable || !destination.should_retry(request, RetryTrigger::Fault(fault))
-                {
+            Err(error) => {
+                let fault = error.fault();
+                if !may_retry || !destination.should_retry(request, RetryTrigger::Fault(fault)) {
                     return Err(fault);
                 }
+                Failed::add(&mut failed, origin, false);
             }
         }
+    }
+}
+
+/// The origins that have failed a request.
+#[derive(Default)]
+struct Failed {
+    origins: Vec<usize>,
+    /// The last one has ended a new connection without a word: it is not asked again.
+    needs_other: bool,
+    /// That has happened before.
+    has_moved: bool,
+}
+
+impl Failed {
+    #[cold]
+    fn add(this: &mut Option<Box<Self>>, origin: usize, needs_other: bool) {
+        let this = this.get_or_insert_default();
+        this.origins.push(origin);
+        this.needs_other = needs_other;
+        this.has_moved |= needs_other;
+    }
+
+    fn has_moved(this: Option<&Self>) -> bool {
+        this.is_some_and(|failed| failed.has_moved)
     }
 }
 
@@ -214,10 +252,12 @@ async fn check_out(
     request: &Request<'_, impl ClientStream>,
     destination: &mut Destination,
     is_fresh: bool,
-    failed_origin: Option<usize>,
+    failed: Option<&Failed>,
 ) -> Result<Lease, Fault> {
-    match failed_origin {
-        Some(origin) => Box::pin(destination.checkout_other(request, origin)).await,
+    match failed {
+        Some(Failed { origins, needs_other, .. }) => {
+            Box::pin(destination.checkout_other(request, (origins, *needs_other))).await
+        }
         None => destination.checkout(request, is_fresh).await,
     }
 }
@@ -233,12 +273,15 @@ async fn attempt(
     let generation = request.peer.generation.clone();
     let mut lease = request.peer.slot.reach(lease);
     request.peer.stats.waits_on.set(WaitsOn::OriginToAnswer);
-    let origin = lease.origin();
-    let began = destination.listener(request).map(|_| Instant::now());
+    let began = destination.is_timed(request).then(Instant::now);
     send_request(request, &lease, destination, body).await?;
     lease.expect_reply();
+    if let Some(after) = destination.hedge_after(request) {
+        let hedged = hedge::race(request, &mut lease, destination, (body, after), record);
+        Box::pin(hedged).await?;
+    }
     let (client_socket, origin_socket) = (request.stream.socket().clone(), lease.socket().clone());
-    let progress = Progress::new(body.is_whole(), request.head.expects_continue);
+    let progress = Progress::new(body.goes_with_head(), request.head.expects_continue);
     let rest = std::pin::pin!(upload_rest(
         worker,
         (&generation.config.buffers, request.peer.times.read),
@@ -263,13 +306,16 @@ async fn attempt(
     // The client's side failed, or the origin took nothing for too long: no answer will make sense
     // any more, and the origin must not take what it has for the whole.
     let reply = upload.fault().map_or(reply, |fault| Err(fault.into()));
-    let reply = reply.map_err(|error: AttemptError| error.on(&origin_socket));
+    let reply = reply.map_err(|error: AttemptError| error.on(lease.socket()));
     if let (Some(began), Ok(_)) = (began, &reply) {
-        destination.hear_answer(request, origin, began);
+        destination.answered(request, lease.origin(), began.elapsed());
     }
     let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
         Ok(Verdict::Pass(buffer)) => {
             record.answered(request.response.status);
+            if is_uploaded {
+                body.release(request.peer.stats);
+            }
             // What outlives the download is made when that is gone, and can take its place.
             let sent = {
                 let (from, to) = ((lease, buffer), &*destination);
@@ -330,44 +376,21 @@ fn judge(
     })
 }
 
-/// Sends the head as the origin shall see it, with what of the body came with it.
-async fn send_request(
-    request: &Request<'_, impl ClientStream>,
-    lease: &Lease,
-    destination: &Destination,
-    body: &RequestBody,
-) -> Result<(), AttemptError> {
-    if request.peer.generation.times.differ {
-        lease.limit_write(request.peer.times.write);
-    }
-    let text = request.inbox.filled();
-    let head = &request.head;
-    h1::send(&request.peer.worker.outbox, request.peer.origin(lease.socket()), |out| {
-        if let Some(version) = destination.proxy_protocol(request, lease) {
-            request.peer.put_proxy_protocol(version, out);
-        }
-        let repeated = if destination.is_plain() { head.repeated() } else { None };
-        let repeated = repeated.map(|it| (it, request.peer.generation.id, lease.origin()));
-        request.sent_head.borrow_mut().put(repeated, out, |out| {
-            let path = destination.sent_path(head, text);
-            destination.put_request(request, &destination.rewrite(request, lease, &path), out);
-        });
-        put_body(request, body.in_inbox, body.rules, out);
-    })
-    .await
-}
-
 /// The response of an exchange.
 struct ExchangeReply<'r, 'c, S> {
     request: &'r mut Request<'c, S>,
     lease: &'r mut Lease,
     progress: &'r Progress,
-    destination: &'r Destination,
+    destination: &'r mut Destination,
 }
 
 impl<S: ClientStream> Reply for ExchangeReply<'_, '_, S> {
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.request.response
+    }
+
+    fn begun(&mut self) -> Option<First> {
+        self.destination.hooks.as_mut()?.first.take()
     }
 
     fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {

@@ -38,6 +38,9 @@ pub(crate) trait ClientStream: Sized {
         buffer: &HeadBuffer,
     ) -> Result<usize, Fault>;
 
+    /// Tells a client that waits for leave to send its body that it may; the bytes that were sent.
+    async fn grant_continue(&self, request: &Request<'_, Self>) -> Result<usize, Fault>;
+
     /// Passes an origin's response on whose head is `request.response`, with what of its body came
     /// behind the head. `put` appends the head as it is said how.
     fn send_head(

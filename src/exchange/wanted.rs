@@ -14,7 +14,7 @@ use crate::upstream::{Upstream, Wanted};
 /// To whom the request is to go, as far as it says so itself: what it is kept together with, and
 /// whom its client is kept with.
 #[inline]
-pub(super) fn wanted<S>(request: &Request<'_, S>, upstream: &Upstream) -> Wanted {
+pub(super) fn wanted<S>(request: &Request<'_, S>, upstream: &Upstream) -> Wanted<'static> {
     Wanted {
         key: upstream.hash_key().map_or(0, |key| hash_of(request, key)),
         mark: upstream.sticky().and_then(|sticky| kept_with(request, sticky)).map(|(mark, _)| mark),

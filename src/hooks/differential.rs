@@ -221,6 +221,7 @@ proptest! {
             host: if is_host_set { HostRule::Set(b"o:1") } else { HostRule::Pass },
             via: Some(b"ringway"),
             cdn_loop: None,
+            length: None,
             passes_trailers: false,
             is_last: false,
             forwarded: Some(ForwardedFor {

@@ -24,7 +24,7 @@
 //!  forward_auth              what the upstream says, or 503
 //!  custom                    on_request, in the order in which they are listed
 //!  respond                   the route's content, so for those who may see it
-//!  split, mirror, retry      where it goes
+//!  split, mirror, retry      where it goes, and how often
 //!  rewrite                   as which path
 //!  request_headers           rename, remove, set, add
 //! ```
@@ -51,6 +51,7 @@ pub mod custom;
 mod differential;
 mod edits;
 mod guards;
+mod hedge;
 mod plan;
 #[cfg(test)]
 mod properties;
@@ -71,6 +72,7 @@ pub use self::auth_request::{AuthDecision, AuthRequest};
 pub(crate) use self::clients::ClientPermit;
 pub use self::clients::Clients;
 pub use self::edits::Edits;
+pub use self::hedge::{Hedged, Hedging};
 pub use self::plan::{Choice, Hooked, Login};
 pub use self::rate::RateLimit;
 pub use self::request_view::{HookState, RequestView};

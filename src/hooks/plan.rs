@@ -127,7 +127,7 @@ pub(super) fn compile(
         upstream: (route.upstream, upstream_name(route.upstream)),
         names_upstream: says(layers, &Variable::Upstream),
         mirror: strongest(layers, |layer| layer.mirror.as_ref()).cloned(),
-        retry: strongest(layers, |layer| layer.retry.as_ref()).map(Retry::new),
+        retry: None,
         rewrite: rewrite
             .map(|rewrite| {
                 let from = if route.strip_prefix { "" } else { route.exact_path().0 };
@@ -141,6 +141,9 @@ pub(super) fn compile(
         pages: pages.map(Pages::load).transpose()?.unwrap_or_default(),
         route: name.into(),
     };
+    let retry = strongest(layers, |layer| layer.retry.as_ref());
+    let upstreams = hooked.arms().map(|(upstream, _)| upstream).chain([route.upstream]).collect();
+    hooked.retry = retry.map(|retry| Retry::new(retry, upstreams));
     hooked.compile_id(layers);
     hooked.request_edits = hooked.request_wishes(layers).compile();
     hooked.response_edits = hooked.response_wishes(layers).compile();
@@ -486,6 +489,7 @@ impl Hooked {
             + self.response_edits.bytes()
             + self.pages.bytes()
             + self.respond.as_ref().map_or(0, Prepared::bytes)
+            + self.retry.as_ref().map_or(0, Retry::bytes)
     }
 }
 

@@ -49,6 +49,7 @@ pub struct RequestHead {
     /// The client waits for a 100 before it sends the body. Never so for HTTP/1.0, whose
     /// expectations are to be ignored (RFC 9110 §10.1.1).
     pub expects_continue: bool,
+    /// What it expects is nothing, or has been granted: no origin is told of it.
     pub has_empty_expect: bool,
     /// Read for OPTIONS and TRACE only. Zero: the request is not to be forwarded.
     pub max_forwards: Option<u64>,
@@ -99,6 +100,14 @@ impl RequestHead {
     /// Says what becomes of fields in heads that are read from now on whose names have a `_`.
     pub fn set_underscores(&mut self, underscores: Underscores) {
         self.fields.set_underscores(underscores);
+        self.cache.forget();
+    }
+
+    /// The client has been sent the 100 that it waited for. The same head is read anew when it comes
+    /// again: what is known of it does not hold for that.
+    pub fn grant_continue(&mut self) {
+        self.expects_continue = false;
+        self.has_empty_expect = true;
         self.cache.forget();
     }
 

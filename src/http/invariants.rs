@@ -61,6 +61,7 @@ pub fn request_head(input: &[u8]) {
                 host,
                 via: Some(b"ringway"),
                 cdn_loop: None,
+                length: None,
                 passes_trailers: false,
                 is_last: false,
                 forwarded: Some(forwarded),

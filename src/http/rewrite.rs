@@ -51,6 +51,8 @@ pub struct RequestRewrite<'a> {
     pub cdn_loop: Option<&'a [u8]>,
     /// Trailers of the request go on: what is said of them does too.
     pub passes_trailers: bool,
+    /// The length of a body that came in chunks and goes on without them.
+    pub length: Option<u64>,
     /// Say that no other request follows.
     pub is_last: bool,
     /// `None` leaves it to the client what it says of itself and of those before it.
@@ -112,7 +114,10 @@ pub fn request_edited(
     }
 
     let added = out.len();
-    put_framing(out, head.body, &head.fields);
+    match how.length {
+        None => put_framing(out, head.body, &head.fields),
+        Some(length) => put_length(out, length),
+    }
     if let Some(forwards) = head.max_forwards {
         put(out, [b"Max-Forwards: "]);
         put_decimal(out, forwards.saturating_sub(1));
@@ -401,12 +406,17 @@ fn put_framing(out: &mut Vec<u8>, body: BodyLength, fields: &Fields) {
     match body {
         BodyLength::Chunked => put(out, [b"Transfer-Encoding: chunked\r\n"]),
         BodyLength::Exact(length) if fields.has(FieldName::PaddedLength) => {
-            put(out, [b"Content-Length: "]);
-            put_decimal(out, length);
-            put(out, [LINE_END]);
+            put_length(out, length);
         }
         BodyLength::Exact(_) | BodyLength::Empty | BodyLength::UntilClose => {}
     }
+}
+
+#[cold]
+fn put_length(out: &mut Vec<u8>, length: u64) {
+    put(out, [b"Content-Length: "]);
+    put_decimal(out, length);
+    put(out, [LINE_END]);
 }
 
 /// The offer, or the choice, of another protocol (RFC 9110 §7.8).
@@ -517,6 +527,7 @@ mod tests {
             host,
             via: Some(b"ringway"),
             cdn_loop: None,
+            length: None,
             passes_trailers: false,
             is_last: false,
             forwarded: Some(ForwardedFor {
@@ -823,6 +834,7 @@ mod tests {
                 host: HostRule::Pass,
                 via: Some(b"r"),
                 cdn_loop: None,
+                length: None,
                 passes_trailers: false,
                 is_last: false,
                 forwarded: None,

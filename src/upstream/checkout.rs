@@ -23,7 +23,7 @@ impl Upstream {
         &self,
         pool: &Rc<Pool>,
         holder: Holder,
-        wanted: impl FnOnce() -> Wanted,
+        wanted: impl FnOnce() -> Wanted<'static>,
     ) -> Option<Lease> {
         if self.config.proxy_protocol.is_some() {
             return None;
@@ -66,11 +66,11 @@ impl Upstream {
         &self,
         pool: &Rc<Pool>,
         who: Who<'_>,
-        wish: Wanted,
+        wish: Wanted<'_>,
     ) -> Result<Lease, Fault> {
         self.follow(pool);
         let is_fresh = wish.is_fresh || self.config.proxy_protocol.is_some();
-        let mut tried: Vec<usize> = wish.but.into_iter().collect();
+        let mut tried: Vec<usize> = self.spared(&wish).to_vec();
         let chosen = self.chosen.take().filter(|number| !tried.contains(number));
         let first = chosen.and_then(|number| self.member(number));
         let Some(first) = first.or_else(|| self.choose(pool, wish, &tried)) else {

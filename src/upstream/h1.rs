@@ -123,6 +123,11 @@ pub(crate) trait Reply {
     /// Where its head is read into.
     fn head(&mut self) -> &mut ResponseHead;
 
+    /// The first bytes of it, where they have come already.
+    fn begun(&mut self) -> Option<First> {
+        None
+    }
+
     /// Begins to wait for bytes of it: for the first ones, or for more than `buffer` has. The wait
     /// itself comes back, because most responses come within it, and a future around it costs.
     fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault>;
@@ -146,8 +151,11 @@ pub(crate) trait Reply {
     }
 }
 
-/// What a wait for bytes came to; an error where it was given up.
-pub(crate) type Received = Result<(Result<usize, WaitError>, HeadBuffer), Fault>;
+/// What a wait for bytes came to.
+pub(crate) type First = (Result<usize, WaitError>, HeadBuffer);
+
+/// The same; an error where it was given up.
+pub(crate) type Received = Result<First, Fault>;
 
 /// Reads until the head of the final response is there, at the beginning of the buffer.
 pub(crate) async fn read_head(
@@ -161,7 +169,10 @@ pub(crate) async fn read_head(
     reply.head().reset();
     let mut buffer = None;
     loop {
-        let (mut received, mut filled) = reply.recv(buffer)?.await;
+        let (mut received, mut filled) = match reply.begun() {
+            Some(begun) => begun,
+            None => reply.recv(buffer)?.await,
+        };
         if matches!(received, Err(WaitError::Expired)) {
             (received, filled) = reply.recv_late(filled).await?;
         }

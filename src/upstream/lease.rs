@@ -4,7 +4,9 @@
 //! answer through it, and gives it back when the answer has been read to its end. Dropped instead,
 //! the connection is closed.
 
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
@@ -71,6 +73,29 @@ impl Lease {
     pub fn expect_reply(&mut self) {
         if self.reply.is_none() {
             self.reply = Some(self.socket.start_recv(self.pool.heads.lease()));
+        }
+    }
+
+    /// Looks whether bytes of the answer, or its end, have come, and arranges to be woken by them.
+    /// Nothing is lost where nobody looks again: the receive stays with the lease.
+    pub fn poll_reply(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<(std::io::Result<usize>, HeadBuffer)> {
+        loop {
+            self.expect_reply();
+            let reply = self.reply.as_mut().expect("expect_reply has begun one");
+            let (received, buffer) = ready!(Pin::new(reply).poll(cx));
+            self.reply = match &received {
+                // The sweep had told it to give its buffer back just before the checkout.
+                Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {
+                    Some(self.socket.start_recv(buffer))
+                }
+                _ => {
+                    self.reply = None;
+                    return Poll::Ready((received, buffer));
+                }
+            };
         }
     }
 

@@ -29,6 +29,7 @@ pub(crate) mod quota;
 mod race;
 pub(crate) mod resolver;
 mod roster;
+mod second;
 mod secure;
 pub(crate) mod sticky;
 pub(crate) mod tallies;
@@ -309,11 +310,13 @@ impl Upstream {
 
 /// What a checkout is to be.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct Wanted<'a> {
     /// One that has carried no exchange yet.
     pub is_fresh: bool,
-    /// To another target than the one with this number.
-    pub but: Option<usize>,
+    /// To another target than those with these numbers, where another one may be asked.
+    pub but: &'a [usize],
+    /// To none of those, whatever else there is.
+    pub needs_other: bool,
     /// What the request is kept together with.
     pub key: u64,
     /// To the target with this mark, if that may be asked.

@@ -103,6 +103,20 @@ impl Race<'_> {
         }
     }
 
+    /// Connects to `member` and to nobody else.
+    pub(super) async fn single(&self, member: Member, permit: Permit) -> Result<Lease, Fault> {
+        let Ended { member, outcome, .. } = self.attempt(member, permit, Instant::now()).await;
+        let change = match &outcome {
+            Ok(_) => member.target.connected(clock::coarse_ms()),
+            Err(failed) if failed.is_origin_local() => {
+                member.target.failed(clock::coarse_ms(), self.upstream.config.fail_timeout)
+            }
+            Err(_) => None,
+        };
+        self.upstream.announce(&member, change);
+        outcome
+    }
+
     /// The right to open a connection; a second one is not waited for.
     async fn permit(&self, member: &Member, is_first: bool) -> Result<Option<Permitted>, Fault> {
         if is_first {

@@ -65,7 +65,12 @@ impl Upstream {
     }
 
     /// Whom the request is kept with, or whose turn it is.
-    pub(super) fn choose(&self, pool: &Pool, wanted: Wanted, tried: &[usize]) -> Option<Member> {
+    pub(super) fn choose(
+        &self,
+        pool: &Pool,
+        wanted: Wanted<'_>,
+        tried: &[usize],
+    ) -> Option<Member> {
         let kept = wanted.mark.and_then(|mark| self.kept(mark, tried));
         kept.or_else(|| self.pick(pool, wanted.key, tried))
     }

@@ -41,6 +41,7 @@ mod real_tools;
 mod refusal;
 mod regression;
 mod reload;
+mod retry;
 mod reverse;
 mod room;
 mod script;

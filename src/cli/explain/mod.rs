@@ -275,6 +275,7 @@ impl Case<'_> {
             host,
             via: server.add_via.holds(is_forward).then_some(server.via.as_bytes()),
             cdn_loop: (!is_forward).then_some(server.via.as_bytes()),
+            length: None,
             passes_trailers: false,
             is_last: false,
             forwarded: is_told_who.then_some(forwarded),

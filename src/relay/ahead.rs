@@ -1,0 +1,260 @@
+//! Moves a body whose receiver may be slower than its sender, and is not to keep that one.
+//!
+//! In goes a transfer with what may be held of its body; what has come is sent at once as far as
+//! the receiver takes it, and held beyond that, up to the bound. Whoever lent the sender's
+//! connection is told as soon as the body has come to its end. Where there is no memory to hold
+//! anything, what is held goes out and the rest is left to a transfer that holds nothing.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+
+use super::coding::{Decoder, Encoding, limit_to_body};
+use super::error::RelayError;
+use super::held::{Held, PIECE_BYTES};
+use super::steps::add;
+use super::waiting::Stall;
+use super::{Leftover, Pace, TURN_BYTES, Transfer, Window};
+use crate::ring::clock;
+use crate::ring::waits::turn;
+
+/// How far a body has come.
+pub(crate) enum Come {
+    /// To its end.
+    All(Leftover),
+    /// There is no memory to hold more: the decoder stands where the rest begins.
+    Some(Decoder),
+}
+
+/// What both directions know.
+struct Ahead<'a> {
+    held: &'a RefCell<Held>,
+    /// Counts what either side does that the other may wait for.
+    changes: Cell<u64>,
+    /// Nothing more will be held.
+    is_filled: Cell<bool>,
+}
+
+impl Ahead<'_> {
+    fn changed(&self) {
+        self.changes.set(self.changes.get() + 1);
+    }
+
+    /// Waits until `is_so`: whoever drives both sides asks after every change.
+    async fn until(&self, is_so: impl Fn(&Held) -> bool) {
+        poll_fn(|_| if is_so(&self.held.borrow()) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+}
+
+/// Room that is left beyond what is received: for the framing of a chunk.
+const MARGIN: usize = 64;
+
+/// Less room than this is not worth a look at the sender's socket.
+const LEAST: usize = 2048;
+
+impl Transfer<'_> {
+    /// Moves the rest of the body through `held`, and says by `has_come` that the sender has given
+    /// all of it, while the receiver may still be taking it.
+    pub(crate) async fn run_ahead(
+        &self,
+        (decoder, encoding): (Decoder, Encoding),
+        held: Held,
+        has_come: impl FnOnce(Leftover),
+    ) -> Result<Come, RelayError> {
+        let held = &RefCell::new(held);
+        let ahead = Ahead { held, changes: Cell::new(0), is_filled: Cell::new(false) };
+        let mut filling = std::pin::pin!(self.fill(&ahead, decoder, encoding));
+        let mut draining = std::pin::pin!(self.drain(&ahead));
+        let (mut come, mut has_come) = (None, Some(has_come));
+        let drained = poll_fn(|cx| {
+            loop {
+                let before = ahead.changes.get();
+                if come.is_none()
+                    && let Poll::Ready(filled) = filling.as_mut().poll(cx)
+                {
+                    if let (Ok(Come::All(leftover)), Some(has_come)) = (&filled, has_come.take()) {
+                        has_come(*leftover);
+                    }
+                    come = Some(filled);
+                    ahead.is_filled.set(true);
+                    ahead.changed();
+                }
+                if let Poll::Ready(drained) = draining.as_mut().poll(cx) {
+                    return Poll::Ready(drained);
+                }
+                if ahead.changes.get() == before {
+                    return Poll::Pending;
+                }
+            }
+        });
+        let drained = drained.await;
+        if come.is_none() {
+            // Ends what is pending on the sender's socket; the flag, what would begin after it.
+            self.control.is_over.set(true);
+            self.from.interrupt(self.to.deadlines);
+            come = Some(filling.await);
+        }
+        drained?;
+        come.unwrap_or(Err(RelayError::Interrupted))
+    }
+
+    /// Takes the body from its sender as fast as there is room for it.
+    async fn fill(
+        &self,
+        ahead: &Ahead<'_>,
+        mut decoder: Decoder,
+        encoding: Encoding,
+    ) -> Result<Come, RelayError> {
+        let mut pace = Pace::new(Window { chunks: 1, chunks_max: 1 });
+        let (mut turn_bytes, mut is_clean) = (0, true);
+        let mut scratch = Scratch::for_body(&decoder, encoding);
+        while !decoder.is_done() {
+            if turn_bytes >= TURN_BYTES {
+                turn_bytes = 0;
+                turn().await;
+            }
+            ahead.until(|held| !held.is_full() || self.is_over()).await;
+            if self.is_over() {
+                return Err(RelayError::Interrupted);
+            }
+            match self.take(&mut ahead.held.borrow_mut(), &mut decoder, encoding, &mut scratch)? {
+                Took::Bytes { bytes, excess } => {
+                    turn_bytes += bytes;
+                    is_clean &= excess == 0;
+                    self.count_moved(&mut pace, bytes);
+                    ahead.changed();
+                }
+                Took::Nothing => {
+                    turn_bytes = 0;
+                    ahead.held.borrow_mut().release_spare();
+                    self.wait_for_sender(&pace).await?;
+                }
+                Took::End if matches!(decoder, Decoder::UntilClose) => break,
+                Took::End if self.is_over() => return Err(RelayError::Interrupted),
+                Took::End => return Err(RelayError::FromEnded),
+                Took::NoMemory => {
+                    ahead.until(|held| held.is_empty() || self.is_over()).await;
+                    return if self.is_over() {
+                        Err(RelayError::Interrupted)
+                    } else {
+                        Ok(Come::Some(decoder))
+                    };
+                }
+            }
+        }
+        self.control.repairs.set(decoder.repairs());
+        ahead.held.borrow_mut().release_spare();
+        Ok(Come::All(if is_clean { Leftover::Nothing } else { Leftover::Excess }))
+    }
+
+    /// Takes one piece of the body, in its outgoing form.
+    fn take(
+        &self,
+        held: &mut Held,
+        decoder: &mut Decoder,
+        encoding: Encoding,
+        scratch: &mut Scratch,
+    ) -> Result<Took, RelayError> {
+        let margin = if scratch.is_needed { MARGIN } else { 0 };
+        let left = usize::try_from(held.left()).unwrap_or(PIECE_BYTES);
+        let most = limit_to_body(decoder, PIECE_BYTES - margin).min(left) + margin;
+        // A piece serves until little of it is left.
+        let room = held.room(most.min(LEAST), most);
+        if room.is_empty() {
+            return Ok(Took::NoMemory);
+        }
+        let most = room.len() - margin;
+        let target = if scratch.is_needed { &mut scratch.come[..most] } else { &mut *room };
+        let received = match self.from.try_recv(target) {
+            Ok(0) => return Ok(Took::End),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Took::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(RelayError::FromEnded);
+            }
+            Err(_) => return Err(RelayError::FromFailed),
+        };
+        add(&self.control.received, received);
+        if !scratch.is_needed {
+            let decoded = decoder.advance(&room[..received]).map_err(RelayError::Framing)?;
+            held.fill(decoded.used);
+            return Ok(Took::Bytes { bytes: received, excess: received - decoded.used });
+        }
+        scratch.framed.clear();
+        let input = &scratch.come[..received];
+        let decoded = encoding.append(decoder, input, &mut scratch.framed);
+        let decoded = decoded.map_err(RelayError::Framing)?;
+        let framed = scratch.framed.len();
+        room[..framed].copy_from_slice(&scratch.framed);
+        held.fill(framed);
+        Ok(Took::Bytes { bytes: received, excess: received - decoded.used })
+    }
+
+    /// Sends what is held as far as the receiver takes it, until nothing more will be.
+    async fn drain(&self, ahead: &Ahead<'_>) -> Result<(), RelayError> {
+        let (stall, began_ms) = (Stall::default(), clock::coarse_ms());
+        let mut turn_bytes = 0;
+        loop {
+            ahead.until(|held| !held.is_empty() || ahead.is_filled.get()).await;
+            if self.is_over() {
+                return Err(RelayError::Interrupted);
+            }
+            if turn_bytes >= TURN_BYTES {
+                turn_bytes = 0;
+                turn().await;
+            }
+            let sent = {
+                let held = ahead.held.borrow();
+                if held.is_empty() {
+                    return Ok(());
+                }
+                self.to.socket.try_send(held.front())
+            };
+            match sent {
+                Ok(count) => {
+                    ahead.held.borrow_mut().consume(count);
+                    add(&self.control.sent, count);
+                    turn_bytes += count;
+                    stall.end();
+                    ahead.changed();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    turn_bytes = 0;
+                    self.control.is_sending.set(true);
+                    let wait = self.to.writable(&stall, began_ms, || self.is_over()).await;
+                    self.control.is_sending.set(false);
+                    wait.map_err(RelayError::of_receiver)?;
+                }
+                Err(_) => return Err(RelayError::ToFailed),
+            }
+        }
+    }
+}
+
+/// What a look at the sender's socket has brought.
+enum Took {
+    /// `excess` of them lie behind the body's end.
+    Bytes {
+        bytes: usize,
+        excess: usize,
+    },
+    Nothing,
+    End,
+    NoMemory,
+}
+
+/// Where bytes lie that do not go on as they came.
+struct Scratch {
+    is_needed: bool,
+    come: Vec<u8>,
+    framed: Vec<u8>,
+}
+
+impl Scratch {
+    fn for_body(decoder: &Decoder, encoding: Encoding) -> Self {
+        let is_needed = encoding != Encoding::AsIs || decoder.is_sieve();
+        let come = if is_needed { vec![0; PIECE_BYTES] } else { Vec::new() };
+        Self { is_needed, come, framed: Vec::new() }
+    }
+}
