@@ -22,7 +22,7 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
     let figures = proxy.shared.pool.figures();
     let upstreams = snapshot.upstreams.iter().map(|plan| {
         let targets = plan.targets().map(|(origin, target)| {
-            let up_seconds = now.saturating_sub(target.up_since_ms()) / 1_000;
+            let up_seconds = || now.saturating_sub(target.up_since_ms()) / 1_000;
             json!({
                 "origin": origin.url,
                 "server": origin.is_server.then_some(&*origin.authority),
@@ -38,7 +38,7 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
                 "connections": origin.quota.open(),
                 "max_connections": origin.quota.max(),
                 "learnt": learnt(&target, now),
-                "up_seconds": target.is_sound().then_some(up_seconds),
+                "up_seconds": target.is_sound().then(up_seconds),
             })
         });
         let name = format!("{UPSTREAM}{}", plan.config.name);
