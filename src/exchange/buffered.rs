@@ -66,7 +66,7 @@ async fn take(
 ) -> Result<(), Fault> {
     let (worker, stats) = (request.peer.worker, request.peer.stats);
     let socket = request.stream.socket();
-    let silence = request.peer.generation.config.timeouts.read;
+    let silence = request.peer.times.read;
     let mut turn_bytes = 0;
     while !body.is_whole() && !held.is_full() {
         if turn_bytes >= TURN_BYTES {

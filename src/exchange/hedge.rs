@@ -47,7 +47,7 @@ pub(super) async fn race(
     let (origin, mut hedged) = (lease.origin(), None);
     let raced = {
         let raced = raced(request, lease, destination, (body, after), &mut hedged);
-        let limit = request.peer.generation.config.timeouts.read;
+        let limit = request.peer.times.read;
         let raced = tokio::time::timeout(limit, raced);
         unless_gone(request, async { raced.await.unwrap_or(Err(Fault::OriginReadTimeout)) }).await
     };
