@@ -274,6 +274,7 @@ impl Default for StatsConfig {
 /// below 80 % of its threshold.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct AlertsConfig {
     /// Share of 5xx among the answers. 0 to 1; 0 is off.
     #[serde(with = "As::<Share>")]

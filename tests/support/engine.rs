@@ -101,7 +101,7 @@ impl Engine {
     /// Says this where events are listened to, and waits until somebody does.
     pub(crate) fn say(&self, event: &str) {
         wait_until("somebody to listen to events", || !self.lock().events.is_empty());
-        for mut stream in self.lock().events.iter() {
+        for mut stream in &self.lock().events {
             // Whoever has hung up does not hear it.
             let _ = stream.write_all(event.as_bytes());
         }
@@ -157,7 +157,7 @@ fn answer(mut stream: UnixStream, state: &Mutex<State>) -> std::io::Result<()> {
     if is_endless {
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n[")?;
         loop {
-            stream.write_all(&[b' '; 64 * 1024])?;
+            stream.write_all(&[b' '; 8 * 1024])?;
         }
     }
     let plain = || format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
