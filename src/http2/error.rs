@@ -195,6 +195,8 @@ pub(crate) enum Malformed {
     ConnectionField,
     Te,
     ContentLength,
+    /// A head where a tunnel has begun (RFC 9113 §8.5).
+    InTunnel,
     /// A second head that is not the last, or an interim one that is.
     EndMissing,
 }
@@ -217,6 +219,7 @@ impl Malformed {
             Self::ConnectionField => "connection_field",
             Self::Te => "te",
             Self::ContentLength => "content_length",
+            Self::InTunnel => "in_tunnel",
             Self::EndMissing => "end_missing",
         }
     }
@@ -235,6 +238,8 @@ pub(crate) enum GuardReason {
     EmptyData,
     /// Frames for streams that have ended.
     LateFrames,
+    /// An origin says again and again that it will answer.
+    InterimResponses,
     /// A head in too many frames.
     ContinuationCount,
     /// A head of too many bytes, as it came.
@@ -256,6 +261,7 @@ impl GuardReason {
             Self::WindowUpdates => "window_updates",
             Self::EmptyData => "empty_data",
             Self::LateFrames => "late_frames",
+            Self::InterimResponses => "interim_responses",
             Self::ContinuationCount => "continuation_count",
             Self::BlockBytes => "block_bytes",
             Self::SettingsCount => "settings_count",

@@ -69,7 +69,7 @@ impl Bucket {
 }
 
 /// The classes, in the order of their buckets.
-const CLASSES: [GuardReason; 8] = [
+const CLASSES: [GuardReason; 9] = [
     GuardReason::Resets,
     GuardReason::Settings,
     GuardReason::Ping,
@@ -78,6 +78,7 @@ const CLASSES: [GuardReason; 8] = [
     GuardReason::WindowUpdates,
     GuardReason::EmptyData,
     GuardReason::LateFrames,
+    GuardReason::InterimResponses,
 ];
 
 /// The buckets of a connection.
@@ -114,6 +115,12 @@ impl Guard {
         }
     }
 
+    /// We have asked for something.
+    #[inline]
+    pub(crate) fn earn_by_question(&mut self) {
+        self.buckets[8].earn(EARNED_BY_REQUEST);
+    }
+
     /// A frame of data with something in it has been sent.
     #[inline]
     pub(crate) fn earn_by_data(&mut self) {
@@ -126,6 +133,7 @@ impl Guard {
 const _: () = assert!(matches!(CLASSES[2], GuardReason::Ping));
 const _: () = assert!(matches!(CLASSES[3], GuardReason::Priority));
 const _: () = assert!(matches!(CLASSES[5], GuardReason::WindowUpdates));
+const _: () = assert!(matches!(CLASSES[8], GuardReason::InterimResponses));
 
 #[cfg(test)]
 mod tests {

@@ -142,7 +142,11 @@ impl Session {
         let is_response = self.role == Role::Client && !state.is_answered;
         let expected = if is_response { Expected::Response } else { Expected::Trailers };
         let read = self.decode(expected, bytes, text)?;
+        if matches!(&read, Ok(message) if is_response && message.status < 200) {
+            self.count(GuardReason::InterimResponses, now_ms)?;
+        }
         let taken = match read {
+            _ if state.is_tunnel && !is_response => Err(malformed(Malformed::InTunnel)),
             Err(no_message) => Err(refusal(no_message)),
             Ok(message) if is_response => self.take_response(key, is_end, &message),
             Ok(message) => self.take_trailers(key, is_end, &message),
@@ -172,7 +176,8 @@ impl Session {
         let state = &mut stream.state;
         state.is_answered = true;
         let has_no_body = state.is_head_request || matches!(status, 204 | 304);
-        let is_tunnel = state.is_tunnel && (200..300).contains(&status);
+        state.is_tunnel &= (200..300).contains(&status);
+        let is_tunnel = state.is_tunnel;
         stream.left = match message.length {
             _ if has_no_body => 0,
             _ if is_tunnel => UNANNOUNCED,

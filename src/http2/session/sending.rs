@@ -133,6 +133,7 @@ impl Session {
         self.can_open()?;
         let mut stream = self.fresh_stream(self.next_id);
         self.next_id += 2;
+        self.guard.earn_by_question();
         stream.state.is_head_request = question.method == b"HEAD";
         stream.state.is_tunnel = !matches!(question.kind, QuestionKind::Plain { .. });
         let key = self.streams.insert(stream);
@@ -284,9 +285,14 @@ impl Session {
         self.streams.count()
     }
 
-    /// Whether a head has begun that is not whole: its sender has a deadline.
-    pub(crate) fn is_within_head(&self) -> bool {
-        self.block.is_some() || matches!(self.stage, Stage::Preface { .. })
+    /// Whether something has begun that is of no use before it is whole, as heads are and bodies
+    /// are not: its sender has a deadline.
+    pub(crate) fn awaits_rest(&self) -> bool {
+        match self.stage {
+            Stage::Preface { .. } | Stage::Payload { .. } => true,
+            Stage::Head { count, .. } => count > 0 || self.block.is_some(),
+            Stage::Data(_) | Stage::Skip { .. } => false,
+        }
     }
 
     /// Whether nothing more will be sent on a stream in either direction, or it is not held.

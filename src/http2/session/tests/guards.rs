@@ -186,6 +186,17 @@ fn an_origin_can_flood_no_more_than_a_client() {
 }
 
 #[test]
+fn an_origin_that_never_comes_to_its_answer_is_stopped() {
+    let mut wire = Wire::new(Role::Client);
+    super::messages::ask(&mut wire, "GET", true);
+    let early_hints = frame(HEADERS, END_HEADERS, 1, &block(&[(":status", "103")]));
+    let rounds = attack_on(&mut wire, GuardReason::InterimResponses, &mut |wire, _| {
+        wire.feed(&early_hints);
+    });
+    assert_eq!(rounds, FRAMES_BURST);
+}
+
+#[test]
 fn too_many_settings_in_one_frame_are_stopped() {
     let rounds = attack(GuardReason::SettingsCount, |wire, round| {
         wire.feed(&settings(&vec![(0xff00, 0); 30 + round as usize]));

@@ -373,6 +373,22 @@ fn what_we_announce_is_what_we_hold_the_peer_to() {
 }
 
 #[test]
+fn what_has_begun_and_is_of_no_use_is_told_so_that_it_has_a_deadline() {
+    let mut wire = Wire::fresh(Role::Server, Terms::default());
+    assert!(wire.session.awaits_rest());
+    wire.feed(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    wire.feed(&[settings(&[]), settings_ack()].concat());
+    assert!(!wire.session.awaits_rest());
+    let head = [frame(HEADERS, 0, 1, &POST[..2]), frame(CONTINUATION, 4, 1, &POST[2..])].concat();
+    for byte in &head {
+        wire.feed(&[*byte]);
+        assert_eq!(wire.session.awaits_rest(), wire.keys.is_empty());
+    }
+    wire.feed(&frame(DATA, 0, 1, b"abc")[..10]);
+    assert!(!wire.session.awaits_rest(), "a body is of use as it comes");
+}
+
+#[test]
 fn fewer_streams_are_announced_and_held_to() {
     let mut wire = Wire::new(Role::Server);
     wire.session.limit_streams(1);

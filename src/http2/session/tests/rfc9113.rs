@@ -156,6 +156,19 @@ fn section_5_1_states_of_streams() {
             &[post(1), reset.clone(), window_update(1, 1), reset.clone()],
             NOTHING,
         ),
+        server(
+            "8.5 a head within a tunnel",
+            &[
+                frame(
+                    HEADERS,
+                    END_HEADERS,
+                    1,
+                    &block(&[(":method", "CONNECT"), (":authority", "a")]),
+                ),
+                frame(HEADERS, END, 1, &block(&[("x", "y")])),
+            ],
+            "RST_STREAM 1 PROTOCOL_ERROR",
+        ),
         server("5.1.1 an even stream", &[get(2)], "GOAWAY 0 PROTOCOL_ERROR"),
         server("5.1.1 back", &[get(5), get(3)], "GOAWAY 5 PROTOCOL_ERROR"),
         server("5.1.1 stream 0", &[frame(HEADERS, END, 0, GET)], "GOAWAY 0 PROTOCOL_ERROR"),
