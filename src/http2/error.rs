@@ -134,8 +134,6 @@ pub(crate) enum Cause {
     Guard(GuardReason),
     /// The peer gave the stream up.
     ResetByPeer,
-    /// We gave the stream up for reasons of our own.
-    ResetByUs,
 }
 
 impl Cause {
@@ -167,7 +165,6 @@ impl Cause {
             Self::Priority => "priority",
             Self::Guard(reason) => reason.as_str(),
             Self::ResetByPeer => "reset_by_peer",
-            Self::ResetByUs => "reset_by_us",
         }
     }
 }

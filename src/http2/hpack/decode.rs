@@ -231,9 +231,9 @@ mod tests {
 
     fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<String>, HpackError> {
         let (mut fields, mut text) = (Fields::default(), b"before".to_vec());
-        let decoded = decoder.decode(block, &mut text, 5000, &mut fields);
-        assert!(decoded.is_err() || text == b"before");
-        decoded.map(|()| fields.lines)
+        let result = decoder.decode(block, &mut text, 5000, &mut fields);
+        assert!(result.is_err() || text == b"before");
+        result.map(|()| fields.lines)
     }
 
     fn hex(text: &str) -> Vec<u8> {

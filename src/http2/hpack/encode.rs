@@ -257,6 +257,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_encoded_once_may_be_said_again() {
+        let mut fields = Vec::new();
+        Block::new(&mut fields).field(b"Server", b"x");
+        let text = written(|block| {
+            block.status(204);
+            block.encoded(&fields);
+            block.encoded(&fields);
+        });
+        assert_eq!(text, ":status: 204\r\nserver: x\r\nserver: x\r\n");
+    }
+
+    #[test]
     fn secrets_are_marked_as_never_to_be_indexed() {
         let mut out = Vec::new();
         Block::new(&mut out).field(b"Authorization", b"x");

@@ -7,7 +7,7 @@
 
 use super::stage::{OpenBlock, Stage};
 use super::streams::{End, ResetBy, Stream, UNANNOUNCED};
-use super::{Session, frame_size_error, guard_error, protocol_error};
+use super::{Session, emptied, frame_size_error, guard_error, protocol_error};
 use crate::http2::error::{Cause, ConnectionError, ErrorCode, GuardReason, Malformed, StreamError};
 use crate::http2::fields::{Expected, Message, NoMessage, Oversize, Reader, RequestKind};
 use crate::http2::flow::{ReceiveWindow, SendWindow};
@@ -73,10 +73,9 @@ impl Session {
             self.block = Some(block);
             return Ok(None);
         }
-        let mut fragments = std::mem::take(&mut self.fragments);
+        let fragments = std::mem::take(&mut self.fragments);
         let event = self.read_block(block, &fragments, text, now_ms);
-        fragments.clear();
-        self.fragments = fragments;
+        self.fragments = emptied(fragments);
         event
     }
 

@@ -277,10 +277,9 @@ impl Session {
             *input = rest;
             return self.take(head, payload, text, now_ms);
         }
-        let mut partial = std::mem::take(&mut self.partial);
+        let partial = std::mem::take(&mut self.partial);
         let event = self.take(head, &partial, text, now_ms);
-        partial.clear();
-        self.partial = partial;
+        self.partial = emptied(partial);
         event
     }
 
@@ -303,6 +302,18 @@ impl Session {
         Ok(event)
     }
 }
+
+/// A buffer to be used again, unless something uncommon has made it large.
+fn emptied(mut buffer: Vec<u8>) -> Vec<u8> {
+    if buffer.capacity() > KEPT_BYTES_MAX {
+        return Vec::new();
+    }
+    buffer.clear();
+    buffer
+}
+
+/// Most heads are smaller.
+const KEPT_BYTES_MAX: usize = 4096;
 
 fn protocol_error(cause: Cause) -> ConnectionError {
     ConnectionError { code: ErrorCode::ProtocolError, cause }

@@ -101,13 +101,15 @@ fn nothing_that_ends_a_stream_costs_the_connection_its_window() {
         let (key, frame) = (last(wire), data(last(wire).id(), 10_000));
         wire.feed(&frame[..5_000]);
         wire.session.reset(key, ErrorCode::Cancel);
-        wire.feed(&frame[5_000..]);
+        wire.feed(&frame[5_000..6_000]);
+        wire.feed(&frame[6_000..]);
     }));
     assert!(is_window_whole(|wire| {
         let (key, frame) = (last(wire), data(last(wire).id(), 10_000));
         wire.feed(&frame[..5_000]);
         wire.session.release(key);
-        wire.feed(&frame[5_000..]);
+        wire.feed(&frame[5_000..6_000]);
+        wire.feed(&frame[6_000..]);
     }));
     // More than was announced.
     assert!(is_window_whole(|wire| {
@@ -203,7 +205,7 @@ fn the_connection_s_window_is_everybody_s() {
         wire.session.send_response(key, 200, false, |_| {}).expect("a head");
     }
     assert_eq!(wire.session.room(first), 65_535);
-    wire.session.send_data(first, &[b'x'; 65_535], true).expect("data");
+    wire.session.send_data(first, &vec![b'x'; 65_535], true).expect("data");
     assert_eq!(wire.session.room(second), 0);
     wire.session.send_data(second, b"", true).expect("an end needs no window");
     wire.events.clear();

@@ -9,6 +9,8 @@ use crate::http2::error::ErrorCode;
 use crate::http2::hpack::encode::{Question, QuestionKind};
 use crate::http2::session::sending::{Gone, NotOpened};
 
+type Fields = &'static [(&'static str, &'static str)];
+
 const PSEUDO: [(&str, &str); 4] =
     [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
 
@@ -33,7 +35,7 @@ fn a_request_is_text_that_the_parser_of_http_1_reads() {
 
 #[test]
 fn a_malformed_message_ends_its_stream_and_nobody_hears_of_it() {
-    let cases: [(&[(&str, &str)], &str); 12] = [
+    let cases: [(Fields, &str); 12] = [
         (&[("X", "y")], "field_name"),
         (&[("x", "a\nb")], "field_value"),
         (&[("x", " a")], "field_value"),
@@ -167,7 +169,7 @@ fn a_client_hears_interim_responses_the_final_one_and_trailers() {
 
 #[test]
 fn a_response_that_is_none_ends_its_stream() {
-    let cases: [(&[(&str, &str)], u8, &str); 7] = [
+    let cases: [(Fields, u8, &str); 7] = [
         (&[("x", "y")], END, "pseudo_field_missing"),
         (&[(":status", "101")], END_HEADERS, "status"),
         (&[(":status", "20")], END, "status"),
@@ -398,4 +400,39 @@ fn fewer_streams_are_announced_and_held_to() {
     wire.feed(&[settings_ack(), get(1), get(3)].concat());
     assert!(wire.session.are_settings_acknowledged());
     assert_eq!(wire.verdict(), "RST_STREAM 3 REFUSED_STREAM");
+}
+
+#[test]
+fn the_outbox_s_buffer_is_lent_while_there_is_something_to_say() {
+    let mut wire = Wire::new(Role::Server);
+    assert_eq!(wire.session.swap_outbox(Vec::with_capacity(4096)).len(), 0);
+    wire.feed(&frame(PING, 0, 0, b"abcdefgh"));
+    assert!(wire.session.held_bytes() >= 4096);
+    // A socket that takes a little at a time gets every byte once.
+    let mut taken = Vec::new();
+    while let Some(byte) = wire.session.pending().first() {
+        taken.push(*byte);
+        wire.session.consume(1);
+    }
+    assert_eq!(frames(&taken), ["PING 1 abcdefgh"]);
+    assert_eq!(wire.session.swap_outbox(Vec::new()).capacity(), 4096);
+}
+
+#[test]
+fn a_connection_that_is_left_says_why_and_asks_and_is_asked_no_more() {
+    let mut wire = Wire::new(Role::Client);
+    wire.session.ping(*b"are you?");
+    wire.feed(&settings(&[(5, 20_000), (6, 9)]));
+    assert_eq!(wire.session.peer().frame_bytes_max, 20_000);
+    assert_eq!(wire.session.peer().head_bytes_max, 9);
+    wire.session.leave(ErrorCode::SettingsTimeout);
+    let expected = ["PING 0 are you?", "SETTINGS 1 ", "GOAWAY 0 SETTINGS_TIMEOUT"];
+    assert_eq!(wire.sent(), expected);
+    assert_eq!(wire.session.can_open(), Err(NotOpened::Leaving));
+    let mut wire = Wire::new(Role::Server);
+    wire.feed(&get(1));
+    wire.session.leave(ErrorCode::NoError);
+    wire.feed(&get(3));
+    assert_eq!(wire.sent(), ["GOAWAY 1 NO_ERROR", "RST_STREAM 3 REFUSED_STREAM"]);
+    assert_eq!(wire.keys[0].index(), 0);
 }

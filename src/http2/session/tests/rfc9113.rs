@@ -56,10 +56,6 @@ fn ask(wire: &mut Wire) -> Key {
 
 const NOTHING: &str = "nothing";
 
-fn headers(fields: &[(&str, &str)]) -> Vec<u8> {
-    frame(HEADERS, END, 1, &block(fields))
-}
-
 #[test]
 fn section_3_the_preface() {
     for (bytes, failed) in [
@@ -156,22 +152,19 @@ fn section_5_1_states_of_streams() {
             &[post(1), reset.clone(), window_update(1, 1), reset.clone()],
             NOTHING,
         ),
-        server(
-            "8.5 a head within a tunnel",
-            &[
-                frame(
-                    HEADERS,
-                    END_HEADERS,
-                    1,
-                    &block(&[(":method", "CONNECT"), (":authority", "a")]),
-                ),
-                frame(HEADERS, END, 1, &block(&[("x", "y")])),
-            ],
-            "RST_STREAM 1 PROTOCOL_ERROR",
-        ),
+    ]);
+}
+
+#[test]
+fn section_5_1_1_numbers_of_streams_and_what_an_origin_may_send() {
+    let tunnel = [(":method", "CONNECT"), (":authority", "a")];
+    check(vec![
         server("5.1.1 an even stream", &[get(2)], "GOAWAY 0 PROTOCOL_ERROR"),
         server("5.1.1 back", &[get(5), get(3)], "GOAWAY 5 PROTOCOL_ERROR"),
         server("5.1.1 stream 0", &[frame(HEADERS, END, 0, GET)], "GOAWAY 0 PROTOCOL_ERROR"),
+        client("5.1 not asked: DATA", &[frame(DATA, 0, 3, b"x")], "GOAWAY 0 PROTOCOL_ERROR"),
+        client("5.1 not asked: RST_STREAM", &[rst_stream(3, 0)], "GOAWAY 0 PROTOCOL_ERROR"),
+        client("5.1 not asked: WINDOW_UPDATE", &[window_update(3, 1)], "GOAWAY 0 PROTOCOL_ERROR"),
         client("5.1.1 none of ours", &[frame(HEADERS, END, 3, OK)], "GOAWAY 0 PROTOCOL_ERROR"),
         client("5.1.1 a server's own", &[frame(HEADERS, END, 2, OK)], "GOAWAY 0 PROTOCOL_ERROR"),
         client("8.1 DATA before a head", &[frame(DATA, 0, 1, b"x")], "RST_STREAM 1 PROTOCOL_ERROR"),
@@ -185,9 +178,17 @@ fn section_5_1_states_of_streams() {
             &[frame(HEADERS, END, 1, OK), frame(HEADERS, END, 1, OK)],
             "GOAWAY 0 STREAM_CLOSED",
         ),
+        server(
+            "8.5 a head within a tunnel",
+            &[
+                frame(HEADERS, END_HEADERS, 1, &block(&tunnel)),
+                frame(HEADERS, END, 1, &block(&[("x", "y")])),
+            ],
+            "RST_STREAM 1 PROTOCOL_ERROR",
+        ),
         client(
             "5.1 closed: what may cross it",
-            &[frame(HEADERS, END, 1, OK), window_update(1, 1), reset],
+            &[frame(HEADERS, END, 1, OK), window_update(1, 1), rst_stream(1, 8)],
             NOTHING,
         ),
     ]);

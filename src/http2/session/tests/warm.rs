@@ -43,6 +43,22 @@ fn a_full_table_and_nothing_else_is_what_a_connection_holds_at_rest() {
 }
 
 #[test]
+fn a_large_head_in_pieces_leaves_no_large_buffers() {
+    let mut wire = Wire::new(Role::Server);
+    let value = [b"\0\x01x\x7f\xa1\x45", &vec![b'v'; 8_992][..]].concat();
+    let bytes = [
+        frame(HEADERS, END_STREAM, 1, &[GET, &value].concat()),
+        frame(CONTINUATION, END_HEADERS, 1, &value),
+    ];
+    for byte in bytes.concat() {
+        wire.feed(&[byte]);
+    }
+    assert_eq!(wire.keys.len(), 1, "{:?}", wire.failed);
+    let (before, kept) = (wire.events.len(), wire.session.held_bytes());
+    assert!(before == 1 && kept < 4096, "{kept}");
+}
+
+#[test]
 fn buffers_do_not_grow_once_a_conversation_is_warm() {
     let mut conversation = Conversation::default();
     for _ in 0..200 {
