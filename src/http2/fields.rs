@@ -88,6 +88,8 @@ pub(crate) struct Reader {
     status: u16,
     /// Where the head begins, as soon as its first line is written.
     head: Option<u32>,
+    /// The first line is written, and nothing was wrong so far.
+    is_writing: bool,
     fields: u16,
     bytes: u32,
     cookies: Cookies,
@@ -121,6 +123,7 @@ impl Reader {
             protocol: None,
             status: 0,
             head: (expected == Expected::Trailers).then_some(text.len() as u32),
+            is_writing: expected == Expected::Trailers,
             fields: 0,
             bytes: 0,
             cookies: Cookies::Nowhere,
@@ -174,7 +177,40 @@ impl Reader {
     }
 
     fn refuse(&mut self, malformed: Malformed) {
+        self.is_writing = false;
         self.malformed.get_or_insert(malformed);
+    }
+
+    /// A field that is more than a line to be kept.
+    fn judge_field(&mut self, text: &mut Vec<u8>, line: Line) {
+        if self.bytes > self.bounds.bytes {
+            self.outgrow(Oversize::Bytes);
+        } else if self.fields > self.bounds.count {
+            self.outgrow(Oversize::Count);
+        }
+        if !line.is_valid {
+            self.refuse(reason(line.kind));
+        }
+        let is_over = self.oversize.is_some() || self.malformed.is_some();
+        if is_over || self.expected == Expected::Nothing {
+            text.truncate(line.at);
+        } else if line.kind.is_pseudo() {
+            self.pseudo(text, line);
+        } else if self.head.is_some() {
+            self.keep(text, line);
+        } else {
+            // The first field stands where the first line should: it is said again behind that.
+            let end = text.len();
+            self.begin(text);
+            let at = text.len();
+            text.extend_from_within(line.at..end);
+            self.keep(text, Line { at, ..line });
+        }
+    }
+
+    fn outgrow(&mut self, oversize: Oversize) {
+        self.is_writing = false;
+        self.oversize.get_or_insert(oversize);
     }
 
     /// A field whose name begins with a colon; its value stays in the text, in front of the head.
@@ -227,7 +263,7 @@ impl Reader {
             Expected::Trailers | Expected::Nothing => Ok(()),
         };
         match written {
-            Ok(()) => self.head = Some(head),
+            Ok(()) => (self.head, self.is_writing) = (Some(head), true),
             Err(malformed) => self.refuse(malformed),
         }
     }
@@ -365,43 +401,16 @@ impl Sink for Reader {
     #[inline]
     fn field(&mut self, text: &mut Vec<u8>, line: Line) {
         self.bytes = self.bytes.saturating_add((text.len() - line.at) as u32 + 28);
-        self.fields += u16::from(self.fields < u16::MAX);
-        if self.bytes > self.bounds.bytes {
-            self.oversize.get_or_insert(Oversize::Bytes);
-        } else if self.fields > self.bounds.count {
-            self.oversize.get_or_insert(Oversize::Count);
+        self.fields = self.fields.saturating_add(1);
+        let fits = self.bytes <= self.bounds.bytes && self.fields <= self.bounds.count;
+        // Most fields stay as they are.
+        if !(fits && line.is_valid && line.kind == Kind::Plain && self.is_writing) {
+            self.judge_field(text, line);
         }
-        let is_over = self.oversize.is_some() || self.malformed.is_some();
-        if is_over || self.expected == Expected::Nothing {
-            if !line.is_valid && self.oversize.is_some() {
-                self.refuse(reason(line.kind));
-            }
-            text.truncate(line.at);
-            return;
-        }
-        if !line.is_valid {
-            self.refuse(reason(line.kind));
-            text.truncate(line.at);
-            return;
-        }
-        if line.kind.is_pseudo() {
-            self.pseudo(text, line);
-            return;
-        }
-        if self.head.is_some() {
-            self.keep(text, line);
-            return;
-        }
-        // The first field stands where the first line should: it is said again behind that.
-        let end = text.len();
-        self.begin(text);
-        let at = text.len();
-        text.extend_from_within(line.at..end);
-        self.keep(text, Line { at, ..line });
     }
 
     fn too_long(&mut self) {
-        self.oversize.get_or_insert(Oversize::Bytes);
+        self.outgrow(Oversize::Bytes);
     }
 }
 
