@@ -121,6 +121,27 @@ fn nothing_that_ends_a_stream_costs_the_connection_its_window() {
 }
 
 #[test]
+fn bodies_of_streams_that_were_refused_cost_no_window_either() {
+    let malformed = block(&[(":method", "POST"), (":scheme", "http"), (":path", "x")]);
+    let mut wire = Wire::with(Role::Server, Terms { streams_max: 1, ..small(40_000, 65_535) });
+    wire.feed(&post(1));
+    for round in 1..40 {
+        let id = round * 2 + 1;
+        let head = if round % 2 == 0 { &malformed[..] } else { POST };
+        wire.feed(&[frame(HEADERS, END_HEADERS, id, head), data(id, 16_000)].concat());
+        wire.sent();
+    }
+    wire.session.finish_drain();
+    for id in [101, 103] {
+        wire.feed(&[post(id), data(id, 16_000), data(id, 16_000)].concat());
+        wire.sent();
+    }
+    assert!(wire.failed.is_none(), "{:?}", wire.failed);
+    wire.feed(&data(1, 16_000));
+    assert!(wire.events.last().is_some_and(|event| event.starts_with("data 1")));
+}
+
+#[test]
 fn more_is_not_taken_than_came() {
     let mut wire = Wire::with(Role::Server, small(100, 65_535));
     wire.feed(&[post(1), data(1, 60)].concat());
