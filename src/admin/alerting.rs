@@ -50,8 +50,7 @@ fn figures(proxy: &Proxy, window: &Window) -> Figures {
         let plan = &snapshot.upstreams[index];
         // Answers outweigh a failed attempt to open one more connection.
         let has_answered = window.has_answered.get(index).copied().unwrap_or(false);
-        // A container that is stopped is no failure of what was configured.
-        !has_answered && !plan.config.is_found && plan.origins.iter().all(Origin::is_down)
+        !has_answered && plan.origins.iter().all(Origin::is_down)
     };
     Figures {
         error_rate: window.error_rate,

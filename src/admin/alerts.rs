@@ -189,15 +189,15 @@ impl Alerts {
         if *discovery && config.discovers() {
             alarms.push(Alarm::new(Subject::Discovery, "", 1.0));
         }
+        // A container that is ill is no failure of what was configured.
+        let upstreams = || config.upstreams.iter().enumerate().filter(|(_, it)| !it.is_found);
         if *upstream_down {
-            let upstreams = config.upstreams.iter().enumerate();
-            alarms.extend(upstreams.map(|(index, upstream)| {
+            alarms.extend(upstreams().map(|(index, upstream)| {
                 Alarm::new(Subject::UpstreamDown(index), &upstream.name, 1.0)
             }));
         }
         if *origins_out {
-            let watched = config.upstreams.iter().enumerate();
-            let watched = watched.filter(|(_, it)| it.health.is_some() || it.eject.is_some());
+            let watched = upstreams().filter(|(_, it)| it.health.is_some() || it.eject.is_some());
             alarms.extend(watched.map(|(index, upstream)| {
                 Alarm::new(Subject::OriginsOut(index), &upstream.name, 1.0)
             }));

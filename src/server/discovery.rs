@@ -1,8 +1,9 @@
 //! What is found while a configuration is in use, and how it gets into use.
 //!
 //! In go looks at files, and what the follower of a Docker engine reports; out come configurations
-//! that are put in use without a reload: listeners, users, certificates and what operators have said
-//! stay as they are, and requests under way end as they began. Nothing here decides what is found.
+//! that are put in use without a reload: listeners, users, certificates and what operators have
+//! said stay as they are, and requests under way end as they began. Nothing here decides what is
+//! found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

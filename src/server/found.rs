@@ -1,7 +1,7 @@
 //! What is found while a configuration is in use.
 //!
-//! In go files of origins, which are looked at, and containers; out come configurations in which all
-//! that lies behind what was configured. A file that cannot be used leaves what it last said.
+//! In go files of origins, which are looked at, and containers; out come configurations in which
+//! all that lies behind what was configured. A file that cannot be used leaves what it last said.
 //! Nothing is put in use here.
 
 use std::collections::{BTreeSet, HashMap};
