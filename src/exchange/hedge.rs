@@ -18,7 +18,7 @@ use crate::exchange::stream::{ClientStream, unless_gone};
 use crate::exchange::upload::RequestBody;
 use crate::exchange::wanted::wanted;
 use crate::fault::Fault;
-use crate::hooks::Hedged;
+use crate::hooks::{Hedged, Hedging};
 use crate::memory::Pressure;
 use crate::ring::{HeadBuffer, WaitError};
 use crate::upstream::Who;
@@ -142,7 +142,7 @@ fn may_begin<S>(request: &Request<'_, S>, destination: &Destination, origin: usi
     let hedging = destination.hooks.as_ref().and_then(|hooks| hooks.hedging());
     !is_scarce
         && destination.upstream(request).is_some_and(|upstream| upstream.has_second(origin))
-        && hedging.is_some_and(|hedging| hedging.may_begin())
+        && hedging.is_some_and(Hedging::may_begin)
 }
 
 /// Sends the request to another origin than `origin`, and waits for its answer to begin.
