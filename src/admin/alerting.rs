@@ -11,6 +11,7 @@ use crate::admin::proxy::Proxy;
 use crate::admin::stats::Window;
 use crate::admin::tls;
 use crate::admin::units::{lock, mebibytes};
+use crate::admin::upstreams;
 use crate::admin::webhook::Webhook;
 use crate::upstream::Origin;
 
@@ -65,6 +66,7 @@ fn figures(proxy: &Proxy, window: &Window) -> Figures {
         discovery_failing: proxy.shared.discovery.troubles() as f64,
         open_files: ProcessReading::read().open_files_share(),
         is_down: (0..snapshot.upstreams.len()).map(is_down).collect(),
+        out: snapshot.upstreams.iter().map(upstreams::count_ill).collect(),
     }
 }
 

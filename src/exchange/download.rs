@@ -43,13 +43,15 @@ pub(crate) async fn send_response(
         BodyLength::Chunked => destination.traits(request).response_chunks(),
         _ => ChunkRules::STRICT,
     };
-    let seen = destination.seen(request, lease.origin(), buffer.filled());
-    let seen = seen.as_ref().map(|seen| seen.as_seen());
-    let is_plain = destination.is_plain() && via.is_none() && seen.is_none();
-    let incoming = Incoming { buffer: &buffer, is_uploaded, is_plain, rules, via, seen };
-    let begun = request.stream.send_head(request, &incoming, |how, out| {
-        destination.put_response(request, buffer.filled(), how, out);
-    });
+    let begun = {
+        let seen = destination.seen(request, lease.origin(), buffer.filled());
+        let seen = seen.as_ref().map(|seen| seen.as_seen());
+        let is_plain = destination.is_plain() && via.is_none() && seen.is_none();
+        let incoming = Incoming { buffer: &buffer, is_uploaded, is_plain, rules, via, seen };
+        request.stream.send_head(request, &incoming, |how, out| {
+            destination.put_response(request, buffer.filled(), how, out);
+        })
+    };
     let Begun { body, used, sent, rest } = match begun {
         Ok(begun) => begun,
         // A chunk that is bad right behind the head is refused as long as nothing has been sent.

@@ -159,7 +159,7 @@ async fn second(
     let who = Who { holder: request.peer.holder, introduction: &introduction, times };
     let which = (wanted(request, upstream).key, origin);
     let mut lease = upstream.second(&request.peer.worker.pool, who, which).await?;
-    send_request(request, &lease, destination, body).await.map_err(AttemptError::fault)?;
+    send_request::<true>(request, &lease, destination, body).await.map_err(AttemptError::fault)?;
     let first = poll_fn(|cx| lease.poll_reply(cx)).await;
     Ok((lease, first))
 }

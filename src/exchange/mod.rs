@@ -274,7 +274,7 @@ async fn attempt(
     let mut lease = request.peer.slot.reach(lease);
     request.peer.stats.waits_on.set(WaitsOn::OriginToAnswer);
     let began = destination.is_timed(request).then(Instant::now);
-    send_request(request, &lease, destination, body).await?;
+    send_request::<false>(request, &lease, destination, body).await?;
     lease.expect_reply();
     if let Some(after) = destination.hedge_after(request) {
         let hedged = hedge::race(request, &mut lease, destination, (body, after), record);

@@ -9,13 +9,15 @@ use std::rc::Rc;
 
 use crate::config::{Config, TimeoutsConfig};
 
+/// A route and an upstream, by their indexes.
+type Place = (Option<u32>, Option<usize>);
+
 /// The timeouts of one configuration.
 pub(crate) struct Times {
     general: Rc<TimeoutsConfig>,
     /// Some place has its own.
     pub differ: bool,
-    /// By route and upstream.
-    by_place: RefCell<HashMap<(Option<u32>, Option<usize>), Rc<TimeoutsConfig>>>,
+    by_place: RefCell<HashMap<Place, Rc<TimeoutsConfig>>>,
 }
 
 impl Times {
@@ -30,12 +32,8 @@ impl Times {
         self.general.clone()
     }
 
-    /// Of a request on this route of `config` to this upstream, by their indexes.
-    pub(crate) fn at(
-        &self,
-        config: &Config,
-        (route, upstream): (Option<u32>, Option<usize>),
-    ) -> Rc<TimeoutsConfig> {
+    /// Of a request on this route of `config` to this upstream.
+    pub(crate) fn at(&self, config: &Config, (route, upstream): Place) -> Rc<TimeoutsConfig> {
         if !self.differ {
             return self.general();
         }

@@ -22,6 +22,7 @@ mod drain;
 mod faults;
 mod forward;
 mod framing;
+mod healing;
 mod health;
 mod health_checks;
 mod hooks;
