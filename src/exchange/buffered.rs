@@ -127,10 +127,7 @@ fn take_sized(socket: &Socket, held: &mut Held, left: u64) -> Result<Taken, Faul
     if room.is_empty() {
         return Ok(Taken::NoMemory);
     }
-    let count = match received(socket.try_recv(room))? {
-        Some(count) => count,
-        None => return Ok(Taken::Nothing),
-    };
+    let Some(count) = received(socket.try_recv(room))? else { return Ok(Taken::Nothing) };
     held.fill(count);
     Ok(Taken::Some(count))
 }

@@ -80,8 +80,7 @@ pub(crate) async fn send_response(
     } else {
         drop(buffer);
         if let Some(held) = ahead::begin(request, destination.buffers(request).1, rest.as_deref()) {
-            let sound = (is_uploaded, reads_body);
-            let passed = pass_ahead(request, (lease, held), &body, (progress, sound), record);
+            let passed = pass_ahead(request, (lease, held), &body, (progress, reads_body), record);
             return Ok(Box::pin(passed).await);
         }
         if let Some(rest) = rest
@@ -108,9 +107,10 @@ async fn pass_ahead(
     request: &Request<'_, impl ClientStream>,
     (lease, held): (Reached<'_>, Held),
     body: &Body,
-    (progress, (is_uploaded, reads_body)): (&Progress, (bool, bool)),
+    (progress, reads_body): (&Progress, bool),
     record: &mut Record,
 ) -> Outcome {
+    let is_uploaded = progress.is_complete();
     lease.begin_stream();
     let control = &progress.download;
     // It has been counted with the head.

@@ -1,6 +1,6 @@
 //! A budget of attempts that grows with the requests.
 //!
-//! In: requests, each of which is worth a share of an attempt, and attempts that are to be paid for.
+//! In: requests, each of which is worth a share of an attempt, and attempts that are to be paid.
 //! Out: whether there is enough. What is saved is bounded, and there at the beginning. All threads
 //! share one.
 
