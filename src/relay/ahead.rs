@@ -35,6 +35,8 @@ struct Ahead<'a> {
     changes: Cell<u64>,
     /// Nothing more will be held.
     is_filled: Cell<bool>,
+    /// The sender is silent: what is empty is of no use.
+    is_silent: Cell<bool>,
 }
 
 impl Ahead<'_> {
@@ -66,7 +68,8 @@ impl Transfer<'_> {
         has_come: impl FnOnce(Leftover),
     ) -> Result<Come, RelayError> {
         let held = &RefCell::new(held);
-        let ahead = Ahead { held, changes: Cell::new(0), is_filled: Cell::new(false) };
+        let (is_filled, is_silent) = (Cell::new(false), Cell::new(false));
+        let ahead = Ahead { held, changes: Cell::new(0), is_filled, is_silent };
         let mut filling = std::pin::pin!(self.fill(&ahead, decoder, encoding));
         let mut draining = std::pin::pin!(self.drain(&ahead));
         let (mut come, mut has_come) = (None, Some(has_come));
@@ -135,7 +138,9 @@ impl Transfer<'_> {
                 Took::Nothing => {
                     turn_bytes = 0;
                     ahead.held.borrow_mut().release_spare();
+                    ahead.is_silent.set(true);
                     self.wait_for_sender(&pace).await?;
+                    ahead.is_silent.set(false);
                 }
                 Took::End if matches!(decoder, Decoder::UntilClose) => break,
                 Took::End if self.is_over() => return Err(RelayError::Interrupted),
@@ -220,7 +225,12 @@ impl Transfer<'_> {
             };
             match sent {
                 Ok(count) => {
-                    ahead.held.borrow_mut().consume(count);
+                    let mut held = ahead.held.borrow_mut();
+                    held.consume(count);
+                    if ahead.is_silent.get() {
+                        held.release_spare();
+                    }
+                    drop(held);
                     add(&self.control.sent, count);
                     turn_bytes += count;
                     stall.end();
