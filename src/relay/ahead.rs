@@ -35,6 +35,8 @@ struct Ahead<'a> {
     changes: Cell<u64>,
     /// Nothing more will be held.
     is_filled: Cell<bool>,
+    /// The sender is silent: what is empty is of no use.
+    is_silent: Cell<bool>,
 }
 
 impl Ahead<'_> {
@@ -66,7 +68,8 @@ impl Transfer<'_> {
         has_come: impl FnOnce(Leftover),
     ) -> Result<Come, RelayError> {
         let held = &RefCell::new(held);
-        let ahead = Ahead { held, changes: Cell::new(0), is_filled: Cell::new(false) };
+        let (is_filled, is_silent) = (Cell::new(false), Cell::new(false));
+        let ahead = Ahead { held, changes: Cell::new(0), is_filled, is_silent };
         let mut filling = std::pin::pin!(self.fill(&ahead, decoder, encoding));
         let mut draining = std::pin::pin!(self.drain(&ahead));
         let (mut come, mut has_come) = (None, Some(has_come));
@@ -135,7 +138,9 @@ impl Transfer<'_> {
                 Took::Nothing => {
                     turn_bytes = 0;
                     ahead.held.borrow_mut().release_spare();
+                    ahead.is_silent.set(true);
                     self.wait_for_sender(&pace).await?;
+                    ahead.is_silent.set(false);
                 }
                 Took::End if matches!(decoder, Decoder::UntilClose) => break,
                 Took::End if self.is_over() => return Err(RelayError::Interrupted),
@@ -220,7 +225,12 @@ impl Transfer<'_> {
             };
             match sent {
                 Ok(count) => {
-                    ahead.held.borrow_mut().consume(count);
+                    let mut held = ahead.held.borrow_mut();
+                    held.consume(count);
+                    if ahead.is_silent.get() {
+                        held.release_spare();
+                    }
+                    drop(held);
                     add(&self.control.sent, count);
                     turn_bytes += count;
                     stall.end();
@@ -263,5 +273,94 @@ impl Scratch {
         let is_needed = encoding != Encoding::AsIs || decoder.is_sieve();
         let come = if is_needed { vec![0; PIECE_BYTES] } else { Vec::new() };
         Self { is_needed, come, framed: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::rc::Rc;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::HalfClose;
+    use crate::ledger::{Budget, Kind, Ledger};
+    use crate::observe::connection_stats::{ConnectionStats, WaitsOn};
+    use crate::relay::{Control, Receiver};
+    use crate::ring::{ChunkPool, Deadlines, Socket, runtime};
+
+    const BODY_BYTES: usize = 300_000;
+
+    /// Moves a body through memory of which there are `growth` bytes; what the receiver has got, and
+    /// whether all of the body went through what is held.
+    fn moved(growth: u64) -> (Vec<u8>, bool) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let pair = || {
+            let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (there, Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0), false))
+        };
+        runtime::open().unwrap().block_on(async {
+            let ((mut sender, from), (mut reader, to)) = (pair(), pair());
+            let sending = std::thread::spawn(move || {
+                let body: Vec<u8> = (0..BODY_BYTES).map(|it| (it % 251) as u8).collect();
+                sender.write_all(&body).unwrap();
+                sender
+            });
+            let reading = std::thread::spawn(move || {
+                let mut body = vec![0; BODY_BYTES];
+                reader.read_exact(&mut body).unwrap();
+                body
+            });
+            let chunks = ChunkPool::new(1, 4096, Arc::default()).unwrap();
+            let (deadlines, control) = (Deadlines::default(), Control::default());
+            let stats = ConnectionStats::default();
+            let ledger = Arc::<Ledger>::default();
+            let budget = Rc::new(Budget::new(u64::MAX, growth));
+            let limit = Duration::from_secs(3600);
+            let transfer = Transfer {
+                chunks: &chunks,
+                from: &from,
+                to: Receiver {
+                    socket: &to,
+                    deadlines: &deadlines,
+                    stall: limit,
+                    half_close: HalfClose::Keep,
+                    stats: None,
+                },
+                silence: limit,
+                sender: WaitsOn::Nobody,
+                memory: (&ledger, &budget),
+                operation_chunks: 1,
+                is_fixed: false,
+                pipes: None,
+                is_exact: false,
+                payload_bytes_max: u64::MAX,
+                control: &control,
+                stats: &stats,
+                flow: &stats.received,
+            };
+            let held = Held::new(1 << 20, (&ledger, &budget));
+            let body = (Decoder::Sized(BODY_BYTES as u64), Encoding::AsIs);
+            let has_come = Cell::new(false);
+            let come = transfer.run_ahead(body, held, |_| has_come.set(true)).await.unwrap();
+            if let Come::Some(rest) = come {
+                transfer.run(rest, Encoding::AsIs).await.unwrap();
+            }
+            assert_eq!((ledger.get(Kind::Bodies), budget.grown_bytes()), (0, 0));
+            drop(sending.join().unwrap());
+            (reading.join().unwrap(), has_come.get())
+        })
+    }
+
+    #[test]
+    fn without_memory_the_rest_goes_as_if_nothing_were_held() {
+        let body: Vec<u8> = (0..BODY_BYTES).map(|it| (it % 251) as u8).collect();
+        assert!(moved(u64::MAX) == (body.clone(), true));
+        assert!(moved(0) == (body.clone(), false));
+        let (got, _) = moved(PIECE_BYTES as u64);
+        assert!(got == body);
     }
 }
