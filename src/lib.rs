@@ -9,6 +9,7 @@
 //!  server         the process: start, signals, reload, handover, listeners, drain
 //!  admin          its own thread: API, metrics, statistics, alerts, cleanups
 //!  acme           certificates that are ordered and renewed
+//!  docker         containers that want to be served
 //!  downstream     a client's connection: goes idle, turns into a tunnel, lingers; h1 (HTTP/1
 //!                 towards a client: heads, keep-alive, framing)
 //!  exchange       one request and its answer: peer, request, stream (what it asks of the client's
@@ -68,6 +69,7 @@ mod admin_guard;
 mod cli;
 mod config;
 mod counters;
+mod docker;
 mod downstream;
 mod exchange;
 mod fault;

@@ -46,10 +46,11 @@ pub(super) async fn run(proxy: Arc<Proxy>) {
 fn figures(proxy: &Proxy, window: &Window) -> Figures {
     let snapshot = proxy.snapshot();
     let is_down = |index: usize| {
-        let origins = &snapshot.upstreams[index].origins;
+        let plan = &snapshot.upstreams[index];
         // Answers outweigh a failed attempt to open one more connection.
         let has_answered = window.has_answered.get(index).copied().unwrap_or(false);
-        !has_answered && origins.iter().all(Origin::is_down)
+        // A container that is stopped is no failure of what was configured.
+        !has_answered && !plan.config.is_found && plan.origins.iter().all(Origin::is_down)
     };
     Figures {
         error_rate: window.error_rate,
@@ -61,6 +62,7 @@ fn figures(proxy: &Proxy, window: &Window) -> Figures {
             snapshot.tls.as_ref().is_some_and(|tls| tls.is_due(now))
         },
         orders_failing: tls::orders_failing(proxy) as f64,
+        discovery_failing: proxy.shared.discovery.troubles() as f64,
         open_files: ProcessReading::read().open_files_share(),
         is_down: (0..snapshot.upstreams.len()).map(is_down).collect(),
     }

@@ -28,6 +28,8 @@ pub(super) enum Subject {
     Certificate,
     /// One of those that are ordered was not issued.
     Acme,
+    /// A file of origins, or an engine.
+    Discovery,
     OpenFiles,
 }
 
@@ -41,6 +43,7 @@ impl Subject {
             Self::UpstreamDown(_) => "upstream_down",
             Self::Certificate => "certificate",
             Self::Acme => "acme",
+            Self::Discovery => "discovery",
             Self::OpenFiles => "open_files",
         }
     }
@@ -58,6 +61,8 @@ pub(super) struct Figures {
     pub(super) is_certificate_due: bool,
     /// Names for which the last order of a certificate has failed.
     pub(super) orders_failing: f64,
+    /// Files of origins that are wrong, and engines that do not answer.
+    pub(super) discovery_failing: f64,
     /// By upstream.
     pub(super) is_down: Vec<bool>,
 }
@@ -74,6 +79,7 @@ impl Figures {
             }
             Subject::Certificate => f64::from(u8::from(self.is_certificate_due)),
             Subject::Acme => self.orders_failing,
+            Subject::Discovery => self.discovery_failing,
             Subject::OpenFiles => self.open_files,
         }
     }
@@ -156,6 +162,7 @@ impl Alerts {
             pool_wait,
             upstream_down,
             certificates,
+            discovery,
             open_files,
             ..
         } = &config.alerts;
@@ -171,6 +178,9 @@ impl Alerts {
             if config.tls.acme.is_some() {
                 alarms.push(Alarm::new(Subject::Acme, "", 1.0));
             }
+        }
+        if *discovery && config.discovers() {
+            alarms.push(Alarm::new(Subject::Discovery, "", 1.0));
         }
         if *upstream_down {
             let upstreams = config.upstreams.iter().enumerate();
@@ -271,6 +281,7 @@ mod tests {
             open_files: 1.0,
             is_certificate_due: true,
             orders_failing: 1.0,
+            discovery_failing: 1.0,
             is_down: vec![true],
         };
         assert_eq!(alerts(off).step(&worst, SystemTime::now()), []);

@@ -25,6 +25,7 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
             let up_seconds = || now.saturating_sub(target.up_since_ms()) / 1_000;
             json!({
                 "origin": origin.url,
+                "server": origin.is_server.then_some(&*origin.authority),
                 "address": target.address.to_string(),
                 "weight": target.weight(origin.weight),
                 "priority": origin.priority,
@@ -47,10 +48,15 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
             "connections": own.map_or(0, |group| group.open),
             "max_connections": own.map(|group| group.max),
             "waiting": own.map_or(0, |group| group.waiting),
+            "found": plan.config.is_found.then_some("docker"),
             "targets": targets.collect::<Vec<_>>(),
         })
     });
-    json!({ "upstreams": upstreams.collect::<Vec<_>>() })
+    let mut listed = json!({ "upstreams": upstreams.collect::<Vec<_>>() });
+    if let Some(report) = proxy.shared.discovery.report() {
+        listed["discovery"] = report;
+    }
+    listed
 }
 
 /// What the connections to a target have taught about it, and how long ago.
@@ -122,7 +128,7 @@ pub(super) fn change(
             target.set_weight(weight);
         }
         if let Some(change) = wish.and_then(|wish| target.set_wish(wish, clock::coarse_ms())) {
-            outcomes::announce(name, own, &target, &change);
+            outcomes::announce(name, &own, &target, &change);
         }
         count += 1;
     }

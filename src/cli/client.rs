@@ -166,7 +166,10 @@ fn resolve(authority: &str) -> Result<(String, SocketAddr), String> {
         (Some(ip), _) => Some(SocketAddr::new(ip, port)),
         (None, "localhost") => Some((Ipv4Addr::LOCALHOST, port).into()),
         (None, host) => {
-            let found = addresses::of_origins(&DnsConfig::default(), [(host, port)].into_iter());
+            let found = addresses::of_origins(
+                &DnsConfig::default(),
+                [addresses::Asked::host(host, port)].into_iter(),
+            );
             let found = found.map_err(|error| error.to_string())?;
             found.into_iter().flatten().find_map(Address::tcp)
         }

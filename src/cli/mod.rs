@@ -85,6 +85,7 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
         Some(Command::Doctor { json }) => return doctor(&config, *json),
         _ => {}
     }
+    let wrong = config.lay_files();
     let (plan, mut notices) = match server::fit(&mut config) {
         Ok(fitted) => fitted,
         Err(error) => return fail(EXIT_CONFIG, &error),
@@ -95,7 +96,8 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
         notices.extend(warnings.into_iter().map(Notice));
         return serve(&cli, config, watched, notices);
     };
-    if let Err(error) = check::files(&config, &origins) {
+    let files = check::origin_files(&config, &origins, &wrong);
+    if let Err(error) = files.and_then(|()| check::files(&config, &origins)) {
         return fail(EXIT_CONFIG, &error);
     }
     if !*file_only && let Err(error) = check::storage(&config, &origins) {

@@ -10,6 +10,7 @@ mod acme;
 pub(crate) mod change;
 mod check;
 mod conditions;
+pub(crate) mod docker;
 pub(crate) mod document;
 pub(crate) mod effective;
 mod environment;
@@ -17,6 +18,7 @@ mod error;
 mod flags;
 mod flat;
 mod forward;
+mod found;
 mod health;
 mod hints;
 pub(crate) mod hooks;
@@ -27,6 +29,7 @@ mod listener;
 mod names;
 mod operation;
 mod origins;
+pub(crate) mod origins_file;
 #[cfg(test)]
 mod properties;
 pub(crate) mod reference;
@@ -59,12 +62,14 @@ use self::kinds::{table, tables};
 use self::sources::Sources;
 
 pub(crate) use self::acme::{AcmeChallenge, AcmeConfig};
+pub(crate) use self::docker::DockerConfig;
 pub(crate) use self::error::{ConfigError, EXIT_CONFIG};
 pub use self::flags::Flags;
 pub(crate) use self::flags::Profile;
 pub(crate) use self::forward::{
     ForwardConfig, ParentAddress, ParentConfig, ParentScheme, Rule, RuleAction, RuleTarget, Secret,
 };
+pub(crate) use self::found::FoundUpstream;
 pub(crate) use self::health::{EjectConfig, HashKey, HealthConfig, Policy};
 pub(crate) use self::hooks::BasicAuthConfig;
 pub(crate) use self::hooks::ClientKey;
@@ -154,6 +159,8 @@ pub struct Config {
     #[serde(rename = "parent", deserialize_with = "tables")]
     pub parents: Vec<ParentConfig>,
     #[serde(deserialize_with = "table")]
+    pub docker: DockerConfig,
+    #[serde(deserialize_with = "table")]
     pub dns: DnsConfig,
     #[serde(deserialize_with = "table")]
     pub memory: MemoryConfig,
@@ -189,6 +196,7 @@ impl Config {
             hooks: None,
             forward: ForwardConfig::default(),
             parents: Vec::new(),
+            docker: DockerConfig::default(),
             dns: DnsConfig::default(),
             memory: MemoryConfig::default(),
             admin: AdminConfig::default(),
@@ -305,12 +313,14 @@ impl Config {
         own.chain(others).cloned().collect()
     }
 
-    /// Whether nothing but the forward proxy is wanted, where no upstream is named either.
-    fn is_forward_only(&self) -> bool {
+    /// Whether nothing but the forward proxy, or containers, are wanted, where no upstream is named
+    /// either.
+    fn needs_no_upstream(&self) -> bool {
         let asks = |hooks: &HooksConfig| {
             hooks.split.is_some() || hooks.forward_auth.is_some() || hooks.mirror.is_some()
         };
-        self.forward.enabled && self.routes.is_empty() && !self.hooks.as_deref().is_some_and(asks)
+        let has_others = self.forward.enabled || self.docker.socket.is_some();
+        has_others && self.routes.is_empty() && !self.hooks.as_deref().is_some_and(asks)
     }
 
     /// Whether the demo origin has to be started.
@@ -399,6 +409,7 @@ pub(crate) mod tests {
         [[upstream]]
         name = "a.b"
         origins = ["http://[::1]:81", { url = "https://b", weight = 3, max_idle = 9 }]
+        file = "origins.toml"
         host = "origin"
         balance = "consistent_hash"
         hash = "cookie:sid"
@@ -478,6 +489,9 @@ pub(crate) mod tests {
         credentials = "user:sesame"
         except = ["*.example.org"]
         tls = { ca = "office.pem" }
+        [docker]
+        socket = "/var/run/docker.sock"
+        network = "shop_default"
         [memory]
         max_mb = "auto"
         [admin]

@@ -108,6 +108,17 @@ pub(super) fn parse_origin(url: &str) -> Result<(bool, String, u16), &'static st
     Ok((is_tls, host, port))
 }
 
+/// Whether a service speaks TLS, its name, and what its paths begin with; or what was expected.
+pub(super) fn parse_service(url: &str) -> Result<(bool, String, String), &'static str> {
+    const FORM: &str = "a service without a port behind \"srv+\", such as \
+                        srv+http://_http._tcp.example.org";
+    let ((is_tls, host, _), base) = parse_origin_below(url).map_err(|_| FORM)?;
+    let (_, bare) = url.split_once("://").unwrap_or_default();
+    let bare = bare.split('/').next().unwrap_or_default();
+    let is_name = !bare.contains(':') && host.parse::<IpAddr>().is_err();
+    if is_name { Ok((is_tls, host, base)) } else { Err(FORM) }
+}
+
 fn host_and_port(rest: &str, standard: u16) -> Result<(String, u16), &'static str> {
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains(['/', '?', '#']) {

@@ -292,6 +292,8 @@ pub struct AlertsConfig {
     /// A certificate that ends within 14 days or a third of its life, or whose files cannot be
     /// used; and one of tls.acme that was not issued.
     pub certificates: bool,
+    /// A file of origins that is missing or wrong; and a Docker engine that does not answer.
+    pub discovery: bool,
     /// Share of the limit on open files (RLIMIT_NOFILE). 0 to 1; 0 is off.
     #[serde(with = "As::<Share>")]
     pub open_files: f64,
@@ -314,6 +316,7 @@ impl Default for AlertsConfig {
             pool_wait: Duration::from_secs(1),
             upstream_down: true,
             certificates: true,
+            discovery: true,
             open_files: 0.9,
             interval: Duration::from_secs(10),
             webhook: None,
@@ -399,6 +402,7 @@ mod tests {
         assert_eq!(config.admin, admin);
         assert_eq!(config.stats, StatsConfig { interval: Duration::ZERO, log: false });
         let alerts = AlertsConfig {
+            discovery: true,
             error_rate: 0.0,
             p95: Duration::from_millis(250),
             memory_mb: 450,

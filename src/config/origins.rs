@@ -12,15 +12,25 @@ use serde_json::{Value as Json, json};
 
 use super::kinds::plain::{Count, Whole};
 use super::kinds::{As, Kind, Optional, number, text_kind};
-use super::names::{ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, authority_beside, parse_origin_below};
+use super::names::{
+    ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, authority_beside, parse_origin_below, parse_service,
+};
 use crate::address::{UnixAddress, is_unix, unix_form};
 
 text_kind!(
+    /// Of an origin.
     Url: OriginConfig,
     |text| {
         if is_unix(text) {
             let host = UnixAddress::parse(text).ok_or_else(|| unix_form(text))?.to_string();
             return Ok(OriginConfig { authority: host.clone(), host, ..OriginConfig::default() });
+        }
+        if let Some(scheme) = text.get(..SRV.len()).filter(|it| it.eq_ignore_ascii_case(SRV)) {
+            let (is_tls, host, base) = parse_service(&text[scheme.len()..])?;
+            let (authority, is_srv) = (host.clone(), true);
+            return Ok(OriginConfig {
+                authority, host, is_tls, is_srv, base, ..OriginConfig::default()
+            });
         }
         let ((is_tls, host, port), base) = parse_origin_below(text).map_err(|form| match form {
             ORIGIN_FORM => ORIGIN_OR_UNIX_FORM,
@@ -60,6 +70,8 @@ pub struct OriginConfig {
     pub authority: String,
     /// It is spoken to over TLS.
     pub is_tls: bool,
+    /// `host` is a service, of which DNS says the servers (RFC 2782); `port` is 0.
+    pub is_srv: bool,
     /// What all its paths begin with, without a slash at the end; mostly nothing.
     pub base: String,
     /// Where it is, as operators call the places of their machines; mostly nothing.
@@ -69,11 +81,15 @@ pub struct OriginConfig {
     pub max_idle: Option<usize>,
 }
 
+/// Before the scheme of a service.
+const SRV: &str = "srv+";
+
 impl Default for OriginConfig {
     fn default() -> Self {
         let (host, authority) = (String::new(), String::new());
         let (base, zone) = (String::new(), String::new());
         let (max_connections, max_idle, is_tls) = (None, None, false);
+        let is_srv = false;
         let (port, weight, priority) = (0, 1, 0);
         Self {
             host,
@@ -82,6 +98,7 @@ impl Default for OriginConfig {
             priority,
             authority,
             is_tls,
+            is_srv,
             base,
             zone,
             max_connections,
@@ -98,7 +115,8 @@ impl OriginConfig {
             false if is_unix(&self.authority) => "",
             false => "http://",
         };
-        format!("{scheme}{}{}", self.authority, self.base)
+        let service = if self.is_srv { SRV } else { "" };
+        format!("{service}{scheme}{}{}", self.authority, self.base)
     }
 }
 

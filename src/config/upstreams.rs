@@ -4,6 +4,7 @@
 //! which of them. Names are compared here and never resolved.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::conditions::{CookieIs, FieldIs, ParameterIs, Pattern};
 use super::health::{EjectConfig, HashBy, HashKey, HealthConfig, Policy};
 use super::hooks::{Method, hooks_table};
-use super::kinds::own::{Name, NetworkList};
+use super::kinds::own::{File, Name, NetworkList};
 use super::kinds::plain::{Count, OneOf, Size, UpToAnHour, Whole, Word, Words};
 use super::kinds::{As, FilledList, List, Members, Optional, millis, some_table, text_kind};
 use super::names::{
@@ -79,8 +80,9 @@ pub struct UpstreamConfig {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("x-reload" = "drain"))]
     pub is_demo: bool,
-    /// Where requests are sent, instead of the demo: "http://HOST:PORT", "https://HOST:PORT" or
-    /// "unix:/PATH" each, with a path where all of its paths begin with that; or a table { url =
+    /// Where requests are sent, instead of the demo: "http://HOST:PORT", "https://HOST:PORT",
+    /// "unix:/PATH" or, for all servers of a service that DNS has as SRV records,
+    /// "srv+http://_http._tcp.NAME" each, with a path where all of its paths begin with that; or a table { url =
     /// "...", weight = 3, priority = 1, zone = "a" } with a weight from 1 (the default) to 1000;
     /// priority 1 is asked when nobody of 0 can be, and another zone than server.zone when too few
     /// of that can.
@@ -88,6 +90,17 @@ pub struct UpstreamConfig {
     #[schemars(extend("x-reload" = "drain", "x-example" = "[\"http://10.0.0.1:8080\", \
         { url = \"http://b.example:8080\", weight = 3 }]"))]
     pub origins: Vec<OriginConfig>,
+    /// A file with more of them, origins = [...] in TOML, or the same in JSON where its name ends
+    /// in .json. A change of it is followed; one that is wrong or missing changes nothing.
+    #[serde(default, with = "Optional::<File>", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-reload" = "drain", "x-example" = "\"origins.toml\""))]
+    pub file: Option<PathBuf>,
+    // Origins of the file, or of containers.
+    #[serde(skip)]
+    pub found: Vec<OriginConfig>,
+    // Nobody has configured it.
+    #[serde(skip)]
+    pub is_found: bool,
     /// The Host field that the origin sees: "pass" is the client's, "origin" the origin's own
     /// ("localhost" where that is a Unix socket), anything else is sent as it is.
     #[serde(default, with = "As::<Host>")]
@@ -217,6 +230,9 @@ pub struct RouteConfig {
     // Index in `Config::upstreams`.
     #[serde(with = "As::<UpstreamName>")]
     pub upstream: usize,
+    // Nobody has configured it.
+    #[serde(skip)]
+    pub is_found: bool,
     /// A condition: the path, in its normal form and without the query, fits this pattern too.
     #[serde(default, with = "Optional::<Pattern>", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-example" = r#""^/api/v[0-9]+/""#))]
@@ -309,6 +325,9 @@ impl UpstreamConfig {
             is_demo: true,
             proxy_protocol: None,
             origins: Vec::new(),
+            file: None,
+            found: Vec::new(),
+            is_found: false,
             host: HostPolicy::Pass,
             balance: Policy::default(),
             hash: HashKey::default(),
@@ -349,6 +368,7 @@ impl RouteConfig {
             clients: Networks::default(),
             send_path: SendPath::Client,
             upstream: 0,
+            is_found: false,
             strip_prefix: false,
             buffer_requests: 0,
             buffer_responses: 0,

@@ -4,6 +4,7 @@
 //! request is written for them. CONNECT has a file of its own, and ends in a tunnel.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::exchange::forwarded::{self, ForwardRequest};
@@ -26,7 +27,7 @@ use crate::routing::{Asked, Route};
 use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
-use crate::upstream::{Traits, Upstream, Wanted, Who};
+use crate::upstream::{Origin, Traits, Upstream, Wanted, Who};
 
 /// The destination of one request.
 pub(crate) struct Destination {
@@ -258,11 +259,26 @@ impl Destination {
         }
     }
 
-    /// How the head is written for the server at the other end of `lease`.
+    /// The origin at the other end of `lease`, where the head depends on that.
+    #[inline]
+    pub(crate) fn origin(
+        &self,
+        request: &Request<'_, impl ClientStream>,
+        lease: &Lease,
+    ) -> Option<Rc<Origin>> {
+        let To::Upstream(_, upstream) = &self.to else { return None };
+        let upstream = &request.peer.generation.upstreams[*upstream];
+        // A request of HTTP/1.0 need not have a Host.
+        let asks = upstream.traits.differ || request.head.authority.is_empty();
+        if asks { upstream.origin(lease.origin()) } else { None }
+    }
+
+    /// How the head is written for `origin`, which is the server at the other end, where the head
+    /// depends on that.
     pub(crate) fn rewrite<'a>(
         &'a self,
         request: &'a Request<'_, impl ClientStream>,
-        lease: &Lease,
+        origin: Option<&'a Origin>,
         path: &'a [u8],
     ) -> RequestRewrite<'a> {
         let config = &request.peer.generation.config;
@@ -274,9 +290,6 @@ impl Destination {
             To::Target(forwarded) => return forwarded.rewrite(request, path),
         };
         let server = &config.server;
-        // A request of HTTP/1.0 need not have a Host.
-        let asks = upstream.traits.differ || request.head.authority.is_empty();
-        let origin = if asks { upstream.origin(lease.origin()) } else { None };
         RequestRewrite {
             path,
             base: origin.map_or(b"", |origin| origin.base.as_bytes()),

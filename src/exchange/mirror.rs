@@ -24,7 +24,7 @@ use crate::upstream::h1::{self, AttemptError, Reply, Terms};
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
-use crate::upstream::{Upstream, Wanted, Who};
+use crate::upstream::{Origin, Upstream, Wanted, Who};
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
 
@@ -58,7 +58,9 @@ pub(crate) fn send(
     if let Some(version) = to.proxy_protocol() {
         request.peer.put_proxy_protocol(version, &mut introduction);
     }
-    put(&mut copy, &how(request, to, target));
+    // Which origin it will be is not known yet.
+    let first = to.any_origin();
+    put(&mut copy, &how(request, (to, first.as_deref()), target));
     put_body(request, body_bytes, to.traits.request_chunks(), &mut copy);
     let bytes = copy.len() as u64;
     if !worker.budget.grow(&worker.ledger, bytes) {
@@ -96,12 +98,10 @@ fn may_rest(request: &Request<'_, impl ClientStream>, upstream: &Upstream) -> bo
 /// How the head of the copy is written.
 fn how<'a>(
     request: &'a Request<'_, impl ClientStream>,
-    upstream: &'a Upstream,
+    (upstream, first): (&'a Upstream, Option<&'a Origin>),
     target: &'a [u8],
 ) -> RequestRewrite<'a> {
     let server = &request.peer.generation.config.server;
-    // Which origin it will be is not known yet.
-    let first = upstream.origins().first();
     let origin = first.map(|first| first.authority.as_str());
     RequestRewrite {
         path: target,

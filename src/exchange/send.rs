@@ -33,7 +33,9 @@ pub(super) async fn send_request(
         let repeated = repeated.map(|it| (it, request.peer.generation.id, lease.origin()));
         request.sent_head.borrow_mut().put(repeated, out, |out| {
             let path = destination.sent_path(head, text);
-            let how = RequestRewrite { length, ..destination.rewrite(request, lease, &path) };
+            let origin = destination.origin(request, lease);
+            let how = destination.rewrite(request, origin.as_deref(), &path);
+            let how = RequestRewrite { length, ..how };
             destination.put_request(request, &how, out);
         });
         body.put(request, out);

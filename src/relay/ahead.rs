@@ -118,7 +118,11 @@ impl Transfer<'_> {
             if self.is_over() {
                 return Err(RelayError::Interrupted);
             }
-            match self.take(&mut ahead.held.borrow_mut(), &mut decoder, encoding, &mut scratch)? {
+            let took = {
+                let held = &mut *ahead.held.borrow_mut();
+                self.take(held, &mut decoder, encoding, &mut scratch)?
+            };
+            match took {
                 Took::Bytes { bytes, excess } => {
                     turn_bytes += bytes;
                     is_clean &= excess == 0;

@@ -10,6 +10,7 @@
 
 pub(crate) mod config_watch;
 pub(crate) mod demo;
+mod discovery;
 pub(crate) mod handover;
 pub(crate) mod inherited;
 pub(crate) mod listeners;
@@ -30,6 +31,7 @@ use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
+use self::discovery::Discovered;
 use self::inherited::{Inheritance, Inherited};
 use self::listeners::Sockets;
 use self::upstreams::plan_upstreams;
@@ -51,6 +53,7 @@ use crate::tls::acceptor::Acceptor;
 use crate::upstream::permits::{self, PoolShared};
 use crate::upstream::resolver::Resolver;
 use crate::worker::census::SharedRoom;
+use crate::worker::discovery::DiscoveryState;
 use crate::worker::generation::{History, Snapshot, SnapshotParts, proxy_protocol};
 use crate::worker::mailbox::{ControlQuery, ServerCommand};
 use crate::worker::shared::{Shared, WorkerSlot};
@@ -76,6 +79,7 @@ pub struct Server {
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) control: Option<Control>,
     pub(crate) resolver: Resolver,
+    pub(crate) discovered: Discovered,
     /// Where the demo origin listens, once there is one.
     demo: Option<SocketAddr>,
     /// What the admin API wants done; for the thread that owns the server.
@@ -125,7 +129,10 @@ impl Server {
             AccessLog::start(&config.log).map_err(failed("the access log cannot be written"))?;
         let resolver =
             Resolver::start(&config.dns).map_err(failed("the resolver did not start"))?;
-        let upstreams = plan_upstreams(&config, &resolver, &[]).map_err(StartError)?;
+        let mut discovered = Discovered::default();
+        discovered.read_files(&config);
+        discovered.lay(&mut config);
+        let upstreams = plan_upstreams(&config, &resolver, &[], true).map_err(StartError)?;
         if !resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; starting without them");
         }
@@ -140,7 +147,7 @@ impl Server {
         let (config, hooks, access) = (Arc::new(config), Arc::new(hooks), Arc::new(access));
         let parts =
             SnapshotParts { config, upstreams, access, hooks, proxy_protocol, listeners, tls };
-        let (shared, queries, server_commands) = share(parts);
+        let (shared, queries, server_commands) = share(parts, discovered.state.clone());
         let mut server = Self {
             sockets,
             workers: Vec::new(),
@@ -148,6 +155,7 @@ impl Server {
             access_log,
             control: None,
             resolver,
+            discovered,
             demo,
             server_commands,
         };
@@ -155,6 +163,7 @@ impl Server {
             server.start_worker()?;
         }
         server.start_control(socket, events, queries)?;
+        server.await_engine();
         Ok(server)
     }
 
@@ -336,6 +345,7 @@ fn settle_demo(config: &mut Config, demo: &mut Option<SocketAddr>) -> Result<(),
 /// What the threads share, and the questions to the control thread.
 fn share(
     parts: SnapshotParts,
+    discovery: Arc<DiscoveryState>,
 ) -> (Arc<Shared>, queue::UnboundedReceiver<ControlQuery>, queue::UnboundedReceiver<ServerCommand>)
 {
     let config = parts.config.clone();
@@ -354,6 +364,7 @@ fn share(
         control,
         snapshot: ArcSwap::from_pointee(snapshot),
         history,
+        discovery,
         server_commands: command,
         reloads_refused: AtomicUsize::new(0),
         token_tries: TokenTries::new(),

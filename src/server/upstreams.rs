@@ -8,16 +8,18 @@ use std::sync::Arc;
 use crate::config::{Config, OriginConfig, UpstreamConfig, UpstreamTlsConfig};
 use crate::ring::clock;
 use crate::tls::connector::Connector;
+use crate::upstream::quota::Quota;
 use crate::upstream::resolver::Resolver;
 use crate::upstream::sticky::Sticky;
 use crate::upstream::{Origin, UpstreamPlan};
 
 /// Asks the resolver for the addresses of all origins. What `before` has is taken over with what is
-/// known of it.
+/// known of it; a reload ends what an operator wanted of it until then.
 pub(crate) fn plan_upstreams(
     config: &Config,
     resolver: &Resolver,
     before: &[UpstreamPlan],
+    is_reload: bool,
 ) -> Result<Vec<UpstreamPlan>, String> {
     let now = clock::coarse_ms();
     let plan = |upstream: &UpstreamConfig| {
@@ -37,31 +39,48 @@ pub(crate) fn plan_upstreams(
                 Some(known) => {
                     let (weight, priority) = (origin.weight, origin.priority);
                     let zone = origin.zone.clone();
-                    known.targets.reloaded(now);
+                    if is_reload {
+                        known.servers().iter().for_each(|it| it.targets.reloaded(now));
+                    }
                     Origin { weight, priority, zone, tls, ..known.clone() }
                 }
-                None => Origin {
-                    targets: Arc::default(),
-                    quota,
-                    url: origin.url(),
-                    host: origin.host.clone(),
-                    authority: origin.authority.clone(),
-                    weight: origin.weight,
-                    priority: origin.priority,
-                    base: origin.base.clone(),
-                    zone: origin.zone.clone(),
-                    addresses: resolver.watch(&origin.host, origin.port),
-                    tls,
-                },
+                None => new_origin(origin, quota, resolver, tls),
             }
         };
-        let origins = upstream.origins.iter().map(origin_of).collect();
+        let origins = upstream.all_origins().map(origin_of).collect();
         let changes = resolver.changes();
         let (sticky, zone) = (sticky(upstream, own)?, config.server.zone.clone());
         let times = Arc::new(config.timeouts.with(upstream.timeouts.as_ref()));
         Ok(UpstreamPlan { config: upstream.clone(), origins, changes, sticky, times, zone })
     };
     config.upstreams.iter().map(plan).collect()
+}
+
+fn new_origin(
+    origin: &OriginConfig,
+    quota: Arc<Quota>,
+    resolver: &Resolver,
+    tls: Option<Arc<Connector>>,
+) -> Origin {
+    let (addresses, service) = match origin.is_srv {
+        true => (Arc::default(), Some(resolver.watch_service(&origin.host))),
+        false => (resolver.watch(&origin.host, origin.port), None),
+    };
+    Origin {
+        targets: Arc::default(),
+        url: origin.url(),
+        host: origin.host.clone(),
+        authority: origin.authority.clone(),
+        weight: origin.weight,
+        priority: origin.priority,
+        base: origin.base.clone(),
+        zone: origin.zone.clone(),
+        addresses,
+        quota,
+        tls,
+        service,
+        is_server: false,
+    }
 }
 
 /// What keeps the clients of `upstream` with its targets; as `before` had it where that is the
@@ -93,7 +112,7 @@ fn connector(
     upstream: &UpstreamConfig,
     before: &[UpstreamPlan],
 ) -> Result<Option<Arc<Connector>>, String> {
-    if !upstream.origins.iter().any(|origin| origin.is_tls) {
+    if !upstream.all_origins().any(|origin| origin.is_tls) {
         return Ok(None);
     }
     let known = before.iter().find(|other| other.config.name == upstream.name);

@@ -56,6 +56,7 @@ impl Upstream {
         if let Some(member) = self.member(number) {
             let change = member.target.failed(clock::coarse_ms(), self.config.fail_timeout);
             self.announce(&member, change);
+            member.origin.addresses.doubt();
         }
         self.roster.borrow().members.len() > 1
     }

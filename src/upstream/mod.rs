@@ -4,6 +4,7 @@
 //! [`balance`]'s, the connections are [`pool`]'s, the addresses [`resolver`]'s; here they meet: the
 //! next address, then the next origin, where connecting fails.
 
+pub(crate) mod addresses;
 pub(crate) mod balance;
 mod bonds;
 mod book;
@@ -31,6 +32,7 @@ pub(crate) mod resolver;
 mod roster;
 mod second;
 mod secure;
+pub(crate) mod services;
 pub(crate) mod sticky;
 pub(crate) mod tallies;
 pub(crate) mod target;
@@ -47,12 +49,13 @@ use crate::http::chunk_rules::ChunkRules;
 use crate::proxy_protocol::Version;
 use crate::tls::connector::Connector;
 
+use self::addresses::Addresses;
 use self::balance::Balance;
 use self::origin_ids::{OriginId, OriginIds};
 use self::permits::PoolShared;
 use self::queue::Holder;
 use self::quota::Quota;
-use self::resolver::Addresses;
+use self::services::{Server, Service};
 use self::sticky::Sticky;
 use self::target::Target;
 use self::targets::Targets;
@@ -72,10 +75,10 @@ pub(crate) struct UpstreamPlan {
 
 impl UpstreamPlan {
     /// The targets that there are now, with their origins.
-    pub(crate) fn targets(&self) -> impl Iterator<Item = (&Origin, Arc<Target>)> {
-        self.origins.iter().flat_map(|origin| {
+    pub(crate) fn targets(&self) -> impl Iterator<Item = (Arc<Origin>, Arc<Target>)> {
+        self.origins.iter().flat_map(Origin::servers).map(Arc::new).flat_map(|origin| {
             let targets = origin.targets.keep(&origin.addresses.load());
-            targets.into_iter().map(move |target| (origin, target))
+            targets.into_iter().map(move |target| (origin.clone(), target))
         })
     }
 }
@@ -99,17 +102,45 @@ pub(crate) struct Origin {
     pub quota: Arc<Quota>,
     /// How it is spoken to over TLS.
     pub tls: Option<Arc<Connector>>,
+    /// Where it is a service: its servers, in place of addresses of its own.
+    pub service: Option<Arc<Service>>,
+    /// One of the servers of a service.
+    pub is_server: bool,
 }
 
 impl Origin {
+    /// Itself, or the servers that its service has now.
+    pub(crate) fn servers(&self) -> Vec<Self> {
+        let Some(service) = &self.service else { return vec![self.clone()] };
+        service.load().iter().map(|server| self.server(server)).collect()
+    }
+
+    fn server(&self, server: &Server) -> Self {
+        Self {
+            host: server.host.clone(),
+            authority: server.authority(self.tls.is_some()),
+            weight: self.weight.saturating_mul(server.weight),
+            priority: self.priority.saturating_add(server.rank),
+            addresses: server.addresses.clone(),
+            targets: server.targets.clone(),
+            service: None,
+            is_server: true,
+            ..self.clone()
+        }
+    }
+
     /// What tells its connections from those of others: where they go, and whom they trust.
     fn identity(&self) -> String {
         let trust = self.tls.as_ref().map_or(0, |tls| tls.identity());
-        format!("{} {trust:x}", self.url)
+        let server = if self.is_server { &*self.authority } else { "" };
+        format!("{} {server} {trust:x}", self.url)
     }
 
     /// Its name has no address, or none of those may be asked.
     pub(crate) fn is_down(&self) -> bool {
+        if self.service.is_some() {
+            return self.servers().iter().all(Self::is_down);
+        }
         let addresses = self.addresses.load();
         let known = self.targets.keep(&addresses);
         addresses.is_empty()
@@ -123,8 +154,6 @@ pub(crate) struct Member {
     pub origin: Rc<Origin>,
     pub target: Arc<Target>,
     pub id: OriginId,
-    /// Of its origin, in the configuration.
-    index: usize,
     /// By which clients that are kept with it know it; 0 where none are.
     mark: u64,
 }
@@ -185,7 +214,7 @@ impl Traits {
             reads_trailers: config.pass_trailers,
             reads_all_bodies: config.reads_all_bodies,
             differ: config.host == HostPolicy::Origin
-                || config.origins.iter().any(|origin| !origin.base.is_empty()),
+                || config.all_origins().any(|origin| !origin.base.is_empty()),
             are_seen: config.sticky.is_some() || config.map_location,
         }
     }
@@ -270,8 +299,9 @@ impl Upstream {
         (self.config.balance == Policy::ConsistentHash).then_some(&self.config.hash)
     }
 
-    pub(crate) fn origins(&self) -> &[Rc<Origin>] {
-        &self.origins
+    /// One of those that may be asked next.
+    pub(crate) fn any_origin(&self) -> Option<Rc<Origin>> {
+        self.roster.borrow().members.first().map(|member| member.origin.clone())
     }
 
     /// The targets that there are now.
@@ -280,10 +310,10 @@ impl Upstream {
     }
 
     /// The origin of the target with the number `number`.
-    pub(crate) fn origin(&self, number: usize) -> Option<&Origin> {
+    pub(crate) fn origin(&self, number: usize) -> Option<Rc<Origin>> {
         let roster = self.roster.borrow();
         let member = roster.members.iter().find(|member| member.number() == number)?;
-        self.origins.get(member.index).map(|origin| &**origin)
+        Some(member.origin.clone())
     }
 
     /// The authority of the origin of the target with the number `number`, and what its paths begin

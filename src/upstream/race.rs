@@ -75,6 +75,7 @@ impl Race<'_> {
                 {
                     let change = member.target.failed(clock::coarse_ms(), pause);
                     self.upstream.announce(&member, change);
+                    member.origin.addresses.doubt();
                     // Whoever answers and is no use says more than an address where nobody is.
                     if is_answered || !has_answered {
                         fault = failed;
@@ -86,6 +87,7 @@ impl Race<'_> {
                     let last = tried.last().and_then(|number| self.upstream.member(*number));
                     if let Some(slow) = last {
                         slow.target.suspect(clock::coarse_ms(), pause);
+                        slow.origin.addresses.doubt();
                     }
                 }
             }
@@ -105,10 +107,12 @@ impl Race<'_> {
 
     /// Connects to `member` and to nobody else.
     pub(super) async fn single(&self, member: Member, permit: Permit) -> Result<Lease, Fault> {
-        let Ended { member, outcome, .. } = self.attempt(member, permit, Instant::now()).await;
+        let deadline = Instant::now() + self.who.times.connect;
+        let Ended { member, outcome, .. } = self.attempt(member, permit, deadline).await;
         let change = match &outcome {
             Ok(_) => member.target.connected(clock::coarse_ms()),
             Err(failed) if failed.is_origin_local() => {
+                member.origin.addresses.doubt();
                 member.target.failed(clock::coarse_ms(), self.upstream.config.fail_timeout)
             }
             Err(_) => None,
@@ -145,6 +149,7 @@ impl Race<'_> {
                     }
                     Err(failed) if failed.is_origin_local() => {
                         member.target.failed(clock::coarse_ms(), pause);
+                        member.origin.addresses.doubt();
                     }
                     Err(_) => {}
                 }

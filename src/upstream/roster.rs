@@ -3,13 +3,14 @@
 //! In go the addresses that names have now, and what is known of targets; out comes whom a request
 //! goes to. Nothing is connected here.
 
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use super::balance::{Balance, Candidate, RAMP_FULL, Share};
 use super::permits::UPSTREAM;
 use super::pool::Pool;
 use super::target::Target;
-use super::{Member, Roster, Upstream, Wanted};
+use super::{Member, Origin, Roster, Upstream, Wanted};
 use crate::config::UpstreamConfig;
 use crate::ring::clock;
 
@@ -39,7 +40,11 @@ impl Upstream {
         let now = clock::coarse_ms();
         let UpstreamConfig { name, balance, .. } = &self.config;
         let (mut members, mut shares) = (Vec::new(), Vec::new());
-        for (index, origin) in self.origins.iter().enumerate() {
+        let servers = |origin: &Rc<Origin>| match origin.service {
+            None => vec![origin.clone()],
+            Some(_) => origin.servers().into_iter().map(Rc::new).collect(),
+        };
+        for origin in self.origins.iter().flat_map(servers) {
             let identity = origin.identity();
             let is_near = !self.zone.is_empty() && origin.zone == self.zone;
             for address in origin.addresses.load().iter() {
@@ -55,7 +60,7 @@ impl Upstream {
                 let weight = target.weight(origin.weight);
                 shares.push(Share::new(weight, origin.priority, &own).near(is_near));
                 let mark = self.sticky.as_ref().map_or(0, |sticky| sticky.mark(&own));
-                members.push(Member { origin: origin.clone(), target, id, index, mark });
+                members.push(Member { origin: origin.clone(), target, id, mark });
             }
         }
         let panic_below = self.config.panic_below;

@@ -51,7 +51,7 @@ impl Upstream {
         if !is_fresh && let Some(lease) = pool.take_idle(member.number(), who.holder) {
             return Ok(lease);
         }
-        let permit = member.id.group().try_open((pool.worker, who.holder.claimant));
+        let permit = member.id.try_open((pool.worker, who.holder.claimant));
         let permit = permit.ok_or(Fault::PoolTimeout)?;
         Race { upstream: self, pool, who, is_fresh, key }.single(member, permit).await
     }

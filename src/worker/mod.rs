@@ -11,6 +11,7 @@ pub(crate) mod arbiter;
 pub(crate) mod census;
 pub(crate) mod cleanup;
 pub(crate) mod connections;
+pub(crate) mod discovery;
 pub(crate) mod generation;
 pub(crate) mod handshakes;
 pub(crate) mod mailbox;

@@ -240,6 +240,7 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
     let (targets, quota) = (Arc::default(), Arc::default());
     let (base, zone) = (String::new(), String::new());
     let (weight, priority) = (1, 0);
+    let (service, is_server) = (None, false);
     let origin = Origin {
         url,
         host,
@@ -252,6 +253,8 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
         targets,
         quota,
         tls,
+        service,
+        is_server,
     };
     let before = fixture.shared.snapshot.load_full();
     let config = before.config.upstreams[0].clone();

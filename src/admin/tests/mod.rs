@@ -89,6 +89,7 @@ impl Fixture {
             history: History::new(&snapshot),
             snapshot: ArcSwap::from_pointee(snapshot),
             server_commands,
+            discovery: Arc::default(),
             reloads_refused: AtomicUsize::new(0),
             token_tries: TokenTries::new(),
             is_closing: AtomicBool::new(false),

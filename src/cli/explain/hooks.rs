@@ -201,7 +201,7 @@ impl<'a> Asked<'a> {
         let mut waits = Vec::new();
         if let Some(auth_request) = &self.plan.auth_request {
             let upstream = &self.case.config.upstreams[auth_request.upstream()];
-            let first = upstream.origins.first();
+            let first = upstream.all_origins().next();
             let base = first.map_or("", |origin| &*origin.base);
             let first = first.map(|origin| origin.authority.as_str());
             let mut head = Vec::new();

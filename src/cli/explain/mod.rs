@@ -57,7 +57,10 @@ const OF_A_TUNNEL: [&str; 4] =
     ["timeouts.connect", "limits.tunnels", "timeouts.tunnel_idle", "timeouts.tunnel_half_closed"];
 
 pub(super) fn run(cli: &Cli, question: &Question) -> Result<String, Failure> {
-    let config = Config::load(cli.config.as_deref(), &cli.flags)?;
+    let mut config = Config::load(cli.config.as_deref(), &cli.flags)?;
+    if let Some((_, error)) = config.lay_files().into_iter().next() {
+        return Err(error.into());
+    }
     let report = explain(&config, question)?;
     Ok(if question.json { report.json() } else { report.text() })
 }

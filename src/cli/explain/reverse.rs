@@ -50,8 +50,16 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
                          see `readings`, and server.path_match";
             return Ok(Ending::Refused(fault, reason.to_owned()));
         }
-        Err(fault) => return Ok(Ending::Refused(fault, "no route fits".to_owned())),
+        Err(fault) => {
+            // Those of containers are known to the ringway that serves, and to no file.
+            let more = match case.config.docker.socket {
+                Some(_) => "no configured route fits: see GET /upstreams for those of containers",
+                None => "no route fits",
+            };
+            return Ok(Ending::Refused(fault, more.to_owned()));
+        }
     };
+    buffers(case, route, report);
     let sent_path = route.sent_path(path);
     let mut hooked = hooks::ask(case, route, report);
     if let Some(ending) = hooked.ending.take() {
@@ -68,12 +76,23 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     if !own_times.is_empty() {
         section.fact("timeouts", own_times);
     }
-    let first = upstream.origins.first().map(|origin| origin.authority.as_str());
+    let first = upstream.all_origins().next().map(|origin| origin.authority.as_str());
     let host = host_rule(&upstream.host, &case.head, first);
     let prefix = case.config.routes[route.index as usize].cut_prefix().as_bytes();
     let head = case.rewritten(&sent_path, host, (true, false), prefix, Some(&hooked));
     report.section("sent").fact("head", lines_of(&head));
     Ok(Ending::Sent(format!("upstream {}", upstream.name)))
+}
+
+/// What the route holds of bodies, if it does.
+fn buffers(case: &Case<'_>, route: Route, report: &mut Report) {
+    let Some(route) = case.config.routes.get(route.index as usize) else { return };
+    let (requests, responses) = (route.buffer_requests, route.buffer_responses);
+    if requests > 0 || responses > 0 {
+        let section = report.section("buffers");
+        section.fact("request bytes", requests);
+        section.fact("response bytes", responses);
+    }
 }
 
 /// The timeouts that are other ones than those of [timeouts]; the route has the last word.
@@ -213,7 +232,7 @@ fn origins(dns: &DnsConfig, upstream: &UpstreamConfig) -> Result<Vec<String>, Fa
     if upstream.is_demo {
         return Ok(vec!["the built-in demo, on a port of its own".to_owned()]);
     }
-    let hosts = upstream.origins.iter().map(|origin| (origin.host.as_str(), origin.port));
+    let hosts = upstream.all_origins().map(addresses::Asked::of);
     let found = addresses::of_origins(dns, hosts).map_err(Failure::unable)?;
     let line = |(origin, addresses): (&crate::config::OriginConfig, Vec<_>)| {
         let weight = match origin.weight {
@@ -222,7 +241,7 @@ fn origins(dns: &DnsConfig, upstream: &UpstreamConfig) -> Result<Vec<String>, Fa
         };
         format!("{}{weight}: {}", origin.url(), list(&addresses))
     };
-    Ok(upstream.origins.iter().zip(found).map(line).collect())
+    Ok(upstream.all_origins().zip(found).map(line).collect())
 }
 
 fn list(addresses: &[Address]) -> String {
@@ -237,6 +256,14 @@ fn list(addresses: &[Address]) -> String {
 mod tests {
     use super::own_times;
     use crate::cli::explain::tests::{ROUTES, ask, fact};
+
+    #[test]
+    fn what_a_route_buffers_is_shown() {
+        let buffering = "route=[{ upstream = \"default\", buffer_requests = \"64KiB\" }]";
+        let answer = ask(&[buffering], "GET /", &["Host: a"]);
+        assert_eq!(fact(&answer, "buffers.request bytes"), 65_536);
+        assert_eq!(fact(&answer, "buffers.response bytes"), 0);
+    }
 
     #[test]
     fn what_a_path_may_be_read_as_is_shown() {
