@@ -41,6 +41,7 @@ const FOLDERS: [&str; 29] = [
     "fault",
     "counters",
     "config",
+    "http2",
     "http",
     "proxy_protocol",
     "address",

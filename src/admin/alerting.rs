@@ -11,6 +11,7 @@ use crate::admin::proxy::Proxy;
 use crate::admin::stats::Window;
 use crate::admin::tls;
 use crate::admin::units::{lock, mebibytes};
+use crate::admin::upstreams;
 use crate::admin::webhook::Webhook;
 use crate::upstream::Origin;
 
@@ -49,8 +50,7 @@ fn figures(proxy: &Proxy, window: &Window) -> Figures {
         let plan = &snapshot.upstreams[index];
         // Answers outweigh a failed attempt to open one more connection.
         let has_answered = window.has_answered.get(index).copied().unwrap_or(false);
-        // A container that is stopped is no failure of what was configured.
-        !has_answered && !plan.config.is_found && plan.origins.iter().all(Origin::is_down)
+        !has_answered && plan.origins.iter().all(Origin::is_down)
     };
     Figures {
         error_rate: window.error_rate,
@@ -65,6 +65,7 @@ fn figures(proxy: &Proxy, window: &Window) -> Figures {
         discovery_failing: proxy.shared.discovery.troubles() as f64,
         open_files: ProcessReading::read().open_files_share(),
         is_down: (0..snapshot.upstreams.len()).map(is_down).collect(),
+        out: snapshot.upstreams.iter().map(upstreams::count_ill).collect(),
     }
 }
 

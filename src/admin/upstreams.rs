@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::proxy::Proxy;
 use crate::ring::clock;
 use crate::upstream::permits::UPSTREAM;
-use crate::upstream::target::{Target, Wish};
+use crate::upstream::target::{Reason, Target, Wish};
 use crate::upstream::{UpstreamPlan, outcomes};
 
 /// All upstreams, with why whoever is not asked is not asked.
@@ -87,6 +87,14 @@ pub(super) fn counted(plan: &UpstreamPlan) -> BTreeMap<&'static str, usize> {
         *counts.entry(state(&target)).or_default() += 1;
     }
     counts
+}
+
+/// How many targets are passed over for their checks or their answers.
+pub(super) fn count_ill(plan: &UpstreamPlan) -> usize {
+    let is_ill = |target: &Target| {
+        matches!(target.reason(), Some(Reason::Check | Reason::Errors | Reason::Slow))
+    };
+    plan.targets().filter(|(_, target)| !target.is_sound() && is_ill(target)).count()
 }
 
 /// "up", or why it is not asked.

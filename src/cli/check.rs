@@ -51,7 +51,13 @@ pub(crate) fn run(config: &Config) -> ExitCode {
 }
 
 /// What is wrong with a file that `config` names, after the place where it is named.
-pub(crate) fn files(config: &Config, origins: &Origins) -> Result<(), String> {
+/// `wrong` is what is wrong with files of origins, by the index of the upstream.
+pub(crate) fn files(
+    config: &Config,
+    origins: &Origins,
+    wrong: &[(usize, ConfigError)],
+) -> Result<(), String> {
+    origin_files(config, origins, wrong)?;
     let tls = || {
         let tried = tls::try_files(config).map(drop);
         tried.map_err(|(path, error)| BadFile { error: format!("{path}: {error}"), path })
@@ -62,7 +68,7 @@ pub(crate) fn files(config: &Config, origins: &Origins) -> Result<(), String> {
 
 /// The first mistake of a file of origins, each of whose own places is better than where the file
 /// is named.
-pub(crate) fn origin_files(
+fn origin_files(
     config: &Config,
     origins: &Origins,
     wrong: &[(usize, ConfigError)],

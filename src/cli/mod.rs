@@ -96,8 +96,7 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
         notices.extend(warnings.into_iter().map(Notice));
         return serve(&cli, config, watched, notices);
     };
-    let files = check::origin_files(&config, &origins, &wrong);
-    if let Err(error) = files.and_then(|()| check::files(&config, &origins)) {
+    if let Err(error) = check::files(&config, &origins, &wrong) {
         return fail(EXIT_CONFIG, &error);
     }
     if !*file_only && let Err(error) = check::storage(&config, &origins) {

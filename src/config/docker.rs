@@ -107,7 +107,9 @@ impl Labels {
             let mut route = RouteConfig::everything_to_the_first();
             route.is_found = true;
             route.host = read::<RouteHost>("host", host)?;
-            path.iter().for_each(|path| route.path.clone_from(path));
+            if let Some(path) = &path {
+                route.path.clone_from(path);
+            }
             if routes.iter().all(|other| other.host != route.host) {
                 routes.push(route);
             }

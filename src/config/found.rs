@@ -57,7 +57,8 @@ impl Config {
         self.upstreams.iter_mut().for_each(|upstream| upstream.found.clear());
     }
 
-    /// Adds what the files of origins say now; by the index of its upstream, what is wrong with one.
+    /// Adds what the files of origins say now; by the index of its upstream, what is wrong with
+    /// one.
     pub(crate) fn lay_files(&mut self) -> Vec<(usize, ConfigError)> {
         let (mut files, mut wrong) = (HashMap::new(), Vec::new());
         for (index, upstream) in self.upstreams.iter().enumerate() {

@@ -40,6 +40,13 @@ impl Policy {
     }
 }
 
+impl fmt::Display for Policy {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Self::WORDS.iter().find(|(_, policy)| policy == self);
+        out.write_str(word.map_or("", |(word, _)| word))
+    }
+}
+
 impl Words for Policy {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("round_robin", Self::RoundRobin),

@@ -113,9 +113,9 @@ pub(super) fn parse_service(url: &str) -> Result<(bool, String, String), &'stati
     const FORM: &str = "a service without a port behind \"srv+\", such as \
                         srv+http://_http._tcp.example.org";
     let ((is_tls, host, _), base) = parse_origin_below(url).map_err(|_| FORM)?;
-    let (_, bare) = url.split_once("://").unwrap_or_default();
-    let bare = bare.split('/').next().unwrap_or_default();
-    let is_name = !bare.contains(':') && host.parse::<IpAddr>().is_err();
+    let (_, rest) = url.split_once("://").unwrap_or_default();
+    let authority = rest.split('/').next().unwrap_or_default();
+    let is_name = !authority.contains(':') && host.parse::<IpAddr>().is_err();
     if is_name { Ok((is_tls, host, base)) } else { Err(FORM) }
 }
 

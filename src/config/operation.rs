@@ -289,6 +289,8 @@ pub struct AlertsConfig {
     pub pool_wait: Duration,
     /// An upstream of which no origin can be used.
     pub upstream_down: bool,
+    /// An origin that is passed over for its checks or its answers.
+    pub origins_out: bool,
     /// A certificate that ends within 14 days or a third of its life, or whose files cannot be
     /// used; and one of tls.acme that was not issued.
     pub certificates: bool,
@@ -315,6 +317,7 @@ impl Default for AlertsConfig {
             memory_mb: 0,
             pool_wait: Duration::from_secs(1),
             upstream_down: true,
+            origins_out: true,
             certificates: true,
             discovery: true,
             open_files: 0.9,
@@ -403,6 +406,7 @@ mod tests {
         assert_eq!(config.stats, StatsConfig { interval: Duration::ZERO, log: false });
         let alerts = AlertsConfig {
             discovery: true,
+            origins_out: true,
             error_rate: 0.0,
             p95: Duration::from_millis(250),
             memory_mb: 450,

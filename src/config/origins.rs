@@ -27,17 +27,16 @@ text_kind!(
         }
         if let Some(scheme) = text.get(..SRV.len()).filter(|it| it.eq_ignore_ascii_case(SRV)) {
             let (is_tls, host, base) = parse_service(&text[scheme.len()..])?;
-            let (authority, is_srv) = (host.clone(), true);
-            return Ok(OriginConfig {
-                authority, host, is_tls, is_srv, base, ..OriginConfig::default()
-            });
+            let authority = host.clone();
+            let service = OriginConfig { host, authority, is_tls, base, ..OriginConfig::default() };
+            return Ok(OriginConfig { is_srv: true, ..service });
         }
         let ((is_tls, host, port), base) = parse_origin_below(text).map_err(|form| match form {
             ORIGIN_FORM => ORIGIN_OR_UNIX_FORM,
             form => form,
         })?;
         let authority = authority_beside(&host, port, if is_tls { 443 } else { 80 });
-        Ok(OriginConfig { authority, host, port, is_tls, base, ..OriginConfig::default() })
+        Ok(OriginConfig { host, port, authority, is_tls, base, ..OriginConfig::default() })
     },
     OriginConfig::url
 );

@@ -212,8 +212,8 @@ impl Container {
         }
     }
 
-    /// Its address in the network of its label, else in the configured one, else in one that ringway
-    /// is in too, else in the first by name.
+    /// Its address in the network of its label, else in the configured one, else in one that
+    /// ringway is in too, else in the first by name.
     fn address(
         &self,
         label: &str,
@@ -321,7 +321,9 @@ mod tests {
                 { "IP": "::", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp" },
             ],
             "HostConfig": { "NetworkMode": "default" },
-            "NetworkSettings": { "Networks": { "bridge": { "IPAddress": format!("10.0.0.{id}") } } },
+            "NetworkSettings": {
+                "Networks": { "bridge": { "IPAddress": format!("10.0.0.{id}") } },
+            },
         })
     }
 

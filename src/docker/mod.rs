@@ -1,9 +1,10 @@
 //! Containers that want to be served, found by asking a Docker engine.
 //!
-//! In goes `[docker]`; out come, whenever something has changed, all upstreams that there are now,
-//! and what is wrong with the labels of others. The list is asked for anew after each event, after
-//! each loss of the connection and now and then, because events may be lost; an engine that does not
-//! answer leaves everything as it was. It runs on the control thread: no worker waits for it.
+//! In goes `[docker]`; out come, whenever something has changed, all upstreams that there are
+//! now, and what is wrong with the labels of others. The list is asked for anew after each event,
+//! after each loss of the connection and now and then, because events may be lost; an engine that
+//! does not answer leaves everything as it was. It runs on the control thread: no worker waits for
+//! it.
 
 mod containers;
 mod engine;

@@ -36,7 +36,7 @@ pub(super) async fn pass(
     control: &Control,
     finish: impl Fn(Reached<'_>, Leftover),
 ) -> Result<(), RelayError> {
-    let Peer { worker, stats, generation, .. } = &request.peer;
+    let Peer { worker, stats, generation, times, .. } = &request.peer;
     let config = &generation.config;
     let origin = lease.socket().clone();
     let lease = Cell::new(Some(lease));
@@ -47,7 +47,7 @@ pub(super) async fn pass(
     };
     let from = Sender {
         socket: &origin,
-        silence: config.timeouts.read,
+        silence: times.read,
         stats: (stats, WaitsOn::OriginToAnswer),
         flow: &stats.sent,
     };

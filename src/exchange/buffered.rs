@@ -66,7 +66,7 @@ async fn take(
 ) -> Result<(), Fault> {
     let (worker, stats) = (request.peer.worker, request.peer.stats);
     let socket = request.stream.socket();
-    let silence = request.peer.generation.config.timeouts.read;
+    let silence = request.peer.times.read;
     let mut turn_bytes = 0;
     while !body.is_whole() && !held.is_full() {
         if turn_bytes >= TURN_BYTES {
@@ -127,10 +127,7 @@ fn take_sized(socket: &Socket, held: &mut Held, left: u64) -> Result<Taken, Faul
     if room.is_empty() {
         return Ok(Taken::NoMemory);
     }
-    let count = match received(socket.try_recv(room))? {
-        Some(count) => count,
-        None => return Ok(Taken::Nothing),
-    };
+    let Some(count) = received(socket.try_recv(room))? else { return Ok(Taken::Nothing) };
     held.fill(count);
     Ok(Taken::Some(count))
 }

@@ -43,13 +43,15 @@ pub(crate) async fn send_response(
         BodyLength::Chunked => destination.traits(request).response_chunks(),
         _ => ChunkRules::STRICT,
     };
-    let seen = destination.seen(request, lease.origin(), buffer.filled());
-    let seen = seen.as_ref().map(|seen| seen.as_seen());
-    let is_plain = destination.is_plain() && via.is_none() && seen.is_none();
-    let incoming = Incoming { buffer: &buffer, is_uploaded, is_plain, rules, via, seen };
-    let begun = request.stream.send_head(request, &incoming, |how, out| {
-        destination.put_response(request, buffer.filled(), how, out);
-    });
+    let begun = {
+        let seen = destination.seen(request, lease.origin(), buffer.filled());
+        let seen = seen.as_ref().map(|seen| seen.as_seen());
+        let is_plain = destination.is_plain() && via.is_none() && seen.is_none();
+        let incoming = Incoming { buffer: &buffer, is_uploaded, is_plain, rules, via, seen };
+        request.stream.send_head(request, &incoming, |how, out| {
+            destination.put_response(request, buffer.filled(), how, out);
+        })
+    };
     let Begun { body, used, sent, rest } = match begun {
         Ok(begun) => begun,
         // A chunk that is bad right behind the head is refused as long as nothing has been sent.
@@ -78,8 +80,7 @@ pub(crate) async fn send_response(
     } else {
         drop(buffer);
         if let Some(held) = ahead::begin(request, destination.buffers(request).1, rest.as_deref()) {
-            let sound = (is_uploaded, reads_body);
-            let passed = pass_ahead(request, (lease, held), &body, (progress, sound), record);
+            let passed = pass_ahead(request, (lease, held), &body, (progress, reads_body), record);
             return Ok(Box::pin(passed).await);
         }
         if let Some(rest) = rest
@@ -106,9 +107,10 @@ async fn pass_ahead(
     request: &Request<'_, impl ClientStream>,
     (lease, held): (Reached<'_>, Held),
     body: &Body,
-    (progress, (is_uploaded, reads_body)): (&Progress, (bool, bool)),
+    (progress, reads_body): (&Progress, bool),
     record: &mut Record,
 ) -> Outcome {
+    let is_uploaded = progress.is_complete();
     lease.begin_stream();
     let control = &progress.download;
     // It has been counted with the head.

@@ -18,7 +18,7 @@ use crate::exchange::stream::{ClientStream, unless_gone};
 use crate::exchange::upload::RequestBody;
 use crate::exchange::wanted::wanted;
 use crate::fault::Fault;
-use crate::hooks::Hedged;
+use crate::hooks::{Hedged, Hedging};
 use crate::memory::Pressure;
 use crate::ring::{HeadBuffer, WaitError};
 use crate::upstream::Who;
@@ -47,7 +47,7 @@ pub(super) async fn race(
     let (origin, mut hedged) = (lease.origin(), None);
     let raced = {
         let raced = raced(request, lease, destination, (body, after), &mut hedged);
-        let limit = request.peer.generation.config.timeouts.read;
+        let limit = request.peer.times.read;
         let raced = tokio::time::timeout(limit, raced);
         unless_gone(request, async { raced.await.unwrap_or(Err(Fault::OriginReadTimeout)) }).await
     };
@@ -93,7 +93,7 @@ async fn raced(
     if let Some(first) = early.await {
         return Ok(Raced::First(of(first)));
     }
-    if !may_begin(request, destination, lease.origin()) {
+    if lease.is_bound() || !may_begin(request, destination, lease.origin()) {
         return Ok(Raced::Nothing);
     }
     *hedged = Some(Hedged::Failed);
@@ -134,15 +134,16 @@ async fn raced(
 }
 
 /// Whether there may be a second attempt: nobody waits for a connection or for memory, somebody
-/// else can be asked, and the route has not had too many.
+/// else can be asked by a client that is not kept with one, and the route has not had too many.
 fn may_begin<S>(request: &Request<'_, S>, destination: &Destination, origin: usize) -> bool {
     let worker = request.peer.worker;
     let is_scarce =
         worker.shared.pool.is_wanted() || worker.shared.pressure.get() != Pressure::Normal;
     let hedging = destination.hooks.as_ref().and_then(|hooks| hooks.hedging());
-    !is_scarce
-        && destination.upstream(request).is_some_and(|upstream| upstream.has_second(origin))
-        && hedging.is_some_and(|hedging| hedging.may_begin())
+    let has_second = destination.upstream(request).is_some_and(|upstream| {
+        upstream.has_second(origin) && wanted(request, upstream).mark.is_none()
+    });
+    !is_scarce && has_second && hedging.is_some_and(Hedging::may_begin)
 }
 
 /// Sends the request to another origin than `origin`, and waits for its answer to begin.
@@ -158,7 +159,7 @@ async fn second(
     let who = Who { holder: request.peer.holder, introduction: &introduction, times };
     let which = (wanted(request, upstream).key, origin);
     let mut lease = upstream.second(&request.peer.worker.pool, who, which).await?;
-    send_request(request, &lease, destination, body).await.map_err(AttemptError::fault)?;
+    send_request::<true>(request, &lease, destination, body).await.map_err(AttemptError::fault)?;
     let first = poll_fn(|cx| lease.poll_reply(cx)).await;
     Ok((lease, first))
 }

@@ -274,7 +274,7 @@ async fn attempt(
     let mut lease = request.peer.slot.reach(lease);
     request.peer.stats.waits_on.set(WaitsOn::OriginToAnswer);
     let began = destination.is_timed(request).then(Instant::now);
-    send_request(request, &lease, destination, body).await?;
+    send_request::<false>(request, &lease, destination, body).await?;
     lease.expect_reply();
     if let Some(after) = destination.hedge_after(request) {
         let hedged = hedge::race(request, &mut lease, destination, (body, after), record);
@@ -306,10 +306,7 @@ async fn attempt(
     // The client's side failed, or the origin took nothing for too long: no answer will make sense
     // any more, and the origin must not take what it has for the whole.
     let reply = upload.fault().map_or(reply, |fault| Err(fault.into()));
-    let reply = reply.map_err(|error: AttemptError| error.on(lease.socket()));
-    if let (Some(began), Ok(_)) = (began, &reply) {
-        destination.answered(request, lease.origin(), began.elapsed());
-    }
+    let reply = heard(request, destination, (&lease, began), reply);
     let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
         Ok(Verdict::Pass(buffer)) => {
             record.answered(request.response.status);
@@ -333,7 +330,31 @@ async fn attempt(
         upload.end().await;
     }
     record.moved(progress.control.received.get(), 0);
-    match next? {
+    conclude(request, destination, (next?, is_uploaded), record).await
+}
+
+/// Tells whoever wants to know how the wait for an answer has ended.
+fn heard(
+    request: &Request<'_, impl ClientStream>,
+    destination: &Destination,
+    (lease, began): (&Lease, Option<Instant>),
+    reply: Result<HeadBuffer, AttemptError>,
+) -> Result<HeadBuffer, AttemptError> {
+    let reply = reply.map_err(|error| error.on(lease.socket()));
+    if let (Some(began), Ok(_)) = (began, &reply) {
+        destination.answered(request, lease.origin(), began.elapsed());
+    }
+    reply
+}
+
+/// Does what is left when the upload has ended.
+async fn conclude(
+    request: &mut Request<'_, impl ClientStream>,
+    destination: &mut Destination,
+    (next, is_uploaded): (Next<'_>, bool),
+    record: &mut Record,
+) -> Result<Outcome, AttemptError> {
+    match next {
         Next::End(sent) => sent,
         Next::Switch(granted) => {
             Ok(Box::pin(upgrade::switch(request, granted, is_uploaded, record)).await?)

@@ -223,9 +223,7 @@ pub(crate) async fn upload_rest(
     body: &RequestBody,
     progress: &Progress,
 ) -> Result<(), RelayError> {
-    let kept = body.kept();
-    let rest = body.rest();
-    if kept.is_none() && rest.is_none() {
+    if body.goes_with_head() {
         return Ok(());
     }
     let from = Sender {
@@ -241,13 +239,10 @@ pub(crate) async fn upload_rest(
         half_close: HalfClose::Keep,
         stats: Some((stats, WaitsOn::OriginToTake)),
     };
-    if let Some(kept) = kept {
-        let encoding =
-            if body.is_whole() && body.is_counted { Encoding::Payload } else { Encoding::AsIs };
-        let start = (kept.start.with(body.rules), encoding);
-        Box::pin(pour(&kept.held, start, to, &progress.control)).await?;
+    if let Some(kept) = body.kept() {
+        Box::pin(pour_kept(kept, body, to, &progress.control)).await?;
     }
-    let Some(decoder) = rest else {
+    let Some(decoder) = body.rest() else {
         stats.waits_on.set(WaitsOn::OriginToAnswer);
         return Ok(());
     };
@@ -258,6 +253,18 @@ pub(crate) async fn upload_rest(
     let moved = transfer.run(decoder, Encoding::AsIs).await;
     stats.waits_on.set(WaitsOn::OriginToAnswer);
     moved.map(drop)
+}
+
+/// Sends what is held of the body.
+async fn pour_kept(
+    kept: Rc<Kept>,
+    body: &RequestBody,
+    to: Receiver<'_>,
+    control: &Control,
+) -> Result<(), RelayError> {
+    let is_counted = body.length().is_some();
+    let encoding = if is_counted { Encoding::Payload } else { Encoding::AsIs };
+    pour(&kept.held, (kept.start.with(body.rules), encoding), to, control).await
 }
 
 /// The upload beside the wait for, and the download of, the answer.

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::retry::Savings;
+use super::savings::Savings;
 use crate::config::{Hedge, RetryConfig};
 
 /// What became of a second attempt.

@@ -59,6 +59,7 @@ mod rate;
 mod request_view;
 mod responses;
 mod retry;
+mod savings;
 mod split;
 pub(crate) mod style;
 mod target;

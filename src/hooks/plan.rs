@@ -107,7 +107,6 @@ pub(super) fn compile(
     let body_bytes = strongest(layers, |layer| layer.body_bytes.as_ref());
     let login = strongest(layers, |layer| layer.basic_auth.as_ref());
     let login = login.map(|login| loading.login(login)).transpose()?;
-    let custom = strongest(layers, |layer| layer.custom.as_ref());
     let pages = strongest(layers, |layer| layer.error_pages.as_ref());
     let rewrite = strongest(layers, |layer| layer.rewrite.as_ref());
     let mut hooked = Hooked {
@@ -120,7 +119,7 @@ pub(super) fn compile(
         login,
         auth_request: strongest(layers, |layer| layer.forward_auth.as_ref())
             .map(|asked| AuthRequest::new(asked, config.server.path_match)),
-        custom: loading.customs(custom.map(Vec::as_slice).unwrap_or_default())?,
+        custom: loading.customs(strongest(layers, |it| it.custom.as_ref()).map_or(&[], |it| it))?,
         respond: strongest(layers, |layer| layer.respond.as_ref()).map(Prepared::respond),
         split: strongest(layers, |layer| layer.split.as_ref())
             .map(|split| Split::new(split, upstream_name)),
@@ -141,9 +140,8 @@ pub(super) fn compile(
         pages: pages.map(Pages::load).transpose()?.unwrap_or_default(),
         route: name.into(),
     };
-    let retry = strongest(layers, |layer| layer.retry.as_ref());
     let upstreams = hooked.arms().map(|(upstream, _)| upstream).chain([route.upstream]).collect();
-    hooked.retry = retry.map(|retry| Retry::new(retry, upstreams));
+    hooked.retry = strongest(layers, |it| it.retry.as_ref()).map(|it| Retry::new(it, upstreams));
     hooked.compile_id(layers);
     hooked.request_edits = hooked.request_wishes(layers).compile();
     hooked.response_edits = hooked.response_wishes(layers).compile();

@@ -103,11 +103,9 @@ impl RequestHead {
         self.cache.forget();
     }
 
-    /// The client has been sent the 100 that it waited for. The same head is read anew when it comes
-    /// again: what is known of it does not hold for that.
+    /// The client has been sent the 100 that it waited for, which holds for this message alone.
     pub fn grant_continue(&mut self) {
-        self.expects_continue = false;
-        self.has_empty_expect = true;
+        (self.expects_continue, self.has_empty_expect) = (false, true);
         self.cache.forget();
     }
 
@@ -271,21 +269,6 @@ impl RequestHead {
         let mut offers = self.fields.all(FieldName::Upgrade).map(|field| field.value.of(buf));
         offers
             .all(|value| elements(value).all(|protocol| !protocol.is_empty() && !is_http(protocol)))
-    }
-
-    /// The only expectation there is; others are refused (RFC 9110 §10.1.1).
-    fn read_expect(&mut self, buf: &[u8]) -> Result<(), HeadError> {
-        let mut expects_continue = false;
-        for field in self.fields.all(FieldName::Expect) {
-            match field.value.of(buf) {
-                b"" => {}
-                value if value.eq_ignore_ascii_case(b"100-continue") => expects_continue = true,
-                _ => return Err(HeadError::Expectation),
-            }
-        }
-        self.has_empty_expect = !expects_continue;
-        self.expects_continue = expects_continue && !self.body.is_empty();
-        Ok(())
     }
 
     fn read_max_forwards(&mut self, buf: &[u8]) -> Result<(), HeadError> {

@@ -13,6 +13,7 @@ pub(crate) mod chunked;
 pub(crate) mod client_chain;
 pub(crate) mod edit;
 mod error;
+mod expect;
 pub(crate) mod fields;
 pub(crate) mod forwarded_header;
 pub(crate) mod framing;

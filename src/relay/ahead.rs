@@ -10,12 +10,13 @@ use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
 
-use super::coding::{Decoder, Encoding, limit_to_body};
+use super::coding::{Decoder, Encoding, LEAD_BYTES, TAIL_BYTES, limit_to_body};
 use super::error::RelayError;
 use super::held::{Held, PIECE_BYTES};
 use super::steps::add;
 use super::waiting::Stall;
 use super::{Leftover, Pace, TURN_BYTES, Transfer, Window};
+use crate::http::chunked::HELD_BYTES_MAX;
 use crate::ring::clock;
 use crate::ring::waits::turn;
 
@@ -49,6 +50,8 @@ impl Ahead<'_> {
 
 /// Room that is left beyond what is received: for the framing of a chunk.
 const MARGIN: usize = 64;
+
+const _: () = assert!(HELD_BYTES_MAX <= MARGIN && LEAD_BYTES + TAIL_BYTES <= MARGIN);
 
 /// Less room than this is not worth a look at the sender's socket.
 const LEAST: usize = 2048;
@@ -181,18 +184,18 @@ impl Transfer<'_> {
         };
         add(&self.control.received, received);
         if !scratch.is_needed {
-            let decoded = decoder.advance(&room[..received]).map_err(RelayError::Framing)?;
-            held.fill(decoded.used);
-            return Ok(Took::Bytes { bytes: received, excess: received - decoded.used });
+            let used = decoder.advance(&room[..received]).map_err(RelayError::Framing)?.used;
+            held.fill(used);
+            return Ok(Took::Bytes { bytes: received, excess: received - used });
         }
         scratch.framed.clear();
         let input = &scratch.come[..received];
-        let decoded = encoding.append(decoder, input, &mut scratch.framed);
-        let decoded = decoded.map_err(RelayError::Framing)?;
+        let appended = encoding.append(decoder, input, &mut scratch.framed);
+        let used = appended.map_err(RelayError::Framing)?.used;
         let framed = scratch.framed.len();
         room[..framed].copy_from_slice(&scratch.framed);
         held.fill(framed);
-        Ok(Took::Bytes { bytes: received, excess: received - decoded.used })
+        Ok(Took::Bytes { bytes: received, excess: received - used })
     }
 
     /// Sends what is held as far as the receiver takes it, until nothing more will be.

@@ -11,6 +11,7 @@
 pub(crate) mod config_watch;
 pub(crate) mod demo;
 mod discovery;
+pub(crate) mod found;
 pub(crate) mod handover;
 pub(crate) mod inherited;
 pub(crate) mod listeners;
@@ -31,7 +32,7 @@ use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
-use self::discovery::Discovered;
+use self::found::Discovered;
 use self::inherited::{Inheritance, Inherited};
 use self::listeners::Sockets;
 use self::upstreams::plan_upstreams;

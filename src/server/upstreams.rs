@@ -62,9 +62,10 @@ fn new_origin(
     resolver: &Resolver,
     tls: Option<Arc<Connector>>,
 ) -> Origin {
-    let (addresses, service) = match origin.is_srv {
-        true => (Arc::default(), Some(resolver.watch_service(&origin.host))),
-        false => (resolver.watch(&origin.host, origin.port), None),
+    let (addresses, service) = if origin.is_srv {
+        (Arc::default(), Some(resolver.watch_service(&origin.host)))
+    } else {
+        (resolver.watch(&origin.host, origin.port), None)
     };
     Origin {
         targets: Arc::default(),

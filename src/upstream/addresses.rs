@@ -1,8 +1,8 @@
 //! The addresses of one name, and the doubt that they are right.
 //!
 //! In go answers of name servers; out come addresses in the order in which they are tried, which
-//! the workers read without waiting. Whoever could not connect to one says so, and the name is asked
-//! again at once. Nothing here asks anybody.
+//! the workers read without waiting. Whoever could not connect to one says so, and the name is
+//! asked again at once. Nothing here asks anybody.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -61,7 +61,9 @@ impl Addresses {
             None => without_asking(host, port).map(all_of_tcp),
         };
         let is_known = known.is_some();
-        known.into_iter().for_each(|known| self.list.store(Arc::new(known)));
+        if let Some(known) = known {
+            self.store(known);
+        }
         is_known
     }
 }

@@ -169,10 +169,8 @@ pub(crate) async fn read_head(
     reply.head().reset();
     let mut buffer = None;
     loop {
-        let (mut received, mut filled) = match reply.begun() {
-            Some(begun) => begun,
-            None => reply.recv(buffer)?.await,
-        };
+        let (mut received, mut filled) =
+            if let Some(begun) = reply.begun() { begun } else { reply.recv(buffer)?.await };
         if matches!(received, Err(WaitError::Expired)) {
             (received, filled) = reply.recv_late(filled).await?;
         }

@@ -63,16 +63,15 @@ impl Service {
         let server = |(record, rank): (&ServiceRecord, u16)| {
             let ServiceRecord { host, port, weight, .. } = record.clone();
             let is_known = |known: &&Server| (&known.host, known.port) == (&host, port);
-            let (addresses, targets) = match before.iter().find(is_known) {
-                Some(known) => (known.addresses.clone(), known.targets.clone()),
-                None => {
-                    let addresses = Arc::new(Addresses::below(&self.doubt));
-                    if !addresses.set_known(&host, port) {
-                        follow(&host, port, addresses.clone());
-                    }
-                    (addresses, Arc::default())
+            let known = before.iter().find(is_known);
+            let known = known.map(|known| (known.addresses.clone(), known.targets.clone()));
+            let (addresses, targets) = known.unwrap_or_else(|| {
+                let addresses = Arc::new(Addresses::below(&self.doubt));
+                if !addresses.set_known(&host, port) {
+                    follow(&host, port, addresses.clone());
                 }
-            };
+                (addresses, Arc::default())
+            });
             Server { host, port, weight: u32::from(weight.max(1)), rank, addresses, targets }
         };
         let servers: Vec<Server> = ranked(&records).map(server).collect();

@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::support::{
-    Engine, GET, NameServer, Origin, Proxy, Question, Setup, Srv, container, ringway, run,
-    wait_until,
+    Engine, GET, Home, NameServer, OK, Origin, Pair, Proxy, Question, Setup, Srv, TlsOrigin,
+    container, has_own_mounts, logged, ringway, run, wait_until,
 };
 
 /// An origin that answers with its name and the Host it was asked for.
@@ -90,10 +91,12 @@ fn containers_that_come_and_go_are_followed_without_any_configuration() {
     assert_eq!(listed["upstreams"][0]["targets"].as_array().map(Vec::len), Some(2));
     engine.has(&[container("2", two, &WEB)]);
     wait_for(&proxy, "shop.test", &["b"]);
+    // What is found is no part of the configuration, and a reload leaves it.
+    proxy.signal(Signal::SIGHUP);
+    proxy.wait_for_log(&["reloaded", "changed=\"\""]);
+    assert_eq!(counts(&proxy, "shop.test", 4)["b"], 4);
     engine.has(&[]);
     wait_until("no route", || answer(&proxy, "shop.test").0 == 404);
-    // What is found is no part of the configuration.
-    assert!(!proxy.admin("GET", "/config").contains("docker.shop.web"));
     proxy.stop();
 }
 
@@ -311,7 +314,7 @@ fn a_request_under_way_ends_at_the_origin_that_is_taken_out() {
 fn what_is_wrong_in_a_file_of_origins_is_shown_at_its_place() {
     let checked = |text: &str| {
         let setup = from_file("origins.toml", text);
-        let home = crate::support::Home::new();
+        let home = Home::new();
         let config = home.write("ringway.toml", &setup.text());
         home.write("origins.toml", text);
         let mut command = ringway();
@@ -390,4 +393,79 @@ fn a_service_that_is_not_known_has_no_origin_and_one_that_is_lost_keeps_them() {
     proxy.wait_for_log(&["not resolved again, the last addresses stay", "_http._tcp.app.test"]);
     assert_eq!(answer(&proxy, "test"), (200, "a".to_owned()));
     proxy.stop();
+}
+
+#[test]
+fn a_server_of_a_service_shows_a_certificate_for_its_own_name() {
+    let pair = Pair::of(&["a.test"]);
+    let names = Arc::new(Mutex::new(Vec::new()));
+    let origin = TlsOrigin::start(&pair, {
+        let names = Arc::clone(&names);
+        move |mut peer| {
+            if peer.shake_hands().is_ok() {
+                names.lock().unwrap().push(peer.asked_name().map(str::to_owned));
+            }
+            while peer.read_head().is_some() {
+                peer.send(OK);
+            }
+        }
+    });
+    let port = origin.url().rsplit(':').next().unwrap().parse().unwrap();
+    let servers = Arc::new(Mutex::new(vec![(1, 1, port, "a.test".to_owned())]));
+    let server = services(&servers);
+    let proxy = Setup::new()
+        .asking(&server)
+        .file("origin.pem", &pair.chain)
+        .upstream(
+            "app",
+            &["srv+https://_http._tcp.app.test"],
+            "[upstream.tls]\nca = \"origin.pem\"",
+        )
+        .start();
+    proxy.get().expect_status(200);
+    assert_eq!(*names.lock().unwrap(), [Some("a.test".to_owned())]);
+    // One that has another name is not believed.
+    servers.lock().unwrap()[0].3 = "b.test".to_owned();
+    wait_until("another name", || answer(&proxy, "test").0 == 502);
+    proxy.stop();
+}
+
+#[test]
+fn the_table_of_hosts_is_followed_for_origins() {
+    if !has_own_mounts() {
+        return;
+    }
+    let a = named("a");
+    let port = a.address().port();
+    let b = Origin::start_at(([127, 0, 0, 2], port).into(), |mut peer| {
+        while peer.next_request().is_some() {
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nb");
+        }
+    });
+    let proxy = Setup::to_url(&format!("http://moved.test:{port}"))
+        .with_hosts("127.0.0.1 moved.test\n")
+        .start();
+    wait_for(&proxy, "test", &["a"]);
+    std::fs::write(proxy.home().join("hosts"), "127.0.0.2 moved.test # elsewhere\n").unwrap();
+    wait_for(&proxy, "test", &["b"]);
+    drop(b);
+    proxy.stop();
+}
+
+#[test]
+fn a_new_process_serves_containers_before_it_takes_over() {
+    let origin = named("a");
+    let engine = Engine::start(&[container("1", origin.address().port(), &WEB)]);
+    let proxy = docker(&engine).start();
+    assert_eq!(answer(&proxy, "shop.test").0, 200);
+    proxy.signal(Signal::SIGUSR2);
+    wait_until("another process", || {
+        assert_eq!(answer(&proxy, "shop.test"), (200, "a".to_owned()));
+        proxy.log_lines().iter().any(|line| line.contains("a new process has taken over"))
+    });
+    let line = proxy.wait_for_log(&["a new process has taken over"]);
+    let last = Pid::from_raw(logged(&line, "pid").parse().unwrap());
+    let answers: Vec<_> = (0..20).map(|_| answer(&proxy, "shop.test")).collect();
+    kill(last, Signal::SIGTERM).unwrap();
+    assert!(answers.iter().all(|it| *it == (200, "a".to_owned())), "{answers:?}");
 }

@@ -76,7 +76,7 @@ fn wait_for_state(proxy: &Proxy, url: &str, state: &str) {
 fn a_check_puts_an_origin_out_and_brings_it_back() {
     let (a, b) = (Named::new("a"), Named::new("b"));
     let health = "health = { path = \"/up\", interval = \"100ms\", rise = 2, fall = 2 }";
-    let proxy = upstream(&[&a.url(), &b.url()], health).start();
+    let proxy = upstream(&[&a.url(), &b.url()], health).set("alerts.interval", "1s").start();
     a.origin.wait_for("a check", |seen| !seen.requests.is_empty());
     {
         let seen = a.origin.seen();
@@ -92,8 +92,11 @@ fn a_check_puts_an_origin_out_and_brings_it_back() {
     assert_eq!(target(&proxy, &b.url())["check_error"], "status 503");
     proxy.wait_for_log(&["passed over", "reason=\"check\"", "status 503"]);
     assert_eq!(answers(&proxy, 20, GET).get("b"), None);
+    let is_alert = || proxy.admin("GET", "/health").contains("origins_out");
+    wait_until("the alert begins", is_alert);
     b.says(200);
     wait_for_state(&proxy, &b.url(), "up");
+    wait_until("the alert ends", || !is_alert());
     assert_eq!(answers(&proxy, 20, GET)["b"], 10);
 }
 

@@ -201,6 +201,22 @@ fn an_error_that_comes_first_does_not_win() {
 }
 
 #[test]
+fn a_client_that_is_kept_with_an_origin_is_not_answered_by_another() {
+    let (first, second) = (answering_in_turn(vec![OK]), Origin::answering(SPARE));
+    let proxy = Setup::new()
+        .upstream("pair", &[&first.url(), &second.url()], "balance = \"first\"\nsticky = {}")
+        .route("", "/", "pair", "hooks = { retry = { hedge = \"50ms\" } }")
+        .set("timeouts.read", "300ms")
+        .start();
+    let answer = proxy.get();
+    let cookie = answer.field("set-cookie").expect("a cookie").split(';').next().unwrap();
+    let again = format!("GET / HTTP/1.1\r\nHost: test\r\nCookie: {cookie}\r\n\r\n");
+    let before = hedges(&proxy);
+    proxy.send(again).read_response().expect_status(504);
+    assert_eq!((second.seen().requests.len(), hedges(&proxy)), (0, before));
+}
+
+#[test]
 fn with_one_origin_there_is_no_second_attempt() {
     let (origin, is_open) = Origin::held();
     let setup =

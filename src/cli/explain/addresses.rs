@@ -40,10 +40,10 @@ impl<'h> Asked<'h> {
     }
 
     pub(crate) fn of(origin: &'h OriginConfig) -> Self {
-        match origin.is_srv {
-            true => Self::Service(&origin.host),
-            false => Self::Host(&origin.host, origin.port),
+        if origin.is_srv {
+            return Self::Service(&origin.host);
         }
+        Self::Host(&origin.host, origin.port)
     }
 
     fn watch(self, resolver: &Resolver) -> Watched {

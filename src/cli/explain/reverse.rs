@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::report::Report;
+use super::report::{Report, Section};
 use super::{addresses, hooks};
 use crate::address::Address;
 use crate::cli::explain::case::{Case, Ending, Explained, lines_of, shown};
 use crate::cli::output::Failure;
 use crate::config::{
-    Config, DnsConfig, HostPattern, Networks, PathMatch, RouteConfig, UpstreamConfig,
+    Config, DnsConfig, HostPattern, Networks, PathMatch, Policy, RouteConfig, UpstreamConfig,
 };
 use crate::fault::Fault;
 use crate::http::path::{is_plain, normal_target};
@@ -72,6 +72,7 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     let section = report.section("upstream");
     section.fact("name", upstream.name.as_str());
     section.fact("origins", origins);
+    whose_turn(upstream, section);
     let own_times = own_times(upstream, &case.config.routes[route.index as usize]);
     if !own_times.is_empty() {
         section.fact("timeouts", own_times);
@@ -82,6 +83,23 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     let head = case.rewritten(&sent_path, host, (true, false), prefix, Some(&hooked));
     report.section("sent").fact("head", lines_of(&head));
     Ok(Ending::Sent(format!("upstream {}", upstream.name)))
+}
+
+/// By what one of several origins is chosen. Who is ill just now is known to the ringway that
+/// serves.
+fn whose_turn(upstream: &UpstreamConfig, section: &mut Section) {
+    if upstream.origins.len() < 2 && upstream.health.is_none() && upstream.eject.is_none() {
+        return;
+    }
+    let balance = match upstream.balance {
+        Policy::ConsistentHash => format!("{} by {}", Policy::ConsistentHash, upstream.hash),
+        balance => balance.to_string(),
+    };
+    section.fact("balance", balance);
+    if let Some(sticky) = &upstream.sticky {
+        section.fact("sticky", format!("by the cookie {}", sticky.cookie));
+    }
+    section.fact("now", "`ringway upstreams` says who is asked, and why others are not");
 }
 
 /// What the route holds of bodies, if it does.

@@ -342,7 +342,8 @@ mod tests {
             "split = { weights = { demo = 3 }, sticky = \"cookie:c\" }\nretry = {}\n\
              mirror = { upstream = \"demo\", percent = 0.25, body_bytes = 0 }\n\
              rewrite = { regex = \"^/(.*)$\", replacement = \"/$1/${1}$$${host}\" }",
-            "split = { weights = { demo = 3 }, sticky = \"ip\" }\nretry = { on = [\"5xx\", \"429\"], hedge = \"50ms\" }\n\
+            "split = { weights = { demo = 3 }, sticky = \"ip\" }\n\
+             retry = { on = [\"5xx\", \"429\"], hedge = \"50ms\" }\n\
              rewrite = { prefix = \"/a\" }\nsecurity_headers = { frame_options = \"\" }\n\
              request_headers = { set = { X-A = \"${header.x-b}\" }, remove = [\"X-C\"] }\n\
              response_headers = { rename = { X-D = \"X-E\" }, add = { X-F = \"$${host}$\" } }",
