@@ -16,7 +16,7 @@ const COLUMNS_MAX: usize = 100;
 
 /// The folders from top to bottom, as `src/lib.rs` draws them. A file imports from its own folder
 /// and from those below it; one that stands beside the folders counts as a folder.
-const FOLDERS: [&str; 29] = [
+const FOLDERS: [&str; 30] = [
     "cli",
     "server",
     "admin",
