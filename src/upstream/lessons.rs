@@ -96,6 +96,7 @@ impl Pool {
     #[cold]
     pub(super) fn learn(self: &Rc<Self>, lease: &Lease) -> bool {
         let now = clock::coarse_ms();
+        let was_first = self.slots.borrow().get(lease.key).is_some_and(|slot| slot.is_first);
         let target = {
             let mut slots = self.slots.borrow_mut();
             let Some(slot) = slots.get_mut(lease.key) else { return false };
@@ -106,7 +107,7 @@ impl Pool {
         if lease.told == UNUSED {
             return true;
         }
-        let kept_another = || self.rests_another(lease);
+        let kept_another = || was_first && self.was_overtaken(lease) || self.rests_another(lease);
         target.learnt.came_back(now, lease.told, lease.is_reused, kept_another);
         !target.learnt.keeps_none() && !target.learnt.is_in_the_way(now)
     }
@@ -121,6 +122,15 @@ impl Pool {
             slots.get(key).is_some_and(|slot| slot.has_carried && slot.socket.is_silent())
         };
         newest.any(|entry| is_kept(entry.key)) && lease.socket().is_silent()
+    }
+
+    /// Whether an older connection still waits for its first answer, which this one has had: who
+    /// serves one at a time takes them in the order in which they came.
+    fn was_overtaken(&self, lease: &Lease) -> bool {
+        let slots = self.slots.borrow();
+        let Some(own) = slots.get(lease.key) else { return false };
+        let waits = |other: &Slot| other.origin == own.origin && other.is_first;
+        slots.iter().any(|(_, other)| waits(other) && other.born < own.born)
     }
 
     /// Closes the idle connections that their origin would close soon, and those that may be in

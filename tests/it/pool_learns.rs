@@ -201,6 +201,36 @@ fn spare_connections_are_kept_to_who_has_shown_that_it_keeps_and_serves_several(
 }
 
 #[test]
+fn a_long_poll_costs_the_others_no_connections() {
+    let gate = Gate::default();
+    let quick = "GET /quick HTTP/1.1\r\nHost: test\r\n\r\n";
+    let both = Origin::start({
+        let gate = gate.clone();
+        move |mut peer: Peer| {
+            while let Some(request) = peer.next_request() {
+                if request.target() == "/" {
+                    gate.wait();
+                }
+                peer.send(OK);
+            }
+        }
+    });
+    let proxy = Proxy::to(&both);
+    let mut long = proxy.send(GET);
+    both.wait_for("the poll", |seen| seen.requests.len() == 1);
+    // Longer than it takes to be taken for somebody who waits for what rests.
+    long.expect_quiet_for(Duration::from_millis(400));
+    for _ in 0..10 {
+        proxy.send(quick).expect_status(200);
+    }
+    let opened = both.seen().connections.len();
+    let open = both.seen().open();
+    assert_eq!((opened, open), (2, 2));
+    gate.open();
+    long.expect_status(200);
+}
+
+#[test]
 fn an_origin_that_ends_connections_gets_no_spare_ones() {
     let origin = Origin::answering_and_closing(
         "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
