@@ -111,9 +111,9 @@ impl fmt::Display for StatusRanges {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (from, to)) in self.0.iter().enumerate() {
             out.write_str(if index == 0 { "" } else { "," })?;
-            match from == to {
-                true => write!(out, "{from}")?,
-                false => write!(out, "{from}-{to}")?,
+            write!(out, "{from}")?;
+            if from != to {
+                write!(out, "-{to}")?;
             }
         }
         Ok(())

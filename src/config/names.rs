@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 use super::{AdminAddress, HostPattern, ParentScheme};
 use crate::address::{Address, UNIX_BYTES_MAX};
-use crate::http::path;
 
 /// RFC 1035 §2.3.4, without the root's dot.
 const NAME_BYTES_MAX: usize = 253;
@@ -88,12 +87,12 @@ pub(super) fn parse_origin_below(url: &str) -> Result<((bool, String, u16), Stri
                         such as http://HOST:PORT/base";
     let start = url.find("://").map_or(0, |at| at + 3);
     let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
-    let (bare, base) = url.split_at(end);
-    let base = base.trim_end_matches('/');
+    let (origin, path) = url.split_at(end);
+    let base = path.trim_end_matches('/');
     let is_right = base.is_empty()
         || base.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\\\"<>".contains(&byte))
-            && path::normal(base.as_bytes()) == base.as_bytes();
-    let parsed = parse_origin(bare)?;
+            && crate::http::path::normal(base.as_bytes()) == base.as_bytes();
+    let parsed = parse_origin(origin)?;
     if is_right { Ok((parsed, base.to_owned())) } else { Err(FORM) }
 }
 

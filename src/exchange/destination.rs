@@ -345,7 +345,9 @@ impl Destination {
         let To::Upstream(route, upstream) = &self.to else { return None };
         let upstream = &*request.peer.generation.upstreams[*upstream];
         let traits = upstream.traits;
-        traits.are_seen.then(|| SeenOtherwise::of(request, route, upstream, (number, buf)))
+        traits
+            .are_seen
+            .then(|| Box::new(SeenOtherwise::of(request, route, upstream, (number, buf))))
     }
 
     /// Our name in the Via of an answer, if it is to be said.

@@ -59,11 +59,7 @@ pub(crate) async fn send_response(
         Err(Unsent::Broken) => return Ok(gone(request, record, Fault::ClientGone)),
     };
     record.sent(stats, sent as u64);
-    let text = request.inbox.filled();
-    if logs_in(&request.head.fields, text, &request.response, buffer.filled()) {
-        lease.bind();
-    }
-    lease.hear(&request.response, buffer.filled());
+    heed(request, &mut lease, buffer.filled());
     let reads_body = destination.reads_body(request);
     buffer.consume(request.response.bytes + used);
     if body.decoder.is_done() {
@@ -100,6 +96,16 @@ pub(crate) async fn send_response(
         }
     }
     Ok(Outcome::Complete)
+}
+
+/// Takes in what the head of an answer, which `text` begins with, says of its connection.
+#[inline]
+fn heed(request: &Request<'_, impl ClientStream>, lease: &mut Reached<'_>, text: &[u8]) {
+    let (head, asked) = (&request.response, request.inbox.filled());
+    if logs_in(&request.head.fields, asked, head, text) {
+        lease.bind();
+    }
+    lease.hear(head, text);
 }
 
 /// Passes the rest of a body on whose route buffers it.

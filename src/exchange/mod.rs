@@ -186,7 +186,7 @@ async fn try_until_served(
             }
             // Of this attempt, nothing has been sent.
             Err(fault) if destination.should_retry(request, RetryTrigger::Fault(fault)) => continue,
-            Err(fault) => return Err(fault),
+            Err(fault) => return Err(Failed::fault(failed.as_deref(), fault)),
         };
         record.connected(&lease);
         let (is_new, origin) = (!lease.is_reused, lease.origin());
@@ -204,14 +204,14 @@ async fn try_until_served(
             Err(failed) if request.peer.stats.is_ended() => return Err(failed.fault()),
             Err(AttemptError::NotSent) if may_repeat => {}
             Err(AttemptError::NoResponse(_)) if may_repeat && is_repeatable => {}
-            Err(AttemptError::RetryRequested) => Failed::add(&mut failed, origin, false),
+            Err(AttemptError::RetryRequested) => _ = Failed::add(&mut failed, origin, false),
             Err(error @ (AttemptError::NotSent | AttemptError::NoResponse(_)))
                 if is_new
                     && destination.failed(request, origin)
                     && !Failed::has_moved(failed.as_deref())
                     && (is_repeatable || matches!(error, AttemptError::NotSent)) =>
             {
-                Failed::add(&mut failed, origin, true);
+                Failed::add(&mut failed, origin, true).fault = Some(error.fault());
             }
             Err(error) => {
                 let fault = error.fault();
@@ -232,15 +232,26 @@ struct Failed {
     needs_other: bool,
     /// That has happened before.
     has_moved: bool,
+    /// By which fault.
+    fault: Option<Fault>,
 }
 
 impl Failed {
     #[cold]
-    fn add(this: &mut Option<Box<Self>>, origin: usize, needs_other: bool) {
+    fn add(this: &mut Option<Box<Self>>, origin: usize, needs_other: bool) -> &mut Self {
         let this = this.get_or_insert_default();
         this.origins.push(origin);
         this.needs_other = needs_other;
         this.has_moved |= needs_other;
+        this
+    }
+
+    /// What is said where nobody else could be reached by `fault`: whoever answers and is no use
+    /// says more than an address where nobody is.
+    #[cold]
+    fn fault(this: Option<&Self>, fault: Fault) -> Fault {
+        let before = this.and_then(|failed| failed.fault);
+        before.filter(|_| fault.is_origin_local()).unwrap_or(fault)
     }
 
     fn has_moved(this: Option<&Self>) -> bool {

@@ -29,7 +29,7 @@ impl SeenOtherwise {
         route: &Route,
         upstream: &Upstream,
         (number, buf): (usize, &[u8]),
-    ) -> Box<Self> {
+    ) -> Self {
         let moved = upstream.config().map_location.then(|| {
             let (authority, base) = upstream.origin_url(number).unwrap_or_default();
             let routes = &request.peer.generation.config.routes;
@@ -37,7 +37,7 @@ impl SeenOtherwise {
         });
         let sticky = upstream.sticky().zip(upstream.mark(number));
         let cookie = sticky.and_then(|(sticky, mark)| keep(request, sticky, (mark, buf)));
-        Box::new(Self { moved, cookie: cookie.unwrap_or_default() })
+        Self { moved, cookie: cookie.unwrap_or_default() }
     }
 
     pub(crate) fn as_seen(&self) -> Seen<'_> {

@@ -11,8 +11,8 @@ use crate::http::rewrite::RequestRewrite;
 use crate::upstream::h1::{self, AttemptError};
 use crate::upstream::lease::Lease;
 
-/// Sends the head as the origin shall see it, with what of the body came with it. There is a copy of
-/// it for a second attempt, so that the first one's stands where it is called.
+/// Sends the head as the origin shall see it, with what of the body came with it. There is a copy
+/// of it for a second attempt, so that the first one's stands where it is called.
 pub(super) async fn send_request<const IS_SECOND: bool>(
     request: &Request<'_, impl ClientStream>,
     lease: &Lease,

@@ -294,8 +294,8 @@ mod tests {
 
     const BODY_BYTES: usize = 300_000;
 
-    /// Moves a body through memory of which there are `growth` bytes; what the receiver has got, and
-    /// whether all of the body went through what is held.
+    /// Moves a body through memory of which there are `growth` bytes; what the receiver has got,
+    /// and whether all of the body went through what is held.
     fn moved(growth: u64) -> (Vec<u8>, bool) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let pair = || {

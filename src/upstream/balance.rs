@@ -301,8 +301,8 @@ impl Balance {
             let part = (draw >> 11) as f64 + 0.5;
             Some(-(weight as f64) / (part / (1_u64 << 53) as f64).ln())
         };
-        let draws = (0..self.shares.len()).filter_map(|index| Some((index, drawn(index)?)));
-        draws.max_by(|(_, one), (_, two)| one.total_cmp(two)).map(|(index, _)| index)
+        let all = (0..self.shares.len()).filter_map(|index| Some((index, drawn(index)?)));
+        all.max_by(|(_, one), (_, two)| one.total_cmp(two)).map(|(index, _)| index)
     }
 
     fn weight(&self, index: usize, candidate: Candidate) -> u64 {

@@ -121,7 +121,7 @@ async fn check(means: &impl Means, upstream: &Upstream, member: &Member) {
     if means.pool().is_stopping.get() {
         return;
     }
-    let outcome = outcome.as_ref().map(|()| ()).map_err(String::as_str);
+    let outcome = outcome.as_ref().copied().map_err(String::as_str);
     let now = clock::coarse_ms();
     let change = member.target.checked(outcome, (config.rise, config.fall), now);
     upstream.announce(member, change);

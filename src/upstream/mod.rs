@@ -194,6 +194,7 @@ struct Roster {
 
 /// What is known of the servers of an upstream, or of any.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a trait of its own")]
 pub(crate) struct Traits {
     /// Refuse every answer that is not as it should be.
     pub is_strict: bool,

@@ -135,14 +135,15 @@ impl Upstream {
 }
 
 fn candidate(target: &Target, now_ms: u64, slow_start_ms: u64) -> Candidate {
-    let ramp = if slow_start_ms == 0 {
-        RAMP_FULL
-    } else {
-        let up_ms = now_ms.saturating_sub(target.up_since_ms());
-        // Never nothing, or it would get no request by which it becomes warm.
-        let part = u64::from(RAMP_FULL) * up_ms / slow_start_ms;
-        u32::try_from(part).unwrap_or(RAMP_FULL).clamp(RAMP_FULL / 10, RAMP_FULL)
+    let up_ms = || now_ms.saturating_sub(target.up_since_ms());
+    let part = match slow_start_ms {
+        0 => None,
+        _ => (u64::from(RAMP_FULL) * up_ms()).checked_div(slow_start_ms),
     };
+    // Never nothing, or it would get no request by which it becomes warm.
+    let ramp = part.map_or(RAMP_FULL, |part| {
+        u32::try_from(part).unwrap_or(RAMP_FULL).clamp(RAMP_FULL / 10, RAMP_FULL)
+    });
     Candidate {
         is_in: target.is_in(now_ms),
         is_wanted: target.is_wanted(),

@@ -537,7 +537,7 @@ mod tests {
         for _ in 0..2 {
             target.forgive();
         }
-        (0..3).for_each(|at| drop(bad(&target, 40_000 + at)));
+        (0..3).for_each(|at| _ = bad(&target, 40_000 + at));
         assert!(target.is_in(50_002), "forgiven");
     }
 

@@ -196,15 +196,15 @@ fn three_that_are_restarted_one_by_one_cost_nobody_an_answer() {
     let proxy = before(&servers, "");
     let load = Load::on(&proxy, 4);
     let began = Instant::now();
-    for index in 0..3 {
+    for server in &mut servers {
         // As whoever rolls a new version out does it: nothing new, then the end.
-        let path = format!("/upstreams/app?origin={}&state=", servers[index].url());
+        let path = format!("/upstreams/app?origin={}&state=", server.url());
         proxy.admin("POST", &format!("{path}down"));
         thread::sleep(Duration::from_millis(200));
-        servers[index].daemon = None;
-        servers[index].start();
+        server.daemon = None;
+        server.start();
         proxy.admin("POST", &format!("{path}up"));
-        wait_until("it is back", || state(&proxy, &servers[index]) == "up");
+        wait_until("it is back", || state(&proxy, server) == "up");
     }
     let back = Instant::now();
     thread::sleep(Duration::from_secs(1));

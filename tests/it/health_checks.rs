@@ -276,8 +276,13 @@ fn what_is_alike_goes_to_the_same_origin() {
 fn the_fewest_requests_win_over_all_workers() {
     let (held, gate) = Origin::held();
     let fast = Named::new("fast");
-    let more = "balance = \"least_connections\"";
-    let setup = upstream(&[&held.url(), &fast.url()], more);
+    // By its weight, one request that it has not quite ended speaks less against it than one there.
+    let lines = format!(
+        "origins = [\"{}\", {{ url = \"{}\", weight = 3 }}]\nbalance = \"least_connections\"",
+        held.url(),
+        fast.url()
+    );
+    let setup = Setup::new().upstream_lines("app", &lines).route("", "/", "app", "");
     let proxy = setup.set("server.workers", 2).start();
     // Whoever comes first to the one that answers nobody stays there; nobody follows.
     let mut waiting = Vec::new();
