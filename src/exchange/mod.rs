@@ -14,8 +14,9 @@ mod buffered;
 pub(crate) mod connect;
 pub(crate) mod destination;
 pub(crate) mod download;
+mod failed;
 pub(crate) mod forwarded;
-pub(crate) mod hedge;
+mod hedge;
 pub(crate) mod hooked;
 pub(crate) mod logged_in;
 pub(crate) mod login;
@@ -42,6 +43,7 @@ use std::time::{Duration, Instant};
 
 use self::destination::{Destination, Routed};
 use self::download::send_response;
+use self::failed::Failed;
 use self::hooked::ResponseOverride;
 use self::outcome::Outcome;
 use self::record::Record;
@@ -221,41 +223,6 @@ async fn try_until_served(
                 Failed::add(&mut failed, origin, false);
             }
         }
-    }
-}
-
-/// The origins that have failed a request.
-#[derive(Default)]
-struct Failed {
-    origins: Vec<usize>,
-    /// The last one has ended a new connection without a word: it is not asked again.
-    needs_other: bool,
-    /// That has happened before.
-    has_moved: bool,
-    /// By which fault.
-    fault: Option<Fault>,
-}
-
-impl Failed {
-    #[cold]
-    fn add(this: &mut Option<Box<Self>>, origin: usize, needs_other: bool) -> &mut Self {
-        let this = this.get_or_insert_default();
-        this.origins.push(origin);
-        this.needs_other = needs_other;
-        this.has_moved |= needs_other;
-        this
-    }
-
-    /// What is said where nobody else could be reached by `fault`: whoever answers and is no use
-    /// says more than an address where nobody is.
-    #[cold]
-    fn fault(this: Option<&Self>, fault: Fault) -> Fault {
-        let before = this.and_then(|failed| failed.fault);
-        before.filter(|_| fault.is_origin_local()).unwrap_or(fault)
-    }
-
-    fn has_moved(this: Option<&Self>) -> bool {
-        this.is_some_and(|failed| failed.has_moved)
     }
 }
 
