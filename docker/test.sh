@@ -404,6 +404,55 @@ test_drain() {
     pass "$answered short and $clients long requests answered, stopped in $took s"
 }
 
+# ----- containers that are found by their labels ---------------------------------------------------
+
+# Containers that are asked for shop.test.
+targets_are() {
+    local found
+    found=$(docker exec finder /usr/local/bin/ringway upstreams --json | jq \
+        '[.upstreams[] | select(.name == "docker.web") | .targets[] | select(.state == "up")] | length')
+    [[ $found == "$1" ]]
+}
+
+start_web() {
+    docker run -d --name "$1" --network private "${confined[@]}" --label ringway.enable=true \
+        --label ringway.host=shop.test --label ringway.service=web ringway >/dev/null
+}
+
+shop() {
+    curl -s -o /dev/null --max-time 30 -w '%{http_code}' -H 'Host: shop.test' "$found_at/delay/50"
+}
+
+test_discovery() {
+    begin "containers that come and go are found by their labels, and no request fails"
+    docker run -d --name finder --network private "${confined[@]}" \
+        --group-add "$(stat -c %g "$scratch/docker.sock")" \
+        --volume "$scratch/docker.sock:/var/run/docker.sock" \
+        ringway --set docker.socket=/var/run/docker.sock >/dev/null
+    within 60 health_is finder healthy || fail "$(docker logs finder 2>&1)"
+    local found_at status asked=0
+    found_at=http://$(docker inspect -f '{{.NetworkSettings.Networks.private.IPAddress}}' finder):8000
+    start_web web1
+    within 60 targets_are 1 || fail "$(docker logs finder 2>&1)"
+    status=$(shop)
+    [[ $status == 200 ]] || fail "status $status"
+    start_web web2
+    start_web web3
+    within 60 targets_are 3 || fail "$(docker logs finder 2>&1)"
+    docker stop -t 40 web1 >/dev/null &
+    local stopping=$!
+    while kill -0 "$stopping" 2>/dev/null || ((asked < 40)); do
+        status=$(shop)
+        [[ $status == 200 ]] || fail "status $status after $asked requests: $(docker logs finder 2>&1)"
+        asked=$((asked + 1))
+    done
+    within 30 targets_are 2 || fail "$(docker logs finder 2>&1)"
+    docker rm -f web1 web2 web3 >/dev/null
+    within 30 targets_are 0 || fail "$(docker logs finder 2>&1)"
+    docker rm -f finder >/dev/null
+    pass "$asked requests while one was stopped"
+}
+
 test_kubernetes_profile() {
     begin "the profile for Kubernetes says the same, and ringway runs under it"
     diff <(jq -S . docker/kubernetes/seccomp.json) \
@@ -433,6 +482,7 @@ inside() {
     test_load
     test_healthcheck
     test_drain
+    test_discovery
     printf '%s passed, 0 failed\n' "$passed"
 }
 

@@ -3,7 +3,6 @@
 //! In goes what the head parser, the pool, the relay and the ring report; out come the status for
 //! the client (if it is still there), the error type for `Proxy-Status` (RFC 9209 §2.3) and
 //! the name for the access log. A new fault does not compile until its answer has been chosen.
-//!
 //! Nothing here does I/O or formats a message.
 
 use std::fmt;
@@ -53,6 +52,7 @@ pub enum Fault {
     /// The client went on before it was told that the protocol changes.
     UpgradeTooEarly,
     PoolTimeout,
+    PoolQueueFull,
     /// Others waited for the connection to the origin, and the client held more than its share.
     PoolYielded,
     Stopping,
@@ -64,6 +64,8 @@ pub enum Fault {
     ProxyLoop,
     // The origin's side.
     OriginUnresolved,
+    /// All that could be asked are taken out by their operator.
+    OriginsDown,
     OriginResolveTimeout,
     OriginRefused,
     OriginUnreachable,
@@ -174,7 +176,6 @@ impl Facts {
         Self::of(504, error, name).kept()
     }
 
-    /// The client has gone, or has its answer already.
     const fn silent(error: ProxyError, name: &'static str) -> Self {
         Self::told(Told::Nothing, error, name)
     }
@@ -224,12 +225,14 @@ impl Fault {
             F::PoolTimeout => {
                 Facts::told(Told::PoolStatus, E::ConnectionLimitReached, "pool_timeout").kept()
             }
+            F::PoolQueueFull => Facts::of(503, E::ConnectionLimitReached, "pool_queue_full").kept(),
             F::PoolYielded => Facts::of(503, E::ConnectionLimitReached, "pool_yielded").kept(),
             F::Stopping => Facts::of(503, E::DestinationUnavailable, "stopping"),
             F::TooManyFiles => Facts::of(503, E::ProxyInternalError, "too_many_files").kept(),
             F::Overloaded => Facts::of(503, E::ProxyInternalError, "overloaded"),
             F::Internal => Facts::of(500, E::ProxyInternalError, "internal"),
             F::ProxyLoop => Facts::of(508, E::ProxyLoopDetected, "proxy_loop").kept(),
+            F::OriginsDown => Facts::of(503, E::DestinationUnavailable, "origins_down").kept(),
             F::OriginUnresolved => Facts::of(502, E::DnsError, "origin_unresolved").kept_local(),
             F::OriginResolveTimeout => Facts::late(E::DnsTimeout, "origin_resolve_timeout"),
             F::OriginRefused => Facts::of(502, E::ConnectionRefused, "origin_refused").kept_local(),
@@ -270,6 +273,20 @@ impl Fault {
             Told::Nothing => return None,
         };
         Some(Status { code, reason: reason(code) })
+    }
+
+    /// Whether it says that an origin that was reached is ill.
+    pub(crate) fn blames_origin(self) -> bool {
+        matches!(
+            self,
+            Self::OriginClosed
+                | Self::OriginHead(_)
+                | Self::OriginChunk(_)
+                | Self::OriginAnswer
+                | Self::OriginReadTimeout
+                | Self::OriginWriteTimeout
+                | Self::OriginTruncated
+        )
     }
 
     /// The error type for the `Proxy-Status` field.

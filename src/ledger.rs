@@ -33,10 +33,12 @@ pub enum Kind {
     LogQueues,
     /// Sessions of TLS, and what they hold of records.
     Tls,
+    /// Bodies that routes buffer.
+    Bodies,
 }
 
 impl Kind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::PinnedChunks,
         Self::LeasedChunks,
         Self::HeadBuffers,
@@ -46,6 +48,7 @@ impl Kind {
         Self::Caches,
         Self::LogQueues,
         Self::Tls,
+        Self::Bodies,
     ];
 
     /// As metrics and tables have it.
@@ -60,6 +63,7 @@ impl Kind {
             Self::Caches => "caches",
             Self::LogQueues => "log_queues",
             Self::Tls => "tls",
+            Self::Bodies => "bodies",
         }
     }
 
@@ -74,7 +78,7 @@ impl Kind {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Ledger {
-    bytes: [Gauge; 9],
+    bytes: [Gauge; 10],
 }
 
 impl Ledger {
@@ -107,7 +111,7 @@ impl Ledger {
 /// Memory that belongs to no worker: any thread may write.
 #[derive(Debug, Default)]
 pub(crate) struct ProcessLedger {
-    bytes: [AtomicU64; 9],
+    bytes: [AtomicU64; 10],
 }
 
 impl ProcessLedger {
@@ -150,7 +154,7 @@ impl Ledgers {
     }
 
     /// In the order of [`Kind::ALL`].
-    pub(crate) fn by_kind(&self) -> [(Kind, u64); 9] {
+    pub(crate) fn by_kind(&self) -> [(Kind, u64); 10] {
         Kind::ALL.map(|kind| {
             let of_workers: u64 = self.workers.iter().map(|worker| worker.get(kind)).sum();
             (kind, of_workers + self.process.get(kind))

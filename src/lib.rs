@@ -9,6 +9,7 @@
 //!  server         the process: start, signals, reload, handover, listeners, drain
 //!  admin          its own thread: API, metrics, statistics, alerts, cleanups
 //!  acme           certificates that are ordered and renewed
+//!  docker         containers that want to be served
 //!  downstream     a client's connection: goes idle, turns into a tunnel, lingers; h1 (HTTP/1
 //!                 towards a client: heads, keep-alive, framing)
 //!  exchange       one request and its answer: peer, request, stream (what it asks of the client's
@@ -31,6 +32,7 @@
 //!  ledger, fault  what memory is held for; what can go wrong, in a closed set
 //!  counters       a counter and a gauge, which one thread writes and all may read
 //!  config         the file, variables and flags, read, checked and spelled back
+//!  http2          pure: the bytes of a connection in, events out, and the reverse
 //!  http           pure: bytes in, facts out
 //!  address        where a socket is, and who is at its other end
 //!  file_stamp     whether a file is still the same
@@ -68,6 +70,7 @@ mod admin_guard;
 mod cli;
 mod config;
 mod counters;
+mod docker;
 mod downstream;
 mod exchange;
 mod fault;
@@ -75,6 +78,8 @@ mod file_stamp;
 mod forward_proxy;
 pub mod hooks;
 mod http;
+#[cfg_attr(not(test), expect(dead_code, reason = "no connection speaks it yet"))]
+mod http2;
 mod ledger;
 mod limits;
 mod memory;
@@ -125,6 +130,11 @@ pub mod internals {
             pub use crate::http::rewrite::*;
         }
     }
+    pub mod http2 {
+        pub mod invariants {
+            pub use crate::http2::invariants::*;
+        }
+    }
     pub mod proxy_protocol {
         pub use crate::proxy_protocol::check;
     }
@@ -161,7 +171,7 @@ pub mod internals {
         pub use crate::systemd::*;
     }
     pub mod upstream {
-        pub use crate::upstream::open_target;
+        pub use crate::upstream::checkout::open_target;
         pub mod origin_ids {
             pub use crate::upstream::origin_ids::OriginIds;
         }

@@ -30,3 +30,7 @@ pub(crate) const TRAILER_COUNT_MAX: usize = 64;
 /// What the check of one password may take: argon2 with the first of the parameters that OWASP's
 /// password storage cheat sheet recommends (m=19456). A bcrypt hash needs next to nothing.
 pub(crate) const PASSWORD_CHECK_BYTES_MAX: u64 = 19 * 1024 * 1024;
+
+/// Cookies of origins that an upstream with `sticky.learn` remembers: about 72 bytes each, 1.2 MiB
+/// in all.
+pub(crate) const STICKY_LEARNT_MAX: usize = 16 * 1024;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use ringway::internals::config::{Config, Flags};
+use ringway::internals::http2::invariants::Conversation;
 use ringway::internals::server::inherited::Inheritance;
 use ringway::internals::server::{Server, Successor};
 
@@ -20,11 +21,14 @@ thread_local! {
     /// Whether this thread is a worker; const and without a destructor, so that asking does not
     /// allocate.
     static IS_WORKER: Cell<Option<bool>> = const { Cell::new(None) };
+    /// What this thread has allocated.
+    static OWN_ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
 struct Counting;
 
 fn count() {
+    OWN_ALLOCATIONS.set(OWN_ALLOCATIONS.get() + 1);
     let is_worker = IS_WORKER.get().unwrap_or_else(|| {
         // Asking for the thread's name may allocate: not again in here.
         IS_WORKER.set(Some(false));
@@ -141,4 +145,18 @@ fn a_warm_keep_alive_request_allocates_nothing() {
     drop(client);
     let report = server.drain(&AtomicBool::new(false), Successor::None);
     assert_eq!(report, ringway::internals::worker::thread::DrainReport::default());
+}
+
+#[test]
+fn a_request_on_a_warm_http2_connection_allocates_nothing() {
+    let mut conversation = Conversation::default();
+    for _ in 0..200 {
+        conversation.exchange();
+    }
+    let before = OWN_ALLOCATIONS.get();
+    assert!(before > 0, "the counter counts");
+    for _ in 0..1000 {
+        conversation.exchange();
+    }
+    assert_eq!(OWN_ALLOCATIONS.get() - before, 0, "allocations in 1,000 requests");
 }

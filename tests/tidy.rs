@@ -16,11 +16,12 @@ const COLUMNS_MAX: usize = 100;
 
 /// The folders from top to bottom, as `src/lib.rs` draws them. A file imports from its own folder
 /// and from those below it; one that stands beside the folders counts as a folder.
-const FOLDERS: [&str; 28] = [
+const FOLDERS: [&str; 30] = [
     "cli",
     "server",
     "admin",
     "acme",
+    "docker",
     "downstream",
     "exchange",
     "worker",
@@ -40,6 +41,7 @@ const FOLDERS: [&str; 28] = [
     "fault",
     "counters",
     "config",
+    "http2",
     "http",
     "proxy_protocol",
     "address",

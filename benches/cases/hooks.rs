@@ -86,16 +86,19 @@ impl Exchange {
         back.clear();
         *now_us += 1000;
         let asked = RequestRewrite {
+            base: b"",
             path: request.path(REQUEST),
             host: HostRule::Pass,
             via: Some(b"ringway"),
             cdn_loop: None,
+            length: None,
             passes_trailers: false,
             is_last: false,
             forwarded: Some(ForwardedFor::of(client)),
             extra: b"",
         };
         let answered = ResponseRewrite {
+            seen: None,
             body: BodyOut::AsIs,
             connection: ConnectionOut::Implicit,
             date: DATE,

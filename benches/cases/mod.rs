@@ -170,10 +170,12 @@ fn request_rewrite(name: &'static str, text: &'static [u8]) -> Case {
     case(name, Some(text.len()), move || {
         out.clear();
         let how = RequestRewrite {
+            base: b"",
             path: head.path(text),
             host: HostRule::Pass,
             via: Some(b"ringway"),
             cdn_loop: None,
+            length: None,
             passes_trailers: false,
             is_last: false,
             forwarded: Some(ForwardedFor::of(&client)),
@@ -191,6 +193,7 @@ fn response_rewrite() -> Case {
     case("rewrite_response", Some(RESPONSE.len()), move || {
         out.clear();
         let how = ResponseRewrite {
+            seen: None,
             body: BodyOut::AsIs,
             connection: ConnectionOut::Implicit,
             date: DATE,

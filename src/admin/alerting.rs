@@ -11,6 +11,7 @@ use crate::admin::proxy::Proxy;
 use crate::admin::stats::Window;
 use crate::admin::tls;
 use crate::admin::units::{lock, mebibytes};
+use crate::admin::upstreams;
 use crate::admin::webhook::Webhook;
 use crate::upstream::Origin;
 
@@ -46,10 +47,10 @@ pub(super) async fn run(proxy: Arc<Proxy>) {
 fn figures(proxy: &Proxy, window: &Window) -> Figures {
     let snapshot = proxy.snapshot();
     let is_down = |index: usize| {
-        let origins = &snapshot.upstreams[index].origins;
+        let plan = &snapshot.upstreams[index];
         // Answers outweigh a failed attempt to open one more connection.
         let has_answered = window.has_answered.get(index).copied().unwrap_or(false);
-        !has_answered && origins.iter().all(Origin::is_down)
+        !has_answered && plan.origins.iter().all(Origin::is_down)
     };
     Figures {
         error_rate: window.error_rate,
@@ -61,8 +62,10 @@ fn figures(proxy: &Proxy, window: &Window) -> Figures {
             snapshot.tls.as_ref().is_some_and(|tls| tls.is_due(now))
         },
         orders_failing: tls::orders_failing(proxy) as f64,
+        discovery_failing: proxy.shared.discovery.troubles() as f64,
         open_files: ProcessReading::read().open_files_share(),
         is_down: (0..snapshot.upstreams.len()).map(is_down).collect(),
+        out: snapshot.upstreams.iter().map(upstreams::count_ill).collect(),
     }
 }
 

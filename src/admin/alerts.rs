@@ -24,10 +24,14 @@ pub(super) enum Subject {
     PoolWait,
     /// The upstream with this index.
     UpstreamDown(usize),
+    /// Origins of the upstream with this index.
+    OriginsOut(usize),
     /// One of the certificates that clients are shown.
     Certificate,
     /// One of those that are ordered was not issued.
     Acme,
+    /// A file of origins, or an engine.
+    Discovery,
     OpenFiles,
 }
 
@@ -39,8 +43,10 @@ impl Subject {
             Self::Memory => "memory_mb",
             Self::PoolWait => "pool_wait",
             Self::UpstreamDown(_) => "upstream_down",
+            Self::OriginsOut(_) => "origins_out",
             Self::Certificate => "certificate",
             Self::Acme => "acme",
+            Self::Discovery => "discovery",
             Self::OpenFiles => "open_files",
         }
     }
@@ -58,8 +64,12 @@ pub(super) struct Figures {
     pub(super) is_certificate_due: bool,
     /// Names for which the last order of a certificate has failed.
     pub(super) orders_failing: f64,
+    /// Files of origins that are wrong, and engines that do not answer.
+    pub(super) discovery_failing: f64,
     /// By upstream.
     pub(super) is_down: Vec<bool>,
+    /// By upstream: how many are out by their checks or their answers.
+    pub(super) out: Vec<usize>,
 }
 
 impl Figures {
@@ -72,8 +82,10 @@ impl Figures {
             Subject::UpstreamDown(index) => {
                 f64::from(u8::from(self.is_down.get(index).copied().unwrap_or(false)))
             }
+            Subject::OriginsOut(index) => self.out.get(index).copied().unwrap_or(0) as f64,
             Subject::Certificate => f64::from(u8::from(self.is_certificate_due)),
             Subject::Acme => self.orders_failing,
+            Subject::Discovery => self.discovery_failing,
             Subject::OpenFiles => self.open_files,
         }
     }
@@ -155,7 +167,9 @@ impl Alerts {
             memory_mb,
             pool_wait,
             upstream_down,
+            origins_out,
             certificates,
+            discovery,
             open_files,
             ..
         } = &config.alerts;
@@ -172,10 +186,20 @@ impl Alerts {
                 alarms.push(Alarm::new(Subject::Acme, "", 1.0));
             }
         }
+        if *discovery && config.discovers() {
+            alarms.push(Alarm::new(Subject::Discovery, "", 1.0));
+        }
+        // A container that is ill is no failure of what was configured.
+        let upstreams = || config.upstreams.iter().enumerate().filter(|(_, it)| !it.is_found);
         if *upstream_down {
-            let upstreams = config.upstreams.iter().enumerate();
-            alarms.extend(upstreams.map(|(index, upstream)| {
+            alarms.extend(upstreams().map(|(index, upstream)| {
                 Alarm::new(Subject::UpstreamDown(index), &upstream.name, 1.0)
+            }));
+        }
+        if *origins_out {
+            let watched = upstreams().filter(|(_, it)| it.health.is_some() || it.eject.is_some());
+            alarms.extend(watched.map(|(index, upstream)| {
+                Alarm::new(Subject::OriginsOut(index), &upstream.name, 1.0)
             }));
         }
         alarms.retain(|alarm| alarm.threshold > 0.0);
@@ -271,7 +295,9 @@ mod tests {
             open_files: 1.0,
             is_certificate_due: true,
             orders_failing: 1.0,
+            discovery_failing: 1.0,
             is_down: vec![true],
+            out: vec![1],
         };
         assert_eq!(alerts(off).step(&worst, SystemTime::now()), []);
         let mut all = alerts(AlertsConfig {

@@ -28,11 +28,13 @@ use tokio::sync::oneshot;
 use super::health::{self, Health};
 use super::proxy::{Answers, Proxy};
 use super::stats::Stats;
+use super::upstreams::{self, OriginChange};
 use super::{exposition, prometheus, tls};
 use crate::admin::cleaning;
 use crate::admin::units::unix_seconds;
 use crate::admin_guard::{self, Caller, Denied, Rules};
 use crate::ring::clock;
+use crate::upstream::target::Wish;
 use crate::worker::mailbox::{ConnectionInfo, Level, Reloaded, ServerCommand, WorkerCommand};
 
 const INDEX: &str = "\
@@ -44,6 +46,8 @@ GET    /stats             the last window of stats.interval, and the running one
 GET    /metrics           everything that is counted, for Prometheus
 GET    /certificates      the certificates that clients are shown
 GET    /memory            what memory is held for, and the connections that hold most (?limit=20)
+GET    /upstreams         origins by their addresses: who is asked, and why not
+POST   /upstreams/{name}  has an origin be asked or not (?origin=URL&state=up|drain|down&weight=N)
 GET    /connections       connections of clients (?limit=100&sort=age|memory)
 DELETE /connections/{id}  ends one
 POST   /admin/cleanup     gives memory back (?level=light|forced)
@@ -77,6 +81,8 @@ pub(super) fn router(proxy: Arc<Proxy>) -> Router {
         .route("/metrics", get(metrics))
         .route("/certificates", get(certificates))
         .route("/memory", get(memory))
+        .route("/upstreams", get(list_upstreams))
+        .route("/upstreams/{name}", post(set_origin).route_layer(guarded()))
         .route("/connections", get(connections))
         .route("/connections/{id}", delete(end).route_layer(guarded()))
         .route("/admin/cleanup", post(cleanup).route_layer(guarded()))
@@ -240,6 +246,44 @@ async fn generations(State(proxy): State<Arc<Proxy>>) -> Response {
         )
         .collect();
     json(&json!({ "current": proxy.snapshot().id, "generations": list }))
+}
+
+async fn list_upstreams(State(proxy): State<Arc<Proxy>>) -> Response {
+    json(&upstreams::listed(&proxy))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OriginQuery {
+    origin: String,
+    state: Option<String>,
+    weight: Option<u32>,
+    keep: Option<bool>,
+}
+
+async fn set_origin(
+    State(proxy): State<Arc<Proxy>>,
+    Path(name): Path<String>,
+    query: Result<Query<OriginQuery>, QueryRejection>,
+) -> Response {
+    const FORM: &str = "origin=URL-or-ADDRESS with state=up|drain|down, weight=0 to 1000, or both, \
+                        as GET /upstreams lists them, and keep=false for until the next reload";
+    let OriginQuery { origin, state, weight, keep } = match query {
+        Ok(Query(query)) => query,
+        Err(rejection) => return bad_query(&rejection, FORM),
+    };
+    let wish = state.as_ref().map(|state| Wish::ALL.into_iter().find(|wish| wish.name() == state));
+    if wish == Some(None)
+        || wish.is_none() && weight.is_none()
+        || weight.is_some_and(|weight| weight > 1000)
+    {
+        return refuse(StatusCode::BAD_REQUEST, &format!("expected {FORM}"));
+    }
+    let change = OriginChange { wish: wish.flatten(), weight, is_kept: keep.unwrap_or(true) };
+    match upstreams::change(&proxy, &name, &origin, change) {
+        Ok(targets) => json(&json!({ "targets": targets, "state": state, "weight": weight })),
+        Err(error) => refuse(StatusCode::NOT_FOUND, &error),
+    }
 }
 
 async fn reload(State(proxy): State<Arc<Proxy>>) -> Response {

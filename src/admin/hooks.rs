@@ -10,7 +10,7 @@ use super::exposition::Exposition;
 use super::proxy::Proxy;
 use super::stats::merged;
 use crate::admin::series::{NAMED_MAX, all_classes, sum, total};
-use crate::hooks::{Hooked, Plan};
+use crate::hooks::{Hedged, Hooked, Plan};
 use crate::observe::metrics::Latency;
 
 pub(super) fn hooks(proxy: &Proxy, out: &mut Exposition) {
@@ -27,6 +27,13 @@ pub(super) fn hooks(proxy: &Proxy, out: &mut Exposition) {
     out.counter("ringway_rate_limit_evicted_total", help).put(&[], snapshot.hooks.evicted());
     let help = "Attempts beyond the first that a retry policy asked for.";
     sum(out, proxy, "ringway_retries_total", help, |m| &m.retries);
+    let help =
+        "Second attempts at another origin while the first was silent, by what became of them.";
+    let mut family = out.counter("ringway_hedges_total", help);
+    for outcome in Hedged::ALL {
+        let count = total(proxy, |metrics| metrics.hedges[outcome as usize].get());
+        family.put(&[("outcome", outcome.name())], count);
+    }
     let help = "Copies of requests that were sent to a mirror.";
     sum(out, proxy, "ringway_mirrored_requests_total", help, |m| &m.mirrors);
     let help = "Those of them that got no answer.";

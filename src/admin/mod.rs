@@ -29,6 +29,7 @@ mod stats;
 mod tests;
 mod tls;
 mod units;
+mod upstreams;
 mod webhook;
 
 use std::net::SocketAddr;
@@ -41,6 +42,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use self::health::Health;
 use self::proxy::Proxy;
@@ -116,9 +118,9 @@ impl Control {
         self.closing.send_replace(true);
     }
 
-    /// Carries a task out beside all others of the thread.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn(task);
+    /// Carries a task out beside all others of the thread, until it ends or is ended.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.runtime.spawn(task).abort_handle()
     }
 
     /// Ends the thread; answers under way have a second. The socket's file is removed.

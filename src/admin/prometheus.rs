@@ -12,7 +12,7 @@ use super::process::{self, ProcessReading, Queues};
 use super::proxy::Proxy;
 use super::series::{NAMED_MAX, all_classes, each, numbered, sum, total, used};
 use super::stats::merged;
-use super::{health, hooks, tls};
+use super::{health, hooks, tls, upstreams};
 use crate::admin::units::{lock, unix_seconds};
 use crate::fault::ProxyError;
 use crate::http::repair::Repair;
@@ -113,13 +113,20 @@ fn routes(proxy: &Proxy, out: &mut Exposition) {
         // No upstream is called that.
         classes(&mut family, &[("upstream", "")], &listed(rest));
     }
-    let help = "Origins by how the last attempt to connect to them has ended.";
+    let help = "Origins with an address that may be asked, and those without.";
     let mut family = out.gauge("ringway_upstream_origins", help);
     for upstream in snapshot.upstreams.iter().take(NAMED_MAX) {
         let down = upstream.origins.iter().filter(|origin| origin.is_down()).count();
         let name = ("upstream", upstream.config.name.as_str());
         family.put(&[name, ("state", "up")], upstream.origins.len() - down);
         family.put(&[name, ("state", "down")], down);
+    }
+    let help = "Addresses of origins: up, or why they are not asked.";
+    let mut family = out.gauge("ringway_upstream_targets", help);
+    for upstream in snapshot.upstreams.iter().take(NAMED_MAX) {
+        for (state, count) in upstreams::counted(upstream) {
+            family.put(&[("upstream", &*upstream.config.name), ("state", state)], count);
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::address::{Address, ClientAddress};
@@ -30,6 +30,8 @@ Examples:
   ringway explain GET http://app.example/x         where does this request go, and why?
   ringway health                                   is the one that runs here well?
   ringway certificates                             which, of whom, and until when?
+  ringway upstreams                                who is asked, and why others are not?
+  ringway upstreams app http://10.0.0.1:80 drain   nothing new for this one
   ringway bench http://127.0.0.1:8080/ -c 64       how fast is it?
   ringway doctor                                   what on this machine is in the way?
 
@@ -71,6 +73,26 @@ pub(crate) struct Cli {
     pub command: Option<Command>,
 }
 
+/// What is to become of an origin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub(crate) struct OriginOrder {
+    /// Of which upstream
+    #[arg(requires = "origin")]
+    pub upstream: Option<String>,
+    /// Its URL or address, as the list has it
+    pub origin: Option<String>,
+    /// up: it is asked; drain: nothing new but of clients that are kept with it; down: nothing
+    #[arg(value_parser = ["up", "drain", "down"])]
+    pub state: Option<String>,
+    /// Its weight from now on, 1 to 1000; 0 is the configuration's
+    #[arg(long, value_name = "COUNT", requires = "origin")]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub weight: Option<u32>,
+    /// Only until the configuration is read again
+    #[arg(long, requires = "origin")]
+    pub until_reload: bool,
+}
+
 /// What to do; without one, run the proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum Command {
@@ -101,6 +123,17 @@ pub(crate) enum Command {
     /// List the certificates that clients are shown, as a running ringway has them, or as the
     /// configuration's files are where none runs; exit with 0, or 3 where one needs attention
     Certificates {
+        #[command(flatten)]
+        whom: Whom,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the origins of a running ringway: who is asked, and why others are not; or say what is
+    /// to become of one of them. Exit with 0, or 3 where some origin is not asked
+    Upstreams {
+        #[command(flatten)]
+        order: OriginOrder,
         #[command(flatten)]
         whom: Whom,
         /// Print JSON

@@ -11,8 +11,9 @@ use std::process::ExitCode;
 use crate::address::UnixAddress;
 use crate::admin::AdminSocket;
 use crate::cli::client::{self, Target};
-use crate::config::Config;
 use crate::config::effective::{Origin, Origins};
+use crate::config::{Config, ConfigError};
+use crate::docker;
 use crate::forward_proxy::user_rules::UserRules;
 use crate::forward_proxy::{Users, lists};
 use crate::hooks::{self, BadFile};
@@ -20,13 +21,15 @@ use crate::server;
 use crate::tls;
 use crate::unix_socket;
 
-use super::explain::addresses;
+use super::explain::addresses::{self, Asked};
 use super::output::Failure;
 
 /// Says what is wrong around `config`, and whether ringway could start.
 pub(crate) fn run(config: &Config) -> ExitCode {
     let due = tls::try_files(config).unwrap_or_default();
+    let engine = config.docker.socket.as_deref().and_then(docker::obstacle);
     let known = nameless(config).into_iter().chain(socketless(config)).chain(strangers(config));
+    let known = known.chain(engine);
     for warning in known.chain(due) {
         note(&format_args!("warning: {warning}"));
     }
@@ -48,13 +51,35 @@ pub(crate) fn run(config: &Config) -> ExitCode {
 }
 
 /// What is wrong with a file that `config` names, after the place where it is named.
-pub(crate) fn files(config: &Config, origins: &Origins) -> Result<(), String> {
+/// `wrong` is what is wrong with files of origins, by the index of the upstream.
+pub(crate) fn files(
+    config: &Config,
+    origins: &Origins,
+    wrong: &[(usize, ConfigError)],
+) -> Result<(), String> {
+    origin_files(config, origins, wrong)?;
     let tls = || {
         let tried = tls::try_files(config).map(drop);
         tried.map_err(|(path, error)| BadFile { error: format!("{path}: {error}"), path })
     };
     let tried = forward_files(config).and_then(|_| hooks::try_files(config));
     tried.and_then(|()| tls()).map_err(|bad| placed(bad, origins))
+}
+
+/// The first mistake of a file of origins, each of whose own places is better than where the file
+/// is named.
+fn origin_files(
+    config: &Config,
+    origins: &Origins,
+    wrong: &[(usize, ConfigError)],
+) -> Result<(), String> {
+    let Some((index, error)) = wrong.first() else { return Ok(()) };
+    if error.has_place() {
+        return Err(error.to_string());
+    }
+    let (name, path) = (&config.upstreams[*index].name, format!("upstream.{index}.file"));
+    let error = format!("upstream {name}: file: {error}");
+    Err(placed(BadFile { path, error }, origins))
 }
 
 /// Whether what is ordered could be kept. Nothing is ordered.
@@ -101,25 +126,25 @@ fn note(text: &dyn Display) {
 /// A line for each origin and parent that has no address now.
 fn nameless(config: &Config) -> Vec<String> {
     let origins = config.upstreams.iter().flat_map(|upstream| {
-        upstream.origins.iter().map(move |origin| {
-            (format!("upstream {}: {}", upstream.name, origin.authority), &origin.host, origin.port)
+        upstream.all_origins().map(move |origin| {
+            let name = format!("upstream {}: {}", upstream.name, origin.authority);
+            (name, Asked::of(origin))
         })
     });
     let parents = config.parents.iter().map(|parent| {
         (
             format!("parent {}: {}", parent.name, parent.address.authority),
-            &parent.address.host,
-            parent.address.port,
+            Asked::host(&parent.address.host, parent.address.port),
         )
     });
     let named: Vec<_> = origins.chain(parents).collect();
-    let hosts = named.iter().map(|(_, host, port)| (host.as_str(), *port));
+    let hosts = named.iter().map(|(_, asked)| *asked);
     match addresses::of_origins(&config.dns, hosts) {
         Ok(found) => named
             .into_iter()
             .zip(found)
             .filter(|(_, addresses)| addresses.is_empty())
-            .map(|((name, _, _), _)| format!("{name} has no address now"))
+            .map(|((name, _), _)| format!("{name} has no address now"))
             .collect(),
         Err(error) => vec![format!("names cannot be resolved: {error}")],
     }
@@ -129,7 +154,7 @@ fn nameless(config: &Config) -> Vec<String> {
 fn socketless(config: &Config) -> Vec<String> {
     let mut lines = Vec::new();
     for upstream in &config.upstreams {
-        for origin in &upstream.origins {
+        for origin in upstream.all_origins() {
             let path = UnixAddress::parse(&origin.host).and_then(UnixAddress::path);
             if let Some(why) = path.and_then(unix_socket::obstacle) {
                 lines.push(format!("upstream {}: {}: {why}", upstream.name, origin.authority));

@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// For something that is to be done: somewhat more than the admin API gives it.
 const ORDER_PATIENCE: Duration = Duration::from_secs(35);
 
-/// The answer has one line per alert and listener; more than this is not ringway's.
-const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// The longest answer has a line per origin; more than this is not ringway's.
+const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 const HEADER_COUNT_MAX: usize = 32;
 
@@ -166,7 +166,10 @@ fn resolve(authority: &str) -> Result<(String, SocketAddr), String> {
         (Some(ip), _) => Some(SocketAddr::new(ip, port)),
         (None, "localhost") => Some((Ipv4Addr::LOCALHOST, port).into()),
         (None, host) => {
-            let found = addresses::of_origins(&DnsConfig::default(), [(host, port)].into_iter());
+            let found = addresses::of_origins(
+                &DnsConfig::default(),
+                [addresses::Asked::host(host, port)].into_iter(),
+            );
             let found = found.map_err(|error| error.to_string())?;
             found.into_iter().flatten().find_map(Address::tcp)
         }

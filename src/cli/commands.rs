@@ -18,6 +18,7 @@ pub(crate) fn run(cli: &Cli) -> Option<ExitCode> {
         Command::Check { .. }
         | Command::Health { .. }
         | Command::Certificates { .. }
+        | Command::Upstreams { .. }
         | Command::Reload { .. }
         | Command::Rollback { .. }
         | Command::Doctor { .. }

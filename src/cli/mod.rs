@@ -16,6 +16,7 @@ pub(crate) mod explain;
 pub(crate) mod output;
 pub(crate) mod plan;
 pub(crate) mod shell;
+pub(crate) mod upstreams;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -74,6 +75,9 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
         Some(Command::Certificates { whom, json }) => {
             return certificates::run(&config, named(whom), *json);
         }
+        Some(Command::Upstreams { order, whom, json }) => {
+            return upstreams::run(&config, named(whom), order, *json);
+        }
         Some(Command::Rollback { id, whom }) => {
             let query = id.map_or_else(String::new, |id| format!("?id={id}"));
             return order(&config, whom, &format!("/admin/rollback{query}"));
@@ -81,6 +85,7 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
         Some(Command::Doctor { json }) => return doctor(&config, *json),
         _ => {}
     }
+    let wrong = config.lay_files();
     let (plan, mut notices) = match server::fit(&mut config) {
         Ok(fitted) => fitted,
         Err(error) => return fail(EXIT_CONFIG, &error),
@@ -91,7 +96,7 @@ pub fn run_from(arguments: impl IntoIterator<Item = OsString>, hooks: Hooks) -> 
         notices.extend(warnings.into_iter().map(Notice));
         return serve(&cli, config, watched, notices);
     };
-    if let Err(error) = check::files(&config, &origins) {
+    if let Err(error) = check::files(&config, &origins, &wrong) {
         return fail(EXIT_CONFIG, &error);
     }
     if !*file_only && let Err(error) = check::storage(&config, &origins) {

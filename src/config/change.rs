@@ -200,14 +200,15 @@ mod tests {
             (
                 "\"https://b\", weight = 3",
                 "\"https://b\", weight = 4",
-                "upstream.a.b.origins: [\"http://[::1]:81\", { url = \"https://b\", weight = 3 }] -> \
-                 [\"http://[::1]:81\", { url = \"https://b\", weight = 4 }]: hot",
+                "upstream.a.b.origins: [\"http://[::1]:81\", { max_idle = 9, url = \"https://b\", \
+                 weight = 3 }] -> [\"http://[::1]:81\", { max_idle = 9, url = \"https://b\", \
+                 weight = 4 }]: hot",
             ),
             (
                 "origins = [\"http://[::1]:81\",",
                 "origins = [",
-                "upstream.a.b.origins: [\"http://[::1]:81\", { url = \"https://b\", weight = 3 }] -> \
-                 [{ url = \"https://b\", weight = 3 }]: drain",
+                "upstream.a.b.origins: [\"http://[::1]:81\", { max_idle = 9, url = \"https://b\", \
+                 weight = 3 }] -> [{ max_idle = 9, url = \"https://b\", weight = 3 }]: drain",
             ),
             (
                 "strip_prefix = true",
@@ -243,8 +244,9 @@ mod tests {
         let keys = |changes: &[Change]| -> Vec<String> {
             changes.iter().map(|change| change.key.clone()).collect()
         };
-        let names = ["name", "origins", "host", "fail_timeout", "strict", "pass_trailers"];
-        let names = names.into_iter().chain(["reads_all_bodies"]);
+        let names = ["name", "origins", "host", "balance", "hash", "slow_start", "fail_timeout"];
+        let more = ["panic_below", "map_location", "strict", "pass_trailers", "reads_all_bodies"];
+        let names = names.into_iter().chain(more);
         assert_eq!(
             keys(&coming),
             names.map(|name| format!("upstream.new.{name}")).collect::<Vec<_>>()

@@ -14,8 +14,8 @@ use super::hooks::{CorsConfig, RespondConfig, Scope, Template, Variable, pattern
 use super::listener::ListenerConfig;
 use super::{
     AcmeChallenge, AcmeConfig, AdminAddress, ClientAuth, ClientKey, Config, ForwardConfig,
-    HooksConfig, ParentScheme, PathMatch, RewriteConfig, RouteConfig, SendPath, ServerConfig,
-    UpstreamConfig, UpstreamTlsConfig,
+    HooksConfig, ParentScheme, PathMatch, Prewarm, RewriteConfig, RouteConfig, SendPath,
+    ServerConfig, UpstreamConfig, UpstreamTlsConfig,
 };
 use crate::address::{Address, UnixAddress};
 
@@ -35,7 +35,8 @@ pub(super) const LEANS_ON: [(&str, &str); 8] = [
 pub(super) fn rules(config: &mut Config) -> Vec<Refusal> {
     let mut refusals = Refusals::default();
     refusals.listeners(config);
-    refusals.upstreams(&config.upstreams, config.forward.enabled);
+    let needs_none = config.forward.enabled || config.docker.socket.is_some();
+    refusals.upstreams(&config.upstreams, needs_none);
     refusals.routes(&config.routes, config.server.path_match);
     refusals.parents(config);
     refusals.forward_rules(&config.forward);
@@ -61,7 +62,9 @@ pub(super) fn settle(config: &mut Config) {
     limits.response_head_bytes = limits.response_head_bytes.max(limits.head_bytes);
     limits.target_bytes = limits.target_bytes.min(limits.head_bytes);
     pool.max_idle = pool.max_idle.min(pool.max_connections);
-    pool.prewarm = pool.prewarm.min(pool.max_idle);
+    if let Prewarm::Count(count) = &mut pool.prewarm {
+        *count = (*count).min(pool.max_idle);
+    }
     buffers.operation_chunks = buffers.operation_chunks.min(buffers.chunks_per_worker);
     buffers.head_buffer_bytes = buffers.head_buffer_bytes.min(limits.head_bytes);
     if routes.is_empty() && !upstreams.is_empty() {
@@ -246,14 +249,15 @@ impl Refusals {
         }
     }
 
-    fn upstreams(&mut self, upstreams: &[UpstreamConfig], is_forward: bool) {
-        if upstreams.is_empty() && !is_forward {
+    fn upstreams(&mut self, upstreams: &[UpstreamConfig], needs_none: bool) {
+        if upstreams.is_empty() && !needs_none {
             self.add("upstream", "missing an upstream: there must be one");
         }
         for (index, upstream) in upstreams.iter().enumerate() {
             let path = format!("upstream.{index}");
             if let Some(tls) = &upstream.tls {
-                let is_of_use = upstream.origins.iter().any(|origin| origin.is_tls);
+                let is_of_use =
+                    upstream.file.is_some() || upstream.origins.iter().any(|origin| origin.is_tls);
                 self.tls_of(&path, tls, is_of_use, "an origin");
             }
             match (upstream.is_demo, upstream.origins.is_empty()) {
@@ -261,8 +265,14 @@ impl Refusals {
                     let rule = "an upstream has either `builtin` or `origins`, not both";
                     self.add(format!("{path}.origins"), rule);
                 }
-                (false, true) => self.add(&path, "missing key `origins`, or `builtin = \"demo\"`"),
+                (false, true) if upstream.file.is_none() => {
+                    self.add(&path, "missing key `origins`, or `builtin = \"demo\"`");
+                }
                 _ => {}
+            }
+            if upstream.is_demo && upstream.file.is_some() {
+                let rule = "an upstream has either `builtin` or `file`, not both";
+                self.add(format!("{path}.file"), rule);
             }
             for (origin, found) in again(&upstream.origins, |it| (it.host.as_str(), it.port)) {
                 let url = found.url();

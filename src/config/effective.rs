@@ -71,6 +71,7 @@ pub(crate) fn values(config: &Config, origins: &Origins) -> Vec<Value> {
 }
 
 pub(super) fn entries(config: &Config) -> Vec<Entry> {
+    let config = &*config.as_configured();
     // Whoever gets entries shows them by `Entry::text`.
     let spelled = scope::spelling(&config.upstreams, true, || serde_json::to_value(config));
     let spelled = spelled.unwrap_or_default();

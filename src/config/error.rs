@@ -88,6 +88,11 @@ impl ConfigError {
         Self::of([Mistake { location, problem, hint: None }])
     }
 
+    /// Whether what is wrong has a place within a file.
+    pub(crate) fn has_place(&self) -> bool {
+        self.0.iter().any(|mistake| matches!(mistake.location, Location::Position { .. }))
+    }
+
     pub(super) fn of(mistakes: impl IntoIterator<Item = Mistake>) -> Self {
         Self(mistakes.into_iter().collect())
     }

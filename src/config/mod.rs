@@ -10,6 +10,7 @@ mod acme;
 pub(crate) mod change;
 mod check;
 mod conditions;
+pub(crate) mod docker;
 pub(crate) mod document;
 pub(crate) mod effective;
 mod environment;
@@ -17,6 +18,8 @@ mod error;
 mod flags;
 mod flat;
 mod forward;
+mod found;
+mod health;
 mod hints;
 pub(crate) mod hooks;
 mod introduction;
@@ -25,6 +28,8 @@ mod kinds;
 mod listener;
 mod names;
 mod operation;
+mod origins;
+pub(crate) mod origins_file;
 #[cfg(test)]
 mod properties;
 pub(crate) mod reference;
@@ -32,6 +37,7 @@ mod rules;
 mod scope;
 mod sections;
 mod sources;
+mod sticky;
 mod timeouts;
 mod tls;
 mod tree;
@@ -56,12 +62,15 @@ use self::kinds::{table, tables};
 use self::sources::Sources;
 
 pub(crate) use self::acme::{AcmeChallenge, AcmeConfig};
+pub(crate) use self::docker::DockerConfig;
 pub(crate) use self::error::{ConfigError, EXIT_CONFIG};
 pub use self::flags::Flags;
 pub(crate) use self::flags::Profile;
 pub(crate) use self::forward::{
     ForwardConfig, ParentAddress, ParentConfig, ParentScheme, Rule, RuleAction, RuleTarget, Secret,
 };
+pub(crate) use self::found::FoundUpstream;
+pub(crate) use self::health::{EjectConfig, HashKey, HealthConfig, Policy};
 pub(crate) use self::hooks::BasicAuthConfig;
 pub(crate) use self::hooks::ClientKey;
 pub(crate) use self::hooks::CorsConfig;
@@ -69,6 +78,7 @@ pub(crate) use self::hooks::CustomConfig;
 pub(crate) use self::hooks::ErrorPagesConfig;
 pub(crate) use self::hooks::ForwardAuthConfig;
 pub(crate) use self::hooks::HeadersConfig;
+pub(crate) use self::hooks::Hedge;
 pub(crate) use self::hooks::HooksConfig;
 pub(crate) use self::hooks::IdTrust;
 pub(crate) use self::hooks::MirrorConfig;
@@ -94,11 +104,13 @@ pub(crate) use self::operation::MemoryMax;
 pub(crate) use self::operation::OnDataPort;
 pub(crate) use self::operation::StatsConfig;
 pub(crate) use self::operation::{DnsConfig, DnsFamily};
+pub(crate) use self::origins::OriginConfig;
 pub(crate) use self::rules::{RULE_FORM, parse_rule};
 pub(crate) use self::sections::{
     BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PathMatch,
-    PoolConfig, ServerConfig,
+    PoolConfig, Prewarm, ServerConfig,
 };
+pub(crate) use self::sticky::{SameSite, StickyConfig};
 pub(crate) use self::timeouts::{PoolStatus, TimeoutsConfig};
 pub(crate) use self::tls::{
     CertificateConfig, ClientAuth, TlsConfig, TlsVersion, UpstreamTlsConfig,
@@ -106,7 +118,7 @@ pub(crate) use self::tls::{
 pub(crate) use self::units::{parse_bytes, parse_duration};
 pub(crate) use self::upstreams::SendPath;
 pub use self::upstreams::{HostPattern, RouteConfig};
-pub(crate) use self::upstreams::{HostPolicy, OriginConfig, UpstreamConfig};
+pub(crate) use self::upstreams::{HostPolicy, UpstreamConfig};
 
 /// Read when no file is named and the command line names no upstream.
 pub(crate) const DEFAULT_FILE: &str = "config.toml";
@@ -147,6 +159,8 @@ pub struct Config {
     #[serde(rename = "parent", deserialize_with = "tables")]
     pub parents: Vec<ParentConfig>,
     #[serde(deserialize_with = "table")]
+    pub docker: DockerConfig,
+    #[serde(deserialize_with = "table")]
     pub dns: DnsConfig,
     #[serde(deserialize_with = "table")]
     pub memory: MemoryConfig,
@@ -182,6 +196,7 @@ impl Config {
             hooks: None,
             forward: ForwardConfig::default(),
             parents: Vec::new(),
+            docker: DockerConfig::default(),
             dns: DnsConfig::default(),
             memory: MemoryConfig::default(),
             admin: AdminConfig::default(),
@@ -298,12 +313,14 @@ impl Config {
         own.chain(others).cloned().collect()
     }
 
-    /// Whether nothing but the forward proxy is wanted, where no upstream is named either.
-    fn is_forward_only(&self) -> bool {
+    /// Whether nothing but the forward proxy, or containers, are wanted, where no upstream is named
+    /// either.
+    fn needs_no_upstream(&self) -> bool {
         let asks = |hooks: &HooksConfig| {
             hooks.split.is_some() || hooks.forward_auth.is_some() || hooks.mirror.is_some()
         };
-        self.forward.enabled && self.routes.is_empty() && !self.hooks.as_deref().is_some_and(asks)
+        let has_others = self.forward.enabled || self.docker.socket.is_some();
+        has_others && self.routes.is_empty() && !self.hooks.as_deref().is_some_and(asks)
     }
 
     /// Whether the demo origin has to be started.
@@ -317,9 +334,8 @@ impl Config {
             upstream.origins = vec![OriginConfig {
                 host: address.ip().to_string(),
                 port: address.port(),
-                weight: 1,
                 authority: address.to_string(),
-                is_tls: false,
+                ..OriginConfig::default()
             }];
         }
     }
@@ -370,6 +386,7 @@ pub(crate) mod tests {
         listen_tls = ["127.0.0.1:8003"]
         workers = 3
         trusted_proxies = ["10.1.2.3/8", "::1"]
+        zone = "a"
         via = "edge"
         watch_config = true
         [tls.acme]
@@ -391,9 +408,21 @@ pub(crate) mod tests {
         access_file = "/var/log/access.log"
         [[upstream]]
         name = "a.b"
-        origins = ["http://[::1]:81", { url = "https://b", weight = 3 }]
+        origins = ["http://[::1]:81", { url = "https://b", weight = 3, max_idle = 9 }]
+        file = "origins.toml"
         host = "origin"
+        balance = "consistent_hash"
+        hash = "cookie:sid"
+        slow_start = "10s"
+        health = { path = "/up", interval = "1s", status = "200,204" }
+        eject = { errors = 3 }
+        sticky = { ttl = "8h" }
+        panic_below = 30
+        map_location = true
         max_connections = 7
+        max_idle = 3
+        queue = 20
+        timeouts = { connect = "2s", read = "5m", pool_status = 503 }
         tls = { sni = "b.example", insecure_skip_verify = true }
         proxy_protocol = "v1"
         [[upstream]]
@@ -411,8 +440,11 @@ pub(crate) mod tests {
         cookies = { canary = "always" }
         clients = ["10.0.0.0/8"]
         send_path = "normal"
+        timeouts = { read = "1h", client_write = 90, tunnel_idle = "2d" }
         upstream = "c"
         strip_prefix = true
+        buffer_requests = "64KiB"
+        buffer_responses = "256KiB"
         inherit_hooks = false
         hooks = { body_bytes = "5MiB", response_headers = { set = { "X.Y" = "${status}" } } }
         [[route]]
@@ -434,7 +466,7 @@ pub(crate) mod tests {
         respond = { status = 404, body = "none" }
         split = { weights = { "a.b" = 9, c = 1 }, sticky = "cookie:cohort" }
         mirror = { upstream = "c", percent = 0.5 }
-        retry = { attempts = 3, on = ["5xx"] }
+        retry = { attempts = 3, on = ["5xx", "500"], hedge = true, non_idempotent = true }
         rewrite = { regex = "^/old/(.*)$", replacement = "/new/$1" }
         request_headers = { rename = { X-A = "X-B" }, add = { X-C = "c" } }
         response_headers = { remove = ["Server"] }
@@ -457,6 +489,9 @@ pub(crate) mod tests {
         credentials = "user:sesame"
         except = ["*.example.org"]
         tls = { ca = "office.pem" }
+        [docker]
+        socket = "/var/run/docker.sock"
+        network = "shop_default"
         [memory]
         max_mb = "auto"
         [admin]
@@ -858,11 +893,11 @@ pub(crate) mod tests {
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.log.target, LogTarget::File("/var/log/ringway.log".into()));
         let origin = |host: &str, port, weight, authority: &str| OriginConfig {
-            is_tls: false,
             host: host.to_owned(),
             port,
             weight,
             authority: authority.to_owned(),
+            ..OriginConfig::default()
         };
         let [a, b] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
         let origins = [origin("10.0.0.1", 8080, 1, "10.0.0.1:8080"), origin("b", 80, 3, "b")];

@@ -80,6 +80,22 @@ pub(super) fn parse_mode(text: &str) -> Result<u32, String> {
     mode.filter(|mode| *mode <= 0o777 && mode & 0o600 == 0o600).ok_or_else(|| MODE_FORM.to_owned())
 }
 
+/// The same as [`parse_origin`] for one whose paths may begin with something, and that: `/base`
+/// without a slash at its end, or nothing.
+pub(super) fn parse_origin_below(url: &str) -> Result<((bool, String, u16), String), &'static str> {
+    const FORM: &str = "a path without query, fragment, spaces and dot segments behind the port, \
+                        such as http://HOST:PORT/base";
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
+    let (origin, path) = url.split_at(end);
+    let base = path.trim_end_matches('/');
+    let is_right = base.is_empty()
+        || base.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\\\"<>".contains(&byte))
+            && crate::http::path::normal(base.as_bytes()) == base.as_bytes();
+    let parsed = parse_origin(origin)?;
+    if is_right { Ok((parsed, base.to_owned())) } else { Err(FORM) }
+}
+
 /// Whether it speaks TLS, its host without brackets and its port, or what was expected.
 pub(super) fn parse_origin(url: &str) -> Result<(bool, String, u16), &'static str> {
     let (scheme, rest) = url.split_once("://").ok_or(ORIGIN_FORM)?;
@@ -89,6 +105,17 @@ pub(super) fn parse_origin(url: &str) -> Result<(bool, String, u16), &'static st
     }
     let (host, port) = host_and_port(rest, if is_tls { 443 } else { 80 })?;
     Ok((is_tls, host, port))
+}
+
+/// Whether a service speaks TLS, its name, and what its paths begin with; or what was expected.
+pub(super) fn parse_service(url: &str) -> Result<(bool, String, String), &'static str> {
+    const FORM: &str = "a service without a port behind \"srv+\", such as \
+                        srv+http://_http._tcp.example.org";
+    let ((is_tls, host, _), base) = parse_origin_below(url).map_err(|_| FORM)?;
+    let (_, rest) = url.split_once("://").unwrap_or_default();
+    let authority = rest.split('/').next().unwrap_or_default();
+    let is_name = !authority.contains(':') && host.parse::<IpAddr>().is_err();
+    if is_name { Ok((is_tls, host, base)) } else { Err(FORM) }
 }
 
 fn host_and_port(rest: &str, standard: u16) -> Result<(String, u16), &'static str> {

@@ -274,6 +274,7 @@ impl Default for StatsConfig {
 /// below 80 % of its threshold.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct AlertsConfig {
     /// Share of 5xx among the answers. 0 to 1; 0 is off.
     #[serde(with = "As::<Share>")]
@@ -289,9 +290,13 @@ pub struct AlertsConfig {
     pub pool_wait: Duration,
     /// An upstream of which no origin can be used.
     pub upstream_down: bool,
+    /// An origin that is passed over for its checks or its answers.
+    pub origins_out: bool,
     /// A certificate that ends within 14 days or a third of its life, or whose files cannot be
     /// used; and one of tls.acme that was not issued.
     pub certificates: bool,
+    /// A file of origins that is missing or wrong; and a Docker engine that does not answer.
+    pub discovery: bool,
     /// Share of the limit on open files (RLIMIT_NOFILE). 0 to 1; 0 is off.
     #[serde(with = "As::<Share>")]
     pub open_files: f64,
@@ -313,7 +318,9 @@ impl Default for AlertsConfig {
             memory_mb: 0,
             pool_wait: Duration::from_secs(1),
             upstream_down: true,
+            origins_out: true,
             certificates: true,
+            discovery: true,
             open_files: 0.9,
             interval: Duration::from_secs(10),
             webhook: None,
@@ -399,6 +406,8 @@ mod tests {
         assert_eq!(config.admin, admin);
         assert_eq!(config.stats, StatsConfig { interval: Duration::ZERO, log: false });
         let alerts = AlertsConfig {
+            discovery: true,
+            origins_out: true,
             error_rate: 0.0,
             p95: Duration::from_millis(250),
             memory_mb: 450,

@@ -15,10 +15,13 @@ use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
 use super::introduction::{AddVia, ForwardedForms};
-use super::kinds::own::{Address, ClientHeader, Keepalive, NetworkList, Output, Pages, Pseudonym};
+use super::kinds::own::{
+    Address, ClientHeader, Keepalive, NetworkList, Output, Pages, PrewarmCount, Pseudonym,
+};
 use super::kinds::plain::{AnyBytes, Count, Size, Timeout, UpToAnHour, Word, Words};
 use super::kinds::{As, List, Switched};
 use super::listener::{Listener, ListenerConfig};
+use super::origins::Zone;
 use crate::address::ClientAddress;
 use crate::http::fields::Underscores;
 use crate::limits::HEADER_COUNT_MAX;
@@ -84,6 +87,9 @@ pub struct ServerConfig {
     /// answered 400; "raw" is the bytes of the client.
     #[serde(with = "Word::<PathMatch>")]
     pub path_match: PathMatch,
+    /// Where this ringway is: origins with the same `zone` are asked first. "" is nowhere.
+    #[serde(with = "As::<Zone>")]
+    pub zone: String,
     /// The name under which ringway appears in Via and Proxy-Status.
     #[serde(with = "As::<Pseudonym>")]
     pub via: String,
@@ -128,6 +134,7 @@ impl Default for ServerConfig {
             add_forwarded_port: false,
             add_forwarded_ssl: false,
             path_match: PathMatch::Normal,
+            zone: String::new(),
             via: "ringway".to_owned(),
             add_via: AddVia::Forward,
             drain_timeout: Duration::from_secs(30),
@@ -217,9 +224,11 @@ pub struct PoolConfig {
     /// An idle connection older than this is closed. 1ms to 1d.
     #[serde(with = "Timeout")]
     pub idle_expiry: Duration,
-    /// Connections per origin that are opened at start-up. 0 to 1000, and never above max_idle.
-    #[serde(with = "Count::<usize, 0, 1000>")]
-    pub prewarm: usize,
+    /// Connections to each origin that are kept open before a request asks for them. "auto" is up
+    /// to 5, and only to origins that have shown that they keep connections and serve several at
+    /// once; a number, 0 to 1000, is for every origin. Never above max_idle.
+    #[serde(with = "As::<PrewarmCount>")]
+    pub prewarm: Prewarm,
     /// Idle time before the kernel probes an origin or a client: 1s to 32767s, whole; 0 is never.
     #[serde(with = "As::<Keepalive>")]
     #[schemars(extend("x-reload" = "drain"))]
@@ -232,8 +241,26 @@ impl Default for PoolConfig {
             max_connections: 100,
             max_idle: 20,
             idle_expiry: Duration::from_secs(30),
-            prewarm: 5,
+            prewarm: Prewarm::Auto,
             tcp_keepalive: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How many connections are kept open before a request asks for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prewarm {
+    /// A few, to those that have shown that they have use for them.
+    Auto,
+    Count(usize),
+}
+
+impl Prewarm {
+    /// To one origin, at most.
+    pub(crate) fn count(self) -> usize {
+        match self {
+            Self::Auto => 5,
+            Self::Count(count) => count,
         }
     }
 }
@@ -515,11 +542,11 @@ mod tests {
     #[test]
     fn a_limit_that_another_makes_pointless_is_trimmed() {
         let config = parse(
-            "[pool]\nmax_connections = 3\n[limits]\nhead_bytes = \"4KiB\"\n\
+            "[pool]\nmax_connections = 3\nprewarm = 5\n[limits]\nhead_bytes = \"4KiB\"\n\
              [buffers]\nchunks_per_worker = 2",
         )
         .unwrap();
-        assert_eq!((config.pool.max_idle, config.pool.prewarm), (3, 3));
+        assert_eq!((config.pool.max_idle, config.pool.prewarm), (3, Prewarm::Count(3)));
         assert_eq!(config.limits.target_bytes, 4096);
         assert_eq!(config.buffers.head_buffer_bytes, 4096);
         assert_eq!(config.buffers.operation_chunks, 2);

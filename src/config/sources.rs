@@ -173,7 +173,7 @@ impl<'t> Sources<'t> {
                 self.add(wrong, &tree);
             }
             if let Some(mut config) = config {
-                if tree.get("upstream").is_none() && config.is_forward_only() {
+                if tree.get("upstream").is_none() && config.needs_no_upstream() {
                     config.upstreams.clear();
                 }
                 let refusals = check::rules(&mut config);

@@ -4,29 +4,28 @@
 //! which of them. Names are compared here and never resolved.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value as Json, json};
 
 use super::conditions::{CookieIs, FieldIs, ParameterIs, Pattern};
+use super::health::{EjectConfig, HashBy, HashKey, HealthConfig, Policy};
 use super::hooks::{Method, hooks_table};
-use super::kinds::own::{Name, NetworkList};
-use super::kinds::plain::{Count, OneOf, UpToAnHour, Whole, Word, Words};
-use super::kinds::{
-    As, FilledList, Kind, List, Members, Optional, millis, number, some_table, text_kind,
-};
+use super::kinds::own::{File, Name, NetworkList};
+use super::kinds::plain::{Count, OneOf, Size, UpToAnHour, Whole, Word, Words};
+use super::kinds::{As, FilledList, List, Members, Optional, millis, some_table, text_kind};
 use super::names::{
-    HOST_POLICY_FORM, ORIGIN_FORM, ORIGIN_OR_UNIX_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM,
-    authority_beside, host_pattern, is_route_path, parse_origin, split_authority,
+    HOST_POLICY_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM, host_pattern, is_route_path,
+    split_authority,
 };
+use super::origins::{Origin, OriginConfig};
 use super::scope::UpstreamName;
+use super::sticky::StickyConfig;
+use super::timeouts::OwnTimeouts;
 use super::tls::UpstreamTlsConfig;
 use super::{HooksConfig, Networks};
-use crate::address::{UnixAddress, is_unix, unix_form};
 use crate::proxy_protocol::Version;
 
 text_kind!(
@@ -66,24 +65,6 @@ text_kind!(
     },
     Clone::clone
 );
-text_kind!(
-    Url: OriginConfig,
-    |text| {
-        if is_unix(text) {
-            let host = UnixAddress::parse(text).ok_or_else(|| unix_form(text))?.to_string();
-            let (authority, is_tls) = (host.clone(), false);
-            return Ok(OriginConfig { authority, host, port: 0, weight: 1, is_tls });
-        }
-        let (is_tls, host, port) = parse_origin(text).map_err(|form| match form {
-            ORIGIN_FORM => ORIGIN_OR_UNIX_FORM,
-            form => form,
-        })?;
-        let authority = authority_beside(&host, port, if is_tls { 443 } else { 80 });
-        Ok(OriginConfig { authority, host, port, weight: 1, is_tls })
-    },
-    OriginConfig::url
-);
-
 /// Upstreams: groups of origins that serve the same thing.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -99,25 +80,100 @@ pub struct UpstreamConfig {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("x-reload" = "drain"))]
     pub is_demo: bool,
-    /// Where requests are sent, instead of the demo: "http://HOST:PORT", "https://HOST:PORT" or "unix:/PATH" each, or a
-    /// table { url = "...", weight = 3 } with a weight from 1 (the default) to 1000.
+    /// Where requests are sent, instead of the demo: "http://HOST:PORT", "https://HOST:PORT",
+    /// "unix:/PATH" or, for all servers of a service that DNS has as SRV records,
+    /// "srv+http://_http._tcp.NAME" each, with a path where all of its paths begin with that; or a table { url =
+    /// "...", weight = 3, priority = 1, zone = "a" } with a weight from 1 (the default) to 1000;
+    /// priority 1 is asked when nobody of 0 can be, and another zone than server.zone when too few
+    /// of that can.
     #[serde(default, with = "FilledList::<Origin>", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-reload" = "drain", "x-example" = "[\"http://10.0.0.1:8080\", \
         { url = \"http://b.example:8080\", weight = 3 }]"))]
     pub origins: Vec<OriginConfig>,
+    /// A file with more of them, origins = [...] in TOML, or the same in JSON where its name ends
+    /// in .json. A change of it is followed; one that is wrong or missing changes nothing.
+    #[serde(default, with = "Optional::<File>", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-reload" = "drain", "x-example" = "\"origins.toml\""))]
+    pub file: Option<PathBuf>,
+    // Origins of the file, or of containers.
+    #[serde(skip)]
+    pub found: Vec<OriginConfig>,
+    // Nobody has configured it.
+    #[serde(skip)]
+    pub is_found: bool,
     /// The Host field that the origin sees: "pass" is the client's, "origin" the origin's own
     /// ("localhost" where that is a Unix socket), anything else is sent as it is.
     #[serde(default, with = "As::<Host>")]
     pub host: HostPolicy,
-    /// How long an origin is passed over after a failure. 0 to 1h; 0 is never.
+    /// Who is asked next: "round_robin", by weight; "least_connections", who has the fewest
+    /// requests; "p2c_ewma", of two at random the one that promises to answer sooner;
+    /// "consistent_hash", what is alike by the same one (`hash`); "random"; or "first", the next
+    /// one only when the one before it is out. Each address of an origin's name is asked.
+    #[serde(default, with = "Word::<Policy>")]
+    pub balance: Policy,
+    /// By what requests are alike for "consistent_hash": "client", "path", "header:NAME" or
+    /// "cookie:NAME"; of a request without that, the client.
+    #[serde(default, with = "As::<HashBy>")]
+    pub hash: HashKey,
+    /// How long an origin that comes, or comes back, gets less than its share. 0 to 1h; 0 is not.
+    #[serde(default, with = "UpToAnHour")]
+    pub slow_start: Duration,
+    /// How long an origin is passed over after a failure to connect, before one request at a time
+    /// tries it again. 0 to 1h; 0 is never.
     #[serde(default = "millis::<10_000>", with = "UpToAnHour")]
     pub fail_timeout: Duration,
+    /// Checks of every origin, once for all workers: a GET of `path`, or connecting where there is
+    /// none, every `interval` (5s), within `timeout` (2s); `rise` (2) good ones in a row bring it
+    /// back, `fall` (3) bad ones put it out. `status` ("200-399"), `body` (a text that has to be in
+    /// the first 64 KiB), `method`, `host` and `port` say more.
+    #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ path = \"/health\" }"))]
+    pub health: Option<HealthConfig>,
+    /// When an origin is passed over for its answers, errors being 5xx, resets and timeouts:
+    /// `errors` in a row, `percent` of those within `window` (10s) of at least `requests` (20), or
+    /// `slower` times the median of the others; for `pause` (10s), which doubles up to `pause_max`
+    /// (5m). Never the last one, and not more than `at_most` (50) percent of them.
+    #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ errors = 5 }"))]
+    pub eject: Option<EjectConfig>,
+    /// Keeps a client with the origin that answered it, by a cookie: one that ringway issues,
+    /// `cookie` (ringway_origin), for `ttl` (1h), signed, which names no address; or, with
+    /// learn = true, one of the origin's own. `secret_file` has what signs it where several
+    /// ringways, or the next process, are to read it.
+    #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ ttl = \"8h\" }"))]
+    pub sticky: Option<StickyConfig>,
+    /// Percent of its origins below which all of them are asked, whatever is known of them: fewer
+    /// would not bear it. 0 to 100; 0 is when none is left.
+    #[serde(default, with = "Count::<u32, 0, 100>")]
+    pub panic_below: u32,
+    /// Whether Location, Content-Location and the paths of cookies are seen by clients as they can
+    /// ask for them, where an origin's URL has a path or the route's prefix is stripped.
+    #[serde(default)]
+    pub map_location: bool,
     /// Connections to it, busy and idle, in place of pool.max_connections; then no answer of it
     /// counts under limits.long_responses. 1 to 1000000.
     #[serde(default, with = "Optional::<Whole<usize, 1, 1_000_000>>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-example" = "100"))]
     pub max_connections: Option<usize>,
+    /// Idle connections to it, in all workers; of more, the oldest are closed once they have rested
+    /// for a second. 0 to 1000000. An origin's table takes `max_connections` and `max_idle` too.
+    #[serde(default, with = "Optional::<Whole<usize, 0, 1_000_000>>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "10"))]
+    pub max_idle: Option<usize>,
+    /// Requests that may wait for a connection to it; further ones are answered 503 at once. 0 to
+    /// 1000000.
+    #[serde(default, with = "Optional::<Whole<usize, 0, 1_000_000>>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "200"))]
+    pub queue: Option<usize>,
+    /// Keys of [timeouts] that are other ones here: `connect`, `read`, `write`, `client_write`,
+    /// `pool`, `pool_status`, `tunnel_idle` and `tunnel_half_closed`.
+    #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ read = \"5m\" }"))]
+    pub timeouts: Option<OwnTimeouts>,
     /// How origins with "https://" are spoken to: `ca` is a PEM file of the authorities that are
     /// believed, in place of the system's; `sni` the name that the certificate has to have, in
     /// place of the origin's; `client_chain` and `client_key` what is shown to it;
@@ -143,33 +199,6 @@ pub struct UpstreamConfig {
     /// that has carried such a one is not used again.
     #[serde(default)]
     pub reads_all_bodies: bool,
-}
-
-/// One address that requests can be sent to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OriginConfig {
-    /// A name in lower case, an IP literal without brackets, or the address of a Unix socket.
-    pub host: String,
-    pub port: u16,
-    /// At least 1.
-    pub weight: u32,
-    /// `host:port` as a Host field carries it: no port when it is the scheme's, IPv6 in brackets.
-    /// `host` where that is a Unix socket.
-    pub authority: String,
-    /// It is spoken to over TLS.
-    pub is_tls: bool,
-}
-
-impl OriginConfig {
-    /// As the configuration has it.
-    pub(crate) fn url(&self) -> String {
-        let scheme = match self.is_tls {
-            true => "https://",
-            false if is_unix(&self.authority) => "",
-            false => "http://",
-        };
-        format!("{scheme}{}", self.authority)
-    }
 }
 
 /// The Host field that an origin sees.
@@ -201,6 +230,9 @@ pub struct RouteConfig {
     // Index in `Config::upstreams`.
     #[serde(with = "As::<UpstreamName>")]
     pub upstream: usize,
+    // Nobody has configured it.
+    #[serde(skip)]
+    pub is_found: bool,
     /// A condition: the path, in its normal form and without the query, fits this pattern too.
     #[serde(default, with = "Optional::<Pattern>", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-example" = r#""^/api/v[0-9]+/""#))]
@@ -233,6 +265,22 @@ pub struct RouteConfig {
     /// Whether the origin sees the path without the prefix; slashes behind it become one.
     #[serde(default)]
     pub strip_prefix: bool,
+    /// How much of a request's body is waited for before a connection to an origin is asked for, so
+    /// that no origin waits for a slow client; a larger one goes on as it comes from there on. 0 to
+    /// 1GiB; 0 is off.
+    #[serde(default, with = "Size::<u64, 0, { 1 << 30 }>")]
+    #[schemars(extend("x-example" = "\"64KiB\""))]
+    pub buffer_requests: u64,
+    /// How much of an answer's body is taken from its origin before a slow client has taken it, so
+    /// that the origin's connection is free early. 0 to 1GiB; 0 is off.
+    #[serde(default, with = "Size::<u64, 0, { 1 << 30 }>")]
+    #[schemars(extend("x-example" = "\"256KiB\""))]
+    pub buffer_responses: u64,
+    /// Keys of [timeouts] that are other ones here, whatever its upstream says: see
+    /// `upstream.timeouts`.
+    #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "{ read = \"1h\", client_write = \"5m\" }"))]
+    pub timeouts: Option<OwnTimeouts>,
     /// Whether [hooks] hold for this route too.
     #[serde(rename = "inherit_hooks", default = "yes")]
     pub inherits_hooks: bool,
@@ -277,9 +325,23 @@ impl UpstreamConfig {
             is_demo: true,
             proxy_protocol: None,
             origins: Vec::new(),
+            file: None,
+            found: Vec::new(),
+            is_found: false,
             host: HostPolicy::Pass,
+            balance: Policy::default(),
+            hash: HashKey::default(),
+            slow_start: Duration::ZERO,
             fail_timeout: millis::<10_000>(),
+            health: None,
+            eject: None,
+            sticky: None,
+            panic_below: 0,
+            map_location: false,
             max_connections: None,
+            max_idle: None,
+            queue: None,
+            timeouts: None,
             tls: None,
             strict: false,
             pass_trailers: false,
@@ -306,7 +368,11 @@ impl RouteConfig {
             clients: Networks::default(),
             send_path: SendPath::Client,
             upstream: 0,
+            is_found: false,
             strip_prefix: false,
+            buffer_requests: 0,
+            buffer_responses: 0,
+            timeouts: None,
             hooks: None,
             inherits_hooks: true,
         }
@@ -363,68 +429,6 @@ pub enum SendPath {
 impl Words for SendPath {
     const WORDS: &'static [(&'static str, Self)] =
         &[("client", Self::Client), ("normal", Self::Normal)];
-}
-
-/// `"http://a:80"` or `{ url = "http://a:80", weight = 3 }`.
-struct Origin;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Weighted {
-    #[serde(with = "As::<Url>")]
-    url: OriginConfig,
-    #[serde(default = "number::<u32, 1>", with = "Count::<u32, 1, 1000>")]
-    weight: u32,
-}
-
-impl Kind for Origin {
-    type Value = OriginConfig;
-
-    const ONE: &'static str = "an origin: there must be one";
-
-    fn schema() -> Json {
-        let url = json!({ "type": "string", "description": ORIGIN_OR_UNIX_FORM });
-        let weight = json!({ "type": "integer", "minimum": 1, "maximum": 1000 });
-        json!({
-            "anyOf": [url, {
-                "type": "object",
-                "properties": { "url": url, "weight": weight },
-                "required": ["url"],
-                "additionalProperties": false,
-            }],
-        })
-    }
-
-    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<OriginConfig, D::Error> {
-        from.deserialize_any(OriginVisitor)
-    }
-
-    fn spell(value: &OriginConfig) -> Json {
-        let url = Url::spell(value);
-        if value.weight == 1 { url } else { json!({ "url": url, "weight": value.weight }) }
-    }
-}
-
-// Written out because an untagged enum would lose the position of what is wrong inside it.
-struct OriginVisitor;
-
-impl<'de> Visitor<'de> for OriginVisitor {
-    type Value = OriginConfig;
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(
-            "a URL such as \"http://10.0.0.1:8080\" or a table { url = \"...\", weight = 1 }",
-        )
-    }
-
-    fn visit_str<E: Error>(self, url: &str) -> Result<OriginConfig, E> {
-        As::<Url>::deserialize(serde::de::value::StrDeserializer::new(url))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OriginConfig, A::Error> {
-        let Weighted { url, weight } = Weighted::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(OriginConfig { weight, ..url })
-    }
 }
 
 #[cfg(test)]

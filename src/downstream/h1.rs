@@ -257,6 +257,10 @@ impl ClientStream for Connection<'_> {
         self.send(request, |out| rewrite::interim(out, &request.response, buffer.filled())).await
     }
 
+    async fn grant_continue(&self, request: &Request<'_, Self>) -> Result<usize, Fault> {
+        self.send(request, |out| out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n")).await
+    }
+
     #[inline]
     fn send_head(
         &self,
@@ -280,7 +284,8 @@ impl ClientStream for Connection<'_> {
             let key = repeated.map(|it| (it, body, connection));
             self.sent_response.borrow_mut().put(key, out, |out| {
                 let date = if head.has_date { [0; DATE_BYTES] } else { worker.date.now() };
-                put(&ResponseRewrite { body, connection, date: &date, via: response.via }, out);
+                let (date, via, seen) = (&date[..], response.via, response.seen);
+                put(&ResponseRewrite { body, connection, date, via, seen }, out);
             });
             if decoder.is_done() {
                 return Ok((0, out.len()));

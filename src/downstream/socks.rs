@@ -137,6 +137,10 @@ impl ClientStream for Connection<'_> {
         false
     }
 
+    async fn grant_continue(&self, _: &Request<'_, Self>) -> Result<usize, Fault> {
+        Ok(0)
+    }
+
     async fn send_interim(&self, _: &Request<'_, Self>, _: &HeadBuffer) -> Result<usize, Fault> {
         Ok(0)
     }

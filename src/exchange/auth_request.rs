@@ -23,7 +23,7 @@ use crate::ring::{HeadBuffer, WaitError};
 use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::upstream::host::host;
 use crate::upstream::lease::Lease;
-use crate::upstream::{Upstream, Who};
+use crate::upstream::{Upstream, Wanted, Who};
 
 /// Asks. The only faults are that the worker ends and that the client has left. `is_connected` is
 /// told as soon as the question has a connection.
@@ -57,8 +57,10 @@ async fn answered(
     let mut is_fresh = false;
     loop {
         // A connection that is given up on its way is closed, and a place in the queue is left.
-        let who = Who { holder: request.peer.holder, introduction: &introduction };
-        let checkout = upstream.checkout(&request.peer.worker.pool, who, is_fresh);
+        let (holder, times) = (request.peer.holder, &upstream.times);
+        let who = Who { holder, introduction: &introduction, times };
+        let wanted = Wanted { is_fresh, ..Wanted::default() };
+        let checkout = upstream.checkout(&request.peer.worker.pool, who, wanted);
         let lease = tokio::time::timeout_at(deadline.into(), unless_gone(request, checkout)).await;
         let lease = lease.map_err(|_| Fault::OriginConnectTimeout)??;
         is_connected.notify_one();
@@ -81,14 +83,15 @@ async fn attempt(
     deadline: Instant,
 ) -> Result<AuthDecision, AttemptError> {
     let mut lease = request.peer.slot.reach(lease);
-    let origin = upstream.origin(lease.origin()).map(|origin| origin.authority.as_str());
-    let host = host(upstream.host(), origin);
-    let origin = request.peer.origin(lease.socket());
-    h1::send(&request.peer.worker.outbox, origin, |out| {
+    let origin = upstream.origin(lease.origin());
+    let host = host(upstream.host(), origin.as_ref().map(|origin| &*origin.authority));
+    let base = origin.as_ref().map_or("", |origin| &*origin.base);
+    let to = request.peer.origin(lease.socket());
+    h1::send(&request.peer.worker.outbox, to, |out| {
         if let Some(version) = upstream.proxy_protocol().filter(|_| lease.socket().is_plain()) {
             request.peer.put_proxy_protocol(version, out);
         }
-        auth_request.put(host.as_bytes(), view, out);
+        auth_request.put((base, host.as_bytes()), view, out);
     })
     .await?;
     let (head, is_strict) = (ResponseHead::new(), upstream.traits.is_strict);
@@ -96,6 +99,7 @@ async fn attempt(
     let buffer = h1::read_head(&mut reply, request.peer.terms(), Method::Get).await?;
     let head = reply.head;
     let decision = auth_request.judge(&head, buffer.filled());
+    lease.hear(&head, buffer.filled());
     let (fields, text) = (&request.head.fields, request.inbox.filled());
     if !logged_in::logs_in(fields, text, &head, buffer.filled())
         && let Some(buffer) = h1::emptied(&head, buffer)

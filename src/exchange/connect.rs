@@ -67,6 +67,7 @@ pub(crate) async fn run(
         to_origin,
         to_client: reached.early,
         generation: request.peer.generation.clone(),
+        times: request.peer.times.clone(),
         record: record.detach(request),
         permit,
     })))

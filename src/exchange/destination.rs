@@ -4,6 +4,8 @@
 //! request is written for them. CONNECT has a file of its own, and ends in a tunnel.
 
 use std::borrow::Cow;
+use std::rc::Rc;
+use std::time::Duration;
 
 use crate::exchange::forwarded::{self, ForwardRequest};
 use crate::exchange::hooked::{self, Decided, HookedRequest, ResponseOverride};
@@ -11,10 +13,12 @@ use crate::exchange::outcome::Outcome;
 use crate::exchange::peer::Peer;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
+use crate::exchange::seen::SeenOtherwise;
 use crate::exchange::stream::ClientStream;
 use crate::exchange::upload::RequestBody;
+use crate::exchange::wanted::wanted;
 use crate::fault::Fault;
-use crate::hooks::RetryTrigger;
+use crate::hooks::{Hedged, RetryTrigger};
 use crate::http::head::RequestHead;
 use crate::http::rewrite::{self, ForwardedFor, RequestRewrite, ResponseRewrite};
 use crate::proxy_protocol::Version;
@@ -23,7 +27,7 @@ use crate::routing::{Asked, Route};
 use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
-use crate::upstream::{Traits, Upstream, Who};
+use crate::upstream::{Origin, Traits, Upstream, Wanted, Who};
 
 /// The destination of one request.
 pub(crate) struct Destination {
@@ -98,7 +102,7 @@ impl Destination {
         self.upstream(request).map(|upstream| upstream.traits).unwrap_or_default()
     }
 
-    fn upstream<'r, S>(&self, request: &'r Request<'_, S>) -> Option<&'r Upstream> {
+    pub(super) fn upstream<'r, S>(&self, request: &'r Request<'_, S>) -> Option<&'r Upstream> {
         match self.to {
             To::Upstream(_, upstream) => Some(&request.peer.generation.upstreams[upstream]),
             To::Target(_) => None,
@@ -122,7 +126,8 @@ impl Destination {
     pub(crate) fn take_idle(&self, request: &Request<'_, impl ClientStream>) -> Option<Lease> {
         let (To::Upstream(_, upstream), None) = (&self.to, &self.hooks) else { return None };
         let Peer { worker, generation, holder, .. } = &request.peer;
-        generation.upstreams[*upstream].take_idle(&worker.pool, *holder)
+        let upstream = &generation.upstreams[*upstream];
+        upstream.take_idle(&worker.pool, *holder, || wanted(request, upstream))
     }
 
     /// A connection on which the request can be sent. `is_fresh` asks for one that has carried no
@@ -142,8 +147,10 @@ impl Destination {
                 let Peer { worker, generation, holder, .. } = &request.peer;
                 let upstream = &generation.upstreams[*upstream];
                 let introduction = request.peer.introduction(upstream);
-                let who = Who { holder: *holder, introduction: &introduction };
-                upstream.checkout(&worker.pool, who, is_fresh).await
+                let times = &request.peer.times;
+                let who = Who { holder: *holder, introduction: &introduction, times };
+                let wanted = Wanted { is_fresh, ..wanted(request, upstream) };
+                upstream.checkout(&worker.pool, who, wanted).await
             }
             To::Target(forwarded) => Box::pin(forwarded.checkout(request, is_fresh)).await,
         }
@@ -156,11 +163,12 @@ impl Destination {
         self.upstream(request).is_some_and(|upstream| upstream.failed(number))
     }
 
-    /// A new connection to another origin than that one.
+    /// A new connection to another target than those in `but`, or to one of them where nobody else
+    /// may be asked, unless it `needs_other`.
     pub(crate) async fn checkout_other(
         &mut self,
         request: &Request<'_, impl ClientStream>,
-        number: usize,
+        (but, needs_other): (&[usize], bool),
     ) -> Result<Lease, Fault> {
         if let Some(hooks) = &mut self.hooks {
             hooks.begin_attempt(true);
@@ -168,13 +176,61 @@ impl Destination {
         let upstream = self.upstream(request).ok_or(Fault::OriginClosed)?;
         let Peer { worker, holder, .. } = &request.peer;
         let introduction = request.peer.introduction(upstream);
-        let who = Who { holder: *holder, introduction: &introduction };
-        upstream.checkout_other(&worker.pool, who, number).await
+        let times = &request.peer.times;
+        let who = Who { holder: *holder, introduction: &introduction, times };
+        let wanted = Wanted { is_fresh: true, but, needs_other, ..wanted(request, upstream) };
+        upstream.checkout(&worker.pool, who, wanted).await
+    }
+
+    /// Whether the route has requests repeated that may do again what they have done.
+    #[inline]
+    pub(crate) fn repeats_all(&self) -> bool {
+        self.hooks.as_ref().is_some_and(|hooks| hooks.repeats_all())
+    }
+
+    /// The upstream, if it wants to know how exchanges end.
+    pub(crate) fn listener<'r, S>(&self, request: &'r Request<'_, S>) -> Option<&'r Upstream> {
+        self.upstream(request).filter(|upstream| upstream.listens())
+    }
+
+    /// Whether the time to the head of its answer is of use.
+    #[inline]
+    pub(crate) fn is_timed<S>(&self, request: &Request<'_, S>) -> bool {
+        self.listener(request).is_some()
+            || self.hooks.as_ref().is_some_and(|hooks| hooks.hedging().is_some())
+    }
+
+    /// The origin with the number `number` has answered after that time.
+    pub(crate) fn answered<S>(&self, request: &Request<'_, S>, number: usize, time: Duration) {
+        if let Some(hooks) = &self.hooks
+            && hooks.hedged != Some(Hedged::Won)
+            && let Some(hedging) = hooks.hedging()
+        {
+            hedging.learn(hooks.upstream, time);
+        }
+        if let Some(upstream) = self.listener(request) {
+            let us = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+            upstream.hear(number, request.response.status < 500, Some(us));
+        }
+    }
+
+    /// How long the first attempt is waited for alone, where there may be a second one beside it.
+    #[inline]
+    pub(crate) fn hedge_after<S>(&self, request: &Request<'_, S>) -> Option<Duration> {
+        self.hooks.as_ref()?.hedge_after(request)
     }
 
     /// What a 407 means: a parent proxy wants a password, which is no client's affair.
     pub(crate) fn refuses_us(&self, request: &Request<'_, impl ClientStream>) -> bool {
         matches!(&self.to, To::Target(forwarded) if forwarded.refuses_us(request))
+    }
+
+    /// How much of a request, and of an answer, its route buffers.
+    pub(crate) fn buffers<S>(&self, request: &Request<'_, S>) -> (u64, u64) {
+        let (Some(route), _) = self.indexes() else { return (0, 0) };
+        let routes = &request.peer.generation.config.routes;
+        let route = routes.get(route as usize);
+        route.map_or((0, 0), |route| (route.buffer_requests, route.buffer_responses))
     }
 
     /// The target as it is sent on.
@@ -203,28 +259,44 @@ impl Destination {
         }
     }
 
-    /// How the head is written for the server at the other end of `lease`.
+    /// The origin at the other end of `lease`, where the head depends on that.
+    #[inline]
+    pub(crate) fn origin(
+        &self,
+        request: &Request<'_, impl ClientStream>,
+        lease: &Lease,
+    ) -> Option<Rc<Origin>> {
+        let To::Upstream(_, upstream) = &self.to else { return None };
+        let upstream = &request.peer.generation.upstreams[*upstream];
+        // A request of HTTP/1.0 need not have a Host.
+        let asks = upstream.traits.differ || request.head.authority.is_empty();
+        if asks { upstream.origin(lease.origin()) } else { None }
+    }
+
+    /// How the head is written for `origin`, which is the server at the other end, where the head
+    /// depends on that.
     pub(crate) fn rewrite<'a>(
         &'a self,
         request: &'a Request<'_, impl ClientStream>,
-        lease: &Lease,
+        origin: Option<&'a Origin>,
         path: &'a [u8],
     ) -> RequestRewrite<'a> {
         let config = &request.peer.generation.config;
         let (upstream, prefix) = match &self.to {
             To::Upstream(route, upstream) => {
                 let prefix = config.routes[route.index as usize].cut_prefix();
-                (&request.peer.generation.upstreams[*upstream], prefix.as_bytes())
+                (&*request.peer.generation.upstreams[*upstream], prefix.as_bytes())
             }
             To::Target(forwarded) => return forwarded.rewrite(request, path),
         };
         let server = &config.server;
-        let origin = upstream.origin(lease.origin()).map(|it| it.authority.as_str());
         RequestRewrite {
             path,
-            host: host_rule(upstream.host(), &request.head, origin),
+            base: origin.map_or(b"", |origin| origin.base.as_bytes()),
+            host: host_rule(upstream.host(), &request.head, origin.map(|it| &*it.authority)),
             via: server.add_via.holds(false).then_some(server.via.as_bytes()),
             cdn_loop: Some(server.via.as_bytes()),
+            length: None,
             passes_trailers: upstream.traits.reads_trailers,
             is_last: request.has_odd_body() && !upstream.traits.reads_all_bodies,
             forwarded: Some(ForwardedFor { prefix, ..request.peer.forwarded_for() }),
@@ -259,6 +331,23 @@ impl Destination {
             Some(hooks) => hooks.put_response(request, buf, how, out),
             None => rewrite::response(out, &request.response, buf, how),
         }
+    }
+
+    /// What the client sees of the answer of the origin with the number `number`, whose head
+    /// `buf` begins with, otherwise than it says; mostly nothing.
+    #[inline]
+    pub(crate) fn seen<S>(
+        &self,
+        request: &Request<'_, S>,
+        number: usize,
+        buf: &[u8],
+    ) -> Option<Box<SeenOtherwise>> {
+        let To::Upstream(route, upstream) = &self.to else { return None };
+        let upstream = &*request.peer.generation.upstreams[*upstream];
+        let traits = upstream.traits;
+        traits
+            .are_seen
+            .then(|| Box::new(SeenOtherwise::of(request, route, upstream, (number, buf))))
     }
 
     /// Our name in the Via of an answer, if it is to be said.

@@ -5,6 +5,7 @@
 //! read to its end, before a slow client has taken it. An answer that its origin cuts short is cut
 //! short for the client too, in a way that cannot be taken for its end.
 
+use crate::exchange::ahead;
 use crate::exchange::destination::Destination;
 use crate::exchange::logged_in::logs_in;
 use crate::exchange::outcome::Outcome;
@@ -19,6 +20,7 @@ use crate::http::BodyLength;
 use crate::http::chunk_rules::ChunkRules;
 use crate::http::repair::Repairs;
 use crate::observe::connection_stats::WaitsOn;
+use crate::relay::held::Held;
 use crate::relay::outbox::Unsent;
 use crate::relay::side::Side;
 use crate::relay::{Control, Leftover, RelayError, Sender, Transfer};
@@ -29,7 +31,7 @@ use crate::worker::slot::Reached;
 /// Passes the answer in `request.response`, whose bytes begin `buffer`, on to the client.
 pub(crate) async fn send_response(
     request: &Request<'_, impl ClientStream>,
-    (lease, mut buffer): (Reached<'_>, HeadBuffer),
+    (mut lease, mut buffer): (Reached<'_>, HeadBuffer),
     destination: &Destination,
     progress: &Progress,
     record: &mut Record,
@@ -41,11 +43,15 @@ pub(crate) async fn send_response(
         BodyLength::Chunked => destination.traits(request).response_chunks(),
         _ => ChunkRules::STRICT,
     };
-    let is_plain = destination.is_plain() && via.is_none();
-    let incoming = Incoming { buffer: &buffer, is_uploaded, is_plain, rules, via };
-    let begun = request.stream.send_head(request, &incoming, |how, out| {
-        destination.put_response(request, buffer.filled(), how, out);
-    });
+    let begun = {
+        let seen = destination.seen(request, lease.origin(), buffer.filled());
+        let seen = seen.as_ref().map(|seen| seen.as_seen());
+        let is_plain = destination.is_plain() && via.is_none() && seen.is_none();
+        let incoming = Incoming { buffer: &buffer, is_uploaded, is_plain, rules, via, seen };
+        request.stream.send_head(request, &incoming, |how, out| {
+            destination.put_response(request, buffer.filled(), how, out);
+        })
+    };
     let Begun { body, used, sent, rest } = match begun {
         Ok(begun) => begun,
         // A chunk that is bad right behind the head is refused as long as nothing has been sent.
@@ -53,10 +59,7 @@ pub(crate) async fn send_response(
         Err(Unsent::Broken) => return Ok(gone(request, record, Fault::ClientGone)),
     };
     record.sent(stats, sent as u64);
-    let text = request.inbox.filled();
-    if logs_in(&request.head.fields, text, &request.response, buffer.filled()) {
-        lease.bind();
-    }
+    heed(request, &mut lease, buffer.filled());
     let reads_body = destination.reads_body(request);
     buffer.consume(request.response.bytes + used);
     if body.decoder.is_done() {
@@ -72,6 +75,10 @@ pub(crate) async fn send_response(
         }
     } else {
         drop(buffer);
+        if let Some(held) = ahead::begin(request, destination.buffers(request).1, rest.as_deref()) {
+            let passed = pass_ahead(request, (lease, held), &body, (progress, reads_body), record);
+            return Ok(Box::pin(passed).await);
+        }
         if let Some(rest) = rest
             && let Err(fault) = send_rest(request, &rest).await
         {
@@ -91,6 +98,42 @@ pub(crate) async fn send_response(
     Ok(Outcome::Complete)
 }
 
+/// Takes in what the head of an answer, which `text` begins with, says of its connection.
+#[inline]
+fn heed(request: &Request<'_, impl ClientStream>, lease: &mut Reached<'_>, text: &[u8]) {
+    let (head, asked) = (&request.response, request.inbox.filled());
+    if logs_in(&request.head.fields, asked, head, text) {
+        lease.bind();
+    }
+    lease.hear(head, text);
+}
+
+/// Passes the rest of a body on whose route buffers it.
+async fn pass_ahead(
+    request: &Request<'_, impl ClientStream>,
+    (lease, held): (Reached<'_>, Held),
+    body: &Body,
+    (progress, reads_body): (&Progress, bool),
+    record: &mut Record,
+) -> Outcome {
+    let is_uploaded = progress.is_complete();
+    lease.begin_stream();
+    let control = &progress.download;
+    // It has been counted with the head.
+    let counted = held.len();
+    let finish = |lease: Reached<'_>, leftover| {
+        if is_sound(request, control.repairs.get()) && reads_body {
+            lease.finish(&request.response, is_uploaded, leftover == Leftover::Nothing);
+        }
+    };
+    let passed = ahead::pass(request, (lease, held), body, control, finish).await;
+    record.moved(0, control.sent.get().saturating_sub(counted));
+    match passed {
+        Ok(()) => Outcome::Complete,
+        Err(broken) => cut(request, &broken, record),
+    }
+}
+
 /// Counts what was mended in a body; whether its end is where its sender has meant it to be.
 fn is_sound<S>(request: &Request<'_, S>, repairs: Repairs) -> bool {
     if repairs.is_none() {
@@ -106,11 +149,11 @@ async fn pass_body(
     body: &Body,
     control: &Control,
 ) -> Result<Leftover, RelayError> {
-    let Peer { worker, stats, generation, .. } = &request.peer;
+    let Peer { worker, stats, generation, times, .. } = &request.peer;
     let config = &generation.config;
     let from = Sender {
         socket: origin,
-        silence: config.timeouts.read,
+        silence: times.read,
         stats: (stats, WaitsOn::OriginToAnswer),
         flow: &stats.sent,
     };

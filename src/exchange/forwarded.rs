@@ -124,11 +124,12 @@ impl ForwardRequest {
         match self.hop {
             Hop::Direct => {
                 let addresses = addresses(request, &self.target, self.asked()).await?;
-                upstream::open_target(pool, id, pool.dial(&addresses), holder, is_fresh).await
+                upstream::checkout::open_target(pool, id, pool.dial(&addresses), holder, is_fresh)
+                    .await
             }
             Hop::Parent(index) => {
                 let dialled = parents::dial(&request.peer, index);
-                upstream::open_target(pool, id, dialled, holder, is_fresh).await
+                upstream::checkout::open_target(pool, id, dialled, holder, is_fresh).await
             }
             Hop::Socks(index) => {
                 let known = known_address(request, &self.target, index, self.asked()).await?;
@@ -138,7 +139,7 @@ impl ForwardRequest {
                     // No server speaks before it is asked.
                     if early.is_empty() { Ok((socket, address)) } else { Err(Fault::OriginAnswer) }
                 };
-                upstream::open_target(pool, id, joined, holder, is_fresh).await
+                upstream::checkout::open_target(pool, id, joined, holder, is_fresh).await
             }
         }
     }
@@ -187,10 +188,12 @@ impl ForwardRequest {
             }
         };
         RequestRewrite {
+            base: b"",
             path,
             host,
             via: server.add_via.holds(true).then_some(server.via.as_bytes()),
             cdn_loop: None,
+            length: None,
             passes_trailers: false,
             is_last: request.has_odd_body(),
             forwarded: config.forward.add_forwarded.then_some(request.peer.forwarded_for()),

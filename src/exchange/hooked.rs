@@ -7,26 +7,32 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::exchange::logged_in::brings_login;
 use crate::exchange::outcome::Outcome;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
 use crate::exchange::upload::RequestBody;
+use crate::exchange::wanted::wanted;
 use crate::exchange::{auth_request, login, mirror, respond};
 use crate::fault::Fault;
 use crate::forward_proxy::{LoginOutcome, Target};
 use crate::hooks::custom::{Changes, Connect, Failure, Response};
 use crate::hooks::style::ResponseStyle;
 use crate::hooks::{
-    AuthDecision, Choice, HookState, Hooked, LocalResponse, Login, RequestView, RetryTrigger,
+    AuthDecision, Choice, Hedged, Hedging, HookState, Hooked, LocalResponse, Login, RequestView,
+    Retry, RetryTrigger,
 };
+use crate::http::Method;
 use crate::http::rewrite::{RequestRewrite, ResponseRewrite};
 use crate::ring::{HeadBuffer, clock};
 use crate::routing::Route;
 use crate::upstream::Who;
+use crate::upstream::h1::First;
 use crate::upstream::lease::Lease;
 use crate::worker::generation::Generation;
 
@@ -42,6 +48,10 @@ pub(crate) struct HookedRequest {
     attempts: u32,
     /// The connection that was looked for while something else was waited for.
     early: Option<Result<Lease, Fault>>,
+    /// What has come of the answer while two attempts were under way.
+    pub(super) first: Option<First>,
+    /// There has been a second attempt beside the first, and what became of it.
+    pub(super) hedged: Option<Hedged>,
 }
 
 /// What hooks have decided about a request.
@@ -74,6 +84,8 @@ pub(crate) async fn begin(
         now_us: clock::precise_us(),
         attempts: 0,
         early: None,
+        first: None,
+        hedged: None,
     });
     body.bytes_max = hooked.body_bytes_max();
     let decided = hooked.decide(request, body).await;
@@ -134,7 +146,7 @@ pub(crate) async fn refuse(
     record: &mut Record,
 ) -> Outcome {
     let generation = hooked.generation.clone();
-    let Some(status) = fault.status(generation.config.timeouts.pool_status.code()) else {
+    let Some(status) = fault.status(request.peer.times.pool_status.code()) else {
         record.failed(fault);
         return Outcome::CutShort(fault);
     };
@@ -251,8 +263,12 @@ impl HookedRequest {
             may_look.notified().await;
             // The question watches the client.
             let introduction = request.peer.introduction(upstream);
-            let who = Who { holder: request.peer.holder, introduction: &introduction };
-            let checkout = upstream.checkout(&request.peer.worker.pool, who, false);
+            let place = (Some(self.route.index), Some(self.upstream));
+            let times = self.generation.times.at(&self.generation.config, place);
+            let holder = request.peer.holder;
+            let who = Who { holder, introduction: &introduction, times: &times };
+            let wanted = wanted(request, upstream);
+            let checkout = upstream.checkout(&request.peer.worker.pool, who, wanted);
             request.peer.stats.unless_ended(checkout).await?
         });
         let mut early = None;
@@ -358,12 +374,39 @@ impl HookedRequest {
         request: &Request<'_, impl ClientStream>,
         trigger: RetryTrigger,
     ) -> bool {
-        let retry = plan(&self.generation, self.route).retry.as_ref();
-        let tries = retry.is_some_and(|retry| retry.may_go_on(trigger, self.attempts));
+        let tries = self.retry().is_some_and(|retry| retry.may_go_on(trigger, self.attempts));
         if tries {
             request.peer.worker.metrics.retries.add(1);
         }
         tries
+    }
+
+    /// Whether the route has any request repeated.
+    pub(crate) fn repeats_all(&self) -> bool {
+        self.retry().is_some_and(|retry| retry.repeats_all)
+    }
+
+    /// How long the answer to the request is waited for before it is sent to another origin too;
+    /// `None` where it is not.
+    pub(super) fn hedge_after<S>(&self, request: &Request<'_, S>) -> Option<Duration> {
+        let hedging = self.hedging()?;
+        let head = &request.head;
+        let is_harmless = matches!(head.method, Method::Get | Method::Head | Method::Options)
+            && head.body.is_empty()
+            && !head.is_upgrade
+            && !brings_login(&head.fields, request.inbox.filled());
+        if !is_harmless || self.hedged.is_some() {
+            return None;
+        }
+        hedging.patience(self.upstream)
+    }
+
+    pub(super) fn hedging(&self) -> Option<&Hedging> {
+        self.retry()?.hedging.as_ref()
+    }
+
+    fn retry(&self) -> Option<&Retry> {
+        plan(&self.generation, self.route).retry.as_ref()
     }
 
     fn body_bytes_max(&self) -> u64 {
@@ -404,8 +447,9 @@ impl HookedRequest {
         body: &RequestBody,
     ) -> Option<ResponseOverride> {
         let status = request.response.status;
-        let is_repeatable = body.is_whole() && request.head.method.is_idempotent();
-        if is_repeatable && self.should_retry(request, RetryTrigger::Status(status)) {
+        let may_repeat = request.head.method.is_idempotent() || self.repeats_all();
+        if body.is_whole() && may_repeat && self.should_retry(request, RetryTrigger::Status(status))
+        {
             return Some(ResponseOverride::Retry);
         }
         let generation = self.generation.clone();

@@ -24,7 +24,7 @@ use crate::upstream::h1::{self, AttemptError, Reply, Terms};
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
 use crate::upstream::queue::Holder;
-use crate::upstream::{Upstream, Who};
+use crate::upstream::{Origin, Upstream, Wanted, Who};
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
 
@@ -58,7 +58,9 @@ pub(crate) fn send(
     if let Some(version) = to.proxy_protocol() {
         request.peer.put_proxy_protocol(version, &mut introduction);
     }
-    put(&mut copy, &how(request, to, target));
+    // Which origin it will be is not known yet.
+    let first = to.any_origin();
+    put(&mut copy, &how(request, (to, first.as_deref()), target));
     put_body(request, body_bytes, to.traits.request_chunks(), &mut copy);
     let bytes = copy.len() as u64;
     if !worker.budget.grow(&worker.ledger, bytes) {
@@ -96,17 +98,18 @@ fn may_rest(request: &Request<'_, impl ClientStream>, upstream: &Upstream) -> bo
 /// How the head of the copy is written.
 fn how<'a>(
     request: &'a Request<'_, impl ClientStream>,
-    upstream: &'a Upstream,
+    (upstream, first): (&'a Upstream, Option<&'a Origin>),
     target: &'a [u8],
 ) -> RequestRewrite<'a> {
     let server = &request.peer.generation.config.server;
-    // Which origin it will be is not known yet.
-    let origin = upstream.members().first().map(|first| first.origin.authority.as_str());
+    let origin = first.map(|first| first.authority.as_str());
     RequestRewrite {
         path: target,
+        base: first.map_or(b"", |first| first.base.as_bytes()),
         host: host_rule(upstream.host(), &request.head, origin),
         via: server.add_via.holds(false).then_some(server.via.as_bytes()),
         cdn_loop: Some(server.via.as_bytes()),
+        length: None,
         passes_trailers: upstream.traits.reads_trailers,
         is_last: !may_rest(request, upstream),
         forwarded: Some(request.peer.forwarded_for()),
@@ -123,10 +126,9 @@ async fn send_copy(
     (introduction, copy): (&[u8], &[u8]),
     (method, may_rest): (Method, bool),
 ) -> Result<(), Fault> {
-    let timeouts = &generation.config.timeouts;
-    let mut lease = upstream
-        .checkout(&worker.pool, Who { holder: Holder::NOBODY, introduction }, false)
-        .await?;
+    let timeouts = &*upstream.times;
+    let who = Who { holder: Holder::NOBODY, introduction, times: timeouts };
+    let mut lease = upstream.checkout(&worker.pool, who, Wanted::default()).await?;
     let origin = Receiver {
         socket: lease.socket(),
         deadlines: &worker.deadlines,
@@ -147,6 +149,7 @@ async fn send_copy(
     let terms = Terms { limits: generation.response_limits, metrics: &worker.metrics };
     let read = h1::read_head(&mut reply, terms, method).await;
     let (head, buffer) = (reply.head, read.map_err(AttemptError::fault)?);
+    lease.hear(&head, buffer.filled());
     if may_rest
         && !logged_in::asks(&head, buffer.filled())
         && let Some(buffer) = h1::emptied(&head, buffer)

@@ -2,16 +2,21 @@
 //!
 //! In goes a request whose head is there; out comes what its client has got ([`Outcome`]).
 //! Route, check out, send, wait, deliver. A request is repeated once, on a new connection, where
-//! a reused one died before any byte of an answer and nothing is lost by asking again.
+//! a reused one died before any byte of an answer and nothing is lost by asking again; and where
+//! its route says so, at another origin first.
 //!
 //! Everything that waits here has a deadline, and every failure is a [`Fault`], whose answer is
 //! chosen in one place.
 
+mod ahead;
 pub(crate) mod auth_request;
+mod buffered;
 pub(crate) mod connect;
 pub(crate) mod destination;
 pub(crate) mod download;
+mod failed;
 pub(crate) mod forwarded;
+mod hedge;
 pub(crate) mod hooked;
 pub(crate) mod logged_in;
 pub(crate) mod login;
@@ -24,24 +29,29 @@ pub(crate) mod record;
 pub(crate) mod request;
 pub(crate) mod respond;
 pub(crate) mod secure;
+mod seen;
+pub(crate) mod send;
 pub(crate) mod stream;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
 pub(crate) mod upload;
+mod wanted;
 
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::destination::{Destination, Routed};
 use self::download::send_response;
+use self::failed::Failed;
 use self::hooked::ResponseOverride;
 use self::outcome::Outcome;
 use self::record::Record;
 use self::request::Request;
 use self::respond::{LocalEndpoint, Served};
+use self::send::send_request;
 use self::stream::{ClientStream, unless_gone};
-use self::upload::{Progress, RequestBody, Upload, put_body, upload_rest};
+use self::upload::{Progress, RequestBody, Upload, upload_rest};
 use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
 use crate::http::head::ResponseHead;
@@ -52,7 +62,7 @@ use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
 use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, WaitError, clock};
-use crate::upstream::h1::{self, AttemptError, Received, Reply, Terms};
+use crate::upstream::h1::{self, AttemptError, First, Received, Reply, Terms};
 use crate::upstream::lease::Lease;
 use crate::worker::slot::Reached;
 
@@ -101,6 +111,8 @@ async fn proxy(
     request: &mut Request<'_, impl ClientStream>,
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
+    // Those of the request before.
+    request.peer.go_by((None, None));
     let mut body = RequestBody::of(request)?;
     request.bytes = request.head.bytes + body.in_inbox;
     request.is_whole = body.is_whole();
@@ -118,14 +130,23 @@ async fn proxy(
         Routed::To(destination) => destination,
         Routed::Answered(outcome) => return Ok(outcome),
     };
+    request.peer.go_by(destination.indexes());
     if request.head.body == BodyLength::Chunked {
         body.rules = destination.traits(request).request_chunks();
     }
-    let fault = match body.arrive(request, record).await {
-        Ok(()) => match try_until_served(request, &mut destination, &body, record).await {
-            Ok(outcome) => return Ok(outcome),
-            Err(fault) => fault,
-        },
+    let buffer = if body.goes_unchanged(request) { 0 } else { destination.buffers(request).0 };
+    let arrived = if buffer == 0 {
+        body.arrive(request, record).await
+    } else {
+        Box::pin(buffered::arrive(&mut body, request, record, buffer)).await
+    };
+    let served = match arrived {
+        Ok(()) => try_until_served(request, &mut destination, &body, record).await,
+        Err(fault) => Err(fault),
+    };
+    body.release(request.peer.stats);
+    let fault = match served {
+        Ok(outcome) => return Ok(outcome),
         Err(fault) => fault,
     };
     match &mut destination.hooks {
@@ -142,9 +163,9 @@ async fn try_until_served(
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
     let is_repeatable = body.is_whole() && request.head.method.is_idempotent();
+    let may_retry = is_repeatable || body.is_whole() && destination.repeats_all();
     let mut is_repeated = false;
-    // The origin that has ended a new connection without a word, once there was one.
-    let mut failed_origin = None;
+    let mut failed = None;
     loop {
         record.wait_for_pool(destination.indexes());
         let at_rest = if is_repeated {
@@ -157,7 +178,7 @@ async fn try_until_served(
         } else {
             // Pinned, because a future that is passed by value is copied.
             let checkout =
-                std::pin::pin!(check_out(request, destination, is_repeated, failed_origin));
+                std::pin::pin!(check_out(request, destination, is_repeated, failed.as_deref()));
             unless_gone(request, checkout).await
         };
         let lease = match lease {
@@ -167,32 +188,39 @@ async fn try_until_served(
             }
             // Of this attempt, nothing has been sent.
             Err(fault) if destination.should_retry(request, RetryTrigger::Fault(fault)) => continue,
-            Err(fault) => return Err(fault),
+            Err(fault) => return Err(Failed::fault(failed.as_deref(), fault)),
         };
         record.connected(&lease);
         let (is_new, origin) = (!lease.is_reused, lease.origin());
         let may_repeat = !is_new && !is_repeated;
         is_repeated = true;
-        match attempt(request, lease, destination, body, record).await {
+        let attempted = attempt(request, lease, destination, body, record).await;
+        if let Err(failed) = &attempted
+            && let Some(upstream) = destination.listener(request)
+            && failed.is_of_origin(is_new)
+        {
+            upstream.hear(origin, false, None);
+        }
+        match attempted {
             Ok(outcome) => return Ok(outcome),
             Err(failed) if request.peer.stats.is_ended() => return Err(failed.fault()),
             Err(AttemptError::NotSent) if may_repeat => {}
             Err(AttemptError::NoResponse(_)) if may_repeat && is_repeatable => {}
-            Err(AttemptError::RetryRequested) => {}
-            Err(failed @ (AttemptError::NotSent | AttemptError::NoResponse(_)))
+            Err(AttemptError::RetryRequested) => _ = Failed::add(&mut failed, origin, false),
+            Err(error @ (AttemptError::NotSent | AttemptError::NoResponse(_)))
                 if is_new
                     && destination.failed(request, origin)
-                    && failed_origin.is_none()
-                    && (is_repeatable || matches!(failed, AttemptError::NotSent)) =>
+                    && !Failed::has_moved(failed.as_deref())
+                    && (is_repeatable || matches!(error, AttemptError::NotSent)) =>
             {
-                failed_origin = Some(origin);
+                Failed::add(&mut failed, origin, true).fault = Some(error.fault());
             }
-            Err(failed) => {
-                let fault = failed.fault();
-                if !is_repeatable || !destination.should_retry(request, RetryTrigger::Fault(fault))
-                {
+            Err(error) => {
+                let fault = error.fault();
+                if !may_retry || !destination.should_retry(request, RetryTrigger::Fault(fault)) {
                     return Err(fault);
                 }
+                Failed::add(&mut failed, origin, false);
             }
         }
     }
@@ -202,10 +230,12 @@ async fn check_out(
     request: &Request<'_, impl ClientStream>,
     destination: &mut Destination,
     is_fresh: bool,
-    failed_origin: Option<usize>,
+    failed: Option<&Failed>,
 ) -> Result<Lease, Fault> {
-    match failed_origin {
-        Some(origin) => Box::pin(destination.checkout_other(request, origin)).await,
+    match failed {
+        Some(Failed { origins, needs_other, .. }) => {
+            Box::pin(destination.checkout_other(request, (origins, *needs_other))).await
+        }
         None => destination.checkout(request, is_fresh).await,
     }
 }
@@ -218,16 +248,21 @@ async fn attempt(
     record: &mut Record,
 ) -> Result<Outcome, AttemptError> {
     let worker = request.peer.worker;
+    let generation = request.peer.generation.clone();
     let mut lease = request.peer.slot.reach(lease);
     request.peer.stats.waits_on.set(WaitsOn::OriginToAnswer);
-    send_request(request, &lease, destination, body).await?;
+    let began = destination.is_timed(request).then(Instant::now);
+    send_request::<false>(request, &lease, destination, body).await?;
     lease.expect_reply();
-    let generation = request.peer.generation.clone();
+    if let Some(after) = destination.hedge_after(request) {
+        let hedged = hedge::race(request, &mut lease, destination, (body, after), record);
+        Box::pin(hedged).await?;
+    }
     let (client_socket, origin_socket) = (request.stream.socket().clone(), lease.socket().clone());
-    let progress = Progress::new(body.is_whole(), request.head.expects_continue);
+    let progress = Progress::new(body.goes_with_head(), request.head.expects_continue);
     let rest = std::pin::pin!(upload_rest(
         worker,
-        &generation.config,
+        (&generation.config.buffers, request.peer.times.read),
         request.peer.stats,
         &client_socket,
         &origin_socket,
@@ -249,10 +284,13 @@ async fn attempt(
     // The client's side failed, or the origin took nothing for too long: no answer will make sense
     // any more, and the origin must not take what it has for the whole.
     let reply = upload.fault().map_or(reply, |fault| Err(fault.into()));
-    let reply = reply.map_err(|error: AttemptError| error.on(&origin_socket));
+    let reply = heard(request, destination, (&lease, began), reply);
     let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
         Ok(Verdict::Pass(buffer)) => {
             record.answered(request.response.status);
+            if is_uploaded {
+                body.release(request.peer.stats);
+            }
             // What outlives the download is made when that is gone, and can take its place.
             let sent = {
                 let (from, to) = ((lease, buffer), &*destination);
@@ -270,7 +308,31 @@ async fn attempt(
         upload.end().await;
     }
     record.moved(progress.control.received.get(), 0);
-    match next? {
+    conclude(request, destination, (next?, is_uploaded), record).await
+}
+
+/// Tells whoever wants to know how the wait for an answer has ended.
+fn heard(
+    request: &Request<'_, impl ClientStream>,
+    destination: &Destination,
+    (lease, began): (&Lease, Option<Instant>),
+    reply: Result<HeadBuffer, AttemptError>,
+) -> Result<HeadBuffer, AttemptError> {
+    let reply = reply.map_err(|error| error.on(lease.socket()));
+    if let (Some(began), Ok(_)) = (began, &reply) {
+        destination.answered(request, lease.origin(), began.elapsed());
+    }
+    reply
+}
+
+/// Does what is left when the upload has ended.
+async fn conclude(
+    request: &mut Request<'_, impl ClientStream>,
+    destination: &mut Destination,
+    (next, is_uploaded): (Next<'_>, bool),
+    record: &mut Record,
+) -> Result<Outcome, AttemptError> {
+    match next {
         Next::End(sent) => sent,
         Next::Switch(granted) => {
             Ok(Box::pin(upgrade::switch(request, granted, is_uploaded, record)).await?)
@@ -313,36 +375,12 @@ fn judge(
     })
 }
 
-/// Sends the head as the origin shall see it, with what of the body came with it.
-async fn send_request(
-    request: &Request<'_, impl ClientStream>,
-    lease: &Lease,
-    destination: &Destination,
-    body: &RequestBody,
-) -> Result<(), AttemptError> {
-    let text = request.inbox.filled();
-    let head = &request.head;
-    h1::send(&request.peer.worker.outbox, request.peer.origin(lease.socket()), |out| {
-        if let Some(version) = destination.proxy_protocol(request, lease) {
-            request.peer.put_proxy_protocol(version, out);
-        }
-        let repeated = if destination.is_plain() { head.repeated() } else { None };
-        let repeated = repeated.map(|it| (it, request.peer.generation.id, lease.origin()));
-        request.sent_head.borrow_mut().put(repeated, out, |out| {
-            let path = destination.sent_path(head, text);
-            destination.put_request(request, &destination.rewrite(request, lease, &path), out);
-        });
-        put_body(request, body.in_inbox, body.rules, out);
-    })
-    .await
-}
-
 /// The response of an exchange.
 struct ExchangeReply<'r, 'c, S> {
     request: &'r mut Request<'c, S>,
     lease: &'r mut Lease,
     progress: &'r Progress,
-    destination: &'r Destination,
+    destination: &'r mut Destination,
 }
 
 impl<S: ClientStream> Reply for ExchangeReply<'_, '_, S> {
@@ -350,8 +388,12 @@ impl<S: ClientStream> Reply for ExchangeReply<'_, '_, S> {
         &mut self.request.response
     }
 
+    fn begun(&mut self) -> Option<First> {
+        self.destination.hooks.as_mut()?.first.take()
+    }
+
     fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {
-        let soon = self.request.peer.generation.config.timeouts.read.min(HANG_UP_AFTER);
+        let soon = self.request.peer.times.read.min(HANG_UP_AFTER);
         Ok(match buffer {
             None => self.lease.recv(soon),
             Some(buffer) => self.lease.recv_more(buffer, soon),
@@ -390,7 +432,7 @@ async fn wait_on(
     mut buffer: HeadBuffer,
     progress: &Progress,
 ) -> Received {
-    let read = request.peer.generation.config.timeouts.read;
+    let read = request.peer.times.read;
     let began_ms = clock::coarse_ms().saturating_sub(HANG_UP_AFTER.as_millis() as u64);
     let origin = lease.socket().clone();
     while progress.is_running() {

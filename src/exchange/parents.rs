@@ -65,14 +65,15 @@ async fn reach(
     connector: Option<&Connector>,
     addresses: &[SocketAddr],
 ) -> Result<(Socket, Address), Fault> {
-    let (pool, began) = (&peer.worker.pool, Instant::now());
+    let pool = &peer.worker.pool;
+    let deadline = pool.connect_deadline(Instant::now());
     let (socket, address) = pool.dial(addresses).await?;
     if let Some(connector) = connector {
         let mut opening = Opening(Some(socket.clone()));
         let _watched = pool.watch(&socket);
         let whom = (parent.host.as_str(), parent.authority.as_str());
         // Boxed so that nobody else carries the room for it.
-        Box::pin(pool.secure_socket(&socket, connector, whom, began)).await?;
+        Box::pin(pool.secure_socket(&socket, connector, whom, deadline)).await?;
         opening.0 = None;
     }
     Ok((socket, address))

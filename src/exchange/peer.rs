@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::address::{ClientAddress, PeerAddress};
-use crate::config::HalfClose;
+use crate::config::{HalfClose, TimeoutsConfig};
 use crate::http::client_chain::{Trust, client_address};
 use crate::http::forwarded_header::{ClientText, Introduction, Scheme, push_address};
 use crate::http::head::RequestHead;
@@ -50,6 +50,8 @@ pub(crate) struct Peer<'c> {
     tls: OnceCell<Option<Arc<TlsFacts>>>,
     /// By which its request is served.
     pub generation: Rc<Generation>,
+    /// How long anybody may take for it.
+    pub times: Rc<TimeoutsConfig>,
     pub is_trusted: bool,
     /// It came in by a listener at which it may ask for what is not ours.
     pub is_forward: bool,
@@ -69,6 +71,7 @@ impl<'c> Peer<'c> {
             text: ClientText::new(slot.source().client(), scheme(slot), Introduction::default()),
             listener: slot.listener(),
             tls: OnceCell::new(),
+            times: worker.generation().times.general(),
             generation: worker.generation(),
             is_trusted: false,
             is_forward: false,
@@ -100,6 +103,7 @@ impl<'c> Peer<'c> {
         self.is_trusted = config.server.trusted_proxies.has(address);
         self.text = ClientText::new(address, scheme(self.slot), config.server.introduction());
         self.is_forward = access.is_offered(self.listener);
+        self.times = self.generation.times.general();
     }
 
     /// Finds out who has sent the request whose head lies in `text`, if a trusted peer passes it
@@ -179,9 +183,18 @@ impl<'c> Peer<'c> {
         Receiver {
             socket,
             deadlines: &self.worker.deadlines,
-            stall: self.generation.config.timeouts.read,
+            stall: self.times.read,
             half_close: HalfClose::Keep,
             stats: Some((self.stats, WaitsOn::OriginToTake)),
+        }
+    }
+
+    /// Takes the timeouts of a route and of an upstream, by their indexes, where some have their
+    /// own.
+    #[inline]
+    pub(crate) fn go_by(&mut self, place: (Option<u32>, Option<usize>)) {
+        if self.generation.times.differ {
+            self.times = self.generation.times.at(&self.generation.config, place);
         }
     }
 

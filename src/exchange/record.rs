@@ -51,6 +51,8 @@ struct Line {
     origin: Option<Address>,
     is_reused: bool,
     is_head_known: bool,
+    /// What became of a second attempt beside the first.
+    hedged: Option<&'static str>,
     /// What the line quotes, once the request itself is gone.
     quoted: Option<Quoted>,
 }
@@ -87,6 +89,7 @@ impl Record {
                 origin: None,
                 is_reused: false,
                 is_head_known,
+                hedged: None,
                 quoted: None,
             })
         });
@@ -148,6 +151,13 @@ impl Record {
         line.phases.connect_us += micros(now.saturating_duration_since(line.phase_began));
         line.phase_began = now;
         line.origin = Some(origin);
+    }
+
+    /// There was a second attempt beside the first.
+    pub(crate) fn hedged(&mut self, outcome: &'static str) {
+        if let Some(line) = &mut self.line {
+            line.hedged = Some(outcome);
+        }
     }
 
     /// The head of an answer is there, the origin's or our own.
@@ -276,6 +286,7 @@ impl Record {
             upstream: self.upstream.map_or("", |index| generation.upstreams[index as usize].name()),
             origin: line.origin,
             is_reused: line.is_reused,
+            hedged: line.hedged,
             phases: Phases { total_us: micros(line.began.elapsed()), ..line.phases },
             error: self.fault.map(Fault::name),
             details: None,

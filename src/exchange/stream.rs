@@ -13,7 +13,7 @@ use crate::fault::{Fault, Status};
 use crate::hooks::style::ResponseStyle;
 use crate::http::chunk_rules::ChunkRules;
 use crate::http::chunked::ChunkError;
-use crate::http::rewrite::ResponseRewrite;
+use crate::http::rewrite::{ResponseRewrite, Seen};
 use crate::ledger::Counted;
 use crate::observe::connection_stats::WaitsOn;
 use crate::relay::outbox::Unsent;
@@ -37,6 +37,9 @@ pub(crate) trait ClientStream: Sized {
         request: &Request<'_, Self>,
         buffer: &HeadBuffer,
     ) -> Result<usize, Fault>;
+
+    /// Tells a client that waits for leave to send its body that it may; the bytes that were sent.
+    async fn grant_continue(&self, request: &Request<'_, Self>) -> Result<usize, Fault>;
 
     /// Passes an origin's response on whose head is `request.response`, with what of its body came
     /// behind the head. `put` appends the head as it is said how.
@@ -85,7 +88,7 @@ impl<S: ClientStream> Request<'_, S> {
         Receiver {
             socket: self.stream.socket(),
             deadlines: &self.peer.worker.deadlines,
-            stall: config.timeouts.client_write,
+            stall: self.peer.times.client_write,
             half_close: config.server.half_close,
             stats: Some((self.peer.stats, WaitsOn::ClientToTake)),
         }
@@ -125,6 +128,8 @@ pub(crate) struct Incoming<'a> {
     pub rules: ChunkRules,
     /// Our name, where it is to be said that the response came through us.
     pub via: Option<&'a [u8]>,
+    /// What the client sees otherwise, if anything.
+    pub seen: Option<Seen<'a>>,
 }
 
 /// A response whose head has been sent.

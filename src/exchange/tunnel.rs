@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::config::{Config, HalfClose};
+use crate::config::{Config, HalfClose, TimeoutsConfig};
 use crate::exchange::record::Record;
 use crate::fault::{Close, Fault};
 use crate::observe::connection_stats::{ConnectionStats, Phase, WaitsOn};
@@ -33,6 +33,7 @@ pub(crate) struct Tunnel {
     pub origin: Socket,
     /// By which it was asked for, and goes on.
     pub generation: Rc<Generation>,
+    pub times: Rc<TimeoutsConfig>,
     /// What the client has sent behind its request.
     pub to_origin: Vec<u8>,
     /// What the origin has sent behind its answer.
@@ -54,7 +55,7 @@ const ACKNOWLEDGED_POLL: Duration = Duration::from_millis(10);
 
 /// Moves bytes both ways until the tunnel is over.
 pub(crate) async fn run(slot: &ConnectionSlot, tunnel: Box<Tunnel>) -> Close {
-    let Tunnel { origin, generation, to_origin, to_client, mut record, permit } = *tunnel;
+    let Tunnel { origin, generation, times, to_origin, to_client, mut record, permit } = *tunnel;
     let config = &*generation.config;
     let worker = slot.worker();
     let attached = slot.attach(&origin);
@@ -68,6 +69,7 @@ pub(crate) async fn run(slot: &ConnectionSlot, tunnel: Box<Tunnel>) -> Close {
         let pump = |from, to, this, other, flow| Pump {
             worker,
             config,
+            times: &times,
             from,
             to,
             this,
@@ -147,6 +149,7 @@ impl Direction {
 struct Pump<'a> {
     worker: &'a Worker,
     config: &'a Config,
+    times: &'a TimeoutsConfig,
     from: &'a Socket,
     to: &'a Socket,
     this: &'a Direction,
@@ -173,7 +176,7 @@ impl Pump<'_> {
             self.rest(slot).await?;
         }
         if !self.to.is_plain() {
-            let timeouts = &self.config.timeouts;
+            let timeouts = self.times;
             let patience = timeouts.tunnel_half_closed.min(timeouts.tunnel_idle);
             Box::pin(self.to.take_leave(&self.worker.deadlines, patience)).await;
         }
@@ -190,7 +193,7 @@ impl Pump<'_> {
         if !early.is_empty() {
             let control = &self.this.control;
             control.received.set(control.received.get() + early.len() as u64);
-            let stall = self.config.timeouts.tunnel_idle;
+            let stall = self.times.tunnel_idle;
             let sent = self.receiver(stall).send_all(&early).await;
             sent.map_err(RelayError::of_receiver)?;
             control.sent.set(control.sent.get() + early.len() as u64);
@@ -256,7 +259,7 @@ impl Pump<'_> {
 
     /// How much longer nothing may move.
     fn patience(&self) -> Duration {
-        let timeouts = &self.config.timeouts;
+        let timeouts = self.times;
         let limit = if self.other.has_ended.get() {
             timeouts.tunnel_half_closed.min(timeouts.tunnel_idle)
         } else {
@@ -281,7 +284,7 @@ impl Pump<'_> {
         let config = self.config;
         let stats = (self.stats, WaitsOn::Nobody);
         let from = Sender { socket: self.from, silence, stats, flow: self.flow };
-        let to = self.receiver(config.timeouts.tunnel_idle);
+        let to = self.receiver(self.times.tunnel_idle);
         let control = &self.this.control;
         // A tunnel may wait for an hour.
         Transfer::new(self.worker.means(), &config.buffers, from, to, control).unregistered()

@@ -38,6 +38,7 @@ pub(crate) async fn switch(
         to_origin: Vec::new(),
         to_client,
         generation: request.peer.generation.clone(),
+        times: request.peer.times.clone(),
         record: record.detach(request),
         permit,
     })))

@@ -6,9 +6,11 @@
 
 use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
-use crate::config::{Config, HalfClose};
+use crate::config::{BuffersConfig, HalfClose};
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
@@ -16,6 +18,8 @@ use crate::fault::Fault;
 use crate::http::BodyLength;
 use crate::http::chunk_rules::ChunkRules;
 use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
+use crate::relay::held::Held;
+use crate::relay::pour::pour;
 use crate::relay::side::{Act, Side};
 use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Sender, Transfer};
 use crate::ring::{Deadlines, Socket, WaitError, clock};
@@ -30,7 +34,19 @@ pub(crate) struct RequestBody {
     pub(crate) rules: ChunkRules,
     /// A larger one is answered 413.
     pub(crate) bytes_max: u64,
-    decoder: Decoder,
+    pub(super) decoder: Decoder,
+    /// It comes in chunks, and goes on with its length where that is known before anything of it is
+    /// sent.
+    pub(super) is_counted: bool,
+    /// What of it has come behind what is in the inbox, and is held for the origin.
+    pub(super) kept: Cell<Option<Rc<Kept>>>,
+}
+
+/// A part of a body that is held.
+pub(super) struct Kept {
+    /// Where in the body it begins.
+    pub start: Decoder,
+    pub held: Held,
 }
 
 impl RequestBody {
@@ -41,7 +57,14 @@ impl RequestBody {
         judge_length(request.head.body, limit)?;
         let decoder = Decoder::of(request.head.body);
         let rules = ChunkRules::BARE;
-        let mut body = Self { in_inbox: 0, rules, bytes_max: limit, decoder };
+        let mut body = Self {
+            in_inbox: 0,
+            rules,
+            bytes_max: limit,
+            decoder,
+            is_counted: false,
+            kept: Cell::new(None),
+        };
         body.look(request)?;
         Ok(body)
     }
@@ -76,7 +99,7 @@ impl RequestBody {
                 return Ok(());
             }
             request.peer.stats.waits_on.set(WaitsOn::ClientToSend);
-            let silence = generation.config.timeouts.read;
+            let silence = request.peer.times.read;
             let inbox = std::mem::take(&mut request.inbox);
             let (received, inbox) =
                 request.stream.socket().recv(inbox, &request.peer.worker.deadlines, silence).await;
@@ -107,9 +130,53 @@ impl RequestBody {
         Ok(used)
     }
 
-    /// All of it is in the inbox.
+    /// All of it has come.
     pub(crate) fn is_whole(&self) -> bool {
         self.decoder.is_done()
+    }
+
+    /// All of it has come, in the form in which it goes on.
+    #[inline]
+    pub(super) fn goes_unchanged<S>(&self, request: &Request<'_, S>) -> bool {
+        self.is_whole() && request.head.body != BodyLength::Chunked
+    }
+
+    /// All of it goes out with the head.
+    pub(super) fn goes_with_head(&self) -> bool {
+        let kept = self.kept.take();
+        let is_kept = kept.is_some();
+        self.kept.set(kept);
+        self.is_whole() && !is_kept
+    }
+
+    fn kept(&self) -> Option<Rc<Kept>> {
+        let kept = self.kept.take();
+        self.kept.set(kept.clone());
+        kept
+    }
+
+    /// Gives back what is held: it has been sent, and will not be sent again.
+    pub(super) fn release(&self, stats: &ConnectionStats) {
+        if let Some(kept) = self.kept.take() {
+            let bytes = u32::try_from(kept.held.len()).unwrap_or(u32::MAX);
+            stats.moving_bytes.set(stats.moving_bytes.get().saturating_sub(bytes));
+        }
+    }
+
+    /// The length that the origin is told of a body that came in chunks.
+    pub(super) fn length(&self) -> Option<u64> {
+        (self.is_counted && self.is_whole()).then(|| self.payload_bytes())
+    }
+
+    /// Appends what goes on of what is in the inbox.
+    pub(super) fn put(&self, request: &Request<'_, impl ClientStream>, out: &mut Vec<u8>) {
+        if self.length().is_none() {
+            return put_body(request, self.in_inbox, self.rules, out);
+        }
+        let head = &request.head;
+        let body = &request.inbox.filled()[head.bytes..head.bytes + self.in_inbox];
+        let put = Encoding::Payload.append(&mut Decoder::of(head.body), body, out);
+        debug_assert!(put.is_ok(), "it has been looked at when it came");
     }
 
     /// Bytes of it that are known of: all of them, unless it comes in chunks.
@@ -149,34 +216,55 @@ pub(crate) fn judge_length(body: BodyLength, limit: u64) -> Result<(), Fault> {
 /// Moves what of the request's body did not come with the head.
 pub(crate) async fn upload_rest(
     worker: &Worker,
-    config: &Config,
+    (buffers, silence): (&BuffersConfig, Duration),
     stats: &ConnectionStats,
     client: &Socket,
     origin: &Socket,
     body: &RequestBody,
     progress: &Progress,
 ) -> Result<(), RelayError> {
-    let Some(decoder) = body.rest() else { return Ok(()) };
+    if body.goes_with_head() {
+        return Ok(());
+    }
     let from = Sender {
         socket: client,
-        silence: config.timeouts.read,
+        silence,
         stats: (stats, WaitsOn::ClientToSend),
         flow: &stats.received,
     };
     let to = Receiver {
         socket: origin,
         deadlines: &worker.deadlines,
-        stall: config.timeouts.read,
+        stall: silence,
         half_close: HalfClose::Keep,
         stats: Some((stats, WaitsOn::OriginToTake)),
     };
+    if let Some(kept) = body.kept() {
+        Box::pin(pour_kept(kept, body, to, &progress.control)).await?;
+    }
+    let Some(decoder) = body.rest() else {
+        stats.waits_on.set(WaitsOn::OriginToAnswer);
+        return Ok(());
+    };
     // The receive for the answer is pending on the origin's socket.
-    let transfer = Transfer::new(worker.means(), &config.buffers, from, to, &progress.control)
+    let transfer = Transfer::new(worker.means(), buffers, from, to, &progress.control)
         .exact(body.bytes_max)
         .unpiped();
     let moved = transfer.run(decoder, Encoding::AsIs).await;
     stats.waits_on.set(WaitsOn::OriginToAnswer);
     moved.map(drop)
+}
+
+/// Sends what is held of the body.
+async fn pour_kept(
+    kept: Rc<Kept>,
+    body: &RequestBody,
+    to: Receiver<'_>,
+    control: &Control,
+) -> Result<(), RelayError> {
+    let is_counted = body.length().is_some();
+    let encoding = if is_counted { Encoding::Payload } else { Encoding::AsIs };
+    pour(&kept.held, (kept.start.with(body.rules), encoding), to, control).await
 }
 
 /// The upload beside the wait for, and the download of, the answer.

@@ -27,8 +27,8 @@ use tokio::task::LocalSet;
 use crate::config::{DnsConfig, DnsFamily};
 use crate::fault::Fault;
 
+use crate::upstream::addresses::without_asking;
 use crate::upstream::names::{Asker, Files, NameService};
-use crate::upstream::resolver::without_asking;
 
 /// Questions open at the name servers at once, and those among them for names of one zone.
 const LOOKUPS_MAX: usize = 256;

@@ -75,7 +75,7 @@ impl AuthRequest {
     }
 
     /// Appends the question's head. `host` is that of the upstream.
-    pub fn put(&self, host: &[u8], view: &RequestView<'_>, out: &mut Vec<u8>) {
+    pub fn put(&self, (base, host): (&str, &[u8]), view: &RequestView<'_>, out: &mut Vec<u8>) {
         let head = view.head;
         let target = view.path_and_query();
         // What the question is about must be what the origin will take the path for.
@@ -88,7 +88,7 @@ impl AuthRequest {
             put_field(value, out);
             out.extend_from_slice(b"\r\n");
         };
-        field(&format!("GET {} HTTP/1.1\r\nHost: ", self.config.path), host);
+        field(&format!("GET {base}{} HTTP/1.1\r\nHost: ", self.config.path), host);
         field("X-Forwarded-Method: ", head.method_text.of(view.text));
         field("X-Forwarded-Host: ", head.authority.of(view.text));
         field("X-Forwarded-Uri: ", &target);
@@ -179,7 +179,7 @@ mod tests {
         let text = "GET /open/../%61dmin//x?y=%61/.. HTTP/1.1\r\nHost: a\r\n\r\n";
         with_facts(text, |view| {
             let mut out = Vec::new();
-            auth_request(OnFailure::Closed).put(b"auth:9", view, &mut out);
+            auth_request(OnFailure::Closed).put(("", b"auth:9"), view, &mut out);
             let text = String::from_utf8(out).unwrap();
             assert!(text.contains("\r\nX-Forwarded-Uri: /admin/x?y=%61/..\r\n"), "{text}");
         });
@@ -192,7 +192,7 @@ mod tests {
                     X-Secret: s\r\nContent-Length: 5\r\n\r\n";
         with_facts(text, |view| {
             let mut out = Vec::new();
-            auth_request(OnFailure::Closed).put(b"auth:9", view, &mut out);
+            auth_request(OnFailure::Closed).put(("", b"auth:9"), view, &mut out);
             assert_eq!(
                 String::from_utf8(out).unwrap(),
                 "GET /verify HTTP/1.1\r\nHost: auth:9\r\nX-Forwarded-Method: POST\r\n\

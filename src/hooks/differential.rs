@@ -216,10 +216,12 @@ proptest! {
         let client = ClientText::new([192, 0, 2, 1].into(), Scheme::Http, Introduction::default());
         let nobody = Networks::default();
         let how = RequestRewrite {
+            base: b"",
             path: head.path(sent.as_bytes()),
             host: if is_host_set { HostRule::Set(b"o:1") } else { HostRule::Pass },
             via: Some(b"ringway"),
             cdn_loop: None,
+            length: None,
             passes_trailers: false,
             is_last: false,
             forwarded: Some(ForwardedFor {
@@ -260,6 +262,7 @@ proptest! {
         head.want(Some(interest));
         prop_assume!(head.parse(got.as_bytes(), &LIMITS, Method::Get) == Ok(true));
         let how = ResponseRewrite {
+            seen: None,
             body,
             connection: ConnectionOut::Close,
             date: b"Sun, 06 Nov 1994 08:49:37 GMT",

@@ -24,7 +24,7 @@
 //!  forward_auth              what the upstream says, or 503
 //!  custom                    on_request, in the order in which they are listed
 //!  respond                   the route's content, so for those who may see it
-//!  split, mirror, retry      where it goes
+//!  split, mirror, retry      where it goes, and how often
 //!  rewrite                   as which path
 //!  request_headers           rename, remove, set, add
 //! ```
@@ -51,6 +51,7 @@ pub mod custom;
 mod differential;
 mod edits;
 mod guards;
+mod hedge;
 mod plan;
 #[cfg(test)]
 mod properties;
@@ -58,6 +59,7 @@ mod rate;
 mod request_view;
 mod responses;
 mod retry;
+mod savings;
 mod split;
 pub(crate) mod style;
 mod target;
@@ -71,6 +73,7 @@ pub use self::auth_request::{AuthDecision, AuthRequest};
 pub(crate) use self::clients::ClientPermit;
 pub use self::clients::Clients;
 pub use self::edits::Edits;
+pub use self::hedge::{Hedged, Hedging};
 pub use self::plan::{Choice, Hooked, Login};
 pub use self::rate::RateLimit;
 pub use self::request_view::{HookState, RequestView};
@@ -84,6 +87,7 @@ use crate::config::{
 };
 use crate::forward_proxy::{Authenticator, Users};
 use crate::http::interest::FieldInterest;
+use crate::http::moved;
 use crate::http::names::FieldName;
 
 /// What is done to the requests of one route.
@@ -216,7 +220,13 @@ fn want(plans: &mut [Plan], config: &Config) -> [Option<Arc<FieldInterest>>; 2] 
     for (name, _) in config.routes.iter().flat_map(|route| &route.headers) {
         requests.add(name.to_ascii_lowercase().as_bytes(), FieldName::OfInterest);
     }
-    let interest = [requests, FieldInterest::new(edited(1))].map(Arc::new);
+    let mut responses = FieldInterest::new(edited(1));
+    if config.upstreams.iter().any(|upstream| upstream.map_location) {
+        for name in moved::NAMES {
+            responses.add(name, FieldName::OfInterest);
+        }
+    }
+    let interest = [requests, responses].map(Arc::new);
     for plan in plans {
         if let Plan::Hooked(hooked) = plan {
             hooked.read_by(&interest, server.introduction());

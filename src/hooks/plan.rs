@@ -107,7 +107,6 @@ pub(super) fn compile(
     let body_bytes = strongest(layers, |layer| layer.body_bytes.as_ref());
     let login = strongest(layers, |layer| layer.basic_auth.as_ref());
     let login = login.map(|login| loading.login(login)).transpose()?;
-    let custom = strongest(layers, |layer| layer.custom.as_ref());
     let pages = strongest(layers, |layer| layer.error_pages.as_ref());
     let rewrite = strongest(layers, |layer| layer.rewrite.as_ref());
     let mut hooked = Hooked {
@@ -120,14 +119,14 @@ pub(super) fn compile(
         login,
         auth_request: strongest(layers, |layer| layer.forward_auth.as_ref())
             .map(|asked| AuthRequest::new(asked, config.server.path_match)),
-        custom: loading.customs(custom.map(Vec::as_slice).unwrap_or_default())?,
+        custom: loading.customs(strongest(layers, |it| it.custom.as_ref()).map_or(&[], |it| it))?,
         respond: strongest(layers, |layer| layer.respond.as_ref()).map(Prepared::respond),
         split: strongest(layers, |layer| layer.split.as_ref())
             .map(|split| Split::new(split, upstream_name)),
         upstream: (route.upstream, upstream_name(route.upstream)),
         names_upstream: says(layers, &Variable::Upstream),
         mirror: strongest(layers, |layer| layer.mirror.as_ref()).cloned(),
-        retry: strongest(layers, |layer| layer.retry.as_ref()).map(Retry::new),
+        retry: None,
         rewrite: rewrite
             .map(|rewrite| {
                 let from = if route.strip_prefix { "" } else { route.exact_path().0 };
@@ -141,6 +140,8 @@ pub(super) fn compile(
         pages: pages.map(Pages::load).transpose()?.unwrap_or_default(),
         route: name.into(),
     };
+    let upstreams = hooked.arms().map(|(upstream, _)| upstream).chain([route.upstream]).collect();
+    hooked.retry = strongest(layers, |it| it.retry.as_ref()).map(|it| Retry::new(it, upstreams));
     hooked.compile_id(layers);
     hooked.request_edits = hooked.request_wishes(layers).compile();
     hooked.response_edits = hooked.response_wishes(layers).compile();
@@ -407,7 +408,9 @@ impl Hooked {
         state: &HookState,
     ) {
         let pen = self.response_edits.pen(&head.fields, &self.route, view, state);
-        if let Some(mut pen) = pen.filter(|_| state.response_changes.is_empty()) {
+        if let Some(mut pen) =
+            pen.filter(|_| state.response_changes.is_empty() && how.seen.is_none())
+        {
             rewrite::response_edited(out, head, buf, how, &mut pen);
         } else {
             let start = out.len();
@@ -484,6 +487,7 @@ impl Hooked {
             + self.response_edits.bytes()
             + self.pages.bytes()
             + self.respond.as_ref().map_or(0, Prepared::bytes)
+            + self.retry.as_ref().map_or(0, Retry::bytes)
     }
 }
 

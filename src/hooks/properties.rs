@@ -210,7 +210,7 @@ proptest! {
                 check_plan(hooked, view)?;
                 let auth_request = hooked.auth_request.as_ref().expect("a question");
                 let mut asked = Vec::new();
-                auth_request.put(b"b", view, &mut asked);
+                auth_request.put(("", b"b"), view, &mut asked);
                 let quoted = ["cookie", "authorization", "x-evil"];
                 for name in names(&asked)? {
                     let is_ours = name == "Host" || name.starts_with("X-Forwarded-");

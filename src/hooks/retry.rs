@@ -2,12 +2,13 @@
 //!
 //! In: what failed, how often, and what the route allows. Out: yes or no. The safety rules of the
 //! exchange come first and are not decided here: nothing is repeated that an origin may have acted
-//! upon, unless acting twice is harmless. A budget keeps a failing upstream from being asked twice
-//! as much as a healthy one: attempts beyond the first may be a share of the requests, no more.
+//! upon, unless acting twice is harmless or the route says that it may. A budget keeps a failing
+//! upstream from being asked twice as much as a healthy one: attempts beyond the first may be a
+//! share of the requests, no more.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crate::config::{RetryConfig, RetryOn};
+use super::hedge::Hedging;
+use super::savings::Savings;
+use crate::config::{Hedge, RetryConfig, RetryOn};
 use crate::fault::Fault;
 
 /// A retry policy with its budget.
@@ -15,16 +16,11 @@ use crate::fault::Fault;
 pub struct Retry {
     attempts: u32,
     on: RetryOn,
-    percent: u64,
-    /// In hundredths of an attempt.
-    budget: AtomicU64,
+    budget: Savings,
+    /// Requests are repeated whose second time may do what the first has done.
+    pub repeats_all: bool,
+    pub hedging: Option<Hedging>,
 }
-
-const ATTEMPT: u64 = 100;
-
-/// So many attempts are saved up at most, and there at the beginning: a route with few requests
-/// would never have one.
-const SAVED_MAX: u64 = 10 * ATTEMPT;
 
 /// Why an attempt was no success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,32 +31,39 @@ pub enum RetryTrigger {
 }
 
 impl Retry {
-    pub(crate) fn new(config: &RetryConfig) -> Self {
+    /// `upstreams` are those that requests may go to, by their indexes.
+    pub(crate) fn new(config: &RetryConfig, upstreams: Vec<usize>) -> Self {
+        let is_hedged = config.hedge != Hedge::Never;
         Self {
             attempts: config.attempts,
             on: config.on,
-            percent: u64::from(config.budget_percent),
-            budget: AtomicU64::new(SAVED_MAX),
+            budget: Savings::new(config.budget_percent),
+            repeats_all: config.non_idempotent,
+            hedging: is_hedged.then(|| Hedging::new(config, upstreams)),
         }
     }
 
-    /// A request has come: its share of an attempt is saved.
+    /// A request has come.
     pub fn earn(&self) {
-        let more = |saved: u64| (saved < SAVED_MAX).then(|| (saved + self.percent).min(SAVED_MAX));
-        // A full budget stays as it is, which is no error.
-        let _ = self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        self.budget.earn();
+        if let Some(hedging) = &self.hedging {
+            hedging.earn();
+        }
     }
 
     /// Whether to try again after `made` attempts, which the budget pays for if so.
     pub fn may_go_on(&self, trigger: RetryTrigger, made: u32) -> bool {
         let is_worth_it = match trigger {
-            RetryTrigger::Status(status) => self.on.unavailable && matches!(status, 502..=504),
+            RetryTrigger::Status(status) => {
+                self.on.unavailable && matches!(status, 502..=504) || self.on.statuses.has(status)
+            }
             RetryTrigger::Fault(fault) => self.is_covered(fault),
         };
-        let less = |saved: u64| saved.checked_sub(ATTEMPT);
-        made <= self.attempts
-            && is_worth_it
-            && self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+        made <= self.attempts && is_worth_it && self.budget.spend()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.hedging.as_ref().map_or(0, Hedging::bytes)
     }
 
     fn is_covered(&self, fault: Fault) -> bool {
@@ -82,10 +85,19 @@ mod tests {
     use super::*;
 
     fn retry(attempts: u32, on: RetryOn, budget_percent: u32) -> Retry {
-        Retry::new(&RetryConfig { attempts, on, budget_percent })
+        let config = RetryConfig { attempts, on, budget_percent, ..RetryConfig::default() };
+        Retry::new(&config, vec![0])
     }
 
-    const ALL: RetryOn = RetryOn { connect: true, reset: true, timeout: true, unavailable: true };
+    fn all() -> RetryOn {
+        RetryOn {
+            connect: true,
+            reset: true,
+            timeout: true,
+            unavailable: true,
+            ..RetryOn::default()
+        }
+    }
 
     #[test]
     fn only_what_was_asked_for_is_tried_again() {
@@ -97,11 +109,15 @@ mod tests {
             (RetryTrigger::Fault(Fault::OriginReadTimeout), RetryOn { timeout: true, ..none }),
             (RetryTrigger::Status(502), RetryOn { unavailable: true, ..none }),
             (RetryTrigger::Status(504), RetryOn { unavailable: true, ..none }),
+            (RetryTrigger::Status(500), RetryOn { statuses: none.statuses.with(500), ..none }),
+            (RetryTrigger::Status(429), RetryOn { statuses: none.statuses.with(429), ..none }),
         ];
         for (trigger, on) in table {
             assert!(retry(1, on, 20).may_go_on(trigger, 1), "{trigger:?}");
             assert!(!retry(1, none, 20).may_go_on(trigger, 1), "{trigger:?}");
         }
+        let one = RetryOn { statuses: none.statuses.with(503), ..none };
+        assert!(!retry(1, one, 20).may_go_on(RetryTrigger::Status(502), 1));
         let never = [
             RetryTrigger::Status(500),
             RetryTrigger::Status(505),
@@ -113,20 +129,20 @@ mod tests {
             RetryTrigger::Fault(Fault::Overloaded),
         ];
         for trigger in never {
-            assert!(!retry(1, ALL, 100).may_go_on(trigger, 1), "{trigger:?}");
+            assert!(!retry(1, all(), 100).may_go_on(trigger, 1), "{trigger:?}");
         }
     }
 
     #[test]
     fn attempts_end() {
-        let retry = retry(2, ALL, 20);
+        let retry = retry(2, all(), 20);
         let tries = [1, 2, 3].map(|made| retry.may_go_on(RetryTrigger::Status(503), made));
         assert_eq!(tries, [true, true, false]);
     }
 
     #[test]
     fn a_failing_upstream_costs_a_share_of_the_requests_more() {
-        let retry = retry(1, ALL, 20);
+        let retry = retry(1, all(), 20);
         let mut attempts = 0;
         for _ in 0..1000 {
             retry.earn();
@@ -138,7 +154,7 @@ mod tests {
 
     #[test]
     fn what_is_saved_is_bounded() {
-        let retry = retry(1, ALL, 100);
+        let retry = retry(1, all(), 100);
         for _ in 0..1_000_000 {
             retry.earn();
         }

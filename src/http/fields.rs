@@ -102,6 +102,12 @@ impl Fields {
         self.all(known).next()
     }
 
+    /// As [`Fields::find`], for what is mostly not there.
+    #[inline]
+    pub(crate) fn find_if_any(&self, known: FieldName) -> Option<&Field> {
+        if self.has(known) { self.find(known) } else { None }
+    }
+
     /// The field of this class, where there is one and no more.
     pub fn only(&self, known: FieldName) -> Option<&Field> {
         self.find(known).filter(|_| !self.has_many(known))

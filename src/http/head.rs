@@ -49,6 +49,7 @@ pub struct RequestHead {
     /// The client waits for a 100 before it sends the body. Never so for HTTP/1.0, whose
     /// expectations are to be ignored (RFC 9110 §10.1.1).
     pub expects_continue: bool,
+    /// What it expects is nothing, or has been granted: no origin is told of it.
     pub has_empty_expect: bool,
     /// Read for OPTIONS and TRACE only. Zero: the request is not to be forwarded.
     pub max_forwards: Option<u64>,
@@ -99,6 +100,12 @@ impl RequestHead {
     /// Says what becomes of fields in heads that are read from now on whose names have a `_`.
     pub fn set_underscores(&mut self, underscores: Underscores) {
         self.fields.set_underscores(underscores);
+        self.cache.forget();
+    }
+
+    /// The client has been sent the 100 that it waited for, which holds for this message alone.
+    pub fn grant_continue(&mut self) {
+        (self.expects_continue, self.has_empty_expect) = (false, true);
         self.cache.forget();
     }
 
@@ -262,21 +269,6 @@ impl RequestHead {
         let mut offers = self.fields.all(FieldName::Upgrade).map(|field| field.value.of(buf));
         offers
             .all(|value| elements(value).all(|protocol| !protocol.is_empty() && !is_http(protocol)))
-    }
-
-    /// The only expectation there is; others are refused (RFC 9110 §10.1.1).
-    fn read_expect(&mut self, buf: &[u8]) -> Result<(), HeadError> {
-        let mut expects_continue = false;
-        for field in self.fields.all(FieldName::Expect) {
-            match field.value.of(buf) {
-                b"" => {}
-                value if value.eq_ignore_ascii_case(b"100-continue") => expects_continue = true,
-                _ => return Err(HeadError::Expectation),
-            }
-        }
-        self.has_empty_expect = !expects_continue;
-        self.expects_continue = expects_continue && !self.body.is_empty();
-        Ok(())
     }
 
     fn read_max_forwards(&mut self, buf: &[u8]) -> Result<(), HeadError> {

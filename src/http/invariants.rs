@@ -56,10 +56,12 @@ pub fn request_head(input: &[u8]) {
         let forwarded = ForwardedFor { trust, prefix, ..ForwardedFor::of(&client) };
         for host in [HostRule::Pass, HostRule::Set(b"origin.example:8080")] {
             let how = RequestRewrite {
+                base: b"",
                 path: head.path(input),
                 host,
                 via: Some(b"ringway"),
                 cdn_loop: None,
+                length: None,
                 passes_trailers: false,
                 is_last: false,
                 forwarded: Some(forwarded),
@@ -131,6 +133,7 @@ fn check_response_sent(head: &ResponseHead, input: &[u8], method: Method) {
     };
     for &(body, length) in bodies {
         let how = ResponseRewrite {
+            seen: None,
             body,
             connection: ConnectionOut::Close,
             date: b"Sun, 06 Nov 1994 08:49:37 GMT",

@@ -11,6 +11,7 @@ use super::fields::Fields;
 pub use super::forwarded_header::ForwardedFor;
 use super::forwarded_header::put;
 use super::head::{RequestHead, ResponseHead};
+use super::moved::{Moved, MovedEdit};
 use super::names::{FieldName, FieldNameSet, elements};
 use super::{BodyLength, Span, TargetForm, Version};
 
@@ -41,6 +42,8 @@ pub enum HostRule<'a> {
 pub struct RequestRewrite<'a> {
     /// The target to send: [`RequestHead::path`] or a part of it.
     pub path: &'a [u8],
+    /// What stands before it where the origin's paths begin with something; mostly nothing.
+    pub base: &'a [u8],
     pub host: HostRule<'a>,
     /// Our name in Via, if it is to be said.
     pub via: Option<&'a [u8]>,
@@ -48,6 +51,8 @@ pub struct RequestRewrite<'a> {
     pub cdn_loop: Option<&'a [u8]>,
     /// Trailers of the request go on: what is said of them does too.
     pub passes_trailers: bool,
+    /// The length of a body that came in chunks and goes on without them.
+    pub length: Option<u64>,
     /// Say that no other request follows.
     pub is_last: bool,
     /// `None` leaves it to the client what it says of itself and of those before it.
@@ -97,11 +102,11 @@ pub fn request_edited(
             copy_lines(out, buf, head.method_text.start, &head.fields, dropped, edit);
         }
         None => {
-            put_request_line(out, head, buf, how.path);
+            put_request_line(out, head, buf, how);
             copy_lines(out, buf, head.fields.lines.start, &head.fields, dropped, edit);
         }
         Some(host) => {
-            put_request_line(out, head, buf, how.path);
+            put_request_line(out, head, buf, how);
             put(out, [b"Host: ", host, LINE_END]);
             let dropped = dropped.with(FieldName::Host);
             copy_lines(out, buf, head.fields.lines.start, &head.fields, dropped, edit);
@@ -109,7 +114,10 @@ pub fn request_edited(
     }
 
     let added = out.len();
-    put_framing(out, head.body, &head.fields);
+    match how.length {
+        None => put_framing(out, head.body, &head.fields),
+        Some(length) => put_length(out, length),
+    }
     if let Some(forwards) = head.max_forwards {
         put(out, [b"Max-Forwards: "]);
         put_decimal(out, forwards.saturating_sub(1));
@@ -176,11 +184,28 @@ pub struct ResponseRewrite<'a> {
     pub date: &'a [u8],
     /// Our name in Via, if it is to be said.
     pub via: Option<&'a [u8]>,
+    /// What the client has to see otherwise, if anything.
+    pub seen: Option<Seen<'a>>,
+}
+
+/// What of an answer its client sees otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Where the origin is, if the client sees it elsewhere.
+    pub moved: Option<Moved<'a>>,
+    /// The value of a Set-Cookie of ours; empty where there is none.
+    pub cookie: &'a [u8],
 }
 
 /// Appends the response head to send to the client.
 pub fn response(out: &mut Vec<u8>, head: &ResponseHead, buf: &[u8], how: &ResponseRewrite) {
-    response_edited(out, head, buf, how, &mut Unedited);
+    match how.seen {
+        None => response_edited(out, head, buf, how, &mut Unedited),
+        Some(seen) => {
+            let mut edit = MovedEdit::new(seen.moved, seen.cookie, Unedited);
+            response_edited(out, head, buf, how, &mut edit);
+        }
+    }
 }
 
 /// The same with edits.
@@ -307,7 +332,9 @@ const LINES_ADDED_BYTES: usize = 384;
 
 /// Whether the request line can go as it came, as part of the first run of lines.
 fn is_line_kept(head: &RequestHead, buf: &[u8], how: &RequestRewrite) -> bool {
-    head.version == Version::Http11 && std::ptr::eq(how.path, head.target.of(buf))
+    head.version == Version::Http11
+        && how.base.is_empty()
+        && std::ptr::eq(how.path, head.target.of(buf))
 }
 
 /// The host that the target names, or that an HTTP/1.0 request did not name. Without the port of
@@ -321,10 +348,13 @@ fn named_host<'a>(head: &RequestHead, buf: &'a [u8]) -> &'a [u8] {
     }
 }
 
-fn put_request_line(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], path: &[u8]) {
+fn put_request_line(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &RequestRewrite) {
+    let path = how.path;
     // An absolute target may have a query and no path.
     let slash: &[u8] = if path.starts_with(b"?") { b"/" } else { b"" };
-    put(out, [head.method_text.of(buf), b" ", slash, path, b" HTTP/1.1\r\n"]);
+    // OPTIONS asks the server as a whole (RFC 9112 §3.2.4).
+    let base = if path == b"*" { b"" } else { how.base };
+    put(out, [head.method_text.of(buf), b" ", base, slash, path, b" HTTP/1.1\r\n"]);
 }
 
 /// The status line and the lines of all fields but those in `dropped`.
@@ -376,12 +406,17 @@ fn put_framing(out: &mut Vec<u8>, body: BodyLength, fields: &Fields) {
     match body {
         BodyLength::Chunked => put(out, [b"Transfer-Encoding: chunked\r\n"]),
         BodyLength::Exact(length) if fields.has(FieldName::PaddedLength) => {
-            put(out, [b"Content-Length: "]);
-            put_decimal(out, length);
-            put(out, [LINE_END]);
+            put_length(out, length);
         }
         BodyLength::Exact(_) | BodyLength::Empty | BodyLength::UntilClose => {}
     }
+}
+
+#[cold]
+fn put_length(out: &mut Vec<u8>, length: u64) {
+    put(out, [b"Content-Length: "]);
+    put_decimal(out, length);
+    put(out, [LINE_END]);
 }
 
 /// The offer, or the choice, of another protocol (RFC 9110 §7.8).
@@ -487,10 +522,12 @@ mod tests {
         assert_eq!(head.parse(buf, &LIMITS), Ok(true), "{text:?}");
         let client = ClientText::new(client.parse().unwrap(), Scheme::Http, introduction);
         let how = RequestRewrite {
+            base: b"",
             path: head.path(buf),
             host,
             via: Some(b"ringway"),
             cdn_loop: None,
+            length: None,
             passes_trailers: false,
             is_last: false,
             forwarded: Some(ForwardedFor {
@@ -792,10 +829,12 @@ mod tests {
             let parsed = head.parse(text.as_bytes(), &LIMITS)?;
             assert!(parsed);
             let how = RequestRewrite {
+                base: b"",
                 path: head.path(text.as_bytes()),
                 host: HostRule::Pass,
                 via: Some(b"r"),
                 cdn_loop: None,
+                length: None,
                 passes_trailers: false,
                 is_last: false,
                 forwarded: None,
@@ -829,6 +868,7 @@ mod tests {
     const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
 
     const PLAIN: ResponseRewrite = ResponseRewrite {
+        seen: None,
         body: BodyOut::AsIs,
         connection: ConnectionOut::Implicit,
         date: DATE,

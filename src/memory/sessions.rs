@@ -3,7 +3,7 @@
 //! In goes the configuration; out come bytes by connection and by worker, which are 0 where nothing
 //! speaks TLS. What is really held is in the ledger, not here.
 
-use crate::config::Config;
+use crate::config::{Config, UpstreamConfig};
 
 const KIB: u64 = 1024;
 
@@ -21,7 +21,7 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub(super) fn of(config: &Config) -> Self {
-        let mut origins = config.upstreams.iter().flat_map(|upstream| &upstream.origins);
+        let mut origins = config.upstreams.iter().flat_map(UpstreamConfig::all_origins);
         let has_clients = !config.server.listen_tls.is_empty();
         let has_origins = origins.any(|origin| origin.is_tls);
         let bytes = |is_spoken: bool, bytes| if is_spoken { bytes } else { 0 };

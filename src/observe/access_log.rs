@@ -330,6 +330,9 @@ fn put_line(out: &mut Vec<u8>, format: LogFormat, record: &Record<'_>) {
     line.value("upstream", record.upstream.as_bytes());
     line.text("origin", record.origin);
     line.figure("reused", record.is_reused);
+    if let Some(hedged) = record.hedged {
+        line.text("hedged", Some(hedged));
+    }
     line.figure("head_us", head_us);
     line.figure("pool_us", pool_us);
     line.figure("connect_us", connect_us);
@@ -528,6 +531,7 @@ mod tests {
             upstream: "demo",
             origin: Some("[::1]:8080".parse().unwrap()),
             is_reused: true,
+            hedged: None,
             phases: Phases { head_us: 1, pool_us: 2, connect_us: 3, first_byte_us: 4, total_us: 5 },
             error: None,
             details: None,

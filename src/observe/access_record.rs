@@ -33,6 +33,8 @@ pub(crate) struct Record<'a> {
     pub origin: Option<Address>,
     /// Whether the connection to the origin had carried an exchange before.
     pub is_reused: bool,
+    /// What became of a second attempt beside the first. Left out where there was none.
+    pub hedged: Option<&'static str>,
     pub phases: Phases,
     /// The kind of fault that ended the exchange, in one word.
     pub error: Option<&'static str>,

@@ -70,6 +70,8 @@ pub struct WorkerMetrics {
     pub limited: Counter,
     /// Attempts beyond the first that a route's retry policy asked for.
     pub retries: Counter,
+    /// Second attempts beside the first that have won, lost and failed.
+    pub hedges: [Counter; 3],
     /// Copies of requests that were sent elsewhere, those that failed, and those left out.
     pub mirrors: Counter,
     pub mirrors_failed: Counter,

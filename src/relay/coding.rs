@@ -85,7 +85,7 @@ impl Decoder {
     }
 
     /// Counts bytes unseen: not for chunks.
-    pub(super) fn skip(&mut self, count: usize) {
+    pub(crate) fn skip(&mut self, count: usize) {
         if let Decoder::Sized(left) = self {
             *left = left.saturating_sub(count as u64);
         }

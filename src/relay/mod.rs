@@ -9,9 +9,12 @@
 //! receiver takes, and only then takes that much off the sender's socket, so that what cannot be
 //! sent yet stays in the kernel's buffer and no chunk is held there either.
 
+pub(crate) mod ahead;
 mod coding;
 mod error;
+pub(crate) mod held;
 pub(crate) mod outbox;
+pub(crate) mod pour;
 pub(crate) mod side;
 mod steps;
 mod waiting;

@@ -10,11 +10,14 @@
 
 pub(crate) mod config_watch;
 pub(crate) mod demo;
+mod discovery;
+pub(crate) mod found;
 pub(crate) mod handover;
 pub(crate) mod inherited;
 pub(crate) mod listeners;
 pub(crate) mod reload;
 pub(crate) mod signals;
+mod upstreams;
 pub(crate) mod workers;
 
 use std::fmt;
@@ -29,13 +32,15 @@ use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, Semaphore, mpsc as queue};
 
+use self::found::Discovered;
 use self::inherited::{Inheritance, Inherited};
 use self::listeners::Sockets;
+use self::upstreams::plan_upstreams;
 use crate::acme;
 use crate::address::Address;
 use crate::admin::{self, AdminSocket, Control, ControlSetup, Logs};
 use crate::admin_guard::TokenTries;
-use crate::config::{Config, ListenerConfig, UpstreamTlsConfig};
+use crate::config::{Config, ListenerConfig};
 use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
 use crate::ledger::Ledgers;
@@ -46,11 +51,10 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::logging::LogMeter;
 use crate::ring::runtime;
 use crate::tls::acceptor::Acceptor;
-use crate::tls::connector::Connector;
 use crate::upstream::permits::{self, PoolShared};
 use crate::upstream::resolver::Resolver;
-use crate::upstream::{Origin, UpstreamPlan};
 use crate::worker::census::SharedRoom;
+use crate::worker::discovery::DiscoveryState;
 use crate::worker::generation::{History, Snapshot, SnapshotParts, proxy_protocol};
 use crate::worker::mailbox::{ControlQuery, ServerCommand};
 use crate::worker::shared::{Shared, WorkerSlot};
@@ -76,6 +80,7 @@ pub struct Server {
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) control: Option<Control>,
     pub(crate) resolver: Resolver,
+    pub(crate) discovered: Discovered,
     /// Where the demo origin listens, once there is one.
     demo: Option<SocketAddr>,
     /// What the admin API wants done; for the thread that owns the server.
@@ -125,7 +130,10 @@ impl Server {
             AccessLog::start(&config.log).map_err(failed("the access log cannot be written"))?;
         let resolver =
             Resolver::start(&config.dns).map_err(failed("the resolver did not start"))?;
-        let upstreams = plan_upstreams(&config, &resolver, &[]).map_err(StartError)?;
+        let mut discovered = Discovered::default();
+        discovered.read_files(&config);
+        discovered.lay(&mut config);
+        let upstreams = plan_upstreams(&config, &resolver, &[], true).map_err(StartError)?;
         if !resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; starting without them");
         }
@@ -140,7 +148,7 @@ impl Server {
         let (config, hooks, access) = (Arc::new(config), Arc::new(hooks), Arc::new(access));
         let parts =
             SnapshotParts { config, upstreams, access, hooks, proxy_protocol, listeners, tls };
-        let (shared, queries, server_commands) = share(parts);
+        let (shared, queries, server_commands) = share(parts, discovered.state.clone());
         let mut server = Self {
             sockets,
             workers: Vec::new(),
@@ -148,6 +156,7 @@ impl Server {
             access_log,
             control: None,
             resolver,
+            discovered,
             demo,
             server_commands,
         };
@@ -155,6 +164,7 @@ impl Server {
             server.start_worker()?;
         }
         server.start_control(socket, events, queries)?;
+        server.await_engine();
         Ok(server)
     }
 
@@ -336,6 +346,7 @@ fn settle_demo(config: &mut Config, demo: &mut Option<SocketAddr>) -> Result<(),
 /// What the threads share, and the questions to the control thread.
 fn share(
     parts: SnapshotParts,
+    discovery: Arc<DiscoveryState>,
 ) -> (Arc<Shared>, queue::UnboundedReceiver<ControlQuery>, queue::UnboundedReceiver<ServerCommand>)
 {
     let config = parts.config.clone();
@@ -354,6 +365,7 @@ fn share(
         control,
         snapshot: ArcSwap::from_pointee(snapshot),
         history,
+        discovery,
         server_commands: command,
         reloads_refused: AtomicUsize::new(0),
         token_tries: TokenTries::new(),
@@ -393,59 +405,6 @@ fn slots_for(workers: usize) -> usize {
     2 * workers.max(cores)
 }
 
-/// Asks the resolver for the addresses of all origins. What `before` has is taken over with what is
-/// known of it.
-pub(crate) fn plan_upstreams(
-    config: &Config,
-    resolver: &Resolver,
-    before: &[UpstreamPlan],
-) -> Result<Vec<UpstreamPlan>, String> {
-    let known = |url: &str| {
-        let mut origins = before.iter().flat_map(|upstream| &upstream.origins);
-        origins.find(|origin| origin.url == url)
-    };
-    let plan = |upstream: &crate::config::UpstreamConfig| {
-        let connector = connector(upstream, before)?;
-        let origin_of = |origin: &crate::config::OriginConfig| {
-            let tls = connector.clone().filter(|_| origin.is_tls);
-            match known(&origin.url()) {
-                Some(known) => Origin { weight: origin.weight, tls, ..known.clone() },
-                None => Origin {
-                    url: origin.url(),
-                    host: origin.host.clone(),
-                    authority: origin.authority.clone(),
-                    weight: origin.weight,
-                    addresses: resolver.watch(&origin.host, origin.port),
-                    failing_since_ms: Arc::default(),
-                    tls,
-                },
-            }
-        };
-        let origins = upstream.origins.iter().map(origin_of).collect();
-        Ok(UpstreamPlan { config: upstream.clone(), origins })
-    };
-    config.upstreams.iter().map(plan).collect()
-}
-
-/// How the origins of `upstream` that speak TLS are spoken to; as `before` had it where that is the
-/// same.
-fn connector(
-    upstream: &crate::config::UpstreamConfig,
-    before: &[UpstreamPlan],
-) -> Result<Option<Arc<Connector>>, String> {
-    if !upstream.origins.iter().any(|origin| origin.is_tls) {
-        return Ok(None);
-    }
-    let known = before.iter().find(|other| other.config.name == upstream.name);
-    let known = known.and_then(|known| known.origins.iter().find_map(|it| it.tls.as_ref()));
-    let connector = match &upstream.tls {
-        Some(tls) => Connector::load(tls, known),
-        None => Connector::load(&UpstreamTlsConfig::default(), known),
-    };
-    let named = |error| format!("the upstream {:?}: {error}", upstream.name);
-    connector.map(Some).map_err(named)
-}
-
 /// Whether a server could listen as `listener` says now; the error says why not.
 pub(crate) fn try_listen(listener: &ListenerConfig, backlog: u32) -> Result<(), StartError> {
     Sockets::default().try_bind(listener, backlog).map_err(StartError)
@@ -460,9 +419,15 @@ pub(crate) fn pool_limits(config: &Config) -> permits::Limits {
     let own = |upstream: &crate::config::UpstreamConfig| {
         Some((upstream.name.clone(), upstream.max_connections?))
     };
+    let named = |of: fn(&crate::config::UpstreamConfig) -> Option<usize>| {
+        let upstreams = config.upstreams.iter();
+        upstreams.filter_map(|upstream| Some((upstream.name.clone(), of(upstream)?))).collect()
+    };
     permits::Limits {
         each: config.pool.max_connections,
         own: config.upstreams.iter().filter_map(own).collect(),
+        idle: named(|upstream| upstream.max_idle),
+        queue: named(|upstream| upstream.queue),
         long: config.limits.long_responses,
         ceiling: by_memory.min(origin_connections(config, spare)),
     }

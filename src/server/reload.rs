@@ -17,9 +17,8 @@ use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
 use crate::memory::{Plan, Usage};
 use crate::server::listeners::NextSockets;
-use crate::server::{
-    NAMES_PATIENCE, Server, load_tls, plan_upstreams, pool_limits, raise_files_limit,
-};
+use crate::server::upstreams::plan_upstreams;
+use crate::server::{NAMES_PATIENCE, Server, load_tls, pool_limits, raise_files_limit};
 
 use crate::upstream::permits;
 use crate::worker::generation::{Snapshot, SnapshotParts, proxy_protocol};
@@ -34,6 +33,8 @@ impl Server {
     pub fn reload(&mut self, mut config: Config, cause: &str) -> Result<Reloaded, String> {
         let before = self.shared.snapshot.load_full();
         let waiting = keep_until_restart(&mut config, &before.config);
+        self.discovered.read_files(&config);
+        self.discovered.lay(&mut config);
         crate::server::fit(&mut config).map_err(|error| error.to_string())?;
         raise_files_limit(&mut config);
         self.settle_demo(&mut config).map_err(|error| error.to_string())?;
@@ -63,6 +64,8 @@ impl Server {
             listening.close(&self.shared);
         }
         self.shared.history.add(&snapshot, cause);
+        // It reports by itself.
+        drop(self.follow_engine(&snapshot.config.docker));
         self.announce();
         let keys: Vec<_> = changes.into_iter().map(|change| change.key).collect();
         tracing::info!(generation = snapshot.id, cause, changed = keys.join(","), "reloaded");
@@ -98,7 +101,7 @@ impl Server {
         before: &Snapshot,
     ) -> Result<SnapshotParts, String> {
         self.resolver.reread(&config.dns);
-        let upstreams = plan_upstreams(&config, &self.resolver, &before.upstreams)?;
+        let upstreams = plan_upstreams(&config, &self.resolver, &before.upstreams, true)?;
         if !self.resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; going on without them");
         }
@@ -125,7 +128,7 @@ impl Server {
     }
 
     /// Waits until every worker has put `snapshot` in use.
-    fn tell_workers(&self, snapshot: &Arc<Snapshot>) {
+    pub(crate) fn tell_workers(&self, snapshot: &Arc<Snapshot>) {
         let plan = Plan::of(&snapshot.config, &Usage::read());
         let told: Vec<_> = self
             .shared

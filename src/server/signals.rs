@@ -160,6 +160,12 @@ struct Process {
     upgrade: Option<Upgrade>,
 }
 
+/// What an operator wants by the admin API.
+enum Order {
+    Reload(Reply),
+    Rollback(Option<u64>, Reply),
+}
+
 type Reply = oneshot::Sender<Result<Reloaded, String>>;
 
 impl Process {
@@ -217,16 +223,24 @@ impl Process {
     }
 
     fn obey(&mut self, command: ServerCommand) {
+        let command = match command {
+            // Nothing of it can be in a new process' way.
+            ServerCommand::Found { number, upstreams } => {
+                return self.server.found(number, upstreams);
+            }
+            ServerCommand::Reload { reply } => Order::Reload(reply),
+            ServerCommand::Rollback { id, reply } => Order::Rollback(id, reply),
+        };
         // Who asked may have given up.
         let answer = |reply: Reply, outcome| drop(reply.send(outcome));
         if self.upgrade.is_some() {
-            let (ServerCommand::Reload { reply } | ServerCommand::Rollback { reply, .. }) = command;
+            let (Order::Reload(reply) | Order::Rollback(_, reply)) = command;
             let said = "a new process is getting ready: ask the one that serves then".to_owned();
             return answer(reply, self.say(Err(said)));
         }
         match command {
-            ServerCommand::Reload { reply } => answer(reply, self.reload("admin API")),
-            ServerCommand::Rollback { id, reply } => {
+            Order::Reload(reply) => answer(reply, self.reload("admin API")),
+            Order::Rollback(id, reply) => {
                 let outcome = self.server.roll_back(id);
                 answer(reply, self.say(outcome));
             }
@@ -270,6 +284,7 @@ impl Process {
             let _ = self.reload("file changed");
         }
         self.follow();
+        self.server.look_for_origins();
     }
 
     /// Puts the configuration in use again where a file that it names has changed.

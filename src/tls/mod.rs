@@ -68,7 +68,7 @@ pub(crate) fn try_files(config: &Config) -> Result<Vec<String>, (String, String)
         loaded.map(drop).map_err(|error| (path, error))
     };
     for (index, upstream) in config.upstreams.iter().enumerate() {
-        if upstream.origins.iter().any(|origin| origin.is_tls) {
+        if upstream.all_origins().any(|origin| origin.is_tls) {
             try_connector(format!("upstream.{index}.tls"), upstream.tls.as_ref())?;
         }
     }

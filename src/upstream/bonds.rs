@@ -34,6 +34,11 @@ impl Lease {
             slot.owner = slot.holder.slot;
         }
     }
+
+    /// Whether it is a client's own, on which somebody has logged in.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.pool().slots.borrow().get(self.key).is_some_and(|slot| is_owned(slot.owner))
+    }
 }
 
 impl Pool {

@@ -21,6 +21,10 @@ pub struct Limits {
     pub each: usize,
     /// By upstream, where it has one.
     pub own: HashMap<String, usize>,
+    /// Idle ones by upstream, where there is a limit.
+    pub idle: HashMap<String, usize>,
+    /// Requests that may wait, by upstream, where there is a limit.
+    pub queue: HashMap<String, usize>,
     /// Answers that have been on their way for long, beside those.
     pub long: usize,
     /// In the whole process.
@@ -95,6 +99,12 @@ impl Book {
     pub(super) fn max_of(&self, name: &str) -> (usize, bool) {
         let own = name.strip_prefix(UPSTREAM).and_then(|name| self.limits.own.get(name));
         (own.copied().unwrap_or(self.limits.each), own.is_some())
+    }
+
+    /// How many idle connections and waiting requests the group called `name` may have.
+    pub(super) fn caps_of(&self, name: &str) -> (Option<usize>, Option<usize>) {
+        let own = |map: &HashMap<String, usize>| map.get(name.strip_prefix(UPSTREAM)?).copied();
+        (own(&self.limits.idle), own(&self.limits.queue))
     }
 
     pub(super) fn has_room(&self, group: usize) -> bool {

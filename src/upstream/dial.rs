@@ -116,7 +116,7 @@ impl Drop for Opening {
 }
 
 /// What the first attempt to end came to; `None` where there `is_another` to begin first.
-async fn first_of<F: Future>(
+pub(super) async fn first_of<F: Future>(
     attempts: &mut FuturesUnordered<F>,
     is_another: bool,
 ) -> Option<F::Output> {

@@ -53,6 +53,18 @@ impl AttemptError {
     }
 }
 
+impl AttemptError {
+    /// Whether it says that the origin is ill. One that ends a connection that has been idle is
+    /// not.
+    pub(crate) fn is_of_origin(self, is_new: bool) -> bool {
+        match self {
+            Self::NotSent | Self::NoResponse(_) => is_new,
+            Self::RetryRequested => false,
+            Self::Fault(fault) => fault.blames_origin(),
+        }
+    }
+}
+
 impl From<Fault> for AttemptError {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
@@ -111,6 +123,11 @@ pub(crate) trait Reply {
     /// Where its head is read into.
     fn head(&mut self) -> &mut ResponseHead;
 
+    /// The first bytes of it, where they have come already.
+    fn begun(&mut self) -> Option<First> {
+        None
+    }
+
     /// Begins to wait for bytes of it: for the first ones, or for more than `buffer` has. The wait
     /// itself comes back, because most responses come within it, and a future around it costs.
     fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault>;
@@ -134,8 +151,11 @@ pub(crate) trait Reply {
     }
 }
 
-/// What a wait for bytes came to; an error where it was given up.
-pub(crate) type Received = Result<(Result<usize, WaitError>, HeadBuffer), Fault>;
+/// What a wait for bytes came to.
+pub(crate) type First = (Result<usize, WaitError>, HeadBuffer);
+
+/// The same; an error where it was given up.
+pub(crate) type Received = Result<First, Fault>;
 
 /// Reads until the head of the final response is there, at the beginning of the buffer.
 pub(crate) async fn read_head(
@@ -149,7 +169,8 @@ pub(crate) async fn read_head(
     reply.head().reset();
     let mut buffer = None;
     loop {
-        let (mut received, mut filled) = reply.recv(buffer)?.await;
+        let (mut received, mut filled) =
+            if let Some(begun) = reply.begun() { begun } else { reply.recv(buffer)?.await };
         if matches!(received, Err(WaitError::Expired)) {
             (received, filled) = reply.recv_late(filled).await?;
         }

@@ -13,6 +13,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::address::Address;
 use crate::ring::waits::poll_now;
 use crate::ring::{PendingPoll, PendingRecv, clock};
@@ -59,18 +61,30 @@ const FRESH_MAX: usize = 16;
 /// Rest after which an idle connection's receive gives its buffer back, and after which the sweep
 /// may close it for `max_idle`.
 const REST_MS: u64 = 1000;
+const REST: Duration = Duration::from_millis(REST_MS);
+/// Nothing is due.
+const FAR: Duration = Duration::from_secs(86_400);
+/// What rests is looked at so often at most for its age.
+const EXPIRY_MIN: Duration = Duration::from_millis(20);
 
 impl Pool {
     /// Turns an idle slot into a lease; `None` where the origin has ended the connection.
     pub(super) fn revive(self: &Rc<Self>, key: usize, holder: Holder) -> Option<Lease> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(key)?;
-        let Idle { watch, .. } = slot.idle.take()?;
+        let Idle { watch, since_ms } = slot.idle.take()?;
+        if slot.is_too_old(since_ms) {
+            // Completes the watch, as in `close_idle`.
+            slot.socket.cut();
+            slots.remove(key);
+            return None;
+        }
         // What has come unasked would be taken for the answer, another client's perhaps. The watch
         // hears of it late: the kernel posts completions when it is asked to, and in a busy turn
         // some twenty at a time. Where it has none to post, the watch is as good as a look.
         let is_certain = watch.is_silent();
         if !is_certain && !slot.socket.is_silent() {
+            slot.was_closed(since_ms);
             slots.remove(key);
             return None;
         }
@@ -90,6 +104,7 @@ impl Pool {
             }
         };
         let Some(reply) = reply else {
+            slot.was_closed(since_ms);
             slots.remove(key);
             return None;
         };
@@ -155,18 +170,30 @@ impl Pool {
     ///
     /// `is_current` says whether an address is still one of its origin's.
     pub async fn run_janitor(&self, is_current: impl Fn(usize, Address) -> bool) {
-        let mut sweep = tokio::time::interval(Duration::from_millis(REST_MS));
+        let mut sweep = tokio::time::interval(REST);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let shed = &self.shared.shed[self.worker];
         let mut asked = std::pin::pin!(shed.notified());
+        let mut due = std::pin::pin!(tokio::time::sleep(FAR));
         poll_fn(|cx| {
             self.janitor.borrow_mut().clone_from(cx.waker());
+            let mut next = None;
             while asked.as_mut().poll(cx).is_ready() {
                 asked.set(shed.notified());
                 self.shed();
+                next = self.expire();
             }
             while sweep.poll_tick(cx).is_ready() {
+                next = self.expire();
                 self.sweep(&is_current);
+            }
+            while due.as_mut().poll(cx).is_ready() {
+                next = self.expire();
+                due.as_mut().reset(Instant::now() + FAR);
+            }
+            // What is due later, a later sweep sees in time.
+            if let Some(next) = next.filter(|next| *next < REST) {
+                due.as_mut().reset(Instant::now() + next.max(EXPIRY_MIN));
             }
             self.reap(cx);
             Poll::<()>::Pending
@@ -176,6 +203,7 @@ impl Pool {
 
     /// Gives idle connections up that others wait for, or that are more than there may be.
     fn shed(&self) {
+        self.yield_places();
         for (group, count) in self.shared.shortages() {
             let mut oldest = self.oldest_idle(group, count).into_iter();
             // Another worker may have been quicker.
@@ -217,6 +245,8 @@ impl Pool {
                 },
             };
             if ended {
+                let since_ms = idle.since_ms;
+                slot.was_closed(since_ms);
                 dead.push(key);
             }
         }
@@ -250,6 +280,8 @@ impl Pool {
             self.yield_buffer(key);
         }
         rested.sort_unstable();
+        let in_order: Vec<usize> = rested.iter().map(|(_, key)| *key).collect();
+        self.trim(&in_order);
         self.publish_idle();
         for (_, key) in rested {
             if self.shared.idle.load(Ordering::Relaxed) > self.limits.get().max_idle {

@@ -4,7 +4,9 @@
 //! answer through it, and gives it back when the answer has been read to its end. Dropped instead,
 //! the connection is closed.
 
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
@@ -12,6 +14,7 @@ use crate::observe::connection_stats::Moment;
 use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, PendingRecv, Socket, clock};
 
+use super::learnt::UNUSED;
 use super::pool::Pool;
 
 /// A connection to an origin, held by one exchange. Dropping it closes the connection.
@@ -22,6 +25,8 @@ pub struct Lease {
     pub(super) reply: Option<PendingRecv>,
     /// Its slot in the pool.
     pub(super) key: usize,
+    /// What the last answer said of its life, in seconds, or one of the words of `learnt`.
+    pub(super) told: u32,
     /// It has carried an exchange before, so that the origin may be closing it just now.
     pub is_reused: bool,
     /// It has been opened for one exchange, and is not given to another.
@@ -38,7 +43,8 @@ impl Lease {
         reply: Option<PendingRecv>,
         is_reused: bool,
     ) -> Self {
-        Self { pool: pool.clone(), socket, reply, key, is_reused, is_single: false, is_kept: false }
+        let (is_single, is_kept, told) = (false, false, UNUSED);
+        Self { pool: pool.clone(), socket, reply, key, told, is_reused, is_single, is_kept }
     }
 
     pub fn socket(&self) -> &Socket {
@@ -70,6 +76,29 @@ impl Lease {
         }
     }
 
+    /// Looks whether bytes of the answer, or its end, have come, and arranges to be woken by them.
+    /// Nothing is lost where nobody looks again: the receive stays with the lease.
+    pub fn poll_reply(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<(std::io::Result<usize>, HeadBuffer)> {
+        loop {
+            self.expect_reply();
+            let reply = self.reply.as_mut().expect("expect_reply has begun one");
+            let (received, buffer) = ready!(Pin::new(reply).poll(cx));
+            self.reply = match &received {
+                // The sweep had told it to give its buffer back just before the checkout.
+                Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {
+                    Some(self.socket.start_recv(buffer))
+                }
+                _ => {
+                    self.reply = None;
+                    return Poll::Ready((received, buffer));
+                }
+            };
+        }
+    }
+
     /// Waits for bytes of the answer. Where the sweep had told the receive to give its buffer back
     /// just before the checkout, it begins again by itself.
     pub fn recv(&mut self, limit: Duration) -> Recv<'_> {
@@ -83,10 +112,19 @@ impl Lease {
         self.socket.recv(buffer, &self.pool.deadlines, limit)
     }
 
+    /// Says how long its origin may take to take some of a request while others wait.
+    #[cold]
+    pub(crate) fn limit_write(&self, limit: Duration) {
+        if let Some(slot) = self.pool.slots.borrow_mut().get_mut(self.key) {
+            slot.write_ms = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+        }
+    }
+
     /// Says that an answer's body begins that may be long on its way.
     pub fn begin_stream(&self) {
         if let Some(slot) = self.pool.slots.borrow_mut().get_mut(self.key) {
             slot.streams_since = Some(Moment::at_ms(clock::coarse_ms()));
+            slot.end_first();
         }
     }
 

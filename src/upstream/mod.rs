@@ -4,103 +4,158 @@
 //! [`balance`]'s, the connections are [`pool`]'s, the addresses [`resolver`]'s; here they meet: the
 //! next address, then the next origin, where connecting fails.
 
+pub(crate) mod addresses;
 pub(crate) mod balance;
 mod bonds;
 mod book;
+pub(crate) mod checkout;
 mod dial;
 pub(crate) mod fair;
 pub(crate) mod h1;
+pub(crate) mod health;
 pub(crate) mod host;
 mod idle;
+pub(crate) mod learnt;
 pub(crate) mod lease;
+mod lessons;
 pub(crate) mod names;
 pub(crate) mod origin_ids;
+pub(crate) mod outcomes;
 pub(crate) mod permits;
+mod places;
 pub(crate) mod pool;
 pub(crate) mod prewarm;
 pub(crate) mod queue;
+pub(crate) mod quota;
+mod race;
 pub(crate) mod resolver;
+mod roster;
+mod second;
 mod secure;
+pub(crate) mod services;
+pub(crate) mod sticky;
 pub(crate) mod tallies;
+pub(crate) mod target;
+pub(crate) mod targets;
+mod window;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
 
-use crate::address::Address;
-use crate::config::{HostPolicy, UpstreamConfig};
-use crate::fault::Fault;
+use crate::config::{HashKey, HostPolicy, Policy, TimeoutsConfig, UpstreamConfig};
 use crate::http::chunk_rules::ChunkRules;
 use crate::proxy_protocol::Version;
-use crate::ring::{Socket, clock};
 use crate::tls::connector::Connector;
 
+use self::addresses::Addresses;
 use self::balance::Balance;
-use self::lease::Lease;
 use self::origin_ids::{OriginId, OriginIds};
-use self::permits::{PoolShared, UPSTREAM};
-use self::pool::Pool;
-use self::queue::{Holder, Permitted};
-use self::resolver::Addresses;
+use self::permits::PoolShared;
+use self::queue::Holder;
+use self::quota::Quota;
+use self::services::{Server, Service};
+use self::sticky::Sticky;
+use self::target::Target;
+use self::targets::Targets;
 
 /// An upstream as all workers see it: its configuration and its origins' addresses.
 pub(crate) struct UpstreamPlan {
     pub config: UpstreamConfig,
     pub origins: Vec<Origin>,
+    /// Counts up with every change of an address, and of what an operator makes of a weight.
+    pub changes: Arc<AtomicU64>,
+    pub sticky: Option<Arc<Sticky>>,
+    /// How long its origins may take, where no route says otherwise.
+    pub times: Arc<TimeoutsConfig>,
+    /// Where this ringway is.
+    pub zone: String,
+}
+
+impl UpstreamPlan {
+    /// The targets that there are now, with their origins.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = (Arc<Origin>, Arc<Target>)> {
+        self.origins.iter().flat_map(Origin::servers).map(Arc::new).flat_map(|origin| {
+            let targets = origin.targets.keep(&origin.addresses.load());
+            targets.into_iter().map(move |target| (origin.clone(), target))
+        })
+    }
 }
 
 /// One origin server, as all workers see it.
 #[derive(Clone)]
 pub(crate) struct Origin {
-    /// What the configuration calls it.
+    /// As the configuration has it.
     pub url: String,
+    /// A name, an IP literal without brackets, or the address of a Unix socket.
     pub host: String,
     /// `host:port` as the `Host` field has it.
     pub authority: String,
     pub weight: u32,
+    pub priority: u16,
+    /// What its paths begin with, and where it is: see `config::OriginConfig`.
+    pub base: String,
+    pub zone: String,
     pub addresses: Arc<Addresses>,
-    /// Since when every attempt to connect has failed, of all workers, on the coarse clock; 0 where
-    /// the last one succeeded.
-    pub failing_since_ms: Arc<AtomicU64>,
-    /// How it is spoken to over TLS; `None` where it is not.
+    pub targets: Arc<Targets>,
+    pub quota: Arc<Quota>,
+    /// How it is spoken to over TLS.
     pub tls: Option<Arc<Connector>>,
+    /// Where it is a service: its servers, in place of addresses of its own.
+    pub service: Option<Arc<Service>>,
+    /// One of the servers of a service.
+    pub is_server: bool,
 }
 
 impl Origin {
-    /// What tells its connections from those of others: where they go, and whom they trust.
-    fn identity(&self) -> String {
-        let trust = self.tls.as_ref().map_or(0, |tls| tls.identity());
-        format!("{} {trust:x}", self.url)
+    /// Itself, or the servers that its service has now.
+    pub(crate) fn servers(&self) -> Vec<Self> {
+        let Some(service) = &self.service else { return vec![self.clone()] };
+        service.load().iter().map(|server| self.server(server)).collect()
     }
 
-    fn connected(&self) {
-        if self.failing_since_ms.load(Ordering::Relaxed) != 0 {
-            self.failing_since_ms.store(0, Ordering::Relaxed);
+    fn server(&self, server: &Server) -> Self {
+        Self {
+            host: server.host.clone(),
+            authority: server.authority(self.tls.is_some()),
+            weight: self.weight.saturating_mul(server.weight),
+            priority: self.priority.saturating_add(server.rank),
+            addresses: server.addresses.clone(),
+            targets: server.targets.clone(),
+            service: None,
+            is_server: true,
+            ..self.clone()
         }
     }
 
-    fn failed(&self, now_ms: u64) {
-        let since = &self.failing_since_ms;
-        let _ = since.compare_exchange(0, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed);
+    /// What tells its connections from those of others: where they go, and whom they trust.
+    fn identity(&self) -> String {
+        let trust = self.tls.as_ref().map_or(0, |tls| tls.identity());
+        let server = if self.is_server { &*self.authority } else { "" };
+        format!("{} {server} {trust:x}", self.url)
     }
 
-    /// The last attempt to connect to it failed, or its name has no address.
+    /// Its name has no address, or none of those may be asked.
     pub(crate) fn is_down(&self) -> bool {
-        self.failing_since_ms.load(Ordering::Relaxed) != 0 || self.addresses.load().is_empty()
-    }
-
-    pub(crate) fn has_address(&self, address: Address) -> bool {
-        self.addresses.load().contains(&address)
+        if self.service.is_some() {
+            return self.servers().iter().all(Self::is_down);
+        }
+        let addresses = self.addresses.load();
+        let known = self.targets.keep(&addresses);
+        addresses.is_empty()
+            || known.len() == addresses.len() && known.iter().all(|target| !target.is_sound())
     }
 }
 
-/// One origin of an upstream, with the id that it has in a worker's pool.
+/// One target of an upstream, with the id that it has in a worker's pool.
 #[derive(Clone)]
 pub(crate) struct Member {
-    pub origin: Origin,
+    pub origin: Rc<Origin>,
+    pub target: Arc<Target>,
     pub id: OriginId,
+    /// By which clients that are kept with it know it; 0 where none are.
+    mark: u64,
 }
 
 impl Member {
@@ -112,18 +167,34 @@ impl Member {
 
 /// An upstream as one worker sees it.
 pub(crate) struct Upstream {
-    name: String,
-    host: HostPolicy,
-    fail_timeout: Duration,
+    config: UpstreamConfig,
     pub(crate) traits: Traits,
-    /// By which each connection says whose request it carries; it carries one.
-    proxy_protocol: Option<Version>,
+    origins: Vec<Rc<Origin>>,
+    ids: Rc<OriginIds>,
+    shared: Arc<PoolShared>,
+    worker: usize,
+    changes: Arc<AtomicU64>,
+    sticky: Option<Arc<Sticky>>,
+    pub(crate) times: Arc<TimeoutsConfig>,
+    zone: String,
+    /// Some origin may have so many connections and no more.
+    has_quotas: bool,
+    roster: RefCell<Roster>,
+    /// Whose turn it is, where that has been found out already; by its number.
+    chosen: Cell<Option<usize>>,
+}
+
+/// The targets of an upstream, and whose turn it is.
+struct Roster {
     members: Vec<Member>,
-    balance: RefCell<Balance>,
+    balance: Balance,
+    /// Of the addresses that it was made from.
+    changes: u64,
 }
 
 /// What is known of the servers of an upstream, or of any.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a trait of its own")]
 pub(crate) struct Traits {
     /// Refuse every answer that is not as it should be.
     pub is_strict: bool,
@@ -131,6 +202,10 @@ pub(crate) struct Traits {
     pub reads_trailers: bool,
     /// They read the body of any request.
     pub reads_all_bodies: bool,
+    /// What is sent depends on which of them it is sent to.
+    pub differ: bool,
+    /// Clients see of their answers something else than they say.
+    pub are_seen: bool,
 }
 
 impl Traits {
@@ -139,6 +214,9 @@ impl Traits {
             is_strict: config.strict,
             reads_trailers: config.pass_trailers,
             reads_all_bodies: config.reads_all_bodies,
+            differ: config.host == HostPolicy::Origin
+                || config.all_origins().any(|origin| !origin.base.is_empty()),
+            are_seen: config.sticky.is_some() || config.map_location,
         }
     }
 
@@ -160,14 +238,12 @@ pub(crate) struct Who<'a> {
     /// What a connection with TLS begins with, before its handshake: whose it is. Empty where an
     /// origin need not know.
     pub introduction: &'a [u8],
+    pub times: &'a TimeoutsConfig,
 }
 
-/// Addresses of one origin that a single request tries.
-const ADDRESSES_TRIED_MAX: usize = 4;
-
 impl Upstream {
-    /// `worker` staggers the turns, so that not every worker begins with the first origin. An
-    /// origin of an upstream that another configuration has too keeps its place in the pool; one
+    /// `worker` staggers the turns, so that not every worker begins with the first target. A
+    /// target of an upstream that another configuration has too keeps its place in the pool; one
     /// that another upstream has too has a place there of its own, because its connections count
     /// under the other's limit.
     pub(crate) fn new(
@@ -176,243 +252,111 @@ impl Upstream {
         ids: &Rc<OriginIds>,
         shared: &Arc<PoolShared>,
     ) -> Self {
-        let weights: Vec<u32> = plan.origins.iter().map(|origin| origin.weight).collect();
-        let name = &plan.config.name;
-        let member = |origin: &Origin| Member {
-            origin: origin.clone(),
-            id: ids.hold(&format!("origin {name} {}", origin.identity()), || {
-                shared.group(&format!("{UPSTREAM}{name}"))
-            }),
-        };
-        Self {
-            name: plan.config.name.clone(),
-            host: plan.config.host.clone(),
-            fail_timeout: plan.config.fail_timeout,
+        let upstream = Self {
+            config: plan.config.clone(),
             traits: Traits::of(&plan.config),
-            proxy_protocol: plan.config.proxy_protocol,
-            members: plan.origins.iter().map(member).collect(),
-            balance: RefCell::new(Balance::new(&weights).started_at(worker)),
-        }
+            origins: plan.origins.iter().cloned().map(Rc::new).collect(),
+            sticky: plan.sticky.clone(),
+            times: plan.times.clone(),
+            zone: plan.zone.clone(),
+            has_quotas: plan.origins.iter().any(|origin| origin.quota.max().is_some()),
+            ids: ids.clone(),
+            shared: shared.clone(),
+            worker,
+            changes: plan.changes.clone(),
+            roster: RefCell::new(Roster::default()),
+            chosen: Cell::new(None),
+        };
+        upstream.roster.replace(upstream.enroll());
+        upstream
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        &self.config.name
     }
 
     pub(crate) fn host(&self) -> &HostPolicy {
-        &self.host
+        &self.config.host
     }
 
+    pub(crate) fn config(&self) -> &UpstreamConfig {
+        &self.config
+    }
+
+    /// By which each connection says whose request it carries; it carries one.
     pub(crate) fn proxy_protocol(&self) -> Option<Version> {
-        self.proxy_protocol
+        self.config.proxy_protocol
     }
 
     /// How a connection to an origin with TLS says whose it is, which is before its handshake.
     #[inline]
     pub(crate) fn early_proxy_protocol(&self) -> Option<Version> {
-        let version = self.proxy_protocol?;
-        self.members.iter().any(|member| member.origin.tls.is_some()).then_some(version)
+        let version = self.config.proxy_protocol?;
+        self.origins.iter().any(|origin| origin.tls.is_some()).then_some(version)
     }
 
-    pub(crate) fn members(&self) -> &[Member] {
-        &self.members
+    /// What requests are kept together by, if they are.
+    pub(crate) fn hash_key(&self) -> Option<&HashKey> {
+        (self.config.balance == Policy::ConsistentHash).then_some(&self.config.hash)
     }
 
-    /// The origin of this upstream with the number `number`.
-    pub(crate) fn origin(&self, number: usize) -> Option<&Origin> {
-        self.place(number).map(|place| &self.members[place].origin)
+    /// One of those that may be asked next.
+    pub(crate) fn any_origin(&self) -> Option<Rc<Origin>> {
+        self.roster.borrow().members.first().map(|member| member.origin.clone())
     }
 
-    /// A connection that waits for its next request, where whose turn it is is no question: the
-    /// common case, for which no future is made.
-    pub(crate) fn take_idle(&self, pool: &Rc<Pool>, holder: Holder) -> Option<Lease> {
-        let [member] = &*self.members else { return None };
-        if self.proxy_protocol.is_some() {
-            return None;
-        }
-        pool.take_idle(member.number(), holder)
+    /// The targets that there are now.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        self.roster.borrow().members.clone()
     }
 
-    fn place(&self, number: usize) -> Option<usize> {
-        self.members.iter().position(|member| member.number() == number)
+    /// The origin of the target with the number `number`.
+    pub(crate) fn origin(&self, number: usize) -> Option<Rc<Origin>> {
+        let roster = self.roster.borrow();
+        let member = roster.members.iter().find(|member| member.number() == number)?;
+        Some(member.origin.clone())
     }
 
-    /// The origin with the number `number` has ended a new connection before it answered. Whether
-    /// there is another one.
-    #[cold]
-    pub(crate) fn failed(&self, number: usize) -> bool {
-        let place = self.place(number);
-        if let Some(place) = place {
-            let now = clock::coarse_ms();
-            self.balance.borrow_mut().mark_failed(place, now, self.fail_timeout);
-        }
-        self.members.len() > 1
+    /// The authority of the origin of the target with the number `number`, and what its paths begin
+    /// with.
+    pub(crate) fn origin_url(&self, number: usize) -> Option<(String, String)> {
+        let origin = self.origin(number)?;
+        Some((origin.authority.clone(), origin.base.clone()))
     }
 
-    /// A new connection to another origin than the one with the number `number`.
-    pub(crate) async fn checkout_other(
-        &self,
-        pool: &Rc<Pool>,
-        who: Who<'_>,
-        number: usize,
-    ) -> Result<Lease, Fault> {
-        let place = self.place(number);
-        self.checkout_beside(pool, who, true, place.into_iter().collect()).await
+    fn member(&self, number: usize) -> Option<Member> {
+        self.roster.borrow().members.iter().find(|member| member.number() == number).cloned()
     }
 
-    /// A connection to the origin whose turn it is, or to the next one where it cannot be
-    /// reached. `is_fresh` asks for one that has carried no exchange yet.
-    pub(crate) async fn checkout(
-        &self,
-        pool: &Rc<Pool>,
-        who: Who<'_>,
-        is_fresh: bool,
-    ) -> Result<Lease, Fault> {
-        self.checkout_beside(pool, who, is_fresh, Vec::new()).await
+    /// What keeps clients with targets, if anything.
+    pub(crate) fn sticky(&self) -> Option<&Sticky> {
+        self.sticky.as_deref()
     }
 
-    async fn checkout_beside(
-        &self,
-        pool: &Rc<Pool>,
-        who: Who<'_>,
-        is_fresh: bool,
-        mut tried: Vec<usize>,
-    ) -> Result<Lease, Fault> {
-        let is_single = self.proxy_protocol.is_some();
-        let is_fresh = is_fresh || is_single;
-        let mut fault = Fault::OriginUnresolved;
-        loop {
-            // A single origin's turn does not depend on the time.
-            let now = if self.members.len() > 1 { clock::coarse_ms() } else { 0 };
-            let pick = self.balance.borrow_mut().pick(now, |origin| tried.contains(&origin));
-            let Some(pick) = pick else { return Err(fault) };
-            let member = &self.members[pick];
-            if !is_fresh && let Some(lease) = pool.take_idle(member.number(), who.holder) {
-                return Ok(lease);
-            }
-            match open(pool, member, who, is_fresh).await {
-                Ok(mut lease) => {
-                    lease.is_single |= is_single;
-                    member.origin.connected();
-                    self.balance.borrow_mut().mark_ok(pick);
-                    return Ok(lease);
-                }
-                Err(failed) if failed.is_origin_local() => {
-                    let now = clock::coarse_ms();
-                    member.origin.failed(now);
-                    self.balance.borrow_mut().mark_failed(pick, now, self.fail_timeout);
-                    tried.push(pick);
-                    fault = failed;
-                }
-                Err(failed) => return Err(failed),
-            }
-        }
+    /// By which clients that are kept with it know the target with the number `number`.
+    pub(crate) fn mark(&self, number: usize) -> Option<u64> {
+        self.member(number).map(|member| member.mark).filter(|mark| *mark != 0)
     }
 }
 
-/// A connection to a forward target: one that waits for its next request, or a new one,
-/// by `dialled`, which is not begun before there is a permit for it.
-pub async fn open_target(
-    pool: &Rc<Pool>,
-    origin_id: &OriginId,
-    dialled: impl Future<Output = Result<(Socket, Address), Fault>>,
-    holder: Holder,
-    is_fresh: bool,
-) -> Result<Lease, Fault> {
-    match permit(pool, origin_id, holder, is_fresh).await? {
-        Permitted::Open(permit) => {
-            let born = Instant::now();
-            let _racing = pool.racing(&permit, holder);
-            let connected = dialled.await?;
-            Ok(pool.adopt(origin_id.clone(), connected, born, permit, holder))
-        }
-        Permitted::Handed(lease) => Ok(lease),
-    }
+/// What a checkout is to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    /// One that has carried no exchange yet.
+    pub is_fresh: bool,
+    /// To another target than those with these numbers, where another one may be asked.
+    pub but: &'a [usize],
+    /// To none of those, whatever else there is.
+    pub needs_other: bool,
+    /// What the request is kept together with.
+    pub key: u64,
+    /// To the target with this mark, if that may be asked.
+    pub mark: Option<u64>,
 }
 
-/// Connects to the first address that answers, within `timeouts.connect` for all of them.
-async fn open(
-    pool: &Rc<Pool>,
-    member: &Member,
-    who: Who<'_>,
-    is_fresh: bool,
-) -> Result<Lease, Fault> {
-    let holder = who.holder;
-    let addresses = member.origin.addresses.load();
-    let (mut fault, mut has_answered) = (Fault::OriginUnresolved, false);
-    let began = Instant::now();
-    for address in addresses.iter().take(ADDRESSES_TRIED_MAX) {
-        let permit = match permit(pool, &member.id, holder, is_fresh).await? {
-            Permitted::Open(permit) => permit,
-            Permitted::Handed(lease) => return Ok(lease),
-        };
-        let connected = pool.connect(&member.id, *address, permit, holder, began).await;
-        let is_answered = connected.is_ok();
-        let connected = match connected {
-            // Boxed so that nobody else carries the room for it.
-            Ok(lease) if member.origin.tls.is_some() => {
-                Box::pin(pool.secure(lease, &member.origin, who.introduction, began)).await
-            }
-            connected => connected,
-        };
-        match connected {
-            Ok(lease) => return Ok(lease),
-            // Whoever answers and is no use says more than an address where nobody is.
-            Err(failed) if failed.is_origin_local() => {
-                if is_answered || !has_answered {
-                    fault = failed;
-                }
-                has_answered |= is_answered;
-            }
-            Err(failed) => return Err(failed),
-        }
-    }
-    Err(fault)
-}
-
-/// The right to open a connection; where it need not be a new one, one that has come back will do.
-async fn permit(
-    pool: &Rc<Pool>,
-    id: &OriginId,
-    holder: Holder,
-    is_fresh: bool,
-) -> Result<Permitted, Fault> {
-    loop {
-        match pool.permit(id, holder).await? {
-            // Dropping it frees the right to open another.
-            Permitted::Handed(_) if is_fresh => {}
-            permitted => return Ok(permitted),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::resolver::Resolver;
-    use super::*;
-
-    #[test]
-    fn an_origin_is_down_from_its_first_failure_to_its_next_success() {
-        let resolver = Resolver::start(&crate::config::DnsConfig::default()).unwrap();
-        let origin = Origin {
-            url: "http://127.0.0.1:9".to_owned(),
-            host: "127.0.0.1".to_owned(),
-            authority: "127.0.0.1:9".to_owned(),
-            weight: 1,
-            addresses: resolver.watch("127.0.0.1", 9),
-            failing_since_ms: Arc::default(),
-            tls: None,
-        };
-        let other_worker = origin.clone();
-        assert!(!origin.is_down());
-        for now_ms in [0, 5, 9] {
-            origin.failed(now_ms);
-            assert!(other_worker.is_down());
-        }
-        assert_eq!(origin.failing_since_ms.load(Ordering::Relaxed), 1);
-        other_worker.connected();
-        assert!(!origin.is_down());
-        let unresolved = Origin { addresses: Arc::default(), ..origin };
-        assert!(unresolved.is_down());
+impl Default for Roster {
+    fn default() -> Self {
+        let balance = Balance::new(Policy::default(), Vec::new());
+        Self { members: Vec::new(), balance, changes: 0 }
     }
 }

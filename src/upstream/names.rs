@@ -21,7 +21,7 @@ use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::Query;
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{Hosts, TokioResolver};
 
@@ -73,6 +73,23 @@ pub(crate) struct Asker {
 pub(crate) struct Found {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) valid_until: Instant,
+}
+
+/// What DNS says of a service (RFC 2782).
+#[derive(Debug)]
+pub(crate) struct FoundService {
+    pub(crate) records: Vec<ServiceRecord>,
+    pub(crate) valid_until: Instant,
+}
+
+/// One of its servers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ServiceRecord {
+    pub(crate) priority: u16,
+    pub(crate) weight: u16,
+    /// In lower case, without the last dot.
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 impl Default for Files {
@@ -202,6 +219,23 @@ impl Asker {
             kinds => either(ask(kinds[0]), ask(kinds[1])).await?,
         };
         Ok(found)
+    }
+
+    /// Asks for the servers of a service. There is none where the only record names the root (RFC
+    /// 2782), and nobody can connect to port 0.
+    pub(crate) async fn ask_for_service(&self, name: &str) -> Result<FoundService, NetError> {
+        let answer = self.resolver.lookup(Name::from_utf8(name)?, RecordType::SRV).await?;
+        let record = |data: &RData| match data {
+            RData::SRV(srv) if !srv.target.is_root() && srv.port != 0 => {
+                let host = srv.target.to_ascii().to_ascii_lowercase();
+                let host = host.strip_suffix('.').map(str::to_owned).unwrap_or(host);
+                let (priority, weight, port) = (srv.priority, srv.weight, srv.port);
+                Some(ServiceRecord { priority, weight, host, port })
+            }
+            _ => None,
+        };
+        let records = answer.answers().iter().filter_map(|found| record(&found.data)).collect();
+        Ok(FoundService { records, valid_until: answer.valid_until() })
     }
 
     fn kinds(&self) -> &'static [RecordType] {

@@ -12,7 +12,10 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::permits::Group;
+use super::fair::Claimant;
+use super::permits::{Group, Permit};
+use super::quota::Quota;
+use super::target::{Busy, Target};
 
 /// The origins that one worker has to do with.
 #[derive(Default)]
@@ -26,16 +29,36 @@ struct Entry {
     holders: Cell<usize>,
     /// Whose limit its connections count under.
     group: Arc<Group>,
+    /// What all workers know of it, and what its origin may have, where it is one of an upstream.
+    target: Option<Arc<Target>>,
+    quota: Option<Arc<Quota>>,
+    /// The requests on its connections are counted.
+    is_counted: bool,
 }
 
 impl OriginIds {
     /// The id of `key`, which must say all that keeps its connections from being another's: scheme,
     /// host, port, the user, and the proxy on the way. `group` is asked for where it is a new one.
     pub fn hold(self: &Rc<Self>, key: &str, group: impl FnOnce() -> Arc<Group>) -> OriginId {
+        self.hold_target(key, None, false, group)
+    }
+
+    /// The same for a target of an upstream, whose requests may be counted.
+    pub(super) fn hold_target(
+        self: &Rc<Self>,
+        key: &str,
+        shared: Option<(Arc<Target>, Arc<Quota>)>,
+        is_counted: bool,
+        group: impl FnOnce() -> Arc<Group>,
+    ) -> OriginId {
         let known = self.numbers.borrow().get(key).copied();
         let number = known.unwrap_or_else(|| {
             let key: Rc<str> = key.into();
-            let entry = Rc::new(Entry { key: key.clone(), holders: Cell::new(0), group: group() });
+            let holders = Cell::new(0);
+            let group = group();
+            let (target, quota) = shared.unzip();
+            let own = key.clone();
+            let entry = Rc::new(Entry { key: own, holders, group, target, quota, is_counted });
             let number = self.entries.borrow_mut().insert(entry);
             self.numbers.borrow_mut().insert(key, number);
             number
@@ -69,6 +92,34 @@ impl OriginId {
 
     pub(super) fn group(&self) -> &Arc<Group> {
         &self.entry.group
+    }
+
+    /// What its origin may have, where it is one of an upstream.
+    pub(super) fn quota(&self) -> Option<&Arc<Quota>> {
+        self.entry.quota.as_ref()
+    }
+
+    /// The right to open a connection, where there is no need to wait for it.
+    pub(super) fn try_open(&self, who: (usize, Claimant)) -> Option<Permit> {
+        let place = match self.quota() {
+            None => None,
+            Some(quota) => Some(quota.take()?),
+        };
+        let mut permit = self.group().try_open(who)?;
+        permit.place = place;
+        Some(permit)
+    }
+
+    /// What all workers know of it.
+    #[inline]
+    pub(super) fn target(&self) -> Option<&Arc<Target>> {
+        self.entry.target.as_ref()
+    }
+
+    /// Counts a request for as long as the result lives.
+    #[inline]
+    pub(super) fn count(&self) -> Option<Busy> {
+        if self.entry.is_counted { self.entry.target.clone().map(Busy::new) } else { None }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::ring::clock;
 
 use super::book::{Book, GroupState, State, Waiting};
 use super::fair::{Claimant, Head, Line};
+use super::quota::{IdleCap, Place, Waits};
 
 pub use super::book::Limits;
 pub(crate) use super::book::UPSTREAM;
@@ -39,6 +40,10 @@ pub struct Group {
     shared: Arc<PoolShared>,
     name: Arc<str>,
     number: usize,
+    pub(super) idle: Arc<IdleCap>,
+    /// Requests that wait for one of its connections, and how many may.
+    queued: AtomicUsize,
+    queue_max: AtomicUsize,
 }
 
 /// The right to have one connection open; its drop gives it back.
@@ -46,6 +51,8 @@ pub struct Permit {
     pub(super) group: Arc<Group>,
     /// It counts among the long answers.
     pub(super) is_long: bool,
+    /// Its place among the connections to its origin.
+    pub(super) place: Option<Place>,
 }
 
 /// Where a connection goes that has come back while a request waits.
@@ -104,6 +111,8 @@ impl PoolShared {
 
     /// Other limits from now on. What is open beyond them stays open while it is used.
     pub fn set_limits(&self, limits: Limits) {
+        // A group that is dropped wants the book.
+        let mut held = Vec::new();
         self.with(|book, wakers| {
             book.everything.set_max(limits.ceiling);
             book.long.set_max(limits.long);
@@ -113,6 +122,10 @@ impl PoolShared {
                 let (max, is_exempt) = book.max_of(&name);
                 book.groups[number].line.set_max(max);
                 book.groups[number].is_exempt = is_exempt;
+                if let Some(group) = book.groups[number].handle.upgrade() {
+                    group.set_caps(book.caps_of(&name));
+                    held.push(group);
+                }
                 book.grant(number, wakers);
             }
         });
@@ -127,10 +140,19 @@ impl PoolShared {
                 return group;
             }
             let (max, is_exempt) = book.max_of(name);
+            let caps = book.caps_of(name);
             let name: Arc<str> = name.into();
             let entry = book.groups.vacant_entry();
             let number = entry.key();
-            let group = Arc::new(Group { shared: self.clone(), name: name.clone(), number });
+            let group = Arc::new(Group {
+                shared: self.clone(),
+                name: name.clone(),
+                number,
+                idle: Arc::default(),
+                queued: AtomicUsize::new(0),
+                queue_max: AtomicUsize::new(usize::MAX),
+            });
+            group.set_caps(caps);
             entry.insert(GroupState {
                 handle: Arc::downgrade(&group),
                 is_exempt,
@@ -180,14 +202,20 @@ impl PoolShared {
 
     /// Of every group that there is.
     pub fn figures(&self) -> Vec<GroupFigures> {
+        // A group that is dropped wants the book.
+        let mut held = Vec::new();
         let book = self.lock();
         let figures = book.numbers.iter().map(|(name, number)| {
             let state = &book.groups[*number];
+            let group = state.handle.upgrade();
+            let queued = group.as_ref().map_or(0, |it| it.queued.load(Ordering::Relaxed));
+            held.extend(group);
             GroupFigures {
                 name: name.clone(),
                 open: state.open,
                 max: state.line.max(),
-                waiting: state.line.len() + state.promised,
+                // Those for a place at their origin too.
+                waiting: queued.max(state.line.len() + state.promised),
             }
         });
         figures.collect()
@@ -240,6 +268,18 @@ impl Group {
         &self.name
     }
 
+    fn set_caps(&self, (idle, queue): (Option<usize>, Option<usize>)) {
+        self.idle.set(idle);
+        self.queue_max.store(queue.unwrap_or(usize::MAX), Ordering::Relaxed);
+    }
+
+    /// A place among the requests that wait for a connection, where there is one.
+    pub(super) fn queue_up(&self) -> Option<Waits<'_>> {
+        let place = Waits::new(&self.queued);
+        let is_in = self.queued.load(Ordering::SeqCst) <= self.queue_max.load(Ordering::Relaxed);
+        is_in.then_some(place)
+    }
+
     /// A permit, where there is one and no request waits for it.
     pub(super) fn try_open(
         self: &Arc<Self>,
@@ -252,7 +292,7 @@ impl Group {
             }
             may
         });
-        is_open.then(|| Permit { group: self.clone(), is_long: false })
+        is_open.then(|| Permit { group: self.clone(), is_long: false, place: None })
     }
 
     /// Whether a connection may be opened without any request having to wait or to give one up.
@@ -415,7 +455,7 @@ impl Ticket {
         });
         granted.map(|is_permit| {
             if is_permit {
-                Granted::Permit(Permit { group: self.group.clone(), is_long: false })
+                Granted::Permit(Permit { group: self.group.clone(), is_long: false, place: None })
             } else {
                 Granted::Handed
             }
@@ -435,7 +475,7 @@ impl Drop for Ticket {
             (is_unused, waker)
         });
         if is_unused {
-            drop(Permit { group: self.group.clone(), is_long: false });
+            drop(Permit { group: self.group.clone(), is_long: false, place: None });
         }
     }
 }

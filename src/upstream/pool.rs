@@ -7,6 +7,7 @@
 //! It never sends a request and never decides where one goes.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
+use tokio::sync::Notify;
 
 use crate::address::Address;
 use crate::fault::Fault;
@@ -25,11 +27,14 @@ use crate::ring::{Deadlines, HeadPool, Socket, WaitError, clock};
 
 use super::bonds::{Bond, is_owned};
 use super::idle::{Entry, Idle, Watch};
+use super::learnt::UNUSED;
 use super::lease::Lease;
 use super::origin_ids::OriginId;
 use super::permits::{Group, Permit, PoolShared};
 use super::queue::{Holder, NO_SEAT, Waiters};
+use super::quota::IdleCap;
 use super::tallies::{Verdict, View};
+use super::target::Busy;
 
 /// The limits and waits of `[pool]` and `[timeouts]` that concern the pool.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +62,10 @@ pub struct Pool {
     /// Idle slots that are a client's own.
     pub(super) bonds: RefCell<Vec<Bond>>,
     pub(super) waiters: RefCell<Waiters>,
+    /// Requests that wait for a place at an origin, by its number.
+    pub(super) placeless: RefCell<HashMap<usize, Rc<Notify>>>,
+    /// What this worker has last said of its idle connections, where that is limited.
+    pub(super) caps: RefCell<HashMap<usize, Arc<IdleCap>>>,
     pub(super) janitor: RefCell<Waker>,
     pub(super) idle_published: Cell<usize>,
     pub(super) is_stopping: Cell<bool>,
@@ -82,10 +91,19 @@ pub(super) struct Slot {
     pub(super) owner: u32,
     /// Since when it has carried the body of an answer, if that does not come with the head.
     pub(super) streams_since: Option<Moment>,
+    /// What its origin may take to take some of a request while others wait, where that is another
+    /// time than elsewhere; 0 where not.
+    pub(super) write_ms: u32,
     /// It has been told to end.
     pub(super) is_ending: bool,
+    /// It has carried an answer.
+    pub(super) has_carried: bool,
+    /// It is counted among those that wait for their first answer.
+    pub(super) is_first: bool,
     /// Keeps the origin's number for as long as there is a connection.
-    _origin_id: OriginId,
+    pub(super) origin_id: OriginId,
+    /// The request that it carries, where those are counted.
+    pub(super) busy: Option<Busy>,
     _ledger_entry: LedgerEntry,
     pub(super) permit: Permit,
 }
@@ -94,7 +112,9 @@ impl Slot {
     /// It is in the hands of another exchange from now on.
     pub(super) fn take(&mut self, holder: Holder) {
         self.holder = holder;
+        self.busy = self.origin_id.count();
         self.streams_since = None;
+        self.write_ms = 0;
         self.is_ending = false;
     }
 }
@@ -162,6 +182,8 @@ impl Pool {
             idle: RefCell::default(),
             bonds: RefCell::default(),
             waiters: RefCell::default(),
+            placeless: RefCell::default(),
+            caps: RefCell::default(),
             janitor: RefCell::new(Waker::noop().clone()),
             idle_published: Cell::new(0),
             is_stopping: Cell::new(false),
@@ -182,17 +204,17 @@ impl Pool {
         }
     }
 
-    /// Opens a connection with a permit, within `timeouts.connect` from `began` on.
+    /// Opens a connection with a permit, until `deadline`.
     pub async fn connect(
         self: &Rc<Self>,
         origin_id: &OriginId,
         address: Address,
         permit: Permit,
         holder: Holder,
-        began: Instant,
+        deadline: Instant,
     ) -> Result<Lease, Fault> {
-        let PoolLimits { connect, keepalive, .. } = self.limits.get();
-        let limit = connect.saturating_sub(began.elapsed());
+        let keepalive = self.limits.get().keepalive;
+        let limit = deadline.saturating_duration_since(Instant::now());
         if limit.is_zero() {
             return Err(Fault::OriginConnectTimeout);
         }
@@ -227,8 +249,12 @@ impl Pool {
             holder,
             owner: NO_SEAT,
             streams_since: None,
+            write_ms: 0,
             is_ending: false,
-            _origin_id: origin_id,
+            has_carried: false,
+            is_first: self.begin_first(&origin_id),
+            busy: origin_id.count(),
+            origin_id,
             _ledger_entry: LedgerEntry::new(&self.ledger),
             permit,
         });
@@ -241,7 +267,10 @@ impl Pool {
         if self.is_stopping.get() || lease.is_single {
             return;
         }
-        let Some(owner) = self.rejoin(&lease) else { return };
+        let Some((owner, is_news)) = self.rejoin(&lease) else { return };
+        if is_news && !(self.learn(&lease) && self.may_rest_here(&lease)) {
+            return;
+        }
         if self.shared.is_wanted() {
             // Nobody else can use it.
             if is_owned(owner) {
@@ -286,12 +315,25 @@ impl Pool {
         (!has_ended).then_some(Watch::Recv(pending))
     }
 
-    /// Counts a connection that has carried a long answer as any other again; whose own it is, or
-    /// nothing where there are as many of those as may be.
-    fn rejoin(&self, lease: &Lease) -> Option<u32> {
+    /// Counts a connection that has carried a long answer as any other again; whose own it is, and
+    /// whether there is more to it, or nothing where there are as many of those as may be.
+    fn rejoin(&self, lease: &Lease) -> Option<(u32, bool)> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(lease.key)?;
-        (!slot.permit.is_long || slot.permit.return_to_group()).then_some(slot.owner)
+        slot.busy = None;
+        if slot.permit.is_long && !slot.permit.return_to_group() {
+            return None;
+        }
+        let is_wanted = slot.origin_id.quota().is_some_and(|quota| quota.is_wanted());
+        if lease.told == UNUSED {
+            return Some((slot.owner, is_wanted || slot.is_first));
+        }
+        slot.has_carried = true;
+        let is_news = slot.origin_id.target().is_some_and(|target| {
+            let is_alone = || !self.has_idle(slot.origin);
+            slot.is_first || !target.learnt.is_as_known(lease.told, is_alone)
+        });
+        Some((slot.owner, is_news || is_wanted))
     }
 
     /// Says that `lease` is in other hands from now on.
@@ -321,9 +363,10 @@ impl Pool {
         let slots = self.slots.borrow();
         let leased = slots.iter().filter(|(_, slot)| slot.idle.is_none());
         let of_slots = leased.map(|(id, slot)| {
-            let Slot { permit, holder, streams_since, is_ending, .. } = slot;
+            let Slot { permit, holder, streams_since, is_ending, write_ms, .. } = slot;
             let mut view = View::new(id, permit.group.number(), holder.claimant);
             (view.is_long, view.is_ending) = (permit.is_long, *is_ending);
+            view.write_ms = *write_ms;
             look(*holder, *streams_since, &mut view);
             view
         });
@@ -414,6 +457,7 @@ impl Pool {
         self.close_idle_beyond(0);
         self.end_all_bonds();
         self.wake_waiters();
+        self.wake_placeless();
     }
 
     /// Ends every connection that is out with an exchange.

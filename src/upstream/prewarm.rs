@@ -1,9 +1,13 @@
-//! Keeps connections to every origin open before a request asks for them.
+//! Keeps connections to origins open before a request asks for them.
 //!
 //! In go the origins and `pool.prewarm`; the task opens what is missing to this worker's share of
 //! it, once a second at most, and backs off from an origin that refuses or that closes what it was
-//! given. It never holds more than its share and never takes a connection from a request.
+//! given. Where nobody has said how many, only origins get some that have shown that they keep
+//! connections and serve several at once: in the queue of one that does not, a request would stand
+//! behind a connection that has nothing to say. It never holds more than its share and never takes
+//! a connection from a request.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +15,7 @@ use crate::ring::clock;
 
 use super::pool::Pool;
 use super::queue::Holder;
-use super::{ADDRESSES_TRIED_MAX, Member};
+use super::{Member, Upstream};
 use crate::fault::Fault;
 
 const ROUND: Duration = Duration::from_secs(1);
@@ -25,17 +29,30 @@ struct Schedule {
     back_off_ms: u64,
 }
 
-/// The task; `share` connections to each of `origins`, until `is_over`.
+impl Schedule {
+    const NOW: Self = Self { next_ms: 0, back_off_ms: BACK_OFF_MS };
+}
+
+/// The task; `share` connections to each of `members`, which come with their upstreams, or to those
+/// alone for which spare ones are known to be good, until `is_over`.
 pub(crate) async fn run(
     pool: Rc<Pool>,
-    members: Vec<Member>,
-    share: usize,
+    members: impl Fn() -> Vec<(Rc<Upstream>, Member)>,
+    (share, is_for_all): (usize, bool),
     is_over: impl Fn() -> bool,
 ) {
-    let mut schedules = vec![Schedule { next_ms: 0, back_off_ms: BACK_OFF_MS }; members.len()];
+    let mut schedules: HashMap<usize, Schedule> = HashMap::new();
     while share > 0 && !is_over() {
-        for (member, schedule) in members.iter().zip(&mut schedules) {
+        let members = members();
+        schedules.retain(|number, _| members.iter().any(|(_, it)| it.number() == *number));
+        for (upstream, member) in &members {
+            let schedule = schedules.entry(member.number()).or_insert(Schedule::NOW);
             let now = clock::coarse_ms();
+            let is_welcome = is_for_all || member.target.learnt.welcomes_spares();
+            let target = &member.target;
+            if !is_welcome || !(target.is_sound() || target.is_in(now)) {
+                continue;
+            }
             let missing = share.saturating_sub(pool.count_of(member.number()));
             if missing == 0 {
                 if now > schedule.next_ms + BACK_OFF_MAX_MS {
@@ -43,11 +60,11 @@ pub(crate) async fn run(
                 }
                 continue;
             }
-            if now < schedule.next_ms {
+            if now < schedule.next_ms || !target.claim(now) {
                 continue;
             }
             for _ in 0..missing {
-                match pool.open_ahead(member).await {
+                match pool.open_ahead(upstream, member).await {
                     Ok(true) => {}
                     // Requests need what there is.
                     Ok(false) => break,
@@ -72,36 +89,32 @@ pub(crate) async fn run(
 
 impl Pool {
     /// Opens an idle connection to `member`; false where a request would have to wait for it.
-    async fn open_ahead(self: &Rc<Self>, member: &Member) -> Result<bool, Fault> {
-        let addresses = member.origin.addresses.load();
-        let mut fault = Fault::OriginUnresolved;
-        let began = Instant::now();
-        for address in addresses.iter().take(ADDRESSES_TRIED_MAX) {
-            let group = member.id.group();
-            let who = (self.worker, Holder::NOBODY.claimant);
-            let permit = if self.is_stopping.get() || !group.has_room() {
-                None
-            } else {
-                group.try_open(who)
-            };
-            let Some(permit) = permit else { return Ok(false) };
-            let opened = self.connect(&member.id, *address, permit, Holder::NOBODY, began).await;
-            let opened = match opened {
-                Ok(lease) if member.origin.tls.is_some() => {
-                    Box::pin(self.secure(lease, &member.origin, b"", began)).await
-                }
-                opened => opened,
-            };
-            match opened {
-                Ok(lease) => {
-                    lease.give_back();
-                    return Ok(true);
-                }
-                Err(failed) if failed.is_origin_local() => fault = failed,
-                Err(failed) => return Err(failed),
+    async fn open_ahead(
+        self: &Rc<Self>,
+        upstream: &Upstream,
+        member: &Member,
+    ) -> Result<bool, Fault> {
+        let deadline = Instant::now() + upstream.times.connect;
+        let group = member.id.group();
+        let who = (self.worker, Holder::NOBODY.claimant);
+        let permit = if self.is_stopping.get() || !group.has_room() {
+            None
+        } else {
+            member.id.try_open(who)
+        };
+        let Some(permit) = permit else { return Ok(false) };
+        let address = member.target.address;
+        let opened = self.connect(&member.id, address, permit, Holder::NOBODY, deadline).await;
+        let opened = match opened {
+            Ok(lease) if member.origin.tls.is_some() => {
+                Box::pin(self.secure(lease, &member.origin, b"", deadline)).await
             }
-        }
-        Err(fault)
+            opened => opened,
+        };
+        let opened = opened?;
+        upstream.announce(member, member.target.connected(clock::coarse_ms()));
+        opened.give_back();
+        Ok(true)
     }
 }
 

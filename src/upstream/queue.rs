@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::fault::Fault;
 use crate::ring::clock;
@@ -19,6 +22,7 @@ use super::lease::Lease;
 use super::origin_ids::OriginId;
 use super::permits::{Granted, Heir, Permit};
 use super::pool::Pool;
+use super::quota::Place;
 
 /// Who has a connection in his hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,30 +65,56 @@ pub(crate) enum Permitted {
     Handed(Lease),
 }
 
+/// What a wait for a place at an origin ended with.
+pub(super) enum Placed {
+    /// `None` where places are not counted.
+    At(Option<Place>),
+    Handed(Lease),
+}
+
 impl Pool {
     /// Waits for the right to open a connection to `place`, or for one that is handed over.
+    ///
+    /// The wait for a place at the origin, where that may have so many connections and no more,
+    /// comes before the one for its upstream's; `patience` is for both.
     pub(super) async fn permit(
         self: &Rc<Self>,
         place: &OriginId,
         holder: Holder,
+        patience: Duration,
     ) -> Result<Permitted, Fault> {
         if self.is_stopping.get() {
             return Err(Fault::Stopping);
         }
         let (group, who) = (place.group(), (self.worker, holder.claimant));
-        if let Some(permit) = group.try_open(who) {
+        if let Some(permit) = place.try_open(who) {
             return Ok(Permitted::Open(permit));
         }
         // One of our own that is idle makes room, where no request waits for that.
         if group.is_at_peace()
+            && !place.quota().is_some_and(|quota| quota.is_full())
             && self.close_oldest_idle(Some(group.number()))
-            && let Some(permit) = group.try_open(who)
+            && let Some(permit) = place.try_open(who)
         {
             return Ok(Permitted::Open(permit));
         }
+        let Some(_queued) = group.queue_up() else {
+            return Err(Fault::PoolQueueFull);
+        };
         self.metrics.pool_waits.add(1);
         let began_us = clock::precise_us();
-        let outcome = self.wait(place, holder).await;
+        let until = Instant::now() + patience;
+        let outcome = match self.wait_for_place(place, holder, until).await {
+            Ok(Placed::At(taken)) => self.wait(place, holder, until).await.map(|permitted| {
+                if let Permitted::Open(mut permit) = permitted {
+                    permit.place = taken;
+                    return Permitted::Open(permit);
+                }
+                permitted
+            }),
+            Ok(Placed::Handed(lease)) => Ok(Permitted::Handed(lease)),
+            Err(fault) => Err(fault),
+        };
         self.metrics.pool_wait.record(clock::precise_us().saturating_sub(began_us));
         if let Err(Fault::PoolTimeout) = outcome {
             self.metrics.pool_timeouts.add(1);
@@ -93,9 +123,14 @@ impl Pool {
         outcome
     }
 
-    async fn wait(self: &Rc<Self>, place: &OriginId, holder: Holder) -> Result<Permitted, Fault> {
+    async fn wait(
+        self: &Rc<Self>,
+        place: &OriginId,
+        holder: Holder,
+        until: Instant,
+    ) -> Result<Permitted, Fault> {
         let waiting = WaitingPlace::take(self, place, holder);
-        let mut patience = std::pin::pin!(tokio::time::sleep(self.limits.get().acquire));
+        let mut patience = std::pin::pin!(tokio::time::sleep_until(until));
         poll_fn(|cx| {
             if self.is_stopping.get() {
                 return Poll::Ready(Err(Fault::Stopping));

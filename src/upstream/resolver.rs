@@ -1,17 +1,19 @@
 //! Origin names to socket addresses, off the ring threads.
 //!
 //! In: host names. Out: one `Addresses` per origin, which the workers read without waiting and a
-//! thread of its own keeps current: a name is asked again when its TTL is over, and when that
-//! fails the last good answer stands and the next question comes sooner. An address needs no
-//! question at all. Nothing here connects anywhere but to name servers.
+//! thread of its own keeps current: a name is asked again when its TTL is over, or when somebody
+//! who has used an answer doubts it; when that fails the last good answer stands and the next
+//! question comes sooner. An address needs no question at all. A service (RFC 2782) is a list of
+//! names, each of which is followed in the same way. Nothing here connects anywhere but to name
+//! servers.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, Guard};
 use hickory_resolver::net::NetError;
 use tokio::runtime;
 use tokio::sync::Notify;
@@ -19,8 +21,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::config::DnsConfig;
 
-use super::names::{Files, NameService};
-use crate::address::{Address, UnixAddress};
+use super::addresses::{Addresses, all_of_tcp, in_order};
+use super::names::{Files, NameService, ServiceRecord};
+use super::services::Service;
 
 /// A TTL of 0 means "ask each time", which is once a second here.
 const TTL_MIN: Duration = Duration::from_secs(1);
@@ -36,24 +39,37 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
-/// The addresses that one origin has now, IPv4 first.
-#[derive(Debug, Default)]
-pub(crate) struct Addresses(ArcSwap<Vec<Address>>);
-
 /// The thread that keeps `Addresses` current; dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     watches: UnboundedSender<Watch>,
     names: Arc<NameService>,
     unsettled: Arc<Unsettled>,
+    changes: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
-struct Watch {
+enum Watch {
+    Name(NameWatch),
+    Service(ServiceWatch),
+}
+
+#[derive(Debug)]
+struct NameWatch {
     name: String,
     port: u16,
     addresses: Arc<Addresses>,
+    changes: Arc<AtomicU64>,
     /// Taken at the first outcome, good or bad.
+    first_outcome: Option<Awaited>,
+}
+
+#[derive(Debug)]
+struct ServiceWatch {
+    name: String,
+    service: Arc<Service>,
+    changes: Arc<AtomicU64>,
+    unsettled: Arc<Unsettled>,
     first_outcome: Option<Awaited>,
 }
 
@@ -67,13 +83,6 @@ struct Unsettled {
 /// Counts as unsettled until it is dropped.
 #[derive(Debug)]
 struct Awaited(Arc<Unsettled>);
-
-impl Addresses {
-    /// Never waits. Empty until the name has been resolved for the first time.
-    pub(crate) fn load(&self) -> Guard<Arc<Vec<Address>>> {
-        self.0.load()
-    }
-}
 
 impl Resolver {
     /// Asks the servers of `dns` or else `/etc/resolv.conf`, after `/etc/hosts`.
@@ -89,7 +98,7 @@ impl Resolver {
         thread::Builder::new()
             .name("resolver".to_owned())
             .spawn(move || runtime.block_on(serve(service, arrivals)))?;
-        Ok(Self { watches, names, unsettled: Arc::default() })
+        Ok(Self { watches, names, unsettled: Arc::default(), changes: Arc::default() })
     }
 
     /// Asks by `dns` from now on, and reads again what the machine says of name servers.
@@ -101,24 +110,42 @@ impl Resolver {
     /// Returns at once: those of a name follow, see `settle`.
     pub(crate) fn watch(&self, host: &str, port: u16) -> Arc<Addresses> {
         let addresses = Arc::new(Addresses::default());
-        let known = match UnixAddress::parse(host) {
-            Some(path) => Some(vec![Address::Unix(path)]),
-            None => without_asking(host, port).map(all_of_tcp),
-        };
-        if let Some(known) = known {
-            addresses.0.store(Arc::new(known));
+        if addresses.set_known(host, port) {
             return addresses;
         }
-        let watch = Watch {
+        self.send(Watch::Name(NameWatch {
             name: host.to_owned(),
             port,
             addresses: addresses.clone(),
+            changes: self.changes.clone(),
             first_outcome: Some(Awaited::new(&self.unsettled)),
-        };
-        if self.watches.send(watch).is_err() {
-            tracing::error!(host, "the resolver has ended, so this name has no address");
-        }
+        }));
         addresses
+    }
+
+    /// The servers of the service called `name`, such as `_http._tcp.example.org`. Returns at once,
+    /// as `watch` does.
+    pub(crate) fn watch_service(&self, name: &str) -> Arc<Service> {
+        let service = Arc::new(Service::default());
+        self.send(Watch::Service(ServiceWatch {
+            name: name.to_owned(),
+            service: service.clone(),
+            changes: self.changes.clone(),
+            unsettled: self.unsettled.clone(),
+            first_outcome: Some(Awaited::new(&self.unsettled)),
+        }));
+        service
+    }
+
+    fn send(&self, watch: Watch) {
+        if self.watches.send(watch).is_err() {
+            tracing::error!("the resolver has ended, so names have no addresses any more");
+        }
+    }
+
+    /// Counts up whenever a name has got other addresses.
+    pub(crate) fn changes(&self) -> Arc<AtomicU64> {
+        self.changes.clone()
     }
 
     /// Waits, up to `limit`, until every name watched has been answered or has failed once.
@@ -142,7 +169,11 @@ async fn serve(names: Arc<NameService>, mut arrivals: UnboundedReceiver<Watch>) 
         match arrival {
             Ok(Some(watch)) => {
                 has_watched = true;
-                tokio::spawn(keep_current(names.clone(), changed.clone(), watch));
+                let (names, changed) = (names.clone(), changed.clone());
+                match watch {
+                    Watch::Name(watch) => tokio::spawn(keep_current(names, changed, watch)),
+                    Watch::Service(watch) => tokio::spawn(keep_service(names, changed, watch)),
+                };
             }
             Ok(None) => return,
             Err(_) => {
@@ -156,9 +187,10 @@ async fn serve(names: Arc<NameService>, mut arrivals: UnboundedReceiver<Watch>) 
 }
 
 /// Asks for one name as long as anybody wants to know.
-async fn keep_current(names: Arc<NameService>, changed: Arc<Notify>, mut watch: Watch) {
+async fn keep_current(names: Arc<NameService>, changed: Arc<Notify>, mut watch: NameWatch) {
     let mut failures = 0;
     loop {
+        watch.addresses.doubt.settle();
         let pause = match names.asker().ask(watch.name.as_str(), ()).await {
             Ok(answer) if answer.addresses.is_empty() => {
                 watch.report(&"it has no address of the family that is wanted".into(), failures);
@@ -179,7 +211,10 @@ async fn keep_current(names: Arc<NameService>, changed: Arc<Notify>, mut watch: 
         };
         watch.first_outcome = None;
         // The wait is over at once where other name servers are to be asked.
-        let _ = tokio::time::timeout(pause, changed.notified()).await;
+        tokio::select! {
+            () = watch.addresses.doubt.wait(pause, TTL_MIN, failures > 0) => {}
+            () = changed.notified() => {}
+        }
         // The configuration that named it is gone.
         if Arc::strong_count(&watch.addresses) == 1 {
             return;
@@ -187,7 +222,65 @@ async fn keep_current(names: Arc<NameService>, changed: Arc<Notify>, mut watch: 
     }
 }
 
-impl Watch {
+/// Asks for one service as long as anybody wants to know, and has the names of its servers kept
+/// current.
+async fn keep_service(names: Arc<NameService>, changed: Arc<Notify>, mut watch: ServiceWatch) {
+    let mut failures = 0;
+    loop {
+        watch.service.doubt.settle();
+        let pause = match names.asker().ask_for_service(&watch.name).await {
+            Ok(answer) => {
+                let ttl = answer.valid_until.saturating_duration_since(Instant::now());
+                for name in watch.accept(answer.records, failures) {
+                    tokio::spawn(keep_current(names.clone(), changed.clone(), name));
+                }
+                failures = 0;
+                ttl.clamp(TTL_MIN, TTL_MAX)
+            }
+            Err(error) => {
+                let has_servers = !watch.service.load().is_empty();
+                report(&watch.name, has_servers, &error, failures);
+                failures += 1;
+                backoff(failures)
+            }
+        };
+        // Not before the names of its servers count as unsettled.
+        watch.first_outcome = None;
+        tokio::select! {
+            () = watch.service.doubt.wait(pause, TTL_MIN, failures > 0) => {}
+            () = changed.notified() => {}
+        }
+        if Arc::strong_count(&watch.service) == 1 {
+            return;
+        }
+    }
+}
+
+impl ServiceWatch {
+    /// Takes the servers that there are now; the names of those that are new are to be followed.
+    fn accept(&self, records: Vec<ServiceRecord>, failures: u32) -> Vec<NameWatch> {
+        let mut names = Vec::new();
+        let is_changed = self.service.take(&self.name, records, |host, port, addresses| {
+            names.push(NameWatch {
+                // What DNS says is a whole name.
+                name: format!("{host}."),
+                port,
+                addresses,
+                changes: self.changes.clone(),
+                first_outcome: Some(Awaited::new(&self.unsettled)),
+            });
+        });
+        if failures > 0 || is_changed {
+            tracing::info!(name = self.name, servers = self.service.to_string(), "resolved");
+        }
+        if is_changed {
+            self.changes.fetch_add(1, Ordering::Release);
+        }
+        names
+    }
+}
+
+impl NameWatch {
     fn accept(&self, answer: impl Iterator<Item = IpAddr>, failures: u32) {
         let addresses = all_of_tcp(in_order(answer, self.port));
         let before = self.addresses.load();
@@ -197,18 +290,25 @@ impl Watch {
             tracing::info!(name = self.name, ?addresses, "resolved");
         }
         // Stored even when only the order changed: servers rotate it to spread the load.
-        self.addresses.0.store(Arc::new(addresses));
+        self.addresses.store(addresses);
+        if !is_same {
+            self.changes.fetch_add(1, Ordering::Release);
+        }
     }
 
-    /// Said once per outage, not once per attempt.
     fn report(&self, error: &NetError, failures: u32) {
-        if failures > 0 {
-            tracing::debug!(name = self.name, %error, "still not resolved");
-        } else if self.addresses.load().is_empty() {
-            tracing::warn!(name = self.name, %error, "not resolved, so the origin has no address");
-        } else {
-            tracing::warn!(name = self.name, %error, "not resolved again, the last addresses stay");
-        }
+        report(&self.name, !self.addresses.load().is_empty(), error, failures);
+    }
+}
+
+/// Said once per outage, not once per attempt.
+fn report(name: &str, has_addresses: bool, error: &NetError, failures: u32) {
+    if failures > 0 {
+        tracing::debug!(name, %error, "still not resolved");
+    } else if has_addresses {
+        tracing::warn!(name, %error, "not resolved again, the last addresses stay");
+    } else {
+        tracing::warn!(name, %error, "not resolved, so the origin has no address");
     }
 }
 
@@ -231,33 +331,6 @@ fn lock(count: &Mutex<usize>) -> MutexGuard<'_, usize> {
     count.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What needs no name server: an address, and `localhost` (RFC 6761 §6.3).
-pub(crate) fn without_asking(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Some(vec![SocketAddr::new(address, port)]);
-    }
-    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    let is_local = name == "localhost" || name.ends_with(".localhost");
-    let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    is_local.then(|| in_order(loopback.into_iter(), port))
-}
-
-/// IPv4 first, each family as it was answered, nothing twice.
-fn in_order(answer: impl Iterator<Item = IpAddr>, port: u16) -> Vec<SocketAddr> {
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for address in answer.map(|ip| SocketAddr::new(ip, port)) {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    addresses.sort_by_key(SocketAddr::is_ipv6);
-    addresses
-}
-
-fn all_of_tcp(addresses: Vec<SocketAddr>) -> Vec<Address> {
-    addresses.into_iter().map(Address::Tcp).collect()
-}
-
 fn backoff(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(5);
     (TTL_MIN * (1 << doublings)).min(BACKOFF_MAX)
@@ -265,15 +338,21 @@ fn backoff(failures: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
     use super::*;
+    use crate::address::Address;
+    use crate::config::DnsFamily;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
     /// A name server that gives its n-th answer for an A question to the n-th of them, the last
     /// one for ever, with a TTL of 0. `None` is SERVFAIL. There are no IPv6 addresses.
     fn name_server(answers: Vec<Option<Ipv4Addr>>) -> SocketAddr {
+        name_server_with_ttl(answers, 0)
+    }
+
+    fn name_server_with_ttl(answers: Vec<Option<Ipv4Addr>>, ttl: u8) -> SocketAddr {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = socket.local_addr().unwrap();
         thread::spawn(move || {
@@ -290,7 +369,7 @@ mod tests {
                     match answer.flatten() {
                         Some(address) => {
                             reply[7] = 1;
-                            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+                            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, ttl, 0, 4]);
                             reply.extend(address.octets());
                         }
                         None => reply[3] = 0x82,
@@ -356,6 +435,21 @@ mod tests {
         let addresses = resolver.watch("app.test", 80);
         assert!(resolver.settle(PATIENCE));
         assert_eq!(**addresses.load(), [on_port_80(1)]);
+        wait_for(&addresses, &[on_port_80(2)]);
+    }
+
+    #[test]
+    fn a_name_is_asked_again_at_once_where_there_is_doubt() {
+        let two = [1, 2].map(|last| Some(Ipv4Addr::new(10, 0, 0, last)));
+        let servers = vec![name_server_with_ttl(two.to_vec(), 250)];
+        let dns = DnsConfig { servers, family: DnsFamily::V4, ..DnsConfig::default() };
+        let names = NameService::new(&dns, no_files()).unwrap();
+        let resolver = Resolver::start_with(names).unwrap();
+        let addresses = resolver.watch("app.test", 80);
+        assert!(resolver.settle(PATIENCE));
+        assert_eq!(**addresses.load(), [on_port_80(1)]);
+        // However often that is said.
+        (0..1_000).for_each(|_| addresses.doubt());
         wait_for(&addresses, &[on_port_80(2)]);
     }
 

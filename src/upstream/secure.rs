@@ -22,14 +22,13 @@ use super::pool::Pool;
 const PROTOCOL: Fault = Fault::OriginTls(TlsFault::Protocol);
 
 impl Pool {
-    /// Does the handshake where `origin` speaks TLS, behind `introduction`; the connection was
-    /// begun at `began`.
+    /// Does the handshake where `origin` speaks TLS, behind `introduction`, until `deadline`.
     pub(super) async fn secure(
         self: &Rc<Self>,
         lease: Lease,
         origin: &Origin,
         introduction: &[u8],
-        began: Instant,
+        deadline: Instant,
     ) -> Result<Lease, Fault> {
         if let Some(connector) = &origin.tls {
             // The kernel has room for so little on a connection that has carried nothing.
@@ -39,31 +38,36 @@ impl Pool {
                 return Err(Fault::OriginClosed);
             }
             let whom = (origin.host.as_str(), origin.url.as_str());
-            self.secure_socket(lease.socket(), connector, whom, began).await?;
+            self.secure_socket(lease.socket(), connector, whom, deadline).await?;
         }
         Ok(lease)
     }
 
-    /// The same for a socket that is connected to `host`, which the configuration calls `url`.
+    /// When a connection that was begun at `began` has to be there.
+    pub(crate) fn connect_deadline(&self, began: Instant) -> Instant {
+        began + self.limits.get().connect
+    }
+
+    /// The same for a socket that is connected to `host`, which the configuration calls `url`,
+    /// until `deadline`.
     pub(crate) async fn secure_socket(
         &self,
         socket: &Socket,
         connector: &Connector,
         (host, url): (&str, &str),
-        began: Instant,
+        deadline: Instant,
     ) -> Result<(), Fault> {
         let session = connector.session(host).map_err(|_| PROTOCOL)?;
         socket.secure(session, self.ledger.clone());
-        let limit = self.limits.get().connect;
         loop {
             let waited = match socket.try_handshake() {
                 Ok(Handshake::Done) => return Ok(()),
                 Ok(Handshake::Reads) => {
-                    let left = left(limit, began)?;
+                    let left = left(deadline)?;
                     socket.readable(&self.deadlines, left).await
                 }
                 Ok(Handshake::Writes) => {
-                    let left = left(limit, began)?;
+                    let left = left(deadline)?;
                     socket.writable(&self.deadlines, left).await
                 }
                 Err(error) => {
@@ -80,8 +84,8 @@ impl Pool {
     }
 }
 
-fn left(limit: Duration, began: Instant) -> Result<Duration, Fault> {
-    let left = limit.saturating_sub(began.elapsed());
+fn left(deadline: Instant) -> Result<Duration, Fault> {
+    let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(Fault::OriginConnectTimeout) } else { Ok(left) }
 }
 

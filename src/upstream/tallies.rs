@@ -53,6 +53,8 @@ pub struct View {
     /// Since when nothing to speak of has moved, and whether that is a while.
     pub still_ms: u64,
     pub is_still: bool,
+    /// What its origin may take to take something; 0 where that is what it is elsewhere.
+    pub write_ms: u32,
     /// It has been told to end.
     pub is_ending: bool,
 }
@@ -66,6 +68,7 @@ impl View {
             is_long: false,
             is_streaming: false,
             is_slow: false,
+            write_ms: 0,
             still_ms: 0,
             is_still: false,
             is_ending: false,

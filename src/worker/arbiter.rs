@@ -184,7 +184,9 @@ impl Arbiter {
             && match waits_on {
                 WaitsOn::ClientToSend | WaitsOn::ClientToTake => true,
                 WaitsOn::OriginToTake => {
-                    u128::from(view.still_ms) >= config.timeouts.write.as_millis()
+                    let own = Some(u128::from(view.write_ms)).filter(|own| *own != 0);
+                    let limit = own.unwrap_or(config.timeouts.write.as_millis());
+                    u128::from(view.still_ms) >= limit
                 }
                 WaitsOn::OriginToAnswer | WaitsOn::Nobody => false,
             };

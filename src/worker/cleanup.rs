@@ -17,7 +17,7 @@ impl Worker {
     pub(crate) async fn clean(&self, level: Level) -> Cleaned {
         let before_bytes = self.ledger.total();
         let mut cleaned = Cleaned {
-            closed_idle: self.pool.close_idle_beyond(self.generation().config.pool.prewarm),
+            closed_idle: self.pool.close_idle_beyond(self.generation().config.pool.prewarm.count()),
             ..Cleaned::default()
         };
         self.heads.release();

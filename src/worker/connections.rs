@@ -148,6 +148,11 @@ impl Drop for Attached<'_> {
 }
 
 impl Attached<'_> {
+    /// The exchange goes on with another connection.
+    pub(super) fn point_to(&self, other: &Socket) {
+        self.0.other_end.set(Some(other.clone()));
+    }
+
     pub(super) fn is_ended(&self) -> bool {
         self.0.stats.is_ended()
     }

@@ -24,6 +24,7 @@ use crate::upstream::origin_ids::OriginIds;
 use crate::upstream::permits::PoolShared;
 use crate::upstream::pool::PoolLimits;
 use crate::upstream::{Member, Upstream, UpstreamPlan};
+use crate::worker::times::Times;
 
 /// A configuration as all threads see it.
 pub(crate) struct Snapshot {
@@ -193,13 +194,14 @@ pub(crate) struct Generation {
     pub head_limits: HeadLimits,
     pub response_limits: HeadLimits,
     pub routes: Routes,
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<Rc<Upstream>>,
     pub access: Arc<Access>,
     pub hooks: Arc<Plans>,
     /// As in [`SnapshotParts`].
     pub proxy_protocol: Vec<(u16, Accepted)>,
     pub counts: Arc<NamedCounts>,
     pub tls: Option<Arc<Acceptor>>,
+    pub times: Times,
 }
 
 /// What the heads of answers are held to.
@@ -232,19 +234,22 @@ impl Generation {
             head_limits: head_limits(config),
             response_limits: response_limits(config),
             routes: Routes::new(config),
-            upstreams: upstreams.map(|plan| Upstream::new(plan, worker, ids, pool)).collect(),
+            upstreams: upstreams
+                .map(|plan| Rc::new(Upstream::new(plan, worker, ids, pool)))
+                .collect(),
             access: snapshot.access.clone(),
             proxy_protocol: snapshot.proxy_protocol.clone(),
             hooks: snapshot.hooks.clone(),
             counts: snapshot.counts[worker].clone(),
             tls: snapshot.tls.clone(),
+            times: Times::new(config),
             config: config.clone(),
         })
     }
 
-    /// The origins of all upstreams.
-    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
-        self.upstreams.iter().flat_map(Upstream::members)
+    /// The targets of all upstreams.
+    pub(crate) fn members(&self) -> impl Iterator<Item = Member> {
+        self.upstreams.iter().flat_map(|upstream| upstream.members())
     }
 
     /// What the pool goes by.

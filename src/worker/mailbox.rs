@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::address::{ClientAddress, PeerAddress};
+use crate::config::FoundUpstream;
 use crate::ledger::Budget;
 use crate::worker::census::{Census, Offer};
 use crate::worker::generation::Snapshot;
@@ -52,6 +53,8 @@ pub enum ServerCommand {
     Reload { reply: oneshot::Sender<Result<Reloaded, String>> },
     /// Put an earlier one in use again; without a number the one before this.
     Rollback { id: Option<u64>, reply: oneshot::Sender<Result<Reloaded, String>> },
+    /// These are all upstreams of containers that there are now, by the follower with this number.
+    Found { number: u64, upstreams: Vec<FoundUpstream> },
 }
 
 /// What became of a configuration that was to be put in use.

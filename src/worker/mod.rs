@@ -11,6 +11,7 @@ pub(crate) mod arbiter;
 pub(crate) mod census;
 pub(crate) mod cleanup;
 pub(crate) mod connections;
+pub(crate) mod discovery;
 pub(crate) mod generation;
 pub(crate) mod handshakes;
 pub(crate) mod mailbox;
@@ -18,6 +19,7 @@ pub(crate) mod room;
 pub(crate) mod shared;
 pub(crate) mod slot;
 pub(crate) mod thread;
+pub(crate) mod times;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -35,6 +37,7 @@ use self::generation::{Generation, Snapshot};
 use self::handshakes::Handshakes;
 use self::shared::Shared;
 use crate::address::Address;
+use crate::http::head::HeadLimits;
 use crate::ledger::{Budget, Ledger};
 use crate::limits::PIPES_PER_WORKER;
 use crate::observe::access_log::AccessLog;
@@ -43,8 +46,10 @@ use crate::observe::metrics::WorkerMetrics;
 use crate::relay::Means;
 use crate::relay::outbox::Outbox;
 use crate::ring::{ChunkPool, Deadlines, HeadPool, PipePool, Stopper};
+use crate::upstream::health;
 use crate::upstream::origin_ids::OriginIds;
 use crate::upstream::pool::Pool;
+use crate::upstream::target::Wish;
 
 /// What the tasks of one worker share.
 pub(crate) struct Worker {
@@ -187,7 +192,7 @@ impl Worker {
         let mut members = generation.members();
         members
             .find(|member| member.number() == number)
-            .is_none_or(|member| member.origin.has_address(address))
+            .is_none_or(|it| it.target.address == address && it.target.wish() != Wish::Down)
     }
 
     /// Ends the accept tasks; what they have accepted is served.
@@ -208,5 +213,23 @@ impl Worker {
     /// Whether no connection is to be kept for another request.
     pub(crate) fn is_closing(&self) -> bool {
         self.is_draining.get() || self.shared.is_closing.load(Ordering::Relaxed)
+    }
+}
+
+impl health::Means for Worker {
+    fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
+    fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    fn metrics(&self) -> &WorkerMetrics {
+        &self.metrics
+    }
+
+    fn limits(&self) -> HeadLimits {
+        self.generation.borrow().response_limits
     }
 }

@@ -20,6 +20,7 @@ use crate::observe::metrics::WorkerMetrics;
 use crate::ring::RingMeters;
 use crate::upstream::permits::PoolShared;
 use crate::worker::census::SharedRoom;
+use crate::worker::discovery::DiscoveryState;
 use crate::worker::generation::{History, Snapshot};
 use crate::worker::mailbox::{ControlQuery, ServerCommand, WorkerCommand};
 
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     /// What the control thread wants of the thread that owns the server.
     pub server_commands: UnboundedSender<ServerCommand>,
     pub history: History,
+    pub discovery: Arc<DiscoveryState>,
     /// Configurations that could not be put in use.
     pub reloads_refused: AtomicUsize,
     /// Wrong tokens for the administration, on its own address and on the data port.

@@ -144,6 +144,12 @@ impl Reached<'_> {
         }
     }
 
+    /// Takes another lease in the place of this one, whose connection is closed.
+    pub(crate) fn replace(&mut self, lease: Lease) {
+        self.attached.point_to(lease.socket());
+        self.lease = lease;
+    }
+
     /// Ends the exchange on it, whose response `head` begins, by the rule for connections that may
     /// carry another request; `is_clean` says that nothing has come behind the response.
     pub(crate) fn finish(self, head: &ResponseHead, is_sent: bool, is_clean: bool) {

@@ -15,10 +15,11 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::address::PeerAddress;
+use crate::config::Prewarm;
 use crate::ledger::Budget;
 use crate::observe::access_log::AccessLog;
 use crate::ring::{Socket, memory, runtime};
-use crate::upstream::{Upstream, prewarm};
+use crate::upstream::{Upstream, health, prewarm};
 use crate::worker::mailbox::WorkerCommand;
 use crate::worker::shared::{Accepted, Shared, WorkerState};
 use crate::worker::slot::ConnectionSlot;
@@ -91,6 +92,7 @@ async fn serve<F: Future<Output = ()> + 'static>(
     });
     spawn(arbiter::run(worker.clone()));
     prewarm(&worker);
+    check_health(&worker);
     spawn(housekeep(worker.clone()));
     spawn(take_in(worker.clone(), plan.inbox, connection));
     spawn(obey(worker.clone(), plan.commands));
@@ -102,17 +104,36 @@ fn spawn(task: impl Future<Output = ()> + 'static) {
     tokio::task::spawn_local(task);
 }
 
+/// Checks the targets of the newest configuration, until there is a newer one.
+fn check_health(worker: &Rc<Worker>) {
+    let generation = worker.generation();
+    let (watched, id) = (worker.clone(), generation.id);
+    let is_over = move || watched.is_draining.get() || watched.generation().id != id;
+    let upstreams = move || generation.upstreams.clone();
+    spawn(health::run(worker.clone(), upstreams, is_over));
+}
+
 /// Keeps connections to the origins of the newest configuration open, until there is a newer one.
 fn prewarm(worker: &Rc<Worker>) {
     let generation = worker.generation();
-    let shared = generation.upstreams.iter().filter(|it| it.proxy_protocol().is_none());
-    let members = shared.flat_map(Upstream::members).cloned().collect();
+    let own = generation.clone();
+    let members = move || {
+        let shared = own.upstreams.iter().filter(|it| it.proxy_protocol().is_none());
+        let with_own = |upstream: &Rc<Upstream>| {
+            let members = upstream.members().into_iter();
+            members.map(|member| (upstream.clone(), member)).collect::<Vec<_>>()
+        };
+        shared.flat_map(with_own).collect()
+    };
     let workers = generation.config.server.workers;
     // Slots are taken in any order: a worker that replaces another one counts as that one does.
-    let share = prewarm::share(generation.config.pool.prewarm, worker.index % workers, workers);
+    let config = &generation.config.pool;
+    let total = config.prewarm.count().min(config.max_idle);
+    let share = prewarm::share(total, worker.index % workers, workers);
+    let is_for_all = config.prewarm != Prewarm::Auto;
     let (watched, id) = (worker.clone(), generation.id);
     let is_over = move || watched.is_draining.get() || watched.generation().id != id;
-    spawn(prewarm::run(worker.pool.clone(), members, share, is_over));
+    spawn(prewarm::run(worker.pool.clone(), members, (share, is_for_all), is_over));
 }
 
 /// Serves what this and other workers have accepted for this one.
@@ -160,6 +181,7 @@ async fn obey(worker: Rc<Worker>, mut commands: UnboundedReceiver<WorkerCommand>
                 worker.adopt(&snapshot, &budget);
                 if !worker.is_draining.get() {
                     prewarm(&worker);
+                    check_health(&worker);
                 }
                 let _ = reply.send(());
             }
@@ -179,6 +201,7 @@ async fn obey(worker: Rc<Worker>, mut commands: UnboundedReceiver<WorkerCommand>
                         spawn(accept::start(worker.clone(), socket, index));
                     }
                     prewarm(&worker);
+                    check_health(&worker);
                     worker.shared.drain[worker.index].notify_one();
                 }
             }

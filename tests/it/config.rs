@@ -153,17 +153,18 @@ fn addresses_that_cannot_be_listened_on_are_refused() {
 }
 
 #[test]
-fn origins_that_are_no_urls_without_a_path_are_refused() {
+fn origins_that_are_no_urls_of_servers_are_refused() {
     for url in [
         "127.0.0.1:80",
-        "https://127.0.0.1/path",
         "ftp://127.0.0.1",
         "http://",
         "http://:80",
         "http://a:99999",
         "http://a:b",
         "http://user@a",
-        "http://a/path",
+        "http://a/path?query",
+        "http://a/x/../path",
+        "http://a/#top",
         "http://a?query",
         "http://a b",
     ] {

@@ -66,6 +66,11 @@ static PYTHON: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     is_there.then_some(python)
 });
 
+/// The same for other modules.
+pub(crate) fn python() -> Option<&'static Path> {
+    PYTHON.as_deref()
+}
+
 /// Tells what it has been asked, and how the server has understood the last request. Reads the body
 /// for `/read` only.
 const APP: &str = "

@@ -301,8 +301,9 @@ fn java_gets_and_sends() {
 
 /// An origin of another's making behind the proxy, and the certificate that it shows.
 fn behind(server: &Server, certificate: &str) -> Setup {
-    let url = format!("https://localhost:{}", server.address.port());
-    let lines = "[upstream.tls]\nca = \"origin.pem\"";
+    // One target: `localhost` is two.
+    let url = format!("https://{}", server.address);
+    let lines = "[upstream.tls]\nca = \"origin.pem\"\nsni = \"localhost\"";
     Setup::new().file("origin.pem", certificate).upstream("origin", &[&url], lines)
 }
 

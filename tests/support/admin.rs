@@ -21,6 +21,14 @@ impl Proxy {
     /// What the admin API says to a request that has to succeed.
     #[track_caller]
     pub(crate) fn admin(&self, method: &str, target: &str) -> String {
+        let answer = self.ask_admin(method, target);
+        assert!(answer.starts_with("HTTP/1.1 20"), "{method} {target}: {answer}");
+        answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
+    }
+
+    /// The whole answer of the admin API, whatever its status.
+    #[track_caller]
+    pub(crate) fn ask_admin(&self, method: &str, target: &str) -> String {
         let line = self.wait_for_log(&["admin API"]);
         let address = line.split('"').nth(1).expect("an address");
         let mut stream = TcpStream::connect(address).expect("the admin API");
@@ -29,7 +37,6 @@ impl Proxy {
         stream.write_all(request.as_bytes()).expect("a reader");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
-        assert!(answer.starts_with("HTTP/1.1 20"), "{method} {target}: {answer}");
-        answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
+        answer
     }
 }

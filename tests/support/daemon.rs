@@ -28,10 +28,18 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Sends it a signal: to stop it, to let it go on, to end it without a word.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id().cast_signed()), signal).expect("it is there");
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // SIGTERM, so that its workers end too.
+        // SIGTERM, so that its workers end too; a stopped one hears it when it goes on.
         let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
+        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGCONT);
         let _ = self.0.wait();
     }
 }

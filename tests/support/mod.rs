@@ -10,6 +10,7 @@
 mod admin;
 mod client;
 mod daemon;
+mod engine;
 mod message;
 mod names;
 mod origin;
@@ -24,8 +25,9 @@ mod wire;
 
 pub(crate) use client::Client;
 pub(crate) use daemon::{Daemon, free_address};
+pub(crate) use engine::{Engine, container};
 pub(crate) use message::{Ending, Message};
-pub(crate) use names::{NameServer, Question, has_own_mounts};
+pub(crate) use names::{NameServer, Question, Srv, has_own_mounts};
 pub(crate) use origin::{Blackhole, Origin, Peer, Refusal, Target};
 pub(crate) use pebble::{NOWHERE, Pebble};
 pub(crate) use proxy::{BINARY, Home, Proxy, Setup, ringway, run};

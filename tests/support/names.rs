@@ -33,6 +33,12 @@ pub(crate) struct NameServer {
 /// no list at all is silence.
 type Answer = dyn Fn(&Question) -> Option<Vec<IpAddr>> + Send;
 
+/// One server of a service: priority, weight, port and name.
+pub(crate) type Srv = (u16, u16, u16, String);
+
+type Services = dyn Fn(&str) -> Vec<Srv> + Send;
+
+const SRV: u16 = 33;
 const A: u16 = 1;
 const AAAA: u16 = 28;
 const HEADER_BYTES: usize = 12;
@@ -47,14 +53,22 @@ impl NameServer {
         let process = std::process::id().to_be_bytes();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let address = Ipv4Addr::new(127, 100 + (process[2] & 0x3f), process[3], count);
-        Self::at((address, 53).into(), answer)
+        Self::at((address, 53).into(), answer, |_| Vec::new())
     }
 
     /// At a port of its own, for `dns.servers`.
     pub(crate) fn anywhere(
         answer: impl Fn(&Question) -> Option<Vec<IpAddr>> + Send + 'static,
     ) -> Self {
-        Self::at((Ipv4Addr::LOCALHOST, 0).into(), answer).expect("a free port")
+        Self::with_services(answer, |_| Vec::new())
+    }
+
+    /// The same for one that knows services too.
+    pub(crate) fn with_services(
+        answer: impl Fn(&Question) -> Option<Vec<IpAddr>> + Send + 'static,
+        services: impl Fn(&str) -> Vec<Srv> + Send + 'static,
+    ) -> Self {
+        Self::at((Ipv4Addr::LOCALHOST, 0).into(), answer, services).expect("a free port")
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -64,6 +78,7 @@ impl NameServer {
     fn at(
         address: SocketAddr,
         answer: impl Fn(&Question) -> Option<Vec<IpAddr>> + Send + 'static,
+        services: impl Fn(&str) -> Vec<Srv> + Send + 'static,
     ) -> Option<Self> {
         let socket = UdpSocket::bind(address).ok()?;
         let address = socket.local_addr().ok()?;
@@ -71,7 +86,7 @@ impl NameServer {
         let is_over = Arc::<AtomicBool>::default();
         let answering = {
             let is_over = Arc::clone(&is_over);
-            thread::spawn(move || serve(&socket, &is_over, &answer))
+            thread::spawn(move || serve(&socket, &is_over, (&answer, &services)))
         };
         Some(Self { address, is_over, answering: Some(answering) })
     }
@@ -87,7 +102,7 @@ impl Drop for NameServer {
     }
 }
 
-fn serve(socket: &UdpSocket, is_over: &AtomicBool, answer: &Answer) {
+fn serve(socket: &UdpSocket, is_over: &AtomicBool, answers: (&Answer, &Services)) {
     let mut packet = [0; 1_232];
     while !is_over.load(Ordering::Relaxed) {
         let (length, resolver) = match socket.recv_from(&mut packet) {
@@ -96,14 +111,14 @@ fn serve(socket: &UdpSocket, is_over: &AtomicBool, answer: &Answer) {
             // A resolver that has gone shows here; the next one is answered all the same.
             Err(_) => continue,
         };
-        if let Some(reply) = reply(&packet[..length], answer) {
+        if let Some(reply) = reply(&packet[..length], answers) {
             let _ = socket.send_to(&reply, resolver);
         }
     }
 }
 
 /// RFC 1035 §4: the header, the question as it came, and the addresses.
-fn reply(packet: &[u8], answer: &Answer) -> Option<Vec<u8>> {
+fn reply(packet: &[u8], (answer, services): (&Answer, &Services)) -> Option<Vec<u8>> {
     let mut labels: Vec<String> = Vec::new();
     let mut at = HEADER_BYTES;
     while packet[at] != 0 {
@@ -114,6 +129,9 @@ fn reply(packet: &[u8], answer: &Answer) -> Option<Vec<u8>> {
     let kind = u16::from_be_bytes([packet[at + 1], packet[at + 2]]);
     let end = at + 5;
     let question = Question { name: labels.join("."), is_v6: kind == AAAA };
+    if kind == SRV {
+        return Some(servers(&packet[..end], &services(&question.name)));
+    }
     let addresses = if matches!(kind, A | AAAA) { answer(&question)? } else { Vec::new() };
     let is_known = !addresses.is_empty();
     let fitting: Vec<_> =
@@ -137,6 +155,32 @@ fn reply(packet: &[u8], answer: &Answer) -> Option<Vec<u8>> {
         reply.extend_from_slice(&octets);
     }
     Some(reply)
+}
+
+/// RFC 2782: the question as it came, and the servers.
+fn servers(question: &[u8], servers: &[Srv]) -> Vec<u8> {
+    let mut reply = question.to_vec();
+    reply[2] = 0x84 | (question[2] & 1);
+    reply[3] = if servers.is_empty() { 0x83 } else { 0x80 };
+    let count = u16::try_from(servers.len()).expect("a short list");
+    for (index, count) in [(4, 1), (6, count), (8, 0), (10, 0)] {
+        reply[index..index + 2].copy_from_slice(&u16::to_be_bytes(count));
+    }
+    for (priority, weight, port, name) in servers {
+        let mut data = Vec::new();
+        for number in [priority, weight, port] {
+            data.extend_from_slice(&number.to_be_bytes());
+        }
+        for label in name.split('.') {
+            data.push(u8::try_from(label.len()).expect("a short label"));
+            data.extend_from_slice(label.as_bytes());
+        }
+        data.push(0);
+        reply.extend_from_slice(&[0xc0, 0x0c, 0, SRV as u8, 0, 1, 0, 0, 0, 0]);
+        reply.extend_from_slice(&u16::try_from(data.len()).expect("short").to_be_bytes());
+        reply.extend_from_slice(&data);
+    }
+    reply
 }
 
 /// `unshare` with what it needs to mount.

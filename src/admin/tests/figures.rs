@@ -236,14 +236,38 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
         Fixture::prepare(|config| config.alerts.interval = Duration::from_millis(20));
     let addresses = Arc::default();
     let authority = "app.test".to_owned();
-    let failing_since_ms = Arc::default();
     let (url, host, tls) = (String::new(), String::new(), None);
-    let origin = Origin { url, host, authority, weight: 1, addresses, failing_since_ms, tls };
+    let (targets, quota) = (Arc::default(), Arc::default());
+    let (base, zone) = (String::new(), String::new());
+    let (weight, priority) = (1, 0);
+    let (service, is_server) = (None, false);
+    let origin = Origin {
+        url,
+        host,
+        authority,
+        weight,
+        priority,
+        base,
+        zone,
+        addresses,
+        targets,
+        quota,
+        tls,
+        service,
+        is_server,
+    };
     let before = fixture.shared.snapshot.load_full();
     let config = before.config.upstreams[0].clone();
     fixture.shared.snapshot.store(Arc::new(before.next(SnapshotParts {
         config: before.config.clone(),
-        upstreams: vec![UpstreamPlan { config, origins: vec![origin] }],
+        upstreams: vec![UpstreamPlan {
+            times: Arc::default(),
+            config,
+            origins: vec![origin],
+            changes: Arc::default(),
+            sticky: None,
+            zone: String::new(),
+        }],
         access: before.access.clone(),
         hooks: before.hooks.clone(),
         proxy_protocol: Vec::new(),

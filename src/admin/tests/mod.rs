@@ -69,8 +69,7 @@ impl Fixture {
             listeners: vec!["127.0.0.1:8000".parse().unwrap()],
             tls: None,
         };
-        let mut snapshot = Snapshot::first(parts, WORKERS);
-        snapshot.id = 7;
+        let snapshot = Snapshot { id: 7, ..Snapshot::first(parts, WORKERS) };
         let slots = commands.into_iter().map(|commands| {
             let slot = WorkerSlot::default();
             slot.occupy(handle(commands));
@@ -94,6 +93,7 @@ impl Fixture {
             is_closing: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             is_handed_over: AtomicBool::new(false),
+            discovery: Arc::default(),
             drain: (0..WORKERS).map(|_| Notify::new()).collect(),
             is_cutting: AtomicBool::new(false),
             ledgers: Ledgers::new(WORKERS),

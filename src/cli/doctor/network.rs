@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use crate::address::UnixAddress;
-use crate::config::{AdminAddress, Config};
+use crate::config::{AdminAddress, Config, UpstreamConfig};
 use crate::memory::origins::origin_connections;
 use crate::server::FILES_RESERVED;
 use crate::unix_socket;
@@ -92,7 +92,7 @@ pub(super) fn privileged_ports(facts: &Facts, config: &Config) -> Option<Finding
 /// The files of listeners and origins.
 pub(super) fn unix_sockets(_: &Facts, config: &Config) -> Option<Finding> {
     let listeners = config.server.listeners.iter().filter_map(|own| own.address.unix());
-    let origins = config.upstreams.iter().flat_map(|upstream| &upstream.origins);
+    let origins = config.upstreams.iter().flat_map(UpstreamConfig::all_origins);
     let origins = origins.filter_map(|origin| UnixAddress::parse(&origin.host));
     let obstacles = |all: Vec<UnixAddress>, obstacle: fn(&Path) -> Option<String>| {
         let one = move |it: UnixAddress| Some(format!("{it}: {}", obstacle(it.path()?)?));

@@ -5,28 +5,75 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime;
 
 use crate::address::Address;
-use crate::config::DnsConfig;
+use crate::config::{DnsConfig, OriginConfig};
 use crate::fault::Fault;
 use crate::forward_proxy::lookup::NameLookup;
+use crate::upstream::addresses::Addresses;
 use crate::upstream::resolver::Resolver;
+use crate::upstream::services::Service;
 
 /// As long as a start waits.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What is asked for.
+#[derive(Clone, Copy)]
+pub(crate) enum Asked<'h> {
+    Host(&'h str, u16),
+    /// All servers of it.
+    Service(&'h str),
+}
+
+enum Watched {
+    Addresses(Arc<Addresses>),
+    Service(Arc<Service>),
+}
+
+impl<'h> Asked<'h> {
+    pub(crate) fn host(host: &'h str, port: u16) -> Self {
+        Self::Host(host, port)
+    }
+
+    pub(crate) fn of(origin: &'h OriginConfig) -> Self {
+        if origin.is_srv {
+            return Self::Service(&origin.host);
+        }
+        Self::Host(&origin.host, origin.port)
+    }
+
+    fn watch(self, resolver: &Resolver) -> Watched {
+        match self {
+            Self::Host(host, port) => Watched::Addresses(resolver.watch(host, port)),
+            Self::Service(name) => Watched::Service(resolver.watch_service(name)),
+        }
+    }
+}
+
+impl Watched {
+    fn found(&self) -> Vec<Address> {
+        match self {
+            Self::Addresses(addresses) => addresses.load().to_vec(),
+            Self::Service(service) => {
+                service.load().iter().flat_map(|server| server.addresses.load().to_vec()).collect()
+            }
+        }
+    }
+}
+
 /// Of origins and parents, in their order; empty where a name has none.
 pub(crate) fn of_origins<'h>(
     dns: &DnsConfig,
-    hosts: impl Iterator<Item = (&'h str, u16)>,
+    hosts: impl Iterator<Item = Asked<'h>>,
 ) -> io::Result<Vec<Vec<Address>>> {
     let resolver = Resolver::start(dns)?;
-    let watched: Vec<_> = hosts.map(|(host, port)| resolver.watch(host, port)).collect();
+    let watched: Vec<_> = hosts.map(|asked| asked.watch(&resolver)).collect();
     resolver.settle(PATIENCE);
-    Ok(watched.iter().map(|addresses| addresses.load().to_vec()).collect())
+    Ok(watched.iter().map(Watched::found).collect())
 }
 
 /// Of a target or a parent.

@@ -201,10 +201,12 @@ impl<'a> Asked<'a> {
         let mut waits = Vec::new();
         if let Some(auth_request) = &self.plan.auth_request {
             let upstream = &self.case.config.upstreams[auth_request.upstream()];
-            let first = upstream.origins.first().map(|origin| origin.authority.as_str());
+            let first = upstream.all_origins().next();
+            let base = first.map_or("", |origin| &*origin.base);
+            let first = first.map(|origin| origin.authority.as_str());
             let mut head = Vec::new();
             let host = host::host(&upstream.host, first);
-            auth_request.put(host.as_bytes(), &self.view, &mut head);
+            auth_request.put((base, host.as_bytes()), &self.view, &mut head);
             self.section.fact("question", lines_of(&head));
             waits.push(format!("forward_auth asks {}", upstream.name));
         }

@@ -57,7 +57,10 @@ const OF_A_TUNNEL: [&str; 4] =
     ["timeouts.connect", "limits.tunnels", "timeouts.tunnel_idle", "timeouts.tunnel_half_closed"];
 
 pub(super) fn run(cli: &Cli, question: &Question) -> Result<String, Failure> {
-    let config = Config::load(cli.config.as_deref(), &cli.flags)?;
+    let mut config = Config::load(cli.config.as_deref(), &cli.flags)?;
+    if let Some((_, error)) = config.lay_files().into_iter().next() {
+        return Err(error.into());
+    }
     let report = explain(&config, question)?;
     Ok(if question.json { report.json() } else { report.text() })
 }
@@ -270,10 +273,12 @@ impl Case<'_> {
             prefix,
         };
         let how = RequestRewrite {
+            base: b"",
             path,
             host,
             via: server.add_via.holds(is_forward).then_some(server.via.as_bytes()),
             cdn_loop: (!is_forward).then_some(server.via.as_bytes()),
+            length: None,
             passes_trailers: false,
             is_last: false,
             forwarded: is_told_who.then_some(forwarded),

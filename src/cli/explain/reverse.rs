@@ -7,13 +7,15 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::report::Report;
+use serde_json::{Map, Value};
+
+use super::report::{Report, Section};
 use super::{addresses, hooks};
 use crate::address::Address;
 use crate::cli::explain::case::{Case, Ending, Explained, lines_of, shown};
 use crate::cli::output::Failure;
 use crate::config::{
-    Config, DnsConfig, HostPattern, Networks, PathMatch, RouteConfig, UpstreamConfig,
+    Config, DnsConfig, HostPattern, Networks, PathMatch, Policy, RouteConfig, UpstreamConfig,
 };
 use crate::fault::Fault;
 use crate::http::path::{is_plain, normal_target};
@@ -48,8 +50,16 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
                          see `readings`, and server.path_match";
             return Ok(Ending::Refused(fault, reason.to_owned()));
         }
-        Err(fault) => return Ok(Ending::Refused(fault, "no route fits".to_owned())),
+        Err(fault) => {
+            // Those of containers are known to the ringway that serves, and to no file.
+            let more = match case.config.docker.socket {
+                Some(_) => "no configured route fits: see GET /upstreams for those of containers",
+                None => "no route fits",
+            };
+            return Ok(Ending::Refused(fault, more.to_owned()));
+        }
     };
+    buffers(case, route, report);
     let sent_path = route.sent_path(path);
     let mut hooked = hooks::ask(case, route, report);
     if let Some(ending) = hooked.ending.take() {
@@ -62,12 +72,53 @@ pub(super) fn request(case: &Case<'_>, report: &mut Report) -> Explained {
     let section = report.section("upstream");
     section.fact("name", upstream.name.as_str());
     section.fact("origins", origins);
-    let first = upstream.origins.first().map(|origin| origin.authority.as_str());
+    whose_turn(upstream, section);
+    let own_times = own_times(upstream, &case.config.routes[route.index as usize]);
+    if !own_times.is_empty() {
+        section.fact("timeouts", own_times);
+    }
+    let first = upstream.all_origins().next().map(|origin| origin.authority.as_str());
     let host = host_rule(&upstream.host, &case.head, first);
     let prefix = case.config.routes[route.index as usize].cut_prefix().as_bytes();
     let head = case.rewritten(&sent_path, host, (true, false), prefix, Some(&hooked));
     report.section("sent").fact("head", lines_of(&head));
     Ok(Ending::Sent(format!("upstream {}", upstream.name)))
+}
+
+/// By what one of several origins is chosen. Who is ill just now is known to the ringway that
+/// serves.
+fn whose_turn(upstream: &UpstreamConfig, section: &mut Section) {
+    if upstream.origins.len() < 2 && upstream.health.is_none() && upstream.eject.is_none() {
+        return;
+    }
+    let balance = match upstream.balance {
+        Policy::ConsistentHash => format!("{} by {}", Policy::ConsistentHash, upstream.hash),
+        balance => balance.to_string(),
+    };
+    section.fact("balance", balance);
+    if let Some(sticky) = &upstream.sticky {
+        section.fact("sticky", format!("by the cookie {}", sticky.cookie));
+    }
+    section.fact("now", "`ringway upstreams` says who is asked, and why others are not");
+}
+
+/// What the route holds of bodies, if it does.
+fn buffers(case: &Case<'_>, route: Route, report: &mut Report) {
+    let Some(route) = case.config.routes.get(route.index as usize) else { return };
+    let (requests, responses) = (route.buffer_requests, route.buffer_responses);
+    if requests > 0 || responses > 0 {
+        let section = report.section("buffers");
+        section.fact("request bytes", requests);
+        section.fact("response bytes", responses);
+    }
+}
+
+/// The timeouts that are other ones than those of [timeouts]; the route has the last word.
+fn own_times(upstream: &UpstreamConfig, route: &RouteConfig) -> Map<String, Value> {
+    let tables = [&upstream.timeouts, &route.timeouts].into_iter().flatten();
+    let spelled = tables.filter_map(|own| serde_json::to_value(own).ok());
+    let spelled = spelled.filter_map(|own| own.as_object().cloned());
+    spelled.flatten().collect()
 }
 
 fn asked<'a>(case: &'a Case<'_>) -> Asked<'a> {
@@ -199,7 +250,7 @@ fn origins(dns: &DnsConfig, upstream: &UpstreamConfig) -> Result<Vec<String>, Fa
     if upstream.is_demo {
         return Ok(vec!["the built-in demo, on a port of its own".to_owned()]);
     }
-    let hosts = upstream.origins.iter().map(|origin| (origin.host.as_str(), origin.port));
+    let hosts = upstream.all_origins().map(addresses::Asked::of);
     let found = addresses::of_origins(dns, hosts).map_err(Failure::unable)?;
     let line = |(origin, addresses): (&crate::config::OriginConfig, Vec<_>)| {
         let weight = match origin.weight {
@@ -208,7 +259,7 @@ fn origins(dns: &DnsConfig, upstream: &UpstreamConfig) -> Result<Vec<String>, Fa
         };
         format!("{}{weight}: {}", origin.url(), list(&addresses))
     };
-    Ok(upstream.origins.iter().zip(found).map(line).collect())
+    Ok(upstream.all_origins().zip(found).map(line).collect())
 }
 
 fn list(addresses: &[Address]) -> String {
@@ -221,7 +272,16 @@ fn list(addresses: &[Address]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::own_times;
     use crate::cli::explain::tests::{ROUTES, ask, fact};
+
+    #[test]
+    fn what_a_route_buffers_is_shown() {
+        let buffering = "route=[{ upstream = \"default\", buffer_requests = \"64KiB\" }]";
+        let answer = ask(&[buffering], "GET /", &["Host: a"]);
+        assert_eq!(fact(&answer, "buffers.request bytes"), 65_536);
+        assert_eq!(fact(&answer, "buffers.response bytes"), 0);
+    }
 
     #[test]
     fn what_a_path_may_be_read_as_is_shown() {
@@ -249,5 +309,15 @@ mod tests {
         let chosen = "*/ methods=PUT: takes any host, path /, methods=PUT";
         assert_eq!(fact(&answer, "route.chosen"), chosen);
         assert_eq!(fact(&answer, "route.others")[0], "*/: fits, but has fewer conditions");
+    }
+
+    #[test]
+    fn the_timeouts_of_a_route_and_its_upstream_are_named() {
+        let text = "[[upstream]]\nname = \"a\"\norigins = [\"http://127.0.0.1:1\"]\n\
+            timeouts = { read = \"5m\", pool = \"1s\" }\n\
+            [[route]]\nupstream = \"a\"\ntimeouts = { read = \"1h\" }\n";
+        let config = crate::config::tests::parse(text).unwrap();
+        let own = own_times(&config.upstreams[0], &config.routes[0]);
+        assert_eq!(serde_json::Value::from(own), serde_json::json!({ "read": "1h", "pool": "1s" }));
     }
 }

@@ -23,7 +23,7 @@ pub(crate) use self::access::{
 pub(crate) use self::answers::{ErrorPagesConfig, PageSource, RespondConfig, Statuses};
 pub(crate) use self::heads::{HeadersConfig, RedirectConfig, RewriteConfig, SecurityConfig};
 pub(crate) use self::template::{Part, Scope, Template, TlsFact, Variable};
-pub(crate) use self::traffic::{MirrorConfig, RetryConfig, RetryOn, SplitConfig};
+pub(crate) use self::traffic::{Hedge, MirrorConfig, RetryConfig, RetryOn, SplitConfig};
 
 pub(super) use self::access::Method;
 use self::answers::Pages;
@@ -140,11 +140,13 @@ pub struct HooksConfig {
             { upstream = \"shadow\", percent = 5, body_bytes = \"64KiB\" }"
     ))]
     pub mirror: Option<MirrorConfig>,
-    /// More attempts, on what, and how large a share of the requests they may be.
+    /// More attempts, on what, and how large a share of the requests they may be. They go to
+    /// another origin, where there is one. `hedge` sends what is slow to be answered twice.
     #[serde(deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
     #[schemars(extend(
         "x-example" = "\
-            { attempts = 2, on = [\"connect\", \"reset\"], budget_percent = 20 }"
+            { attempts = 2, on = [\"connect\", \"reset\", \"503\"], budget_percent = 20, hedge = \
+            \"p95\", hedge_percent = 10, non_idempotent = false }"
     ))]
     pub retry: Option<RetryConfig>,
     /// Another path: { prefix = "/v2" } in place of the route's own, or by a regular expression.
@@ -340,7 +342,8 @@ mod tests {
             "split = { weights = { demo = 3 }, sticky = \"cookie:c\" }\nretry = {}\n\
              mirror = { upstream = \"demo\", percent = 0.25, body_bytes = 0 }\n\
              rewrite = { regex = \"^/(.*)$\", replacement = \"/$1/${1}$$${host}\" }",
-            "split = { weights = { demo = 3 }, sticky = \"ip\" }\nretry = { on = [\"5xx\"] }\n\
+            "split = { weights = { demo = 3 }, sticky = \"ip\" }\n\
+             retry = { on = [\"5xx\", \"429\"], hedge = \"50ms\" }\n\
              rewrite = { prefix = \"/a\" }\nsecurity_headers = { frame_options = \"\" }\n\
              request_headers = { set = { X-A = \"${header.x-b}\" }, remove = [\"X-C\"] }\n\
              response_headers = { rename = { X-D = \"X-E\" }, add = { X-F = \"$${host}$\" } }",

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value as Json, json};
 
 use super::access::{ClientKey, client_key};
-use crate::config::kinds::plain::{Count, Size, Time, Whole, real};
+use crate::config::kinds::plain::{Count, Size, Span, Time, Whole, real};
 use crate::config::kinds::{
     As, AtLeastOne, Given, Kind, Members, Optional, Pair, Wrong, millis, number, scalar_kind,
     text_kind,
@@ -18,7 +18,9 @@ use crate::config::kinds::{
 use crate::config::scope::{UpstreamName, index_of, name_of};
 
 const STICKY_FORM: &str = "\"ip\", \"cookie:NAME\" or \"header:NAME\"";
-const RETRY_FORM: &str = "\"connect\", \"reset\", \"timeout\" or \"5xx\"";
+const RETRY_FORM: &str =
+    "\"connect\", \"reset\", \"timeout\", \"5xx\", \"429\" or a status from \"500\" to \"599\"";
+const HEDGE_FORM: &str = "\"p95\", true, false or a duration from 1ms to 1m";
 const PERCENT_FORM: &str = "a number from 0.01 to 100";
 
 /// From a second to a year.
@@ -108,20 +110,67 @@ pub struct RetryConfig {
     /// Further ones, after the first. 1 to 10.
     #[serde(with = "Count::<u32, 1, 10>")]
     pub attempts: u32,
-    /// What is worth another: "connect", "reset", "timeout", "5xx".
+    /// What is worth another: "connect", "reset", "timeout", "5xx" (502, 503 and 504), and single
+    /// statuses: "429" and "500" to "599".
     #[serde(with = "As::<RetryWords>")]
     pub on: RetryOn,
     /// Of the requests of the route. 1 to 100.
     #[serde(with = "Count::<u32, 1, 100>")]
     pub budget_percent: u32,
+    /// Whether POST and PATCH are repeated too after they have been sent: their origin may then act
+    /// upon them twice.
+    pub non_idempotent: bool,
+    /// When a GET, HEAD or OPTIONS without a body is sent to a second origin while the first is
+    /// silent: after a time such as "50ms", or "p95" (or true), the time within which 95 of 100
+    /// answers of late have begun.
+    #[serde(with = "As::<HedgeAfter>")]
+    pub hedge: Hedge,
+    /// How many requests that may be, of those of the route. 1 to 100.
+    #[serde(with = "Count::<u32, 1, 100>")]
+    pub hedge_percent: u32,
 }
 
 impl Default for RetryConfig {
     fn default() -> Self {
         let on = RetryOn { connect: true, reset: true, ..RetryOn::default() };
-        Self { attempts: 2, on, budget_percent: 20 }
+        Self {
+            attempts: 2,
+            on,
+            budget_percent: 20,
+            non_idempotent: false,
+            hedge: Hedge::Never,
+            hedge_percent: 10,
+        }
     }
 }
+
+/// When a request is sent to a second origin while the first is silent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hedge {
+    #[default]
+    Never,
+    /// After the 95th percentile of the recent times to the head of an answer.
+    P95,
+    After(Duration),
+}
+
+scalar_kind!(
+    HedgeAfter: Hedge, HEDGE_FORM,
+    json!({ "type": ["boolean", "string", "number"], "minimum": 0.001, "maximum": 60 }),
+    |given| match given {
+        Given::Truth(true) | Given::Text("p95") => Ok(Hedge::P95),
+        Given::Truth(false) => Ok(Hedge::Never),
+        given => match Span::<1, 60_000>::take(given) {
+            Ok(time) => Ok(Hedge::After(time)),
+            Err(_) => Err(given.unlike(HEDGE_FORM)),
+        },
+    },
+    |value| match value {
+        Hedge::Never => false.into(),
+        Hedge::P95 => "p95".into(),
+        Hedge::After(time) => Span::<1, 60_000>::spell(time),
+    }
+);
 
 /// What is worth another attempt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,30 +184,78 @@ pub struct RetryOn {
     pub timeout: bool,
     /// 502, 503 or 504.
     pub unavailable: bool,
+    /// These.
+    pub statuses: StatusSet,
+}
+
+/// Some of 429 and 500 to 599, a bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StatusSet(u128);
+
+impl StatusSet {
+    fn bit(status: u16) -> u128 {
+        match status {
+            500..=599 => 1 << (status - 500),
+            429 => 1 << 100,
+            _ => 0,
+        }
+    }
+
+    #[must_use]
+    pub fn with(self, status: u16) -> Self {
+        Self(self.0 | Self::bit(status))
+    }
+
+    pub fn has(self, status: u16) -> bool {
+        self.0 & Self::bit(status) != 0
+    }
+
+    fn iter(self) -> impl Iterator<Item = u16> {
+        std::iter::once(429).chain(500..=599).filter(move |status| self.has(*status))
+    }
 }
 
 const RETRY_WORDS: [&str; 4] = ["connect", "reset", "timeout", "5xx"];
 
-/// One of them.
+/// One of them, or a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RetryReason {
+    Word(&'static str),
+    Status(u16),
+}
+
 struct RetryWord;
 
 impl Kind for RetryWord {
-    type Value = &'static str;
+    type Value = RetryReason;
 
     const ONE: &'static str = "what is worth another attempt";
 
     fn schema() -> Json {
-        json!({ "type": "string", "enum": RETRY_WORDS })
+        let pattern = "^(connect|reset|timeout|5xx|429|5[0-9][0-9])$";
+        json!({ "type": ["string", "integer"], "pattern": pattern, "minimum": 429, "maximum": 599 })
     }
 
-    fn take(given: Given<'_>) -> Result<&'static str, Wrong> {
-        let text = given.text()?;
-        let word = RETRY_WORDS.into_iter().find(|word| *word == text);
-        word.ok_or_else(|| given.unlike(RETRY_FORM))
+    fn take(given: Given<'_>) -> Result<RetryReason, Wrong> {
+        let status = match given {
+            Given::Text(text) => {
+                if let Some(word) = RETRY_WORDS.into_iter().find(|word| *word == text) {
+                    return Ok(RetryReason::Word(word));
+                }
+                text.parse().ok().filter(|_| text.len() == 3)
+            }
+            Given::Whole(status) => u16::try_from(status).ok(),
+            Given::Real(_) | Given::Truth(_) => return Err(Wrong::Type),
+        };
+        let status = status.filter(|status| StatusSet::bit(*status) != 0);
+        status.map(RetryReason::Status).ok_or_else(|| given.unlike(RETRY_FORM))
     }
 
-    fn spell(value: &&'static str) -> Json {
-        (*value).into()
+    fn spell(value: &RetryReason) -> Json {
+        match value {
+            RetryReason::Word(word) => (*word).into(),
+            RetryReason::Status(status) => status.to_string().into(),
+        }
     }
 }
 
@@ -173,14 +270,21 @@ impl Kind for RetryWords {
     }
 
     fn read<'de, D: Deserializer<'de>>(from: D) -> Result<RetryOn, D::Error> {
-        let words = AtLeastOne::<RetryWord>::read(from)?;
-        let [connect, reset, timeout, unavailable] = RETRY_WORDS.map(|word| words.contains(&word));
-        Ok(RetryOn { connect, reset, timeout, unavailable })
+        let reasons = AtLeastOne::<RetryWord>::read(from)?;
+        let has = |word| reasons.contains(&RetryReason::Word(word));
+        let [connect, reset, timeout, unavailable] = RETRY_WORDS.map(has);
+        let statuses = reasons.iter().fold(StatusSet::default(), |set, reason| match reason {
+            RetryReason::Status(status) => set.with(*status),
+            RetryReason::Word(_) => set,
+        });
+        Ok(RetryOn { connect, reset, timeout, unavailable, statuses })
     }
 
-    fn spell(RetryOn { connect, reset, timeout, unavailable }: &RetryOn) -> Json {
+    fn spell(on: &RetryOn) -> Json {
+        let RetryOn { connect, reset, timeout, unavailable, statuses } = *on;
         let words = RETRY_WORDS.into_iter().zip([connect, reset, timeout, unavailable]);
-        words.filter(|(_, is_on)| **is_on).map(|(word, _)| word).collect::<Vec<_>>().into()
+        let words = words.filter(|(_, is_on)| *is_on).map(|(word, _)| word.to_owned());
+        words.chain(statuses.iter().map(|status| status.to_string())).collect::<Vec<_>>().into()
     }
 }
 
@@ -207,6 +311,23 @@ mod tests {
         let retry = hooks.retry.unwrap();
         assert_eq!(retry.on, RetryOn { unavailable: true, ..RetryOn::default() });
         assert_eq!((retry.attempts, retry.budget_percent), (2, 20));
+        assert_eq!((retry.non_idempotent, retry.hedge), (false, Hedge::Never));
+    }
+
+    #[test]
+    fn single_statuses_and_the_time_of_a_second_attempt_are_read() {
+        let retry = |keys: &str| {
+            let text = format!("{TWO}[hooks]\nretry = {{ {keys} }}");
+            parse(&text).unwrap().hooks.unwrap().retry.unwrap()
+        };
+        let on = retry("on = [\"reset\", \"503\", 429, \"599\"]").on;
+        assert!(on.reset && !on.unavailable && !on.connect);
+        assert_eq!(on.statuses.iter().collect::<Vec<_>>(), [429, 503, 599]);
+        assert!(!on.statuses.has(500) && !on.statuses.has(200));
+        assert_eq!(retry("hedge = true").hedge, Hedge::P95);
+        assert_eq!(retry("hedge = \"p95\", hedge_percent = 5").hedge_percent, 5);
+        assert_eq!(retry("hedge = false").hedge, Hedge::Never);
+        assert_eq!(retry("hedge = \"50ms\"").hedge, Hedge::After(Duration::from_millis(50)));
     }
 
     #[test]
@@ -241,6 +362,17 @@ mod tests {
             (
                 &with("retry = { on = [\"4xx\"] }"),
                 "8:17: hooks.retry.on[0]: found \"4xx\", expecte",
+            ),
+            (&with("retry = { on = [\"404\"] }"), "8:17: hooks.retry.on[0]: found \"404\", expect"),
+            (&with("retry = { on = [600] }"), "8:17: hooks.retry.on[0]: found 600, expected"),
+            (
+                &with("retry = { hedge = \"p99\" }"),
+                "8:19: hooks.retry.hedge: found \"p99\", expected \"p95\", true, false or a",
+            ),
+            (&with("retry = { hedge = \"2m\" }"), "8:19: hooks.retry.hedge: found \"2m\", expe"),
+            (
+                &with("retry = { hedge_percent = 0 }"),
+                "8:27: hooks.retry.hedge_percent: found 0, expected",
             ),
         ]);
     }

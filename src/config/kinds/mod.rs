@@ -176,6 +176,11 @@ impl<T, F: Fn(Given<'_>) -> Result<T, Wrong>> Visitor<'_> for ScalarVisitor<F> {
         self.visit(Given::Whole(number))
     }
 
+    /// As JSON has whole numbers that are not negative.
+    fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
+        self.visit_i64(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+
     fn visit_f64<E: Error>(self, number: f64) -> Result<T, E> {
         self.visit(Given::Real(number))
     }

@@ -20,7 +20,7 @@ use crate::config::names::{
 };
 use crate::config::rules::parse_network;
 use crate::config::units::{BYTES_FORM, DURATION_FORM, bytes_text, duration_text};
-use crate::config::{LogTarget, Networks, PoolStatus};
+use crate::config::{LogTarget, Networks, PoolStatus, Prewarm};
 use crate::http::names::FieldName;
 
 text_kind!(Address: IpAddr = parse_address, ADDRESS_FORM);
@@ -109,6 +109,24 @@ scalar_kind!(
         _ => Err(given.unlike("504 or 503")),
     },
     |value| value.code().into()
+);
+
+scalar_kind!(
+    PrewarmCount: Prewarm, "\"auto\" or a whole number",
+    json!({ "anyOf": [
+        { "type": "string", "enum": ["auto"] },
+        { "type": "integer", "minimum": 0, "maximum": 1000 },
+    ] }),
+    |given| match given {
+        Given::Text("auto") => Ok(Prewarm::Auto),
+        Given::Whole(count @ 0..=1000) => Ok(Prewarm::Count(count as usize)),
+        Given::Real(_) | Given::Truth(_) => Err(Wrong::Type),
+        _ => Err(given.unlike("\"auto\" or a whole number from 0 to 1000")),
+    },
+    |value| match value {
+        Prewarm::Auto => "auto".into(),
+        Prewarm::Count(count) => json!(count),
+    }
 );
 
 /// `TCP_KEEPIDLE` counts whole seconds, and not more of them than this.

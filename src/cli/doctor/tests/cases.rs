@@ -25,7 +25,7 @@ pub(super) fn listen(config: &mut Config, address: &str) {
 
 fn upstream(url: &str) -> UpstreamConfig {
     let (host, authority) = (url.to_owned(), url.to_owned());
-    let origins = vec![OriginConfig { host, port: 0, weight: 1, authority, is_tls: false }];
+    let origins = vec![OriginConfig { host, authority, ..OriginConfig::default() }];
     UpstreamConfig { origins, ..Config::default().upstreams.remove(0) }
 }
 

@@ -1,0 +1,196 @@
+//! Connecting to a target, and to the next ones where that fails or takes long (RFC 8305 §5).
+//!
+//! In goes the target whose turn it is; out comes a connection to it, or to one of the others. A
+//! target that has not answered within a quarter of a second is not waited for alone; the first to
+//! connect wins, and the attempts that lose go on by themselves, because how they end says what the
+//! next request may expect. Nothing is sent here but TLS.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures_util::stream::FuturesUnordered;
+
+use crate::fault::Fault;
+use crate::ring::clock;
+
+use super::dial::first_of;
+use super::lease::Lease;
+use super::origin_ids::OriginId;
+use super::permits::Permit;
+use super::pool::Pool;
+use super::queue::{Holder, Permitted};
+use super::{Member, Upstream, Who};
+
+/// How many targets a single request tries.
+const TRIED_MAX: usize = 8;
+
+type Attempt = Pin<Box<dyn Future<Output = Ended>>>;
+
+/// How an attempt has ended.
+struct Ended {
+    member: Member,
+    outcome: Result<Lease, Fault>,
+    /// Somebody was there.
+    is_answered: bool,
+}
+
+pub(super) struct Race<'a> {
+    pub upstream: &'a Upstream,
+    pub pool: &'a Rc<Pool>,
+    pub who: Who<'a>,
+    pub is_fresh: bool,
+    /// What the request is kept with.
+    pub key: u64,
+}
+
+impl Race<'_> {
+    /// Begins with `first`; `tried` has the numbers of those that are not asked again, and its own.
+    pub(super) async fn run(&self, first: Member, mut tried: Vec<usize>) -> Result<Lease, Fault> {
+        let mut attempts = FuturesUnordered::new();
+        let (mut fault, mut has_answered) = (Fault::OriginUnresolved, false);
+        let mut next = Some(first);
+        let deadline = Instant::now() + self.who.times.connect;
+        let pause = self.upstream.config.fail_timeout;
+        loop {
+            if let Some(member) = next.take() {
+                match self.permit(&member, attempts.is_empty()).await? {
+                    Some(Permitted::Open(permit)) => {
+                        attempts.push(self.attempt(member, permit, deadline));
+                    }
+                    Some(Permitted::Handed(lease)) => return Ok(self.won(lease, attempts)),
+                    None => {}
+                }
+            }
+            let has_more = tried.len() < TRIED_MAX && self.has_more(&tried);
+            match first_of(&mut attempts, has_more).await {
+                Some(Ended { member, outcome: Ok(lease), .. }) => {
+                    let change = member.target.connected(clock::coarse_ms());
+                    self.upstream.announce(&member, change);
+                    return Ok(self.won(lease, attempts));
+                }
+                Some(Ended { member, outcome: Err(failed), is_answered })
+                    if failed.is_origin_local() =>
+                {
+                    let change = member.target.failed(clock::coarse_ms(), pause);
+                    self.upstream.announce(&member, change);
+                    member.origin.addresses.doubt();
+                    // Whoever answers and is no use says more than an address where nobody is.
+                    if is_answered || !has_answered {
+                        fault = failed;
+                    }
+                    has_answered |= is_answered;
+                }
+                Some(Ended { outcome: Err(failed), .. }) => return Err(failed),
+                None => {
+                    let last = tried.last().and_then(|number| self.upstream.member(*number));
+                    if let Some(slow) = last {
+                        slow.target.suspect(clock::coarse_ms(), pause);
+                        slow.origin.addresses.doubt();
+                    }
+                }
+            }
+            next = if has_more { self.upstream.pick(self.pool, self.key, &tried) } else { None };
+            match &next {
+                Some(member) if !self.is_fresh => {
+                    if let Some(lease) = self.pool.take_idle(member.number(), self.who.holder) {
+                        return Ok(self.won(lease, attempts));
+                    }
+                }
+                None if attempts.is_empty() => return Err(fault),
+                _ => {}
+            }
+            tried.extend(next.iter().map(Member::number));
+        }
+    }
+
+    /// Connects to `member` and to nobody else.
+    pub(super) async fn single(&self, member: Member, permit: Permit) -> Result<Lease, Fault> {
+        let deadline = Instant::now() + self.who.times.connect;
+        let Ended { member, outcome, .. } = self.attempt(member, permit, deadline).await;
+        let change = match &outcome {
+            Ok(_) => member.target.connected(clock::coarse_ms()),
+            Err(failed) if failed.is_origin_local() => {
+                member.origin.addresses.doubt();
+                member.target.failed(clock::coarse_ms(), self.upstream.config.fail_timeout)
+            }
+            Err(_) => None,
+        };
+        self.upstream.announce(&member, change);
+        outcome
+    }
+
+    /// The right to open a connection; a second one is not waited for.
+    async fn permit(&self, member: &Member, is_first: bool) -> Result<Option<Permitted>, Fault> {
+        if is_first {
+            let who = (self.who.holder, self.who.times.pool);
+            return permit(self.pool, &member.id, who, self.is_fresh).await.map(Some);
+        }
+        let who = (self.pool.worker, self.who.holder.claimant);
+        Ok(member.id.try_open(who).map(Permitted::Open))
+    }
+
+    fn has_more(&self, tried: &[usize]) -> bool {
+        let roster = self.upstream.roster.borrow();
+        roster.members.iter().any(|member| !tried.contains(&member.number()))
+    }
+
+    /// Lets the attempts that have lost come to their end.
+    fn won(&self, lease: Lease, attempts: FuturesUnordered<Attempt>) -> Lease {
+        let pause = self.upstream.config.fail_timeout;
+        for attempt in attempts {
+            tokio::task::spawn_local(async move {
+                let Ended { member, outcome, .. } = attempt.await;
+                match outcome {
+                    Ok(lease) => {
+                        member.target.connected(clock::coarse_ms());
+                        lease.give_back();
+                    }
+                    Err(failed) if failed.is_origin_local() => {
+                        member.target.failed(clock::coarse_ms(), pause);
+                        member.origin.addresses.doubt();
+                    }
+                    Err(_) => {}
+                }
+            });
+        }
+        lease
+    }
+
+    /// Connects, and secures what is connected.
+    fn attempt(&self, member: Member, permit: Permit, deadline: Instant) -> Attempt {
+        let Who { holder, introduction, .. } = self.who;
+        let (pool, introduction) = (self.pool.clone(), introduction.to_vec());
+        let is_single = self.upstream.config.proxy_protocol.is_some();
+        Box::pin(async move {
+            let address = member.target.address;
+            let connected = pool.connect(&member.id, address, permit, holder, deadline).await;
+            let is_answered = connected.is_ok();
+            let outcome = match connected {
+                Ok(mut lease) => {
+                    lease.is_single |= is_single;
+                    pool.secure(lease, &member.origin, &introduction, deadline).await
+                }
+                failed => failed,
+            };
+            Ended { member, outcome, is_answered }
+        })
+    }
+}
+
+/// The right to open a connection; where it need not be a new one, one that has come back will do.
+pub(super) async fn permit(
+    pool: &Rc<Pool>,
+    id: &OriginId,
+    (holder, patience): (Holder, Duration),
+    is_fresh: bool,
+) -> Result<Permitted, Fault> {
+    loop {
+        match pool.permit(id, holder, patience).await? {
+            // Dropping it frees the right to open another.
+            Permitted::Handed(_) if is_fresh => {}
+            permitted => return Ok(permitted),
+        }
+    }
+}
