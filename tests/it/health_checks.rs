@@ -286,10 +286,14 @@ fn the_fewest_requests_win_over_all_workers() {
     let proxy = setup.set("server.workers", 2).start();
     // Whoever comes first to the one that answers nobody stays there; nobody follows.
     let mut waiting = Vec::new();
-    wait_until("one is there", || {
+    // One after another: of many at once, several would go there.
+    while held.seen().requests.is_empty() {
+        let before = fast.origin.seen().requests.len();
         waiting.push(proxy.send(GET));
-        !held.seen().requests.is_empty()
-    });
+        wait_until("somebody has it", || {
+            fast.origin.seen().requests.len() > before || !held.seen().requests.is_empty()
+        });
+    }
     assert_eq!(answers(&proxy, 20, GET)["fast"], 20);
     gate.open();
     drop(waiting);

@@ -45,9 +45,9 @@ impl Drop for Daemon {
     }
 }
 
-/// An address for a server that cannot choose a port itself. Of those that the kernel never gives to
-/// whoever asks for any: one of these, free just now, would sooner or later be another test's by the
-/// time that the server has started.
+/// An address for a server that cannot choose a port itself. Of those that the kernel never gives
+/// to whoever asks for any: one of these, free just now, would sooner or later be another test's by
+/// the time that the server has started.
 pub(crate) fn free_address() -> SocketAddr {
     static TAKEN: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() % 10_000).unwrap_or_default();
