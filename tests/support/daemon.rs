@@ -50,7 +50,7 @@ impl Drop for Daemon {
 /// the time that the server has started.
 pub(crate) fn free_address() -> SocketAddr {
     static TAKEN: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 10_000).unwrap_or_default();
+    let start = u16::try_from(std::process::id().wrapping_mul(7_919) % 20_000).unwrap_or_default();
     loop {
         let turn = TAKEN.fetch_add(1, Ordering::Relaxed);
         // Below net.ipv4.ip_local_port_range.
