@@ -19,7 +19,8 @@
 //!  hooks          what is done to a route's requests and answers beside passing them on
 //!  forward_proxy  who may use it, and for what: access, policy, auth, lookup
 //!  routing        where to
-//!  upstream       to whom: balance, resolver, dial, pool, h1 (HTTP/1 towards an origin)
+//!  upstream       to whom: roster, balance, health, resolver, race, pool, h1 (HTTP/1 towards an
+//!                 origin)
 //!  relay          one body, one direction, through leased chunks or a pipe; the outbox
 //!  observe        access_log, logging, metrics, connection_stats
 //!  memory         what there is of it, what may be needed, when it is short

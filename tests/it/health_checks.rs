@@ -276,21 +276,24 @@ fn what_is_alike_goes_to_the_same_origin() {
 fn the_fewest_requests_win_over_all_workers() {
     let (held, gate) = Origin::held();
     let fast = Named::new("fast");
-    // By its weight, one request that it has not quite ended speaks less against it than one there.
-    let lines = format!(
-        "origins = [\"{}\", {{ url = \"{}\", weight = 3 }}]\nbalance = \"least_connections\"",
-        held.url(),
-        fast.url()
-    );
-    let setup = Setup::new().upstream_lines("app", &lines).route("", "/", "app", "");
+    let setup = upstream(&[&held.url(), &fast.url()], "balance = \"least_connections\"");
     let proxy = setup.set("server.workers", 2).start();
+    let is_free = || target(&proxy, &fast.url())["busy"] == 0;
     // Whoever comes first to the one that answers nobody stays there; nobody follows.
     let mut waiting = Vec::new();
-    wait_until("one is there", || {
+    // One after another: of many at once, several would go there.
+    while held.seen().requests.is_empty() {
+        let before = fast.origin.seen().requests.len();
         waiting.push(proxy.send(GET));
-        !held.seen().requests.is_empty()
-    });
-    assert_eq!(answers(&proxy, 20, GET)["fast"], 20);
+        wait_until("somebody has it", || {
+            fast.origin.seen().requests.len() > before || !held.seen().requests.is_empty()
+        });
+    }
+    for _ in 0..20 {
+        // A request that has been answered and not quite ended is one.
+        wait_until("the last one has ended", is_free);
+        proxy.send(GET).read_response().expect_body("fast");
+    }
     gate.open();
     drop(waiting);
 }

@@ -4,6 +4,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -44,9 +45,20 @@ impl Drop for Daemon {
     }
 }
 
-/// An address for a server that cannot choose a port itself: free just now. Where somebody else
-/// takes it meanwhile, the server does not start, and the test says so.
+/// An address for a server that cannot choose a port itself. Of those that the kernel never gives
+/// to whoever asks for any: one of these, free just now, would sooner or later be another test's by
+/// the time that the server has started.
 pub(crate) fn free_address() -> SocketAddr {
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    free.local_addr().expect("a bound listener")
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id().wrapping_mul(7_919) % 20_000).unwrap_or_default();
+    loop {
+        let turn = TAKEN.fetch_add(1, Ordering::Relaxed);
+        // Below net.ipv4.ip_local_port_range.
+        let port = 12_000 + (start + turn % 10_000) % 20_000;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+        assert!(turn < 20_000, "no port is free");
+    }
 }
