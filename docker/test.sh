@@ -414,9 +414,12 @@ targets_are() {
     [[ $found == "$1" ]]
 }
 
+# What a user may lock is shared by all of its containers.
+frugal=(--set server.workers=1 --set buffers.chunks_per_worker=4)
+
 start_web() {
     docker run -d --name "$1" --network private "${confined[@]}" --label ringway.enable=true \
-        --label ringway.host=shop.test --label ringway.service=web ringway >/dev/null
+        --label ringway.host=shop.test --label ringway.service=web ringway "${frugal[@]}" >/dev/null
 }
 
 shop() {
@@ -428,7 +431,7 @@ test_discovery() {
     docker run -d --name finder --network private "${confined[@]}" \
         --group-add "$(stat -c %g "$scratch/docker.sock")" \
         --volume "$scratch/docker.sock:/var/run/docker.sock" \
-        ringway --set docker.socket=/var/run/docker.sock >/dev/null
+        ringway "${frugal[@]}" --set docker.socket=/var/run/docker.sock >/dev/null
     within 60 health_is finder healthy || fail "$(docker logs finder 2>&1)"
     local found_at status asked=0
     found_at=http://$(docker inspect -f '{{.NetworkSettings.Networks.private.IPAddress}}' finder):8000

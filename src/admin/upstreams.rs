@@ -89,12 +89,19 @@ pub(super) fn counted(plan: &UpstreamPlan) -> BTreeMap<&'static str, usize> {
     counts
 }
 
-/// How many targets are passed over for their checks or their answers.
+/// How many origins are passed over with all of their targets for their checks or their answers.
 pub(super) fn count_ill(plan: &UpstreamPlan) -> usize {
     let is_ill = |target: &Target| {
         matches!(target.reason(), Some(Reason::Check | Reason::Errors | Reason::Slow))
     };
-    plan.targets().filter(|(_, target)| !target.is_sound() && is_ill(target)).count()
+    // By origin: of a name with two families, one is often nobody's.
+    let mut well: BTreeMap<String, (bool, bool)> = BTreeMap::new();
+    for (origin, target) in plan.targets() {
+        let (is_up, is_out) = well.entry(origin.url.clone()).or_default();
+        *is_up |= target.is_sound();
+        *is_out |= !target.is_sound() && is_ill(&target);
+    }
+    well.values().filter(|(is_up, is_out)| *is_out && !is_up).count()
 }
 
 /// "up", or why it is not asked.

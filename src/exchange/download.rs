@@ -76,6 +76,7 @@ pub(crate) async fn send_response(
     } else {
         drop(buffer);
         if let Some(held) = ahead::begin(request, destination.buffers(request).1, rest.as_deref()) {
+            drop(rest);
             let passed = pass_ahead(request, (lease, held), &body, (progress, reads_body), record);
             return Ok(Box::pin(passed).await);
         }

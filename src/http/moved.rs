@@ -92,9 +92,11 @@ impl Moved<'_> {
         let Some(rest) = below(path, self.base) else { return false };
         let before = out.len();
         out.extend_from_slice(self.prefix);
-        // What begins with two slashes would name a host.
-        if rest.starts_with(b"//") && self.prefix.is_empty() || !rest.starts_with(b"/") {
-            out.extend_from_slice(if rest.starts_with(b"//") { b"/." } else { b"/" });
+        // What begins with two slashes would name a host, and browsers take a backslash for one and
+        // a tab for nothing.
+        let names_host = matches!(rest, [b'/', b'/' | b'\\' | b'\t', ..]);
+        if names_host && self.prefix.is_empty() || !rest.starts_with(b"/") {
+            out.extend_from_slice(if names_host { b"/." } else { b"/" });
         }
         out.extend_from_slice(rest);
         out[before..] != *url
@@ -209,6 +211,8 @@ mod tests {
             (ROOT, "/base/x", "/x"),
             (ROOT, "/base", "/"),
             (ROOT, "/base//evil.example/", "/.//evil.example/"),
+            (ROOT, "/base/\\evil.example/", "/./\\evil.example/"),
+            (ROOT, "/base/\t/evil.example/", "/./\t/evil.example/"),
             (BELOW, "/x", "/shop/x"),
             (BELOW, "http://app:8080", "/shop/"),
         ];

@@ -62,8 +62,12 @@ pub(crate) async fn run<M: Means + 'static>(
         let compares = now.saturating_sub(compared_ms) >= COMPARE_EVERY_MS;
         for upstream in upstreams() {
             is_needed |= upstream.config().health.is_some() || upstream.config().eject.is_some();
+            upstream.follow(means.pool());
             if compares {
                 upstream.eject_slow();
+            }
+            if upstream.config().eject.is_none() {
+                upstream.pardon(now);
             }
             let Some(config) = &upstream.config().health else {
                 unwatch(&upstream, now);

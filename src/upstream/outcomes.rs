@@ -28,18 +28,27 @@ impl Upstream {
         if let Some(config) = &self.config.eject {
             let now = clock::coarse_ms();
             let rules = Ejection::of(config);
-            let may_eject = || self.may_eject(&rules);
+            let may_eject = || self.may_eject(number, &rules);
             let change = member.target.answered(is_good, now, &rules, may_eject);
             self.announce(&member, change);
         }
     }
 
     /// Whether one more target may be passed over for its answers.
-    fn may_eject(&self, rules: &Ejection) -> bool {
+    fn may_eject(&self, own: usize, rules: &Ejection) -> bool {
         let roster = self.roster.borrow();
         let count = roster.members.len();
-        let out = roster.members.iter().filter(|it| !it.target.is_sound()).count();
+        let out =
+            roster.members.iter().filter(|it| it.number() != own && !it.target.is_sound()).count();
         out + 1 < count && (out + 1) * 100 <= rules.at_most as usize * count
+    }
+
+    /// What answers have come to counts no longer where they are not judged.
+    pub(super) fn pardon(&self, now_ms: u64) {
+        for member in self.members().iter().filter(|member| !member.target.is_sound()) {
+            let change = member.target.pardon(now_ms);
+            self.announce(member, change);
+        }
     }
 
     /// Passes over what takes much longer than the others.
@@ -60,7 +69,7 @@ impl Upstream {
         let most = median.target.latency_us().saturating_mul(rules.slower);
         let slowest = known.last().filter(|it| known.len() > 2 && it.target.latency_us() > most);
         if let Some(member) = slowest
-            && self.may_eject(&rules)
+            && self.may_eject(member.number(), &rules)
         {
             let change = member.target.eject(Reason::Slow, clock::coarse_ms(), &rules);
             self.announce(member, change);

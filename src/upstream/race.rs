@@ -51,12 +51,16 @@ impl Race<'_> {
         let mut attempts = FuturesUnordered::new();
         let (mut fault, mut has_answered) = (Fault::OriginUnresolved, false);
         let mut next = Some(first);
-        let deadline = Instant::now() + self.who.times.connect;
+        // Begins with the first attempt: a wait for the right to one is no wait for an origin.
+        let (mut deadline, mut asked) = (None, None);
         let pause = self.upstream.config.fail_timeout;
         loop {
             if let Some(member) = next.take() {
                 match self.permit(&member, attempts.is_empty()).await? {
                     Some(Permitted::Open(permit)) => {
+                        let connect = self.who.times.connect;
+                        let deadline = *deadline.get_or_insert_with(|| Instant::now() + connect);
+                        asked = Some(member.number());
                         attempts.push(self.attempt(member, permit, deadline));
                     }
                     Some(Permitted::Handed(lease)) => return Ok(self.won(lease, attempts)),
@@ -84,7 +88,7 @@ impl Race<'_> {
                 }
                 Some(Ended { outcome: Err(failed), .. }) => return Err(failed),
                 None => {
-                    let last = tried.last().and_then(|number| self.upstream.member(*number));
+                    let last = asked.take().and_then(|number| self.upstream.member(number));
                     if let Some(slow) = last {
                         slow.target.suspect(clock::coarse_ms(), pause);
                         slow.origin.addresses.doubt();

@@ -87,8 +87,11 @@ impl Upstream {
         let roster = self.roster.borrow();
         let member = roster.members.iter().find(|member| member.mark == mark)?;
         let target = &member.target;
-        let may_ask = target.serves_kept(now) && (!target.is_in(now) || target.claim(now));
-        (may_ask && !tried.contains(&member.number())).then(|| member.clone())
+        // A trial that is claimed is made.
+        let may_ask = !tried.contains(&member.number())
+            && target.serves_kept(now)
+            && (!target.is_in(now) || target.claim(now));
+        may_ask.then(|| member.clone())
     }
 
     /// Whose turn it is, of those whose numbers are not in `tried`: of those that have room, or

@@ -187,6 +187,24 @@ fn errors_in_a_row_pass_an_origin_over_and_one_good_answer_brings_it_back() {
 }
 
 #[test]
+fn what_was_passed_over_for_its_answers_is_asked_again_when_they_are_judged_no_more() {
+    let (a, b) = (Named::new("a"), Named::new("b"));
+    let eject = "eject = { errors = 1, pause = \"1h\" }";
+    let proxy = upstream(&[&a.url(), &b.url()], eject).start();
+    b.says(500);
+    answers(&proxy, 4, GET);
+    wait_for_state(&proxy, &b.url(), "errors");
+    b.says(200);
+    let file = proxy.home().join("ringway.toml");
+    let text = std::fs::read_to_string(&file).expect("the configuration");
+    std::fs::write(&file, text.replace(eject, "")).expect("a file that may be written");
+    proxy.signal(Signal::SIGHUP);
+    proxy.wait_for_log(&["reloaded"]);
+    wait_for_state(&proxy, &b.url(), "up");
+    assert_eq!(answers(&proxy, 10, GET)["b"], 5);
+}
+
+#[test]
 fn the_last_one_is_never_passed_over_for_its_answers() {
     let (a, b) = (Named::new("a"), Named::new("b"));
     let eject = "eject = { errors = 1, pause = \"1h\", at_most = 100 }";
