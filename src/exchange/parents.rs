@@ -73,7 +73,7 @@ async fn reach(
         let _watched = pool.watch(&socket);
         let whom = (parent.host.as_str(), parent.authority.as_str());
         // Boxed so that nobody else carries the room for it.
-        Box::pin(pool.secure_socket(&socket, connector, whom, deadline)).await?;
+        Box::pin(pool.secure_socket(&socket, connector, whom, b"", deadline)).await?;
         opening.0 = None;
     }
     Ok((socket, address))

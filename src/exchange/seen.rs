@@ -4,15 +4,14 @@
 //! In goes a request with the head of its answer, of an upstream whose clients do; out comes what
 //! the head is written with. What an origin's cookie leads to is learnt here.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use crate::exchange::request::Request;
 use crate::http::moved::Moved;
 use crate::http::names::cookies;
 use crate::http::rewrite::Seen;
+use crate::ring::clock;
 use crate::routing::Route;
 use crate::upstream::Upstream;
-use crate::upstream::sticky::{Kept, Sticky, value_of};
+use crate::upstream::sticky::{Sticky, value_of};
 
 /// What is said of one answer.
 pub(crate) struct SeenOtherwise {
@@ -52,7 +51,7 @@ impl SeenOtherwise {
 
 /// Keeps the client with the target that has answered; the cookie that it gets for that, if any.
 fn keep<S>(request: &Request<'_, S>, sticky: &Sticky, (mark, buf): (u64, &[u8])) -> Option<String> {
-    let now_s = unix_seconds();
+    let now_s = clock::unix_seconds();
     if sticky.config.learn {
         let name = sticky.config.cookie.as_bytes();
         let given = request.response.fields.values(buf, b"set-cookie");
@@ -61,9 +60,7 @@ fn keep<S>(request: &Request<'_, S>, sticky: &Sticky, (mark, buf): (u64, &[u8]))
         }
         return None;
     }
-    let Kept::Issue(mut cookie) = sticky.issue(mark, kept_with(request, sticky), now_s) else {
-        return None;
-    };
+    let mut cookie = sticky.issue(mark, kept_with(request, sticky), now_s)?;
     if !request.peer.slot.socket().is_plain() {
         cookie.push_str("; Secure");
     }
@@ -75,11 +72,7 @@ fn keep<S>(request: &Request<'_, S>, sticky: &Sticky, (mark, buf): (u64, &[u8]))
 pub(super) fn kept_with<S>(request: &Request<'_, S>, sticky: &Sticky) -> Option<(u64, u64)> {
     let (head, text) = (&request.head, request.inbox.filled());
     let name = sticky.config.cookie.as_bytes();
-    let now_s = unix_seconds();
+    let now_s = clock::unix_seconds();
     let mut values = head.fields.values(text, b"cookie").flat_map(|field| cookies(field, name));
     values.find_map(|value| sticky.read(value, now_s))
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::request_view::{HookState, RequestView};
 use crate::config::{ClientKey, MirrorConfig, SplitConfig};
+use crate::upstream::balance::{hash as spread, mix};
 
 /// A split, compiled.
 #[derive(Clone, Debug)]
@@ -70,22 +71,6 @@ impl Split {
 /// Whether a request is mirrored; its body is known to fit.
 pub(crate) fn is_mirrored(mirror: &MirrorConfig, number: u64) -> bool {
     ((u128::from(number) * 10_000) >> 64) < u128::from(mirror.share)
-}
-
-/// A number that is the same for the same bytes, and as good as random for others: FNV-1a with a
-/// finisher, because FNV's own high bits depend on the last bytes too little.
-fn spread(bytes: &[u8]) -> u64 {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    mix(hash)
-}
-
-/// The finisher of splitmix64.
-fn mix(mut number: u64) -> u64 {
-    number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ number >> 31
 }
 
 thread_local! {

@@ -318,14 +318,16 @@ impl Balance {
     }
 }
 
-/// Stands for `bytes` in picks; the same in every process and on every machine (FNV-1a, mixed).
+/// A number that is the same for the same bytes in every process and on every machine, and as good
+/// as random for others: FNV-1a, mixed, because FNV's own high bits depend on the last bytes too
+/// little.
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
     let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold))
 }
 
 /// The finalizer of `SplitMix64` (Steele, Lea and Flood 2014).
-fn mix(mut value: u64) -> u64 {
+pub(crate) fn mix(mut value: u64) -> u64 {
     value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)

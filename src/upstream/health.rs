@@ -207,12 +207,10 @@ async fn reach(
         proxy_protocol::put(&mut out, version, None);
     }
     if let Some(connector) = &member.origin.tls {
-        if !out.is_empty() && socket.0.try_send(&out).ok() != Some(out.len()) {
-            return Err(named(Fault::OriginClosed));
-        }
-        out.clear();
         let whom = (member.origin.host.as_str(), member.origin.url.as_str());
-        pool.secure_socket(&socket.0, connector, whom, deadline).await.map_err(named)?;
+        let secured = pool.secure_socket(&socket.0, connector, whom, &out, deadline).await;
+        secured.map_err(named)?;
+        out.clear();
     }
     Ok((socket, out))
 }

@@ -21,6 +21,7 @@ use super::origin_ids::OriginId;
 use super::permits::Permit;
 use super::pool::Pool;
 use super::queue::{Holder, Permitted};
+use super::target::Change;
 use super::{Member, Upstream, Who};
 
 /// How many targets a single request tries.
@@ -34,6 +35,21 @@ struct Ended {
     outcome: Result<Lease, Fault>,
     /// Somebody was there.
     is_answered: bool,
+}
+
+impl Ended {
+    /// Tells the target, and those who know its name; what has become of it.
+    fn tell(&self, pause: Duration) -> Option<Change> {
+        let (target, now) = (&self.member.target, clock::coarse_ms());
+        match &self.outcome {
+            Ok(_) => target.connected(now),
+            Err(failed) if failed.is_origin_local() => {
+                self.member.origin.addresses.doubt();
+                target.failed(now, pause)
+            }
+            Err(_) => None,
+        }
+    }
 }
 
 pub(super) struct Race<'a> {
@@ -68,32 +84,19 @@ impl Race<'_> {
                 }
             }
             let has_more = tried.len() < TRIED_MAX && self.has_more(&tried);
-            match first_of(&mut attempts, has_more).await {
-                Some(Ended { member, outcome: Ok(lease), .. }) => {
-                    let change = member.target.connected(clock::coarse_ms());
-                    self.upstream.announce(&member, change);
-                    return Ok(self.won(lease, attempts));
-                }
-                Some(Ended { member, outcome: Err(failed), is_answered })
-                    if failed.is_origin_local() =>
-                {
-                    let change = member.target.failed(clock::coarse_ms(), pause);
-                    self.upstream.announce(&member, change);
-                    member.origin.addresses.doubt();
+            if let Some(ended) = first_of(&mut attempts, has_more).await {
+                self.upstream.announce(&ended.member, ended.tell(pause));
+                match ended.outcome {
+                    Ok(lease) => return Ok(self.won(lease, attempts)),
+                    Err(failed) if !failed.is_origin_local() => return Err(failed),
                     // Whoever answers and is no use says more than an address where nobody is.
-                    if is_answered || !has_answered {
-                        fault = failed;
-                    }
-                    has_answered |= is_answered;
+                    Err(failed) if ended.is_answered || !has_answered => fault = failed,
+                    Err(_) => {}
                 }
-                Some(Ended { outcome: Err(failed), .. }) => return Err(failed),
-                None => {
-                    let last = asked.take().and_then(|number| self.upstream.member(number));
-                    if let Some(slow) = last {
-                        slow.target.suspect(clock::coarse_ms(), pause);
-                        slow.origin.addresses.doubt();
-                    }
-                }
+                has_answered |= ended.is_answered;
+            } else if let Some(slow) = asked.take().and_then(|it| self.upstream.member(it)) {
+                slow.target.suspect(clock::coarse_ms(), pause);
+                slow.origin.addresses.doubt();
             }
             next = if has_more { self.upstream.pick(self.pool, self.key, &tried) } else { None };
             match &next {
@@ -112,17 +115,9 @@ impl Race<'_> {
     /// Connects to `member` and to nobody else.
     pub(super) async fn single(&self, member: Member, permit: Permit) -> Result<Lease, Fault> {
         let deadline = Instant::now() + self.who.times.connect;
-        let Ended { member, outcome, .. } = self.attempt(member, permit, deadline).await;
-        let change = match &outcome {
-            Ok(_) => member.target.connected(clock::coarse_ms()),
-            Err(failed) if failed.is_origin_local() => {
-                member.origin.addresses.doubt();
-                member.target.failed(clock::coarse_ms(), self.upstream.config.fail_timeout)
-            }
-            Err(_) => None,
-        };
-        self.upstream.announce(&member, change);
-        outcome
+        let ended = self.attempt(member, permit, deadline).await;
+        self.upstream.announce(&ended.member, ended.tell(self.upstream.config.fail_timeout));
+        ended.outcome
     }
 
     /// The right to open a connection; a second one is not waited for.
@@ -145,17 +140,10 @@ impl Race<'_> {
         let pause = self.upstream.config.fail_timeout;
         for attempt in attempts {
             tokio::task::spawn_local(async move {
-                let Ended { member, outcome, .. } = attempt.await;
-                match outcome {
-                    Ok(lease) => {
-                        member.target.connected(clock::coarse_ms());
-                        lease.give_back();
-                    }
-                    Err(failed) if failed.is_origin_local() => {
-                        member.target.failed(clock::coarse_ms(), pause);
-                        member.origin.addresses.doubt();
-                    }
-                    Err(_) => {}
+                let ended = attempt.await;
+                ended.tell(pause);
+                if let Ok(lease) = ended.outcome {
+                    lease.give_back();
                 }
             });
         }

@@ -31,14 +31,9 @@ impl Pool {
         deadline: Instant,
     ) -> Result<Lease, Fault> {
         if let Some(connector) = &origin.tls {
-            // The kernel has room for so little on a connection that has carried nothing.
-            if !introduction.is_empty()
-                && lease.socket().try_send(introduction).ok() != Some(introduction.len())
-            {
-                return Err(Fault::OriginClosed);
-            }
             let whom = (origin.host.as_str(), origin.url.as_str());
-            self.secure_socket(lease.socket(), connector, whom, deadline).await?;
+            let socket = lease.socket();
+            self.secure_socket(socket, connector, whom, introduction, deadline).await?;
         }
         Ok(lease)
     }
@@ -55,8 +50,15 @@ impl Pool {
         socket: &Socket,
         connector: &Connector,
         (host, url): (&str, &str),
+        introduction: &[u8],
         deadline: Instant,
     ) -> Result<(), Fault> {
+        // The kernel has room for so little on a connection that has carried nothing.
+        if !introduction.is_empty()
+            && socket.try_send(introduction).ok() != Some(introduction.len())
+        {
+            return Err(Fault::OriginClosed);
+        }
         let session = connector.session(host).map_err(|_| PROTOCOL)?;
         socket.secure(session, self.ledger.clone());
         loop {

@@ -27,14 +27,6 @@ pub(crate) struct Sticky {
     learnt: Mutex<LruCache<u64, (u64, u64)>>,
 }
 
-/// What an answer adds to what is known.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Kept {
-    Nothing,
-    /// The client gets this cookie.
-    Issue(String),
-}
-
 impl Sticky {
     /// `upstream` keeps the cookies of one upstream from being those of another; `secret` is what
     /// several processes have in common, empty for one that ends with this.
@@ -73,12 +65,12 @@ impl Sticky {
 
     /// The target with `mark` has answered a request that had come with `read`. The cookie that its
     /// client gets: a new one where it had none, came to somebody else, or has half its time.
-    pub(crate) fn issue(&self, mark: u64, read: Option<(u64, u64)>, now_s: u64) -> Kept {
+    pub(crate) fn issue(&self, mark: u64, read: Option<(u64, u64)>, now_s: u64) -> Option<String> {
         let ttl = self.config.ttl.as_secs();
         if self.config.learn
             || read.is_some_and(|(old, until)| old == mark && until > now_s + ttl / 2)
         {
-            return Kept::Nothing;
+            return None;
         }
         let about = format!("{:x}.{mark:x}", now_s + ttl);
         let code = hex(&self.code(b"cookie ", about.as_bytes()));
@@ -88,7 +80,7 @@ impl Sticky {
             SameSite::Strict => "Strict",
             SameSite::None => "None",
         };
-        Kept::Issue(format!(
+        Some(format!(
             "{cookie}={about}.{code}; Path=/; Max-Age={ttl}; HttpOnly; SameSite={same_site}"
         ))
     }
@@ -162,7 +154,7 @@ mod tests {
     }
 
     fn issued(sticky: &Sticky, mark: u64, now_s: u64) -> String {
-        let Kept::Issue(cookie) = sticky.issue(mark, None, now_s) else { panic!("none") };
+        let Some(cookie) = sticky.issue(mark, None, now_s) else { panic!("none") };
         value_of(cookie.as_bytes(), b"rw")
             .map(|it| String::from_utf8_lossy(it).into_owned())
             .unwrap()
@@ -205,15 +197,15 @@ mod tests {
     #[test]
     fn a_cookie_is_renewed_at_half_its_time_and_where_somebody_else_answered() {
         let sticky = sticky("", false);
-        assert_eq!(sticky.issue(7, Some((7, 1_100)), 1_049), Kept::Nothing);
-        assert!(matches!(sticky.issue(7, Some((7, 1_100)), 1_050), Kept::Issue(_)));
-        assert!(matches!(sticky.issue(8, Some((7, 1_100)), 1_000), Kept::Issue(_)));
+        assert_eq!(sticky.issue(7, Some((7, 1_100)), 1_049), None);
+        assert!(sticky.issue(7, Some((7, 1_100)), 1_050).is_some());
+        assert!(sticky.issue(8, Some((7, 1_100)), 1_000).is_some());
     }
 
     #[test]
     fn cookies_of_the_origin_are_learnt_and_the_oldest_forgotten() {
         let sticky = sticky("", true);
-        assert_eq!(sticky.issue(7, None, 1_000), Kept::Nothing);
+        assert_eq!(sticky.issue(7, None, 1_000), None);
         sticky.learn(b"session", 7, 1_000);
         assert_eq!(sticky.read(b"session", 1_050), Some((7, 1_100)));
         assert_eq!(sticky.read(b"session", 1_100), None);
