@@ -83,7 +83,7 @@ fn pool(shared: &Arc<PoolShared>) -> Rc<Pool> {
 /// A connection's way out of the pool and back, with its watch.
 fn checkout(criterion: &mut Criterion) {
     let address = silent_origin();
-    let ring = match runtime::open() {
+    let ring = match runtime::open(runtime::Driver::IoUring) {
         Ok(ring) => ring,
         Err(error) => {
             eprintln!("pool/checkout_and_return is left out: no ring: {error}");

@@ -13,11 +13,39 @@
 # exits: 0 if ringway answered, 1 if it did not.
 set -euo pipefail
 
+usage() {
+    cat <<'USAGE'
+Watches the memory of a running ringway and has it give memory back above a threshold.
+
+  monitor.sh [--once] [URL]
+
+  --once    look once and exit: 0 if ringway answered, 1 if it did not
+  URL       where /health and /admin/cleanup are answered [default: $RINGWAY_URL, or
+            http://127.0.0.1:8000]
+
+Variables:
+  THRESHOLD_MB   clean up above so many MiB [400]
+  INTERVAL       seconds between two looks [60]
+  TOKEN          the value of admin.token, where one is set
+USAGE
+}
+
 is_once=false
-if [[ ${1:-} == --once ]]; then
-    is_once=true
+while (($#)); do
+    case $1 in
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    --once) is_once=true ;;
+    -*)
+        echo "monitor.sh: unknown flag $1; see monitor.sh --help" >&2
+        exit 2
+        ;;
+    *) break ;;
+    esac
     shift
-fi
+done
 url=${1:-${RINGWAY_URL:-http://127.0.0.1:8000}}
 threshold_mb=${THRESHOLD_MB:-400}
 interval=${INTERVAL:-60}

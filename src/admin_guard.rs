@@ -3,7 +3,8 @@
 //! In go where a request comes from and the fields that tell a program from a page in a browser;
 //! out comes yes, or why not. A token decides if one is configured; without it, being on this
 //! machine does, and then a browser must not be talked into it (DNS rebinding, forged requests).
-//! Who guesses at the token has a few tries a minute.
+//! Who guesses at it is told no more than that after a few tries a minute; the right one is always
+//! let in, or anybody behind the same address could lock the operator out.
 //!
 //! Nothing here knows a socket, a route or a clock, and a secret is never part of a text.
 
@@ -13,7 +14,7 @@ use std::str;
 use std::sync::{Mutex, PoisonError};
 
 use lru::LruCache;
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
 use crate::config::Secret;
 
@@ -33,6 +34,8 @@ pub(crate) struct Caller<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Rules<'a> {
     pub token: Option<&'a Secret>,
+    /// With which, or with the other, whoever only looks has to come.
+    pub read_token: Option<&'a Secret>,
     /// Names beside localhost and addresses that it may be asked by.
     pub hosts: &'a [String],
     pub tries: &'a TokenTries,
@@ -48,7 +51,7 @@ struct Tally {
     wrong: u32,
 }
 
-/// Further ones in a minute are not looked at.
+/// Further ones in a minute are answered 429.
 const TRIES_MAX: u32 = 10;
 
 const WINDOW_MS: u64 = 60_000;
@@ -61,13 +64,8 @@ impl TokenTries {
         Self(Mutex::new(LruCache::sparse(ADDRESSES_MAX)))
     }
 
-    fn may_try(&self, peer: IpAddr, now_ms: u64) -> bool {
-        let tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tries.peek(&peer).is_none_or(|tally| tally.wrong < TRIES_MAX || tally.is_over(now_ms))
-    }
-
-    /// Counts a wrong one; true for the first in a minute.
-    fn count(&self, peer: IpAddr, now_ms: u64) -> bool {
+    /// Counts a wrong one; how many that makes in a minute.
+    fn count(&self, peer: IpAddr, now_ms: u64) -> u32 {
         let mut tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let new = Tally { begun_ms: now_ms, wrong: 0 };
         let tally = tries.get_or_insert_mut(peer, || new);
@@ -75,7 +73,7 @@ impl TokenTries {
             *tally = new;
         }
         tally.wrong = tally.wrong.saturating_add(1);
-        tally.wrong == 1
+        tally.wrong
     }
 }
 
@@ -100,6 +98,18 @@ pub(crate) enum Denied {
 }
 
 impl Denied {
+    /// In a word or two, for the log.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::TokenMissing => "no token",
+            Self::TokenWrong { .. } => "wrong token",
+            Self::TooManyTokens => "too many wrong tokens",
+            Self::NotLocal => "from another machine, and there is no admin.token",
+            Self::ForeignHost => "the Host names another site",
+            Self::ForeignOrigin => "from a page of another site",
+        }
+    }
+
     /// 401 wants a `WWW-Authenticate` field.
     pub(crate) fn status(self) -> u16 {
         match self {
@@ -118,9 +128,13 @@ impl Denied {
     pub(crate) fn cause(self) -> &'static str {
         match self {
             Self::TokenMissing => {
-                "this needs `Authorization: Bearer` with the value of admin.token"
+                "this needs `Authorization: Bearer` with the value of admin.token, or of \
+                 admin.read_token where nothing is changed"
             }
-            Self::TokenWrong { .. } => "the token is not that of admin.token",
+            Self::TokenWrong { .. } => {
+                "the token is not that of admin.token, nor of admin.read_token where nothing is \
+                 changed"
+            }
             Self::TooManyTokens => "too many wrong tokens from this address; try again in a minute",
             Self::NotLocal => {
                 "without admin.token, changes are allowed from this machine only; set one, or ask \
@@ -138,6 +152,9 @@ impl Denied {
 /// Whether `caller` may see anything at all.
 pub(crate) fn may_read(caller: &Caller<'_>, rules: &Rules<'_>) -> Result<(), Denied> {
     is_not_foreign(caller)?;
+    if let Some(token) = rules.read_token {
+        return has_one_of([Some(token), rules.token], caller, rules);
+    }
     if is_own_host(caller, rules) {
         return Ok(());
     }
@@ -186,20 +203,30 @@ fn is_called(host: &[u8], name: &str) -> bool {
 }
 
 fn has_token(caller: &Caller<'_>, token: &Secret, rules: &Rules<'_>) -> Result<(), Denied> {
+    has_one_of([Some(token), None], caller, rules)
+}
+
+fn has_one_of(
+    tokens: [Option<&Secret>; 2],
+    caller: &Caller<'_>,
+    rules: &Rules<'_>,
+) -> Result<(), Denied> {
     let Some(given) = caller.authorization else { return Err(Denied::TokenMissing) };
-    let peer = caller.peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.to_canonical());
-    if !rules.tries.may_try(peer, rules.now_ms) {
-        return Err(Denied::TooManyTokens);
-    }
     let is_right = given.split_at_checked(BEARER.len()).is_some_and(|(scheme, given)| {
         // The time tells how long the token is, and nothing of what it is.
-        let is_equal = given.trim_ascii().ct_eq(token.reveal().as_bytes());
-        scheme.eq_ignore_ascii_case(BEARER) && bool::from(is_equal)
+        let is_equal = |token: &Secret| given.trim_ascii().ct_eq(token.reveal().as_bytes());
+        let is_any =
+            tokens.into_iter().flatten().map(is_equal).fold(Choice::from(0), |any, it| any | it);
+        scheme.eq_ignore_ascii_case(BEARER) && bool::from(is_any)
     });
     if is_right {
         return Ok(());
     }
-    Err(Denied::TokenWrong { is_first: rules.tries.count(peer, rules.now_ms) })
+    let peer = caller.peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.to_canonical());
+    match rules.tries.count(peer, rules.now_ms) {
+        count if count > TRIES_MAX => Err(Denied::TooManyTokens),
+        count => Err(Denied::TokenWrong { is_first: count == 1 }),
+    }
 }
 
 /// Whether `host`, perhaps with a port, is this machine to whoever asks for it.
@@ -247,7 +274,7 @@ mod tests {
     };
 
     fn rules<'a>(token: Option<&'a Secret>, tries: &'a TokenTries) -> Rules<'a> {
-        Rules { token, hosts: &[], tries, now_ms: 1000 }
+        Rules { token, read_token: None, hosts: &[], tries, now_ms: 1000 }
     }
 
     fn may_change(caller: &Caller<'_>, token: Option<&Secret>) -> Result<(), Denied> {
@@ -360,6 +387,27 @@ mod tests {
     }
 
     #[test]
+    fn a_token_for_reading_lets_nobody_change() {
+        let (token, read) = (Secret::new("0123456789abcdef"), Secret::new("read-0123456789ab"));
+        let tries = TokenTries::new();
+        let rules = Rules { read_token: Some(&read), ..rules(Some(&token), &tries) };
+        let with = |field: Option<&'static str>| Caller {
+            authorization: field.map(str::as_bytes),
+            ..LOCAL
+        };
+        let (reader, owner) =
+            (with(Some("Bearer read-0123456789ab")), with(Some("Bearer 0123456789abcdef")));
+        assert_eq!(super::may_read(&with(None), &rules), Err(Denied::TokenMissing));
+        for caller in [&reader, &owner] {
+            assert_eq!(super::may_read(caller, &rules), Ok(()));
+        }
+        assert_eq!(super::may_change(&owner, &rules), Ok(()));
+        let wrong = Err(Denied::TokenWrong { is_first: true });
+        assert_eq!(super::may_change(&reader, &rules), wrong);
+        assert!(super::may_read(&with(Some("Bearer read-0123456789aB")), &rules).is_err());
+    }
+
+    #[test]
     fn every_refusal_has_a_status_and_a_cure() {
         for denied in [Denied::TokenMissing, Denied::TokenWrong { is_first: false }] {
             assert_eq!(denied.status(), 401);
@@ -388,7 +436,7 @@ mod tests {
     const RIGHT: &str = "Bearer 0123456789abcdef";
 
     #[test]
-    fn who_guesses_at_the_token_has_ten_tries_a_minute() {
+    fn who_guesses_at_the_token_is_told_little_and_locks_nobody_out() {
         let (tries, token) = (TokenTries::new(), Secret::new("0123456789abcdef"));
         let ask = |peer: &str, field: &'static str, now_ms| {
             let peer = peer.parse().ok();
@@ -401,12 +449,18 @@ mod tests {
             let found = ask("192.0.2.1", "Bearer x", 1000 + number);
             assert_eq!(found, Err(Denied::TokenWrong { is_first }), "{number}");
         }
-        // Not even a right one is looked at: it could be a guess.
-        assert_eq!(ask("192.0.2.1", RIGHT, 2000), Err(Denied::TooManyTokens));
-        assert_eq!(ask("::ffff:192.0.2.1", RIGHT, 2000), Err(Denied::TooManyTokens));
+        for peer in ["192.0.2.1", "::ffff:192.0.2.1"] {
+            assert_eq!(ask(peer, "Bearer x", 2000), Err(Denied::TooManyTokens));
+            assert_eq!(
+                ask(peer, RIGHT, 2000),
+                Ok(()),
+                "who guesses may be behind the same address"
+            );
+        }
         assert_eq!(Denied::TooManyTokens.status(), 429);
-        assert_eq!(ask("192.0.2.2", RIGHT, 2000), Ok(()));
-        assert_eq!(ask("192.0.2.1", RIGHT, 61_000), Ok(()));
+        let wrong = Err(Denied::TokenWrong { is_first: true });
+        assert_eq!(ask("192.0.2.2", "Bearer x", 2000), wrong);
+        assert_eq!(ask("192.0.2.1", "Bearer x", 61_000), wrong, "a minute is over");
     }
 
     #[test]

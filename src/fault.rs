@@ -13,13 +13,11 @@ use crate::http::head::HeadError;
 /// Why an exchange did not go as the client wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    // The client's side.
     ClientHead(HeadError),
     ClientChunk(ChunkError),
     ClientBodyTooLarge,
     /// What came at a listener for SOCKS is none.
     ClientSocks,
-    /// The client ended its side in the middle of a body.
     ClientBodyIncomplete,
     ClientHeadTimeout,
     /// The client sent nothing of a body for `timeouts.read`.
@@ -27,7 +25,6 @@ pub enum Fault {
     /// The client took nothing of the answer for `timeouts.client_write`.
     ClientWriteTimeout,
     ClientGone,
-    // Between the sides.
     NoRoute,
     /// An origin could take the path for one of another route, whose hooks guard.
     PathAmbiguous,
@@ -35,15 +32,15 @@ pub enum Fault {
     MethodNotOffered,
     /// The session was made for another name, and its certificate does not cover this one.
     Misdirected,
+    /// A login by the connection, in HTTP/2.
+    NeedsHttp1,
     /// A target whose scheme is not spoken: `https` without CONNECT.
     SchemeNotOffered,
-    /// The client may not use the forward proxy.
     ClientForbidden,
     /// The policy forbids the target.
     TargetForbidden,
     /// The forward proxy wants to know who asks.
     LoginRequired,
-    /// Too many wrong passwords from the client's address.
     TooManyLogins,
     /// Passwords cannot be verified as fast as they come.
     LoginsBusy,
@@ -62,7 +59,6 @@ pub enum Fault {
     Internal,
     /// The request has come round too often.
     ProxyLoop,
-    // The origin's side.
     OriginUnresolved,
     /// All that could be asked are taken out by their operator.
     OriginsDown,
@@ -72,6 +68,8 @@ pub enum Fault {
     OriginConnectTimeout,
     /// The origin cannot be spoken to over TLS.
     OriginTls(TlsFault),
+    /// The origin speaks HTTP/2 alone, and not what the client wants to change to.
+    OriginUpgrade,
     /// The origin closed or reset the connection before its answer began.
     OriginClosed,
     OriginHead(HeadError),
@@ -211,6 +209,7 @@ impl Fault {
             F::NoRoute => Facts::of(404, E::DestinationNotFound, "no_route").kept(),
             F::PathAmbiguous => Facts::bad_request("path_ambiguous").kept(),
             F::Misdirected => Facts::denied(421, "misdirected").kept(),
+            F::NeedsHttp1 => Facts::silent(E::HttpRequestError, "needs_http1"),
             F::MethodNotOffered => Facts::denied(501, "method_not_offered"),
             F::SchemeNotOffered => Facts::denied(501, "scheme_not_offered").kept(),
             F::ClientForbidden => Facts::denied(403, "client_forbidden").kept(),
@@ -243,6 +242,7 @@ impl Fault {
                 Facts::of(504, E::ConnectionTimeout, "origin_connect_timeout").kept_local()
             }
             F::OriginTls(fault) => Facts::of(502, fault.error(), fault.name()).kept_local(),
+            F::OriginUpgrade => Facts::of(502, E::HttpUpgradeFailed, "origin_no_upgrade").kept(),
             F::OriginClosed => {
                 Facts::of(502, E::ConnectionTerminated, "origin_closed").kept_local()
             }

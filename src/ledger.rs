@@ -35,10 +35,12 @@ pub enum Kind {
     Tls,
     /// Bodies that routes buffer.
     Bodies,
+    /// Connections of HTTP/2: sessions, tables, what waits to be sent or read.
+    Streams,
 }
 
 impl Kind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::PinnedChunks,
         Self::LeasedChunks,
         Self::HeadBuffers,
@@ -49,6 +51,7 @@ impl Kind {
         Self::LogQueues,
         Self::Tls,
         Self::Bodies,
+        Self::Streams,
     ];
 
     /// As metrics and tables have it.
@@ -64,6 +67,7 @@ impl Kind {
             Self::LogQueues => "log_queues",
             Self::Tls => "tls",
             Self::Bodies => "bodies",
+            Self::Streams => "streams",
         }
     }
 
@@ -78,7 +82,7 @@ impl Kind {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Ledger {
-    bytes: [Gauge; 10],
+    bytes: [Gauge; 11],
 }
 
 impl Ledger {
@@ -111,7 +115,7 @@ impl Ledger {
 /// Memory that belongs to no worker: any thread may write.
 #[derive(Debug, Default)]
 pub(crate) struct ProcessLedger {
-    bytes: [AtomicU64; 10],
+    bytes: [AtomicU64; 11],
 }
 
 impl ProcessLedger {
@@ -154,7 +158,7 @@ impl Ledgers {
     }
 
     /// In the order of [`Kind::ALL`].
-    pub(crate) fn by_kind(&self) -> [(Kind, u64); 10] {
+    pub(crate) fn by_kind(&self) -> [(Kind, u64); 11] {
         Kind::ALL.map(|kind| {
             let of_workers: u64 = self.workers.iter().map(|worker| worker.get(kind)).sum();
             (kind, of_workers + self.process.get(kind))

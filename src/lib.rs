@@ -1,4 +1,4 @@
-//! ringway: an `io_uring` HTTP/1.1 proxy, reverse and forward.
+//! ringway: an `io_uring` HTTP proxy, reverse and forward.
 //!
 //! One thread is one ring is one runtime. A request goes down this house and its answer comes back
 //! up; a folder imports only from those below it, and no files import each other in a circle,
@@ -11,7 +11,7 @@
 //!  acme           certificates that are ordered and renewed
 //!  docker         containers that want to be served
 //!  downstream     a client's connection: goes idle, turns into a tunnel, lingers; h1 (HTTP/1
-//!                 towards a client: heads, keep-alive, framing)
+//!                 towards a client: heads, keep-alive, framing), h2 (HTTP/2: an h1 on each lane)
 //!  exchange       one request and its answer: peer, request, stream (what it asks of the client's
 //!                 protocol), destination, hooked, forwarded, login, connect, upload, download,
 //!                 respond, record
@@ -20,8 +20,9 @@
 //!  forward_proxy  who may use it, and for what: access, policy, auth, lookup
 //!  routing        where to
 //!  upstream       to whom: roster, balance, health, resolver, race, pool, h1 (HTTP/1 towards an
-//!                 origin)
+//!                 origin), streams (HTTP/2: an h1 on each lane)
 //!  relay          one body, one direction, through leased chunks or a pipe; the outbox
+//!  multiplex      the streams of an HTTP/2 connection, each as a socket that speaks HTTP/1.1
 //!  observe        access_log, logging, metrics, connection_stats
 //!  memory         what there is of it, what may be needed, when it is short
 //!  admin_guard    who may change something
@@ -49,7 +50,8 @@
 //! *lease* is a connection, or memory, in the hands of one exchange. A *fault* is what went wrong
 //! with an exchange; a *close* is why a connection ended. A connection that is *idle* for a while
 //! is *parked*, and holds no buffer. A *generation* is a configuration in use; a worker that
-//! *drains* finishes what it has.
+//! *drains* finishes what it has. A *lane* is a connection without a wire: on it one exchange
+//! follows another, each as a stream of the HTTP/2 connection that the lane belongs to.
 //!
 //! # Invariants
 //!
@@ -79,11 +81,12 @@ mod file_stamp;
 mod forward_proxy;
 pub mod hooks;
 mod http;
-#[cfg_attr(not(test), expect(dead_code, reason = "no connection speaks it yet"))]
 mod http2;
+mod invariants;
 mod ledger;
 mod limits;
 mod memory;
+mod multiplex;
 mod observe;
 mod proxy_protocol;
 mod relay;
@@ -101,8 +104,11 @@ pub use cli::run;
 /// What the tests and the benches of this repository see beside: no interface.
 #[doc(hidden)]
 pub mod internals {
+    pub use crate::invariants::{ALL as INVARIANTS, Check};
+
     pub mod cli {
         pub use crate::cli::run_from;
+        pub use crate::cli::shell::reference;
     }
     pub mod config {
         pub use crate::config::{Config, Flags, HostPattern, RouteConfig, schema};
@@ -136,9 +142,6 @@ pub mod internals {
             pub use crate::http2::invariants::*;
         }
     }
-    pub mod proxy_protocol {
-        pub use crate::proxy_protocol::check;
-    }
     pub mod ledger {
         pub use crate::ledger::{Budget, Kind, Ledger};
     }
@@ -163,6 +166,7 @@ pub mod internals {
         pub use crate::routing::Routes;
     }
     pub mod server {
+        pub use crate::server::alone::{Alone, Held};
         pub use crate::server::{Server, Successor};
         pub mod inherited {
             pub use crate::server::inherited::*;

@@ -220,7 +220,7 @@ fn put_binary(out: &mut Vec<u8>, ends: Option<(SocketAddr, SocketAddr)>) {
 /// What holds for any bytes, for the fuzz target and the tests below: a header is read alike
 /// however it is split, and what is read as a client is written so that it is read again.
 #[doc(hidden)]
-pub fn check(bytes: &[u8]) {
+pub(crate) fn check(bytes: &[u8]) {
     for accepted in [Accepted::V1, Accepted::V2, Accepted::V1V2] {
         let whole = read(bytes, accepted);
         for end in 0..bytes.len() {

@@ -11,6 +11,7 @@ ifconfig lo up
 ulimit -n 20000
 ulimit -l unlimited
 . /w/plan
+echo "KERNEL $(uname -r)"
 
 # Nanoseconds, which are instructions here, that the process has had.
 spent() {
@@ -55,11 +56,12 @@ try() {
         measure "$proxy" tls-8 $pid -c8 https://127.0.0.1:9443/
     fi
     # It says "holding" once all are connected, and holds them until it is ended.
+    rm -f /tmp/resting.log
     resting 127.0.0.1:"$port" "$idle" >/tmp/resting.log 2>&1 &
     holder=$!
     tries=0
-    until grep -q holding /tmp/resting.log || [ $((tries += 1)) -gt 300 ]; do sleep 0.1; done
-    if grep -q holding /tmp/resting.log; then
+    until grep -qs holding /tmp/resting.log || [ $((tries += 1)) -gt 300 ]; do sleep 0.1; done
+    if grep -qs holding /tmp/resting.log; then
         # Long enough that they rest.
         sleep 2
         measure "$proxy" "64-beside-$idle" $pid -c64 "http://127.0.0.1:$port/"
@@ -78,8 +80,12 @@ try nginx 9310 nginx -p /tmp -e /tmp/proxy.error -c /w/proxy.conf
 try floor 9311 floor --run-floor 127.0.0.1:9311 127.0.0.1:9900
 port=9320
 for ringway in /bin/ringway-*; do
-    port=$((port + 1))
-    try "${ringway#/bin/}" $port "$ringway" --config /w/ringway.toml --port $port \
-        --upstream http://127.0.0.1:9900 --workers 1
+    for driver in $drivers; do
+        port=$((port + 1)) name=${ringway#/bin/}
+        # Only the other one is named, so that figures of earlier runs keep their rows.
+        [ "$driver" = io_uring ] || name=$name-$driver
+        try "$name" $port "$ringway" --config /w/ringway.toml --port $port \
+            --upstream http://127.0.0.1:9900 --workers 1 --set server.driver=\""$driver"\"
+    done
 done
 poweroff -f

@@ -3,6 +3,7 @@
 # ring, counted without hardware counters: in an emulator whose clock is the instruction count.
 #
 #   benches/emulated/run.sh [--ringway FILE]... [--connections "1 8 64"] [--seconds 1] [--idle 8000]
+#                        [--drivers "io_uring epoll"]
 #
 # qemu's TCG with `-icount shift=0` advances the guest's clock by a nanosecond for each instruction,
 # so that the processor time that the guest's scheduler gives for a process is the number of
@@ -16,13 +17,14 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=benches/emulated
 work=target/emulated
-connections="1 8 64" seconds=1 idle=8000 binaries=()
+connections="1 8 64" seconds=1 idle=8000 drivers="io_uring epoll" binaries=()
 while (($#)); do
     case $1 in
     --ringway) binaries+=("$(realpath "$2")") ;;
     --connections) connections=$2 ;;
     --seconds) seconds=$2 ;;
     --idle) idle=$2 ;;
+    --drivers) drivers=$2 ;;
     *)
         echo "emulated: unknown flag $1; see the top of $0" >&2
         exit 2
@@ -95,12 +97,12 @@ cp "$here"/origin.conf "$here"/proxy.conf "$here"/ringway.toml "$here"/browser.l
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost \
     -addext subjectAltName=DNS:localhost -keyout "$root/w/tls.key" -out "$root/w/tls.pem" 2>/dev/null
 install -m 755 "$here/guest.sh" "$root/init"
-printf 'connections="%s" seconds=%s idle=%s\n' "$connections" "$seconds" "$idle" >"$root/w/plan"
+printf 'connections="%s" seconds=%s idle=%s drivers="%s"\n' "$connections" "$seconds" "$idle" "$drivers" >"$root/w/plan"
 (cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/root.gz"
 
 # Without fast string operations the kernel copies and clears in loops of few instructions, which
 # comes nearer to what a processor counts.
-timeout 1800 qemu-system-x86_64 -accel tcg,thread=single -icount shift=0,sleep=off \
+timeout 3600 qemu-system-x86_64 -accel tcg,thread=single -icount shift=0,sleep=off \
     -cpu max,-erms,-fsrm -smp 1 -m 1024 -nographic -no-reboot -net none \
     -kernel "$kernel" -initrd "$work/root.gz" \
     -append 'console=ttyS0 quiet mitigations=off panic=-1' </dev/null >"$work/log" 2>&1 || {
@@ -108,6 +110,7 @@ timeout 1800 qemu-system-x86_64 -accel tcg,thread=single -icount shift=0,sleep=o
     exit 1
 }
 
+printf 'the kernel is Debian'"'"'s %s\n' "$(tr -d '\r' <"$work/log" | sed -n 's/^.*KERNEL //p')"
 for index in "${!binaries[@]}"; do
     printf 'ringway-%s is %s\n' "$index" "${binaries[index]}"
 done

@@ -3,7 +3,7 @@
 //! In go windows of the statistics; out come notices, in the log and to the webhook.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::alerts::{Figures, Notice};
 use crate::admin::process::ProcessReading;
@@ -13,20 +13,26 @@ use crate::admin::tls;
 use crate::admin::units::{lock, mebibytes};
 use crate::admin::upstreams;
 use crate::admin::webhook::Webhook;
+use crate::config::WebhookFormat;
+use crate::observe::events;
 use crate::upstream::Origin;
+
+/// An Alertmanager takes an alert for over of which it has not heard for 5 minutes.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// Evaluates every `alerts.interval`.
 pub(super) async fn run(proxy: Arc<Proxy>) {
     let mut before = proxy.totals();
     let mut generation = proxy.snapshot();
+    let mut told = Instant::now();
     loop {
         tokio::time::sleep(generation.config.alerts.interval).await;
         let newest = proxy.snapshot();
         if newest.id != generation.id {
             lock(&proxy.alerts).follow(&newest.config);
-            if newest.config.alerts.webhook != generation.config.alerts.webhook {
-                let webhook = newest.config.alerts.webhook.clone().map(Webhook::start).transpose();
-                match webhook {
+            let (after, before) = (&newest.config.alerts, &generation.config.alerts);
+            if (&after.webhook, after.webhook_format) != (&before.webhook, before.webhook_format) {
+                match Webhook::of(after) {
                     Ok(webhook) => *lock(&proxy.webhook) = webhook,
                     Err(error) => tracing::error!("the webhook got no thread: {error}"),
                 }
@@ -40,6 +46,12 @@ pub(super) async fn run(proxy: Arc<Proxy>) {
         let notices = lock(&proxy.alerts).step(&figures, SystemTime::now());
         for notice in notices {
             announce(&proxy, &notice);
+        }
+        if generation.config.alerts.webhook_format == WebhookFormat::Alertmanager
+            && told.elapsed() >= AGAIN
+        {
+            told = Instant::now();
+            remind(&proxy);
         }
     }
 }
@@ -69,8 +81,22 @@ fn figures(proxy: &Proxy, window: &Window) -> Figures {
     }
 }
 
+fn remind(proxy: &Proxy) {
+    let active = lock(&proxy.alerts).active();
+    if let Some(webhook) = &*lock(&proxy.webhook) {
+        for notice in &active {
+            webhook.send(notice);
+        }
+    }
+}
+
 fn announce(proxy: &Proxy, notice: &Notice) {
     let Notice { alert, upstream, state, value, threshold, .. } = notice;
+    let about = if upstream.is_empty() { String::new() } else { format!(" {upstream}") };
+    events::note(
+        events::Kind::Alert,
+        &format!("{alert}{about} {state}: {value} (threshold {threshold})"),
+    );
     if *state == "begun" {
         tracing::warn!(alert, upstream, value, threshold, "alert begun");
     } else {

@@ -8,6 +8,7 @@
 use std::time::SystemTime;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::admin::units::unix_seconds;
 use crate::config::{AlertsConfig, Config};
@@ -102,6 +103,10 @@ pub(super) struct Alarm {
     pub(super) since: Option<SystemTime>,
     /// How often it has begun.
     pub(super) begun: u64,
+    /// Until then nobody is told of it.
+    silent_until: Option<SystemTime>,
+    /// Somebody has been told that it has begun.
+    is_told: bool,
 }
 
 /// A change of an alarm, or its state, as JSON has it.
@@ -114,31 +119,53 @@ pub(super) struct Notice {
     pub(super) state: &'static str,
     pub(super) value: f64,
     pub(super) threshold: f64,
-    /// Seconds since 1970.
+    /// When it began, in seconds since 1970.
     pub(super) since: u64,
+    /// When it ended, where it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ended: Option<u64>,
+    /// Where it is kept quiet: until when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) silent_until: Option<u64>,
 }
 
 impl Alarm {
     fn new(subject: Subject, upstream: &str, threshold: f64) -> Self {
         let upstream = upstream.to_owned();
-        Self { subject, upstream, threshold, value: 0.0, since: None, begun: 0 }
+        Self {
+            subject,
+            upstream,
+            threshold,
+            value: 0.0,
+            since: None,
+            begun: 0,
+            silent_until: None,
+            is_told: false,
+        }
     }
 
     /// Takes the figure of this evaluation and says whether that changes anything.
     fn step(&mut self, value: f64, now: SystemTime) -> Option<Notice> {
         self.value = value;
+        self.silent_until = self.silent_until.filter(|until| *until > now);
         match self.since {
             None if value >= self.threshold => {
                 self.since = Some(now);
                 self.begun += 1;
-                Some(self.notice("begun", now))
             }
             Some(since) if value < self.threshold * ENDS_BELOW => {
                 self.since = None;
-                Some(self.notice("ended", since))
+                // Who has not heard of the beginning need not hear of the end.
+                let was_told = std::mem::take(&mut self.is_told);
+                let ended = Some(unix_seconds(now));
+                return was_told.then(|| Notice { ended, ..self.notice("ended", since) });
             }
-            _ => None,
+            _ => {}
         }
+        // One that outlives its silence is told of then.
+        let since = self.since.filter(|_| !self.is_told && self.silent_until.is_none())?;
+        self.is_told = true;
+        Some(self.notice("begun", since))
     }
 
     fn notice(&self, state: &'static str, since: SystemTime) -> Notice {
@@ -149,6 +176,8 @@ impl Alarm {
             value: (self.value * 1_000.0).round() / 1_000.0,
             threshold: self.threshold,
             since: unix_seconds(since),
+            ended: None,
+            silent_until: self.silent_until.map(unix_seconds),
         }
     }
 }
@@ -215,8 +244,9 @@ impl Alerts {
             let before = before.find(|old| {
                 std::mem::discriminant(&old.subject) == kind && old.upstream == alarm.upstream
             });
-            if let Some(Alarm { since, begun, .. }) = before {
+            if let Some(Alarm { since, begun, silent_until, is_told, .. }) = before {
                 (alarm.since, alarm.begun) = (*since, *begun);
+                (alarm.silent_until, alarm.is_told) = (*silent_until, *is_told);
             }
         }
         *self = next;
@@ -230,6 +260,41 @@ impl Alerts {
 
     pub(super) fn alarms(&self) -> &[Alarm] {
         &self.alarms
+    }
+
+    /// Keeps the alert called `name` quiet until then, of one upstream or of all. How many that
+    /// concerns, or which there are.
+    pub(super) fn silence(
+        &mut self,
+        name: &str,
+        upstream: Option<&str>,
+        until: SystemTime,
+    ) -> Result<usize, String> {
+        let mut count = 0;
+        for alarm in &mut self.alarms {
+            let is_meant = upstream.is_none_or(|upstream| alarm.upstream == upstream);
+            if alarm.subject.name() == name && is_meant {
+                alarm.silent_until = Some(until);
+                count += 1;
+            }
+        }
+        if count > 0 {
+            return Ok(count);
+        }
+        let mut known: Vec<_> = self.alarms.iter().map(|alarm| alarm.subject.name()).collect();
+        known.dedup();
+        Err(format!("no such alert is watched, only: {}", known.join(", ")))
+    }
+
+    /// What is kept quiet, and until when.
+    pub(super) fn silences(&self, now: SystemTime) -> Vec<Value> {
+        let silent = self.alarms.iter().filter_map(|alarm| {
+            let until = alarm.silent_until.filter(|until| *until > now)?;
+            let until = unix_seconds(until);
+            let upstream = Some(&alarm.upstream).filter(|name| !name.is_empty());
+            Some(json!({ "alert": alarm.subject.name(), "upstream": upstream, "until": until }))
+        });
+        silent.collect()
     }
 
     /// Those that have begun and not ended.
@@ -328,6 +393,32 @@ mod tests {
         assert_eq!(changes(&mut alerts, &[0.0, 2.0, 1.0, 0.0], failing), ["begun", "ended"]);
         config.alerts.certificates = false;
         assert_eq!(changes(&mut Alerts::new(&config), &[1.0], failing), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_silent_alert_is_listed_and_told_of_when_it_outlives_the_silence() {
+        let mut alerts = alerts(AlertsConfig::default());
+        let at = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        let step = |alerts: &mut Alerts, value, second| -> Vec<&'static str> {
+            let notices = alerts.step(&error_rate(value), at(second));
+            notices.iter().map(|notice| notice.state).collect()
+        };
+        assert_eq!(alerts.silence("error_rate", None, at(100)), Ok(1));
+        assert_eq!(alerts.silences(at(50)).len(), 1);
+        assert_eq!(step(&mut alerts, 1.0, 10), [] as [&str; 0]);
+        assert_eq!(alerts.active()[0].silent_until, Some(100));
+        assert_eq!(step(&mut alerts, 0.0, 20), [] as [&str; 0]);
+        assert_eq!(step(&mut alerts, 1.0, 30), [] as [&str; 0]);
+        assert_eq!(step(&mut alerts, 1.0, 100), ["begun"]);
+        assert_eq!(step(&mut alerts, 1.0, 110), [] as [&str; 0]);
+        assert_eq!(step(&mut alerts, 0.0, 120), ["ended"]);
+        assert!(alerts.silences(at(100)).is_empty());
+        // What had been told of before ends aloud.
+        assert_eq!(step(&mut alerts, 1.0, 130), ["begun"]);
+        assert_eq!(alerts.silence("error_rate", None, at(200)), Ok(1));
+        assert_eq!(step(&mut alerts, 0.0, 140), ["ended"]);
+        assert!(alerts.silence("p9", None, at(1)).unwrap_err().contains("error_rate, "));
+        assert!(alerts.silence("error_rate", Some("app"), at(1)).is_err());
     }
 
     #[test]

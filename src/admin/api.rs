@@ -6,43 +6,42 @@
 //! ringway slow or large.
 
 use std::cmp::Reverse;
-use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State};
-use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER,
-    WWW_AUTHENTICATE,
-};
+use axum::extract::{Path, Query, State};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use super::answer::{bad_query, json, json_text, refuse};
+use super::guard::{guard_change, guard_read};
 use super::health::{self, Health};
 use super::proxy::{Answers, Proxy};
 use super::stats::Stats;
 use super::upstreams::{self, OriginChange};
-use super::{exposition, prometheus, tls};
+use super::{arms, exposition, operate, page, prometheus, snapshot, tls};
 use crate::admin::cleaning;
 use crate::admin::units::unix_seconds;
-use crate::admin_guard::{self, Caller, Denied, Rules};
-use crate::ring::clock;
 use crate::upstream::target::Wish;
 use crate::worker::mailbox::{ConnectionInfo, Level, Reloaded, ServerCommand, WorkerCommand};
 
 const INDEX: &str = "\
-ringway's admin API
+ringway's admin API; a browser gets a status page here
 
 GET    /health            how ringway is, as JSON
 GET    /ready             200 while new connections may be sent here, else 503
 GET    /stats             the last window of stats.interval, and the running one
+GET    /snapshot          all of it as one JSON object, cheap enough for once a second
+GET    /arms              what the arms of a split have come to (?route=NAME)
 GET    /metrics           everything that is counted, for Prometheus
 GET    /certificates      the certificates that clients are shown
 GET    /memory            what memory is held for, and the connections that hold most (?limit=20)
@@ -53,31 +52,27 @@ DELETE /connections/{id}  ends one
 POST   /admin/cleanup     gives memory back (?level=light|forced)
 GET    /admin/generations the last configurations, the newest at the end
 POST   /admin/reload      reads the configuration again and puts it in use
-POST   /admin/rollback    puts an earlier configuration in use again (?id=N)
+POST   /admin/rollback    puts an earlier configuration in use again (?id=N&save=true)
+GET    /admin/log         the level of the event log
+POST   /admin/log         changes it until a restart (?level=off|error|warn|info|debug|trace)
+POST   /admin/silence     keeps an alert quiet (?alert=NAME&for=1h&upstream=NAME; for=0 ends it)
 
 POST and DELETE need `Authorization: Bearer` with admin.token; if none is set, they work from this
-machine only.
+machine only. Where admin.read_token is set, everything else but / and /ready needs one of both.
 ";
 
 /// What one answer lists at most: 300 bytes each.
 const LISTED_MAX: usize = 1_000;
 
-const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
-/// Where a request comes from.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Peer {
-    Unix,
-    Tcp(IpAddr),
-}
-
 pub(super) fn router(proxy: Arc<Proxy>) -> Router {
     let guarded = || middleware::from_fn_with_state(proxy.clone(), guard_change);
     Router::new()
-        .route("/", get(|| async { INDEX }))
+        .route("/", get(|headers: HeaderMap| async move { page::answer(&headers, INDEX) }))
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/stats", get(stats))
+        .route("/arms", get(list_arms))
+        .route("/snapshot", get(whole))
         .route("/metrics", get(metrics))
         .route("/certificates", get(certificates))
         .route("/memory", get(memory))
@@ -89,6 +84,11 @@ pub(super) fn router(proxy: Arc<Proxy>) -> Router {
         .route("/admin/generations", get(generations))
         .route("/admin/reload", post(reload).route_layer(guarded()))
         .route("/admin/rollback", post(roll_back).route_layer(guarded()))
+        .route(
+            "/admin/log",
+            post(operate::set_level).route_layer(guarded()).get(operate::show_level),
+        )
+        .route("/admin/silence", post(operate::silence).route_layer(guarded()))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "no such path; GET / lists all") })
         .method_not_allowed_fallback(|| async {
             refuse(StatusCode::METHOD_NOT_ALLOWED, "the Allow field lists the methods of this path")
@@ -114,6 +114,29 @@ async fn stats(State(proxy): State<Arc<Proxy>>) -> Response {
 
 async fn metrics(State(proxy): State<Arc<Proxy>>) -> Response {
     ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], prometheus::text(&proxy)).into_response()
+}
+
+async fn whole(State(proxy): State<Arc<Proxy>>) -> Response {
+    json_text(snapshot::text(&proxy).await.to_string())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ArmsQuery {
+    route: Option<String>,
+}
+
+async fn list_arms(
+    State(proxy): State<Arc<Proxy>>,
+    query: Result<Query<ArmsQuery>, QueryRejection>,
+) -> Response {
+    match query {
+        Ok(Query(ArmsQuery { route })) => match arms::report(&proxy, route.as_deref()) {
+            Ok(report) => json(&report),
+            Err(error) => refuse(StatusCode::NOT_FOUND, &error),
+        },
+        Err(rejection) => bad_query(&rejection, "route=NAME, as GET /stats calls it"),
+    }
 }
 
 async fn certificates(State(proxy): State<Arc<Proxy>>) -> Response {
@@ -249,7 +272,7 @@ async fn generations(State(proxy): State<Arc<Proxy>>) -> Response {
 }
 
 async fn list_upstreams(State(proxy): State<Arc<Proxy>>) -> Response {
-    json(&upstreams::listed(&proxy))
+    json(&upstreams::listed(&proxy).await)
 }
 
 #[derive(Deserialize)]
@@ -286,138 +309,100 @@ async fn set_origin(
     }
 }
 
+/// What became of a configuration, and where.
+#[derive(Serialize)]
+struct Done {
+    #[serde(flatten)]
+    reloaded: Reloaded,
+    pid: u32,
+    config_file: Option<PathBuf>,
+    uptime_seconds: u64,
+    /// Whether the file says something else than what is in use; `None` where nobody knows.
+    is_file_other: Option<bool>,
+    /// The file that has been written, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saved: Option<PathBuf>,
+}
+
+impl Done {
+    fn of(proxy: &Proxy, reloaded: Reloaded, saved: Option<PathBuf>) -> Self {
+        let history = &proxy.shared.history;
+        Self {
+            reloaded,
+            pid: std::process::id(),
+            config_file: history.file.clone(),
+            uptime_seconds: proxy.started.elapsed().as_secs(),
+            is_file_other: history.is_file_other(),
+            saved,
+        }
+    }
+}
+
 async fn reload(State(proxy): State<Arc<Proxy>>) -> Response {
-    command(&proxy, |reply| ServerCommand::Reload { reply }).await
+    match command(&proxy, |reply| ServerCommand::Reload { reply }).await {
+        Ok(reloaded) => json(&Done::of(&proxy, reloaded, None)),
+        Err(refusal) => *refusal,
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RollbackQuery {
     id: Option<u64>,
+    save: Option<bool>,
 }
 
 async fn roll_back(
     State(proxy): State<Arc<Proxy>>,
     query: Result<Query<RollbackQuery>, QueryRejection>,
 ) -> Response {
-    match query {
-        Ok(Query(RollbackQuery { id })) => {
-            command(&proxy, |reply| ServerCommand::Rollback { id, reply }).await
+    const FORM: &str = "id=N, a number that GET /admin/generations lists, and save=true to write \
+                        it to the file";
+    let RollbackQuery { id, save } = match query {
+        Ok(Query(query)) => query,
+        Err(rejection) => return bad_query(&rejection, FORM),
+    };
+    let (save, now) = (save.unwrap_or(false), proxy.snapshot().id);
+    let reloaded = if save && id == Some(now) {
+        // It is in use already, and only the file has another one.
+        Reloaded { generation: now, changed: Vec::new(), waiting: Vec::new() }
+    } else {
+        match command(&proxy, |reply| ServerCommand::Rollback { id, reply }).await {
+            Ok(reloaded) => reloaded,
+            Err(refusal) => return *refusal,
         }
-        Err(rejection) => bad_query(&rejection, "id=N, a number that GET /admin/generations lists"),
-    }
+    };
+    let saved = match save.then(|| proxy.shared.history.save()) {
+        Some(Err(error)) => {
+            let error = format!("it is in use again, but not in the file: {error}");
+            return refuse(StatusCode::UNPROCESSABLE_ENTITY, &error);
+        }
+        Some(Ok(file)) => {
+            tracing::info!(file = %file.display(), "the configuration in use was written");
+            Some(file)
+        }
+        None => None,
+    };
+    json(&Done::of(&proxy, reloaded, saved))
 }
 
 /// Has the thread that owns the server do something, and waits for what becomes of it.
 async fn command(
     proxy: &Proxy,
     command: impl FnOnce(oneshot::Sender<Result<Reloaded, String>>) -> ServerCommand,
-) -> Response {
+) -> Result<Reloaded, Box<Response>> {
     let (reply, answer) = oneshot::channel();
     let is_sent = proxy.shared.server_commands.send(command(reply)).is_ok();
-    match tokio::time::timeout(ORDER_PATIENCE, answer).await {
-        Ok(Ok(Ok(reloaded))) => json(&reloaded),
-        Ok(Ok(Err(error))) => refuse(StatusCode::UNPROCESSABLE_ENTITY, &error),
-        _ if is_sent => refuse(StatusCode::SERVICE_UNAVAILABLE, "not done: ringway is stopping"),
-        _ => refuse(StatusCode::SERVICE_UNAVAILABLE, "nobody here reloads configurations"),
-    }
+    let (status, error) = match tokio::time::timeout(ORDER_PATIENCE, answer).await {
+        Ok(Ok(Ok(reloaded))) => return Ok(reloaded),
+        Ok(Ok(Err(error))) => (StatusCode::UNPROCESSABLE_ENTITY, error),
+        _ if is_sent => {
+            (StatusCode::SERVICE_UNAVAILABLE, "not done: ringway is stopping".to_owned())
+        }
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "nobody here reloads configurations".to_owned()),
+    };
+    Err(Box::new(refuse(status, &error)))
 }
 
 /// Names of origins are waited for, workers told, and rings opened.
 const ORDER_PATIENCE: Duration = Duration::from_secs(30);
-
-/// Keeps pages of other sites out, and answers out of caches.
-async fn guard_read(State(proxy): State<Arc<Proxy>>, request: Request, next: Next) -> Response {
-    let mut response = match guarded(&proxy, &request, admin_guard::may_read) {
-        Ok(()) => next.run(request).await,
-        Err(denied) => deny(denied),
-    };
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-async fn guard_change(State(proxy): State<Arc<Proxy>>, request: Request, next: Next) -> Response {
-    match guarded(&proxy, &request, admin_guard::may_change) {
-        Ok(()) => next.run(request).await,
-        Err(denied) => deny(denied),
-    }
-}
-
-/// What `rule` says of a request. Who guesses at the token is one line in the log a minute.
-fn guarded(
-    proxy: &Proxy,
-    request: &Request,
-    rule: fn(&Caller<'_>, &Rules<'_>) -> Result<(), Denied>,
-) -> Result<(), Denied> {
-    let peer = match request.extensions().get::<Peer>() {
-        Some(Peer::Unix) => None,
-        Some(Peer::Tcp(address)) => Some(*address),
-        // Unknown is not local.
-        None => Some(Ipv4Addr::UNSPECIFIED.into()),
-    };
-    let snapshot = proxy.snapshot();
-    let admin = &snapshot.config.admin;
-    let rules = Rules {
-        token: admin.token.as_ref(),
-        hosts: &admin.hosts,
-        tries: &proxy.shared.token_tries,
-        now_ms: clock::coarse_ms(),
-    };
-    let verdict = rule(&caller(request.headers(), peer), &rules);
-    if let Err(denied) = verdict
-        && denied.is_news()
-    {
-        tracing::warn!(?peer, ?denied, path = request.uri().path(), "admin request refused");
-    }
-    verdict
-}
-
-fn caller(headers: &HeaderMap, peer: Option<IpAddr>) -> Caller<'_> {
-    // A field that comes twice is none that can be trusted: the empty value fits nothing.
-    let field = |name: HeaderName| {
-        let mut values = headers.get_all(name).iter();
-        let first = values.next().map(HeaderValue::as_bytes);
-        if values.next().is_some() { Some(&b""[..]) } else { first }
-    };
-    Caller {
-        peer,
-        host: field(HOST),
-        origin: field(ORIGIN),
-        fetch_site: field(FETCH_SITE),
-        authorization: field(AUTHORIZATION),
-    }
-}
-
-fn deny(denied: Denied) -> Response {
-    let status = StatusCode::from_u16(denied.status()).unwrap_or(StatusCode::FORBIDDEN);
-    let mut response = refuse(status, denied.cause());
-    if status == StatusCode::UNAUTHORIZED {
-        let challenge = match denied {
-            Denied::TokenWrong { .. } => "Bearer realm=\"ringway\", error=\"invalid_token\"",
-            _ => "Bearer realm=\"ringway\"",
-        };
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-    }
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("60"));
-    }
-    response
-}
-
-fn bad_query(rejection: &QueryRejection, expected: &str) -> Response {
-    refuse(StatusCode::BAD_REQUEST, &format!("{rejection}; expected {expected}"))
-}
-
-fn refuse(status: StatusCode, cause: &str) -> Response {
-    (status, json(&json!({ "status": status.as_u16(), "error": cause }))).into_response()
-}
-
-fn json(value: &impl Serialize) -> Response {
-    // Cannot fail: every key is text and no number is infinite.
-    json_text(serde_json::to_string(value).unwrap_or_default())
-}
-
-fn json_text(mut text: String) -> Response {
-    text.push('\n');
-    ([(CONTENT_TYPE, "application/json")], text).into_response()
-}

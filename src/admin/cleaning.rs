@@ -13,6 +13,7 @@ use crate::admin::units::{lock, mebibytes};
 use crate::ledger::Kind;
 use crate::memory::plan;
 use crate::memory::watch::{Action, Pressure, Reading, Thresholds, Watch};
+use crate::observe::events;
 use crate::ring::memory;
 use crate::worker::generation::Snapshot;
 use crate::worker::mailbox::{Cleaned, Level, WorkerCommand};
@@ -52,6 +53,8 @@ async fn clean_unless(proxy: &Proxy, level: Level, why: &str, since: Instant) ->
     proxy.cleanups.runs[level as usize].fetch_add(1, Ordering::Relaxed);
     proxy.cleanups.freed_bytes.fetch_add(outcome.freed_bytes(), Ordering::Relaxed);
     let Answer { before_mb, after_mb, freed_mb, .. } = outcome.answer();
+    let text = format!("{} ({why}): {freed_mb} MiB freed", level.name());
+    events::note(events::Kind::Cleanup, &text);
     tracing::info!(
         level = level.name(),
         why,

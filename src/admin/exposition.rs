@@ -8,6 +8,9 @@ use std::fmt::{Display, Write};
 
 use hdrhistogram::Histogram;
 
+use super::tally::Tally;
+use crate::observe::traffic;
+
 /// What the format is called.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -106,6 +109,19 @@ impl Family<'_> {
         self.sample("_bucket", &with("+Inf"), durations.len());
         self.sample("_sum", labels, sum_us as f64 / 1e6);
         self.sample("_count", labels, durations.len());
+    }
+
+    /// Durations that were counted by the bounds that are told.
+    pub(super) fn buckets(&mut self, labels: &[Label<'_>], tally: &Tally) {
+        let with = |le: &'static str| [labels, &[("le", le)]].concat();
+        let bounds = traffic::BOUNDS.map(|(_, le)| le).into_iter().chain(["+Inf"]);
+        let mut count = 0;
+        for (le, more) in bounds.zip(tally.buckets) {
+            count += more;
+            self.sample("_bucket", &with(le), count);
+        }
+        self.sample("_sum", labels, tally.sum_us as f64 / 1e6);
+        self.sample("_count", labels, count);
     }
 
     fn sample(&mut self, suffix: &str, labels: &[Label<'_>], value: impl Display) {

@@ -5,18 +5,21 @@
 //! the answer comes however busy they are.
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::alerts::Notice;
+use super::http2;
 use super::proxy::Proxy;
 use super::tls::{self, Ordered};
 use crate::address::Address;
 use crate::admin::stats::PoolReport;
 use crate::admin::units::{lock, mebibytes};
 use crate::memory::watch::Pressure;
+use crate::ring::driver::Driver;
 use crate::tls::report::Report;
 
 /// How ringway is.
@@ -39,10 +42,16 @@ pub(super) struct Health {
     memory_usage_mb: f64,
     memory: Memory,
     uptime_seconds: u64,
+    pid: u32,
+    /// Where the configuration comes from; `None` where that is flags and defaults.
+    config_file: Option<PathBuf>,
     connections: Connections,
+    http2: http2::Report,
     pool: PoolReport,
     listeners: Vec<Address>,
     workers: usize,
+    /// What they wait by.
+    driver: &'static str,
     config_generation: u64,
     alerts: Vec<Notice>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -81,7 +90,7 @@ impl Health {
         let shared = &proxy.shared;
         let snapshot = proxy.snapshot();
         Self {
-            status: status(proxy, !alerts.is_empty()),
+            status: status(proxy, alerts.iter().any(|alert| alert.silent_until.is_none())),
             memory_usage_mb: mebibytes(usage.rss_bytes),
             memory: Memory {
                 rss_bytes: usage.rss_bytes,
@@ -93,15 +102,19 @@ impl Health {
                 cgroup_usage_bytes: usage.cgroup_usage,
             },
             uptime_seconds: proxy.started.elapsed().as_secs(),
+            pid: std::process::id(),
+            config_file: shared.history.file.clone(),
             connections: Connections {
                 clients: shared.live.iter().map(|live| live.load(Ordering::Relaxed)).sum(),
                 resting: shared.metrics.iter().map(|metrics| metrics.parked.get()).sum(),
                 max: snapshot.config.limits.clients,
                 tunnels: shared.metrics.iter().map(|metrics| metrics.tunnels.get()).sum(),
             },
+            http2: http2::report(proxy),
             pool: PoolReport::of(proxy),
             listeners: snapshot.listeners.clone(),
             workers: shared.occupied().count(),
+            driver: driver(proxy).name(),
             config_generation: snapshot.id,
             alerts,
             acme: tls::ordered(proxy),
@@ -125,6 +138,13 @@ impl Health {
         // Cannot fail: every key is text and no number is infinite.
         serde_json::to_string(self).unwrap_or_default()
     }
+}
+
+/// What the workers wait by: epoll, as soon as one of them has to.
+fn driver(proxy: &Proxy) -> Driver {
+    let shared = &proxy.shared;
+    let mut drivers = shared.occupied().filter_map(|worker| shared.rings[worker].driver());
+    drivers.find(|driver| *driver == Driver::Epoll).unwrap_or(Driver::IoUring)
 }
 
 /// The ledger of the whole process.

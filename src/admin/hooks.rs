@@ -1,17 +1,12 @@
 //! What is counted of hooks, as metrics.
 //!
-//! In go the workers' counts and the plans in force; out come series for `GET /metrics`. The
-//! upstreams of a split have a histogram each, so that A can be compared with B: requests and
-//! errors by `ringway_upstream_requests_total`, and times here.
-
-use std::collections::BTreeSet;
+//! In go the workers' counts and the plans in force; out come series for `GET /metrics`. What the
+//! arms of a split have come to is counted by name, elsewhere.
 
 use super::exposition::Exposition;
 use super::proxy::Proxy;
-use super::stats::merged;
-use crate::admin::series::{NAMED_MAX, all_classes, sum, total};
-use crate::hooks::{Hedged, Hooked, Plan};
-use crate::observe::metrics::Latency;
+use crate::admin::series::{all_classes, sum, total};
+use crate::hooks::Hedged;
 
 pub(super) fn hooks(proxy: &Proxy, out: &mut Exposition) {
     let all = total(proxy, all_classes);
@@ -40,21 +35,4 @@ pub(super) fn hooks(proxy: &Proxy, out: &mut Exposition) {
     sum(out, proxy, "ringway_mirror_failures_total", help, |m| &m.mirrors_failed);
     let help = "Copies that were left out, because too many were under way.";
     sum(out, proxy, "ringway_mirror_dropped_total", help, |m| &m.mirrors_dropped);
-    splits(proxy, out);
-}
-
-fn splits(proxy: &Proxy, out: &mut Exposition) {
-    let snapshot = proxy.snapshot();
-    let hooked = snapshot.hooks.all().iter().filter_map(|plan| match plan {
-        Plan::Hooked(hooked) => Some(&**hooked),
-        Plan::Fast => None,
-    });
-    let arms: BTreeSet<(usize, &str)> = hooked.flat_map(Hooked::arms).collect();
-    let help = "Times as ringway_request_duration_seconds, by the upstreams of a split.";
-    let mut family = out.durations("ringway_split_duration_seconds", help);
-    for (index, name) in arms.into_iter().take(NAMED_MAX) {
-        let latencies = snapshot.counts.iter().filter_map(|counts| counts.split_latency(index));
-        let sum_us = latencies.clone().map(Latency::sum_us).sum();
-        family.durations(&[("upstream", name)], &merged(latencies), sum_us);
-    }
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use socket2::Socket;
 
+use super::neighbour::Neighbour;
 use crate::config::{AdminAddress, AdminConfig};
 use crate::unix_socket::{self, SocketFile};
 
@@ -92,9 +93,16 @@ impl AdminSocket {
         match listen_tcp(address) {
             Ok(listener) => Ok(Some(Self::Tcp(listener))),
             Err(error) if is_taken(&error) && address == unchosen => {
+                let holder = match Neighbour::at(address) {
+                    Some(ringway) => format!(
+                        "another ringway has {address} ({ringway}), and answers what commands \
+                         without --url ask"
+                    ),
+                    None => format!("{address} is in use"),
+                };
                 tracing::warn!(
-                    "no admin API: {address} is in use, by another ringway perhaps. Set \
-                     admin.address to another one, or admin.enabled to false"
+                    "no admin API: {holder}. Set admin.address to another one, or admin.enabled \
+                     to false"
                 );
                 Ok(None)
             }
@@ -107,6 +115,14 @@ impl AdminSocket {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok(),
             Self::Unix(..) => None,
+        }
+    }
+
+    /// Of its file.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Unix(_, file) => Some(file.path()),
+            Self::Tcp(_) => None,
         }
     }
 

@@ -11,20 +11,36 @@
 mod accounting;
 mod alerting;
 mod alerts;
+mod answer;
 mod api;
+mod arms;
 mod cleaning;
+mod course;
 mod exposition;
+mod guard;
 mod health;
 mod hooks;
+mod http2;
 mod listen;
+mod messages;
+mod named;
+mod neighbour;
+mod operate;
+mod otlp;
+mod otlp_metrics;
+mod otlp_wire;
+mod page;
 mod process;
 mod prometheus;
 mod proxy;
 mod reporting;
+mod sampling;
 mod series;
 mod serve;
 mod setup;
+mod snapshot;
 mod stats;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -73,9 +89,10 @@ pub(crate) fn start(mut setup: ControlSetup) -> Result<Control, String> {
     if let Some(socket) = &socket {
         tracing::info!(address = socket.name(), "admin API");
     }
-    let webhook =
-        setup.shared.snapshot.load().config.alerts.webhook.clone().map(Webhook::start).transpose();
+    let webhook = Webhook::of(&setup.shared.snapshot.load().config.alerts);
     let webhook = webhook.map_err(|error| format!("the webhook got no thread: {error}"))?;
+    otlp::start(&setup.shared.snapshot.load().config.tracing, &setup.shared)
+        .map_err(|error| format!("the sender of spans got no thread: {error}"))?;
     let (_, none) = tokio::sync::mpsc::unbounded_channel();
     let queries = std::mem::replace(&mut setup.queries, none);
     // Here and not on the thread: the first window begins before anything is counted.
@@ -142,6 +159,8 @@ async fn run(
     tokio::spawn(reporting::run(proxy.clone()));
     tokio::spawn(alerting::run(proxy.clone()));
     tokio::spawn(cleaning::run(proxy.clone()));
+    tokio::spawn(sampling::run(proxy.clone()));
+    tokio::spawn(otlp::send_metrics(proxy.clone()));
     tokio::spawn(answer(proxy.clone(), queries));
     tokio::spawn(watch_dog(proxy.clone()));
     if let Some(socket) = socket {

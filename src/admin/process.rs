@@ -63,6 +63,9 @@ pub(super) struct Queues {
     pub(super) overflow: u64,
 }
 
+/// A ring with more operations pending is not inspected: its worker would have to wait.
+pub(super) const INSPECTED_PENDING_MAX: u64 = 256;
+
 /// A listing is as long as the ring has operations pending; more than this is not read.
 const LISTING_BYTES_MAX: u64 = 64 * 1024;
 

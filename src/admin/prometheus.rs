@@ -7,26 +7,20 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::exposition::{Exposition, Family, Label};
-use super::process::{self, ProcessReading, Queues};
+use super::exposition::{Exposition, Family};
+use super::process::{self, INSPECTED_PENDING_MAX, ProcessReading, Queues};
 use super::proxy::Proxy;
-use super::series::{NAMED_MAX, all_classes, each, numbered, sum, total, used};
-use super::stats::merged;
-use super::{health, hooks, tls, upstreams};
-use crate::admin::units::{lock, unix_seconds};
+use super::series::{all_classes, each, numbered, sum, total, used};
+use super::tally::{merged, sum_of};
+use super::{health, hooks, http2, named, tls, upstreams};
+use crate::admin::units::{NAMED_MAX, lock, unix_seconds};
 use crate::fault::ProxyError;
 use crate::http::repair::Repair;
 use crate::ledger::Kind;
-use crate::observe::metrics::{CLASS_COUNT, Classes, Counter, WorkerMetrics};
+use crate::observe::metrics::{Counter, WorkerMetrics};
 use crate::proxy_protocol;
 use crate::ring::{Operation, RingMeters};
 use crate::worker::mailbox::Level;
-
-/// `status / 100` as a label.
-const CLASSES: [&str; CLASS_COUNT] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
-
-/// A ring with more operations pending is not inspected: its worker would have to wait.
-const INSPECTED_PENDING_MAX: u64 = 256;
 
 pub(super) fn text(proxy: &Proxy) -> String {
     let mut out = Exposition::default();
@@ -37,11 +31,13 @@ pub(super) fn text(proxy: &Proxy) -> String {
     hooks::hooks(proxy, &mut out);
     connections(proxy, &mut out);
     tls::figures(proxy, &mut out);
+    http2::figures(proxy, &mut out);
     pool(proxy, &mut out);
     forward(proxy, &mut out);
     memory(proxy, &mut out);
     rings(proxy, &mut out);
     alerts(proxy, &mut out);
+    spans(proxy, &mut out);
     process_figures(proxy, &mut out);
     out.into_text()
 }
@@ -70,11 +66,12 @@ fn requests(proxy: &Proxy, out: &mut Exposition) {
     let help = "Exchanges by status class; none: those that ended without an answer.";
     let mut family = out.counter("ringway_requests_total", help);
     for (worker, metrics) in &workers {
-        classes(&mut family, &[("worker", worker)], std::slice::from_ref(&&metrics.requests));
+        let counts = sum_of([&metrics.requests].into_iter());
+        named::classes(&mut family, &[("worker", worker)], &counts);
     }
-    let forwarded: Vec<_> = workers.iter().map(|(_, metrics)| &metrics.forwarded).collect();
+    let forwarded = sum_of(workers.iter().map(|(_, metrics)| &metrics.forwarded));
     let help = "Exchanges of the forward proxy, in absolute form, by status class.";
-    classes(&mut out.counter("ringway_forward_requests_total", help), &[], &forwarded);
+    named::classes(&mut out.counter("ringway_forward_requests_total", help), &[], &forwarded);
     let help = "Exchanges that went wrong, by error type of RFC 9209.";
     let mut family = out.counter("ringway_faults_total", help);
     for (error, name) in ProxyError::ALL {
@@ -88,31 +85,7 @@ fn requests(proxy: &Proxy, out: &mut Exposition) {
 
 fn routes(proxy: &Proxy, out: &mut Exposition) {
     let snapshot = proxy.snapshot();
-    let workers = &snapshot.counts;
-    let help = "Exchanges by route and status class.";
-    let mut family = out.counter("ringway_route_requests_total", help);
-    let count = snapshot.config.routes.len();
-    for (index, route) in snapshot.config.routes.iter().enumerate().take(NAMED_MAX) {
-        let of = workers.iter().filter_map(|named| named.routes.get(index));
-        let labels = [("route", &*route.name())];
-        classes(&mut family, &labels, &listed(of));
-    }
-    if count > NAMED_MAX {
-        let rest = workers.iter().flat_map(|named| named.routes.iter().skip(NAMED_MAX));
-        // No route is called that.
-        classes(&mut family, &[("route", "other")], &listed(rest));
-    }
-    let help = "Exchanges by upstream and status class.";
-    let mut family = out.counter("ringway_upstream_requests_total", help);
-    for (index, upstream) in snapshot.config.upstreams.iter().enumerate().take(NAMED_MAX) {
-        let of = workers.iter().filter_map(|named| named.upstreams.get(index));
-        classes(&mut family, &[("upstream", &upstream.name)], &listed(of));
-    }
-    if snapshot.config.upstreams.len() > NAMED_MAX {
-        let rest = workers.iter().flat_map(|named| named.upstreams.iter().skip(NAMED_MAX));
-        // No upstream is called that.
-        classes(&mut family, &[("upstream", "")], &listed(rest));
-    }
+    named::series(&snapshot, out);
     let help = "Origins with an address that may be asked, and those without.";
     let mut family = out.gauge("ringway_upstream_origins", help);
     for upstream in snapshot.upstreams.iter().take(NAMED_MAX) {
@@ -250,6 +223,13 @@ fn memory(proxy: &Proxy, out: &mut Exposition) {
     for kind in Kind::ALL {
         family.put(&[("worker", "process"), ("kind", kind.name())], ledgers.process().get(kind));
     }
+    let spool = &proxy.shared.spool;
+    let help = "Bytes of bodies in temporary files.";
+    out.gauge("ringway_temp_file_bytes", help).put(&[], spool.bytes());
+    let help = "Bodies that got a temporary file.";
+    out.counter("ringway_temp_files_total", help).put(&[], spool.files());
+    let help = "Temporary files that could not be opened, written or read.";
+    out.counter("ringway_temp_file_failures_total", help).put(&[], spool.failures());
     let help = "The value of memory.max_mb, in bytes.";
     out.gauge("ringway_memory_ceiling_bytes", help).put(&[], proxy.cleanups.ceiling_bytes());
     let help = "How short memory is: 0 normal, 1 light, 2 forced.";
@@ -266,6 +246,13 @@ fn memory(proxy: &Proxy, out: &mut Exposition) {
 fn rings(proxy: &Proxy, out: &mut Exposition) {
     let rings: Vec<_> =
         used(proxy).map(|worker| (worker.to_string(), &proxy.shared.rings[worker])).collect();
+    let help = "Always 1; the label says what the worker waits by.";
+    let mut family = out.gauge("ringway_driver_info", help);
+    for (worker, ring) in &rings {
+        if let Some(driver) = ring.driver() {
+            family.put(&[("worker", worker), ("driver", driver.name())], 1);
+        }
+    }
     let operations = |family: &mut Family<'_>, of: fn(&RingMeters, usize) -> u64| {
         for (worker, ring) in &rings {
             for (index, operation) in Operation::ALL.into_iter().enumerate() {
@@ -283,7 +270,7 @@ fn rings(proxy: &Proxy, out: &mut Exposition) {
         ring.completed[index].get()
     });
     let help = "Operations that the ring holds now.";
-    operations(&mut out.gauge("ringway_ring_in_flight", help), in_flight);
+    operations(&mut out.gauge("ringway_ring_in_flight", help), RingMeters::in_flight);
     let help = "Times that the worker has waited for its ring.";
     let mut family = out.counter("ringway_ring_turns_total", help);
     for (worker, ring) in &rings {
@@ -303,17 +290,11 @@ fn rings(proxy: &Proxy, out: &mut Exposition) {
     queues(&rings, out);
 }
 
-fn in_flight(ring: &RingMeters, operation: usize) -> u64 {
-    // Read in this order, so that what completes in between is not taken for a negative number.
-    let completed = ring.completed[operation].get();
-    ring.submitted[operation].get().saturating_sub(completed)
-}
-
 fn queues(rings: &[(String, &Arc<RingMeters>)], out: &mut Exposition) {
     let inspected: Vec<(&str, Option<Queues>)> = rings
         .iter()
         .map(|(worker, ring)| {
-            let pending: u64 = (0..Operation::ALL.len()).map(|index| in_flight(ring, index)).sum();
+            let pending: u64 = (0..Operation::ALL.len()).map(|index| ring.in_flight(index)).sum();
             let fd = ring.ring_fd.load(Ordering::Relaxed);
             let may_inspect = fd >= 0 && pending <= INSPECTED_PENDING_MAX;
             (worker.as_str(), may_inspect.then(|| process::queues(fd)).flatten())
@@ -362,6 +343,16 @@ fn alerts(proxy: &Proxy, out: &mut Exposition) {
     }
 }
 
+fn spans(proxy: &Proxy, out: &mut Exposition) {
+    let Some(spans) = proxy.shared.spans.get() else { return };
+    let help = "Spans that the receiver of traces has taken.";
+    let count = spans.counts.sent.load(Ordering::Relaxed);
+    out.counter("ringway_spans_sent_total", help).put(&[], count);
+    let help = "Spans that could not be queued or delivered.";
+    let count = spans.counts.dropped.load(Ordering::Relaxed);
+    out.counter("ringway_spans_dropped_total", help).put(&[], count);
+}
+
 fn process_figures(proxy: &Proxy, out: &mut Exposition) {
     let (reading, usage) = (ProcessReading::read(), proxy.usage());
     let help = "Resident memory of the process.";
@@ -383,18 +374,4 @@ fn process_figures(proxy: &Proxy, out: &mut Exposition) {
     out.gauge("ringway_process_start_time_seconds", help).put(&[], unix_seconds(proxy.started_at));
     let help = "Seconds since then.";
     out.gauge("ringway_uptime_seconds", help).put(&[], proxy.started.elapsed().as_secs());
-}
-
-fn listed<'a>(classes: impl Iterator<Item = &'a Arc<Classes>>) -> Vec<&'a Classes> {
-    classes.map(|classes| &**classes).collect()
-}
-
-/// One sample per status class, the sum of `all`.
-fn classes(family: &mut Family<'_>, labels: &[Label<'_>], all: &[&Classes]) {
-    for (class, name) in CLASSES.into_iter().enumerate() {
-        let count: u64 = all.iter().map(|classes| classes[class].get()).sum();
-        let mut labels = labels.to_vec();
-        labels.push(("class", name));
-        family.put(&labels, count);
-    }
 }

@@ -4,6 +4,7 @@
 //! that several parts of `admin` need, and answers of workers that were asked something. It
 //! holds no task and decides nothing.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,10 +13,12 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::accounting::Cleanups;
 use super::alerts::Alerts;
+use super::course::Course;
 use super::process;
 use super::stats::{Stats, Totals};
 use super::webhook::Webhook;
 use crate::admin::setup::{ControlSetup, Logs};
+use crate::admin::units::lock;
 use crate::memory::usage::{Probe, Usage};
 use crate::worker::generation::Snapshot;
 use crate::worker::mailbox::{ConnectionInfo, WorkerCommand};
@@ -38,6 +41,12 @@ pub(super) struct Proxy {
     pub(super) alerts: Mutex<Alerts>,
     pub(super) cleanups: Cleanups,
     pub(super) webhook: Mutex<Option<Webhook>>,
+    /// The last minute.
+    pub(super) course: Mutex<Course>,
+    /// When each worker has last answered.
+    pub(super) heard: Mutex<HashMap<usize, Instant>>,
+    /// The last answer to `GET /snapshot`, with when it was made.
+    pub(super) snapshot_text: tokio::sync::Mutex<Option<(Instant, Arc<str>)>>,
     probe: Probe,
     lists: Semaphore,
 }
@@ -62,6 +71,9 @@ impl Proxy {
             started: Instant::now(),
             started_at: SystemTime::now(),
             webhook: Mutex::new(webhook),
+            course: Mutex::default(),
+            heard: Mutex::default(),
+            snapshot_text: tokio::sync::Mutex::default(),
             lists: Semaphore::new(LISTS_MAX),
         }
     }
@@ -74,6 +86,11 @@ impl Proxy {
     /// What the kernel says about memory.
     pub(super) fn usage(&self) -> Usage {
         self.probe.read()
+    }
+
+    /// The same with what is counted by name.
+    pub(super) fn named_totals(&self) -> Totals {
+        Totals::read_named(&self.shared, Instant::now(), process::cpu())
     }
 
     pub(super) fn totals(&self) -> Totals {
@@ -97,7 +114,10 @@ impl Proxy {
         let mut answers = Answers { given: Vec::new(), silent: Vec::new() };
         for (worker, answer) in workers.iter().zip(join_all(questions).await) {
             match answer {
-                Some(answer) => answers.given.push(answer),
+                Some(answer) => {
+                    lock(&self.heard).insert(*worker, Instant::now());
+                    answers.given.push(answer);
+                }
                 None => answers.silent.push(*worker),
             }
         }

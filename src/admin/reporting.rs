@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::named::Named;
 use super::stats::{Answer, PoolReport, Report, Stats, Window};
+use super::tally::Figures;
 use crate::admin::proxy::Proxy;
 use crate::admin::units::{lock, mebibytes};
 
@@ -54,6 +56,7 @@ pub(super) async fn run(proxy: Arc<Proxy>) {
 
 fn log(report: &Report) {
     let Report { window, memory, pool } = report;
+    let arms = arms(&window.by_name.arms);
     tracing::info!(
         avgLatency = window.avg_latency,
         requestsPerSecond = window.requests_per_second,
@@ -68,13 +71,28 @@ fn log(report: &Report) {
         pool_reuse = window.pool_reuse,
         requests = window.requests,
         seconds = window.seconds,
+        arms,
         "stats"
     );
 }
 
+/// The arms of splits in a few words each: rate, share of errors, p95.
+fn arms(arms: &[Named]) -> Option<String> {
+    let words = |arm: &Named| {
+        let Figures { requests_per_second, error_rate, p95, .. } = &arm.figures;
+        let (route, upstream) = (arm.route.as_deref()?, arm.upstream.as_deref()?);
+        Some(format!("{route} {upstream}: {requests_per_second}/s {error_rate} {p95} ms"))
+    };
+    let listed: Vec<String> = arms.iter().take(ARMS_MAX).filter_map(words).collect();
+    (!listed.is_empty()).then(|| listed.join(", "))
+}
+
+/// A line is read by people.
+const ARMS_MAX: usize = 20;
+
 impl Stats {
     pub(super) fn answer(proxy: &Proxy) -> Answer {
-        let now = proxy.totals();
+        let now = proxy.named_totals();
         let stats = lock(&proxy.stats);
         Answer {
             interval_seconds: proxy.snapshot().config.stats.interval.as_secs_f64(),
@@ -85,7 +103,7 @@ impl Stats {
 
     /// Ends the window and begins the next one.
     fn turn(proxy: &Proxy) -> Report {
-        let now = proxy.totals();
+        let now = proxy.named_totals();
         let mut stats = lock(&proxy.stats);
         let report = report(proxy, Window::between(&stats.began, &now));
         *stats = Self { began: now, last: Some(report.clone()) };

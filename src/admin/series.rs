@@ -7,9 +7,6 @@ use crate::admin::proxy::Proxy;
 use crate::observe::metrics::{Counter, WorkerMetrics};
 use crate::worker::shared::WorkerState;
 
-/// Routes and upstreams with series of their own; the others share one.
-pub(super) const NAMED_MAX: usize = 500;
-
 pub(super) fn numbered(proxy: &Proxy) -> Vec<(String, &WorkerMetrics)> {
     let workers = used(proxy).map(|worker| (worker.to_string(), &*proxy.shared.metrics[worker]));
     workers.collect()

@@ -26,7 +26,7 @@ use tower::ServiceExt;
 use crate::observe::log_limit;
 use crate::ring::clock;
 
-use super::api::Peer;
+use super::guard::Peer;
 use super::listen::AdminSocket;
 use crate::unix_socket::SocketFile;
 

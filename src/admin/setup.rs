@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::level_filters::LevelFilter;
 
 use crate::admin::listen::AdminSocket;
 use crate::observe::access_log::AccessLog;
@@ -39,6 +40,15 @@ impl Logs {
         let events = self.events.as_ref().map_or(0, LogMeter::dropped_lines);
         let access = self.access.as_ref().map_or(0, AccessLog::dropped_lines);
         [("events", events), ("access", access)]
+    }
+
+    /// The least that the event log takes.
+    pub(super) fn level(&self) -> Option<String> {
+        self.events.as_ref().map(|log| log.level().to_string())
+    }
+
+    pub(super) fn set_level(&self, level: LevelFilter) -> bool {
+        self.events.as_ref().is_some_and(|log| log.set_level(level))
     }
 
     /// What their queues take.

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::named::{ByName, Named, Of};
 use super::process;
-use crate::observe::metrics::{
-    self, CLASS_COUNT, Classes, Counter, Latency, NamedCounts, WorkerMetrics,
-};
+use super::tally::{merged, sum_of};
+use crate::admin::units::{ratio, rounded};
+use crate::observe::metrics::{self, CLASS_COUNT, WorkerMetrics};
+use crate::observe::traffic::NamedCounts;
 use crate::worker::shared::Shared;
 
 /// What all workers together have counted up to one moment.
@@ -30,12 +32,24 @@ pub(super) struct Totals {
     /// By index in the configuration with this number.
     generation: u64,
     upstreams: Vec<[u64; CLASS_COUNT]>,
+    by_name: ByName,
 }
 
 impl Totals {
+    /// Without what is counted by name.
     pub(super) fn read(shared: &Shared, at: Instant, cpu: Duration) -> Self {
         let snapshot = shared.snapshot.load();
         Self::of(&shared.metrics, (snapshot.id, &snapshot.counts), at, cpu)
+    }
+
+    pub(super) fn read_named(shared: &Shared, at: Instant, cpu: Duration) -> Self {
+        let by_name = ByName::read(&shared.snapshot.load());
+        Self { by_name, ..Self::read(shared, at, cpu) }
+    }
+
+    /// What has come between two readings with names.
+    pub(super) fn by_name(earlier: &Self, later: &Self) -> ByName {
+        later.by_name.since(&earlier.by_name)
     }
 
     fn of(
@@ -56,27 +70,14 @@ impl Totals {
             pool_opened: workers.iter().map(|worker| worker.pool_opened.get()).sum(),
             upstreams: (0..upstreams)
                 .map(|index| {
-                    sum_of(named.iter().filter_map(|worker| Some(&**worker.upstreams.get(index)?)))
+                    let workers = named.iter().filter_map(|worker| worker.upstreams.get(index));
+                    sum_of(workers.map(|traffic| &traffic.classes))
                 })
                 .collect(),
             generation,
+            by_name: ByName::default(),
         }
     }
-}
-
-fn sum_of<'a>(all: impl Iterator<Item = &'a Classes>) -> [u64; CLASS_COUNT] {
-    let mut sum = [0; CLASS_COUNT];
-    for classes in all {
-        for (sum, count) in sum.iter_mut().zip(classes.iter().map(Counter::get)) {
-            *sum += count;
-        }
-    }
-    sum
-}
-
-/// All of them as one.
-pub(super) fn merged<'a>(latencies: impl Iterator<Item = &'a Latency>) -> Histogram<u64> {
-    latencies.fold(metrics::empty_histogram(), |sum, latency| sum + latency.snapshot())
 }
 
 /// What happened between two readings. The first three names are older than ringway.
@@ -103,9 +104,33 @@ pub(super) struct Window {
     pub(super) pool_reuse: f64,
     /// Percent of one core.
     pub(super) cpu: f64,
+    #[serde(flatten)]
+    pub(super) by_name: WindowByName,
     /// By upstream: whether an answer below 500 came from it.
     #[serde(skip)]
     pub(super) has_answered: Vec<bool>,
+}
+
+/// The same by name, for those that were asked in it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct WindowByName {
+    routes: Vec<Named>,
+    upstreams: Vec<Named>,
+    origins: Vec<Named>,
+    /// Arms of splits.
+    pub(super) arms: Vec<Named>,
+}
+
+impl WindowByName {
+    fn between(earlier: &Totals, later: &Totals, seconds: f64) -> Self {
+        let all = Totals::by_name(earlier, later);
+        Self {
+            routes: all.figures(Of::Route, seconds),
+            upstreams: all.figures(Of::Upstream, seconds),
+            origins: all.figures(Of::Origin, seconds),
+            arms: all.figures(Of::Arm, seconds),
+        }
+    }
 }
 
 impl Window {
@@ -134,6 +159,7 @@ impl Window {
             pool_wait_p95: quantile_ms(&pool_wait, 0.95),
             pool_reuse: rounded(ratio(reused as f64, (reused + opened) as f64)),
             cpu: rounded(ratio(cpu * 100.0, seconds)),
+            by_name: WindowByName::between(earlier, later, seconds),
             has_answered: upstreams
                 .map(|(earlier, later)| difference(earlier, later)[1..5].iter().any(|n| *n > 0))
                 .collect(),
@@ -154,16 +180,6 @@ fn since(earlier: &Histogram<u64>, later: &Histogram<u64>) -> Histogram<u64> {
     }
 }
 
-/// 0 where there is nothing to divide by.
-fn ratio(part: f64, whole: f64) -> f64 {
-    if whole > 0.0 { part / whole } else { 0.0 }
-}
-
-/// To three digits behind the point, for people.
-fn rounded(value: f64) -> f64 {
-    (value * 1_000.0).round() / 1_000.0
-}
-
 fn quantile_ms(histogram: &Histogram<u64>, quantile: f64) -> f64 {
     rounded(histogram.value_at_quantile(quantile) as f64 / 1_000.0)
 }
@@ -176,7 +192,7 @@ pub(super) struct Stats {
 
 impl Stats {
     pub(super) fn new(shared: &Shared) -> Mutex<Self> {
-        let began = Totals::read(shared, Instant::now(), process::cpu());
+        let began = Totals::read_named(shared, Instant::now(), process::cpu());
         Mutex::new(Self { began, last: None })
     }
 }
@@ -216,6 +232,7 @@ pub(super) struct Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::traffic::Ended;
 
     /// Workers of straw, each with two upstreams.
     struct Workers {
@@ -230,7 +247,7 @@ mod tests {
 
         fn answered(&self, worker: usize, upstream: Option<usize>, status: u16, us: u64) {
             self.metrics[worker].answered(status, us);
-            self.named[worker].answered(None, upstream, status);
+            self.named[worker].ended(None, upstream, Ended::new(status, us));
         }
     }
 

@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::exposition::Exposition;
 use super::proxy::Proxy;
-use super::series::{NAMED_MAX, sum, total};
-use crate::admin::units::unix_seconds;
+use super::series::{sum, total};
+use crate::admin::units::{NAMED_MAX, unix_seconds};
 use crate::tls::managed::Managed;
 use crate::tls::problem::Problem;
 use crate::tls::report::Report;

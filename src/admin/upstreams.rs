@@ -4,7 +4,8 @@
 //! In goes a snapshot; out come JSON, and counts by state for Prometheus. What an operator wants is
 //! said to the targets themselves, which all workers share; a reload leaves it as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
@@ -14,9 +15,11 @@ use crate::ring::clock;
 use crate::upstream::permits::UPSTREAM;
 use crate::upstream::target::{Reason, Target, Wish};
 use crate::upstream::{UpstreamPlan, outcomes};
+use crate::worker::mailbox::WorkerCommand;
 
 /// All upstreams, with why whoever is not asked is not asked.
-pub(super) fn listed(proxy: &Proxy) -> Value {
+pub(super) async fn listed(proxy: &Proxy) -> Value {
+    let idle = idle(proxy).await;
     let now = clock::coarse_ms();
     let snapshot = proxy.snapshot();
     let figures = proxy.shared.pool.figures();
@@ -33,9 +36,11 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
                 "state": state(&target),
                 "check": target.check().map(|is_good| if is_good { "good" } else { "bad" }),
                 "check_error": target.check_error(),
+                "connect_error": connect_error(&target, now),
                 "busy": plan.config.balance.counts_requests().then(|| target.busy()),
                 "latency_us": Some(target.latency_us()).filter(|us| *us != 0),
                 "connections": origin.quota.open(),
+                "idle": idle.get(&Arc::as_ptr(&target)).copied().unwrap_or_default(),
                 "max_connections": origin.quota.max(),
                 "learnt": learnt(&target, now),
                 "up_seconds": target.is_sound().then(up_seconds),
@@ -57,6 +62,25 @@ pub(super) fn listed(proxy: &Proxy) -> Value {
         listed["discovery"] = report;
     }
     listed
+}
+
+/// How many connections to each target wait for a request, in all workers that answer.
+async fn idle(proxy: &Proxy) -> HashMap<*const Target, usize> {
+    let answers = proxy.ask(|reply| WorkerCommand::Idle { reply }).await;
+    let mut sums = HashMap::new();
+    for (target, count) in answers.given.into_iter().flatten() {
+        *sums.entry(Arc::as_ptr(&target)).or_default() += count;
+    }
+    sums
+}
+
+/// Why the last attempt to connect that failed did, and how long ago.
+fn connect_error(target: &Target, now: u64) -> Value {
+    let error = target.connect_error().map(|(fault, at_ms)| {
+        let seconds = now.saturating_sub(at_ms) / 1_000;
+        json!({ "error": fault.name(), "seconds_ago": seconds })
+    });
+    error.unwrap_or_default()
 }
 
 /// What the connections to a target have taught about it, and how long ago.
@@ -154,6 +178,7 @@ pub(super) fn change(
     }
     if weight.is_some() {
         // Has the workers make their rosters anew.
+        plan.weighings.fetch_add(1, Ordering::Release);
         plan.changes.fetch_add(1, Ordering::Release);
     }
     Ok(count)

@@ -4,6 +4,7 @@
 //! own. What cannot be queued, or fails twice, is counted and given up: a slow receiver costs no
 //! caller anything. The URL may hold a secret and is never logged.
 
+use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,11 +12,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use serde::Serialize;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::alerts::Notice;
+use super::messages;
+use crate::config::{AlertsConfig, WebhookFormat};
 use crate::tls::connector::system_certificates;
 use crate::tls::provider::provider;
 
@@ -27,15 +29,6 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between the first attempt and the second.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// What is sent.
-#[derive(Debug, Serialize)]
-struct Message {
-    source: &'static str,
-    version: &'static str,
-    #[serde(flatten)]
-    notice: Notice,
-}
 
 /// The receiver's end of the alerts. Dropping it ends the thread, once the queue is empty.
 #[derive(Debug)]
@@ -51,17 +44,19 @@ struct Counts {
 }
 
 impl Webhook {
-    pub(super) fn start(url: String) -> io::Result<Self> {
-        Self::start_with(url, PAUSE)
+    /// `None` where the configuration has none.
+    pub(super) fn of(config: &AlertsConfig) -> io::Result<Option<Self>> {
+        let start = |url: &String| Self::start(url.clone(), config.webhook_format, PAUSE);
+        config.webhook.as_ref().map(start).transpose()
     }
 
-    fn start_with(url: String, pause: Duration) -> io::Result<Self> {
+    fn start(url: String, format: WebhookFormat, pause: Duration) -> io::Result<Self> {
         let (queue, notices) = sync_channel(QUEUED_MAX);
         let counts = Arc::<Counts>::default();
         let counted = counts.clone();
         thread::Builder::new()
             .name("webhook".to_owned())
-            .spawn(move || deliver(&url, pause, &notices, &counted))?;
+            .spawn(move || deliver(&url, format, pause, &notices, &counted))?;
         Ok(Self { queue, counts })
     }
 
@@ -82,32 +77,43 @@ impl Webhook {
     }
 }
 
-fn deliver(url: &str, pause: Duration, notices: &Receiver<Notice>, counts: &Counts) {
-    let agent = Agent::new_with_config(
-        Agent::config_builder()
-            .timeout_global(Some(TIMEOUT))
-            // A message is for the one that was configured.
-            .max_redirects(0)
-            .max_idle_connections(0)
-            .tls_config(trust())
-            .build(),
-    );
+fn deliver(
+    url: &str,
+    format: WebhookFormat,
+    pause: Duration,
+    notices: &Receiver<Notice>,
+    counts: &Counts,
+) {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let agent = agent();
     for notice in notices {
-        let message = Message { source: "ringway", version: env!("CARGO_PKG_VERSION"), notice };
-        let sent = post(&agent, url, &message).or_else(|_| {
+        let body = messages::body(format, host.trim_end(), &notice);
+        let sent = post(&agent, url, &body).or_else(|_| {
             thread::sleep(pause);
-            post(&agent, url, &message)
+            post(&agent, url, &body)
         });
         match sent {
             Ok(()) => counts.sent.fetch_add(1, Ordering::Relaxed),
             Err(error) => {
                 // Some errors quote the URL.
                 let error = error.to_string().replace(url, "the URL");
-                tracing::warn!(alert = message.notice.alert, error, "the webhook got no message");
+                tracing::warn!(alert = notice.alert, error, "the webhook got no message");
                 counts.dropped.fetch_add(1, Ordering::Relaxed)
             }
         };
     }
+}
+
+/// What sends messages: to the one that was configured and to nobody else.
+pub(super) fn agent() -> Agent {
+    Agent::new_with_config(
+        Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .max_redirects(0)
+            .max_idle_connections(0)
+            .tls_config(trust())
+            .build(),
+    )
 }
 
 /// Whom it believes: as origins, those whom this system names, or else Mozilla's authorities.
@@ -119,18 +125,16 @@ fn trust() -> TlsConfig {
             RootCerts::new_with_certs(&known.collect::<Vec<_>>())
         }
         Err(error) => {
-            tracing::warn!(error, "a webhook with https:// is not believed");
+            tracing::warn!(error, "receivers with https:// are not believed");
             RootCerts::new_with_certs(&[])
         }
     };
     TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider()).build()
 }
 
-fn post(agent: &Agent, url: &str, message: &Message) -> Result<(), ureq::Error> {
-    // Cannot fail: a message is text and numbers.
-    let body = serde_json::to_vec(message).unwrap_or_default();
+fn post(agent: &Agent, url: &str, body: &[u8]) -> Result<(), ureq::Error> {
     let request = agent.post(url).header("Content-Type", "application/json");
-    let answer = request.send(&body[..])?;
+    let answer = request.send(body)?;
     match answer.status().as_u16() {
         200..300 => Ok(()),
         status => Err(ureq::Error::StatusCode(status)),
@@ -147,7 +151,17 @@ mod tests {
 
     fn notice(alert: &'static str) -> Notice {
         let (upstream, state) = (String::new(), "begun");
-        Notice { alert, upstream, state, value: 0.5, threshold: 0.05, since: 1 }
+        let (ended, silent_until) = (None, None);
+        Notice {
+            alert,
+            upstream,
+            state,
+            value: 0.5,
+            threshold: 0.05,
+            since: 1,
+            ended,
+            silent_until,
+        }
     }
 
     /// Answers one request per status, one connection each, and returns the bodies.
@@ -192,7 +206,7 @@ mod tests {
     #[test]
     fn a_message_says_what_has_happened() {
         let (url, bodies) = receiver(&[204]);
-        let webhook = Webhook::start(url).unwrap();
+        let webhook = Webhook::start(url, WebhookFormat::Json, PAUSE).unwrap();
         webhook.send(&notice("error_rate"));
         wait_for(&webhook, 1, 0);
         assert_eq!(
@@ -207,7 +221,7 @@ mod tests {
     #[test]
     fn a_failure_is_tried_once_more_and_then_counted() {
         let (url, bodies) = receiver(&[500, 200, 302, 503]);
-        let webhook = Webhook::start_with(url, Duration::ZERO).unwrap();
+        let webhook = Webhook::start(url, WebhookFormat::Json, Duration::ZERO).unwrap();
         webhook.send(&notice("first"));
         webhook.send(&notice("second"));
         wait_for(&webhook, 1, 1);
@@ -220,7 +234,7 @@ mod tests {
     fn a_receiver_that_stands_still_costs_messages_and_no_time() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let webhook = Webhook::start(url).unwrap();
+        let webhook = Webhook::start(url, WebhookFormat::Json, PAUSE).unwrap();
         for _ in 0..QUEUED_MAX + 100 {
             webhook.send(&notice("error_rate"));
         }

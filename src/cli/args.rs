@@ -4,17 +4,20 @@
 //! flag that it does not know (exit code 2). The flags that override the configuration are
 //! `config::Flags`, because they are one of its sources. Nothing here reads a file.
 
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::address::{Address, ClientAddress};
 use crate::cli::bench::BenchFlags;
+use crate::cli::import::From;
 use crate::config::Flags;
 
-const ABOUT: &str = "An io_uring HTTP/1.1 reverse proxy";
+const ABOUT: &str =
+    "An HTTP proxy for Linux on io_uring, reverse and forward: HTTP/1.1, HTTP/2, TLS";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,6 +35,8 @@ Examples:
   ringway certificates                             which, of whom, and until when?
   ringway upstreams                                who is asked, and why others are not?
   ringway upstreams app http://10.0.0.1:80 drain   nothing new for this one
+  ringway top                                      what does the one that runs here do?
+  ringway compare-arms '*/' --b canary             does the canary do as well?
   ringway bench http://127.0.0.1:8080/ -c 64       how fast is it?
   ringway doctor                                   what on this machine is in the way?
 
@@ -51,6 +56,14 @@ Exit codes:
   3  something changes, and a reload is enough
   4  something changes that needs a restart";
 
+const IMPORT_CODES: &str = "\
+Files that an nginx.conf includes are read too, relative ones from its own folder.
+
+Exit codes:
+  0  all of it was taken, or is not needed
+  2  it is no such file
+  3  something was not taken: each thing is a line on standard error, and a comment of the result";
+
 const EXPLAIN_TARGET: &str = "\
 The target is taken as a client sends it: `/path` as to a server (name it with -H 'Host: …'),
 `http://host/path` as to a proxy, `host:port` behind CONNECT.
@@ -59,6 +72,58 @@ Exit codes:
   0  explained, whatever the answer would be
   1  what the forward proxy needs cannot be had, such as its users' file
   2  the configuration or the question is wrong";
+
+/// Flags that mean nothing for a command: its help leaves them out.
+const ALL_FLAGS: &[&str] = &[
+    "config",
+    "host",
+    "port",
+    "upstream",
+    "https",
+    "https_port",
+    "workers",
+    "forward",
+    "set",
+    "profile",
+];
+const OF_A_RUNNING_ONE: &[&str] =
+    &["upstream", "https", "https_port", "workers", "forward", "profile"];
+const OF_LOAD: &[&str] = &["host", "port", "https", "https_port", "workers", "forward", "profile"];
+const MEANINGLESS: [(&str, &[&str]); 11] = [
+    ("plan", ALL_FLAGS),
+    ("import", ALL_FLAGS),
+    ("schema", ALL_FLAGS),
+    ("completions", ALL_FLAGS),
+    ("man", ALL_FLAGS),
+    ("reload", OF_A_RUNNING_ONE),
+    ("rollback", OF_A_RUNNING_ONE),
+    ("health", OF_A_RUNNING_ONE),
+    ("certificates", OF_A_RUNNING_ONE),
+    ("upstreams", OF_A_RUNNING_ONE),
+    ("bench", OF_LOAD),
+];
+
+/// The command line as it is read and told.
+pub(crate) fn definition() -> clap::Command {
+    let mut command = Cli::command();
+    let all: Vec<_> = command.get_arguments().cloned().collect();
+    for (name, flags) in MEANINGLESS {
+        // A flag of all commands that a command has itself is that command's.
+        let hidden = all.iter().filter(|arg| flags.contains(&arg.get_id().as_str()));
+        let hidden: Vec<_> = hidden.map(|arg| arg.clone().hide(true)).collect();
+        command = command.mut_subcommand(name, |own| {
+            let is_its_own = |arg: &Arg| own.get_arguments().any(|it| it.get_id() == arg.get_id());
+            let hidden: Vec<_> = hidden.into_iter().filter(|arg| !is_its_own(arg)).collect();
+            own.args(hidden)
+        });
+    }
+    command
+}
+
+/// What was typed, or why it cannot be read.
+pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    Cli::from_arg_matches(&definition().try_get_matches_from(words)?)
+}
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -77,7 +142,8 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub(crate) struct OriginOrder {
     /// Of which upstream
-    #[arg(requires = "origin")]
+    // Not `upstream`, which is the flag of all commands.
+    #[arg(id = "of_upstream", value_name = "UPSTREAM", requires = "origin")]
     pub upstream: Option<String>,
     /// Its URL or address, as the list has it
     pub origin: Option<String>,
@@ -102,23 +168,38 @@ pub(crate) enum Command {
         /// Only the configuration: ask no name server and try no port, as while ringway runs
         #[arg(long)]
         file_only: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Have a running ringway read its configuration again
     Reload {
         #[command(flatten)]
         whom: Whom,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Have a running ringway put an earlier configuration in use again
     Rollback {
         /// Its number, as GET /admin/generations lists it [default: the last one before this]
         id: Option<u64>,
+        /// Write it to the configuration file too, as it was when it was read
+        #[arg(long)]
+        save: bool,
         #[command(flatten)]
         whom: Whom,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Ask a running ringway how it is, then exit with 0 (ok, degraded) or 1 (anything else)
     Health {
         #[command(flatten)]
         whom: Whom,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// List the certificates that clients are shown, as a running ringway has them, or as the
     /// configuration's files are where none runs; exit with 0, or 3 where one needs attention
@@ -139,6 +220,21 @@ pub(crate) enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Watch a running ringway in the terminal: figures, routes, upstreams, connections, events
+    Top {
+        #[command(flatten)]
+        flags: TopFlags,
+        #[command(flatten)]
+        whom: Whom,
+    },
+    /// Watch the two upstreams of a split for a while, and say which does better: rates, errors and
+    /// latencies, each with its confidence. Exit with 0, or 3 where B does worse
+    CompareArms {
+        #[command(flatten)]
+        question: ArmsQuestion,
+        #[command(flatten)]
+        whom: Whom,
     },
     /// Say where a request would go, and why; nothing is sent
     #[command(after_help = EXPLAIN_TARGET)]
@@ -171,16 +267,22 @@ pub(crate) enum Command {
     },
     /// Load a server and report rates, latencies, errors and costs, or compare two configurations
     Bench(Box<BenchFlags>),
-    /// Print a flat JSON file, or a TOML file, as the shortest TOML that means the same, with its
-    /// secrets
+    /// Print a file of nginx or haproxy, a flat JSON file, or a TOML file, as TOML that means the
+    /// same, with its secrets, and say what was not taken
+    #[command(after_help = IMPORT_CODES)]
     Import {
+        /// An nginx.conf, a haproxy.cfg, a flat JSON file, or a TOML file
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// Whose file it is [default: what it looks like]
+        #[arg(long, value_name = "KIND")]
+        from: Option<From>,
     },
     /// Print the JSON Schema of the configuration, by which editors complete and check its keys
     Schema,
     /// Print completions for a shell
     Completions {
+        /// Which one
         #[arg(value_name = "SHELL")]
         shell: Shell,
     },
@@ -204,9 +306,49 @@ pub(crate) struct Whom {
     pub insecure: bool,
 }
 
+/// What to compare, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub(crate) struct ArmsQuestion {
+    /// The route, as `GET /stats` calls it [default: the only one with a split]
+    pub route: Option<String>,
+    /// The upstream that is A [default: the first of the split that is not B]
+    #[arg(long, value_name = "UPSTREAM")]
+    pub a: Option<String>,
+    /// The upstream that is B [default: the last of the split that is not A]
+    #[arg(long, value_name = "UPSTREAM")]
+    pub b: Option<String>,
+    /// Rounds, in each of which both are looked at
+    #[arg(long, default_value_t = 10, value_name = "COUNT")]
+    #[arg(value_parser = clap::value_parser!(u32).range(3..=1000))]
+    pub rounds: u32,
+    /// Length of a round, in milliseconds
+    #[arg(long, default_value_t = 3000, value_name = "MS")]
+    #[arg(value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    pub round_ms: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How to look.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub(crate) struct TopFlags {
+    /// Between two looks, in milliseconds
+    #[arg(long, default_value_t = 1000, value_name = "MS")]
+    #[arg(value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub every: u64,
+    /// Look once, print it and end
+    #[arg(long)]
+    pub once: bool,
+    /// With --once: print what `GET /snapshot` says
+    #[arg(long, requires = "once")]
+    pub json: bool,
+}
+
 /// A request that no client has sent.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub(crate) struct Question {
+    /// Such as GET
     #[arg(value_name = "METHOD")]
     pub method: String,
     /// Such as /path, http://host/path, or host:port for CONNECT
@@ -231,18 +373,32 @@ pub(crate) struct Question {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::config::Profile;
 
     fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(std::iter::once("ringway").chain(arguments.iter().copied()))
+        super::parse(
+            std::iter::once("ringway").chain(arguments.iter().copied()).map(OsString::from),
+        )
     }
 
     #[test]
     fn the_definition_has_no_contradiction() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_a_command_has_the_flags_that_mean_something_there() {
+        for (command, there, not_there) in [
+            ("plan", "--help", "--port"),
+            ("man", "--help", "--config"),
+            ("reload", "--set", "--workers"),
+            ("bench", "--upstream", "--port <PORT>"),
+            ("check", "--port", "--url"),
+        ] {
+            let help = parse(&[command, "--help"]).unwrap_err().to_string();
+            assert!(help.contains(there) && !help.contains(not_there), "{command}: {help}");
+        }
     }
 
     #[test]
@@ -285,6 +441,7 @@ mod tests {
                 forward: true,
                 set: vec!["log.access=true".to_owned(), "admin.token=a=b".to_owned()],
                 profile: Some(Profile::Small),
+                variables: None,
             }
         );
     }
@@ -293,7 +450,7 @@ mod tests {
     fn flags_stand_before_or_after_the_subcommand() {
         for line in [["--config", "a.toml", "check"], ["check", "--config", "a.toml"]] {
             let cli = parse(&line).unwrap();
-            assert_eq!(cli.command, Some(Command::Check { file_only: false }));
+            assert_eq!(cli.command, Some(Command::Check { file_only: false, json: false }));
             assert_eq!(cli.config, Some(PathBuf::from("a.toml")));
         }
     }
@@ -302,11 +459,14 @@ mod tests {
     fn health_may_be_told_where_to_ask() {
         assert_eq!(
             parse(&["health"]).unwrap().command,
-            Some(Command::Health { whom: Whom::default() })
+            Some(Command::Health { whom: Whom::default(), json: false })
         );
         let url = Some("unix:/run/ringway.sock".to_owned());
         let cli = parse(&["health", "--url", "unix:/run/ringway.sock"]).unwrap();
-        assert_eq!(cli.command, Some(Command::Health { whom: Whom { url, ..Whom::default() } }));
+        assert_eq!(
+            cli.command,
+            Some(Command::Health { whom: Whom { url, ..Whom::default() }, json: false })
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use super::client::{self, Target};
 use super::output::{Done, Failure};
-use crate::config::Config;
+use crate::config::{Config, Secret};
 use crate::tls;
 use crate::tls::report::Report;
 
@@ -36,7 +36,8 @@ fn report(config: &Config, named: Option<Result<Target, String>>) -> Result<Repo
         Some(target) => (vec![target.map_err(Failure::wrong)?], true),
         None => (Target::admin(config).into_iter().collect(), false),
     };
-    match client::ask_for(&targets, "/certificates") {
+    let token = config.admin.reader().map(Secret::reveal);
+    match client::ask_for(&targets, "/certificates", token) {
         Ok(answer) if answer.code == 200 => serde_json::from_str(&answer.body)
             .map_err(|error| Failure::unable(format!("the answer is not ringway's: {error}"))),
         Ok(answer) => Err(Failure::unable(answer)),

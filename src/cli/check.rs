@@ -8,6 +8,8 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use serde_json::json;
+
 use crate::address::UnixAddress;
 use crate::admin::AdminSocket;
 use crate::cli::client::{self, Target};
@@ -17,6 +19,8 @@ use crate::docker;
 use crate::forward_proxy::user_rules::UserRules;
 use crate::forward_proxy::{Users, lists};
 use crate::hooks::{self, BadFile};
+use crate::memory::plan::Row;
+use crate::memory::{Notice, Plan};
 use crate::server;
 use crate::tls;
 use crate::unix_socket;
@@ -24,30 +28,77 @@ use crate::unix_socket;
 use super::explain::addresses::{self, Asked};
 use super::output::Failure;
 
-/// Says what is wrong around `config`, and whether ringway could start.
-pub(crate) fn run(config: &Config) -> ExitCode {
-    let due = tls::try_files(config).unwrap_or_default();
-    let engine = config.docker.socket.as_deref().and_then(docker::obstacle);
-    let known = nameless(config).into_iter().chain(socketless(config)).chain(strangers(config));
-    let known = known.chain(engine);
-    for warning in known.chain(due) {
-        note(&format_args!("warning: {warning}"));
+/// What is wrong around a configuration.
+#[derive(Default)]
+pub(crate) struct Around {
+    warnings: Vec<String>,
+    /// A ringway that runs by it already.
+    neighbour: Option<String>,
+    /// Why it cannot be listened on.
+    taken: Vec<String>,
+}
+
+impl Around {
+    /// Asks name servers and tries ports.
+    pub(crate) fn of(config: &Config) -> Self {
+        let due = tls::try_files(config).unwrap_or_default();
+        let engine = config.docker.socket.as_deref().and_then(docker::obstacle);
+        let known = nameless(config).into_iter().chain(socketless(config)).chain(strangers(config));
+        let warnings = known.chain(engine).chain(due).collect();
+        let taken = ports(config);
+        let target = Target::admin(config).filter(|_| !taken.is_empty());
+        let answers = |target: &Target| client::ask(target).is_ok_and(|it| it.is_ringway());
+        let neighbour = target.filter(answers).map(|target| target.to_string());
+        Self { warnings, neighbour, taken }
     }
-    let taken = ports(config);
-    if !taken.is_empty()
-        && let Some(target) = Target::admin(config)
-        && client::ask(&target).is_ok_and(|report| report.is_ringway())
-    {
-        note(&format_args!(
-            "a ringway runs here already: it answers at {target}. To look at the file alone, use \
-             `ringway check --file-only`"
-        ));
+
+    pub(crate) fn code(&self) -> ExitCode {
+        ExitCode::from(u8::from(!self.taken.is_empty()))
     }
-    let mut code = ExitCode::SUCCESS;
-    for cause in taken {
-        code = Failure::unable(cause).print();
+
+    /// For people; whether ringway could start.
+    pub(crate) fn tell(self) -> ExitCode {
+        for warning in &self.warnings {
+            note(&format_args!("warning: {warning}"));
+        }
+        if let Some(target) = &self.neighbour {
+            note(&format_args!(
+                "a ringway runs here already: it answers at {target}. To look at the file alone, \
+                 use `ringway check --file-only`"
+            ));
+        }
+        let code = self.code();
+        for cause in self.taken {
+            Failure::unable(cause).print();
+        }
+        code
     }
-    code
+}
+
+/// All of it for programs.
+pub(crate) fn json(
+    warnings: &[String],
+    notices: &[Notice],
+    plan: &Plan,
+    around: &Around,
+) -> serde_json::Value {
+    let row = |row: &Row| {
+        let (count, each) = (row.count, row.each_bytes);
+        json!({ "what": row.name, "count": count, "each_bytes": each, "bytes": row.bytes() })
+    };
+    let rows: Vec<_> = plan.rows().iter().filter(|row| row.bytes() > 0).map(row).collect();
+    let warnings: Vec<_> = warnings.iter().chain(&around.warnings).collect();
+    let notices: Vec<_> = notices.iter().map(|notice| &notice.text).collect();
+    json!({
+        "valid": true,
+        "warnings": warnings,
+        "notices": notices,
+        "memory": {
+            "rows": rows, "bytes": plan.total(), "ceiling_bytes": plan.ceiling().bytes,
+        },
+        "errors": around.taken,
+        "runs_already_at": around.neighbour,
+    })
 }
 
 /// What is wrong with a file that `config` names, after the place where it is named.

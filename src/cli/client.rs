@@ -209,10 +209,19 @@ impl fmt::Display for Report {
 /// Asks the first target that a ringway listens at to do something: `path` is that of the admin API
 /// with its query. It may take as long as that takes there.
 pub(crate) fn order(targets: &[Target], path: &str, token: Option<&str>) -> Result<Report, String> {
-    let authorization =
-        token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+    change(targets, "POST", path, token)
+}
+
+/// The same with another method.
+pub(crate) fn change(
+    targets: &[Target],
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+) -> Result<Report, String> {
+    let authorization = authorization(token);
     let request = format!(
-        "POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n{authorization}\r\n"
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n{authorization}\r\n"
     );
     first_of(targets, ORDER_PATIENCE, |_| request.clone())
 }
@@ -225,16 +234,25 @@ pub(crate) fn ask(target: &Target) -> Result<Report, String> {
 /// Asks the first target that a ringway listens at; where there is none, the error is that of the
 /// first. One that listens and gives no answer is not well, whatever others say.
 pub(crate) fn ask_any(targets: &[Target]) -> Result<Report, String> {
-    first_of(targets, PATIENCE, |target| get(target.path()))
+    first_of(targets, PATIENCE, |target| get(target.path(), ""))
 }
 
 /// Asks the first of them for `path` of the admin API.
-pub(crate) fn ask_for(targets: &[Target], path: &str) -> Result<Report, String> {
-    first_of(targets, PATIENCE, |_| get(path))
+pub(crate) fn ask_for(
+    targets: &[Target],
+    path: &str,
+    token: Option<&str>,
+) -> Result<Report, String> {
+    let request = get(path, &authorization(token));
+    first_of(targets, PATIENCE, |_| request.clone())
 }
 
-fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+fn get(path: &str, authorization: &str) -> String {
+    format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n{authorization}\r\n")
+}
+
+fn authorization(token: Option<&str>) -> String {
+    token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"))
 }
 
 fn first_of(

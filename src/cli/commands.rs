@@ -8,9 +8,9 @@
 use std::process::ExitCode;
 
 use super::output::{Done, Failure};
-use super::{dump, explain, plan, shell};
+use super::{dump, explain, import, plan, shell};
 use crate::cli::args::{Cli, Command};
-use crate::config::{self, document};
+use crate::config;
 
 /// Carries out what needs nothing that runs; `None` leaves it to `main`.
 pub(crate) fn run(cli: &Cli) -> Option<ExitCode> {
@@ -19,6 +19,8 @@ pub(crate) fn run(cli: &Cli) -> Option<ExitCode> {
         | Command::Health { .. }
         | Command::Certificates { .. }
         | Command::Upstreams { .. }
+        | Command::CompareArms { .. }
+        | Command::Top { .. }
         | Command::Reload { .. }
         | Command::Rollback { .. }
         | Command::Doctor { .. }
@@ -26,7 +28,7 @@ pub(crate) fn run(cli: &Cli) -> Option<ExitCode> {
         Command::Explain(question) => explain::run(cli, question).map(Done::from),
         Command::Plan { old, new } => plan::run(old, new),
         Command::DumpConfig { origin, json } => dump::run(cli, *origin, *json).map(Done::from),
-        Command::Import { file } => document::import(file).map(Done::from).map_err(Failure::from),
+        Command::Import { file, from } => import::run(file, *from),
         Command::Schema => Ok(Done::from(format!("{:#}\n", config::schema()))),
         Command::Completions { shell } => Ok(Done::from(shell::completions(*shell))),
         Command::Man => shell::manual().map(Done::from),

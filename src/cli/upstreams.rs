@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::args::OriginOrder;
 use super::client::{self, Target};
 use super::output::{Done, Failure};
+use super::query::escaped;
 use crate::config::{self, Config};
 
 /// Some origin is not asked.
@@ -33,7 +34,7 @@ pub(crate) fn run(
     }
     let done = targets.map_err(Failure::wrong).and_then(|targets| match path_of(order) {
         Some(path) => change(config, &targets, &path),
-        None => list(&targets, is_json),
+        None => list(config, &targets, is_json),
     });
     done.and_then(Done::print).unwrap_or_else(Failure::print)
 }
@@ -55,19 +56,6 @@ fn path_of(order: &OriginOrder) -> Option<String> {
     Some(path)
 }
 
-/// Percent-encoded but for what is unreserved (RFC 3986 §2.3).
-fn escaped(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
-}
-
 fn change(config: &Config, targets: &[Target], path: &str) -> Result<Done, Failure> {
     let token = config.admin.token.as_ref().map(config::Secret::reveal);
     let report = client::order(targets, path, token).map_err(Failure::unable)?;
@@ -77,8 +65,9 @@ fn change(config: &Config, targets: &[Target], path: &str) -> Result<Done, Failu
     Ok(Done::from(format!("{}\n", report.body.trim_end())))
 }
 
-fn list(targets: &[Target], is_json: bool) -> Result<Done, Failure> {
-    let report = client::ask_for(targets, "/upstreams").map_err(Failure::unable)?;
+fn list(config: &Config, targets: &[Target], is_json: bool) -> Result<Done, Failure> {
+    let token = config.admin.reader().map(config::Secret::reveal);
+    let report = client::ask_for(targets, "/upstreams", token).map_err(Failure::unable)?;
     if report.code != 200 {
         return Err(Failure::unable(report));
     }
@@ -126,6 +115,11 @@ fn table(known: &Value) -> (String, bool) {
             if let Some(error) = target["check_error"].as_str() {
                 let _ = write!(out, "  check: {error}");
             }
+            if state == "connect"
+                && let Some(error) = target["connect_error"]["error"].as_str()
+            {
+                let _ = write!(out, "  connect: {error}");
+            }
             out.push('\n');
         }
     }
@@ -162,6 +156,10 @@ mod tests {
                 { "origin": "http://a:80", "address": "10.0.0.2:80", "state": "check", "weight": 3,
                   "priority": 1, "busy": 2, "zone": "b", "latency_us": 1_200,
                   "check_error": "status 503" },
+                { "origin": "http://b:80", "address": "b:80", "state": "connect", "weight": 1,
+                  "connect_error": { "error": "origin_refused", "seconds_ago": 3 } },
+                { "origin": "http://c:80", "address": "c:80", "state": "up", "weight": 1,
+                  "connect_error": { "error": "origin_refused", "seconds_ago": 300 } },
             ] },
             { "name": "none", "targets": [] },
         ] });
@@ -170,7 +168,8 @@ mod tests {
         assert_eq!(
             table,
             "app\n  up       http://10.0.0.1:80\n  check    http://a:80 at 10.0.0.2:80  weight 3  \
-             priority 1  busy 2  zone b  2 ms  check: status 503\n\
+             priority 1  busy 2  zone b  2 ms  check: status 503\n  \
+             connect  http://b:80  connect: origin_refused\n  up       http://c:80\n\
              none\n  no origin has an address\n"
         );
     }

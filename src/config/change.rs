@@ -245,7 +245,8 @@ mod tests {
             changes.iter().map(|change| change.key.clone()).collect()
         };
         let names = ["name", "origins", "host", "balance", "hash", "slow_start", "fail_timeout"];
-        let more = ["panic_below", "map_location", "strict", "pass_trailers", "reads_all_bodies"];
+        let more =
+            ["panic_below", "map_location", "http", "strict", "pass_trailers", "reads_all_bodies"];
         let names = names.into_iter().chain(more);
         assert_eq!(
             keys(&coming),

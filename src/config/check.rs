@@ -14,8 +14,8 @@ use super::hooks::{CorsConfig, RespondConfig, Scope, Template, Variable, pattern
 use super::listener::ListenerConfig;
 use super::{
     AcmeChallenge, AcmeConfig, AdminAddress, ClientAuth, ClientKey, Config, ForwardConfig,
-    HooksConfig, ParentScheme, PathMatch, Prewarm, RewriteConfig, RouteConfig, SendPath,
-    ServerConfig, UpstreamConfig, UpstreamTlsConfig,
+    HooksConfig, OriginHttp, ParentScheme, PathMatch, Prewarm, RewriteConfig, RouteConfig,
+    SendPath, ServerConfig, UpstreamConfig, UpstreamTlsConfig,
 };
 use crate::address::{Address, UnixAddress};
 
@@ -203,6 +203,10 @@ impl Refusals {
         if let Some(acme) = &tls.acme {
             self.acme(acme, server);
         }
+        if config.admin.read_token.is_some() && config.admin.token.is_none() {
+            let cure = "needs admin.token: whoever may not see anything must not change anything";
+            self.add("admin.read_token", cure);
+        }
         if config.admin.is_tls() {
             if matches!(config.admin.address, AdminAddress::Unix(_)) {
                 let what = "`tls` is for an address and a port: who may ask by a Unix socket is \
@@ -260,6 +264,7 @@ impl Refusals {
                     upstream.file.is_some() || upstream.origins.iter().any(|origin| origin.is_tls);
                 self.tls_of(&path, tls, is_of_use, "an origin");
             }
+            self.protocol(&path, upstream);
             match (upstream.is_demo, upstream.origins.is_empty()) {
                 (true, false) => {
                     let rule = "an upstream has either `builtin` or `origins`, not both";
@@ -283,6 +288,41 @@ impl Refusals {
         for (index, upstream) in again(upstreams, |upstream| upstream.name.as_str()) {
             let what = format!("there is already an upstream named {:?}", upstream.name);
             self.add(format!("upstream.{index}.name"), what);
+        }
+    }
+
+    /// What cannot be said in the HTTP that its origins speak.
+    fn protocol(&mut self, path: &str, upstream: &UpstreamConfig) {
+        let http = upstream.http;
+        if http != OriginHttp::One && upstream.proxy_protocol.is_some() {
+            let what = format!(
+                "a connection of HTTP/2 (http = \"{http}\") carries requests of many clients, and \
+                 its PROXY protocol header would name one: leave this key out, or write \
+                 http = \"1.1\""
+            );
+            self.add(format!("{path}.proxy_protocol"), what);
+        }
+        let Some(health) = upstream.health.as_ref().filter(|health| health.grpc.is_some()) else {
+            return;
+        };
+        let key = format!("{path}.health.grpc");
+        let is_plain = upstream.origins.iter().any(|origin| !origin.is_tls);
+        match http {
+            OriginHttp::One => self.add(
+                &key,
+                "gRPC needs HTTP/2: write http = \"2\", or \"auto\" where its origins have TLS",
+            ),
+            OriginHttp::Auto if is_plain => self.add(
+                &key,
+                "gRPC needs HTTP/2, which http = \"auto\" chooses with TLS alone: write \
+                 http = \"2\" for origins with \"http://\"",
+            ),
+            OriginHttp::Auto | OriginHttp::Two => {}
+        }
+        if !health.path.is_empty() || !health.body.is_empty() {
+            let other = if health.path.is_empty() { "body" } else { "path" };
+            let what = format!("a check asks either for `grpc` or by `path`: leave `{other}` out");
+            self.add(format!("{path}.health.{other}"), what);
         }
     }
 

@@ -114,7 +114,7 @@ fn of_table(section: &Section, table: Option<&Json>, path: &str, name: &str) -> 
 }
 
 /// A JSON value as TOML, on one line.
-pub(super) fn toml(value: &Json) -> String {
+pub(crate) fn toml(value: &Json) -> String {
     match value {
         // TOML wants the one control character escaped that JSON leaves as it is.
         Json::String(_) => value.to_string().replace('\u{7f}', "\\u007f"),

@@ -285,7 +285,7 @@ mod tests {
             ("RINGWAY_SERVER_PORT", "1", "unknown key, did you mean `RINGWAY_SERVER__PORT`?"),
             ("RINGWAY_POOL__MAXIDLE", "1", "unknown key, did you mean `RINGWAY_POOL__MAX_IDLE`?"),
             ("RINGWAY_ROUTE__0__PTAH", "/", "unknown key, did you mean `RINGWAY_ROUTE__0__PATH`?"),
-            ("RINGWAY_", "1", "unknown key, expected one of server, tls, limits,"),
+            ("RINGWAY_", "1", "unknown key, expected one of server, tls, http2, limits,"),
             ("RINGWAY_LOG", "debug", "invalid type: string \"debug\", expected a table"),
             ("RINGWAY_UPSTREAM__1__NAME", "a", "the next item of `upstream` is `upstream.0`"),
             ("RINGWAY_ADMIN__TOKEN", "1234567", "found ***, expected at least 16 printable ASCII"),

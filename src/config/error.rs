@@ -115,7 +115,15 @@ impl fmt::Display for ConfigError {
             if index > 0 {
                 out.write_str(between)?;
             }
-            mistake.fmt(out)?;
+            // A key may have anything in its name, and a mistake is a line.
+            for part in mistake.to_string().split_inclusive(char::is_control) {
+                match part.char_indices().next_back() {
+                    Some((at, last)) if last.is_control() => {
+                        write!(out, "{}{}", &part[..at], last.escape_default())?;
+                    }
+                    _ => out.write_str(part)?,
+                }
+            }
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! a flag's value goes through `check` like a file's.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -49,6 +50,9 @@ pub struct Flags {
     /// Sizes to start from; the file overrides them
     #[arg(long, global = true, value_enum)]
     pub profile: Option<Profile>,
+    /// The variables of the process that is meant, in place of this one's.
+    #[arg(skip)]
+    pub variables: Option<Vec<(OsString, OsString)>>,
 }
 
 /// Sizes that go together. Weaker than the file.
@@ -63,6 +67,11 @@ pub enum Profile {
 }
 
 impl Flags {
+    /// Whether nothing was typed.
+    pub(crate) fn are_none(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// The flags that have a key of their own, and then `--set`, which can refine them.
     pub(super) fn settings(&self) -> Result<Vec<Setting>, ConfigError> {
         let mut settings = Vec::new();

@@ -173,6 +173,7 @@ mod tests {
             ("{\n  \"prot\": 1}", "2:3: prot: unknown key, did you mean `port`?"),
             ("{\"server\": {}}", "1:2: server: unknown key, expected one of host, port, max_c"),
             ("{\"p\\u006fr\": 1}", "1:2: por: unknown key, did you mean `port`?"),
+            ("{\"po\\nrt\": 1}", "1:2: po\\nrt: unknown key, did you mean `port`?"),
             ("{\"port\": 70000}", "1:10: port: found 70000, expected a whole number from 0 to"),
             ("{\"port\": \"80\"}", "1:10: port: found \"80\", expected a whole number from 0 to"),
             ("{\"port\": true}", "1:10: port: found true, expected a number or a string"),

@@ -71,7 +71,8 @@ text_kind!(
 scalar_kind!(
     /// A port, or a text of `PORTS_FORM`.
     Ports: RangeInclusive<u16>, "a whole number",
-    json!({ "type": ["string", "integer"], "minimum": 1, "maximum": 65_535 }),
+    json!({ "type": ["string", "integer"], "minimum": 1, "maximum": 65_535,
+            "x-form": PORTS_FORM }),
     |given| {
         let ports = match given {
             Given::Whole(port) => u16::try_from(port).ok().map(|port| port..=port),
@@ -187,8 +188,10 @@ pub struct ForwardRule {
     /// Groups of `forward.groups` or `forward.groups_file`.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// What it is about.
     #[serde(default = "every_domain", with = "FilledList::<AnyRule>")]
     pub targets: Vec<Rule>,
+    /// Whether they may reach it.
     #[serde(with = "As::<Action>")]
     pub action: RuleAction,
 }

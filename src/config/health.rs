@@ -10,8 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::kinds::plain::{Count, Time, Words};
-use super::kinds::{As, text_kind};
+use super::kinds::{As, Optional, text_kind};
 use super::names::is_route_path;
+use crate::http::grpc::SERVICE_BYTES_MAX;
 use crate::http::names::is_token;
 
 /// How a target is chosen among those of its priority.
@@ -148,6 +149,14 @@ text_kind!(
     CheckHost = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic()),
     "a host name with or without a port, or \"\" for the origin's own"
 );
+text_kind!(
+    /// "" is the whole server.
+    GrpcService = |text: &str| {
+        text.len() <= SERVICE_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic())
+    },
+    "the full name of a service such as \"shop.Cart\", of 100 bytes at most, or \"\" for the whole \
+     server"
+);
 text_kind!(Needle = |text: &str| text.len() <= 256, "a text of 256 bytes at most");
 
 /// A query is welcome.
@@ -163,6 +172,11 @@ pub struct HealthConfig {
     /// What is asked for; "" is connecting alone.
     #[serde(with = "As::<CheckPath>")]
     pub path: String,
+    /// The service of gRPC that has to be SERVING (grpc.health.v1), in place of `path`; "" is the
+    /// whole server. Needs `http` "2", or "auto" with TLS.
+    #[serde(with = "Optional::<GrpcService>", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-example" = "\"shop.Cart\""))]
+    pub grpc: Option<String>,
     /// Between two checks of one origin, give or take a tenth. 100ms to 1h.
     #[serde(with = "Time::<100, 3_600_000>")]
     pub interval: Duration,
@@ -196,6 +210,7 @@ impl Default for HealthConfig {
     fn default() -> Self {
         Self {
             path: String::new(),
+            grpc: None,
             interval: Duration::from_secs(5),
             timeout: Duration::from_secs(2),
             rise: 2,

@@ -31,6 +31,8 @@ pub(super) struct Key {
     pub(super) is_required: bool,
     pub(super) effect: Effect,
     pub(super) is_secret: bool,
+    /// What it takes, as JSON Schema.
+    pub(super) schema: Json,
     /// As TOML.
     pub(super) example: Option<String>,
 }
@@ -108,7 +110,11 @@ fn plain(schema: &mut Json) {
             members.extend(single.into_iter().filter(|(key, _)| key != "description"));
         }
     }
-    if members.get("default").is_some_and(|it| it.is_object() || it.is_null()) {
+    let least = members.get("minimum").and_then(Json::as_i64);
+    // A number that is not allowed stands for what follows from another key.
+    let is_less = |it: &Json| it.as_i64().zip(least).is_some_and(|(it, least)| it < least);
+    let is_none = |it: &Json| it.is_object() || it.is_null() || is_less(it);
+    if members.get("default").is_some_and(is_none) {
         members.remove("default");
     }
     members.remove("format");
@@ -151,6 +157,7 @@ fn section_of(schemas: &Json, name: String) -> Section {
             is_required: required.iter().any(|required| *required == name),
             effect: effect.map_or(Effect::Hot, Effect::of_name),
             is_secret: own["x-secret"] == true,
+            schema: own.clone(),
             example: own["x-example"].as_str().map(str::to_owned),
             name,
         }

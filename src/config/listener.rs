@@ -80,15 +80,21 @@ impl Kind for Listener {
     type Value = ListenerConfig;
 
     fn schema() -> Json {
-        let address = json!({ "type": "string", "description": LISTEN_FORM });
-        let mode = json!({ "type": "string", "description": MODE_FORM });
+        let address = json!({ "type": "string", "x-form": LISTEN_FORM,
+                              "description": "What is listened on." });
+        let mode = json!({ "type": "string", "x-form": MODE_FORM, "default": "0660",
+                           "description": "Of the file of a Unix socket." });
+        let mut proxy_protocol = OneOf::<Accepted>::schema();
+        proxy_protocol["description"] = "Which PROXY protocol headers trusted proxies send, \
+                                         without which a connection is closed."
+            .into();
         json!({
             "anyOf": [address, {
                 "type": "object",
                 "properties": {
                     "address": address,
                     "mode": mode,
-                    "proxy_protocol": OneOf::<Accepted>::schema(),
+                    "proxy_protocol": proxy_protocol,
                 },
                 "required": ["address"],
                 "additionalProperties": false,

@@ -6,6 +6,9 @@
 //! an `Arc` and read on the data path. This is the only module that knows TOML. It never opens a
 //! socket and never asks DNS.
 
+mod access_field;
+mod access_format;
+mod access_when;
 mod acme;
 pub(crate) mod change;
 mod check;
@@ -22,11 +25,15 @@ mod found;
 mod health;
 mod hints;
 pub(crate) mod hooks;
+mod http2;
 mod introduction;
+#[doc(hidden)]
+pub(crate) mod invariants;
 mod keys;
 mod kinds;
 mod listener;
 mod names;
+mod networks;
 mod operation;
 mod origins;
 pub(crate) mod origins_file;
@@ -38,8 +45,10 @@ mod scope;
 mod sections;
 mod sources;
 mod sticky;
+mod takes;
 mod timeouts;
 mod tls;
+mod traces;
 mod tree;
 mod units;
 mod upstreams;
@@ -61,6 +70,11 @@ use self::hooks::hooks_table;
 use self::kinds::{table, tables};
 use self::sources::Sources;
 
+pub(crate) use self::access_field::AccessField;
+pub(crate) use self::access_format::{
+    AccessFormat, AccessPiece, AccessTemplate, Escape, FORMAT_BYTES_MAX,
+};
+pub(crate) use self::access_when::{AccessFacts, AccessWhen};
 pub(crate) use self::acme::{AcmeChallenge, AcmeConfig};
 pub(crate) use self::docker::DockerConfig;
 pub(crate) use self::error::{ConfigError, EXIT_CONFIG};
@@ -94,31 +108,35 @@ pub(crate) use self::hooks::RewriteConfig;
 pub(crate) use self::hooks::SecurityConfig;
 pub(crate) use self::hooks::SplitConfig;
 pub(crate) use self::hooks::Statuses;
+pub(crate) use self::hooks::TlsFact;
+pub(crate) use self::http2::Http2Config;
 pub use self::keys::schema;
 pub(crate) use self::listener::ListenerConfig;
+pub(crate) use self::networks::Networks;
 pub(crate) use self::operation::AdminAddress;
 pub(crate) use self::operation::AdminConfig;
-pub(crate) use self::operation::AlertsConfig;
 pub(crate) use self::operation::MemoryConfig;
 pub(crate) use self::operation::MemoryMax;
 pub(crate) use self::operation::OnDataPort;
 pub(crate) use self::operation::StatsConfig;
+pub(crate) use self::operation::{AlertsConfig, WebhookFormat};
 pub(crate) use self::operation::{DnsConfig, DnsFamily};
 pub(crate) use self::origins::OriginConfig;
 pub(crate) use self::rules::{RULE_FORM, parse_rule};
 pub(crate) use self::sections::{
-    BuffersConfig, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget, Networks, PathMatch,
-    PoolConfig, Prewarm, ServerConfig,
+    BuffersConfig, DriverChoice, HalfClose, LimitsConfig, LogConfig, LogFormat, LogTarget,
+    PathMatch, PoolConfig, Prewarm, ServerConfig,
 };
 pub(crate) use self::sticky::{SameSite, StickyConfig};
 pub(crate) use self::timeouts::{PoolStatus, TimeoutsConfig};
 pub(crate) use self::tls::{
     CertificateConfig, ClientAuth, TlsConfig, TlsVersion, UpstreamTlsConfig,
 };
+pub(crate) use self::traces::TracingConfig;
 pub(crate) use self::units::{parse_bytes, parse_duration};
 pub(crate) use self::upstreams::SendPath;
 pub use self::upstreams::{HostPattern, RouteConfig};
-pub(crate) use self::upstreams::{HostPolicy, UpstreamConfig};
+pub(crate) use self::upstreams::{HostPolicy, OriginHttp, UpstreamConfig};
 
 /// Read when no file is named and the command line names no upstream.
 pub(crate) const DEFAULT_FILE: &str = "config.toml";
@@ -134,6 +152,8 @@ pub struct Config {
     pub server: ServerConfig,
     #[serde(deserialize_with = "table")]
     pub tls: TlsConfig,
+    #[serde(deserialize_with = "table")]
+    pub http2: Http2Config,
     #[serde(deserialize_with = "table")]
     pub limits: LimitsConfig,
     #[serde(deserialize_with = "table")]
@@ -170,6 +190,8 @@ pub struct Config {
     pub stats: StatsConfig,
     #[serde(deserialize_with = "table")]
     pub alerts: AlertsConfig,
+    #[serde(deserialize_with = "table")]
+    pub tracing: TracingConfig,
 }
 
 impl Default for Config {
@@ -186,6 +208,7 @@ impl Config {
         Self {
             server: ServerConfig::default(),
             tls: TlsConfig::default(),
+            http2: Http2Config::default(),
             limits: LimitsConfig::default(),
             timeouts: TimeoutsConfig::default(),
             pool: PoolConfig::default(),
@@ -202,6 +225,7 @@ impl Config {
             admin: AdminConfig::default(),
             stats: StatsConfig::default(),
             alerts: AlertsConfig::default(),
+            tracing: TracingConfig::default(),
         }
     }
 
@@ -213,13 +237,29 @@ impl Config {
 
     /// As `load`, with where each value was given.
     pub fn load_traced(path: Option<&Path>, flags: &Flags) -> Result<(Self, Origins), ConfigError> {
-        let environment = Environment::of_process()?;
+        let (config, origins, _) = Self::load_with_text(path, flags)?;
+        Ok((config, origins))
+    }
+
+    /// As `load_traced`, with what the file says.
+    pub(crate) fn load_with_text(
+        path: Option<&Path>,
+        flags: &Flags,
+    ) -> Result<(Self, Origins, Option<String>), ConfigError> {
+        let environment = match &flags.variables {
+            Some(variables) => Environment::of(variables.iter().cloned())?,
+            None => Environment::of_process()?,
+        };
         let Some(path) = file_in_use(path, flags) else {
-            return Self::merge_traced(Path::new(DEFAULT_FILE), "", &environment, flags);
+            let file = Path::new(DEFAULT_FILE);
+            let (config, origins) = Self::merge_traced(file, "", &environment, flags)?;
+            return Ok((config, origins, None));
         };
         let text = read(&path)
             .map_err(|problem| ConfigError::new(Location::File(path.clone()), problem))?;
-        Self::merge_traced(&path, &text, &environment, flags)
+        let (mut config, origins) = Self::merge_traced(&path, &text, &environment, flags)?;
+        config.leave_the_demo_out(&origins);
+        Ok((config, origins, Some(text)))
     }
 
     /// What the environment has that is hardly meant for ringway, in one line.
@@ -229,9 +269,40 @@ impl Config {
 
     /// What the file at `path` says, whatever the environment and the command line do.
     pub fn of_file(path: &Path) -> Result<(Self, Origins), ConfigError> {
-        let text = read(path)
-            .map_err(|problem| ConfigError::new(Location::File(path.to_owned()), problem))?;
-        Self::merge_traced(path, &text, &Environment::default(), &Flags::default())
+        Self::of_text(path, &Self::text_of(path)?)
+    }
+
+    /// What stands in the file at `path`, which may be of another program.
+    pub(crate) fn text_of(path: &Path) -> Result<String, ConfigError> {
+        read(path).map_err(|problem| ConfigError::new(Location::File(path.to_owned()), problem))
+    }
+
+    /// As `of_file`, of a text that may stand in no file yet.
+    pub(crate) fn of_text(path: &Path, text: &str) -> Result<(Self, Origins), ConfigError> {
+        let (mut config, origins) =
+            Self::merge_traced(path, text, &Environment::default(), &Flags::default())?;
+        config.leave_the_demo_out(&origins);
+        Ok((config, origins))
+    }
+
+    /// Who has a file and names no upstream in it is not shown somebody else's pages.
+    fn leave_the_demo_out(&mut self, origins: &Origins) {
+        if self.is_demo_by_default(origins) {
+            self.upstreams.clear();
+            self.routes.clear();
+        }
+    }
+
+    /// Whether the demo is there because nobody has said anything of upstreams or routes.
+    fn is_demo_by_default(&self, origins: &Origins) -> bool {
+        let is_unsaid = |path: &str| origins.of(path) == effective::Origin::Default;
+        let has_own = self.routes.iter().any(|route| route.hooks.is_some());
+        is_unsaid("route.0.upstream")
+            && is_unsaid("upstream.0.name")
+            && is_unsaid("upstream.0.builtin")
+            && !has_own
+            && !self.asks_an_upstream()
+            && matches!(self.upstreams.as_slice(), [only] if only.is_demo)
     }
 
     #[cfg(test)]
@@ -287,7 +358,23 @@ impl Config {
                  {name:?} and a `path` or `host`, or leave it out"
             )
         };
-        unused.map(warning).collect()
+        let mut warnings: Vec<_> = unused.map(warning).collect();
+        if self.is_demo_by_default(origins) {
+            warnings.push(
+                "this is the demo: a small server inside ringway answers, since there is neither \
+                 a file nor an upstream; give --upstream URL, or a file with [[upstream]]"
+                    .to_owned(),
+            );
+        }
+        let has_others = self.forward.enabled || self.docker.socket.is_some();
+        if self.upstreams.is_empty() && !has_others {
+            warnings.push(
+                "there is no upstream, so that every request is answered 404: write [[upstream]] \
+                 with origins, or give --upstream URL"
+                    .to_owned(),
+            );
+        }
+        warnings
     }
 
     /// The upstreams that splits choose from, some of them more than once.
@@ -316,11 +403,15 @@ impl Config {
     /// Whether nothing but the forward proxy, or containers, are wanted, where no upstream is named
     /// either.
     fn needs_no_upstream(&self) -> bool {
-        let asks = |hooks: &HooksConfig| {
-            hooks.split.is_some() || hooks.forward_auth.is_some() || hooks.mirror.is_some()
-        };
         let has_others = self.forward.enabled || self.docker.socket.is_some();
-        has_others && self.routes.is_empty() && !self.hooks.as_deref().is_some_and(asks)
+        has_others && self.routes.is_empty() && !self.asks_an_upstream()
+    }
+
+    /// Whether a hook for all routes names one.
+    fn asks_an_upstream(&self) -> bool {
+        self.hooks.as_deref().is_some_and(|hooks| {
+            hooks.split.is_some() || hooks.forward_auth.is_some() || hooks.mirror.is_some()
+        })
     }
 
     /// Whether the demo origin has to be started.
@@ -393,6 +484,8 @@ pub(crate) mod tests {
         domains = ["example.org", "www.example.org"]
         contact = ["admin@example.org"]
         accept_terms = true
+        [http2]
+        streams = 50
         [limits]
         body_bytes = "1MiB"
         [timeouts]
@@ -502,6 +595,10 @@ pub(crate) mod tests {
         [alerts]
         error_rate = 1
         webhook = "https://a.example/hook-path"
+        [tracing]
+        enabled = true
+        endpoint = "http://collector.example:4318"
+        authorization = "Bearer 0123456789"
     "#;
 
     pub(crate) fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -572,7 +669,7 @@ pub(crate) mod tests {
         all_refused(&[
             ("[servr]", "1:2: servr: unknown key, did you mean `server`?"),
             ("[server]\nprot = 1", "2:1: server.prot: unknown key, did you mean `port`?"),
-            ("port = 1", "1:1: port: unknown key, expected one of server, tls, limits,"),
+            ("port = 1", "1:1: port: unknown key, expected one of server, tls, http2, limits,"),
             ("a.b.c = 1", "1:1: a: unknown key, expected one of server,"),
             ("[pool]\nsize = 1", "2:1: pool.size: unknown key, expected one of max_connections,"),
             (

@@ -15,8 +15,8 @@ const LABEL_BYTES_MAX: usize = 63;
 
 pub(super) const ORIGIN_FORM: &str = "a URL of the form http://HOST:PORT without a path";
 /// The same where it may be a Unix socket too.
-pub(super) const ORIGIN_OR_UNIX_FORM: &str = "a URL of the form http://HOST:PORT or https://HOST:PORT without a path, or \"unix:\" and an \
-     absolute path";
+pub(super) const ORIGIN_OR_UNIX_FORM: &str = "a URL of the form http://HOST:PORT or https://HOST:PORT, with or without a path, \
+     srv+http:// or srv+https:// and the name of a service, or \"unix:\" and an absolute path";
 pub(super) const LISTEN_FORM: &str = "an address and port such as \"0.0.0.0:8000\" or \
      \"[::]:8000\", or \"unix:\" and an absolute path";
 pub(super) const MODE_FORM: &str =
@@ -140,7 +140,10 @@ pub(super) fn parse_parent(url: &str) -> Result<(ParentScheme, String, u16), &'s
         Some((_, rest)) if scheme("socks5://") => (ParentScheme::Socks5, rest),
         Some((_, rest)) if scheme("socks5h://") => (ParentScheme::Socks5h, rest),
         _ => {
-            let (is_tls, host, port) = parse_origin(url)?;
+            let (is_tls, host, port) = parse_origin(url).map_err(|form| match form {
+                ORIGIN_FORM => FORM,
+                form => form,
+            })?;
             let scheme = if is_tls { ParentScheme::Https } else { ParentScheme::Http };
             return Ok((scheme, host, port));
         }

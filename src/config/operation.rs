@@ -189,6 +189,11 @@ pub struct AdminConfig {
     #[serde(with = "Switched::<Token>")]
     #[schemars(extend("x-secret" = true))]
     pub token: Option<Secret>,
+    /// What has to be shown to see anything, as a bearer token of 16 characters or more; that of
+    /// changes will do as well. "" lets everybody see who may ask. Needs admin.token.
+    #[serde(with = "Switched::<Token>")]
+    #[schemars(extend("x-secret" = true))]
+    pub read_token: Option<Secret>,
     /// Names beside localhost and IP addresses by which the administration may be asked, such as
     /// ["ringway.monitoring.svc"]. Any other Host is refused, unless the token comes with it.
     #[serde(with = "List::<AdminHost>")]
@@ -208,6 +213,7 @@ impl Default for AdminConfig {
             address: AdminAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9901))),
             tls: false,
             token: None,
+            read_token: None,
             hosts: Vec::new(),
             on_data_port: OnDataPort::Local,
         }
@@ -215,6 +221,11 @@ impl Default for AdminConfig {
 }
 
 impl AdminConfig {
+    /// With what whoever only looks may come, if anything has to be shown.
+    pub fn reader(&self) -> Option<&Secret> {
+        self.read_token.as_ref().or(self.token.as_ref())
+    }
+
     /// Whether its clients have to speak TLS.
     pub fn is_tls(&self) -> bool {
         self.enabled && self.tls
@@ -308,6 +319,24 @@ pub struct AlertsConfig {
     #[serde(with = "Switched::<Webhook>")]
     #[schemars(extend("x-secret" = true))]
     pub webhook: Option<String>,
+    /// What it is sent: "json", the alert as /health lists it, "slack", a text for people, as
+    /// Slack, Mattermost and others take it, or "alertmanager", for /api/v2/alerts of Prometheus'
+    /// Alertmanager, which is told again every minute while an alert lasts.
+    #[serde(with = "Word::<WebhookFormat>")]
+    pub webhook_format: WebhookFormat,
+}
+
+/// What a webhook is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WebhookFormat {
+    Json,
+    Slack,
+    Alertmanager,
+}
+
+impl Words for WebhookFormat {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("json", Self::Json), ("slack", Self::Slack), ("alertmanager", Self::Alertmanager)];
 }
 
 impl Default for AlertsConfig {
@@ -324,6 +353,7 @@ impl Default for AlertsConfig {
             open_files: 0.9,
             interval: Duration::from_secs(10),
             webhook: None,
+            webhook_format: WebhookFormat::Json,
         }
     }
 }
@@ -400,6 +430,7 @@ mod tests {
             address: AdminAddress::Unix("/run/ringway.sock".into()),
             tls: false,
             token: Some(Secret::new("0123456789abcdef")),
+            read_token: None,
             hosts: Vec::new(),
             on_data_port: OnDataPort::Off,
         };
@@ -417,6 +448,7 @@ mod tests {
             open_files: 1.0,
             interval: Duration::from_secs(1),
             webhook: Some("https://hooks.example/ringway".to_owned()),
+            webhook_format: WebhookFormat::Json,
         };
         assert_eq!(config.alerts, alerts);
     }

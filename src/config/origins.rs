@@ -145,17 +145,31 @@ impl Kind for Origin {
     const ONE: &'static str = "an origin: there must be one";
 
     fn schema() -> Json {
-        let url = json!({ "type": "string", "description": ORIGIN_OR_UNIX_FORM });
-        let weight = json!({ "type": "integer", "minimum": 1, "maximum": 1000 });
-        let priority = json!({ "type": "integer", "minimum": 0, "maximum": 100 });
+        let url = json!({ "type": "string", "x-form": ORIGIN_OR_UNIX_FORM,
+                          "description": "Where it is." });
+        let whole = |min, max, default: Option<u32>, text| {
+            let mut own = json!({ "type": "integer", "minimum": min, "maximum": max,
+                                  "description": text });
+            if let Some(default) = default {
+                own["default"] = default.into();
+            }
+            own
+        };
+        let weight = whole(1, 1000, Some(1), "Its share beside that of the others.");
+        let priority = whole(0, 100, Some(0), "It is asked when nobody of a lower number can be.");
+        let busy = whole(1, 1_000_000, None, "Connections to it, over all workers.");
+        let idle = whole(0, 1_000_000, None, "Idle connections to it, over all workers.");
         json!({
             "anyOf": [url, {
                 "type": "object",
                 "properties": {
                     "url": url, "weight": weight, "priority": priority,
-                    "zone": { "type": "string", "description": ZONE_FORM },
-                    "max_connections": { "type": "integer", "minimum": 1, "maximum": 1_000_000 },
-                    "max_idle": { "type": "integer", "minimum": 0, "maximum": 1_000_000 },
+                    "zone": {
+                        "type": "string", "x-form": ZONE_FORM, "default": "",
+                        "description": "Where it is: that of server.zone is asked first.",
+                    },
+                    "max_connections": busy,
+                    "max_idle": idle,
                 },
                 "required": ["url"],
                 "additionalProperties": false,

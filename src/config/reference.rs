@@ -1,4 +1,4 @@
-//! The reference of all keys: `config.toml`, and the tables of the README.
+//! The reference of all keys: `config.toml`, and the tables of the book.
 //!
 //! In: what the fields of the configuration say about themselves, by way of `keys`. Out: the text
 //! of the shipped file, and a table in Markdown for each section. Nothing here writes to a disk: a
@@ -8,9 +8,10 @@ use std::fmt::Write as _;
 
 use serde_json::Value as Json;
 
-use super::Config;
+use super::change::Effect;
 use super::effective::{Origins, toml, values};
 use super::keys::{Key, Section, section, sections};
+use super::{Config, takes};
 
 const WIDTH: usize = 100;
 
@@ -100,27 +101,49 @@ fn comment(text: &mut String, before: &str, words: &str) {
     text.push('\n');
 }
 
-/// The names of the sections that have a table.
+/// The names of the sections, each of which has a table.
 pub fn section_names() -> Vec<&'static str> {
-    // Hooks have a chapter of their own: their values are tables, and they have no defaults.
-    sections().iter().map(|section| section.name.as_str()).filter(|name| *name != "hooks").collect()
+    sections().iter().map(|section| section.name.as_str()).collect()
 }
 
-/// A section's table in Markdown.
+/// A section's table in Markdown, with the keys of the tables that its keys take.
 pub fn table(name: &str) -> String {
-    let mut table =
-        "| key | default | a change is | what it does |\n|---|---|---|---|\n".to_owned();
-    for Key { name: key, text, default, is_required, effect, .. } in &section(name).keys {
-        let default = match default {
-            Some(value) if key != "builtin" => format!("`{}`", familiar(value)),
-            _ if *is_required => "required".to_owned(),
-            _ => "none".to_owned(),
-        };
-        let text = text.replace('|', "\\|");
-        writeln!(table, "| `{name}.{key}` | {default} | {effect} | {text} |")
-            .expect("a String takes any text");
+    let mut table = "| key | it takes | default | a change is | what it does |\n\
+                     |---|---|---|---|---|\n"
+        .to_owned();
+    for Key { name: key, text, default, is_required, effect, schema, .. } in &section(name).keys {
+        let default = default.as_ref().filter(|_| key != "builtin");
+        row(&mut table, &format!("{name}.{key}"), schema, default, *is_required, *effect, text);
+        // Those of a route are in the table of [hooks].
+        for (within, schema, is_required) in
+            takes::within(schema).into_iter().filter(|_| key != "hooks")
+        {
+            let path = format!("{name}.{key}.{within}");
+            let text = schema["description"].as_str().unwrap_or_default();
+            row(&mut table, &path, schema, schema.get("default"), is_required, *effect, text);
+        }
     }
     table
+}
+
+fn row(
+    table: &mut String,
+    path: &str,
+    schema: &Json,
+    default: Option<&Json>,
+    is_required: bool,
+    effect: Effect,
+    text: &str,
+) {
+    let default = match default {
+        Some(value) => format!("`{}`", familiar(value)),
+        None if is_required => "required".to_owned(),
+        None => "none".to_owned(),
+    };
+    let takes = takes::takes(schema).replace('|', "\\|");
+    let text = text.replace('|', "\\|");
+    writeln!(table, "| `{path}` | {takes} | {default} | {effect} | {text} |")
+        .expect("a String takes any text");
 }
 
 #[cfg(test)]

@@ -89,6 +89,10 @@ fn spelled(secret: &str) -> Json {
     if may_be_seen { secret.into() } else { HIDDEN.into() }
 }
 
+fn is_field_value(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
 /// No refusal of a secret shows it, not even a number that was meant as one.
 fn secret(
     given: Given<'_>,
@@ -112,6 +116,12 @@ scalar_kind!(
     /// `user:password`.
     Credentials: Secret, "a string", json!({ "type": "string" }),
     |given| secret(given, is_credentials, CREDENTIALS_FORM),
+    |value| spelled(value.reveal())
+);
+scalar_kind!(
+    /// What a receiver is told of who sends.
+    Authorization: Secret, "a string", json!({ "type": "string" }),
+    |given| secret(given, is_field_value, "printable ASCII"),
     |value| spelled(value.reveal())
 );
 scalar_kind!(

@@ -1,28 +1,31 @@
 //! The sections that hold for every client and origin, from `[server]` to `[log]`.
 //!
 //! In: TOML, JSON and texts, by way of serde. Out: what the rest of the program reads: a section is
-//! one struct, whose fields are its keys with their kinds, and whose comments are the reference of
-//! `config.toml` and the README. Each default stands here once. What one key means for another is
-//! settled in `check`.
+//! one struct, whose fields are its keys with their kinds, and whose comments are the reference
+//! (`config.toml`, docs/reference/keys.md). Each default stands here once. What one key means for
+//! another is settled in `check`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
+use super::access_field::{AccessField, Named};
+use super::access_format::{AccessFormat, Format};
+use super::access_when::{AccessWhen, When};
 use super::introduction::{AddVia, ForwardedForms};
 use super::kinds::own::{
-    Address, ClientHeader, Keepalive, NetworkList, Output, Pages, PrewarmCount, Pseudonym,
+    Account, Address, ClientHeader, File, Keepalive, NetworkList, Output, Pages, PrewarmCount,
+    Pseudonym,
 };
 use super::kinds::plain::{AnyBytes, Count, Size, Timeout, UpToAnHour, Word, Words};
 use super::kinds::{As, List, Switched};
 use super::listener::{Listener, ListenerConfig};
+use super::networks::Networks;
 use super::origins::Zone;
-use crate::address::ClientAddress;
 use crate::http::fields::Underscores;
 use crate::limits::HEADER_COUNT_MAX;
 
@@ -61,6 +64,26 @@ pub struct ServerConfig {
     #[serde(with = "Count::<usize, 0, 1024>")]
     #[schemars(extend("x-reload" = "drain"))]
     pub workers: usize,
+    /// Whom the process becomes, for good, when all is bound: a name or number; "" is nobody else.
+    #[serde(with = "As::<Account>")]
+    #[schemars(extend("x-reload" = "restart"))]
+    pub user: String,
+    /// Its group. "" is the user's own, with those that the user is a member of.
+    #[serde(with = "As::<Account>")]
+    #[schemars(extend("x-reload" = "restart"))]
+    pub group: String,
+    /// Whether Landlock keeps it to the system's files and those that the configuration names.
+    #[schemars(extend("x-reload" = "restart"))]
+    pub landlock: bool,
+    /// Whether seccomp refuses calls that no proxy makes: mounts, tracing, modules, clocks.
+    #[schemars(extend("x-reload" = "restart"))]
+    pub seccomp: bool,
+    /// What the workers wait by: "io_uring"; "epoll", which costs a request two more system calls;
+    /// or "auto", which is io_uring where it can be had, and else epoll with a warning that says
+    /// why.
+    #[serde(with = "Word::<DriverChoice>")]
+    #[schemars(extend("x-reload" = "restart"))]
+    pub driver: DriverChoice,
     /// Networks whose Forwarded and X-Forwarded fields are believed, such as ["10.0.0.0/8"], and
     /// "unix" for who comes by a Unix socket. What any other client says in them is dropped.
     #[serde(with = "As::<NetworkList>")]
@@ -109,7 +132,8 @@ pub struct ServerConfig {
     /// Whether to read this file again, and follow it, whenever it changes.
     pub watch_config: bool,
     /// What a client means that ends its side while its answer is awaited or on its way: "close",
-    /// that it has gone, or "keep", that it still wants its answer.
+    /// that it has gone, or "keep", that it still wants its answer. Of HTTP/1: a stream of HTTP/2
+    /// says by itself whether it is given up.
     #[serde(with = "Word::<HalfClose>")]
     pub half_close: HalfClose,
     // `host` and `port` first, then `listen`, then `listen_tls`. Never empty, no two overlap.
@@ -127,6 +151,11 @@ impl Default for ServerConfig {
             listen_tls: Vec::new(),
             redirect_https: false,
             workers: 0,
+            user: String::new(),
+            group: String::new(),
+            landlock: false,
+            seccomp: false,
+            driver: DriverChoice::Auto,
             trusted_proxies: Networks::default(),
             client_ip_header: "X-Forwarded-For".to_owned(),
             forwarded: ForwardedForms::Both,
@@ -158,6 +187,10 @@ pub struct LimitsConfig {
     /// 503. 1 to 1000000.
     #[serde(with = "Count::<usize, 1, 1_000_000>")]
     pub tunnels: usize,
+    /// Requests under way by HTTP/2 in the whole process; further ones are sent back unheard
+    /// (REFUSED_STREAM), which clients may repeat. 1 to 1000000.
+    #[serde(with = "Count::<usize, 1, 1_000_000>")]
+    pub streams: usize,
     /// Answers that have been on their way for longer than 10 s, beside pool.max_connections: they
     /// move here when others wait. 0 to 1000000.
     #[serde(with = "Count::<usize, 0, 1_000_000>")]
@@ -197,6 +230,7 @@ impl Default for LimitsConfig {
         Self {
             clients: 10_000,
             tunnels: 10_000,
+            streams: 10_000,
             long_responses: 1000,
             head_bytes: 32 * 1024,
             header_count: 100,
@@ -287,6 +321,16 @@ pub struct BuffersConfig {
     #[serde(with = "Size::<usize, 1024, 65_536>")]
     #[schemars(extend("x-reload" = "restart"))]
     pub head_buffer_bytes: usize,
+    /// Where bodies wait of which more has come than their route holds in memory, in files without
+    /// a name. "" is the system's folder: $TMPDIR, else /var/tmp or /tmp.
+    #[serde(with = "Switched::<File>")]
+    pub temp_folder: Option<PathBuf>,
+    /// For such files together. 0 to 1TiB; 0 is no files: such a body goes on as it comes.
+    #[serde(with = "Size::<u64, 0, 1_099_511_627_776>")]
+    pub temp_bytes: u64,
+    /// For one such file; what is beyond goes on as it comes. 0 to 1TiB.
+    #[serde(with = "Size::<u64, 0, 1_099_511_627_776>")]
+    pub temp_body_bytes: u64,
 }
 
 impl Default for BuffersConfig {
@@ -297,6 +341,9 @@ impl Default for BuffersConfig {
             operation_chunks: 8,
             fixed_operations: false,
             head_buffer_bytes: 8 * 1024,
+            temp_folder: None,
+            temp_bytes: 1 << 30,
+            temp_body_bytes: 256 << 20,
         }
     }
 }
@@ -318,9 +365,19 @@ pub struct LogConfig {
     pub target: LogTarget,
     /// One line per exchange.
     pub access: bool,
-    /// "text" or "json".
-    #[serde(with = "Word::<LogFormat>")]
-    pub access_format: LogFormat,
+    /// "text", "json", "logfmt", or "combined", which goaccess, fail2ban and others read; or a
+    /// format of one's own with fields in braces, such as
+    /// '{client_ip} "{request}" {status} {total_s}'. One that begins with "{{" is JSON.
+    #[serde(with = "As::<Format>")]
+    pub access_format: AccessFormat,
+    /// Further fields of the lines of "text", "json" and "logfmt", such as ["user", "request_id",
+    /// "request.header.x-tenant"].
+    #[serde(with = "List::<Named>")]
+    pub access_fields: Vec<AccessField>,
+    /// Which exchanges have a line, such as "status >= 500 or total > 1s or 1 in 100". "" is all.
+    /// A route can say otherwise (`route.access_when`).
+    #[serde(with = "Switched::<When>")]
+    pub access_when: Option<AccessWhen>,
     /// A file to append to. "" is where `file` says.
     #[serde(with = "As::<Output>")]
     pub access_file: LogTarget,
@@ -337,7 +394,9 @@ impl Default for LogConfig {
             format: LogFormat::Text,
             target: LogTarget::StandardOutput,
             access: false,
-            access_format: LogFormat::Text,
+            access_format: AccessFormat::Text,
+            access_fields: Vec::new(),
+            access_when: None,
             access_file: LogTarget::StandardOutput,
             queue_lines: 8192,
         }
@@ -352,6 +411,21 @@ impl LogConfig {
             own @ LogTarget::File(_) => own,
         }
     }
+}
+
+/// What the workers are to wait by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverChoice {
+    /// The ring, or epoll where there is none to be had.
+    #[default]
+    Auto,
+    IoUring,
+    Epoll,
+}
+
+impl Words for DriverChoice {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("io_uring", Self::IoUring), ("epoll", Self::Epoll)];
 }
 
 /// What it means that a client has ended its side while its answer is awaited, or on its way.
@@ -405,45 +479,6 @@ impl Words for LevelFilter {
         ("debug", Self::DEBUG),
         ("trace", Self::TRACE),
     ];
-}
-
-/// Networks, asked once per client connection, and whether clients that come by a Unix socket are
-/// meant too.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Networks {
-    pub(super) networks: Vec<IpNet>,
-    pub(super) has_unix: bool,
-}
-
-impl Networks {
-    pub fn is_empty(&self) -> bool {
-        self.networks.is_empty() && !self.has_unix
-    }
-
-    /// As they stand in a list.
-    pub(super) fn words(&self) -> Vec<String> {
-        let networks = self.networks.iter().map(ToString::to_string);
-        networks.chain(self.has_unix.then(|| "unix".to_owned())).collect()
-    }
-
-    /// Whether all of IPv4 or all of IPv6 is among them.
-    pub fn has_everybody(&self) -> bool {
-        self.networks.iter().any(|network| network.prefix_len() == 0)
-    }
-
-    /// A client without an address is in no network.
-    pub fn has(&self, client: ClientAddress) -> bool {
-        match client {
-            ClientAddress::Ip(ip) => self.networks.iter().any(|network| network.contains(&ip)),
-            ClientAddress::Unix => self.has_unix,
-        }
-    }
-
-    /// An IPv4 address mapped into IPv6 counts as the IPv4 address it is.
-    #[cfg(test)]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        self.has(ClientAddress::of(address))
-    }
 }
 
 #[cfg(test)]

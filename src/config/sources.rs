@@ -11,6 +11,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::access_format::wrong_fields;
 use super::check::{self, LEANS_ON};
 use super::effective::{self, Origins};
 use super::error::{ConfigError, Location, Mistake, Problem, Refusal, nearest};
@@ -176,7 +177,8 @@ impl<'t> Sources<'t> {
                 if tree.get("upstream").is_none() && config.needs_no_upstream() {
                     config.upstreams.clear();
                 }
-                let refusals = check::rules(&mut config);
+                let mut refusals = check::rules(&mut config);
+                refusals.extend(wrong_fields(&config.log));
                 // What follows from something that was refused anyway is its echo.
                 let is_own = |refusal: &Refusal| {
                     let own = refusal.paths[0][0].as_str();
@@ -490,7 +492,7 @@ mod tests {
                 "--set upstream.0.nmae: unknown key, did you mean `upstream.0.na",
             ),
             ("upstream.name=a", "--set upstream.name: invalid type: table, expected an array"),
-            ("zzz=1", "--set zzz: unknown key, expected one of server, tls, limits,"),
+            ("zzz=1", "--set zzz: unknown key, expected one of server, tls, http2, limits,"),
             ("=1", "--set: found \"=1\", expected SECTION.KEY=VALUE"),
             ("server={ port = 1", "--set server: "),
             ("server.port=x", "--set server.port: found \"x\", expected a whole number from 0 to"),

@@ -171,10 +171,20 @@ impl Kind for Certificate {
         json!({
             "type": "object",
             "properties": {
-                "chain": { "type": "string" },
-                "key": { "type": "string" },
-                "names": { "type": "array", "items": { "type": "string" } },
-                "ocsp": { "type": "string" },
+                "chain": {
+                    "type": "string",
+                    "description": "PEM file of the certificate, then of those of its issuers.",
+                },
+                "key": { "type": "string", "description": "PEM file of its key." },
+                "names": {
+                    "type": "array",
+                    "items": ShownFor::schema(),
+                    "description": "What it is shown for; without it, what it says itself.",
+                },
+                "ocsp": {
+                    "type": "string",
+                    "description": "DER file of its authority's answer, which is shown with it.",
+                },
             },
             "required": ["chain", "key"],
             "additionalProperties": false,

@@ -10,12 +10,15 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::access_when::{AccessWhen, When};
 use super::conditions::{CookieIs, FieldIs, ParameterIs, Pattern};
 use super::health::{EjectConfig, HashBy, HashKey, HealthConfig, Policy};
 use super::hooks::{Method, hooks_table};
 use super::kinds::own::{File, Name, NetworkList};
 use super::kinds::plain::{Count, OneOf, Size, UpToAnHour, Whole, Word, Words};
-use super::kinds::{As, FilledList, List, Members, Optional, millis, some_table, text_kind};
+use super::kinds::{
+    As, FilledList, List, Members, Optional, Switched, millis, some_table, text_kind,
+};
 use super::names::{
     HOST_POLICY_FORM, ROUTE_HOST_FORM, ROUTE_PATH_FORM, host_pattern, is_route_path,
     split_authority,
@@ -182,6 +185,13 @@ pub struct UpstreamConfig {
     #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-example" = "{ ca = \"/etc/ssl/internal.pem\" }"))]
     pub tls: Option<UpstreamTlsConfig>,
+    /// What its origins speak: "1.1"; "2", without TLS from the first byte on (prior knowledge); or
+    /// "auto", HTTP/2 where an origin with "https://" chooses it (ALPN), else HTTP/1.1. One
+    /// connection of HTTP/2 carries up to 100 requests at once, each of which counts as a
+    /// connection.
+    #[serde(default, with = "Word::<OriginHttp>")]
+    #[schemars(extend("x-reload" = "drain"))]
+    pub http: OriginHttp,
     /// "v1" or "v2": every connection begins with a PROXY protocol header that names the client,
     /// and carries one request. Without it, connections are shared by all clients.
     #[serde(default, with = "Optional::<OneOf<Version>>", skip_serializing_if = "Option::is_none")]
@@ -199,6 +209,27 @@ pub struct UpstreamConfig {
     /// that has carried such a one is not used again.
     #[serde(default)]
     pub reads_all_bodies: bool,
+}
+
+/// What an origin speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OriginHttp {
+    #[default]
+    One,
+    Two,
+    Auto,
+}
+
+impl Words for OriginHttp {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("1.1", Self::One), ("2", Self::Two), ("auto", Self::Auto)];
+}
+
+impl fmt::Display for OriginHttp {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Self::WORDS.iter().find(|(_, http)| http == self);
+        out.write_str(word.map_or("", |(word, _)| word))
+    }
 }
 
 /// The Host field that an origin sees.
@@ -265,14 +296,15 @@ pub struct RouteConfig {
     /// Whether the origin sees the path without the prefix; slashes behind it become one.
     #[serde(default)]
     pub strip_prefix: bool,
-    /// How much of a request's body is waited for before a connection to an origin is asked for, so
-    /// that no origin waits for a slow client; a larger one goes on as it comes from there on. 0 to
-    /// 1GiB; 0 is off.
+    /// How much of a request's body is held in memory, and waited for, before a connection to an
+    /// origin is asked for, so that no origin waits for a slow client; what is more goes into a
+    /// file (`buffers.temp_bytes`). 0 to 1GiB; 0 is off.
     #[serde(default, with = "Size::<u64, 0, { 1 << 30 }>")]
     #[schemars(extend("x-example" = "\"64KiB\""))]
     pub buffer_requests: u64,
-    /// How much of an answer's body is taken from its origin before a slow client has taken it, so
-    /// that the origin's connection is free early. 0 to 1GiB; 0 is off.
+    /// How much of an answer's body is held in memory that a slow client has not taken yet, so that
+    /// the origin's connection is free early; what is more goes into a file (`buffers.temp_bytes`).
+    /// 0 to 1GiB; 0 is off.
     #[serde(default, with = "Size::<u64, 0, { 1 << 30 }>")]
     #[schemars(extend("x-example" = "\"256KiB\""))]
     pub buffer_responses: u64,
@@ -281,6 +313,10 @@ pub struct RouteConfig {
     #[serde(default, deserialize_with = "some_table", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-example" = "{ read = \"1h\", client_write = \"5m\" }"))]
     pub timeouts: Option<OwnTimeouts>,
+    /// Which of its exchanges have a line in the access log, in place of `log.access_when`, such as
+    /// "status >= 400 or 1 in 100"; "never" is none. "" leaves it to that.
+    #[serde(default, with = "Switched::<When>")]
+    pub access_when: Option<AccessWhen>,
     /// Whether [hooks] hold for this route too.
     #[serde(rename = "inherit_hooks", default = "yes")]
     pub inherits_hooks: bool,
@@ -343,6 +379,7 @@ impl UpstreamConfig {
             queue: None,
             timeouts: None,
             tls: None,
+            http: OriginHttp::One,
             strict: false,
             pass_trailers: false,
             reads_all_bodies: false,
@@ -373,6 +410,7 @@ impl RouteConfig {
             buffer_requests: 0,
             buffer_responses: 0,
             timeouts: None,
+            access_when: None,
             hooks: None,
             inherits_hooks: true,
         }

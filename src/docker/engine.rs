@@ -47,6 +47,8 @@ pub(super) struct Engine {
 pub(super) enum Event {
     /// The container with this id has been told to stop.
     Stopping(String),
+    /// The one with this id has ended, or begun anew: what it was told before is over.
+    Settled(String),
     Other,
 }
 
@@ -192,7 +194,11 @@ fn event(line: &[u8]) -> Result<Event, String> {
         serde_json::from_slice(line).map_err(|error| format!("what is no event: {error}"))?;
     // SIGINT, SIGQUIT, SIGKILL and SIGTERM end most servers; others may only have it reload.
     let ends = matches!(&*actor.attributes.signal, "2" | "3" | "9" | "15");
-    Ok(if action == "kill" && ends { Event::Stopping(actor.id) } else { Event::Other })
+    Ok(match &*action {
+        "kill" if ends => Event::Stopping(actor.id),
+        "start" | "die" | "destroy" => Event::Settled(actor.id),
+        _ => Event::Other,
+    })
 }
 
 #[cfg(test)]
@@ -210,8 +216,11 @@ mod tests {
         };
         assert_eq!(of("15"), Ok(Event::Stopping("a".to_owned())));
         assert_eq!(of("1"), Ok(Event::Other));
-        let start = br#"{"Type":"container","Action":"start"}"#;
-        assert_eq!(event(start), Ok(Event::Other));
+        for action in ["start", "die", "destroy"] {
+            let line = format!(r#"{{"Action":"{action}","Actor":{{"ID":"a"}}}}"#);
+            assert_eq!(event(line.as_bytes()), Ok(Event::Settled("a".to_owned())));
+        }
+        assert_eq!(event(br#"{"Action":"pause","Actor":{"ID":"a"}}"#), Ok(Event::Other));
         assert_eq!(event(b"{}"), Ok(Event::Other));
         for garbage in [&b"x"[..], b"{\"Action\":5}", b"\xff"] {
             assert!(event(garbage).is_err());

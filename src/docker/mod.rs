@@ -36,6 +36,9 @@ const LIST_EVERY: Duration = Duration::from_secs(30);
 /// engine waits 10 s before it kills.
 const STOPPING: Duration = Duration::from_secs(15);
 
+/// So many of them are remembered.
+const STOPPING_MAX: usize = 1000;
+
 /// Between attempts that fail: 1, 2, 4 ... seconds, up to this.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
@@ -113,12 +116,19 @@ impl Follower {
     /// Waits until the list has to be asked for again, which is not sooner than `LISTS_APART` after
     /// it was. Events are read all the while: an engine may end a connection that is not read from.
     async fn wait(&mut self, events: &mut Events, began: Instant) -> Result<(), String> {
-        let mut until = began + LIST_EVERY;
+        // Whoever has not stopped by then is served again.
+        let back = self.stopping.values().min().map(|since| *since + STOPPING);
+        let mut until = (began + LIST_EVERY).min(back.unwrap_or(began + LIST_EVERY));
+        until = until.max(began + LISTS_APART);
         loop {
             match tokio::time::timeout_at(until, events.next()).await {
                 Ok(event) => {
-                    if let Event::Stopping(id) = event? {
-                        self.stopping.insert(id, Instant::now());
+                    match event? {
+                        Event::Stopping(id) if self.stopping.len() < STOPPING_MAX => {
+                            self.stopping.insert(id, Instant::now());
+                        }
+                        Event::Settled(id) => drop(self.stopping.remove(&id)),
+                        Event::Stopping(_) | Event::Other => {}
                     }
                     until = until.min(began + LISTS_APART);
                 }

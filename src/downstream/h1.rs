@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::exchange;
 use crate::exchange::outcome::Outcome;
 use crate::exchange::peer::Peer;
+use crate::exchange::record::Record;
 use crate::exchange::request::Request;
 use crate::exchange::respond::finish_sending;
 use crate::exchange::stream::{Begun, Body, ClientStream, Incoming, Words};
@@ -42,32 +43,42 @@ const HELD_HEAD_BUFFERS_MAX: usize = 2048;
 /// Requests that are answered in one go where the client did not wait for the answers.
 const PIPELINED_MAX: usize = 16;
 
+/// Writes down a request of HTTP/2 that its client is refused by frames: on the stream with that
+/// number, or with all of its connection.
+#[cold]
+pub(super) fn note_refused(slot: &ConnectionSlot, stream: Option<u32>, error: HeadError) {
+    let mut request = Request::new(Peer::new(slot), Connection::new(slot.socket()));
+    request.head.version = Version::Http2;
+    request.head.settle();
+    Record::refused(&request, stream, Fault::ClientHead(error));
+}
+
 /// Why a conversation paused.
 pub(super) enum Pause {
     /// After so much of the silence that it may keep.
     Parked(Duration),
     Closed(Close),
     Tunnel(Box<Tunnel>),
+    /// The client speaks HTTP/2, and has begun with this.
+    Http2(Vec<u8>),
 }
 
 /// Serves the requests of a connection one after the other.
-pub(super) async fn converse(slot: &ConnectionSlot) -> Pause {
-    let connection = Connection {
-        socket: slot.socket(),
-        is_expecting: true,
-        ends: Cell::new(None),
-        sent_response: RefCell::new(WrittenCache::nothing()),
-    };
-    let mut request = Request::new(Peer::new(slot), connection);
+///
+/// Whether the connection is a lane is known beforehand: the compiler lays this future into that of
+/// whoever has it, as long as it is the only one.
+pub(super) async fn converse<const IS_LANE: bool>(slot: &ConnectionSlot) -> Pause {
+    let mut request = Request::new(Peer::new(slot), Connection::new(slot.socket()));
     request.want_fields();
     let mut pipelined = 0_usize;
     loop {
-        match request.next_head().await {
+        match request.next_head::<IS_LANE>().await {
             NextHead::Head => slot.set_served(),
             NextHead::Park(spent) => return Pause::Parked(spent),
             NextHead::Close(close) => return Pause::Closed(close),
+            NextHead::Http2 => return Pause::Http2(request.inbox.filled().to_vec()),
             NextHead::Fault(fault) => {
-                exchange::refuse_head(&mut request, fault).await;
+                exchange::respond::refuse_head(&mut request, fault).await;
                 return Pause::Closed(Close::Refused);
             }
         }
@@ -80,6 +91,9 @@ pub(super) async fn converse(slot: &ConnectionSlot) -> Pause {
             return Pause::Closed(close);
         }
         request.inbox.consume(request.bytes);
+        if IS_LANE {
+            request.inbox.restore();
+        }
         // A client that has sent many requests at once is served in turns with the others.
         if !request.inbox.is_empty() {
             pipelined += 1;
@@ -116,6 +130,8 @@ enum NextHead {
     Park(Duration),
     Close(Close),
     Fault(Fault),
+    /// No request, but the beginning of HTTP/2.
+    Http2,
 }
 
 impl Request<'_, Connection<'_>> {
@@ -128,7 +144,7 @@ impl Request<'_, Connection<'_>> {
     }
 
     /// Reads until a whole head is in the inbox.
-    async fn next_head(&mut self) -> NextHead {
+    async fn next_head<const IS_LANE: bool>(&mut self) -> NextHead {
         self.head.reset();
         self.is_whole = false;
         self.head_began_ms = 0;
@@ -140,6 +156,9 @@ impl Request<'_, Connection<'_>> {
                 match self.head.parse(self.inbox.filled(), &self.peer.generation.head_limits) {
                     Ok(true) => {
                         self.peer.identify(&self.head, self.inbox.filled());
+                        if IS_LANE {
+                            self.head.version = Version::Http2;
+                        }
                         return NextHead::Head;
                     }
                     // Most heads come in one piece, and then the clock is not asked.
@@ -148,8 +167,12 @@ impl Request<'_, Connection<'_>> {
                         self.peer.stats.enter(Phase::Head, self.head_began_ms);
                     }
                     Ok(false) => self.peer.stats.moved.set(Moment::at_ms(clock::coarse_ms())),
+                    Err(_) if has_http2_begun(self.peer.slot, self.inbox.filled()) => {
+                        return NextHead::Http2;
+                    }
                     Err(error) if self.mend_target(error) => continue,
                     Err(error) => {
+                        let error = self.stream.socket.refusal().unwrap_or(error);
                         self.peer.believe_nothing();
                         return NextHead::Fault(Fault::ClientHead(error));
                     }
@@ -325,7 +348,7 @@ impl ClientStream for Connection<'_> {
             && !worker.is_closing();
         self.ends.set((!goes_on).then_some(Close::Refused));
         let connection = if goes_on { kept_alive(request) } else { ConnectionOut::Close };
-        let Words { status, body, extra, style } = *words;
+        let Words { status, body, extra, style, notes } = *words;
         self.send(request, |out| {
             let simple = Simple {
                 status: status.code,
@@ -339,6 +362,9 @@ impl ClientStream for Connection<'_> {
             match style {
                 None => rewrite::simple(out, &simple),
                 Some(style) => style.put(out, &simple),
+            }
+            if let Some(notes) = notes {
+                notes.take(out);
             }
         })
         .await
@@ -366,7 +392,16 @@ impl ClientStream for Connection<'_> {
     }
 }
 
-impl Connection<'_> {
+impl<'c> Connection<'c> {
+    fn new(socket: &'c Socket) -> Self {
+        Self {
+            socket,
+            is_expecting: true,
+            ends: Cell::new(None),
+            sent_response: RefCell::new(WrittenCache::nothing()),
+        }
+    }
+
     /// Sends what `build` puts together, waiting where the client is slower; how much it was.
     async fn send(
         &self,
@@ -383,7 +418,7 @@ impl Connection<'_> {
 
 /// How the body of the response goes out.
 fn framing(request: &Request<'_, impl ClientStream>) -> (BodyOut, Encoding) {
-    let is_modern = request.head.version == Version::Http11;
+    let is_modern = request.head.version != Version::Http10;
     match request.response.body {
         BodyLength::Empty => (BodyOut::Empty, Encoding::AsIs),
         BodyLength::Exact(_) => (BodyOut::AsIs, Encoding::AsIs),
@@ -399,8 +434,29 @@ fn framing(request: &Request<'_, impl ClientStream>) -> (BodyOut, Encoding) {
 fn kept_alive(request: &Request<'_, impl ClientStream>) -> ConnectionOut {
     match request.head.version {
         Version::Http10 => ConnectionOut::KeepAlive,
-        Version::Http11 => ConnectionOut::Implicit,
+        Version::Http11 | Version::Http2 => ConnectionOut::Implicit,
     }
+}
+
+/// How HTTP/2 begins (RFC 9113 §3.4); no request of HTTP/1 does.
+const HTTP2_BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+/// Whether a client of a plain listener has begun with HTTP/2. Its version is no HTTP/1 before the
+/// line has come whole.
+#[cold]
+fn has_http2_begun(slot: &ConnectionSlot, received: &[u8]) -> bool {
+    let part = received.len().min(HTTP2_BEGINNING.len());
+    received.starts_with(&HTTP2_BEGINNING[..part])
+        && slot.is_new()
+        && !slot.is_lane()
+        && slot.worker().generation().config.http2.prior_knowledge
+}
+
+/// The size of the future that `conversation` makes. Asking a future itself would keep room for it
+/// in the one that asks.
+pub(super) fn future_bytes<'a, F>(conversation: impl Fn(&'a ConnectionSlot) -> F) -> usize {
+    let _ = conversation;
+    size_of::<F>()
 }
 
 /// Tells a client that there is no room for it, without taking its request in.

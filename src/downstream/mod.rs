@@ -5,20 +5,18 @@
 //! gives its buffers back and waits on a poll: what it then holds is a small task and a deadline.
 
 mod h1;
+mod h2;
 mod handshake;
 mod introduction;
+mod leave;
 mod socks;
 
-use std::time::{Duration, Instant};
-
-use self::h1::{Pause, converse, turn_away};
+use self::h1::{Pause, converse, future_bytes, turn_away};
 use crate::exchange::tunnel;
 use crate::fault::Close;
 use crate::ledger::Kind;
 use crate::observe::connection_stats::Phase;
-use crate::ring::waits::turn;
-use crate::ring::{Socket, WaitError, clock};
-use crate::worker::Worker;
+use crate::ring::{WaitError, clock};
 use crate::worker::slot::ConnectionSlot;
 
 /// Serves one client connection to its end.
@@ -37,9 +35,15 @@ pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static 
             if let Err(close) = begun {
                 break close;
             }
+            if slot.is_new() && h2::is_chosen(&slot) {
+                break Box::pin(h2::serve(&slot, Vec::new())).await;
+            }
             let is_socks = slot.is_new() && speaks_socks(&slot);
-            let bytes =
-                if is_socks { future_bytes(socks::converse) } else { future_bytes(converse) };
+            let bytes = if is_socks {
+                future_bytes(socks::converse)
+            } else {
+                future_bytes(converse::<false>)
+            };
             let Some(busy) = slot.begin(bytes, Kind::Connections) else {
                 Box::pin(turn_away(&slot)).await;
                 break Close::Refused;
@@ -48,7 +52,7 @@ pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static 
             let pause = if is_socks {
                 Box::pin(socks::converse(&slot)).await
             } else {
-                Box::pin(converse(&slot)).await
+                Box::pin(converse::<false>(&slot)).await
             };
             drop(busy);
             let spent = match pause {
@@ -58,6 +62,7 @@ pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static 
                     let _busy = slot.hold(tunnel::TUNNEL_BYTES, Kind::Tunnels);
                     break Box::pin(tunnel::run(&slot, tunnel)).await;
                 }
+                Pause::Http2(early) => break Box::pin(h2::serve(&slot, early)).await,
                 Pause::Parked(spent) => spent,
             };
             if slot.worker().closes_idle.get() {
@@ -85,7 +90,7 @@ pub(crate) fn serve(slot: ConnectionSlot) -> impl Future<Output = ()> + 'static 
         }
         if is_lingering {
             slot.stats().enter(Phase::Linger, clock::coarse_ms());
-            Box::pin(linger(slot.worker(), slot.socket())).await;
+            Box::pin(leave::linger(slot.worker(), slot.socket())).await;
         }
     }
 }
@@ -135,46 +140,6 @@ fn speaks_socks(slot: &ConnectionSlot) -> bool {
     slot.worker().generation().access.is_socks(slot.listener())
 }
 
-/// The size of the future that `conversation` makes. Asking a future itself would keep room for it
-/// in the one that asks.
-fn future_bytes<'a, F>(conversation: impl Fn(&'a ConnectionSlot) -> F) -> usize {
-    let _ = conversation;
-    size_of::<F>()
-}
-
-/// How long a refused client may go on sending. Many read the answer only when they have sent all
-/// of an upload, so that its size is no measure.
-const LINGER: Duration = Duration::from_secs(30);
-/// The same while new clients wait for a place.
-const LINGER_CROWDED: Duration = Duration::from_secs(5);
-const LINGER_SILENCE: Duration = Duration::from_secs(2);
-/// What is thrown away before others have a turn.
-const DISCARDED_AT_ONCE: usize = 16 * 1024 * 1024;
-
-/// Says that nothing more will come and throws away what the client still sends, so that it gets to
-/// read the answer (RFC 9112 §9.6).
-async fn linger(worker: &Worker, socket: &Socket) {
-    socket.take_leave(&worker.deadlines, LINGER_SILENCE).await;
-    socket.finish_sending();
-    let began = Instant::now();
-    let limit = || {
-        let is_crowded = worker.shared.clients.available_permits() == 0;
-        if is_crowded { LINGER_CROWDED } else { LINGER }
-    };
-    while began.elapsed() < limit() && !worker.closes_idle.get() {
-        match socket.try_discard(DISCARDED_AT_ONCE) {
-            Ok(0) => return,
-            Ok(_) => turn().await,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                if socket.readable(&worker.deadlines, LINGER_SILENCE).await.is_err() {
-                    return;
-                }
-            }
-            Err(_) => return,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_conversation_is_no_larger_than_planned() {
-        let bytes = future_bytes(converse) as u64;
+        let bytes = future_bytes(converse::<false>) as u64;
         // With a margin for what its heads' lists allocate, and less than twice what is needed.
         assert!(bytes + bytes / 10 <= CONVERSATION_BYTES, "{bytes}");
         assert!(bytes * 2 > CONVERSATION_BYTES, "{bytes}");

@@ -85,6 +85,8 @@ async fn open(request: &mut Talk<'_>) -> Result<Box<Tunnel>, Close> {
     }
     request.peer.slot.set_served();
     request.peer.is_forward = true;
+    // Ends with the connection's request, which is the only one.
+    request.enter_trace();
     let mut record = Record::begin(request, true);
     let outcome = connect::run(request, &mut record).await;
     match outcome {

@@ -14,6 +14,7 @@ use crate::memory::Pressure;
 use crate::observe::connection_stats::WaitsOn;
 use crate::relay::ahead::Come;
 use crate::relay::held::Held;
+use crate::relay::spool::Terms;
 use crate::relay::{Control, Leftover, RelayError, Sender, Transfer};
 use crate::worker::slot::Reached;
 
@@ -40,8 +41,9 @@ pub(super) async fn pass(
     let config = &generation.config;
     let origin = lease.socket().clone();
     let lease = Cell::new(Some(lease));
-    let has_come = |leftover| {
-        if let Some(lease) = lease.take() {
+    // One that has failed is closed at once too, however much its client has still to take.
+    let has_come = |leftover: Option<Leftover>| {
+        if let (Some(lease), Some(leftover)) = (lease.take(), leftover) {
             finish(lease, leftover);
         }
     };
@@ -53,10 +55,10 @@ pub(super) async fn pass(
     };
     let transfer =
         Transfer::new(worker.means(), &config.buffers, from, request.receiver(), control);
-    if let Come::Some(decoder) =
-        transfer.run_ahead((body.decoder, body.encoding), held, &has_come).await?
-    {
-        has_come(transfer.run(decoder, body.encoding).await?);
+    let terms = Terms::of(&worker.shared.spool, &config.buffers);
+    let rest = (body.decoder, body.encoding);
+    if let Come::Some(decoder) = transfer.run_ahead(rest, (held, terms), &has_come).await? {
+        has_come(Some(transfer.run(decoder, body.encoding).await?));
     }
     let ended = request.stream.end_body(request, body.encoding).await? as u64;
     control.sent.set(control.sent.get() + ended);

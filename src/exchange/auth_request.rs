@@ -18,11 +18,10 @@ use crate::http::Method;
 use crate::http::head::ResponseHead;
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
-use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, WaitError};
 use crate::upstream::h1::{self, AttemptError, Received, Reply};
 use crate::upstream::host::host;
-use crate::upstream::lease::Lease;
+use crate::upstream::lease::{Answer, Lease};
 use crate::upstream::{Upstream, Wanted, Who};
 
 /// Asks. The only faults are that the worker ends and that the client has left. `is_connected` is
@@ -83,7 +82,7 @@ async fn attempt(
     deadline: Instant,
 ) -> Result<AuthDecision, AttemptError> {
     let mut lease = request.peer.slot.reach(lease);
-    let origin = upstream.origin(lease.origin());
+    let origin = lease.whose();
     let host = host(upstream.host(), origin.as_ref().map(|origin| &*origin.authority));
     let base = origin.as_ref().map_or("", |origin| &*origin.base);
     let to = request.peer.origin(lease.socket());
@@ -96,7 +95,8 @@ async fn attempt(
     .await?;
     let (head, is_strict) = (ResponseHead::new(), upstream.traits.is_strict);
     let mut reply = AuthReply { request, lease: &mut lease, head, is_strict, deadline };
-    let buffer = h1::read_head(&mut reply, request.peer.terms(), Method::Get).await?;
+    let mut buffer = HeadBuffer::default();
+    h1::read_head(&mut reply, &mut buffer, request.peer.terms(), Method::Get).await?;
     let head = reply.head;
     let decision = auth_request.judge(&head, buffer.filled());
     lease.hear(&head, buffer.filled());
@@ -121,6 +121,11 @@ struct AuthReply<'r, 'c, S> {
 }
 
 impl<S: ClientStream> Reply for AuthReply<'_, '_, S> {
+    type Wait<'w>
+        = Answer<'w>
+    where
+        Self: 'w;
+
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.head
     }
@@ -129,7 +134,7 @@ impl<S: ClientStream> Reply for AuthReply<'_, '_, S> {
         self.is_strict
     }
 
-    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {
+    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Answer<'_>, Fault> {
         let soon = self.left().min(HANG_UP_AFTER);
         Ok(match buffer {
             None => self.lease.recv(soon),

@@ -20,6 +20,8 @@ use crate::observe::connection_stats::{Moment, WaitsOn};
 use crate::relay::Decoder;
 use crate::relay::held::{Held, PIECE_BYTES};
 use crate::relay::side::{Act, Side};
+use crate::relay::spool::Terms;
+use crate::relay::stored::Stored;
 use crate::ring::waits::turn;
 use crate::ring::{Socket, WaitError, clock};
 
@@ -40,14 +42,16 @@ pub(super) async fn arrive(
     }
     let (worker, stats) = (request.peer.worker, request.peer.stats);
     if worker.shared.pressure.get() != Pressure::Normal {
-        return body.arrive(request, record).await;
+        return if body.is_awaited(request) { body.arrive(request, record).await } else { Ok(()) };
     }
     if request.head.expects_continue {
         let bytes = request.stream.grant_continue(request).await?;
         request.head.grant_continue();
         record.sent(stats, bytes as u64);
     }
-    let mut held = Held::new(buffer, (&worker.ledger, &worker.budget));
+    let front = Held::new(buffer, (&worker.ledger, &worker.budget));
+    let config = &request.peer.generation.config.buffers;
+    let mut held = Stored::new(front, Terms::of(&worker.shared.spool, config));
     let start = body.decoder;
     let taken = take(body, request, record, &mut held).await;
     held.release_spare();
@@ -55,6 +59,7 @@ pub(super) async fn arrive(
         body.kept.set(Some(Rc::new(Kept { start, held })));
     }
     request.is_whole = body.is_whole();
+    body.settle_copy();
     taken
 }
 
@@ -62,13 +67,20 @@ async fn take(
     body: &mut RequestBody,
     request: &Request<'_, impl ClientStream>,
     record: &mut Record,
-    held: &mut Held,
+    held: &mut Stored,
 ) -> Result<(), Fault> {
     let (worker, stats) = (request.peer.worker, request.peer.stats);
     let socket = request.stream.socket();
     let silence = request.peer.times.read;
     let mut turn_bytes = 0;
-    while !body.is_whole() && !held.is_full() {
+    while !body.is_whole() {
+        let before = held.memory_bytes();
+        if !held.make_room().await {
+            return Ok(());
+        }
+        // What has gone into a file is in nobody's way any more.
+        let spooled = u32::try_from(before - held.memory_bytes()).unwrap_or(u32::MAX);
+        stats.moved_on(spooled);
         if turn_bytes >= TURN_BYTES {
             turn_bytes = 0;
             turn().await;
@@ -80,8 +92,8 @@ async fn take(
             return Ok(());
         }
         let taken = match body.decoder {
-            Decoder::Sized(left) => take_sized(socket, held, left),
-            _ => take_exactly(socket, held, body),
+            Decoder::Sized(left) => take_sized(socket, held.end(), (body, left)),
+            _ => take_exactly(socket, held.end(), body),
         }?;
         match taken {
             Taken::NoMemory => return Ok(()),
@@ -92,7 +104,7 @@ async fn take(
                 let count = count as u64;
                 turn_bytes += count;
                 stats.moved.set(Moment::at_ms(clock::coarse_ms()));
-                stats.moving_bytes.set(stats.moving_bytes.get() + count as u32);
+                stats.moves(count as u32);
                 record.received(stats, count);
                 if body.payload_bytes() > body.bytes_max {
                     return Err(Fault::ClientBodyTooLarge);
@@ -121,13 +133,18 @@ enum Taken {
 }
 
 /// Takes some of a body of which `left` bytes are still to come.
-fn take_sized(socket: &Socket, held: &mut Held, left: u64) -> Result<Taken, Fault> {
+fn take_sized(
+    socket: &Socket,
+    held: &mut Held,
+    (body, left): (&RequestBody, u64),
+) -> Result<Taken, Fault> {
     let most = usize::try_from(left.min(held.left())).unwrap_or(PIECE_BYTES);
     let room = held.room(1, most);
     if room.is_empty() {
         return Ok(Taken::NoMemory);
     }
     let Some(count) = received(socket.try_recv(room))? else { return Ok(Taken::Nothing) };
+    body.copy_passing(&room[..count]);
     held.fill(count);
     Ok(Taken::Some(count))
 }
@@ -150,6 +167,7 @@ fn take_exactly(socket: &Socket, held: &mut Held, body: &mut RequestBody) -> Res
             None => return Err(Fault::ClientGone),
         }
     }
+    body.copy_passing(&room[..used]);
     held.fill(used);
     Ok(Taken::Some(used))
 }

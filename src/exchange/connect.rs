@@ -47,7 +47,7 @@ pub(crate) async fn run(
     }
     // The parser has seen to it that there is a port.
     let target = forwarded::target(request)?;
-    let (hop, user) = forwarded::admit(request, &target, true).await?;
+    let (hop, user) = forwarded::admit(request, &target, true, record).await?;
     if !request.peer.generation.hooks.connect.is_empty()
         && let Some(outcome) = Box::pin(hooked::judge_tunnel(request, &target, record)).await?
     {
@@ -148,14 +148,14 @@ async fn parents_answer(
     let Generation { config, .. } = &*request.peer.generation;
     let deadline = Instant::now() + config.timeouts.read;
     let mut reply = ParentReply { request, socket, head: ResponseHead::new(), deadline };
-    let read = h1::read_head(&mut reply, request.peer.terms(), Method::Connect).await;
+    let mut buffer = HeadBuffer::default();
+    let terms = request.peer.terms();
+    let read = h1::read_head(&mut reply, &mut buffer, terms, Method::Connect).await;
     let status = reply.head.status;
     match read.map_err(AttemptError::fault) {
-        Ok(buffer) if (200..=299).contains(&status) => {
-            Ok(buffer.filled()[reply.head.bytes..].to_vec())
-        }
-        Ok(_) if status == 508 => Err(Fault::ProxyLoop),
-        Ok(_) | Err(Fault::OriginAnswer) => {
+        Ok(()) if (200..=299).contains(&status) => Ok(buffer.filled()[reply.head.bytes..].to_vec()),
+        Ok(()) if status == 508 => Err(Fault::ProxyLoop),
+        Ok(()) | Err(Fault::OriginAnswer) => {
             tracing::warn!(parent = name, status, "the parent proxy refused a tunnel");
             Err(match status {
                 403 => Fault::ParentForbids,
@@ -178,6 +178,11 @@ struct ParentReply<'r, 'c, S> {
 }
 
 impl<S: ClientStream> Reply for ParentReply<'_, '_, S> {
+    type Wait<'w>
+        = Recv<'w>
+    where
+        Self: 'w;
+
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.head
     }

@@ -4,7 +4,7 @@
 //! request is written for them. CONNECT has a file of its own, and ends in a tunnel.
 
 use std::borrow::Cow;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::exchange::forwarded::{self, ForwardRequest};
@@ -28,6 +28,7 @@ use crate::upstream::h1::AttemptError;
 use crate::upstream::host::host_rule;
 use crate::upstream::lease::Lease;
 use crate::upstream::{Origin, Traits, Upstream, Wanted, Who};
+use crate::worker::generation::Generation;
 
 /// The destination of one request.
 pub(crate) struct Destination {
@@ -52,15 +53,20 @@ pub(crate) enum Routed {
     Answered(Outcome),
 }
 
-impl Destination {
-    pub(crate) async fn find(
-        request: &Request<'_, impl ClientStream>,
-        body: &mut RequestBody,
-        record: &mut Record,
-    ) -> Result<Routed, Fault> {
+/// By what a request gets its destination.
+pub(crate) enum Way {
+    /// A route without hooks: most requests, and nothing is awaited.
+    Plain(Route),
+    Hooked(Route),
+    /// None: it asks for something that is not ours.
+    Forward,
+}
+
+impl Way {
+    #[inline]
+    pub(crate) fn of(request: &Request<'_, impl ClientStream>) -> Result<Self, Fault> {
         if forwarded::is_forward(request) {
-            let forwarded = Box::new(Box::pin(ForwardRequest::judge(request)).await?);
-            return Ok(Routed::To(Self { to: To::Target(forwarded), hooks: None }));
+            return Ok(Self::Forward);
         }
         let (head, text) = (&request.head, request.inbox.filled());
         if !request.peer.is_forward
@@ -68,20 +74,45 @@ impl Destination {
         {
             return Err(Fault::ClientHead(fault));
         }
-        let asked = Asked { head, text, client: request.peer.client };
-        let route = request.peer.generation.routes.choose(&asked)?;
-        if request.peer.generation.hooks.hooked(route.index).is_none() {
-            let to = To::Upstream(route, route.upstream);
-            return Ok(Routed::To(Self { to, hooks: None }));
-        }
-        let decided = Box::pin(hooked::begin(request, route, body, record)).await?;
-        Ok(match decided {
+        let Generation { routes, hooks, .. } = &*request.peer.generation;
+        let route = match routes.only() {
+            Some(only) => only,
+            None => routes.choose(&Asked { head, text, client: request.peer.client })?,
+        };
+        let is_hooked = hooks.hooked(route.index).is_some();
+        Ok(if is_hooked { Self::Hooked(route) } else { Self::Plain(route) })
+    }
+
+    /// Where it leads.
+    pub(crate) async fn find(
+        self,
+        request: &Request<'_, impl ClientStream>,
+        body: &mut RequestBody,
+        record: &mut Record,
+    ) -> Result<Routed, Fault> {
+        let route = match self {
+            Self::Plain(route) => return Ok(Routed::To(Destination::plain(route))),
+            Self::Hooked(route) => route,
+            Self::Forward => {
+                let forwarded = Box::new(ForwardRequest::judge(request, record).await?);
+                return Ok(Routed::To(Destination { to: To::Target(forwarded), hooks: None }));
+            }
+        };
+        Ok(match hooked::begin(request, route, body, record).await? {
             Decided::GoesOn(hooked) => {
                 let to = To::Upstream(route, hooked.upstream);
-                Routed::To(Self { to, hooks: Some(hooked) })
+                Routed::To(Destination { to, hooks: Some(hooked) })
             }
             Decided::Answered(outcome) => Routed::Answered(outcome),
         })
+    }
+}
+
+impl Destination {
+    /// That of a route without hooks.
+    #[inline]
+    pub(crate) fn plain(route: Route) -> Self {
+        Self { to: To::Upstream(route, route.upstream), hooks: None }
     }
 
     /// Whether what is sent on depends on nothing but what was received and the configuration.
@@ -109,24 +140,34 @@ impl Destination {
         }
     }
 
+    /// A connection that is there without a wait.
+    #[inline]
+    pub(crate) fn take_at_rest(&self, request: &Request<'_, impl ClientStream>) -> Option<Lease> {
+        self.take_own(request).or_else(|| self.take_idle(request))
+    }
+
     /// A connection on which the client itself has logged in.
     #[inline]
-    pub(crate) fn take_own<S>(&self, request: &Request<'_, S>) -> Option<Lease> {
+    fn take_own<S>(&self, request: &Request<'_, S>) -> Option<Lease> {
         let Peer { worker, generation, holder, .. } = &request.peer;
         if !worker.pool.has_bonds() {
             return None;
         }
         worker.pool.take_own(*holder, |origin| match &self.to {
-            To::Upstream(_, upstream) => generation.upstreams[*upstream].origin(origin).is_some(),
+            To::Upstream(_, upstream) => generation.upstreams[*upstream].has(origin),
             To::Target(forwarded) => forwarded.origin() == origin,
         })
     }
 
-    /// A connection of a plain route that is there without a wait.
-    pub(crate) fn take_idle(&self, request: &Request<'_, impl ClientStream>) -> Option<Lease> {
+    /// A connection of a plain route.
+    #[inline]
+    fn take_idle(&self, request: &Request<'_, impl ClientStream>) -> Option<Lease> {
         let (To::Upstream(_, upstream), None) = (&self.to, &self.hooks) else { return None };
         let Peer { worker, generation, holder, .. } = &request.peer;
         let upstream = &generation.upstreams[*upstream];
+        if request.head.is_upgrade && upstream.may_speak_http2() {
+            return None;
+        }
         upstream.take_idle(&worker.pool, *holder, || wanted(request, upstream))
     }
 
@@ -200,17 +241,25 @@ impl Destination {
             || self.hooks.as_ref().is_some_and(|hooks| hooks.hedging().is_some())
     }
 
-    /// The origin with the number `number` has answered after that time.
-    pub(crate) fn answered<S>(&self, request: &Request<'_, S>, number: usize, time: Duration) {
+    /// Whose failure the one of an attempt is that was begun with the origin with the number
+    /// `begun`, on a new connection or not: another one may have taken over.
+    #[cold]
+    pub(crate) fn failing(&self, begun: (bool, usize)) -> (bool, usize) {
+        let winner = self.hooks.as_ref().and_then(|hooks| hooks.winner);
+        winner.map_or(begun, |(origin, is_new)| (is_new, origin))
+    }
+
+    /// The origin at the other end of `lease` has answered after `us` microseconds.
+    pub(crate) fn answered<S>(&self, request: &Request<'_, S>, lease: &Lease, us: u64) {
         if let Some(hooks) = &self.hooks
             && hooks.hedged != Some(Hedged::Won)
             && let Some(hedging) = hooks.hedging()
         {
-            hedging.learn(hooks.upstream, time);
+            hedging.learn(hooks.upstream, Duration::from_micros(us));
         }
         if let Some(upstream) = self.listener(request) {
-            let us = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-            upstream.hear(number, request.response.status < 500, Some(us));
+            lease.measured(u32::try_from(us).unwrap_or(u32::MAX));
+            upstream.hear(lease.origin(), request.response.status < 500);
         }
     }
 
@@ -259,18 +308,24 @@ impl Destination {
         }
     }
 
-    /// The origin at the other end of `lease`, where the head depends on that.
+    /// The number of the origin at the other end of `lease`, where the head depends on that.
     #[inline]
-    pub(crate) fn origin(
+    pub(crate) fn origin_number<S>(
         &self,
-        request: &Request<'_, impl ClientStream>,
+        request: &Request<'_, S>,
         lease: &Lease,
-    ) -> Option<Rc<Origin>> {
-        let To::Upstream(_, upstream) = &self.to else { return None };
-        let upstream = &request.peer.generation.upstreams[*upstream];
+    ) -> Option<usize> {
+        let upstream = self.upstream(request)?;
         // A request of HTTP/1.0 need not have a Host.
         let asks = upstream.traits.differ || request.head.authority.is_empty();
-        if asks { upstream.origin(lease.origin()) } else { None }
+        asks.then(|| lease.origin())
+    }
+
+    /// That origin.
+    #[inline]
+    pub(crate) fn origin<S>(&self, request: &Request<'_, S>, lease: &Lease) -> Option<Arc<Origin>> {
+        self.origin_number(request, lease)?;
+        lease.whose()
     }
 
     /// How the head is written for `origin`, which is the server at the other end, where the head
@@ -333,21 +388,19 @@ impl Destination {
         }
     }
 
-    /// What the client sees of the answer of the origin with the number `number`, whose head
-    /// `buf` begins with, otherwise than it says; mostly nothing.
+    /// What the client sees of the answer on `lease`, whose head `buf` begins with, otherwise than
+    /// it says; mostly nothing.
     #[inline]
     pub(crate) fn seen<S>(
         &self,
         request: &Request<'_, S>,
-        number: usize,
+        lease: &Lease,
         buf: &[u8],
     ) -> Option<Box<SeenOtherwise>> {
         let To::Upstream(route, upstream) = &self.to else { return None };
         let upstream = &*request.peer.generation.upstreams[*upstream];
         let traits = upstream.traits;
-        traits
-            .are_seen
-            .then(|| Box::new(SeenOtherwise::of(request, route, upstream, (number, buf))))
+        traits.are_seen.then(|| Box::new(SeenOtherwise::of(request, route, upstream, (lease, buf))))
     }
 
     /// Our name in the Via of an answer, if it is to be said.
@@ -360,9 +413,14 @@ impl Destination {
 
     /// Whether the connection that carried the request may carry another one as far as its body is
     /// concerned.
+    ///
+    /// Nothing that an origin says in HTTP/1 shows that it reads the body of a GET: some send `100
+    /// Continue` to whoever expects that and leave the body unread (wsgiref, http.server), and what
+    /// the handler of one path has read says nothing of the next one. HTTP/2 shows it, because
+    /// there a body ends with its stream, read or not.
     #[inline]
-    pub(crate) fn reads_body<S>(&self, request: &Request<'_, S>) -> bool {
-        !request.has_odd_body() || self.traits(request).reads_all_bodies
+    pub(crate) fn reads_body<S>(&self, request: &Request<'_, S>, lease: &Lease) -> bool {
+        !request.has_odd_body() || lease.socket().is_lane() || self.traits(request).reads_all_bodies
     }
 
     /// Whether the route wants another attempt after `trigger`.

@@ -7,7 +7,7 @@
 
 use crate::exchange::ahead;
 use crate::exchange::destination::Destination;
-use crate::exchange::logged_in::logs_in;
+use crate::exchange::logged_in::{logs_in, refuse_challenge};
 use crate::exchange::outcome::Outcome;
 use crate::exchange::peer::Peer;
 use crate::exchange::record::Record;
@@ -19,6 +19,7 @@ use crate::fault::Fault;
 use crate::http::BodyLength;
 use crate::http::chunk_rules::ChunkRules;
 use crate::http::repair::Repairs;
+use crate::ledger::Counted;
 use crate::observe::connection_stats::WaitsOn;
 use crate::relay::held::Held;
 use crate::relay::outbox::Unsent;
@@ -28,14 +29,35 @@ use crate::ring::{HeadBuffer, Socket};
 use crate::upstream::h1::AttemptError;
 use crate::worker::slot::Reached;
 
-/// Passes the answer in `request.response`, whose bytes begin `buffer`, on to the client.
-pub(crate) async fn send_response(
+/// How much of an answer has gone out at once.
+pub(crate) enum Part {
+    Whole,
+    /// The rest is in a [`Remainder`].
+    First,
+    CutShort(Fault),
+}
+
+/// What of an answer is still to go to its client when its head has gone out.
+pub(crate) struct Remainder<'c> {
+    /// From where it comes; `None` where it has come whole.
+    lease: Option<Reached<'c>>,
+    body: Body,
+    /// What the client did not take at once.
+    rest: Option<Counted>,
+}
+
+/// Passes the answer in `request.response`, whose bytes begin `buffer`, on to the client, as far as
+/// that has come and the client takes it at once: most answers whole, and nothing is awaited. What
+/// there is more goes into `left`, for [`finish_response`].
+pub(crate) fn begin_response<'c>(
     request: &Request<'_, impl ClientStream>,
-    (mut lease, mut buffer): (Reached<'_>, HeadBuffer),
+    (mut lease, mut buffer): (Reached<'c>, HeadBuffer),
     destination: &Destination,
     progress: &Progress,
     record: &mut Record,
-) -> Result<Outcome, AttemptError> {
+    left: &mut Option<Remainder<'c>>,
+) -> Result<Part, AttemptError> {
+    refuse_challenge(request, buffer.filled())?;
     let stats = request.peer.stats;
     let is_uploaded = progress.is_complete();
     let via = destination.response_via(request);
@@ -44,59 +66,86 @@ pub(crate) async fn send_response(
         _ => ChunkRules::STRICT,
     };
     let begun = {
-        let seen = destination.seen(request, lease.origin(), buffer.filled());
+        let seen = destination.seen(request, &lease, buffer.filled());
         let seen = seen.as_ref().map(|seen| seen.as_seen());
-        let is_plain = destination.is_plain() && via.is_none() && seen.is_none();
+        let notes = record.response_notes(request.peer.worker);
+        let is_plain = destination.is_plain() && via.is_none() && seen.is_none() && notes.is_none();
         let incoming = Incoming { buffer: &buffer, is_uploaded, is_plain, rules, via, seen };
         request.stream.send_head(request, &incoming, |how, out| {
+            let start = out.len();
             destination.put_response(request, buffer.filled(), how, out);
+            if let Some(notes) = notes {
+                notes.take(&out[start..]);
+            }
         })
     };
     let Begun { body, used, sent, rest } = match begun {
         Ok(begun) => begun,
         // A chunk that is bad right behind the head is refused as long as nothing has been sent.
         Err(Unsent::Refused(error)) => return Err(Fault::OriginChunk(error).into()),
-        Err(Unsent::Broken) => return Ok(gone(request, record, Fault::ClientGone)),
+        Err(error) => {
+            let fault = match error {
+                Unsent::NoMemory => Fault::Overloaded,
+                _ => Fault::ClientGone,
+            };
+            gone(request, record, fault);
+            return Ok(Part::CutShort(fault));
+        }
     };
     record.sent(stats, sent as u64);
     heed(request, &mut lease, buffer.filled());
-    let reads_body = destination.reads_body(request);
     buffer.consume(request.response.bytes + used);
-    if body.decoder.is_done() {
-        if is_sound(request, body.decoder.repairs()) && reads_body {
-            lease.finish_with(&request.response, is_uploaded, buffer);
-        } else {
-            drop((lease, buffer));
-        }
-        if let Some(rest) = rest
-            && let Err(fault) = send_rest(request, &rest).await
-        {
-            return Ok(gone(request, record, fault));
-        }
-    } else {
-        drop(buffer);
-        if let Some(held) = ahead::begin(request, destination.buffers(request).1, rest.as_deref()) {
-            drop(rest);
-            let passed = pass_ahead(request, (lease, held), &body, (progress, reads_body), record);
-            return Ok(Box::pin(passed).await);
-        }
-        if let Some(rest) = rest
-            && let Err(fault) = send_rest(request, &rest).await
-        {
-            return Ok(gone(request, record, fault));
-        }
-        lease.begin_stream();
-        let passed = pass_body(request, lease.socket(), &body, &progress.download).await;
-        record.moved(0, progress.download.sent.get());
-        let moved = match passed {
-            Ok(moved) => moved,
-            Err(broken) => return Ok(cut(request, &broken, record)),
-        };
-        if is_sound(request, progress.download.repairs.get()) && reads_body {
-            lease.finish(&request.response, is_uploaded, moved == Leftover::Nothing);
-        }
+    if !body.decoder.is_done() {
+        *left = Some(Remainder { lease: Some(lease), body, rest });
+        return Ok(Part::First);
     }
-    Ok(Outcome::Complete)
+    if is_sound(request, body.decoder.repairs()) && destination.reads_body(request, &lease) {
+        lease.finish_with(&request.response, is_uploaded, buffer);
+    }
+    if rest.is_some() {
+        *left = Some(Remainder { lease: None, body, rest });
+        return Ok(Part::First);
+    }
+    Ok(Part::Whole)
+}
+
+/// Passes what [`begin_response`] has left on.
+pub(crate) async fn finish_response(
+    request: &Request<'_, impl ClientStream>,
+    left: &mut Option<Remainder<'_>>,
+    destination: &Destination,
+    progress: &Progress,
+    record: &mut Record,
+) -> Outcome {
+    let Some(Remainder { lease, body, rest }) = left else { return Outcome::Complete };
+    let is_uploaded = progress.is_complete();
+    let reads_body = lease.as_ref().is_some_and(|it| destination.reads_body(request, it));
+    if lease.is_some()
+        && let Some(held) = ahead::begin(request, destination.buffers(request).1, rest.as_deref())
+        && let Some(lease) = lease.take()
+    {
+        *rest = None;
+        let passed = pass_ahead(request, (lease, held), body, (progress, reads_body), record);
+        return Box::pin(passed).await;
+    }
+    if let Some(rest) = rest.take()
+        && let Err(fault) = send_rest(request, &rest).await
+    {
+        return gone(request, record, fault);
+    }
+    let Some(lease) = lease.take() else { return Outcome::Complete };
+    lease.begin_stream();
+    let passed = pass_body(request, lease.socket(), body, &progress.download).await;
+    record.moved(0, progress.download.sent.get());
+    let moved = match passed {
+        Ok(moved) => moved,
+        Err(broken) => return cut(request, &broken, record),
+    };
+    if is_sound(request, progress.download.repairs.get()) && reads_body {
+        let is_clean = moved == Leftover::Nothing;
+        lease.finish(&request.response, is_uploaded, is_clean);
+    }
+    Outcome::Complete
 }
 
 /// Takes in what the head of an answer, which `text` begins with, says of its connection.

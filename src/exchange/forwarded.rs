@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Config, ParentAddress, ParentConfig, ParentScheme};
+use crate::exchange::record::Record;
 use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
 use crate::exchange::{login, parents};
@@ -77,7 +78,10 @@ pub(crate) fn is_plain(head: &RequestHead, text: &[u8]) -> bool {
 
 impl ForwardRequest {
     /// Judges an absolute-form request.
-    pub(crate) async fn judge(request: &Request<'_, impl ClientStream>) -> Result<Self, Fault> {
+    pub(crate) async fn judge(
+        request: &Request<'_, impl ClientStream>,
+        record: &mut Record,
+    ) -> Result<Self, Fault> {
         let text = request.inbox.filled();
         let head = &request.head;
         // What is asked for in plain text would travel in plain text.
@@ -85,7 +89,7 @@ impl ForwardRequest {
             return Err(Fault::SchemeNotOffered);
         }
         let target = target(request)?;
-        let (hop, user) = admit(request, &target, false).await?;
+        let (hop, user) = admit(request, &target, false, record).await?;
         let origin_id = hold(request, &target, hop, user);
         Ok(Self { target, user, origin_id, hop })
     }
@@ -271,6 +275,7 @@ pub(crate) async fn admit(
     request: &Request<'_, impl ClientStream>,
     target: &Target,
     is_connect: bool,
+    record: &mut Record,
 ) -> Result<(Hop, Option<UserId>), Fault> {
     let Generation { config, access, .. } = &*request.peer.generation;
     let client = request.peer.client;
@@ -279,6 +284,9 @@ pub(crate) async fn admit(
         return Err(Fault::ClientForbidden);
     }
     let user = log_in(request).await?;
+    if let (Some(authenticator), Some(user)) = (&access.authenticator, user) {
+        record.identified(Some(authenticator.name(user).as_bytes()), b"");
+    }
     let asked = Asked { user, is_connect };
     let policy = &access.policy;
     let verdict = policy.judge_name(&target.host, target.port, asked);

@@ -3,8 +3,9 @@
 //!
 //! In goes a request that is out, and how long its answer is waited for alone; out comes the
 //! connection on which a good answer begins first. The other one is closed: an answer that is under
-//! way is no rest to give to anybody. Nothing that changes something at its origin is sent twice
-//! here, no connection is waited for, and no third attempt is made.
+//! way is no rest to give to anybody. An answer that is bad waits for a good one for as long as the
+//! first attempt has had alone, and no longer. Nothing that changes something at its origin is sent
+//! twice here, no connection is waited for, and no third attempt is made.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -13,14 +14,14 @@ use std::time::{Duration, Instant};
 use crate::exchange::destination::Destination;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
-use crate::exchange::send::send_request;
+use crate::exchange::send::{begin_request, finish_request};
 use crate::exchange::stream::{ClientStream, unless_gone};
 use crate::exchange::upload::RequestBody;
 use crate::exchange::wanted::wanted;
 use crate::fault::Fault;
 use crate::hooks::{Hedged, Hedging};
 use crate::memory::Pressure;
-use crate::ring::{HeadBuffer, WaitError};
+use crate::ring::{HeadBuffer, WaitError, clock};
 use crate::upstream::Who;
 use crate::upstream::h1::{AttemptError, First};
 use crate::upstream::lease::Lease;
@@ -29,25 +30,32 @@ use crate::worker::slot::Reached;
 /// What has come first.
 enum Raced {
     First(First),
-    Second(Lease, First),
+    /// Sent at this time, in microseconds; the first attempt has had a bad answer, if it
+    /// `has_failed`.
+    Second {
+        lease: Lease,
+        first: First,
+        began: u64,
+        has_failed: bool,
+    },
     /// Nothing, and there is no second attempt any more.
     Nothing,
 }
 
 /// Waits for the first bytes of an answer on `lease` and, after so long, on another one beside it,
-/// which then takes its place if it wins.
+/// which then takes its place if it wins: when that one was sent.
 pub(super) async fn race(
     request: &Request<'_, impl ClientStream>,
     lease: &mut Reached<'_>,
     destination: &mut Destination,
     (body, after): (&RequestBody, Duration),
     record: &mut Record,
-) -> Result<(), AttemptError> {
+) -> Result<Option<u64>, AttemptError> {
     let began = Instant::now();
     let (origin, mut hedged) = (lease.origin(), None);
     let raced = {
-        let raced = raced(request, lease, destination, (body, after), &mut hedged);
         let limit = request.peer.times.read;
+        let raced = raced(request, lease, destination, (body, after, began + limit), &mut hedged);
         let raced = tokio::time::timeout(limit, raced);
         unless_gone(request, async { raced.await.unwrap_or(Err(Fault::OriginReadTimeout)) }).await
     };
@@ -56,33 +64,40 @@ pub(super) async fn race(
         metrics.hedges[hedged as usize].add(1);
         record.hedged(hedged.name());
     }
-    let Some(hooks) = &mut destination.hooks else { return Ok(()) };
+    let Some(hooks) = &mut destination.hooks else { return Ok(None) };
     hooks.hedged = hedged;
     match raced? {
         Raced::First(first) => hooks.first = Some(first),
         Raced::Nothing => {}
-        Raced::Second(second, first) => {
+        Raced::Second { lease: second, first, began: sent, has_failed } => {
             // It would have taken at least that long.
             let late = began.elapsed();
             hooks.first = Some(first);
+            hooks.winner = Some((second.origin(), !second.is_reused));
             if let Some(hedging) = hooks.hedging() {
                 hedging.learn(hooks.upstream, late);
             }
-            if let Some(upstream) = destination.listener(request) {
-                upstream.was_slow(origin, u32::try_from(late.as_micros()).unwrap_or(u32::MAX));
+            match destination.listener(request) {
+                Some(upstream) if has_failed => upstream.hear(origin, false),
+                Some(upstream) => {
+                    let us = u32::try_from(late.as_micros()).unwrap_or(u32::MAX);
+                    upstream.was_slow(origin, us);
+                }
+                None => {}
             }
             record.connected(&second);
             lease.replace(second);
+            return Ok(Some(sent));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 async fn raced(
     request: &Request<'_, impl ClientStream>,
     lease: &mut Lease,
     destination: &Destination,
-    (body, after): (&RequestBody, Duration),
+    (body, after, until): (&RequestBody, Duration, Instant),
     hedged: &mut Option<Hedged>,
 ) -> Result<Raced, Fault> {
     let mut patience = std::pin::pin!(tokio::time::sleep(after));
@@ -97,6 +112,7 @@ async fn raced(
         return Ok(Raced::Nothing);
     }
     *hedged = Some(Hedged::Failed);
+    let mut grace = std::pin::pin!(tokio::time::sleep_until(until.into()));
     let mut second = std::pin::pin!(second(request, destination, body, lease.origin()));
     let (mut bad, mut has_failed) = (None, false);
     let raced = poll_fn(|cx| {
@@ -107,16 +123,19 @@ async fn raced(
                 return Poll::Ready(Raced::First(of(first)));
             }
             bad = Some(of(first));
+            grace.as_mut().reset(until.min(Instant::now() + after).into());
         }
         if !has_failed && let Poll::Ready(ended) = second.as_mut().poll(cx) {
             match ended {
-                Ok((lease, first)) if is_good(&first) => {
-                    return Poll::Ready(Raced::Second(lease, of(first)));
+                Ok((lease, first, began)) if is_good(&first) => {
+                    let (first, has_failed) = (of(first), bad.is_some());
+                    return Poll::Ready(Raced::Second { lease, first, began, has_failed });
                 }
                 _ => has_failed = true,
             }
         }
-        match (has_failed, bad.take()) {
+        let is_late = bad.is_some() && grace.as_mut().poll(cx).is_ready();
+        match (has_failed || is_late, bad.take()) {
             (true, Some(first)) => Poll::Ready(Raced::First(first)),
             (_, waiting) => {
                 bad = waiting;
@@ -126,7 +145,7 @@ async fn raced(
     })
     .await;
     *hedged = Some(match &raced {
-        Raced::Second(..) => Hedged::Won,
+        Raced::Second { .. } => Hedged::Won,
         _ if has_failed => Hedged::Failed,
         _ => Hedged::Lost,
     });
@@ -146,22 +165,28 @@ fn may_begin<S>(request: &Request<'_, S>, destination: &Destination, origin: usi
     !is_scarce && has_second && hedging.is_some_and(Hedging::may_begin)
 }
 
-/// Sends the request to another origin than `origin`, and waits for its answer to begin.
+/// Sends the request to another origin than `origin`, and waits for its answer to begin; when it
+/// was sent.
 async fn second(
     request: &Request<'_, impl ClientStream>,
     destination: &Destination,
     body: &RequestBody,
     origin: usize,
-) -> Result<(Lease, (std::io::Result<usize>, HeadBuffer)), Fault> {
+) -> Result<(Lease, (std::io::Result<usize>, HeadBuffer), u64), Fault> {
     let upstream = destination.upstream(request).ok_or(Fault::OriginsDown)?;
     let introduction = request.peer.introduction(upstream);
     let times = &request.peer.times;
     let who = Who { holder: request.peer.holder, introduction: &introduction, times };
     let which = (wanted(request, upstream).key, origin);
     let mut lease = upstream.second(&request.peer.worker.pool, who, which).await?;
-    send_request::<true>(request, &lease, destination, body).await.map_err(AttemptError::fault)?;
+    let began = clock::precise_us();
+    let left = begin_request(request, &lease, destination, body);
+    if let Some(rest) = left.map_err(AttemptError::fault)? {
+        let rest = (rest, body.is_whole());
+        finish_request(request, &lease, rest).await.map_err(AttemptError::fault)?;
+    }
     let first = poll_fn(|cx| lease.poll_reply(cx)).await;
-    Ok((lease, first))
+    Ok((lease, first, began))
 }
 
 /// As the reader of heads has it.

@@ -20,15 +20,15 @@ use crate::exchange::upload::RequestBody;
 use crate::exchange::wanted::wanted;
 use crate::exchange::{auth_request, login, mirror, respond};
 use crate::fault::Fault;
-use crate::forward_proxy::{LoginOutcome, Target};
+use crate::forward_proxy::Target;
 use crate::hooks::custom::{Changes, Connect, Failure, Response};
 use crate::hooks::style::ResponseStyle;
 use crate::hooks::{
-    AuthDecision, Choice, Hedged, Hedging, HookState, Hooked, LocalResponse, Login, RequestView,
-    Retry, RetryTrigger,
+    AuthDecision, Choice, Hedged, Hedging, HookState, Hooked, LocalResponse, RequestView, Retry,
+    RetryTrigger,
 };
-use crate::http::Method;
 use crate::http::rewrite::{RequestRewrite, ResponseRewrite};
+use crate::http::{Method, grpc};
 use crate::ring::{HeadBuffer, clock};
 use crate::routing::Route;
 use crate::upstream::Who;
@@ -52,6 +52,8 @@ pub(crate) struct HookedRequest {
     pub(super) first: Option<First>,
     /// There has been a second attempt beside the first, and what became of it.
     pub(super) hedged: Option<Hedged>,
+    /// Whose answer it is where that was the better one, and whether its connection was new.
+    pub(super) winner: Option<(usize, bool)>,
 }
 
 /// What hooks have decided about a request.
@@ -86,10 +88,12 @@ pub(crate) async fn begin(
         early: None,
         first: None,
         hedged: None,
+        winner: None,
     });
     body.bytes_max = hooked.body_bytes_max();
     let decided = hooked.decide(request, body).await;
     record.permits = std::mem::take(&mut hooked.state.permits);
+    record.identified(plan(&hooked.generation, route).user(&hooked.state), hooked.state.id());
     match decided {
         Ok(None) => {
             hooked.mirror(request, body);
@@ -112,6 +116,7 @@ pub(crate) async fn guard_own(
     let mut state = HookState::default();
     let judged = judge_own(request, plan, &view, &mut state).await;
     record.permits = std::mem::take(&mut state.permits);
+    record.identified(plan.user(&state), state.id());
     let Some(answer) = judged? else { return Ok(None) };
     state.status = answer.status.code;
     if answer.status.code == 429 {
@@ -131,7 +136,7 @@ async fn judge_own(
         return Ok(Some(answer));
     }
     if let Some(login) = &plan.login
-        && let Some(answer) = log_in(request, login, view).await?
+        && let Some(answer) = login::at_route(&request.peer, login, view, state).await?
     {
         return Ok(Some(answer));
     }
@@ -217,7 +222,8 @@ impl HookedRequest {
             return Err(Fault::ClientBodyTooLarge);
         }
         if let Some(login) = &plan.login
-            && let Some(answer) = log_in(request, login, &view).await?
+            && let Some(answer) =
+                login::at_route(&request.peer, login, &view, &mut self.state).await?
         {
             return Ok(Some(answer));
         }
@@ -290,16 +296,19 @@ impl HookedRequest {
         asked
     }
 
-    /// Sends a copy of the request elsewhere, if that is wanted.
-    fn mirror(&self, request: &Request<'_, impl ClientStream>, body: &RequestBody) {
+    /// Begins a copy of the request for somebody else, if that is wanted.
+    fn mirror(&self, request: &Request<'_, impl ClientStream>, body: &mut RequestBody) {
         let plan = plan(&self.generation, self.route);
-        let body_bytes = if body.is_whole() { body.in_inbox as u64 } else { u64::MAX };
-        let Some(upstream) = plan.mirror(body_bytes) else { return };
+        let Some((upstream, bytes_max)) = plan.mirror(body.known_bytes(request)) else { return };
         let view = view(request, self.now_us);
         let target = self.sent_path(view.path_and_query());
-        mirror::send(request, upstream, &target, body.in_inbox, |out, how| {
+        let prefix = self.generation.config.routes[self.route.index as usize].cut_prefix();
+        let put = |out: &mut Vec<u8>, how: &RequestRewrite<'_>| {
             plan.put_request(out, how, &view, &self.state);
-        });
+        };
+        let sent_as = (&*target, prefix.as_bytes());
+        body.copy = mirror::begin(request, (upstream, bytes_max), sent_as, body.in_inbox, put);
+        body.settle_copy();
     }
 }
 
@@ -333,24 +342,6 @@ async fn ask(
     Ok(None)
 }
 
-/// An answer where the route does not want the client.
-async fn log_in(
-    request: &Request<'_, impl ClientStream>,
-    login: &Login,
-    view: &RequestView<'_>,
-) -> Result<Option<LocalResponse<'static>>, Fault> {
-    let credentials = login.credentials(view);
-    Ok(match login::log_in(&request.peer, view.client, &login.authenticator, credentials).await? {
-        LoginOutcome::Known(_) => None,
-        LoginOutcome::Missing | LoginOutcome::Wrong => Some(login.refused()),
-        LoginOutcome::TooManyFailures { retry_after_s } => Some(LocalResponse::plain(
-            429,
-            format!("Retry-After: {retry_after_s}\r\n").into_bytes(),
-        )),
-        LoginOutcome::Busy => Some(LocalResponse::plain(503, b"Retry-After: 1\r\n".to_vec())),
-    })
-}
-
 // On its way.
 impl HookedRequest {
     /// The target as it is sent on.
@@ -364,6 +355,7 @@ impl HookedRequest {
     /// Counts an attempt; the connection for it that was looked for already, where there is one.
     pub(crate) fn begin_attempt(&mut self, is_fresh: bool) -> Option<Result<Lease, Fault>> {
         self.attempts += 1;
+        self.winner = None;
         self.early.take().filter(|_| !is_fresh)
     }
 
@@ -452,6 +444,15 @@ impl HookedRequest {
         {
             return Some(ResponseOverride::Retry);
         }
+        // What is answered by a status alone has not been acted upon as far as its server says, and
+        // the route says by the word that it believes that: calls of gRPC are all POST.
+        if body.is_whole()
+            && self.retry().is_some_and(Retry::reads_grpc)
+            && let Some(status) = grpc::status_alone(&request.response, buffer.filled())
+            && self.should_retry(request, RetryTrigger::Grpc(status))
+        {
+            return Some(ResponseOverride::Retry);
+        }
         let generation = self.generation.clone();
         let plan = plan(&generation, self.route);
         self.state.status = status;
@@ -478,6 +479,7 @@ impl HookedRequest {
         self.state.status = answer.status.code;
         if answer.status.code == 429 {
             request.peer.worker.metrics.limited.add(1);
+            generation.counts.limited(self.route.index);
         }
         let style = ResponseStyle::new(plan, view(request, self.now_us), &self.state, &answer);
         respond::give(request, &answer, Some(&style), record).await

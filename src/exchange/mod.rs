@@ -18,6 +18,7 @@ mod failed;
 pub(crate) mod forwarded;
 mod hedge;
 pub(crate) mod hooked;
+pub(crate) mod line;
 pub(crate) mod logged_in;
 pub(crate) mod login;
 pub(crate) mod loops;
@@ -28,46 +29,52 @@ pub(crate) mod peer;
 pub(crate) mod record;
 pub(crate) mod request;
 pub(crate) mod respond;
+mod response_notes;
 pub(crate) mod secure;
 mod seen;
 pub(crate) mod send;
 pub(crate) mod stream;
+pub(crate) mod trace;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
 pub(crate) mod upload;
 mod wanted;
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use self::destination::{Destination, Routed};
-use self::download::send_response;
+use self::destination::{Destination, Routed, Way};
+use self::download::{Part, begin_response, finish_response};
 use self::failed::Failed;
 use self::hooked::ResponseOverride;
 use self::outcome::Outcome;
 use self::record::Record;
 use self::request::Request;
-use self::respond::{LocalEndpoint, Served};
-use self::send::send_request;
+use self::respond::{Local, LocalEndpoint};
+use self::send::{begin_request, finish_request};
 use self::stream::{ClientStream, unless_gone};
-use self::upload::{Progress, RequestBody, Upload, upload_rest};
+use self::upload::{Parties, Progress, RequestBody, Upload, upload_rest};
 use crate::fault::Fault;
 use crate::hooks::RetryTrigger;
 use crate::http::head::ResponseHead;
 use crate::http::{BodyLength, Method};
 use crate::observe::connection_stats::{Ending, WaitsOn};
-use crate::observe::log_limit;
 use crate::relay::HANG_UP_AFTER;
 use crate::ring::hang_up::unless_hung_up;
-use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, WaitError, clock};
 use crate::upstream::h1::{self, AttemptError, First, Received, Reply, Terms};
-use crate::upstream::lease::Lease;
+use crate::upstream::lease::{Answer, Lease};
 use crate::worker::slot::Reached;
+
+/// How often one request is sent again that comes back untouched: its origin had no room for it
+/// just then, or was leaving, which says nothing against either.
+const REFUSALS_MAX: u32 = 3;
 
 /// Carries one exchange out.
 pub(crate) async fn run(request: &mut Request<'_, impl ClientStream>) -> Outcome {
+    request.enter_trace();
     let mut record = Record::begin(request, true);
     let result = match request.head.method {
         _ if loops::is_loop(request) => Err(Fault::ProxyLoop),
@@ -80,6 +87,7 @@ pub(crate) async fn run(request: &mut Request<'_, impl ClientStream>) -> Outcome
     };
     // The record quotes the head, so that this comes before the head is forgotten.
     record.write(request);
+    request.leave_trace();
     match request.peer.stats.ending() {
         Ending::No => {}
         // A tunnel sees it for itself, and has the record.
@@ -93,27 +101,14 @@ pub(crate) async fn run(request: &mut Request<'_, impl ClientStream>) -> Outcome
     outcome
 }
 
-/// Answers a head that could not be taken.
-pub(crate) async fn refuse_head(request: &mut Request<'_, impl ClientStream>, fault: Fault) {
-    request.head.settle();
-    if request.inbox.filled().starts_with(&TLS_HANDSHAKE) {
-        log_limit::tls_on_a_plain_port(request.peer.address);
-    }
-    let mut record = Record::begin(request, false);
-    respond::refuse(request, fault, &mut record).await;
-    record.write(request);
-}
-
-/// How a TLS client begins: a handshake record of version 3 (RFC 8446 §5.1).
-const TLS_HANDSHAKE: [u8; 2] = [22, 3];
-
 async fn proxy(
     request: &mut Request<'_, impl ClientStream>,
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
     // Those of the request before.
     request.peer.go_by((None, None));
-    let mut body = RequestBody::of(request)?;
+    let mut body = RequestBody::of(request);
+    body.begin(request)?;
     request.bytes = request.head.bytes + body.in_inbox;
     request.is_whole = body.is_whole();
     record.received(request.peer.stats, body.in_inbox as u64);
@@ -123,22 +118,27 @@ async fn proxy(
     {
         return Ok(outcome);
     }
-    if let Served::Here(outcome) = respond::serve_local(request, record).await? {
-        return Ok(outcome);
+    if let Some(local) = Local::of(request)? {
+        return Box::pin(local.serve(request, record)).await;
     }
-    let mut destination = match Destination::find(request, &mut body, record).await? {
-        Routed::To(destination) => destination,
-        Routed::Answered(outcome) => return Ok(outcome),
+    let mut destination = match Way::of(request)? {
+        Way::Plain(route) => Destination::plain(route),
+        way => match Box::pin(way.find(request, &mut body, record)).await? {
+            Routed::To(destination) => destination,
+            Routed::Answered(outcome) => return Ok(outcome),
+        },
     };
     request.peer.go_by(destination.indexes());
     if request.head.body == BodyLength::Chunked {
         body.rules = destination.traits(request).request_chunks();
     }
     let buffer = if body.goes_unchanged(request) { 0 } else { destination.buffers(request).0 };
-    let arrived = if buffer == 0 {
-        body.arrive(request, record).await
-    } else {
+    let arrived = if buffer != 0 {
         Box::pin(buffered::arrive(&mut body, request, record, buffer)).await
+    } else if body.is_awaited(request) {
+        Box::pin(body.arrive(request, record)).await
+    } else {
+        Ok(())
     };
     let served = match arrived {
         Ok(()) => try_until_served(request, &mut destination, &body, record).await,
@@ -162,50 +162,49 @@ async fn try_until_served(
     body: &RequestBody,
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
+    logged_in::refuse_http2(request)?;
     let is_repeatable = body.is_whole() && request.head.method.is_idempotent();
     let may_retry = is_repeatable || body.is_whole() && destination.repeats_all();
-    let mut is_repeated = false;
+    let (mut is_repeated, mut refusals) = (false, 0);
     let mut failed = None;
     loop {
         record.wait_for_pool(destination.indexes());
-        let at_rest = if is_repeated {
-            None
-        } else {
-            destination.take_own(request).or_else(|| destination.take_idle(request))
-        };
+        let at_rest = if is_repeated { None } else { destination.take_at_rest(request) };
         let lease = if let Some(lease) = at_rest {
-            Ok(lease)
+            lease
         } else {
-            // Pinned, because a future that is passed by value is copied.
-            let checkout =
-                std::pin::pin!(check_out(request, destination, is_repeated, failed.as_deref()));
-            unless_gone(request, checkout).await
-        };
-        let lease = match lease {
-            Ok(lease) => lease,
-            Err(fault) if request.peer.stats.is_ended() || fault == Fault::ClientGone => {
-                return Err(fault);
+            let checked_out = {
+                let checkout = check_out(request, destination, is_repeated, failed.as_deref());
+                // Pinned, because a future that is passed by value is copied.
+                unless_gone(request, pin!(checkout)).await
+            };
+            match checked_out {
+                Ok(lease) => lease,
+                Err(fault) if request.peer.stats.is_ended() || fault == Fault::ClientGone => {
+                    return Err(fault);
+                }
+                // Of this attempt, nothing has been sent.
+                Err(fault) if destination.should_retry(request, RetryTrigger::Fault(fault)) => {
+                    continue;
+                }
+                Err(fault) => return Err(Failed::fault(failed.as_deref(), fault)),
             }
-            // Of this attempt, nothing has been sent.
-            Err(fault) if destination.should_retry(request, RetryTrigger::Fault(fault)) => continue,
-            Err(fault) => return Err(Failed::fault(failed.as_deref(), fault)),
         };
         record.connected(&lease);
         let (is_new, origin) = (!lease.is_reused, lease.origin());
         let may_repeat = !is_new && !is_repeated;
         is_repeated = true;
         let attempted = attempt(request, lease, destination, body, record).await;
-        if let Err(failed) = &attempted
-            && let Some(upstream) = destination.listener(request)
-            && failed.is_of_origin(is_new)
-        {
-            upstream.hear(origin, false, None);
-        }
+        let (is_new, origin) = match &attempted {
+            Ok(_) => (is_new, origin),
+            Err(failed) => blame(request, destination, *failed, (is_new, origin)),
+        };
         match attempted {
             Ok(outcome) => return Ok(outcome),
             Err(failed) if request.peer.stats.is_ended() => return Err(failed.fault()),
             Err(AttemptError::NotSent) if may_repeat => {}
             Err(AttemptError::NoResponse(_)) if may_repeat && is_repeatable => {}
+            Err(AttemptError::Refused) if refusals < REFUSALS_MAX => refusals += 1,
             Err(AttemptError::RetryRequested) => _ = Failed::add(&mut failed, origin, false),
             Err(error @ (AttemptError::NotSent | AttemptError::NoResponse(_)))
                 if is_new
@@ -224,6 +223,24 @@ async fn try_until_served(
             }
         }
     }
+}
+
+/// Says of whom a failed attempt speaks badly, which was begun with an origin on a new connection
+/// or not; whose failure it was in the end.
+#[cold]
+fn blame<S>(
+    request: &Request<'_, S>,
+    destination: &Destination,
+    failed: AttemptError,
+    begun: (bool, usize),
+) -> (bool, usize) {
+    let (is_new, origin) = destination.failing(begun);
+    if failed.is_of_origin(is_new)
+        && let Some(upstream) = destination.listener(request)
+    {
+        upstream.hear(origin, false);
+    }
+    (is_new, origin)
 }
 
 async fn check_out(
@@ -248,58 +265,55 @@ async fn attempt(
     record: &mut Record,
 ) -> Result<Outcome, AttemptError> {
     let worker = request.peer.worker;
-    let generation = request.peer.generation.clone();
     let mut lease = request.peer.slot.reach(lease);
     request.peer.stats.waits_on.set(WaitsOn::OriginToAnswer);
-    let began = destination.is_timed(request).then(Instant::now);
-    send_request::<false>(request, &lease, destination, body).await?;
-    lease.expect_reply();
+    let mut began_us = destination.is_timed(request).then(clock::precise_us);
+    if let Some(rest) = begin_request(request, &lease, destination, body)? {
+        finish_request(request, &lease, (rest, body.is_whole())).await?;
+    }
     if let Some(after) = destination.hedge_after(request) {
         let hedged = hedge::race(request, &mut lease, destination, (body, after), record);
-        Box::pin(hedged).await?;
+        began_us = Box::pin(hedged).await?.or(began_us);
     }
-    let (client_socket, origin_socket) = (request.stream.socket().clone(), lease.socket().clone());
     let progress = Progress::new(body.goes_with_head(), request.head.expects_continue);
-    let rest = std::pin::pin!(upload_rest(
-        worker,
-        (&generation.config.buffers, request.peer.times.read),
-        request.peer.stats,
-        &client_socket,
-        &origin_socket,
-        body,
-        &progress
-    ));
-    let mut upload =
-        Upload::new(rest, &client_socket, &origin_socket, &progress, &worker.deadlines);
-    let reply = {
-        let terms = Terms { limits: generation.response_limits, metrics: &worker.metrics };
+    let parties = progress.is_running().then(|| Parties::of(request, lease.socket()));
+    let stats = request.peer.stats;
+    let rest = pin!(parties.as_ref().map(|it| upload_rest(worker, it, stats, body, &progress)));
+    let mut upload = Upload::new(rest, parties.as_ref(), &progress, &worker.deadlines);
+    let mut buffer = HeadBuffer::default();
+    let read = {
+        let limits = request.peer.generation.response_limits;
+        let terms = Terms { limits, metrics: &worker.metrics };
         let method = request.head.method;
         let mut reply =
             ExchangeReply { request, lease: &mut lease, progress: &progress, destination };
-        let reply = std::pin::pin!(h1::read_head(&mut reply, terms, method));
-        upload.beside(reply).await
+        upload.beside(pin!(h1::read_head(&mut reply, &mut buffer, terms, method))).await
     };
-    record.sent(request.peer.stats, progress.interim_bytes.get());
+    record.sent(stats, progress.interim_bytes.get());
     let is_uploaded = progress.is_complete();
     // The client's side failed, or the origin took nothing for too long: no answer will make sense
     // any more, and the origin must not take what it has for the whole.
-    let reply = upload.fault().map_or(reply, |fault| Err(fault.into()));
-    let reply = heard(request, destination, (&lease, began), reply);
-    let next = match reply.and_then(|buffer| judge(request, destination, buffer, body)) {
-        Ok(Verdict::Pass(buffer)) => {
+    let read = upload.fault().map_or(read, |fault| Err(fault.into()));
+    let read = heard(request, destination, (&lease, began_us, body.is_whole()), read);
+    let next = match read.and_then(|()| judge(request, destination, &buffer, body)) {
+        Ok(Verdict::Pass) => {
             record.answered(request.response.status);
             if is_uploaded {
-                body.release(request.peer.stats);
+                body.release(stats);
             }
-            // What outlives the download is made when that is gone, and can take its place.
-            let sent = {
-                let (from, to) = ((lease, buffer), &*destination);
-                let download = std::pin::pin!(send_response(request, from, to, &progress, record));
-                upload.beside(download).await
-            };
-            Ok(Next::End(sent))
+            let (from, mut left) = ((lease, buffer), None);
+            match begin_response(request, from, destination, &progress, record, &mut left) {
+                Ok(Part::Whole) => Ok(Next::End(Outcome::Complete)),
+                Ok(Part::CutShort(fault)) => Ok(Next::End(Outcome::CutShort(fault))),
+                Ok(Part::First) => {
+                    request.rest();
+                    let rest = finish_response(request, &mut left, destination, &progress, record);
+                    Ok(Next::End(upload.beside(pin!(rest)).await))
+                }
+                Err(failed) => Err(failed),
+            }
         }
-        Ok(Verdict::Switch(buffer)) => Ok(Next::Switch(Box::new((lease, buffer)))),
+        Ok(Verdict::Switch) => Ok(Next::Switch(Box::new((lease, buffer)))),
         Ok(Verdict::Override(response_override)) => Ok(Next::Override(response_override)),
         Err(failed) => Err(failed),
     };
@@ -308,24 +322,13 @@ async fn attempt(
         upload.end().await;
     }
     record.moved(progress.control.received.get(), 0);
-    conclude(request, destination, (next?, is_uploaded), record).await
-}
-
-/// Tells whoever wants to know how the wait for an answer has ended.
-fn heard(
-    request: &Request<'_, impl ClientStream>,
-    destination: &Destination,
-    (lease, began): (&Lease, Option<Instant>),
-    reply: Result<HeadBuffer, AttemptError>,
-) -> Result<HeadBuffer, AttemptError> {
-    let reply = reply.map_err(|error| error.on(lease.socket()));
-    if let (Some(began), Ok(_)) = (began, &reply) {
-        destination.answered(request, lease.origin(), began.elapsed());
+    match next? {
+        Next::End(outcome) => Ok(outcome),
+        next => Box::pin(conclude(request, destination, (next, is_uploaded), record)).await,
     }
-    reply
 }
 
-/// Does what is left when the upload has ended.
+/// Does what is rarely left when the upload has ended.
 async fn conclude(
     request: &mut Request<'_, impl ClientStream>,
     destination: &mut Destination,
@@ -333,27 +336,42 @@ async fn conclude(
     record: &mut Record,
 ) -> Result<Outcome, AttemptError> {
     match next {
-        Next::End(sent) => sent,
-        Next::Switch(granted) => {
-            Ok(Box::pin(upgrade::switch(request, granted, is_uploaded, record)).await?)
-        }
+        Next::End(outcome) => Ok(outcome),
+        Next::Switch(granted) => Ok(upgrade::switch(request, granted, is_uploaded, record).await?),
         Next::Override(response_override) => {
-            Box::pin(destination.apply_override(request, response_override, record)).await
+            destination.apply_override(request, response_override, record).await
         }
     }
 }
 
-/// What an exchange makes of an origin's final response, which the buffer begins with.
+/// Tells whoever wants to know how the wait for an answer has ended.
+fn heard(
+    request: &Request<'_, impl ClientStream>,
+    destination: &Destination,
+    (lease, began_us, is_whole): (&Lease, Option<u64>, bool),
+    read: Result<(), AttemptError>,
+) -> Result<(), AttemptError> {
+    if let Err(error) = read {
+        return Err(error.on(lease.socket(), is_whole));
+    }
+    if let Some(began_us) = began_us {
+        let us = clock::precise_us().saturating_sub(began_us);
+        destination.answered(request, lease, us);
+    }
+    Ok(())
+}
+
+/// What an exchange makes of an origin's final response.
 enum Verdict {
-    Pass(HeadBuffer),
-    Switch(HeadBuffer),
+    Pass,
+    Switch,
     /// Boxed, as all that is rare: it is held while an upload ends.
     Override(Box<ResponseOverride>),
 }
 
 /// What is left to do when the upload has ended.
 enum Next<'c> {
-    End(Result<Outcome, AttemptError>),
+    End(Outcome),
     Switch(Box<(Reached<'c>, HeadBuffer)>),
     Override(Box<ResponseOverride>),
 }
@@ -361,17 +379,17 @@ enum Next<'c> {
 fn judge(
     request: &Request<'_, impl ClientStream>,
     destination: &mut Destination,
-    buffer: HeadBuffer,
+    buffer: &HeadBuffer,
     body: &RequestBody,
 ) -> Result<Verdict, AttemptError> {
     match request.response.status {
-        101 => return Ok(Verdict::Switch(buffer)),
+        101 => return Ok(Verdict::Switch),
         407 if destination.refuses_us(request) => return Err(Fault::ParentLogin.into()),
         _ => {}
     }
-    Ok(match destination.response_override(request, &buffer, body) {
+    Ok(match destination.response_override(request, buffer, body) {
         Some(response_override) => Verdict::Override(Box::new(response_override)),
-        None => Verdict::Pass(buffer),
+        None => Verdict::Pass,
     })
 }
 
@@ -384,6 +402,11 @@ struct ExchangeReply<'r, 'c, S> {
 }
 
 impl<S: ClientStream> Reply for ExchangeReply<'_, '_, S> {
+    type Wait<'w>
+        = Answer<'w>
+    where
+        Self: 'w;
+
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.request.response
     }
@@ -392,7 +415,7 @@ impl<S: ClientStream> Reply for ExchangeReply<'_, '_, S> {
         self.destination.hooks.as_mut()?.first.take()
     }
 
-    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault> {
+    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Answer<'_>, Fault> {
         let soon = self.request.peer.times.read.min(HANG_UP_AFTER);
         Ok(match buffer {
             None => self.lease.recv(soon),
@@ -436,7 +459,7 @@ async fn wait_on(
     let began_ms = clock::coarse_ms().saturating_sub(HANG_UP_AFTER.as_millis() as u64);
     let origin = lease.socket().clone();
     while progress.is_running() {
-        let mut wait = std::pin::pin!(lease.recv_more(buffer, UPLOAD_POLL));
+        let mut wait = pin!(lease.recv_more(buffer, UPLOAD_POLL));
         let ended = poll_fn(|cx| match wait.as_mut().poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Some(ended)),
             Poll::Pending if progress.is_running() => Poll::Pending,

@@ -15,7 +15,7 @@ use crate::forward_proxy::Target;
 use crate::http::socks5::{self, Host, Method, Parsed};
 use crate::relay::side::{Act, Side};
 use crate::ring::{HeadBuffer, Socket, WaitError, clock};
-use crate::tls::connector::Connector;
+use crate::tls::connector::{Connector, Offers};
 use crate::worker::generation::Generation;
 
 /// How long a parent that could not be reached is asked last.
@@ -73,7 +73,8 @@ async fn reach(
         let _watched = pool.watch(&socket);
         let whom = (parent.host.as_str(), parent.authority.as_str());
         // Boxed so that nobody else carries the room for it.
-        Box::pin(pool.secure_socket(&socket, connector, whom, b"", deadline)).await?;
+        Box::pin(pool.secure_socket(&socket, (connector, Offers::Http1), whom, b"", deadline))
+            .await?;
         opening.0 = None;
     }
     Ok((socket, address))

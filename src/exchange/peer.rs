@@ -193,6 +193,7 @@ impl<'c> Peer<'c> {
     /// own.
     #[inline]
     pub(crate) fn go_by(&mut self, place: (Option<u32>, Option<usize>)) {
+        self.stats.takes_route(place.0);
         if self.generation.times.differ {
             self.times = self.generation.times.at(&self.generation.config, place);
         }
@@ -220,5 +221,5 @@ const ADDRESS_BYTES_MAX: usize = 45;
 
 /// What its client speaks.
 fn scheme(slot: &ConnectionSlot) -> Scheme {
-    if slot.socket().is_plain() { Scheme::Http } else { Scheme::Https }
+    if slot.socket().is_secure() { Scheme::Https } else { Scheme::Http }
 }

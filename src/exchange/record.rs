@@ -4,21 +4,25 @@
 //! statistics and, where there is an access log, one line. What only the line needs is kept, and
 //! its clocks are read, only then.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::address::{Address, PeerAddress};
+use crate::exchange::line::{Line, field};
 use crate::exchange::request::Request;
+use crate::exchange::response_notes::ResponseNotes;
 use crate::exchange::stream::ClientStream;
 use crate::fault::Fault;
 use crate::hooks::ClientPermit;
 use crate::http::Span;
 use crate::observe::access_log::{self, Phases};
+use crate::observe::access_notes::{Noted, Notes};
 use crate::observe::connection_stats::{ConnectionStats, Phase};
 use crate::observe::metrics::class_of;
+use crate::observe::traffic::Ended;
 use crate::ring::clock;
 use crate::routing::Route;
-use crate::tls::facts::TlsFacts;
 use crate::upstream::lease::Lease;
+use crate::upstream::origin_ids::Account;
 use crate::worker::Worker;
 use crate::worker::generation::Generation;
 
@@ -31,6 +35,8 @@ pub(crate) struct Record {
     /// Indexes in the configuration.
     route: Option<u32>,
     upstream: Option<u32>,
+    /// The origin that it was last connected to.
+    origin: Option<Account>,
     is_forward: bool,
     is_counted: bool,
     fault: Option<Fault>,
@@ -41,74 +47,63 @@ pub(crate) struct Record {
     line: Option<Box<Line>>,
 }
 
-/// What only the access log wants to know.
-struct Line {
-    time: SystemTime,
-    began: Instant,
-    /// The moment at which the phase under way began.
-    phase_began: Instant,
-    phases: Phases,
-    origin: Option<Address>,
-    is_reused: bool,
-    is_head_known: bool,
-    /// What became of a second attempt beside the first.
-    hedged: Option<&'static str>,
-    /// What the line quotes, once the request itself is gone.
-    quoted: Option<Quoted>,
-}
-
-struct Quoted {
-    client: PeerAddress,
-    peer: PeerAddress,
-    tls: Option<TlsFacts>,
-    method: Box<[u8]>,
-    host: Box<[u8]>,
-    target: Box<[u8]>,
-}
-
 impl Record {
     /// Begins the record of the request in the client's inbox; `is_head_known` says whether its
     /// head could be parsed.
     pub(crate) fn begin(request: &Request<'_, impl ClientStream>, is_head_known: bool) -> Self {
         let now_us = clock::precise_us();
         request.peer.stats.enter(Phase::Exchange, now_us / 1000);
-        request.peer.stats.requests.set(request.peer.stats.requests.get() + 1);
+        request.peer.stats.begin_exchange();
         let head_ms = match request.head_began_ms {
             0 => 0,
             began_ms => clock::coarse_ms().saturating_sub(began_ms),
         };
-        let line = request.peer.worker.access_log.is_some().then(|| {
-            let head = Duration::from_millis(head_ms);
-            let now = Instant::now();
-            let wall = SystemTime::now();
-            Box::new(Line {
-                time: wall.checked_sub(head).unwrap_or(wall),
-                began: now.checked_sub(head).unwrap_or(now),
-                phase_began: now,
-                phases: Phases { head_us: micros(head), ..Phases::default() },
-                origin: None,
-                is_reused: false,
-                is_head_known,
-                hedged: None,
-                quoted: None,
-            })
-        });
-        let mut record = Self {
-            began_us: now_us.saturating_sub(head_ms * 1000),
+        let is_told = request.peer.worker.access_log.is_some() || request.trace.is_some();
+        let line =
+            is_told.then(|| Line::begin(request, Duration::from_millis(head_ms), is_head_known));
+        let began_us = now_us.saturating_sub(head_ms * 1000);
+        let mut record = Self { line, ..Self::blank(began_us) };
+        let head_bytes = if is_head_known { request.head.bytes } else { request.inbox.len() };
+        record.received(request.peer.stats, head_bytes as u64);
+        record
+    }
+
+    #[inline]
+    fn blank(began_us: u64) -> Self {
+        Self {
+            began_us,
             status: 0,
             bytes_in: 0,
             bytes_out: 0,
             route: None,
             upstream: None,
+            origin: None,
             is_forward: false,
             is_counted: false,
             fault: None,
             permits: [None, None],
-            line,
-        };
-        let head_bytes = if is_head_known { request.head.bytes } else { request.inbox.len() };
-        record.received(request.peer.stats, head_bytes as u64);
-        record
+            line: None,
+        }
+    }
+
+    /// Writes the line of a request that is refused without an answer, on the stream with that
+    /// number.
+    #[cold]
+    pub(crate) fn refused(
+        request: &Request<'_, impl ClientStream>,
+        stream: Option<u32>,
+        fault: Fault,
+    ) {
+        let worker = request.peer.worker;
+        worker.metrics.faults.count(fault.proxy_error());
+        if worker.access_log.is_none() {
+            return;
+        }
+        let mut line = Line::begin(request, Duration::ZERO, false);
+        line.stream = stream;
+        let blank = Self::blank(clock::precise_us());
+        let record = Self { is_counted: true, fault: Some(fault), ..blank };
+        record.write_line(line, request);
     }
 
     /// The exchange has a route, whatever becomes of it.
@@ -127,9 +122,16 @@ impl Record {
 
     /// It has got one.
     pub(crate) fn connected(&mut self, lease: &Lease) {
+        if let Some(before) = std::mem::replace(&mut self.origin, lease.account()) {
+            self.left(&before);
+        }
         let Some(line) = &mut self.line else { return };
         let now = Instant::now();
         let connect_began = lease.connect_began().unwrap_or(now);
+        if let Some(trace) = &line.trace {
+            trace.phase("wait for a connection", line.phase_began, connect_began);
+            trace.phase("connect", connect_began, now);
+        }
         line.phases.pool_us += micros(connect_began.saturating_duration_since(line.phase_began));
         line.phases.connect_us += micros(now.saturating_duration_since(connect_began));
         line.phase_began = now;
@@ -137,10 +139,22 @@ impl Record {
         line.is_reused = lease.is_reused;
     }
 
+    /// It has come to nothing with that origin, and goes on with this one.
+    #[cold]
+    fn left(&self, before: &Account) {
+        if !self.origin.as_ref().is_some_and(|origin| origin.is(before)) {
+            before.add(Ended::new(0, 0));
+        }
+    }
+
     /// The exchange begins to connect.
     pub(crate) fn connecting(&mut self) {
         if let Some(line) = &mut self.line {
             line.phase_began = Instant::now();
+            line.attempts += 1;
+            if let Some(trace) = &line.trace {
+                trace.failed();
+            }
         }
     }
 
@@ -148,9 +162,33 @@ impl Record {
     pub(crate) fn reached(&mut self, origin: Address) {
         let Some(line) = &mut self.line else { return };
         let now = Instant::now();
+        if let Some(trace) = &line.trace {
+            trace.phase("connect", line.phase_began, now);
+        }
         line.phases.connect_us += micros(now.saturating_duration_since(line.phase_began));
         line.phase_began = now;
         line.origin = Some(origin);
+    }
+
+    /// Who asks, and what the request is called, as far as that is known.
+    pub(crate) fn identified(&mut self, user: Option<&[u8]>, request_id: &[u8]) {
+        let Some(line) = &mut self.line else { return };
+        let notes = line.notes.get_mut();
+        for (noted, value) in
+            [(Noted::User, user.unwrap_or_default()), (Noted::RequestId, request_id)]
+        {
+            if !value.is_empty() {
+                notes.put(noted, value);
+            }
+        }
+    }
+
+    /// Where the head of the answer is noted, if its line quotes some of that.
+    #[inline]
+    pub(crate) fn response_notes<'a>(&'a self, worker: &'a Worker) -> Option<ResponseNotes<'a>> {
+        let (line, log) = (self.line.as_ref()?, worker.access_log.as_ref()?);
+        let names = &log.look().response_headers;
+        (!names.is_empty()).then_some(ResponseNotes { notes: &line.notes, names })
     }
 
     /// There was a second attempt beside the first.
@@ -166,6 +204,9 @@ impl Record {
         let Some(line) = &mut self.line else { return };
         if self.fault.is_none() && line.origin.is_some() {
             line.phases.first_byte_us = micros(line.phase_began.elapsed());
+            if let Some(trace) = &line.trace {
+                trace.answered();
+            }
         }
     }
 
@@ -195,38 +236,54 @@ impl Record {
     pub(crate) fn detach(&mut self, request: &Request<'_, impl ClientStream>) -> Self {
         self.count(request.peer.worker, &request.peer.generation);
         let line = self.line.take().map(|mut line| {
-            let (head, text) = (&request.head, request.inbox.filled());
-            line.quoted = Some(Quoted {
-                client: request.peer.sender(),
-                peer: request.peer.address,
-                tls: request.peer.tls().cloned(),
-                method: head.method_text.of(text).into(),
-                host: head.authority.of(text).into(),
-                target: head.plain_target(text).into(),
-            });
+            if let Some(log) = &request.peer.worker.access_log {
+                line.note_request(log.look(), &request.head, request.inbox.filled());
+            }
+            line.quote(request);
             line
         });
-        Self { line, permits: std::mem::take(&mut self.permits), ..*self }
+        Self { line, permits: std::mem::take(&mut self.permits), origin: None, ..*self }
     }
 
     /// Writes the line of a detached record.
-    pub(crate) fn write_detached(self, worker: &Worker, generation: &Generation) {
+    pub(crate) fn write_detached(mut self, worker: &Worker, generation: &Generation) {
         if let Some(fault) = self.fault {
             worker.metrics.faults.count(fault.proxy_error());
         }
-        let (Some(line), Some(log)) = (&self.line, &worker.access_log) else { return };
-        let Some(quoted) = &line.quoted else { return };
-        let text = [&*quoted.method, &*quoted.host, &*quoted.target];
-        let record = self.render(line, generation, (quoted.client, quoted.peer), text);
-        log.record(&access_log::Record { tls: quoted.tls.as_ref(), ..record });
+        let Some(line) = self.line.take() else { return };
+        if let Some(quoted) = &line.quoted {
+            let notes = line.notes.borrow();
+            let text = [&*quoted.method, &*quoted.host, &*quoted.target];
+            let from = (quoted.client, quoted.peer);
+            let record = self.render(&line, generation, (from, &notes), text);
+            let record = access_log::Record {
+                tls: quoted.tls.as_ref(),
+                version: quoted.version.text(),
+                user_agent: &quoted.user_agent,
+                referer: &quoted.referer,
+                memory_peak: quoted.memory_peak,
+                ..record
+            };
+            self.tell(&line, worker, generation, &record);
+        }
+        line.keep();
     }
 
     /// Counts the exchange and writes its line.
     pub(crate) fn write(mut self, request: &Request<'_, impl ClientStream>) {
         let now_us = self.count(request.peer.worker, &request.peer.generation);
         request.peer.stats.enter(Phase::Idle, now_us / 1000);
-        let (Some(line), Some(log)) = (&self.line, &request.peer.worker.access_log) else { return };
+        if let Some(line) = self.line.take() {
+            self.write_line(line, request);
+        }
+    }
+
+    #[cold]
+    fn write_line(&self, line: Box<Line>, request: &Request<'_, impl ClientStream>) {
         let (head, text) = (&request.head, request.inbox.filled());
+        if let Some(log) = &request.peer.worker.access_log {
+            line.note_request(log.look(), head, text);
+        }
         let part = |span: Span| if line.is_head_known { span.of(text) } else { b"" };
         let target = if line.is_head_known { head.plain_target(text) } else { b"".into() };
         let quoted = [part(head.method_text), part(head.authority), &target];
@@ -235,8 +292,40 @@ impl Record {
             _ => None,
         };
         let from = (request.peer.sender(), request.peer.address);
-        let record = self.render(line, &request.peer.generation, from, quoted);
-        log.record(&access_log::Record { details, tls: request.peer.tls(), ..record });
+        let notes = line.notes.borrow();
+        let record = self.render(&line, &request.peer.generation, (from, &notes), quoted);
+        let [user_agent, referer] = [&b"user-agent"[..], b"referer"]
+            .map(|name| if line.is_head_known { field(head, text, name) } else { b"" });
+        let record = access_log::Record {
+            details,
+            tls: request.peer.tls(),
+            version: if line.is_head_known { head.version.text() } else { "" },
+            user_agent,
+            referer,
+            memory_peak: request.peer.stats.peak_bytes(),
+            ..record
+        };
+        self.tell(&line, request.peer.worker, &request.peer.generation, &record);
+        drop(notes);
+        line.keep();
+    }
+
+    /// Writes a line, where its route wants one, and sends spans, where somebody collects them.
+    fn tell(
+        &self,
+        line: &Line,
+        worker: &Worker,
+        generation: &Generation,
+        record: &access_log::Record<'_>,
+    ) {
+        if let (Some(trace), Some(spans)) = (&line.trace, worker.shared.spans.get())
+            && trace.ids().is_sampled
+        {
+            spans.send(trace.spans(record, line.began));
+        }
+        let Some(log) = &worker.access_log else { return };
+        let route = self.route.and_then(|route| generation.config.routes.get(route as usize));
+        log.record(record, route.and_then(|route| route.access_when.as_ref()));
     }
 
     /// Adds to the worker's counts, once; the time.
@@ -250,9 +339,10 @@ impl Record {
         let us = now_us.saturating_sub(self.began_us);
         metrics.answered(self.status, us);
         let (route, upstream) = (index(self.route), index(self.upstream));
-        generation.counts.answered(route, upstream, self.status);
-        if self.status != 0 {
-            generation.counts.timed(upstream, us);
+        let ended = Ended::new(self.status, us);
+        generation.counts.ended(route, upstream, ended);
+        if let Some(origin) = self.origin.take() {
+            origin.add(ended);
         }
         metrics.bytes_received.add(self.bytes_in);
         metrics.bytes_sent.add(self.bytes_out);
@@ -269,7 +359,7 @@ impl Record {
         &self,
         line: &Line,
         generation: &'a Generation,
-        (client, peer): (PeerAddress, PeerAddress),
+        ((client, peer), notes): ((PeerAddress, PeerAddress), &'a Notes),
         [method, host, target]: [&'a [u8]; 3],
     ) -> access_log::Record<'a> {
         access_log::Record {
@@ -277,6 +367,7 @@ impl Record {
             client,
             peer: (client != peer).then_some(peer),
             tls: None,
+            stream: line.stream,
             method,
             host,
             target,
@@ -290,7 +381,23 @@ impl Record {
             phases: Phases { total_us: micros(line.began.elapsed()), ..line.phases },
             error: self.fault.map(Fault::name),
             details: None,
+            route: self.route.map_or("", |index| generation.route_name(index)),
+            version: "",
+            user_agent: b"",
+            referer: b"",
+            arm: self.arm(generation).unwrap_or_default(),
+            retries: line.attempts.saturating_sub(1),
+            memory_peak: 0,
+            trace: line.trace.as_ref().map(|trace| trace.ids()),
+            notes,
         }
+    }
+
+    /// The upstream that the split of its route has chosen.
+    fn arm<'a>(&self, generation: &'a Generation) -> Option<&'a str> {
+        let hooked = generation.hooks.hooked(self.route?)?;
+        let chosen = self.upstream? as usize;
+        hooked.arms().any(|(arm, _)| arm == chosen).then(|| generation.upstreams[chosen].name())
     }
 }
 

@@ -5,11 +5,13 @@
 //! reads.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use crate::exchange::peer::Peer;
-use crate::http::Method;
+use crate::exchange::trace::Trace;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::written_cache::WrittenCache;
+use crate::http::{Method, grpc};
 use crate::ring::HeadBuffer;
 
 /// One request, and the response to it. The next one takes its place, with what it had allocated.
@@ -20,9 +22,12 @@ pub(crate) struct Request<'c, S> {
     /// What was received and not yet consumed; begins with the head.
     pub inbox: HeadBuffer,
     pub head: RequestHead,
-    /// As it was sent on by a plain route; it depends on the head, the generation and the origin.
-    pub(crate) sent_head: RefCell<WrittenCache<(u32, u64, usize)>>,
+    /// As it was sent on by a plain route; it depends on the head, by which the route is chosen, on
+    /// the generation and, in places, on the origin.
+    pub(crate) sent_head: RefCell<WrittenCache<(u32, u64, Option<usize>)>>,
     pub response: ResponseHead,
+    /// The trace that it belongs to, where there are any.
+    pub(crate) trace: Option<Rc<Trace>>,
     /// Bytes at the front of the inbox that belong to the request: its head and what of its body
     /// came with it.
     pub bytes: usize,
@@ -41,9 +46,43 @@ impl<'c, S> Request<'c, S> {
             head: RequestHead::new(),
             sent_head: RefCell::new(WrittenCache::nothing()),
             response: ResponseHead::new(),
+            trace: None,
             bytes: 0,
             is_whole: false,
             head_began_ms: 0,
+        }
+    }
+
+    /// Holds no more than it needs: what is left of its answer may be left for long, and of streams
+    /// there are many.
+    pub(crate) fn rest(&mut self) {
+        if self.peer.slot.is_lane() {
+            self.inbox.shrink();
+        }
+    }
+
+    /// Its content type where it is one of gRPC.
+    #[cold]
+    pub(crate) fn grpc_type(&self) -> Option<&[u8]> {
+        let content_type = self.head.fields.only_value(self.inbox.filled(), b"content-type")?;
+        grpc::is_grpc(content_type).then_some(content_type)
+    }
+
+    /// Gives it a trace, if there are any.
+    #[inline]
+    pub(crate) fn enter_trace(&mut self) {
+        let config = &self.peer.generation.config.tracing;
+        if config.enabled {
+            let said = (&self.head.fields, self.inbox.filled());
+            self.trace = Some(Trace::begin(config, self.peer.is_trusted, said));
+        }
+    }
+
+    /// Its exchange is over.
+    #[inline]
+    pub(crate) fn leave_trace(&mut self) {
+        if self.trace.is_some() {
+            self.trace = None;
         }
     }
 

@@ -20,58 +20,72 @@ use crate::exchange::stream::{ClientStream, Words};
 use crate::fault::{Fault, Status};
 use crate::hooks::LocalResponse;
 use crate::hooks::style::ResponseStyle;
+use crate::http::grpc;
 use crate::http::head::RequestHead;
 use crate::http::names::FieldName;
 use crate::http::{Method, TargetForm};
+use crate::observe::log_limit;
 use crate::relay::outbox::{Sent, Unsent};
 use crate::relay::side::{Act, Side};
 use crate::ring::clock;
 use crate::worker::mailbox::ControlQuery;
 
-/// Whether a request was answered without an origin.
-pub(crate) enum Served {
-    Here(Outcome),
-    Elsewhere,
+/// What is meant for this hop, and answered without an origin.
+pub(crate) enum Local {
+    Endpoint(LocalEndpoint),
+    /// What proves that a name is ours, to an authority that asks.
+    Proof(String),
+    /// It has to be sent to where TLS is spoken.
+    Misplaced,
+    /// OPTIONS whose Max-Forwards is used up (RFC 9110 §7.6.2).
+    LastOptions,
+    /// TRACE likewise.
+    LastTrace,
 }
 
-/// Answers what is meant for this hop: OPTIONS or TRACE whose Max-Forwards is used up (RFC 9110
-/// §7.6.2).
-pub(crate) async fn serve_local(
-    request: &mut Request<'_, impl ClientStream>,
-    record: &mut Record,
-) -> Result<Served, Fault> {
-    if let Some(endpoint) = LocalEndpoint::of(request) {
-        return Box::pin(serve_endpoint(request, endpoint, record)).await;
+impl Local {
+    /// What of that a request is; nearly all are for an origin.
+    #[inline]
+    pub(crate) fn of(request: &Request<'_, impl ClientStream>) -> Result<Option<Self>, Fault> {
+        if let Some(endpoint) = LocalEndpoint::of(request) {
+            return Ok(Some(Self::Endpoint(endpoint)));
+        }
+        if let Some(proof) = secure::proof(request) {
+            return Ok(Some(Self::Proof(proof)));
+        }
+        if secure::is_misplaced(request)? {
+            return Ok(Some(Self::Misplaced));
+        }
+        let head = &request.head;
+        Ok(match head.method {
+            Method::Options if head.max_forwards == Some(0) => Some(Self::LastOptions),
+            Method::Trace if head.max_forwards == Some(0) => Some(Self::LastTrace),
+            _ => None,
+        })
     }
-    if let Some(answer) = secure::proof(request) {
-        let extra = "Content-Type: application/octet-stream\r\n";
-        return Box::pin(respond_with(request, 200, &answer, extra, record)).await;
-    }
-    if secure::is_misplaced(request)? {
-        return Box::pin(redirect(request, record)).await;
-    }
-    let head = &request.head;
-    let answer = match head.method {
-        Method::Options if head.max_forwards == Some(0) => Own {
-            status: Status { code: 200, reason: "OK" },
-            extra: "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n",
-        },
-        // Reflecting a request's fields to the client is how credentials leak; refusing is what RFC
-        // 9110 §9.3.8 leaves to the final recipient.
-        Method::Trace if head.max_forwards == Some(0) => Own {
-            status: Status { code: 405, reason: "Method Not Allowed" },
-            extra: "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n",
-        },
-        _ => return Ok(Served::Elsewhere),
-    };
-    let extra = answer.extra.as_bytes();
-    let words = Words { status: answer.status, body: "", extra, style: None };
-    send(request, words, true, record).await.map(Served::Here)
-}
 
-struct Own {
-    status: Status,
-    extra: &'static str,
+    pub(crate) async fn serve(
+        self,
+        request: &Request<'_, impl ClientStream>,
+        record: &mut Record,
+    ) -> Result<Outcome, Fault> {
+        let (code, reason) = match self {
+            Self::Endpoint(endpoint) => return serve_endpoint(request, endpoint, record).await,
+            Self::Proof(proof) => {
+                let extra = "Content-Type: application/octet-stream\r\n";
+                return respond_with(request, 200, &proof, extra, record).await;
+            }
+            Self::Misplaced => return redirect(request, record).await,
+            Self::LastOptions => (200, "OK"),
+            // Reflecting a request's fields to the client is how credentials leak; refusing is what
+            // RFC 9110 §9.3.8 leaves to the final recipient.
+            Self::LastTrace => (405, "Method Not Allowed"),
+        };
+        let extra = b"Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n";
+        let words =
+            Words { status: Status { code, reason }, body: "", extra, style: None, notes: None };
+        send(request, words, true, record).await
+    }
 }
 
 /// What a request on a data port may want of ringway itself.
@@ -143,7 +157,7 @@ async fn serve_endpoint(
     request: &Request<'_, impl ClientStream>,
     endpoint: LocalEndpoint,
     record: &mut Record,
-) -> Result<Served, Fault> {
+) -> Result<Outcome, Fault> {
     let worker = request.peer.worker;
     let head = &request.head;
     let is_cleanup = endpoint == LocalEndpoint::Cleanup;
@@ -180,7 +194,7 @@ async fn deny(
     request: &Request<'_, impl ClientStream>,
     denied: Denied,
     record: &mut Record,
-) -> Result<Served, Fault> {
+) -> Result<Outcome, Fault> {
     if denied.is_news() {
         let client = request.peer.address;
         tracing::warn!(%client, ?denied, "admin request refused on the data port");
@@ -217,6 +231,7 @@ fn may_change(request: &Request<'_, impl ClientStream>) -> Result<(), Denied> {
     let value = |name| fields.values(text, name).next();
     let rules = Rules {
         token,
+        read_token: None,
         hosts: &request.peer.generation.config.admin.hosts,
         tries: &request.peer.worker.shared.token_tries,
         now_ms: clock::coarse_ms(),
@@ -237,7 +252,7 @@ fn may_change(request: &Request<'_, impl ClientStream>) -> Result<(), Denied> {
 async fn redirect(
     request: &Request<'_, impl ClientStream>,
     record: &mut Record,
-) -> Result<Served, Fault> {
+) -> Result<Outcome, Fault> {
     let location = secure::location(request)?;
     respond_with(request, 308, "", &location, record).await
 }
@@ -248,7 +263,7 @@ async fn respond_with(
     body: &str,
     extra: &str,
     record: &mut Record,
-) -> Result<Served, Fault> {
+) -> Result<Outcome, Fault> {
     let reason = match code {
         200 => "OK",
         308 => "Permanent Redirect",
@@ -258,9 +273,23 @@ async fn respond_with(
         _ => "Method Not Allowed",
     };
     let status = Status { code, reason };
-    let words = Words { status, body, extra: extra.as_bytes(), style: None };
-    send(request, words, true, record).await.map(Served::Here)
+    let words = Words { status, body, extra: extra.as_bytes(), style: None, notes: None };
+    send(request, words, true, record).await
 }
+
+/// Answers a head that could not be taken.
+pub(crate) async fn refuse_head(request: &mut Request<'_, impl ClientStream>, fault: Fault) {
+    request.head.settle();
+    if request.inbox.filled().starts_with(&TLS_HANDSHAKE) {
+        log_limit::tls_on_a_plain_port(request.peer.address);
+    }
+    let mut record = Record::begin(request, false);
+    refuse(request, fault, &mut record).await;
+    record.write(request);
+}
+
+/// How a TLS client begins: a handshake record of version 3 (RFC 8446 §5.1).
+const TLS_HANDSHAKE: [u8; 2] = [22, 3];
 
 /// Tells the client what went wrong, if it is still there.
 pub(crate) async fn refuse(
@@ -307,7 +336,10 @@ pub(crate) async fn refuse_as(
         503 => extra.push_str("Retry-After: 1\r\n"),
         _ => {}
     }
-    let words = Words { status, body: status.reason, extra: extra.as_bytes(), style };
+    // A client of gRPC may see nothing else.
+    let told = request.grpc_type().map(|_| format!("{}: {error}", status.reason));
+    let body = told.as_deref().unwrap_or(status.reason);
+    let words = Words { status, body, extra: extra.as_bytes(), style, notes: None };
     match send(request, words, fault.keeps_connection(), record).await {
         Ok(outcome) => outcome,
         Err(_) => Outcome::CutShort(Fault::ClientGone),
@@ -321,7 +353,13 @@ pub(crate) async fn give(
     style: Option<&ResponseStyle<'_>>,
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
-    let words = Words { status: answer.status, body: &answer.body, extra: &answer.fields, style };
+    let words = Words {
+        status: answer.status,
+        body: &answer.body,
+        extra: &answer.fields,
+        style,
+        notes: None,
+    };
     send(request, words, true, record).await
 }
 
@@ -331,10 +369,49 @@ async fn send(
     is_innocent: bool,
     record: &mut Record,
 ) -> Result<Outcome, Fault> {
-    let bytes = request.stream.respond(request, &words, is_innocent).await?;
+    let words = Words { notes: record.response_notes(request.peer.worker), ..words };
+    let bytes = match request.grpc_type().filter(|_| words.status.code >= 400) {
+        Some(content_type) => {
+            Box::pin(send_as_grpc(request, &words, is_innocent, content_type)).await?
+        }
+        None => request.stream.respond(request, &words, is_innocent).await?,
+    };
     record.answered(words.status.code);
     record.sent(request.peer.stats, bytes as u64);
     Ok(Outcome::Complete)
+}
+
+/// Says what `words` say as gRPC says it: by a status of its own, in a head with which the answer
+/// ends. A page of the route's is of no use to a program; what its hooks add to any answer is.
+async fn send_as_grpc(
+    request: &Request<'_, impl ClientStream>,
+    words: &Words<'_>,
+    is_innocent: bool,
+    content_type: &[u8],
+) -> Result<usize, Fault> {
+    let Status { code, reason } = words.status;
+    let mut extra = grpc::failure(content_type, code, message(words.body, reason));
+    let is_type = |line: &&[u8]| {
+        line.get(..13).is_some_and(|name| name.eq_ignore_ascii_case(b"content-type:"))
+    };
+    let lines = words.extra.split_inclusive(|byte| *byte == b'\n');
+    extra.extend(lines.filter(|line| !is_type(line)).flatten());
+    let style = words.style.map(|style| ResponseStyle {
+        plan: style.plan,
+        view: style.view,
+        state: style.state,
+        page: None,
+    });
+    let status = Status { code: 200, reason: "OK" };
+    let words =
+        Words { status, body: "", extra: &extra, style: style.as_ref(), notes: words.notes };
+    request.stream.respond(request, &words, is_innocent).await
+}
+
+/// What went wrong, in a line.
+fn message<'w>(body: &'w str, reason: &'w str) -> &'w str {
+    let is_line = !body.trim().is_empty() && !body.trim_end().contains(['\n', '<', '{']);
+    if is_line { body } else { reason }
 }
 
 /// Waits until the client has taken what it did not take at once.
@@ -347,6 +424,11 @@ pub(crate) async fn finish_sending<T>(
         Ok(Sent { about, rest: Some(rest) }) => send_rest(request, &rest).await.map(|()| about),
         Err(Unsent::Refused(never)) => match never {},
         Err(Unsent::Broken) => Err(Fault::ClientGone),
+        // What has gone out may be half of a head: nothing may follow, and its end is none.
+        Err(Unsent::NoMemory) => {
+            request.stream.reset();
+            Err(Fault::ClientGone)
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::tls::certificates::covers;
 /// made for somebody else.
 #[inline]
 pub(crate) fn is_misplaced(request: &Request<'_, impl ClientStream>) -> Result<bool, Fault> {
-    if !request.peer.slot.socket().is_plain() {
+    if request.peer.slot.socket().is_secure() {
         return judge(request).map(|()| false);
     }
     let generation = &request.peer.generation;

@@ -4,45 +4,48 @@
 //! In goes a request with the head of its answer, of an upstream whose clients do; out comes what
 //! the head is written with. What an origin's cookie leads to is learnt here.
 
+use std::sync::Arc;
+
 use crate::exchange::request::Request;
 use crate::http::moved::Moved;
 use crate::http::names::cookies;
 use crate::http::rewrite::Seen;
 use crate::ring::clock;
 use crate::routing::Route;
-use crate::upstream::Upstream;
+use crate::upstream::lease::Lease;
 use crate::upstream::sticky::{Sticky, value_of};
+use crate::upstream::{Origin, Upstream};
 
 /// What is said of one answer.
 pub(crate) struct SeenOtherwise {
-    /// The origin's authority, what its paths begin with, and what stands there for the client.
-    moved: Option<(String, String, String)>,
+    /// The origin, and what stands for the client where its paths begin.
+    moved: Option<(Arc<Origin>, String)>,
     cookie: String,
 }
 
 impl SeenOtherwise {
-    /// Of the origin with the number `number`, whose head `buf` begins with.
+    /// Of the origin at the other end of `lease`, whose head `buf` begins with.
     #[cold]
     pub(super) fn of<S>(
         request: &Request<'_, S>,
         route: &Route,
         upstream: &Upstream,
-        (number, buf): (usize, &[u8]),
+        (lease, buf): (&Lease, &[u8]),
     ) -> Self {
-        let moved = upstream.config().map_location.then(|| {
-            let (authority, base) = upstream.origin_url(number).unwrap_or_default();
+        let origin = lease.whose().filter(|_| upstream.config().map_location);
+        let moved = origin.map(|origin| {
             let routes = &request.peer.generation.config.routes;
-            (authority, base, routes[route.index as usize].cut_prefix().to_owned())
+            (origin, routes[route.index as usize].cut_prefix().to_owned())
         });
-        let sticky = upstream.sticky().zip(upstream.mark(number));
+        let sticky = upstream.sticky().zip(upstream.mark(lease.origin()));
         let cookie = sticky.and_then(|(sticky, mark)| keep(request, sticky, (mark, buf)));
         Self { moved, cookie: cookie.unwrap_or_default() }
     }
 
     pub(crate) fn as_seen(&self) -> Seen<'_> {
-        let moved = self.moved.as_ref().map(|(authority, base, prefix)| Moved {
-            authority: authority.as_bytes(),
-            base: base.as_bytes(),
+        let moved = self.moved.as_ref().map(|(origin, prefix)| Moved {
+            authority: origin.authority.as_bytes(),
+            base: origin.base.as_bytes(),
             prefix: prefix.as_bytes(),
         });
         Seen { moved, cookie: self.cookie.as_bytes() }
@@ -61,7 +64,7 @@ fn keep<S>(request: &Request<'_, S>, sticky: &Sticky, (mark, buf): (u64, &[u8]))
         return None;
     }
     let mut cookie = sticky.issue(mark, kept_with(request, sticky), now_s)?;
-    if !request.peer.slot.socket().is_plain() {
+    if request.peer.slot.socket().is_secure() {
         cookie.push_str("; Secure");
     }
     Some(cookie)

@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use crate::exchange::request::Request;
+use crate::exchange::response_notes::ResponseNotes;
 use crate::fault::{Fault, Status};
 use crate::hooks::style::ResponseStyle;
 use crate::http::chunk_rules::ChunkRules;
@@ -158,4 +159,6 @@ pub(crate) struct Words<'a> {
     pub extra: &'a [u8],
     /// What the hooks of its route make of it.
     pub style: Option<&'a ResponseStyle<'a>>,
+    /// Who wants to know what is sent.
+    pub notes: Option<ResponseNotes<'a>>,
 }

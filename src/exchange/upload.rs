@@ -8,9 +8,9 @@ use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
-use crate::config::{BuffersConfig, HalfClose};
+use crate::config::{HalfClose, TimeoutsConfig};
+use crate::exchange::mirror::Copying;
 use crate::exchange::record::Record;
 use crate::exchange::request::Request;
 use crate::exchange::stream::ClientStream;
@@ -18,12 +18,14 @@ use crate::fault::Fault;
 use crate::http::BodyLength;
 use crate::http::chunk_rules::ChunkRules;
 use crate::observe::connection_stats::{ConnectionStats, Moment, WaitsOn};
-use crate::relay::held::Held;
 use crate::relay::pour::pour;
 use crate::relay::side::{Act, Side};
+use crate::relay::stored::Stored;
 use crate::relay::{Control, Decoder, Encoding, Receiver, RelayError, Sender, Transfer};
+use crate::ring::hang_up::unless_hung_up;
 use crate::ring::{Deadlines, Socket, WaitError, clock};
 use crate::worker::Worker;
+use crate::worker::generation::Generation;
 
 /// What is known of the request's body when its head has been read.
 pub(crate) struct RequestBody {
@@ -40,50 +42,61 @@ pub(crate) struct RequestBody {
     pub(super) is_counted: bool,
     /// What of it has come behind what is in the inbox, and is held for the origin.
     pub(super) kept: Cell<Option<Rc<Kept>>>,
+    /// A copy of the request that somebody else is to get.
+    pub(super) copy: Option<Box<Copying>>,
 }
 
 /// A part of a body that is held.
 pub(super) struct Kept {
     /// Where in the body it begins.
     pub start: Decoder,
-    pub held: Held,
+    pub held: Stored,
 }
 
 impl RequestBody {
-    /// Looks at what came with the head, so that a bad chunk is refused before anything of the
-    /// request has been forwarded.
-    pub(crate) fn of(request: &Request<'_, impl ClientStream>) -> Result<Self, Fault> {
-        let limit = request.peer.generation.config.limits.body_bytes;
-        judge_length(request.head.body, limit)?;
-        let decoder = Decoder::of(request.head.body);
-        let rules = ChunkRules::BARE;
-        let mut body = Self {
+    /// Before anything of it has been looked at.
+    #[inline]
+    pub(crate) fn of(request: &Request<'_, impl ClientStream>) -> Self {
+        Self {
             in_inbox: 0,
-            rules,
-            bytes_max: limit,
-            decoder,
+            rules: ChunkRules::BARE,
+            bytes_max: request.peer.generation.config.limits.body_bytes,
+            decoder: Decoder::of(request.head.body),
             is_counted: false,
             kept: Cell::new(None),
-        };
-        body.look(request)?;
-        Ok(body)
+            copy: None,
+        }
+    }
+
+    /// Looks at what came with the head, so that a bad chunk is refused before anything of the
+    /// request has been forwarded.
+    #[inline]
+    pub(crate) fn begin(&mut self, request: &Request<'_, impl ClientStream>) -> Result<(), Fault> {
+        if request.head.body.is_empty() {
+            return Ok(());
+        }
+        judge_length(request.head.body, self.bytes_max)?;
+        self.look(request).map(drop)
+    }
+
+    /// Whether more of it is waited for before an origin is asked. Whoever waits for leave to begin
+    /// gets that from the origin.
+    #[inline]
+    pub(crate) fn is_awaited<S>(&self, request: &Request<'_, S>) -> bool {
+        !self.is_whole() && !request.head.expects_continue && !self.may_follow(request)
+    }
+
+    /// Whether its client may wait for an answer before it says anything: a server of gRPC may be
+    /// the first to speak.
+    fn may_follow<S>(&self, request: &Request<'_, S>) -> bool {
+        self.in_inbox == 0
+            && request.head.body == BodyLength::Chunked
+            && request.grpc_type().is_some()
     }
 
     /// Waits until the origin can be of use: until all of a small body is in the inbox, or the
-    /// first bytes of a larger one. Nothing is held for a client that says nothing more. Whoever
-    /// waits for leave to begin gets that from the origin.
+    /// first bytes of a larger one. Nothing is held for a client that says nothing more.
     pub(crate) async fn arrive(
-        &mut self,
-        request: &mut Request<'_, impl ClientStream>,
-        record: &mut Record,
-    ) -> Result<(), Fault> {
-        if self.is_whole() || request.head.expects_continue {
-            return Ok(());
-        }
-        Box::pin(self.take_in(request, record)).await
-    }
-
-    async fn take_in(
         &mut self,
         request: &mut Request<'_, impl ClientStream>,
         record: &mut Record,
@@ -116,6 +129,7 @@ impl RequestBody {
         }
         request.bytes = request.head.bytes + self.in_inbox;
         request.is_whole = self.is_whole();
+        self.settle_copy();
         Ok(())
     }
 
@@ -126,8 +140,25 @@ impl RequestBody {
         if self.payload_bytes() > self.bytes_max {
             return Err(Fault::ClientBodyTooLarge);
         }
+        self.copy_passing(&news[..used]);
         self.in_inbox += used;
         Ok(used)
+    }
+
+    /// Has whoever gets a copy of it get these bytes of it, which come next.
+    #[inline]
+    pub(super) fn copy_passing(&self, bytes: &[u8]) {
+        if let Some(copy) = &self.copy {
+            copy.body.add(bytes);
+        }
+    }
+
+    /// Sends the copy, if there is to be one and all of it has come.
+    #[inline]
+    pub(super) fn settle_copy(&self) {
+        if let Some(copy) = &self.copy {
+            copy.settle();
+        }
     }
 
     /// All of it has come.
@@ -158,8 +189,8 @@ impl RequestBody {
     /// Gives back what is held: it has been sent, and will not be sent again.
     pub(super) fn release(&self, stats: &ConnectionStats) {
         if let Some(kept) = self.kept.take() {
-            let bytes = u32::try_from(kept.held.len()).unwrap_or(u32::MAX);
-            stats.moving_bytes.set(stats.moving_bytes.get().saturating_sub(bytes));
+            let bytes = u32::try_from(kept.held.memory_bytes()).unwrap_or(u32::MAX);
+            stats.moved_on(bytes);
         }
     }
 
@@ -182,6 +213,14 @@ impl RequestBody {
     /// Bytes of it that are known of: all of them, unless it comes in chunks.
     pub(crate) fn payload_bytes(&self) -> u64 {
         self.decoder.payload_bytes()
+    }
+
+    /// Bytes of it that are known of by what its head says, or by what has come.
+    pub(super) fn known_bytes<S>(&self, request: &Request<'_, S>) -> u64 {
+        match request.head.body {
+            BodyLength::Exact(bytes) => bytes,
+            _ => self.payload_bytes(),
+        }
     }
 
     fn rest(&self) -> Option<Decoder> {
@@ -213,19 +252,36 @@ pub(crate) fn judge_length(body: BodyLength, limit: u64) -> Result<(), Fault> {
     }
 }
 
-/// Moves what of the request's body did not come with the head.
+/// Who takes part in an upload, and what it goes by: the request itself is lent to whoever waits
+/// for the answer meanwhile.
+pub(crate) struct Parties {
+    client: Socket,
+    origin: Socket,
+    generation: Rc<Generation>,
+    times: Rc<TimeoutsConfig>,
+}
+
+impl Parties {
+    pub(crate) fn of(request: &Request<'_, impl ClientStream>, origin: &Socket) -> Self {
+        Self {
+            client: request.stream.socket().clone(),
+            origin: origin.clone(),
+            generation: request.peer.generation.clone(),
+            times: request.peer.times.clone(),
+        }
+    }
+}
+
+/// Moves what of the request's body did not go out with the head.
 pub(crate) async fn upload_rest(
     worker: &Worker,
-    (buffers, silence): (&BuffersConfig, Duration),
+    parties: &Parties,
     stats: &ConnectionStats,
-    client: &Socket,
-    origin: &Socket,
     body: &RequestBody,
     progress: &Progress,
 ) -> Result<(), RelayError> {
-    if body.goes_with_head() {
-        return Ok(());
-    }
+    let Parties { client, origin, generation, times } = parties;
+    let silence = times.read;
     let from = Sender {
         socket: client,
         silence,
@@ -240,18 +296,28 @@ pub(crate) async fn upload_rest(
         stats: Some((stats, WaitsOn::OriginToTake)),
     };
     if let Some(kept) = body.kept() {
-        Box::pin(pour_kept(kept, body, to, &progress.control)).await?;
+        // Nobody waits for the client meanwhile, and its answer may be nobody's any more.
+        let poured = pour_kept(kept, body, to, &progress.control);
+        let half_close = parties.generation.config.server.half_close;
+        let watch = (half_close, &*worker.deadlines);
+        let poured = Box::pin(unless_hung_up(poured, origin, client, watch)).await;
+        poured.ok_or(RelayError::FromFailed)??;
     }
     let Some(decoder) = body.rest() else {
         stats.waits_on.set(WaitsOn::OriginToAnswer);
         return Ok(());
     };
     // The receive for the answer is pending on the origin's socket.
+    let buffers = &generation.config.buffers;
     let transfer = Transfer::new(worker.means(), buffers, from, to, &progress.control)
         .exact(body.bytes_max)
-        .unpiped();
+        .unpiped()
+        .copied(body.copy.as_ref().map(|copy| &copy.body));
     let moved = transfer.run(decoder, Encoding::AsIs).await;
     stats.waits_on.set(WaitsOn::OriginToAnswer);
+    if moved.is_ok() {
+        body.settle_copy();
+    }
     moved.map(drop)
 }
 
@@ -267,11 +333,10 @@ async fn pour_kept(
     pour(&kept.held, (kept.start.with(body.rules), encoding), to, control).await
 }
 
-/// The upload beside the wait for, and the download of, the answer.
+/// The upload beside the wait for, and the download of, the answer; most requests have none.
 pub(crate) struct Upload<'a, F> {
-    future: Pin<&'a mut F>,
-    client: &'a Socket,
-    origin: &'a Socket,
+    future: Pin<&'a mut Option<F>>,
+    parties: Option<&'a Parties>,
     progress: &'a Progress,
     /// By which it waits.
     deadlines: &'a Deadlines,
@@ -280,14 +345,13 @@ pub(crate) struct Upload<'a, F> {
 
 impl<'a, F: Future<Output = Result<(), RelayError>>> Upload<'a, F> {
     pub(crate) fn new(
-        future: Pin<&'a mut F>,
-        client: &'a Socket,
-        origin: &'a Socket,
+        future: Pin<&'a mut Option<F>>,
+        parties: Option<&'a Parties>,
         progress: &'a Progress,
         deadlines: &'a Deadlines,
     ) -> Self {
         let outcome = (!progress.is_running()).then_some(Ok(()));
-        Self { future, client, origin, progress, deadlines, outcome }
+        Self { future, parties, progress, deadlines, outcome }
     }
 
     /// Drives the upload while `foreground` is under way, which comes pinned because a future that
@@ -298,7 +362,8 @@ impl<'a, F: Future<Output = Result<(), RelayError>>> Upload<'a, F> {
     ) -> T {
         std::future::poll_fn(|cx| {
             if self.outcome.is_none()
-                && let Poll::Ready(outcome) = self.future.as_mut().poll(cx)
+                && let Some(upload) = self.future.as_mut().as_pin_mut()
+                && let Poll::Ready(outcome) = upload.poll(cx)
             {
                 self.progress.end(outcome.is_ok());
                 self.outcome = Some(outcome);
@@ -307,7 +372,9 @@ impl<'a, F: Future<Output = Result<(), RelayError>>> Upload<'a, F> {
                     // interruption would only end what is pending now. The end of the connection is
                     // then not the end of an answer.
                     self.progress.download.is_over.set(true);
-                    self.origin.cut();
+                    if let Some(parties) = self.parties {
+                        parties.origin.cut();
+                    }
                 }
             }
             foreground.as_mut().poll(cx)
@@ -330,12 +397,15 @@ impl<'a, F: Future<Output = Result<(), RelayError>>> Upload<'a, F> {
 
     /// Ends an upload that is under way and that nobody needs any more.
     pub(crate) async fn end(&mut self) {
-        if self.outcome.is_none() {
+        if self.outcome.is_none()
+            && let Some(parties) = self.parties
+            && let Some(upload) = self.future.as_mut().as_pin_mut()
+        {
             // An interruption ends what is pending; the flag, what would begin after it.
             self.progress.control.is_over.set(true);
-            self.client.interrupt(self.deadlines);
-            self.origin.interrupt(self.deadlines);
-            let outcome = self.future.as_mut().await;
+            parties.client.interrupt(self.deadlines);
+            parties.origin.interrupt(self.deadlines);
+            let outcome = upload.await;
             self.progress.end(outcome.is_ok());
             self.outcome = Some(outcome);
         }

@@ -6,10 +6,11 @@
 use crate::config::HashKey;
 use crate::exchange::request::Request;
 use crate::exchange::seen::kept_with;
+use crate::http::Method;
 use crate::http::names::cookies;
 use crate::http::path::path_of;
 use crate::upstream::balance::hash;
-use crate::upstream::{Upstream, Wanted};
+use crate::upstream::{Upgrade, Upstream, Wanted};
 
 /// To whom the request is to go, as far as it says so itself: what it is kept together with, and
 /// whom its client is kept with.
@@ -18,7 +19,25 @@ pub(super) fn wanted<S>(request: &Request<'_, S>, upstream: &Upstream) -> Wanted
     Wanted {
         key: upstream.hash_key().map_or(0, |key| hash_of(request, key)),
         mark: upstream.sticky().and_then(|sticky| kept_with(request, sticky)).map(|(mark, _)| mark),
+        upgrade: if request.head.is_upgrade && upstream.may_speak_http2() {
+            upgrade_of(request)
+        } else {
+            Upgrade::Nothing
+        },
         ..Wanted::default()
+    }
+}
+
+#[cold]
+fn upgrade_of<S>(request: &Request<'_, S>) -> Upgrade {
+    let head = &request.head;
+    let protocol = head.fields.only_value(request.inbox.filled(), b"upgrade");
+    let is_websocket = protocol.is_some_and(|it| it.eq_ignore_ascii_case(b"websocket"));
+    let has_body = !head.body.is_empty();
+    if is_websocket && head.method == Method::Get && !has_body {
+        Upgrade::WebSocket
+    } else {
+        Upgrade::Other
     }
 }
 

@@ -12,7 +12,7 @@ use super::responses::LocalResponse;
 use crate::config::{ForwardAuthConfig, OnFailure, PathMatch};
 use crate::http::forwarded_header::scheme_said;
 use crate::http::head::ResponseHead;
-use crate::http::names::FieldName;
+use crate::http::names::{FieldName, trim};
 use crate::http::path::{is_plain, normal_target};
 
 /// What is asked, and whom.
@@ -142,6 +142,17 @@ impl AuthRequest {
         }
     }
 
+    /// Who the client is, as these lines that were granted say.
+    pub(crate) fn user<'l>(&self, granted: &'l [u8]) -> Option<&'l [u8]> {
+        let name = self.config.user_header.as_bytes();
+        granted.split(|byte| *byte == b'\n').find_map(|line| {
+            let (start, rest) = line.split_at_checked(name.len())?;
+            let value = rest.strip_prefix(b":")?;
+            let is_it = !name.is_empty() && start.eq_ignore_ascii_case(name);
+            is_it.then(|| trim(value.strip_suffix(b"\r").unwrap_or(value)))
+        })
+    }
+
     /// What becomes of the request when the upstream fails: `None` lets it go on.
     pub fn failed(&self) -> Option<LocalResponse<'static>> {
         match self.config.on_failure {
@@ -168,6 +179,7 @@ mod tests {
             path: "/verify".to_owned(),
             request_headers: list(&["Cookie", "Authorization", "Connection", "X-Forwarded-For"]),
             response_headers: list(&["X-User"]),
+            user_header: "X-User".to_owned(),
             timeout: Duration::from_secs(1),
             on_failure,
         };
@@ -244,5 +256,13 @@ mod tests {
                 assert_eq!(out, expected);
             });
         }
+    }
+
+    #[test]
+    fn the_user_is_whom_the_answer_names() {
+        let question = auth_request(OnFailure::Closed);
+        let granted = b"X-Users: no\r\nx-user: ann \r\n";
+        assert_eq!(question.user(granted), Some(&b"ann"[..]));
+        assert_eq!(question.user(b"X-Other: ann\r\n"), None);
     }
 }

@@ -52,6 +52,8 @@ mod differential;
 mod edits;
 mod guards;
 mod hedge;
+#[doc(hidden)]
+pub(crate) mod invariants;
 mod plan;
 #[cfg(test)]
 mod properties;
@@ -65,6 +67,7 @@ pub(crate) mod style;
 mod target;
 #[cfg(test)]
 mod tests;
+mod user;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -79,6 +82,7 @@ pub use self::rate::RateLimit;
 pub use self::request_view::{HookState, RequestView};
 pub use self::responses::LocalResponse;
 pub use self::retry::{Retry, RetryTrigger};
+pub(crate) use self::split::draw;
 
 use self::custom::{Custom, Hooks};
 use self::responses::Pages;

@@ -463,11 +463,11 @@ impl Hooked {
         self.body_bytes_max.min(limit)
     }
 
-    /// The upstream that gets a copy of this request, whose body, if it has one, is here whole and
-    /// has so many bytes.
-    pub fn mirror(&self, body_bytes: u64) -> Option<usize> {
+    /// The upstream that gets a copy of this request, of whose body `body_bytes` are known of, and
+    /// how many there may be.
+    pub fn mirror(&self, body_bytes: u64) -> Option<(usize, u64)> {
         let mirror = self.mirror.as_ref().filter(|mirror| body_bytes <= mirror.body_bytes)?;
-        is_mirrored(mirror, draw()).then_some(mirror.upstream)
+        is_mirrored(mirror, draw()).then_some((mirror.upstream, mirror.body_bytes))
     }
 
     pub fn route(&self) -> &str {

@@ -11,11 +11,12 @@ use super::changes::Changes;
 use super::clients::ClientPermit;
 use super::rate::Standing;
 use crate::address::ClientAddress;
-use crate::config::hooks::{Part, Template, TlsFact, Variable};
+use crate::config::hooks::{Part, Template, Variable};
+use crate::forward_proxy::UserId;
 use crate::http::head::RequestHead;
 use crate::http::names::{cookies, is_text, trim};
 use crate::http::path::percent;
-use crate::tls::facts::{ClientCertificate, TlsFacts};
+use crate::tls::facts::TlsFacts;
 
 /// A request, as its hooks see it.
 #[derive(Clone, Copy)]
@@ -46,6 +47,8 @@ pub struct HookState {
     pub target: Option<Vec<u8>>,
     /// What the rate limits of the two layers had to say.
     pub(crate) standings: [Option<Standing>; 2],
+    /// Who has logged in at the route.
+    pub(crate) user: Option<UserId>,
     /// Field lines that the answer to a question brought for the origin.
     pub(crate) granted: Vec<u8>,
     /// The value of a new cohort's cookie.
@@ -231,30 +234,13 @@ impl HookState {
             Variable::Status => (decimal(self.status, digits), Kind::Other),
             Variable::Header(name) => (view.field(name).unwrap_or_default(), Kind::Other),
             Variable::Cookie(name) => (view.cookie(name).unwrap_or_default(), Kind::Other),
-            Variable::Tls(fact) => (tls_fact(*fact, view.tls), Kind::Other),
+            Variable::Tls(fact) => {
+                (view.tls.map_or(&[], |facts| facts.text(*fact).as_bytes()), Kind::Other)
+            }
             // Groups are the business of the rewrite that has the pattern.
             Variable::Capture(_) => (&[][..], Kind::Other),
         }
     }
-}
-
-/// Empty where there is nothing to say.
-fn tls_fact(fact: TlsFact, facts: Option<&TlsFacts>) -> &[u8] {
-    let Some(facts) = facts else { return &[] };
-    let client = facts.client.as_ref();
-    let of_client =
-        |part: fn(&ClientCertificate) -> &String| client.map_or("", |client| part(client).as_str());
-    let text = match fact {
-        TlsFact::Version => facts.version,
-        TlsFact::Cipher => &facts.cipher,
-        TlsFact::Sni => &facts.sni,
-        TlsFact::ClientVerified if client.is_some() => "true",
-        TlsFact::ClientVerified => "false",
-        TlsFact::ClientSubject => of_client(|client| &client.subject),
-        TlsFact::ClientSan => of_client(|client| &client.san),
-        TlsFact::ClientFingerprint => of_client(|client| &client.fingerprint),
-    };
-    text.as_bytes()
 }
 
 /// What a variable's bytes were before, which says how much of them may stay in a target.

@@ -28,6 +28,8 @@ pub enum RetryTrigger {
     Fault(Fault),
     /// An answer with this status.
     Status(u16),
+    /// One of gRPC that is nothing but this status.
+    Grpc(u8),
 }
 
 impl Retry {
@@ -57,9 +59,15 @@ impl Retry {
             RetryTrigger::Status(status) => {
                 self.on.unavailable && matches!(status, 502..=504) || self.on.statuses.has(status)
             }
+            RetryTrigger::Grpc(status) => self.on.grpc.has(status),
             RetryTrigger::Fault(fault) => self.is_covered(fault),
         };
         made <= self.attempts && is_worth_it && self.budget.spend()
+    }
+
+    /// Whether answers of gRPC are looked into.
+    pub(crate) fn reads_grpc(&self) -> bool {
+        !self.on.grpc.is_empty()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -111,6 +119,7 @@ mod tests {
             (RetryTrigger::Status(504), RetryOn { unavailable: true, ..none }),
             (RetryTrigger::Status(500), RetryOn { statuses: none.statuses.with(500), ..none }),
             (RetryTrigger::Status(429), RetryOn { statuses: none.statuses.with(429), ..none }),
+            (RetryTrigger::Grpc(14), RetryOn { grpc: none.grpc.with(14), ..none }),
         ];
         for (trigger, on) in table {
             assert!(retry(1, on, 20).may_go_on(trigger, 1), "{trigger:?}");

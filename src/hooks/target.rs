@@ -162,6 +162,10 @@ pub(crate) fn location(
         let slashes = out.iter().take_while(|byte| **byte == b'/').count();
         out.drain(1..slashes.max(1));
     }
+    // "?" stands before a query, and there is none.
+    if to.parts.last() == Some(&Part::Variable(Variable::Query)) && out.ends_with(b"?") {
+        out.pop();
+    }
     Ok(out)
 }
 
@@ -301,6 +305,8 @@ mod tests {
             ("https://${host}${target}", "/a?b=c", "https://example.org/a?b=c"),
             ("https://new.example${path}", "/a?b=c", "https://new.example/a"),
             ("/login?back=${path}", "/a/b", "/login?back=/a/b"),
+            ("/a/?${query}", "/a?b=c", "/a/?b=c"),
+            ("/a/?${query}", "/a", "/a/"),
             ("${path}", "//evil.example/x", "/evil.example/x"),
             ("${target}", "///evil.example", "/evil.example"),
             ("/${path}", "/x", "/x"),

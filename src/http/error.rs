@@ -18,6 +18,8 @@ pub enum HeadError {
     TargetTooLong,
     /// No form of target that fits the method, or a host in it that is invalid.
     TargetForm,
+    /// User information in the target of CONNECT, which has none (RFC 9112 §3.2.3).
+    TargetUser,
     /// Not a version at all.
     BadVersion,
     /// A version that is not spoken.
@@ -36,6 +38,12 @@ pub enum HeadError {
     MaxForwards,
     /// A field name with a `_`, where `limits.underscores` refuses them.
     Underscore,
+    /// A head of HTTP/2 that is no message.
+    Malformed,
+    /// An extended CONNECT for a protocol that is not spoken (RFC 8441 §4).
+    OtherProtocol,
+    /// Frames against the rules of HTTP/2, or too many of a kind: its connection ends.
+    Frames,
     Framing(FramingError),
 }
 
@@ -46,7 +54,9 @@ impl HeadError {
             Self::TargetTooLong => 414,
             Self::Expectation => 417,
             Self::HeadTooLarge | Self::TooManyFields => 431,
-            Self::MethodTooLong | Self::Framing(FramingError::CodingUnsupported) => 501,
+            Self::MethodTooLong
+            | Self::OtherProtocol
+            | Self::Framing(FramingError::CodingUnsupported) => 501,
             Self::OtherVersion => 505,
             Self::BareLf
             | Self::BareCr
@@ -54,6 +64,7 @@ impl HeadError {
             | Self::Method
             | Self::Target
             | Self::TargetForm
+            | Self::TargetUser
             | Self::BadVersion
             | Self::StatusLine
             | Self::FieldName
@@ -65,6 +76,8 @@ impl HeadError {
             | Self::ConnectionOptions
             | Self::MaxForwards
             | Self::Underscore
+            | Self::Malformed
+            | Self::Frames
             | Self::Framing(
                 FramingError::LengthAndCoding
                 | FramingError::LengthRepeated
@@ -87,6 +100,7 @@ impl HeadError {
             Self::Target => "invalid byte in target",
             Self::TargetTooLong => "target too long",
             Self::TargetForm => "invalid target",
+            Self::TargetUser => "user name in the target of CONNECT, not in Proxy-Authorization",
             Self::BadVersion => "invalid version",
             Self::OtherVersion => "unsupported version",
             Self::StatusLine => "invalid status line",
@@ -102,6 +116,9 @@ impl HeadError {
             Self::Expectation => "unknown expectation",
             Self::MaxForwards => "invalid Max-Forwards",
             Self::Underscore => "underscore in a field name",
+            Self::Malformed => "malformed HTTP/2 head",
+            Self::OtherProtocol => "unsupported protocol",
+            Self::Frames => "HTTP/2 protocol error",
             Self::Framing(error) => error.text(),
         }
     }

@@ -159,11 +159,9 @@ fn only_chunked(version: Version, coding: Coding) -> Result<BodyLength, FramingE
     match (version, coding) {
         // Such a message has been through something that did not understand it (§6.1).
         (Version::Http10, _) => Err(FramingError::CodingInHttp10),
-        (Version::Http11, Coding::Chunked) => Ok(BodyLength::Chunked),
-        (Version::Http11, Coding::OtherChunked) => Err(FramingError::CodingUnsupported),
-        (Version::Http11, Coding::Absent | Coding::Other | Coding::Invalid) => {
-            Err(FramingError::CodingInvalid)
-        }
+        (_, Coding::Chunked) => Ok(BodyLength::Chunked),
+        (_, Coding::OtherChunked) => Err(FramingError::CodingUnsupported),
+        (_, Coding::Absent | Coding::Other | Coding::Invalid) => Err(FramingError::CodingInvalid),
     }
 }
 

@@ -19,7 +19,7 @@ use super::lines::{HeadLines, Kind};
 use super::names::{FieldName, elements};
 use super::parsed_cache::ParsedCache;
 use super::repair::{Repair, Repairs};
-use super::target::{Port, Target, is_authority};
+use super::target::{Port, Target, is_authority, refusal};
 use super::{BodyLength, Method, Span, TargetForm, Version};
 use crate::limits::{EMPTY_LINES_MAX, HEADER_COUNT_MAX, METHOD_BYTES_MAX};
 
@@ -208,7 +208,8 @@ impl RequestHead {
 
     /// The meaning.
     fn judge(&mut self, buf: &[u8]) -> Result<(), HeadError> {
-        let target = Target::of(self.method, self.target.of(buf)).ok_or(HeadError::TargetForm)?;
+        let target = self.target.of(buf);
+        let target = Target::of(self.method, target).ok_or_else(|| refusal(self.method, target))?;
         self.form = target.form;
         self.path_span = self.target.slice(target.path.0, target.path.1);
         self.authority = self.target.slice(target.authority.0, target.authority.1);
@@ -484,7 +485,7 @@ fn after_empty_lines(buf: &[u8]) -> usize {
 /// RFC 9112 §9.3.
 fn is_persistent(version: Version, options: ConnectionOptions) -> bool {
     match version {
-        Version::Http11 => options.lifetime != Lifetime::Close,
+        Version::Http11 | Version::Http2 => options.lifetime != Lifetime::Close,
         Version::Http10 => options.lifetime == Lifetime::KeepAlive,
     }
 }
@@ -781,6 +782,8 @@ mod tests {
             let status = request(text.as_bytes()).err().map(HeadError::status);
             assert_eq!(status, Some(400), "{text:?}");
         }
+        let named = request(b"CONNECT user:word@a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n");
+        assert_eq!(named.err(), Some(HeadError::TargetUser));
         let not_utf8 = request(b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n");
         assert_eq!(not_utf8.err(), Some(HeadError::Target));
     }

@@ -11,12 +11,16 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::chunked::{ChunkError, ChunkScanner};
 use super::client_chain::Trust;
 use super::forwarded_header::{ClientText, Introduction, Scheme};
+use super::framing::{self, Coding, Length};
 use super::head::{HeadError, HeadLimits, RequestHead, ResponseHead};
-use super::names::FieldName;
+use super::names::{FieldName, trim};
+use super::repair::{Mended, Search};
 use super::rewrite::{
     self, BodyOut, ConnectionOut, ForwardedFor, HostRule, RequestRewrite, ResponseRewrite,
 };
-use super::{BodyLength, Method};
+use super::second_reader;
+use super::{BodyLength, Method, Version};
+use crate::limits::HEADER_COUNT_MAX;
 
 /// Small, so that short inputs reach them.
 const LIMITS: HeadLimits = HeadLimits { head_bytes: 512, target_bytes: 64, header_count: 12 };
@@ -33,7 +37,9 @@ pub fn request_head(input: &[u8]) {
     };
     check_splits(input.len(), parse);
     let mut head = RequestHead::new();
-    if head.parse(input, &LIMITS) != Ok(true) || head.method == Method::Connect {
+    let parsed = head.parse(input, &LIMITS);
+    check_agreement(&head, input, parsed);
+    if parsed != Ok(true) || head.method == Method::Connect {
         return;
     }
     check_lines(&input[..head.bytes]);
@@ -72,6 +78,69 @@ pub fn request_head(input: &[u8]) {
     }
 }
 
+/// Another reader, made of httparse and a list of rules, understands the same or nothing.
+fn check_agreement(head: &RequestHead, input: &[u8], parsed: Result<bool, HeadError>) {
+    let theirs = second_reader::read(input, &LIMITS);
+    // A head may ask for so much that is of no further interest to that one.
+    if parsed == Err(HeadError::ConnectionOptions) {
+        return;
+    }
+    let ours = (parsed == Ok(true)).then(|| second_reader::Understood {
+        method: head.method_text.of(input).to_vec(),
+        target: head.target.of(input).to_vec(),
+        authority: head.authority.of(input).to_vec(),
+        body: head.body,
+        bytes: head.bytes,
+    });
+    assert_eq!(ours, theirs, "{parsed:?}: {}", input.escape_ascii());
+}
+
+/// How a message's body ends, by its framing fields alone: what is accepted has one such field at
+/// most, of one meaning. The first two bytes choose method, version and status; each line behind
+/// them that begins with a digit or a comma is a length, each other one a coding.
+pub fn framing(input: &[u8]) {
+    let Some((&[first, second], lines)) = input.split_first_chunk() else { return };
+    let method = [Method::Get, Method::Head, Method::Post, Method::Connect, Method::Trace]
+        [usize::from(first % 5)];
+    let version = if first & 0x80 == 0 { Version::Http11 } else { Version::Http10 };
+    let status = 100 + u16::from(second) * 4 + u16::from(first & 3);
+    let (mut lengths, mut codings) = (Vec::new(), Vec::new());
+    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let is_length = line[0].is_ascii_digit() || line[0] == b',';
+        if is_length { lengths.push(line) } else { codings.push(line) }
+    }
+    let length = match lengths.as_slice() {
+        [] => Length::Absent,
+        [one] => Length::of(one),
+        _ => Length::Repeated,
+    };
+    let coding = codings.iter().fold(Coding::Absent, |coding, line| coding.and(line));
+    let is_chunked = matches!(codings[..], [one] if trim(one).eq_ignore_ascii_case(b"chunked"));
+    let is_one = lengths.len() + codings.len() == 1;
+    for found in [
+        framing::request_body(version, method, coding, length),
+        framing::response_body(version, method, status, coding, length),
+    ] {
+        match found {
+            Ok(BodyLength::Exact(bytes)) => {
+                assert!(is_one && i64::try_from(bytes).is_ok());
+                let digits = std::str::from_utf8(lengths[0]).expect("digits");
+                assert_eq!(digits.parse(), Ok(bytes));
+            }
+            Ok(BodyLength::Chunked) => {
+                assert!(is_one && is_chunked && version == Version::Http11);
+            }
+            Ok(BodyLength::UntilClose) => assert!(lengths.is_empty() && codings.is_empty()),
+            Ok(BodyLength::Empty) | Err(_) => {}
+        }
+    }
+    let request = framing::request_body(version, method, coding, length);
+    if request == Ok(BodyLength::Empty) {
+        let is_silent = lengths.is_empty() && codings.is_empty();
+        assert!(is_silent || method == Method::Connect && length == Length::Exact(0));
+    }
+}
+
 /// Believes all that it is told.
 #[derive(Debug)]
 struct Everybody;
@@ -104,6 +173,77 @@ fn check_request_sent(head: &RequestHead, input: &[u8], how: &RequestRewrite) {
     assert!(sent.is_persistent, "how long the connection to the origin lives is our business");
 }
 
+/// A request as an origin gets it.
+#[derive(Debug)]
+pub struct SentOn {
+    pub method: Vec<u8>,
+    /// As the client wrote it.
+    pub raw: Vec<u8>,
+    /// Its head, and its body as its framing says.
+    pub text: Vec<u8>,
+    pub payload: Vec<u8>,
+}
+
+/// The requests that `input` holds, one behind the other, up to the first that is refused, cut
+/// short, or not followed by another on the same connection.
+pub fn sent_on(input: &[u8]) -> Vec<SentOn> {
+    let mut all = Vec::new();
+    let mut rest = input;
+    loop {
+        let mut head = RequestHead::new();
+        if head.parse(rest, &LIMITS_SENT) != Ok(true) || head.method == Method::Connect {
+            return all;
+        }
+        let body = &rest[head.bytes..];
+        let (used, payload) = match head.body {
+            BodyLength::Empty => (0, Vec::new()),
+            BodyLength::Exact(length) => match body.get(..length as usize) {
+                Some(payload) => (payload.len(), payload.to_vec()),
+                None => return all,
+            },
+            BodyLength::Chunked => match scan(body, &[body.len()]) {
+                Ok((true, used, payload)) => (used, payload),
+                _ => return all,
+            },
+            BodyLength::UntilClose => unreachable!("a request's body never ends so"),
+        };
+        let authority = head.authority.of(rest);
+        let host = if authority.is_empty() { &b"origin"[..] } else { authority };
+        let how = RequestRewrite {
+            base: b"",
+            path: head.path(rest),
+            host: HostRule::Set(host),
+            via: None,
+            cdn_loop: None,
+            length: None,
+            passes_trailers: false,
+            is_last: false,
+            forwarded: None,
+            extra: b"",
+        };
+        let mut text = Vec::new();
+        rewrite::request(&mut text, &head, rest, &how);
+        // As the relay writes it: extensions and trailers do not go on.
+        match head.body {
+            BodyLength::Chunked => {
+                if !payload.is_empty() {
+                    text.extend_from_slice(format!("{:x}\r\n", payload.len()).as_bytes());
+                    text.extend_from_slice(&payload);
+                    text.extend_from_slice(b"\r\n");
+                }
+                text.extend_from_slice(b"0\r\n\r\n");
+            }
+            _ => text.extend_from_slice(&payload),
+        }
+        let method = head.method_text.of(rest).to_vec();
+        all.push(SentOn { method, raw: rest[..head.bytes + used].to_vec(), text, payload });
+        if !head.is_persistent {
+            return all;
+        }
+        rest = &rest[head.bytes + used..];
+    }
+}
+
 /// Parses a response head to two kinds of request in every way, and what it becomes.
 pub fn response_head(input: &[u8]) {
     for method in [Method::Get, Method::Head] {
@@ -119,6 +259,27 @@ pub fn response_head(input: &[u8]) {
             check_response_sent(&head, input, method);
         }
     }
+}
+
+/// What we read of an answer to GET: its status, and its body where all of that is there.
+pub fn answer_read(input: &[u8]) -> Option<(u16, BodyLength, Option<Vec<u8>>)> {
+    let mut head = ResponseHead::new();
+    if head.parse(input, &LIMITS_SENT, Method::Get) != Ok(true) {
+        return None;
+    }
+    let rest = &input[head.bytes..];
+    let body = match head.body {
+        BodyLength::Empty => Some(Vec::new()),
+        BodyLength::Exact(bytes) => {
+            usize::try_from(bytes).ok().and_then(|bytes| rest.get(..bytes)).map(<[u8]>::to_vec)
+        }
+        BodyLength::UntilClose => Some(rest.to_vec()),
+        BodyLength::Chunked => match scan(rest, &[rest.len()]) {
+            Ok((true, _, payload)) => Some(payload),
+            _ => None,
+        },
+    };
+    Some((head.status, head.body, body))
 }
 
 fn check_response_sent(head: &ResponseHead, input: &[u8], method: Method) {
@@ -147,6 +308,52 @@ fn check_response_sent(head: &ResponseHead, input: &[u8], method: Method) {
         assert_eq!((sent.bytes, sent.status, sent.body), (out.len(), head.status, length));
         assert_eq!(sent.reason.of(&out), head.reason.of(input));
         assert!(sent.has_date && !sent.is_persistent);
+    }
+}
+
+/// [`mended_response`], cut where the first two bytes say.
+pub fn mended(input: &[u8]) {
+    if let Some((cut, bytes)) = input.split_first_chunk() {
+        mended_response(bytes, usize::from(u16::from_le_bytes(*cut)));
+    }
+}
+
+/// Mends an answer: whoever reads what we send on reads the message that we have read. It is the
+/// strict parser's, holds one framing field at most, and is the same where the bytes come in two
+/// parts, of which the first has `cut` bytes.
+pub fn mended_response(bytes: &[u8], cut: usize) {
+    let limits =
+        HeadLimits { head_bytes: 1 << 16, target_bytes: 1 << 16, header_count: HEADER_COUNT_MAX };
+    let mut whole = Search::default();
+    let found = whole.response(bytes);
+    let mut parts = Search::default();
+    let early = parts.response(&bytes[..cut.min(bytes.len())]);
+    let again = if early == Mended::Incomplete { parts.response(bytes) } else { early };
+    assert_eq!(again, found, "cut at {cut}");
+    let Mended::Head(mended) = found else { return };
+    for method in [Method::Get, Method::Head] {
+        let mut head = ResponseHead::new();
+        if head.parse_mended(&mended.bytes, &limits, method, mended.repairs).is_err() {
+            continue;
+        }
+        assert_eq!(head.bytes, mended.bytes.len());
+        let sent = String::from_utf8_lossy(&mended.bytes).to_ascii_lowercase();
+        let count = |name| sent.matches(name).count();
+        assert!(count("\r\ncontent-length:") + count("\r\ntransfer-encoding:") <= 1, "{sent}");
+        assert!(!sent.replace("\r\n", "").contains(['\r', '\n']), "{sent}");
+        assert!(!sent.contains("\n ") && !sent.contains("\n\t"), "{sent}");
+        // What the strict parser takes as it is, means the same once mended.
+        let mut strict = ResponseHead::new();
+        if strict.parse(bytes, &limits, method) == Ok(true) {
+            assert_eq!((strict.status, strict.body), (head.status, head.body));
+            assert_eq!(strict.bytes, mended.taken);
+        }
+        if mended.repairs.touch_framing() {
+            assert!(!head.is_persistent);
+        }
+        if matches!(head.status, 100..=199 | 204 | 304) {
+            assert_eq!(head.body, BodyLength::Empty);
+        }
     }
 }
 
@@ -354,6 +561,29 @@ mod tests {
     #[test]
     fn responses_hold_under_mutation() {
         check_mutations(RESPONSES, response_head);
+    }
+
+    #[test]
+    fn requests_are_sent_on_one_by_one() {
+        let text = "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+                    3;x=y\r\nabc\r\n0\r\nT: u\r\n\r\n\
+                    GET /b HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\nGET /c HTTP/1.1\r\n";
+        let all = sent_on(text.as_bytes());
+        let seen: Vec<_> = all.iter().map(|one| (&one.method[..], &one.payload[..])).collect();
+        assert_eq!(seen, [(&b"POST"[..], &b"abc"[..]), (b"GET", b"")]);
+        assert!(all[0].text.ends_with(b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n"));
+    }
+
+    #[test]
+    fn framing_fields_are_believed_only_where_they_agree() {
+        let lines: &[&[u8]] = &[
+            b"\x00\x005",
+            b"\x01\x19chunked\n5",
+            b"\x02\x19gzip, chunked",
+            b"\x83\x1aChunked\nchunked",
+            b"\x04\x05,5\n0x5",
+        ];
+        check_mutations(lines, framing);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod expect;
 pub(crate) mod fields;
 pub(crate) mod forwarded_header;
 pub(crate) mod framing;
+pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod interest;
 #[doc(hidden)]
@@ -30,8 +31,10 @@ pub(crate) mod path;
 pub(crate) mod readings;
 pub(crate) mod repair;
 pub(crate) mod rewrite;
+pub(crate) mod second_reader;
 pub(crate) mod socks5;
 mod target;
+pub(crate) mod trace_context;
 pub(crate) mod written_cache;
 
 /// The protocol versions that are spoken. Any other is refused while it is read.
@@ -40,6 +43,19 @@ pub enum Version {
     Http10,
     #[default]
     Http11,
+    /// As a client speaks it whose request has come as HTTP/1.1's text.
+    Http2,
+}
+
+impl Version {
+    /// As a request line has it.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2.0",
+        }
+    }
 }
 
 /// What a request asks for, as far as a proxy must know. A method without a name here is

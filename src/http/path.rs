@@ -176,6 +176,27 @@ pub(super) fn resolved(path: &[u8], slashes: Slashes) -> Vec<u8> {
     out
 }
 
+/// [`check`], of a path with these bytes behind its slash.
+#[doc(hidden)]
+pub(crate) fn check_behind_slash(input: &[u8]) {
+    // A path has no query.
+    if !input.contains(&b'?') {
+        check(&[b"/", input].concat());
+    }
+}
+
+/// What holds for any path, for the fuzz target and the tests below: a normal form is its own, and
+/// what counts as plain is normal.
+#[doc(hidden)]
+pub(crate) fn check(path: &[u8]) {
+    let once = normal(path);
+    if is_plain(path) {
+        assert_eq!(once, path);
+    }
+    assert_eq!(resolved(&once, Slashes::Merged), once);
+    assert!(once.starts_with(b"/") && !once.windows(2).any(|two| two == b"//"));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -252,13 +273,7 @@ mod tests {
         fn the_normal_form_is_its_own_and_a_plain_path_is_normal(
             path in "/[a-c./%25\\\\;2eEfF01]{0,40}"
         ) {
-            let once = normal(path.as_bytes());
-            if is_plain(path.as_bytes()) {
-                prop_assert_eq!(&once, path.as_bytes());
-            }
-            let twice = resolved(&once, Slashes::Merged);
-            prop_assert_eq!(&once, &twice);
-            prop_assert!(once.starts_with(b"/") && !once.windows(2).any(|two| two == b"//"));
+            check(path.as_bytes());
         }
     }
 }

@@ -438,16 +438,11 @@ pub(crate) fn quote(buf: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::http::head::{HeadLimits, ResponseHead};
-    use crate::http::{BodyLength, Method};
-
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::select;
 
-    const LIMITS: HeadLimits =
-        HeadLimits { head_bytes: 1 << 16, target_bytes: 0, header_count: 256 };
+    use super::*;
 
     fn mended(head: &str) -> Option<(String, Vec<&'static str>)> {
         match Search::default().response(head.as_bytes()) {
@@ -600,40 +595,7 @@ mod tests {
         /// parser's, and holds one framing field at most.
         #[test]
         fn no_repair_lets_an_answer_be_framed_in_two_ways(text in head(), cut in 0..200_usize) {
-            let buf = text.as_bytes();
-            let mut whole = Search::default();
-            let found = whole.response(buf);
-            // However it arrives.
-            let mut parts = Search::default();
-            let early = parts.response(&buf[..cut.min(buf.len())]);
-            let again = if early == Mended::Incomplete { parts.response(buf) } else { early };
-            prop_assert_eq!(&again, &found);
-            let Mended::Head(mended) = found else { return Ok(()) };
-            for method in [Method::Get, Method::Head] {
-                let mut head = ResponseHead::new();
-                let parsed = head.parse_mended(&mended.bytes, &LIMITS, method, mended.repairs);
-                if parsed.is_err() {
-                    continue;
-                }
-                prop_assert_eq!(head.bytes, mended.bytes.len());
-                let sent = String::from_utf8(mended.bytes.clone()).unwrap().to_ascii_lowercase();
-                let count = |name| sent.matches(name).count();
-                prop_assert!(count("\r\ncontent-length:") + count("\r\ntransfer-encoding:") <= 1);
-                prop_assert!(!sent.replace("\r\n", "").contains(['\r', '\n']));
-                prop_assert!(!sent.contains("\n ") && !sent.contains("\n\t"));
-                // What the strict parser takes as it is, means the same once mended.
-                let mut strict = ResponseHead::new();
-                if strict.parse(buf, &LIMITS, method) == Ok(true) {
-                    prop_assert_eq!((strict.status, strict.body), (head.status, head.body));
-                    prop_assert_eq!(strict.bytes, mended.taken);
-                }
-                if mended.repairs.touch_framing() {
-                    prop_assert!(!head.is_persistent);
-                }
-                if matches!(head.status, 100..=199 | 204 | 304) {
-                    prop_assert_eq!(head.body, BodyLength::Empty);
-                }
-            }
+            crate::http::invariants::mended_response(text.as_bytes(), cut);
         }
     }
 }

@@ -332,7 +332,7 @@ const LINES_ADDED_BYTES: usize = 384;
 
 /// Whether the request line can go as it came, as part of the first run of lines.
 fn is_line_kept(head: &RequestHead, buf: &[u8], how: &RequestRewrite) -> bool {
-    head.version == Version::Http11
+    head.version != Version::Http10
         && how.base.is_empty()
         && std::ptr::eq(how.path, head.target.of(buf))
 }
@@ -443,6 +443,7 @@ fn put_via(out: &mut Vec<u8>, version: Version, name: &[u8]) {
     match version {
         Version::Http10 => put(out, [b"Via: 1.0 ", name, LINE_END]),
         Version::Http11 => put(out, [b"Via: 1.1 ", name, LINE_END]),
+        Version::Http2 => put(out, [b"Via: 2.0 ", name, LINE_END]),
     }
 }
 

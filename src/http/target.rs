@@ -6,6 +6,7 @@
 
 use std::net::Ipv6Addr;
 
+use super::error::HeadError;
 use super::{Method, TargetForm};
 
 /// A request-target taken apart. The ranges count from its first byte.
@@ -62,6 +63,20 @@ impl Target {
             authority: (start, end),
             path: (end, text.len()),
         })
+    }
+}
+
+/// Why there is no target in `text`.
+#[cold]
+pub(super) fn refusal(method: Method, text: &[u8]) -> HeadError {
+    let is_named = || {
+        let end = text.iter().rposition(|&byte| byte == b'@');
+        end.is_some_and(|end| is_authority(&text[end + 1..], Port::Required))
+    };
+    if method == Method::Connect && is_named() {
+        HeadError::TargetUser
+    } else {
+        HeadError::TargetForm
     }
 }
 

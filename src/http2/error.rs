@@ -248,6 +248,22 @@ pub(crate) enum GuardReason {
 }
 
 impl GuardReason {
+    pub(crate) const ALL: [Self; 13] = [
+        Self::Resets,
+        Self::Settings,
+        Self::Ping,
+        Self::Priority,
+        Self::UnknownFrames,
+        Self::WindowUpdates,
+        Self::EmptyData,
+        Self::LateFrames,
+        Self::InterimResponses,
+        Self::ContinuationCount,
+        Self::BlockBytes,
+        Self::SettingsCount,
+        Self::Outbox,
+    ];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Resets => "resets",

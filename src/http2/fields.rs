@@ -18,6 +18,8 @@ pub(crate) enum Expected {
     /// `allows_protocol`: we have said that other protocols may be asked for (RFC 8441).
     Request {
         allows_protocol: bool,
+        /// The target is written in absolute form: whoever reads it may have to pass it on.
+        is_absolute: bool,
     },
     Response,
     Trailers,
@@ -166,10 +168,21 @@ impl Reader {
             kind,
             protocol,
             status: self.status,
-            is_head_request: self.is_method(text, b"HEAD"),
+            is_head_request: self.is_head_request(text),
             length: self.length,
             priority: self.priority,
         })
+    }
+
+    /// Whether it is more than may be.
+    #[inline]
+    pub(crate) fn is_oversize(&self) -> bool {
+        self.oversize.is_some()
+    }
+
+    /// Whether it is the head of a HEAD, as far as it has come.
+    pub(crate) fn is_head_request(&self, text: &[u8]) -> bool {
+        self.is_method(text, b"HEAD")
     }
 
     fn is_method(&self, text: &[u8], method: &[u8]) -> bool {
@@ -252,7 +265,9 @@ impl Reader {
     fn begin(&mut self, text: &mut Vec<u8>) {
         let head = text.len() as u32;
         let written = match self.expected {
-            Expected::Request { allows_protocol } => self.begin_request(text, allows_protocol),
+            Expected::Request { allows_protocol, is_absolute } => {
+                self.begin_request(text, allows_protocol, is_absolute)
+            }
             Expected::Response if self.status == 0 => Err(Malformed::PseudoMissing),
             Expected::Response => {
                 let digit = |at: u16| b'0' + (self.status / at % 10) as u8;
@@ -272,6 +287,7 @@ impl Reader {
         &mut self,
         text: &mut Vec<u8>,
         allows_protocol: bool,
+        is_absolute: bool,
     ) -> Result<(), Malformed> {
         let method = self.method.ok_or(Malformed::PseudoMissing)?;
         let is_connect = at(text, method) == b"CONNECT";
@@ -296,7 +312,19 @@ impl Reader {
             text.extend_from_within(method.0 as usize..method.1 as usize);
             text.push(b' ');
         }
-        text.extend_from_within(target.0 as usize..target.1 as usize);
+        if let (true, false, None, Some(scheme), Some(authority)) =
+            (is_absolute, is_connect, self.protocol, self.scheme, self.authority)
+        {
+            text.extend_from_within(scheme.0 as usize..scheme.1 as usize);
+            text.extend_from_slice(b"://");
+            text.extend_from_within(authority.0 as usize..authority.1 as usize);
+            // The asterisk has no place behind an authority (RFC 9112 §3.2.4).
+            if at(text, target) != b"*" {
+                text.extend_from_within(target.0 as usize..target.1 as usize);
+            }
+        } else {
+            text.extend_from_within(target.0 as usize..target.1 as usize);
+        }
         text.extend_from_slice(b" HTTP/1.1\r\n");
         if let Some((start, end)) = self.authority {
             text.extend_from_slice(b"host: ");
@@ -462,7 +490,7 @@ mod tests {
     use super::*;
 
     const BOUNDS: HeadBounds = HeadBounds { bytes: 400, count: 12 };
-    const REQUEST: Expected = Expected::Request { allows_protocol: false };
+    const REQUEST: Expected = Expected::Request { allows_protocol: false, is_absolute: false };
 
     /// Reads lines `name: value`, the first of them being in front of what the text holds.
     fn read(expected: Expected, fields: &[(&str, &str)]) -> Result<(Message, String), NoMessage> {
@@ -494,6 +522,21 @@ mod tests {
 
     fn malformed<T>(malformed: Malformed) -> Result<T, NoMessage> {
         Err(NoMessage::Malformed(malformed))
+    }
+
+    #[test]
+    fn a_target_in_absolute_form_has_scheme_and_authority() {
+        let expected = Expected::Request { allows_protocol: false, is_absolute: true };
+        let cases = [
+            ("GET", "/p?q", "GET https://a/p?q HTTP/1.1\r\nhost: a\r\n\r\n"),
+            ("OPTIONS", "*", "OPTIONS https://a HTTP/1.1\r\nhost: a\r\n\r\n"),
+        ];
+        for (method, path, text) in cases {
+            let fields =
+                [(":method", method), (":scheme", "https"), (":path", path), (":authority", "a")];
+            let found = read(expected, &fields).map(|(_, text)| text);
+            assert_eq!(found, Ok(text.to_owned()));
+        }
     }
 
     #[test]
@@ -610,7 +653,7 @@ mod tests {
             (":path", "/chat"),
             (":authority", "a"),
         ];
-        let allowed = Expected::Request { allows_protocol: true };
+        let allowed = Expected::Request { allows_protocol: true, is_absolute: false };
         let (message, text) = read(allowed, &extended).expect("a protocol");
         assert_eq!(message.kind, RequestKind::Extended);
         assert_eq!(text, "GET /chat HTTP/1.1\r\nhost: a\r\n\r\n");

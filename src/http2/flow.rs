@@ -6,6 +6,9 @@
 
 use super::frames::{WINDOW_DEFAULT, WINDOW_MAX};
 
+/// What is left, and what is owed, of a window that many share when it is opened.
+const SHARED_LEAST: u32 = 32 * 1024;
+
 /// A window that would be larger than 2³¹ − 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WindowOverflow;
@@ -84,6 +87,35 @@ impl ReceiveWindow {
         (self.owed > 0 && self.owed >= self.size / 2).then(|| self.open())
     }
 
+    /// The same for a window that many share: it is opened, too, where little of it is left, so
+    /// that what some leave unused does not have the others wait for half of all.
+    #[inline]
+    pub(crate) fn give_back_shared(&mut self, bytes: u32) -> Option<u32> {
+        let opened = self.give_back(bytes);
+        let is_short = self.left < SHARED_LEAST.into() && self.owed >= SHARED_LEAST;
+        opened.or_else(|| is_short.then(|| self.open()))
+    }
+
+    /// What may be on its way at once, as the peer knows.
+    pub(crate) fn size(self) -> u32 {
+        self.size
+    }
+
+    /// What may still come.
+    pub(crate) fn left(self) -> u32 {
+        u32::try_from(self.left).unwrap_or(0)
+    }
+
+    /// What has come and is not used up.
+    pub(crate) fn unused(self) -> u32 {
+        self.size.saturating_sub(self.left()).saturating_sub(self.owed)
+    }
+
+    /// Whether all that was used has been given back.
+    pub(crate) fn is_whole(self) -> bool {
+        self.owed == 0
+    }
+
     /// Has the window be of so many bytes, if that is more than before; by how much it is to be
     /// opened now.
     pub(crate) fn widen(&mut self, size: u32) -> Option<u32> {
@@ -92,6 +124,15 @@ impl ReceiveWindow {
         self.size = size;
         self.owed += more;
         Some(self.open())
+    }
+
+    /// Has the window be of so many bytes, or of as few more as may be: what the peer was told
+    /// stays said. By how much it is smaller.
+    pub(crate) fn narrow(&mut self, size: u32) -> u32 {
+        let less = self.owed.min(self.size.saturating_sub(size));
+        self.size -= less;
+        self.owed -= less;
+        less
     }
 
     /// The peer counts from another size since it has acknowledged our settings.
@@ -109,6 +150,23 @@ impl ReceiveWindow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_narrows_by_what_the_peer_was_not_told_again() {
+        let mut window = ReceiveWindow::new(100, 100);
+        assert_eq!(window.widen(400), Some(300));
+        assert_eq!(window.narrow(100), 0);
+        assert!(window.fill(150));
+        assert_eq!(window.give_back(150), None);
+        assert_eq!((window.narrow(100), window.size(), window.left()), (150, 250, 250));
+        assert!(window.fill(120));
+        assert_eq!((window.give_back(100), window.unused()), (None, 20));
+        assert_eq!((window.narrow(200), window.size()), (50, 200));
+        // What is left of the debt is given back in its turn.
+        assert_eq!((window.give_back(20), window.give_back(0)), (None, None));
+        assert!(window.fill(130));
+        assert_eq!((window.give_back(130), window.left()), (Some(200), 200));
+    }
 
     #[test]
     fn a_window_may_go_below_zero_and_never_above_its_maximum() {
@@ -134,6 +192,17 @@ mod tests {
         assert_eq!(window.give_back(1), Some(5));
         assert!(!window.fill(6));
         assert!(window.fill(5));
+    }
+
+    #[test]
+    fn a_window_that_many_share_opens_before_half_of_it_is_owed() {
+        let mut window = ReceiveWindow::new(1 << 20, 1 << 20);
+        assert!(window.fill(1 << 20));
+        assert_eq!(window.give_back_shared(SHARED_LEAST - 1), None);
+        assert_eq!(window.give_back_shared(1), Some(SHARED_LEAST));
+        assert_eq!((window.left(), window.unused()), (SHARED_LEAST, (1 << 20) - SHARED_LEAST));
+        // As long as enough is left, half of it is waited for, as everywhere.
+        assert_eq!(window.give_back_shared(SHARED_LEAST), None);
     }
 
     #[test]

@@ -6,27 +6,9 @@
 //! downloads. A clock is not asked before a bucket is empty.
 
 use super::error::GuardReason;
-
-/// Streams that were given up, at once and a second: nghttp2's figures. A browser that leaves a
-/// page gives up all its images at once.
-pub(crate) const RESETS_BURST: u32 = 1000;
-pub(crate) const RESETS_PER_SECOND: u32 = 33;
-/// Frames of one class that carry nothing.
-pub(crate) const FRAMES_BURST: u32 = 1000;
-pub(crate) const FRAMES_PER_SECOND: u32 = 100;
-/// What a request earns its sender of window updates, priorities and pings: browsers send one or
-/// two of each with it.
-const EARNED_BY_REQUEST: u32 = 4;
-/// What a frame of data that we send earns: an update of the stream's and of the connection's
-/// window, and a ping by which the bandwidth is measured.
-const EARNED_BY_DATA: u32 = 3;
-/// The frames that continue a head: it fits into two of the shortest that a peer may be asked for.
-pub(crate) const CONTINUATIONS_MAX: u8 = 8;
-/// Settings in one frame. There are eight that anybody has heard of.
-pub(crate) const SETTINGS_MAX: u32 = 32;
-/// What we have to say and the peer does not take, in bytes of control frames beyond what its
-/// streams may have waiting: a thousand answers to pings.
-pub(crate) const CONTROL_BYTES_MAX: usize = 16 * 1024;
+use crate::limits::{
+    HTTP2_EARNED_BY_DATA, HTTP2_EARNED_BY_REQUEST, HTTP2_FRAMES_BURST, HTTP2_FRAMES_PER_SECOND,
+};
 
 /// One class's budget.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +46,7 @@ impl Bucket {
 
     #[inline]
     fn earn(&mut self, count: u32) {
-        self.left = (self.left + count).min(FRAMES_BURST);
+        self.left = (self.left + count).min(HTTP2_FRAMES_BURST);
     }
 }
 
@@ -88,11 +70,12 @@ pub(crate) struct Guard {
     resets: Rate,
 }
 
-const FRAMES: Rate = Rate { burst: FRAMES_BURST, per_second: FRAMES_PER_SECOND };
+const FRAMES: Rate = Rate { burst: HTTP2_FRAMES_BURST, per_second: HTTP2_FRAMES_PER_SECOND };
 
 impl Guard {
     pub(crate) fn new(resets: Rate, now_ms: u64) -> Self {
-        let mut buckets = [Bucket { left: FRAMES_BURST, filled_ms: now_ms as u32 }; CLASSES.len()];
+        let mut buckets =
+            [Bucket { left: HTTP2_FRAMES_BURST, filled_ms: now_ms as u32 }; CLASSES.len()];
         buckets[0].left = resets.burst;
         Self { buckets, resets }
     }
@@ -111,21 +94,21 @@ impl Guard {
     #[inline]
     pub(crate) fn earn_by_request(&mut self) {
         for at in [2, 3, 5] {
-            self.buckets[at].earn(EARNED_BY_REQUEST);
+            self.buckets[at].earn(HTTP2_EARNED_BY_REQUEST);
         }
     }
 
     /// We have asked for something.
     #[inline]
     pub(crate) fn earn_by_question(&mut self) {
-        self.buckets[8].earn(EARNED_BY_REQUEST);
+        self.buckets[8].earn(HTTP2_EARNED_BY_REQUEST);
     }
 
     /// A frame of data with something in it has been sent.
     #[inline]
     pub(crate) fn earn_by_data(&mut self) {
         for at in [2, 5] {
-            self.buckets[at].earn(EARNED_BY_DATA);
+            self.buckets[at].earn(HTTP2_EARNED_BY_DATA);
         }
     }
 }
@@ -138,8 +121,9 @@ const _: () = assert!(matches!(CLASSES[8], GuardReason::InterimResponses));
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{HTTP2_RESETS_BURST, HTTP2_RESETS_PER_SECOND};
 
-    const RESETS: Rate = Rate { burst: RESETS_BURST, per_second: RESETS_PER_SECOND };
+    const RESETS: Rate = Rate { burst: HTTP2_RESETS_BURST, per_second: HTTP2_RESETS_PER_SECOND };
 
     fn taken(guard: &mut Guard, class: GuardReason, now_ms: u64) -> u32 {
         (0..1_000_000).take_while(|_| guard.count(class, now_ms).is_ok()).count() as u32
@@ -162,8 +146,8 @@ mod tests {
     #[test]
     fn one_class_does_not_pay_for_another() {
         let mut guard = Guard::new(RESETS, 0);
-        assert_eq!(taken(&mut guard, GuardReason::Ping, 0), FRAMES_BURST);
-        assert_eq!(taken(&mut guard, GuardReason::EmptyData, 0), FRAMES_BURST);
+        assert_eq!(taken(&mut guard, GuardReason::Ping, 0), HTTP2_FRAMES_BURST);
+        assert_eq!(taken(&mut guard, GuardReason::EmptyData, 0), HTTP2_FRAMES_BURST);
     }
 
     #[test]
@@ -183,7 +167,7 @@ mod tests {
         for _ in 0..10_000 {
             guard.earn_by_request();
         }
-        assert_eq!(taken(&mut guard, GuardReason::WindowUpdates, 0), FRAMES_BURST);
+        assert_eq!(taken(&mut guard, GuardReason::WindowUpdates, 0), HTTP2_FRAMES_BURST);
     }
 
     #[test]

@@ -10,10 +10,11 @@ use std::fmt::Write;
 use std::rc::Rc;
 
 use super::fields::HeadBounds;
+use super::frames::{self, END_HEADERS, FRAME_HEAD_BYTES, FrameHead, FrameType};
 use super::hpack::decode::Decoder;
 use super::hpack::encode::{Block, Question, QuestionKind};
 use super::hpack::table::{ENTRY_OVERHEAD, TABLE_BYTES_MAX};
-use super::hpack::{Line, Sink};
+use super::hpack::{HpackError, Line, Sink};
 use super::names::Kind;
 use super::session::Session;
 use super::session::terms::Terms;
@@ -27,7 +28,6 @@ fn terms() -> Terms {
         connection_window: 65_535,
         head: HeadBounds { bytes: 600, count: 12 },
         block_bytes_max: 2000,
-        outbox_bytes: 4000,
         ..Terms::default()
     }
 }
@@ -134,6 +134,75 @@ fn react(
         _ => {}
     }
     let _ = write!(told, "{event:?} {} ", text.escape_ascii());
+}
+
+/// The nine bytes that a frame begins with, read and written again; and what is behind them as a
+/// block of fields, in frames of as many bytes as the first one says.
+pub fn frames(input: &[u8]) {
+    let Some((head, block)) = input.split_first_chunk::<FRAME_HEAD_BYTES>() else { return };
+    let read = FrameHead::read(head);
+    assert!(read.length <= frames::FRAME_BYTES_MAX && read.stream <= frames::STREAM_MAX);
+    if read.kind != FrameType::Unknown {
+        let length = read.length as usize;
+        let mut again = frames::frame_head(length, read.kind, read.flags, read.stream);
+        assert_eq!(FrameHead::read(&again), read);
+        again[5] |= head[5] & 0x80;
+        assert_eq!(again, *head, "but for the reserved bit, all of it is kept");
+    }
+    let frame_bytes_max = usize::from(head[0]).max(1);
+    let mut out = b"before".to_vec();
+    out.extend([0; FRAME_HEAD_BYTES]);
+    out.extend_from_slice(block);
+    frames::frame_block(&mut out, 6, read.stream, head[4] & 1 != 0, frame_bytes_max);
+    let (before, mut rest) = out.split_at(6);
+    assert_eq!(before, b"before");
+    let (mut joined, mut kind) = (Vec::new(), FrameType::Headers);
+    loop {
+        let (head, behind) = rest.split_first_chunk().expect("a frame");
+        let head = FrameHead::read(head);
+        assert!(head.kind == kind && head.stream == read.stream);
+        assert!(head.length as usize <= frame_bytes_max);
+        let (part, behind) = behind.split_at(head.length as usize);
+        joined.extend_from_slice(part);
+        (rest, kind) = (behind, FrameType::Continuation);
+        if head.has(END_HEADERS) {
+            break;
+        }
+    }
+    assert!(rest.is_empty() && joined == block);
+}
+
+/// What we make of each of some blocks, which come as for [`hpack`], up to one that is refused.
+pub fn hpack_blocks(input: &[u8]) -> Vec<HpackBlock<'_>> {
+    let (mut decoder, mut all, mut rest) = (Decoder::default(), Vec::new(), input);
+    while let Some((length, behind)) = rest.split_first() {
+        let (bytes, behind) = behind.split_at(behind.len().min(usize::from(*length)));
+        rest = behind;
+        let (mut text, mut fields) = (Vec::new(), Fields::default());
+        let result = decoder.decode(bytes, &mut text, 100, &mut fields);
+        all.push(HpackBlock {
+            bytes,
+            fields: fields.0,
+            is_refused: result.is_err(),
+            // RFC 7541 leaves these two to whoever reads.
+            is_rule: matches!(result, Err(HpackError::Integer | HpackError::TableUpdate)),
+        });
+        if result.is_err() {
+            break;
+        }
+    }
+    all
+}
+
+/// A block of HPACK and what we have read in it.
+#[derive(Debug)]
+pub struct HpackBlock<'a> {
+    pub bytes: &'a [u8],
+    /// Names and values, without those that are too long for any table.
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub is_refused: bool,
+    /// Refused by a rule that another reader may not have.
+    pub is_rule: bool,
 }
 
 /// Blocks of HPACK, each behind a byte that says how long it is, and the same fields encoded.

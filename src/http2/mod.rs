@@ -112,7 +112,7 @@ pub(crate) enum Event<'i> {
         priority: Priority,
     },
     /// A client's head is too large: 431. The caller holds the stream from now on.
-    Oversize { stream: Key, what: Oversize, is_end: bool },
+    Oversize { stream: Key, what: Oversize, is_head: bool, is_end: bool },
     /// An origin answers. Below 200 it will answer again.
     Response { stream: Key, head: Range<usize>, status: u16, body: Body },
     /// A piece of a body; with `is_end`, which may come alone, the last.

@@ -38,6 +38,21 @@ impl Origins {
     }
 }
 
+/// An origin beside its connections: its address and what is known of it; and of each worker its
+/// place in the roster and its counts. Measured by `benches/origins/measure.py`.
+const ORIGIN_BYTES: u64 = 2 << 10;
+const ORIGIN_WORKER_BYTES: u64 = 1 << 10;
+
+/// How many origins there are.
+pub(super) fn configured(config: &Config) -> u64 {
+    config.upstreams.iter().map(|it| wide(it.all_origins().count())).sum()
+}
+
+/// What each of them takes.
+pub(super) fn each_bytes(workers: u64) -> u64 {
+    ORIGIN_BYTES + workers.saturating_mul(ORIGIN_WORKER_BYTES)
+}
+
 fn wide(count: usize) -> u64 {
     count as u64
 }

@@ -11,17 +11,15 @@
 
 use std::fmt;
 
-use super::origins::{MEMORY_PART, Origins};
+use super::origins::{self, MEMORY_PART, Origins};
 use super::sessions::Sessions;
 use super::usage::Usage;
 use super::watch::Thresholds;
-use super::{MIB, Notice};
+use super::{KIB, MIB, Notice, readable};
 use crate::config::{Config, MemoryConfig, MemoryMax};
 use crate::http::written_cache::WRITTEN_BYTES_MAX;
 use crate::ledger::Budget;
 use crate::limits::PASSWORD_CHECK_BYTES_MAX;
-
-const KIB: u64 = 1024;
 
 /// What one worker, or the program itself, occupies beyond what is listed by kind.
 #[derive(Clone, Copy, Debug)]
@@ -30,18 +28,17 @@ struct Base {
     worker_bytes: u64,
 }
 
-/// In memory. Measured at the start and without chunks: 8.4 MiB with one worker, of which 5.6 are
-/// pages of the executable, and 0.4 for each further one. The rest is for what they allocate while
-/// they work, for tables of routes, and for threads besides the workers.
+/// In memory. Measured at the start and without chunks: 8.4 MiB with one worker and 0.4 for each
+/// further one. The rest is for what they allocate, tables of routes, and other threads.
 const RESIDENT: Base = Base { program_bytes: 12 * MIB, worker_bytes: 3 * MIB / 2 };
 
 /// In addresses, where RLIMIT_AS counts them: 27 MiB with one worker and without chunks, 4.3 for
 /// each further one, of which 2 are its stack.
 const ADDRESSED: Base = Base { program_bytes: 28 * MIB, worker_bytes: 5 * MIB };
 
-/// The future of a conversation, with a margin of an eighth over what a test measures, the fields
-/// of its two heads that a proxy must know, and these heads as they were sent on.
-pub(crate) const CONVERSATION_BYTES: u64 = 5984 + 2 * WRITTEN_BYTES_MAX as u64;
+/// The future of a conversation, an eighth over what a test measures, with its two heads' fields
+/// that a proxy must know, and these heads as they were sent on.
+pub(crate) const CONVERSATION_BYTES: u64 = 6064 + 2 * WRITTEN_BYTES_MAX as u64;
 
 /// What a connection has even when it is idle: the task that waits, its socket, its places in
 /// tables and in the ring. 500 bytes of resident memory; tables that grow double.
@@ -65,15 +62,13 @@ const EVENT_LINE_BYTES: u64 = 256 + 32;
 /// Of the ceiling, this part at least is kept for growth.
 const GROWTH_PART: u64 = 32;
 
-/// Fewer clients are no service.
 const CLIENTS_MIN: u64 = 16;
 
 /// `max_mb` where it is "auto" and there is no limit to take a share of.
 const AUTOMATIC_MB: u64 = 500;
 const AUTOMATIC_PERCENT: u64 = 80;
 
-/// What is above this share of a limit, in percent, is no bound: the kernel's memory for sockets
-/// counts too.
+/// Above this share of a limit, in percent, is no bound: memory for sockets counts too.
 const LIMIT_PERCENT: u64 = 95;
 
 /// One line of the table.
@@ -137,11 +132,13 @@ impl Counts {
 const CLIENTS: &str = "clients";
 const ORIGINS: &str = "origin connections";
 const TUNNELS: &str = "tunnels";
+const STREAMS: &str = "streams";
 const GROWTH: &str = "larger heads";
-const PROCESS_WIDE: [&str; 7] = [
+const PROCESS_WIDE: [&str; 8] = [
     "program",
     "workers",
     "names",
+    "origins",
     "authentication",
     "password checks",
     "event lines",
@@ -158,24 +155,32 @@ impl Plan {
             workers: (config.server.workers as u64).max(1),
         };
         plan.widen(config, Self::fits);
+        plan.set_streams(config);
         plan
+    }
+
+    /// As many streams as there is room left for: others are sent back untouched.
+    fn set_streams(&mut self, config: &Config) {
+        self.set_count(STREAMS, 0);
+        let room = self.ceiling.bytes.saturating_sub(self.total()) / self.each_bytes(STREAMS);
+        self.set_count(STREAMS, room.min(config.limits.streams as u64));
     }
 
     /// Adds connections to origins, up to a sixteenth of what there is besides, as long as all of
     /// it `fits`.
     fn widen(&mut self, config: &Config, fits: impl Fn(&Self) -> bool) {
         let Origins { least, most } = Origins::of(config);
-        self.set_origins(least);
+        self.set_count(ORIGINS, least);
         let room = self.ceiling.bytes.saturating_sub(self.fixed_bytes());
         let mut more = (room / MEMORY_PART / self.each_bytes(ORIGINS)).min(most - least);
         while more > 0 {
-            self.set_origins(least + more);
+            self.set_count(ORIGINS, least + more);
             if fits(self) {
                 return;
             }
             more /= 2;
         }
-        self.set_origins(least);
+        self.set_count(ORIGINS, least);
     }
 
     /// How many connections to origins there is memory for.
@@ -193,14 +198,15 @@ impl Plan {
         is_tunnels_given: bool,
     ) -> Result<(Self, Vec<Notice>), PlanError> {
         let mut notices = Vec::new();
+        // What goes by whatever there is surprises nobody.
+        let is_expected = config.memory.max == MemoryMax::Auto;
         let (ceiling, lowered) = ceiling(&config.memory, usage);
-        notices.extend(lowered);
-        notices.extend(settle(&mut config.memory, &ceiling));
+        notices.extend(lowered.into_iter().chain(settle(&mut config.memory, &ceiling)));
         let mut plan = Self::of(config, usage);
         plan.ceiling = ceiling;
-        let is_fitting =
-            |plan: &Self| plan.fitting(config, is_clients_given, is_tunnels_given).is_some();
-        plan.widen(config, is_fitting);
+        plan.set_count(STREAMS, 0);
+        let fits = |plan: &Self| plan.fitting(config, is_clients_given, is_tunnels_given).is_some();
+        plan.widen(config, fits);
         let wanted = Counts::of(config);
         let Some(fitting) = plan.fitting(config, is_clients_given, is_tunnels_given) else {
             // The least that would do.
@@ -220,9 +226,10 @@ impl Plan {
         let missing = missing.saturating_add(narrow * plan.each_bytes(ORIGINS));
         let remedy = plan.remedy(missing);
         let mut lower = |key, limit: &mut usize, fitting: u64| {
-            notices.push(Notice(format!(
+            let text = format!(
                 "{key} = {limit} does not fit in {ceiling} and is {fitting} for now: {remedy}"
-            )));
+            );
+            notices.push(Notice { text, is_expected });
             *limit = fitting as usize;
         };
         if fitting.clients < wanted.clients {
@@ -231,6 +238,7 @@ impl Plan {
         if fitting.tunnels < wanted.tunnels.min(fitting.clients) {
             lower("limits.tunnels", &mut config.limits.tunnels, fitting.tunnels);
         }
+        plan.set_streams(config);
         Ok((plan, notices))
     }
 
@@ -281,7 +289,7 @@ impl Plan {
     /// What one worker may hold, and how much of it beyond what its connections were promised.
     pub fn budget(&self) -> Budget {
         let outside = self.sum(|row| PROCESS_WIDE.contains(&row.name));
-        let growth = self.sum(|row| row.name == GROWTH);
+        let growth = self.sum(|row| matches!(row.name, GROWTH | STREAMS));
         let spare = self.ceiling.bytes.saturating_sub(self.total());
         Budget::new(
             self.ceiling.bytes.saturating_sub(outside) / self.workers,
@@ -308,20 +316,14 @@ impl Plan {
         clients.saturating_add(tunnels.saturating_mul(self.each_bytes(TUNNELS)))
     }
 
-    fn set_origins(&mut self, count: u64) {
-        for row in self.rows.iter_mut().filter(|row| row.name == ORIGINS) {
-            row.count = count;
-        }
+    fn set_count(&mut self, name: &str, count: u64) {
+        let rows = self.rows.iter_mut().filter(|row| row.name == name);
+        rows.for_each(|row| row.count = count);
     }
 
     fn set(&mut self, counts: Counts) {
-        for row in &mut self.rows {
-            match row.name {
-                CLIENTS => row.count = counts.clients,
-                TUNNELS => row.count = counts.tunnels,
-                _ => {}
-            }
-        }
+        self.set_count(CLIENTS, counts.clients);
+        self.set_count(TUNNELS, counts.tunnels);
     }
 
     /// What would make room for all of it and `more_bytes`.
@@ -377,7 +379,9 @@ fn ceiling(memory: &MemoryConfig, usage: &Usage) -> (Ceiling, Option<Notice>) {
             Some(most) if most.bytes < fixed(mb).bytes => {
                 let text =
                     format!("memory.max_mb = {mb} is more than there is and counts as {most}");
-                (most, Some(Notice(text)))
+                // The standard value is no choice.
+                let is_expected = memory.max == MemoryConfig::default().max;
+                (most, Some(Notice { text, is_expected }))
             }
             _ => (fixed(mb), None),
         },
@@ -387,16 +391,18 @@ fn ceiling(memory: &MemoryConfig, usage: &Usage) -> (Ceiling, Option<Notice>) {
 /// Replaces what depends on the machine by numbers.
 fn settle(memory: &mut MemoryConfig, ceiling: &Ceiling) -> Option<Notice> {
     // The operator has not chosen what the standard values come to with a maximum of the machine's.
-    let is_unchosen =
-        memory.max == MemoryMax::Auto && memory.cleanup_mb == MemoryConfig::default().cleanup_mb;
+    let standard = MemoryConfig::default();
+    let is_unchosen = memory.max == MemoryMax::Auto && memory.cleanup_mb == standard.cleanup_mb;
+    let is_expected = *memory == standard;
     memory.max = MemoryMax::Mb(ceiling.bytes / MIB);
     let limits = memory.limits(AUTOMATIC_MB);
     let given_mb = std::mem::replace(&mut memory.cleanup_mb, limits.cleanup_mb);
-    (limits.is_cleanup_lowered && !is_unchosen).then(|| {
-        Notice(format!(
+    (limits.is_cleanup_lowered && !is_unchosen).then(|| Notice {
+        text: format!(
             "memory.cleanup_mb = {given_mb} is not below the maximum of {} and counts as {}",
             limits.max_mb, limits.cleanup_mb
-        ))
+        ),
+        is_expected,
     })
 }
 
@@ -436,8 +442,10 @@ fn rows(config: &Config, usage: &Usage, ceiling: &Ceiling) -> Vec<Row> {
             "pool.max_connections",
         ),
         row(TUNNELS, counts.tunnels, TUNNEL_BYTES, "limits.tunnels"),
+        row(STREAMS, 0, head + CONVERSATION_BYTES, "limits.streams"),
         row(GROWTH, 1, growth, ""),
         row("names", config.dns.cache_entries as u64, NAME_BYTES, "dns.cache_entries"),
+        row("origins", origins::configured(config), origins::each_bytes(workers), ""),
         row("authentication", users, AUTHENTICATION_BYTES, ""),
         row("password checks", users * PASSWORD_CHECKS, PASSWORD_CHECK_BYTES_MAX, ""),
         row("event lines", log.queue_lines as u64, EVENT_LINE_BYTES, "log.queue_lines"),
@@ -479,14 +487,6 @@ impl fmt::Display for Plan {
         writeln!(out, "{:<42}{:>12}", "in all", readable(self.total()))?;
         write!(out, "may be {}", self.ceiling)
     }
-}
-
-fn readable(bytes: u64) -> String {
-    let (unit, name) = if bytes < MIB { (KIB, "KiB") } else { (MIB, "MiB") };
-    // Tenths, rounded up: a sum that is shown must not look as if it fitted.
-    let tenths = u128::from(bytes) * 10;
-    let tenths = tenths.div_ceil(u128::from(unit));
-    format!("{}.{} {name}", tenths / 10, tenths % 10)
 }
 
 impl fmt::Display for PlanError {
@@ -540,7 +540,7 @@ mod tests {
             assert!((100..=fitted.limits.clients).contains(&fitted.limits.tunnels), "{plan}");
             assert!(plan.total() + one_more > plan.ceiling().bytes, "{plan}");
             assert_eq!(plan, Plan { ceiling: plan.ceiling(), ..Plan::of(&fitted, &usage) });
-            let texts: Vec<_> = notices.iter().map(|notice| notice.0.as_str()).collect();
+            let texts: Vec<_> = notices.iter().map(|notice| notice.text.as_str()).collect();
             let starts = [
                 "memory.max_mb = 500 is more than there is and counts as 121 MiB (95 % of the \
                  limit of addresses (RLIMIT_AS), 128.0 MiB)",
@@ -663,6 +663,26 @@ mod tests {
         Plan::fit(&mut config, &usage, false, false).unwrap();
         let expected = Thresholds { cleanup_bytes: 163 * MIB, max_bytes: 204 * MIB };
         assert_eq!(thresholds(&config.memory), expected);
+    }
+
+    #[test]
+    fn streams_have_what_is_left_and_lower_nothing() {
+        let streams = |plan: &Plan| plan.rows().iter().find(|row| row.name == STREAMS).copied();
+        for address_mb in [128, 160, 1024, 1 << 20] {
+            let (usage, mut fitted) = (within(address_mb), config(1));
+            let (plan, _) = Plan::fit(&mut fitted, &usage, false, false).unwrap();
+            let row = streams(&plan).unwrap();
+            assert!(plan.fits() && row.count <= fitted.limits.streams as u64, "{plan}");
+            let has_room = plan.total() + row.each_bytes <= plan.ceiling().bytes;
+            assert!(!has_room || row.count == fitted.limits.streams as u64, "{plan}");
+            let mut fewer = config(1);
+            fewer.limits.streams = 1;
+            let (other, _) = Plan::fit(&mut fewer, &usage, false, false).unwrap();
+            assert!(streams(&other).unwrap().count <= 1, "{other}");
+            assert_eq!(fewer.limits.clients, fitted.limits.clients, "{other}");
+            // What streams do not take may be grown into, and the reverse.
+            assert_eq!(format!("{:?}", other.budget()), format!("{:?}", plan.budget()));
+        }
     }
 
     #[test]

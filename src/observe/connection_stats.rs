@@ -81,15 +81,41 @@ impl Moment {
     }
 }
 
+/// A number of bytes in one byte, rounded up to an eighth of the power of two below it: what is
+/// asked of a peak, and all that there is room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Coarse(u8);
+
+impl Coarse {
+    fn of(bytes: u32) -> Self {
+        let shift = (u32::BITS - bytes.leading_zeros()).saturating_sub(4);
+        let eighths = u64::from(bytes).div_ceil(1 << shift);
+        // What has been rounded up to the next power counts on there.
+        Self((shift as u8 * 8).saturating_add(eighths as u8))
+    }
+
+    fn bytes(self) -> u64 {
+        match self.0.checked_sub(8) {
+            None => self.0.into(),
+            Some(above) => u64::from(8 + above % 8) << (above / 8),
+        }
+    }
+}
+
+/// No request has come yet.
+const NEW: u8 = 1;
+/// Between two requests, holding nothing: a drain may end it once a second has passed.
+const PARKED: u8 = 2;
+
 /// The statistics of one client connection.
 #[derive(Debug)]
 pub(crate) struct ConnectionStats {
     pub born: Moment,
-    /// No request has come yet.
-    pub is_new: Cell<bool>,
-    /// Between two requests, holding nothing: a drain may end it once a second has passed.
-    pub is_parked: Cell<bool>,
+    /// [`NEW`] and [`PARKED`].
+    marks: Cell<u8>,
     ending: Cell<Ending>,
+    /// Of the last request, its index and one; 0 where it has none, or one beyond all numbers.
+    route: Cell<u16>,
     /// Of use in [`Phase::Exchange`]: who is to blame where nothing has moved for long. It stays
     /// when the wait is over, until there is another one.
     pub waits_on: Cell<WaitsOn>,
@@ -99,7 +125,9 @@ pub(crate) struct ConnectionStats {
     /// Bytes of the connection's task, head buffers and copies.
     held_bytes: Cell<u32>,
     /// Bytes of chunks and pipes that a transfer holds at the moment.
-    pub(crate) moving_bytes: Cell<u32>,
+    moving_bytes: Cell<u32>,
+    /// The most of them in this exchange.
+    moving_peak: Cell<Coarse>,
     /// When a transfer last moved something, in either direction. An exchange that has moved
     /// nothing yet has been at it since [`ConnectionStats::phase_began`]: the later of both counts.
     pub moved: Cell<Moment>,
@@ -113,15 +141,16 @@ impl Default for ConnectionStats {
         let now = Moment::at_ms(clock::coarse_ms());
         Self {
             born: now,
-            is_new: Cell::new(true),
-            is_parked: Cell::new(false),
+            marks: Cell::new(NEW),
             ending: Cell::new(Ending::No),
+            route: Cell::new(0),
             waits_on: Cell::new(WaitsOn::Nobody),
             phase: Cell::new(Phase::Idle),
             phase_began: Cell::new(now),
             requests: Cell::new(0),
             held_bytes: Cell::new(0),
             moving_bytes: Cell::new(0),
+            moving_peak: Cell::default(),
             moved: Cell::new(now),
             received: Cell::new(0),
             sent: Cell::new(0),
@@ -142,6 +171,17 @@ impl ConnectionStats {
     pub(crate) fn enter(&self, phase: Phase, now_ms: u64) {
         self.phase.set(phase);
         self.phase_began.set(Moment::at_ms(now_ms));
+    }
+
+    /// The index of the route of the last request.
+    pub(crate) fn route(&self) -> Option<usize> {
+        usize::from(self.route.get()).checked_sub(1)
+    }
+
+    #[inline]
+    pub(crate) fn takes_route(&self, index: Option<u32>) {
+        let number = index.map_or(0, |index| u16::try_from(index + 1).unwrap_or(0));
+        self.route.set(number);
     }
 
     /// What has been decided about it.
@@ -213,6 +253,54 @@ impl ConnectionStats {
         self.held_bytes.set(bytes as u32);
     }
 
+    /// Whether no request has come yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.marks.get() & NEW != 0
+    }
+
+    pub(crate) fn set_known(&self) {
+        self.marks.set(self.marks.get() & !NEW);
+    }
+
+    /// Whether it rests between two requests and holds nothing.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.marks.get() & PARKED != 0
+    }
+
+    /// Says so; whether it did before.
+    pub(crate) fn set_parked(&self, is_parked: bool) -> bool {
+        let others = self.marks.get() & !PARKED;
+        let before = self.marks.replace(others | if is_parked { PARKED } else { 0 });
+        before & PARKED != 0
+    }
+
+    /// A transfer holds so much more.
+    #[inline]
+    pub(crate) fn moves(&self, bytes: u32) {
+        let moving = self.moving_bytes.get().saturating_add(bytes);
+        self.moving_bytes.set(moving);
+        self.moving_peak.set(self.moving_peak.get().max(Coarse::of(moving)));
+    }
+
+    /// It has given so much back.
+    #[inline]
+    pub(crate) fn moved_on(&self, bytes: u32) {
+        self.moving_bytes.set(self.moving_bytes.get().saturating_sub(bytes));
+    }
+
+    /// An exchange begins.
+    #[inline]
+    pub(crate) fn begin_exchange(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.moving_peak.set(Coarse::default());
+    }
+
+    /// The most that it has held in this exchange: what it holds beside transfers only grows.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        let moving = self.moving_peak.get().bytes();
+        u64::from(self.held_bytes.get()) + moving.max(self.moving_bytes.get().into())
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         u64::from(self.held_bytes.get()) + u64::from(self.moving_bytes.get())
     }
@@ -255,6 +343,16 @@ impl Drop for Sleeper<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_coarse_number_is_no_less_than_what_it_stands_for_and_an_eighth_more_at_most() {
+        let around = |at: u32| [(1_u32 << at) - 1, 1 << at, (1 << at) + 1];
+        for bytes in (0..5_000).chain((0..u32::BITS).flat_map(around)).chain([u32::MAX]) {
+            let (said, meant) = (Coarse::of(bytes).bytes(), u64::from(bytes));
+            assert!(said >= meant && said <= meant + meant / 8 + 1, "{bytes}: {said}");
+            assert!(bytes == 0 || Coarse::of(bytes) >= Coarse::of(bytes - 1), "{bytes}");
+        }
+    }
 
     fn wakes(stats: &ConnectionStats, decide: impl FnOnce()) -> Option<Result<(), Fault>> {
         let mut wait = std::pin::pin!(stats.unless_ended(std::future::pending()));

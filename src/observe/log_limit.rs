@@ -24,6 +24,7 @@ static HANDSHAKES: [AtomicU64; Problem::ALL.len()] =
     [const { AtomicU64::new(0) }; Problem::ALL.len()];
 static SESSIONS: [AtomicU64; Problem::ALL.len()] =
     [const { AtomicU64::new(0) }; Problem::ALL.len()];
+static HTTP2: AtomicU64 = AtomicU64::new(0);
 static ORIGIN_NOT_SECURED: AtomicU64 = AtomicU64::new(0);
 
 /// Says that the process (EMFILE) or the machine (ENFILE) is out of descriptors.
@@ -130,6 +131,14 @@ pub(crate) fn handshake_failed(problem: Problem, client: PeerAddress, sni: &str,
 pub(crate) fn session_broken(problem: Problem, client: PeerAddress) {
     if is_due(&SESSIONS[problem as usize]) {
         tracing::info!(%client, problem = problem.name(), "a TLS session is broken");
+    }
+}
+
+/// Says that a client's connection of HTTP/2 was ended for what the client did.
+#[cold]
+pub(crate) fn http2_failed(client: PeerAddress, code: &str, cause: &str) {
+    if is_due(&HTTP2) {
+        tracing::info!(%client, code, cause, "an HTTP/2 connection was ended");
     }
 }
 

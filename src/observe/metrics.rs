@@ -5,13 +5,13 @@
 //! of two readings. Nothing here locks, allocates while it counts, or reads a clock.
 
 use std::array;
-use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
 pub(crate) use crate::counters::{Counter, Gauge};
 use crate::fault::ProxyError;
 use crate::http::repair::{Repair, Repairs};
+use crate::http2::error::GuardReason;
 use crate::tls::problem::Problem;
 
 /// Answers by status class. The index is the status divided by 100; 0 are exchanges that ended
@@ -87,6 +87,20 @@ pub struct WorkerMetrics {
     pub handshakes_failed: [Counter; Problem::ALL.len()],
     /// Sessions that ended by what is no session, in the same order.
     pub sessions_broken: [Counter; Problem::ALL.len()],
+    /// Connections of clients that speak HTTP/2, now and ever, and lanes for their requests now.
+    pub http2_connections: Gauge,
+    pub http2_opened: Counter,
+    pub http2_streams: Gauge,
+    /// Connections to origins that speak it, now.
+    pub http2_origins: Gauge,
+    /// Requests that were sent back untouched.
+    pub http2_refused: Counter,
+    /// Streams that clients gave up, and that ended for what was wrong with them.
+    pub http2_resets: Counter,
+    pub http2_stream_errors: Counter,
+    /// Connections that ended for what was wrong with them, and by which guard.
+    pub http2_connection_errors: Counter,
+    pub http2_guards: [Counter; GuardReason::ALL.len()],
 }
 
 impl WorkerMetrics {
@@ -115,44 +129,6 @@ impl WorkerMetrics {
         if status != 0 {
             self.latency.record(us);
         }
-    }
-}
-
-/// One worker's answers by what one configuration names. Whatever the next one names too goes on
-/// counting where it was.
-#[derive(Debug, Default)]
-pub(crate) struct NamedCounts {
-    /// By index in `Config::routes`.
-    pub routes: Vec<Arc<Classes>>,
-    /// By index in `Config::upstreams`.
-    pub upstreams: Vec<Arc<Classes>>,
-    /// The same, for those that a split chooses from. Empty where there is no split.
-    pub latencies: Vec<Option<Arc<Latency>>>,
-}
-
-impl NamedCounts {
-    #[inline]
-    pub(crate) fn answered(&self, route: Option<usize>, upstream: Option<usize>, status: u16) {
-        let class = class_of(status);
-        if let Some(route) = route.and_then(|index| self.routes.get(index)) {
-            route[class].add(1);
-        }
-        if let Some(upstream) = upstream.and_then(|index| self.upstreams.get(index)) {
-            upstream[class].add(1);
-        }
-    }
-
-    /// Notes how long an exchange took, where its upstream is one of a split.
-    #[inline]
-    pub(crate) fn timed(&self, upstream: Option<usize>, us: u64) {
-        if let Some(latency) = upstream.and_then(|index| self.split_latency(index)) {
-            latency.record(us);
-        }
-    }
-
-    /// Times of the exchanges with an upstream of a split.
-    pub(crate) fn split_latency(&self, upstream: usize) -> Option<&Latency> {
-        self.latencies.get(upstream)?.as_deref()
     }
 }
 
@@ -329,29 +305,13 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_is_counted_once_in_each_place() {
+    fn an_exchange_without_an_answer_has_no_length() {
         let metrics = WorkerMetrics::default();
-        let named = NamedCounts {
-            routes: vec![Arc::default(), Arc::default()],
-            upstreams: vec![Arc::default()],
-            ..NamedCounts::default()
-        };
-        // A route that is not there, and a status that is none, must not panic.
-        let exchanges = [
-            (Some(1), Some(0), 204, 10),
-            (None, None, 503, 20),
-            (Some(0), Some(0), 0, 30),
-            (Some(9), Some(9), 999, 40),
-        ];
-        for (route, upstream, status, us) in exchanges {
+        for (status, us) in [(204, 10), (503, 20), (0, 30), (999, 40)] {
             metrics.answered(status, us);
-            named.answered(route, upstream, status);
         }
-        let counts = |classes: &Classes| classes.each_ref().map(Counter::get);
-        assert_eq!(counts(&metrics.requests), [1, 0, 1, 0, 0, 2]);
-        assert_eq!(counts(&named.routes[0]), [1, 0, 0, 0, 0, 0]);
-        assert_eq!(counts(&named.routes[1]), [0, 0, 1, 0, 0, 0]);
-        assert_eq!(counts(&named.upstreams[0]), [1, 0, 1, 0, 0, 0]);
+        let counts = metrics.requests.each_ref().map(Counter::get);
+        assert_eq!(counts, [1, 0, 1, 0, 0, 2]);
         assert_eq!(metrics.latency.snapshot().len(), 3);
     }
 

@@ -1,9 +1,10 @@
 //! Moves a body whose receiver may be slower than its sender, and is not to keep that one.
 //!
 //! In goes a transfer with what may be held of its body; what has come is sent at once as far as
-//! the receiver takes it, and held beyond that, up to the bound. Whoever lent the sender's
-//! connection is told as soon as the body has come to its end. Where there is no memory to hold
-//! anything, what is held goes out and the rest is left to a transfer that holds nothing.
+//! the receiver takes it, and held beyond that, up to the bound, and then in a file. Whoever lent
+//! the sender's connection is told as soon as the body has come to its end, or the sender has
+//! failed. Where there is no memory to hold anything, what is held goes out and the rest is left to
+//! a transfer that holds nothing.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -13,7 +14,10 @@ use std::task::Poll;
 use super::coding::{Decoder, Encoding, LEAD_BYTES, TAIL_BYTES, limit_to_body};
 use super::error::RelayError;
 use super::held::{Held, PIECE_BYTES};
+use super::scratch::{self, Scratch};
+use super::spool::Terms;
 use super::steps::add;
+use super::stored::Queue;
 use super::waiting::Stall;
 use super::{Leftover, Pace, TURN_BYTES, Transfer, Window};
 use crate::http::chunked::HELD_BYTES_MAX;
@@ -30,7 +34,7 @@ pub(crate) enum Come {
 
 /// What both directions know.
 struct Ahead<'a> {
-    held: &'a RefCell<Held>,
+    queue: &'a RefCell<Queue>,
     /// Counts what either side does that the other may wait for.
     changes: Cell<u64>,
     /// Nothing more will be held.
@@ -45,8 +49,46 @@ impl Ahead<'_> {
     }
 
     /// Waits until `is_so`: whoever drives both sides asks after every change.
-    async fn until(&self, is_so: impl Fn(&Held) -> bool) {
-        poll_fn(|_| if is_so(&self.held.borrow()) { Poll::Ready(()) } else { Poll::Pending }).await;
+    async fn until(&self, is_so: impl Fn(&mut Queue) -> bool) {
+        poll_fn(
+            |_| {
+                if is_so(&mut self.queue.borrow_mut()) { Poll::Ready(()) } else { Poll::Pending }
+            },
+        )
+        .await;
+    }
+
+    /// Sees to it that more can be held, or waits until there is room again.
+    async fn make_room(&self, is_over: impl Fn() -> bool) {
+        while !self.queue.borrow_mut().has_room() && !is_over() {
+            let overflowing = self.queue.borrow_mut().overflowing();
+            if let Some(overflowing) = overflowing {
+                let opened = overflowing.await;
+                self.queue.borrow_mut().overflow(opened);
+            } else if !self.write_tail().await {
+                self.until(|queue| queue.has_room() || is_over()).await;
+            }
+        }
+    }
+
+    /// Writes the tail to the file; false where that cannot be.
+    async fn write_tail(&self) -> bool {
+        let Some((file, at, pieces)) = self.queue.borrow_mut().lend_tail() else { return false };
+        let written = file.write(at, pieces).await;
+        let is_written = written.is_ok();
+        self.queue.borrow_mut().tail_came_back(written);
+        self.changed();
+        is_written
+    }
+
+    /// Has what comes next out of the file ready to be sent.
+    async fn read_on(&self) -> Result<(), RelayError> {
+        let Some((file, at, most, pieces)) = self.queue.borrow_mut().lend_window() else {
+            return Ok(());
+        };
+        let (count, pieces) = file.fill(pieces, at, most).await.ok_or(RelayError::File)?;
+        self.queue.borrow_mut().window_came_back(count, pieces);
+        Ok(())
     }
 }
 
@@ -60,16 +102,17 @@ const LEAST: usize = 2048;
 
 impl Transfer<'_> {
     /// Moves the rest of the body through `held`, and says by `has_come` that the sender has given
-    /// all of it, while the receiver may still be taking it.
+    /// all of it, or will give no more for a fault of its own, while the receiver may still be
+    /// taking it.
     pub(crate) async fn run_ahead(
         &self,
         (decoder, encoding): (Decoder, Encoding),
-        held: Held,
-        has_come: impl FnOnce(Leftover),
+        (held, terms): (Held, Option<Terms>),
+        has_come: impl FnOnce(Option<Leftover>),
     ) -> Result<Come, RelayError> {
-        let held = &RefCell::new(held);
+        let queue = &RefCell::new(Queue::new(held, terms));
         let (is_filled, is_silent) = (Cell::new(false), Cell::new(false));
-        let ahead = Ahead { held, changes: Cell::new(0), is_filled, is_silent };
+        let ahead = Ahead { queue, changes: Cell::new(0), is_filled, is_silent };
         let mut filling = std::pin::pin!(self.fill(&ahead, decoder, encoding));
         let mut draining = std::pin::pin!(self.drain(&ahead));
         let (mut come, mut has_come) = (None, Some(has_come));
@@ -79,8 +122,13 @@ impl Transfer<'_> {
                 if come.is_none()
                     && let Poll::Ready(filled) = filling.as_mut().poll(cx)
                 {
-                    if let (Ok(Come::All(leftover)), Some(has_come)) = (&filled, has_come.take()) {
-                        has_come(*leftover);
+                    let over = match &filled {
+                        Ok(Come::All(leftover)) => Some(Some(*leftover)),
+                        Ok(Come::Some(_)) => None,
+                        Err(_) => Some(None),
+                    };
+                    if let (Some(over), Some(has_come)) = (over, has_come.take()) {
+                        has_come(over);
                     }
                     come = Some(filled);
                     ahead.is_filled.set(true);
@@ -114,19 +162,18 @@ impl Transfer<'_> {
     ) -> Result<Come, RelayError> {
         let mut pace = Pace::new(Window { chunks: 1, chunks_max: 1 });
         let (mut turn_bytes, mut is_clean) = (0, true);
-        let mut scratch = Scratch::for_body(&decoder, encoding);
         while !decoder.is_done() {
             if turn_bytes >= TURN_BYTES {
                 turn_bytes = 0;
                 turn().await;
             }
-            ahead.until(|held| !held.is_full() || self.is_over()).await;
+            ahead.make_room(|| self.is_over()).await;
             if self.is_over() {
                 return Err(RelayError::Interrupted);
             }
             let took = {
-                let held = &mut *ahead.held.borrow_mut();
-                self.take(held, &mut decoder, encoding, &mut scratch)?
+                let mut queue = ahead.queue.borrow_mut();
+                self.take(queue.end(), &mut decoder, encoding)?
             };
             match took {
                 Took::Bytes { bytes, excess } => {
@@ -137,7 +184,7 @@ impl Transfer<'_> {
                 }
                 Took::Nothing => {
                     turn_bytes = 0;
-                    ahead.held.borrow_mut().release_spare();
+                    ahead.queue.borrow_mut().end().release_spare();
                     ahead.is_silent.set(true);
                     self.wait_for_sender(&pace).await?;
                     ahead.is_silent.set(false);
@@ -146,7 +193,7 @@ impl Transfer<'_> {
                 Took::End if self.is_over() => return Err(RelayError::Interrupted),
                 Took::End => return Err(RelayError::FromEnded),
                 Took::NoMemory => {
-                    ahead.until(|held| held.is_empty() || self.is_over()).await;
+                    ahead.until(|queue| queue.is_empty() || self.is_over()).await;
                     return if self.is_over() {
                         Err(RelayError::Interrupted)
                     } else {
@@ -156,7 +203,7 @@ impl Transfer<'_> {
             }
         }
         self.control.repairs.set(decoder.repairs());
-        ahead.held.borrow_mut().release_spare();
+        ahead.queue.borrow_mut().end().release_spare();
         Ok(Come::All(if is_clean { Leftover::Nothing } else { Leftover::Excess }))
     }
 
@@ -166,34 +213,44 @@ impl Transfer<'_> {
         held: &mut Held,
         decoder: &mut Decoder,
         encoding: Encoding,
-        scratch: &mut Scratch,
     ) -> Result<Took, RelayError> {
-        let margin = if scratch.is_needed { MARGIN } else { 0 };
+        if encoding != Encoding::AsIs || decoder.is_sieve() {
+            return scratch::with(|scratch| self.take_framed(held, decoder, encoding, scratch));
+        }
         let left = usize::try_from(held.left()).unwrap_or(PIECE_BYTES);
-        let most = limit_to_body(decoder, PIECE_BYTES - margin).min(left) + margin;
+        let most = limit_to_body(decoder, PIECE_BYTES).min(left);
         // A piece serves until little of it is left.
         let room = held.room(most.min(LEAST), most);
         if room.is_empty() {
             return Ok(Took::NoMemory);
         }
-        let most = room.len() - margin;
-        let target = if scratch.is_needed { &mut scratch.come[..most] } else { &mut *room };
-        let received = match self.from.try_recv(target) {
-            Ok(0) => return Ok(Took::End),
+        let received = match self.receive(room)? {
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Took::Nothing),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(RelayError::FromEnded);
-            }
-            Err(_) => return Err(RelayError::FromFailed),
+            Err(took) => return Ok(took),
         };
-        add(&self.control.received, received);
-        if !scratch.is_needed {
-            let used = decoder.advance(&room[..received]).map_err(RelayError::Framing)?.used;
-            held.fill(used);
-            return Ok(Took::Bytes { bytes: received, excess: received - used });
+        let used = decoder.advance(&room[..received]).map_err(RelayError::Framing)?.used;
+        held.fill(used);
+        Ok(Took::Bytes { bytes: received, excess: received - used })
+    }
+
+    /// The same of one that goes on in another form than it comes in.
+    fn take_framed(
+        &self,
+        held: &mut Held,
+        decoder: &mut Decoder,
+        encoding: Encoding,
+        scratch: &mut Scratch,
+    ) -> Result<Took, RelayError> {
+        let left = usize::try_from(held.left()).unwrap_or(PIECE_BYTES);
+        let most = limit_to_body(decoder, PIECE_BYTES - MARGIN).min(left) + MARGIN;
+        let room = held.room(most.min(LEAST), most);
+        if room.is_empty() {
+            return Ok(Took::NoMemory);
         }
-        scratch.framed.clear();
+        let received = match self.receive(&mut scratch.come[..room.len() - MARGIN])? {
+            Ok(count) => count,
+            Err(took) => return Ok(took),
+        };
         let input = &scratch.come[..received];
         let appended = encoding.append(decoder, input, &mut scratch.framed);
         let used = appended.map_err(RelayError::Framing)?.used;
@@ -203,12 +260,28 @@ impl Transfer<'_> {
         Ok(Took::Bytes { bytes: received, excess: received - used })
     }
 
+    /// Takes what the sender's socket has; else what that means.
+    fn receive(&self, room: &mut [u8]) -> Result<Result<usize, Took>, RelayError> {
+        match self.from.try_recv(room) {
+            Ok(0) => Ok(Err(Took::End)),
+            Ok(count) => {
+                add(&self.control.received, count);
+                Ok(Ok(count))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Err(Took::Nothing)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(RelayError::FromEnded)
+            }
+            Err(_) => Err(RelayError::FromFailed),
+        }
+    }
+
     /// Sends what is held as far as the receiver takes it, until nothing more will be.
     async fn drain(&self, ahead: &Ahead<'_>) -> Result<(), RelayError> {
         let (stall, began_ms) = (Stall::default(), clock::coarse_ms());
         let mut turn_bytes = 0;
         loop {
-            ahead.until(|held| !held.is_empty() || ahead.is_filled.get()).await;
+            ahead.until(|queue| queue.has_more() || ahead.is_filled.get()).await;
             if self.is_over() {
                 return Err(RelayError::Interrupted);
             }
@@ -216,21 +289,27 @@ impl Transfer<'_> {
                 turn_bytes = 0;
                 turn().await;
             }
+            ahead.read_on().await?;
             let sent = {
-                let held = ahead.held.borrow();
-                if held.is_empty() {
-                    return Ok(());
+                let mut queue = ahead.queue.borrow_mut();
+                let front = queue.front();
+                if front.is_empty() {
+                    if ahead.is_filled.get() {
+                        return Ok(());
+                    }
+                    continue;
                 }
-                self.to.socket.try_send(held.front())
+                self.to.socket.try_send(front.front())
             };
             match sent {
                 Ok(count) => {
-                    let mut held = ahead.held.borrow_mut();
-                    held.consume(count);
+                    let mut queue = ahead.queue.borrow_mut();
+                    let front = queue.front();
+                    front.consume(count);
                     if ahead.is_silent.get() {
-                        held.release_spare();
+                        queue.release_spare();
                     }
-                    drop(held);
+                    drop(queue);
                     add(&self.control.sent, count);
                     turn_bytes += count;
                     stall.end();
@@ -261,21 +340,6 @@ enum Took {
     NoMemory,
 }
 
-/// Where bytes lie that do not go on as they came.
-struct Scratch {
-    is_needed: bool,
-    come: Vec<u8>,
-    framed: Vec<u8>,
-}
-
-impl Scratch {
-    fn for_body(decoder: &Decoder, encoding: Encoding) -> Self {
-        let is_needed = encoding != Encoding::AsIs || decoder.is_sieve();
-        let come = if is_needed { vec![0; PIECE_BYTES] } else { Vec::new() };
-        Self { is_needed, come, framed: Vec::new() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
@@ -302,7 +366,7 @@ mod tests {
             let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             (there, Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0), false))
         };
-        runtime::open().unwrap().block_on(async {
+        runtime::tested().block_on(async {
             let ((mut sender, from), (mut reader, to)) = (pair(), pair());
             let sending = std::thread::spawn(move || {
                 let body: Vec<u8> = (0..BODY_BYTES).map(|it| (it % 251) as u8).collect();
@@ -341,11 +405,13 @@ mod tests {
                 control: &control,
                 stats: &stats,
                 flow: &stats.received,
+                copied: None,
             };
             let held = Held::new(1 << 20, (&ledger, &budget));
             let body = (Decoder::Sized(BODY_BYTES as u64), Encoding::AsIs);
             let has_come = Cell::new(false);
-            let come = transfer.run_ahead(body, held, |_| has_come.set(true)).await.unwrap();
+            let come =
+                transfer.run_ahead(body, (held, None), |_| has_come.set(true)).await.unwrap();
             if let Come::Some(rest) = come {
                 transfer.run(rest, Encoding::AsIs).await.unwrap();
             }

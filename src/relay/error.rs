@@ -15,6 +15,8 @@ pub(crate) enum RelayError {
     FromExpired,
     /// There was no memory to move bytes through for as long as a sender may be silent.
     NoChunk,
+    /// What was held in a temporary file cannot be read.
+    File,
     ToFailed,
     ToExpired,
     /// Somebody ended the wait from outside.

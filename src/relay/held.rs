@@ -17,22 +17,47 @@ pub(crate) const PIECE_BYTES: usize = 32 * 1024;
 pub(crate) struct Held {
     pieces: VecDeque<Piece>,
     length: u64,
+    /// Memory of pieces that somebody else has just now.
+    lent: u64,
     bytes_max: u64,
     ledger: Arc<Ledger>,
     budget: Rc<Budget>,
 }
 
 /// Filled in `start..end`.
-struct Piece {
+#[derive(Clone)]
+pub(crate) struct Piece {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
 }
 
+impl Piece {
+    pub(super) fn filled(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// What may be filled, up to `most` bytes.
+    pub(super) fn room(&mut self, most: usize) -> &mut [u8] {
+        let end = self.bytes.len().min(self.end.saturating_add(most));
+        &mut self.bytes[self.end..end]
+    }
+
+    /// The first `count` bytes of the room are filled now.
+    pub(super) fn fill(&mut self, count: usize) {
+        self.end += count;
+    }
+}
+
 impl Held {
     pub(crate) fn new(bytes_max: u64, (ledger, budget): (&Arc<Ledger>, &Rc<Budget>)) -> Self {
         let (ledger, budget) = (ledger.clone(), budget.clone());
-        Self { pieces: VecDeque::new(), length: 0, bytes_max, ledger, budget }
+        Self { pieces: VecDeque::new(), length: 0, lent: 0, bytes_max, ledger, budget }
+    }
+
+    /// One for so much more of the same body.
+    pub(super) fn another(&self, bytes_max: u64) -> Self {
+        Self::new(bytes_max, (&self.ledger, &self.budget))
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -62,10 +87,7 @@ impl Held {
             return &mut [];
         }
         match self.pieces.back_mut() {
-            Some(piece) => {
-                let end = piece.bytes.len().min(piece.end.saturating_add(most));
-                &mut piece.bytes[piece.end..end]
-            }
+            Some(piece) => piece.room(most),
             None => &mut [],
         }
     }
@@ -83,7 +105,7 @@ impl Held {
     /// The first `count` bytes of the room that was had last are filled now.
     pub(crate) fn fill(&mut self, count: usize) {
         if let Some(piece) = self.pieces.back_mut() {
-            piece.end += count;
+            piece.fill(count);
             self.length += count as u64;
         }
     }
@@ -121,13 +143,55 @@ impl Held {
 
     /// The first bytes that are held; empty where none are.
     pub(crate) fn front(&self) -> &[u8] {
-        let filled = self.pieces.front().map(|piece| &piece.bytes[piece.start..piece.end]);
+        let filled = self.pieces.front().map(Piece::filled);
         filled.unwrap_or_default()
     }
 
     /// All that is held, piece by piece.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        self.pieces.iter().map(|piece| &piece.bytes[piece.start..piece.end])
+        self.pieces.iter().map(Piece::filled)
+    }
+
+    /// Gives all pieces away for a while, with what they hold. Their memory counts as held until
+    /// they come back or are forgotten.
+    pub(super) fn lend(&mut self) -> Vec<Piece> {
+        let pieces: Vec<_> = self.pieces.drain(..).collect();
+        self.lent += pieces.iter().map(|piece| piece.bytes.len() as u64).sum::<u64>();
+        self.length = 0;
+        pieces
+    }
+
+    /// Takes back what was lent, before what has come since.
+    pub(super) fn restore(&mut self, pieces: Vec<Piece>) {
+        for piece in pieces.into_iter().rev() {
+            self.lent = self.lent.saturating_sub(piece.bytes.len() as u64);
+            self.length += piece.filled().len() as u64;
+            self.pieces.push_front(piece);
+        }
+    }
+
+    /// What was lent will not come back.
+    pub(super) fn forget_lent(&mut self) {
+        let bytes = std::mem::take(&mut self.lent);
+        self.ledger.sub(Kind::Bodies, bytes);
+        self.budget.shrink(bytes);
+    }
+
+    /// Exchanges what is held, but not how much that may be. Both are of one worker.
+    pub(super) fn swap(&mut self, other: &mut Self) {
+        std::mem::swap(&mut self.pieces, &mut other.pieces);
+        std::mem::swap(&mut self.length, &mut other.length);
+    }
+
+    /// Forgets what is held, and keeps one piece for what comes next.
+    pub(super) fn clear(&mut self) {
+        while self.pieces.len() > 1 {
+            self.free_last();
+        }
+        if let Some(piece) = self.pieces.front_mut() {
+            (piece.start, piece.end) = (0, 0);
+        }
+        self.length = 0;
     }
 
     /// Forgets the first `count` bytes of the front.
@@ -169,6 +233,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        self.forget_lent();
         while !self.pieces.is_empty() {
             self.free_last();
         }

@@ -11,21 +11,28 @@
 
 pub(crate) mod ahead;
 mod coding;
+pub(crate) mod copied;
 mod error;
 pub(crate) mod held;
 pub(crate) mod outbox;
 pub(crate) mod pour;
+mod scratch;
 pub(crate) mod side;
+pub(crate) mod spool;
 mod steps;
+pub(crate) mod stored;
 mod waiting;
+mod window;
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use steps::{Ends, Moving, Step, add};
+use copied::Copied;
+use steps::{Ends, Moving, Received, Step, add, receive};
 use waiting::{Stall, is_past};
+use window::Window;
 
 use crate::config::{BuffersConfig, HalfClose};
 use crate::http::repair::Repairs;
@@ -83,7 +90,7 @@ pub(crate) struct Transfer<'a> {
     sender: WaitsOn,
     memory: (&'a Arc<Ledger>, &'a Rc<Budget>),
     /// Chunks per operation at most.
-    operation_chunks: usize,
+    operation_chunks: u32,
     /// Move by `READ_FIXED` and `WRITE_FIXED`.
     is_fixed: bool,
     /// Where the pipes come from through which much is moved.
@@ -93,6 +100,8 @@ pub(crate) struct Transfer<'a> {
     control: &'a Control,
     stats: &'a ConnectionStats,
     flow: &'a Cell<u64>,
+    /// Who gets a copy of what passes.
+    copied: Option<&'a Copied>,
 }
 
 impl<'a> Transfer<'a> {
@@ -111,7 +120,7 @@ impl<'a> Transfer<'a> {
             silence: from.silence,
             sender,
             memory: means.memory,
-            operation_chunks: buffers.operation_chunks,
+            operation_chunks: u32::try_from(buffers.operation_chunks).unwrap_or(u32::MAX),
             is_fixed: buffers.fixed_operations,
             pipes: Some(means.pipes),
             is_exact: false,
@@ -119,6 +128,7 @@ impl<'a> Transfer<'a> {
             control,
             stats,
             flow: from.flow,
+            copied: None,
         }
     }
 
@@ -131,6 +141,13 @@ impl<'a> Transfer<'a> {
     /// Takes no pipe: a receive may be submitted on either socket meanwhile.
     pub(crate) fn unpiped(self) -> Self {
         Self { pipes: None, ..self }
+    }
+
+    /// Has `copied` get what passes. Nothing is moved unseen then.
+    pub(crate) fn copied(self, copied: Option<&'a Copied>) -> Self {
+        let is_seen = copied.is_some();
+        let pipes = self.pipes.filter(|_| !is_seen);
+        Self { copied, pipes, is_fixed: self.is_fixed && !is_seen, ..self }
     }
 
     /// Takes no operation on registered memory: one holds its chunk while it waits.
@@ -172,7 +189,7 @@ impl Transfer<'_> {
         mut decoder: Decoder,
         encoding: Encoding,
     ) -> Result<Leftover, RelayError> {
-        let mut pace = Pace::new(Window { chunks: 1, chunks_max: self.operation_chunks });
+        let mut pace = Pace::new(Window { chunks: 1, chunks_max: self.operation_chunks as usize });
         let mut is_clean = true;
         let mut turn_bytes = 0;
         while !decoder.is_done() {
@@ -253,8 +270,22 @@ impl Transfer<'_> {
         decoder: &mut Decoder,
         encoding: Encoding,
     ) -> Result<Step, RelayError> {
-        if pace.is_congested {
+        let mut has_to_wait = pace.is_congested;
+        loop {
+            // A lane says what it will take, so that nothing is received in vain. It makes nobody
+            // wait while there is nothing to be sent.
+            if !has_to_wait && self.to.socket.lane_room() == Some(0) {
+                match receive(self.from.try_peek(&mut [0]))? {
+                    Received::Bytes(_) => has_to_wait = true,
+                    Received::Nothing => return Ok(Step::Empty),
+                    Received::End => {}
+                }
+            }
+            if !has_to_wait {
+                break;
+            }
             self.writable(pace).await.map_err(RelayError::of_receiver)?;
+            has_to_wait = false;
         }
         self.advance(pace, decoder, encoding).await
     }
@@ -292,21 +323,27 @@ impl Transfer<'_> {
         if is_fixed && self.from.is_silent() {
             return Ok(Step::Empty);
         }
-        let run = self.lease(pace.window.for_body(decoder, self.chunks)).await?;
+        let run = self.lease(self.window(pace, decoder)).await?;
         let _moving = Moving::new(self.stats, run.len());
+        let is_lane = self.to.socket.is_lane();
+        let is_slow = is_congested && !is_lane || self.chunks.is_scarce();
         let is_careful = encoding == Encoding::AsIs
             && !decoder.is_sifting()
-            && (self.is_exact && !matches!(decoder, Decoder::Sized(_))
-                || is_congested
-                || self.chunks.is_scarce());
+            && (self.is_exact && !matches!(decoder, Decoder::Sized(_)) || is_slow);
         if is_careful {
             self.step_careful(run, decoder, pace)
         } else if is_fixed {
             self.step_fixed(run, decoder, pace).await
         } else {
-            let is_tight = is_congested || self.chunks.is_scarce();
-            self.step(run, decoder, (encoding, is_tight), pace).await
+            self.step(run, decoder, (encoding, is_slow), pace).await
         }
+    }
+
+    /// Chunks for the next piece.
+    fn window(&self, pace: &Pace<'_>, decoder: &Decoder) -> usize {
+        let chunks = pace.window.for_body(decoder, self.chunks);
+        let room = self.to.socket.lane_room();
+        room.map_or(chunks, |room| chunks.min(room.div_ceil(self.chunks.chunk_bytes()).max(1)))
     }
 
     /// Whether the kernel can move bytes by itself.
@@ -350,9 +387,11 @@ impl Transfer<'_> {
         self.to.writable(&pace.to, pace.began_ms, || self.is_over()).await
     }
 
-    /// Sends all of `bytes`; true where the receiver had to be waited for.
+    /// Sends all of `bytes`, and counts them as they go: a receiver that breaks off in the middle
+    /// of a piece has had the first part of it. True where the receiver had to be waited for.
     async fn send(&self, bytes: &[u8], pace: &Pace<'_>) -> Result<bool, WaitError> {
-        self.to.send(bytes, &pace.to, pace.began_ms, || self.is_over()).await
+        let took = |count| add(&self.control.sent, count);
+        self.to.send(bytes, &pace.to, pace.began_ms, || self.is_over(), took).await
     }
 
     /// Waits for something to receive, in which the client may go away without anybody noticing:
@@ -439,31 +478,6 @@ impl Pace<'_> {
 /// A body of which at least this much is to come is worth a pipe.
 const BULK_BYTES: u64 = 192 * 1024;
 
-/// How many chunks the next operation gets: grows while operations fill what they got, shrinks when
-/// they come back with less than half.
-struct Window {
-    chunks: usize,
-    chunks_max: usize,
-}
-
-impl Window {
-    fn for_body(&self, decoder: &Decoder, pool: &ChunkPool) -> usize {
-        match decoder {
-            Decoder::Sized(left) => usize::try_from(left.div_ceil(pool.chunk_bytes() as u64))
-                .map_or(self.chunks, |chunks| chunks.min(self.chunks)),
-            Decoder::Chunked(_) | Decoder::UntilClose => self.chunks,
-        }
-    }
-
-    fn adapt(&mut self, moved: usize, room: usize) {
-        if moved == room {
-            self.chunks = (self.chunks * 2).min(self.chunks_max);
-        } else if moved * 4 < room {
-            self.chunks = (self.chunks / 2).max(1);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -480,7 +494,7 @@ mod tests {
             let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             (there, Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0), false))
         };
-        runtime::open().unwrap().block_on(async {
+        runtime::tested().block_on(async {
             let ((_silent, from), (_reader, to)) = (pair(), pair());
             let chunks = ChunkPool::new(1, 4096, Arc::default()).unwrap();
             let (deadlines, control) = (Deadlines::default(), Control::default());
@@ -507,6 +521,7 @@ mod tests {
                 control: &control,
                 stats: &stats,
                 flow: &stats.received,
+                copied: None,
             };
             for by_decision in [false, true] {
                 let held = chunks.lease(1).await;

@@ -20,12 +20,15 @@ pub(crate) struct Sent<T> {
     pub rest: Option<Counted>,
 }
 
-/// Why nothing was sent.
+/// Why not all was sent.
 pub(crate) enum Unsent<E> {
     /// The builder refused.
     Refused(E),
-    /// The connection is broken, or there is no memory for what its receiver does not take.
+    /// The connection is broken.
     Broken,
+    /// There is no memory for what its receiver does not take; some may have gone out, and the rest
+    /// never will.
+    NoMemory,
 }
 
 /// Where a worker builds what it sends.
@@ -59,6 +62,6 @@ impl Outbox {
             return Ok(Sent { about, rest: None });
         }
         let rest = Counted::copy(&scratch[sent..], &self.ledger, &self.budget);
-        Ok(Sent { about, rest: Some(rest.ok_or(Unsent::Broken)?) })
+        Ok(Sent { about, rest: Some(rest.ok_or(Unsent::NoMemory)?) })
     }
 }

@@ -79,7 +79,7 @@ impl RelayError {
             }
             (Self::FromExpired, Side::Origin) => Fault::OriginReadTimeout,
             (Self::Framing(error), Side::Origin) => Fault::OriginChunk(*error),
-            (Self::TooLarge, Side::Origin) => Fault::Internal,
+            (Self::File, _) | (Self::TooLarge, Side::Origin) => Fault::Internal,
             (Self::ToExpired, Side::Origin) => Fault::ClientWriteTimeout,
         }
     }

@@ -42,6 +42,7 @@ impl Transfer<'_> {
         let (lead, tail) = margins(encoding, decoder);
         let lead = lead + self.lead();
         let space = run.len() - lead - tail;
+        let space = self.to.socket.lane_room().map_or(space, |room| space.min(room.max(1)));
         let room = limit_to_body(decoder, if is_tight { space.min(TIGHT_BYTES) } else { space });
         let received = match receive(self.from.try_recv(&mut run[lead..lead + room]))? {
             Received::Bytes(count) => count,
@@ -49,8 +50,10 @@ impl Transfer<'_> {
             Received::End => return Ok(Step::Ended),
         };
         add(&self.control.received, received);
+        if let Some(copied) = self.copied {
+            copied.add(&run[lead..lead + received]);
+        }
         let (range, used) = encode(&mut run, lead..lead + received, decoder, encoding)?;
-        let outgoing = range.len();
         let (ledger, budget) = self.memory;
         let piece = is_tight.then(|| Counted::copy(&run[range.clone()], ledger, budget)).flatten();
         let is_congested = match piece {
@@ -61,7 +64,6 @@ impl Transfer<'_> {
             None => self.send(&run[range], pace).await,
         };
         let is_congested = is_congested.map_err(RelayError::of_receiver)?;
-        add(&self.control.sent, outgoing);
         Ok(Step::Leftover { bytes: received, room, is_congested, excess: received - used })
     }
 
@@ -111,6 +113,9 @@ impl Transfer<'_> {
         }
         add(&self.control.received, sent);
         decoder.advance(&shown[..sent]).map_err(RelayError::Framing)?;
+        if let Some(copied) = self.copied {
+            copied.add(&shown[..sent]);
+        }
         drop(run);
         let mut discarded = 0;
         while discarded < sent {
@@ -176,6 +181,7 @@ impl Transfer<'_> {
         if received == 0 {
             return Ok(Step::Ended);
         }
+        add(&self.control.received, received);
         let body = decoder.advance(&run[..received]).map_err(RelayError::Framing)?.used;
         let mut sent = 0;
         while sent < body {
@@ -183,11 +189,11 @@ impl Transfer<'_> {
             let (result, back) =
                 self.to.socket.send_fixed(run, sent..body, self.to.deadlines, self.to.stall).await;
             run = back;
-            sent += result.map_err(RelayError::of_receiver)?;
+            let count = result.map_err(RelayError::of_receiver)?;
+            add(&self.control.sent, count);
+            sent += count;
             pace.to.end();
         }
-        add(&self.control.received, received);
-        add(&self.control.sent, sent);
         Ok(Step::Leftover { bytes: received, room, is_congested: false, excess: received - body })
     }
 }
@@ -197,14 +203,14 @@ pub(super) struct Moving<'a>(&'a ConnectionStats, u32);
 
 impl<'a> Moving<'a> {
     pub(super) fn new(stats: &'a ConnectionStats, bytes: usize) -> Self {
-        stats.moving_bytes.set(stats.moving_bytes.get() + bytes as u32);
+        stats.moves(bytes as u32);
         Self(stats, bytes as u32)
     }
 }
 
 impl Drop for Moving<'_> {
     fn drop(&mut self) {
-        self.0.moving_bytes.set(self.0.moving_bytes.get() - self.1);
+        self.0.moved_on(self.1);
     }
 }
 
@@ -239,13 +245,13 @@ pub(super) enum Step {
     Leftover { bytes: usize, room: usize, is_congested: bool, excess: usize },
 }
 
-enum Received {
+pub(super) enum Received {
     Bytes(usize),
     Nothing,
     End,
 }
 
-fn receive(result: io::Result<usize>) -> Result<Received, RelayError> {
+pub(super) fn receive(result: io::Result<usize>) -> Result<Received, RelayError> {
     match result {
         Ok(0) => Ok(Received::End),
         Ok(count) => Ok(Received::Bytes(count)),

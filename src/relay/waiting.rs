@@ -12,7 +12,12 @@ use std::time::Duration;
 
 use crate::config::HalfClose;
 use crate::observe::connection_stats::{ConnectionStats, WaitsOn};
+use crate::ring::waits::turn;
 use crate::ring::{Deadlines, Socket, WaitError, clock, count_fruitless};
+
+/// So often a lane waits again at once. It is told whenever others may have been faster, in the
+/// order of their turns: whoever does not wait just then gets what is another's, or is late itself.
+const LANE_ROUNDS_MAX: u32 = 64;
 
 /// A silence longer than this is worth watching the client for its going away, and a client that
 /// has ended its side may still get what comes within it.
@@ -94,23 +99,25 @@ pub(crate) struct Receiver<'a> {
 impl Receiver<'_> {
     /// Sends all of `bytes`.
     pub(crate) async fn send_all(&self, bytes: &[u8]) -> Result<(), WaitError> {
-        self.send(bytes, &Stall::default(), clock::coarse_ms(), || false).await.map(drop)
+        self.send(bytes, &Stall::default(), clock::coarse_ms(), || false, drop).await.map(drop)
     }
 
-    /// Sends all of `bytes`, of a transfer that `began_ms`, unless that `is_over`; true where the
-    /// receiver had to be waited for.
+    /// Sends all of `bytes`, of a transfer that `began_ms`, unless that `is_over`, and says how
+    /// many the receiver `took` each time; true where it had to be waited for.
     pub(super) async fn send(
         &self,
         mut bytes: &[u8],
         stall: &Stall,
         began_ms: u64,
         is_over: impl Fn() -> bool,
+        took: impl Fn(usize),
     ) -> Result<bool, WaitError> {
         let mut has_waited = false;
         while !bytes.is_empty() {
             match self.socket.try_send(bytes) {
                 Ok(count) => {
                     bytes = &bytes[count..];
+                    took(count);
                     stall.end();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -141,7 +148,11 @@ impl Receiver<'_> {
             stats.waits_on.set(waits_on);
         }
         loop {
-            stall.pause().await;
+            if !self.socket.is_lane() {
+                stall.pause().await;
+            } else if stall.rounds() > LANE_ROUNDS_MAX {
+                turn().await;
+            }
             if is_over() || self.stats.is_some_and(|(stats, _)| stats.is_ended()) {
                 return Err(WaitError::Interrupted);
             }
@@ -210,7 +221,7 @@ mod tests {
         half_close: HalfClose,
         test: impl AsyncFnOnce(Receiver<'_>, TcpStream) -> T,
     ) {
-        runtime::open().unwrap().block_on(async {
+        runtime::tested().block_on(async {
             let deadlines = std::rc::Rc::new(Deadlines::default());
             let carried_out = deadlines.clone();
             let task = tokio::task::spawn_local(async move { carried_out.run().await });
@@ -231,7 +242,7 @@ mod tests {
             let bytes = vec![0; MUCH];
             while receiver.socket.try_send(&bytes).is_ok() {}
             let (began, stall) = (std::time::Instant::now(), Stall::default());
-            let sent = receiver.send(&bytes, &stall, clock::coarse_ms(), || false).await;
+            let sent = receiver.send(&bytes, &stall, clock::coarse_ms(), || false, drop).await;
             assert!(matches!(sent, Err(WaitError::Expired)), "{sent:?}");
             assert!(began.elapsed() >= receiver.stall, "{:?}", began.elapsed());
             // Each round is a system call or two: thousands of them would be a busy loop.

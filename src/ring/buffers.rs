@@ -1,12 +1,11 @@
-//! Memory that the ring writes to: small head buffers, and the pool of registered chunks.
+//! Memory that the ring writes to: the pool of registered chunks.
 //!
-//! Head buffers (8 KiB, from a free list) receive heads and the beginning of bodies; they are held
-//! only while bytes are expected. Chunks (64 KiB) are one page-aligned mapping per worker, pinned
-//! once by registering it with the ring, bounded, and leased as runs of neighbours, so that eight
-//! of them make one 512 KiB operation. Both come home when dropped.
+//! In go wishes for a number of chunks (64 KiB each); out come runs of neighbours, so that eight of
+//! them make one 512 KiB operation. They are one page-aligned mapping per worker, pinned once by
+//! registering it with the ring, bounded, and come home when dropped.
 //!
-//! Neither ever shows bytes of an earlier user: a head buffer hands out its filled part only, and a
-//! run's user slices it by the count that the kernel returned.
+//! A run never shows bytes of an earlier user: its user slices it by the count that the kernel
+//! returned.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -19,213 +18,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, m
 use tokio::sync::Notify;
 use tokio_uring::{FixedBufRegistry, IoBufMut};
 
-use super::stable::StableBytes;
-use crate::ledger::{Budget, Kind, Ledger};
-
-/// Free list of head buffers of one size. `Rc`-shared with the buffers that it lent.
-pub struct HeadPool {
-    free: RefCell<Vec<StableBytes>>,
-    buffer_bytes: usize,
-    leased: Cell<usize>,
-    /// The fewest free buffers since the last trim: those were not needed.
-    spare: Cell<usize>,
-    /// Counts the bytes of all buffers, lent or free.
-    ledger: Arc<Ledger>,
-    /// Says whether a buffer may grow.
-    budget: Rc<Budget>,
-}
-
-/// Why a buffer does not grow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoRoom {
-    /// It is as large as it may be.
-    TooLarge,
-    /// The worker has no memory left for it.
-    NoMemory,
-}
-
-/// Free buffers kept beyond this are given back to the allocator when they come home.
-const FREE_HEAD_BUFFERS_MAX: usize = 512;
-
-impl HeadPool {
-    pub fn buffer_bytes(&self) -> usize {
-        self.buffer_bytes
-    }
-
-    pub fn new(buffer_bytes: usize, ledger: Arc<Ledger>, budget: Rc<Budget>) -> Rc<Self> {
-        Rc::new(Self {
-            free: RefCell::default(),
-            buffer_bytes,
-            ledger,
-            budget,
-            leased: Cell::new(0),
-            spare: Cell::new(0),
-        })
-    }
-
-    pub fn lease(self: &Rc<Self>) -> HeadBuffer {
-        let bytes = {
-            let mut free = self.free.borrow_mut();
-            let bytes = free.pop();
-            self.spare.set(self.spare.get().min(free.len()));
-            bytes
-        };
-        let bytes = bytes.unwrap_or_else(|| {
-            self.ledger.add(Kind::HeadBuffers, self.buffer_bytes as u64);
-            StableBytes::zeroed(self.buffer_bytes)
-        });
-        self.leased.set(self.leased.get() + 1);
-        HeadBuffer { bytes, start: 0, end: 0, pool: Some(self.clone()) }
-    }
-
-    /// Buffers out with connections now.
-    pub fn leased(&self) -> usize {
-        self.leased.get()
-    }
-
-    /// Gives the buffers that were not needed since the last call back to the allocator; how many.
-    pub fn trim(&self) -> usize {
-        let mut free = self.free.borrow_mut();
-        let unneeded = self.spare.get();
-        let keep = free.len().saturating_sub(unneeded);
-        let dropped = (free.len() - keep) * self.buffer_bytes;
-        free.truncate(keep);
-        self.ledger.sub(Kind::HeadBuffers, dropped as u64);
-        self.spare.set(keep);
-        unneeded
-    }
-
-    /// Gives every free buffer back to the allocator; their bytes.
-    pub fn release(&self) -> usize {
-        let free = std::mem::take(&mut *self.free.borrow_mut());
-        let bytes = free.len() * self.buffer_bytes;
-        self.ledger.sub(Kind::HeadBuffers, bytes as u64);
-        self.spare.set(0);
-        bytes
-    }
-}
-
-/// A leased head buffer: `0 <= start <= end <= bytes.len()`, filled in `start..end`.
-pub struct HeadBuffer {
-    bytes: StableBytes,
-    start: usize,
-    end: usize,
-    /// `None` where there are no bytes either.
-    pool: Option<Rc<HeadPool>>,
-}
-
-impl Default for HeadBuffer {
-    /// A buffer without room: what stands in for one that is out with an operation.
-    fn default() -> Self {
-        Self { bytes: StableBytes::default(), start: 0, end: 0, pool: None }
-    }
-}
-
-impl HeadBuffer {
-    /// The bytes received and not yet consumed.
-    pub fn filled(&self) -> &[u8] {
-        &self.bytes[self.start..self.end]
-    }
-
-    pub fn len(&self) -> usize {
-        self.end - self.start
-    }
-
-    /// Bytes that it could hold.
-    pub fn capacity(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.start == self.end
-    }
-
-    pub(super) fn free(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.end..]
-    }
-
-    pub(super) fn advance(&mut self, count: usize) {
-        self.end += count;
-    }
-
-    /// Forgets the first `count` filled bytes.
-    pub fn consume(&mut self, count: usize) {
-        debug_assert!(count <= self.len());
-        self.start += count;
-        if self.start == self.end {
-            self.start = 0;
-            self.end = 0;
-        }
-    }
-
-    /// Holds `bytes` and nothing else; false where they do not fit.
-    pub fn replace(&mut self, bytes: &[u8]) -> bool {
-        self.consume(self.len());
-        let fits = bytes.len() <= self.bytes.len();
-        if fits {
-            self.bytes[..bytes.len()].copy_from_slice(bytes);
-            self.end = bytes.len();
-        }
-        fits
-    }
-
-    /// Makes room for at least one more byte, by moving what is filled to the front or by growing
-    /// up to `bytes_max`.
-    pub fn make_room(&mut self, bytes_max: usize) -> Result<(), NoRoom> {
-        if self.start > 0 {
-            self.bytes.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        if self.end < self.bytes.len() {
-            return Ok(());
-        }
-        if self.bytes.len() >= bytes_max {
-            return Err(NoRoom::TooLarge);
-        }
-        self.grow((self.bytes.len() * 2).min(bytes_max))
-    }
-
-    /// Puts `front` in the place of the first `count` filled bytes.
-    pub fn replace_front(&mut self, count: usize, front: &[u8]) -> Result<(), NoRoom> {
-        let filled = [front, &self.filled()[count..]].concat();
-        if filled.len() > self.bytes.len() {
-            self.grow(filled.len())?;
-        }
-        self.bytes[..filled.len()].copy_from_slice(&filled);
-        (self.start, self.end) = (0, filled.len());
-        Ok(())
-    }
-
-    fn grow(&mut self, grown_bytes: usize) -> Result<(), NoRoom> {
-        if let Some(pool) = &self.pool {
-            let more_bytes = (grown_bytes - self.bytes.len()) as u64;
-            if !pool.budget.grow(&pool.ledger, more_bytes) {
-                return Err(NoRoom::NoMemory);
-            }
-            pool.ledger.add(Kind::HeadBuffers, more_bytes);
-        }
-        let mut grown = StableBytes::zeroed(grown_bytes);
-        grown[..self.end].copy_from_slice(&self.bytes[..self.end]);
-        self.bytes = grown;
-        Ok(())
-    }
-}
-
-impl Drop for HeadBuffer {
-    fn drop(&mut self) {
-        let Some(pool) = &self.pool else { return };
-        pool.leased.set(pool.leased.get() - 1);
-        let mut free = pool.free.borrow_mut();
-        if self.bytes.len() == pool.buffer_bytes && free.len() < FREE_HEAD_BUFFERS_MAX {
-            free.push(std::mem::take(&mut self.bytes));
-        } else {
-            pool.ledger.sub(Kind::HeadBuffers, self.bytes.len() as u64);
-            let grown_bytes = self.bytes.len().saturating_sub(pool.buffer_bytes);
-            pool.budget.shrink(grown_bytes as u64);
-        }
-    }
-}
+use crate::ledger::{Kind, Ledger};
 
 /// One anonymous mapping, page-aligned, without huge pages: a huge page is charged to
 /// RLIMIT_MEMLOCK whole.
@@ -295,7 +88,7 @@ pub(crate) const CHUNKS_MAX: usize = 1024;
 impl ChunkPool {
     /// Maps and registers `count` chunks of `chunk_bytes`; must be called inside the worker's
     /// runtime. Where RLIMIT_MEMLOCK does not allow as many, half as many are tried, and so on; the
-    /// last resort is `count` chunks that are not pinned.
+    /// last resort is `count` chunks that are not pinned, as they are where there is no ring.
     pub(crate) fn new(
         count: usize,
         chunk_bytes: usize,
@@ -311,10 +104,11 @@ impl ChunkPool {
                 bytes: chunk_bytes,
             });
             let registry = FixedBufRegistry::new(chunks);
-            if registry.register().is_ok() {
+            let Err(error) = registry.register() else {
                 return Ok(Self::over(region, chunk_bytes, pinned, Some(registry), ledger));
-            }
-            pinned /= 2;
+            };
+            let has_ring = error.kind() != io::ErrorKind::Unsupported;
+            pinned = if has_ring { pinned / 2 } else { 0 };
             if pinned == 0 {
                 let region = Rc::new(Region::map(wanted * chunk_bytes)?);
                 return Ok(Self::over(region, chunk_bytes, wanted, None, ledger));
@@ -423,6 +217,13 @@ impl ChunkPool {
 
 struct Turn<'a>(&'a ChunkPool);
 
+/// Its chunks are held no more; its ledger is the next worker's.
+impl Drop for ChunkPool {
+    fn drop(&mut self) {
+        self.ledger.set(Kind::PinnedChunks, 0);
+    }
+}
+
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.0.waiting.set(self.0.waiting.get() - 1);
@@ -521,6 +322,16 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_that_has_ended_leaves_nothing_in_the_ledger() {
+        let ledger = Arc::new(Ledger::default());
+        let region = Rc::new(Region::map(4096).expect("a small mapping"));
+        let pool = ChunkPool::over(region, 4096, 1, None, ledger.clone());
+        assert_eq!(ledger.get(Kind::PinnedChunks), 4096);
+        drop(pool);
+        assert_eq!(ledger.get(Kind::PinnedChunks), 0);
+    }
+
+    #[test]
     fn every_chunk_comes_home() {
         let pool = unpinned(70);
         let runs: Vec<_> = std::iter::from_fn(|| pool.try_lease(8)).collect();
@@ -553,24 +364,5 @@ mod tests {
         tokio::join!(wait("first"), wait("second"), wait("third"), release);
         assert_eq!(*order.borrow(), ["first", "second", "third"]);
         assert_eq!(pool.leased(), 0);
-    }
-
-    #[test]
-    fn a_head_buffer_grows_to_its_limit_and_no_further() {
-        let pool = HeadPool::new(16, Arc::default(), Rc::new(Budget::unlimited()));
-        let mut buffer = pool.lease();
-        buffer.free().fill(b'x');
-        buffer.advance(16);
-        assert_eq!(buffer.make_room(24), Ok(()));
-        assert_eq!(buffer.filled(), [b'x'; 16]);
-        buffer.advance(8);
-        assert_eq!(buffer.make_room(24), Err(NoRoom::TooLarge));
-        buffer.consume(1);
-        assert_eq!(buffer.make_room(24), Ok(()));
-        assert_eq!(buffer.len(), 23);
-        drop(buffer);
-        assert_eq!(pool.leased(), 0);
-        // A grown buffer is not kept, so that the free list holds one size only.
-        assert_eq!(pool.free.borrow().len(), 0);
     }
 }

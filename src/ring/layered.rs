@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::io;
 
-use super::buffers::HeadBuffer;
+use super::heads::HeadBuffer;
 use super::layer::{Handshake, Layer, State, StreamEnd, Unsent};
 use super::ops::Descriptor;
 use super::wire;
@@ -425,7 +425,7 @@ mod tests {
             let mut bytes = Vec::new();
             stream.read_to_end(&mut bytes).map(|_| bytes.len())
         });
-        runtime::open().unwrap().block_on(async move {
+        runtime::tested().block_on(async move {
             let deadlines = Deadlines::default();
             let socket = Socket::from_fd(OwnedFd::from(here), true);
             socket.secure(Session::server(server).unwrap(), Arc::default());
@@ -433,7 +433,7 @@ mod tests {
                 socket.readable(&deadlines, LIMIT).await.unwrap();
             }
             let sent: usize = (0..records_max()).map(|_| socket.try_send(&[7; 100]).unwrap()).sum();
-            let layer = socket.fd.layer.get().unwrap();
+            let layer = socket.fd.over.get().and_then(|over| over.session()).unwrap();
             assert!(!super::say_goodbye(&socket.fd, layer), "there was room for it");
             may_read.send(()).unwrap();
             socket.take_leave(&deadlines, LIMIT).await;

@@ -5,23 +5,28 @@
 //! (MSG_NOSIGNAL); its waits end by themselves, by their deadline or by [`Socket::interrupt`], and
 //! give back what was lent to them in each case.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
-use super::buffers::{HeadBuffer, Run};
+use super::channel::{self, Channel};
 use super::deadlines::Deadlines;
+use super::heads::HeadBuffer;
 use super::layer::{Handshake, Layer};
 use super::ops::{self, Descriptor, INPUT_HELD, OUTPUT_ONLY, SharedFd, begin_poll};
-use super::waits::{FixedWait, PendingPoll, PendingRecv, Recv, Term, Wait, WaitError};
+use super::options::{set_options, unix_address};
+use super::over::{self, Over};
+use super::waits::{PendingPoll, PendingRecv, Recv, RecvTerm, Term, Wait, WaitError};
 use super::{layered, wire};
 use crate::address::{Address, UnixAddress};
+use crate::http::head::HeadError;
 use crate::ledger::Ledger;
 use crate::tls::problem::Problem;
 use crate::tls::session::Session;
@@ -131,7 +136,9 @@ impl Socket {
         deadlines: &'a Deadlines,
         limit: Duration,
     ) -> Recv<'a> {
-        self.finish_recv(self.start_recv(buffer), deadlines, limit)
+        let pending = self.start_recv(buffer);
+        let term = Term::begin(&self.fd, pending.operation.key(), deadlines, limit);
+        Recv { pending, term }
     }
 
     /// Whether calls on the socket wait (FIONBIO, ioctl(2)); one call where fcntl(2) needs two.
@@ -154,15 +161,15 @@ impl Socket {
         Ok(count)
     }
 
-    /// Waits for a receive that was begun earlier.
-    pub fn finish_recv<'a>(
-        &self,
-        pending: PendingRecv,
+    /// A deadline for a receive that was begun earlier.
+    pub fn limit_recv<'a>(
+        &'a self,
+        pending: &PendingRecv,
         deadlines: &'a Deadlines,
         limit: Duration,
-    ) -> Recv<'a> {
+    ) -> RecvTerm<'a> {
         let term = Term::begin(&self.fd, pending.operation.key(), deadlines, limit);
-        Recv { operation: pending.operation, term }
+        RecvTerm { fd: &self.fd, term }
     }
 
     /// Begins to wait for input, a hang-up or an error; holds no buffer and takes no byte.
@@ -172,7 +179,7 @@ impl Socket {
 
     /// Waits until something can be received, the end of the stream and errors included.
     pub fn readable<'a>(&self, deadlines: &'a Deadlines, limit: Duration) -> Wait<'a> {
-        let is_held = self.fd.is_ready();
+        let is_held = self.fd.is_ready() && self.fd.channel().is_none();
         let events = if is_held { INPUT_HELD } else { libc::POLLIN | libc::POLLRDHUP };
         self.wait(events, deadlines, limit)
     }
@@ -203,30 +210,42 @@ impl Socket {
 
     /// Sends what the socket takes at once. `WouldBlock` where that is nothing.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self.fd.layer.get() {
+        match self.fd.over.get() {
             None => wire::send(&self.fd, bytes),
-            Some(layer) => layered::send(&self.fd, layer, bytes),
+            Some(over) => over::send(&self.fd, over, bytes),
+        }
+    }
+
+    /// The same, of bytes that lie in several places; of those of the first alone where they do not
+    /// go to the kernel as they are.
+    pub(crate) fn try_send_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.fd.over.get() {
+            None => wire::send_parts(&self.fd, parts),
+            Some(over) => parts.first().map_or(Ok(0), |part| over::send(&self.fd, over, part)),
         }
     }
 
     /// Its own address, of TCP.
     pub fn own_address(&self) -> Option<SocketAddr> {
+        if let Some(channel) = self.fd.channel() {
+            return channel::own_address(channel);
+        }
         SockRef::from(&*self.fd).local_addr().ok()?.as_socket()
     }
 
     /// Receives what is there; 0 is the end of the stream, `WouldBlock` means nothing yet.
     pub fn try_recv(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        match self.fd.layer.get() {
+        match self.fd.over.get() {
             None => wire::receive(&self.fd, bytes),
-            Some(layer) => layered::receive(&self.fd, layer, bytes),
+            Some(over) => over::receive(&self.fd, over, bytes),
         }
     }
 
     /// As [`Socket::try_recv`], and leaves the bytes where they are.
     pub fn try_peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        match self.fd.layer.get() {
+        match self.fd.over.get() {
             None => wire::peek(&self.fd, bytes),
-            Some(layer) => layered::peek(&self.fd, layer, bytes),
+            Some(over) => over::peek(&self.fd, over, bytes),
         }
     }
 
@@ -238,6 +257,9 @@ impl Socket {
 
     /// Bytes that the peer has not acknowledged yet (SIOCOUTQ, tcp(7)); 0 where that is not known.
     pub fn unacknowledged(&self) -> usize {
+        if self.is_lane() {
+            return 0;
+        }
         let mut count: libc::c_int = 0;
         // SAFETY: TIOCOUTQ, which SIOCOUTQ is another name for, writes one int.
         let result = unsafe { libc::ioctl(self.raw(), libc::TIOCOUTQ, &raw mut count) };
@@ -246,6 +268,9 @@ impl Socket {
 
     /// Whether the peer has ended its side or the connection has failed.
     pub fn has_hung_up(&self) -> bool {
+        if let Some(channel) = self.fd.channel() {
+            return channel.readiness().is_broken();
+        }
         let mut poll = libc::pollfd { fd: self.raw(), events: libc::POLLRDHUP, revents: 0 };
         // SAFETY: one entry, which lives as long as the call; it does not wait.
         let count = unsafe { libc::poll(&raw mut poll, 1, 0) };
@@ -254,12 +279,18 @@ impl Socket {
 
     /// Whether the connection has failed since anybody last asked (SO_ERROR, socket(7)).
     pub fn has_failed(&self) -> bool {
-        !matches!(SockRef::from(&*self.fd).take_error(), Ok(None))
+        match self.fd.channel() {
+            Some(channel) => channel.readiness().is_broken(),
+            None => self.fd.has_failed(),
+        }
     }
 
     /// Throws up to `count` received bytes away, of TCP without copying them (MSG_TRUNC, tcp(7)).
     pub fn try_discard(&self, count: usize) -> io::Result<usize> {
-        if let Some(layer) = self.fd.layer.get()
+        if let Some(channel) = self.fd.channel() {
+            return channel.discard(count);
+        }
+        if let Some(layer) = self.layer()
             && !layer.is_broken()
         {
             return layered::discard(&self.fd, layer, count);
@@ -289,50 +320,6 @@ impl Socket {
         }
     }
 
-    /// Receives into one registered chunk by READ_FIXED, or as [`Socket::readable`] and
-    /// [`Socket::try_recv`] where the run is not registered.
-    pub async fn recv_fixed(
-        &self,
-        mut run: Run,
-        range: std::ops::Range<usize>,
-        deadlines: &Deadlines,
-        limit: Duration,
-    ) -> (Result<usize, WaitError>, Run) {
-        let Some(index) = run.registered_index().filter(|_| self.is_plain()) else {
-            let result = self.readable(deadlines, limit).await;
-            let result = result.and_then(|_| Ok(self.try_recv(&mut run[range])?));
-            return (result, run);
-        };
-        let part = &mut run[range];
-        let (pointer, length) = (part.as_mut_ptr(), part.len() as u32);
-        // SAFETY: the part lies in the one registered chunk of `run`, which the operation owns.
-        let operation = unsafe { ops::read_fixed(&self.fd, run, pointer, length, index) };
-        let term = Term::begin(&self.fd, operation.key(), deadlines, limit);
-        FixedWait { operation, term }.await
-    }
-
-    /// Sends part of one registered chunk by WRITE_FIXED; the counterpart of
-    /// [`Socket::recv_fixed`].
-    pub async fn send_fixed(
-        &self,
-        run: Run,
-        range: std::ops::Range<usize>,
-        deadlines: &Deadlines,
-        limit: Duration,
-    ) -> (Result<usize, WaitError>, Run) {
-        let Some(index) = run.registered_index().filter(|_| self.is_plain()) else {
-            let result = self.writable(deadlines, limit).await;
-            let result = result.and_then(|_| Ok(self.try_send(&run[range])?));
-            return (result, run);
-        };
-        let part = &run[range];
-        let (pointer, length) = (part.as_ptr(), part.len() as u32);
-        // SAFETY: as in `recv_fixed`.
-        let operation = unsafe { ops::write_fixed(&self.fd, run, pointer, length, index) };
-        let term = Term::begin(&self.fd, operation.key(), deadlines, limit);
-        FixedWait { operation, term }.await
-    }
-
     /// Ends what waits for the socket now with [`WaitError::Interrupted`]; the socket lives on and
     /// no byte is lost. `deadlines` are those by which it waits.
     pub fn interrupt(&self, deadlines: &Deadlines) {
@@ -347,6 +334,9 @@ impl Socket {
 
     /// Ends the connection in both directions, and with it whatever is pending on it.
     pub fn cut(&self) {
+        if let Some(channel) = self.fd.channel() {
+            return channel.cut();
+        }
         let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Both);
     }
 
@@ -354,13 +344,16 @@ impl Socket {
     /// has for complete (SO_LINGER with 0 s, socket(7)). Between processes of one machine there is
     /// no RST: there a body is cut short by its length or its chunks alone.
     pub fn reset_on_close(&self) {
+        if let Some(channel) = self.fd.channel() {
+            return channel.spoil();
+        }
         let _ = SockRef::from(&*self.fd).set_linger(Some(Duration::ZERO));
     }
 
     /// As [`Socket::say_goodbye`], and waits until the socket has taken it, for `limit` at most.
     #[cold]
     pub async fn take_leave(&self, deadlines: &Deadlines, limit: Duration) {
-        let Some(layer) = self.fd.layer.get() else { return };
+        let Some(layer) = self.layer() else { return };
         let began = Instant::now();
         while !layered::say_goodbye(&self.fd, layer) {
             let left = limit.saturating_sub(began.elapsed());
@@ -372,42 +365,94 @@ impl Socket {
 
     /// Says that nothing more will be sent.
     pub fn finish_sending(&self) {
+        if let Some(channel) = self.fd.channel() {
+            return channel.finish_sending();
+        }
         self.say_goodbye();
         let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Write);
     }
 
     /// Whether its bytes are those on the wire, so that the kernel may move them by itself.
     pub fn is_plain(&self) -> bool {
-        self.fd.layer.get().is_none()
+        self.fd.over.get().is_none()
+    }
+
+    /// Whether its bytes are secret on the wire.
+    pub fn is_secure(&self) -> bool {
+        self.wire().layer().is_some()
+    }
+
+    /// A socket whose bytes `channel` has.
+    pub(crate) fn of_channel(channel: Rc<dyn Channel>) -> Self {
+        Self { fd: Descriptor::virtual_of(channel) }
+    }
+
+    /// The connection that carries it: itself, or that which it is a stream of.
+    pub(crate) fn wire(&self) -> &Self {
+        self.fd.channel().map_or(self, |channel| channel.wire())
+    }
+
+    /// Whether it is a part of a connection, and has no descriptor.
+    pub(crate) fn is_lane(&self) -> bool {
+        self.fd.channel().is_some()
+    }
+
+    /// Bytes of a body that a lane takes at once; `None` where the kernel alone knows.
+    pub(crate) fn lane_room(&self) -> Option<usize> {
+        self.fd.channel().map(Channel::room)
+    }
+
+    /// The number of the stream that it stands for, where it does.
+    pub(crate) fn stream_id(&self) -> Option<u32> {
+        self.fd.channel().and_then(Channel::stream_id)
+    }
+
+    /// Why the request that it has received is refused, where it is a stream that knows that.
+    pub(crate) fn refusal(&self) -> Option<HeadError> {
+        self.fd.channel().and_then(Channel::refusal)
+    }
+
+    /// Has the peer ask again in HTTP/1.1 where it is a stream; whether it is one.
+    pub(crate) fn require_http1(&self) -> bool {
+        self.fd.channel().inspect(|channel| channel.require_http1()).is_some()
+    }
+
+    /// Whether it is a stream, and its peer has said that it has not acted upon what was sent.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.fd.channel().is_some_and(Channel::is_refused)
+    }
+
+    fn layer(&self) -> Option<&Layer> {
+        self.fd.over.get().and_then(|over| over.session())
     }
 
     /// Puts a session between the wire and whoever uses the socket, once and for all; its handshake
     /// is to be driven by [`Socket::try_handshake`].
     pub(crate) fn secure(&self, session: Session, ledger: Arc<Ledger>) {
-        let layer = Box::new(Layer::new(session, ledger));
-        assert!(self.fd.layer.set(layer).is_ok(), "a socket has one layer at most");
+        let layer = Box::new(Over::Session(Box::new(Layer::new(session, ledger))));
+        assert!(self.fd.over.set(layer).is_ok(), "a socket has one layer at most");
     }
 
     /// Goes on with the handshake of a socket that has been secured, as far as that is possible
     /// without waiting, and by one flight of the peer at most.
     pub(crate) fn try_handshake(&self) -> io::Result<Handshake> {
-        let layer = self.fd.layer.get();
+        let layer = self.layer();
         layer.map_or(Ok(Handshake::Done), |layer| layered::shake(&self.fd, layer))
     }
 
     /// Why its session cannot go on, where it has one that cannot.
     pub(crate) fn session_problem(&self) -> Option<Problem> {
-        self.fd.layer.get().and_then(|layer| layer.problem())
+        self.wire().layer().and_then(Layer::problem)
     }
 
     /// What its session knows of the peer; `None` where it has none.
     pub(crate) fn session<T>(&self, ask: impl FnOnce(&Session) -> T) -> Option<T> {
-        self.fd.layer.get().map(|layer| layer.ask(ask))
+        self.wire().layer().map(|layer| layer.ask(ask))
     }
 
     /// Says to a secured peer that what it has received is all; a plain one learns it by FIN.
     pub fn say_goodbye(&self) {
-        if let Some(layer) = self.fd.layer.get() {
+        if let Some(layer) = self.layer() {
             layered::say_goodbye(&self.fd, layer);
         }
     }
@@ -452,28 +497,3 @@ const QUEUE_POLL_MAX: Duration = Duration::from_millis(50);
 
 /// What one call throws away of a socket that has to copy it.
 const DISCARDED_MAX: usize = 16 * 1024;
-
-/// As the kernel wants it.
-pub(crate) fn unix_address(address: UnixAddress) -> io::Result<SockAddr> {
-    match address.name().strip_prefix('@') {
-        Some(name) => SockAddr::unix(format!("\0{name}")),
-        None => SockAddr::unix(address.name()),
-    }
-}
-
-/// How sockets of clients and origins are set: heads and bodies leave in separate writes, and Nagle
-/// would hold the second for a round trip; after `keepalive` of silence the kernel probes, unless
-/// that is zero. What a listening socket accepts inherits all of it (tcp(7)).
-pub(crate) fn set_options(socket: impl AsFd, keepalive: Duration) -> io::Result<()> {
-    let socket = SockRef::from(&socket);
-    socket.set_tcp_nodelay(true)?;
-    // An urgent byte is a byte like others (RFC 6093 §3): apart from them, it would be lost, and
-    // splice(2) and the ring's RECV go round in circles where it is.
-    socket.set_out_of_band_inline(true)?;
-    if keepalive.is_zero() {
-        // A listening socket may have been set up otherwise before.
-        return socket.set_keepalive(false);
-    }
-    let probes = socket2::TcpKeepalive::new().with_time(keepalive).with_interval(keepalive);
-    socket.set_tcp_keepalive(&probes)
-}

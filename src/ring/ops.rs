@@ -14,14 +14,18 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::OnceLock;
 use std::task::{Context, Poll};
 
-use io_uring::{cqueue, opcode, squeue, types};
+use io_uring::{opcode, squeue, types};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use socket2::SockRef;
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
-use super::buffers::HeadBuffer;
-use super::layer::Layer;
+use super::channel::{self, Channel};
+use super::heads::HeadBuffer;
 use super::meters::{Operation, count_completed, count_submitted};
+use super::over::Over;
 use super::stable::StableBox;
 
 pub(super) use tokio_uring::Key;
@@ -31,13 +35,16 @@ pub(super) type SharedFd = Rc<Descriptor>;
 
 /// An open descriptor.
 pub(super) struct Descriptor {
-    fd: OwnedFd,
+    /// None where a channel stands for it.
+    fd: Option<OwnedFd>,
     /// Three things in one word, because every idle connection has it: see the methods.
     marks: Cell<u32>,
     /// What is between the wire's bytes and ours, where they differ.
-    pub(super) layer: OnceCell<Box<Layer>>,
+    pub(super) over: OnceCell<Box<Over>>,
     /// A socket of this machine, which knows nothing of TCP.
     pub(super) is_unix: bool,
+    /// A call has met a reset, of which the kernel tells once.
+    was_reset: Cell<bool>,
 }
 
 /// The lower bits of the marks, which are a wait's number.
@@ -47,7 +54,26 @@ const CUT: u32 = 1 << 31;
 
 impl Descriptor {
     pub(super) fn share(fd: OwnedFd, is_unix: bool) -> SharedFd {
-        Rc::new(Self { fd, marks: Cell::new(NO_WAIT), layer: OnceCell::new(), is_unix })
+        let fd = Some(fd);
+        Rc::new(Self {
+            fd,
+            marks: Cell::new(NO_WAIT),
+            over: OnceCell::new(),
+            is_unix,
+            was_reset: Cell::new(false),
+        })
+    }
+
+    /// Of a socket that has no descriptor.
+    pub(super) fn virtual_of(channel: Rc<dyn Channel>) -> SharedFd {
+        let over = OnceCell::from(Box::new(Over::Channel(channel)));
+        Rc::new(Self {
+            fd: None,
+            marks: Cell::new(NO_WAIT),
+            over,
+            is_unix: false,
+            was_reset: Cell::new(false),
+        })
     }
 
     /// The wait on it that was armed last, as its worker's [`Deadlines`](super::Deadlines) number
@@ -85,23 +111,84 @@ impl Descriptor {
 
     /// Whether there is something to receive that the kernel does not know of.
     pub(super) fn is_ready(&self) -> bool {
-        self.layer.get().is_some_and(|layer| layer.is_ready())
+        self.over.get().is_some_and(|over| over.is_ready())
+    }
+
+    pub(super) fn channel(&self) -> Option<&dyn Channel> {
+        self.over.get().and_then(|over| over.channel())
+    }
+
+    /// Passes on what a send came to, and remembers a reset: the kernel tells of one once.
+    #[inline]
+    pub(super) fn sent(&self, result: io::Result<usize>) -> io::Result<usize> {
+        if let Err(error) = &result {
+            self.note_reset(error);
+        }
+        result
+    }
+
+    /// The same of a receive that had room: behind a reset, no stream has come to its end.
+    #[inline]
+    pub(super) fn received(&self, result: io::Result<usize>) -> io::Result<usize> {
+        match self.sent(result) {
+            Ok(0) if self.was_reset.get() => Err(io::ErrorKind::ConnectionReset.into()),
+            result => result,
+        }
+    }
+
+    /// Whether the connection has failed (SO_ERROR, socket(7)), which the kernel tells once, too.
+    pub(super) fn has_failed(&self) -> bool {
+        match SockRef::from(self).take_error() {
+            Ok(None) => false,
+            Ok(Some(error)) | Err(error) => {
+                self.note_reset(&error);
+                true
+            }
+        }
+    }
+
+    #[cold]
+    fn note_reset(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::ConnectionReset {
+            self.was_reset.set(true);
+        }
     }
 }
 
 /// Stands for the end of a list of waits: a worker has far fewer than 16 million.
 pub(super) const NO_WAIT: u32 = SPLICER - 1;
 
+/// What the driver knows of a number must not be taken for what has the number next.
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        if self.fd.is_some() {
+            tokio_uring::release(self.as_raw_fd());
+        }
+    }
+}
+
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        match &self.fd {
+            Some(fd) => fd.as_fd(),
+            None => void(),
+        }
     }
 }
 
 impl AsRawFd for Descriptor {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        // No descriptor has this number.
+        self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
+}
+
+/// A descriptor with which nothing can be done, where one is asked of a socket that has none.
+fn void() -> BorrowedFd<'static> {
+    static VOID: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    let void = VOID.get_or_init(|| memfd_create(c"void", MFdFlags::MFD_CLOEXEC).ok());
+    // SAFETY: the standard error stream is open as long as the process lives.
+    void.as_ref().map_or(unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) }, AsFd::as_fd)
 }
 
 /// Hands the completion's result on, with the data that the operation owned. Its drop, which comes
@@ -121,8 +208,7 @@ impl<D> OneshotOutputTransform for Completed<D> {
     type Output = (io::Result<u32>, D);
     type StoredData = D;
 
-    fn transform_oneshot_output(self, data: D, cqe: cqueue::Entry) -> Self::Output {
-        let result = cqe.result();
+    fn transform_oneshot_output(self, data: D, result: i32) -> Self::Output {
         let result = if result >= 0 {
             Ok(result as u32)
         } else {
@@ -184,11 +270,20 @@ unsafe fn submit<D: Unpin + 'static>(
     InFlight(unsafe { UnsubmittedOneshot::new(data, completed, entry) }.submit())
 }
 
+/// Begins an operation that the kernel never hears of: somebody completes it by its key.
+pub(super) fn hold<D: Unpin + 'static>(operation: Operation, data: D) -> InFlight<D> {
+    count_submitted(operation);
+    InFlight(UnsubmittedOneshot::hold(data, Completed { operation, data: PhantomData }))
+}
+
 /// What [`recv`] does where there is something that the kernel does not know of. Apart from it, so
 /// that the submission of a plain receive stays in line.
 #[cold]
 #[inline(never)]
 fn recv_held(fd: &SharedFd, buffer: HeadBuffer) -> InFlight<(SharedFd, HeadBuffer)> {
+    if let Some(channel) = fd.channel() {
+        return channel::recv(channel, fd, buffer);
+    }
     let entry = opcode::Nop::new().build();
     // SAFETY: no pointers and no descriptor.
     unsafe { submit(Operation::Nop, (fd.clone(), buffer), entry) }
@@ -226,6 +321,9 @@ fn set_poll_first(entry: &mut squeue::Entry) {
 
 /// Waits until one of `events` (POLLIN and so on), an error or a hang-up is there. Moves no byte.
 pub(super) fn poll(fd: &SharedFd, events: i16) -> InFlight<SharedFd> {
+    if let Some(channel) = fd.channel() {
+        return channel::poll(channel, fd, events);
+    }
     let entry =
         opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), u32::from(events.cast_unsigned())).build();
     // SAFETY: no pointers; a POLL_ADD without the multi flag posts one completion.
@@ -335,6 +433,7 @@ pub(super) const INPUT_HELD: i16 = i16::MIN + 1;
 
 pub(super) fn begin_poll(fd: &SharedFd, events: i16) -> InFlight<SharedFd> {
     match events {
+        OUTPUT_ONLY if fd.channel().is_some() => poll(fd, libc::POLLOUT),
         OUTPUT_ONLY => poll_output_edge(fd),
         INPUT_HELD => {
             // SAFETY: no pointers and no descriptor.

@@ -107,7 +107,7 @@ impl Pipe {
     /// Takes up to `count` bytes off a socket; 0 is the end of the stream. Of use while nothing is
     /// held: then `WouldBlock` means that nothing has arrived.
     pub(crate) fn fill(&mut self, from: &Spliced<'_>, count: usize) -> io::Result<usize> {
-        let moved = move_bytes(from.0, &self.ends()?.write, count)?;
+        let moved = from.0.fd.received(move_bytes(from.0, &self.ends()?.write, count))?;
         self.held += moved;
         Ok(moved)
     }
@@ -115,7 +115,7 @@ impl Pipe {
     /// Hands what is held to a socket, as far as it takes that; `WouldBlock` where it takes
     /// nothing.
     pub(crate) fn drain(&mut self, to: &Spliced<'_>) -> io::Result<usize> {
-        let moved = move_bytes(&self.ends()?.read, to.0, self.held)?;
+        let moved = to.0.fd.sent(move_bytes(&self.ends()?.read, to.0, self.held))?;
         self.held -= moved;
         Ok(moved)
     }

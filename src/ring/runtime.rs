@@ -1,4 +1,5 @@
-//! The runtime of a worker: a ring with the flags that pay, or the reason why there is none.
+//! The runtime of a worker: a ring with the flags that pay, or the reason why there is none; or an
+//! epoll set in its place.
 //!
 //! DEFER_TASKRUN has the kernel finish operations when the thread asks for completions, which it
 //! does by the call that it sleeps in, and SINGLE_ISSUER spares locks; COOP_TASKRUN is the next
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub use tokio_uring::Foreign;
 use tokio_uring::Runtime;
 
+pub use super::driver::Driver;
 use super::{clock, diagnose};
 
 const ENTRIES: u32 = 256;
@@ -22,8 +24,25 @@ const COMPLETION_FACTOR: u32 = 16;
 /// A ring that was closed just now is un-charged from RLIMIT_MEMLOCK asynchronously.
 const MEMORY_RETRIES: u32 = 5;
 
-/// Opens a ring and a runtime on the calling thread, which must be the one that uses it.
-pub fn open() -> io::Result<Runtime> {
+/// Opens a runtime on the calling thread, which must be the one that uses it.
+pub fn open(driver: Driver) -> io::Result<Runtime> {
+    match driver {
+        Driver::IoUring => open_ring(),
+        Driver::Epoll => {
+            let mut builder = tokio_uring::builder();
+            builder.epoll(true).before_turn(clock::begin_turn);
+            Runtime::new(&builder)
+        }
+    }
+}
+
+/// One with the driver that is tested.
+#[cfg(test)]
+pub(crate) fn tested() -> Runtime {
+    open(Driver::tested()).unwrap()
+}
+
+fn open_ring() -> io::Result<Runtime> {
     let mut entries = ENTRIES;
     let mut flags = 0_usize;
     let mut retries = 0;
@@ -64,7 +83,7 @@ pub fn open() -> io::Result<Runtime> {
 
 /// Opens a ring and closes it again: the error says why io_uring cannot be used here.
 pub fn probe() -> Result<(), String> {
-    std::thread::spawn(|| open().map(drop))
+    std::thread::spawn(|| open_ring().map(drop))
         .join()
         .unwrap_or_else(|_| Err(io::Error::other("the probe panicked")))
         .map_err(|error| diagnose::diagnose(&error))?;

@@ -8,11 +8,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::buffers::{HeadBuffer, Run};
+use super::buffers::Run;
 use super::deadlines::{Deadlines, Reason};
-use super::layered;
+use super::heads::HeadBuffer;
 pub(crate) use super::ops::turn;
 use super::ops::{self, INPUT_HELD, InFlight, Key, NO_WAIT, SharedFd};
+use super::over;
 use crate::ring::ops::begin_poll;
 
 /// How a wait ended, apart from success.
@@ -97,6 +98,36 @@ impl PendingRecv {
     }
 }
 
+impl PendingRecv {
+    /// As its `poll`, with a deadline, which is over with it.
+    #[inline]
+    fn poll_within(
+        &mut self,
+        term: &mut Term<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<(Result<usize, WaitError>, HeadBuffer)> {
+        loop {
+            let Poll::Ready((result, (fd, mut buffer))) = Pin::new(&mut self.operation).poll(cx)
+            else {
+                return Poll::Pending;
+            };
+            let ended = match result {
+                Ok(count) => match take_in(&fd, count as usize, &mut buffer) {
+                    Ok(count) => count.map(Ok),
+                    Err(error) => Some(Err(WaitError::Failed(error))),
+                },
+                Err(error) => term.ending(error).map(Err),
+            };
+            if let Some(result) = ended {
+                term.end(&fd);
+                return Poll::Ready((result, buffer));
+            }
+            self.operation = ops::recv(&fd, buffer);
+            term.go_on(self.operation.key());
+        }
+    }
+}
+
 impl Future for PendingRecv {
     type Output = (io::Result<usize>, HeadBuffer);
 
@@ -119,8 +150,8 @@ impl Future for PendingRecv {
 /// it; `None` where that is nothing yet.
 #[inline]
 fn take_in(fd: &SharedFd, count: usize, buffer: &mut HeadBuffer) -> io::Result<Option<usize>> {
-    if let Some(layer) = fd.layer.get() {
-        return layered::take_in(fd, layer, count, buffer);
+    if let Some(over) = fd.over.get() {
+        return over::take_in(fd, over, count, buffer);
     }
     buffer.advance(count);
     Ok(Some(count))
@@ -226,50 +257,54 @@ impl Drop for Wait<'_> {
 
 /// A receive with its deadline; resolves to the count and the buffer.
 pub struct Recv<'a> {
-    pub(super) operation: InFlight<(SharedFd, HeadBuffer)>,
+    pub(super) pending: PendingRecv,
     pub(super) term: Term<'a>,
 }
 
 impl Future for Recv<'_> {
     type Output = (Result<usize, WaitError>, HeadBuffer);
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            let Poll::Ready((result, (fd, mut buffer))) = Pin::new(&mut self.operation).poll(cx)
-            else {
-                return Poll::Pending;
-            };
-            let result = match result {
-                Ok(count) => match take_in(&fd, count as usize, &mut buffer) {
-                    Ok(Some(count)) => Ok(count),
-                    Ok(None) => {
-                        self.operation = ops::recv(&fd, buffer);
-                        self.term.go_on(self.operation.key());
-                        continue;
-                    }
-                    Err(error) => Err(WaitError::Failed(error)),
-                },
-                Err(error) => {
-                    if let Some(error) = self.term.ending(error) {
-                        Err(error)
-                    } else {
-                        self.operation = ops::recv(&fd, buffer);
-                        self.term.go_on(self.operation.key());
-                        continue;
-                    }
-                }
-            };
-            self.term.end(&fd);
-            return Poll::Ready((result, buffer));
-        }
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { pending, term } = self.get_mut();
+        pending.poll_within(term, cx)
     }
 }
 
 impl Drop for Recv<'_> {
     fn drop(&mut self) {
-        if let Some((fd, _)) = self.operation.data() {
+        if let Some((fd, _)) = self.pending.operation.data() {
             self.term.end(fd);
         }
+    }
+}
+
+/// The deadline of a receive that stays where it is: what is not moved costs nothing.
+pub struct RecvTerm<'a> {
+    pub(super) fd: &'a SharedFd,
+    pub(super) term: Term<'a>,
+}
+
+impl RecvTerm<'_> {
+    /// Looks whether the receive in `place`, for which it was made, is over, and arranges to be
+    /// woken. One that is over is taken out.
+    #[inline]
+    pub fn poll(
+        &mut self,
+        place: &mut Option<PendingRecv>,
+        cx: &mut Context<'_>,
+    ) -> Poll<(Result<usize, WaitError>, HeadBuffer)> {
+        let pending = place.as_mut().expect("nobody looks at a receive that is over");
+        let received = pending.poll_within(&mut self.term, cx);
+        if received.is_ready() {
+            *place = None;
+        }
+        received
+    }
+}
+
+impl Drop for RecvTerm<'_> {
+    fn drop(&mut self) {
+        self.term.end(self.fd);
     }
 }
 
@@ -284,7 +319,7 @@ impl Future for FixedWait<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.operation).poll(cx).map(|(result, (fd, run))| {
-            let result = result.map(|count| count as usize);
+            let result = fd.sent(result.map(|count| count as usize));
             // Nobody but the table has its key.
             let result = result.map_err(|e| self.term.ending(e).unwrap_or(WaitError::Interrupted));
             self.term.end(&fd);
@@ -330,7 +365,7 @@ mod tests {
             let here = OwnedFd::from(listener.accept().unwrap().0);
             (there, Socket::from_fd(here, false))
         };
-        let loop_of_thread = runtime::open().unwrap();
+        let loop_of_thread = runtime::tested();
         loop_of_thread.block_on(async {
             let pool = HeadPool::new(64, Arc::default(), Rc::new(Budget::unlimited()));
             let (mut speaking, speaker) = pair();

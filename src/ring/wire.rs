@@ -3,10 +3,11 @@
 //! In go a descriptor and a slice; out comes how much of it was sent or filled. Nothing is kept and
 //! nothing waits: what a session makes of the bytes is `layered`'s affair.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, sendmsg};
 
 use super::ops::Descriptor;
 
@@ -14,9 +15,15 @@ use super::ops::Descriptor;
 #[inline]
 pub(super) fn send(fd: &Descriptor, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    let (fd, start, length) = (fd.as_raw_fd(), bytes.as_ptr(), bytes.len());
+    let (raw, start, length) = (fd.as_raw_fd(), bytes.as_ptr(), bytes.len());
     // SAFETY: these are the slice's bytes.
-    uninterrupted(|| unsafe { call_with(libc::SYS_sendto, fd, start, length, flags) })
+    fd.sent(uninterrupted(|| unsafe { call_with(libc::SYS_sendto, raw, start, length, flags) }))
+}
+
+/// The same, of bytes that lie in several places.
+pub(super) fn send_parts(fd: &Descriptor, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    fd.sent(uninterrupted(|| sendmsg::<()>(fd.as_raw_fd(), parts, &[], flags, None)))
 }
 
 /// Receives what is there.
@@ -32,9 +39,11 @@ pub(super) fn peek(fd: &Descriptor, bytes: &mut [u8]) -> io::Result<usize> {
 
 #[inline]
 fn receive_with(fd: &Descriptor, bytes: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
-    let (fd, start, length) = (fd.as_raw_fd(), bytes.as_mut_ptr(), bytes.len());
+    let (raw, start, length) = (fd.as_raw_fd(), bytes.as_mut_ptr(), bytes.len());
     // SAFETY: these are the slice's bytes, and nothing else has it.
-    uninterrupted(|| unsafe { call_with(libc::SYS_recvfrom, fd, start, length, flags) })
+    let call = || unsafe { call_with(libc::SYS_recvfrom, raw, start, length, flags) };
+    let result = uninterrupted(call);
+    if length == 0 { result } else { fd.received(result) }
 }
 
 /// Bytes that the send buffer has room for, about (SO_MEMINFO, socket(7)); as good as endless where
@@ -80,6 +89,55 @@ pub(super) fn uninterrupted(mut call: impl FnMut() -> nix::Result<usize>) -> io:
         match call() {
             Err(Errno::EINTR) => {}
             result => return Ok(result?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::time::Duration;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::ring::{PipePool, Socket, Spliced};
+
+    /// A socket whose peer has reset its connection, which nobody has been told of.
+    fn reset() -> Socket {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let here = OwnedFd::from(listener.accept().unwrap().0);
+        SockRef::from(&there).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(there);
+        let mut ready = [PollFd::new(std::os::fd::AsFd::as_fd(&here), PollFlags::POLLIN)];
+        poll(&mut ready, PollTimeout::from(10_000_u16)).unwrap();
+        Socket::from_fd(here, false)
+    }
+
+    /// An answer without a length was taken for a whole one: the upload had met the reset.
+    #[test]
+    fn whoever_receives_is_told_of_a_reset_that_another_call_has_met() {
+        let tellers: [fn(&Socket); 4] = [
+            |socket| assert!(socket.try_send(b"x").is_err()),
+            |socket| assert!(socket.try_recv(&mut [0]).is_err()),
+            |socket| assert!(socket.try_peek(&mut [0]).is_err()),
+            |socket| assert!(socket.has_failed()),
+        ];
+        for tell in tellers {
+            let socket = reset();
+            tell(&socket);
+            for _ in 0..2 {
+                let kinds = [socket.try_peek(&mut [0]), socket.try_recv(&mut [0])];
+                let kinds = kinds.map(|result| result.unwrap_err().kind());
+                assert_eq!(kinds, [io::ErrorKind::ConnectionReset; 2]);
+            }
+            let pool = PipePool::new(1);
+            let mut pipe = pool.try_lease().unwrap();
+            let filled = pipe.fill(&Spliced::new(&socket).unwrap(), 1);
+            assert_eq!(filled.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         }
     }
 }

@@ -15,6 +15,8 @@
 mod climb;
 mod conditions;
 mod guards;
+#[doc(hidden)]
+pub(crate) mod invariants;
 
 use std::borrow::Cow;
 use std::cmp::{Ordering, Reverse};
@@ -143,6 +145,12 @@ impl Routes {
         routes
     }
 
+    /// The route of every request, where there is one such.
+    #[inline]
+    pub(crate) fn only(&self) -> Option<Route> {
+        self.only
+    }
+
     /// The route of a request.
     #[inline]
     pub(crate) fn choose(&self, asked: &Asked<'_>) -> Result<Route, Fault> {
@@ -252,6 +260,11 @@ impl Routes {
             || (1..host.len())
                 .filter(|dot| host[*dot] == b'.')
                 .any(|dot| find_host(&self.suffixes, &host[dot..]).is_some())
+    }
+
+    /// Whether there is a route that takes any host.
+    pub(crate) fn takes_any_host(&self) -> bool {
+        self.only.is_some() || !self.any.is_empty()
     }
 
     /// Each dot begins a shorter suffix, so the first one that fits is the longest.

@@ -12,7 +12,7 @@ use crate::file_stamp::Stamp;
 use crate::forward_proxy::lists;
 
 pub(crate) struct Watched {
-    path: PathBuf,
+    pub path: PathBuf,
     seen: Option<Stamp>,
     /// Seen once: it may be half written.
     fresh: Option<Stamp>,

@@ -16,7 +16,7 @@ use crate::admin::Control;
 use crate::config::{Config, DockerConfig, FoundUpstream, OriginConfig, UpstreamConfig};
 use crate::docker;
 use crate::hooks::{Plans, custom};
-use crate::server::upstreams::plan_upstreams;
+use crate::server::upstreams::{self, plan_upstreams};
 use crate::server::{POLL, Server, pool_limits};
 use crate::worker::generation::SnapshotParts;
 
@@ -99,7 +99,7 @@ impl Server {
         if config == *before.config {
             return Ok(());
         }
-        let upstreams = plan_upstreams(&config, &self.resolver, &before.upstreams, false)?;
+        let upstreams = plan_upstreams(&config, &self.resolver, &before.upstreams)?;
         let hooks = Arc::new(Plans::load(&config, custom::own(), Some(&before.hooks))?);
         let parts = SnapshotParts {
             config: Arc::new(config),
@@ -112,6 +112,7 @@ impl Server {
         };
         let snapshot = Arc::new(before.next(parts));
         self.shared.snapshot.store(snapshot.clone());
+        upstreams::settle(&snapshot.upstreams, false);
         self.shared.pool.set_limits(pool_limits(&snapshot.config));
         self.tell_workers(&snapshot);
         self.tell_changes(&before.config, &snapshot.config);

@@ -32,6 +32,7 @@ use crate::address::Address;
 use crate::config::UPGRADE_VARIABLE;
 use crate::server::inherited::{Inheritance, Inherited};
 use crate::server::listeners::Lent;
+use crate::server::privileges::{self, Confined};
 use crate::tls::tickets::{self, TicketKeys};
 
 /// How long the new process may take until it is ready.
@@ -71,6 +72,9 @@ struct Message {
     /// What TLS sessions of clients are sealed with.
     #[serde(default)]
     tickets: Option<TicketKeys>,
+    /// What the new process has given up already, because the old one has.
+    #[serde(default)]
+    confined: Confined,
 }
 
 /// A new process that gets ready. Whoever has it gets rid of it by [`Successor::end`].
@@ -94,9 +98,13 @@ impl Successor {
         if descriptors.len() > SOCKETS_MAX {
             return Err(format!("more than {SOCKETS_MAX} listening sockets cannot be handed over"));
         }
-        let tickets = tickets::hand_over();
-        let message =
-            Message { listeners: addresses, has_admin: admin.is_some(), answers: true, tickets };
+        let message = Message {
+            listeners: addresses,
+            has_admin: admin.is_some(),
+            answers: true,
+            tickets: tickets::hand_over(),
+            confined: privileges::confined(),
+        };
         // The child's end is to survive its start, the other one is closed by that.
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())
@@ -316,9 +324,10 @@ fn read(socket: &UnixStream) -> io::Result<(Inheritance, bool)> {
         }
         (received.bytes, descriptors)
     };
-    let Message { listeners, has_admin, answers, tickets } =
+    let Message { listeners, has_admin, answers, tickets, confined } =
         serde_json::from_slice(&text[..length])?;
     tickets::inherit(tickets);
+    privileges::inherit(confined);
     let mut descriptors = descriptors.into_iter();
     let inherited = |((address, is_shared), fd)| {
         let name = "upgrade".to_owned();

@@ -13,6 +13,8 @@ use socket2::{SockAddr, Socket};
 
 use crate::address::{Address, UnixAddress};
 use crate::observe::logging::LogMeter;
+use crate::server::privileges::Identity;
+use crate::worker::history::Source;
 
 /// A listening socket and whom to thank for it.
 #[derive(Debug)]
@@ -122,6 +124,10 @@ pub struct Inheritance {
     pub admin: Option<OwnedFd>,
     /// The event log, where there is one.
     pub events: Option<LogMeter>,
+    /// Where the configuration comes from.
+    pub(crate) source: Source,
+    /// Whom to become.
+    pub(crate) identity: Option<Identity>,
 }
 
 #[cfg(test)]

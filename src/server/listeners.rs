@@ -7,13 +7,14 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::address::{Address, UnixAddress};
 use crate::config::{Config, ListenerConfig};
-use crate::ring::{net, peer_of};
+use crate::ring::{options, peer_of};
 use crate::server::inherited::Inherited;
 use crate::unix_socket::{self, SocketFile};
 use crate::worker::mailbox::WorkerCommand;
@@ -68,6 +69,11 @@ impl Sockets {
 
     pub(crate) fn numbers(&self) -> Vec<u16> {
         self.list.iter().map(|listening| listening.number).collect()
+    }
+
+    /// Of Unix sockets that this process has bound.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.list.iter().filter_map(|listening| listening.file.as_ref()).map(SocketFile::path)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -243,7 +249,7 @@ impl Listening {
         if self.address.unix().is_some() {
             return Ok(());
         }
-        net::set_options(&self.socket, keepalive)
+        options::set_options(&self.socket, keepalive)
             .map_err(|error| format!("{} cannot be set up: {error}", self.address))
     }
 
@@ -332,7 +338,7 @@ fn listen_here(address: UnixAddress, mode: u32, backlog: u32) -> io::Result<Boun
             let (socket, file) = unix_socket::listen(path, mode, backlog)?;
             (socket, Some(file))
         }
-        None => (unix_socket::listen_abstract(&net::unix_address(address)?, backlog)?, None),
+        None => (unix_socket::listen_abstract(&options::unix_address(address)?, backlog)?, None),
     };
     Ok(Bound { address: Address::Unix(address), socket, file })
 }
@@ -344,8 +350,9 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
              server.port"
         }
         Some(libc::EACCES) => {
-            "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE; choose a \
-             higher server.port"
+            "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE, which a \
+             process with server.user has given up by the time of a reload; choose a higher \
+             server.port, or restart"
         }
         Some(libc::EADDRNOTAVAIL) => {
             "no interface of this machine has that address; see server.host"

@@ -8,6 +8,7 @@
 //!
 //! It installs no signal handler and writes to no standard stream: that is `main`'s part.
 
+pub(crate) mod alone;
 pub(crate) mod config_watch;
 pub(crate) mod demo;
 mod discovery;
@@ -15,6 +16,7 @@ pub(crate) mod found;
 pub(crate) mod handover;
 pub(crate) mod inherited;
 pub(crate) mod listeners;
+pub(crate) mod privileges;
 pub(crate) mod reload;
 pub(crate) mod signals;
 mod upstreams;
@@ -23,8 +25,8 @@ pub(crate) mod workers;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -49,13 +51,14 @@ use crate::memory::plan::PlanError;
 use crate::memory::{Notice, Plan, SharedPressure, Usage};
 use crate::observe::access_log::AccessLog;
 use crate::observe::logging::LogMeter;
-use crate::ring::runtime;
+use crate::ring::driver::{self, Driver};
 use crate::tls::acceptor::Acceptor;
 use crate::upstream::permits::{self, PoolShared};
 use crate::upstream::resolver::Resolver;
 use crate::worker::census::SharedRoom;
 use crate::worker::discovery::DiscoveryState;
-use crate::worker::generation::{History, Snapshot, SnapshotParts, proxy_protocol};
+use crate::worker::generation::{Snapshot, SnapshotParts, proxy_protocol};
+use crate::worker::history::{History, Source};
 use crate::worker::mailbox::{ControlQuery, ServerCommand};
 use crate::worker::shared::{Shared, WorkerSlot};
 use crate::worker::thread::DrainReport;
@@ -78,6 +81,8 @@ pub struct Server {
     pub(crate) workers: Vec<JoinHandle<DrainReport>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) access_log: Option<AccessLog>,
+    /// What the next worker waits by.
+    pub(crate) driver: Driver,
     pub(crate) control: Option<Control>,
     pub(crate) resolver: Resolver,
     pub(crate) discovered: Discovered,
@@ -112,8 +117,8 @@ impl Server {
     /// Starts everything that `config` names, with the sockets of an earlier process where there
     /// are any. What of them it has no use for is closed.
     pub fn start(mut config: Config, inheritance: Inheritance) -> Result<Self, StartError> {
-        let Inheritance { mut listeners, admin, events } = inheritance;
-        runtime::probe().map_err(StartError)?;
+        let Inheritance { mut listeners, admin, events, source, identity } = inheritance;
+        let driver = choose_driver(&config)?;
         raise_files_limit(&mut config);
         let mut sockets = Sockets::default();
         let next = sockets.prepare(&config, &mut listeners).map_err(StartError)?;
@@ -124,6 +129,11 @@ impl Server {
             tracing::warn!(%address, name, "no listener has this address: socket not used");
         }
         let socket = AdminSocket::open(&config.admin, admin).map_err(StartError)?;
+        if let Some(identity) = identity {
+            sockets.files().for_each(|path| identity.own(path));
+            socket.as_ref().and_then(AdminSocket::path).iter().for_each(|path| identity.own(path));
+            identity.take_on().map_err(StartError)?;
+        }
         let mut demo = None;
         settle_demo(&mut config, &mut demo)?;
         let access_log =
@@ -133,7 +143,8 @@ impl Server {
         let mut discovered = Discovered::default();
         discovered.read_files(&config);
         discovered.lay(&mut config);
-        let upstreams = plan_upstreams(&config, &resolver, &[], true).map_err(StartError)?;
+        let upstreams = plan_upstreams(&config, &resolver, &[]).map_err(StartError)?;
+        upstreams::settle(&upstreams, false);
         if !resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; starting without them");
         }
@@ -148,12 +159,13 @@ impl Server {
         let (config, hooks, access) = (Arc::new(config), Arc::new(hooks), Arc::new(access));
         let parts =
             SnapshotParts { config, upstreams, access, hooks, proxy_protocol, listeners, tls };
-        let (shared, queries, server_commands) = share(parts, discovered.state.clone());
+        let (shared, queries, server_commands) = share(parts, discovered.state.clone(), source);
         let mut server = Self {
             sockets,
             workers: Vec::new(),
             shared,
             access_log,
+            driver,
             control: None,
             resolver,
             discovered,
@@ -235,6 +247,11 @@ impl Server {
         self.shared.snapshot.load().config.clone()
     }
 
+    /// Keeps what the file said when the configuration in use was read.
+    pub(crate) fn keep_text(&self, text: Option<Arc<str>>) {
+        self.shared.history.keep_text(text);
+    }
+
     /// A configuration could not be put in use.
     pub fn count_refusal(&self) {
         self.shared.reloads_refused.fetch_add(1, Ordering::Relaxed);
@@ -306,6 +323,9 @@ impl Server {
         if let Some(log) = self.access_log {
             log.finish();
         }
+        if let Some(spans) = self.shared.spans.get() {
+            spans.finish();
+        }
         report
     }
 
@@ -314,6 +334,15 @@ impl Server {
             signal.notify_one();
         }
     }
+}
+
+/// What the workers are to wait by; says why, where it is not what would be best.
+fn choose_driver(config: &Config) -> Result<Driver, StartError> {
+    let (driver, why) = driver::choose(config.server.driver).map_err(StartError)?;
+    if let Some(why) = why {
+        tracing::warn!("{}", driver::instead_of_ring(&why));
+    }
+    Ok(driver)
 }
 
 /// An error with what it prevents.
@@ -347,6 +376,7 @@ fn settle_demo(config: &mut Config, demo: &mut Option<SocketAddr>) -> Result<(),
 fn share(
     parts: SnapshotParts,
     discovery: Arc<DiscoveryState>,
+    source: Source,
 ) -> (Arc<Shared>, queue::UnboundedReceiver<ControlQuery>, queue::UnboundedReceiver<ServerCommand>)
 {
     let config = parts.config.clone();
@@ -354,12 +384,13 @@ fn share(
     let (control, queries) = queue::unbounded_channel();
     let (command, server_commands) = queue::unbounded_channel();
     let snapshot = Snapshot::first(parts, slots);
-    let history = History::new(&snapshot);
+    let history = History::new(&snapshot, source);
     let shared = Arc::new(Shared {
         pool: PoolShared::new(pool_limits(&config), slots),
         clients: Arc::new(Semaphore::new(config.limits.clients)),
         room: SharedRoom::default(),
         tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
+        streams: Arc::new(Semaphore::new(config.limits.streams)),
         live: (0..slots).map(|_| AtomicUsize::new(0)).collect(),
         slots: (0..slots).map(|_| WorkerSlot::default()).collect(),
         control,
@@ -368,11 +399,13 @@ fn share(
         discovery,
         server_commands: command,
         reloads_refused: AtomicUsize::new(0),
+        spans: OnceLock::new(),
         token_tries: TokenTries::new(),
         metrics: (0..slots).map(|_| Arc::default()).collect(),
         rings: (0..slots).map(|_| Arc::default()).collect(),
         ledgers: Ledgers::new(slots),
         pressure: SharedPressure::default(),
+        spool: Arc::default(),
         is_ready: AtomicBool::new(false),
         is_closing: AtomicBool::new(false),
         is_draining: AtomicBool::new(false),

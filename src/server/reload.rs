@@ -17,9 +17,10 @@ use crate::forward_proxy::access::Access;
 use crate::hooks::{Plans, custom};
 use crate::memory::{Plan, Usage};
 use crate::server::listeners::NextSockets;
-use crate::server::upstreams::plan_upstreams;
+use crate::server::upstreams::{self, plan_upstreams};
 use crate::server::{NAMES_PATIENCE, Server, load_tls, pool_limits, raise_files_limit};
 
+use crate::observe::events;
 use crate::upstream::permits;
 use crate::worker::generation::{Snapshot, SnapshotParts, proxy_protocol};
 use crate::worker::mailbox::{Reloaded, WorkerCommand};
@@ -47,6 +48,7 @@ impl Server {
         self.grow(parts.config.server.workers).map_err(|error| error.to_string())?;
         let snapshot = Arc::new(before.next(parts));
         self.shared.snapshot.store(snapshot.clone());
+        upstreams::settle(&snapshot.upstreams, true);
         self.resize(&before.config, &snapshot.config);
         self.tell_workers(&snapshot);
         for worker in self.active_workers() {
@@ -68,6 +70,8 @@ impl Server {
         drop(self.follow_engine(&snapshot.config.docker));
         self.announce();
         let keys: Vec<_> = changes.into_iter().map(|change| change.key).collect();
+        let text = format!("generation {} in use ({cause})", snapshot.id);
+        events::note(events::Kind::Configuration, &text);
         tracing::info!(generation = snapshot.id, cause, changed = keys.join(","), "reloaded");
         if !waiting.is_empty() {
             tracing::warn!(
@@ -90,7 +94,9 @@ impl Server {
                 known => format!("no such configuration; there are {}", known.join(", ")),
             });
         };
-        self.reload((*past.config).clone(), &format!("rollback to {}", past.id))
+        let outcome = self.reload((*past.config).clone(), &format!("rollback to {}", past.id))?;
+        self.shared.history.keep_text(past.text);
+        Ok(outcome)
     }
 
     /// Makes everything of `config` that can fail.
@@ -101,7 +107,7 @@ impl Server {
         before: &Snapshot,
     ) -> Result<SnapshotParts, String> {
         self.resolver.reread(&config.dns);
-        let upstreams = plan_upstreams(&config, &self.resolver, &before.upstreams, true)?;
+        let upstreams = plan_upstreams(&config, &self.resolver, &before.upstreams)?;
         if !self.resolver.settle(NAMES_PATIENCE) {
             tracing::warn!("some names of origins are not resolved yet; going on without them");
         }
@@ -163,6 +169,7 @@ impl Server {
         let counts = [
             (&shared.clients, before.limits.clients, after.limits.clients),
             (&shared.tunnels, before.limits.tunnels, after.limits.tunnels),
+            (&shared.streams, before.limits.streams, after.limits.streams),
         ];
         for (rights, before, after) in counts {
             if let Some(debt) = permits::resize(rights, before, after) {

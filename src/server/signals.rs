@@ -28,8 +28,10 @@ use crate::observe::logging;
 use crate::server::config_watch::{self, Watched};
 use crate::server::handover::{self, Predecessor, Successor};
 use crate::server::inherited::{self, Inheritance};
+use crate::server::privileges;
 use crate::server::{self, Server};
 use crate::systemd;
+use crate::worker::history::Source;
 use crate::worker::mailbox::{Reloaded, ServerCommand};
 
 /// What a process is started with.
@@ -37,30 +39,44 @@ pub(crate) struct ProcessSetup {
     pub config: Config,
     /// What is to be said about the configuration once there is a log.
     pub notices: Vec<Notice>,
+    /// What the file said that it came from, if any.
+    pub text: Option<Arc<str>>,
     /// Reads the configuration again, from where it came.
-    pub load: Box<dyn Fn() -> Result<Config, ConfigError>>,
+    pub load: Load,
     /// The file that it came from, if any, as it was before it was read.
     pub watched: Option<Watched>,
 }
+
+/// Gives a configuration, with what the file says that it comes from.
+type Load = Box<dyn Fn() -> Result<(Config, Option<Arc<str>>), ConfigError>>;
 
 /// How often the configuration file is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Serves until a signal or an order ends it. The error is one line with cause and cure.
 pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
-    let ProcessSetup { config, notices, load, watched } = setup;
+    let ProcessSetup { config, notices, text, load, watched } = setup;
     // Before anything else opens a descriptor or starts a thread.
     let program = std::env::current_exe().map_err(|error| format!("who am I: {error}"))?;
     let (mut inheritance, predecessor) = match handover::receive()? {
         Some((inheritance, predecessor)) => (inheritance, Some(predecessor)),
         None => (Inheritance { listeners: inherited::take()?, ..Inheritance::default() }, None),
     };
+    let source_file = watched.as_ref().map(|watched| watched.path.as_path());
+    inheritance.identity = privileges::prepare(&config, source_file, &program)?;
     let log = logging::start(&config.log).map_err(|error| error.to_string())?;
     inheritance.events = Some(log.meter());
     // Registered before anything listens: who sees us ready may tell us to stop.
     let mut ears = Ears::open().map_err(|error| error.to_string())?;
-    for Notice(text) in &notices {
-        tracing::warn!("{text}");
+    let file = watched.as_ref().map(|watched| watched.path.clone());
+    inheritance.source = Source { file, text };
+    introduce(&config, &inheritance.source);
+    privileges::told(&config.server);
+    for notice in &notices {
+        notice.tell();
+    }
+    for warning in privileges::exposed::exposed(&config, inheritance.source.file.as_deref()) {
+        tracing::warn!("{warning}");
     }
     // Before they are read, so that a change in between is seen.
     let mut followed = HashMap::new();
@@ -99,6 +115,20 @@ pub(crate) fn run(setup: ProcessSetup) -> Result<(), String> {
     );
     drop(log);
     Ok(())
+}
+
+/// The first line of the log: who this is, and by which configuration.
+fn introduce(config: &Config, source: &Source) {
+    let file = source.file.as_ref().map(|file| std::path::absolute(file).unwrap_or(file.clone()));
+    let configuration = file
+        .map_or_else(|| "built-in defaults".to_owned(), |file| file.to_string_lossy().into_owned());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        configuration,
+        log_level = %config.log.level,
+        "ringway"
+    );
 }
 
 /// Begins to accept connections, in the place of `predecessor` where there is one; whether it is
@@ -151,7 +181,7 @@ struct Upgrade {
 
 struct Process {
     server: Server,
-    load: Box<dyn Fn() -> Result<Config, ConfigError>>,
+    load: Load,
     watched: Option<Watched>,
     /// The files that the configuration in use names.
     followed: HashMap<PathBuf, Watched>,
@@ -250,9 +280,11 @@ impl Process {
     fn reload(&mut self, cause: &str) -> Result<Reloaded, String> {
         systemd::reloading();
         let loaded = (self.load)().map_err(|error| format!("{error:#}"));
-        let outcome = loaded.and_then(|config| {
+        let outcome = loaded.and_then(|(config, text)| {
             config_watch::follow(&mut self.followed, &config);
-            self.server.reload(config, cause)
+            let outcome = self.server.reload(config, cause)?;
+            self.server.keep_text(text);
+            Ok(outcome)
         });
         let outcome = self.say(outcome);
         systemd::ready();

@@ -5,63 +5,67 @@
 
 use std::sync::Arc;
 
-use crate::config::{Config, OriginConfig, UpstreamConfig, UpstreamTlsConfig};
+use crate::config::{Config, OriginConfig, OriginHttp, UpstreamConfig, UpstreamTlsConfig};
 use crate::ring::clock;
 use crate::tls::connector::Connector;
-use crate::upstream::quota::Quota;
 use crate::upstream::resolver::Resolver;
 use crate::upstream::sticky::Sticky;
 use crate::upstream::{Origin, UpstreamPlan};
 
 /// Asks the resolver for the addresses of all origins. What `before` has is taken over with what is
-/// known of it; a reload ends what an operator wanted of it until then.
+/// known of it, and is as it was until [`settle`].
 pub(crate) fn plan_upstreams(
     config: &Config,
     resolver: &Resolver,
     before: &[UpstreamPlan],
-    is_reload: bool,
 ) -> Result<Vec<UpstreamPlan>, String> {
-    let now = clock::coarse_ms();
     let plan = |upstream: &UpstreamConfig| {
         let connector = connector(upstream, before)?;
         // What is known of an origin is so of this upstream's alone: others check otherwise.
         let own = before.iter().find(|known| known.config.name == upstream.name);
         let known = |url: &str| {
             let mut origins = own.into_iter().flat_map(|own| &own.origins);
-            origins.find(|origin| origin.url == url)
+            origins.find(|origin| origin.url == url).map(|origin| &**origin)
         };
         let origin_of = |origin: &OriginConfig| {
             let tls = connector.clone().filter(|_| origin.is_tls);
+            let http = upstream.http;
             let known = known(&origin.url());
-            let quota = known.map_or_else(Arc::default, |known| known.quota.clone());
-            quota.set(origin);
             match known {
                 Some(known) => {
                     let (weight, priority) = (origin.weight, origin.priority);
                     let zone = origin.zone.clone();
-                    if is_reload {
-                        known.servers().iter().for_each(|it| it.targets.reloaded(now));
-                    }
-                    Origin { weight, priority, zone, tls, ..known.clone() }
+                    Origin { weight, priority, zone, tls, http, ..known.clone() }
                 }
-                None => new_origin(origin, quota, resolver, tls),
+                None => Origin { http, ..new_origin(origin, resolver, tls) },
             }
         };
-        let origins = upstream.all_origins().map(origin_of).collect();
+        let origins = upstream.all_origins().map(|it| Arc::new(origin_of(it))).collect();
         let changes = resolver.changes();
         let (sticky, zone) = (sticky(upstream, own)?, config.server.zone.clone());
         let times = Arc::new(config.timeouts.with(upstream.timeouts.as_ref()));
-        Ok(UpstreamPlan { config: upstream.clone(), origins, changes, sticky, times, zone })
+        let weighings = own.map_or_else(Arc::default, |own| own.weighings.clone());
+        let config = Arc::new(upstream.clone());
+        Ok(UpstreamPlan { config, origins, changes, weighings, sticky, times, zone })
     };
     config.upstreams.iter().map(plan).collect()
 }
 
-fn new_origin(
-    origin: &OriginConfig,
-    quota: Arc<Quota>,
-    resolver: &Resolver,
-    tls: Option<Arc<Connector>>,
-) -> Origin {
+/// Has what origins have in common with those of the configuration before go by this one, which has
+/// been put in use; a reload ends what an operator wanted of them until then.
+pub(crate) fn settle(plans: &[UpstreamPlan], is_reload: bool) {
+    let now = clock::coarse_ms();
+    for plan in plans {
+        for (config, origin) in plan.config.all_origins().zip(&plan.origins) {
+            origin.quota.set(config);
+            if is_reload {
+                origin.servers().iter().for_each(|it| it.targets.reloaded(now));
+            }
+        }
+    }
+}
+
+fn new_origin(origin: &OriginConfig, resolver: &Resolver, tls: Option<Arc<Connector>>) -> Origin {
     let (addresses, service) = if origin.is_srv {
         (Arc::default(), Some(resolver.watch_service(&origin.host)))
     } else {
@@ -77,8 +81,10 @@ fn new_origin(
         base: origin.base.clone(),
         zone: origin.zone.clone(),
         addresses,
-        quota,
+        quota: Arc::default(),
+        traffic: Arc::default(),
         tls,
+        http: OriginHttp::One,
         service,
         is_server: false,
     }

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::sync::mpsc as queue;
 
+use crate::config::DriverChoice;
 use crate::downstream;
 use crate::memory::{Plan, Usage};
 use crate::ring::diagnose;
+use crate::ring::driver::{self, Driver};
 use crate::server::{POLL, Server, StartError};
 use crate::worker::mailbox::WorkerCommand;
 use crate::worker::shared::{WorkerHandle, WorkerSlot, WorkerState};
@@ -57,13 +59,31 @@ impl Server {
     /// Starts one more worker, with the newest configuration; its slot. It takes what others have
     /// accepted, and accepts nothing itself yet.
     pub(crate) fn start_worker(&mut self) -> Result<usize, StartError> {
-        let shared = self.shared.clone();
         let index = self.free_slot()?;
+        let failed = |error| StartError(format!("worker {index}: {}", diagnose::diagnose(&error)));
+        let error = match self.start_worker_by(self.driver, index) {
+            Ok(()) => return Ok(index),
+            Err(error) => error,
+        };
+        let choice = self.shared.snapshot.load().config.server.driver;
+        let is_settled = self.driver == Driver::Epoll || choice != DriverChoice::Auto;
+        if is_settled || !driver::is_of_ring(&error) {
+            return Err(failed(error));
+        }
+        // The limit on locked memory is one for all: what was there at the start may be taken.
+        tracing::warn!("{}", driver::instead_of_one_ring(&error));
+        self.driver = Driver::Epoll;
+        self.start_worker_by(self.driver, index).map(|()| index).map_err(failed)
+    }
+
+    fn start_worker_by(&mut self, driver: Driver, index: usize) -> io::Result<()> {
+        let shared = self.shared.clone();
         let config = shared.snapshot.load().config.clone();
         let (inbox, inboxes) = queue::unbounded_channel();
         let (sender, commands) = queue::unbounded_channel();
         let plan = WorkerPlan {
             index,
+            driver,
             access_log: self.access_log.clone(),
             shared: shared.clone(),
             budget: Plan::of(&config, &Usage::read()).budget(),
@@ -90,12 +110,12 @@ impl Server {
         match started {
             Ok(ready) => {
                 shared.slots[index].activate();
-                report_worker(index, config.buffers.chunks_per_worker, ready);
-                Ok(index)
+                report_worker(index, driver, config.buffers.chunks_per_worker, ready);
+                Ok(())
             }
             Err(error) => {
                 shared.slots[index].free();
-                Err(StartError(format!("worker {index}: {}", diagnose::diagnose(&error))))
+                Err(error)
             }
         }
     }
@@ -144,9 +164,13 @@ impl Server {
     }
 }
 
-fn report_worker(index: usize, wanted: usize, ready: Ready) {
+fn report_worker(index: usize, driver: Driver, wanted: usize, ready: Ready) {
     let Ready { chunks, is_registered } = ready;
-    tracing::info!(index, chunks, is_registered, "worker");
+    tracing::info!(index, driver = driver.name(), chunks, is_registered, "worker");
+    if driver == Driver::Epoll {
+        // Nothing is locked, and there is nothing to register it with.
+        return;
+    }
     if !is_registered {
         tracing::warn!(
             "worker {index} could not register its buffers with the ring and runs with ordinary \

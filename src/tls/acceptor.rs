@@ -64,8 +64,10 @@ impl Acceptor {
                 Arc::new(Resolver { files: certificates.clone(), managed: managed.clone() })
             }
         };
-        let (config, admin) =
-            (server_config(tls, Some(&clients), &resolver)?, server_config(tls, None, &resolver)?);
+        let (config, admin) = (
+            server_config(tls, Some(&clients), config.http2.enabled, &resolver)?,
+            server_config(tls, None, false, &resolver)?,
+        );
         Ok(Some(Arc::new(Self { listeners, port, config, admin, clients, certificates, managed })))
     }
 
@@ -129,6 +131,7 @@ fn suites_in_order() -> Arc<CryptoProvider> {
 fn server_config(
     tls: &TlsConfig,
     clients: Option<&Clients>,
+    speaks_http2: bool,
     resolver: &Arc<dyn ResolvesServerCert>,
 ) -> Result<Arc<ServerConfig>, String> {
     let versions = if tls.min_version == TlsVersion::Tls13 { NEWEST } else { BOTH };
@@ -141,6 +144,9 @@ fn server_config(
     };
     let mut config = builder.with_cert_resolver(resolver.clone());
     config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
+    if speaks_http2 {
+        config.alpn_protocols.insert(0, b"h2".to_vec());
+    }
     // Nobody proves a name to the administration.
     if tls.acme.is_some() && clients.is_some() {
         config.alpn_protocols.push(ALPN_PROOF.to_vec());

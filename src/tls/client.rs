@@ -22,6 +22,7 @@ use crate::config::UpstreamTlsConfig;
 
 /// What is asked of a session.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "they are switches of a command line")]
 pub(crate) struct Wishes {
     /// The authorities to believe; `None`: those of the system.
     pub(crate) ca: Option<PathBuf>,
@@ -31,6 +32,8 @@ pub(crate) struct Wishes {
     pub(crate) is_always_new: bool,
     /// Not to offer TLS 1.3.
     pub(crate) is_old: bool,
+    /// To speak HTTP/2, and nothing else.
+    pub(crate) is_http2: bool,
 }
 
 /// Makes sessions with one server.
@@ -58,7 +61,8 @@ impl Client {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let spoken: &[u8] = if wishes.is_http2 { b"h2" } else { b"http/1.1" };
+        config.alpn_protocols = vec![spoken.to_vec()];
         config.resumption = if wishes.is_always_new {
             Resumption::disabled()
         } else {

@@ -23,11 +23,23 @@ use crate::config::UpstreamTlsConfig;
 
 /// The TLS of one upstream.
 pub(crate) struct Connector {
-    config: Arc<ClientConfig>,
+    /// By what is offered, in the order of [`Offers`].
+    configs: [Arc<ClientConfig>; 3],
     sni: Option<ServerName<'static>>,
     /// Of everything that decides whom it trusts and as whom it speaks.
     identity: u64,
 }
+
+/// What a peer may choose to speak (ALPN, RFC 7301).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offers {
+    Http1,
+    Http2,
+    Both,
+}
+
+const H1: &[u8] = b"http/1.1";
+const H2: &[u8] = b"h2";
 
 /// Names whose sessions are kept.
 const SESSIONS_MAX: usize = 256;
@@ -67,9 +79,12 @@ impl Connector {
             }
             _ => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
-        Ok(Arc::new(Self { config: Arc::new(config), sni, identity }))
+        let configs = [&[H1][..], &[H2], &[H2, H1]].map(|offered| {
+            config.alpn_protocols = offered.iter().map(|it| it.to_vec()).collect();
+            Arc::new(config.clone())
+        });
+        Ok(Arc::new(Self { configs, sni, identity }))
     }
 
     pub(crate) fn identity(&self) -> u64 {
@@ -77,12 +92,12 @@ impl Connector {
     }
 
     /// A session with the origin that is called `host`.
-    pub(crate) fn session(&self, host: &str) -> Result<Session, Error> {
+    pub(crate) fn session(&self, host: &str, offers: Offers) -> Result<Session, Error> {
         let name = match &self.sni {
             Some(name) => name.clone(),
             None => server_name(host).ok_or_else(|| Error::General("no name".to_owned()))?,
         };
-        Session::client(self.config.clone(), name)
+        Session::client(self.configs[offers as usize].clone(), name)
     }
 }
 

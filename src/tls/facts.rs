@@ -13,6 +13,8 @@ use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Certificate};
 use x509_parser::x509::X509Name;
 
+use crate::config::TlsFact;
+
 /// The facts of one session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -39,6 +41,26 @@ pub struct ClientCertificate {
     pub san: String,
     /// SHA-256 of the whole certificate, in lower-case hexadecimal.
     pub fingerprint: String,
+}
+
+impl TlsFacts {
+    /// One of them; empty where there is nothing to say.
+    pub(crate) fn text(&self, fact: TlsFact) -> &str {
+        let client = self.client.as_ref();
+        let of_client = |part: fn(&ClientCertificate) -> &String| {
+            client.map_or("", |client| part(client).as_str())
+        };
+        match fact {
+            TlsFact::Version => self.version,
+            TlsFact::Cipher => &self.cipher,
+            TlsFact::Sni => &self.sni,
+            TlsFact::ClientVerified if client.is_some() => "true",
+            TlsFact::ClientVerified => "false",
+            TlsFact::ClientSubject => of_client(|client| &client.subject),
+            TlsFact::ClientSan => of_client(|client| &client.san),
+            TlsFact::ClientFingerprint => of_client(|client| &client.fingerprint),
+        }
+    }
 }
 
 impl ClientCertificate {

@@ -11,6 +11,8 @@ mod clients;
 pub(crate) mod connector;
 pub(crate) mod directory;
 pub(crate) mod facts;
+#[doc(hidden)]
+pub(crate) mod invariants;
 pub(crate) mod managed;
 mod ocsp;
 mod pem;

@@ -230,6 +230,11 @@ impl Session {
         self.state().handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
+    /// Whether both sides have chosen HTTP/2 (ALPN).
+    pub(crate) fn speaks_http2(&self) -> bool {
+        self.state().alpn_protocol() == Some(b"h2")
+    }
+
     /// Whether the client came to find out whose a name is, and for nothing else.
     pub(crate) fn is_proof(&self) -> bool {
         self.state().alpn_protocol() == Some(ALPN_PROOF)

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -18,7 +18,9 @@ use crate::address::{Address, UnixAddress};
 #[derive(Debug, Default)]
 pub(crate) struct Addresses {
     list: ArcSwap<Vec<Address>>,
-    pub(super) doubt: Doubt,
+    /// Counts up with every change of which they are.
+    version: AtomicU64,
+    pub(super) doubt: Arc<Doubt>,
     /// Of the service that has led here.
     above: Option<Arc<Doubt>>,
 }
@@ -36,8 +38,15 @@ impl Addresses {
         self.list.load()
     }
 
-    pub(super) fn store(&self, addresses: Vec<Address>) {
+    pub(super) fn store(&self, addresses: Vec<Address>, is_changed: bool) {
         self.list.store(Arc::new(addresses));
+        if is_changed {
+            self.version.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// Somebody could not connect to one of them: the name is asked again, once a second at most.
@@ -51,7 +60,9 @@ impl Addresses {
 
     /// Of a server that the service which has `above` leads to.
     pub(super) fn below(above: &Arc<Doubt>) -> Self {
-        Self { above: Some(above.clone()), ..Self::default() }
+        let mut addresses = Self::default();
+        addresses.above = Some(above.clone());
+        addresses
     }
 
     /// What needs no question; whether that is all.
@@ -62,9 +73,16 @@ impl Addresses {
         };
         let is_known = known.is_some();
         if let Some(known) = known {
-            self.store(known);
+            self.store(known, true);
         }
         is_known
+    }
+}
+
+/// Whoever keeps it current need not wait until it is time to ask again.
+impl Drop for Addresses {
+    fn drop(&mut self) {
+        self.doubt.raise();
     }
 }
 

@@ -30,6 +30,15 @@ impl Candidate {
 
 pub(crate) const RAMP_FULL: u32 = 256;
 
+/// What a sound target has to do, where nothing else counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    /// Requests that it has.
+    pub busy: u32,
+    /// 0: not known.
+    pub latency_us: u32,
+}
+
 /// The turns of one upstream's targets.
 #[derive(Clone, Debug)]
 pub(crate) struct Balance {
@@ -150,6 +159,61 @@ impl Balance {
         self.choose(key, see)
     }
 
+    /// The same as [`Balance::pick`] where all may be asked and have all of their weight, in fewer
+    /// steps: most requests find it so. `load` is `None` of one of which that is not so; then, and
+    /// where more is to be weighed, there is none.
+    #[inline]
+    pub(crate) fn pick_sound(&mut self, load: impl Fn(usize) -> Option<Load>) -> Option<usize> {
+        if self.has_priorities || self.has_zones || self.shares.len() < 2 {
+            return None;
+        }
+        match self.policy {
+            Policy::LeastConnections => self.least_of_sound(load),
+            Policy::P2cEwma => self.better_of_two_sound(load),
+            _ => None,
+        }
+    }
+
+    fn least_of_sound(&mut self, load: impl Fn(usize) -> Option<Load>) -> Option<usize> {
+        let count = self.shares.len();
+        let mut index = self.next_start();
+        let (mut best, mut least, mut of) = (index, u64::MAX, 1);
+        for _ in 0..count {
+            let share = self.shares.get(index)?;
+            let (busy, weight) = (u64::from(load(index)?.busy) + 1, share.weight.unsigned_abs());
+            // busy / weight, without a division.
+            if least == u64::MAX || busy * of < least * weight {
+                (best, least, of) = (index, busy, weight);
+            }
+            index = if index + 1 < count { index + 1 } else { 0 };
+        }
+        Some(best)
+    }
+
+    /// Where the next search for the least begins.
+    fn next_start(&mut self) -> usize {
+        self.turn = if self.turn + 1 < self.shares.len() { self.turn + 1 } else { 0 };
+        self.turn
+    }
+
+    fn better_of_two_sound(&mut self, load: impl Fn(usize) -> Option<Load>) -> Option<usize> {
+        let (random, count) = (self.next_random(), self.shares.len() as u64);
+        // A half of the number for each, and no division (Lemire 2019).
+        let scaled = |half: u64, below: u64| ((half * below) >> 32) as usize;
+        let first = scaled(random >> 32, count);
+        let second = scaled(random & u64::from(u32::MAX), count - 1);
+        let second = second + usize::from(second >= first);
+        let cost = |index: usize| {
+            let Load { busy, latency_us } = load(index)?;
+            let weight = self.shares.get(index)?.weight.unsigned_abs();
+            Some((u64::from(latency_us.max(1)) * (u64::from(busy) + 1), weight))
+        };
+        let ((one, of_one), (two, of_two)) = (cost(first)?, cost(second)?);
+        // cost / weight, without a division.
+        let is_second = u128::from(two) * u128::from(of_one) < u128::from(one) * u128::from(of_two);
+        Some(if is_second { second } else { first })
+    }
+
     /// Whether so few may be asked that they would not bear it.
     fn is_panic(&self, see: impl Fn(usize) -> Option<Candidate>) -> bool {
         let all = (0..self.shares.len()).filter_map(see);
@@ -254,7 +318,7 @@ impl Balance {
 
     fn least(&mut self, see: impl Fn(usize) -> Option<Candidate>) -> Option<usize> {
         let count = self.shares.len();
-        self.turn = (self.turn + 1) % count.max(1);
+        self.next_start();
         let mut best: Option<(usize, u64, u64)> = None;
         for index in (self.turn..count).chain(0..self.turn) {
             let Some(candidate) = see(index) else { continue };
@@ -269,25 +333,28 @@ impl Balance {
 
     fn better_of_two(&mut self, see: impl Fn(usize) -> Option<Candidate> + Copy) -> Option<usize> {
         let (first, second) = (self.next_random(), self.next_random());
-        let first = self.some(first, see)?;
-        let second = self.some(second, move |index| if index == first { None } else { see(index) });
-        let Some(second) = second else { return Some(first) };
-        let cost = |index: usize| {
-            let candidate = see(index).unwrap_or(Candidate::SOUND);
+        let (first, seen) = self.some(first, see)?;
+        let others = move |index| if index == first { None } else { see(index) };
+        let Some((second, other)) = self.some(second, others) else { return Some(first) };
+        let cost = |index: usize, candidate: Candidate| {
             let latency = u64::from(candidate.latency_us.max(1));
             (latency * (u64::from(candidate.busy) + 1), self.weight(index, candidate))
         };
-        let ((one, of_one), (two, of_two)) = (cost(first), cost(second));
+        let ((one, of_one), (two, of_two)) = (cost(first, seen), cost(second, other));
         // cost / weight, without a division.
         let is_second = u128::from(two) * u128::from(of_one) < u128::from(one) * u128::from(of_two);
         Some(if is_second { second } else { first })
     }
 
-    /// The first from a place on that may be picked.
-    fn some(&self, place: u64, see: impl Fn(usize) -> Option<Candidate>) -> Option<usize> {
+    /// The first from a place on that may be picked, as it is seen.
+    fn some(
+        &self,
+        place: u64,
+        see: impl Fn(usize) -> Option<Candidate>,
+    ) -> Option<(usize, Candidate)> {
         let count = self.shares.len();
         let start = (place % count.max(1) as u64) as usize;
-        (start..count).chain(0..start).find(|index| see(*index).is_some())
+        (start..count).chain(0..start).find_map(|index| Some((index, see(index)?)))
     }
 
     /// Each target draws a number for the key, its weight times; the highest wins.
@@ -354,6 +421,44 @@ mod tests {
             counts[index] += 1;
             counts
         })
+    }
+
+    #[test]
+    fn where_all_are_sound_the_short_way_chooses_as_the_long_one_does() {
+        let loads = [(3, 900), (1, 2_000), (2, 500), (1, 0)]
+            .map(|(busy, latency_us)| Load { busy, latency_us });
+        let see = |index: usize| {
+            let Load { busy, latency_us } = loads[index];
+            Some(Candidate { busy, latency_us, ..Candidate::SOUND })
+        };
+        for weights in [[1, 1, 1, 1], [4, 1, 2, 1]] {
+            let mut long = balance(Policy::LeastConnections, &weights);
+            let mut short = long.clone();
+            for _ in 0..9 {
+                let picked = short.pick_sound(|index| Some(loads[index]));
+                assert_eq!(picked, long.pick(0, see), "{weights:?}");
+            }
+            let mut long = balance(Policy::P2cEwma, &weights);
+            let mut short = long.clone();
+            let long = counts((0..40_000).map(|_| long.pick(0, see).unwrap()), 4);
+            let load = |index: usize| Some(loads[index]);
+            let short = counts((0..40_000).map(|_| short.pick_sound(load).unwrap()), 4);
+            // The worst of all is never the better of two; the best is in a half of all pairs.
+            assert_eq!(long.iter().position(|it| *it == 0), short.iter().position(|it| *it == 0));
+            assert!(short.iter().any(|it| it.abs_diff(20_000) < 600), "{short:?}");
+        }
+    }
+
+    #[test]
+    fn the_short_way_is_for_those_alone_who_are_all_sound() {
+        let one_is_out = |index| (index != 1).then_some(Load { busy: 0, latency_us: 0 });
+        let mut least = balance(Policy::LeastConnections, &[1, 1, 1]);
+        assert_eq!(least.pick_sound(one_is_out), None);
+        let all = |_| Some(Load { busy: 0, latency_us: 0 });
+        assert_eq!(balance(Policy::RoundRobin, &[1, 1]).pick_sound(all), None);
+        assert_eq!(balance(Policy::LeastConnections, &[1]).pick_sound(all), None);
+        let shares = vec![Share::new(1, 0, "a"), Share::new(1, 1, "b")];
+        assert_eq!(Balance::new(Policy::P2cEwma, shares).pick_sound(all), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::origin_ids::OriginId;
 use super::pool::Pool;
 use super::queue::{Holder, Permitted};
 use super::race::{Race, permit};
-use super::{Upstream, Wanted, Who};
+use super::{Upgrade, Upstream, Wanted, Who};
 use crate::address::Address;
 use crate::fault::Fault;
 use crate::ring::{Socket, clock};
@@ -43,7 +43,7 @@ impl Upstream {
     }
 
     fn take_idle_of_many(&self, pool: &Rc<Pool>, holder: Holder, wanted: Wanted) -> Option<Lease> {
-        let number = self.choose(pool, wanted, &[])?.number();
+        let number = self.choose(pool, wanted, &[])?;
         let lease = pool.take_idle(number, holder);
         self.chosen.set(lease.is_none().then_some(number));
         lease
@@ -54,7 +54,11 @@ impl Upstream {
     #[cold]
     pub(crate) fn failed(&self, number: usize) -> bool {
         if let Some(member) = self.member(number) {
-            let change = member.target.failed(clock::coarse_ms(), self.config.fail_timeout);
+            let change = member.target.failed(
+                Fault::OriginClosed,
+                clock::coarse_ms(),
+                self.config.fail_timeout,
+            );
             self.announce(&member, change);
             member.origin.addresses.doubt();
         }
@@ -70,18 +74,22 @@ impl Upstream {
         wish: Wanted<'_>,
     ) -> Result<Lease, Fault> {
         self.follow(pool);
-        let is_fresh = wish.is_fresh || self.config.proxy_protocol.is_some();
+        let is_fresh = wish.is_fresh
+            || self.config.proxy_protocol.is_some()
+            || wish.upgrade != Upgrade::Nothing;
         let mut tried: Vec<usize> = self.spared(&wish).to_vec();
         let chosen = self.chosen.take().filter(|number| !tried.contains(number));
         let first = chosen.and_then(|number| self.member(number));
-        let Some(first) = first.or_else(|| self.choose(pool, wish, &tried)) else {
+        let next = || self.member(self.choose(pool, wish, &tried)?);
+        let Some(first) = first.or_else(next) else {
             return Err(self.nobody());
         };
         if !is_fresh && let Some(lease) = pool.take_idle(first.number(), who.holder) {
             return Ok(lease);
         }
         tried.push(first.number());
-        let race = Race { upstream: self, pool, who, is_fresh, key: wish.key };
+        let Wanted { key, upgrade, .. } = wish;
+        let race = Race { upstream: self, pool, who, is_fresh, key, upgrade };
         Box::pin(race.run(first, tried)).await
     }
 

@@ -11,11 +11,11 @@ use crate::fault::Fault;
 use crate::http::head::{HeadError, HeadLimits, ResponseHead};
 use crate::http::repair::{Mended, QUOTED_BYTES, Repair, Search, quote};
 use crate::http::{BodyLength, Method};
+use crate::ledger::Counted;
 use crate::observe::metrics::WorkerMetrics;
 use crate::relay::Receiver;
 use crate::relay::outbox::{Outbox, Unsent};
 use crate::relay::side::{Act, Side};
-use crate::ring::waits::Recv;
 use crate::ring::{HeadBuffer, NoRoom, Socket, WaitError, clock};
 
 use super::secure;
@@ -25,6 +25,8 @@ use super::secure;
 pub(crate) enum AttemptError {
     /// The connection was dead: not a byte of the request went out.
     NotSent,
+    /// The origin has sent it back untouched (RFC 9113 §8.7), and all of it is at hand still.
+    Refused,
     /// The connection died before a byte of an answer; by which fault.
     NoResponse(Fault),
     /// The response is one after which the route wants another attempt.
@@ -35,7 +37,7 @@ pub(crate) enum AttemptError {
 impl AttemptError {
     pub(crate) fn fault(self) -> Fault {
         match self {
-            Self::NotSent | Self::RetryRequested => Fault::OriginClosed,
+            Self::NotSent | Self::Refused | Self::RetryRequested => Fault::OriginClosed,
             Self::NoResponse(fault) | Self::Fault(fault) => fault,
         }
     }
@@ -43,10 +45,12 @@ impl AttemptError {
 
 impl AttemptError {
     /// By which fault a connection died, where its session could not go on; one that had served
-    /// before may be replaced all the same.
+    /// before may be replaced all the same. What a peer has sent back untouched may be asked again
+    /// where all of it is at hand still, as `is_whole` says.
     #[cold]
-    pub(crate) fn on(self, socket: &Socket) -> Self {
+    pub(crate) fn on(self, socket: &Socket, is_whole: bool) -> Self {
         match (self, socket.session_problem()) {
+            (Self::NoResponse(_), _) if is_whole && socket.is_refused() => Self::Refused,
             (Self::NoResponse(_), Some(problem)) => Self::NoResponse(secure::fault(problem)),
             (error, _) => error,
         }
@@ -59,7 +63,7 @@ impl AttemptError {
     pub(crate) fn is_of_origin(self, is_new: bool) -> bool {
         match self {
             Self::NotSent | Self::NoResponse(_) => is_new,
-            Self::RetryRequested => false,
+            Self::Refused | Self::RetryRequested => false,
             Self::Fault(fault) => fault.blames_origin(),
         }
     }
@@ -98,28 +102,49 @@ pub(crate) async fn send(
     origin: Receiver<'_>,
     build: impl FnOnce(&mut Vec<u8>),
 ) -> Result<(), AttemptError> {
-    let sent = outbox.send(origin.socket, |out| {
+    match begin_to_send(outbox, origin.socket, build)? {
+        Some(rest) => send_rest(origin, &rest).await,
+        None => Ok(()),
+    }
+}
+
+/// Sends what `build` puts together, as far as the origin takes it at once; the rest.
+#[inline]
+pub(crate) fn begin_to_send(
+    outbox: &Outbox,
+    origin: &Socket,
+    build: impl FnOnce(&mut Vec<u8>),
+) -> Result<Option<Counted>, AttemptError> {
+    let sent = outbox.send(origin, |out| {
         build(out);
         Ok::<_, Infallible>(())
     });
-    let rest = match sent {
-        Ok(sent) => sent.rest,
+    match sent {
+        Ok(sent) => Ok(sent.rest),
         // Nothing went out; where the origin has said something before it closed (408, say), a new
         // connection gets the same answer.
-        Err(Unsent::Broken) => return Err(AttemptError::NotSent),
+        Err(Unsent::Broken) => Err(AttemptError::NotSent),
+        // Ours is the fault; and the origin may have understood what it has got.
+        Err(Unsent::NoMemory) => Err(Fault::Overloaded.into()),
         Err(Unsent::Refused(never)) => match never {},
-    };
-    if let Some(rest) = rest {
-        origin.send_all(&rest).await.map_err(|error| match error {
-            WaitError::Failed(error) => AttemptError::NoResponse(secure::broken(&error)),
-            error => error.on(Side::Origin, Act::Take).into(),
-        })?;
     }
-    Ok(())
+}
+
+/// Sends what an origin did not take at once.
+pub(crate) async fn send_rest(origin: Receiver<'_>, rest: &[u8]) -> Result<(), AttemptError> {
+    origin.send_all(rest).await.map_err(|error| match error {
+        WaitError::Failed(error) => AttemptError::NoResponse(secure::broken(&error)),
+        error => error.on(Side::Origin, Act::Take).into(),
+    })
 }
 
 /// A response that is waited for.
 pub(crate) trait Reply {
+    /// A wait for bytes of it.
+    type Wait<'w>: Future<Output = First>
+    where
+        Self: 'w;
+
     /// Where its head is read into.
     fn head(&mut self) -> &mut ResponseHead;
 
@@ -130,7 +155,7 @@ pub(crate) trait Reply {
 
     /// Begins to wait for bytes of it: for the first ones, or for more than `buffer` has. The wait
     /// itself comes back, because most responses come within it, and a future around it costs.
-    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Recv<'_>, Fault>;
+    fn recv(&mut self, buffer: Option<HeadBuffer>) -> Result<Self::Wait<'_>, Fault>;
 
     /// Goes on waiting, where that wait has brought nothing.
     async fn recv_late(&mut self, buffer: HeadBuffer) -> Received {
@@ -157,29 +182,39 @@ pub(crate) type First = (Result<usize, WaitError>, HeadBuffer);
 /// The same; an error where it was given up.
 pub(crate) type Received = Result<First, Fault>;
 
-/// Reads until the head of the final response is there, at the beginning of the buffer.
+/// Reads until the head of the final response is there, at the beginning of `buffer`, which is
+/// empty before: it is the caller's, because what comes out of a future is moved.
 pub(crate) async fn read_head(
     reply: &mut impl Reply,
+    buffer: &mut HeadBuffer,
     terms: Terms<'_>,
     method: Method,
-) -> Result<HeadBuffer, AttemptError> {
+) -> Result<(), AttemptError> {
     let limits = terms.limits;
     let (mut interims, mut interims_since_ms) = (0, 0);
     let mut search = Search::default();
     reply.head().reset();
-    let mut buffer = None;
+    let mut more = None;
     loop {
-        let (mut received, mut filled) =
-            if let Some(begun) = reply.begun() { begun } else { reply.recv(buffer)?.await };
-        if matches!(received, Err(WaitError::Expired)) {
-            (received, filled) = reply.recv_late(filled).await?;
-        }
+        let received;
+        (received, *buffer) = match reply.begun() {
+            Some(begun) => begun,
+            None => reply.recv(more)?.await,
+        };
+        let received = match received {
+            Err(WaitError::Expired) => {
+                let (received, late) = reply.recv_late(std::mem::take(buffer)).await?;
+                *buffer = late;
+                received
+            }
+            received => received,
+        };
         match received {
             Ok(1..) => {}
-            Ok(0) if filled.is_empty() && interims == 0 => {
+            Ok(0) if buffer.is_empty() && interims == 0 => {
                 return Err(AttemptError::NoResponse(Fault::OriginClosed));
             }
-            Err(WaitError::Failed(error)) if filled.is_empty() && interims == 0 => {
+            Err(WaitError::Failed(error)) if buffer.is_empty() && interims == 0 => {
                 return Err(AttemptError::NoResponse(secure::broken(&error)));
             }
             Ok(0) => return Err(Fault::OriginTruncated.into()),
@@ -188,19 +223,19 @@ pub(crate) async fn read_head(
         loop {
             // Once it is refused, its bytes are looked at once, not with each that arrives.
             let parsed =
-                (!search.is_begun()).then(|| reply.head().parse(filled.filled(), &limits, method));
+                (!search.is_begun()).then(|| reply.head().parse(buffer.filled(), &limits, method));
             let parsed = match parsed {
                 Some(Ok(is_complete)) => is_complete,
-                _ => mend(reply, &mut filled, &mut search, &terms, method)?,
+                _ => mend(reply, buffer, &mut search, &terms, method)?,
             };
             if !parsed {
                 break;
             }
             if !reply.head().repairs.is_none() {
-                count_repairs(reply, filled.filled(), &terms)?;
+                count_repairs(reply, buffer.filled(), &terms)?;
             }
             if reply.is_final() {
-                return Ok(filled);
+                return Ok(());
             }
             if interims == 0 {
                 interims_since_ms = clock::coarse_ms();
@@ -211,12 +246,12 @@ pub(crate) async fn read_head(
             if reply.head().status == 101 || interims > interims_max {
                 return Err(Fault::OriginAnswer.into());
             }
-            reply.interim(&filled).await?;
-            filled.consume(reply.head().bytes);
+            reply.interim(buffer).await?;
+            buffer.consume(reply.head().bytes);
             reply.head().reset();
         }
-        filled.make_room(limits.head_bytes).map_err(no_room)?;
-        buffer = Some(filled);
+        buffer.make_room(limits.head_bytes).map_err(no_room)?;
+        more = Some(std::mem::take(buffer));
     }
 }
 
@@ -298,4 +333,48 @@ pub(crate) fn emptied(head: &ResponseHead, mut buffer: HeadBuffer) -> Option<Hea
         buffer.consume(buffer.len());
         buffer
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::rc::Rc;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::HalfClose;
+    use crate::ledger::{Budget, Ledger};
+    use crate::ring::{Deadlines, runtime};
+
+    /// It was taken for a dead connection, so that a POST whose head had gone out was sent again.
+    #[test]
+    fn a_request_for_the_rest_of_which_there_is_no_memory_was_sent_and_is_nobodys_fault_but_ours() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = Socket::from_fd(OwnedFd::from(listener.accept().unwrap().0), false);
+        runtime::tested().block_on(async {
+            let (ledger, budget) = (Arc::<Ledger>::default(), Rc::new(Budget::new(u64::MAX, 0)));
+            let outbox = Outbox::new(64, ledger, budget);
+            let deadlines = Deadlines::default();
+            let origin = Receiver {
+                socket: &socket,
+                deadlines: &deadlines,
+                stall: Duration::from_secs(3600),
+                half_close: HalfClose::Keep,
+                stats: None,
+            };
+            let much = |out: &mut Vec<u8>| out.resize(64 << 20, b'x');
+            let failed = send(&outbox, origin, much).await.unwrap_err();
+            assert!(matches!(failed, AttemptError::Fault(Fault::Overloaded)), "{failed:?}");
+            assert!(!failed.is_of_origin(true) && !failed.fault().is_origin_local());
+            assert!(!failed.fault().blames_origin());
+            drop(there);
+            // Whereas nothing goes out on one that is dead.
+            socket.cut();
+            let failed = send(&outbox, origin, |out| out.push(b'x')).await.unwrap_err();
+            assert!(matches!(failed, AttemptError::NotSent), "{failed:?}");
+        });
+    }
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use crate::address::Address;
 use crate::config::HealthConfig;
 use crate::fault::Fault;
-use crate::http::Method;
 use crate::http::head::{HeadLimits, ResponseHead};
+use crate::http::{Method, grpc};
 use crate::observe::metrics::WorkerMetrics;
 use crate::proxy_protocol;
 use crate::relay::Receiver;
@@ -26,7 +26,7 @@ use crate::ring::{HeadBuffer, Socket, clock};
 use super::h1::{self, Reply, Terms};
 use super::host::host;
 use super::pool::{Pool, connect_fault, open_fault};
-use super::target::Target;
+use super::target::{FORGIVE_EVERY_MS, Target};
 use super::{Member, Upstream};
 
 /// How often a worker looks for checks that are due.
@@ -35,8 +35,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const CHECKS_MAX: usize = 64;
 /// How much of a body is looked at.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// How often latencies are compared, and pauses forgiven.
-const COMPARE_EVERY_MS: u64 = 10_000;
+/// How often latencies are compared.
+const COMPARE_EVERY_MS: u64 = FORGIVE_EVERY_MS;
 
 /// What a check goes by beside its upstream.
 pub(crate) trait Means {
@@ -141,8 +141,11 @@ async fn ask(
     let (socket, introduction) = reach(pool, upstream, member, config).await?;
     let _watched = pool.watch(&socket.0);
     let named = |fault: Fault| fault.name().to_owned();
-    if config.path.is_empty() {
+    if config.path.is_empty() && config.grpc.is_none() {
         return Ok(());
+    }
+    if config.grpc.is_some() && !socket.0.is_lane() {
+        return Err("it has chosen HTTP/1.1, in which there is no gRPC".to_owned());
     }
     let origin = Receiver {
         socket: &socket.0,
@@ -153,31 +156,69 @@ async fn ask(
     };
     let own = host(upstream.host(), Some(&member.origin.authority));
     let host = if config.host.is_empty() { own } else { &config.host };
-    let HealthConfig { method, path, .. } = config;
     let base = &member.origin.base;
-    let version = env!("CARGO_PKG_VERSION");
     let sent = h1::send(means.outbox(), origin, |out| {
         out.extend_from_slice(&introduction);
-        let head = format!(
-            "{method} {base}{path} HTTP/1.1\r\nHost: {host}\r\n\
-             User-Agent: ringway/{version} (health)\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-        );
-        out.extend_from_slice(head.as_bytes());
+        put_question(out, config, base, host);
     });
     sent.await.map_err(|error| named(error.fault()))?;
     let is_strict = upstream.traits.is_strict;
     let head = ResponseHead::new();
     let mut reply = CheckReply { socket: &socket.0, pool, head, is_strict, limit: config.timeout };
     let terms = Terms { limits: means.limits(), metrics: means.metrics() };
-    let method = Method::of(config.method.as_bytes());
-    let read = h1::read_head(&mut reply, terms, method).await;
-    let buffer = read.map_err(|error| named(error.fault()))?;
-    let status = reply.head.status;
-    if !config.status.has(status) {
+    let method = Method::of(method(config).as_bytes());
+    let mut buffer = HeadBuffer::default();
+    let read = h1::read_head(&mut reply, &mut buffer, terms, method).await;
+    read.map_err(|error| named(error.fault()))?;
+    let CheckReply { head, .. } = reply;
+    let status = head.status;
+    let is_wanted = if config.grpc.is_some() { status == 200 } else { config.status.has(status) };
+    if !is_wanted {
         return Err(format!("status {status}"));
     }
-    let head_bytes = reply.head.bytes;
-    has_needle(&socket.0, pool, config, buffer, head_bytes).await
+    let (from, text) = ((&socket.0, &**pool, config.timeout), (buffer, head.bytes));
+    if config.grpc.is_none() {
+        let errors = ("the text is not in the first 64 KiB", "the text is not in the body");
+        let needle = memchr::memmem::Finder::new(config.body.as_bytes());
+        return read_until(from, text, errors, |body| needle.find(body).map(|_| Ok(()))).await;
+    }
+    if let Some(status) = grpc::status_in(&text.0.filled()[..head.bytes]) {
+        return Err(format!("grpc-status {status}"));
+    }
+    let errors = ("an answer of more than 64 KiB", "an answer without an end");
+    let judge = |body: &[u8]| match grpc::health(body, head.body) {
+        grpc::Health::Good => Some(Ok(())),
+        grpc::Health::Bad(why) => Some(Err(why)),
+        grpc::Health::Unsaid => None,
+    };
+    read_until(from, text, errors, judge).await
+}
+
+fn method(config: &HealthConfig) -> &str {
+    if config.grpc.is_some() { "POST" } else { &config.method }
+}
+
+/// Appends what a server behind `base` is asked.
+fn put_question(out: &mut Vec<u8>, config: &HealthConfig, base: &str, host: &str) {
+    let version = env!("CARGO_PKG_VERSION");
+    let (method, path) = (method(config), config.path.as_str());
+    let path = if config.grpc.is_some() { grpc::HEALTH_PATH } else { path };
+    let start = format!(
+        "{method} {base}{path} HTTP/1.1\r\nHost: {host}\r\n\
+         User-Agent: ringway/{version} (health)\r\n"
+    );
+    out.extend_from_slice(start.as_bytes());
+    let Some(service) = &config.grpc else {
+        out.extend_from_slice(b"Accept: */*\r\nConnection: close\r\n\r\n");
+        return;
+    };
+    let question = grpc::health_question(service);
+    let rest = format!(
+        "Content-Type: application/grpc\r\nTE: trailers\r\nContent-Length: {}\r\n\r\n",
+        question.len()
+    );
+    out.extend_from_slice(rest.as_bytes());
+    out.extend_from_slice(&question);
 }
 
 /// A connection to check on, and what is still to be said on it first: that it is nobody's.
@@ -197,7 +238,7 @@ async fn reach(
     };
     let named = |fault: Fault| fault.name().to_owned();
     let opened = Socket::open(address, limits.keepalive);
-    let socket = Closing(opened.map_err(|error| named(open_fault(&error)))?);
+    let mut socket = Closing(opened.map_err(|error| named(open_fault(&error)))?);
     let _watched = pool.watch(&socket.0);
     let deadline = Instant::now() + config.timeout;
     let connected = socket.0.connect(address, &pool.deadlines, config.timeout).await;
@@ -208,34 +249,39 @@ async fn reach(
     }
     if let Some(connector) = &member.origin.tls {
         let whom = (member.origin.host.as_str(), member.origin.url.as_str());
-        let secured = pool.secure_socket(&socket.0, connector, whom, &out, deadline).await;
+        let how = (&**connector, member.offers());
+        let secured = pool.secure_socket(&socket.0, how, whom, &out, deadline).await;
         secured.map_err(named)?;
         out.clear();
     }
+    if config.path.is_empty() && config.grpc.is_none() {
+        return Ok((socket, out));
+    }
+    // A connection that carries others ends when nobody uses it.
+    socket.0 = pool.speak(socket.0.clone(), &member.origin).map_err(named)?;
     Ok((socket, out))
 }
 
-/// Whether the body, whose beginning lies behind the head in `buffer`, has the text.
-async fn has_needle(
-    socket: &Socket,
-    pool: &Pool,
-    config: &HealthConfig,
-    mut buffer: HeadBuffer,
-    head_bytes: usize,
+/// Reads the body, whose beginning lies behind the head in `buffer`, until `judge` says what it
+/// means; `too_much` and `ended` say it where that never comes.
+async fn read_until(
+    (socket, pool, limit): (&Socket, &Pool, Duration),
+    (mut buffer, head_bytes): (HeadBuffer, usize),
+    (too_much, ended): (&str, &str),
+    judge: impl Fn(&[u8]) -> Option<Result<(), String>>,
 ) -> Result<(), String> {
-    let needle = memchr::memmem::Finder::new(config.body.as_bytes());
     loop {
-        if needle.find(&buffer.filled()[head_bytes..]).is_some() {
-            return Ok(());
+        if let Some(verdict) = judge(&buffer.filled()[head_bytes..]) {
+            return verdict;
         }
         let most = head_bytes + BODY_BYTES_MAX;
         if buffer.len() >= most || buffer.make_room(most).is_err() {
-            return Err("the text is not in the first 64 KiB".to_owned());
+            return Err(too_much.to_owned());
         }
-        let (received, back) = socket.recv(buffer, &pool.deadlines, config.timeout).await;
+        let (received, back) = socket.recv(buffer, &pool.deadlines, limit).await;
         buffer = back;
         if !matches!(received, Ok(1..)) {
-            return Err("the text is not in the body".to_owned());
+            return Err(ended.to_owned());
         }
     }
 }
@@ -258,6 +304,11 @@ struct CheckReply<'r> {
 }
 
 impl Reply for CheckReply<'_> {
+    type Wait<'w>
+        = Recv<'w>
+    where
+        Self: 'w;
+
     fn head(&mut self) -> &mut ResponseHead {
         &mut self.head
     }

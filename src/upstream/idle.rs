@@ -41,19 +41,11 @@ pub(super) struct Entry {
 
 /// What watches an idle connection.
 pub(super) enum Watch {
-    Recv(PendingRecv),
-    /// The receive has been told to give its buffer back.
-    Yielding(PendingRecv),
+    /// The receive for the next answer, which its slot has.
+    Recv,
+    /// The same, which has been told to give its buffer back.
+    Yielding,
     Poll(PendingPoll),
-}
-
-impl Watch {
-    fn is_silent(&self) -> bool {
-        match self {
-            Self::Recv(pending) => pending.is_silent(),
-            Self::Yielding(_) | Self::Poll(_) => false,
-        }
-    }
 }
 
 /// Connections that came back in this turn of the loop and are passed over for an older one.
@@ -82,34 +74,38 @@ impl Pool {
         // What has come unasked would be taken for the answer, another client's perhaps. The watch
         // hears of it late: the kernel posts completions when it is asked to, and in a busy turn
         // some twenty at a time. Where it has none to post, the watch is as good as a look.
-        let is_certain = watch.is_silent();
+        let reply = slot.reply.as_ref().filter(|_| matches!(watch, Watch::Recv));
+        let is_certain = reply.is_some_and(PendingRecv::is_silent);
         if !is_certain && !slot.socket.is_silent() {
             slot.was_closed(since_ms);
             slots.remove(key);
             return None;
         }
-        let reply = match watch {
-            Watch::Recv(pending) => (is_certain || !pending.has_ended()).then_some(Some(pending)),
-            Watch::Yielding(mut pending) => match poll_now(&mut pending) {
-                None => Some(Some(pending)),
+        let is_good = match watch {
+            Watch::Recv => is_certain || !slot.reply.as_ref().is_some_and(PendingRecv::has_ended),
+            Watch::Yielding => match slot.reply.as_mut().and_then(poll_now) {
+                None => true,
                 // Given back empty, as it was told to.
-                Some((Err(error), _)) if is_cancelled(&error) => Some(None),
-                Some(_) => None,
+                Some((Err(error), _)) if is_cancelled(&error) => {
+                    slot.reply = None;
+                    true
+                }
+                Some(_) => false,
             },
             // A poll left in flight completes with the answer and is ignored.
             // On a session it may have been for something that the look above has taken.
             Watch::Poll(mut pending) => {
                 let is_quiet = poll_now(&mut pending).is_none();
-                (is_quiet || !slot.socket.is_plain()).then_some(None)
+                is_quiet || !slot.socket.is_plain()
             }
         };
-        let Some(reply) = reply else {
+        if !is_good {
             slot.was_closed(since_ms);
             slots.remove(key);
             return None;
-        };
+        }
         slot.take(holder);
-        Some(Lease::new(self, key, slot.socket.clone(), reply, true))
+        Some(Lease::new(self, key, (slot.socket.clone(), slot.origin), true))
     }
 
     /// Takes one out of the list of idle connections to `origin`: the one that came back last
@@ -164,6 +160,27 @@ impl Pool {
         // Completes the watch, whose operation then lets go of the descriptor.
         slot.socket.cut();
         true
+    }
+
+    /// Closes idle connections, the oldest first, down to `keep` for each origin; how many.
+    pub fn close_idle_beyond(&self, keep: usize) -> usize {
+        let excess: Vec<usize> = {
+            let idle = self.idle.borrow();
+            let excess = idle.iter().flat_map(|list| &list[..list.len().saturating_sub(keep)]);
+            excess.map(|entry| entry.key).collect()
+        };
+        let closed = excess.into_iter().filter(|key| self.close_idle(*key)).count();
+        self.publish_idle();
+        closed
+    }
+
+    /// Closes the idle connections to `origin`.
+    pub fn close_idle_of(&self, origin: usize) {
+        let list = self.idle.borrow().get(origin).cloned().unwrap_or_default();
+        for entry in list {
+            self.close_idle(entry.key);
+        }
+        self.publish_idle();
     }
 
     /// The task that watches idle connections; one per worker, ends with the worker.
@@ -221,8 +238,12 @@ impl Pool {
         let mut dead = Vec::new();
         for (key, slot) in self.slots.borrow_mut().iter_mut() {
             let Some(idle) = &mut slot.idle else { continue };
+            let mut look = || match &mut slot.reply {
+                Some(reply) => Pin::new(reply).poll(cx),
+                None => Poll::Pending,
+            };
             let ended = match &mut idle.watch {
-                Watch::Recv(pending) => Pin::new(pending).poll(cx).is_ready(),
+                Watch::Recv => look().is_ready(),
                 Watch::Poll(pending) => {
                     let mut ended = Pin::new(pending).poll(cx).is_ready();
                     // A ticket, say, which an origin sends when it likes.
@@ -233,9 +254,10 @@ impl Pool {
                     }
                     ended
                 }
-                Watch::Yielding(pending) => match Pin::new(pending).poll(cx) {
+                Watch::Yielding => match look() {
                     Poll::Pending => false,
                     Poll::Ready((Err(error), _)) if is_cancelled(&error) => {
+                        slot.reply = None;
                         let mut poll = slot.socket.start_poll_input();
                         let ended = Pin::new(&mut poll).poll(cx).is_ready();
                         idle.watch = Watch::Poll(poll);
@@ -302,13 +324,12 @@ impl Pool {
     fn yield_buffer(&self, key: usize) {
         let mut slots = self.slots.borrow_mut();
         let Some(slot) = slots.get_mut(key) else { return };
-        slot.idle = slot.idle.take().map(|mut idle| {
-            if let Watch::Recv(pending) = idle.watch {
-                pending.cancel();
-                idle.watch = Watch::Yielding(pending);
-            }
-            idle
-        });
+        if let (Some(Idle { watch: watch @ Watch::Recv, .. }), Some(reply)) =
+            (&mut slot.idle, &slot.reply)
+        {
+            reply.cancel();
+            *watch = Watch::Yielding;
+        }
     }
 }
 

@@ -6,25 +6,28 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::observe::connection_stats::Moment;
-use crate::ring::waits::Recv;
-use crate::ring::{HeadBuffer, PendingRecv, Socket, clock};
+use crate::ring::waits::{RecvTerm, WaitError};
+use crate::ring::{HeadBuffer, HeadPool, PendingRecv, Socket, clock};
 
 use super::learnt::UNUSED;
-use super::pool::Pool;
+use super::origin::Origin;
+use super::origin_ids::Account;
+use super::pool::{Pool, Slot};
 
 /// A connection to an origin, held by one exchange. Dropping it closes the connection.
 pub struct Lease {
     pool: Rc<Pool>,
     socket: Socket,
-    /// The receive that will bring the next answer, once it has begun.
-    pub(super) reply: Option<PendingRecv>,
-    /// Its slot in the pool.
+    /// Its slot in the pool, which has the receive that will bring the next answer: a lease is
+    /// handed on many times, and is small.
     pub(super) key: usize,
+    origin: u32,
     /// What the last answer said of its life, in seconds, or one of the words of `learnt`.
     pub(super) told: u32,
     /// It has carried an exchange before, so that the origin may be closing it just now.
@@ -39,12 +42,12 @@ impl Lease {
     pub(super) fn new(
         pool: &Rc<Pool>,
         key: usize,
-        socket: Socket,
-        reply: Option<PendingRecv>,
+        (socket, origin): (Socket, usize),
         is_reused: bool,
     ) -> Self {
         let (is_single, is_kept, told) = (false, false, UNUSED);
-        Self { pool: pool.clone(), socket, reply, key, told, is_reused, is_single, is_kept }
+        let (pool, origin) = (pool.clone(), origin as u32);
+        Self { pool, socket, key, origin, told, is_reused, is_single, is_kept }
     }
 
     pub fn socket(&self) -> &Socket {
@@ -55,9 +58,38 @@ impl Lease {
         &self.pool
     }
 
-    /// The origin's number, and the address that this connection goes to.
+    /// Goes on with another socket, which carries it from now on.
+    pub(super) fn replace_socket(&mut self, socket: Socket) {
+        self.socket = socket;
+    }
+
+    /// Carries this exchange and no other.
+    pub(super) fn only_once(mut self) -> Self {
+        self.is_single = true;
+        self
+    }
+
+    /// The origin's number.
     pub fn origin(&self) -> usize {
-        self.pool.slots.borrow()[self.key].origin
+        self.origin as usize
+    }
+
+    /// The origin at its other end, where that is one of an upstream.
+    pub(crate) fn whose(&self) -> Option<Arc<Origin>> {
+        self.pool.slots.borrow()[self.key].origin_id.whose().cloned()
+    }
+
+    /// Its target has answered after `us` microseconds.
+    pub(crate) fn measured(&self, us: u32) {
+        if let Some(target) = self.pool.slots.borrow()[self.key].origin_id.target() {
+            target.measured(us);
+        }
+    }
+
+    /// Where the exchange is counted, if it goes to an origin of an upstream.
+    #[inline]
+    pub(crate) fn account(&self) -> Option<Account> {
+        self.pool.slots.borrow()[self.key].origin_id.account()
     }
 
     pub fn address(&self) -> Address {
@@ -71,9 +103,7 @@ impl Lease {
 
     /// Makes sure that the receive for the answer is pending.
     pub fn expect_reply(&mut self) {
-        if self.reply.is_none() {
-            self.reply = Some(self.socket.start_recv(self.pool.heads.lease()));
-        }
+        self.pool.slots.borrow_mut()[self.key].expect_reply(&self.pool.heads);
     }
 
     /// Looks whether bytes of the answer, or its end, have come, and arranges to be woken by them.
@@ -82,34 +112,36 @@ impl Lease {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<(std::io::Result<usize>, HeadBuffer)> {
+        let slot = &mut self.pool.slots.borrow_mut()[self.key];
         loop {
-            self.expect_reply();
-            let reply = self.reply.as_mut().expect("expect_reply has begun one");
+            let reply = slot.expect_reply(&self.pool.heads);
             let (received, buffer) = ready!(Pin::new(reply).poll(cx));
-            self.reply = match &received {
+            match &received {
                 // The sweep had told it to give its buffer back just before the checkout.
                 Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {
-                    Some(self.socket.start_recv(buffer))
+                    slot.reply = Some(self.socket.start_recv(buffer));
                 }
                 _ => {
-                    self.reply = None;
+                    slot.reply = None;
                     return Poll::Ready((received, buffer));
                 }
-            };
+            }
         }
     }
 
     /// Waits for bytes of the answer. Where the sweep had told the receive to give its buffer back
     /// just before the checkout, it begins again by itself.
-    pub fn recv(&mut self, limit: Duration) -> Recv<'_> {
-        self.expect_reply();
-        let reply = self.reply.take().expect("expect_reply has begun one");
-        self.socket.finish_recv(reply, &self.pool.deadlines, limit)
+    pub fn recv(&mut self, limit: Duration) -> Answer<'_> {
+        let slot = &mut self.pool.slots.borrow_mut()[self.key];
+        let reply = slot.expect_reply(&self.pool.heads);
+        let term = self.socket.limit_recv(reply, &self.pool.deadlines, limit);
+        Answer { pool: &self.pool, key: self.key, term }
     }
 
     /// Waits for more of an answer of which `buffer` holds the beginning.
-    pub fn recv_more(&mut self, buffer: HeadBuffer, limit: Duration) -> Recv<'_> {
-        self.socket.recv(buffer, &self.pool.deadlines, limit)
+    pub fn recv_more(&mut self, buffer: HeadBuffer, limit: Duration) -> Answer<'_> {
+        self.pool.slots.borrow_mut()[self.key].reply = Some(self.socket.start_recv(buffer));
+        self.recv(limit)
     }
 
     /// Says how long its origin may take to take some of a request while others wait.
@@ -130,11 +162,12 @@ impl Lease {
 
     /// Returns a connection on which the last answer has been read to its end. `buffer` is lent to
     /// the receive for the next one.
-    pub fn give_back_with(mut self, buffer: HeadBuffer) {
+    pub fn give_back_with(self, buffer: HeadBuffer) {
         debug_assert!(buffer.is_empty());
         // A receive would take what a session has to say by itself.
         if self.socket.is_plain() {
-            self.reply = Some(self.socket.start_recv(buffer));
+            let slot = &mut self.pool.slots.borrow_mut()[self.key];
+            slot.reply = Some(self.socket.start_recv(buffer));
         }
         self.give_back();
     }
@@ -167,5 +200,30 @@ impl Drop for Lease {
             self.socket.cut();
             self.pool.close_slot(self.key);
         }
+    }
+}
+
+impl Slot {
+    /// The receive for the next answer, which begins where it has not.
+    #[inline]
+    pub(super) fn expect_reply(&mut self, heads: &Rc<HeadPool>) -> &mut PendingRecv {
+        let Self { reply, socket, .. } = self;
+        reply.get_or_insert_with(|| socket.start_recv(heads.lease()))
+    }
+}
+
+/// A wait for bytes of an answer.
+pub struct Answer<'a> {
+    pool: &'a Pool,
+    key: usize,
+    term: RecvTerm<'a>,
+}
+
+impl Future for Answer<'_> {
+    type Output = (Result<usize, WaitError>, HeadBuffer);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { pool, key, term } = self.get_mut();
+        term.poll(&mut pool.slots.borrow_mut()[*key].reply, cx)
     }
 }

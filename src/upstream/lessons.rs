@@ -16,7 +16,10 @@ use super::bonds::is_owned;
 use super::learnt::{PATIENCE_MS, UNSAID, UNUSED, timeout_of};
 use super::lease::Lease;
 use super::origin_ids::OriginId;
+use super::outcomes::announce;
+use super::permits::UPSTREAM;
 use super::pool::{Pool, Slot};
+use super::target::Change;
 
 /// So many of those that rest are asked whether their origin has kept them.
 const ASKED_MAX: usize = 4;
@@ -83,10 +86,13 @@ impl Pool {
         let Some(target) = id.target() else { return false };
         let is_only = target.learnt.first_begins(clock::coarse_ms());
         if is_only && !target.learnt.serves_several() {
-            let shared = self.shared.clone();
+            let (shared, target) = (self.shared.clone(), target.clone());
             tokio::task::spawn_local(async move {
                 tokio::time::sleep(Duration::from_millis(PATIENCE_MS)).await;
-                shared.shed.iter().for_each(tokio::sync::Notify::notify_one);
+                // Mostly it has had its answer long ago.
+                if target.learnt.is_in_the_way(clock::coarse_ms()) {
+                    shared.shed.iter().for_each(tokio::sync::Notify::notify_one);
+                }
             });
         }
         true
@@ -109,7 +115,22 @@ impl Pool {
         }
         let kept_another = || was_first && self.was_overtaken(lease) || self.rests_another(lease);
         target.learnt.came_back(now, lease.told, lease.is_reused, kept_another);
+        if !target.is_sound() {
+            self.has_served(lease, target.served(now));
+        }
         !target.learnt.keeps_none() && !target.learnt.is_in_the_way(now)
+    }
+
+    /// Says what has become of a target that has served a request.
+    fn has_served(&self, lease: &Lease, change: Option<Change>) {
+        let slots = self.slots.borrow();
+        let Some((change, slot)) = change.zip(slots.get(lease.key)) else { return };
+        let (target, origin) = (slot.origin_id.target(), slot.origin_id.whose());
+        if let (Some(target), Some(origin)) = (target, origin) {
+            let upstream = slot.permit.group.name();
+            let upstream = upstream.strip_prefix(UPSTREAM).unwrap_or(upstream);
+            announce(upstream, origin, target, &change);
+        }
     }
 
     /// Whether the origin has kept another connection while it answered on this one, and has not

@@ -13,12 +13,14 @@ mod dial;
 pub(crate) mod fair;
 pub(crate) mod h1;
 pub(crate) mod health;
+mod holders;
 pub(crate) mod host;
 mod idle;
 pub(crate) mod learnt;
 pub(crate) mod lease;
 mod lessons;
 pub(crate) mod names;
+mod origin;
 pub(crate) mod origin_ids;
 pub(crate) mod outcomes;
 pub(crate) mod permits;
@@ -33,7 +35,10 @@ mod roster;
 mod second;
 mod secure;
 pub(crate) mod services;
+mod shared;
+mod standing;
 pub(crate) mod sticky;
+mod streams;
 pub(crate) mod tallies;
 pub(crate) mod target;
 pub(crate) mod targets;
@@ -44,28 +49,30 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use crate::config::{HashKey, HostPolicy, Policy, TimeoutsConfig, UpstreamConfig};
+use crate::config::{HashKey, HostPolicy, OriginHttp, Policy, TimeoutsConfig, UpstreamConfig};
 use crate::http::chunk_rules::ChunkRules;
 use crate::proxy_protocol::Version;
-use crate::tls::connector::Connector;
+use crate::ring::clock;
+use crate::tls::connector::Offers;
 
-use self::addresses::Addresses;
 use self::balance::Balance;
 use self::origin_ids::{OriginId, OriginIds};
 use self::permits::PoolShared;
 use self::queue::Holder;
-use self::quota::Quota;
-use self::services::{Server, Service};
 use self::sticky::Sticky;
 use self::target::Target;
-use self::targets::Targets;
+
+pub(crate) use self::origin::Origin;
 
 /// An upstream as all workers see it: its configuration and its origins' addresses.
 pub(crate) struct UpstreamPlan {
-    pub config: UpstreamConfig,
-    pub origins: Vec<Origin>,
-    /// Counts up with every change of an address, and of what an operator makes of a weight.
+    pub config: Arc<UpstreamConfig>,
+    pub origins: Vec<Arc<Origin>>,
+    /// Counts up with every change of an address of any name, and of what an operator makes of a
+    /// weight.
     pub changes: Arc<AtomicU64>,
+    /// Counts up with what an operator makes of a weight here.
+    pub weighings: Arc<AtomicU64>,
     pub sticky: Option<Arc<Sticky>>,
     /// How long its origins may take, where no route says otherwise.
     pub times: Arc<TimeoutsConfig>,
@@ -76,82 +83,18 @@ pub(crate) struct UpstreamPlan {
 impl UpstreamPlan {
     /// The targets that there are now, with their origins.
     pub(crate) fn targets(&self) -> impl Iterator<Item = (Arc<Origin>, Arc<Target>)> {
-        self.origins.iter().flat_map(Origin::servers).map(Arc::new).flat_map(|origin| {
-            let targets = origin.targets.keep(&origin.addresses.load());
+        let now = clock::coarse_ms();
+        self.origins.iter().flat_map(Origin::servers).flat_map(move |origin| {
+            let targets = origin.targets.keep(&origin.addresses.load(), now);
             targets.into_iter().map(move |target| (origin.clone(), target))
         })
-    }
-}
-
-/// One origin server, as all workers see it.
-#[derive(Clone)]
-pub(crate) struct Origin {
-    /// As the configuration has it.
-    pub url: String,
-    /// A name, an IP literal without brackets, or the address of a Unix socket.
-    pub host: String,
-    /// `host:port` as the `Host` field has it.
-    pub authority: String,
-    pub weight: u32,
-    pub priority: u16,
-    /// What its paths begin with, and where it is: see `config::OriginConfig`.
-    pub base: String,
-    pub zone: String,
-    pub addresses: Arc<Addresses>,
-    pub targets: Arc<Targets>,
-    pub quota: Arc<Quota>,
-    /// How it is spoken to over TLS.
-    pub tls: Option<Arc<Connector>>,
-    /// Where it is a service: its servers, in place of addresses of its own.
-    pub service: Option<Arc<Service>>,
-    /// One of the servers of a service.
-    pub is_server: bool,
-}
-
-impl Origin {
-    /// Itself, or the servers that its service has now.
-    pub(crate) fn servers(&self) -> Vec<Self> {
-        let Some(service) = &self.service else { return vec![self.clone()] };
-        service.load().iter().map(|server| self.server(server)).collect()
-    }
-
-    fn server(&self, server: &Server) -> Self {
-        Self {
-            host: server.host.clone(),
-            authority: server.authority(self.tls.is_some()),
-            weight: self.weight.saturating_mul(server.weight),
-            priority: self.priority.saturating_add(server.rank),
-            addresses: server.addresses.clone(),
-            targets: server.targets.clone(),
-            service: None,
-            is_server: true,
-            ..self.clone()
-        }
-    }
-
-    /// What tells its connections from those of others: where they go, and whom they trust.
-    fn identity(&self) -> String {
-        let trust = self.tls.as_ref().map_or(0, |tls| tls.identity());
-        let server = if self.is_server { &*self.authority } else { "" };
-        format!("{} {server} {trust:x}", self.url)
-    }
-
-    /// Its name has no address, or none of those may be asked.
-    pub(crate) fn is_down(&self) -> bool {
-        if self.service.is_some() {
-            return self.servers().iter().all(Self::is_down);
-        }
-        let addresses = self.addresses.load();
-        let known = self.targets.keep(&addresses);
-        addresses.is_empty()
-            || known.len() == addresses.len() && known.iter().all(|target| !target.is_sound())
     }
 }
 
 /// One target of an upstream, with the id that it has in a worker's pool.
 #[derive(Clone)]
 pub(crate) struct Member {
-    pub origin: Rc<Origin>,
+    pub origin: Arc<Origin>,
     pub target: Arc<Target>,
     pub id: OriginId,
     /// By which clients that are kept with it know it; 0 where none are.
@@ -159,6 +102,16 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    /// What it is offered to speak in a handshake.
+    fn offers(&self) -> Offers {
+        match self.origin.http {
+            OriginHttp::One => Offers::Http1,
+            OriginHttp::Two => Offers::Http2,
+            OriginHttp::Auto if self.target.is_http1(clock::coarse_ms()) => Offers::Http1,
+            OriginHttp::Auto => Offers::Both,
+        }
+    }
+
     /// The number by which the pool knows it.
     pub(crate) fn number(&self) -> usize {
         self.id.origin()
@@ -167,13 +120,14 @@ impl Member {
 
 /// An upstream as one worker sees it.
 pub(crate) struct Upstream {
-    config: UpstreamConfig,
+    config: Arc<UpstreamConfig>,
     pub(crate) traits: Traits,
-    origins: Vec<Rc<Origin>>,
+    origins: Vec<Arc<Origin>>,
     ids: Rc<OriginIds>,
     shared: Arc<PoolShared>,
     worker: usize,
     changes: Arc<AtomicU64>,
+    weighings: Arc<AtomicU64>,
     sticky: Option<Arc<Sticky>>,
     pub(crate) times: Arc<TimeoutsConfig>,
     zone: String,
@@ -188,8 +142,10 @@ pub(crate) struct Upstream {
 struct Roster {
     members: Vec<Member>,
     balance: Balance,
-    /// Of the addresses that it was made from.
+    /// Of all names, when it was last compared with those that it was made from.
     changes: u64,
+    /// Of what it was made from.
+    version: u64,
 }
 
 /// What is known of the servers of an upstream, or of any.
@@ -255,15 +211,16 @@ impl Upstream {
         let upstream = Self {
             config: plan.config.clone(),
             traits: Traits::of(&plan.config),
-            origins: plan.origins.iter().cloned().map(Rc::new).collect(),
+            origins: plan.origins.clone(),
             sticky: plan.sticky.clone(),
             times: plan.times.clone(),
             zone: plan.zone.clone(),
-            has_quotas: plan.origins.iter().any(|origin| origin.quota.max().is_some()),
+            has_quotas: plan.config.all_origins().any(|origin| origin.max_connections.is_some()),
             ids: ids.clone(),
             shared: shared.clone(),
             worker,
             changes: plan.changes.clone(),
+            weighings: plan.weighings.clone(),
             roster: RefCell::new(Roster::default()),
             chosen: Cell::new(None),
         };
@@ -283,6 +240,12 @@ impl Upstream {
         &self.config
     }
 
+    /// Whether its origins may speak HTTP/2.
+    #[inline]
+    pub(crate) fn may_speak_http2(&self) -> bool {
+        self.config.http != OriginHttp::One
+    }
+
     /// By which each connection says whose request it carries; it carries one.
     pub(crate) fn proxy_protocol(&self) -> Option<Version> {
         self.config.proxy_protocol
@@ -300,28 +263,14 @@ impl Upstream {
         (self.config.balance == Policy::ConsistentHash).then_some(&self.config.hash)
     }
 
-    /// One of those that may be asked next.
-    pub(crate) fn any_origin(&self) -> Option<Rc<Origin>> {
-        self.roster.borrow().members.first().map(|member| member.origin.clone())
-    }
-
     /// The targets that there are now.
     pub(crate) fn members(&self) -> Vec<Member> {
         self.roster.borrow().members.clone()
     }
 
-    /// The origin of the target with the number `number`.
-    pub(crate) fn origin(&self, number: usize) -> Option<Rc<Origin>> {
-        let roster = self.roster.borrow();
-        let member = roster.members.iter().find(|member| member.number() == number)?;
-        Some(member.origin.clone())
-    }
-
-    /// The authority of the origin of the target with the number `number`, and what its paths begin
-    /// with.
-    pub(crate) fn origin_url(&self, number: usize) -> Option<(String, String)> {
-        let origin = self.origin(number)?;
-        Some((origin.authority.clone(), origin.base.clone()))
+    /// Whether one of the targets has the number `number`.
+    pub(crate) fn has(&self, number: usize) -> bool {
+        self.roster.borrow().members.iter().any(|member| member.number() == number)
     }
 
     fn member(&self, number: usize) -> Option<Member> {
@@ -352,11 +301,22 @@ pub(crate) struct Wanted<'a> {
     pub key: u64,
     /// To the target with this mark, if that may be asked.
     pub mark: Option<u64>,
+    pub upgrade: Upgrade,
+}
+
+/// What a request wants to change to, where its origins speak HTTP/2, in which it is asked for in
+/// another way (RFC 8441), or not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Upgrade {
+    #[default]
+    Nothing,
+    WebSocket,
+    Other,
 }
 
 impl Default for Roster {
     fn default() -> Self {
         let balance = Balance::new(Policy::default(), Vec::new());
-        Self { members: Vec::new(), balance, changes: 0 }
+        Self { members: Vec::new(), balance, changes: 0, version: 0 }
     }
 }

@@ -13,9 +13,11 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::fair::Claimant;
+use super::origin::Origin;
 use super::permits::{Group, Permit};
 use super::quota::Quota;
 use super::target::{Busy, Target};
+use crate::observe::traffic::{Ended, Traffic};
 
 /// The origins that one worker has to do with.
 #[derive(Default)]
@@ -29,9 +31,11 @@ struct Entry {
     holders: Cell<usize>,
     /// Whose limit its connections count under.
     group: Arc<Group>,
-    /// What all workers know of it, and what its origin may have, where it is one of an upstream.
+    /// What all workers know of it, and whose it is, where it is one of an upstream.
     target: Option<Arc<Target>>,
-    quota: Option<Arc<Quota>>,
+    whose: Option<Arc<Origin>>,
+    /// What this worker's exchanges with its origin have come to.
+    traffic: Option<Arc<Traffic>>,
     /// The requests on its connections are counted.
     is_counted: bool,
 }
@@ -47,7 +51,7 @@ impl OriginIds {
     pub(super) fn hold_target(
         self: &Rc<Self>,
         key: &str,
-        shared: Option<(Arc<Target>, Arc<Quota>)>,
+        shared: Option<(Arc<Target>, Arc<Origin>, Arc<Traffic>)>,
         is_counted: bool,
         group: impl FnOnce() -> Arc<Group>,
     ) -> OriginId {
@@ -56,9 +60,13 @@ impl OriginIds {
             let key: Rc<str> = key.into();
             let holders = Cell::new(0);
             let group = group();
-            let (target, quota) = shared.unzip();
+            let (target, whose, traffic) = match shared {
+                Some((target, whose, traffic)) => (Some(target), Some(whose), Some(traffic)),
+                None => (None, None, None),
+            };
             let own = key.clone();
-            let entry = Rc::new(Entry { key: own, holders, group, target, quota, is_counted });
+            let entry = Entry { key: own, holders, group, target, whose, traffic, is_counted };
+            let entry = Rc::new(entry);
             let number = self.entries.borrow_mut().insert(entry);
             self.numbers.borrow_mut().insert(key, number);
             number
@@ -74,6 +82,23 @@ impl OriginIds {
 
     pub fn is_empty(&self) -> bool {
         self.entries.borrow().is_empty()
+    }
+}
+
+/// Where the exchanges with an origin of an upstream are counted. No hold on its id, and no atomic
+/// operation to have one.
+pub(crate) struct Account(Rc<Entry>);
+
+impl Account {
+    #[inline]
+    pub(crate) fn add(&self, ended: Ended) {
+        if let Some(traffic) = &self.0.traffic {
+            traffic.add(ended);
+        }
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
     }
 }
 
@@ -94,15 +119,23 @@ impl OriginId {
         &self.entry.group
     }
 
+    /// Whose it is, where it is one of an upstream; its address may have left the name by now.
+    #[inline]
+    pub(super) fn whose(&self) -> Option<&Arc<Origin>> {
+        self.entry.whose.as_ref()
+    }
+
     /// What its origin may have, where it is one of an upstream.
     pub(super) fn quota(&self) -> Option<&Arc<Quota>> {
-        self.entry.quota.as_ref()
+        self.whose().map(|origin| &origin.quota)
     }
 
     /// The right to open a connection, where there is no need to wait for it.
     pub(super) fn try_open(&self, who: (usize, Claimant)) -> Option<Permit> {
         let place = match self.quota() {
             None => None,
+            // Whoever waits for a place was there before.
+            Some(quota) if quota.is_wanted() => return None,
             Some(quota) => Some(quota.take()?),
         };
         let mut permit = self.group().try_open(who)?;
@@ -114,6 +147,19 @@ impl OriginId {
     #[inline]
     pub(super) fn target(&self) -> Option<&Arc<Target>> {
         self.entry.target.as_ref()
+    }
+
+    /// Where an exchange with it is counted, if anywhere.
+    #[inline]
+    pub(super) fn account(&self) -> Option<Account> {
+        self.entry.traffic.is_some().then(|| Account(self.entry.clone()))
+    }
+
+    /// A connection to it is opened.
+    pub(super) fn opens(&self) {
+        if let Some(traffic) = &self.entry.traffic {
+            traffic.opened.add(1);
+        }
     }
 
     /// Counts a request for as long as the result lives.

@@ -9,6 +9,7 @@ use super::target::{Change, Reason, Target};
 use super::window::Ejection;
 use super::{Member, Origin, Upstream};
 use crate::config::Policy;
+use crate::observe::events;
 use crate::ring::clock;
 
 impl Upstream {
@@ -18,14 +19,11 @@ impl Upstream {
         self.config.eject.is_some() || self.config.balance == Policy::P2cEwma
     }
 
-    /// An exchange with the target with the number `number` came to this; `us` is the time to the
-    /// head of its answer.
-    pub(crate) fn hear(&self, number: usize, is_good: bool, us: Option<u32>) {
-        let Some(member) = self.member(number) else { return };
-        if let Some(us) = us {
-            member.target.measured(us);
-        }
-        if let Some(config) = &self.config.eject {
+    /// An exchange with the target with the number `number` has ended well, or not.
+    pub(crate) fn hear(&self, number: usize, is_good: bool) {
+        if let Some(config) = &self.config.eject
+            && let Some(member) = self.member(number)
+        {
             let now = clock::coarse_ms();
             let rules = Ejection::of(config);
             let may_eject = || self.may_eject(number, &rules);
@@ -54,9 +52,9 @@ impl Upstream {
     /// Passes over what takes much longer than the others.
     pub(crate) fn eject_slow(&self) {
         let Some(rules) = self.config.eject.as_ref().map(Ejection::of) else { return };
-        let members = self.members();
+        let (members, now) = (self.members(), clock::coarse_ms());
         for member in &members {
-            member.target.forgive();
+            member.target.forgive(now);
         }
         if rules.slower == 0 {
             return;
@@ -71,7 +69,7 @@ impl Upstream {
         if let Some(member) = slowest
             && self.may_eject(member.number(), &rules)
         {
-            let change = member.target.eject(Reason::Slow, clock::coarse_ms(), &rules);
+            let change = member.target.eject(Reason::Slow, now, &rules);
             self.announce(member, change);
         }
     }
@@ -103,10 +101,19 @@ impl Upstream {
 pub(crate) fn announce(upstream: &str, origin: &Origin, target: &Target, change: &Change) {
     let Some(unsaid) = target.may_say(clock::coarse_ms()) else { return };
     let (origin, address) = (origin.url.as_str(), &target.address);
+    let what = match change {
+        Change::Out(reason) => format!("passed over: {}", reason.name()),
+        Change::Back => "asked again".to_owned(),
+    };
+    events::note(events::Kind::Origin, &format!("{upstream} {origin} at {address} {what}"));
     match change {
-        Change::Out(reason) => {
-            let reason = reason.name();
-            let detail = target.check_error().unwrap_or_default();
+        Change::Out(why) => {
+            let reason = why.name();
+            let detail = match why {
+                Reason::Connect => target.connect_error().map(|(fault, _)| fault.name().into()),
+                _ => target.check_error(),
+            };
+            let detail = detail.unwrap_or_default();
             tracing::warn!(upstream, origin, %address, reason, %detail, unsaid, "passed over");
         }
         Change::Back => tracing::info!(upstream, origin, %address, unsaid, "asked again"),

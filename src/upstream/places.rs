@@ -5,6 +5,7 @@
 //! back. Once a second, idle connections go that are more than an origin or an upstream may have.
 //! What an upstream may have in all is for [`super::queue`].
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,12 +14,14 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::fault::Fault;
+use crate::ring::clock;
 
+use super::bonds::is_owned;
 use super::lease::Lease;
 use super::origin_ids::OriginId;
 use super::pool::{Pool, Slot};
 use super::queue::{Holder, Placed};
-use super::quota::IdleCap;
+use super::quota::{IdleCap, Quota, Turn};
 
 /// Those by which the idle connections of `slot` are limited, with what no other has.
 fn caps(slot: &Slot) -> impl Iterator<Item = (usize, &Arc<IdleCap>)> {
@@ -46,72 +49,84 @@ impl Pool {
         {
             return Ok(Placed::At(Some(place)));
         }
-        let _waits = quota.wait();
-        let here = self.placeless.borrow_mut().entry(id.origin()).or_default().clone();
-        let _listed = Listed { pool: self, origin: id.origin() };
+        let turn = quota.join((self.worker, id.origin()), clock::coarse_ms());
+        let seat = Seat::take(self, (id.origin(), turn), holder);
         loop {
-            let (mut freed, mut back) =
-                (std::pin::pin!(quota.freed()), std::pin::pin!(here.notified()));
-            freed.as_mut().enable();
-            back.as_mut().enable();
             if self.is_stopping.get() {
                 return Err(Fault::Stopping);
+            }
+            if let Some(lease) = seat.handed() {
+                return Ok(Placed::Handed(lease));
             }
             if let Some(lease) = self.take_idle(id.origin(), holder) {
                 return Ok(Placed::Handed(lease));
             }
-            if let Some(place) = quota.take() {
+            if let Some(place) = seat.waiter.turn.take() {
                 return Ok(Placed::At(Some(place)));
             }
             // Another worker may have some that rest.
             self.shared.shed.iter().for_each(Notify::notify_one);
-            let woken = async {
-                tokio::select! { () = freed => (), () = back => () }
-            };
-            if tokio::time::timeout_at(until, woken).await.is_err() {
-                return Err(Fault::PoolTimeout);
+            if tokio::time::timeout_at(until, seat.waiter.turn.called()).await.is_err() {
+                return seat.handed().map(Placed::Handed).ok_or(Fault::PoolTimeout);
             }
         }
     }
 
-    /// Whether a connection that has come back may rest, or go to who waits here; where only
-    /// another worker has somebody who waits for its place, it ends.
-    pub(super) fn may_rest_here(&self, lease: &Lease) -> bool {
-        let slots = self.slots.borrow();
-        let Some(slot) = slots.get(lease.key) else { return false };
-        let is_wanted = slot.origin_id.quota().is_some_and(|quota| quota.is_wanted());
-        if !is_wanted {
-            return true;
-        }
-        match self.placeless.borrow().get(&slot.origin) {
-            Some(here) => {
-                here.notify_one();
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Gives the places of idle connections to those who wait for them in other workers.
-    pub(super) fn yield_places(&self) {
-        let wanted: Vec<usize> = {
-            let (slots, placeless) = (self.slots.borrow(), self.placeless.borrow());
-            let is_wanted = |slot: &Slot| {
-                slot.idle.is_some()
-                    && slot.origin_id.quota().is_some_and(|it| it.is_wanted() && it.is_full())
-                    && !placeless.contains_key(&slot.origin)
-            };
-            slots.iter().filter(|(_, slot)| is_wanted(slot)).map(|(key, _)| key).collect()
+    /// Gives a connection that has come back, and is `owner`'s own or nobody's, to the request here
+    /// that waits for its place; back where nobody waits for that. Where only somebody in another
+    /// worker does, or has waited much longer, it ends.
+    pub(super) fn hand_to_placeless(&self, mut lease: Lease, owner: u32) -> Option<Lease> {
+        let quota = {
+            let slots = self.slots.borrow();
+            slots.get(lease.key)?.origin_id.quota().filter(|quota| quota.is_wanted()).cloned()
         };
-        for key in wanted {
-            self.close_idle(key);
+        let Some(quota) = quota else { return Some(lease) };
+        // Nobody else can use it, or what follows its answer would be taken for the next one.
+        if is_owned(owner) || !lease.socket().is_silent() {
+            return None;
+        }
+        let origin = lease.origin();
+        let heir = quota.heir((self.worker, origin))?;
+        let waiter = self.placeless.borrow().get(&(origin, heir)).cloned()?;
+        self.pass_on(&lease, waiter.holder);
+        lease.is_reused = true;
+        self.metrics.pool_reused.add(1);
+        lease.expect_reply();
+        *waiter.handed.borrow_mut() = Some(lease);
+        None
+    }
+
+    /// Gives the places of idle connections to those who wait for them in other workers: as many as
+    /// there are such.
+    pub(super) fn yield_places(&self) {
+        let wanted: Vec<(usize, Arc<Quota>)> = {
+            let slots = self.slots.borrow();
+            let idle = slots.iter().filter(|(_, slot)| slot.idle.is_some());
+            let quotas = idle.filter_map(|(key, slot)| Some((key, slot.origin_id.quota()?)));
+            quotas
+                .filter(|(_, quota)| quota.shortage() > 0)
+                .map(|(key, quota)| (key, quota.clone()))
+                .collect()
+        };
+        for (key, quota) in wanted {
+            if quota.shortage() > 0 {
+                self.close_idle(key);
+            }
         }
     }
 
     /// Has those who wait for a place look again.
     pub(super) fn wake_placeless(&self) {
-        for here in self.placeless.borrow().values() {
-            here.notify_waiters();
+        for waiter in self.placeless.borrow().values() {
+            waiter.turn.wake();
+        }
+    }
+
+    /// Nothing of this worker rests any more: what it had said of that would keep others from
+    /// having theirs.
+    pub(super) fn forget_caps(&self) {
+        for cap in self.caps.borrow_mut().drain().map(|(_, cap)| cap) {
+            cap.trim(self.worker, 0, 0);
         }
     }
 
@@ -148,18 +163,40 @@ impl Pool {
     }
 }
 
-/// An entry among those who wait in this worker, which the last of them takes with it.
-struct Listed<'p> {
-    pool: &'p Pool,
-    origin: usize,
+/// A request that waits for a place.
+pub(super) struct Placeless {
+    holder: Holder,
+    turn: Turn,
+    handed: RefCell<Option<Lease>>,
 }
 
-impl Drop for Listed<'_> {
+/// Its entry among those of its worker; dropping it ends the wait.
+struct Seat<'p> {
+    pool: &'p Rc<Pool>,
+    key: (usize, u64),
+    waiter: Rc<Placeless>,
+}
+
+impl<'p> Seat<'p> {
+    fn take(pool: &'p Rc<Pool>, (origin, turn): (usize, Turn), holder: Holder) -> Self {
+        let key = (origin, turn.serial);
+        let waiter = Rc::new(Placeless { holder, turn, handed: RefCell::default() });
+        pool.placeless.borrow_mut().insert(key, waiter.clone());
+        Self { pool, key, waiter }
+    }
+
+    /// What has been handed over.
+    fn handed(&self) -> Option<Lease> {
+        self.waiter.handed.borrow_mut().take()
+    }
+}
+
+impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        let mut placeless = self.pool.placeless.borrow_mut();
-        // The map's, and the one of whoever is about to go.
-        if placeless.get(&self.origin).is_some_and(|here| Rc::strong_count(here) <= 2) {
-            placeless.remove(&self.origin);
+        self.pool.placeless.borrow_mut().remove(&self.key);
+        // Handed over at the moment at which the wait ended otherwise: back to the pool.
+        if let Some(lease) = self.handed() {
+            lease.give_back();
         }
     }
 }

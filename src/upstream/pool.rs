@@ -15,7 +15,6 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
-use tokio::sync::Notify;
 
 use crate::address::Address;
 use crate::fault::Fault;
@@ -23,7 +22,7 @@ use crate::ledger::{Kind, Ledger};
 use crate::observe::connection_stats::Moment;
 use crate::observe::metrics::WorkerMetrics;
 use crate::relay::side::{Act, Side};
-use crate::ring::{Deadlines, HeadPool, Socket, WaitError, clock};
+use crate::ring::{Deadlines, HeadPool, PendingRecv, Socket, WaitError, clock};
 
 use super::bonds::{Bond, is_owned};
 use super::idle::{Entry, Idle, Watch};
@@ -31,8 +30,10 @@ use super::learnt::UNUSED;
 use super::lease::Lease;
 use super::origin_ids::OriginId;
 use super::permits::{Group, Permit, PoolShared};
+use super::places::Placeless;
 use super::queue::{Holder, NO_SEAT, Waiters};
 use super::quota::IdleCap;
+use super::shared::Shared;
 use super::tallies::{Verdict, View};
 use super::target::Busy;
 
@@ -62,8 +63,8 @@ pub struct Pool {
     /// Idle slots that are a client's own.
     pub(super) bonds: RefCell<Vec<Bond>>,
     pub(super) waiters: RefCell<Waiters>,
-    /// Requests that wait for a place at an origin, by its number.
-    pub(super) placeless: RefCell<HashMap<usize, Rc<Notify>>>,
+    /// Requests that wait for a place at an origin, by its number and their turn.
+    pub(super) placeless: RefCell<HashMap<(usize, u64), Rc<Placeless>>>,
     /// What this worker has last said of its idle connections, where that is limited.
     pub(super) caps: RefCell<HashMap<usize, Arc<IdleCap>>>,
     pub(super) janitor: RefCell<Waker>,
@@ -73,6 +74,8 @@ pub struct Pool {
     pub(super) dials: RefCell<Slab<Socket>>,
     /// Those that hold a permit meanwhile.
     pub(super) races: RefCell<Slab<Race>>,
+    /// Those that carry many exchanges at once.
+    pub(super) shared_connections: RefCell<Shared>,
 }
 
 /// A connection and its state. It stays in its place while it is leased, so that a checkout moves
@@ -83,6 +86,9 @@ pub(super) struct Slot {
     pub(super) address: Address,
     /// When connecting began.
     pub(super) born: Instant,
+    /// The receive that will bring the next answer, once it has begun. It stays here: to move it
+    /// from hand to hand would cost more than to look it up.
+    pub(super) reply: Option<PendingRecv>,
     /// `None` while it is out with an exchange, or still connecting.
     pub(super) idle: Option<Idle>,
     /// Whose it is while it is out.
@@ -189,6 +195,7 @@ impl Pool {
             is_stopping: Cell::new(false),
             dials: RefCell::default(),
             races: RefCell::default(),
+            shared_connections: RefCell::default(),
         })
     }
 
@@ -236,6 +243,7 @@ impl Pool {
         holder: Holder,
     ) -> Lease {
         let origin = origin_id.origin();
+        origin_id.opens();
         let mut idle = self.idle.borrow_mut();
         if idle.len() <= origin {
             idle.resize_with(origin + 1, Vec::new);
@@ -245,6 +253,7 @@ impl Pool {
             origin,
             address,
             born,
+            reply: None,
             idle: None,
             holder,
             owner: NO_SEAT,
@@ -259,7 +268,7 @@ impl Pool {
             permit,
         });
         self.metrics.pool_opened.add(1);
-        Lease::new(self, key, socket, None, false)
+        Lease::new(self, key, (socket, origin), false)
     }
 
     /// Takes a connection back: to the request that waits for it, to the idle list, or to its end.
@@ -268,8 +277,14 @@ impl Pool {
             return;
         }
         let Some((owner, is_news)) = self.rejoin(&lease) else { return };
-        if is_news && !(self.learn(&lease) && self.may_rest_here(&lease)) {
-            return;
+        if is_news {
+            if !self.learn(&lease) {
+                return;
+            }
+            match self.hand_to_placeless(lease, owner) {
+                Some(returned) => lease = returned,
+                None => return,
+            }
         }
         if self.shared.is_wanted() {
             // Nobody else can use it.
@@ -285,34 +300,33 @@ impl Pool {
                 None => return,
             }
         }
-        let Some(watch) = self.watch_idle(&mut lease) else { return };
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(lease.key) else { return };
+        let Some(watch) = self.watch_idle(slot) else { return };
+        slot.idle = Some(Idle { watch, since_ms: clock::coarse_ms() });
         let key = lease.keep();
-        if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
-            slot.idle = Some(Idle { watch, since_ms: clock::coarse_ms() });
-            if !is_owned(owner) {
-                self.idle.borrow_mut()[slot.origin].push(Entry { key, turn: clock::turn() });
-                return;
-            }
+        if !is_owned(owner) {
+            self.idle.borrow_mut()[slot.origin].push(Entry { key, turn: clock::turn() });
+            return;
         }
+        drop(slots);
         self.rest_apart(owner, key);
     }
 
     /// Begins to watch a connection that goes idle; `None` where it has ended, or something follows
     /// the last answer.
-    fn watch_idle(&self, lease: &mut Lease) -> Option<Watch> {
+    fn watch_idle(&self, slot: &mut Slot) -> Option<Watch> {
         let janitor = self.janitor.borrow();
         let mut cx = Context::from_waker(&janitor);
-        if !lease.socket().is_plain() {
+        if !slot.socket.is_plain() {
             // What has come for the session alone is taken now, and later by the watch.
-            let mut poll = lease.socket().is_silent().then(|| lease.socket().start_poll_input())?;
+            let mut poll = slot.socket.is_silent().then(|| slot.socket.start_poll_input())?;
             let has_ended = Pin::new(&mut poll).poll(&mut cx).is_ready();
             return (!has_ended).then_some(Watch::Poll(poll));
         }
-        let mut pending =
-            lease.reply.take().unwrap_or_else(|| lease.socket().start_recv(self.heads.lease()));
         // Polled once with the janitor's waker, the receive is the watch.
-        let has_ended = Pin::new(&mut pending).poll(&mut cx).is_ready();
-        (!has_ended).then_some(Watch::Recv(pending))
+        let has_ended = Pin::new(slot.expect_reply(&self.heads)).poll(&mut cx).is_ready();
+        (!has_ended).then_some(Watch::Recv)
     }
 
     /// Counts a connection that has carried a long answer as any other again; whose own it is, and
@@ -331,7 +345,7 @@ impl Pool {
         slot.has_carried = true;
         let is_news = slot.origin_id.target().is_some_and(|target| {
             let is_alone = || !self.has_idle(slot.origin);
-            slot.is_first || !target.learnt.is_as_known(lease.told, is_alone)
+            slot.is_first || !target.is_sound() || !target.learnt.is_as_known(lease.told, is_alone)
         });
         Some((slot.owner, is_news || is_wanted))
     }
@@ -410,27 +424,6 @@ impl Pool {
         Racing { pool: self, key: self.races.borrow_mut().insert(race) }
     }
 
-    /// Closes idle connections, the oldest first, down to `keep` for each origin; how many.
-    pub fn close_idle_beyond(&self, keep: usize) -> usize {
-        let excess: Vec<usize> = {
-            let idle = self.idle.borrow();
-            let excess = idle.iter().flat_map(|list| &list[..list.len().saturating_sub(keep)]);
-            excess.map(|entry| entry.key).collect()
-        };
-        let closed = excess.into_iter().filter(|key| self.close_idle(*key)).count();
-        self.publish_idle();
-        closed
-    }
-
-    /// Closes the idle connections to `origin`.
-    pub fn close_idle_of(&self, origin: usize) {
-        let list = self.idle.borrow().get(origin).cloned().unwrap_or_default();
-        for entry in list {
-            self.close_idle(entry.key);
-        }
-        self.publish_idle();
-    }
-
     /// Limits and waits from now on.
     pub fn set_limits(&self, limits: PoolLimits) {
         self.limits.set(limits);
@@ -456,6 +449,7 @@ impl Pool {
         self.is_stopping.set(true);
         self.close_idle_beyond(0);
         self.end_all_bonds();
+        self.forget_caps();
         self.wake_waiters();
         self.wake_placeless();
     }

@@ -15,7 +15,8 @@ use crate::ring::clock;
 
 use super::pool::Pool;
 use super::queue::Holder;
-use super::{Member, Upstream};
+use super::streams::Wish;
+use super::{Member, Upgrade, Upstream};
 use crate::fault::Fault;
 
 const ROUND: Duration = Duration::from_secs(1);
@@ -33,17 +34,17 @@ impl Schedule {
     const NOW: Self = Self { next_ms: 0, back_off_ms: BACK_OFF_MS };
 }
 
-/// The task; `share` connections to each of `members`, which come with their upstreams, or to those
-/// alone for which spare ones are known to be good, until `is_over`.
+/// The task; `share` connections to each target of `upstreams`, or to those alone for which spare
+/// ones are known to be good, until `is_over`.
 pub(crate) async fn run(
     pool: Rc<Pool>,
-    members: impl Fn() -> Vec<(Rc<Upstream>, Member)>,
+    upstreams: Vec<Rc<Upstream>>,
     (share, is_for_all): (usize, bool),
     is_over: impl Fn() -> bool,
 ) {
     let mut schedules: HashMap<usize, Schedule> = HashMap::new();
     while share > 0 && !is_over() {
-        let members = members();
+        let members: Vec<_> = upstreams.iter().flat_map(|it| current(it, &pool)).collect();
         schedules.retain(|number, _| members.iter().any(|(_, it)| it.number() == *number));
         for (upstream, member) in &members {
             let schedule = schedules.entry(member.number()).or_insert(Schedule::NOW);
@@ -87,6 +88,12 @@ pub(crate) async fn run(
     }
 }
 
+/// The targets that an upstream has now, whether or not requests have asked for them yet.
+fn current(upstream: &Rc<Upstream>, pool: &Pool) -> Vec<(Rc<Upstream>, Member)> {
+    upstream.follow(pool);
+    upstream.members().into_iter().map(|member| (upstream.clone(), member)).collect()
+}
+
 impl Pool {
     /// Opens an idle connection to `member`; false where a request would have to wait for it.
     async fn open_ahead(
@@ -103,15 +110,10 @@ impl Pool {
             member.id.try_open(who)
         };
         let Some(permit) = permit else { return Ok(false) };
-        let address = member.target.address;
-        let opened = self.connect(&member.id, address, permit, Holder::NOBODY, deadline).await;
-        let opened = match opened {
-            Ok(lease) if member.origin.tls.is_some() => {
-                Box::pin(self.secure(lease, &member.origin, b"", deadline)).await
-            }
-            opened => opened,
-        };
-        let opened = opened?;
+        let stall = upstream.times.read;
+        let (holder, upgrade) = (Holder::NOBODY, Upgrade::Nothing);
+        let wish = Wish { holder, introduction: b"", deadline, stall, upgrade };
+        let opened = Box::pin(self.reach(member, permit, wish)).await.1?;
         upstream.announce(member, member.target.connected(clock::coarse_ms()));
         opened.give_back();
         Ok(true)

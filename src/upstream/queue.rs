@@ -92,7 +92,7 @@ impl Pool {
         }
         // One of our own that is idle makes room, where no request waits for that.
         if group.is_at_peace()
-            && !place.quota().is_some_and(|quota| quota.is_full())
+            && !place.quota().is_some_and(|quota| quota.is_full() || quota.is_wanted())
             && self.close_oldest_idle(Some(group.number()))
             && let Some(permit) = place.try_open(who)
         {

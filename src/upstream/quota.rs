@@ -2,10 +2,12 @@
 //!
 //! In go connections that are opened and that end, and what each worker counts of idle ones; out
 //! come places, each for as long as it is held, and how many idle connections have to go. Whoever
-//! finds no place waits for one that is freed; it knows no connection.
+//! finds no place waits in one line with those of all workers, and who comes later never takes a
+//! place before; it knows no connection.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -14,14 +16,35 @@ use crate::config::OriginConfig;
 /// No limit.
 const NONE: usize = usize::MAX;
 
+/// How much longer than one that a connection could be handed to another request must have waited
+/// for the connection to be given up for it: see `permits`.
+const UNFAIR_MS: u64 = 50;
+
 /// The places of one origin.
 #[derive(Debug)]
 pub(crate) struct Quota {
     max: AtomicUsize,
     open: AtomicUsize,
+    /// The length of the line.
     waiting: AtomicUsize,
-    freed: Notify,
+    line: Mutex<Line>,
     pub(super) idle: Arc<IdleCap>,
+}
+
+/// Requests that wait, the one that has waited longest first.
+#[derive(Debug, Default)]
+struct Line {
+    queue: VecDeque<Waiting>,
+    serial: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    serial: u64,
+    /// The worker, and the number by which it knows the target that is waited for.
+    whose: (usize, usize),
+    since_ms: u64,
+    call: Arc<Notify>,
 }
 
 /// How many idle connections there may be, by what each worker has last counted.
@@ -35,7 +58,15 @@ pub(super) struct IdleCap {
 #[derive(Debug)]
 pub(super) struct Place(Arc<Quota>);
 
-/// Somebody who waits for a place, until it is dropped.
+/// A request's turn in the line; its drop ends the wait.
+#[derive(Debug)]
+pub(super) struct Turn {
+    quota: Arc<Quota>,
+    pub(super) serial: u64,
+    call: Arc<Notify>,
+}
+
+/// Somebody who waits, until it is dropped.
 pub(super) struct Waits<'q>(&'q AtomicUsize);
 
 impl Default for Quota {
@@ -44,7 +75,7 @@ impl Default for Quota {
             max: AtomicUsize::new(NONE),
             open: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            freed: Notify::new(),
+            line: Mutex::default(),
             idle: Arc::default(),
         }
     }
@@ -55,7 +86,7 @@ impl Quota {
     pub(crate) fn set(&self, config: &OriginConfig) {
         self.max.store(config.max_connections.unwrap_or(NONE), Ordering::Relaxed);
         self.idle.set(config.max_idle);
-        self.freed.notify_waiters();
+        self.call();
     }
 
     pub(crate) fn max(&self) -> Option<usize> {
@@ -84,13 +115,89 @@ impl Quota {
         taken.is_ok().then(|| Place(self.clone()))
     }
 
-    pub(super) fn wait(&self) -> Waits<'_> {
-        Waits::new(&self.waiting)
+    /// How many connections have to end for all that wait to have a place.
+    pub(super) fn shortage(&self) -> usize {
+        let free = self.max.load(Ordering::Relaxed).saturating_sub(self.open());
+        self.waiting.load(Ordering::SeqCst).saturating_sub(free)
     }
 
-    /// Resolves when a place may have become free.
-    pub(super) fn freed(&self) -> tokio::sync::futures::Notified<'_> {
-        self.freed.notified()
+    /// Begins to wait, with the worker and the number by which it knows what is waited for.
+    pub(super) fn join(self: &Arc<Self>, whose: (usize, usize), now_ms: u64) -> Turn {
+        let call = Arc::<Notify>::default();
+        let mut line = self.lock();
+        line.serial += 1;
+        let serial = line.serial;
+        line.queue.push_back(Waiting { serial, whose, since_ms: now_ms, call: call.clone() });
+        self.waiting.store(line.queue.len(), Ordering::SeqCst);
+        drop(line);
+        Turn { quota: self.clone(), serial, call }
+    }
+
+    /// Who gets a connection of `whose` that comes back: the one there that has waited longest, who
+    /// then waits no more; nobody, where somebody elsewhere has waited much longer.
+    pub(super) fn heir(&self, whose: (usize, usize)) -> Option<u64> {
+        let mut line = self.lock();
+        let first_ms = line.queue.front()?.since_ms;
+        let place = line.queue.iter().position(|waiting| waiting.whose == whose)?;
+        if line.queue[place].since_ms > first_ms.saturating_add(UNFAIR_MS) {
+            return None;
+        }
+        let heir = line.queue.remove(place)?;
+        self.waiting.store(line.queue.len(), Ordering::SeqCst);
+        drop(line);
+        heir.call.notify_one();
+        if place == 0 {
+            self.call();
+        }
+        Some(heir.serial)
+    }
+
+    /// Has the one whose turn it is look whether there is a place.
+    fn call(&self) {
+        if !self.is_full()
+            && let Some(first) = self.lock().queue.front()
+        {
+            first.call.notify_one();
+        }
+    }
+
+    /// A panic elsewhere leaves a line that is still true.
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn {
+    /// A place, where there is one and nobody has waited longer.
+    pub(super) fn take(&self) -> Option<Place> {
+        let is_first = self.quota.lock().queue.front().is_some_and(|it| it.serial == self.serial);
+        if is_first { self.quota.take() } else { None }
+    }
+
+    /// Resolves when there may be something for it.
+    pub(super) async fn called(&self) {
+        self.call.notified().await;
+    }
+
+    /// Has whoever waits here look again.
+    pub(super) fn wake(&self) {
+        self.call.notify_one();
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let place = {
+            let mut line = self.quota.lock();
+            let place = line.queue.binary_search_by_key(&self.serial, |waiting| waiting.serial);
+            place.ok().inspect(|place| {
+                line.queue.remove(*place);
+                self.quota.waiting.store(line.queue.len(), Ordering::SeqCst);
+            })
+        };
+        if place == Some(0) {
+            self.quota.call();
+        }
     }
 }
 
@@ -98,7 +205,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::SeqCst);
         if self.0.is_wanted() {
-            self.0.freed.notify_one();
+            self.0.call();
         }
     }
 }
@@ -150,6 +257,7 @@ impl IdleCap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::waits::poll_now;
 
     fn quota(max: usize, max_idle: usize) -> Arc<Quota> {
         let quota = Arc::new(Quota::default());
@@ -167,6 +275,67 @@ mod tests {
         assert_eq!((quota.open(), quota.is_full()), (0, false));
         let free = Arc::new(Quota::default());
         assert!(free.take().is_some() && free.max().is_none() && !free.is_full());
+    }
+
+    fn is_called(turn: &Turn) -> bool {
+        poll_now(&mut std::pin::pin!(turn.called())).is_some()
+    }
+
+    #[test]
+    fn a_place_goes_to_who_has_waited_longest_in_whatever_worker() {
+        let quota = quota(1, 0);
+        let place = quota.take().unwrap();
+        let turns = [(0, 7), (1, 7), (0, 7)].map(|whose| quota.join(whose, 0));
+        assert!(quota.is_wanted() && turns.iter().all(|turn| turn.take().is_none()));
+        assert_eq!(quota.shortage(), 3);
+        drop(place);
+        assert_eq!([0, 1, 2].map(|index: usize| is_called(&turns[index])), [true, false, false]);
+        assert!(turns[1].take().is_none(), "it is not its turn");
+        let [first, second, third] = turns;
+        // One that gives up passes its call on.
+        drop(first);
+        assert!(is_called(&second));
+        let place = second.take().unwrap();
+        drop(second);
+        assert!(!is_called(&third), "there is no place");
+        drop(place);
+        assert!(is_called(&third) && third.take().is_some());
+        drop(third);
+        assert!(!quota.is_wanted());
+    }
+
+    #[test]
+    fn a_higher_limit_is_heard_of_by_all_that_it_is_for() {
+        let quota = quota(1, 0);
+        let _place = quota.take().unwrap();
+        let turns = [(0, 1), (1, 1), (2, 1)].map(|whose| quota.join(whose, 0));
+        quota.max.store(3, Ordering::Relaxed);
+        quota.call();
+        let mut places = Vec::new();
+        let [first, second, third] = turns;
+        for turn in [first, second] {
+            assert!(is_called(&turn));
+            places.push(turn.take().unwrap());
+        }
+        assert!(!is_called(&third) && third.take().is_none());
+    }
+
+    #[test]
+    fn a_connection_stays_in_its_worker_unless_somebody_else_has_waited_much_longer() {
+        let quota = quota(1, 0);
+        let _place = quota.take().unwrap();
+        let far = quota.join((1, 4), 1_000);
+        let near = quota.join((0, 4), 1_000 + UNFAIR_MS);
+        let late = quota.join((0, 4), 1_001 + UNFAIR_MS);
+        let other = quota.join((0, 5), 1_001);
+        assert_eq!(quota.heir((0, 4)), Some(near.serial));
+        assert!(is_called(&near) && !is_called(&far));
+        assert_eq!(quota.heir((0, 4)), None, "it is given up for the one far away");
+        drop(far);
+        assert_eq!(quota.heir((0, 4)), Some(late.serial));
+        assert_eq!(quota.heir((0, 6)), None);
+        drop((near, late, other));
+        assert!(!quota.is_wanted() && quota.heir((0, 4)).is_none());
     }
 
     #[test]

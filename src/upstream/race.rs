@@ -21,8 +21,9 @@ use super::origin_ids::OriginId;
 use super::permits::Permit;
 use super::pool::Pool;
 use super::queue::{Holder, Permitted};
+use super::streams::Wish;
 use super::target::Change;
-use super::{Member, Upstream, Who};
+use super::{Member, Upgrade, Upstream, Who};
 
 /// How many targets a single request tries.
 const TRIED_MAX: usize = 8;
@@ -45,7 +46,7 @@ impl Ended {
             Ok(_) => target.connected(now),
             Err(failed) if failed.is_origin_local() => {
                 self.member.origin.addresses.doubt();
-                target.failed(now, pause)
+                target.failed(*failed, now, pause)
             }
             Err(_) => None,
         }
@@ -59,6 +60,7 @@ pub(super) struct Race<'a> {
     pub is_fresh: bool,
     /// What the request is kept with.
     pub key: u64,
+    pub upgrade: Upgrade,
 }
 
 impl Race<'_> {
@@ -98,7 +100,9 @@ impl Race<'_> {
                 slow.target.suspect(clock::coarse_ms(), pause);
                 slow.origin.addresses.doubt();
             }
-            next = if has_more { self.upstream.pick(self.pool, self.key, &tried) } else { None };
+            let next_number =
+                if has_more { self.upstream.pick(self.pool, self.key, &tried) } else { None };
+            next = next_number.and_then(|number| self.upstream.member(number));
             match &next {
                 Some(member) if !self.is_fresh => {
                     if let Some(lease) = self.pool.take_idle(member.number(), self.who.holder) {
@@ -154,18 +158,14 @@ impl Race<'_> {
     fn attempt(&self, member: Member, permit: Permit, deadline: Instant) -> Attempt {
         let Who { holder, introduction, .. } = self.who;
         let (pool, introduction) = (self.pool.clone(), introduction.to_vec());
+        let (stall, upgrade) = (self.who.times.read, self.upgrade);
         let is_single = self.upstream.config.proxy_protocol.is_some();
         Box::pin(async move {
-            let address = member.target.address;
-            let connected = pool.connect(&member.id, address, permit, holder, deadline).await;
-            let is_answered = connected.is_ok();
-            let outcome = match connected {
-                Ok(mut lease) => {
-                    lease.is_single |= is_single;
-                    pool.secure(lease, &member.origin, &introduction, deadline).await
-                }
-                failed => failed,
-            };
+            let wish = Wish { holder, introduction: &introduction, deadline, stall, upgrade };
+            let (is_answered, mut outcome) = pool.reach(&member, permit, wish).await;
+            if let Ok(lease) = &mut outcome {
+                lease.is_single |= is_single;
+            }
             Ended { member, outcome, is_answered }
         })
     }

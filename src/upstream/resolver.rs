@@ -10,7 +10,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::config::DnsConfig;
 
-use super::addresses::{Addresses, all_of_tcp, in_order};
+use crate::address::Address;
+use crate::limits::ADDRESSES_PER_NAME_MAX;
+use crate::ring::clock;
+
+use super::addresses::{Addresses, Doubt, all_of_tcp, in_order};
 use super::names::{Files, NameService, ServiceRecord};
 use super::services::Service;
 
@@ -58,7 +62,9 @@ enum Watch {
 struct NameWatch {
     name: String,
     port: u16,
-    addresses: Arc<Addresses>,
+    /// For as long as anybody wants to know.
+    addresses: Weak<Addresses>,
+    doubt: Arc<Doubt>,
     changes: Arc<AtomicU64>,
     /// Taken at the first outcome, good or bad.
     first_outcome: Option<Awaited>,
@@ -67,7 +73,9 @@ struct NameWatch {
 #[derive(Debug)]
 struct ServiceWatch {
     name: String,
-    service: Arc<Service>,
+    /// For as long as anybody wants to know.
+    service: Weak<Service>,
+    doubt: Arc<Doubt>,
     changes: Arc<AtomicU64>,
     unsettled: Arc<Unsettled>,
     first_outcome: Option<Awaited>,
@@ -116,7 +124,8 @@ impl Resolver {
         self.send(Watch::Name(NameWatch {
             name: host.to_owned(),
             port,
-            addresses: addresses.clone(),
+            addresses: Arc::downgrade(&addresses),
+            doubt: addresses.doubt.clone(),
             changes: self.changes.clone(),
             first_outcome: Some(Awaited::new(&self.unsettled)),
         }));
@@ -129,7 +138,8 @@ impl Resolver {
         let service = Arc::new(Service::default());
         self.send(Watch::Service(ServiceWatch {
             name: name.to_owned(),
-            service: service.clone(),
+            service: Arc::downgrade(&service),
+            doubt: service.doubt.clone(),
             changes: self.changes.clone(),
             unsettled: self.unsettled.clone(),
             first_outcome: Some(Awaited::new(&self.unsettled)),
@@ -190,7 +200,11 @@ async fn serve(names: Arc<NameService>, mut arrivals: UnboundedReceiver<Watch>) 
 async fn keep_current(names: Arc<NameService>, changed: Arc<Notify>, mut watch: NameWatch) {
     let mut failures = 0;
     loop {
-        watch.addresses.doubt.settle();
+        watch.doubt.settle();
+        // The configuration that named it is gone, or the service that led there.
+        if watch.addresses.strong_count() == 0 {
+            return;
+        }
         let pause = match names.asker().ask(watch.name.as_str(), ()).await {
             Ok(answer) if answer.addresses.is_empty() => {
                 watch.report(&"it has no address of the family that is wanted".into(), failures);
@@ -212,12 +226,8 @@ async fn keep_current(names: Arc<NameService>, changed: Arc<Notify>, mut watch: 
         watch.first_outcome = None;
         // The wait is over at once where other name servers are to be asked.
         tokio::select! {
-            () = watch.addresses.doubt.wait(pause, TTL_MIN, failures > 0) => {}
+            () = watch.doubt.wait(pause, TTL_MIN, failures > 0) => {}
             () = changed.notified() => {}
-        }
-        // The configuration that named it is gone.
-        if Arc::strong_count(&watch.addresses) == 1 {
-            return;
         }
     }
 }
@@ -227,7 +237,10 @@ async fn keep_current(names: Arc<NameService>, changed: Arc<Notify>, mut watch: 
 async fn keep_service(names: Arc<NameService>, changed: Arc<Notify>, mut watch: ServiceWatch) {
     let mut failures = 0;
     loop {
-        watch.service.doubt.settle();
+        watch.doubt.settle();
+        if watch.service.strong_count() == 0 {
+            return;
+        }
         let pause = match names.asker().ask_for_service(&watch.name).await {
             Ok(answer) => {
                 let ttl = answer.valid_until.saturating_duration_since(Instant::now());
@@ -238,7 +251,8 @@ async fn keep_service(names: Arc<NameService>, changed: Arc<Notify>, mut watch: 
                 ttl.clamp(TTL_MIN, TTL_MAX)
             }
             Err(error) => {
-                let has_servers = !watch.service.load().is_empty();
+                let service = watch.service.upgrade();
+                let has_servers = service.is_some_and(|service| !service.load().is_empty());
                 report(&watch.name, has_servers, &error, failures);
                 failures += 1;
                 backoff(failures)
@@ -247,11 +261,8 @@ async fn keep_service(names: Arc<NameService>, changed: Arc<Notify>, mut watch: 
         // Not before the names of its servers count as unsettled.
         watch.first_outcome = None;
         tokio::select! {
-            () = watch.service.doubt.wait(pause, TTL_MIN, failures > 0) => {}
+            () = watch.doubt.wait(pause, TTL_MIN, failures > 0) => {}
             () = changed.notified() => {}
-        }
-        if Arc::strong_count(&watch.service) == 1 {
-            return;
         }
     }
 }
@@ -260,21 +271,24 @@ impl ServiceWatch {
     /// Takes the servers that there are now; the names of those that are new are to be followed.
     fn accept(&self, records: Vec<ServiceRecord>, failures: u32) -> Vec<NameWatch> {
         let mut names = Vec::new();
-        let is_changed = self.service.take(&self.name, records, |host, port, addresses| {
+        let Some(service) = self.service.upgrade() else { return names };
+        let known = (self.name.as_str(), clock::coarse_ms());
+        let is_changed = service.take(known, records, |host, port, addresses| {
             names.push(NameWatch {
                 // What DNS says is a whole name.
                 name: format!("{host}."),
                 port,
-                addresses,
+                doubt: addresses.doubt.clone(),
+                addresses: Arc::downgrade(&addresses),
                 changes: self.changes.clone(),
                 first_outcome: Some(Awaited::new(&self.unsettled)),
             });
         });
-        if failures > 0 || is_changed {
-            tracing::info!(name = self.name, servers = self.service.to_string(), "resolved");
-        }
         if is_changed {
             self.changes.fetch_add(1, Ordering::Release);
+        }
+        if failures > 0 || is_changed {
+            tracing::info!(name = self.name, servers = service.to_string(), "resolved");
         }
         names
     }
@@ -282,23 +296,42 @@ impl ServiceWatch {
 
 impl NameWatch {
     fn accept(&self, answer: impl Iterator<Item = IpAddr>, failures: u32) {
-        let addresses = all_of_tcp(in_order(answer, self.port));
-        let before = self.addresses.load();
+        let Some(known) = self.addresses.upgrade() else { return };
+        let before = known.load();
+        let all = all_of_tcp(in_order(answer, self.port));
+        let count = all.len();
+        let addresses = bounded(all, &before);
         let is_same = before.len() == addresses.len()
             && addresses.iter().all(|address| before.contains(address));
-        if failures > 0 || !is_same {
-            tracing::info!(name = self.name, ?addresses, "resolved");
-        }
         // Stored even when only the order changed: servers rotate it to spread the load.
-        self.addresses.store(addresses);
+        known.store(addresses.clone(), !is_same);
         if !is_same {
             self.changes.fetch_add(1, Ordering::Release);
+        }
+        if failures > 0 || !is_same {
+            tracing::info!(name = self.name, ?addresses, "resolved");
+            if count > addresses.len() {
+                let used = addresses.len();
+                tracing::warn!(name = self.name, addresses = count, used, "too many addresses");
+            }
         }
     }
 
     fn report(&self, error: &NetError, failures: u32) {
-        report(&self.name, !self.addresses.load().is_empty(), error, failures);
+        let known = self.addresses.upgrade();
+        let has_addresses = known.is_some_and(|known| !known.load().is_empty());
+        report(&self.name, has_addresses, error, failures);
     }
+}
+
+/// As many of `all` as may be used: those of `before` first, because an answer that is turned round
+/// with every question would else be another one each time.
+fn bounded(mut all: Vec<Address>, before: &[Address]) -> Vec<Address> {
+    if all.len() > ADDRESSES_PER_NAME_MAX {
+        all.sort_by_key(|address| !before.contains(address));
+        all.truncate(ADDRESSES_PER_NAME_MAX);
+    }
+    all
 }
 
 /// Said once per outage, not once per attempt.
@@ -489,6 +522,37 @@ mod tests {
         let addresses = resolver.watch("app.test", 80);
         assert!(resolver.settle(PATIENCE));
         assert!(addresses.load().is_empty());
+    }
+
+    #[test]
+    fn of_an_answer_of_thousands_the_same_few_are_used_however_it_is_turned() {
+        let all = |from: u32| {
+            let turned =
+                (0..2_000).map(move |it| Ipv4Addr::from(0x0a00_0000 + (from + it) % 2_000));
+            all_of_tcp(in_order(turned.map(IpAddr::V4), 80))
+        };
+        let first = bounded(all(0), &[]);
+        assert_eq!(first.len(), ADDRESSES_PER_NAME_MAX);
+        let again = bounded(all(777), &first);
+        assert!(again.len() == first.len() && again.iter().all(|it| first.contains(it)));
+    }
+
+    #[test]
+    fn who_keeps_a_name_current_that_nobody_wants_any_more_ends_at_once() {
+        let servers = vec![name_server_with_ttl(vec![Some(Ipv4Addr::new(10, 0, 0, 1))], 250)];
+        let dns = DnsConfig { servers, family: DnsFamily::V4, ..DnsConfig::default() };
+        let names = NameService::new(&dns, no_files()).unwrap();
+        let resolver = Resolver::start_with(names).unwrap();
+        let addresses = resolver.watch("app.test", 80);
+        assert!(resolver.settle(PATIENCE));
+        let doubt = Arc::downgrade(&addresses.doubt);
+        drop(addresses);
+        // Its time to live is minutes.
+        let began = Instant::now();
+        while doubt.strong_count() > 0 {
+            assert!(began.elapsed() < PATIENCE, "it still waits");
+            thread::park_timeout(Duration::from_millis(2));
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::ring::clock;
 use super::lease::Lease;
 use super::pool::Pool;
 use super::race::Race;
-use super::{Upstream, Wanted, Who};
+use super::{Upgrade, Upstream, Wanted, Who};
 
 impl Upstream {
     /// Those that are not to be asked again: all that were asked, unless nobody else may be.
@@ -45,7 +45,8 @@ impl Upstream {
         who: Who<'_>,
         (key, but): (u64, usize),
     ) -> Result<Lease, Fault> {
-        let member = self.pick(pool, key, &[but]).filter(|member| member.target.is_sound());
+        let member = self.pick(pool, key, &[but]).and_then(|number| self.member(number));
+        let member = member.filter(|member| member.target.is_sound());
         let member = member.ok_or(Fault::OriginsDown)?;
         let is_fresh = self.config.proxy_protocol.is_some();
         if !is_fresh && let Some(lease) = pool.take_idle(member.number(), who.holder) {
@@ -53,7 +54,9 @@ impl Upstream {
         }
         let permit = member.id.try_open((pool.worker, who.holder.claimant));
         let permit = permit.ok_or(Fault::PoolTimeout)?;
-        Race { upstream: self, pool, who, is_fresh, key }.single(member, permit).await
+        let upgrade = Upgrade::Nothing;
+        let race = Race { upstream: self, pool, who, is_fresh, key, upgrade };
+        race.single(member, permit).await
     }
 
     /// The target with the number `number` had not answered after `us` microseconds, and is not

@@ -12,28 +12,30 @@ use crate::fault::{Fault, TlsFault};
 use crate::observe::log_limit;
 use crate::relay::side::{Act, Side};
 use crate::ring::{Handshake, Socket, WaitError};
-use crate::tls::connector::Connector;
+use crate::tls::connector::{Connector, Offers};
 use crate::tls::problem::{self, Problem};
 
-use super::Origin;
+use super::Member;
 use super::lease::Lease;
 use super::pool::Pool;
 
 const PROTOCOL: Fault = Fault::OriginTls(TlsFault::Protocol);
 
 impl Pool {
-    /// Does the handshake where `origin` speaks TLS, behind `introduction`, until `deadline`.
+    /// Does the handshake where the origin of `member` speaks TLS, offering `offers`, behind
+    /// `introduction`, until `deadline`.
     pub(super) async fn secure(
         self: &Rc<Self>,
         lease: Lease,
-        origin: &Origin,
+        (member, offers): (&Member, Offers),
         introduction: &[u8],
         deadline: Instant,
     ) -> Result<Lease, Fault> {
+        let origin = &member.origin;
         if let Some(connector) = &origin.tls {
             let whom = (origin.host.as_str(), origin.url.as_str());
             let socket = lease.socket();
-            self.secure_socket(socket, connector, whom, introduction, deadline).await?;
+            self.secure_socket(socket, (connector, offers), whom, introduction, deadline).await?;
         }
         Ok(lease)
     }
@@ -48,7 +50,7 @@ impl Pool {
     pub(crate) async fn secure_socket(
         &self,
         socket: &Socket,
-        connector: &Connector,
+        (connector, offers): (&Connector, Offers),
         (host, url): (&str, &str),
         introduction: &[u8],
         deadline: Instant,
@@ -59,7 +61,7 @@ impl Pool {
         {
             return Err(Fault::OriginClosed);
         }
-        let session = connector.session(host).map_err(|_| PROTOCOL)?;
+        let session = connector.session(host, offers).map_err(|_| PROTOCOL)?;
         socket.secure(session, self.ledger.clone());
         loop {
             let waited = match socket.try_handshake() {

@@ -3,15 +3,17 @@
 //! In go the records that DNS has of it; out come servers, each with a rank, a weight and addresses
 //! of its own, which the workers read without waiting. Nothing here asks anybody.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 
 use super::addresses::{Addresses, Doubt};
+use super::balance::mix;
 use super::names::ServiceRecord;
-use super::targets::Targets;
+use super::targets::{ORDERED_FOR_MS, ORDERED_MAX, Targets};
 
 /// Servers of one service that are used; an answer of DNS has room for thousands.
 const SERVERS_MAX: usize = 256;
@@ -20,7 +22,20 @@ const SERVERS_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Service {
     servers: ArcSwap<Vec<Server>>,
+    /// Counts up with every change of which they are.
+    version: AtomicU64,
+    /// Of which an operator wants something, and that are away.
+    away: Mutex<VecDeque<Away>>,
     pub(super) doubt: Arc<Doubt>,
+}
+
+/// A server that is away, and since when.
+#[derive(Debug)]
+struct Away {
+    host: String,
+    port: u16,
+    targets: Arc<Targets>,
+    since_ms: u64,
 }
 
 /// One of them.
@@ -47,7 +62,7 @@ impl Service {
     /// `follow` is told of the other names.
     pub(super) fn take(
         &self,
-        name: &str,
+        (name, now_ms): (&str, u64),
         mut records: Vec<ServiceRecord>,
         mut follow: impl FnMut(&str, u16, Arc<Addresses>),
     ) -> bool {
@@ -70,16 +85,55 @@ impl Service {
                 if !addresses.set_known(&host, port) {
                     follow(&host, port, addresses.clone());
                 }
-                (addresses, Arc::default())
+                (addresses, self.come_back(&host, port, now_ms))
             });
             Server { host, port, weight: u32::from(weight.max(1)), rank, addresses, targets }
         };
         let servers: Vec<Server> = ranked(&records).map(server).collect();
         let is_changed = !before.iter().map(Server::facts).eq(servers.iter().map(Server::facts));
         if is_changed {
+            self.remember(&before, &servers, now_ms);
             self.servers.store(Arc::new(servers));
+            self.version.fetch_add(1, Ordering::Release);
         }
         is_changed
+    }
+
+    /// What is known of a server that may have been away, as far as an operator wanted something.
+    fn come_back(&self, host: &str, port: u16, now_ms: u64) -> Arc<Targets> {
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.retain(|it| now_ms < it.since_ms + ORDERED_FOR_MS);
+        let place = away.iter().position(|it| (&*it.host, it.port) == (host, port));
+        let back = place.and_then(|place| away.remove(place));
+        back.map_or_else(Arc::default, |back| back.targets)
+    }
+
+    /// Remembers what an operator wants of servers that were there before and are not any more.
+    fn remember(&self, before: &[Server], servers: &[Server], now_ms: u64) {
+        let is_there = |one: &Server| {
+            servers.iter().any(|other| (&other.host, other.port) == (&one.host, one.port))
+        };
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        for server in before.iter().filter(|it| !is_there(it) && it.targets.are_ordered()) {
+            let Server { host, port, targets, .. } = server.clone();
+            away.push_back(Away { host, port, targets, since_ms: now_ms });
+        }
+        let surplus = away.len().saturating_sub(ORDERED_MAX);
+        away.drain(..surplus);
+    }
+
+    /// Of the servers and of their addresses.
+    pub(super) fn version(&self) -> u64 {
+        let own = self.version.load(Ordering::Acquire);
+        let servers = self.servers.load();
+        servers.iter().fold(mix(own + 1), |all, server| mix(all ^ server.addresses.version()))
+    }
+}
+
+/// Whoever keeps it current need not wait until it is time to ask again.
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.doubt.raise();
     }
 }
 
@@ -121,6 +175,7 @@ fn ranked(records: &[ServiceRecord]) -> impl Iterator<Item = (&ServiceRecord, u1
 
 #[cfg(test)]
 mod tests {
+    use super::super::target::Wish;
     use super::*;
 
     fn record(priority: u16, weight: u16, host: &str) -> ServiceRecord {
@@ -132,7 +187,7 @@ mod tests {
         let service = Service::default();
         let records = vec![record(30, 5, "c"), record(10, 0, "a"), record(10, 60, "b")];
         let mut asked = Vec::new();
-        assert!(service.take("s", records.clone(), |host, port, _| {
+        assert!(service.take(("s", 0), records.clone(), |host, port, _| {
             asked.push(format!("{host}:{port}"));
         }));
         assert_eq!(asked, ["a:80", "b:80", "c:80"]);
@@ -142,23 +197,27 @@ mod tests {
         assert_eq!(facts, [named("a", 1, 0), named("b", 60, 0), named("c", 5, 1)]);
         // The order of an answer says nothing.
         let turned: Vec<_> = records.into_iter().rev().collect();
-        assert!(!service.take("s", turned, |host, _, _| panic!("{host} is known")));
+        assert!(!service.take(("s", 0), turned, |host, _, _| panic!("{host} is known")));
     }
 
     #[test]
     fn a_server_that_stays_keeps_its_addresses_whatever_becomes_of_its_weight() {
         let service = Service::default();
-        service.take("s", vec![record(1, 1, "10.0.0.1"), record(1, 1, "b")], |_, _, _| {});
+        service.take(("s", 0), vec![record(1, 1, "10.0.0.1"), record(1, 1, "b")], |_, _, _| {});
         let before = service.load().to_vec();
         assert_eq!(before[0].addresses.load().len(), 1, "an address needs no question");
-        assert!(service.take("s", vec![record(1, 9, "b"), record(2, 1, "b")], |host, _, _| {
-            panic!("{host} is known");
-        }));
+        assert!(service.take(
+            ("s", 0),
+            vec![record(1, 9, "b"), record(2, 1, "b")],
+            |host, _, _| {
+                panic!("{host} is known");
+            }
+        ));
         let now = service.load();
         assert_eq!(now.len(), 1, "nothing twice");
         assert!(Arc::ptr_eq(&now[0].addresses, &before[1].addresses));
         assert!(Arc::ptr_eq(&now[0].targets, &before[1].targets));
-        assert!(service.take("s", Vec::new(), |_, _, _| {}));
+        assert!(service.take(("s", 0), Vec::new(), |_, _, _| {}));
         assert!(service.load().is_empty());
     }
 
@@ -166,7 +225,24 @@ mod tests {
     fn an_answer_of_thousands_is_cut() {
         let service = Service::default();
         let records = (0..3_000).map(|number| record(1, 1, &format!("h{number}"))).collect();
-        service.take("s", records, |_, _, _| {});
+        service.take(("s", 0), records, |_, _, _| {});
         assert_eq!(service.load().len(), SERVERS_MAX);
+    }
+
+    #[test]
+    fn what_an_operator_wants_of_a_server_outlives_its_absence() {
+        let service = Service::default();
+        let records = || vec![record(1, 1, "10.0.0.1"), record(1, 1, "10.0.0.2")];
+        service.take(("s", 0), records(), |_, _, _| {});
+        let address = service.load()[0].addresses.load()[0];
+        service.load()[0].targets.of(address, 0).set_wish(Wish::Drain, 0);
+        for now in [1_000, 5_000_000] {
+            service.take(("s", now), Vec::new(), |_, _, _| {});
+            service.take(("s", now + 1_000), records(), |_, _, _| {});
+            assert_eq!(service.load()[0].targets.of(address, now).wish(), Wish::Drain);
+        }
+        service.take(("s", 6_000_000), Vec::new(), |_, _, _| {});
+        service.take(("s", 6_000_000 + ORDERED_FOR_MS), records(), |_, _, _| {});
+        assert_eq!(service.load()[0].targets.of(address, 0).wish(), Wish::Up);
     }
 }

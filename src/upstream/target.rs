@@ -11,7 +11,10 @@ use std::time::Duration;
 use super::window::{Ejection, Window, millis};
 use crate::address::Address;
 
+use super::balance::Load;
 use super::learnt::Learnt;
+pub(crate) use super::standing::{Change, Reason, Wish};
+use crate::fault::Fault;
 
 /// While a target is on trial, one request in this time goes there, until one goes well.
 const TRIAL_MS: u64 = 1_000;
@@ -19,56 +22,11 @@ const TRIAL_MS: u64 = 1_000;
 /// A target that comes and goes is spoken of once in this time.
 const SAID_EVERY_MS: u64 = 5_000;
 
+/// One of the doublings of its pauses is taken back in this time.
+pub(super) const FORGIVE_EVERY_MS: u64 = 10_000;
+
 /// For ever, until somebody says otherwise.
 const ALWAYS: u64 = u64::MAX;
-
-/// What an operator wants of an origin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Wish {
-    /// What its state says.
-    #[default]
-    Up,
-    /// Nothing new; what is under way comes to its end.
-    Drain,
-    /// Nothing new, and its resting connections are closed.
-    Down,
-}
-
-impl Wish {
-    pub(crate) const ALL: [Self; 3] = [Self::Up, Self::Drain, Self::Down];
-
-    pub(crate) fn name(self) -> &'static str {
-        ["up", "drain", "down"][self as usize]
-    }
-}
-
-/// Why a target is not asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
-    /// Attempts to connect fail.
-    Connect,
-    /// Its checks fail.
-    Check,
-    /// Its answers were errors, or did not come.
-    Errors,
-    /// It takes much longer than the others.
-    Slow,
-    /// An operator wants it so.
-    Wish(Wish),
-}
-
-impl Reason {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Check => "check",
-            Self::Errors => "errors",
-            Self::Slow => "slow",
-            Self::Wish(wish) => wish.name(),
-        }
-    }
-}
 
 /// One address of one origin, as all workers see it.
 #[derive(Debug)]
@@ -93,6 +51,8 @@ pub(crate) struct Target {
     weight: AtomicU32,
     /// What an operator wants holds over a reload.
     is_wish_kept: AtomicBool,
+    /// Until then it is taken to speak HTTP/1.1 alone.
+    http1_until_ms: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -101,6 +61,8 @@ struct State {
     /// Attempts to connect fail since then.
     failing_since_ms: Option<u64>,
     failing_until_ms: u64,
+    /// Why the last attempt to connect failed, and when; kept when one goes well.
+    connect_error: Option<(Fault, u64)>,
     /// What the checks have come to; `None` before they have come to anything.
     check: Option<bool>,
     /// Checks in a row that contradict it.
@@ -110,6 +72,8 @@ struct State {
     ejected: Option<(Reason, u64)>,
     /// Ejections of late, which make the next one longer.
     ejections: u32,
+    /// When one of them was last taken back.
+    forgiven_ms: u64,
     /// Bad answers in a row.
     bad_in_a_row: u32,
     window: Window,
@@ -117,17 +81,24 @@ struct State {
     unsaid: u32,
 }
 
-/// A change of what a target is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    Out(Reason),
-    Back,
-}
-
 /// Average over so many answers.
 const SAMPLES_MAX: u32 = 32;
 
+/// For how long an origin that has chosen HTTP/1.1 is not asked again.
+const HTTP1_FOR_MS: u64 = 60_000;
+
 impl Target {
+    /// It has chosen HTTP/1.1, or wants to be asked by it.
+    pub(crate) fn speaks_http1(&self, now_ms: u64) {
+        self.http1_until_ms.store(now_ms + HTTP1_FOR_MS, Ordering::Relaxed);
+    }
+
+    /// Whether it has lately.
+    pub(crate) fn is_http1(&self, now_ms: u64) -> bool {
+        let until_ms = self.http1_until_ms.load(Ordering::Relaxed);
+        now_ms < until_ms
+    }
+
     pub(crate) fn new(address: Address, now_ms: u64) -> Self {
         Self {
             address,
@@ -141,6 +112,7 @@ impl Target {
             wish: AtomicU8::new(Wish::Up as u8),
             weight: AtomicU32::new(0),
             is_wish_kept: AtomicBool::new(true),
+            http1_until_ms: AtomicU64::new(0),
             state: Mutex::default(),
         }
     }
@@ -150,6 +122,13 @@ impl Target {
     pub(crate) fn is_in(&self, now_ms: u64) -> bool {
         let out = self.out_until_ms.load(Ordering::Relaxed);
         out == 0 || out <= now_ms
+    }
+
+    /// What it has to do, where nothing at all is known against it.
+    #[inline]
+    pub(super) fn load(&self) -> Option<Load> {
+        let load = || Load { busy: self.busy(), latency_us: self.latency_us() };
+        self.is_sound().then(load)
     }
 
     /// Whether nothing at all is known against it.
@@ -188,6 +167,11 @@ impl Target {
             0 => configured,
             weight => weight,
         }
+    }
+
+    /// Whether an operator wants something of it.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.wish() != Wish::Up || self.weight(0) != 0
     }
 
     /// Workers see it with the next change of the roster. 0 is what the configuration says.
@@ -239,6 +223,11 @@ impl Target {
         self.lock().check_error.clone()
     }
 
+    /// Why the last attempt to connect that failed did, and when that was.
+    pub(crate) fn connect_error(&self) -> Option<(Fault, u64)> {
+        self.lock().connect_error
+    }
+
     /// What its checks have come to.
     pub(crate) fn check(&self) -> Option<bool> {
         self.lock().check
@@ -271,10 +260,19 @@ impl Target {
         self.settle(&state, now_ms).filter(|_| was_said)
     }
 
+    /// A connection that was there before has served a request. Where attempts to connect had
+    /// failed, that is as good as a new one, once what was under way when they did is over.
+    #[cold]
+    pub(crate) fn served(&self, now_ms: u64) -> Option<Change> {
+        let until = self.lock().failing_until_ms;
+        if (1..=now_ms).contains(&until) { self.has_connected(now_ms) } else { None }
+    }
+
     /// An attempt to connect has failed; it is passed over for `pause`.
     #[cold]
-    pub(crate) fn failed(&self, now_ms: u64, pause: Duration) -> Option<Change> {
+    pub(crate) fn failed(&self, why: Fault, now_ms: u64, pause: Duration) -> Option<Change> {
         let mut state = self.lock();
+        state.connect_error = Some((why, now_ms));
         state.failing_since_ms.get_or_insert(now_ms);
         state.failing_until_ms = now_ms.saturating_add(millis(pause));
         self.settle(&state, now_ms)
@@ -374,9 +372,14 @@ impl Target {
         self.settle(&state, now_ms)
     }
 
-    /// Takes back one of the doublings of its pauses, for a time without any.
-    pub(crate) fn forgive(&self) {
+    /// Takes back one of the doublings of its pauses, for a time without any: one in such a time,
+    /// however many workers say so.
+    pub(crate) fn forgive(&self, now_ms: u64) {
         let mut state = self.lock();
+        if now_ms < state.forgiven_ms.saturating_add(FORGIVE_EVERY_MS) {
+            return;
+        }
+        state.forgiven_ms = now_ms;
         if state.ejected.is_none() {
             state.ejections = state.ejections.saturating_sub(1);
         }
@@ -515,16 +518,59 @@ mod tests {
     #[test]
     fn one_request_at_a_time_tries_what_has_failed() {
         let target = target();
-        assert_eq!(target.failed(1_000, PAUSE), Some(Change::Out(Reason::Connect)));
+        assert_eq!(
+            target.failed(Fault::OriginRefused, 1_000, PAUSE),
+            Some(Change::Out(Reason::Connect))
+        );
         assert!(!target.is_in(10_999) && !target.claim(10_999));
         assert!(target.is_in(11_000) && target.claim(11_000));
         assert!(!target.claim(11_500), "one in a second");
         assert!(target.claim(12_000));
-        assert_eq!(target.failed(12_500, PAUSE), None, "it is out still, and that has been said");
+        assert_eq!(
+            target.failed(Fault::OriginRefused, 12_500, PAUSE),
+            None,
+            "it is out still, and that has been said"
+        );
         assert!(!target.claim(22_000));
         assert_eq!(target.connected(22_600), Some(Change::Back));
         assert!(target.claim(22_600) && target.claim(22_600));
         assert_eq!(target.up_since_ms(), 22_600);
+    }
+
+    #[test]
+    fn what_is_served_on_a_connection_that_was_there_ends_a_failure_to_connect() {
+        let target = target();
+        assert_eq!(
+            target.failed(Fault::OriginRefused, 1_000, PAUSE),
+            Some(Change::Out(Reason::Connect))
+        );
+        assert_eq!(target.served(10_999), None, "it was under way, or nobody knows");
+        assert!(target.claim(11_000));
+        assert_eq!(target.served(11_001), Some(Change::Back));
+        assert!(target.is_sound());
+        // Neither checks nor an operator are outweighed.
+        target.set_wish(Wish::Drain, 12_000);
+        target.failed(Fault::OriginRefused, 12_000, PAUSE);
+        assert_eq!(target.served(30_000), None);
+        assert!(!target.is_sound());
+        assert_eq!(target.set_wish(Wish::Up, 30_001), Some(Change::Back));
+        assert_eq!(target.served(30_002), None);
+    }
+
+    #[test]
+    fn one_doubling_of_the_pauses_is_taken_back_at_a_time_however_many_say_so() {
+        let target = target();
+        for now in [1, 2] {
+            target.eject(Reason::Errors, now, &RULES);
+            good(&target, now + 60_000);
+        }
+        (0..3).for_each(|_| _ = target.eject(Reason::Errors, 500_000, &RULES));
+        good(&target, 900_000);
+        let before = target.lock().ejections;
+        (0..8).for_each(|_| target.forgive(1_000_000));
+        assert_eq!(target.lock().ejections, before - 1);
+        target.forgive(1_000_000 + FORGIVE_EVERY_MS);
+        assert_eq!(target.lock().ejections, before - 2);
     }
 
     #[test]
@@ -542,9 +588,11 @@ mod tests {
         assert!(!target.is_in(30_199) && target.is_in(30_200));
         assert!(target.claim(30_200));
         assert_eq!(good(&target, 30_300), Some(Change::Back));
-        for _ in 0..2 {
-            target.forgive();
+        // Two workers say so at the same time.
+        for now in [31_000, 31_001, 41_000, 41_001] {
+            target.forgive(now);
         }
+        assert_eq!(target.lock().ejections, 0);
         (0..3).for_each(|at| _ = bad(&target, 40_000 + at));
         assert!(target.is_in(50_002), "forgiven");
     }
@@ -579,7 +627,7 @@ mod tests {
         assert_eq!(check(Err("c"), 6), Some(Change::Out(Reason::Check)));
         assert_eq!(target.check_error().as_deref(), Some("c"));
         // Neither connecting nor answers outweigh them.
-        assert_eq!(target.failed(7, PAUSE), None);
+        assert_eq!(target.failed(Fault::OriginRefused, 7, PAUSE), None);
         assert_eq!(target.connected(8), None);
         assert!(!target.is_in(1_000_000));
         assert_eq!(check(Ok(()), 9), None);
@@ -599,7 +647,7 @@ mod tests {
         let target = target();
         target.learnt.came_back(1, 5, true, || true);
         assert!(target.learnt.serves_several() && target.learnt.bound().is_some());
-        target.failed(2, PAUSE);
+        target.failed(Fault::OriginRefused, 2, PAUSE);
         assert!(target.learnt.serves_several(), "it may be the same as long as it is out");
         assert_eq!(target.connected(3), Some(Change::Back));
         assert!(!target.learnt.serves_several() && target.learnt.bound().is_none());

@@ -33,7 +33,7 @@ impl Worker {
 
     async fn close_idle(&self) -> usize {
         let close = |entry: &ConnectionEntry| {
-            let is_parked = entry.stats.is_parked.get();
+            let is_parked = entry.stats.is_parked();
             if is_parked {
                 entry.close(&self.deadlines);
             }

@@ -84,9 +84,12 @@ impl ConnectionEntry {
         &self,
         worker: usize,
         client: Option<IpAddr>,
+        streams: Option<usize>,
         now_ms: u64,
     ) -> ConnectionInfo {
         let stats = &self.stats;
+        let stream = self.socket.stream_id();
+        let speaks_http2 = streams.is_some() || stream.is_some();
         ConnectionInfo {
             id: self.id,
             worker,
@@ -96,9 +99,14 @@ impl ConnectionEntry {
             age_ms: stats.born.age_ms(now_ms),
             phase_ms: stats.phase_began().age_ms(now_ms),
             requests: u64::from(stats.requests.get()),
+            protocol: if speaks_http2 { "h2" } else { "http/1.1" },
+            streams,
+            stream,
             bytes_received: stats.received.get(),
             bytes_sent: stats.sent.get(),
             memory_bytes: stats.bytes(),
+            route: None,
+            target: None,
         }
     }
 

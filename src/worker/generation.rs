@@ -5,18 +5,16 @@
 //! the generation that it began with, whatever is put in use meanwhile; the next one on the same
 //! connection takes the newest.
 
-use std::collections::{HashSet, VecDeque};
 use std::ops::Deref;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use crate::address::Address;
 use crate::config::{Config, LimitsConfig, RouteConfig};
 use crate::forward_proxy::access::Access;
-use crate::hooks::Plans;
+use crate::hooks::{Hooked, Plans};
 use crate::http::head::HeadLimits;
-use crate::observe::metrics::{Latency, NamedCounts};
+use crate::observe::traffic::{ArmTraffic, NamedCounts};
 use crate::proxy_protocol::Accepted;
 use crate::routing::Routes;
 use crate::tls::acceptor::Acceptor;
@@ -62,7 +60,7 @@ impl Deref for Snapshot {
 impl Snapshot {
     /// The first one of a process with room for `workers`.
     pub(crate) fn first(parts: SnapshotParts, workers: usize) -> Self {
-        let counts = (0..workers).map(|_| Arc::new(NamedCounts::of(&parts.config, None)));
+        let counts = (0..workers).map(|_| Arc::new(NamedCounts::of(&parts, None)));
         Self { id: 1, counts: counts.collect(), parts }
     }
 
@@ -70,7 +68,7 @@ impl Snapshot {
     #[must_use]
     pub(crate) fn next(&self, parts: SnapshotParts) -> Self {
         let carry = |counts: &Arc<NamedCounts>| {
-            Arc::new(NamedCounts::of(&parts.config, Some((&self.config, counts))))
+            Arc::new(NamedCounts::of(&parts, Some((&self.config, counts))))
         };
         Self { id: self.id + 1, counts: self.counts.iter().map(carry).collect(), parts }
     }
@@ -83,72 +81,22 @@ pub(crate) fn proxy_protocol(config: &Config, numbers: &[u16]) -> Vec<(u16, Acce
     listeners.filter_map(|(listener, number)| Some((*number, listener.proxy_protocol?))).collect()
 }
 
-/// The last configurations that were in use, the newest at the end.
-pub(crate) struct History(Mutex<VecDeque<HistoryEntry>>);
-
-/// A configuration that is or was in use.
-#[derive(Clone)]
-pub(crate) struct HistoryEntry {
-    pub id: u64,
-    pub since: SystemTime,
-    /// What it came from: `start`, `reload`, or `rollback to N`.
-    pub cause: String,
-    pub config: Arc<Config>,
-}
-
-/// How many are kept.
-const HISTORY_MAX: usize = 10;
-
-impl History {
-    pub(crate) fn new(first: &Snapshot) -> Self {
-        let history = Self(Mutex::default());
-        history.add(first, "start");
-        history
-    }
-
-    pub(crate) fn add(&self, snapshot: &Snapshot, cause: &str) {
-        let mut list = self.lock();
-        list.push_back(HistoryEntry {
-            id: snapshot.id,
-            since: SystemTime::now(),
-            cause: cause.to_owned(),
-            config: snapshot.config.clone(),
-        });
-        let surplus = list.len().saturating_sub(HISTORY_MAX);
-        list.drain(..surplus);
-    }
-
-    /// The one with this number; without one, the last that was in use before the newest.
-    pub(crate) fn find(&self, id: Option<u64>) -> Option<HistoryEntry> {
-        let list = self.lock();
-        let mut earlier = list.iter().rev().skip(1);
-        earlier.find(|entry| id.is_none_or(|id| entry.id == id)).cloned()
-    }
-
-    pub(crate) fn list(&self) -> Vec<HistoryEntry> {
-        self.lock().iter().cloned().collect()
-    }
-
-    /// A panic elsewhere leaves a list that is still true.
-    fn lock(&self) -> MutexGuard<'_, VecDeque<HistoryEntry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl NamedCounts {
-    fn of(config: &Config, before: Option<(&Config, &Self)>) -> Self {
+    fn of(parts: &SnapshotParts, before: Option<(&Config, &Self)>) -> Self {
+        let config = &parts.config;
         let names = |route: &RouteConfig, other: &RouteConfig| {
             (&route.host, &route.path) == (&other.host, &other.path)
                 && route.conditions() == other.conditions()
         };
+        let known = |route: &RouteConfig| {
+            let (config, counts) = before?;
+            Some((config.routes.iter().position(|other| names(route, other))?, counts))
+        };
         let (routes, upstreams) = (config.routes.iter(), config.upstreams.iter());
         Self {
             routes: routes
-                .map(|route| {
-                    let (config, counts) = before?;
-                    let index = config.routes.iter().position(|other| names(route, other))?;
-                    counts.routes.get(index).cloned()
-                })
+                .clone()
+                .map(|route| known(route).and_then(|(at, counts)| counts.routes.get(at).cloned()))
                 .map(Option::unwrap_or_default)
                 .collect(),
             upstreams: upstreams
@@ -160,31 +108,43 @@ impl NamedCounts {
                 })
                 .map(Option::unwrap_or_default)
                 .collect(),
-            latencies: latencies(config, before),
+            arms: if config.split_upstreams().next().is_none() {
+                Vec::new()
+            } else {
+                let arms = |(index, route)| {
+                    let before = known(route).zip(before).and_then(|((at, counts), before)| {
+                        Some((before.0, counts.arms.get(at)?.as_slice()))
+                    });
+                    arms(parts, index, before)
+                };
+                routes.enumerate().map(arms).collect()
+            },
         }
     }
 }
 
-/// The times of the upstreams that splits choose from.
-fn latencies(
-    config: &Config,
-    before: Option<(&Config, &NamedCounts)>,
-) -> Vec<Option<Arc<Latency>>> {
-    let arms: HashSet<usize> = config.split_upstreams().collect();
-    if arms.is_empty() {
-        return Vec::new();
-    }
-    let kept = |name: &str| {
-        let (config, counts) = before?;
-        let index = config.upstreams.iter().position(|other| other.name == name)?;
-        counts.latencies.get(index)?.clone()
+/// The arms of the route with this index, of which `before` has those that it had.
+fn arms(
+    parts: &SnapshotParts,
+    route: usize,
+    before: Option<(&Config, &[ArmTraffic])>,
+) -> Vec<ArmTraffic> {
+    let arms = parts.hooks.hooked(route as u32).into_iter().flat_map(Hooked::arms);
+    let of = |(upstream, name): (usize, &str)| {
+        let known = before.and_then(|(config, arms)| {
+            arms.iter().find(|arm| config.upstreams[arm.upstream].name == name)
+        });
+        match known {
+            Some(ArmTraffic { traffic, latency, .. }) => {
+                ArmTraffic { upstream, traffic: traffic.clone(), latency: latency.clone() }
+            }
+            None => ArmTraffic { upstream, traffic: Arc::default(), latency: Arc::default() },
+        }
     };
-    let upstreams = config.upstreams.iter().enumerate();
-    upstreams
-        .map(|(index, upstream)| {
-            arms.contains(&index).then(|| kept(&upstream.name).unwrap_or_default())
-        })
-        .collect()
+    let mut all: Vec<ArmTraffic> = arms.map(of).collect();
+    all.sort_by_key(|arm| arm.upstream);
+    all.dedup_by_key(|arm| arm.upstream);
+    all
 }
 
 /// A configuration as one worker sees it.
@@ -202,6 +162,8 @@ pub(crate) struct Generation {
     pub counts: Arc<NamedCounts>,
     pub tls: Option<Arc<Acceptor>>,
     pub times: Times,
+    /// By index, where somebody wants to know them.
+    route_names: Vec<String>,
 }
 
 /// What the heads of answers are held to.
@@ -243,8 +205,18 @@ impl Generation {
             counts: snapshot.counts[worker].clone(),
             tls: snapshot.tls.clone(),
             times: Times::new(config),
+            route_names: if config.log.access || config.tracing.enabled {
+                config.routes.iter().map(RouteConfig::name).collect()
+            } else {
+                Vec::new()
+            },
             config: config.clone(),
         })
+    }
+
+    /// What the access log and spans call the route with this index.
+    pub(crate) fn route_name(&self, index: u32) -> &str {
+        self.route_names.get(index as usize).map_or("", String::as_str)
     }
 
     /// The targets of all upstreams.

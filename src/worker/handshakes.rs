@@ -191,7 +191,7 @@ mod tests {
     /// in place of one.
     #[test]
     fn a_step_goes_behind_what_the_same_turn_has_brought() {
-        runtime::open().unwrap().block_on(async {
+        runtime::tested().block_on(async {
             let (handshakes, order) = (Rc::new(Handshakes::default()), Rc::default());
             handshakes.take_turn(|| false).await;
             let note = |what: &'static str| {

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::address::{ClientAddress, PeerAddress};
+use crate::address::{Address, ClientAddress, PeerAddress};
 use crate::config::FoundUpstream;
 use crate::ledger::Budget;
+use crate::upstream::target::Target;
 use crate::worker::census::{Census, Offer};
 use crate::worker::generation::Snapshot;
 
@@ -24,6 +25,10 @@ pub(crate) enum WorkerCommand {
     Ping { reply: oneshot::Sender<()> },
     /// Every client connection that it serves.
     Connections { reply: oneshot::Sender<Vec<ConnectionInfo>> },
+    /// The largest and the oldest, so many of each, with where their requests go.
+    Extremes { count: usize, reply: oneshot::Sender<Vec<ConnectionInfo>> },
+    /// Connections to targets of upstreams that wait for a request.
+    Idle { reply: oneshot::Sender<Vec<(Arc<Target>, usize)>> },
     /// Ends the connection `id`. The answer says whether there was one.
     End { id: u64, reply: oneshot::Sender<bool> },
     /// Which connections would give way to new clients first.
@@ -96,10 +101,23 @@ pub(crate) struct ConnectionInfo {
     /// How long it has been in `phase`.
     pub phase_ms: u64,
     pub requests: u64,
+    /// `http/1.1` or `h2`.
+    pub protocol: &'static str,
+    /// Requests under way, where it carries many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub streams: Option<usize>,
+    /// The number of the stream, where it is one of those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<u32>,
     pub bytes_received: u64,
     pub bytes_sent: u64,
     /// What it holds of the ledger.
     pub memory_bytes: u64,
+    /// The route of its last request, and who answers the one under way, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Address>,
 }
 
 /// What a cleanup has done in one worker.

@@ -12,8 +12,10 @@ pub(crate) mod census;
 pub(crate) mod cleanup;
 pub(crate) mod connections;
 pub(crate) mod discovery;
+mod extremes;
 pub(crate) mod generation;
 pub(crate) mod handshakes;
+pub(crate) mod history;
 pub(crate) mod mailbox;
 pub(crate) mod room;
 pub(crate) mod shared;
@@ -40,6 +42,7 @@ use crate::address::Address;
 use crate::http::head::HeadLimits;
 use crate::ledger::{Budget, Ledger};
 use crate::limits::PIPES_PER_WORKER;
+use crate::multiplex::Multiplex;
 use crate::observe::access_log::AccessLog;
 use crate::observe::date::DateLine;
 use crate::observe::metrics::WorkerMetrics;
@@ -75,6 +78,8 @@ pub(crate) struct Worker {
     pub(crate) spoken_for: RefCell<HashMap<usize, IpAddr>>,
     /// The same: whose connection its peer has said that it is, by the PROXY protocol.
     pub(crate) introduced: RefCell<HashMap<usize, SocketAddr>>,
+    /// Those of them that carry many requests at once.
+    pub(crate) multiplexed: RefCell<HashMap<usize, Rc<Multiplex>>>,
     pub(crate) room: Room,
     pub(crate) handshakes: Handshakes,
     /// Connections that this worker has ever served.
@@ -138,6 +143,7 @@ impl Worker {
             connections: RefCell::default(),
             spoken_for: RefCell::default(),
             introduced: RefCell::default(),
+            multiplexed: RefCell::default(),
             room: Room::default(),
             handshakes: Handshakes::default(),
             serial: Cell::new(0),

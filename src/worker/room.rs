@@ -152,8 +152,9 @@ impl ConnectionEntry {
     fn idle_since_ms(&self, now_ms: u64) -> Option<u64> {
         let stats = &self.stats;
         let age_ms = stats.phase_began().age_ms(now_ms);
-        let least_ms = if stats.is_new.get() { SILENT_MS } else { IDLE_MS };
-        let is_idle = stats.phase() == Phase::Idle && age_ms >= least_ms;
+        let least_ms = if stats.is_new() { SILENT_MS } else { IDLE_MS };
+        // A lane is no client.
+        let is_idle = stats.phase() == Phase::Idle && age_ms >= least_ms && !self.socket.is_lane();
         is_idle.then(|| now_ms.saturating_sub(age_ms))
     }
 

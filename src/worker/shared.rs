@@ -5,8 +5,8 @@
 //! is here, and nothing waits.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::mpsc::UnboundedSender;
@@ -17,11 +17,14 @@ use crate::admin_guard::TokenTries;
 use crate::ledger::Ledgers;
 use crate::memory::SharedPressure;
 use crate::observe::metrics::WorkerMetrics;
+use crate::observe::spans::SpanQueue;
+use crate::relay::spool::Spool;
 use crate::ring::RingMeters;
 use crate::upstream::permits::PoolShared;
 use crate::worker::census::SharedRoom;
 use crate::worker::discovery::DiscoveryState;
-use crate::worker::generation::{History, Snapshot};
+use crate::worker::generation::Snapshot;
+use crate::worker::history::History;
 use crate::worker::mailbox::{ControlQuery, ServerCommand, WorkerCommand};
 
 /// What the workers share: atomics and queues that are touched per connection.
@@ -32,6 +35,7 @@ pub(crate) struct Shared {
     pub room: SharedRoom,
     /// Rights to hold a tunnel: `limits.tunnels` of them.
     pub tunnels: Arc<Semaphore>,
+    pub streams: Arc<Semaphore>,
     /// The newest configuration in use.
     pub snapshot: ArcSwap<Snapshot>,
     pub metrics: Vec<Arc<WorkerMetrics>>,
@@ -45,12 +49,15 @@ pub(crate) struct Shared {
     pub server_commands: UnboundedSender<ServerCommand>,
     pub history: History,
     pub discovery: Arc<DiscoveryState>,
+    /// Where spans go, if anywhere; put there before a client can ask.
+    pub spans: OnceLock<SpanQueue>,
     /// Configurations that could not be put in use.
     pub reloads_refused: AtomicUsize,
     /// Wrong tokens for the administration, on its own address and on the data port.
     pub token_tries: TokenTries,
     /// While it is forced, new connections are turned away.
     pub pressure: SharedPressure,
+    pub spool: Arc<Spool>,
     pub is_ready: AtomicBool,
     /// Live client connections by worker, counted up by the thread that places one.
     pub live: Vec<AtomicUsize>,

@@ -17,6 +17,7 @@ use crate::address::PeerAddress;
 use crate::http::head::ResponseHead;
 use crate::ledger::Kind;
 use crate::memory::Pressure;
+use crate::multiplex::Multiplex;
 use crate::observe::connection_stats::{ConnectionStats, Phase};
 use crate::proxy_protocol::Accepted;
 use crate::ring::waits::{Wait, turn};
@@ -50,7 +51,7 @@ impl Worker {
         self.for_each(|entry| {
             let stats = &entry.stats;
             let age_ms = stats.phase_began().age_ms(clock::coarse_ms());
-            let is_waiting = stats.is_parked.get() || stats.phase() == Phase::Handshake;
+            let is_waiting = stats.is_parked() || stats.phase() == Phase::Handshake;
             let is_due = is_waiting && age_ms >= IDLE_MS;
             if is_due {
                 entry.socket.interrupt(&self.deadlines);
@@ -96,9 +97,11 @@ impl Worker {
         let now = clock::coarse_ms();
         let connections = self.connections.borrow();
         let clients = self.spoken_for.borrow();
+        let multiplexed = self.multiplexed.borrow();
         let describe = |(key, entry): (usize, &Rc<ConnectionEntry>)| {
             let client = clients.get(&key).copied();
-            entry.describe(self.index, client, now)
+            let streams = multiplexed.get(&key).map(|connection| connection.streams());
+            entry.describe(self.index, client, streams, now)
         };
         connections.iter().map(describe).collect()
     }
@@ -217,6 +220,40 @@ impl ConnectionSlot {
         Self { worker: worker.clone(), entry, key }
     }
 
+    /// The place of a lane of the connection `parent`: one of its requests, and no client more.
+    pub(crate) fn of_lane(parent: &ConnectionSlot, socket: Socket) -> Self {
+        let worker = &parent.worker;
+        let serial = worker.serial.get() + 1;
+        worker.serial.set(serial);
+        let entry = Rc::new(ConnectionEntry {
+            socket,
+            arrival: Arrival::new(parent.peer(), parent.listener()),
+            other_end: Cell::default(),
+            id: (worker.index as u64) << 48 | serial,
+            stats: ConnectionStats::default(),
+        });
+        entry.stats.hold(SLOT_BYTES);
+        entry.stats.set_known();
+        worker.ledger.add(Kind::Streams, SLOT_BYTES as u64);
+        let key = worker.connections.borrow_mut().insert(entry.clone());
+        let mut introduced = worker.introduced.borrow_mut();
+        if let Some(client) = introduced.get(&parent.key).copied() {
+            introduced.insert(key, client);
+        }
+        drop(introduced);
+        Self { worker: worker.clone(), entry, key }
+    }
+
+    /// Says that its requests come on streams of `connection`.
+    pub(crate) fn set_multiplexed(&self, connection: &Rc<Multiplex>) {
+        self.worker.multiplexed.borrow_mut().insert(self.key, connection.clone());
+    }
+
+    /// Whether it is one of the requests of a connection.
+    pub(crate) fn is_lane(&self) -> bool {
+        self.socket().is_lane()
+    }
+
     pub(crate) fn worker(&self) -> &Rc<Worker> {
         &self.worker
     }
@@ -227,14 +264,20 @@ impl ConnectionSlot {
         let worker = &self.worker;
         let buffers = 2 * worker.heads.buffer_bytes();
         let is_turned_away = self.is_new() && worker.shared.pressure.get() == Pressure::Forced;
-        let fits = || worker.budget.admits(&worker.ledger, (future_bytes + buffers) as u64);
-        if is_turned_away || !fits() {
+        if is_turned_away || !self.has_room(future_bytes) {
             return None;
         }
         let held = self.hold(future_bytes, kind);
         // The buffers' pool counts their bytes; this says in whose hands they are.
         held.slot.entry.stats.hold(buffers);
         Some(held)
+    }
+
+    /// Whether there is memory for a conversation whose future has `future_bytes`.
+    pub(crate) fn has_room(&self, future_bytes: usize) -> bool {
+        let worker = &self.worker;
+        let buffers = 2 * worker.heads.buffer_bytes();
+        worker.budget.admits(&worker.ledger, (future_bytes + buffers) as u64)
     }
 
     /// Counts `bytes` as the connection's, for as long as the result lives.
@@ -254,7 +297,8 @@ impl ConnectionSlot {
 
     /// What it costs at rest.
     fn rest_bytes(&self) -> usize {
-        SLOT_BYTES + if self.socket().is_plain() { 0 } else { SESSION_BYTES }
+        let has_session = !self.is_lane() && self.socket().is_secure();
+        SLOT_BYTES + if has_session { SESSION_BYTES } else { 0 }
     }
 
     /// What stands for its client: an address, or the prefix that one subscriber has.
@@ -306,11 +350,11 @@ impl ConnectionSlot {
     }
 
     pub(crate) fn is_new(&self) -> bool {
-        self.entry.stats.is_new.get()
+        self.entry.stats.is_new()
     }
 
     pub(crate) fn set_served(&self) {
-        self.entry.stats.is_new.set(false);
+        self.entry.stats.set_known();
     }
 
     /// By which listener it came in.
@@ -341,7 +385,7 @@ impl ConnectionSlot {
 
     pub(crate) fn set_parked(&self, is_parked: bool) {
         let parked = &self.worker.metrics.parked;
-        match (self.entry.stats.is_parked.replace(is_parked), is_parked) {
+        match (self.entry.stats.set_parked(is_parked), is_parked) {
             (false, true) => parked.add(1),
             (true, false) => parked.sub(1),
             _ => {}
@@ -387,7 +431,15 @@ impl Drop for ConnectionSlot {
         if !spoken_for.borrow().is_empty() {
             spoken_for.borrow_mut().remove(&self.key);
         }
+        let multiplexed = &self.worker.multiplexed;
+        if !multiplexed.borrow().is_empty() {
+            multiplexed.borrow_mut().remove(&self.key);
+        }
         self.worker.connections.borrow_mut().try_remove(self.key);
+        if self.is_lane() {
+            self.worker.ledger.sub(Kind::Streams, SLOT_BYTES as u64);
+            return;
+        }
         self.worker.ledger.sub(Kind::Connections, SLOT_BYTES as u64);
         self.worker.metrics.clients.sub(1);
         self.worker.shared.live[self.worker.index].fetch_sub(1, Ordering::Relaxed);

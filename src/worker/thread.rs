@@ -1,4 +1,4 @@
-//! A worker's thread: ring, runtime, tasks, and their orderly end.
+//! A worker's thread: driver, runtime, tasks, and their orderly end.
 //!
 //! In goes the plan of one worker; the thread accepts from the listening sockets that it is told of
 //! once all are ready, serves what is placed on it, watches its pool and its deadlines, and at a
@@ -18,8 +18,9 @@ use crate::address::PeerAddress;
 use crate::config::Prewarm;
 use crate::ledger::Budget;
 use crate::observe::access_log::AccessLog;
+use crate::ring::driver::Driver;
 use crate::ring::{Socket, memory, runtime};
-use crate::upstream::{Upstream, health, prewarm};
+use crate::upstream::{health, prewarm};
 use crate::worker::mailbox::WorkerCommand;
 use crate::worker::shared::{Accepted, Shared, WorkerState};
 use crate::worker::slot::ConnectionSlot;
@@ -29,6 +30,8 @@ use crate::worker::{Worker, accept, arbiter};
 pub(crate) struct WorkerPlan {
     /// Its slot.
     pub index: usize,
+    /// What it waits by.
+    pub driver: Driver,
     pub access_log: Option<AccessLog>,
     pub shared: Arc<Shared>,
     pub budget: Budget,
@@ -49,7 +52,7 @@ pub(crate) fn run<F: Future<Output = ()> + 'static>(
     connection: impl Fn(ConnectionSlot) -> F + 'static,
     report: impl FnOnce(io::Result<Ready>),
 ) -> DrainReport {
-    let runtime = match runtime::open() {
+    let runtime = match runtime::open(plan.driver) {
         Ok(runtime) => runtime,
         Err(error) => {
             plan.shared.slots[plan.index].free();
@@ -116,15 +119,8 @@ fn check_health(worker: &Rc<Worker>) {
 /// Keeps connections to the origins of the newest configuration open, until there is a newer one.
 fn prewarm(worker: &Rc<Worker>) {
     let generation = worker.generation();
-    let own = generation.clone();
-    let members = move || {
-        let shared = own.upstreams.iter().filter(|it| it.proxy_protocol().is_none());
-        let with_own = |upstream: &Rc<Upstream>| {
-            let members = upstream.members().into_iter();
-            members.map(|member| (upstream.clone(), member)).collect::<Vec<_>>()
-        };
-        shared.flat_map(with_own).collect()
-    };
+    let shared = generation.upstreams.iter().filter(|it| it.proxy_protocol().is_none());
+    let upstreams = shared.cloned().collect();
     let workers = generation.config.server.workers;
     // Slots are taken in any order: a worker that replaces another one counts as that one does.
     let config = &generation.config.pool;
@@ -133,7 +129,7 @@ fn prewarm(worker: &Rc<Worker>) {
     let is_for_all = config.prewarm != Prewarm::Auto;
     let (watched, id) = (worker.clone(), generation.id);
     let is_over = move || watched.is_draining.get() || watched.generation().id != id;
-    spawn(prewarm::run(worker.pool.clone(), members, (share, is_for_all), is_over));
+    spawn(prewarm::run(worker.pool.clone(), upstreams, (share, is_for_all), is_over));
 }
 
 /// Serves what this and other workers have accepted for this one.
@@ -158,6 +154,12 @@ async fn obey(worker: Rc<Worker>, mut commands: UnboundedReceiver<WorkerCommand>
             }
             WorkerCommand::Connections { reply } => {
                 let _ = reply.send(worker.list_connections());
+            }
+            WorkerCommand::Extremes { count, reply } => {
+                let _ = reply.send(worker.extremes(count));
+            }
+            WorkerCommand::Idle { reply } => {
+                let _ = reply.send(worker.pool.idle_by_target());
             }
             WorkerCommand::End { id, reply } => {
                 let _ = reply.send(worker.end_connection(id));

@@ -18,6 +18,7 @@ mod memory;
 mod pressure;
 mod sessions;
 mod shortage;
+mod streams;
 
 /// The machine, held by one test.
 struct Alone(#[allow(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);

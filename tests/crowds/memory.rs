@@ -1,7 +1,7 @@
 //! Memory is a promise: what an idle connection costs, and that a burst gives back what it took.
 //!
 //! Comes in: many connections. Goes out: resident memory as the kernel counts it, held against the
-//! figures that the README gives. Kernel memory of sockets is not in it.
+//! figures that docs/benchmarks/numbers.md gives. Kernel memory of sockets is not in it.
 
 use crate::support::{Client, GET, Gate, OK, Origin, Proxy, Setup, pattern, wait_until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

@@ -47,14 +47,24 @@ impl Admin {
     /// The clients' connections: id, address and phase.
     #[track_caller]
     pub(crate) fn connections(self) -> Vec<(u64, String, String)> {
-        let (_, body) = self.ask("GET", "/connections?limit=1000");
-        let listed: serde_json::Value = serde_json::from_str(&body).expect("JSON");
-        let all = listed["connections"].as_array().expect("a list");
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         let one = |one: &serde_json::Value| {
             (one["id"].as_u64().expect("a number"), text(&one["peer"]), text(&one["phase"]))
         };
-        all.iter().map(one).collect()
+        self.listed().iter().map(one).collect()
+    }
+
+    /// Bytes that have gone out to the clients that are connected now.
+    #[track_caller]
+    pub(crate) fn sent(self) -> u64 {
+        self.listed().iter().filter_map(|one| one["bytes_sent"].as_u64()).sum()
+    }
+
+    #[track_caller]
+    fn listed(self) -> Vec<serde_json::Value> {
+        let (_, body) = self.ask("GET", "/connections?limit=10000");
+        let listed: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        listed["connections"].as_array().expect("a list").clone()
     }
 
     /// Ends a connection, and demands that this is acknowledged.

@@ -55,20 +55,18 @@ fn opening(attack: Attack, hole: &str) -> String {
     }
 }
 
-/// All of the attackers are inside, and what the kernels take of their answers has been moved.
+/// All of the attackers are inside, and what the kernels take of their answers has been moved. An
+/// origin that has not answered yet looks the same from outside, so `sent` bytes have to have gone
+/// out.
 #[track_caller]
-fn wait_until_under_way(subject: &Subject, count: usize) {
+fn wait_until_under_way(subject: &Subject, count: usize, sent: u64) {
     let mut last = None;
     wait_until("the attack is under way", || {
         let metrics = subject.admin.metrics();
-        let names = [
-            "accepted_total",
-            "pool_opened_total",
-            "pool_waiting_requests",
-            "client_sent_bytes_total",
-        ];
-        let now = names.map(|name| metrics.get(&format!("ringway_{name}"), ""));
-        let is_still = last == Some(now) && now[0] >= count as u64;
+        let names = ["accepted_total", "pool_opened_total", "pool_waiting_requests"];
+        let figures = names.map(|name| metrics.get(&format!("ringway_{name}"), ""));
+        let now = (figures, subject.admin.sent());
+        let is_still = last == Some(now) && figures[0] >= count as u64 && now.1 >= sent;
         last = Some(now);
         thread::park_timeout(Duration::from_millis(100));
         is_still
@@ -87,7 +85,9 @@ fn attack(attack: Attack, count: usize) {
     if attack == Attack::Gone {
         mob.0.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Write)));
     }
-    wait_until_under_way(&subject, count);
+    // What the kernels take of each of the answers that there are connections for.
+    let sent = if attack == Attack::Download { 100 * 65_536 } else { 0 };
+    wait_until_under_way(&subject, count, sent);
     let victims = Victims::start(address, 4, Duration::from_millis(20));
     let trickling = match attack {
         // These hold their connections, say nothing more, and do not come back.

@@ -344,9 +344,11 @@ fn reloads_and_a_new_process_keep_what_was_issued() {
     assert_eq!(handshake(tls(&proxy), "a.test").expect("a certificate").shown(), shown);
     wait_for_certificate(&proxy, "b.test");
     proxy.signal(Signal::SIGUSR2);
-    proxy.wait_for_log(&["a new process has taken over"]);
+    let line = proxy.wait_for_log(&["a new process has taken over"]);
     assert_eq!(handshake(tls(&proxy), "a.test").expect("a certificate").shown(), shown);
     assert_eq!(pebble.issued(), 2);
+    let last = crate::support::logged(&line, "pid").parse().expect("a number");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(last), Signal::SIGTERM).expect("it runs");
 }
 
 /// The key of an account that no authority knows.

@@ -21,7 +21,7 @@ fn bench(arguments: &[&str]) -> Command {
 
 /// Runs the command with `--json`; its exit code and its report.
 #[track_caller]
-fn report(arguments: &[&str]) -> (Option<i32>, Value) {
+pub(crate) fn report(arguments: &[&str]) -> (Option<i32>, Value) {
     let output = run(bench(&[arguments, &["--json"]].concat()));
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -31,7 +31,7 @@ fn report(arguments: &[&str]) -> (Option<i32>, Value) {
 
 /// The same where requests were answered.
 #[track_caller]
-fn answered(arguments: &[&str]) -> Value {
+pub(crate) fn answered(arguments: &[&str]) -> Value {
     let (code, report) = report(arguments);
     assert_eq!(code, Some(0), "{report}");
     report
@@ -48,7 +48,7 @@ fn refused(arguments: &[&str], code: i32) -> String {
 
 /// The count of one kind of error, and that there is no other.
 #[track_caller]
-fn only_error(report: &Value, kind: &str) -> u64 {
+pub(crate) fn only_error(report: &Value, kind: &str) -> u64 {
     for (name, count) in report["errors"].as_object().expect("errors") {
         assert!(name == kind || count == 0, "{report}");
     }
@@ -278,7 +278,7 @@ fn large_and_chunked_answers_are_read_to_their_end() {
 }
 
 /// A proxy before the demo origin.
-fn demo() -> Proxy {
+pub(crate) fn demo() -> Proxy {
     let home = Home::new();
     let mut command = ringway();
     command.args(["--host", "127.0.0.1", "--port", "0", "--workers", "1"]).current_dir(home.path());
@@ -323,7 +323,7 @@ fn a_tunnel_that_is_refused_is_an_error_of_its_own() {
 }
 
 /// An origin that speaks TLS, and a file with whom to believe.
-struct Secured {
+pub(crate) struct Secured {
     origin: TlsOrigin,
     home: Home,
 }

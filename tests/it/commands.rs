@@ -4,12 +4,13 @@
 //! standard output, one line on standard error for each mistake, and an exit code that scripts can
 //! tell apart.
 
+use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::{self, Home, OK, Origin, Setup, installed, ringway};
+use crate::support::{self, Home, OK, Origin, Setup, installed, ringway, run};
 
 const UPSTREAM: &str = "[[upstream]]\nname = \"one\"\norigins = [\"http://127.0.0.1:9\"]\n";
 
@@ -271,9 +272,19 @@ fn an_explanation_of_a_refusal_is_no_failure() {
 
 #[test]
 fn every_example_is_valid_as_it_stands() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // A clone can be read by everybody, and passwords ought not to be.
+    let home = Home::new();
+    let root = home.path();
+    for folder in ["examples", "docker"] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let copied = Command::new("cp").arg("-R").arg(from).arg(root).status().unwrap();
+        assert!(copied.success());
+    }
+    fs::set_permissions(root.join("examples/users"), Permissions::from_mode(0o600)).unwrap();
     let mut count = 0;
-    for entry in root.join("examples").read_dir().unwrap() {
+    let folders = ["examples", "examples/monitoring/ringway", "docker/ringway", "docker/image"];
+    let entries = folders.iter().flat_map(|folder| root.join(folder).read_dir().unwrap());
+    for entry in entries {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "toml") {
             continue;
@@ -292,7 +303,7 @@ fn every_example_is_valid_as_it_stands() {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         assert!(output.stderr.is_empty() && !out(&output).contains("warning"), "{output:?}");
     }
-    assert!(count >= 8, "{count} examples");
+    assert!(count >= 13, "{count} examples");
 }
 
 #[test]
@@ -449,7 +460,7 @@ fn who_reads_only_the_beginning_gets_no_error() {
     let script = "\"$0\" dump-config | head -n 1; exec \"$0\" dump-config >/dev/full";
     let mut shell = Command::new("sh");
     shell.args(["-c", script, support::BINARY]).current_dir(home.path());
-    let output = shell.output().unwrap();
+    let output = run(shell);
     assert_eq!(out(&output), "[server]\n");
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(errors(&output).starts_with("ringway: standard output: No space left"), "{output:?}");

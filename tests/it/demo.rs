@@ -1,7 +1,7 @@
 //! The first minute with ringway: no file, no origin of one's own, and an answer all the same.
 //!
 //! Comes in: the program with nothing but a port. The built-in demo origin is reached through the
-//! whole data path, and each of its pages does what the README says of it.
+//! whole data path, and each of its pages does what docs/start/first-steps.md says of it.
 
 use crate::support::{self, Client, Ending, GET, Home, Message, Proxy, ringway};
 use std::time::{Duration, Instant};
@@ -130,4 +130,49 @@ fn a_hundred_requests_share_the_prewarmed_connections() {
     for _ in 0..100 {
         client.send(GET).expect_status(200);
     }
+}
+
+#[test]
+fn the_demo_says_that_it_is_one_and_a_file_without_an_upstream_is_none() {
+    let proxy = demo();
+    proxy.wait_for_log(&["WARN", "this is the demo"]);
+    let first = proxy.log_lines().remove(0);
+    for part in ["ringway version=", " pid=", "configuration=\"built-in defaults\"", "log_level="] {
+        assert!(first.contains(part), "{part}: {first}");
+    }
+    let home = Home::new();
+    home.write("config.toml", "[server]\nhost = \"127.0.0.1\"\nport = 0\n");
+    let mut command = ringway();
+    command.args(["--set", "admin.enabled=false"]).current_dir(home.path());
+    let proxy = Proxy::spawn(command, home, 1);
+    proxy.wait_for_log(&["WARN", "there is no upstream"]);
+    proxy.get().expect_status(404);
+}
+
+#[test]
+fn a_command_goes_by_how_the_ringway_in_its_folder_was_started() {
+    let home = Home::new();
+    let socket = home.path().join("admin.sock");
+    let mut command = ringway();
+    command.args(["--host", "127.0.0.1", "--port", "0", "--workers", "1", "--upstream"]);
+    command.args(["http://127.0.0.1:9", "--set"]).current_dir(home.path());
+    command.arg(format!("admin.address=unix:{}", socket.display()));
+    command.env("RINGWAY_TIMEOUTS__READ", "7s");
+    let proxy = Proxy::spawn(command, home, 1);
+    let say = |arguments: &[&str]| {
+        let mut command = ringway();
+        command.args(arguments).current_dir(proxy.home());
+        let output = support::run(command);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let health = say(&["health"]);
+    assert!(health.starts_with("ok: pid "), "{health}");
+    assert!(health.contains("built-in defaults and flags"), "{health}");
+    assert!(say(&["health", "--json"]).starts_with("{\"status\":\"ok\""));
+    assert!(say(&["explain", "GET", "/", "-H", "Host: a"]).contains("http://127.0.0.1:9"));
+    assert!(say(&["dump-config"]).contains("read = \"7s\""));
+    assert!(say(&["reload"]).starts_with("configuration 2 is in use: pid "));
+    // What is given counts, whoever runs here.
+    assert!(say(&["--port", "81", "dump-config"]).contains("read = \"1m\""));
 }

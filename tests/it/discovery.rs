@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -118,6 +119,28 @@ fn a_container_that_is_told_to_stop_gets_no_more_requests_and_ends_what_it_has()
     gate.open();
     waiting.read_response().expect_status(200).expect_body("ok");
     proxy.stop();
+}
+
+#[test]
+fn a_container_that_is_restarted_is_served_again_at_once() {
+    let one = named("one");
+    let port = one.address().port();
+    let labels = [("ringway.host", "app.test")];
+    let engine = Engine::start(&[container("1", port, &labels)]);
+    let proxy = docker(&engine).start();
+    wait_for(&proxy, "app.test", &["one"]);
+    let actor = |action: &str| {
+        let actor = "\"Actor\":{\"ID\":\"1\",\"Attributes\":{\"signal\":\"15\"}}";
+        engine.say(&format!("{{\"Action\":\"{action}\",{actor}}}\n"));
+    };
+    actor("kill");
+    wait_until("it gets nothing more", || answer(&proxy, "app.test").0 == 404);
+    let began = Instant::now();
+    actor("die");
+    actor("start");
+    wait_for(&proxy, "app.test", &["one"]);
+    // Half a second between lists; it was more than fifteen.
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
 
 #[test]

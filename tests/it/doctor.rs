@@ -38,6 +38,7 @@ fn the_exit_code_is_that_of_the_worst_finding() {
     // Where the tests run, ringway runs.
     assert_ne!(worst, "error", "{report}");
     assert_eq!(finding(&report, "io_uring")["current"], "usable");
+    assert_eq!(finding(&report, "driver")["current"], "io_uring");
 }
 
 #[test]

@@ -7,8 +7,8 @@
 
 use crate::support::{
     Blackhole, Client, Expected, GET, Home, Message, NameServer, OK, Origin, Proxy, Question,
-    Refusal, Setup, Target, connect, get, has_own_mounts, logged, pattern, ringway, run,
-    wait_until,
+    Refusal, Setup, Target, connect, get, has_own_mounts, is_of_http1, logged, pattern, ringway,
+    run, wait_until,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,6 +45,9 @@ fn expect_forbidden(proxy: &Proxy, request: impl AsRef<[u8]>) {
 
 #[test]
 fn a_request_reaches_its_target_in_the_form_for_origins() {
+    if is_of_http1("a reason phrase") {
+        return;
+    }
     let origin = Origin::answering("HTTP/1.1 203 As It Is\r\nX: y\r\nContent-Length: 2\r\n\r\nok");
     let proxy = Setup::forward().start();
     let address = origin.address();
@@ -76,6 +79,9 @@ fn the_target_outranks_host() {
 
 #[test]
 fn a_target_that_names_the_host_needs_no_field_for_it() {
+    if is_of_http1("a Host beside a target") {
+        return;
+    }
     for host in ["", "Host:\r\n", "Host: \r\n"] {
         let address = std::cell::Cell::new(None);
         let request = forwarded(Setup::forward(), |origin| {
@@ -94,6 +100,9 @@ fn a_target_that_names_the_host_needs_no_field_for_it() {
 
 #[test]
 fn who_a_target_says_asks_and_a_fragment_go_no_further() {
+    if is_of_http1("a name and password in a target, which :authority must not have") {
+        return;
+    }
     for (before, behind) in [("user:sesame@", ""), ("@", "#top"), ("", "#"), ("u%40x@", "#a?b")] {
         let origin = Origin::answering(OK);
         let address = origin.address();
@@ -129,6 +138,9 @@ fn the_port_of_http_is_named_only_where_the_client_names_it() {
 
 #[test]
 fn an_old_request_needs_no_host_and_gets_one() {
+    if is_of_http1("clients of HTTP/1.0") {
+        return;
+    }
     let address = std::cell::Cell::new(None);
     let request = forwarded(Setup::forward(), |origin| {
         address.set(Some(origin));
@@ -141,6 +153,9 @@ fn an_old_request_needs_no_host_and_gets_one() {
 
 #[test]
 fn the_path_is_what_follows_the_authority() {
+    if is_of_http1("a target without a path") {
+        return;
+    }
     for (method, rest, expected) in [
         ("GET", "", "/"),
         ("GET", "/", "/"),
@@ -164,6 +179,9 @@ fn the_path_is_what_follows_the_authority() {
 
 #[test]
 fn fields_for_this_hop_stop_here_and_others_pass() {
+    if is_of_http1("fields of a connection") {
+        return;
+    }
     let request = forwarded(Setup::forward(), |origin| {
         format!(
             "GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\nProxy-Connection: keep-alive\r\n\
@@ -276,6 +294,9 @@ fn requests_for_several_targets_share_a_connection_and_keep_their_order() {
 
 #[test]
 fn a_request_is_one_line_of_the_access_log() {
+    if is_of_http1("a scheme in capitals") {
+        return;
+    }
     let origin = Origin::answering(OK);
     let proxy = Setup::forward().set("log.access", true).start();
     let address = origin.address();
@@ -330,6 +351,9 @@ fn with_routes(app: &Origin, apps: &Origin, rest: &Origin) -> Setup {
 
 #[test]
 fn an_origin_form_goes_to_the_routes_whatever_its_host() {
+    if is_of_http1("a target in absolute form, which is told from a route's by nothing else") {
+        return;
+    }
     let (app, apps, rest) = (named("app"), named("apps"), named("rest"));
     let elsewhere = Origin::untouchable();
     let proxy = with_routes(&app, &apps, &rest).start();
@@ -351,6 +375,9 @@ fn an_origin_form_goes_to_the_routes_whatever_its_host() {
 
 #[test]
 fn an_absolute_form_for_a_host_of_ours_goes_to_its_route() {
+    if is_of_http1("a target in absolute form, which is told from a route's by nothing else") {
+        return;
+    }
     let (app, apps, rest) = (named("app"), named("apps"), named("rest"));
     let elsewhere = named("elsewhere");
     let proxy = with_routes(&app, &apps, &rest).start();
@@ -378,6 +405,9 @@ fn an_absolute_form_for_a_host_of_ours_goes_to_its_route() {
 
 #[test]
 fn a_proxy_does_not_ask_itself() {
+    if is_of_http1("a target in absolute form, which is told from a route's by nothing else") {
+        return;
+    }
     let rest = named("rest");
     let proxy = Setup::forward()
         .upstream("rest", &[&rest.url()], "")
@@ -404,6 +434,9 @@ fn a_proxy_does_not_ask_itself() {
 
 #[test]
 fn the_administration_is_no_target() {
+    if is_of_http1("a target in absolute form, which is told from a route's by nothing else") {
+        return;
+    }
     let rest = named("rest");
     let proxy = Setup::forward()
         .upstream("rest", &[&rest.url()], "")
@@ -434,6 +467,9 @@ fn an_absolute_form_goes_to_the_routes_where_nothing_is_forwarded() {
 
 #[test]
 fn each_listener_has_its_own_mind() {
+    if is_of_http1("a target in absolute form, which is told from a route's by nothing else") {
+        return;
+    }
     let (rest, target) = (named("rest"), named("target"));
     let proxy = Setup::forward()
         .upstream("rest", &[&rest.url()], "")
@@ -485,6 +521,9 @@ fn one_flag_makes_a_forward_proxy_for_this_machine() {
 
 #[test]
 fn a_proxy_that_only_forwards_has_nothing_of_its_own_to_show() {
+    if is_of_http1("a target in absolute form, which is told from a route's by nothing else") {
+        return;
+    }
     let target = Origin::answering(OK);
     let proxy = Setup::forward().start();
     for path in ["/", "/index.html", "/demo"] {
@@ -504,6 +543,9 @@ fn a_proxy_that_only_forwards_has_nothing_of_its_own_to_show() {
 
 #[test]
 fn a_client_that_is_not_allowed_is_forbidden_and_told_nothing() {
+    if is_of_http1("a target in absolute form, which is told from a route's by nothing else") {
+        return;
+    }
     let origin = Origin::untouchable();
     let rest = named("rest");
     let proxy = Setup::forward()
@@ -829,6 +871,9 @@ fn a_forbidden_request_leaves_the_connection_to_the_next_one() {
 
 #[test]
 fn what_is_no_target_is_refused_and_reaches_nobody() {
+    if is_of_http1("targets that are none: such heads are reset") {
+        return;
+    }
     let origin = Origin::untouchable();
     let proxy = Setup::forward().upstream("origin", &[&origin.url()], "").start();
     let address = origin.address();
@@ -874,6 +919,9 @@ fn what_is_no_target_is_refused_and_reaches_nobody() {
 
 #[test]
 fn host_must_be_right_even_where_it_counts_for_nothing() {
+    if is_of_http1("a Host beside a target") {
+        return;
+    }
     let origin = Origin::untouchable();
     let proxy = Setup::forward().start();
     let address = origin.address();
@@ -1167,12 +1215,9 @@ fn a_name_that_is_bound_again_is_judged_again() {
         eprintln!("skipped: this process may not listen on port 53");
         return;
     };
-    let target = Target::at((allowed, 0).into());
+    let others = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let (target, hidden) = Target::at_one_port(allowed.into(), others);
     let port = target.address().port();
-    let hidden = [
-        Target::at((Ipv4Addr::LOCALHOST, port).into()),
-        Target::at((Ipv6Addr::LOCALHOST, port).into()),
-    ];
     let proxy = Setup::forward()
         .set("forward.allow_loopback", false)
         .set("forward.allow", [format!("{allowed}/32")])

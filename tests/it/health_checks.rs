@@ -4,17 +4,17 @@
 //! from `/upstreams`.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::thread;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    Blackhole, GET, Message, NameServer, OK, Origin, Proxy, Refusal, Setup, wait_until,
+    Blackhole, GET, Gate, Message, NameServer, OK, Origin, Proxy, Refusal, Setup, wait_until,
 };
 
 /// An origin that answers with its name, and with a status that a test may change.
@@ -441,4 +441,135 @@ fn an_operator_changes_a_weight_and_for_a_while_only() {
         let path = format!("/upstreams/app?origin={}&{bad}", a.url());
         assert!(proxy.ask_admin("POST", &path).contains("expected"), "{bad}");
     }
+}
+
+/// A name whose one address a test changes: the last number of it.
+fn movable() -> (NameServer, Arc<AtomicU8>) {
+    let last = Arc::new(AtomicU8::new(1));
+    let told = last.clone();
+    let server = NameServer::anywhere(move |question| {
+        let address = [127, 0, 0, told.load(Ordering::SeqCst)];
+        (question.name == "app.test").then(|| vec![address.into()])
+    });
+    (server, last)
+}
+
+#[test]
+fn an_answer_is_seen_as_its_own_origin_means_it_whatever_its_name_leads_to_by_then() {
+    let may_answer = Gate::default();
+    let open = may_answer.clone();
+    let first = Origin::start(move |mut peer| {
+        peer.expect_request();
+        open.wait();
+        peer.send("HTTP/1.1 302 -\r\nLocation: /base/next\r\nContent-Length: 0\r\n\r\n");
+    });
+    let port = first.address().port();
+    let second = Origin::start_at(([127, 0, 0, 2], port).into(), |mut peer| {
+        while peer.next_request().is_some() {
+            peer.send(OK);
+        }
+    });
+    let (server, last) = movable();
+    let more = "host = \"origin\"\nmap_location = true";
+    let url = format!("http://app.test:{port}/base/");
+    let setup = Setup::new().set("server.workers", 1).upstream("app", &[&url], more);
+    let proxy = setup.route("", "/shop", "app", "strip_prefix = true").asking(&server).start();
+    let request = "GET /shop/a HTTP/1.1\r\nHost: test\r\n\r\n";
+    let mut client = proxy.send(request);
+    first.wait_for("the request", |seen| !seen.requests.is_empty());
+    last.store(2, Ordering::SeqCst);
+    proxy.wait_for_log(&["resolved", "127.0.0.2"]);
+    proxy.send(request).read_response().expect_status(200);
+    may_answer.open();
+    client.read_response().expect_field("Location", "/shop/next");
+    let asked = second.seen().requests[0].clone();
+    assert_eq!(asked.start, "GET /base/a HTTP/1.1");
+    asked.expect_field("Host", &format!("app.test:{port}"));
+}
+
+#[test]
+fn an_origin_that_serves_on_connections_that_it_has_is_asked_again_after_a_failure_to_connect() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let (may_answer, has_closed) = (Gate::default(), Gate::default());
+    let serving = {
+        let (may_answer, has_closed) = (may_answer.clone(), has_closed.clone());
+        thread::spawn(move || {
+            let (mut only, _) = listener.accept().expect("a connection");
+            drop(listener);
+            has_closed.open();
+            let mut bytes = [0; 4096];
+            let mut count = 0;
+            while only.read(&mut bytes).is_ok_and(|read| read > 0) {
+                if count == 0 {
+                    may_answer.wait();
+                }
+                count += 1;
+                if only.write_all(OK.as_bytes()).is_err() {
+                    return;
+                }
+            }
+        })
+    };
+    let proxy = upstream(&[&url], "fail_timeout = \"1s\"").start();
+    let mut client = proxy.send(GET);
+    has_closed.wait();
+    proxy.send(GET).read_response().expect_status(502);
+    assert_eq!(target(&proxy, &url)["state"], "connect");
+    may_answer.open();
+    client.read_response().expect_status(200);
+    wait_until("it is asked again", || {
+        client.send(GET).read_response().expect_status(200);
+        target(&proxy, &url)["state"] == "up"
+    });
+    drop(proxy);
+    serving.join().expect("it has served");
+}
+
+#[test]
+fn what_an_operator_wants_until_the_next_reload_outlives_one_that_is_refused() {
+    let (a, b) = (Named::new("a"), Named::new("b"));
+    let proxy = upstream(&[&a.url(), &b.url()], "").start();
+    let path = format!("/upstreams/app?origin={}&state=drain&keep=false", a.url());
+    proxy.admin("POST", &path);
+    let file = proxy.home().join("ringway.toml");
+    let text = std::fs::read_to_string(&file).expect("the configuration");
+    let key = "workers = 1\n";
+    assert!(text.contains(key), "{text}");
+    std::fs::write(&file, text.replace(key, "workers = 100\n")).expect("written");
+    proxy.signal(Signal::SIGHUP);
+    proxy.wait_for_log(&["this process has room for"]);
+    assert_eq!(answers(&proxy, 10, GET).get("a"), None);
+    std::fs::write(&file, text).expect("written");
+    proxy.signal(Signal::SIGHUP);
+    proxy.wait_for_log(&["reloaded", "generation=2"]);
+    assert_eq!(answers(&proxy, 10, GET)["a"], 5);
+}
+
+#[test]
+fn an_origin_that_is_drained_is_so_when_its_address_comes_back() {
+    let first = Named::new("first");
+    let port = first.origin.address().port();
+    let _second = Origin::start_at(([127, 0, 0, 2], port).into(), |mut peer| {
+        while peer.next_request().is_some() {
+            peer.send(OK);
+        }
+    });
+    let (server, last) = movable();
+    let proxy = upstream(&[&format!("http://app.test:{port}")], "").asking(&server).start();
+    let address = |last: u8| format!("127.0.0.{last}:{port}");
+    proxy.admin("POST", &format!("/upstreams/app?origin={}&state=drain", address(1)));
+    last.store(2, Ordering::SeqCst);
+    // Whoever asks has the workers and the list follow.
+    wait_until("the other one answers", || {
+        proxy.admin("GET", "/upstreams");
+        proxy.send(GET).read_response().status() == 200
+    });
+    last.store(1, Ordering::SeqCst);
+    wait_until("the first one is back", || {
+        proxy.send(GET).read_response();
+        proxy.admin("GET", "/upstreams").contains(&address(1))
+    });
+    assert_eq!(target(&proxy, &address(1))["state"], "drain");
+    assert_eq!(proxy.send(GET).read_response().status(), 503);
 }

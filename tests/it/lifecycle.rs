@@ -5,6 +5,7 @@
 //! mute or broken. Goes out: what clients get, which processes there are, and whether the port is
 //! free.
 
+use crate::support::h2::{GOAWAY, H2Client, get as get_stream};
 use crate::support::{
     BINARY, Client, DEADLINE, Expected, GET, Home, OK, Origin, Proxy, Setup, wait_until,
 };
@@ -176,6 +177,38 @@ fn a_stop_ends_a_new_process_in_whatever_it_is() {
         assert!(began.elapsed() < Duration::from_secs(10), "{script}: {:?}", began.elapsed());
         life.expect_nothing_left();
     }
+}
+
+#[test]
+fn streams_are_served_where_they_began_and_new_connections_by_the_new_process() {
+    let (origin, is_open) = Origin::held();
+    let mut life = Life::start(&Setup::to(&origin));
+    let (own, address) = (life.own(), life.proxy.address());
+    let mut client = H2Client::connect(address);
+    client.send(get_stream(1, "/")).send(get_stream(3, "/"));
+    origin.wait_for("both", |seen| seen.requests.len() == 2);
+    life.proxy.signal(Signal::SIGUSR2);
+    for last in [0x7fff_ffff, 3] {
+        let goaway = client.find("GOAWAY", |frame| frame.kind == GOAWAY);
+        assert_eq!((goaway.number(0), goaway.number(4)), (last, 0));
+    }
+    let mut next = H2Client::connect(address);
+    next.send(get_stream(1, "/"));
+    origin.wait_for("the third", |seen| seen.requests.len() == 3);
+    is_open.open();
+    for stream in [1, 3] {
+        client.read_answer(stream).expect_status(200).expect_body("ok");
+    }
+    client.expect_end();
+    next.read_answer(1).expect_status(200).expect_body("ok");
+    wait_until("the first process has ended", || !life.processes().contains(&own));
+    next.get(3, "/").expect_status(200);
+    for pid in life.processes() {
+        kill(pid, Signal::SIGTERM).unwrap();
+    }
+    next.expect_end();
+    life.proxy.expect_orderly_end();
+    life.expect_nothing_left();
 }
 
 #[test]

@@ -20,6 +20,16 @@ fn monitor(proxy: &Proxy, threshold_mb: &str) -> Option<Output> {
 }
 
 #[test]
+fn the_monitor_says_what_it_takes() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/docker/monitor.sh");
+    let said = |flag: &str| Command::new("bash").args([script, flag]).output().expect("bash runs");
+    let help = said("--help");
+    let text = String::from_utf8_lossy(&help.stdout);
+    assert!(help.status.success() && text.contains("THRESHOLD_MB"), "{help:?}");
+    assert_eq!(said("--onec").status.code(), Some(2));
+}
+
+#[test]
 fn the_monitor_sees_the_memory_and_leaves_it_alone_below_its_line() {
     let origin = Origin::answering(OK);
     let proxy = Proxy::to(&origin);

@@ -4,10 +4,12 @@
 //! test decides how many requests are under way and in which order connections come home.
 
 use crate::support::{
-    Arrival, Client, GET, Gate, Message, Origin, Peer, Proxy, Refusal, Setup, wait_until,
+    Arrival, Client, GET, Gate, Message, NameServer, Origin, Peer, Proxy, Refusal, Setup,
+    is_of_http1, wait_until,
 };
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Answers with the number of the connection.
@@ -204,6 +206,9 @@ fn a_request_is_not_repeated_when_a_new_connection_dies() {
 
 #[test]
 fn a_request_is_repeated_once_and_on_a_new_connection() {
+    if is_of_http1("an order among clients that each begin by themselves") {
+        return;
+    }
     let gates: Arc<[Gate; 2]> = Arc::default();
     let origin = Origin::start({
         let gates = Arc::clone(&gates);
@@ -491,4 +496,26 @@ fn what_follows_a_long_answer_is_not_the_answer_to_whoever_waits_for_the_connect
         first.read_response().expect_status(200);
         expect_number(&second.read_response());
     }
+}
+
+#[test]
+fn connections_are_opened_ahead_of_requests_where_a_name_has_come_to_lead() {
+    let first = naming_connections();
+    let port = first.address().port();
+    let second = Origin::start_at(([127, 0, 0, 2], port).into(), |mut peer| {
+        peer.read_to_end();
+    });
+    let has_moved = Arc::<AtomicBool>::default();
+    let moved = has_moved.clone();
+    let server = NameServer::anywhere(move |question| {
+        let last = if moved.load(Ordering::SeqCst) { 2 } else { 1 };
+        (question.name == "app.test").then(|| vec![[127, 0, 0, last].into()])
+    });
+    let url = format!("http://app.test:{port}");
+    let proxy = Setup::to_url(&url).set("pool.prewarm", 2).asking(&server).start();
+    first.wait_for("both connections", |seen| seen.open() == 2);
+    has_moved.store(true, Ordering::SeqCst);
+    // Nobody asks for anything meanwhile.
+    second.wait_for("both connections", |seen| seen.open() == 2);
+    drop(proxy);
 }

@@ -121,10 +121,15 @@ fn an_answer_without_a_time_takes_the_one_before_back() {
 fn the_age_at_which_an_origin_closes_is_learnt_and_not_reached_again() {
     let origin = closing_after(Duration::from_millis(800));
     let proxy = Proxy::to(&origin);
-    for round in 1..=2 {
+    // Two closes that agree are enough. On a busy machine an origin is late now and then.
+    for round in 1..=10 {
         proxy.get().expect_status(200);
-        assert_eq!(learnt(&proxy)["idle_timeout"], Value::Null);
+        assert!(round > 2 || learnt(&proxy)["idle_timeout"] == Value::Null);
         origin.wait_for("its close", |seen| seen.connections.len() == round && seen.open() == 0);
+        std::thread::sleep(Duration::from_millis(50));
+        if learnt(&proxy)["idle_timeout"]["from"] == "closes" {
+            break;
+        }
     }
     wait_until("learnt", || learnt(&proxy)["idle_timeout"]["from"] == "closes");
     let bound = learnt(&proxy)["idle_timeout"]["ms"].as_u64().expect("milliseconds");
@@ -308,7 +313,9 @@ fn an_origin_at_its_own_limit_is_passed_over_and_then_waited_for() {
         open_a.open();
         open_b.open();
         expect_answers(&mut clients);
-        assert!(a.seen().open() <= 1 && b.seen().open() <= 2);
+        // An origin hears of a close later than whoever closes.
+        a.wait_for("one connection at most", |seen| seen.open() <= 1);
+        b.wait_for("two connections at most", |seen| seen.open() <= 2);
     }
 }
 
@@ -467,4 +474,25 @@ fn how_long_servers_keep_connections_is_found_out() {
         let server = Server::start(&node, &[("app.js", script)], &["app.js", "PORT"]);
         expect_no_race("node", &server, 5);
     }
+}
+
+#[test]
+fn no_worker_keeps_an_origins_only_connection_from_those_that_wait_in_another() {
+    let origin = Origin::answering(OK);
+    let origins = format!("{{ url = \"{}\", max_connections = 1 }}", origin.url());
+    let setup = limited(&origins, "").set("server.workers", 2).set("timeouts.pool", "1s");
+    let proxy = setup.start();
+    // Each of the clients asks again as soon as it has its answer: the line never ends.
+    let until = Instant::now() + Duration::from_secs(4);
+    thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                let mut client = proxy.connect();
+                while Instant::now() < until {
+                    client.send(GET).read_response().expect_status(200);
+                }
+            });
+        }
+    });
+    assert!(origin.seen().open() <= 1);
 }

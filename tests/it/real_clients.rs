@@ -109,7 +109,7 @@ fn servers() -> Option<[Server; 2]> {
 }
 
 /// A command that knows of no other proxy.
-fn client(program: &Path, home: &Home) -> Command {
+pub(crate) fn client(program: &Path, home: &Home) -> Command {
     let mut command = Command::new(program);
     // No variable may name another proxy, or other certificates.
     let kept =
@@ -472,7 +472,7 @@ fn node_fetches_from_a_route() {
 // WebSockets.
 
 /// Sends back what it is sent, by a library that checks every bit of the protocol.
-fn echo(peer: &Peer) {
+pub(crate) fn echo(peer: &Peer) {
     let stream = peer.stream().try_clone().expect("a connected stream");
     stream.set_read_timeout(Some(DEADLINE)).expect("a connected stream");
     let mut socket = tungstenite::accept(stream).expect("a handshake");

@@ -4,11 +4,12 @@
 //! Goes out: what wsgiref, cheroot, gunicorn, uvicorn and Node understood of them. The servers of
 //! Python are installed once, below `target`. What is missing is named, and its test does nothing.
 
+use crate::support::python::environment;
 use crate::support::{Daemon, GET, Home, Proxy, Setup, free_address, installed};
 use serde_json::Value as Json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::LazyLock;
 
 /// A server in a process of its own, with its files around it.
@@ -43,27 +44,8 @@ impl Server {
 
 /// The Python that has the servers: from an environment that is made once and kept.
 static PYTHON: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
-    let system = installed("python3")?;
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-servers");
-    let python = folder.join("bin/python");
-    let succeeds = |program: &Path, arguments: &[&str]| {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null());
-        command.output().is_ok_and(|output| output.status.success())
-    };
-    let is_whole = || succeeds(&python, &["-c", "import cheroot, gunicorn, uvicorn"]);
-    let install = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--retries", "1"];
-    let packages = ["--timeout", "10", "cheroot", "gunicorn", "uvicorn"];
-    let make = || {
-        succeeds(&system, &["-m", "venv", "--clear", &folder.to_string_lossy()])
-            && succeeds(&python, &[&install[..], &packages].concat())
-            && is_whole()
-    };
-    let is_there = is_whole() || make();
-    if !is_there {
-        eprintln!("skipped: cheroot, gunicorn and uvicorn cannot be installed by venv and pip");
-    }
-    is_there.then_some(python)
+    let packages = ["cheroot", "gunicorn", "uvicorn"];
+    environment("python-servers", "import cheroot, gunicorn, uvicorn", &packages)
 });
 
 /// The same for other modules.
@@ -176,6 +158,46 @@ fn no_server_is_asked_what_a_body_or_a_trailer_hides() {
         assert!(paths.iter().all(is_known), "{name}: {paths:?}");
         assert_eq!(paths.len(), asked + 1, "{name}: {paths:?}");
     });
+}
+
+/// What Python's own server does with a body that nobody reads: it is the next request, although
+/// the server has said `100 Continue` by itself.
+const UNREAD: &str = "
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+asked = []
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def do_GET(self):
+        asked.append(self.path)
+        body = ' '.join(asked).encode()
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_):
+        pass
+ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
+";
+
+#[test]
+fn leave_to_send_a_body_does_not_show_that_it_is_read() {
+    let Some(python) = installed("python3") else { return };
+    let server = Server::start(&python, &[("unread.py", UNREAD)], &["unread.py", "PORT"]);
+    let proxy = server.proxied().start();
+    let hidden = "GET /admin HTTP/1.1\r\nHost: test\r\n\r\n";
+    for _ in 0..3 {
+        let mut client = proxy.send(format!(
+            "GET /open HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\n\
+             Content-Length: {}\r\n\r\n",
+            hidden.len()
+        ));
+        assert_eq!(client.read_exact(25), b"HTTP/1.1 100 Continue\r\n\r\n");
+        client.send(hidden).read_response().expect_status(200);
+        proxy.send(GET).expect_status(200);
+    }
+    let asked = proxy.get().text();
+    assert_eq!(asked, "/open / /open / /open / /");
 }
 
 #[test]

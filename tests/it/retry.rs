@@ -226,3 +226,70 @@ fn with_one_origin_there_is_no_second_attempt() {
     client.read_response().expect_status(200);
     assert_eq!((origin.seen().connections.len(), hedges(&proxy)), (1, [0; 3]));
 }
+
+#[test]
+fn an_error_that_is_complete_is_not_held_back_for_a_second_attempt_that_says_nothing() {
+    let has_begun = Gate::default();
+    let late = {
+        let has_begun = has_begun.clone();
+        Origin::start(move |mut peer| {
+            while peer.next_request().is_some() {
+                has_begun.wait();
+                peer.send(ILL);
+            }
+        })
+    };
+    let silent = Origin::start(move |mut peer| {
+        peer.expect_request();
+        has_begun.open();
+        peer.read_to_end();
+    });
+    // Longer than a test may take: the wait has to end by itself.
+    let setup = between(&late, &silent, "hedge = \"50ms\"").set("timeouts.read", "10m");
+    let proxy = setup.start();
+    proxy.send(GET).read_response().expect_status(503).expect_body("ill");
+    assert_eq!(hedges(&proxy), [0, 1, 0]);
+}
+
+#[test]
+fn who_has_taken_over_is_blamed_for_its_own_failures_and_for_no_others() {
+    let silent = Origin::silent();
+    let broken = Origin::start(|mut peer| {
+        while peer.next_request().is_some() {
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\n");
+        }
+    });
+    let third = Origin::answering(OK);
+    let urls = [silent.url(), broken.url(), third.url()];
+    let more = "balance = \"first\"\neject = { errors = 1, pause = \"1h\" }";
+    let proxy = Setup::new()
+        .upstream("some", &[&urls[0], &urls[1], &urls[2]], more)
+        .route("", "/", "some", "hooks = { retry = { hedge = \"400ms\" } }")
+        .start();
+    proxy.send(GET).read_response().expect_status(502);
+    assert_eq!(hedges(&proxy), [1, 0, 0]);
+    let known: serde_json::Value = serde_json::from_str(&proxy.admin("GET", "/upstreams")).unwrap();
+    let state = |url: &str| {
+        let mut targets = known["upstreams"][0]["targets"].as_array().unwrap().iter();
+        targets.find(|target| target["origin"] == url).unwrap()["state"].clone()
+    };
+    assert_eq!([&urls[0], &urls[1]].map(|url| state(url)), ["up", "errors"]);
+}
+
+#[test]
+fn who_has_taken_over_is_not_charged_with_the_wait_for_another() {
+    let (silent, sound) = (Origin::silent(), Origin::answering(SPARE));
+    let proxy = Setup::new()
+        .upstream("pair", &[&silent.url(), &sound.url()], "balance = \"first\"\neject = {}")
+        .route("", "/", "pair", "hooks = { retry = { hedge = \"2s\" } }")
+        .start();
+    proxy.send(GET).read_response().expect_status(200).expect_body("spare");
+    let known: serde_json::Value = serde_json::from_str(&proxy.admin("GET", "/upstreams")).unwrap();
+    let targets = known["upstreams"][0]["targets"].as_array().unwrap();
+    let us = |url: String| {
+        let target = targets.iter().find(|target| target["origin"] == *url).unwrap();
+        target["latency_us"].as_u64().unwrap_or_default()
+    };
+    assert!(us(silent.url()) >= 1_900_000, "{known}");
+    assert!((1..1_500_000).contains(&us(sound.url())), "{known}");
+}

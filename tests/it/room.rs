@@ -28,7 +28,7 @@ fn expect_served_soon(client: &mut Client) {
 /// Connections that gave way, by reason.
 fn gave_way(proxy: &Proxy, reason: &str) -> u64 {
     let line = proxy.wait_for_log(&["admin API", "address="]);
-    let mut client = Client::connect(support::logged(&line, "address").parse().unwrap());
+    let mut client = Client::plain(support::logged(&line, "address").parse().unwrap());
     client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let response = client.read_response();
     let text = response.text();

@@ -4,6 +4,7 @@
 //! panic that names the expectation and shows what came instead. It never retries, never reconnects
 //! and never adds a byte to what a test wrote.
 
+use super::gateway::{over_http2, speaks_http2};
 use super::message::{Ending, Message};
 use super::wire::{Arrival, Expected, Wire};
 use super::{DEADLINE, connect, show};
@@ -23,7 +24,23 @@ impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&address, DEADLINE)
             .unwrap_or_else(|e| panic!("connecting to {address}: {e}"));
-        Self(Wire::new(stream, |_| ()))
+        Self::over(stream)
+    }
+
+    /// Over HTTP/2 where the suite does.
+    fn over(stream: TcpStream) -> Self {
+        if !speaks_http2() {
+            return Self(Wire::new(stream, |_| ()));
+        }
+        let alias = stream.local_addr().ok();
+        Self(Wire::new(over_http2(stream), |_| ()).known_as(alias))
+    }
+
+    /// A client of HTTP/1.1 in every suite, for what speaks nothing else.
+    #[track_caller]
+    pub(crate) fn plain(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect_timeout(&address, DEADLINE);
+        Self(Wire::new(stream.unwrap_or_else(|e| panic!("connecting to {address}: {e}")), |_| ()))
     }
 
     /// A client of this machine. For the standard library a stream of TCP is any stream socket.
@@ -40,7 +57,7 @@ impl Client {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(16 * 1024).unwrap();
         socket.connect_timeout(&address.into(), DEADLINE).unwrap();
-        Self(Wire::new(socket.into(), |_| ()))
+        Self::over(socket.into())
     }
 
     /// A client that comes from a given address of this machine.
@@ -49,7 +66,7 @@ impl Client {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::new(source, 0).into()).unwrap_or_else(|e| panic!("{source}: {e}"));
         socket.connect_timeout(&address.into(), DEADLINE).unwrap();
-        Self(Wire::new(socket.into(), |_| ()))
+        Self::over(socket.into())
     }
 
     #[track_caller]
@@ -112,7 +129,12 @@ impl Client {
     #[track_caller]
     pub(crate) fn expect_refusal(&mut self, status: u16, reason: &str, error: &str) -> &mut Self {
         let response = self.read_response();
-        response.expect_own_error(status, reason, error).expect_field("Connection", "close");
+        response.expect_own_error(status, reason, error);
+        if speaks_http2() {
+            // What is refused is the stream.
+            return self;
+        }
+        response.expect_field("Connection", "close");
         self.expect_orderly_close()
     }
 
@@ -125,9 +147,17 @@ impl Client {
         self
     }
 
+    /// Over HTTP/2 nothing more has to come: what ended is the stream.
+    fn ends_with_its_stream(&mut self) -> bool {
+        speaks_http2() && self.0.is_quiet_for(Duration::from_millis(100))
+    }
+
     /// Nothing more comes, and the connection ends, be it by a close or by a reset.
     #[track_caller]
     pub(crate) fn expect_closed(&mut self) -> &mut Self {
+        if self.ends_with_its_stream() {
+            return self;
+        }
         let (rest, _) = self.0.read_to_end();
         assert!(rest.is_empty(), "expected the end of the connection, got {}", show(&rest));
         self
@@ -136,6 +166,9 @@ impl Client {
     /// Nothing more comes, and the connection ends by an orderly close.
     #[track_caller]
     pub(crate) fn expect_orderly_close(&mut self) -> &mut Self {
+        if self.ends_with_its_stream() {
+            return self;
+        }
         let (rest, end) = self.0.read_to_end();
         assert!(rest.is_empty(), "expected the end of the connection, got {}", show(&rest));
         assert!(end == Arrival::End, "expected a close, got a reset");

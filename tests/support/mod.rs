@@ -8,14 +8,20 @@
 //! with a panic that shows what had arrived until then.
 
 mod admin;
+pub(crate) mod browser;
 mod client;
 mod daemon;
 mod engine;
+mod gateway;
+pub(crate) mod h2;
+mod h2_fields;
+pub(crate) mod h2_origin;
 mod message;
 mod names;
 mod origin;
 mod pebble;
 mod proxy;
+pub(crate) mod python;
 mod records;
 mod tls;
 mod tls_raw;
@@ -26,6 +32,7 @@ mod wire;
 pub(crate) use client::Client;
 pub(crate) use daemon::{Daemon, free_address};
 pub(crate) use engine::{Engine, container};
+pub(crate) use gateway::{is_of_http1, speaks_http2};
 pub(crate) use message::{Ending, Message};
 pub(crate) use names::{NameServer, Question, Srv, has_own_mounts};
 pub(crate) use origin::{Blackhole, Origin, Peer, Refusal, Target};

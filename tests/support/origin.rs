@@ -8,11 +8,13 @@ use super::message::Message;
 use super::wire::{Expected, Wire};
 use super::{DEADLINE, Gate, OK, show};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 pub(crate) struct Origin {
     address: SocketAddr,
@@ -77,6 +79,20 @@ impl Journal {
     }
 }
 
+/// Listens on an address that may have been another's. While it was nobody's, a connection of
+/// another test can have got its port, and gives it back soon.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::park_timeout(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
 impl Origin {
     /// Runs `script` once per connection, each on a thread of its own.
     pub(crate) fn start(script: impl Fn(Peer) + Send + Sync + 'static) -> Self {
@@ -89,7 +105,7 @@ impl Origin {
         address: SocketAddr,
         script: impl Fn(Peer) + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
+        let listener = bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
         let address = listener.local_addr().expect("a bound listener");
         let journal = Arc::<Journal>::default();
         let accepting = {
@@ -285,10 +301,32 @@ impl Target {
 
     #[track_caller]
     pub(crate) fn at(address: SocketAddr) -> Self {
-        let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-        listener.bind(&address.into()).unwrap_or_else(|e| panic!("{address}: {e}"));
-        listener.listen(128).unwrap();
-        Self(listener)
+        Self::try_at(address).unwrap_or_else(|e| panic!("{address}: {e}"))
+    }
+
+    fn try_at(address: SocketAddr) -> std::io::Result<Self> {
+        let listener = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        listener.bind(&address.into())?;
+        listener.listen(128)?;
+        Ok(Self(listener))
+    }
+
+    /// One at each of the addresses, at a port that is free at all of them.
+    #[track_caller]
+    pub(crate) fn at_one_port<const N: usize>(
+        first: IpAddr,
+        others: [IpAddr; N],
+    ) -> (Self, [Self; N]) {
+        for _ in 0..100 {
+            let one = Self::at((first, 0).into());
+            let port = one.address().port();
+            let all: Result<Vec<_>, _> =
+                others.iter().map(|other| Self::try_at((*other, port).into())).collect();
+            if let Some(all) = all.ok().and_then(|all| all.try_into().ok()) {
+                return (one, all);
+            }
+        }
+        panic!("no port is free at {first} and {others:?}");
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -344,10 +382,20 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// The head of the next request, or nothing when the connection ends before one begins. A
+    /// proxy may rest its connections for as long as it likes, so this waits without a deadline;
+    /// the origin's end ends it.
+    #[track_caller]
+    pub(crate) fn next_head(&mut self) -> Option<Message> {
+        while self.wire.is_quiet_for(DEADLINE) {}
+        self.wire.read_head()
+    }
+
     /// The next whole request, or nothing when the connection ends before one begins.
     #[track_caller]
     pub(crate) fn next_request(&mut self) -> Option<Message> {
-        let request = self.wire.read_message(Expected::Request)?;
+        let mut request = self.next_head()?;
+        self.wire.read_body(&mut request, Expected::Request);
         self.journal.write(|seen| seen.requests.push(request.clone()));
         Some(request)
     }

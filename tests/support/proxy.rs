@@ -39,6 +39,7 @@ impl Setup {
         let (keys, tables, files) = (BTreeMap::new(), String::new(), Vec::new());
         let setup = Self { keys, tables, files, listeners: 1, launcher: None };
         setup
+            .driven_by(&driver())
             .set("server.host", "127.0.0.1")
             .set("server.port", 0)
             .set("server.workers", 1)
@@ -48,6 +49,11 @@ impl Setup {
             .set("pool.prewarm", 0)
             // Pinned pages are limited per user, and many proxies run at once.
             .set("buffers.chunks_per_worker", 8)
+    }
+
+    /// Waits by another driver than the one under test.
+    pub(crate) fn driven_by(self, driver: &str) -> Self {
+        self.set("server.driver", driver)
     }
 
     /// Everything goes to one origin.
@@ -181,6 +187,9 @@ impl Setup {
     }
 }
 
+/// Processes that have taken over from the first one, by what the log says of them.
+struct Successors(Arc<Log>);
+
 pub(crate) struct Proxy {
     child: Child,
     log: Arc<Log>,
@@ -188,6 +197,7 @@ pub(crate) struct Proxy {
     home: Home,
     /// Its end was seen, or is nobody's business.
     is_done: bool,
+    _successors: Successors,
 }
 
 impl Proxy {
@@ -210,12 +220,21 @@ impl Proxy {
         listeners: usize,
         input: Stdio,
     ) -> Self {
+        command.env_remove(DRIVER_VARIABLE);
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary under test can be started");
         let log = Arc::<Log>::default();
         log.follow(child.stdout.take().expect("piped"));
         log.follow(child.stderr.take().expect("piped"));
-        let mut proxy = Self { child, log, addresses: Vec::new(), home, is_done: false };
+        let successors = Successors(log.clone());
+        let mut proxy = Self {
+            child,
+            log,
+            addresses: Vec::new(),
+            home,
+            is_done: false,
+            _successors: successors,
+        };
         let all_named = |lines: &[String]| {
             let named = lines.iter().filter(|line| line.contains("listening")).count();
             (named >= listeners).then_some(())
@@ -267,6 +286,20 @@ impl Proxy {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("the process is there");
+        if signal == Signal::SIGSTOP {
+            // Its threads stop one by one, the last of them some time later.
+            wait_until("it has stopped", || self.has_stopped());
+        }
+    }
+
+    /// Whether none of its threads runs on.
+    fn has_stopped(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a process");
+        threads.flatten().all(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // Behind the name, which may have anything in it.
+            stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+        })
     }
 
     /// Waits for a line of the log that contains every one of `parts`.
@@ -374,6 +407,27 @@ impl Proxy {
     }
 }
 
+impl Drop for Successors {
+    /// Ends those that still run: of a test that forgot, or did not come so far.
+    fn drop(&mut self) {
+        for line in &self.0.lines.lock().unwrap().text {
+            let is_one = line.contains("a new process has taken over");
+            let word = line.split_whitespace().find_map(|word| word.strip_prefix("pid="));
+            let Some(pid) = word.filter(|_| is_one).and_then(|pid| pid.parse().ok()) else {
+                continue;
+            };
+            // The number may be somebody else's by now.
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let mark = b"RINGWAY_UPGRADE_FD=";
+            let is_ours = environment.windows(mark.len()).any(|part| part == mark);
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if is_ours && command.starts_with(BINARY) {
+                let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+}
+
 impl Drop for Proxy {
     fn drop(&mut self) {
         if thread::panicking() {
@@ -475,6 +529,15 @@ impl Drop for Home {
 /// Where the binary under test is.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
 
+/// Names the driver under test. The program itself would take it for a key.
+pub(crate) const DRIVER_VARIABLE: &str = "RINGWAY_TEST_DRIVER";
+
+/// The driver under test: `RINGWAY_TEST_DRIVER=epoll cargo test --test it` is for those machines
+/// that have no other.
+pub(crate) fn driver() -> String {
+    std::env::var(DRIVER_VARIABLE).unwrap_or_else(|_| "io_uring".to_owned())
+}
+
 /// The binary under test.
 pub(crate) fn ringway() -> Command {
     plain(Command::new(BINARY))
@@ -495,6 +558,7 @@ fn plain(mut command: Command) -> Command {
 /// Runs a command to its end. It must end by itself.
 #[track_caller]
 pub(crate) fn run(mut command: Command) -> Output {
+    command.env_remove(DRIVER_VARIABLE);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary under test can be started");
     if wait(&mut child).is_none() {

@@ -16,6 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 /// A certificate that signs itself, and its key, as PEM text.
 #[derive(Clone)]
@@ -273,6 +274,20 @@ impl TlsClient {
         self.stream.into_parts()
     }
 
+    /// An end of the connection that speaks without TLS: what is written there is sealed, and what
+    /// comes is opened, until either side ends.
+    pub(crate) fn into_plain(self) -> TcpStream {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a listener");
+        let theirs = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let (ours, _) = listener.accept().expect("the connection");
+        let (session, wire) = self.into_parts();
+        thread::spawn(move || {
+            // Whoever ends it has both ends closed by that.
+            let _ = seal(session, wire, ours);
+        });
+        theirs
+    }
+
     /// Has both sides change their keys.
     pub(crate) fn change_keys(&mut self) -> std::io::Result<()> {
         self.stream.conn.refresh_traffic_keys().expect("a session of TLS 1.3");
@@ -375,5 +390,48 @@ impl TlsOrigin {
     /// Connections so far.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+/// Carries bytes between `wire`, where they are sealed, and `plain`, until one of them ends.
+fn seal(
+    mut session: ClientConnection,
+    mut wire: TcpStream,
+    mut plain: TcpStream,
+) -> std::io::Result<()> {
+    let is_late = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+    // One thread has the session: it looks at both ends in turns.
+    wire.set_read_timeout(Some(Duration::from_millis(1)))?;
+    plain.set_read_timeout(Some(Duration::from_millis(1)))?;
+    let mut bytes = [0; 16 * 1024];
+    loop {
+        match plain.read(&mut bytes) {
+            Ok(0) => {
+                session.send_close_notify();
+                session.write_tls(&mut wire)?;
+                return Ok(());
+            }
+            Ok(count) => session.writer().write_all(&bytes[..count])?,
+            Err(error) if is_late(&error) => {}
+            Err(error) => return Err(error),
+        }
+        while session.wants_write() {
+            session.write_tls(&mut wire)?;
+        }
+        match session.read_tls(&mut wire) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {
+                let state = session.process_new_packets();
+                let state = state.map_err(std::io::Error::other)?;
+                let mut opened = vec![0; state.plaintext_bytes_to_read()];
+                session.reader().read_exact(&mut opened)?;
+                plain.write_all(&opened)?;
+                if state.peer_has_closed() {
+                    return Ok(());
+                }
+            }
+            Err(error) if is_late(&error) => {}
+            Err(error) => return Err(error),
+        }
     }
 }

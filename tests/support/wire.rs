@@ -39,6 +39,8 @@ pub(crate) struct Wire {
     arrived: Box<[u8]>,
     /// Told of every byte when it arrives, before anything makes sense of it.
     witness: Witness,
+    /// How whoever is at the other end knows us, where somebody speaks for us.
+    alias: Option<SocketAddr>,
 }
 
 type Witness = Box<dyn Fn(&[u8]) + Send>;
@@ -49,7 +51,7 @@ impl Wire {
         let _ = stream.set_nodelay(true);
         stream.set_write_timeout(Some(DEADLINE)).expect("a connected stream");
         let arrived = vec![0; 256 * 1024].into_boxed_slice();
-        Self { stream, pending: Vec::new(), arrived, witness: Box::new(witness) }
+        Self { stream, pending: Vec::new(), arrived, witness: Box::new(witness), alias: None }
     }
 
     /// A second handle, for a thread that sends while this one receives.
@@ -57,7 +59,15 @@ impl Wire {
         Self::new(self.stream.try_clone().expect("a connected stream"), |_| ())
     }
 
+    pub(crate) fn known_as(mut self, alias: Option<SocketAddr>) -> Self {
+        self.alias = alias;
+        self
+    }
+
     pub(crate) fn local(&self) -> SocketAddr {
+        if let Some(alias) = self.alias {
+            return alias;
+        }
         self.stream.local_addr().expect("a connected stream")
     }
 
@@ -93,7 +103,7 @@ impl Wire {
     #[track_caller]
     pub(crate) fn wait_until_read(&self) {
         let Ok(other) = self.stream.peer_addr() else { return };
-        let unread = Unread::new(other, self.local());
+        let unread = Unread::new(other, self.stream.local_addr().expect("a connected stream"));
         wait_until("the other end has read what was sent", || {
             unread.as_ref().and_then(Unread::count).is_none_or(|count| count == 0)
         });

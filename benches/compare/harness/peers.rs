@@ -167,6 +167,7 @@ pub(crate) struct Running {
     process: Process,
     address: SocketAddr,
     secure: SocketAddr,
+    http2: SocketAddr,
     home: Home,
 }
 
@@ -178,6 +179,11 @@ impl Running {
     /// Where it speaks TLS.
     pub(crate) fn secure_address(&self) -> SocketAddr {
         self.secure
+    }
+
+    /// Where it speaks HTTP/2 without TLS.
+    pub(crate) fn http2_address(&self) -> SocketAddr {
+        self.http2
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -216,6 +222,13 @@ fn start(
     let home = Home::new().map_err(|error| error.to_string())?;
     let address = process::free_address().map_err(|error| error.to_string())?;
     let secure = process::free_address().map_err(|error| error.to_string())?;
+    // Some have a port of its own for it.
+    let is_apart = peer.files.iter().any(|(_, template)| template.contains("@HTTP2_PORT@"));
+    let http2 = if is_apart {
+        process::free_address().map_err(|error| error.to_string())?
+    } else {
+        address
+    };
     if peer.is_secure {
         key.write(home.path())?;
     }
@@ -227,6 +240,7 @@ fn start(
         for (name, value) in [
             ("@PORT@", address.port().to_string()),
             ("@TLS_PORT@", secure.port().to_string()),
+            ("@HTTP2_PORT@", http2.port().to_string()),
             ("@ORIGIN@", origin.map(|origin| origin.to_string()).unwrap_or_default()),
             ("@ORIGIN_PORT@", origin.map(|origin| origin.port().to_string()).unwrap_or_default()),
             ("@DIR@", home.path().display().to_string()),
@@ -244,12 +258,12 @@ fn start(
     let mut command = Command::new(&peer.program);
     command.args(peer.arguments.iter().map(|argument| fill(argument))).current_dir(home.path());
     let mut process = Process::start(&mut command, core).map_err(|error| error.to_string())?;
-    for address in std::iter::once(address).chain(peer.is_secure.then_some(secure)) {
+    for address in [address, http2].into_iter().chain(peer.is_secure.then_some(secure)) {
         if !process.listens(address) {
             return Err(format!("it does not listen at {address}"));
         }
     }
-    Ok(Running { process, address, secure, home })
+    Ok(Running { process, address, secure, http2, home })
 }
 
 /// What the proxies go to: nginx with files in memory, or ringway's demo where there is no nginx.

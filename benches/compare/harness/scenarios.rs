@@ -27,6 +27,8 @@ enum Way {
     Reverse,
     /// The same over TLS.
     Secure(Key),
+    /// HTTP/2 by prior knowledge.
+    Http2,
     Forward,
 }
 
@@ -68,6 +70,11 @@ pub(crate) const SLOW_BYTES: u32 = 512 * 1024;
 const TLS: &[&str] = &["--insecure"];
 
 const FULL: &[&str] = &["--insecure", "--no-keepalive", "--no-resumption"];
+
+/// One connection with 100 streams, and 16 with 10.
+const STREAMS_100: &[&str] = &["--http2", "--streams", "100"];
+const STREAMS_10: &[&str] = &["--http2", "--streams", "10"];
+const TLS_STREAMS_10: &[&str] = &["--http2", "--streams", "10", "--insecure"];
 
 const UPLOAD: &[&str] = &["--method", "PUT", "--body-bytes", "100m"];
 
@@ -168,6 +175,48 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ..BASE
     },
     Scenario {
+        name: "h2c-1x100",
+        text: "13 bytes by HTTP/2, 1 connection of 100 streams",
+        way: Way::Http2,
+        connections: 1,
+        flags: STREAMS_100,
+        ..BASE
+    },
+    Scenario {
+        name: "h2c-16x10",
+        text: "13 bytes by HTTP/2, 16 connections of 10 streams",
+        way: Way::Http2,
+        connections: 16,
+        flags: STREAMS_10,
+        ..BASE
+    },
+    Scenario {
+        name: "h2c-1m",
+        text: "1 MiB by HTTP/2, 1 connection of 10 streams",
+        way: Way::Http2,
+        page: Page::Mib1,
+        connections: 1,
+        flags: STREAMS_10,
+        ..BASE
+    },
+    Scenario {
+        name: "h2-16x10",
+        text: "13 bytes by HTTP/2 over TLS, 16 connections of 10 streams",
+        way: Way::Secure(Key::Ecdsa),
+        connections: 16,
+        flags: TLS_STREAMS_10,
+        ..BASE
+    },
+    Scenario {
+        name: "h2-1m",
+        text: "1 MiB by HTTP/2 over TLS, 1 connection of 10 streams",
+        way: Way::Secure(Key::Ecdsa),
+        page: Page::Mib1,
+        connections: 1,
+        flags: TLS_STREAMS_10,
+        ..BASE
+    },
+    Scenario {
         name: "absolute",
         text: "13 bytes by absolute URL, 64 connections",
         way: Way::Forward,
@@ -213,6 +262,26 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         way: Way::Secure(Key::Ecdsa),
         connections: 5_000,
         flags: TLS,
+        amount: Amount::Seconds(6.0),
+        measure: Measure::Idle,
+        ..BASE
+    },
+    Scenario {
+        name: "h2c-idle",
+        text: "memory of an idle connection of HTTP/2, of 5,000",
+        way: Way::Http2,
+        connections: 5_000,
+        flags: &["--http2"],
+        amount: Amount::Seconds(6.0),
+        measure: Measure::Idle,
+        ..BASE
+    },
+    Scenario {
+        name: "h2-idle",
+        text: "memory of an idle connection of HTTP/2 over TLS, of 5,000",
+        way: Way::Secure(Key::Ecdsa),
+        connections: 5_000,
+        flags: &["--http2", "--insecure"],
         amount: Amount::Seconds(6.0),
         measure: Measure::Idle,
         ..BASE
@@ -274,7 +343,8 @@ impl Scenario {
     ) -> impl Iterator<Item = &'p Peer> + use<'p, '_> {
         peers.iter().filter(|peer| match self.way {
             Way::Reverse => peer.is_reverse,
-            Way::Secure(_) => peer.is_secure,
+            // Those that speak TLS are set up for both.
+            Way::Secure(_) | Way::Http2 => peer.is_secure,
             Way::Forward => peer.is_forward,
         })
     }
@@ -290,6 +360,7 @@ impl Scenario {
         match self.way {
             Way::Reverse => format!("http://{}{path}", running.address()),
             Way::Secure(_) => format!("https://{}{path}", running.secure_address()),
+            Way::Http2 => format!("http://{}{path}", running.http2_address()),
             Way::Forward => format!("http://{}{path}", origin.address()),
         }
     }

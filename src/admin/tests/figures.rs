@@ -12,10 +12,11 @@ use serde_json::Value;
 use super::super::exposition::tests::parse;
 use super::super::proxy::Proxy;
 use super::{Fixture, oneshot, wait_until};
-use crate::config::{HostPattern, RouteConfig};
+use crate::config::{HostPattern, OriginHttp, RouteConfig};
 use crate::fault::ProxyError;
 use crate::ledger::Kind;
 use crate::memory::Pressure;
+use crate::observe::traffic::Ended;
 use crate::ring::Operation;
 use crate::upstream::{Origin, UpstreamPlan};
 use crate::worker::generation::SnapshotParts;
@@ -102,10 +103,10 @@ fn metrics_keep_to_the_format_and_leave_nothing_out() {
         two.answered(status, 2_500);
     }
     let named = fixture.shared.snapshot.load();
-    named.counts[0].answered(Some(0), Some(0), 200);
-    named.counts[1].answered(Some(1), Some(0), 503);
-    named.counts[1].answered(Some(500), None, 404);
-    named.counts[1].answered(Some(501), None, 404);
+    named.counts[0].ended(Some(0), Some(0), Ended::new(200, 700));
+    named.counts[1].ended(Some(1), Some(0), Ended::new(503, 700));
+    named.counts[1].ended(Some(500), None, Ended::new(404, 700));
+    named.counts[1].ended(Some(501), None, Ended::new(404, 700));
     one.faults.count(ProxyError::DnsError);
     two.faults.count(ProxyError::DnsError);
     two.pool_wait.record(1_000_000);
@@ -123,6 +124,10 @@ fn metrics_keep_to_the_format_and_leave_nothing_out() {
         ("ringway_route_requests_total{route=\"example.org/a\\\"b\",class=\"5xx\"}", 1.0),
         ("ringway_route_requests_total{route=\"other\",class=\"4xx\"}", 2.0),
         ("ringway_upstream_requests_total{upstream=\"demo\",class=\"5xx\"}", 1.0),
+        ("ringway_upstream_duration_seconds_count{upstream=\"demo\"}", 2.0),
+        ("ringway_route_duration_seconds_bucket{route=\"other\",le=\"0.0005\"}", 0.0),
+        ("ringway_route_duration_seconds_bucket{route=\"other\",le=\"0.001\"}", 2.0),
+        ("ringway_route_duration_seconds_sum{route=\"other\"}", 0.0014),
         ("ringway_request_duration_seconds_count", 4.0),
         ("ringway_request_duration_seconds_sum", 0.009),
         ("ringway_request_duration_seconds_bucket{le=\"0.001\"}", 0.0),
@@ -171,11 +176,20 @@ fn every_figure_of_a_worker_is_in_the_metrics() {
         ("auth_failures_total", &metrics.auth_failures),
         ("denied_total", &metrics.denied),
         ("cuts_total", &metrics.cuts),
+        ("http2_connections_opened_total", &metrics.http2_opened),
+        ("http2_streams_refused_total", &metrics.http2_refused),
+        ("http2_streams_reset_total", &metrics.http2_resets),
+        ("http2_stream_errors_total", &metrics.http2_stream_errors),
+        ("http2_connection_errors_total", &metrics.http2_connection_errors),
+        ("http2_guards_total{guard=\"resets\"}", &metrics.http2_guards[0]),
+        ("http2_guards_total{guard=\"outbox\"}", &metrics.http2_guards[12]),
     ];
     let gauges = [
         ("tunnels", &metrics.tunnels),
         ("clients{worker=\"0\"}", &metrics.clients),
         ("clients_resting{worker=\"0\"}", &metrics.parked),
+        ("http2_connections", &metrics.http2_connections),
+        ("http2_streams", &metrics.http2_streams),
     ];
     for (index, (_, counter)) in counters.iter().enumerate() {
         counter.add(1_000 + index as u64);
@@ -237,10 +251,11 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
     let addresses = Arc::default();
     let authority = "app.test".to_owned();
     let (url, host, tls) = (String::new(), String::new(), None);
-    let (targets, quota) = (Arc::default(), Arc::default());
+    let (targets, quota, traffic) = (Arc::default(), Arc::default(), Arc::default());
     let (base, zone) = (String::new(), String::new());
     let (weight, priority) = (1, 0);
     let (service, is_server) = (None, false);
+    let http = OriginHttp::default();
     let origin = Origin {
         url,
         host,
@@ -252,7 +267,9 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
         addresses,
         targets,
         quota,
+        traffic,
         tls,
+        http,
         service,
         is_server,
     };
@@ -261,9 +278,10 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
     fixture.shared.snapshot.store(Arc::new(before.next(SnapshotParts {
         config: before.config.clone(),
         upstreams: vec![UpstreamPlan {
+            weighings: Arc::default(),
             times: Arc::default(),
-            config,
-            origins: vec![origin],
+            config: config.into(),
+            origins: vec![origin.into()],
             changes: Arc::default(),
             sticky: None,
             zone: String::new(),
@@ -284,7 +302,7 @@ fn an_upstream_without_a_reachable_origin_is_down_until_it_answers() {
     assert_eq!(alert["upstream"], "demo");
     // A connection from better days still serves.
     wait_until("the alert stays", || {
-        fixture.shared.snapshot.load().counts[0].answered(None, Some(0), 200);
+        fixture.shared.snapshot.load().counts[0].ended(None, Some(0), Ended::new(200, 1));
         active() == 0.0
     });
 }

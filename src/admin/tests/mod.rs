@@ -10,7 +10,7 @@ mod routes;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,8 @@ use crate::forward_proxy::access::Access;
 use crate::ledger::Ledgers;
 use crate::memory::SharedPressure;
 use crate::upstream::permits::{Limits, PoolShared};
-use crate::worker::generation::{History, Snapshot, SnapshotParts};
+use crate::worker::generation::{Snapshot, SnapshotParts};
+use crate::worker::history::{History, Source};
 use crate::worker::mailbox::{Cleaned, ConnectionInfo, Level, WorkerCommand};
 use crate::worker::shared::{Shared, WorkerHandle, WorkerSlot};
 
@@ -83,12 +84,14 @@ impl Fixture {
             clients: Arc::new(Semaphore::new(config.limits.clients)),
             room: crate::worker::census::SharedRoom::default(),
             tunnels: Arc::new(Semaphore::new(config.limits.tunnels)),
+            streams: Arc::new(Semaphore::new(config.limits.streams)),
             live: (0..WORKERS).map(|_| AtomicUsize::new(0)).collect(),
             slots: slots.collect(),
-            history: History::new(&snapshot),
+            history: History::new(&snapshot, Source::default()),
             snapshot: ArcSwap::from_pointee(snapshot),
             server_commands,
             reloads_refused: AtomicUsize::new(0),
+            spans: OnceLock::new(),
             token_tries: TokenTries::new(),
             is_closing: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
@@ -100,6 +103,7 @@ impl Fixture {
             metrics: (0..WORKERS).map(|_| Arc::default()).collect(),
             rings: (0..WORKERS).map(|_| Arc::default()).collect(),
             pressure: SharedPressure::default(),
+            spool: Arc::default(),
             is_ready: AtomicBool::new(true),
             control,
         });
@@ -110,15 +114,12 @@ impl Fixture {
         }
         let caches_dropped = Arc::<AtomicUsize>::default();
         let dropped = caches_dropped.clone();
-        let socket = AdminSocket::open(&config.admin, None).unwrap();
         let setup = ControlSetup {
-            socket,
+            socket: AdminSocket::open(&config.admin, None).unwrap(),
             shared: shared.clone(),
             logs: Logs::default(),
             queries: questions,
-            caches: vec![Box::new(move || {
-                dropped.fetch_add(1, Ordering::Relaxed);
-            })],
+            caches: vec![Box::new(move || _ = dropped.fetch_add(1, Ordering::Relaxed))],
         };
         (setup, Self { control: None, shared, cleaned, caches_dropped })
     }
@@ -205,6 +206,10 @@ fn answer_commands(
                 let ids = (0..3).map(|index| (worker * 10 + index) as u64);
                 drop(reply.send(ids.map(|id| connection(worker, id)).collect()));
             }
+            WorkerCommand::Extremes { reply, .. } => {
+                drop(reply.send(vec![connection(worker, worker as u64 * 10)]));
+            }
+            WorkerCommand::Idle { reply } => drop(reply.send(Vec::new())),
             WorkerCommand::Ping { reply } | WorkerCommand::Adopt { reply, .. } => {
                 let _ = reply.send(());
             }
@@ -236,9 +241,14 @@ fn connection(worker: usize, id: u64) -> ConnectionInfo {
         age_ms: 1_000 - id,
         phase_ms: 5,
         requests: id,
+        protocol: "http/1.1",
+        streams: None,
+        stream: None,
         bytes_received: 1,
         bytes_sent: 2,
         memory_bytes: id * 100,
+        route: None,
+        target: None,
     }
 }
 
@@ -252,7 +262,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// One request to the router, without a socket; `peer` is where it seems to come from.
-fn oneshot(proxy: &Arc<Proxy>, request: &str, peer: Option<api::Peer>) -> Answer {
+fn oneshot(proxy: &Arc<Proxy>, request: &str, peer: Option<guard::Peer>) -> Answer {
     let (method, path) = request.split_once(' ').unwrap();
     let mut request = axum::http::Request::builder().method(method).uri(path);
     if let Some(peer) = peer {

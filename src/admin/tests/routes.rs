@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::super::api::Peer;
+use super::super::guard::Peer;
 use super::super::proxy::Proxy;
 use super::{Fixture, handle, oneshot};
 use crate::config::Secret;
@@ -174,7 +174,7 @@ fn lists_are_sorted_and_cut() {
         serde_json::json!({
             "id": 12, "worker": 1, "peer": "10.0.0.1:1012",
             "client": "192.0.2.1", "phase": "exchange", "age_ms": 988,
-            "phase_ms": 5, "requests": 12, "bytes_received": 1, "bytes_sent": 2,
+            "phase_ms": 5, "requests": 12, "protocol": "http/1.1", "bytes_received": 1, "bytes_sent": 2,
             "memory_bytes": 1200,
         })
     );

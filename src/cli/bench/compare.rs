@@ -20,9 +20,9 @@ use serde::Serialize;
 
 use super::options::BenchFlags;
 use super::report::Report;
-use super::statistics::{Comparison, ROUNDS_MIN, compare, median};
 use crate::cli::bench::crew::measure;
 use crate::cli::bench::refusal::{Refusal, say};
+use crate::cli::statistics::{Figure, Line, ROUNDS_MIN};
 use crate::config::Flags;
 use crate::server::demo;
 
@@ -40,15 +40,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// What a proxy that does not start has to say.
 const COMPLAINT_BYTES_MAX: u64 = 64 * 1024;
 
-/// One figure of a report, compared.
-struct Figure {
-    name: &'static str,
-    less: &'static str,
-    more: &'static str,
-    of: fn(&Report) -> f64,
-}
-
-const FIGURES: [Figure; 3] = [
+const FIGURES: [Figure<Report>; 3] = [
     Figure {
         name: "cpu_us_per_request",
         less: "cheaper",
@@ -63,18 +55,6 @@ const FIGURES: [Figure; 3] = [
     },
     Figure { name: "p99_us", less: "sooner", more: "later", of: |report| report.latency_us.p99 },
 ];
-
-/// A figure with its comparison, as it is reported.
-#[derive(Serialize)]
-struct Line {
-    figure: &'static str,
-    /// The medians of the rounds.
-    a: f64,
-    b: f64,
-    /// `None`: the figures cannot be compared.
-    comparison: Option<Comparison>,
-    verdict: String,
-}
 
 /// The whole comparison.
 #[derive(Serialize)]
@@ -109,7 +89,7 @@ pub(super) fn main(flags: &BenchFlags, global: &Flags) -> Result<ExitCode, Refus
     let rounds = run(flags, &sides, &path)?;
     let [a, b] = [0, 1].map(|side| flags.ab[side].display().to_string());
     let errors = |side: usize| rounds.iter().map(|round| round[side].errors.total()).sum();
-    let figures: Vec<Line> = FIGURES.iter().map(|figure| line(figure, &rounds)).collect();
+    let figures: Vec<Line> = FIGURES.iter().map(|figure| figure.line(&rounds)).collect();
     let outcome = Outcome {
         a,
         b,
@@ -199,20 +179,6 @@ fn run(flags: &BenchFlags, sides: &[Side; 2], path: &str) -> Result<Vec<[Report;
         rounds.push(pair);
     }
     Ok(rounds)
-}
-
-fn line(figure: &Figure, rounds: &[[Report; 2]]) -> Line {
-    let of = |side: usize| rounds.iter().map(move |round| (figure.of)(&round[side]));
-    let pairs: Vec<(f64, f64)> = of(0).zip(of(1)).collect();
-    let comparison = compare(&pairs);
-    let verdict = |comparison: Comparison| comparison.verdict(figure.less, figure.more);
-    Line {
-        figure: figure.name,
-        a: median(of(0)),
-        b: median(of(1)),
-        comparison,
-        verdict: comparison.map_or_else(|| "cannot be compared".to_owned(), verdict),
-    }
 }
 
 fn table(outcome: &Outcome) -> String {

@@ -6,7 +6,7 @@
 //! wait per request need no ring. Every answer is read by the parser that the proxy uses, and held
 //! to its length.
 //!
-//! `script`, `schedule`, `answer`, `tally`, `statistics` and `report` are pure; `crew` runs the
+//! `script`, `schedule`, `answer`, `streams`, `tally` and `report` are pure; `crew` runs the
 //! threads, each of which is a `load` with its `connection`s; `target` reads /proc; `compare` runs
 //! two proxies in turns.
 
@@ -27,7 +27,7 @@ mod report;
 mod schedule;
 mod script;
 mod shared;
-mod statistics;
+mod streams;
 mod tally;
 mod target;
 
@@ -58,7 +58,7 @@ fn once(flags: &BenchFlags) -> Result<ExitCode, Refusal> {
     let plan = flags.plan(url).map_err(Refusal::usage)?;
     let (report, tally) = measure(&plan).map_err(Refusal::trouble)?;
     if let Some(path) = &flags.plot {
-        plot::draw(path, &report.url, &tally).map_err(Refusal::trouble)?;
+        plot::draw(path, &report.title(), &tally).map_err(Refusal::trouble)?;
     }
     say(&if flags.json { report.json() } else { report.to_string() });
     Ok(ExitCode::from(u8::from(report.requests == 0)))

@@ -13,6 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::script::{Body, Request, Script};
+use super::streams::Ask;
 use crate::config::{parse_bytes, parse_duration};
 use crate::tls::client::{Client, Wishes};
 
@@ -22,6 +23,8 @@ const WARMUP: Duration = Duration::from_secs(1);
 
 /// A body from a file is held in memory.
 const BODY_BYTES_MAX: u64 = 1 << 30;
+
+const STREAMS: u32 = 10;
 
 /// What was typed behind `ringway bench`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
@@ -71,6 +74,13 @@ pub(crate) struct BenchFlags {
     /// A connection (and tunnel) of its own for each request
     #[arg(long)]
     pub no_keepalive: bool,
+    /// Speak HTTP/2: by ALPN with https://, with prior knowledge with http://
+    #[arg(long, conflicts_with = "no_keepalive")]
+    pub http2: bool,
+    /// Requests that each connection has under way at once, as far as the server allows; --idle
+    /// has one [default: 10]
+    #[arg(long, value_name = "COUNT", requires = "http2", conflicts_with = "idle")]
+    pub streams: Option<u32>,
     /// Take any certificate
     #[arg(long)]
     pub insecure: bool,
@@ -150,6 +160,7 @@ pub(super) struct Plan {
     /// What makes a tunnel of a new connection.
     pub(super) tunnel: Option<Script>,
     pub(super) tls: Option<Tls>,
+    pub(super) http2: Option<Http2>,
     pub(super) pace: Pace,
     pub(super) connections: usize,
     /// At least 1 and at most as many as connections.
@@ -166,6 +177,21 @@ pub(super) struct Plan {
     pub(super) cpu: Option<usize>,
     pub(super) has_course: bool,
     pub(super) has_progress: bool,
+}
+
+impl Plan {
+    /// Whether TLS is spoken with the origin at a tunnel's end.
+    pub(super) fn has_tls_in_tunnel(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_in_tunnel)
+    }
+}
+
+/// What is asked on the streams of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Http2 {
+    /// At most at once, for each connection.
+    pub(super) streams: usize,
+    pub(super) ask: Ask,
 }
 
 /// With whom TLS is spoken.
@@ -204,6 +230,11 @@ impl BenchFlags {
             }
         }
         let tunnel = self.connect.then(|| Script::tunnel(&origin.socket_name(), &tunnel_fields));
+        let scheme = if origin.is_tls { "https" } else { "http" };
+        let http2 = self.http2.then(|| Http2 {
+            streams: if self.idle { 1 } else { self.streams.unwrap_or(STREAMS) as usize },
+            ask: Ask::of(&request, scheme, &origin.path),
+        });
         let is_unbounded = self.requests.is_some();
         let connections = self.connections as usize;
         Ok(Plan {
@@ -212,6 +243,7 @@ impl BenchFlags {
             script: Script::of(&request),
             tunnel,
             tls,
+            http2,
             pace: match self.rate {
                 Some(rate) => Pace::Open(rate),
                 None if self.idle => Pace::Idle,
@@ -257,6 +289,8 @@ impl BenchFlags {
             is_insecure: self.insecure,
             is_always_new: self.no_resumption,
             is_old: self.tls_max.as_deref() == Some("1.2"),
+            // Of the proxy a tunnel is asked in HTTP/1.1.
+            is_http2: self.http2 && (is_in_tunnel || !self.connect),
         };
         let client = Client::new(&with.host, wishes);
         let client = client.map_err(|error| format!("{}: {error}", with.flag))?;
@@ -280,6 +314,7 @@ impl BenchFlags {
         match self {
             Self { connections: 0, .. } => zero("--connections"),
             Self { threads: 0, .. } => zero("--threads"),
+            Self { streams: Some(0), .. } => zero("--streams"),
             Self { requests: Some(0), .. } => zero("--requests"),
             Self { rate: Some(0), .. } => zero("--rate"),
             Self { slow_read: Some(0), .. } => zero("--slow-read"),
@@ -548,6 +583,10 @@ mod tests {
             (&[url, "--body", "@/nowhere/at/all"], "/nowhere/at/all"),
             (&[url, "--plot", "a.png"], ".svg"),
             (&[url, "--idle", "--rate", "5"], "--rate"),
+            (&[url, "--streams", "5"], "--http2"),
+            (&[url, "--http2", "--streams", "0"], "--streams is 0"),
+            (&[url, "--http2", "--streams", "5", "--idle"], "--idle"),
+            (&[url, "--http2", "--no-keepalive"], "--no-keepalive"),
         ] {
             let error = plan(arguments).unwrap_err();
             assert!(error.contains(part), "{arguments:?}: {error}");

@@ -1,4 +1,4 @@
-//! The picture of a run: latency over percentiles, and over time.
+//! The picture of a run: latency over percentiles and over time, and answers per second.
 //!
 //! In comes a tally; out comes one SVG, whose letters are drawn by the program that shows it, so
 //! that no font is needed here. It opens nothing but the file that was named.
@@ -7,11 +7,15 @@ use std::path::Path;
 
 use hdrhistogram::Histogram;
 use plotters::coord::Shift;
+use plotters::coord::combinators::{BindKeyPoints, LogCoord, WithKeyPoints};
 use plotters::prelude::*;
 
 use super::tally::Tally;
 
-const SIZE: (u32, u32) = (1000, 900);
+const SIZE: (u32, u32) = (1000, 1200);
+
+/// On an axis of latencies; with more of them only powers of ten are left.
+const MARKS_MAX: usize = 12;
 
 const US: f64 = 1000.0;
 
@@ -36,9 +40,11 @@ type Fault = Box<dyn std::error::Error>;
 fn compose(text: &mut String, title: &str, tally: &Tally) -> Result<(), Fault> {
     let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let (upper, lower) = root.split_vertically(SIZE.1 / 2);
+    let (upper, rest) = root.split_vertically(SIZE.1 / 3);
+    let (middle, lower) = rest.split_vertically(SIZE.1 / 3);
     percentiles(&upper, title, &tally.latency)?;
-    course(&lower, tally)?;
+    course(&middle, tally)?;
+    rates(&lower, tally)?;
     root.present()?;
     Ok(())
 }
@@ -56,13 +62,16 @@ fn percentiles(
         .margin(15)
         .x_label_area_size(40)
         .y_label_area_size(80)
-        .build_cartesian_2d(0.0..NINES_MAX, (bottom..top).log_scale())?;
+        .build_cartesian_2d(0.0..NINES_MAX, latencies(bottom, top))?;
     chart
         .configure_mesh()
         .x_desc("percentile")
         .y_desc("latency")
+        // One mark for each nine.
+        .x_labels(NINES_MAX as usize + 1)
+        .y_labels(MARKS_MAX)
         .x_label_formatter(&|nines| format!("{}", percent(*nines)))
-        .y_label_formatter(&|us| super::report::time(*us))
+        .y_label_formatter(&|us| mark(*us))
         .draw()?;
     let points = (0..=NINES_STEPS).map(|step| {
         let nines = f64::from(step) / f64::from(NINES_STEPS) * NINES_MAX;
@@ -92,12 +101,13 @@ fn course(area: &DrawingArea<SVGBackend<'_>, Shift>, tally: &Tally) -> Result<()
         .margin(15)
         .x_label_area_size(40)
         .y_label_area_size(80)
-        .build_cartesian_2d(0.0..end, (bottom..top).log_scale())?;
+        .build_cartesian_2d(0.0..end, latencies(bottom, top))?;
     chart
         .configure_mesh()
         .x_desc("seconds")
         .y_desc("latency")
-        .y_label_formatter(&|us| super::report::time(*us))
+        .y_labels(MARKS_MAX)
+        .y_label_formatter(&|us| mark(*us))
         .draw()?;
     for (name, quantile, colour) in LINES {
         let points = course.iter().map(|(at, latencies)| {
@@ -110,6 +120,52 @@ fn course(area: &DrawingArea<SVGBackend<'_>, Shift>, tally: &Tally) -> Result<()
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
     }
     chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
+    Ok(())
+}
+
+/// An axis of latencies, marked at 1, 2 and 5 of each power of ten.
+fn latencies(bottom: f64, top: f64) -> WithKeyPoints<LogCoord<f64>> {
+    let (first, last) = (bottom.log10().floor() as i32, top.log10().ceil() as i32);
+    let of = |steps: &[f64]| -> Vec<f64> {
+        let all =
+            (first..=last).flat_map(|power| steps.iter().map(move |it| it * 10_f64.powi(power)));
+        all.filter(|mark| (bottom..=top).contains(mark)).collect()
+    };
+    let marks = Some(of(&[1.0, 2.0, 5.0])).filter(|marks| marks.len() <= MARKS_MAX);
+    let axis: LogCoord<f64> = (bottom..top).log_scale().into();
+    axis.with_key_points(marks.unwrap_or_else(|| of(&[1.0])))
+}
+
+/// Of a latency that is a round one.
+fn mark(us: f64) -> String {
+    match us {
+        _ if us < 1e3 => format!("{} us", rounded(us)),
+        _ if us < 1e6 => format!("{} ms", rounded(us / 1e3)),
+        _ => format!("{} s", rounded(us / 1e6)),
+    }
+}
+
+fn rounded(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
+}
+
+/// A stall is a dip here, and a few late answers above.
+fn rates(area: &DrawingArea<SVGBackend<'_>, Shift>, tally: &Tally) -> Result<(), Fault> {
+    let Some(course) = &tally.course else { return Ok(()) };
+    let end = course.rates().last().map_or(1.0, |(middle, _)| middle).max(0.1);
+    let top = course.rates().map(|(_, rate)| rate).fold(1.0, f64::max) * 1.1;
+    let mut chart = ChartBuilder::on(area)
+        .margin(15)
+        .x_label_area_size(40)
+        .y_label_area_size(80)
+        .build_cartesian_2d(0.0..end, 0.0..top)?;
+    chart
+        .configure_mesh()
+        .x_desc("seconds")
+        .y_desc("answers per second")
+        .y_label_formatter(&|rate| format!("{rate:.0}"))
+        .draw()?;
+    chart.draw_series(LineSeries::new(course.rates(), BLUE_LINE.stroke_width(2)))?;
     Ok(())
 }
 
@@ -126,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_has_both_charts_and_escapes_its_title() {
+    fn a_picture_has_all_charts_and_escapes_its_title() {
         let mut tally = Tally::new(true);
         for step in 0..1_000_u32 {
             let (latency, after) = (Duration::from_micros(50), Duration::from_millis(5));
@@ -134,7 +190,15 @@ mod tests {
         }
         let svg = svg(&tally);
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
-        for part in ["percentile", "seconds", "p99", "a &lt;title&gt;", "<polyline"] {
+        for part in [
+            "percentile",
+            "seconds",
+            "answers per second",
+            "p99",
+            "\n99.9\n",
+            "a &lt;title&gt;",
+            "<polyline",
+        ] {
             assert!(svg.contains(part), "{part} is not in {svg}");
         }
     }
@@ -143,6 +207,16 @@ mod tests {
     fn nothing_is_drawn_as_nothing() {
         assert!(svg(&Tally::new(true)).starts_with("<svg"));
         assert!(svg(&Tally::new(false)).starts_with("<svg"));
+    }
+
+    #[test]
+    fn latencies_are_marked_at_round_figures() {
+        for (us, text) in [(0.5, "0.5 us"), (200.0, "200 us"), (5e3, "5 ms"), (2e6, "2 s")] {
+            assert_eq!(mark(us), text);
+        }
+        let axis = latencies(300.0, 30_000.0);
+        let marks: Vec<_> = axis.bold_points().iter().copied().map(mark).collect();
+        assert_eq!(marks, ["500 us", "1 ms", "2 ms", "5 ms", "10 ms", "20 ms"]);
     }
 
     #[test]

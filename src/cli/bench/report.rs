@@ -12,6 +12,7 @@ use serde::ser::{SerializeMap, Serializer};
 use super::options::{Pace, Plan};
 use super::tally::{ErrorKind, Tally};
 use super::target::Cost;
+use crate::observe::date;
 
 const US: f64 = 1000.0;
 
@@ -41,6 +42,9 @@ pub(super) struct Report {
     /// Where TLS was spoken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tls: Option<Handshakes>,
+    /// Where HTTP/2 was spoken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) http2: Option<Streams>,
 }
 
 /// Errors by kind, in the order of [`ErrorKind::ALL`].
@@ -97,6 +101,13 @@ pub(super) struct Handshakes {
     /// Those that went on from an earlier session.
     pub(super) resumed: u64,
     pub(super) handshakes_per_second: f64,
+}
+
+/// How requests shared connections.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Streams {
+    /// As many as each connection had at most.
+    pub(super) streams: usize,
 }
 
 impl Serialize for Errors {
@@ -175,6 +186,7 @@ impl Report {
                 resumed: tally.resumed,
                 handshakes_per_second: per_second(tally.full + tally.resumed),
             }),
+            http2: plan.http2.as_ref().map(|it| Streams { streams: it.streams }),
         }
     }
 
@@ -193,11 +205,31 @@ pub(super) fn time(us: f64) -> String {
     }
 }
 
+impl Report {
+    /// What was measured, how, and when: for a picture that is looked at later.
+    pub(super) fn title(&self) -> String {
+        let Self { url, connections, requests_per_second, seconds, .. } = self;
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        let (year, month, day) = date::civil(now / 86_400);
+        let (hour, minute) = (now / 3600 % 24, now / 60 % 60);
+        let pace = self.rate.map(|rate| format!(" of {rate} wanted")).unwrap_or_default();
+        format!(
+            "{url}: {requests_per_second:.0} answers/s{pace}, {connections} connections, \
+             {seconds:.0} s, {year}-{month:02}-{day:02} {hour:02}:{minute:02} UTC"
+        )
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { url, connections, threads, seconds, .. } = self;
         let plural = if *threads == 1 { "" } else { "s" };
-        writeln!(f, "{url}: {connections} connections, {threads} thread{plural}, {seconds:.2} s")?;
+        let streams = self.http2.as_ref().map(|it| format!(" of {} streams", it.streams));
+        let streams = streams.unwrap_or_default();
+        writeln!(
+            f,
+            "{url}: {connections} connections{streams}, {threads} thread{plural}, {seconds:.2} s"
+        )?;
         if let (Some(rate), Some(late)) = (self.rate, &self.late) {
             let (unsent, at_most) = (late.unsent, time(late.max_us));
             writeln!(f, "open loop:    {rate}/s; latest start {at_most} late; {unsent} not sent")?;

@@ -26,11 +26,20 @@ pub(super) enum Body {
 }
 
 impl Body {
-    fn length(&self) -> u64 {
+    pub(super) fn length(&self) -> u64 {
         match self {
             Self::None => 0,
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::Size(length) => *length,
+        }
+    }
+
+    /// What it repeats, the last time perhaps in part.
+    pub(super) fn block(&self) -> Vec<u8> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Bytes(bytes) => bytes.clone(),
+            Self::Size(_) => (b'a'..=b'z').cycle().take(BLOCK_BYTES).collect(),
         }
     }
 }
@@ -80,7 +89,9 @@ impl Script {
                 }
                 join(&mut parts, LAST_CHUNK.to_vec(), 1);
             }
-            (Body::Size(length), is_chunked) => repeat(&mut parts, *length, is_chunked),
+            (Body::Size(length), is_chunked) => {
+                repeat(&mut parts, request.body.block(), *length, is_chunked);
+            }
         }
         Self { parts, method: Method::of(request.method.as_bytes()) }
     }
@@ -130,8 +141,7 @@ fn join(parts: &mut Vec<Part>, bytes: Vec<u8>, times: u64) {
     }
 }
 
-fn repeat(parts: &mut Vec<Part>, length: u64, is_chunked: bool) {
-    let block: Vec<u8> = (b'a'..=b'z').cycle().take(BLOCK_BYTES).collect();
+fn repeat(parts: &mut Vec<Part>, block: Vec<u8>, length: u64, is_chunked: bool) {
     let rest = block[..(length % BLOCK_BYTES as u64) as usize].to_vec();
     let times = length / BLOCK_BYTES as u64;
     if !is_chunked {

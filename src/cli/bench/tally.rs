@@ -42,10 +42,18 @@ pub(super) enum ErrorKind {
     Certificate,
     /// After the handshake, what came is no TLS.
     BadRecord,
+    /// HTTP/2: the server gave the stream up.
+    StreamReset,
+    /// HTTP/2: the server gave the stream up, and has not acted upon it.
+    Refused,
+    /// HTTP/2: the server takes no more, and has not acted upon it.
+    GoAway,
+    /// The server does not speak HTTP/2, or breaks its rules.
+    Http2,
 }
 
 impl ErrorKind {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Connect,
         Self::Timeout,
         Self::Reset,
@@ -56,6 +64,10 @@ impl ErrorKind {
         Self::Handshake,
         Self::Certificate,
         Self::BadRecord,
+        Self::StreamReset,
+        Self::Refused,
+        Self::GoAway,
+        Self::Http2,
     ];
 
     /// The key in the JSON report.
@@ -71,6 +83,10 @@ impl ErrorKind {
             Self::Handshake => "handshake",
             Self::Certificate => "certificate",
             Self::BadRecord => "bad_record",
+            Self::StreamReset => "stream_reset",
+            Self::Refused => "refused_stream",
+            Self::GoAway => "goaway",
+            Self::Http2 => "http2",
         }
     }
 }
@@ -242,6 +258,17 @@ impl Course {
         }
     }
 
+    /// Answers per second of each interval, with its middle in seconds. The last one is left out:
+    /// it has hardly been a whole one.
+    pub(super) fn rates(&self) -> impl Iterator<Item = (f64, f64)> {
+        let seconds = self.interval.as_secs_f64();
+        let whole = self.intervals.len().saturating_sub(1).max(1);
+        let rate = move |(index, latencies): (usize, &Histogram<u32>)| {
+            ((index as f64 + 0.5) * seconds, latencies.len() as f64 / seconds)
+        };
+        self.intervals.iter().take(whole).enumerate().map(rate)
+    }
+
     /// The intervals in which answers came, each with its middle in seconds.
     pub(super) fn iter(&self) -> impl Iterator<Item = (f64, &Histogram<u32>)> {
         let seconds = self.interval.as_secs_f64();
@@ -279,7 +306,7 @@ mod tests {
         one.merge(&two);
         assert_eq!((one.requests, one.bytes_read), (1_000, 7_000));
         assert_eq!(one.status, [0, 0, 250, 250, 250, 250]);
-        assert_eq!(one.errors, [0, 0, 2, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(one.errors, [0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!((one.errors(), one.late_ns_max), (3, 5));
         assert_eq!(one.latency, both.latency);
         let course = |tally: &Tally| -> Vec<(u64, u64)> {

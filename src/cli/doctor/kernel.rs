@@ -2,7 +2,8 @@
 //!
 //! In: facts and the configuration. Out: one finding per check. Pure.
 
-use crate::config::Config;
+use crate::config::{Config, DriverChoice};
+use crate::ring::driver::Driver;
 
 use super::facts::Facts;
 use super::finding::{Cure, Finding, Severity};
@@ -38,11 +39,44 @@ pub(super) fn version(facts: &Facts, _: &Config) -> Finding {
     }
 }
 
-pub(super) fn io_uring(facts: &Facts, _: &Config) -> Finding {
+/// How bad it is that there is no ring, where there is none.
+fn severity(config: &Config) -> Severity {
+    match config.server.driver {
+        DriverChoice::Auto => Severity::Warning,
+        DriverChoice::IoUring => Severity::Error,
+        DriverChoice::Epoll => Severity::Ok,
+    }
+}
+
+/// What the workers of this configuration would wait by.
+pub(super) fn driver(facts: &Facts, config: &Config) -> Finding {
+    let has_ring = facts.ring.refusal.is_none() && facts.ring.missing.operations.is_empty();
+    let driver = match config.server.driver {
+        DriverChoice::Auto if has_ring => Driver::IoUring,
+        DriverChoice::IoUring => Driver::IoUring,
+        DriverChoice::Auto | DriverChoice::Epoll => Driver::Epoll,
+    };
+    let finding = Finding::fine("driver", driver.name(), "io_uring");
+    if driver == Driver::IoUring || config.server.driver == DriverChoice::Epoll {
+        return finding;
+    }
+    finding.but(
+        Severity::Hint,
+        "ringway runs without io_uring, and a request takes two more system calls",
+        Cure::new("what the lines below say", "docs/deploy/driver.md has a line for each platform"),
+    )
+}
+
+pub(super) fn io_uring(facts: &Facts, config: &Config) -> Finding {
     const WANTED: &str = "usable";
     let because = |current: &str, why: String, now: &str| {
-        let cure = Cure::new(now, "README.md, \"Where it runs\", has a line for each platform");
-        Finding::fine("io_uring", current, WANTED).but(Severity::Error, why, cure)
+        let cure = Cure::new(now, "docs/deploy/platforms.md has a line for each platform");
+        let finding = Finding::fine("io_uring", current, WANTED);
+        match severity(config) {
+            // Nobody asks for it.
+            Severity::Ok => finding,
+            severity => finding.but(severity, why, cure),
+        }
     };
     let operations = &facts.ring.missing.operations;
     match &facts.ring.refusal {
@@ -72,7 +106,10 @@ pub(super) fn ring_features(facts: &Facts, _: &Config) -> Option<Finding> {
     Some(Finding::fine("io_uring_flags", current, wanted).but(Severity::Hint, why, cure))
 }
 
-pub(super) fn io_uring_disabled(facts: &Facts, _: &Config) -> Option<Finding> {
+pub(super) fn io_uring_disabled(facts: &Facts, config: &Config) -> Option<Finding> {
+    if config.server.driver == DriverChoice::Epoll {
+        return None;
+    }
     // Before Linux 6.6 there is none.
     let value = facts.io_uring_disabled?;
     let finding = Finding::fine("io_uring_disabled", value, IO_URING.value);
@@ -86,14 +123,17 @@ pub(super) fn io_uring_disabled(facts: &Facts, _: &Config) -> Option<Finding> {
             cure(),
         ),
         _ => finding.but(
-            Severity::Error,
+            severity(config),
             "this setting of the machine keeps io_uring from this user",
             cure(),
         ),
     })
 }
 
-pub(super) fn seccomp(facts: &Facts, _: &Config) -> Option<Finding> {
+pub(super) fn seccomp(facts: &Facts, config: &Config) -> Option<Finding> {
+    if config.server.driver == DriverChoice::Epoll {
+        return None;
+    }
     let wanted = "none, or one that lets io_uring pass";
     let finding = |current| Finding::fine("seccomp", current, wanted);
     Some(match (facts.seccomp?, &facts.ring.refusal) {
@@ -112,6 +152,10 @@ pub(super) fn seccomp(facts: &Facts, _: &Config) -> Option<Finding> {
 }
 
 pub(super) fn locked_memory(facts: &Facts, config: &Config) -> Option<Finding> {
+    if driver(facts, config).current == Driver::Epoll.name() {
+        // Nothing is locked.
+        return None;
+    }
     let buffers = &config.buffers;
     let chunks = (buffers.chunk_bytes as u64).saturating_mul(buffers.chunks_per_worker as u64);
     let workers = config.server.workers as u64;

@@ -33,8 +33,9 @@ enum Check {
 }
 
 /// In the order of the report: what keeps ringway from running first.
-const CHECKS: [Check; 29] = [
+const CHECKS: [Check; 30] = [
     Always(kernel::version),
+    Always(kernel::driver),
     Always(kernel::io_uring),
     Perhaps(kernel::io_uring_disabled),
     Perhaps(kernel::seccomp),

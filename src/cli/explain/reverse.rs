@@ -110,6 +110,8 @@ fn buffers(case: &Case<'_>, route: Route, report: &mut Report) {
         let section = report.section("buffers");
         section.fact("request bytes", requests);
         section.fact("response bytes", responses);
+        let config = &case.config.buffers;
+        section.fact("file bytes", config.temp_bytes.min(config.temp_body_bytes));
     }
 }
 
@@ -281,6 +283,7 @@ mod tests {
         let answer = ask(&[buffering], "GET /", &["Host: a"]);
         assert_eq!(fact(&answer, "buffers.request bytes"), 65_536);
         assert_eq!(fact(&answer, "buffers.response bytes"), 0);
+        assert_eq!(fact(&answer, "buffers.file bytes"), 256 << 20);
     }
 
     #[test]

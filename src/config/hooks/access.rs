@@ -65,6 +65,11 @@ text_kind!(
     Clone::clone
 );
 text_kind!(
+    /// The name of a field, or nothing.
+    UserField = |text: &str| text.is_empty() || field_name(text).is_ok(),
+    "the name of a field, or \"\""
+);
+text_kind!(
     /// The name of a hook that was compiled into this binary.
     Custom: String,
     |text| {
@@ -380,6 +385,9 @@ pub struct ForwardAuthConfig {
     /// Fields of a good answer that the origin is sent in place of the client's.
     #[serde(default, with = "List::<Editable>")]
     pub response_headers: Vec<String>,
+    /// Which of `response_headers` names the user, for the access log. "" is none.
+    #[serde(default = "user_field", with = "As::<UserField>")]
+    pub user_header: String,
     /// For the answer. 1ms to 1m.
     #[serde(default = "millis::<5_000>", with = "Question")]
     pub timeout: Duration,
@@ -390,6 +398,10 @@ pub struct ForwardAuthConfig {
 
 fn root() -> String {
     "/".to_owned()
+}
+
+fn user_field() -> String {
+    "Remote-User".to_owned()
 }
 
 fn quoted_fields() -> Vec<String> {
@@ -417,6 +429,7 @@ impl Words for OnFailure {
 pub struct CustomConfig {
     /// Its name.
     #[serde(with = "As::<Custom>")]
+    #[schemars(extend("x-form" = "a hook of a binary of one's own"))]
     pub hook: String,
     /// For what it says. 1ms to 1m.
     #[serde(default = "millis::<100>", with = "Question")]

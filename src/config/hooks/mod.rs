@@ -39,7 +39,7 @@ use crate::http::names::FieldName;
 /// Hooks: what is done to requests and answers beside passing them on. [hooks] is for every route;
 /// a route may have the same keys in its own `hooks`, such as hooks = { methods = ["GET"] }. A
 /// route without hooks does none of their work. Every key is optional; what each one means, in
-/// which order they run and which variables there are is in README.md, "Hooks".
+/// which order they run and which variables there are is in docs/reference/hooks.md.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HooksConfig {

@@ -16,10 +16,12 @@ use crate::config::kinds::{
     text_kind,
 };
 use crate::config::scope::{UpstreamName, index_of, name_of};
+use crate::http::grpc;
 
 const STICKY_FORM: &str = "\"ip\", \"cookie:NAME\" or \"header:NAME\"";
-const RETRY_FORM: &str =
-    "\"connect\", \"reset\", \"timeout\", \"5xx\", \"429\" or a status from \"500\" to \"599\"";
+const RETRY_FORM: &str = "\"connect\", \"reset\", \"timeout\", \"5xx\", \"429\", a status from \
+    \"500\" to \"599\", \"grpc-unavailable\", \"grpc-resource-exhausted\", \
+    \"grpc-deadline-exceeded\", \"grpc-cancelled\" or \"grpc-internal\"";
 const HEDGE_FORM: &str = "\"p95\", true, false or a duration from 1ms to 1m";
 const PERCENT_FORM: &str = "a number from 0.01 to 100";
 
@@ -110,8 +112,10 @@ pub struct RetryConfig {
     /// Further ones, after the first. 1 to 10.
     #[serde(with = "Count::<u32, 1, 10>")]
     pub attempts: u32,
-    /// What is worth another: "connect", "reset", "timeout", "5xx" (502, 503 and 504), and single
-    /// statuses: "429" and "500" to "599".
+    /// What is worth another: "connect", "reset", "timeout", "5xx" (502, 503 and 504), single
+    /// statuses: "429" and "500" to "599", and, of calls of gRPC whose answer is a status alone,
+    /// "grpc-unavailable", "grpc-resource-exhausted", "grpc-deadline-exceeded", "grpc-cancelled"
+    /// and "grpc-internal", whatever the method.
     #[serde(with = "As::<RetryWords>")]
     pub on: RetryOn,
     /// Of the requests of the route. 1 to 100.
@@ -156,7 +160,8 @@ pub enum Hedge {
 
 scalar_kind!(
     HedgeAfter: Hedge, HEDGE_FORM,
-    json!({ "type": ["boolean", "string", "number"], "minimum": 0.001, "maximum": 60 }),
+    json!({ "type": ["boolean", "string", "number"], "minimum": 0.001, "maximum": 60,
+            "x-form": HEDGE_FORM }),
     |given| match given {
         Given::Truth(true) | Given::Text("p95") => Ok(Hedge::P95),
         Given::Truth(false) => Ok(Hedge::Never),
@@ -186,6 +191,36 @@ pub struct RetryOn {
     pub unavailable: bool,
     /// These.
     pub statuses: StatusSet,
+    /// These of gRPC.
+    pub grpc: GrpcStatuses,
+}
+
+/// Some statuses of gRPC, a bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GrpcStatuses(u32);
+
+/// Those that say that the call may do better elsewhere.
+const GRPC_WORDS: [(&str, u8); 5] = [
+    ("grpc-unavailable", grpc::UNAVAILABLE),
+    ("grpc-resource-exhausted", grpc::RESOURCE_EXHAUSTED),
+    ("grpc-deadline-exceeded", grpc::DEADLINE_EXCEEDED),
+    ("grpc-cancelled", grpc::CANCELLED),
+    ("grpc-internal", grpc::INTERNAL),
+];
+
+impl GrpcStatuses {
+    #[must_use]
+    pub fn with(self, status: u8) -> Self {
+        Self(self.0 | 1 << status)
+    }
+
+    pub fn has(self, status: u8) -> bool {
+        status < 32 && self.0 & 1 << status != 0
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
 }
 
 /// Some of 429 and 500 to 599, a bit each.
@@ -222,6 +257,7 @@ const RETRY_WORDS: [&str; 4] = ["connect", "reset", "timeout", "5xx"];
 enum RetryReason {
     Word(&'static str),
     Status(u16),
+    Grpc(u8),
 }
 
 struct RetryWord;
@@ -232,8 +268,10 @@ impl Kind for RetryWord {
     const ONE: &'static str = "what is worth another attempt";
 
     fn schema() -> Json {
-        let pattern = "^(connect|reset|timeout|5xx|429|5[0-9][0-9])$";
-        json!({ "type": ["string", "integer"], "pattern": pattern, "minimum": 429, "maximum": 599 })
+        let grpc = GRPC_WORDS.map(|(word, _)| word).join("|");
+        let pattern = format!("^(connect|reset|timeout|5xx|429|5[0-9][0-9]|{grpc})$");
+        json!({ "type": ["string", "integer"], "pattern": pattern, "minimum": 429, "maximum": 599,
+                "x-form": RETRY_FORM })
     }
 
     fn take(given: Given<'_>) -> Result<RetryReason, Wrong> {
@@ -241,6 +279,9 @@ impl Kind for RetryWord {
             Given::Text(text) => {
                 if let Some(word) = RETRY_WORDS.into_iter().find(|word| *word == text) {
                     return Ok(RetryReason::Word(word));
+                }
+                if let Some((_, status)) = GRPC_WORDS.into_iter().find(|(word, _)| *word == text) {
+                    return Ok(RetryReason::Grpc(status));
                 }
                 text.parse().ok().filter(|_| text.len() == 3)
             }
@@ -255,6 +296,10 @@ impl Kind for RetryWord {
         match value {
             RetryReason::Word(word) => (*word).into(),
             RetryReason::Status(status) => status.to_string().into(),
+            RetryReason::Grpc(status) => {
+                let word = GRPC_WORDS.into_iter().find(|(_, known)| known == status);
+                word.map_or("", |(word, _)| word).into()
+            }
         }
     }
 }
@@ -275,16 +320,25 @@ impl Kind for RetryWords {
         let [connect, reset, timeout, unavailable] = RETRY_WORDS.map(has);
         let statuses = reasons.iter().fold(StatusSet::default(), |set, reason| match reason {
             RetryReason::Status(status) => set.with(*status),
-            RetryReason::Word(_) => set,
+            RetryReason::Word(_) | RetryReason::Grpc(_) => set,
         });
-        Ok(RetryOn { connect, reset, timeout, unavailable, statuses })
+        let grpc = reasons.iter().fold(GrpcStatuses::default(), |set, reason| match reason {
+            RetryReason::Grpc(status) => set.with(*status),
+            RetryReason::Word(_) | RetryReason::Status(_) => set,
+        });
+        Ok(RetryOn { connect, reset, timeout, unavailable, statuses, grpc })
     }
 
     fn spell(on: &RetryOn) -> Json {
-        let RetryOn { connect, reset, timeout, unavailable, statuses } = *on;
+        let RetryOn { connect, reset, timeout, unavailable, statuses, grpc } = *on;
         let words = RETRY_WORDS.into_iter().zip([connect, reset, timeout, unavailable]);
         let words = words.filter(|(_, is_on)| *is_on).map(|(word, _)| word.to_owned());
-        words.chain(statuses.iter().map(|status| status.to_string())).collect::<Vec<_>>().into()
+        let of_grpc = GRPC_WORDS.into_iter().filter(|(_, status)| grpc.has(*status));
+        words
+            .chain(statuses.iter().map(|status| status.to_string()))
+            .chain(of_grpc.map(|(word, _)| word.to_owned()))
+            .collect::<Vec<_>>()
+            .into()
     }
 }
 
@@ -324,6 +378,9 @@ mod tests {
         assert!(on.reset && !on.unavailable && !on.connect);
         assert_eq!(on.statuses.iter().collect::<Vec<_>>(), [429, 503, 599]);
         assert!(!on.statuses.has(500) && !on.statuses.has(200));
+        let on = retry("on = [\"grpc-unavailable\", \"grpc-internal\"]").on;
+        assert_eq!([14, 13, 8, 0, 99].map(|it| on.grpc.has(it)), [true, true, false, false, false]);
+        assert!(!on.unavailable && !on.grpc.is_empty());
         assert_eq!(retry("hedge = true").hedge, Hedge::P95);
         assert_eq!(retry("hedge = \"p95\", hedge_percent = 5").hedge_percent, 5);
         assert_eq!(retry("hedge = false").hedge, Hedge::Never);

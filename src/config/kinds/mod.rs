@@ -359,6 +359,14 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for TableVisitor<T> {
     }
 }
 
+/// Of a text that has to have a form, in words.
+pub(in crate::config) fn text_schema(form: Option<&str>) -> Json {
+    match form {
+        Some(form) => json!({ "type": "string", "x-form": form }),
+        None => json!({ "type": "string" }),
+    }
+}
+
 /// A default that is a number.
 pub(in crate::config) fn number<T: TryFrom<u32> + Default, const NUMBER: u32>() -> T {
     T::try_from(NUMBER).unwrap_or_default()
@@ -385,7 +393,11 @@ macro_rules! text_kind {
     };
     ($(#[$doc:meta])* $name:ident: $type:ty, $read:expr, $spell:expr) => {
         $crate::config::kinds::scalar_kind!($(#[$doc])* $name: $type, "a string",
-            serde_json::json!({ "type": "string" }),
+            {
+                // What a text is refused with that means nothing is its form.
+                let read: fn(&str) -> Result<$type, String> = $read;
+                $crate::config::kinds::text_schema(read("\u{1}").err().as_deref())
+            },
             |given| {
                 let read: fn(&str) -> Result<$type, String> = $read;
                 read(given.text()?).map_err(|expected| given.unlike(expected))

@@ -160,3 +160,17 @@ scalar_kind!(
     },
     |value| Chunk::spell(value)
 );
+
+text_kind!(
+    /// A user or a group.
+    Account = is_account,
+    ACCOUNT_FORM
+);
+
+const ACCOUNT_FORM: &str =
+    "a name of up to 32 letters, digits, \"-\", \"_\" and \".\", a number, or \"\"";
+
+fn is_account(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    text.len() <= 32 && text.bytes().all(is_plain) && !text.starts_with('-')
+}

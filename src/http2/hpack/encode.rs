@@ -29,8 +29,6 @@ pub(crate) enum QuestionKind<'a> {
         scheme: &'a [u8],
         path: &'a [u8],
     },
-    /// A tunnel to the authority (RFC 9113 §8.5).
-    Connect,
     /// Another protocol (RFC 8441).
     Extended {
         scheme: &'a [u8],
@@ -67,7 +65,6 @@ impl<'a> Block<'a> {
         }
         let (scheme, path, protocol) = match question.kind {
             QuestionKind::Plain { scheme, path } => (scheme, path, None),
-            QuestionKind::Connect => (&b""[..], &b""[..], None),
             QuestionKind::Extended { scheme, path, protocol } => (scheme, path, Some(protocol)),
         };
         match scheme {
@@ -249,7 +246,6 @@ mod tests {
                 block.question(&Question { method: b"CONNECT", authority: b"a:1", kind });
             })
         };
-        assert_eq!(ask(QuestionKind::Connect), ":method: CONNECT\r\n:authority: a:1\r\n");
         let kind = QuestionKind::Extended { scheme: b"http", path: b"/", protocol: b"websocket" };
         let expected = ":method: CONNECT\r\n:scheme: http\r\n:path: /\r\n:authority: a:1\r\n\
                         :protocol: websocket\r\n";

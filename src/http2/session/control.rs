@@ -12,14 +12,11 @@ use crate::http2::frames::{
     ACK, FrameHead, FrameType, STREAM_MAX, WINDOW_DEFAULT, put_ping, put_rst_stream,
     put_settings_ack, read_u32,
 };
-use crate::http2::guard::SETTINGS_MAX;
 use crate::http2::priority::Priority;
 use crate::http2::{Event, Key, Role};
+use crate::limits::{HTTP2_PRIORITY_BYTES_MAX, HTTP2_SETTINGS_MAX};
 
 type Outcome<'i> = Result<Option<Event<'i>>, ConnectionError>;
-
-/// What of a PRIORITY_UPDATE is read: `u=7, i=?0` has nine bytes.
-const PRIORITY_BYTES_MAX: u32 = 64;
 
 impl Session {
     /// Judges a frame by its head; what of it is to be gathered.
@@ -49,11 +46,11 @@ impl Session {
             T::PriorityUpdate if self.role == Role::Client => {
                 return Err(protocol_error(Cause::Priority));
             }
-            T::Settings if head.length > SETTINGS_MAX * 6 => {
+            T::Settings if head.length > HTTP2_SETTINGS_MAX * 6 => {
                 return Err(guard_error(GuardReason::SettingsCount));
             }
             T::GoAway => 8,
-            T::PriorityUpdate => head.length.min(4 + PRIORITY_BYTES_MAX),
+            T::PriorityUpdate => head.length.min(4 + HTTP2_PRIORITY_BYTES_MAX),
             T::Priority | T::Unknown => 0,
             _ => head.length,
         };

@@ -27,6 +27,7 @@ impl Session {
             let code = ErrorCode::FlowControlError;
             return Err(ConnectionError { code, cause: Cause::Window });
         }
+        self.give_back(None, 0);
         let flowing = Flowing {
             key: self.streams.find(head.stream),
             left: head.length,
@@ -185,7 +186,7 @@ impl Session {
     /// Opens windows for bytes that are used up: the connection's, and that of a stream from which
     /// more may come.
     fn give_back(&mut self, key: Option<Key>, bytes: u32) {
-        if let Some(more) = self.receive.give_back(bytes) {
+        if let Some(more) = self.receive.give_back_shared(bytes) {
             put_window_update(&mut self.out, 0, more);
         }
         let stream = key.and_then(|key| self.streams.get_mut(key));
@@ -197,14 +198,28 @@ impl Session {
         }
     }
 
-    /// The holder of a stream has passed on, or thrown away, so many bytes of its body.
-    pub(crate) fn taken(&mut self, key: Key, bytes: usize) {
+    /// The holder of a stream has passed on, or thrown away, so many bytes of its body. True: it
+    /// keeps up with a body that goes on, and the sender has just been given what was used.
+    pub(crate) fn taken(&mut self, key: Key, bytes: usize) -> bool {
         let Some(stream) = self.streams.get_mut(key) else {
-            return;
+            return false;
         };
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(stream.held);
         stream.held -= bytes;
         self.give_back(Some(key), bytes);
+        let stream = self.streams.get(key).filter(|stream| !stream.state.has_peer_ended);
+        bytes > 0 && stream.is_some_and(|stream| stream.held == 0 && stream.receive.is_whole())
+    }
+
+    /// What a stream's sender may have on its way.
+    pub(crate) fn stream_window(&self, key: Key) -> u32 {
+        self.streams.get(key).map_or(0, |stream| stream.receive.size())
+    }
+
+    /// What the peer may have on its way; what of that may still come, and what has come and nobody
+    /// has taken.
+    pub(crate) fn connection_window(&self) -> (u32, u32, u32) {
+        (self.receive.size(), self.receive.left(), self.receive.unused())
     }
 
     /// Lets a stream's sender have more on its way, from now on.
@@ -224,6 +239,11 @@ impl Session {
         if let Some(more) = self.receive.widen(window) {
             put_window_update(&mut self.out, 0, more);
         }
+    }
+
+    /// Lets all of them together have less again, as far as that may be; how much less.
+    pub(crate) fn narrow_connection(&mut self, window: u32) -> u32 {
+        self.receive.narrow(window)
     }
 }
 

@@ -7,6 +7,7 @@
 
 use super::stage::{OpenBlock, Stage};
 use super::streams::{End, ResetBy, Stream, UNANNOUNCED};
+use super::terms::Terms;
 use super::{Session, emptied, frame_size_error, guard_error, protocol_error};
 use crate::http2::error::{Cause, ConnectionError, ErrorCode, GuardReason, Malformed, StreamError};
 use crate::http2::fields::{Expected, Message, NoMessage, Oversize, Reader, RequestKind};
@@ -14,8 +15,8 @@ use crate::http2::flow::{ReceiveWindow, SendWindow};
 use crate::http2::frames::{
     END_HEADERS, END_STREAM, FrameHead, FrameType, PADDED, PRIORITY, WINDOW_DEFAULT,
 };
-use crate::http2::guard::CONTINUATIONS_MAX;
 use crate::http2::{Body, Event, Key, Role};
+use crate::limits::HTTP2_CONTINUATIONS_MAX;
 
 type Outcome<'i> = Result<Option<Event<'i>>, ConnectionError>;
 
@@ -39,7 +40,7 @@ impl Session {
             return Err(protocol_error(Cause::Continuation));
         }
         block.continuations += 1;
-        if block.continuations > CONTINUATIONS_MAX {
+        if block.continuations > HTTP2_CONTINUATIONS_MAX {
             return Err(guard_error(GuardReason::ContinuationCount));
         }
         if self.fragments.len() + head.length as usize > self.terms.block_bytes_max as usize {
@@ -213,7 +214,7 @@ impl Session {
     ) -> Outcome<'i> {
         let refused = match self.goaway_sent {
             Some(last) if id > last => Some(Cause::Draining),
-            _ if self.streams.count() >= self.streams_max => Some(Cause::TooManyStreams),
+            _ if self.streams.count() >= self.terms.streams_max => Some(Cause::TooManyStreams),
             _ => None,
         };
         if let Some(cause) = refused {
@@ -221,12 +222,14 @@ impl Session {
             let error = StreamError { code: ErrorCode::RefusedStream, cause };
             return self.reject(id, error, now_ms).map(Some);
         }
-        let expected = Expected::Request { allows_protocol: self.terms.allows_protocol };
+        let Terms { allows_protocol, is_absolute, .. } = *self.terms;
+        let expected = Expected::Request { allows_protocol, is_absolute };
         let read = match self.decode(expected, bytes, text)? {
             Ok(message) => self.take_request(id, is_end, message),
             Err(NoMessage::Oversize(what)) => {
                 let stream = self.open_slot(id, is_end);
-                Ok(Event::Oversize { stream, what, is_end })
+                let is_head = self.is_oversize_head;
+                Ok(Event::Oversize { stream, what, is_head, is_end })
             }
             Err(no_message) => Err(refusal(no_message)),
         };
@@ -303,6 +306,8 @@ impl Session {
             code: ErrorCode::CompressionError,
             cause: Cause::Compression(error),
         })?;
+        let is_head = reader.is_oversize() && reader.is_head_request(text);
+        self.is_oversize_head = is_head;
         Ok(reader.finish(text))
     }
 }

@@ -26,9 +26,10 @@ use super::frames::{
     ACK, FRAME_BYTES_DEFAULT, FRAME_HEAD_BYTES, FrameHead, FrameType, PREFACE, WINDOW_DEFAULT,
     put_goaway, put_settings, put_window_update,
 };
-use super::guard::{CONTROL_BYTES_MAX, Guard};
+use super::guard::Guard;
 use super::hpack::decode::Decoder;
 use super::{Event, Role};
+use crate::limits::{HTTP2_CONTROL_BYTES_MAX, HTTP2_EARLY_PRIORITIES_MAX};
 
 /// A connection.
 #[derive(Debug)]
@@ -51,8 +52,8 @@ pub(crate) struct Session {
     out: Vec<u8>,
     /// What of `out` the caller has sent.
     sent: usize,
-    /// Streams that the peer may have open: as in the terms, or fewer.
-    streams_max: u32,
+    /// What the peer's frames have had us say since, less what was sent. Streams have other bounds.
+    answered: usize,
     /// The highest stream that the peer has opened, and the next that we open.
     last_id: u32,
     next_id: u32,
@@ -60,7 +61,7 @@ pub(crate) struct Session {
     goaway_sent: Option<u32>,
     goaway_taken: Option<u32>,
     /// Priorities that came before their streams.
-    early: [(u32, super::priority::Priority); EARLY_MAX],
+    early: [(u32, super::priority::Priority); HTTP2_EARLY_PRIORITIES_MAX],
     /// Settings of ours that are not acknowledged.
     unacknowledged: u8,
     are_terms_known: bool,
@@ -69,11 +70,10 @@ pub(crate) struct Session {
     owes_table_update: bool,
     /// The peer has been told so, and its limits mean nothing any more.
     is_table_gone: bool,
+    /// The head that was decoded last is that of a HEAD, and too large.
+    is_oversize_head: bool,
     failed: Option<ConnectionError>,
 }
-
-/// Browsers say a priority before a stream that they open next, or not at all.
-const EARLY_MAX: usize = 2;
 
 impl Session {
     /// A connection that has just been opened; what it begins with is pending at once.
@@ -101,17 +101,18 @@ impl Session {
             guard: Guard::new(terms.resets, now_ms),
             out,
             sent: 0,
-            streams_max: terms.streams_max,
+            answered: 0,
             last_id: 0,
             next_id: 1,
             goaway_sent: None,
             goaway_taken: None,
-            early: [(0, super::priority::Priority::default()); EARLY_MAX],
+            early: [(0, super::priority::Priority::default()); HTTP2_EARLY_PRIORITIES_MAX],
             unacknowledged: 1,
             are_terms_known: false,
             has_settings: false,
             owes_table_update: false,
             is_table_gone: false,
+            is_oversize_head: false,
             failed: None,
             terms,
         }
@@ -290,13 +291,15 @@ impl Session {
         text: &mut Vec<u8>,
         now_ms: u64,
     ) -> Result<Option<Event<'i>>, ConnectionError> {
+        let before = self.out.len();
         let event = match head.kind {
             FrameType::Headers | FrameType::Continuation => {
                 self.take_block(head, payload, text, now_ms)?
             }
             _ => self.take_control(head, payload, now_ms)?,
         };
-        if self.pending().len() > self.terms.outbox_bytes + CONTROL_BYTES_MAX {
+        self.answered += self.out.len() - before;
+        if self.answered > HTTP2_CONTROL_BYTES_MAX {
             return Err(guard_error(GuardReason::Outbox));
         }
         Ok(event)

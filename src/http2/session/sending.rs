@@ -9,11 +9,11 @@ use std::mem;
 use super::Session;
 use super::stage::Stage;
 use super::streams::{ResetBy, Stream};
-use super::terms::{MAX_CONCURRENT_STREAMS, PeerSettings};
+use super::terms::PeerSettings;
 use crate::http2::error::ErrorCode;
 use crate::http2::frames::{
     END_STREAM, FRAME_HEAD_BYTES, FrameType, STREAM_MAX, frame_block, frame_head, put_goaway,
-    put_ping, put_rst_stream, put_settings, put_window_update,
+    put_ping, put_rst_stream, put_window_update,
 };
 use crate::http2::hpack::encode::{Block, Question, QuestionKind};
 use crate::http2::priority::Priority;
@@ -43,6 +43,7 @@ impl Session {
     /// So many bytes of what was pending are sent.
     pub(crate) fn consume(&mut self, bytes: usize) {
         self.sent = (self.sent + bytes).min(self.out.len());
+        self.answered = self.answered.saturating_sub(bytes);
         if self.sent == self.out.len() {
             self.out.clear();
             self.sent = 0;
@@ -52,21 +53,30 @@ impl Session {
         }
     }
 
-    /// Swaps the outbox's buffer for another, where nothing is pending: who lends a buffer for as
-    /// long as there is something to say takes it back by an empty one.
-    pub(crate) fn swap_outbox(&mut self, buffer: Vec<u8>) -> Vec<u8> {
-        debug_assert!(self.out.is_empty() && buffer.is_empty());
+    /// Swaps the outbox's buffer for `buffer`, which is empty: who lends one for as long as there
+    /// is much to say takes it back by another.
+    pub(crate) fn swap_outbox(&mut self, mut buffer: Vec<u8>) -> Vec<u8> {
+        debug_assert!(buffer.is_empty());
+        buffer.extend_from_slice(self.pending());
+        self.sent = 0;
         mem::replace(&mut self.out, buffer)
+    }
+
+    /// Bytes for which the outbox has memory.
+    pub(crate) fn outbox_bytes(&self) -> usize {
+        self.out.capacity()
     }
 
     /// Bytes of a body that may be sent now, in one frame.
     #[inline]
     pub(crate) fn room(&self, key: Key) -> usize {
-        let Some(stream) = self.sender(key) else {
-            return 0;
-        };
-        let room = stream.send.room().min(self.send.room());
-        room.min(self.peer.frame_bytes_max as usize)
+        self.window(key).min(self.peer.frame_bytes_max as usize)
+    }
+
+    /// Bytes of a body that may be sent now, in frames.
+    #[inline]
+    pub(crate) fn window(&self, key: Key) -> usize {
+        self.sender(key).map_or(0, |stream| stream.send.room().min(self.send.room()))
     }
 
     fn sender(&self, key: Key) -> Option<&Stream> {
@@ -116,7 +126,7 @@ impl Session {
         if self.next_id > STREAM_MAX {
             return Err(NotOpened::UsedUp);
         }
-        if self.streams.count() >= self.peer.streams_max.min(self.streams_max) {
+        if self.streams.count() >= self.peer.streams_max.min(self.terms.streams_max) {
             return Err(NotOpened::Full);
         }
         Ok(())
@@ -197,6 +207,11 @@ impl Session {
         Ok(())
     }
 
+    /// Adds what is left of frames that were sent in part, in their order.
+    pub(crate) fn put_rest(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
     /// Gives a stream up. It stays held.
     pub(crate) fn reset(&mut self, key: Key, code: ErrorCode) {
         let stream = self.streams.get_mut(key).filter(|stream| !stream.state.is_over());
@@ -216,9 +231,14 @@ impl Session {
         let is_done = self.role == Role::Server && stream.state.have_we_ended;
         self.reset(key, if is_done { ErrorCode::NoError } else { ErrorCode::Cancel });
         self.streams.remove(key);
-        if let Some(more) = self.receive.give_back(held) {
+        if let Some(more) = self.receive.give_back_shared(held) {
             put_window_update(&mut self.out, 0, more);
         }
+    }
+
+    /// Whether the peer has said what it allows.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.has_settings
     }
 
     /// Says that no more streams are taken, as soon as the peer has heard of it: it will answer the
@@ -257,19 +277,6 @@ impl Session {
         put_ping(&mut self.out, false, payload);
     }
 
-    /// Lets the peer have fewer streams open, or as many as before.
-    pub(crate) fn limit_streams(&mut self, streams: u32) {
-        let streams = streams.min(self.terms.streams_max);
-        let Some(unacknowledged) = self.unacknowledged.checked_add(1) else {
-            return;
-        };
-        if streams != self.streams_max {
-            put_settings(&mut self.out, &[(MAX_CONCURRENT_STREAMS, streams)]);
-            self.streams_max = streams;
-            self.unacknowledged = unacknowledged;
-        }
-    }
-
     /// What the peer allows.
     pub(crate) fn peer(&self) -> &PeerSettings {
         &self.peer
@@ -300,9 +307,10 @@ impl Session {
         self.streams.get(key).is_none_or(|stream| stream.state.is_over())
     }
 
-    /// Whether the peer has said that it has not acted upon a stream, and will not.
+    /// Whether the peer has said that it has not acted upon a stream, and will not. A client says
+    /// so of what we would push, which is nothing.
     pub(crate) fn is_unprocessed(&self, key: Key) -> bool {
-        self.goaway_taken.is_some_and(|last| key.id() > last)
+        self.role == Role::Client && self.goaway_taken.is_some_and(|last| key.id() > last)
     }
 
     pub(crate) fn priority(&self, key: Key) -> Priority {

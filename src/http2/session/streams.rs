@@ -7,6 +7,7 @@
 use crate::http2::Key;
 use crate::http2::flow::{ReceiveWindow, SendWindow};
 use crate::http2::priority::Priority;
+use crate::limits::HTTP2_ENDED_STREAMS_MAX;
 
 /// One stream.
 #[derive(Clone, Copy, Debug)]
@@ -90,9 +91,6 @@ impl Stream {
         }
     }
 }
-
-/// How many ended streams are remembered.
-const ENDED_MAX: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Streams {
@@ -197,14 +195,14 @@ impl Streams {
     /// Remembers a stream that never had a slot, or has none any more.
     pub(super) fn remember(&mut self, id: u32, end: End) {
         let entry = id & !1 | u32::from(end == End::ByPeer);
-        if self.ended.len() < ENDED_MAX {
+        if self.ended.len() < HTTP2_ENDED_STREAMS_MAX {
             self.ended.push(entry);
             return;
         }
         let oldest = &mut self.ended[usize::from(self.ended_at)];
         self.forgotten = self.forgotten.max(*oldest | 1);
         *oldest = entry;
-        self.ended_at = (self.ended_at + 1) % ENDED_MAX as u8;
+        self.ended_at = (self.ended_at + 1) % HTTP2_ENDED_STREAMS_MAX as u8;
     }
 
     /// How the stream of that number ended. It must have been opened, or passed over, by the only
@@ -278,7 +276,7 @@ mod tests {
         }
         streams.rest();
         assert!(streams.find(1).is_none());
-        assert!(streams.held_bytes() <= ENDED_MAX * size_of::<u32>());
+        assert!(streams.held_bytes() <= HTTP2_ENDED_STREAMS_MAX * size_of::<u32>());
     }
 
     #[test]
@@ -289,13 +287,13 @@ mod tests {
         assert_eq!(streams.end_of(1), End::ResetByUs);
         assert_eq!(streams.end_of(3), End::Skipped);
         assert_eq!(streams.end_of(5), End::ByPeer);
-        for id in 0..ENDED_MAX as u32 {
+        for id in 0..HTTP2_ENDED_STREAMS_MAX as u32 {
             streams.remember(id * 4 + 101, End::ByPeer);
         }
         assert_eq!(streams.end_of(1), End::Forgotten);
         assert_eq!(streams.end_of(5), End::Forgotten);
         assert_eq!(streams.end_of(103), End::Skipped);
-        assert_eq!(streams.ended.len(), ENDED_MAX);
+        assert_eq!(streams.ended.len(), HTTP2_ENDED_STREAMS_MAX);
     }
 
     #[test]

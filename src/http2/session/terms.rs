@@ -9,12 +9,13 @@ use crate::http2::fields::HeadBounds;
 use crate::http2::frames::{
     FRAME_BYTES_DEFAULT, FRAME_BYTES_MAX, STREAM_MAX, WINDOW_DEFAULT, WINDOW_MAX,
 };
-use crate::http2::guard::{RESETS_BURST, RESETS_PER_SECOND, Rate};
+use crate::http2::guard::Rate;
 use crate::http2::hpack::table::TABLE_BYTES_MAX;
+use crate::limits::{HTTP2_RESETS_BURST, HTTP2_RESETS_PER_SECOND};
 
 const HEADER_TABLE_SIZE: u16 = 0x1;
 const ENABLE_PUSH: u16 = 0x2;
-pub(super) const MAX_CONCURRENT_STREAMS: u16 = 0x3;
+const MAX_CONCURRENT_STREAMS: u16 = 0x3;
 const INITIAL_WINDOW_SIZE: u16 = 0x4;
 const MAX_FRAME_SIZE: u16 = 0x5;
 const MAX_HEADER_LIST_SIZE: u16 = 0x6;
@@ -39,10 +40,9 @@ pub(crate) struct Terms {
     pub table_bytes: u32,
     /// Other protocols may be asked for.
     pub allows_protocol: bool,
+    /// Targets of requests are written in absolute form.
+    pub is_absolute: bool,
     pub resets: Rate,
-    /// What the streams may have waiting in the outbox. Beyond that there is room for control
-    /// frames only.
-    pub outbox_bytes: usize,
 }
 
 impl Default for Terms {
@@ -55,8 +55,8 @@ impl Default for Terms {
             block_bytes_max: 64 * 1024,
             table_bytes: TABLE_BYTES_MAX as u32,
             allows_protocol: true,
-            resets: Rate { burst: RESETS_BURST, per_second: RESETS_PER_SECOND },
-            outbox_bytes: 64 * 1024,
+            is_absolute: false,
+            resets: Rate { burst: HTTP2_RESETS_BURST, per_second: HTTP2_RESETS_PER_SECOND },
         }
     }
 }

@@ -8,12 +8,14 @@
 mod output;
 mod queue;
 
-use std::fmt;
 use std::io::{self, IsTerminal};
 
 use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
 use tracing::subscriber::set_global_default;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::{LogConfig, LogFormat, LogTarget};
 
@@ -42,6 +44,7 @@ pub struct LogMeter {
     queue: Queue,
     output: Output,
     queue_bytes: u64,
+    level: LevelHandle,
 }
 
 /// The queue's places, which are there whether or not a line is in them: a `Vec` and a stamp each.
@@ -54,31 +57,32 @@ pub(crate) fn start(config: &LogConfig) -> Result<LogGuard, LoggingError> {
     let (queue, writing) =
         Queue::start(config.queue_lines, output.clone()).map_err(LoggingError::NoThread)?;
     let queue_bytes = (config.queue_lines * PLACE_BYTES) as u64;
-    let meter = LogMeter { queue: queue.clone(), output, queue_bytes };
-    let guard = LogGuard { meter, _writing: writing };
     let is_terminal = config.target == LogTarget::StandardOutput && io::stdout().is_terminal();
-    set_global_default(subscriber(config, queue, is_terminal))
-        .map_err(|_| LoggingError::AlreadyStarted)?;
-    Ok(guard)
+    let (subscriber, level) = subscriber(config, queue.clone(), is_terminal);
+    let meter = LogMeter { queue, output, queue_bytes, level };
+    set_global_default(subscriber).map_err(|_| LoggingError::AlreadyStarted)?;
+    Ok(LogGuard { meter, _writing: writing })
 }
+
+/// By which the level is changed.
+type LevelHandle = reload::Handle<LevelFilter, Registry>;
 
 fn subscriber<W>(
     config: &LogConfig,
     writer: W,
     is_coloured: bool,
-) -> Box<dyn Subscriber + Send + Sync>
+) -> (Box<dyn Subscriber + Send + Sync>, LevelHandle)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(config.level)
-        .with_target(false)
-        .with_ansi(is_coloured)
-        .with_writer(writer);
-    match config.format {
-        LogFormat::Text => Box::new(builder.finish()),
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
-    }
+    let (level, handle) = reload::Layer::new(config.level);
+    let lines = fmt::layer().with_target(false).with_ansi(is_coloured).with_writer(writer);
+    let registry = tracing_subscriber::registry().with(level);
+    let subscriber: Box<dyn Subscriber + Send + Sync> = match config.format {
+        LogFormat::Text => Box::new(registry.with(lines)),
+        LogFormat::Json => Box::new(registry.with(lines.json().flatten_event(true))),
+    };
+    (subscriber, handle)
 }
 
 impl LogGuard {
@@ -93,6 +97,16 @@ impl LogMeter {
         self.queue.dropped_lines() + self.output.lost_lines()
     }
 
+    /// The least that is logged.
+    pub(crate) fn level(&self) -> LevelFilter {
+        self.level.clone_current().unwrap_or(LevelFilter::OFF)
+    }
+
+    /// Changes it for all events to come.
+    pub(crate) fn set_level(&self, level: LevelFilter) -> bool {
+        self.level.reload(level).is_ok()
+    }
+
     /// What the queue's places occupy; the lines that wait in them are few and not counted.
     pub fn queue_bytes(&self) -> u64 {
         self.queue_bytes
@@ -101,8 +115,8 @@ impl LogMeter {
 
 impl std::error::Error for LoggingError {}
 
-impl fmt::Display for LoggingError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Display for LoggingError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unwritable { target: LogTarget::File(path), error } => {
                 write!(out, "log.file: {} cannot be written: {error}", path.display())
@@ -121,7 +135,6 @@ mod tests {
     use std::io::Write;
     use std::sync::{Arc, Mutex};
 
-    use tracing::level_filters::LevelFilter;
     use tracing::subscriber::with_default;
 
     use super::*;
@@ -144,7 +157,7 @@ mod tests {
     fn captured(config: &LogConfig, events: impl FnOnce()) -> String {
         let captured = Captured::default();
         let writer = captured.clone();
-        with_default(subscriber(config, move || writer.clone(), false), events);
+        with_default(subscriber(config, move || writer.clone(), false).0, events);
         String::from_utf8(captured.0.lock().unwrap().clone()).unwrap()
     }
 
@@ -179,6 +192,23 @@ mod tests {
         assert_eq!(lines.lines().count(), 1);
         let config = LogConfig { level: LevelFilter::OFF, ..Config::default().log };
         assert_eq!(captured(&config, || tracing::error!("no")), "");
+    }
+
+    #[test]
+    fn a_level_is_changed_while_events_come() {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let config = Config::default().log;
+        let (subscriber, level) = subscriber(&config, move || writer.clone(), false);
+        with_default(subscriber, || {
+            tracing::debug!("first");
+            level.reload(LevelFilter::DEBUG).unwrap();
+            tracing::debug!("second");
+            level.reload(LevelFilter::OFF).unwrap();
+            tracing::error!("third");
+        });
+        let lines = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        assert!(lines.contains("second") && lines.lines().count() == 1, "{lines}");
     }
 
     #[test]

@@ -1,7 +1,4 @@
 //! Chunked bodies: any bytes, any split, against a second decoder.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use ringway::internals::http::invariants;
-
-fuzz_target!(|input: &[u8]| invariants::chunked(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ringway_fuzz::check("chunked", input));

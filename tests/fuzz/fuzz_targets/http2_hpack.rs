@@ -1,7 +1,4 @@
 //! Blocks of HPACK: any bytes, and what they say encoded again.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use ringway::internals::http2::invariants;
-
-fuzz_target!(|input: &[u8]| invariants::hpack(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ringway_fuzz::check("http2_hpack", input));

@@ -1,7 +1,4 @@
-//! Request heads: any bytes, any split, and what is sent on of them.
+//! Request heads: any bytes, any split, against httparse with rules, and what is sent on of them.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use ringway::internals::http::invariants;
-
-fuzz_target!(|input: &[u8]| invariants::request_head(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ringway_fuzz::check("request_head", input));

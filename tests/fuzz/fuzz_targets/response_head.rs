@@ -1,7 +1,4 @@
 //! Response heads: any bytes, any split, and what is sent on of them.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use ringway::internals::http::invariants;
-
-fuzz_target!(|input: &[u8]| invariants::response_head(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ringway_fuzz::check("response_head", input));

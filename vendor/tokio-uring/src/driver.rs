@@ -1,4 +1,4 @@
-//! The ring and what is under way on it.
+//! What is under way, on a ring or, where there is none, on an epoll set.
 //!
 //! In go entries, each remembered in a slab under the [`Key`] that its completion will carry; out
 //! come completions, each handed to whoever waits for it. Two entries are the driver's own: a poll
@@ -8,47 +8,37 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use io_uring::types::{Fd, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::types::Fd;
+use io_uring::{cqueue, opcode, squeue};
 use slab::Slab;
 
 use crate::Builder;
-use crate::bell::Bell;
+use crate::bell::{self, Bell};
+use crate::epoll::Epoll;
+use crate::ring::Ring;
 
 /// How long the loop goes on sleeping in the ring without a completion, and how late tokio's timers
 /// may be meanwhile.
-const TICK_NS: u32 = 10_000_000;
+pub(crate) const TICK_NS: u32 = 10_000_000;
 
 /// What the completions of the driver's own entries carry; operations have small numbers.
 const CANCELLED: u64 = u64::MAX;
-const BELL: u64 = u64::MAX - 1;
-const TICK: u64 = u64::MAX - 2;
-
-/// IORING_ENTER_GETEVENTS (io_uring_enter(2)): completions that were put off are posted.
-const GETEVENTS: libc::c_uint = 1;
-/// IORING_ENTER_REGISTERED_RING: the number is one of the thread's registered rings.
-const REGISTERED_RING: libc::c_uint = 1 << 4;
+pub(crate) const BELL: u64 = u64::MAX - 1;
+pub(crate) const TICK: u64 = u64::MAX - 2;
 
 pub(crate) struct Driver {
-    uring: IoUring,
-    door: Door,
+    engine: Engine,
     operations: Slab<Operation>,
     /// Of the operation that was begun last: tells those apart that have a place one after another.
     serial: u32,
     /// Entries that have ever been queued, with wrap-around.
     queued: u32,
-    /// The ring says when the kernel has put work off.
-    tells_of_work: bool,
-    /// What is registered with the ring.
-    buffers: Option<Rc<dyn Any>>,
     bell: Arc<Bell>,
-    is_bell_polled: bool,
-    tick: Box<Timespec>,
     is_ticking: bool,
     /// The tick has come.
     has_ticked: bool,
@@ -58,48 +48,50 @@ pub(crate) struct Driver {
     is_quiet: bool,
 }
 
-/// How io_uring_enter(2) is called.
-#[derive(Clone, Copy)]
-struct Door {
-    number: RawFd,
-    flags: libc::c_uint,
+/// Who carries entries out.
+#[expect(clippy::large_enum_variant, reason = "a thread has one")]
+enum Engine {
+    Ring(Ring),
+    Epoll(Epoll),
 }
 
-/// `struct io_uring_rsrc_update`, which names one ring of the thread.
-#[repr(C)]
-struct RingUpdate {
-    offset: u32,
-    reserved: u32,
-    data: u64,
-}
-
-impl Door {
-    /// Registers the ring with the calling thread, so that the kernel need not look the descriptor
-    /// up at each call (IORING_REGISTER_RING_FDS, Linux 5.18); where it cannot, it looks.
-    fn register(ring: RawFd) -> Self {
-        const REGISTER_RING_FDS: libc::c_uint = 20;
-        let wherever = u32::MAX;
-        let mut update = RingUpdate { offset: wherever, reserved: 0, data: ring as u64 };
-        if Self::update(ring, REGISTER_RING_FDS, &mut update) {
-            Self { number: update.offset as RawFd, flags: GETEVENTS | REGISTERED_RING }
-        } else {
-            Self { number: ring, flags: GETEVENTS }
+impl Engine {
+    /// False where the queue is full.
+    #[inline]
+    fn push(&mut self, entry: &squeue::Entry) -> bool {
+        match self {
+            Self::Ring(ring) => ring.push(entry),
+            Self::Epoll(epoll) => {
+                epoll.begin(entry);
+                true
+            }
         }
     }
 
-    /// Else the ring would live as long as the thread.
-    fn unregister(self, ring: RawFd) {
-        const UNREGISTER_RING_FDS: libc::c_uint = 21;
-        if self.flags & REGISTERED_RING != 0 {
-            let mut update = RingUpdate { offset: self.number as u32, reserved: 0, data: 0 };
-            Self::update(ring, UNREGISTER_RING_FDS, &mut update);
+    /// Whether everything has been heard that has happened, and the operation that was the
+    /// `place`th of `queued` to be queued has been under way.
+    fn has_heard_all(&mut self, place: u32, queued: u32) -> bool {
+        match self {
+            Self::Ring(ring) => ring.has_heard_all(place, queued),
+            // Nothing tells without a call.
+            Self::Epoll(_) => false,
         }
     }
 
-    fn update(ring: RawFd, operation: libc::c_uint, update: &mut RingUpdate) -> bool {
-        let (call, update) = (libc::SYS_io_uring_register, std::ptr::from_mut(update));
-        // SAFETY: the kernel reads and writes one update.
-        unsafe { libc::syscall(call, ring, operation, update, 1) == 1 }
+    /// The same, just after it was asked for all there is.
+    fn has_told_all(&mut self, place: u32, queued: u32) -> bool {
+        match self {
+            Self::Ring(ring) => ring.has_heard_all(place, queued),
+            Self::Epoll(epoll) => epoll.has_heard_all(),
+        }
+    }
+
+    /// Whether it is of use to ask.
+    fn tells(&self) -> bool {
+        match self {
+            Self::Ring(ring) => ring.tells_of_work,
+            Self::Epoll(_) => true,
+        }
     }
 }
 
@@ -125,8 +117,10 @@ impl Key {
     }
 }
 
-/// An operation, with its key's serial number.
+/// An operation, with its key's serial number or its result.
 enum Operation {
+    /// Begun by [`Handle::hold`], and not completed; the kernel knows nothing of it.
+    Held(u32, Option<Waker>),
     /// Under way; nobody has asked yet.
     Submitted(u32),
     /// Under way, and somebody waits.
@@ -135,19 +129,16 @@ enum Operation {
     Forgotten(u32, #[expect(dead_code, reason = "kept, not used")] Box<dyn Any>),
     /// A poll of several completions has said what was waited for, and has been cancelled; its last
     /// completion is still to come.
-    Early(u32, cqueue::Entry),
-    Completed(cqueue::Entry),
+    Early(u32, i32),
+    Completed(i32),
 }
 
-/// Threads of the kernel for operations that would block, by kind (bounded and unbounded work). No
-/// operation of ours should; where one does all the same, there must not be a thread for each.
-const KERNEL_THREADS_MAX: u32 = 2;
-
 impl Operation {
-    /// Of what the kernel still has; `None` where it has said its last word.
+    /// Of what has not come to its end; `None` where the last word has been said.
     fn serial(&self) -> Option<u32> {
         match self {
-            Self::Submitted(serial)
+            Self::Held(serial, _)
+            | Self::Submitted(serial)
             | Self::Waiting(serial, _)
             | Self::Forgotten(serial, _)
             | Self::Early(serial, _) => Some(*serial),
@@ -165,23 +156,38 @@ impl Operation {
 /// before is not worth waking anybody for.
 const OUTPUT_EVENTS: i32 = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) as i32;
 
+/// What has come of the entry that was queued with `number`.
+#[derive(Clone, Copy)]
+pub(crate) struct Completion {
+    pub(crate) number: u64,
+    pub(crate) result: i32,
+    /// It is not the last one of its entry.
+    pub(crate) has_more: bool,
+}
+
 impl Driver {
+    /// Gives an operation its place, and its number.
+    #[inline]
+    fn insert(&mut self, operation: impl FnOnce(u32) -> Operation) -> Key {
+        let serial = (self.serial + 1) & (u32::MAX >> 1);
+        self.serial = serial;
+        let index = self.operations.insert(operation(serial));
+        let index = u32::try_from(index).expect("there is no memory for so many operations");
+        Key { index, serial }
+    }
+
     fn new(builder: &Builder, bell: Arc<Bell>) -> io::Result<Self> {
-        let uring = builder.uring.build(builder.entries)?;
-        // Refused by kernels before 5.15.
-        let _ = uring.submitter().register_iowq_max_workers(&mut [KERNEL_THREADS_MAX; 2]);
-        let door = Door::register(uring.as_raw_fd());
+        let engine = if builder.is_epoll {
+            Engine::Epoll(Epoll::new(bell.event())?)
+        } else {
+            Engine::Ring(Ring::new(builder)?)
+        };
         Ok(Self {
-            uring,
-            door,
-            tells_of_work: builder.tells_of_work,
+            engine,
             operations: Slab::with_capacity(64),
             serial: 0,
             queued: 0,
-            buffers: None,
             bell,
-            is_bell_polled: false,
-            tick: Box::new(Timespec::new().nsec(TICK_NS)),
             is_ticking: false,
             has_ticked: false,
             completions: 0,
@@ -189,10 +195,9 @@ impl Driver {
         })
     }
 
+    #[inline]
     fn push(&mut self, entry: &squeue::Entry) {
-        // SAFETY: what the entry points to is owned by the operation, or by this driver, until the
-        // completion.
-        while unsafe { self.uring.submission().push(entry) }.is_err() {
+        while !self.engine.push(entry) {
             self.submit();
         }
         self.queued = self.queued.wrapping_add(1);
@@ -201,10 +206,10 @@ impl Driver {
     /// Hands what is queued to the kernel, and does not wait. What has completed has to be taken
     /// before the next call, for which the completion queue has to have room.
     fn flush(&mut self) {
-        let queued = self.uring.submission().len() as u32;
-        // A bad entry is told by its completion; EINTR and a full completion queue (EBUSY) are met
-        // by the next call.
-        let _ = self.enter(queued, 0);
+        match &mut self.engine {
+            Engine::Ring(ring) => ring.enter(0),
+            Engine::Epoll(epoll) => epoll.carry_out(false),
+        }
     }
 
     fn submit(&mut self) {
@@ -216,113 +221,113 @@ impl Driver {
     /// room (IORING_SQ_CQ_OVERFLOW): they are in it after the next call.
     fn take_posted(&mut self) {
         self.dispatch();
-        while self.uring.submission().cq_overflow() {
+        while let Engine::Ring(ring) = &mut self.engine
+            && ring.uring.submission().cq_overflow()
+        {
             self.submit();
         }
     }
 
-    /// Whether the kernel has the entry that was the `place`th to be queued, nothing is to be
-    /// reaped, and the kernel has put no work off (IORING_SQ_TASKRUN, which a ring has to be set up
-    /// with) and holds no completion back for want of room.
-    fn has_heard_all(&mut self, place: u32) -> bool {
-        let queue = self.uring.submission();
-        let taken = self.queued.wrapping_sub(queue.len() as u32);
-        let has_work = !self.tells_of_work || queue.taskrun() || queue.cq_overflow();
-        drop(queue);
-        !has_work
-            && taken.wrapping_sub(place).cast_signed() >= 0
-            && self.uring.completion().is_empty()
-    }
-
-    fn enter(&self, submit: u32, complete: u32) -> io::Result<usize> {
-        let Door { number, flags } = self.door;
-        let none = std::ptr::null::<libc::sigset_t>();
-        let call = libc::SYS_io_uring_enter;
-        // SAFETY: no argument is passed by pointer.
-        let result = unsafe { libc::syscall(call, number, submit, complete, flags, none, 0) };
-        usize::try_from(result).map_err(|_| io::Error::last_os_error())
-    }
-
     /// Hands what is queued to the kernel and sleeps until something completes.
     fn wait(&mut self) {
-        if !mem::replace(&mut self.is_bell_polled, true) {
+        if let Engine::Ring(ring) = &mut self.engine
+            && !mem::replace(&mut ring.is_bell_polled, true)
+        {
             let bell = Fd(self.bell.event().as_raw_fd());
             let poll = opcode::PollAdd::new(bell, libc::POLLIN as u32).multi(true).build();
             self.push(&poll.user_data(BELL));
         }
         self.start_tick();
-        let queued = self.uring.submission().len() as u32;
-        // EINTR and EBUSY end the sleep early; the loop then looks around and comes back.
-        let _ = self.enter(queued, 1);
+        match &mut self.engine {
+            Engine::Ring(ring) => ring.enter(1),
+            Engine::Epoll(epoll) => epoll.carry_out(true),
+        }
     }
 
-    /// Has the kernel end the operation `key`, which it finds by its number; nothing happens where
+    /// Has the operation `key` ended, which the kernel finds by its number; nothing happens where
     /// it has ended. Entries are carried out in the order in which they were queued, so that it
     /// need not have been submitted yet.
     fn cancel(&mut self, key: Key) {
-        let operation = self.operations.get(key.index());
-        if operation.and_then(Operation::serial) == Some(key.serial) {
-            let cancel = opcode::AsyncCancel::new(key.user_data()).build();
-            let cancel = cancel.flags(squeue::Flags::SKIP_SUCCESS);
-            self.push(&cancel.user_data(CANCELLED));
+        if self.complete(key, -libc::ECANCELED) {
+            return;
         }
+        let operation = self.operations.get(key.index());
+        if operation.and_then(Operation::serial) != Some(key.serial) {
+            return;
+        }
+        if let Engine::Epoll(epoll) = &mut self.engine {
+            return epoll.cancel(key.index());
+        }
+        let cancel = opcode::AsyncCancel::new(key.user_data()).build();
+        let cancel = cancel.flags(squeue::Flags::SKIP_SUCCESS);
+        self.push(&cancel.user_data(CANCELLED));
+    }
+
+    /// Has the operation `key` of [`Handle::hold`] come to `result`; false where it is none, or has
+    /// come to its end before.
+    fn complete(&mut self, key: Key, result: i32) -> bool {
+        let Some(operation) = self.operations.get_mut(key.index()) else { return false };
+        if !matches!(operation, Operation::Held(serial, _) if *serial == key.serial) {
+            return false;
+        }
+        if let Operation::Held(_, Some(waker)) =
+            mem::replace(operation, Operation::Completed(result))
+        {
+            waker.wake();
+        }
+        true
     }
 
     fn start_tick(&mut self) {
-        if !mem::replace(&mut self.is_ticking, true) {
-            let tick = opcode::Timeout::new(&raw const *self.tick).build();
-            self.push(&tick.user_data(TICK));
+        if mem::replace(&mut self.is_ticking, true) {
+            return;
         }
+        let tick = match &self.engine {
+            Engine::Ring(ring) => ring.tick(),
+            Engine::Epoll(epoll) => return epoll.start_tick(),
+        };
+        self.push(&tick);
     }
 
     /// Hands completions to those who wait for them.
     fn dispatch(&mut self) {
-        let Self { uring, operations, .. } = self;
-        let mut others = 0_u32;
-        for completion in uring.completion() {
-            let number = completion.user_data();
-            if number >= TICK {
-                match number {
-                    TICK => {
+        let others = match &mut self.engine {
+            Engine::Ring(ring) => {
+                let mut others = 0;
+                for completion in ring.uring.completion() {
+                    let has_more = cqueue::more(completion.flags());
+                    let (number, result) = (completion.user_data(), completion.result());
+                    if number < TICK {
+                        others += 1;
+                        complete(&mut self.operations, Completion { number, result, has_more });
+                    } else if number == TICK {
                         self.is_ticking = false;
                         self.has_ticked = true;
-                    }
-                    BELL => {
-                        self.bell.drain();
-                        self.is_bell_polled = cqueue::more(completion.flags());
+                    } else if number == BELL {
                         others += 1;
+                        self.bell.drain();
+                        ring.is_bell_polled = has_more;
                     }
-                    _ => {}
                 }
-                continue;
+                others
             }
-            others += 1;
-            let key = Key::of(number);
-            let operation = &mut operations[key.index()];
-            debug_assert_eq!(operation.serial(), Some(key.serial), "it is under way");
-            if cqueue::more(completion.flags()) {
-                if completion.result() & OUTPUT_EVENTS == 0
-                    || matches!(operation, Operation::Forgotten(..) | Operation::Early(..))
-                {
-                    continue;
+            Engine::Epoll(epoll) => {
+                let mut others = 0;
+                for completion in epoll.completed.drain(..) {
+                    if completion.number < TICK {
+                        others += 1;
+                        complete(&mut self.operations, completion);
+                    } else if completion.number == TICK {
+                        self.is_ticking = false;
+                        self.has_ticked = true;
+                    } else {
+                        others += 1;
+                        self.bell.drain();
+                    }
                 }
-                let early = Operation::Early(key.serial, completion);
-                if let Operation::Waiting(_, waker) = mem::replace(operation, early) {
-                    waker.wake();
-                }
-                continue;
+                others
             }
-            match mem::replace(operation, Operation::Completed(completion)) {
-                Operation::Waiting(_, waker) => waker.wake(),
-                Operation::Submitted(_) => {}
-                Operation::Forgotten(..) => {
-                    operations.remove(key.index());
-                }
-                // What has been said early stays what is said.
-                Operation::Early(_, said) => *operation = Operation::Completed(said),
-                Operation::Completed(_) => unreachable!("one last completion for each operation"),
-            }
-        }
+        };
         self.completions += others;
         if others > 0 {
             self.is_quiet = false;
@@ -330,10 +335,46 @@ impl Driver {
     }
 }
 
+/// Hands one completion of an operation to whoever waits for it.
+#[inline]
+fn complete(operations: &mut Slab<Operation>, completion: Completion) {
+    let Completion { number, result, has_more } = completion;
+    let key = Key::of(number);
+    let operation = &mut operations[key.index()];
+    debug_assert_eq!(operation.serial(), Some(key.serial), "it is under way");
+    if has_more {
+        if result & OUTPUT_EVENTS == 0
+            || matches!(operation, Operation::Forgotten(..) | Operation::Early(..))
+        {
+            return;
+        }
+        let early = Operation::Early(key.serial, result);
+        if let Operation::Waiting(_, waker) = mem::replace(operation, early) {
+            waker.wake();
+        }
+        return;
+    }
+    match mem::replace(operation, Operation::Completed(result)) {
+        Operation::Waiting(_, waker) => waker.wake(),
+        Operation::Submitted(_) => {}
+        Operation::Forgotten(..) => {
+            operations.remove(key.index());
+        }
+        // What has been said early stays what is said.
+        Operation::Early(_, said) => *operation = Operation::Completed(said),
+        Operation::Completed(_) | Operation::Held(..) => {
+            unreachable!("one last completion for each operation that the kernel has")
+        }
+    }
+}
+
 /// A ring that does not know yet who has lost interest is not to be closed: operations end first,
-/// and what they use lives until they have.
+/// and what they use lives until they have. Without a ring the kernel has none of them.
 impl Drop for Driver {
     fn drop(&mut self) {
+        if matches!(self.engine, Engine::Epoll(_)) {
+            return;
+        }
         let under_way = self.operations.iter().filter_map(|(index, operation)| {
             Some(Key { index: index as u32, serial: operation.serial()? })
         });
@@ -345,11 +386,11 @@ impl Drop for Driver {
             operations.iter().all(|(_, operation)| operation.serial().is_none())
         };
         while !is_over(&self.operations) {
-            let queued = self.uring.submission().len() as u32;
-            let _ = self.enter(queued, 1);
+            if let Engine::Ring(ring) = &mut self.engine {
+                ring.enter(1);
+            }
             self.dispatch();
         }
-        self.door.unregister(self.uring.as_raw_fd());
     }
 }
 
@@ -368,13 +409,26 @@ impl Handle {
     #[inline(always)]
     pub(crate) fn begin(&self, entry: squeue::Entry) -> (Key, u32) {
         let mut driver = self.driver.borrow_mut();
-        let serial = (driver.serial + 1) & (u32::MAX >> 1);
-        driver.serial = serial;
-        let index = driver.operations.insert(Operation::Submitted(serial));
-        let index = u32::try_from(index).expect("there is no memory for so many operations");
-        let key = Key { index, serial };
+        let key = driver.insert(Operation::Submitted);
         driver.push(&entry.user_data(key.user_data()));
         (key, driver.queued)
+    }
+
+    /// Begins an operation that the kernel never hears of: whoever has its key completes it.
+    pub(crate) fn hold(&self) -> (Key, u32) {
+        let mut driver = self.driver.borrow_mut();
+        let key = driver.insert(|serial| Operation::Held(serial, None));
+        (key, driver.queued)
+    }
+
+    pub(crate) fn complete(&self, key: Key, result: i32) {
+        self.driver.borrow_mut().complete(key, result);
+    }
+
+    pub(crate) fn is_held(&self, key: Key) -> bool {
+        let driver = self.driver.borrow();
+        let operation = driver.operations.get(key.index());
+        matches!(operation, Some(Operation::Held(serial, _)) if *serial == key.serial)
     }
 
     /// Has the kernel end the operation `key`, whose completion then says so (ECANCELED).
@@ -385,13 +439,17 @@ impl Handle {
     /// Whether the operation `key`, the `place`th to be queued, is certainly pending.
     pub(crate) fn is_silent(&self, key: Key, place: u32) -> bool {
         let driver = &mut *self.driver.borrow_mut();
-        if !driver.has_heard_all(place) {
+        if let Operation::Held(..) = driver.operations[key.index()] {
+            return true;
+        }
+        let queued = driver.queued;
+        if !driver.engine.has_heard_all(place, queued) {
             // One call for all of them: who asks next in this turn need not make it.
-            if !driver.tells_of_work {
+            if !driver.engine.tells() {
                 return false;
             }
             driver.submit();
-            if !driver.has_heard_all(place) {
+            if !driver.engine.has_told_all(place, queued) {
                 return false;
             }
         }
@@ -399,24 +457,30 @@ impl Handle {
     }
 
     #[inline]
-    pub(crate) fn poll(&self, key: Key, cx: &mut Context<'_>) -> Poll<cqueue::Entry> {
+    pub(crate) fn poll(&self, key: Key, cx: &mut Context<'_>) -> Poll<i32> {
         let driver = &mut *self.driver.borrow_mut();
         let operation = &mut driver.operations[key.index()];
         match operation {
+            Operation::Held(_, waker) => {
+                if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    *waker = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
             Operation::Waiting(_, waker) if waker.will_wake(cx.waker()) => Poll::Pending,
             Operation::Submitted(_) | Operation::Waiting(..) => {
                 *operation = Operation::Waiting(key.serial, cx.waker().clone());
                 Poll::Pending
             }
             Operation::Completed(_) => match driver.operations.remove(key.index()) {
-                Operation::Completed(completion) => Poll::Ready(completion),
+                Operation::Completed(result) => Poll::Ready(result),
                 _ => unreachable!("it was completed just now"),
             },
-            Operation::Early(_, completion) => {
-                let completion = completion.clone();
+            Operation::Early(_, result) => {
+                let result = *result;
                 *operation = Operation::Forgotten(key.serial, Box::new(()));
                 driver.cancel(key);
-                Poll::Ready(completion)
+                Poll::Ready(result)
             }
             Operation::Forgotten(..) => unreachable!("nobody polls what has been dropped"),
         }
@@ -434,20 +498,42 @@ impl Handle {
     /// Nobody waits for the operation any more; `data` are kept for as long as it goes on.
     pub(crate) fn forget<D: 'static>(&self, key: Key, data: D) {
         let mut driver = self.driver.borrow_mut();
-        let operation = &mut driver.operations[key.index()];
-        if let Operation::Completed(_) = operation {
-            driver.operations.remove(key.index());
+        let Driver { engine, operations, .. } = &mut *driver;
+        let operation = &mut operations[key.index()];
+        if let Operation::Completed(_) | Operation::Held(..) = operation {
+            let ended = operations.remove(key.index());
             // What is dropped may begin or forget operations itself.
             drop(driver);
-            drop(data);
-        } else {
-            let forgotten = Operation::Forgotten(key.serial, Box::new(data));
-            let waiting = mem::replace(operation, forgotten);
-            if matches!(waiting, Operation::Early(..)) {
-                driver.cancel(key);
+            drop((data, ended));
+            return;
+        }
+        let forgotten = match engine {
+            Engine::Ring(_) => Operation::Forgotten(key.serial, Box::new(data)),
+            Engine::Epoll(epoll) => {
+                // The kernel knows nothing of it, but its completion may be on its way.
+                let waiting = if epoll.end(key.index()) {
+                    operations.remove(key.index())
+                } else {
+                    mem::replace(operation, Operation::Forgotten(key.serial, Box::new(())))
+                };
+                drop(driver);
+                drop(waiting);
+                drop(data);
+                return;
             }
-            drop(driver);
-            drop(waiting);
+        };
+        let waiting = mem::replace(operation, forgotten);
+        if matches!(waiting, Operation::Early(..)) {
+            driver.cancel(key);
+        }
+        drop(driver);
+        drop(waiting);
+    }
+
+    /// The descriptor `number` is about to be closed; no operation names it any more.
+    pub(crate) fn release(&self, number: RawFd) {
+        if let Engine::Epoll(epoll) = &mut self.driver.borrow_mut().engine {
+            epoll.release(number);
         }
     }
 
@@ -456,11 +542,10 @@ impl Handle {
         vectors: &[libc::iovec],
         buffers: Rc<dyn Any>,
     ) -> io::Result<()> {
-        let mut driver = self.driver.borrow_mut();
-        // SAFETY: `buffers` owns what the vectors point to, and is kept until the ring is closed.
-        unsafe { driver.uring.submitter().register_buffers(vectors) }?;
-        driver.buffers = Some(buffers);
-        Ok(())
+        match &mut self.driver.borrow_mut().engine {
+            Engine::Ring(ring) => ring.register_buffers(vectors, buffers),
+            Engine::Epoll(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     pub(crate) fn dispatch(&self) {
@@ -500,20 +585,48 @@ impl Handle {
     }
 
     pub(crate) fn has_completions(&self) -> bool {
-        !self.driver.borrow_mut().uring.completion().is_empty()
+        match &mut self.driver.borrow_mut().engine {
+            Engine::Ring(ring) => !ring.uring.completion().is_empty(),
+            Engine::Epoll(epoll) => !epoll.completed.is_empty(),
+        }
     }
 
-    /// Has the kernel say by `event` that something has completed.
-    pub(crate) fn announce_by(&self, event: BorrowedFd<'_>) -> io::Result<()> {
-        self.driver.borrow().uring.submitter().register_eventfd(event.as_raw_fd())
+    /// What becomes readable when something has completed, between [`Handle::announce_by`] and
+    /// [`Handle::announce_no_more`].
+    pub(crate) fn announcer(&self) -> io::Result<OwnedFd> {
+        match &self.driver.borrow().engine {
+            Engine::Ring(_) => bell::eventfd(),
+            Engine::Epoll(epoll) => epoll.share(),
+        }
+    }
+
+    /// Has the kernel say by the announcer that something has completed.
+    pub(crate) fn announce_by(&self, announcer: BorrowedFd<'_>) -> io::Result<()> {
+        match &self.driver.borrow().engine {
+            Engine::Ring(ring) => ring.announce_by(announcer),
+            Engine::Epoll(_) => Ok(()),
+        }
     }
 
     /// Has it say so no more.
     pub(crate) fn announce_no_more(&self) {
-        let _ = self.driver.borrow().uring.submitter().unregister_eventfd();
+        if let Engine::Ring(ring) = &self.driver.borrow().engine {
+            ring.announce_no_more();
+        }
     }
 
-    pub(crate) fn descriptor(&self) -> RawFd {
-        self.driver.borrow().uring.as_raw_fd()
+    /// The announcement has been heard.
+    pub(crate) fn drain(&self, announcer: BorrowedFd<'_>) {
+        if let Engine::Ring(_) = &self.driver.borrow().engine {
+            bell::drain(announcer);
+        }
+    }
+
+    /// The ring's, where there is one.
+    pub(crate) fn descriptor(&self) -> Option<RawFd> {
+        match &self.driver.borrow().engine {
+            Engine::Ring(ring) => Some(ring.uring.as_raw_fd()),
+            Engine::Epoll(_) => None,
+        }
     }
 }

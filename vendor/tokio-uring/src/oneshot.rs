@@ -5,13 +5,14 @@
 //! kernel has no more use for them. Whoever has an operation's [`Key`] can end it early.
 
 use std::future::Future;
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use io_uring::{cqueue, squeue};
+use io_uring::squeue;
 
 use crate::driver::{Handle, Key};
-use crate::runtime::current;
+use crate::runtime::{current, without_ring};
 
 /// An operation that has not been queued yet.
 pub struct UnsubmittedOneshot<D: 'static, T: OneshotOutputTransform<StoredData = D>> {
@@ -30,6 +31,18 @@ impl<D, T: OneshotOutputTransform<StoredData = D>> UnsubmittedOneshot<D, T> {
     /// `stable_data` is moved meanwhile.
     pub unsafe fn new(stable_data: D, post_op: T, entry: squeue::Entry) -> Self {
         Self { stable_data, post_op, entry }
+    }
+
+    /// Begins an operation that the kernel never hears of: it completes by [`complete`], or by
+    /// [`cancel`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a [`Runtime`](crate::Runtime).
+    pub fn hold(stable_data: D, post_op: T) -> InFlightOneshot<D, T> {
+        let driver = current().expect("operations are begun inside a runtime");
+        let (key, place) = driver.hold();
+        InFlightOneshot { started: Some(Started { driver, key, place, stable_data, post_op }) }
     }
 
     /// Queues it for the next submission.
@@ -97,13 +110,13 @@ impl<D: Unpin, T: OneshotOutputTransform<StoredData = D> + Unpin> Future for InF
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let started = this.started.as_ref().expect("an operation completes once");
-        let Poll::Ready(completion) = started.driver.poll(started.key, cx) else {
+        let Poll::Ready(result) = started.driver.poll(started.key, cx) else {
             return Poll::Pending;
         };
         let Some(Started { stable_data, post_op, .. }) = this.started.take() else {
             unreachable!("it was there just now");
         };
-        Poll::Ready(post_op.transform_oneshot_output(stable_data, completion))
+        Poll::Ready(post_op.transform_oneshot_output(stable_data, result))
     }
 }
 
@@ -124,10 +137,32 @@ pub fn cancel(key: Key) {
     }
 }
 
+/// Has the operation `key`, which was begun by [`UnsubmittedOneshot::hold`] on this thread, come to
+/// `result`, as the kernel says results. Nothing happens where it has come to its end before.
+pub fn complete(key: Key, result: i32) {
+    if let Some(driver) = current() {
+        driver.complete(key, result);
+    }
+}
+
+/// Whether the operation `key` was begun by [`UnsubmittedOneshot::hold`] and goes on.
+pub fn is_held(key: Key) -> bool {
+    current().is_some_and(|driver| driver.is_held(key))
+}
+
+/// The descriptor `number` is about to be closed, and no operation names it any more: the runtime
+/// that runs on this thread forgets what it knows of it. Where it has a ring, that is nothing.
+pub fn release(number: RawFd) {
+    if let Some(driver) = without_ring() {
+        driver.release(number);
+    }
+}
+
 /// Makes of a completion, and the data that its operation owned, what its future resolves to.
 pub trait OneshotOutputTransform {
     type Output;
     type StoredData;
 
-    fn transform_oneshot_output(self, data: Self::StoredData, cqe: cqueue::Entry) -> Self::Output;
+    /// `result` is what the completion says: a count, or an error's number below zero.
+    fn transform_oneshot_output(self, data: Self::StoredData, result: i32) -> Self::Output;
 }

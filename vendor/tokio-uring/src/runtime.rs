@@ -21,7 +21,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::LocalSet;
 
 use crate::Builder;
-use crate::bell::{self, Bell};
+use crate::bell::Bell;
 use crate::driver::Handle;
 
 thread_local! {
@@ -31,6 +31,7 @@ thread_local! {
 #[derive(Clone)]
 struct Current {
     driver: Handle,
+    is_epoll: bool,
     waits: Arc<Waits>,
     foreign: Rc<Cell<usize>>,
 }
@@ -41,6 +42,18 @@ pub(crate) fn current() -> Option<Handle> {
     CURRENT.with_borrow(|current| Some(current.as_ref()?.driver.clone()))
 }
 
+/// The same, where it has no ring.
+#[inline]
+pub(crate) fn without_ring() -> Option<Handle> {
+    // Descriptors may outlive the thread's variables.
+    let current = CURRENT.try_with(|current| {
+        let current = current.borrow();
+        let current = current.as_ref().filter(|current| current.is_epoll)?;
+        Some(current.driver.clone())
+    });
+    current.ok().flatten()
+}
+
 /// How often a loop has gone to sleep; any thread may read it.
 #[derive(Debug, Default)]
 pub struct Waits {
@@ -49,20 +62,21 @@ pub struct Waits {
 }
 
 impl Waits {
-    /// Those of the runtime that runs on this thread, and the descriptor of its ring.
-    pub fn current() -> Option<(Arc<Self>, RawFd)> {
+    /// Those of the runtime that runs on this thread, and the descriptor of its ring if
+    /// it has one.
+    pub fn current() -> Option<(Arc<Self>, Option<RawFd>)> {
         CURRENT.with_borrow(|current| {
             let current = current.as_ref()?;
             Some((current.waits.clone(), current.driver.descriptor()))
         })
     }
 
-    /// In io_uring_enter(2).
+    /// In io_uring_enter(2), or where there is no ring in epoll_wait(2).
     pub fn in_ring(&self) -> u64 {
         self.in_ring.load(Ordering::Relaxed)
     }
 
-    /// In epoll_wait(2), by tokio.
+    /// In tokio's epoll_wait(2).
     pub fn in_tokio(&self) -> u64 {
         self.in_tokio.load(Ordering::Relaxed)
     }
@@ -114,20 +128,22 @@ impl Runtime {
     /// Those of io_uring_setup(2), epoll_create(2) and eventfd(2).
     pub fn new(builder: &Builder) -> io::Result<Self> {
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let announced = {
-            let _inside = tokio.enter();
-            // SAFETY: the descriptor is the `AsyncFd`'s own and closed by it.
-            unsafe { AsyncFd::register_with_interest(bell::eventfd()?, Interest::READABLE) }?
-        };
         let bell = Arc::new(Bell::new()?);
         let driver = Handle::new(builder, bell.clone())?;
+        let announced = {
+            let _inside = tokio.enter();
+            let announcer = driver.announcer()?;
+            // SAFETY: the descriptor is the `AsyncFd`'s own and closed by it.
+            unsafe { AsyncFd::register_with_interest(announcer, Interest::READABLE) }?
+        };
+        let is_epoll = builder.is_epoll;
         Ok(Self {
             local: ManuallyDrop::new(LocalSet::new()),
             announced: ManuallyDrop::new(announced),
             tokio: ManuallyDrop::new(tokio),
             bell,
             before_turn: builder.before_turn,
-            current: Current { driver, waits: Arc::default(), foreign: Rc::default() },
+            current: Current { driver, is_epoll, waits: Arc::default(), foreign: Rc::default() },
         })
     }
 
@@ -204,6 +220,9 @@ impl Runtime {
             self.look_at_tokio();
             return self.sleep_in_ring();
         }
+        if self.current.is_epoll {
+            self.forget_announced();
+        }
         // From here on completions are announced; what has completed before has to be looked for.
         driver.flush();
         if !driver.has_completions() {
@@ -216,6 +235,14 @@ impl Runtime {
         driver.flush();
     }
 
+    /// The set has been announced whenever it had something to say, sleep or no sleep.
+    fn forget_announced(&self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready(Ok(mut ready)) = self.announced.poll_read_ready(&mut cx) {
+            ready.clear_ready();
+        }
+    }
+
     /// Ready once something has completed, or the bell rings.
     fn poll_announced(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.bell.lie_down_in_tokio(cx) {
@@ -225,7 +252,7 @@ impl Runtime {
         ready.map(|ready| {
             if let Ok(mut ready) = ready {
                 ready.clear_ready();
-                bell::drain(self.announced.as_fd());
+                self.current.driver.drain(self.announced.as_fd());
             }
         })
     }

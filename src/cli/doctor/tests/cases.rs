@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Machine;
 use crate::cli::doctor::finding::Severity;
 use crate::config::{
-    CertificateConfig, Config, HostPattern, OriginConfig, RouteConfig, UpstreamConfig,
+    CertificateConfig, Config, DriverChoice, HostPattern, OriginConfig, RouteConfig, UpstreamConfig,
 };
 
 /// What is wrong, the findings that say so, and words that the first of them says.
@@ -29,7 +29,7 @@ fn upstream(url: &str) -> UpstreamConfig {
     UpstreamConfig { origins, ..Config::default().upstreams.remove(0) }
 }
 
-fn disabled(machine: Machine, value: &str) -> Machine {
+pub(super) fn disabled(machine: Machine, value: &str) -> Machine {
     machine.with("proc/sys/kernel/io_uring_disabled", value)
 }
 
@@ -44,14 +44,30 @@ pub(super) fn locked(machine: Machine, bytes: &str) -> Machine {
     machine.but("proc/self/limits", "unlimited            unlimited", bytes)
 }
 
-const KERNEL: [Case; 12] = [
+/// Wants the ring, or nothing.
+fn demanding(machine: Machine) -> Machine {
+    machine.set(|config| config.server.driver = DriverChoice::IoUring)
+}
+
+const KERNEL: [Case; 14] = [
     (
         |it| it.with("proc/sys/kernel/osrelease", "5.15.0-91-generic"),
         &["kernel"],
         Severity::Warning,
         &["5.15.0-91-generic (wanted: 6.1 or later)"],
     ),
-    (|it| it.missing(&["ACCEPT"], &[]), &["io_uring"], Severity::Error, &["without ACCEPT", "6.1"]),
+    (
+        |it| it.missing(&["ACCEPT"], &[]),
+        &["io_uring", "driver"],
+        Severity::Warning,
+        &["without ACCEPT", "6.1", "epoll (wanted: io_uring)"],
+    ),
+    (
+        |it| demanding(it.missing(&["ACCEPT"], &[])),
+        &["io_uring"],
+        Severity::Error,
+        &["without ACCEPT", "6.1"],
+    ),
     (
         |it| it.missing(&[], &["COOP_TASKRUN", "SUBMIT_ALL"]),
         &["io_uring_flags"],
@@ -67,13 +83,27 @@ const KERNEL: [Case; 12] = [
     (
         |it| disabled(it, "2"),
         &["io_uring_disabled"],
-        Severity::Error,
+        Severity::Warning,
         &["2 (wanted: 0)", "echo 'kernel.io_uring_disabled = 0' >>/etc/sysctl.d/60-ringway.conf"],
     ),
     // Refused by a filter, and by the sysctl on a machine without filters.
-    (Machine::refused, &["io_uring", "seccomp"], Severity::Error, &["blocked. Allow it"]),
     (
-        |it| disabled(it.refused().but("proc/self/status", "Seccomp:\t2", "Seccomp:\t0"), "1"),
+        Machine::refused,
+        &["io_uring", "driver", "seccomp"],
+        Severity::Warning,
+        &["blocked. Allow it", "two more system calls"],
+    ),
+    (
+        |it| demanding(it.refused()),
+        &["io_uring", "seccomp"],
+        Severity::Error,
+        &["blocked. Allow it"],
+    ),
+    (
+        |it| {
+            let it = it.refused().but("proc/self/status", "Seccomp:\t2", "Seccomp:\t0");
+            demanding(disabled(it, "1"))
+        },
         &["io_uring", "io_uring_disabled"],
         Severity::Error,
         &["blocked. Allow it"],

@@ -10,10 +10,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use self::cases::{GROUP, cases, held_by, listen, locked, secured};
+use self::cases::{GROUP, cases, disabled, held_by, listen, locked, secured};
 use super::finding::Severity;
 use super::*;
-use crate::config::MemoryMax;
+use crate::config::{DriverChoice, MemoryMax};
 use crate::ring::features::Missing;
 
 const STATUS: &str = "THP_enabled:\t1\nCapEff:\t0000000000000000\nSeccomp:\t2\n\
@@ -187,6 +187,18 @@ fn a_certificate_in_order_has_nothing_to_mend() {
     let key = rcgen::KeyPair::generate().unwrap();
     let report = secured(Machine::in_order(), key, 90, 0o640).report();
     assert_eq!(report.severity, Severity::Ok, "{report}");
+}
+
+#[test]
+fn who_wants_epoll_has_no_use_for_what_a_ring_needs() {
+    let machine = locked(disabled(Machine::in_order().refused(), "2"), "0 0");
+    let report = machine.set(|config| config.server.driver = DriverChoice::Epoll).report();
+    assert_eq!(report.severity, Severity::Ok, "{report}");
+    let driver = report.findings.iter().find(|finding| finding.id == "driver").unwrap();
+    assert_eq!(driver.current, "epoll");
+    // Where it has to do, nothing is locked either.
+    let machine = locked(Machine::in_order().refused(), "0 0");
+    assert!(machine.report().findings.iter().all(|finding| finding.id != "locked_memory"));
 }
 
 #[test]

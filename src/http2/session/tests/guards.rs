@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::http2::error::{Cause, ErrorCode, GuardReason};
-use crate::http2::guard::{FRAMES_BURST, RESETS_BURST};
+use crate::limits::{HTTP2_FRAMES_BURST, HTTP2_RESETS_BURST};
 
 /// Repeats what an attacker sends; how often, until it is too much.
 fn attack(reason: GuardReason, mut send: impl FnMut(&mut Wire, u32)) -> u32 {
@@ -43,7 +43,7 @@ fn rapid_reset_is_stopped_and_its_streams_are_not_free_before_their_work_ends() 
         wire.feed(&[get(id), rst_stream(id, 8)].concat());
         release_all(wire);
     });
-    assert_eq!(rounds, RESETS_BURST);
+    assert_eq!(rounds, HTTP2_RESETS_BURST);
     // Where the work does not end, streams are refused, and no more than 100 are ever begun.
     let mut most = 0;
     attack(GuardReason::Resets, |wire, round| {
@@ -86,14 +86,14 @@ fn made_you_reset_is_stopped_whatever_makes_us() {
             wire.feed(&spoil(round * 2 + 1));
             release_all(wire);
         });
-        assert!(rounds <= RESETS_BURST, "{rounds}");
+        assert!(rounds <= HTTP2_RESETS_BURST, "{rounds}");
     }
 }
 
 #[test]
 fn refused_streams_are_resets_of_ours() {
     let rounds = attack(GuardReason::Resets, |wire, round| wire.feed(&get(round * 2 + 1)));
-    assert_eq!(rounds, RESETS_BURST + 100);
+    assert_eq!(rounds, HTTP2_RESETS_BURST + 100);
 }
 
 #[test]
@@ -154,7 +154,10 @@ fn frames_without_payload_are_stopped() {
     for (reason, bytes) in floods {
         let rounds = attack(reason, |wire, _| wire.feed(&bytes));
         // The settings by which each connection begins count, too.
-        assert!((FRAMES_BURST - 2..=FRAMES_BURST).contains(&rounds), "{reason:?} {rounds}");
+        assert!(
+            (HTTP2_FRAMES_BURST - 2..=HTTP2_FRAMES_BURST).contains(&rounds),
+            "{reason:?} {rounds}"
+        );
     }
     for (reason, bytes) in [
         (GuardReason::WindowUpdates, window_update(0, 1)),
@@ -168,7 +171,7 @@ fn frames_without_payload_are_stopped() {
         wire.feed(&[post(1), post(3), post(5), rst_stream(5, 8)].concat());
         wire.session.reset(wire.keys[1], ErrorCode::Cancel);
         let rounds = attack_on(&mut wire, reason, &mut |wire, _| wire.feed(&bytes));
-        assert_eq!(rounds, FRAMES_BURST, "{reason:?} {bytes:x?}");
+        assert_eq!(rounds, HTTP2_FRAMES_BURST, "{reason:?} {bytes:x?}");
     }
 }
 
@@ -193,7 +196,7 @@ fn an_origin_that_never_comes_to_its_answer_is_stopped() {
     let rounds = attack_on(&mut wire, GuardReason::InterimResponses, &mut |wire, _| {
         wire.feed(&early_hints);
     });
-    assert_eq!(rounds, FRAMES_BURST);
+    assert_eq!(rounds, HTTP2_FRAMES_BURST);
 }
 
 #[test]
@@ -218,6 +221,24 @@ fn who_does_not_read_our_answers_is_stopped_before_they_pile_up() {
     let failed = wire.failed.expect("it has failed");
     assert_eq!(failed.cause, Cause::Guard(GuardReason::Outbox));
     assert!(wire.session.held_bytes() < 256 * 1024);
+}
+
+#[test]
+fn who_asks_for_much_and_reads_slowly_is_no_flood() {
+    let mut wire = Wire::new(Role::Server);
+    wire.feed(&[settings(&[(4, 1 << 20), (5, 1 << 20)]), get(1)].concat());
+    wire.feed(&window_update(0, 1 << 20));
+    let key = wire.keys[0];
+    wire.session.send_response(key, 200, false, |_| ()).expect("it is open");
+    // As much as a frame of the peer's choice may hold.
+    let room = wire.session.room(key);
+    wire.session.send_data(key, &vec![b'x'; room], false).expect("there is room");
+    assert!(wire.session.pending().len() > 1_000_000);
+    for _ in 0..10 {
+        wire.feed(&window_update(1, 1_000));
+        wire.feed(&frame(PING, 0, 0, &[0; 8]));
+    }
+    assert_eq!(wire.failed, None);
 }
 
 #[test]

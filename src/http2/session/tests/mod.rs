@@ -203,7 +203,7 @@ pub(super) fn tell(event: &Event<'_>, text: &[u8]) -> String {
             let (id, head) = (stream.id(), shown(head));
             format!("request {id} {kind:?} {protocol:?} {body:?} {priority:?} {head}")
         }
-        Event::Oversize { stream, what, is_end } => {
+        Event::Oversize { stream, what, is_end, .. } => {
             format!("oversize {} {what:?} {is_end}", stream.id())
         }
         Event::Response { stream, head, status, body } => {

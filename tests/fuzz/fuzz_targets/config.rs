@@ -1,0 +1,4 @@
+//! Configurations: any text.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ringway_fuzz::check("config", input));
