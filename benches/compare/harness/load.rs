@@ -1,15 +1,15 @@
-//! The load: `ringway bench`, run once.
+//! The load: `ringway bench`, run once, or where a scenario wants another opinion, h2load.
 //!
 //! In: what to ask for. Out: what it says in JSON, as a sample. Measures nothing itself.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::scenarios::Measure;
-use super::{Metric, Sample};
+use super::scenarios::{Maker, Measure};
+use super::{Metric, Sample, h2load};
 
 /// A program that makes load, and the core it has.
 pub(crate) struct Load {
@@ -21,6 +21,7 @@ pub(crate) struct Load {
 
 #[derive(Debug, Default)]
 pub(crate) struct Request {
+    pub(crate) maker: Maker,
     pub(crate) url: String,
     pub(crate) via: Option<String>,
     pub(crate) connections: u32,
@@ -39,43 +40,43 @@ pub(crate) struct Request {
 pub(crate) struct Answer {
     pub(crate) requests: u64,
     pub(crate) requests_per_second: f64,
-    mb_per_second: f64,
-    bytes_read: u64,
-    bytes_written: u64,
-    seconds: f64,
-    error_rate: f64,
-    status: Status,
-    latency_us: Latency,
-    target: Option<Target>,
-    idle: Option<Idle>,
+    pub(super) mb_per_second: f64,
+    pub(super) bytes_read: u64,
+    pub(super) bytes_written: u64,
+    pub(super) seconds: f64,
+    pub(super) error_rate: f64,
+    pub(super) status: Status,
+    pub(super) latency_us: Latency,
+    pub(super) target: Option<Target>,
+    pub(super) idle: Option<Idle>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Status {
+pub(super) struct Status {
     #[serde(rename = "2xx")]
-    ok: u64,
+    pub(super) ok: u64,
 }
 
 #[derive(Debug, Deserialize)]
-struct Latency {
-    p50: f64,
-    p99: f64,
-    p999: f64,
+pub(super) struct Latency {
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+    pub(super) p999: f64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Target {
+    pub(super) user_us: f64,
+    pub(super) system_us: f64,
+    pub(super) cpu_us: f64,
+    pub(super) peak_rss_bytes: u64,
+    pub(super) rss_bytes: u64,
+    pub(super) voluntary_switches: u64,
+    pub(super) involuntary_switches: u64,
 }
 
 #[derive(Debug, Deserialize)]
-struct Target {
-    user_us: f64,
-    system_us: f64,
-    cpu_us: f64,
-    peak_rss_bytes: u64,
-    rss_bytes: u64,
-    voluntary_switches: u64,
-    involuntary_switches: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Idle {
+pub(super) struct Idle {
     lost: u64,
 }
 
@@ -85,13 +86,13 @@ impl Load {
     }
 
     pub(crate) fn run(&self, request: &Request) -> Result<Answer, String> {
+        let limit = self.patience + Duration::from_secs_f64(request.seconds.unwrap_or(0.0));
+        if request.maker == Maker::H2load {
+            return h2load::run(request, self.core, |command| end_of(command, limit));
+        }
         let mut command = Command::new(&self.program);
         command.args(arguments(request, self.core));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command.spawn();
-        let child = child.map_err(|error| format!("{}: {error}", self.program.display()))?;
-        let limit = self.patience + Duration::from_secs_f64(request.seconds.unwrap_or(0.0));
-        let output = wait(child, limit)?;
+        let output = end_of(command, limit)?;
         let text = String::from_utf8_lossy(&output.stdout);
         serde_json::from_str(&text).map_err(|error| {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -128,8 +129,16 @@ fn arguments(request: &Request, core: usize) -> Vec<String> {
     words
 }
 
+/// Runs it; what it has said.
+fn end_of(mut command: Command, limit: Duration) -> Result<Output, String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn();
+    let child = child.map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+    wait(child, limit)
+}
+
 /// A run that hangs must not hang the comparison.
-fn wait(mut child: Child, limit: Duration) -> Result<std::process::Output, String> {
+fn wait(mut child: Child, limit: Duration) -> Result<Output, String> {
     let deadline = Instant::now() + limit;
     loop {
         match child.try_wait() {

@@ -7,6 +7,7 @@
 
 mod certificates;
 mod counters;
+mod h2load;
 mod load;
 mod options;
 mod peers;
@@ -99,7 +100,14 @@ struct Bench<'o> {
 
 pub(crate) fn run(options: &Options) -> Result<Results, String> {
     let began = Instant::now();
-    let chosen = options.chosen_scenarios()?;
+    let mut chosen = options.chosen_scenarios()?;
+    chosen.retain(|scenario| {
+        let absent = scenario.needs().filter(|program| peers::installed(program).is_none());
+        if let Some(program) = absent {
+            eprintln!("compare: {program} is not installed: {} is left out", scenario.name);
+        }
+        absent.is_none()
+    });
     let (peers, absent) = peers::find(options)?;
     for name in &absent {
         eprintln!("compare: {name} is not installed: left out");
@@ -231,6 +239,7 @@ impl Bench<'_> {
     fn request(&self, running: &Running, scenario: &Scenario) -> Request {
         let connections = scenario.connections_of(self.options);
         Request {
+            maker: scenario.maker,
             url: scenario.url(running, &self.origin),
             via: scenario.is_forward().then(|| format!("http://{}", running.address())),
             connections,

@@ -156,7 +156,8 @@ pub(crate) fn find(options: &Options) -> Result<(Vec<Peer>, Vec<&'static str>), 
     Ok((peers, absent))
 }
 
-fn installed(program: &str) -> Option<PathBuf> {
+/// Where a program is, if it is here.
+pub(crate) fn installed(program: &str) -> Option<PathBuf> {
     // Servers live in sbin, which is not in everybody's path.
     let path = env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
     path.split(':').map(|folder| Path::new(folder).join(program)).find(|file| file.is_file())

@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Sub;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -135,12 +136,54 @@ fn parent_of(pid: u32) -> Option<u32> {
 
 /// Memory of a process and its children.
 pub(crate) fn resident_bytes(root: u32) -> u64 {
+    status_bytes(root, "VmRSS:")
+}
+
+/// The most that each of them has had.
+pub(crate) fn peak_resident_bytes(root: u32) -> u64 {
+    status_bytes(root, "VmHWM:")
+}
+
+fn status_bytes(root: u32, name: &str) -> u64 {
     let of = |pid: u32| {
         let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse::<u64>().ok()
     };
     tree(root).into_iter().filter_map(of).sum::<u64>() * 1024
+}
+
+/// Processor time in microseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CpuTime {
+    pub(crate) user_us: f64,
+    pub(crate) system_us: f64,
+}
+
+impl Sub for CpuTime {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        let (user_us, system_us) =
+            (self.user_us - before.user_us, self.system_us - before.system_us);
+        Self { user_us, system_us }
+    }
+}
+
+/// What a process and its children have taken so far: utime and stime of proc(5), in ticks of 10
+/// ms.
+pub(crate) fn cpu_time(root: u32) -> CpuTime {
+    const TICK_US: f64 = 10_000.0;
+    let of = |pid: u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = text.rsplit_once(") ")?.1.split(' ').skip(11);
+        let mut next = || fields.next()?.parse::<f64>().ok();
+        Some((next()?, next()?))
+    };
+    tree(root).into_iter().filter_map(of).fold(CpuTime::default(), |sum, (user, system)| CpuTime {
+        user_us: sum.user_us + user * TICK_US,
+        system_us: sum.system_us + system * TICK_US,
+    })
 }
 
 pub(crate) fn raise_open_files() {
@@ -168,6 +211,7 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(resident_bytes(process.pid()) > 0);
+        assert!(peak_resident_bytes(process.pid()) >= resident_bytes(process.pid()));
         let all = tree(process.pid());
         drop(process);
         let is_alive = |pid: &u32| {
@@ -177,6 +221,20 @@ mod tests {
         while all.iter().any(is_alive) {
             assert!(Instant::now() < deadline, "something of {all:?} lives on");
             std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn processor_time_is_counted() {
+        let own = std::process::id();
+        let before = cpu_time(own);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let CpuTime { user_us, system_us } = cpu_time(own) - before;
+            if user_us + system_us > 0.0 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "nothing is counted");
         }
     }
 

@@ -14,12 +14,21 @@ pub(crate) struct Scenario {
     way: Way,
     page: Page,
     connections: u32,
+    pub(crate) maker: Maker,
     /// For the load generator.
     pub(crate) flags: &'static [&'static str],
     amount: Amount,
     pub(crate) measure: Measure,
     /// Runs only where it is named.
     pub(crate) is_extra: bool,
+}
+
+/// Who makes the load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Maker {
+    #[default]
+    Bench,
+    H2load,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +93,7 @@ const BASE: Scenario = Scenario {
     way: Way::Reverse,
     page: Page::Small,
     connections: 64,
+    maker: Maker::Bench,
     flags: &[],
     amount: Amount::Time,
     measure: Measure::Load,
@@ -188,6 +198,33 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         way: Way::Http2,
         connections: 16,
         flags: STREAMS_10,
+        ..BASE
+    },
+    Scenario {
+        name: "h2load-1x100",
+        text: "13 bytes by HTTP/2, 1 connection of 100 streams of h2load",
+        way: Way::Http2,
+        connections: 1,
+        maker: Maker::H2load,
+        flags: STREAMS_100,
+        ..BASE
+    },
+    Scenario {
+        name: "h2load-16x10",
+        text: "13 bytes by HTTP/2, 16 connections of 10 streams of h2load",
+        way: Way::Http2,
+        connections: 16,
+        maker: Maker::H2load,
+        flags: STREAMS_10,
+        ..BASE
+    },
+    Scenario {
+        name: "h2load-tls-16x10",
+        text: "13 bytes by HTTP/2 over TLS, 16 connections of 10 streams of h2load",
+        way: Way::Secure(Key::Ecdsa),
+        connections: 16,
+        maker: Maker::H2load,
+        flags: TLS_STREAMS_10,
         ..BASE
     },
     Scenario {
@@ -326,6 +363,11 @@ impl Scenario {
     /// Of the certificate, where TLS is spoken.
     pub(crate) fn key(&self) -> Key {
         if let Way::Secure(key) = self.way { key } else { Key::default() }
+    }
+
+    /// The program that makes its load, where that is not ours.
+    pub(crate) fn needs(&self) -> Option<&'static str> {
+        (self.maker == Maker::H2load).then_some("h2load")
     }
 
     /// Whether each run needs a proxy that has done nothing yet.
