@@ -100,14 +100,7 @@ struct Bench<'o> {
 
 pub(crate) fn run(options: &Options) -> Result<Results, String> {
     let began = Instant::now();
-    let mut chosen = options.chosen_scenarios()?;
-    chosen.retain(|scenario| {
-        let absent = scenario.needs().filter(|program| peers::installed(program).is_none());
-        if let Some(program) = absent {
-            eprintln!("compare: {program} is not installed: {} is left out", scenario.name);
-        }
-        absent.is_none()
-    });
+    let chosen = options.chosen_scenarios()?;
     let (peers, absent) = peers::find(options)?;
     for name in &absent {
         eprintln!("compare: {name} is not installed: left out");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use super::peers;
 use super::scenarios::{SCENARIOS, Scenario};
 
 /// Compares ringway with other proxies: CPU, rates, latencies and memory.
@@ -60,10 +61,20 @@ pub(crate) struct Options {
 /// What starting, warming up and reading cost each run, in seconds, on a slow machine.
 const OVERHEAD_SECONDS: f64 = 1.1;
 
+/// Whether the program that makes its load is here; says so where it is not.
+fn has_its_load(scenario: &Scenario) -> bool {
+    let absent = scenario.needs().filter(|program| peers::installed(program).is_none());
+    if let Some(program) = absent {
+        eprintln!("compare: {program} is not installed: {} is left out", scenario.name);
+    }
+    absent.is_none()
+}
+
 impl Options {
     pub(crate) fn chosen_scenarios(&self) -> Result<Vec<&'static Scenario>, String> {
         if self.scenarios.is_empty() {
-            return Ok(SCENARIOS.iter().filter(|scenario| !scenario.is_extra).collect());
+            let usual = SCENARIOS.iter().filter(|scenario| !scenario.is_extra);
+            return Ok(usual.filter(|scenario| has_its_load(scenario)).collect());
         }
         let names =
             || SCENARIOS.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
