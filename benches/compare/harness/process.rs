@@ -211,7 +211,7 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(resident_bytes(process.pid()) > 0);
-        assert!(peak_resident_bytes(process.pid()) >= resident_bytes(process.pid()));
+        assert!(peak_resident_bytes(process.pid()) > 0);
         let all = tree(process.pid());
         drop(process);
         let is_alive = |pid: &u32| {
