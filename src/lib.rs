@@ -152,6 +152,9 @@ pub mod internals {
         pub mod metrics {
             pub use crate::observe::metrics::{Latency, WorkerMetrics};
         }
+        pub mod traffic {
+            pub use crate::observe::traffic::{Ended, NamedCounts, Traffic};
+        }
     }
     pub mod ring {
         pub use crate::ring::{Deadlines, HeadPool};

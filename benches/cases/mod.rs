@@ -20,6 +20,7 @@ use ringway::internals::http::rewrite::{
 use ringway::internals::http::{Method, Version};
 use ringway::internals::ledger::{Budget, Kind, Ledger};
 use ringway::internals::observe::metrics::Latency;
+use ringway::internals::observe::traffic::{Ended, NamedCounts, Traffic};
 use ringway::internals::routing::Routes;
 
 use hooks::{Exchange, Hooking};
@@ -82,6 +83,7 @@ pub(crate) fn all() -> Vec<Case> {
         chunk_scan("chunks_64KiB_of_4096", 4096),
         ledger_charge(),
         latency_record(),
+        counted_by_name(),
     ]
 }
 
@@ -239,6 +241,25 @@ fn latency_record() -> Case {
         let mut us = 1;
         for _ in 0..BATCH {
             latency.record(black_box(us));
+            us = if us > 1_000_000 { 1 } else { us * 3 };
+        }
+    })
+}
+
+/// The ends of exchanges, by their route, their upstream and their origin.
+fn counted_by_name() -> Case {
+    let counts = NamedCounts {
+        routes: vec![Arc::default(), Arc::default()],
+        upstreams: vec![Arc::default(), Arc::default()],
+        arms: Vec::new(),
+    };
+    let origin = Arc::new(Traffic::default());
+    case("counted_by_name_x100", None, move || {
+        let mut us = 1;
+        for _ in 0..BATCH {
+            let ended = Ended::new(black_box(200), black_box(us));
+            counts.ended(black_box(Some(1)), black_box(Some(1)), ended);
+            black_box(&origin).add(ended);
             us = if us > 1_000_000 { 1 } else { us * 3 };
         }
     })

@@ -55,7 +55,7 @@ const FIRST: [(u64, u8); 64] = {
 
 /// The end of an exchange, as every name counts it.
 #[derive(Clone, Copy)]
-pub(crate) struct Ended {
+pub struct Ended {
     class: u8,
     bucket: u8,
     us: u64,
@@ -65,7 +65,7 @@ impl Ended {
     /// `status` is 0 where nothing was sent: its length, which says how patient the client was, is
     /// left out.
     #[inline]
-    pub(crate) fn new(status: u16, us: u64) -> Self {
+    pub fn new(status: u16, us: u64) -> Self {
         let (bound, first) = FIRST[(us | 1).ilog2() as usize];
         Self { class: class_of(status) as u8, bucket: first + u8::from(us > bound), us }
     }
@@ -73,7 +73,7 @@ impl Ended {
 
 /// One worker's exchanges of one name.
 #[derive(Debug, Default)]
-pub(crate) struct Traffic {
+pub struct Traffic {
     pub classes: Classes,
     pub buckets: [Counter; BUCKET_COUNT],
     pub sum_us: Counter,
@@ -85,7 +85,7 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     #[inline]
-    pub(crate) fn add(&self, ended: Ended) {
+    pub fn add(&self, ended: Ended) {
         self.classes[usize::from(ended.class)].add(1);
         if ended.class != 0 {
             self.buckets[usize::from(ended.bucket)].add(1);
@@ -96,7 +96,7 @@ impl Traffic {
 
 /// One worker's exchanges of one arm of one route's split.
 #[derive(Debug)]
-pub(crate) struct ArmTraffic {
+pub struct ArmTraffic {
     /// Its index in `Config::upstreams`.
     pub upstream: usize,
     pub traffic: Arc<Traffic>,
@@ -107,7 +107,7 @@ pub(crate) struct ArmTraffic {
 /// One worker's exchanges by what one configuration names. Whatever the next one names too goes on
 /// counting where it was.
 #[derive(Debug, Default)]
-pub(crate) struct NamedCounts {
+pub struct NamedCounts {
     /// By index in `Config::routes`.
     pub routes: Vec<Arc<Traffic>>,
     /// By index in `Config::upstreams`.
@@ -118,7 +118,7 @@ pub(crate) struct NamedCounts {
 
 impl NamedCounts {
     #[inline]
-    pub(crate) fn ended(&self, route: Option<usize>, upstream: Option<usize>, ended: Ended) {
+    pub fn ended(&self, route: Option<usize>, upstream: Option<usize>, ended: Ended) {
         if let Some(route) = route.and_then(|index| self.routes.get(index)) {
             route.add(ended);
         }
