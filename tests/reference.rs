@@ -174,6 +174,17 @@ fn what_pages_have_of_the_source_is_what_it_says() {
 }
 
 #[test]
+fn the_table_of_commands_has_every_command() {
+    let page = "docs/reference/commands.md";
+    let text = file(page);
+    let table = first_column(between(&text, "| command | what it does |", "\n\n"));
+    let name = |text: &str| text.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    let found: BTreeSet<String> = table.iter().map(|command| name(command)).collect();
+    let headings = text.lines().filter_map(|line| line.strip_prefix("### "));
+    expect_same(page, &found, headings.filter(|heading| heading.starts_with("ringway ")));
+}
+
+#[test]
 fn the_page_of_metrics_names_those_of_the_source() {
     let folder = fs::read_dir(path("src/admin")).expect("a folder");
     let paths = folder.map(|entry| entry.expect("a readable folder").path());

@@ -89,7 +89,7 @@ const ALL_FLAGS: &[&str] = &[
 const OF_A_RUNNING_ONE: &[&str] =
     &["upstream", "https", "https_port", "workers", "forward", "profile"];
 const OF_LOAD: &[&str] = &["host", "port", "https", "https_port", "workers", "forward", "profile"];
-const MEANINGLESS: [(&str, &[&str]); 11] = [
+const MEANINGLESS: [(&str, &[&str]); 13] = [
     ("plan", ALL_FLAGS),
     ("import", ALL_FLAGS),
     ("schema", ALL_FLAGS),
@@ -100,6 +100,8 @@ const MEANINGLESS: [(&str, &[&str]); 11] = [
     ("health", OF_A_RUNNING_ONE),
     ("certificates", OF_A_RUNNING_ONE),
     ("upstreams", OF_A_RUNNING_ONE),
+    ("top", OF_A_RUNNING_ONE),
+    ("compare-arms", OF_A_RUNNING_ONE),
     ("bench", OF_LOAD),
 ];
 
@@ -399,6 +401,24 @@ mod tests {
             let help = parse(&[command, "--help"]).unwrap_err().to_string();
             assert!(help.contains(there) && !help.contains(not_there), "{command}: {help}");
         }
+    }
+
+    #[test]
+    fn the_help_of_what_asks_a_running_one_has_no_flags_for_a_start() {
+        let mut count = 0;
+        for command in definition().get_subcommands() {
+            if !command.get_arguments().any(|arg| arg.get_id() == "url" && arg.get_long().is_some())
+            {
+                continue;
+            }
+            let name = command.get_name();
+            let help = parse(&[name, "--help"]).unwrap_err().to_string();
+            for flag in ["--workers", "--profile", "--https", "--forward"] {
+                assert!(!help.contains(flag), "{name} {flag}: {help}");
+            }
+            count += 1;
+        }
+        assert!(count > 5, "{count} commands");
     }
 
     #[test]

@@ -41,7 +41,9 @@ fn is_meant(cli: &Cli) -> bool {
             | Command::Reload { whom, .. }
             | Command::Rollback { whom, .. }
             | Command::Certificates { whom, .. }
-            | Command::Upstreams { whom, .. },
+            | Command::Upstreams { whom, .. }
+            | Command::Top { whom, .. }
+            | Command::CompareArms { whom, .. },
         ) => whom.url.as_ref(),
         _ => return false,
     };

@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::support::{Client, Home, Message, OK, Origin, Proxy, Setup, ringway, run};
+use crate::support::{BINARY, Client, Home, Message, OK, Origin, Proxy, Setup, ringway, run};
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -20,11 +21,15 @@ fn page(name: &str) -> String {
 
 /// An example as it stands, on port 0 and with these origins, one for each of its upstreams.
 fn example(name: &str, origins: &[&Origin]) -> Proxy {
+    example_of(ringway(), name, origins)
+}
+
+/// The same for a binary of its own.
+fn example_of(mut command: Command, name: &str, origins: &[&Origin]) -> Proxy {
     let home = Home::new();
-    let mut command = ringway();
     command.current_dir(path(".")).arg("--config").arg(path("examples").join(name));
     command.args(["--host", "127.0.0.1", "--port", "0", "--workers", "1"]);
-    let set = |command: &mut std::process::Command, key: &str, value: &str| {
+    let set = |command: &mut Command, key: &str, value: &str| {
         command.arg("--set").arg(format!("{key}={value}"));
     };
     set(&mut command, "admin.address", "127.0.0.1:0");
@@ -207,6 +212,25 @@ fn a_forward_proxy_asks_for_a_password_and_keeps_out_of_the_own_network() {
         let fields = format!("Host: {private}\r\n{known}");
         ask(&mut client, &format!("http://{private}/"), &fields).expect_status(403);
     }
+    drop(client);
+    proxy.stop();
+}
+
+/// `cargo test` builds it; `cargo test --test it` alone does not.
+#[test]
+fn the_binary_with_a_hook_of_its_own_tells_the_origin_whose_key_it_is() {
+    let binary = Path::new(BINARY).with_file_name("examples").join("custom_hook");
+    if !binary.exists() {
+        eprintln!("skipped: cargo build --example custom_hook makes {}", binary.display());
+        return;
+    }
+    let proxy = example_of(Command::new(binary), "custom_hook.toml", &[]);
+    let mut client = proxy.connect();
+    ask(&mut client, "/echo", "Host: a\r\n").expect_status(401).expect_body("an API key, please\n");
+    let answer = ask(&mut client, "/echo", "Host: a\r\nX-Api-Key: 5d41402abc4b2a76\r\n");
+    answer.expect_status(200);
+    let seen = String::from_utf8_lossy(&answer.body).to_lowercase();
+    assert!(seen.contains("x-client: reports") && !seen.contains("x-api-key"), "{seen}");
     drop(client);
     proxy.stop();
 }

@@ -282,7 +282,14 @@ fn every_example_is_valid_as_it_stands() {
     }
     fs::set_permissions(root.join("examples/users"), Permissions::from_mode(0o600)).unwrap();
     let mut count = 0;
-    let folders = ["examples", "examples/monitoring/ringway", "docker/ringway", "docker/image"];
+    let folders = [
+        "examples",
+        "examples/monitoring/ringway",
+        "examples/observe",
+        "docker/ringway",
+        "docker/image",
+        "docker/kubernetes",
+    ];
     let entries = folders.iter().flat_map(|folder| root.join(folder).read_dir().unwrap());
     for entry in entries {
         let path = entry.unwrap().path();
@@ -303,7 +310,7 @@ fn every_example_is_valid_as_it_stands() {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         assert!(output.stderr.is_empty() && !out(&output).contains("warning"), "{output:?}");
     }
-    assert!(count >= 13, "{count} examples");
+    assert!(count >= 15, "{count} examples");
 }
 
 #[test]

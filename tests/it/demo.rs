@@ -173,6 +173,32 @@ fn a_command_goes_by_how_the_ringway_in_its_folder_was_started() {
     assert!(say(&["explain", "GET", "/", "-H", "Host: a"]).contains("http://127.0.0.1:9"));
     assert!(say(&["dump-config"]).contains("read = \"7s\""));
     assert!(say(&["reload"]).starts_with("configuration 2 is in use: pid "));
+    assert!(say(&["top", "--once"]).contains("generation 2"));
     // What is given counts, whoever runs here.
     assert!(say(&["--port", "81", "dump-config"]).contains("read = \"1m\""));
+}
+
+/// Which of them would be meant, nobody can know.
+#[test]
+fn where_two_run_in_one_folder_a_command_goes_by_neither() {
+    let home = Home::new();
+    let folder = home.path().to_owned();
+    let start = |home: Home| {
+        let mut command = ringway();
+        command.args(["--host", "127.0.0.1", "--port", "0", "--workers", "1"]);
+        command.args(["--upstream", "http://127.0.0.1:9", "--set", "admin.enabled=false"]);
+        command.current_dir(&folder);
+        Proxy::spawn(command, home, 1)
+    };
+    let dump = || {
+        let mut command = ringway();
+        command.arg("dump-config").current_dir(&folder);
+        String::from_utf8(support::run(command).stdout).unwrap()
+    };
+    let first = start(home);
+    assert!(dump().contains("http://127.0.0.1:9"));
+    let second = start(Home::new());
+    assert!(!dump().contains("http://127.0.0.1:9"));
+    second.stop();
+    first.stop();
 }
