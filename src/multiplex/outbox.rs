@@ -8,6 +8,7 @@ use std::cell::RefCell;
 
 use crate::http2::session::Session;
 use crate::limits::HTTP2_OUTBOX_BYTES;
+use crate::ring::SEALED_LEAD;
 
 /// Whoever sends a frame of a body asks for room before it and not behind it; some more is for
 /// what is said beside bodies.
@@ -25,14 +26,14 @@ thread_local! {
 pub(super) fn lend(session: &mut Session) {
     if session.outbox_bytes() < BYTES {
         let kept = KEPT.with_borrow_mut(Vec::pop);
-        session.swap_outbox(kept.unwrap_or_else(|| Vec::with_capacity(BYTES)));
+        session.swap_outbox(kept.unwrap_or_else(|| Vec::with_capacity(BYTES)), SEALED_LEAD);
     }
 }
 
 /// Takes a large outbox back when nothing waits in it.
 pub(super) fn take_back(session: &mut Session) {
     if session.pending().is_empty() && session.outbox_bytes() > SMALL_BYTES {
-        let outbox = session.swap_outbox(Vec::new());
+        let outbox = session.swap_outbox(Vec::new(), 0);
         if outbox.capacity() == BYTES {
             KEPT.with_borrow_mut(|kept| {
                 if kept.len() < KEPT_MAX {

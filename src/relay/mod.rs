@@ -271,15 +271,20 @@ impl Transfer<'_> {
         encoding: Encoding,
     ) -> Result<Step, RelayError> {
         let mut has_to_wait = pace.is_congested;
+        let mut is_there = false;
         loop {
             // A lane says what it will take, so that nothing is received in vain. It makes nobody
-            // wait while there is nothing to be sent.
+            // wait while there is nothing to be sent. Others may have been faster than who was told
+            // of room; what there is to be sent is there as before.
             if !has_to_wait && self.to.socket.lane_room() == Some(0) {
-                match receive(self.from.try_peek(&mut [0]))? {
-                    Received::Bytes(_) => has_to_wait = true,
-                    Received::Nothing => return Ok(Step::Empty),
-                    Received::End => {}
+                if !is_there {
+                    match receive(self.from.try_peek(&mut [0]))? {
+                        Received::Bytes(_) => is_there = true,
+                        Received::Nothing => return Ok(Step::Empty),
+                        Received::End => {}
+                    }
                 }
+                has_to_wait = is_there;
             }
             if !has_to_wait {
                 break;

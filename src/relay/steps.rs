@@ -11,18 +11,11 @@ use super::{Decoder, Encoding, Pace, Transfer};
 use crate::ledger::Counted;
 use crate::observe::connection_stats::ConnectionStats;
 use crate::relay::error::RelayError;
-use crate::ring::{PIPE_BYTES, Pipe, Run, Socket, Spliced, clock};
+use crate::ring::{PIPE_BYTES, Pipe, Run, SEALED_LEAD, Socket, Spliced, clock};
 
 /// The most that is received at once while chunks are few and the outgoing form cannot be left with
 /// the sender's socket.
 const TIGHT_BYTES: usize = 16 * 1024;
-
-/// Where bytes that a session will seal begin in a run, which begins with a page. The session
-/// copies them to 5 bytes behind the start of a page, and glibc before 2.39 does that with
-/// `rep movsb`: on Zen 3 and 4 that is 25 times as slow where the target lies less than 16 bytes
-/// behind the source, counted within a page (glibc's bug 30994). It was a third of the cost of
-/// large answers.
-const SEALED_LEAD: usize = 64;
 
 impl Transfer<'_> {
     /// Where bytes begin in a run.

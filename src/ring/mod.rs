@@ -43,6 +43,7 @@ pub use deadlines::Deadlines;
 pub use heads::HeadPool;
 pub(crate) use heads::{HeadBuffer, NoRoom};
 pub(crate) use layer::{Handshake, SESSION_BYTES};
+pub(crate) use layered::SEALED_LEAD;
 pub(crate) use meters::{Operation, RingMeters, count_fruitless};
 pub(crate) use net::Socket;
 pub(crate) use pipes::{PIPE_BYTES, Pipe, PipePool, Spliced};

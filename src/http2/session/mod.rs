@@ -52,6 +52,8 @@ pub(crate) struct Session {
     out: Vec<u8>,
     /// What of `out` the caller has sent.
     sent: usize,
+    /// Where the outbox's bytes begin in its buffer.
+    out_begin: usize,
     /// What the peer's frames have had us say since, less what was sent. Streams have other bounds.
     answered: usize,
     /// The highest stream that the peer has opened, and the next that we open.
@@ -101,6 +103,7 @@ impl Session {
             guard: Guard::new(terms.resets, now_ms),
             out,
             sent: 0,
+            out_begin: 0,
             answered: 0,
             last_id: 0,
             next_id: 1,

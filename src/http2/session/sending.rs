@@ -45,21 +45,24 @@ impl Session {
         self.sent = (self.sent + bytes).min(self.out.len());
         self.answered = self.answered.saturating_sub(bytes);
         if self.sent == self.out.len() {
-            self.out.clear();
-            self.sent = 0;
-        } else if self.sent >= self.out.len() / 2 {
-            self.out.drain(..self.sent);
-            self.sent = 0;
+            self.out.truncate(self.out_begin);
+            self.sent = self.out_begin;
+        } else if self.sent - self.out_begin >= (self.out.len() - self.out_begin) / 2 {
+            self.out.drain(self.out_begin..self.sent);
+            self.sent = self.out_begin;
         }
     }
 
-    /// Swaps the outbox's buffer for `buffer`, which is empty: who lends one for as long as there
-    /// is much to say takes it back by another.
-    pub(crate) fn swap_outbox(&mut self, mut buffer: Vec<u8>) -> Vec<u8> {
+    /// Swaps the outbox's buffer for `buffer`, whose first `lead` bytes stay unused: who lends one
+    /// for as long as there is much to say takes it back by another. Both are empty.
+    pub(crate) fn swap_outbox(&mut self, mut buffer: Vec<u8>, lead: usize) -> Vec<u8> {
         debug_assert!(buffer.is_empty());
+        buffer.resize(lead, 0);
         buffer.extend_from_slice(self.pending());
-        self.sent = 0;
-        mem::replace(&mut self.out, buffer)
+        (self.out_begin, self.sent) = (lead, lead);
+        let mut before = mem::replace(&mut self.out, buffer);
+        before.clear();
+        before
     }
 
     /// Bytes for which the outbox has memory.
@@ -326,7 +329,10 @@ impl Session {
     /// Gives back what an idle connection does not need.
     pub(crate) fn rest(&mut self) {
         self.streams.rest();
-        for buffer in [&mut self.partial, &mut self.fragments, &mut self.out] {
+        if self.pending().is_empty() {
+            self.swap_outbox(Vec::new(), 0);
+        }
+        for buffer in [&mut self.partial, &mut self.fragments] {
             if buffer.is_empty() {
                 *buffer = Vec::new();
             }

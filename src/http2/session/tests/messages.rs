@@ -396,10 +396,23 @@ fn a_lent_outbox_takes_over_what_is_to_be_said() {
     wire.session.ping(*b"12345678");
     let said = wire.session.pending().to_vec();
     wire.session.consume(3);
-    wire.session.swap_outbox(Vec::with_capacity(4096));
+    assert!(wire.session.swap_outbox(Vec::with_capacity(4096), 64).is_empty());
     assert_eq!((wire.session.pending(), wire.session.outbox_bytes()), (&said[3..], 4096));
+    for _ in 0..2 {
+        // What is left moves up when the half of it is sent, and no further than to the lead.
+        wire.session.consume(8);
+        assert_eq!(wire.session.pending(), &said[11..]);
+        let page = wire.session.pending().as_ptr().addr() - 64;
+        wire.session.consume(said.len());
+        assert!(wire.session.pending().is_empty());
+        wire.session.ping(*b"12345678");
+        assert_eq!(wire.session.pending(), said);
+        assert_eq!(wire.session.pending().as_ptr().addr() - 64, page);
+        wire.session.consume(3);
+    }
     wire.session.consume(said.len());
-    assert_eq!(wire.session.swap_outbox(Vec::new()).capacity(), 4096);
+    let back = wire.session.swap_outbox(Vec::new(), 0);
+    assert_eq!((back.len(), back.capacity()), (0, 4096));
 }
 
 #[test]
