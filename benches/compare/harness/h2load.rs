@@ -20,13 +20,11 @@ fn streams(request: &Request) -> &'static str {
 pub(super) fn arguments(request: &Request, log: &Path) -> Vec<String> {
     let mut words = vec!["--threads=1".to_owned(), format!("--clients={}", request.connections)];
     words.push(format!("--max-concurrent-streams={}", streams(request)));
-    match request.requests {
-        Some(count) => words.push(format!("--requests={}", count.max(request.connections))),
-        None => {
-            let ms = request.seconds.unwrap_or(1.0) * 1e3;
-            words.push(format!("--duration={}ms", ms.round()));
-        }
-    }
+    words.push(if let Some(count) = request.requests {
+        format!("--requests={}", count.max(request.connections))
+    } else {
+        format!("--duration={}ms", (request.seconds.unwrap_or(1.0) * 1e3).round())
+    });
     words.push(format!("--log-file={}", log.display()));
     words.push(request.url.clone());
     words
