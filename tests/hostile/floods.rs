@@ -10,6 +10,7 @@ use crate::support::{Blackhole, Setup, connect, pattern, wait_until};
 use crate::victims::Victims;
 use socket2::SockRef;
 use std::io::Read;
+use std::thread;
 use std::time::Duration;
 
 const PACE: Duration = Duration::from_millis(20);
@@ -87,6 +88,14 @@ fn closed_windows_cost_no_processor_time_and_keep_nobody_out() {
     let opening = "GET /large/3000000 HTTP/1.1\r\nHost: a\r\n\r\n";
     let mob = Mob::with_small_windows(subject.address(), 90, opening);
     wait_until("the answers have begun", || backend.requests() >= 90);
+    // Until then the machine is busy with filling them.
+    let mut last = 0;
+    wait_until("the windows are closed", || {
+        let sent = subject.admin.sent();
+        let is_still = sent > 0 && sent == std::mem::replace(&mut last, sent);
+        thread::park_timeout(Duration::from_millis(100));
+        is_still
+    });
     let victims = Victims::start(subject.address(), 2, PACE);
     victims.stop_after(Duration::from_secs(2)).expect_served();
     subject.expect_rest();

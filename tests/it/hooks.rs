@@ -639,7 +639,13 @@ fn a_mirror_gets_no_part_of_a_request() {
     client.send("5\r\nhello\r\n").wait_until_read();
     client.send("6\r\n world\r\n0\r\n\r\n").read_response().expect_body("origin");
     let mut client = proxy.send(request("POST", "/cut", "Content-Length: 10\r\n"));
-    client.send("hello").wait_until_read();
+    client.send("hello");
+    // By whoever stands in between it may be read, and not have been passed on.
+    wait_until("its exchange has begun", || {
+        let mut admin = Client::plain(admin_address(&proxy));
+        admin.send("GET /connections HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        String::from_utf8_lossy(&admin.read_response().body).contains("\"phase\":\"exchange\"")
+    });
     drop(client);
     proxy.wait_for_log(&["target=/cut"]);
     proxy.send(GET).read_response().expect_body("origin");
