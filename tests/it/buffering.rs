@@ -213,6 +213,7 @@ fn a_slow_reader_does_not_keep_the_origins_connection() {
     let proxy = setup.start();
     let mut slow = Client::with_small_window(proxy.address());
     slow.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n");
+    origin.wait_for("the large one", |seen| !seen.requests.is_empty());
     // The only connection that there may be serves somebody else meanwhile.
     proxy.send(GET).read_response().expect_status(200);
     assert_eq!(origin.seen().connections.len(), 1);
