@@ -58,6 +58,9 @@ const FIRST: [(u64, u8); 64] = {
 pub struct Ended {
     class: u8,
     bucket: u8,
+    /// 1, or 0 where nothing was sent: to add nothing is cheaper than to ask.
+    timed: u64,
+    /// 0 where nothing was sent.
     us: u64,
 }
 
@@ -67,7 +70,11 @@ impl Ended {
     #[inline]
     pub fn new(status: u16, us: u64) -> Self {
         let (bound, first) = FIRST[(us | 1).ilog2() as usize];
-        Self { class: class_of(status) as u8, bucket: first + u8::from(us > bound), us }
+        // It is never more; so said, nobody has to look again for each name.
+        let bucket = (first + u8::from(us > bound)).min(BUCKET_COUNT as u8 - 1);
+        let class = class_of(status) as u8;
+        let timed = u64::from(class != 0);
+        Self { class, bucket, timed, us: us * timed }
     }
 }
 
@@ -87,10 +94,8 @@ impl Traffic {
     #[inline]
     pub fn add(&self, ended: Ended) {
         self.classes[usize::from(ended.class)].add(1);
-        if ended.class != 0 {
-            self.buckets[usize::from(ended.bucket)].add(1);
-            self.sum_us.add(ended.us);
-        }
+        self.buckets[usize::from(ended.bucket)].add(ended.timed);
+        self.sum_us.add(ended.us);
     }
 }
 
@@ -126,14 +131,19 @@ impl NamedCounts {
         if let Some(traffic) = self.upstreams.get(upstream) {
             traffic.add(ended);
         }
+        if !self.arms.is_empty() {
+            self.arm_ended(route, upstream, ended);
+        }
+    }
+
+    #[cold]
+    fn arm_ended(&self, route: Option<usize>, upstream: usize, ended: Ended) {
         if let Some(arms) = route.and_then(|index| self.arms.get(index)) {
             let arm = arms.iter().find(|arm| arm.upstream == upstream);
             arm.inspect(|arm| arm.add(ended));
         }
     }
-}
 
-impl NamedCounts {
     /// The route with this index has answered 429.
     #[cold]
     pub(crate) fn limited(&self, route: u32) {
@@ -146,7 +156,7 @@ impl NamedCounts {
 impl ArmTraffic {
     fn add(&self, ended: Ended) {
         self.traffic.add(ended);
-        if ended.class != 0 {
+        if ended.timed > 0 {
             self.latency.record(ended.us);
         }
     }

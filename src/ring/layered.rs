@@ -15,11 +15,11 @@ use crate::ledger::Kind;
 use crate::tls::session::{FLIGHT_BYTES_MAX, Records};
 
 /// How far behind the start of a page bytes begin that are to be sealed: whoever puts them together
-/// leaves so much room. The session copies them to 5 bytes behind the start of a page, and glibc
-/// before 2.39 does that with `rep movsb`: on Zen 3 and 4 that is 25 times as slow where the target
-/// lies less than 16 bytes behind the source, counted within a page (glibc's bug 30994). It was a
-/// third of the cost of large answers.
-pub(crate) const SEALED_LEAD: usize = 64;
+/// leaves so much room. Else one of the copies on their way lands right behind its source, counted
+/// within a page, which is slow ([`crate::tls::session::Records`]): the session copies what it
+/// seals to 5 bytes behind the start of a page, and what it has opened lies there, and 22 bytes
+/// further for each record. It was a third of the cost of large answers.
+pub(crate) const SEALED_LEAD: usize = 512;
 
 /// What one call receives, or seals, at most.
 const OPERATION_BYTES: usize = 256 * 1024;
