@@ -146,32 +146,37 @@ fn a_body_with_get_ends_with_its_stream_and_its_connection_goes_on() {
 
 #[test]
 fn no_more_streams_are_open_than_an_origin_allows() {
-    let origin = Origin::start(|peer| {
-        let mut peer = Frames::serve(peer, &[(MAX_CONCURRENT_STREAMS, 2)]);
-        let first = peer.head().expect("a request");
-        if first.says("/first") {
-            peer.answer(first.stream, 200, "first");
-        } else {
-            let second = peer.head().expect("a second one");
-            // A third would come before these are answered, and end the test.
-            peer.send(PING, 0, 0, b"whatever");
-            peer.answer(first.stream, 200, "ok").answer(second.stream, 200, "ok");
-        }
-        let (mut open, mut most) = (0_u32, 0);
-        while let Some(head) = peer.head() {
-            open += 1;
-            most = most.max(open);
-            peer.answer(head.stream, 200, "ok");
-            open -= 1;
-        }
-        assert!(most <= 2);
-    });
+    let (has_two, are_others_done) = (Gate::default(), Gate::default());
+    let origin = {
+        let (has_two, are_others_done) = (has_two.clone(), are_others_done.clone());
+        Origin::start(move |peer| {
+            let number = peer.number;
+            let mut peer = Frames::serve(peer, &[(MAX_CONCURRENT_STREAMS, 2)]);
+            if number == 0 {
+                let first = peer.head().expect("a request");
+                peer.answer(first.stream, 200, "first");
+                let pair = [peer.head().expect("a request"), peer.head().expect("a second one")];
+                has_two.open();
+                are_others_done.wait();
+                peer.expect_no_stream();
+                for head in pair {
+                    peer.answer(head.stream, 200, "slow");
+                }
+            }
+            peer.answer_all("ok");
+        })
+    };
     let proxy = to(&origin).start();
-    let first = "GET /first HTTP/1.1\r\nHost: test\r\n\r\n";
-    sent(&proxy, first).read_response().expect_status(200).expect_body("first");
-    let mut clients: Vec<_> = (0..6).map(|_| sent(&proxy, GET)).collect();
-    for client in &mut clients {
+    sent(&proxy, GET).read_response().expect_status(200).expect_body("first");
+    let pair: Vec<_> = (0..2).map(|_| sent(&proxy, GET)).collect();
+    has_two.wait();
+    let others: Vec<_> = (0..4).map(|_| sent(&proxy, GET)).collect();
+    for mut client in others {
         client.read_response().expect_status(200).expect_body("ok");
+    }
+    are_others_done.open();
+    for mut client in pair {
+        client.read_response().expect_status(200).expect_body("slow");
     }
 }
 

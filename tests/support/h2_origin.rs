@@ -114,14 +114,7 @@ impl<L: Line> Frames<L> {
     /// The same, and what opens windows.
     pub(crate) fn next_or_window(&mut self) -> Option<Frame> {
         loop {
-            let head = self.line.take(9);
-            if head.len() < 9 {
-                return None;
-            }
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            let payload = self.line.take(length);
-            let frame = Frame { kind: head[3], flags: head[4], stream, payload };
+            let frame = self.any()?;
             match frame.kind {
                 SETTINGS if !frame.has(ACK) => {
                     self.settings.extend_from_slice(&frame.payload);
@@ -132,6 +125,30 @@ impl<L: Line> Frames<L> {
                 }
                 SETTINGS | PING => {}
                 _ => return Some(frame),
+            }
+        }
+    }
+
+    fn any(&mut self) -> Option<Frame> {
+        let head = self.line.take(9);
+        if head.len() < 9 {
+            return None;
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        let payload = self.line.take(length);
+        Some(Frame { kind: head[3], flags: head[4], stream, payload })
+    }
+
+    /// Asks the other end for a sign, and has no new stream come before it.
+    #[track_caller]
+    pub(crate) fn expect_no_stream(&mut self) {
+        self.send(PING, 0, 0, b"any more");
+        loop {
+            let frame = self.any().expect("the end has come before a pong");
+            assert_ne!(frame.kind, HEADERS, "stream {}", frame.stream);
+            if frame.kind == PING && frame.has(ACK) {
+                return;
             }
         }
     }
