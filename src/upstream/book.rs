@@ -78,6 +78,12 @@ pub(super) enum State {
     Handed,
 }
 
+impl State {
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self, Self::InGroup(_) | Self::InEverything(_))
+    }
+}
+
 impl Book {
     pub(super) fn new(limits: Limits, workers: usize) -> Self {
         Self {

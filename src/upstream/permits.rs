@@ -352,7 +352,10 @@ impl Group {
                 book.shift(self.number, worker, claimant, |held| held.saturating_sub(1));
                 return Heir::Nobody;
             };
-            let fits = |ticket: &Waiting| (ticket.worker, ticket.place) == (worker, place);
+            // One that has a permit already, and has not looked yet, needs nothing more.
+            let fits = |ticket: &Waiting| {
+                ticket.state.is_waiting() && (ticket.worker, ticket.place) == (worker, place)
+            };
             let is_best_here = book.tickets.get(best.ticket).is_some_and(fits);
             let since_ms = book.tickets.get(best.ticket).map_or(0, |ticket| ticket.since_ms);
             let is_fair = |key: &usize| {
@@ -566,6 +569,26 @@ mod tests {
         assert_eq!(wakers[1].0.load(Ordering::Relaxed), 1);
         let Some(Granted::Permit(permit)) = polled(&second, &wakers[1]) else { panic!() };
         drop((second, permit));
+        assert_eq!((shared.open(), shared.waiting()), (0, 0));
+    }
+
+    /// Found by the simulation: the connection took the permit's place, which was lost for good.
+    #[test]
+    fn a_connection_is_not_handed_to_whom_a_permit_has_been_granted() {
+        let shared = PoolShared::new(limits(2, 10), 2);
+        let group = shared.group("a");
+        let who = (0, claimant(1));
+        let permits = [group.try_open(who).unwrap(), group.try_open(who).unwrap()];
+        let tickets = [group.join(who, 0), group.join((1, claimant(1)), 0)];
+        let [ended, comes_back] = permits;
+        drop(ended);
+        let local = std::iter::once(tickets[0].key);
+        assert_eq!(group.heir(who, 0, local), Heir::Close);
+        drop(comes_back);
+        let woken = Arc::default();
+        let granted = tickets.each_ref().map(|ticket| polled(ticket, &woken));
+        assert!(matches!(granted, [Some(Granted::Permit(_)), Some(Granted::Permit(_))]));
+        drop((granted, tickets));
         assert_eq!((shared.open(), shared.waiting()), (0, 0));
     }
 
