@@ -13,6 +13,9 @@ use crate::ring::SEALED_LEAD;
 /// Whoever sends a frame of a body asks for room before it and not behind it; some more is for
 /// what is said beside bodies.
 const BYTES: usize = HTTP2_OUTBOX_BYTES + 20 * 1024;
+/// Where frames begin in it. What goes into them begins at [`SEALED_LEAD`] itself, and must not be
+/// copied to right behind that, for the same reason: each frame's head moves it on by 9 bytes.
+const LEAD: usize = SEALED_LEAD + 64;
 /// What a worker keeps at most: connections are served one after the other.
 const KEPT_MAX: usize = 4;
 /// What is said without bodies has room in this.
@@ -26,7 +29,7 @@ thread_local! {
 pub(super) fn lend(session: &mut Session) {
     if session.outbox_bytes() < BYTES {
         let kept = KEPT.with_borrow_mut(Vec::pop);
-        session.swap_outbox(kept.unwrap_or_else(|| Vec::with_capacity(BYTES)), SEALED_LEAD);
+        session.swap_outbox(kept.unwrap_or_else(|| Vec::with_capacity(BYTES)), LEAD);
     }
 }
 

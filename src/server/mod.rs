@@ -53,7 +53,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::logging::LogMeter;
 use crate::ring::driver::{self, Driver};
 use crate::tls::acceptor::Acceptor;
-use crate::upstream::permits::{self, PoolShared};
+use crate::upstream::permits::{Limits, PoolShared};
 use crate::upstream::resolver::Resolver;
 use crate::worker::census::SharedRoom;
 use crate::worker::discovery::DiscoveryState;
@@ -445,7 +445,7 @@ pub(crate) fn try_listen(listener: &ListenerConfig, backlog: u32) -> Result<(), 
 
 /// How many connections to origins there may be: what the configuration says of each upstream, and
 /// in all what memory and descriptors allow.
-pub(crate) fn pool_limits(config: &Config) -> permits::Limits {
+pub(crate) fn pool_limits(config: &Config) -> Limits {
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     let spare = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(FILES_RESERVED);
     let by_memory = Plan::of(config, &Usage::read()).origin_connections();
@@ -456,7 +456,7 @@ pub(crate) fn pool_limits(config: &Config) -> permits::Limits {
         let upstreams = config.upstreams.iter();
         upstreams.filter_map(|upstream| Some((upstream.name.clone(), of(upstream)?))).collect()
     };
-    permits::Limits {
+    Limits {
         each: config.pool.max_connections,
         own: config.upstreams.iter().filter_map(own).collect(),
         idle: named(|upstream| upstream.max_idle),

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::admin::Control;
 use crate::config::Config;
@@ -21,7 +21,6 @@ use crate::server::upstreams::{self, plan_upstreams};
 use crate::server::{NAMES_PATIENCE, Server, load_tls, pool_limits, raise_files_limit};
 
 use crate::observe::events;
-use crate::upstream::permits;
 use crate::worker::generation::{Snapshot, SnapshotParts, proxy_protocol};
 use crate::worker::mailbox::{Reloaded, WorkerCommand};
 
@@ -172,8 +171,8 @@ impl Server {
             (&shared.streams, before.limits.streams, after.limits.streams),
         ];
         for (rights, before, after) in counts {
-            if let Some(debt) = permits::resize(rights, before, after) {
-                self.spawn(permits::settle(rights.clone(), debt));
+            if let Some(debt) = resize(rights, before, after) {
+                self.spawn(settle(rights.clone(), debt));
             }
         }
         shared.pool.set_limits(pool_limits(after));
@@ -208,4 +207,21 @@ fn keep_until_restart(config: &mut Config, before: &Config) -> Vec<String> {
         }
     }
     waiting
+}
+
+/// Changes how many there are; how many of them are still out and have to be awaited by
+/// [`settle`].
+fn resize(permits: &Semaphore, before: usize, after: usize) -> Option<usize> {
+    permits.add_permits(after.saturating_sub(before));
+    let surplus = before.saturating_sub(after);
+    let debt = surplus - permits.forget_permits(surplus);
+    (debt > 0).then_some(debt)
+}
+
+/// Takes `debt` permits out of use as they come back, before a request gets them.
+async fn settle(permits: Arc<Semaphore>, debt: usize) {
+    let debt = u32::try_from(debt).unwrap_or(u32::MAX);
+    if let Ok(permits) = permits.acquire_many_owned(debt).await {
+        permits.forget();
+    }
 }

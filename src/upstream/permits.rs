@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::ring::clock;
 
@@ -480,23 +480,6 @@ impl Drop for Ticket {
         if is_unused {
             drop(Permit { group: self.group.clone(), is_long: false, place: None });
         }
-    }
-}
-
-/// Changes how many permits there are; how many of them are still out and have to be awaited by
-/// [`settle`].
-pub(crate) fn resize(permits: &Semaphore, before: usize, after: usize) -> Option<usize> {
-    permits.add_permits(after.saturating_sub(before));
-    let surplus = before.saturating_sub(after);
-    let debt = surplus - permits.forget_permits(surplus);
-    (debt > 0).then_some(debt)
-}
-
-/// Takes `debt` permits out of use as they come back, before a request gets them.
-pub(crate) async fn settle(permits: Arc<Semaphore>, debt: usize) {
-    let debt = u32::try_from(debt).unwrap_or(u32::MAX);
-    if let Ok(permits) = permits.acquire_many_owned(debt).await {
-        permits.forget();
     }
 }
 
