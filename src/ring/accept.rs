@@ -83,7 +83,9 @@ impl Acceptor {
         self.state.pending.set(None);
         let accepted = result.map_err(|error| match error.raw_os_error() {
             // shutdown(2) on a listening socket completes its accepts with EINVAL.
-            Some(libc::EINVAL | libc::ECANCELED) => WaitError::Interrupted,
+            Some(libc::EINVAL) => WaitError::Interrupted,
+            // Without the stopper it is the kernel's own affair, and no reason to stop.
+            Some(libc::ECANCELED) if self.is_stopped() => WaitError::Interrupted,
             _ => WaitError::Failed(error),
         });
         let accepted = accepted.map(|fd| {

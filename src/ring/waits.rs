@@ -63,9 +63,9 @@ impl<'a> Term<'a> {
     }
 
     /// What `error` says of the wait; `None` where its operation was cancelled for a reason that
-    /// has passed.
+    /// has passed, or interrupted by a signal (EINTR), and is to be made again.
     pub(super) fn ending(&self, error: io::Error) -> Option<WaitError> {
-        if error.raw_os_error() != Some(libc::ECANCELED) {
+        if !matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::EINTR)) {
             return Some(WaitError::Failed(error));
         }
         self.deadlines.reason(self.index).map(|reason| match reason {
@@ -139,6 +139,9 @@ impl Future for PendingRecv {
             };
             match result.and_then(|count| take_in(&fd, count as usize, &mut buffer)) {
                 Ok(None) => self.operation = ops::recv(&fd, buffer),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    self.operation = ops::recv(&fd, buffer);
+                }
                 Ok(Some(count)) => return Poll::Ready((Ok(count), buffer)),
                 Err(error) => return Poll::Ready((Err(error), buffer)),
             }
@@ -320,8 +323,12 @@ impl Future for FixedWait<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.operation).poll(cx).map(|(result, (fd, run))| {
             let result = fd.sent(result.map(|count| count as usize));
-            // Nobody but the table has its key.
-            let result = result.map_err(|e| self.term.ending(e).unwrap_or(WaitError::Interrupted));
+            // What others make again has failed here: the caller alone knows the part of the memory
+            // that it was for.
+            let result = result.map_err(|error| {
+                let failed = || WaitError::Failed(io::ErrorKind::Interrupted.into());
+                self.term.ending(error).unwrap_or_else(failed)
+            });
             self.term.end(&fd);
             (result, run)
         })

@@ -3,44 +3,16 @@
 //! In go a call and its errors; out comes who was served meanwhile, and that all is well after it.
 
 use crate::support::{Origin, Setup, pattern, wait_until};
-use crate::tool::{Call, Chaos, Ended, ask_all, driver, expect_peace, origin, setup};
+use crate::tool::{
+    Call, Chaos, Ended, Promise, ask_all, driver, expect_peace, origin, setup, try_out_with,
+};
 use nix::sys::signal::Signal;
 use std::fs;
 
-/// What becomes of a request whose call fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Promise {
-    /// It is served all the same.
-    Served,
-    /// It is served, or answered with an error of the proxy, or cut: never half, never late.
-    Ended,
-}
-
-const REQUESTS: usize = 30;
-
 #[track_caller]
 fn try_out(driver: &str, call: Call, errors: &[i32], promise: Promise) {
-    let (origin, chaos) = (origin(), Chaos::new());
-    let proxy = chaos.under(setup(&origin, driver)).start();
-    // What is made once has been made.
-    assert_eq!(ask_all(&proxy, 3), [Ended::Answered(200); 3]);
-    let files = proxy.open_files();
-    for error in errors {
-        let before = chaos.failed(call);
-        chaos.fail(call, 3, *error);
-        let ends = ask_all(&proxy, REQUESTS);
-        chaos.fail(call, 0, 0);
-        let name = std::io::Error::from_raw_os_error(*error);
-        assert!(chaos.failed(call) > before, "{call:?} was not made to fail: {name}");
-        let is_kept = |end: &Ended| match (promise, end) {
-            (Promise::Served, end) => *end == Ended::Answered(200),
-            (Promise::Ended, Ended::Answered(status)) => matches!(status, 200 | 500..=504),
-            (Promise::Ended, Ended::Cut) => true,
-        };
-        assert!(ends.iter().all(is_kept), "{call:?}, {name}: {ends:?}");
-        expect_peace(&proxy, files);
-    }
-    proxy.stop();
+    let origin = origin();
+    try_out_with(&Chaos::new(), setup(&origin, driver), (call, 3), errors, promise);
 }
 
 #[test]

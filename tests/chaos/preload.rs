@@ -3,9 +3,11 @@
 //! In go the program's calls, and what the file that `CHAOS_FILE` names says of each kind of them:
 //! every how manieth fails, with which error. Out go the kernel's answers, or that error; the file
 //! tells how many failed. Built by the suite itself, with nothing but `core`, so that nothing here
-//! calls what it stands for.
+//! calls what it stands for. The operations of a ring are `preload_ring`'s.
 #![no_std]
 #![allow(non_snake_case)]
+
+mod preload_ring;
 
 use core::ffi::{c_char, c_int, c_long, c_void};
 use core::panic::PanicInfo;
@@ -22,7 +24,7 @@ struct Slot {
     failed: AtomicU32,
 }
 
-const SLOTS: usize = 16;
+const SLOTS: usize = 32;
 const ACCEPT: usize = 0;
 const SOCKET: usize = 1;
 const CONNECT: usize = 2;
@@ -36,6 +38,10 @@ const PIPE: usize = 9;
 const WRITE: usize = 10;
 /// Its error is what the wall clock is off by, in seconds.
 const CLOCK: usize = 11;
+const MAP: usize = 12;
+const TIMER: usize = 13;
+// 14 to 18 are a ring's.
+const RING_REGISTER: usize = 19;
 
 static FILE: AtomicPtr<Slot> = AtomicPtr::new(null_mut());
 
@@ -65,7 +71,7 @@ unsafe fn raw(call: c_long, arguments: [usize; 6]) -> isize {
     result
 }
 
-unsafe fn real(call: c_long, arguments: [usize; 6]) -> isize {
+pub(crate) unsafe fn real(call: c_long, arguments: [usize; 6]) -> isize {
     let result = unsafe { raw(call, arguments) };
     if (-4095..0).contains(&result) {
         unsafe { *__errno_location() = -result as c_int };
@@ -102,20 +108,28 @@ fn slot(kind: usize) -> Option<&'static Slot> {
     if slots.is_null() { None } else { Some(unsafe { &*slots.add(kind) }) }
 }
 
-/// Whether this call of that kind fails; the error is set.
-fn fails(kind: usize) -> bool {
-    let Some(slot) = slot(kind) else { return false };
+/// The error with which this call of that kind fails, if it does.
+pub(crate) fn failing(kind: usize) -> Option<c_int> {
+    let slot = slot(kind)?;
     let every = slot.every.load(Ordering::Relaxed);
     if every == 0 {
-        return false;
+        return None;
     }
     let seen = slot.seen.fetch_add(1, Ordering::Relaxed);
     if seen % every != every - 1 {
-        return false;
+        return None;
     }
     slot.failed.fetch_add(1, Ordering::Relaxed);
-    unsafe { *__errno_location() = slot.error.load(Ordering::Relaxed) };
-    true
+    Some(slot.error.load(Ordering::Relaxed))
+}
+
+/// Whether this call of that kind fails; the error is set.
+fn fails(kind: usize) -> bool {
+    let error = failing(kind);
+    if let Some(error) = error {
+        unsafe { *__errno_location() = error };
+    }
+    error.is_some()
 }
 
 macro_rules! stand_in {
@@ -140,9 +154,47 @@ stand_in!(CONNECT, 42, fn connect(fd: c_int, at: *const c_void, length: u32) -> 
 stand_in!(SEND, 46, fn sendmsg(fd: c_int, message: *const c_void, flags: c_int) -> isize);
 stand_in!(EPOLL_CTL, 233,
     fn epoll_ctl(set: c_int, call: c_int, fd: c_int, e: *mut c_void) -> c_int);
+stand_in!(TIMER, 286,
+    fn timerfd_settime(fd: c_int, how: c_int, to: *const c_void, was: *mut c_void) -> c_int);
+stand_in!(TIMER, 283, fn timerfd_create(clock: c_int, flags: c_int) -> c_int);
 stand_in!(PIPE, 293, fn pipe2(ends: *mut c_int, flags: c_int) -> c_int);
 stand_in!(OPEN, 2, fn open(path: *const c_char, flags: c_int, mode: u32) -> c_int);
 stand_in!(OPEN, 2, fn open64(path: *const c_char, flags: c_int, mode: u32) -> c_int);
+
+/// All but small pieces without a file: Rust's library ends the process where there is none for the
+/// stack on which a new thread handles signals.
+unsafe fn map(arguments: [usize; 6]) -> *mut c_void {
+    const SMALL: usize = 64 * 1024;
+    let [_, bytes, _, _, fd, offset] = arguments;
+    let fd = fd as c_int;
+    if (fd >= 0 || bytes >= SMALL) && fails(MAP) {
+        return usize::MAX as *mut c_void;
+    }
+    let address = unsafe { real(9, arguments) };
+    if address != -1 {
+        preload_ring::mapped(fd, offset as i64, address);
+    }
+    address as *mut c_void
+}
+
+macro_rules! stand_in_for_mmap {
+    ($($name:ident)*) => {$(
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name(
+            at: *mut c_void,
+            bytes: usize,
+            access: c_int,
+            flags: c_int,
+            fd: c_int,
+            offset: i64,
+        ) -> *mut c_void {
+            let (access, flags) = (access as usize, flags as usize);
+            unsafe { map([at as usize, bytes, access, flags, fd as usize, offset as usize]) }
+        }
+    )*};
+}
+
+stand_in_for_mmap!(mmap mmap64);
 
 /// To a regular file: wake-ups go by write(2) too, and they do not fail.
 #[unsafe(no_mangle)]
@@ -178,12 +230,19 @@ unsafe extern "C" fn syscall(
         45 => Some(RECEIVE),
         281 => Some(EPOLL_WAIT),
         426 => Some(RING_ENTER),
+        427 => Some(RING_REGISTER),
         _ => None,
     };
     if kind.is_some_and(fails) {
         return -1;
     }
-    unsafe { real(call, [a, b, c, d, e, f]) as c_long }
+    let arguments = [a, b, c, d, e, f];
+    let result = match call {
+        425 => unsafe { preload_ring::set_up(arguments) },
+        426 => unsafe { preload_ring::enter(arguments) },
+        _ => unsafe { real(call, arguments) },
+    };
+    result as c_long
 }
 
 #[unsafe(no_mangle)]

@@ -4,7 +4,7 @@
 //! In go names of calls and errors; out come statuses, and how many calls have failed. The library
 //! is built once, by the compiler that builds the tests.
 
-use crate::support::{DEADLINE, GET, Home, Origin, Proxy, Setup};
+use crate::support::{DEADLINE, GET, Home, Origin, Proxy, Setup, pattern, show, wait_until};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,6 +12,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
+use std::thread;
+use std::time::Duration;
 
 /// A kind of call, by its place in the file that the library reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +30,20 @@ pub(crate) enum Call {
     Pipe = 9,
     Write = 10,
     Clock = 11,
+    Map = 12,
+    Timer = 13,
+    /// From here on operations of a ring, which are no calls.
+    RingReceive = 14,
+    RingPoll = 15,
+    RingAccept = 16,
+    RingTimeout = 17,
+    RingFixed = 18,
+    /// io_uring_register(2).
+    RingRegister = 19,
 }
 
 const SLOT: u64 = 16;
-const SLOTS: u64 = 16;
+const SLOTS: u64 = 32;
 
 struct Library {
     path: PathBuf,
@@ -117,15 +129,21 @@ pub(crate) fn ask(address: SocketAddr) -> Ended {
         assert!(!hangs, "a request hangs: {error}");
         return Ended::Cut;
     }
-    let text = String::from_utf8_lossy(&answer);
-    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let Some((head, body)) = text.split_once("\r\n\r\n") else { return Ended::Cut };
+    let Some(head) = answer.windows(4).position(|part| part == b"\r\n\r\n") else {
+        return Ended::Cut;
+    };
+    let (head, body) = (String::from_utf8_lossy(&answer[..head]), &answer[head + 4..]);
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     let length = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
     });
     match (status, length) {
-        (Some(status), Some(length)) if length == body.len() => Ended::Answered(status),
+        (Some(status), Some(length)) if length == body.len() => {
+            let is_whole = status != 200 || body == b"ok" || body == pattern(length);
+            assert!(is_whole, "the body is another one: {}", show(body));
+            Ended::Answered(status)
+        }
         _ => Ended::Cut,
     }
 }
@@ -136,12 +154,36 @@ pub(crate) fn ask_all(proxy: &Proxy, count: usize) -> Vec<Ended> {
     (0..count).map(|_| ask(proxy.address())).collect()
 }
 
-/// After all of it, everything is served, and nothing is open that was not before.
+/// After all of it, everything is served, and nothing is held that was not before.
 #[track_caller]
 pub(crate) fn expect_peace(proxy: &Proxy, files: usize) {
     let ends = ask_all(proxy, 20);
     assert!(ends.iter().all(|end| *end == Ended::Answered(200)), "{ends:?}");
+    wait_until("nobody holds anything", || held(proxy).is_empty());
     proxy.wait_for_open_files(files);
+}
+
+/// What is held for somebody, by the figures of the proxy.
+fn held(proxy: &Proxy) -> Vec<(&'static str, u64)> {
+    let metrics = proxy.admin("GET", "/metrics");
+    let sum = |name: &str, label: &str| {
+        let of_name = metrics.lines().filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
+        });
+        let values = of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        values.reduce(|sum, value| sum + value).unwrap_or_else(|| panic!("no {name} of {label:?}"))
+    };
+    let connections = sum("ringway_pool_connections", "");
+    let figures = [
+        ("clients", sum("ringway_clients", "")),
+        ("leases", connections.saturating_sub(sum("ringway_pool_idle_connections", ""))),
+        ("waiting requests", sum("ringway_pool_waiting_requests", "")),
+        ("tunnels", sum("ringway_tunnels", "")),
+        ("bytes of chunks", sum("ringway_memory_ledger_bytes", "leased_chunks")),
+        ("bytes of connections", sum("ringway_memory_ledger_bytes", "\"connections\"")),
+    ];
+    figures.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
 /// An origin that answers one request on each connection, so that each request takes all calls.
@@ -151,6 +193,28 @@ pub(crate) fn origin() -> Origin {
     )
 }
 
+/// The same with an answer of `bytes` bytes ([`pattern`]).
+pub(crate) fn origin_of(bytes: usize) -> Origin {
+    let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {bytes}\r\n\r\n");
+    Origin::answering_and_closing([head.into_bytes(), pattern(bytes)].concat())
+}
+
+/// The same in two pieces, the second of which has to be waited for.
+pub(crate) fn origin_in_pieces() -> Origin {
+    const BYTES: usize = 20_000;
+    Origin::start(|mut peer| {
+        if peer.next_request().is_some() {
+            let body = pattern(BYTES);
+            let (first, second) = body.split_at(BYTES / 2);
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length";
+            peer.send([format!("{head}: {BYTES}\r\n\r\n").as_bytes(), first].concat());
+            peer.wait_until_read();
+            thread::sleep(Duration::from_millis(2));
+            peer.send(second);
+        }
+    })
+}
+
 pub(crate) fn setup(origin: &Origin, driver: &str) -> Setup {
     Setup::to(origin).driven_by(driver).set("timeouts.read", "5s")
 }
@@ -158,4 +222,53 @@ pub(crate) fn setup(origin: &Origin, driver: &str) -> Setup {
 /// The driver under test where it does not matter which.
 pub(crate) fn driver() -> String {
     std::env::var("RINGWAY_TEST_DRIVER").unwrap_or_else(|_| "io_uring".to_owned())
+}
+
+/// What becomes of a request whose call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Promise {
+    /// It is served all the same.
+    Served,
+    /// It is served, or answered with an error of the proxy, or cut: never half, never late.
+    Ended,
+}
+
+const REQUESTS: usize = 30;
+
+/// Asks while every so manieth of those calls fails, with one error after another, and afterwards.
+#[track_caller]
+pub(crate) fn try_out_with(
+    chaos: &Chaos,
+    setup: Setup,
+    (call, every): (Call, u32),
+    errors: &[i32],
+    promise: Promise,
+) {
+    let proxy = chaos.under(setup).start();
+    // What is made once has been made.
+    assert_eq!(ask_all(&proxy, 3), [Ended::Answered(200); 3]);
+    let files = proxy.open_files();
+    for error in errors {
+        let before = chaos.failed(call);
+        chaos.fail(call, every, *error);
+        let mut ends = ask_all(&proxy, REQUESTS);
+        let name = std::io::Error::from_raw_os_error(*error);
+        // A busy machine may have done without.
+        while chaos.failed(call) == before {
+            assert!(ends.len() < 20 * REQUESTS, "{call:?} was not made to fail: {name}");
+            ends.extend(ask_all(&proxy, REQUESTS));
+        }
+        chaos.fail(call, 0, 0);
+        let is_kept = |end: &Ended| match (promise, end) {
+            (Promise::Served, end) => *end == Ended::Answered(200),
+            (Promise::Ended, Ended::Answered(status)) => matches!(status, 200 | 500..=504),
+            (Promise::Ended, Ended::Cut) => true,
+        };
+        assert!(ends.iter().all(is_kept), "{call:?}, {name}: {ends:?}");
+        let failed = (chaos.failed(call) - before) as usize;
+        let unserved = ends.iter().filter(|end| **end != Ended::Answered(200)).count();
+        assert!(unserved <= failed, "{call:?}, {name}: {failed} have failed, {ends:?}");
+        expect_peace(&proxy, files);
+    }
+    proxy.stop();
 }

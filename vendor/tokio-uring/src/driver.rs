@@ -282,7 +282,7 @@ impl Driver {
         if mem::replace(&mut self.is_ticking, true) {
             return;
         }
-        let tick = match &self.engine {
+        let tick = match &mut self.engine {
             Engine::Ring(ring) => ring.tick(),
             Engine::Epoll(epoll) => return epoll.start_tick(),
         };

@@ -190,14 +190,18 @@ impl Epoll {
         self.set.try_clone()
     }
 
-    /// Has a tick come in a while. Nobody reads the timer: the set tells of each.
-    pub(crate) fn start_tick(&self) {
+    /// Has a tick come in a while, or at once where there is no timer for it: whoever slept until
+    /// something happens would look at no deadline. Nobody reads the timer: the set tells of each.
+    pub(crate) fn start_tick(&mut self) {
         let wait = libc::timespec { tv_sec: 0, tv_nsec: TICK_NS.into() };
         let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let once = libc::itimerspec { it_interval: never, it_value: wait };
         let timer = self.timer.as_raw_fd();
         // SAFETY: one value is read; the old one is not asked for.
-        unsafe { libc::timerfd_settime(timer, 0, &raw const once, std::ptr::null_mut()) };
+        let set = unsafe { libc::timerfd_settime(timer, 0, &raw const once, std::ptr::null_mut()) };
+        if set != 0 {
+            self.completed.push(Completion { number: TICK, result: 0, has_more: false });
+        }
     }
 
     /// Whether everything has been heard that had happened by the last [`Epoll::carry_out`].
