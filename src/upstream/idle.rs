@@ -185,7 +185,7 @@ impl Pool {
 
     /// The task that watches idle connections; one per worker, ends with the worker.
     ///
-    /// `is_current` says whether an address is still one of its origin's.
+    /// `is_current` says whether a target is still one of an upstream's.
     pub async fn run_janitor(&self, is_current: impl Fn(usize, Address) -> bool) {
         let mut sweep = tokio::time::interval(REST);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -287,7 +287,10 @@ impl Pool {
             let Some(idle) = &slot.idle else { continue };
             let age_ms = now.saturating_sub(idle.since_ms);
             let is_expired = age_ms >= expiry_ms && !is_owned(slot.owner);
-            if is_expired || !is_current(slot.origin, slot.address) {
+            // It was out with an exchange when its address went.
+            let is_left =
+                slot.origin_id.target().is_some() && !is_current(slot.origin, slot.address);
+            if is_expired || is_left {
                 expired.push(key);
             } else if age_ms >= REST_MS && is_owned(slot.owner) {
                 owned.push(key);

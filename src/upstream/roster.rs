@@ -16,7 +16,7 @@ use crate::ring::clock;
 impl Upstream {
     /// Takes in what has become of the origins' names.
     #[inline]
-    pub(super) fn follow(&self, pool: &Pool) {
+    pub(crate) fn follow(&self, pool: &Pool) {
         if self.changes.load(Ordering::Acquire) != self.roster.borrow().changes {
             self.follow_changes(pool);
         }

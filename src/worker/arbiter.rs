@@ -41,6 +41,8 @@ struct Sample {
 
 /// What was seen of an exchange while a request waited.
 struct Track {
+    /// The number of its connection, which no other one ever has.
+    connection: u64,
     /// Which exchange of its connection it is.
     exchange: u32,
     /// At least [`LONG_MS`] ago, or when it was first seen.
@@ -56,11 +58,17 @@ struct Track {
 }
 
 impl Track {
-    fn begin(stats: &ConnectionStats, streams_since: Option<Moment>, now_ms: u64) -> Self {
+    fn begin(
+        connection: u64,
+        stats: &ConnectionStats,
+        streams_since: Option<Moment>,
+        now_ms: u64,
+    ) -> Self {
         let still_ms = quiet_ms(stats, streams_since, now_ms);
         // It had moved as much then: a window that began later would end after the verdict.
         let sample = Sample { at_ms: now_ms.saturating_sub(still_ms), bytes: moved(stats) };
         Self {
+            connection,
             exchange: stats.requests.get(),
             long: sample,
             short: sample,
@@ -68,6 +76,12 @@ impl Track {
             is_slow: still_ms >= LONG_MS,
             round: 0,
         }
+    }
+
+    /// Whether it is of the exchange that `connection` has now. What was seen in an earlier dispute
+    /// may be of a connection that had the same place then.
+    fn is_of(&self, connection: u64, stats: &ConnectionStats) -> bool {
+        (self.connection, self.exchange) == (connection, stats.requests.get())
     }
 
     fn step(&mut self, stats: &ConnectionStats, now_ms: u64, rate_min: u64) {
@@ -120,7 +134,7 @@ pub(crate) async fn run(worker: Rc<Worker>) {
 
 struct Arbiter {
     worker: Rc<Worker>,
-    /// By the client connection's number.
+    /// By the place of the client connection.
     tracks: HashMap<u32, Track>,
     round: u64,
 }
@@ -162,9 +176,10 @@ impl Arbiter {
         let stats = &entry.stats;
         let generation = self.worker.generation();
         let config = &generation.config;
-        let is_same = |track: &Track| track.exchange == stats.requests.get();
-        if !self.tracks.get(&holder.slot).is_some_and(is_same) {
-            self.tracks.insert(holder.slot, Track::begin(stats, streams_since, now_ms));
+        let is_known = self.tracks.get(&holder.slot).is_some_and(|it| it.is_of(entry.id, stats));
+        if !is_known {
+            let track = Track::begin(entry.id, stats, streams_since, now_ms);
+            self.tracks.insert(holder.slot, track);
         }
         let Some(track) = self.tracks.get_mut(&holder.slot) else { return };
         // An exchange may hold two connections.
@@ -229,7 +244,7 @@ mod tests {
         let stats = ConnectionStats::default();
         stats.enter(crate::observe::connection_stats::Phase::Exchange, 1_000_000);
         stats.moved.set(Moment::at_ms(1_000_000));
-        let mut track = Track::begin(&stats, None, 1_000_020);
+        let mut track = Track::begin(1, &stats, None, 1_000_020);
         let mut looks = Vec::new();
         for step in 1..=600_u64 {
             let now_ms = 1_000_020 + step * 25;
@@ -241,6 +256,17 @@ mod tests {
             }
         }
         looks
+    }
+
+    #[test]
+    fn what_was_seen_of_a_connection_says_nothing_of_the_next_one_in_its_place() {
+        let stats = ConnectionStats::default();
+        stats.requests.set(1);
+        let track = Track::begin(1, &stats, None, 1_000);
+        assert!(track.is_of(1, &stats));
+        assert!(!track.is_of(2, &stats), "the first request of another connection");
+        stats.requests.set(2);
+        assert!(!track.is_of(1, &stats));
     }
 
     #[test]

@@ -193,12 +193,20 @@ impl Worker {
         }
     }
 
+    /// Whether the upstreams in use have a target with this number, whose connections may rest.
     pub(crate) fn is_current(&self, number: usize, address: Address) -> bool {
         let generation = self.generation.borrow();
         let mut members = generation.members();
         members
             .find(|member| member.number() == number)
-            .is_none_or(|it| it.target.address == address && it.target.wish() != Wish::Down)
+            .is_some_and(|it| it.target.address == address && it.target.wish() != Wish::Down)
+    }
+
+    /// Takes in what has become of the names of origins, where no request asks for any.
+    pub(crate) fn follow_names(&self) {
+        for upstream in &self.generation().upstreams {
+            upstream.follow(&self.pool);
+        }
     }
 
     /// Ends the accept tasks; what they have accepted is served.

@@ -211,10 +211,12 @@ async fn obey(worker: Rc<Worker>, mut commands: UnboundedReceiver<WorkerCommand>
     }
 }
 
-/// Gives memory back that a burst has left behind.
+/// Gives memory back that a burst has left behind, and connections to addresses that names have
+/// left.
 async fn housekeep(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
+        worker.follow_names();
         let freed = worker.released.take() + worker.heads.trim() + worker.pipes.trim();
         if freed >= PURGE_MIN {
             memory::purge();

@@ -147,6 +147,21 @@ fn an_exchange_under_way_ends_as_it_began() {
     proxy.wait_for_log(&["status=200", "upstream=next"]);
 }
 
+/// It was kept for as long as one that may be used again.
+#[test]
+fn a_connection_that_comes_back_when_its_origin_is_gone_is_closed() {
+    let (first, gate) = Origin::held();
+    let second = named("second");
+    let with = |origin: &Origin| Setup::to(origin).set("pool.idle_expiry", "10m");
+    let proxy = with(&first).start();
+    let mut client = proxy.send(GET);
+    first.wait_for("the request", |seen| seen.requests.len() == 1);
+    reload(&proxy, &with(&second), 2);
+    gate.open();
+    client.read_response().expect_status(200);
+    first.wait_for("the end of a connection that nobody will use", |seen| seen.open() == 0);
+}
+
 #[test]
 fn what_cannot_be_used_changes_nothing_and_is_explained() {
     let origin = named("still here");
