@@ -218,6 +218,17 @@ impl Budget {
         self.growth_bytes.set(other.growth_bytes.get());
     }
 
+    /// The same with `growth_bytes` for growth at most; what is promised is promised as before.
+    pub(crate) fn with_purse(self, growth_bytes: u64) -> Self {
+        let cut_bytes = self.growth_bytes.get().saturating_sub(growth_bytes);
+        Self::new(self.share_bytes.get() - cut_bytes, self.growth_bytes.get() - cut_bytes)
+    }
+
+    /// What everything in the ledger may come to.
+    pub(crate) fn share_bytes(&self) -> u64 {
+        self.share_bytes.get()
+    }
+
     /// A budget that never says no, for tests and for pools without an owner.
     pub fn unlimited() -> Self {
         Self::new(u64::MAX, u64::MAX)

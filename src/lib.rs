@@ -169,7 +169,7 @@ pub mod internals {
         pub use crate::routing::Routes;
     }
     pub mod server {
-        pub use crate::server::alone::{Alone, Held};
+        pub use crate::server::alone::{Alone, Freed, Held, Judged};
         pub use crate::server::{Server, Successor};
         pub mod inherited {
             pub use crate::server::inherited::*;

@@ -186,7 +186,7 @@ impl Server {
 }
 
 /// Leaves what only a restart can change as it is in `before`; the keys.
-fn keep_until_restart(config: &mut Config, before: &Config) -> Vec<String> {
+pub(super) fn keep_until_restart(config: &mut Config, before: &Config) -> Vec<String> {
     let changes = change::diff(before, config);
     let waiting: Vec<_> = changes
         .into_iter()

@@ -261,6 +261,7 @@ async fn either(
 ) -> Result<Found, NetError> {
     let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
     let (one, is_first) = tokio::select! {
+        biased;
         answer = &mut first => (answer, true),
         answer = &mut second => (answer, false),
     };

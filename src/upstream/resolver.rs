@@ -9,6 +9,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -99,14 +100,26 @@ impl Resolver {
     }
 
     fn start_with(names: NameService) -> io::Result<Self> {
+        let (resolver, work) = Self::with(names);
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new().name("resolver".to_owned()).spawn(move || runtime.block_on(work))?;
+        Ok(resolver)
+    }
+
+    /// One without a thread, that asks the servers of `dns` and looks at no file: it keeps names
+    /// current for as long as somebody runs the future.
+    pub(crate) fn without_thread(
+        dns: &DnsConfig,
+    ) -> io::Result<(Self, impl Future<Output = ()> + use<>)> {
+        let none = Files { resolv_conf: PathBuf::new(), hosts: PathBuf::new() };
+        Ok(Self::with(NameService::new(dns, none)?))
+    }
+
+    fn with(names: NameService) -> (Self, impl Future<Output = ()>) {
         let names = Arc::new(names);
         let (watches, arrivals) = unbounded_channel();
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let service = names.clone();
-        thread::Builder::new()
-            .name("resolver".to_owned())
-            .spawn(move || runtime.block_on(serve(service, arrivals)))?;
-        Ok(Self { watches, names, unsettled: Arc::default(), changes: Arc::default() })
+        let work = serve(names.clone(), arrivals);
+        (Self { watches, names, unsettled: Arc::default(), changes: Arc::default() }, work)
     }
 
     /// Asks by `dns` from now on, and reads again what the machine says of name servers.
@@ -226,6 +239,7 @@ async fn keep_current(names: Arc<NameService>, changed: Arc<Notify>, mut watch: 
         watch.first_outcome = None;
         // The wait is over at once where other name servers are to be asked.
         tokio::select! {
+            biased;
             () = watch.doubt.wait(pause, TTL_MIN, failures > 0) => {}
             () = changed.notified() => {}
         }
@@ -261,6 +275,7 @@ async fn keep_service(names: Arc<NameService>, changed: Arc<Notify>, mut watch: 
         // Not before the names of its servers count as unsettled.
         watch.first_outcome = None;
         tokio::select! {
+            biased;
             () = watch.doubt.wait(pause, TTL_MIN, failures > 0) => {}
             () = changed.notified() => {}
         }

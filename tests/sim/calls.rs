@@ -7,9 +7,10 @@
 
 use crate::chance::Chance;
 use crate::kernel::{FIRST, Kind};
-use crate::world::{Step, World};
+use crate::world::World;
 use libc::{c_int, c_long, c_void, size_t, sockaddr, socklen_t, ssize_t};
 use std::cell::{Cell, RefCell};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ptr;
 
 thread_local! {
@@ -121,21 +122,11 @@ macro_rules! ask {
     };
 }
 
-/// Sleeps in the world, and does what it wants done outside of it.
-fn wait(set: c_int, events: *mut libc::epoll_event, room: usize, timeout: c_int) -> isize {
-    let mut limit = None;
-    loop {
-        match within(|world| world.wait(set, room, timeout, &mut limit)) {
-            Some(Step::Told(told)) => {
-                // SAFETY: there is room for so many.
-                unsafe { ptr::copy_nonoverlapping(told.as_ptr(), events, told.len()) };
-                return told.len().cast_signed();
-            }
-            Some(Step::Call(call)) => call(),
-            None => return 0,
-        }
-    }
-}
+mod addresses;
+mod waits;
+
+use addresses::{read_address, write_address};
+use waits::wait;
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn syscall(
@@ -213,7 +204,10 @@ unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_in
         if world.kernel.falls_short() {
             return Err([libc::EMFILE, libc::ENFILE, libc::ENOBUFS][world.kernel.chance.below(3)]);
         }
-        Ok(world.kernel.open(Kind::Fresh) as usize)
+        let is_datagrams = kind & 0xf == libc::SOCK_DGRAM;
+        let kernel = &mut world.kernel;
+        let fd = if is_datagrams { kernel.open_datagrams() } else { kernel.open(Kind::Fresh) };
+        Ok(fd as usize)
     });
     match opened {
         Some(opened) => answer(opened) as c_int,
@@ -221,37 +215,19 @@ unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_in
     }
 }
 
-fn port_of(address: *const sockaddr) -> u16 {
-    // SAFETY: everything here is IPv4.
-    unsafe { u16::from_be((*address.cast::<libc::sockaddr_in>()).sin_port) }
-}
-
-fn write_address(port: u16, address: *mut sockaddr, length: *mut socklen_t) {
-    if address.is_null() {
-        return;
-    }
-    let written = libc::sockaddr_in {
-        sin_family: libc::AF_INET as u16,
-        sin_port: port.to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes([127, 0, 0, 1]) },
-        sin_zero: [0; 8],
-    };
-    // SAFETY: the caller has room for any address.
-    unsafe {
-        ptr::write_unaligned(address.cast(), written);
-        *length = size_of::<libc::sockaddr_in>() as socklen_t;
-    }
+fn on_loopback(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
-    let work = |world: &mut World| world.connect(fd, port_of(address));
+    let work = |world: &mut World| world.connect(fd, read_address(address));
     ask!(fd, work, SYS_connect, fd, address, length) as c_int
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
-    let work = |world: &mut World| world.kernel.listen(fd, port_of(address));
+    let work = |world: &mut World| world.kernel.listen(fd, read_address(address).port());
     ask!(fd, work, SYS_bind, fd, address, length) as c_int
 }
 
@@ -269,7 +245,7 @@ unsafe extern "C" fn accept4(
 ) -> c_int {
     let work = |world: &mut World| {
         let (accepted, port) = world.kernel.accept(fd)?;
-        write_address(port, address, length);
+        write_address(on_loopback(port), address, length);
         Ok(accepted as usize)
     };
     ask!(fd, work, SYS_accept4, fd, address, length, flags) as c_int
@@ -282,7 +258,7 @@ unsafe extern "C" fn getsockname(
     length: *mut socklen_t,
 ) -> c_int {
     let work = |world: &mut World| {
-        write_address(world.own_port(fd), address, length);
+        write_address(on_loopback(world.own_port(fd)), address, length);
         Ok(0)
     };
     ask!(fd, work, SYS_getsockname, fd, address, length) as c_int
@@ -360,136 +336,6 @@ unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int 
         _ => Ok(0),
     };
     ask!(fd, work, SYS_fcntl, fd, command, argument) as c_int
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn poll(fds: *mut libc::pollfd, count: libc::nfds_t, timeout: c_int) -> c_int {
-    // SAFETY: the caller's word.
-    let first = unsafe { &mut *fds };
-    if count != 1 || !is_simulated(first.fd) {
-        return real!(SYS_poll, fds, count, timeout) as c_int;
-    }
-    let events = within(|world| world.kernel.poll(first.fd)).unwrap_or(0);
-    let always = (libc::POLLHUP | libc::POLLERR) as u32;
-    first.revents = (events & (first.events as u16 as u32 | always)) as i16;
-    c_int::from(first.revents != 0)
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn epoll_create1(flags: c_int) -> c_int {
-    match open(|world| Ok(world.kernel.open(Kind::Set(crate::kernel::Set::default())) as usize)) {
-        Some(opened) => answer(opened) as c_int,
-        None => real!(SYS_epoll_create1, flags) as c_int,
-    }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn epoll_ctl(
-    set: c_int,
-    call: c_int,
-    fd: c_int,
-    event: *mut libc::epoll_event,
-) -> c_int {
-    let work = |world: &mut World| {
-        // SAFETY: the caller's word; none is needed to take one out.
-        let (events, data) =
-            if event.is_null() { (0, 0) } else { unsafe { ((*event).events, (*event).u64) } };
-        world.kernel.control(set, call, fd, events, data)
-    };
-    ask!(set, work, SYS_epoll_ctl, set, call, fd, event) as c_int
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn epoll_wait(
-    set: c_int,
-    events: *mut libc::epoll_event,
-    room: c_int,
-    timeout: c_int,
-) -> c_int {
-    if is_simulated(set) {
-        return wait(set, events, room as usize, timeout) as c_int;
-    }
-    real!(SYS_epoll_wait, set, events, room, timeout) as c_int
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn eventfd(count: u32, flags: c_int) -> c_int {
-    match open(|world| Ok(world.kernel.open(Kind::Event(count.into())) as usize)) {
-        Some(opened) => answer(opened) as c_int,
-        None => real!(SYS_eventfd2, count, flags) as c_int,
-    }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn timerfd_create(clock: c_int, flags: c_int) -> c_int {
-    match open(|world| Ok(world.kernel.open(Kind::Timer { due: None, has_fired: false }) as usize))
-    {
-        Some(opened) => answer(opened) as c_int,
-        None => real!(SYS_timerfd_create, clock, flags) as c_int,
-    }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn timerfd_settime(
-    fd: c_int,
-    flags: c_int,
-    new: *const libc::itimerspec,
-    old: *mut libc::itimerspec,
-) -> c_int {
-    // SAFETY: the caller's word.
-    let after = || unsafe {
-        (*new).it_value.tv_sec as u64 * 1_000_000 + (*new).it_value.tv_nsec as u64 / 1000
-    };
-    let work = |world: &mut World| world.kernel.set_timer(fd, after());
-    ask!(fd, work, SYS_timerfd_settime, fd, flags, new, old) as c_int
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn read(fd: c_int, into: *mut c_void, size: size_t) -> ssize_t {
-    let work = |world: &mut World| {
-        let count = world.kernel.hear(fd)?;
-        // SAFETY: the caller's word.
-        unsafe { ptr::write_unaligned(into.cast(), count) };
-        Ok(8)
-    };
-    ask!(fd, work, SYS_read, fd, into, size)
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn write(fd: c_int, from: *const c_void, size: size_t) -> ssize_t {
-    // SAFETY: the caller's word.
-    let count = || unsafe { ptr::read_unaligned(from.cast::<u64>()) };
-    ask!(fd, |world| world.kernel.ring(fd, count()), SYS_write, fd, from, size)
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn pipe2(ends: *mut c_int, flags: c_int) -> c_int {
-    let opened = open(|world| {
-        if world.kernel.falls_short() {
-            return Err(libc::EMFILE);
-        }
-        let (read, write) = world.kernel.pipe();
-        // SAFETY: the caller has room for two.
-        unsafe { (*ends, *ends.add(1)) = (read, write) };
-        Ok(0)
-    });
-    match opened {
-        Some(opened) => answer(opened) as c_int,
-        None => real!(SYS_pipe2, ends, flags) as c_int,
-    }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn splice(
-    from: c_int,
-    from_at: *mut libc::loff_t,
-    to: c_int,
-    to_at: *mut libc::loff_t,
-    count: size_t,
-    flags: u32,
-) -> ssize_t {
-    let work = |world: &mut World| world.kernel.splice(from, to, count);
-    ask!(from, work, SYS_splice, from, from_at, to, to_at, count, flags)
 }
 
 #[unsafe(no_mangle)]

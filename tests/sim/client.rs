@@ -322,11 +322,12 @@ impl Client {
         let (framing, length) = wire::framing(head, Framing::Close);
         match wire::number(head, "X-Id") {
             None => {
+                let line = head.lines().next().unwrap_or_default();
+                let proxy = wire::field(head, "Proxy-Status").unwrap_or_default();
                 if self.is_calm {
-                    let line = head.lines().next().unwrap_or_default();
-                    let proxy = wire::field(head, "Proxy-Status").unwrap_or_default();
                     facts.offend(format!("request {id} got {line} without cause: {proxy}"));
                 }
+                facts.refuse(format_args!("request {id}"), status, proxy);
                 self.answer = Some((id, usize::MAX, 0));
             }
             Some(other) if other != id => {

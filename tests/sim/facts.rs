@@ -4,6 +4,7 @@
 //! end may see. Whatever must not be is kept as a line.
 
 use crate::wire::Framing;
+use std::fmt;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
@@ -53,8 +54,37 @@ pub(crate) struct Answer {
     pub is_cut: bool,
 }
 
+/// How often what came about that a world may have or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Names that have other hosts.
+    pub renames: u64,
+    /// Answers of the name server: with hosts, without any, and failures.
+    pub answers: u64,
+    pub empty_answers: u64,
+    pub failures: u64,
+    /// Connections and requests that went to a host shortly after it was gone.
+    pub to_gone: u64,
+    /// Looks at memory that found it short, and cleanups.
+    pub looks_light: u64,
+    pub looks_forced: u64,
+    pub cleanups_light: u64,
+    pub cleanups_forced: u64,
+    /// Budgets that were cut.
+    pub squeezes: u64,
+    /// What cleanups ended.
+    pub freed_idle: u64,
+    pub freed_clients: u64,
+    pub cut_transfers: u64,
+    /// Answers that say that there is no room.
+    pub no_room: u64,
+    /// Clients that came after everything had got better.
+    pub probes: u64,
+}
+
 #[derive(Default)]
 pub(crate) struct Facts {
+    pub counts: Counts,
     pub requests: Vec<Fact>,
     /// What must not be, the first ones.
     pub offences: Vec<String>,
@@ -67,6 +97,15 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// The proxy has answered `what` by itself: it says why.
+    pub(crate) fn refuse(&mut self, what: fmt::Arguments<'_>, status: u16, proxy: &str) {
+        if status < 400 || !proxy.contains("error=") {
+            self.offend(format!("{what} got {status}, which nobody explains: {proxy:?}"));
+        }
+        self.counts.no_room +=
+            u64::from(status == 503 && proxy.contains("error=proxy_internal_error"));
+    }
+
     pub(crate) fn offend(&mut self, what: String) {
         if self.offences.len() < 20 {
             self.offences.push(what);

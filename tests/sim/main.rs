@@ -23,6 +23,7 @@ mod client;
 mod facts;
 mod kernel;
 mod origin;
+mod pipe;
 mod streams;
 mod wire;
 mod world;
@@ -30,11 +31,12 @@ mod world;
 use std::cell::Cell;
 use std::io::Write;
 use std::rc::Rc;
-use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use facts::Counts;
 use ringway::internals::server::{Alone, Held};
 use ringway::internals::worker::thread::DrainReport;
 use world::{Weather, World};
@@ -42,8 +44,6 @@ use world::{Weather, World};
 thread_local! {
     static SEED: Cell<u64> = const { Cell::new(0) };
 }
-
-static READY: Once = Once::new();
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +58,7 @@ struct Outcome {
     cut: u64,
     tunnels: u64,
     bytes: u64,
+    counts: Counts,
 }
 
 impl Outcome {
@@ -82,7 +83,6 @@ fn run(seed: u64) -> Outcome {
 
 /// The same in a world that is made otherwise.
 fn run_with(seed: u64, make: impl FnOnce(&mut World) + Send + 'static) -> Outcome {
-    READY.call_once(|| Alone::prepare().expect("a resolver"));
     let run = thread::Builder::new().stack_size(16 << 20).spawn(move || run_here(seed, make));
     let outcome = run.expect("a thread").join().ok();
     outcome.unwrap_or_else(|| {
@@ -133,6 +133,7 @@ fn run_here(seed: u64, make: impl FnOnce(&mut World)) -> Outcome {
         cut: facts.cut,
         tunnels: facts.tunnels,
         bytes: facts.bytes,
+        counts: facts.counts,
     }
 }
 
@@ -159,38 +160,44 @@ fn check(seed: u64) -> Outcome {
 /// The seeds of every run of the tests.
 const SEEDS: u64 = 60;
 
+/// What they came to, with the time that they took.
+static STANDARD: LazyLock<(Vec<Outcome>, Duration)> = LazyLock::new(|| {
+    keep_panics();
+    let began = Instant::now();
+    let outcomes = (1..=SEEDS).map(check).collect();
+    (outcomes, began.elapsed())
+});
+
+/// How often something happened in the standard seeds.
+fn count(of: impl Fn(&Counts) -> u64) -> u64 {
+    STANDARD.0.iter().map(|outcome| of(&outcome.counts)).sum()
+}
+
 #[test]
 fn whatever_the_peers_do_no_byte_and_no_lease_is_lost() {
     keep_panics();
+    let total = Total::default();
     if let Some(seed) = number("RINGWAY_SIM_SEED") {
         let outcome = check(seed);
         let _ = writeln!(std::io::stderr(), "{outcome:#?}");
-        return;
-    }
-    let (began, total) = (Instant::now(), Total::default());
-    let limit = number("RINGWAY_SIM_SECONDS").map(Duration::from_secs);
-    let from = number("RINGWAY_SIM_FROM").unwrap_or(1);
-    let next = AtomicU64::new(from);
-    let threads =
-        if limit.is_some() { thread::available_parallelism().map_or(1, usize::from) } else { 1 };
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let is_over = match limit {
-                        Some(limit) => began.elapsed() >= limit,
-                        None => seed >= from + SEEDS,
-                    };
-                    if is_over {
-                        return;
+    } else if let Some(seconds) = number("RINGWAY_SIM_SECONDS") {
+        let limit = Duration::from_secs(seconds);
+        let (began, from) = (Instant::now(), number("RINGWAY_SIM_FROM").unwrap_or(1));
+        let next = AtomicU64::new(from);
+        thread::scope(|scope| {
+            for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+                scope.spawn(|| {
+                    while began.elapsed() < limit {
+                        total.add(&check(next.fetch_add(1, Ordering::Relaxed)));
                     }
-                    total.add(&check(seed));
-                }
-            });
-        }
-    });
-    total.say(began.elapsed());
+                });
+            }
+        });
+        total.say(began.elapsed());
+    } else {
+        STANDARD.0.iter().for_each(|outcome| total.add(outcome));
+        total.say(STANDARD.1);
+    }
 }
 
 #[derive(Default)]
@@ -264,4 +271,64 @@ fn a_byte_that_is_another_one_does_not_go_unseen() {
     let found = found
         .filter(|outcome| outcome.offences.iter().any(|offence| offence.contains("other bytes")));
     assert!(found.count() >= 4, "spoilt bytes of bodies are seen in most runs");
+}
+
+/// A world that changes nothing proves nothing.
+#[test]
+fn names_lead_elsewhere_in_the_worlds_of_every_run() {
+    let least = [
+        ("names that lead elsewhere", count(|it| it.renames)),
+        ("answers", count(|it| it.answers)),
+        ("answers without an address", count(|it| it.empty_answers)),
+        ("failures of the name server", count(|it| it.failures)),
+        ("requests to a host that has just gone", count(|it| it.to_gone)),
+    ];
+    for (what, count) in least {
+        assert!(count > 0, "{what}: none");
+    }
+}
+
+#[test]
+fn memory_is_short_in_the_worlds_of_every_run() {
+    let least = [
+        ("looks that found light pressure", count(|it| it.looks_light)),
+        ("looks that found forced pressure", count(|it| it.looks_forced)),
+        ("light cleanups", count(|it| it.cleanups_light)),
+        ("forced cleanups", count(|it| it.cleanups_forced)),
+        ("budgets that were cut", count(|it| it.squeezes)),
+        ("idle connections that cleanups ended", count(|it| it.freed_idle)),
+        ("clients that cleanups ended", count(|it| it.freed_clients)),
+        ("transfers that cleanups cut", count(|it| it.cut_transfers)),
+        ("answers that there is no room", count(|it| it.no_room)),
+    ];
+    for (what, count) in least {
+        assert!(count > 0, "{what}: none");
+    }
+}
+
+#[test]
+fn somebody_is_served_at_the_end_of_the_worlds_of_every_run() {
+    assert!(count(|it| it.probes) > SEEDS, "two come to each world that is not drained before");
+}
+
+/// How many of the first seeds offend in these words in a world that is made otherwise.
+fn offending(seeds: u64, words: &str, make: fn(&mut World)) -> usize {
+    keep_panics();
+    let outcomes = (1..=seeds).map(|seed| run_with(seed, make));
+    outcomes.filter(|it| it.offences.iter().any(|offence| offence.contains(words))).count()
+}
+
+#[test]
+fn a_host_that_is_asked_although_it_is_gone_does_not_go_unseen() {
+    assert!(offending(8, ", which is gone for", World::lie_about_names) > 0);
+}
+
+#[test]
+fn a_ledger_above_its_bound_does_not_go_unseen() {
+    assert_eq!(offending(3, "the ledger has", |world| world.bound_ledger(1000)), 3);
+}
+
+#[test]
+fn memory_that_stays_short_does_not_go_unseen() {
+    assert!(offending(8, "without cause", World::press_for_ever) > 0);
 }

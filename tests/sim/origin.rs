@@ -43,6 +43,8 @@ pub(crate) struct Origin {
     has_ended: bool,
     /// Before it says anything.
     pause: u64,
+    /// A request has begun, and nobody has asked whether one has.
+    has_begun: bool,
 }
 
 impl Origin {
@@ -66,7 +68,18 @@ impl Origin {
             is_echo,
             has_ended: false,
             pause: 0,
+            has_begun: false,
         }
+    }
+
+    /// From now on it does all that it should.
+    pub(crate) fn become_calm(&mut self) {
+        self.is_calm = true;
+    }
+
+    /// Whether a request has begun since the last time.
+    pub(crate) fn take_begun(&mut self) -> bool {
+        std::mem::take(&mut self.has_begun)
     }
 
     pub(crate) fn step(
@@ -86,8 +99,11 @@ impl Origin {
             let found = if self.is_echo {
                 kernel.peer_receive(self.connection, &mut self.out, most)
             } else {
+                let rests = !self.reader.is_inside();
                 let room = self.reader.room();
-                kernel.peer_receive(self.connection, room, most)
+                let found = kernel.peer_receive(self.connection, room, most);
+                self.has_begun |= rests && matches!(found, Found::Bytes(_));
+                found
             };
             match found {
                 Found::Bytes(_) => self.read(facts, chance),

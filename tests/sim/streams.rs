@@ -9,80 +9,18 @@ use crate::client::PROXY;
 use crate::facts::{Fact, Facts, Method};
 use crate::kernel::{Found, Kernel};
 use crate::origin::Next;
+use crate::pipe::{End, Flag, Pipe};
 use crate::wire::{Framing, Tag};
 use bytes::Bytes;
 use futures_util::future::{join, poll_fn};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// What goes to and fro between the crate and the kernel.
-#[derive(Default)]
-struct Pipe {
-    came: VecDeque<u8>,
-    goes: VecDeque<u8>,
-    has_ended: bool,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
-}
-
-/// Bytes that wait to go, at most.
-const GOES_MAX: usize = 32 * 1024;
-
-struct End(Rc<RefCell<Pipe>>);
-
-impl AsyncRead for End {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut pipe = self.0.borrow_mut();
-        let count = pipe.came.len().min(into.remaining());
-        if count == 0 && !pipe.has_ended {
-            pipe.reader = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let bytes: Vec<u8> = pipe.came.drain(..count).collect();
-        into.put_slice(&bytes);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for End {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let mut pipe = self.0.borrow_mut();
-        if pipe.has_ended {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let count = GOES_MAX.saturating_sub(pipe.goes.len()).min(bytes.len());
-        if count == 0 && !bytes.is_empty() {
-            pipe.writer = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        pipe.goes.extend(&bytes[..count]);
-        Poll::Ready(Ok(count))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
+use std::task::{Context, Poll, Waker};
 
 /// What a stream has seen.
 enum Note {
@@ -94,14 +32,6 @@ enum Note {
 }
 
 type Notes = Rc<RefCell<VecDeque<Note>>>;
-
-struct Flag(AtomicBool);
-
-impl Wake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 pub(crate) struct Streams {
     connection: Option<usize>,
@@ -160,17 +90,8 @@ impl Streams {
             self.progress_us = kernel.now_us;
             facts.bytes += came.len() as u64;
         }
-        {
-            let mut pipe = self.pipe.borrow_mut();
-            pipe.came.extend(&came);
-            pipe.has_ended |= matches!(found, Found::End | Found::Reset);
-            if !pipe.came.is_empty() || pipe.has_ended {
-                pipe.reader.take().into_iter().for_each(Waker::wake);
-            }
-            if pipe.has_ended || pipe.goes.len() < GOES_MAX {
-                pipe.writer.take().into_iter().for_each(Waker::wake);
-            }
-        }
+        let has_ended = matches!(found, Found::End | Found::Reset);
+        self.pipe.borrow_mut().take_in(&came, has_ended);
         let is_over = self.talk_on();
         self.take_notes(kernel, facts);
         self.send(kernel, connection, chance);
@@ -222,13 +143,9 @@ impl Streams {
 
     fn send(&mut self, kernel: &mut Kernel, connection: usize, chance: &mut Chance) {
         let mut pipe = self.pipe.borrow_mut();
-        let most = pipe.goes.len().min(1 + chance.size(17));
-        let bytes: Vec<u8> = pipe.goes.iter().copied().take(most).collect();
-        let count = kernel.peer_send(connection, &bytes);
-        pipe.goes.drain(..count);
-        if count > 0 {
+        let most = 1 + chance.size(17);
+        if pipe.let_out(most, |bytes| kernel.peer_send(connection, bytes)) > 0 {
             self.progress_us = kernel.now_us;
-            pipe.writer.take().into_iter().for_each(Waker::wake);
         }
     }
 
@@ -247,6 +164,7 @@ impl Streams {
                             facts
                                 .offend(format!("stream {id} got {status} without cause: {proxy}"));
                         }
+                        facts.refuse(format_args!("stream {id}"), status, &proxy);
                         self.answers.insert(id, (None, 0));
                     }
                 },

@@ -6,8 +6,18 @@
 //! told apart. Chance decides how much of anything goes at once. Time passes when the worker
 //! sleeps, and a little with each call. It opens nothing and waits for nothing.
 
+mod connection;
+mod datagrams;
+mod peers;
+mod sets;
+
 use crate::chance::Chance;
+use connection::copy;
+pub(crate) use connection::{Connection, Found, Stage};
+use datagrams::Datagrams;
+pub(crate) use datagrams::Letter;
 use std::collections::VecDeque;
+use std::net::SocketAddrV4;
 
 /// The first number of a descriptor: below it are those of the test's own process.
 pub(crate) const FIRST: i32 = 1000;
@@ -28,6 +38,7 @@ pub(crate) enum Kind {
     Fresh,
     Connection(usize),
     Listener(Listener),
+    Datagrams(Datagrams),
     Set(Set),
     Event(u64),
     Timer {
@@ -65,51 +76,6 @@ struct Item {
     is_queued: bool,
 }
 
-/// How far a connection that the worker makes has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    Connecting,
-    Refused(i32),
-    Up,
-}
-
-/// A connection between the worker and a peer.
-pub(crate) struct Connection {
-    /// The worker's side; `None` once it is closed.
-    pub file: Option<usize>,
-    pub stage: Stage,
-    /// Ports of the worker's side and of the peer's.
-    pub ports: (u16, u16),
-    to_worker: VecDeque<u8>,
-    to_peer: VecDeque<u8>,
-    /// How much each of the two holds.
-    room: (usize, usize),
-    pub peer_has_ended: bool,
-    peer_has_reset: bool,
-    /// Told by the next call.
-    error: Option<i32>,
-    worker_has_ended: bool,
-    pub worker_has_reset: bool,
-    resets_on_close: bool,
-    is_read_shut: bool,
-    /// The peer has let go of it.
-    is_left: bool,
-    /// Nobody has accepted it yet.
-    is_queued: bool,
-    /// Bytes that the worker has taken, and those that it has sent.
-    pub taken: u64,
-    pub sent: u64,
-}
-
-/// What the peer of a connection finds when it reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    Bytes(usize),
-    Nothing,
-    End,
-    Reset,
-}
-
 pub(crate) struct Kernel {
     pub now_us: u64,
     pub chance: Chance,
@@ -121,7 +87,10 @@ pub(crate) struct Kernel {
     pub stirred: Vec<usize>,
     /// Connections that the worker has begun to make: to which port.
     pub dialled: Vec<usize>,
-    next_port: u16,
+    last_port: u16,
+    /// Datagrams that the worker has sent.
+    pub posted: Vec<Letter>,
+    letters: u64,
     /// System calls so far.
     pub calls: u64,
     /// Calls of the worker that may fail for want of something do, so many in a thousand.
@@ -144,7 +113,9 @@ impl Kernel {
             pipes: slab::Slab::new(),
             stirred: Vec::new(),
             dialled: Vec::new(),
-            next_port: 20_000,
+            posted: Vec::new(),
+            letters: 0,
+            last_port: 20_000,
             calls: 0,
             shortage: 0,
             is_draining: false,
@@ -211,7 +182,11 @@ impl Kernel {
                     }
                 }
             }
-            Kind::Pipe(_) | Kind::Fresh | Kind::Event(_) | Kind::Timer { .. } => {}
+            Kind::Pipe(_)
+            | Kind::Fresh
+            | Kind::Datagrams(_)
+            | Kind::Event(_)
+            | Kind::Timer { .. } => {}
         }
         Ok(0)
     }
@@ -249,128 +224,6 @@ impl Kernel {
             self.connections.remove(connection);
             self.stirred.retain(|stirred| *stirred != connection);
         }
-    }
-
-    // Sets.
-
-    fn readiness(&self, file: usize) -> u32 {
-        match &self.files[file].kind {
-            Kind::Fresh => OUT | HUP,
-            Kind::Listener(it) if it.is_shut => IN | HUP,
-            Kind::Listener(it) if it.queue.is_empty() => 0,
-            Kind::Listener(_) => IN,
-            Kind::Event(0) => OUT,
-            Kind::Event(_) | Kind::Pipe(_) => IN | OUT,
-            Kind::Timer { has_fired, .. } => u32::from(*has_fired) * IN,
-            Kind::Set(set) => {
-                let is_ready = set.ready.iter().any(|item| {
-                    let item = set.items.get(*item);
-                    item.is_some_and(|it| self.readiness(it.file) & it.events & EVENTS != 0)
-                });
-                u32::from(is_ready) * IN
-            }
-            Kind::Connection(connection) => self.connections[*connection].readiness(),
-        }
-    }
-
-    /// Something has happened to `file`: the sets that watch it hear of it.
-    fn stir(&mut self, file: usize, events: u32) {
-        let count = self.files[file].watchers.len();
-        for index in 0..count {
-            let (set, item) = self.files[file].watchers[index];
-            let Kind::Set(it) = &mut self.files[set].kind else { continue };
-            let entry = &mut it.items[item];
-            if (entry.events | HUP | ERR) & events == 0 || entry.is_queued {
-                continue;
-            }
-            entry.is_queued = true;
-            it.ready.push_back(item);
-            self.stir(set, IN);
-        }
-    }
-
-    pub(crate) fn control(
-        &mut self,
-        set: i32,
-        call: i32,
-        fd: i32,
-        events: u32,
-        data: u64,
-    ) -> Outcome {
-        let set = self.file(set).ok_or(libc::EBADF)?;
-        // A descriptor of the process's own, such as the pipe of its signals, stays silent.
-        if fd < FIRST {
-            return Ok(0);
-        }
-        let file = self.file(fd).ok_or(libc::EBADF)?;
-        let found = self.files[file].watchers.iter().position(|(it, item)| {
-            let Kind::Set(other) = &self.files[*it].kind else { return false };
-            *it == set && other.items[*item].fd == fd
-        });
-        let events = events | HUP | ERR;
-        let is_ready = self.readiness(file) & events & EVENTS != 0;
-        let Kind::Set(it) = &mut self.files[set].kind else { return Err(libc::EINVAL) };
-        match (call, found) {
-            (libc::EPOLL_CTL_ADD, None) => {
-                let item = it.items.insert(Item { file, fd, events, data, is_queued: is_ready });
-                if is_ready {
-                    it.ready.push_back(item);
-                }
-                self.files[file].watchers.push((set, item));
-            }
-            (libc::EPOLL_CTL_MOD, Some(found)) => {
-                let (_, item) = self.files[file].watchers[found];
-                let Kind::Set(it) = &mut self.files[set].kind else { return Err(libc::EINVAL) };
-                let entry = &mut it.items[item];
-                (entry.events, entry.data) = (events, data);
-                if is_ready && !entry.is_queued {
-                    entry.is_queued = true;
-                    it.ready.push_back(item);
-                }
-            }
-            (libc::EPOLL_CTL_DEL, Some(found)) => {
-                let (_, item) = self.files[file].watchers.swap_remove(found);
-                let Kind::Set(it) = &mut self.files[set].kind else { return Err(libc::EINVAL) };
-                it.items.remove(item);
-                it.ready.retain(|ready| *ready != item);
-                return Ok(0);
-            }
-            (libc::EPOLL_CTL_ADD, Some(_)) => return Err(libc::EEXIST),
-            _ => return Err(libc::ENOENT),
-        }
-        if is_ready {
-            self.stir(set, IN);
-        }
-        Ok(0)
-    }
-
-    /// What `set` has to say now, `room` of it at most.
-    pub(crate) fn collect(&mut self, set: i32, room: usize) -> Vec<libc::epoll_event> {
-        let Some(set) = self.file(set) else { return Vec::new() };
-        let Kind::Set(it) = &mut self.files[set].kind else { return Vec::new() };
-        let mut queue = std::mem::take(&mut it.ready);
-        let (mut told, mut kept) = (Vec::new(), VecDeque::new());
-        while told.len() < room {
-            let Some(item) = queue.pop_front() else { break };
-            let Kind::Set(it) = &self.files[set].kind else { break };
-            let Some(entry) = it.items.get(item) else { continue };
-            let events = self.readiness(entry.file) & entry.events & EVENTS;
-            let (data, is_edge) = (entry.data, entry.events & EDGE != 0);
-            let stays = events != 0 && !is_edge;
-            if events != 0 {
-                told.push(libc::epoll_event { events, u64: data });
-            }
-            if stays {
-                kept.push_back(item);
-            }
-            let Kind::Set(it) = &mut self.files[set].kind else { break };
-            it.items[item].is_queued = stays;
-        }
-        queue.append(&mut kept);
-        let Kind::Set(it) = &mut self.files[set].kind else { return told };
-        queue.append(&mut it.ready);
-        it.ready = queue;
-        told
     }
 
     // Time.
@@ -441,29 +294,16 @@ impl Kernel {
         }
     }
 
-    fn new_connection(&mut self, stage: Stage, ports: (u16, u16)) -> usize {
+    fn new_connection(&mut self, stage: Stage, own_port: u16, peer: SocketAddrV4) -> usize {
         // From a trickle to more than any body here.
         let room = |chance: &mut Chance| 1 << (6 + chance.below(13));
         let room = (room(&mut self.chance), room(&mut self.chance));
-        self.connections.insert(Connection {
-            file: None,
-            stage,
-            ports,
-            to_worker: VecDeque::new(),
-            to_peer: VecDeque::new(),
-            room,
-            peer_has_ended: false,
-            peer_has_reset: false,
-            error: None,
-            worker_has_ended: false,
-            worker_has_reset: false,
-            resets_on_close: false,
-            is_read_shut: false,
-            is_left: false,
-            is_queued: false,
-            taken: 0,
-            sent: 0,
-        })
+        self.connections.insert(Connection::new(stage, own_port, peer, room))
+    }
+
+    fn next_port(&mut self) -> u16 {
+        self.last_port = if self.last_port == 60_000 { 20_000 } else { self.last_port + 1 };
+        self.last_port
     }
 
     pub(crate) fn listen(&mut self, fd: i32, port: u16) -> Outcome {
@@ -498,7 +338,7 @@ impl Kernel {
         let it = &mut self.connections[connection];
         it.is_queued = false;
         it.file = self.descriptors[(fd - FIRST) as usize];
-        let port = it.ports.1;
+        let port = it.peer.port();
         // Bytes may have come before it was accepted.
         Ok((fd, port))
     }
@@ -508,12 +348,11 @@ impl Kernel {
         self.shortage > 0 && self.chance.below(1000) < self.shortage
     }
 
-    pub(crate) fn connect(&mut self, fd: i32, port: u16) -> Outcome {
+    pub(crate) fn connect(&mut self, fd: i32, peer: SocketAddrV4) -> Outcome {
         let file = self.file(fd).ok_or(libc::EBADF)?;
         if let Kind::Fresh = self.files[file].kind {
-            self.next_port = if self.next_port == 60_000 { 20_000 } else { self.next_port + 1 };
-            let own = self.next_port;
-            let connection = self.new_connection(Stage::Connecting, (own, port));
+            let own = self.next_port();
+            let connection = self.new_connection(Stage::Connecting, own, peer);
             self.connections[connection].file = Some(file);
             self.files[file].kind = Kind::Connection(connection);
             self.dialled.push(connection);
@@ -658,219 +497,4 @@ impl Kernel {
         self.pipes[pipe].drain(..moved);
         Ok(moved)
     }
-
-    // What peers do.
-
-    /// Somebody connects to the listener at `port`; `None` where nobody listens.
-    pub(crate) fn come(&mut self, port: u16) -> Option<usize> {
-        let is_open = |kind: &Kind| match kind {
-            Kind::Listener(it) => it.port == port && !it.is_shut,
-            _ => false,
-        };
-        let (file, _) = self.files.iter().find(|(_, file)| is_open(&file.kind))?;
-        self.next_port = if self.next_port == 60_000 { 20_000 } else { self.next_port + 1 };
-        let connection = self.new_connection(Stage::Up, (port, self.next_port));
-        self.connections[connection].is_queued = true;
-        if let Kind::Listener(listener) = &mut self.files[file].kind {
-            listener.queue.push_back(connection);
-        }
-        self.stir(file, IN);
-        Some(connection)
-    }
-
-    /// What became of a connection that the worker makes.
-    pub(crate) fn settle(&mut self, connection: usize, refusal: Option<i32>) {
-        let Some(it) = self.connections.get_mut(connection) else { return };
-        it.stage = refusal.map_or(Stage::Up, Stage::Refused);
-        it.error = refusal;
-        if let Some(file) = it.file {
-            self.stir(file, EVENTS);
-        }
-    }
-
-    pub(crate) fn peer_room(&self, connection: usize) -> usize {
-        let it = &self.connections[connection];
-        it.room.0.saturating_sub(it.to_worker.len())
-    }
-
-    /// The peer sends; how much was taken.
-    pub(crate) fn peer_send(&mut self, connection: usize, bytes: &[u8]) -> usize {
-        let count = self.peer_room(connection).min(bytes.len());
-        let it = &mut self.connections[connection];
-        if it.worker_has_reset || it.file.is_none() && it.worker_has_ended {
-            // The answer to it is a reset.
-            it.worker_has_reset = true;
-            return 0;
-        }
-        it.to_worker.extend(&bytes[..count]);
-        if let Some(file) = it.file.filter(|_| count > 0) {
-            self.stir(file, IN);
-        }
-        count
-    }
-
-    /// The peer receives up to `most` bytes.
-    pub(crate) fn peer_receive(
-        &mut self,
-        connection: usize,
-        into: &mut Vec<u8>,
-        most: usize,
-    ) -> Found {
-        let it = &mut self.connections[connection];
-        let count = most.min(it.to_peer.len());
-        if count > 0 {
-            let was_full = it.room.1 - it.to_peer.len().min(it.room.1) < it.room.1 / 3 + 1;
-            let start = into.len();
-            into.resize(start + count, 0);
-            copy(&it.to_peer, &mut into[start..]);
-            it.to_peer.drain(..count);
-            if let Some(file) = it.file.filter(|_| was_full && it_has_room(it)) {
-                self.stir(file, OUT);
-            }
-            return Found::Bytes(count);
-        }
-        if it.worker_has_reset {
-            Found::Reset
-        } else if it.worker_has_ended {
-            Found::End
-        } else {
-            Found::Nothing
-        }
-    }
-
-    pub(crate) fn peer_pending(&self, connection: usize) -> usize {
-        self.connections[connection].to_peer.len()
-    }
-
-    /// Whether the worker takes nothing of it any more.
-    pub(crate) fn is_closed_for_peer(&self, connection: usize) -> bool {
-        let it = &self.connections[connection];
-        it.worker_has_reset || (it.file.is_none() && it.worker_has_ended)
-    }
-
-    /// Whether the worker has ended it, whatever is left to be read.
-    pub(crate) fn is_over_for_peer(&self, connection: usize) -> bool {
-        let it = &self.connections[connection];
-        it.worker_has_reset || it.worker_has_ended
-    }
-
-    /// The peer says that nothing more will come.
-    pub(crate) fn peer_end(&mut self, connection: usize) {
-        let it = &mut self.connections[connection];
-        it.peer_has_ended = true;
-        if let Some(file) = it.file {
-            self.stir(file, EVENTS);
-        }
-    }
-
-    /// The peer lets go: with a reset, or in order.
-    pub(crate) fn peer_leave(&mut self, connection: usize, is_reset: bool) {
-        let it = &mut self.connections[connection];
-        it.is_left = true;
-        if is_reset || !it.to_peer.is_empty() {
-            it.peer_has_reset = true;
-            let is_piped = it.worker_has_ended && it.peer_has_ended;
-            it.error = Some(if is_piped { libc::EPIPE } else { libc::ECONNRESET });
-            if is_reset {
-                // Bytes on their way may come or not.
-                let kept = self.chance.below(it.to_worker.len() + 1);
-                it.to_worker.truncate(kept);
-            }
-            it.to_peer.clear();
-        }
-        it.peer_has_ended = true;
-        if let Some(file) = it.file {
-            self.stir(file, EVENTS);
-        }
-        self.drop_if_over(connection);
-    }
-}
-
-fn it_has_room(it: &Connection) -> bool {
-    it.room.1.saturating_sub(it.to_peer.len()) > it.room.1 / 3
-}
-
-impl Connection {
-    /// How both of its ends stand.
-    pub(crate) fn describe(&self) -> String {
-        format!(
-            "the worker {} it, ended {}, reset {}, took {}, sent {} of which {} wait, {} to come",
-            if self.file.is_some() { "has" } else { "has closed" },
-            self.worker_has_ended,
-            self.worker_has_reset,
-            self.taken,
-            self.sent,
-            self.to_peer.len(),
-            self.to_worker.len(),
-        )
-    }
-
-    fn readiness(&self) -> u32 {
-        match self.stage {
-            Stage::Connecting => return 0,
-            Stage::Refused(_) => return IN | OUT | RDHUP | HUP | ERR,
-            Stage::Up => {}
-        }
-        let has_ended = self.peer_has_ended || self.peer_has_reset || self.is_read_shut;
-        let mut events = 0;
-        if has_ended || !self.to_worker.is_empty() {
-            events |= IN;
-        }
-        if has_ended {
-            events |= RDHUP;
-        }
-        let is_over = self.peer_has_reset || (has_ended && self.worker_has_ended);
-        if is_over {
-            events |= HUP;
-        }
-        if self.error.is_some() {
-            events |= ERR;
-        }
-        if is_over || self.worker_has_ended || it_has_room(self) {
-            events |= OUT;
-        }
-        events
-    }
-
-    /// What a receive says where there is nothing.
-    fn without_bytes(&mut self) -> Outcome {
-        match self.stage {
-            Stage::Connecting => return Err(libc::EAGAIN),
-            Stage::Refused(_) => return Err(self.error.take().unwrap_or(libc::ENOTCONN)),
-            Stage::Up => {}
-        }
-        if let Some(error) = self.error.take() {
-            return Err(error);
-        }
-        let has_ended = self.peer_has_ended || self.peer_has_reset || self.is_read_shut;
-        if has_ended && self.to_worker.is_empty() { Ok(0) } else { Err(libc::EAGAIN) }
-    }
-
-    fn may_send(&mut self) -> Result<(), i32> {
-        match self.stage {
-            Stage::Connecting => return Err(libc::EAGAIN),
-            Stage::Refused(_) => return Err(self.error.take().unwrap_or(libc::EPIPE)),
-            Stage::Up => {}
-        }
-        if let Some(error) = self.error.take() {
-            return Err(error);
-        }
-        if self.worker_has_ended || self.peer_has_reset {
-            return Err(libc::EPIPE);
-        }
-        if self.is_left {
-            // The peer is gone and answers with a reset, of which the next call hears.
-            self.peer_has_reset = true;
-            self.error = Some(libc::ECONNRESET);
-        }
-        Ok(())
-    }
-}
-
-fn copy(from: &VecDeque<u8>, into: &mut [u8]) {
-    let (first, second) = from.as_slices();
-    let split = first.len().min(into.len());
-    into[..split].copy_from_slice(&first[..split]);
-    let rest = into.len() - split;
-    into[split..].copy_from_slice(&second[..rest]);
 }

@@ -4,17 +4,29 @@
 //! one queue by time, and what happens at one time, happens in the order in which it was planned.
 //! Nothing is left to the machine that it runs on.
 
+mod configuration;
+mod names;
+mod people;
+mod pressure;
+mod recovery;
+mod sites;
+mod watching;
+
 use crate::calls::plan;
 use crate::chance::Chance;
 use crate::client::{Client, ECHO};
-use crate::facts::{Fact, Facts, Method};
+use crate::facts::Facts;
 use crate::kernel::{Kernel, Kind, Stage};
 use crate::origin::{Next, Origin};
 use crate::streams::Streams;
-use crate::wire::Framing;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap};
+use std::net::SocketAddrV4;
 use std::rc::Rc;
+
+use names::Names;
+use pressure::Pressure;
+use sites::Site;
 
 use ringway::internals::server::Alone;
 
@@ -33,11 +45,6 @@ pub(crate) enum Weather {
 }
 
 const SECOND: u64 = 1_000_000;
-/// How long a client may see nothing where peers fall silent: for as long as several deadlines of
-/// the configuration, one after another.
-const PATIENCE: u64 = 60 * SECOND;
-/// The same where everybody gets on: then only others who were before it are waited for.
-const CALM_PATIENCE: u64 = 20 * SECOND;
 /// A drain that has not come to its end by then is cut, and after that it has this long.
 const DRAIN: u64 = 30 * SECOND;
 /// No run lasts longer.
@@ -60,6 +67,22 @@ enum Happening {
     Cut,
     /// Somebody looks whether all get on.
     Look,
+    /// A name leads elsewhere.
+    Rename(usize),
+    /// A host goes down if no name leads to it.
+    Vanish(usize),
+    /// The name server does better, or worse.
+    Resolve,
+    /// A datagram comes.
+    Deliver(usize),
+    /// Memory becomes short, or is so no longer.
+    Press,
+    /// Memory is looked at.
+    Watch,
+    /// Everything gets better.
+    Recover,
+    /// Somebody comes and asks.
+    Probe,
 }
 
 enum Peer {
@@ -68,10 +91,14 @@ enum Peer {
     Origin(Origin),
 }
 
-struct Site {
-    is_up: bool,
-    /// It takes no connection and refuses none.
-    is_mute: bool,
+impl Peer {
+    /// Its connection, where it is an origin.
+    fn at_origin(&self) -> Option<usize> {
+        match self {
+            Self::Origin(origin) => Some(origin.connection),
+            Self::Client(_) | Self::Streams(_) => None,
+        }
+    }
 }
 
 pub(crate) struct World {
@@ -88,6 +115,13 @@ pub(crate) struct World {
     queue: BinaryHeap<Reverse<(u64, u64, Happening)>>,
     serial: u64,
     sites: Vec<Site>,
+    /// How many of the origins with an address of their own are in use, and how many names.
+    configured: (usize, usize),
+    names: Names,
+    pressure: Pressure,
+    /// Nothing goes wrong any more.
+    is_settled: bool,
+    has_recovered: bool,
     began_us: u64,
     spins: u32,
     cut_us: Option<u64>,
@@ -98,9 +132,12 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, weather: Weather) -> Self {
         let chance = Chance::new(seed, 1);
+        // What came later has numbers of its own, so that it leaves the others as they were.
+        let mut apart = Chance::new(seed, 3);
+        let names = Names::new(apart.once_in(2), &mut apart);
+        let pressure = Pressure::new(apart.once_in(2), weather, &mut apart);
         let kernel = Kernel::new(Chance::new(seed, 2));
         let began_us = kernel.now_us;
-        let site = |_| Site { is_up: true, is_mute: false };
         let mut world = Self {
             kernel,
             facts: Facts::default(),
@@ -112,7 +149,12 @@ impl World {
             planned: Vec::new(),
             queue: BinaryHeap::new(),
             serial: 0,
-            sites: ORIGINS.iter().map(site).collect(),
+            sites: Site::all(),
+            configured: (0, 0),
+            names,
+            pressure,
+            is_settled: false,
+            has_recovered: false,
             began_us,
             spins: 0,
             cut_us: None,
@@ -122,127 +164,28 @@ impl World {
         world
     }
 
-    /// Who takes part.
-    fn people(&mut self) {
-        let is_calm = self.weather == Weather::Calm;
-        for _ in 0..=self.chance.below(12) {
-            let count = 1 + self.chance.below(12);
-            let plan: VecDeque<usize> = (0..count).map(|_| self.make_up()).collect();
-            let client = if self.chance.once_in(3) {
-                let is_tunnel = |id: &usize| self.facts.requests[*id].method.is_tunnel();
-                let plan = plan.into_iter().filter(|id| !is_tunnel(id)).collect();
-                Peer::Streams(Streams::new(plan, is_calm, &mut self.chance))
-            } else {
-                Peer::Client(Client::new(plan, is_calm, &mut self.chance))
-            };
-            let after = self.chance.next() % SECOND;
-            let peer = self.add(client);
-            self.plan_peer(peer, after);
-        }
-        self.plan(SECOND, Happening::Look);
-        for _ in 0..self.chance.below(4) {
-            let after = self.chance.next() % (5 * SECOND);
-            self.plan(after, Happening::Reload);
-        }
-        if !is_calm {
-            for site in 0..ORIGINS.len() {
-                if self.chance.once_in(2) {
-                    let after = self.chance.next() % (3 * SECOND);
-                    self.plan(after, Happening::Turn(site));
-                }
-            }
-            if self.chance.once_in(4) {
-                let after = self.chance.next() % (6 * SECOND);
-                self.plan(after, Happening::Drain);
-            }
-            if self.chance.once_in(4) {
-                self.plan(SECOND / 2, Happening::Shortage);
-            }
-        }
+    /// The names that are told of are others than those that are told.
+    pub(crate) fn lie_about_names(&mut self) {
+        self.names.lies = true;
     }
 
-    /// A request that is to be asked; its number.
-    fn make_up(&mut self) -> usize {
-        let chance = &mut self.chance;
-        let method = match chance.below(16) {
-            0 | 1 => Method::Head,
-            2..=4 => Method::Put,
-            5..=7 => Method::Post,
-            8 => Method::Upgrade,
-            9 => Method::Connect,
-            _ => Method::Get,
-        };
-        let framings = [Framing::Length, Framing::Chunked, Framing::Trailers];
-        let has_body = matches!(method, Method::Put | Method::Post) || method.is_tunnel();
-        let framing = if has_body { framings[chance.below(3)] } else { Framing::None };
-        let magnitudes = if chance.once_in(8) { 20 } else { 17 };
-        let length = if has_body { chance.size(magnitudes) } else { 0 };
-        let length = if method.is_tunnel() { 1 + length } else { length };
-        self.facts.requests.push(Fact {
-            method,
-            framing,
-            length,
-            is_sent: false,
-            answers: Vec::new(),
-        });
-        self.facts.requests.len() - 1
+    /// Memory goes on to be short when it should not.
+    pub(crate) fn press_for_ever(&mut self) {
+        self.pressure.lasts = true;
+    }
+
+    /// The ledger may come to so much.
+    pub(crate) fn bound_ledger(&mut self, bytes: u64) {
+        self.pressure.bound = Some(bytes);
     }
 
     pub(crate) fn set_alone(&mut self, alone: Rc<Alone>) {
+        self.begin_pressure(&alone);
         self.alone = Some(alone);
     }
 
     pub(crate) fn forget_alone(&mut self) {
         self.alone = None;
-    }
-
-    /// A configuration that fits the weather.
-    pub(crate) fn config(&mut self) -> String {
-        let (chance, is_calm) = (&mut self.chance, self.weather == Weather::Calm);
-        let policies =
-            ["round_robin", "least_connections", "p2c_ewma", "consistent_hash", "random", "first"];
-        let policy = policies[chance.below(policies.len())];
-        let count = 1 + chance.below(ORIGINS.len());
-        let origins: Vec<_> =
-            ORIGINS[..count].iter().map(|port| format!("\"http://127.0.0.1:{port}\"")).collect();
-        let connections = [2, 4, 100][chance.below(3)];
-        let idle = [0, 1, 20][chance.below(3)].min(connections);
-        let t = |wild: u32| if is_calm { 60 } else { wild };
-        let health = if chance.once_in(2) {
-            "health = { path = \"/health\", interval = \"500ms\", timeout = \"300ms\", fall = 2 }\n"
-        } else {
-            ""
-        };
-        let eject = if chance.once_in(3) && !is_calm { "eject = { errors = 3 }\n" } else { "" };
-        let keep = if chance.once_in(2) { "keep" } else { "close" };
-        let chunk = ["4KiB", "64KiB"][chance.below(2)];
-        let chunks = [2, 8][chance.below(2)];
-        format!(
-            "[server]\nhost = \"127.0.0.1\"\nport = 8000\nworkers = 1\ndriver = \"epoll\"\n\
-             half_close = \"{keep}\"\n\
-             [admin]\nenabled = false\n\
-             [limits]\nclients = 1000\ntunnels = 1000\n\
-             [forward]\nenabled = true\nallow_loopback = true\nconnect_ports = [\"*\"]\n\
-             [timeouts]\nconnect = \"{}s\"\nread = \"{}s\"\nwrite = \"{}s\"\n\
-             client_write = \"{}s\"\npool = \"{}s\"\nclient_head = \"{}s\"\n\
-             client_idle = \"{}s\"\ntunnel_idle = \"{}s\"\ntunnel_half_closed = \"{}s\"\n\
-             [pool]\nmax_connections = {connections}\nmax_idle = {idle}\nprewarm = {}\n\
-             [buffers]\nchunk_bytes = \"{chunk}\"\nchunks_per_worker = {chunks}\n\
-             operation_chunks = 1\n\
-             [[upstream]]\nname = \"sim\"\nbalance = \"{policy}\"\norigins = [{}]\n\
-             {health}{eject}fail_timeout = \"1s\"\n",
-            t(2),
-            t(4),
-            t(3),
-            t(4),
-            t(2),
-            t(3),
-            t(5),
-            t(6),
-            t(4),
-            chance.below(2).min(idle),
-            origins.join(", "),
-        )
     }
 
     fn add(&mut self, peer: Peer) -> usize {
@@ -270,17 +213,20 @@ impl World {
         let file = self.kernel.file(fd).and_then(|file| self.kernel.files.get(file));
         match file.map(|file| &file.kind) {
             Some(Kind::Listener(listener)) => listener.port,
-            Some(Kind::Connection(connection)) => self.kernel.connections[*connection].ports.0,
+            Some(Kind::Connection(connection)) => self.kernel.connections[*connection].own_port,
             _ => 0,
         }
     }
 
     /// The worker connects.
-    pub(crate) fn connect(&mut self, fd: i32, port: u16) -> Result<usize, i32> {
-        let outcome = self.kernel.connect(fd, port);
+    pub(crate) fn connect(&mut self, fd: i32, peer: SocketAddrV4) -> Result<usize, i32> {
+        let outcome = self.kernel.connect(fd, peer);
         while let Some(connection) = self.kernel.dialled.pop() {
-            let site = ORIGINS.iter().position(|own| *own == port).map(|it| &self.sites[it]);
-            let (is_up, is_mute) = site.map_or((true, false), |it| (it.is_up, it.is_mute));
+            self.check_named(peer, "a connection");
+            let site = self.site(peer).map(|site| &self.sites[site]);
+            // A name server that is spoken to otherwise than by datagrams is not there.
+            let is_echo = peer.port() == ECHO;
+            let (is_up, is_mute) = site.map_or((is_echo, false), |it| (it.is_up, it.is_mute));
             if is_mute {
                 continue;
             }
@@ -300,12 +246,12 @@ impl World {
             // Nobody wants it any more, and the number may be another one's.
             return;
         }
-        let port = it.ports.1;
+        let port = it.peer.port();
         if !is_up {
             return self.kernel.settle(connection, Some(libc::ECONNREFUSED));
         }
         self.kernel.settle(connection, None);
-        let is_calm = self.weather == Weather::Calm;
+        let is_calm = self.weather == Weather::Calm || self.is_settled;
         let origin = Origin::new(connection, is_calm, port == ECHO, &mut self.chance);
         let peer = self.add(Peer::Origin(origin));
         self.owners.insert(connection, peer);
@@ -364,30 +310,45 @@ impl World {
                 Happening::Peer(peer) => self.step(peer),
                 Happening::Settle(connection, is_up) => self.settle(connection, is_up),
                 Happening::Turn(site) => self.turn(site),
-                Happening::Shortage => self.kernel.shortage = 30,
+                Happening::Shortage => {
+                    self.kernel.shortage = if self.is_settled { 0 } else { 30 };
+                }
                 Happening::Look => {
                     self.look();
                     self.plan(SECOND, Happening::Look);
                 }
-                Happening::Reload => {
-                    if let Some(call) = self.reload() {
+                Happening::Rename(name) => self.rename(name),
+                Happening::Vanish(host) => self.vanish(host),
+                Happening::Resolve => self.resolve(),
+                Happening::Deliver(letter) => self.deliver(letter),
+                Happening::Probe => self.probe(),
+                _ => {
+                    if let Some(call) = self.call(what) {
                         return Some(call);
                     }
-                }
-                Happening::Drain => {
-                    if let Some(call) = self.drain() {
-                        return Some(call);
-                    }
-                }
-                Happening::Cut => {
-                    self.cut_us = Some(self.kernel.now_us);
-                    let alone = self.alone.clone()?;
-                    return Some(Box::new(move || alone.cut()));
                 }
             }
+            self.check_ledger();
             self.hear_stirred();
         }
         None
+    }
+
+    /// What is done to the program itself.
+    fn call(&mut self, what: Happening) -> Option<Box<dyn FnOnce()>> {
+        match what {
+            Happening::Reload => self.reload(),
+            Happening::Drain => self.drain(),
+            Happening::Press => self.press(),
+            Happening::Watch => self.watch(),
+            Happening::Recover => self.recover(),
+            Happening::Cut => {
+                self.cut_us = Some(self.kernel.now_us);
+                let alone = self.alone.clone()?;
+                Some(Box::new(move || alone.cut()))
+            }
+            _ => None,
+        }
     }
 
     fn hear_stirred(&mut self) {
@@ -405,6 +366,7 @@ impl World {
         }
         let (kernel, facts, chance) = (&mut self.kernel, &mut self.facts, &mut self.chance);
         let Some(peer) = self.peers.get_mut(index) else { return };
+        let mut asked = None;
         let (before, next, after) = match peer {
             Peer::Client(client) => {
                 let before = client.connection();
@@ -418,10 +380,15 @@ impl World {
             }
             Peer::Origin(origin) => {
                 let before = Some(origin.connection);
+                let peer = kernel.connections[origin.connection].peer;
                 let next = origin.step(kernel, facts, chance);
+                asked = origin.take_begun().then_some(peer);
                 (before, next, before.filter(|_| next != Next::Gone))
             }
         };
+        if let Some(asked) = asked {
+            self.check_named(asked, "a request");
+        }
         if before != after {
             before.map(|connection| self.owners.remove(&connection));
             after.map(|connection| self.owners.insert(connection, index));
@@ -429,7 +396,7 @@ impl World {
         match next {
             Next::After(after) => self.plan_peer(index, after),
             Next::Stirred => {}
-            Next::Gone if matches!(self.peers[index], Peer::Origin(_)) => {
+            Next::Gone if self.peers[index].at_origin().is_some() => {
                 drop(self.peers.remove(index));
             }
             Next::Gone => {
@@ -440,41 +407,11 @@ impl World {
                 });
                 if !has_more {
                     let after = self.chance.next() % SECOND;
-                    self.plan(after, Happening::Drain);
+                    let has_recovered = std::mem::replace(&mut self.has_recovered, true);
+                    let next = if has_recovered { Happening::Drain } else { Happening::Recover };
+                    self.plan(after, next);
                 }
             }
-        }
-    }
-
-    /// An origin goes down with all of its connections, falls silent, or comes back.
-    fn turn(&mut self, site: usize) {
-        let after = self.chance.next() % (4 * SECOND);
-        self.plan(after, Happening::Turn(site));
-        let is_mute = self.chance.once_in(3);
-        let it = &mut self.sites[site];
-        if !it.is_up || it.is_mute {
-            (it.is_up, it.is_mute) = (true, false);
-            return;
-        }
-        (it.is_up, it.is_mute) = (is_mute, is_mute);
-        if is_mute {
-            return;
-        }
-        let is_reset = self.chance.once_in(2);
-        let port = ORIGINS[site];
-        let of_it = |(index, peer): (usize, &Peer)| match peer {
-            Peer::Origin(origin) if self.kernel.connections[origin.connection].ports.1 == port => {
-                // Where an answer ends with its connection, nobody could tell an end in order from
-                // its end.
-                Some((index, origin.connection, is_reset || origin.is_answering()))
-            }
-            _ => None,
-        };
-        let gone: Vec<_> = self.peers.iter().filter_map(of_it).collect();
-        for (index, connection, is_reset) in gone {
-            self.kernel.peer_leave(connection, is_reset);
-            self.owners.remove(&connection);
-            self.peers.remove(index);
         }
     }
 
@@ -493,43 +430,5 @@ impl World {
         self.plan(DRAIN, Happening::Cut);
         let alone = self.alone.clone()?;
         Some(Box::new(move || alone.drain()))
-    }
-
-    /// Whether everybody gets on.
-    fn look(&mut self) {
-        let now = self.kernel.now_us;
-        let patience = if self.weather == Weather::Calm { CALM_PATIENCE } else { PATIENCE };
-        let mut lines = Vec::new();
-        for (index, peer) in &mut self.peers {
-            let (what, connection, progress_us) = match peer {
-                Peer::Client(it) => (it.describe(), it.connection(), &mut it.progress_us),
-                Peer::Streams(it) => (it.describe(), it.connection(), &mut it.progress_us),
-                Peer::Origin(_) => continue,
-            };
-            let Some(connection) = connection else { continue };
-            if now.saturating_sub(*progress_us) > patience {
-                *progress_us = u64::MAX;
-                let state = self.kernel.connections[connection].describe();
-                lines.push(format!("client {index} waits for too long: {what}; {state}"));
-            }
-        }
-        for line in lines {
-            self.facts.offend(line);
-        }
-        if self.cut_us.is_some_and(|cut| now > cut + DRAIN) {
-            self.give_up("the drain does not end");
-        }
-        if now > self.began_us + RUN_MAX {
-            self.give_up("the run does not end");
-        }
-    }
-
-    /// Lets peers whose connections are over find that out.
-    pub(crate) fn settle_down(&mut self) {
-        for (index, connection) in &self.kernel.connections {
-            if connection.file.is_some() {
-                self.facts.offend(format!("connection {index} was left open"));
-            }
-        }
     }
 }
