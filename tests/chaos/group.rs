@@ -88,10 +88,10 @@ impl Drop for Group {
     fn drop(&mut self) {
         // Who has ended is in it for a moment longer.
         let is_gone = || fs::remove_dir(&self.path).is_ok() || !self.path.exists();
-        if !std::thread::panicking() {
-            wait_until("the control group is empty", is_gone);
+        if std::thread::panicking() {
+            is_gone();
         } else {
-            let _ = is_gone();
+            wait_until("the control group is empty", is_gone);
         }
     }
 }
