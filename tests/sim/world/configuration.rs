@@ -9,7 +9,8 @@ use super::{ORIGINS, Weather, World};
 impl World {
     /// A configuration that fits the weather.
     pub(crate) fn config(&mut self) -> String {
-        let (chance, is_calm) = (&mut self.chance, self.weather == Weather::Calm);
+        let is_calm = self.weather == Weather::Calm || self.is_settled;
+        let chance = &mut self.chance;
         let policies =
             ["round_robin", "least_connections", "p2c_ewma", "consistent_hash", "random", "first"];
         let policy = policies[chance.below(policies.len())];
