@@ -274,6 +274,12 @@ fn a_byte_that_is_another_one_does_not_go_unseen() {
 }
 
 /// A world that changes nothing proves nothing.
+fn expect_each(counts: &[(&str, u64)]) {
+    for (what, count) in counts {
+        assert!(*count > 0, "{what}: none");
+    }
+}
+
 #[test]
 fn names_lead_elsewhere_in_the_worlds_of_every_run() {
     let least = [
@@ -283,9 +289,7 @@ fn names_lead_elsewhere_in_the_worlds_of_every_run() {
         ("failures of the name server", count(|it| it.failures)),
         ("requests to a host that has just gone", count(|it| it.to_gone)),
     ];
-    for (what, count) in least {
-        assert!(count > 0, "{what}: none");
-    }
+    expect_each(&least);
 }
 
 #[test]
@@ -301,9 +305,7 @@ fn memory_is_short_in_the_worlds_of_every_run() {
         ("transfers that cleanups cut", count(|it| it.cut_transfers)),
         ("answers that there is no room", count(|it| it.no_room)),
     ];
-    for (what, count) in least {
-        assert!(count > 0, "{what}: none");
-    }
+    expect_each(&least);
 }
 
 #[test]

@@ -128,29 +128,24 @@ impl Connection {
         events
     }
 
+    /// Whether it stands; where it was refused, and that has been said, a call fails by `refused`.
+    fn is_up(&mut self, refused: i32) -> Result<(), i32> {
+        match self.stage {
+            Stage::Connecting => Err(libc::EAGAIN),
+            Stage::Refused(_) => Err(self.error.take().unwrap_or(refused)),
+            Stage::Up => self.error.take().map_or(Ok(()), Err),
+        }
+    }
+
     /// What a receive says where there is nothing.
     pub(super) fn without_bytes(&mut self) -> Outcome {
-        match self.stage {
-            Stage::Connecting => return Err(libc::EAGAIN),
-            Stage::Refused(_) => return Err(self.error.take().unwrap_or(libc::ENOTCONN)),
-            Stage::Up => {}
-        }
-        if let Some(error) = self.error.take() {
-            return Err(error);
-        }
+        self.is_up(libc::ENOTCONN)?;
         let has_ended = self.peer_has_ended || self.peer_has_reset || self.is_read_shut;
         if has_ended && self.to_worker.is_empty() { Ok(0) } else { Err(libc::EAGAIN) }
     }
 
     pub(super) fn may_send(&mut self) -> Result<(), i32> {
-        match self.stage {
-            Stage::Connecting => return Err(libc::EAGAIN),
-            Stage::Refused(_) => return Err(self.error.take().unwrap_or(libc::EPIPE)),
-            Stage::Up => {}
-        }
-        if let Some(error) = self.error.take() {
-            return Err(error);
-        }
+        self.is_up(libc::EPIPE)?;
         if self.worker_has_ended || self.peer_has_reset {
             return Err(libc::EPIPE);
         }
